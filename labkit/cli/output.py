@@ -1,0 +1,61 @@
+"""What every command shares: where output goes, how errors end, the option types used by many commands.
+
+Progress and messages go to stderr; with `--json` the last line of stdout is one JSON object. Exit status 0 is
+success, 2 wrong use, 1 failure with one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from labkit.errors import InvalidRequest, LabkitError
+
+Result = TypeVar("Result")
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A model's name (gptj-tiny, gpt-j-6b, gpt-j-6b-synthetic), a directory or config.json.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; the best there is when left out.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="fp32, bf16 or fp16; what suits the device when left out.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Wrap a command so that labkit's errors end it with one sentence and the right exit status."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> Result:
+        try:
+            return command(*arguments, **options)
+        except LabkitError as error:
+            print(f"labkit: {error}", file=sys.stderr)
+            raise SystemExit(2 if isinstance(error, InvalidRequest) else 1) from None
+        except KeyboardInterrupt:
+            print("labkit: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+
+    return wrapped
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print `value` as one line of JSON; NaN and infinities are refused rather than written."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def say(message: str) -> None:
+    """Print a message for the person at the terminal (stderr)."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,21 @@
+"""The errors a user of labkit can meet; each message says what was given, what is accepted and what to do."""
+
+
+class LabkitError(Exception):
+    """Anything labkit refuses or fails at; the command line prints its message and exits with status 1."""
+
+
+class InvalidRequest(LabkitError, ValueError):
+    """A value given by the user is not acceptable; the command line exits with status 2."""
+
+
+class CheckpointError(LabkitError):
+    """Weights or their files are missing, short, misshapen, corrupt or not a number."""
+
+
+class InsufficientResources(LabkitError):
+    """The machine has too little disk, host memory or device memory for what was asked."""
+
+
+class NotAvailable(LabkitError):
+    """This machine lacks what the call needs: a GPU, an optional package, a server, the network."""
