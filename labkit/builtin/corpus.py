@@ -27,6 +27,10 @@ PIECE_BYTES = 32_768
 HELD_OUT_EVERY = 40
 DOCUMENT_END = "<|endoftext|>"
 
+PLAIN_PUNCTUATION = (
+    *(("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"')),
+    *(("—", "--"), ("–", "-"), ("…", "..."), ("\u00a0", " "), ("_", "")),
+)
 R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # CHARSXP: no mark, latin-1, UTF-8, ASCII
 
 
@@ -184,8 +188,9 @@ def _unwrap(lines: list[str]) -> str:
 
 
 def _plain_punctuation(text: str) -> str:
-    table: dict[str, str | int | None] = {"‘": "'", "’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "…": "...", "\u00a0": " "}
-    return text.translate(str.maketrans(table)).replace("_", "")
+    for typographic, plain in PLAIN_PUNCTUATION:
+        text = text.replace(typographic, plain)
+    return text
 
 
 def split_pieces(text: str, piece_bytes: int = PIECE_BYTES) -> list[str]:

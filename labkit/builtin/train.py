@@ -219,7 +219,7 @@ def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Te
 
 @torch.no_grad()
 def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context: int) -> float:
-    """Held-out bits per UTF-8 byte; every token but the first is predicted once, from `context / 2` or more before it."""
+    """Held-out bits per UTF-8 byte; each token but the first is predicted once, from at least half a context."""
     stride = context // 2
     total = 0.0
     for start in range(0, len(tokens) - 1, stride):
@@ -233,9 +233,8 @@ def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context
     return total / math.log(2) / byte_count
 
 
-def tokenize(work_dir: Path, recipe: Recipe) -> tuple[Tokenizer, Tensor, Tensor, Corpus]:
-    """Tokenizer, train tokens, held-out tokens (1-d int64 each) and the corpus; made once and kept in `work_dir`."""
-    corpus = build_corpus(work_dir / "corpus")
+def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer, Tensor, Tensor]:
+    """Tokenizer, train tokens and held-out tokens (1-d int64 each); made once and kept in `work_dir`."""
     path = work_dir / "tokenizer.json"
     if not path.exists():
         train_tokenizer(corpus, recipe).save(str(path))
@@ -247,13 +246,13 @@ def tokenize(work_dir: Path, recipe: Recipe) -> tuple[Tokenizer, Tensor, Tensor,
         held_ids = tokenizer.encode("".join(corpus.held_out)).ids
         torch.save({"train": torch.tensor(train_ids), "held_out": torch.tensor(held_ids)}, cached)
     tokens = torch.load(cached, weights_only=True)
-    return tokenizer, tokens["train"], tokens["held_out"], corpus
+    return tokenizer, tokens["train"], tokens["held_out"]
 
 
-def train(work_dir: Path, steps: int, recipe: Recipe) -> None:
+def train(work_dir: Path, steps: int, recipe: Recipe, corpus: Corpus, save_every: int = 50) -> None:
     """Train for `steps` steps (continuing from `work_dir/state.pt` when there is one) and write the model."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    tokenizer, tokens, held_out, corpus = tokenize(work_dir, recipe)
+    tokenizer, tokens, held_out = tokenize(work_dir, recipe, corpus)
     print(f"{len(tokens):,} train tokens, {len(held_out):,} held-out tokens", file=sys.stderr, flush=True)
     torch.manual_seed(recipe.seed)
     model = TrainableGPTJ(recipe)
@@ -282,7 +281,7 @@ def train(work_dir: Path, steps: int, recipe: Recipe) -> None:
             curve.append([step, round(loss.item(), 4)])
             rate = (step + 1 - first_step) * recipe.tokens_per_step / (time.monotonic() - started)
             print(f"step {step}/{steps} loss {loss.item():.3f} {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
-        if (step + 1) % 50 == 0 or step == steps - 1:
+        if (step + 1) % save_every == 0 or step == steps - 1:
             saved = [optimizer.state_dict() for optimizer in chosen]
             record = {"model": model.state_dict(), "optimizers": saved, "step": step + 1, "curve": curve}
             torch.save(record, state_path.with_suffix(".new"))
@@ -351,7 +350,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("build/gptj-tiny"))
     parser.add_argument("--steps", type=int, default=1800)
     arguments = parser.parse_args()
-    train(arguments.work_dir, arguments.steps, Recipe())
+    train(arguments.work_dir, arguments.steps, Recipe(), build_corpus(arguments.work_dir / "corpus"))
 
 
 if __name__ == "__main__":
