@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS = ("fetch", "generate", "evaluate")
 
 
 def _register() -> None:

@@ -1,0 +1,8 @@
+"""Weights in: built-in, downloaded, synthetic or local; whole or in slices; checked on the way."""
+
+from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
+from labkit.checkpoints.fetch import FetchResult, fetch
+from labkit.checkpoints.resolve import open_checkpoint
+from labkit.checkpoints.tokenizer import Tokenizer
+
+__all__ = ["Checkpoint", "FetchResult", "Tokenizer", "expected_shapes", "fetch", "open_checkpoint"]

@@ -1,0 +1,80 @@
+"""What every source of weights offers: a shape, a list of tensors, and a checked read of one of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.tokenizer import Tokenizer
+from labkit.config import GPTJConfig
+from labkit.errors import CheckpointError, InvalidRequest
+
+
+def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a GPT-J of this shape under Hugging Face's names, and the shape it must have."""
+    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (vocab, hidden)}
+    for layer in range(config.num_layers):
+        prefix = f"transformer.h.{layer}."
+        shapes |= {f"{prefix}ln_1.weight": (hidden,), f"{prefix}ln_1.bias": (hidden,)}
+        shapes |= {f"{prefix}attn.{part}_proj.weight": (hidden, hidden) for part in ("q", "k", "v", "out")}
+        shapes |= {f"{prefix}mlp.fc_in.weight": (inner, hidden), f"{prefix}mlp.fc_in.bias": (inner,)}
+        shapes |= {f"{prefix}mlp.fc_out.weight": (hidden, inner), f"{prefix}mlp.fc_out.bias": (hidden,)}
+    shapes |= {"transformer.ln_f.weight": (hidden,), "transformer.ln_f.bias": (hidden,)}
+    return shapes | {"lm_head.weight": (vocab, hidden), "lm_head.bias": (vocab,)}
+
+
+class Checkpoint(ABC):
+    """A GPT-J's weights, read a tensor at a time.
+
+    `path` is the directory they are in (None for synthetic ones); `weight_dtype` what they are stored as.
+    """
+
+    name: str
+    config: GPTJConfig
+    path: Path | None
+    weight_dtype: torch.dtype
+
+    def tensor_names(self) -> list[str]:
+        """Hugging Face's names of all tensors."""
+        return list(expected_shapes(self.config))
+
+    def read(
+        self,
+        name: str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        rows: slice | None = None,
+        columns: slice | None = None,
+    ) -> Tensor:
+        """One tensor, or the given rows and columns of it, on `device` in `dtype` (left out: as stored).
+
+        Raises `CheckpointError` naming the tensor when it is missing, short, misshapen, or holds NaN or infinity
+        (after rounding to `dtype`, too).
+        """
+        shape = expected_shapes(self.config).get(name)
+        if shape is None:
+            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
+        rows = slice(*(rows or slice(None)).indices(shape[0]))
+        if columns is not None:
+            columns = slice(*columns.indices(shape[1]))
+        tensor = self._read(name, shape, rows, columns, torch.device(device))
+        tensor = tensor.to(device=device, dtype=dtype or tensor.dtype)
+        if not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(f"{self.name}: {name} holds {bad} values that are NaN or infinite as {tensor.dtype}")
+        return tensor
+
+    @abstractmethod
+    def _read(
+        self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device
+    ) -> Tensor:
+        """Rows (and columns, if given) of one tensor whose whole shape must be `shape`."""
+
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that belongs to the weights; raises `NotAvailable` when there is none."""

@@ -1,0 +1,41 @@
+"""From what a user calls a model to its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.checkpoints.checkpoint import Checkpoint
+from labkit.checkpoints.directory import DirectoryCheckpoint
+from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch
+from labkit.checkpoints.synthetic import SyntheticCheckpoint
+from labkit.config import GPT_J_6B, GPT_J_405M, GPTJConfig
+from labkit.errors import CheckpointError, InvalidRequest
+
+SYNTHETIC = {"gpt-j-6b-synthetic": GPT_J_6B, "gpt-j-405m-synthetic": GPT_J_405M}
+
+
+def model_names() -> list[str]:
+    """The models that have names; directories and config.json files work too."""
+    return [*BUILT_IN, *HUB_MODELS, *SYNTHETIC]
+
+
+def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
+    """The weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
+
+    `gpt-j-6b` is downloaded first, with progress, unless it is there already. `seed` decides synthetic weights.
+    Raises `InvalidRequest` for a name that is none of these and `CheckpointError` for weights that are not whole.
+    """
+    if str(name) in SYNTHETIC:
+        return SyntheticCheckpoint(SYNTHETIC[str(name)], str(name), seed)
+    if str(name) in BUILT_IN or str(name) in HUB_MODELS:
+        return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        return SyntheticCheckpoint(GPTJConfig.from_file(path), str(path), seed)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise CheckpointError(f"{path} has no config.json; a directory in Hugging Face's layout is needed")
+        return DirectoryCheckpoint(path)
+    raise InvalidRequest(
+        f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory or a config.json"
+    )

@@ -1,0 +1,50 @@
+"""`labkit evaluate`: how well a model predicts a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json
+from labkit.errors import InvalidRequest
+
+
+def evaluate(
+    model: ModelOption = "gptj-tiny",
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file; the shipped held-out sample when left out.")] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens a forward pass sees; the context when left out.")] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Score a text: bits per byte with a 95 % interval, perplexity, and how many tokens were predicted.
+
+    Example: labkit evaluate --text my_text.txt
+    """
+    from labkit.checkpoints.fetch import BUILT_IN
+    from labkit.engine import evaluate as score
+    from labkit.engine import load
+
+    path = text or BUILT_IN["gptj-tiny"] / "held_out_sample.txt"
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"cannot read {path} as UTF-8 text: {error}") from error
+    result = score(load(model, device=device, dtype=precision, seed=seed), content, window=window, seed=seed)
+    low, high = result.interval
+    print(
+        f"{result.bits_per_byte:.4f} bits per byte (95 % interval {low:.4f} to {high:.4f}), perplexity "
+        f"{result.perplexity:.2f} over {result.tokens:,} tokens of {path.name}"
+    )
+    if json:
+        print_json(
+            {
+                "bits_per_byte": result.bits_per_byte,
+                "perplexity": result.perplexity,
+                "tokens": result.tokens,
+                "interval": list(result.interval),
+            }
+        )

@@ -1,0 +1,68 @@
+"""How well a model predicts a text: bits per byte and perplexity, with an interval that says how sure that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from labkit.engine.engine import Engine
+from labkit.errors import InvalidRequest
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A text's score: `bits_per_byte` (of UTF-8), `perplexity` a token, the `tokens` predicted.
+
+    `interval` is the 95 % interval of `bits_per_byte` under resampling of the text's windows (percentile bootstrap).
+    """
+
+    bits_per_byte: float
+    perplexity: float
+    tokens: int
+    interval: tuple[float, float]
+
+
+def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
+    """Predict every token of `text` but the first once, each from at least half a window of text before it.
+
+    `window` is the tokens a forward pass sees (the context when left out), moved on by half of itself. Raises
+    `InvalidRequest` for a text of under two tokens, a window outside the context, or a model without a tokenizer.
+    """
+    context = engine.config.context_length
+    window = min(window or context, context)
+    if engine.tokenizer is None:
+        raise InvalidRequest("this model has no tokenizer (its weights are synthetic); a text cannot be scored with it")
+    ids = engine.tokenizer.encode(text)
+    if len(ids) < 2 or window < 2:
+        raise InvalidRequest(f"the text has {len(ids)} tokens and the window {window}; at least 2 of each are needed")
+    nats: list[float] = []
+    byte_counts: list[int] = []
+    stride = window // 2
+    for start in range(0, len(ids) - 1, stride):
+        begin = max(0, start - (window - stride))
+        seen = ids[begin : min(start + stride, len(ids) - 1)]
+        targets = ids[start + 1 : start + stride + 1]
+        scores = torch.log_softmax(engine.logits(seen)[start - begin :].double(), dim=-1)
+        nats.append(-float(scores.gather(1, torch.tensor(targets, device=scores.device)[:, None]).sum()))
+        byte_counts.append(sum(len(engine.tokenizer.token_bytes(token)) for token in targets))
+    total, tokens = sum(nats), len(ids) - 1
+    text_bytes = len(text.encode("utf-8"))
+    return Evaluation(
+        bits_per_byte=total / math.log(2) / text_bytes,
+        perplexity=math.exp(total / tokens),
+        tokens=tokens,
+        interval=_bootstrap(nats, byte_counts, seed),
+    )
+
+
+def _bootstrap(nats: list[float], byte_counts: list[int], seed: int) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % points of bits per byte over windows drawn with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(nats), (RESAMPLES, len(nats)), generator=generator)
+    ratio = torch.tensor(nats, dtype=torch.float64)[draws].sum(1) / torch.tensor(byte_counts)[draws].sum(1)
+    low, high = torch.quantile(ratio / math.log(2), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

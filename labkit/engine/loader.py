@@ -1,0 +1,58 @@
+"""From a model's name to a running engine, after a look at whether it fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from labkit.checkpoints import Checkpoint, Tokenizer, open_checkpoint
+from labkit.engine.engine import Engine
+from labkit.engine.model import GPTJ
+from labkit.errors import InsufficientResources, NotAvailable
+from labkit.precision import as_device, as_dtype, precision_name
+
+HEADROOM = 1.05
+
+
+def load(
+    name: str | Path = "gptj-tiny",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    seed: int = 0,
+) -> Engine:
+    """Load a model by name, directory or `config.json` and give the engine that runs it.
+
+    device: the best there is when left out. dtype: "fp32", "bf16", "fp16" or torch's own; fp16 on a GPU and fp32 on
+    the CPU when left out. seed: of synthetic weights. Weights are read a tensor at a time into their place, so no
+    second copy of the model exists at any moment.
+
+    Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
+    the weights do not fit the memory that is free.
+    """
+    target = as_device(device)
+    chosen = as_dtype(dtype, target)
+    checkpoint = open_checkpoint(name, seed=seed)
+    check_memory(checkpoint, target, chosen)
+    model = GPTJ.from_tensors(checkpoint.config, lambda tensor: checkpoint.read(tensor, device=target, dtype=chosen))
+    return Engine(model, _tokenizer(checkpoint))
+
+
+def check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise `InsufficientResources` when the weights in `dtype` exceed the free memory of `device`."""
+    needed = int(checkpoint.config.parameter_count * dtype.itemsize * HEADROOM)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise InsufficientResources(
+            f"{checkpoint.name} needs {needed / 1e9:.1f} GB on {device} in {precision_name(dtype)}, {free / 1e9:.1f} GB are "
+            "free; choose a smaller precision (bf16 or fp16 halve fp32), another device or a smaller model"
+        )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    try:
+        return checkpoint.tokenizer()
+    except NotAvailable:
+        return None

@@ -1,0 +1,75 @@
+"""What the engine gives back: a token at a time, or whole continuations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's log-probability (natural logarithm, of the model's own distribution), and the likeliest ones'."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One new token of a stream.
+
+    `request` and `sample` say whose it is. `text` is what can be shown by now: it lags while a character is
+    incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
+    text, a stop token or a stop string: `stop_reason`) or "length".
+    """
+
+    request: int
+    sample: int
+    token_id: int
+    text: str
+    logprob: TokenLogprob | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass
+class Completion:
+    """One continuation: `token_ids` holds the new tokens only (the end-of-text token too, if it was made).
+
+    `text` ends before a stop string. `logprobs` is None unless asked for.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """The sum of the tokens' log-probabilities; None unless `logprobs` was asked for."""
+        return None if self.logprobs is None else sum(item.logprob for item in self.logprobs)
+
+
+@dataclass
+class RequestOutput:
+    """A prompt and its continuations, one a sample; `text`, `token_ids`, `finish_reason` are the first one's."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    completions: list[Completion]
+
+    @property
+    def text(self) -> str:
+        """Text of the first continuation."""
+        return self.completions[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """New tokens of the first continuation."""
+        return self.completions[0].token_ids
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the first continuation ended: "stop" or "length"."""
+        return self.completions[0].finish_reason

@@ -1,0 +1,64 @@
+"""One continuation in the making: its tokens, its text, and whether it has ended. Knows nothing of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as SequenceOf
+
+from labkit.engine.outputs import TokenEvent, TokenLogprob
+from labkit.engine.sampling_params import SamplingParams
+from labkit.engine.text_stream import TextStream
+
+
+class Sequence:
+    """A prompt and what has been made behind it so far.
+
+    `stop_token_ids` are the tokens that end it (the model's end of text among them unless ignored); `bad_words` the
+    forbidden token sequences; `seed` decides its random draws together with `sample`.
+    """
+
+    def __init__(
+        self,
+        *,
+        request: int,
+        sample: int,
+        prompt: list[int],
+        params: SamplingParams,
+        max_new_tokens: int,
+        eos_token_id: int | None,
+        bad_words: SequenceOf[tuple[int, ...]],
+        seed: int,
+        token_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.request = request
+        self.sample = sample
+        self.prompt = prompt
+        self.params = params
+        self.max_new_tokens = max_new_tokens
+        ending = () if eos_token_id is None or params.ignore_eos else (eos_token_id,)
+        self.stop_token_ids = frozenset((*params.stop_token_ids, *ending))
+        self.bad_words = tuple(bad_words)
+        self.seed = seed
+        self.new_tokens: list[int] = []
+        self._token_bytes = token_bytes
+        self._text = TextStream(params.stop)
+
+    @property
+    def last_token(self) -> int:
+        """The token to feed next."""
+        return self.new_tokens[-1]
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the minimum length is reached, so that the next token may be a stop token."""
+        return len(self.new_tokens) >= self.params.min_new_tokens
+
+    def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
+        """Take the next token; the event says what it adds and whether it was the last."""
+        self.new_tokens.append(token)
+        ended = token in self.stop_token_ids
+        full = len(self.new_tokens) >= self.max_new_tokens
+        text = self._text.push(b"" if ended else self._token_bytes(token), last=ended or full)
+        stop_string = self._text.stopped_by
+        reason = "stop" if ended or stop_string is not None else "length" if full else None
+        stop_reason = token if ended else stop_string
+        return TokenEvent(self.request, self.sample, token, text, logprob, reason, stop_reason)

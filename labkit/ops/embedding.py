@@ -1,0 +1,11 @@
+"""Token embedding: one row of the table a token."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
+    """Rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
+    return F.embedding(token_ids, table)

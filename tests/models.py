@@ -1,0 +1,59 @@
+"""Random GPT-Js for tests: made by transformers, run by labkit, so that the two can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+from labkit.config import GPTJConfig
+from labkit.engine import GPTJ, Engine
+
+# hidden_size, num_layers, num_heads, rotary_dim, context_length, vocab_size
+SHAPES = {
+    "rotary below the head": (96, 2, 3, 6, 61, 211),
+    "head of 32, rotary of all": (64, 3, 2, 32, 48, 97),
+    "head of 256": (512, 1, 2, 64, 40, 130),
+    "one head of 80": (80, 2, 1, 20, 33, 59),
+}
+
+
+def random_peer(shape: str, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A transformers GPT-J with weights large enough that its answers differ from token to token."""
+    hidden, layers, heads, rotary_dim, context, vocab = SHAPES[shape]
+    config = transformers.GPTJConfig(
+        vocab_size=vocab,
+        n_positions=context,
+        n_embd=hidden,
+        n_layer=layers,
+        n_head=heads,
+        rotary_dim=rotary_dim,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(seed)
+    peer = transformers.GPTJForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in peer.named_parameters():
+            if parameter.dim() == 2 and "wte" not in name:
+                parameter.normal_(0, 1.2 * parameter.shape[1] ** -0.5)
+            elif parameter.dim() == 2:
+                parameter.normal_(0, 1.0)
+            else:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return peer.to(dtype)
+
+
+def engine_of(peer: Any, **options: Any) -> Engine:
+    """A labkit engine with the peer's weights and dtype."""
+    weights = peer.state_dict()
+    config = GPTJConfig.from_dict(peer.config.to_dict())
+    return Engine(GPTJ.from_tensors(config, lambda name: weights[name].detach().clone()), **options)
+
+
+def random_prompts(vocab: int, lengths: list[int], seed: int) -> list[list[int]]:
+    """Prompts of the given lengths, end-of-text excluded."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(1, vocab, (length,), generator=generator).tolist() for length in lengths]
