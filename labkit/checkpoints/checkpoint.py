@@ -70,9 +70,7 @@ class Checkpoint(ABC):
         return tensor
 
     @abstractmethod
-    def _read(
-        self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device
-    ) -> Tensor:
+    def _read(self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device) -> Tensor:
         """Rows (and columns, if given) of one tensor whose whole shape must be `shape`."""
 
     @abstractmethod

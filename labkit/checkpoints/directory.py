@@ -51,9 +51,7 @@ class DirectoryCheckpoint(Checkpoint):
         home = self._tensors[name]
         return home.entries[name].dtype if isinstance(home, SafetensorsFile) else home.dtype
 
-    def _read(
-        self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device
-    ) -> Tensor:
+    def _read(self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device) -> Tensor:
         home = self._tensors[name]
         if isinstance(home, SafetensorsFile):
             return home.read(name, rows, columns)
@@ -78,9 +76,7 @@ def _open_tensors(path: Path) -> dict[str, SafetensorsFile | Tensor]:
         return dict.fromkeys(file.entries, file)
     if (path / "pytorch_model.bin").exists():
         return _open_pickle(path / "pytorch_model.bin")
-    raise CheckpointError(
-        f"{path} holds no weights: model.safetensors, {SAFETENSORS_INDEX} or pytorch_model.bin is looked for"
-    )
+    raise CheckpointError(f"{path} holds no weights: model.safetensors, {SAFETENSORS_INDEX} or pytorch_model.bin is looked for")
 
 
 def _open_shards(path: Path) -> dict[str, SafetensorsFile | Tensor]:

@@ -121,9 +121,7 @@ def _download_file(model: HubModel, file: str, path: Path, endpoint: str | None)
 
     for attempt in range(ATTEMPTS):
         try:
-            hf_hub_download(
-                model.repository, file, revision=model.revision, local_dir=path, endpoint=endpoint, etag_timeout=10
-            )
+            hf_hub_download(model.repository, file, revision=model.revision, local_dir=path, endpoint=endpoint, etag_timeout=10)
             return
         except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
             if attempt == ATTEMPTS - 1:

@@ -81,7 +81,7 @@ class SafetensorsFile:
 
     def _fill(self, descriptor: int, name: str, target: Tensor, offset: int) -> None:
         """Read the bytes of a contiguous tensor from `offset`."""
-        view = memoryview(target.view(torch.uint8).numpy().reshape(-1)).cast("B")
+        view = memoryview(target.view(torch.uint8).numpy().reshape(-1))  # type: ignore[arg-type]
         done = 0
         while done < len(view):
             got = os.preadv(descriptor, [view[done:]], offset + done)

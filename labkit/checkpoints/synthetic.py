@@ -27,9 +27,7 @@ class SyntheticCheckpoint(Checkpoint):
         self.seed = seed
         self.weight_dtype = torch.float16
 
-    def _read(
-        self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device
-    ) -> Tensor:
+    def _read(self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device) -> Tensor:
         digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
         tensor = torch.empty(shape, device=device, dtype=self.weight_dtype)

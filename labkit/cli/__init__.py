@@ -5,8 +5,6 @@ Command modules import torch and other heavy packages inside their functions onl
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from labkit.cli.output import report_errors
@@ -37,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,7 +20,8 @@ from labkit.errors import InvalidRequest, LabkitError
 Result = TypeVar("Result")
 
 ModelOption = Annotated[
-    str, typer.Option("--model", help="A model's name (gptj-tiny, gpt-j-6b, gpt-j-6b-synthetic), a directory or config.json.")
+    str,
+    typer.Option("--model", help="A model's name (gptj-tiny, gpt-j-6b, gpt-j-6b-synthetic), a directory or config.json."),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; the best there is when left out.")]
 PrecisionOption = Annotated[

@@ -18,9 +18,7 @@ class KVCache:
     Raises `InvalidRequest` for a capacity beyond the model's context.
     """
 
-    def __init__(
-        self, config: GPTJConfig, slots: int, capacity: int, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: GPTJConfig, slots: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> None:
         if slots < 1 or not 1 <= capacity <= config.context_length:
             raise InvalidRequest(
                 f"a KV cache of {slots} slots of {capacity} tokens was asked for; at least 1 slot and 1 to "

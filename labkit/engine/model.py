@@ -89,9 +89,7 @@ class GPTJ:
         return self.wte.dtype
 
     @torch.inference_mode()
-    def prefill(
-        self, prompts: Sequence[Tensor], cache: KVCache, slots: Sequence[int], *, all_logits: bool = False
-    ) -> Tensor:
+    def prefill(self, prompts: Sequence[Tensor], cache: KVCache, slots: Sequence[int], *, all_logits: bool = False) -> Tensor:
         """Run whole prompts (1-d int64 tensors, any lengths) and fill their slots of the cache.
 
         The tokens of all prompts travel as one flat batch, so nothing is padded. Returns the logits behind the last

@@ -85,7 +85,8 @@ class SamplingParams:
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0)
         for word in self.bad_words:
-            if not word or (not isinstance(word, str) and not all(_is_whole(token, 0) for token in word)):
+            tokens = isinstance(word, Sequence) and (isinstance(word, str) or all(_is_whole(t, 0) for t in word))
+            if not tokens or not word:
                 raise InvalidRequest(
                     f"bad_words holds {word!r}; each is a string of at least one character or a sequence of token ids"
                 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 
 from labkit.engine.outputs import TokenEvent, TokenLogprob
 from labkit.engine.sampling_params import SamplingParams

@@ -23,9 +23,10 @@ class TextStream:
         if self.stopped_by is not None:
             return ""
         text = self._held + self._decoder.decode(token_bytes, final=last)
-        found = [(text.find(stop), stop) for stop in self._stop if stop in text]
+        # The stop that is complete first wins, so that the result does not depend on how the text is cut into tokens.
+        found = [(text.find(stop) + len(stop), text.find(stop), stop) for stop in self._stop if stop in text]
         if found:
-            begin, self.stopped_by = min(found)
+            _, begin, self.stopped_by = min(found)
             self._held = ""
             return text[:begin]
         settled = len(text) if last else len(text) - self._longest_beginning_of_a_stop(text)

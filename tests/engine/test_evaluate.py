@@ -1,0 +1,50 @@
+"""Scoring counts every token once and agrees with transformers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import labkit
+from labkit.engine import Engine, evaluate
+from labkit.errors import InvalidRequest
+from tests.models import engine_of, random_peer
+
+TINY = Path(labkit.__file__).parent / "builtin" / "gptj-tiny"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return labkit.load("gptj-tiny", device="cpu")
+
+
+def test_short_text_scores_as_transformers_does(engine: Engine) -> None:
+    text = "And the evening and the morning were the first day. Naïve whales, however, sleep."
+    peer = transformers.AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(TINY)
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        loss = float(peer(ids, labels=ids).loss)
+    found = evaluate(engine, text)
+    assert found.tokens == ids.shape[1] - 1
+    assert found.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(loss * found.tokens / math.log(2) / len(text.encode()), rel=1e-4)
+
+
+def test_windows_change_the_context_not_the_count(engine: Engine) -> None:
+    text = (TINY / "held_out_sample.txt").read_text("utf-8")[:6000]
+    wide, narrow = evaluate(engine, text), evaluate(engine, text, window=8)
+    assert wide.tokens == narrow.tokens == len(engine.tokenizer.encode(text)) - 1  # type: ignore[union-attr]
+    assert wide.bits_per_byte < narrow.bits_per_byte
+    assert narrow.interval[0] < narrow.bits_per_byte < narrow.interval[1]
+
+
+def test_refusals(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="0 tokens"):
+        evaluate(engine, "")
+    with pytest.raises(InvalidRequest, match="no tokenizer"):
+        evaluate(engine_of(random_peer("one head of 80", 1)), "text")
