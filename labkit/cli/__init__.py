@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("fetch", "generate", "evaluate")
+COMMANDS = ("doctor", "fetch", "generate", "evaluate", "bench")
 
 
 def _register() -> None:

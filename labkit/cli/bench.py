@@ -1,0 +1,101 @@
+"""`labkit bench`: labkit against its peers on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say
+from labkit.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from labkit.measure import Record
+
+
+def bench(
+    model: ModelOption = "gptj-tiny",
+    config: Annotated[Path | None, typer.Option(help="A GPT-J config.json: synthetic weights of that shape.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
+    against: Annotated[str, typer.Option(help="Peers, separated by commas: hf.")] = "hf",
+    seconds: Annotated[float, typer.Option(help="Time for the runs of each batch size, at most.")] = 20.0,
+    save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Time prefill and decode of labkit and its peers, in turn, on fresh prompts with the same weights.
+
+    Example: labkit bench --batch 1,8 --prompt-tokens 128 --new-tokens 64 --against hf
+    """
+    from labkit.bench import BenchSettings, run_bench
+
+    settings = BenchSettings(
+        model=str(config) if config else model,
+        batches=_whole_numbers(batch),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        precision=precision,
+        device=device,
+        against=tuple(name.strip() for name in against.split(",") if name.strip()),
+        seed=seed,
+        seconds=seconds,
+    )
+    record = run_bench(settings, progress=say)
+    _print_table(record)
+    if save:
+        say(f"record written to {record.save(save)}")
+    if json:
+        values = record.to_dict()
+        keys = ("rows", "machine", "versions", "settings", "created")
+        print_json({key: values[key] for key in keys} | {"ratios": record.extra["ratios"]})
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidRequest(f"--batch is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
+
+
+def _print_table(record: Record) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=record.caption(), title_justify="left")
+    for column in (
+        "engine",
+        "precision",
+        "batch",
+        "prefill ms",
+        "decode ms/token",
+        "tokens/s",
+        "of the limit",
+        "peak MB",
+        "spread",
+    ):
+        table.add_column(column, justify="left" if column in ("engine", "precision") else "right")
+    for row in record.rows:
+        table.add_row(
+            row["engine"],
+            row["precision"],
+            str(row["batch"]),
+            f"{row['prefill_ms']:.2f}",
+            f"{row['decode_ms_per_token']:.3f}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{100 * row['fraction_of_limit']:.0f} %",
+            f"{row['peak_bytes'] / 1e6:,.0f}",
+            f"{100 * row['spread']['decode']:.0f} %",
+        )
+    console = Console()
+    console.print(table)
+    for row in record.extra["ratios"]:
+        parts = [
+            f"{phase} {row[phase]['median']:.2f} x ({row[phase]['low']:.2f} to {row[phase]['high']:.2f})"
+            for phase in ("prefill", "decode")
+        ]
+        console.print(f"labkit against {row['peer']}, batch {row['batch']}: {', '.join(parts)} as fast")

@@ -1,0 +1,101 @@
+"""`labkit doctor`: what this machine is and which labs it can run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from labkit.cli.output import JsonOption, print_json
+
+if TYPE_CHECKING:
+    from labkit.environment import Machine
+
+MINIMUM_MEMORY = 3 * 2**30
+NEEDS = {
+    "cuda": ("an NVIDIA GPU", lambda machine: bool(machine.gpus)),
+    "two_gpus": ("two NVIDIA GPUs", lambda machine: len(machine.gpus) >= 2),
+    "triton_server": ("a Triton Inference Server", lambda machine: bool(machine.triton_server)),
+}
+"""What an exercise's `requires` can name, in words, and how to see whether it is there."""
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Show this machine, the installed versions, and which labs and exercises run here (with the reason where not).
+
+    Example: labkit doctor --json
+    """
+    from labkit.environment import describe
+
+    machine = describe()
+    labs = lab_report(machine)
+    _print_tables(machine, labs)
+    if json:
+        print_json(
+            {
+                "cpu": machine.to_dict()["cpu"],
+                "gpus": machine.to_dict()["gpus"],
+                "memory_bytes": machine.memory_bytes,
+                "disk_free_bytes": machine.disk_free_bytes,
+                "triton_server": machine.triton_server or None,
+                "versions": machine.versions,
+                "labs": labs,
+            }
+        )
+
+
+def lab_report(machine: Machine) -> list[dict[str, Any]]:
+    """For each lab: whether it runs, why not, and the exercises that are not measured on this machine."""
+    from labkit.exercises.registry import lab_titles, of_lab
+
+    rows = []
+    for lab, title in lab_titles().items():
+        why = why_not(machine)
+        without: list[dict[str, str]] = []
+        for exercise in of_lab(lab):
+            missing = [NEEDS[need][0] for need in exercise.requires if not NEEDS[need][1](machine)]
+            if missing:
+                without.append({"exercise": exercise.name, "why_not": f"needs {' and '.join(missing)}"})
+        rows.append({"lab": lab, "title": title, "runs": not why, "why_not": why, "not_measured_here": without})
+    return rows
+
+
+def why_not(machine: Machine) -> str:
+    """The reason why no lab runs on this machine; empty when they do."""
+    lacking = [name for name in ("torch", "transformers") if name not in machine.versions]
+    if lacking:
+        return f"{' and '.join(lacking)} not installed: run `make env`"
+    if machine.memory_bytes < MINIMUM_MEMORY:
+        return f"{machine.memory_bytes / 2**30:.1f} GiB of memory, {MINIMUM_MEMORY / 2**30:.0f} are needed"
+    return ""
+
+
+def _print_tables(machine: Machine, labs: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="This machine", title_justify="left", show_header=False)
+    cpu = machine.cpu
+    table.add_row("system", machine.system)
+    table.add_row("processor", f"{cpu.model}, {cpu.usable_cores} cores usable, {cpu.architecture}")
+    table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or "none of those that labkit looks for")
+    table.add_row("memory", f"{machine.memory_bytes / 2**30:.1f} GiB, {machine.memory_available_bytes / 2**30:.1f} available")
+    table.add_row("disk", f"{machine.disk_free_bytes / 2**30:.1f} GiB free here")
+    for gpu in machine.gpus:
+        links = f"PCIe {gpu.pcie}, {gpu.nvlinks} NVLinks"
+        memory = f"{gpu.memory_bytes / 2**30:.0f} GiB"
+        table.add_row(
+            f"GPU {gpu.index}", f"{gpu.name}, {memory}, compute {gpu.compute_capability}, {links}, driver {gpu.driver}"
+        )
+    if not machine.gpus:
+        table.add_row("GPU", f"none: {machine.gpus_why_none}; labs run on the CPU")
+    table.add_row("Triton server", machine.triton_server or "not found on PATH")
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
+    report = Table(title="Labs", title_justify="left")
+    for column in ("lab", "title", "runs here", "not measured here"):
+        report.add_column(column)
+    for row in labs:
+        runs = "yes" if row["runs"] else f"no: {row['why_not']}"
+        absent = "; ".join(f"{item['exercise']} {item['why_not']}" for item in row["not_measured_here"]) or "-"
+        report.add_row(row["lab"], row["title"], runs, absent)
+    console = Console()
+    console.print(table)
+    console.print(report)

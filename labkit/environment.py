@@ -1,0 +1,175 @@
+"""What this machine is: processor, memory, disk, GPUs, versions, a Triton server. Knows nothing of labs or models."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
+"""Those that decide which kernels a CPU can run, under Linux's names."""
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "triton",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "jupyterlab",
+    "tritonclient",
+    "onnxruntime",
+)
+
+
+@dataclass(frozen=True)
+class CPU:
+    """A processor: its model, the cores this process may use, and the instruction sets among `INSTRUCTION_SETS`."""
+
+    model: str
+    architecture: str
+    cores: int
+    usable_cores: int
+    instruction_sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU: name, memory in bytes, driver, compute capability, and its links (generation and width, NVLinks up)."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    driver: str
+    compute_capability: str
+    pcie: str
+    nvlinks: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Everything at once; `gpus_why_none` says in words why there is no GPU to use."""
+
+    system: str
+    cpu: CPU
+    memory_bytes: int
+    memory_available_bytes: int
+    disk_free_bytes: int
+    gpus: tuple[GPU, ...]
+    gpus_why_none: str
+    versions: dict[str, str]
+    triton_server: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def describe() -> Machine:
+    """Look at this machine; takes well under a second and changes nothing."""
+    memory = psutil.virtual_memory()
+    gpus, why = find_gpus()
+    return Machine(
+        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        cpu=find_cpu(),
+        memory_bytes=int(memory.total),
+        memory_available_bytes=int(memory.available),
+        disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
+        gpus=gpus,
+        gpus_why_none=why,
+        versions=find_versions(),
+        triton_server=shutil.which("tritonserver") or "",
+    )
+
+
+def find_cpu(cpuinfo: str | None = None) -> CPU:
+    """The processor, from `/proc/cpuinfo` (or its text, given) where there is one."""
+    if cpuinfo is None:
+        path = Path("/proc/cpuinfo")
+        cpuinfo = path.read_text() if path.exists() else ""
+    fields: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return CPU(
+        model=fields.get("model name") or platform.processor() or platform.machine(),
+        architecture=platform.machine(),
+        cores=psutil.cpu_count(logical=False) or usable,
+        usable_cores=usable,
+        instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
+    )
+
+
+def find_gpus() -> tuple[tuple[GPU, ...], str]:
+    """The NVIDIA GPUs, by NVML; none, and the reason, when there is no library, no driver or no GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return (), "the package nvidia-ml-py is not installed"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return (), f"no NVIDIA driver answers ({error})"
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        gpus = tuple(_gpu(pynvml, index) for index in range(count))
+    except pynvml.NVMLError as error:
+        return (), f"the NVIDIA driver refuses ({error})"
+    finally:
+        pynvml.nvmlShutdown()
+    return gpus, "" if gpus else "the NVIDIA driver sees no GPU"
+
+
+def _gpu(nvml: Any, index: int) -> GPU:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return GPU(
+        index=index,
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+        driver=_text(nvml.nvmlSystemGetDriverVersion()),
+        compute_capability=f"{major}.{minor}",
+        pcie=_pcie(nvml, handle),
+        nvlinks=_nvlinks(nvml, handle),
+    )
+
+
+def _pcie(nvml: Any, handle: Any) -> str:
+    try:
+        generation = nvml.nvmlDeviceGetMaxPcieLinkGeneration(handle)
+        return f"gen {generation} x{nvml.nvmlDeviceGetMaxPcieLinkWidth(handle)}"
+    except nvml.NVMLError:
+        return "unknown"
+
+
+def _nvlinks(nvml: Any, handle: Any) -> int:
+    links = 0
+    for link in range(getattr(nvml, "NVML_NVLINK_MAX_LINKS", 18)):
+        try:
+            links += nvml.nvmlDeviceGetNvLinkState(handle, link) == nvml.NVML_FEATURE_ENABLED
+        except nvml.NVMLError:
+            break
+    return links
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of the installed ones among `PACKAGES`."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,27 @@
+"""Measuring: time, memory, the machine's ceilings, the roofline of a model, records and plots. Knows no engine."""
+
+from labkit.measure.ceilings import Ceilings, ceilings
+from labkit.measure.ladder import Ladder, Rung
+from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
+from labkit.measure.record import Record, versions
+from labkit.measure.roofline import Roofline, roofline
+from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
+
+__all__ = [
+    "Ceilings",
+    "HostPeak",
+    "Ladder",
+    "Ratio",
+    "Record",
+    "Roofline",
+    "Rung",
+    "Timing",
+    "ceilings",
+    "compare",
+    "gpu_peak_bytes",
+    "peak_host_memory",
+    "ratio",
+    "roofline",
+    "time_call",
+    "versions",
+]

@@ -1,0 +1,69 @@
+"""What this machine can do at best: bytes read a second, and multiply-adds a second in each precision.
+
+Measured, not looked up: a model can be near these and never above.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from labkit.measure.timing import time_call, waiter
+from labkit.precision import DTYPES, as_device
+
+CPU_READ_BYTES = 256 * 2**20
+GPU_READ_BYTES = 4 * 2**30
+MATRIX_SIZES = {"cpu": 1024, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The best of several runs on one device.
+
+    `read_bytes_per_second`: a sum over a tensor far larger than the caches. `flops_per_second`: of a square matrix
+    product, by precision, two FLOPs a multiply-add. `threads`: CPU threads used.
+    """
+
+    device: str
+    threads: int
+    read_bytes_per_second: float
+    flops_per_second: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a record."""
+        return asdict(self)
+
+
+def ceilings(device: str | torch.device | None = None, *, seconds: float = 1.0) -> Ceilings:
+    """Measure `device` (the best there is when left out); each of the four measurements takes about `seconds`."""
+    target = as_device(device)
+    return Ceilings(
+        device=str(target),
+        threads=torch.get_num_threads(),
+        read_bytes_per_second=read_rate(target, seconds),
+        flops_per_second={name: matrix_rate(target, name, seconds) for name in ("fp32", "bf16", "fp16")},
+    )
+
+
+def read_rate(device: torch.device, seconds: float = 1.0) -> float:
+    """Bytes a second of reading a large tensor once (its sum: every element is needed, nothing is written)."""
+    size = CPU_READ_BYTES
+    if device.type == "cuda":
+        size = min(GPU_READ_BYTES, int(torch.cuda.mem_get_info(device)[0]) // 4)
+    data = torch.zeros(size // 4, dtype=torch.float32, device=device)
+    taken = time_call(data.sum, device=device, max_seconds=seconds, max_runs=200, spread_target=0)
+    return size / min(taken.samples)
+
+
+def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
+    """FLOPs a second of a square product in `precision`, on random data (zeros would flatter a GPU's clocks)."""
+    size, dtype = MATRIX_SIZES[device.type], DTYPES[precision]
+    left = torch.randn(size, size, device=device).to(dtype)
+    right = torch.randn(size, size, device=device).to(dtype)
+    wait = waiter(device)
+    taken = time_call(
+        lambda: left @ right, synchronise=wait, warmup=1, min_runs=3, max_seconds=seconds, max_runs=200, spread_target=0
+    )
+    return 2 * size**3 / min(taken.samples)

@@ -1,0 +1,78 @@
+"""Peak memory: of this process on the host, and of a GPU as torch accounts for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+
+class HostPeak:
+    """Watches the resident memory of this process; `bytes` is the growth at its peak since the block was entered.
+
+    Samples every `interval` seconds from a thread of its own, and once more at the end; a peak shorter than that can
+    be missed. Linux's own high-water mark is used as well where it can be reset.
+    """
+
+    def __init__(self, interval: float = 0.002) -> None:
+        self._interval = interval
+        self._process = psutil.Process()
+        self._stop = threading.Event()
+        self.before = 0
+        self.peak = 0
+
+    def __enter__(self) -> HostPeak:
+        self._can_reset = _reset_high_water_mark()
+        self.before = self.peak = int(self._process.memory_info().rss)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        marks = [self.peak, int(self._process.memory_info().rss)]
+        if self._can_reset:
+            marks.append(_high_water_mark())
+        self.peak = max(marks)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self.peak = max(self.peak, int(self._process.memory_info().rss))
+
+    @property
+    def bytes(self) -> int:
+        """Peak resident memory above that at the start of the block, in bytes."""
+        return self.peak - self.before
+
+
+def peak_host_memory() -> HostPeak:
+    """A context manager: `with peak_host_memory() as peak: ...`, then `peak.bytes`."""
+    return HostPeak()
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def _high_water_mark() -> int:
+    with open(f"/proc/{os.getpid()}/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def gpu_peak_bytes(device: Any) -> int | None:
+    """Most bytes that torch had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
+    if not str(device).startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))

@@ -1,0 +1,140 @@
+"""Figures drawn from measurements: roofline, sweep, ladder. Each carries a caption that says what it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from labkit.errors import InvalidRequest
+from labkit.measure.ladder import Rung
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
+GREY = "#777777"
+
+
+def _figure(title: str, caption: str, width: float = 7.0, height: float = 4.0) -> Figure:
+    from matplotlib.figure import Figure as NewFigure
+
+    figure = NewFigure(figsize=(width, height), layout="constrained", dpi=110)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    if caption:
+        figure.supxlabel(caption, fontsize=7, color=GREY, x=0.01, ha="left")
+    return figure
+
+
+def roofline_plot(
+    read_bytes_per_second: float,
+    flops_per_second: float,
+    points: Mapping[str, tuple[float, float]],
+    *,
+    title: str = "Roofline",
+    caption: str = "",
+) -> Figure:
+    """Reachable FLOPs a second against FLOPs a byte, with measured points `{name: (FLOPs a byte, FLOPs a second)}`."""
+    figure = _figure(title, caption)
+    axes = figure.add_subplot()
+    ridge = flops_per_second / read_bytes_per_second
+    intensities = [intensity for intensity, _ in points.values()]
+    low, high = min([ridge / 100, *intensities]) / 2, max([ridge * 10, *intensities]) * 2
+    axes.plot([low, ridge, high], [low * read_bytes_per_second, flops_per_second, flops_per_second], color=GREY, linewidth=2)
+    axes.annotate("memory bound", (ridge / 8, ridge / 8 * read_bytes_per_second * 1.4), rotation=28, color=GREY, ha="right")
+    axes.annotate("compute bound", (ridge * 1.5, flops_per_second * 1.25), color=GREY)
+    for (name, (x, y)), colour in zip(points.items(), COLOURS * 9, strict=False):
+        axes.plot([x], [y], "o", markersize=8, color=colour, label=name)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="FLOPs for each byte read",
+        ylabel="FLOPs a second",
+        ylim=(None, flops_per_second * 4),
+    )
+    axes.grid(alpha=0.25, which="both")
+    if points:
+        axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def sweep_plot(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    limits: Mapping[str, Sequence[float]] | None = None,
+    log: bool = True,
+    title: str = "Sweep",
+    caption: str = "",
+) -> Figure:
+    """One line a thing over the same x values; `bands` are quartiles, `limits` dashed lines (a prediction, a roofline).
+
+    Raises `InvalidRequest` when a line and `x` differ in length.
+    """
+    figure = _figure(title, caption)
+    axes = figure.add_subplot()
+    for (name, values), colour in zip(lines.items(), COLOURS * 9, strict=False):
+        if len(values) != len(x):
+            raise InvalidRequest(f"line {name!r} has {len(values)} values for {len(x)} points of x")
+        axes.plot(x, values, "o-", color=colour, label=name)
+        if bands and name in bands:
+            axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
+    for (name, values), colour in zip((limits or {}).items(), [GREY, "#AAAAAA", "#444444"] * 9, strict=False):
+        axes.plot(x, values, "--", color=colour, label=name)
+    if log:
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(list(x), [f"{value:g}" for value in x])
+        axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "") -> Figure:
+    """A bar a rung, quartiles as whiskers, and how many times the first rung it is."""
+    if not rungs:
+        raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
+    figure = _figure(title, caption, height=1.2 + 0.5 * len(rungs))
+    axes = figure.add_subplot()
+    speeds = [rung.tokens_per_second for rung in rungs]
+    whiskers = [[r.tokens_per_second - r.low for r in rungs], [r.high - r.tokens_per_second for r in rungs]]
+    places = range(len(rungs))
+    axes.barh(places, speeds, xerr=whiskers, color=COLOURS[0], ecolor=GREY, height=0.6, capsize=3)
+    for place, rung in zip(places, rungs, strict=True):
+        times = rung.tokens_per_second / speeds[0]
+        text = f" {rung.tokens_per_second:,.0f} tokens/s" + (f", {times:.1f} x" if place else "")
+        axes.text(max(rung.high, rung.tokens_per_second), place, text, va="center", fontsize=9)
+    axes.set_yticks(places, [rung.name for rung in rungs])
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens a second (bar: median, whisker: quartiles)", xlim=(0, 1.45 * max(rung.high for rung in rungs)))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def prediction_plot(
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    *,
+    ylabel: str,
+    title: str = "Prediction and measurement",
+    caption: str = "",
+) -> Figure:
+    """Groups of bars, one group a name: what was predicted, what the roofline allows, what was measured."""
+    figure = _figure(title, caption)
+    axes = figure.add_subplot()
+    width = 0.8 / max(len(series), 1)
+    for index, ((label, values), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
+        if len(values) != len(names):
+            raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
+        places = [place - 0.4 + width * (index + 0.5) for place in range(len(names))]
+        bars = axes.bar(places, values, width=0.9 * width, color=colour, label=label)
+        axes.bar_label(bars, fmt="{:.3g}", fontsize=7)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel=ylabel)
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,88 @@
+"""The least time a GPT-J of a given shape can take, from bytes, FLOPs and the machine's ceilings.
+
+The roofline model of Williams, Waterman and Patterson (2009): a step takes at least as long as its bytes take to be
+read, and at least as long as its arithmetic takes to be done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labkit.config import GPTJConfig
+from labkit.errors import InvalidRequest
+from labkit.measure.ceilings import Ceilings
+
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Counts and least times of one prefill and of one decode step, both for the whole batch.
+
+    Bytes are those that must be read: every weight but the embedding table (of which a step reads a few rows), and
+    the keys and values of the tokens seen. FLOPs are two a multiply-add. `decode_bound` is "memory" or "compute".
+    """
+
+    prefill_bytes: int
+    prefill_flops: int
+    prefill_seconds: float
+    decode_bytes: int
+    decode_flops: int
+    decode_seconds: float
+    decode_bound: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a record."""
+        return asdict(self)
+
+
+def weight_bytes_per_step(config: GPTJConfig, element_bytes: float) -> float:
+    """Bytes of weights one forward pass reads: all parameters but the embedding table."""
+    return (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
+
+
+def matmul_flops_per_token(config: GPTJConfig) -> int:
+    """FLOPs of one token's matrix products through all layers, without attention and without the head."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return 2 * config.num_layers * (4 * hidden * hidden + 2 * hidden * inner)
+
+
+def head_flops(config: GPTJConfig) -> int:
+    """FLOPs of one position's logits."""
+    return 2 * config.hidden_size * config.vocab_size
+
+
+def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
+    """FLOPs of scores and weighted sum, over all layers, of `queries` positions that see `seen` positions each."""
+    return 4 * config.num_layers * config.hidden_size * queries * seen
+
+
+def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
+    """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` tokens cached.
+
+    Raises `InvalidRequest` for a precision without a byte width here or sizes below 1.
+    """
+    if precision not in ELEMENT_BYTES or batch < 1 or length < 1:
+        raise InvalidRequest(
+            f"roofline of precision {precision!r}, batch {batch}, length {length}: precision is one of "
+            f"{', '.join(ELEMENT_BYTES)}, batch and length are at least 1"
+        )
+    element = ELEMENT_BYTES[precision]
+    weights = weight_bytes_per_step(config, element)
+    cached = config.kv_bytes_per_token(element) * batch * length
+    read, compute = ceilings.read_bytes_per_second, ceilings.flops_per_second[precision]
+    prefill_flops = batch * (
+        length * matmul_flops_per_token(config) + attention_flops(config, length, (length + 1) / 2) + head_flops(config)
+    )
+    decode_flops = batch * (matmul_flops_per_token(config) + attention_flops(config, 1, length) + head_flops(config))
+    decode_bytes = weights + cached
+    return Roofline(
+        prefill_bytes=int(weights),
+        prefill_flops=int(prefill_flops),
+        prefill_seconds=max(weights / read, prefill_flops / compute),
+        decode_bytes=int(decode_bytes),
+        decode_flops=int(decode_flops),
+        decode_seconds=max(decode_bytes / read, decode_flops / compute),
+        decode_bound="memory" if decode_bytes / read >= decode_flops / compute else "compute",
+    )
