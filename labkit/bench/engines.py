@@ -22,6 +22,10 @@ class BenchEngine(ABC):
     name: str
 
     @abstractmethod
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        """Load the weights of `checkpoint` onto `device` in `dtype`."""
+
+    @abstractmethod
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Run `prompts` `[batch, length]` int64 with room for `new_tokens` and give the first new token `[batch]`."""
 

@@ -125,11 +125,12 @@ def _build(
     """Build labkit and the peers; with each, the memory its weights took."""
     engines: dict[str, BenchEngine] = {}
     taken: dict[str, int] = {}
-    for kind in (LabkitEngine, *(PEERS[name] for name in settings.against)):
+    kinds: list[type[BenchEngine]] = [LabkitEngine, *(PEERS[name] for name in settings.against)]
+    for kind in kinds:
         progress(f"building {kind.name}")
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         with peak_host_memory() as host:
-            engines[kind.name] = kind(checkpoint, device, dtype)  # type: ignore[call-arg]
+            engines[kind.name] = kind(checkpoint, device, dtype)
         on_gpu = torch.cuda.memory_allocated(device) - before if device.type == "cuda" else None
         taken[kind.name] = host.bytes if on_gpu is None else on_gpu
     return engines, taken

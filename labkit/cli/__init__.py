@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("doctor", "fetch", "generate", "evaluate", "bench")
+COMMANDS = ("doctor", "fetch", "generate", "evaluate", "bench", "check", "release", "tour")
 
 
 def _register() -> None:

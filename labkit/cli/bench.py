@@ -13,6 +13,8 @@ from labkit.errors import InvalidRequest
 if TYPE_CHECKING:
     from labkit.measure import Record
 
+COLUMNS = ("engine", "dtype", "batch", "prefill ms", "ms/token", "tokens/s", "of limit", "peak MB", "spread")
+
 
 def bench(
     model: ModelOption = "gptj-tiny",
@@ -66,19 +68,9 @@ def _print_table(record: Record) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=record.caption(), title_justify="left")
-    for column in (
-        "engine",
-        "precision",
-        "batch",
-        "prefill ms",
-        "decode ms/token",
-        "tokens/s",
-        "of the limit",
-        "peak MB",
-        "spread",
-    ):
-        table.add_column(column, justify="left" if column in ("engine", "precision") else "right")
+    table = Table(caption=record.caption(), caption_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
     for row in record.rows:
         table.add_row(
             row["engine"],
@@ -94,8 +86,9 @@ def _print_table(record: Record) -> None:
     console = Console()
     console.print(table)
     for row in record.extra["ratios"]:
-        parts = [
-            f"{phase} {row[phase]['median']:.2f} x ({row[phase]['low']:.2f} to {row[phase]['high']:.2f})"
-            for phase in ("prefill", "decode")
-        ]
-        console.print(f"labkit against {row['peer']}, batch {row['batch']}: {', '.join(parts)} as fast")
+        parts = [f"{phase} {_times(row[phase])}" for phase in ("prefill", "decode")]
+        console.print(f"labkit against {row['peer']}, batch {row['batch']}: {', '.join(parts)} the speed")
+
+
+def _times(found: dict[str, float]) -> str:
+    return f"{found['median']:.2f} x ({found['low']:.2f} to {found['high']:.2f})"

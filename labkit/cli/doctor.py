@@ -10,12 +10,6 @@ if TYPE_CHECKING:
     from labkit.environment import Machine
 
 MINIMUM_MEMORY = 3 * 2**30
-NEEDS = {
-    "cuda": ("an NVIDIA GPU", lambda machine: bool(machine.gpus)),
-    "two_gpus": ("two NVIDIA GPUs", lambda machine: len(machine.gpus) >= 2),
-    "triton_server": ("a Triton Inference Server", lambda machine: bool(machine.triton_server)),
-}
-"""What an exercise's `requires` can name, in words, and how to see whether it is there."""
 
 
 def doctor(json: JsonOption = False) -> None:
@@ -45,16 +39,17 @@ def doctor(json: JsonOption = False) -> None:
 def lab_report(machine: Machine) -> list[dict[str, Any]]:
     """For each lab: whether it runs, why not, and the exercises that are not measured on this machine."""
     from labkit.exercises.registry import lab_titles, of_lab
+    from labkit.grading.needs import missing
 
     rows = []
     for lab, title in lab_titles().items():
-        why = why_not(machine)
+        stop = why_not(machine)
         without: list[dict[str, str]] = []
         for exercise in of_lab(lab):
-            missing = [NEEDS[need][0] for need in exercise.requires if not NEEDS[need][1](machine)]
-            if missing:
-                without.append({"exercise": exercise.name, "why_not": f"needs {' and '.join(missing)}"})
-        rows.append({"lab": lab, "title": title, "runs": not why, "why_not": why, "not_measured_here": without})
+            why = missing(exercise, machine)
+            if why:
+                without.append({"exercise": exercise.name, "why_not": why})
+        rows.append({"lab": lab, "title": title, "runs": not stop, "why_not": stop, "not_measured_here": without})
     return rows
 
 
@@ -80,11 +75,9 @@ def _print_tables(machine: Machine, labs: list[dict[str, Any]]) -> None:
     table.add_row("memory", f"{machine.memory_bytes / 2**30:.1f} GiB, {machine.memory_available_bytes / 2**30:.1f} available")
     table.add_row("disk", f"{machine.disk_free_bytes / 2**30:.1f} GiB free here")
     for gpu in machine.gpus:
-        links = f"PCIe {gpu.pcie}, {gpu.nvlinks} NVLinks"
-        memory = f"{gpu.memory_bytes / 2**30:.0f} GiB"
-        table.add_row(
-            f"GPU {gpu.index}", f"{gpu.name}, {memory}, compute {gpu.compute_capability}, {links}, driver {gpu.driver}"
-        )
+        size = f"{gpu.memory_bytes / 2**30:.0f} GiB, compute {gpu.compute_capability}"
+        links = f"PCIe {gpu.pcie}, {gpu.nvlinks} NVLinks, driver {gpu.driver}"
+        table.add_row(f"GPU {gpu.index}", f"{gpu.name}, {size}, {links}")
     if not machine.gpus:
         table.add_row("GPU", f"none: {machine.gpus_why_none}; labs run on the CPU")
     table.add_row("Triton server", machine.triton_server or "not found on PATH")

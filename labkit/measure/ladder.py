@@ -44,7 +44,7 @@ class Ladder:
         numbers = [tokens_per_second, tokens_per_second if low is None else low, tokens_per_second if high is None else high]
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise InvalidRequest(f"rung {name!r}: tokens a second are {numbers}; positive, finite numbers are accepted")
-        rung = Rung(name, *numbers, details)
+        rung = Rung(name, numbers[0], numbers[1], numbers[2], details)
         rungs = self.rungs
         places = [index for index, old in enumerate(rungs) if old.name == name]
         if places:

@@ -1,0 +1,40 @@
+"""`labkit release`: make the notebooks from their sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, print_json, say
+
+
+def release(
+    course: Annotated[Path, typer.Option(help="The course's folder, with solutions/ and labs/.")] = Path(),
+    lab: Annotated[str | None, typer.Option(help="Only this lab, 01 say.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; list the notebooks that are out of step.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks that were changed by hand.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write labs/*.ipynb (stubs) and solutions/*.ipynb (solved and executed) from solutions/*.py.
+
+    Example: labkit release --check
+    """
+    from labkit.grading.release import find_labs, stale
+    from labkit.grading.release import release as write
+
+    labs = [found for found in find_labs(course) if lab is None or found.source.name.startswith(f"{lab}_")]
+    if check:
+        behind = [str(path) for found in labs for path in stale(found)]
+        print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks are in step with their sources")
+        if json:
+            print_json({"stale": behind})
+        raise SystemExit(1 if behind else 0)
+    written: list[str] = []
+    for number, found in enumerate(labs, 1):
+        say(f"[{number}/{len(labs)}] {found.source.name}: executing the solved notebook")
+        written += map(str, write(found, force=force))
+    print("\n".join(written))
+    if json:
+        print_json({"written": written})

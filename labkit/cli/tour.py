@@ -1,0 +1,46 @@
+"""`labkit tour`: the solved labs without a browser, and the ladder they climb."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import JsonOption, print_json, say
+
+
+def tour(
+    course: Annotated[Path, typer.Option(help="The course's folder, with solutions/.")] = Path(),
+    json: JsonOption = False,
+) -> None:
+    """Run every solved lab and print the speed ladder it makes; your own progress and ladder are left alone.
+
+    Example: labkit tour
+    """
+    from dataclasses import asdict
+
+    from labkit.grading.release import execute, find_labs, solved_notebook
+    from labkit.measure import Ladder
+
+    labs = find_labs(course)
+    with tempfile.TemporaryDirectory(prefix="labkit-tour-") as folder:
+        before = os.environ.get("LABKIT_HOME")
+        os.environ["LABKIT_HOME"] = folder
+        try:
+            for number, lab in enumerate(labs, 1):
+                say(f"[{number}/{len(labs)}] {lab.source.stem} ...")
+                started = time.monotonic()
+                execute(solved_notebook(lab.source.read_text("utf-8")), lab.source.parent, lab.source.name)
+                say(f"[{number}/{len(labs)}] {lab.source.stem} done in {time.monotonic() - started:.0f} s")
+            ladder = Ladder()
+            print(ladder.text())
+            if json:
+                print_json({"labs": [lab.source.stem for lab in labs], "ladder": [asdict(rung) for rung in ladder.rungs]})
+        finally:
+            os.environ.pop("LABKIT_HOME")
+            if before is not None:
+                os.environ["LABKIT_HOME"] = before

@@ -1,0 +1,97 @@
+"""When an answer counts as the reference's: by value, to the precision of its type, relative to its own size.
+
+Answers are plain values: numbers, strings, booleans, tensors, and lists, tuples and dictionaries of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+"""Tolerance for tensors: largest error over the largest value of the reference, by dtype."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where an answer first differs: the path to the place, what was found, what was expected, and why that is wrong."""
+
+    path: str
+    found: Any
+    expected: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compares an answer with the reference's.
+
+    `relative` is the tolerance for numbers (whole numbers must be equal); tensors use `RELATIVE` of the less precise of
+    the two dtypes, or `relative` where that is larger.
+    """
+
+    relative: float = 1e-6
+
+    def difference(self, found: Any, expected: Any, path: str = "") -> Difference | None:
+        """The first difference, or None when the answer is right."""
+        if isinstance(expected, Tensor):
+            return self._tensor(found, expected, path)
+        if isinstance(expected, bool | str) or expected is None:
+            equal = type(found) is type(expected) and found == expected
+            return None if equal else Difference(path, found, expected, "value")
+        if isinstance(expected, int | float):
+            return self._number(found, expected, path)
+        if isinstance(expected, dict):
+            return self._dictionary(found, expected, path)
+        return self._sequence(found, expected, path)
+
+    def _number(self, found: Any, expected: float, path: str) -> Difference | None:
+        if isinstance(found, Tensor) and found.numel() == 1:
+            found = found.item()
+        if hasattr(found, "item") and not isinstance(found, Tensor):
+            found = found.item()  # numpy's scalars
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            return Difference(path, found, expected, "type")
+        if math.isnan(found) or math.isinf(found):
+            return Difference(path, found, expected, "not finite")
+        exact = isinstance(expected, int)
+        tolerance = 0.0 if exact else self.relative * abs(expected)
+        return None if abs(found - expected) <= tolerance else Difference(path, found, expected, "value")
+
+    def _dictionary(self, found: Any, expected: dict[Any, Any], path: str) -> Difference | None:
+        if not isinstance(found, dict):
+            return Difference(path, found, expected, "type")
+        if set(found) != set(expected):
+            return Difference(path, sorted(map(str, found)), sorted(map(str, expected)), "keys")
+        differences = (self.difference(found[key], expected[key], f"{path}[{key!r}]") for key in expected)
+        return next(filter(None, differences), None)
+
+    def _sequence(self, found: Any, expected: Any, path: str) -> Difference | None:
+        if not isinstance(found, list | tuple):
+            return Difference(path, found, expected, "type")
+        if len(found) != len(expected):
+            return Difference(path, found, expected, "length")
+        pairs = enumerate(zip(found, expected, strict=True))
+        differences = (self.difference(a, b, f"{path}[{index}]") for index, (a, b) in pairs)
+        return next(filter(None, differences), None)
+
+    def _tensor(self, found: Any, expected: Tensor, path: str) -> Difference | None:
+        if not isinstance(found, Tensor):
+            return Difference(path, found, expected, "type")
+        if found.shape != expected.shape:
+            return Difference(path, found, expected, "shape")
+        if found.is_floating_point() != expected.is_floating_point():
+            return Difference(path, found, expected, "dtype")
+        if not expected.is_floating_point():
+            return (
+                None if torch.equal(found.cpu().long(), expected.cpu().long()) else Difference(path, found, expected, "value")
+            )
+        a, b = found.detach().cpu().double(), expected.detach().cpu().double()
+        if not bool(torch.isfinite(a).all()):
+            return Difference(path, found, expected, "not finite")
+        limit = max(RELATIVE[found.dtype], RELATIVE[expected.dtype], self.relative) * float(b.abs().max())
+        return None if float((a - b).abs().max()) <= limit else Difference(path, found, expected, "value")

@@ -1,0 +1,70 @@
+"""The form of an exercise: everything the notebook, the checker and the grader need to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input: what it is in words, and the arguments to call with (fresh ones every time they are made)."""
+
+    label: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer that learners give: its implementation, and the sentence that helps whoever wrote it."""
+
+    message: str
+    implementation: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise.
+
+    `function` is the name the learner writes; `cases` makes inputs from a seed (ragged, size 1 and not powers of two
+    among them); `reference` is right; each of `mistakes` is wrong on at least one case of every seed; `hints` go from
+    a nudge to nearly the answer. `requires` names what the machine must have ("cuda", ...), else the verdict is "not
+    measured here".
+    """
+
+    name: str
+    lab: str
+    number: str
+    title: str
+    function: str
+    statement: str
+    points: int
+    minutes: int
+    difficulty: int
+    cases: Callable[[int], list[Case]]
+    reference: Callable[..., Any]
+    comparison: Comparison
+    mistakes: tuple[Mistake, ...]
+    hints: tuple[str, str, str]
+    requires: tuple[str, ...] = ()
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 4 <= len(self.mistakes) <= 8 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
+            raise InvalidRequest(
+                f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
+                "4 to 8 mistakes, difficulty 1 to 5 and 3 hints are the form"
+            )
+
+    def heading(self) -> str:
+        """The Markdown that opens the exercise in a notebook."""
+        dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
+        return (
+            f"### Exercise {self.number} · {self.title}\n\n"
+            f"*{self.points} points · about {self.minutes} minutes · difficulty {dots}*\n\n{self.statement}"
+        )

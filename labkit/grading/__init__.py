@@ -1,0 +1,7 @@
+"""Checking answers: in the notebook, from the command line, and what is kept of it."""
+
+from labkit.grading.check import check, hint, passed
+from labkit.grading.panel import progress_panel
+from labkit.grading.verdict import Verdict
+
+__all__ = ["Verdict", "check", "hint", "passed", "progress_panel"]

@@ -1,0 +1,67 @@
+"""What a learner calls in the notebook: `check(my_function)`, `passed(my_function)`, `hint(my_function)`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import exercise as find
+from labkit.grading.call import run_cases
+from labkit.grading.judge import SEEDS, judge, not_measured
+from labkit.grading.needs import missing
+from labkit.grading.progress import Progress
+from labkit.grading.verdict import Verdict
+
+
+def check(function: Callable[..., Any]) -> Verdict:
+    """Run an exercise's inputs through `function`, show the verdict, and keep it.
+
+    The exercise is found by the function's name. Nothing that the function does makes this raise; only a function
+    that belongs to no exercise does (`InvalidRequest`, with the names that exist).
+    """
+    exercise = find(getattr(function, "__name__", repr(function)))
+    verdict = check_quietly(exercise, function)
+    Progress().record(verdict)
+    show(str(verdict), verdict.html())
+    return verdict
+
+
+def check_quietly(exercise: Exercise, function: Callable[..., Any]) -> Verdict:
+    """The verdict alone: nothing is shown and nothing is kept."""
+    why = missing(exercise)
+    if why:
+        return not_measured(exercise, why)
+    return judge(exercise, {seed: run_cases(function, exercise, seed) for seed in SEEDS})
+
+
+def passed(function: Callable[..., Any] | str) -> bool:
+    """Whether this function passes now; if not, say which exercise to solve first (for cells that build on it)."""
+    name = function if isinstance(function, str) else getattr(function, "__name__", "")
+    exercise = find(name)
+    if isinstance(function, str):
+        done = Progress().standings()[exercise.name].points > 0
+    else:
+        done = check_quietly(exercise, function).points > 0
+    if not done:
+        print(f"Solve exercise {exercise.number} ({exercise.function}) first: this cell is built on your function.")
+    return done
+
+
+def hint(function: Callable[..., Any] | str) -> None:
+    """Show the next of the exercise's three hints, from a nudge to nearly the answer."""
+    exercise = find(function if isinstance(function, str) else getattr(function, "__name__", ""))
+    number = Progress().next_hint(exercise.name)
+    print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
+
+
+def show(text: str, html: str) -> None:
+    """Display in a notebook as HTML with a text twin; print where there is no notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        print(text)
+        return
+    from IPython.display import display
+
+    display({"text/plain": text, "text/html": html}, raw=True)  # type: ignore[no-untyped-call]

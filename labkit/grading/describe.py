@@ -1,0 +1,132 @@
+"""A wrong answer in words: what kind of value it is, how it relates to the right one, and where a tensor differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.comparison import Difference
+
+FACTORS = (
+    (2, "twice"),
+    (0.5, "half"),
+    (1000, "1000 times"),
+    (1e-3, "a thousandth of"),
+    (1e6, "a million times"),
+    (1e-6, "a millionth of"),
+    (8, "8 times"),
+    (1 / 8, "an eighth of"),
+    (1024**3 / 1e9, "1.074 times (GiB where GB is meant, or the other way)"),
+    (1e9 / 1024**3, "0.931 times (GB where GiB is meant, or the other way)"),
+    (-1, "the negative of"),
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A sentence for the learner, and lines that show the place."""
+
+    message: str
+    details: str
+
+
+def describe_difference(difference: Difference) -> Description:
+    """Put a difference into words."""
+    found, expected = difference.found, difference.expected
+    place = f"at {difference.path}" if difference.path else "your function"
+    shown = f"got      {brief(found)}\nexpected {brief(expected, hidden=True)}"
+    if difference.reason == "type":
+        forgot = " Did you forget `return`?" if found is None else ""
+        return Description(f"The answer {_at(difference)}is {_kind(found)}, {_kind(expected)} is asked for.{forgot}", shown)
+    if difference.reason == "shape":
+        turned = expected.dim() == 2 and tuple(found.shape) == tuple(expected.shape[::-1])
+        more = " It looks transposed." if turned else ""
+        return Description(f"The tensor {_at(difference)}has the wrong shape.{more}", shown)
+    if difference.reason == "dtype":
+        return Description(f"The tensor {_at(difference)}has the wrong dtype.", shown)
+    if difference.reason == "length":
+        return Description(f"{place.capitalize()} gives {len(found)} items, {len(expected)} are asked for.", shown)
+    if difference.reason == "keys":
+        keys = f"got      {found}\nexpected {expected}"
+        return Description(f"{place.capitalize()} gives a dictionary with other keys than those asked for.", keys)
+    if difference.reason == "not finite":
+        return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
+    if isinstance(expected, Tensor):
+        return _describe_tensor(found, expected, difference)
+    return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", shown)
+
+
+def brief(value: Any, *, hidden: bool = False) -> str:
+    """A value on one line; tensors by shape and dtype. `hidden` keeps numbers back, so that they cannot be copied."""
+    if isinstance(value, Tensor):
+        return f"tensor of shape {tuple(value.shape)}, {value.dtype}".replace("torch.", "")
+    if hidden:
+        return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _at(difference: Difference) -> str:
+    return f"at {difference.path} " if difference.path else ""
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "a tensor"
+    names = {"int": "a whole number", "float": "a number", "str": "a string", "NoneType": "None", "bool": "True or False"}
+    name = type(value).__name__
+    return names.get(name, f"a {name}")
+
+
+def _factor(found: Any, expected: Any) -> str:
+    """How a wrong number relates to the right one, when that tells something."""
+    if (
+        isinstance(expected, bool)
+        or not isinstance(expected, int | float)
+        or not isinstance(found, int | float)
+        or not expected
+    ):
+        return ""
+    ratio = found / expected
+    for factor, words in FACTORS:
+        if abs(ratio / factor - 1) < 1e-6:
+            return f": it is {words} the right one"
+    return ": it is too large" if ratio > 1 else ": it is too small"
+
+
+def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) -> Description:
+    a, b = found.detach().cpu().double(), expected.detach().cpu().double()
+    wrong = (a - b).abs() > 1e-3 * b.abs().max()
+    share = float(wrong.double().mean())
+    first = tuple(int(i[0]) for i in wrong.nonzero(as_tuple=True)) if wrong.any() else ()
+    if not bool(a.any()):
+        message = f"The tensor {_at(difference)}is all zeros."
+    else:
+        message = f"The tensor {_at(difference)}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
+    lines = [brief(found), f"largest error {float((a - b).abs().max()):.3g}, first at index {first}"]
+    return Description(message, "\n".join([*lines, mismatch_map(wrong)]))
+
+
+def _scale(a: Tensor, b: Tensor) -> str:
+    """Whether one number turns the right tensor into the wrong one, and which."""
+    if not bool(b.any()):
+        return ""
+    ratio = float((a * b).sum() / (b * b).sum())
+    if not ratio or float((a - ratio * b).abs().max()) > 1e-4 * float(b.abs().max()):
+        return ""
+    known = next((words for factor, words in FACTORS if abs(ratio / factor - 1) < 1e-3), "")
+    return f": every element is {known} the right one" if known else f": every element is off by the factor {ratio:.4g}"
+
+
+def mismatch_map(wrong: Tensor, rows: int = 8, columns: int = 48) -> str:
+    """A small picture of a tensor's elements: # where wrong, . where right, + where both meet in one cell."""
+    flat = wrong.reshape(-1, wrong.shape[-1]) if wrong.dim() else wrong.reshape(1, 1)
+    row_parts = torch.tensor_split(flat.double(), min(rows, flat.shape[0]), dim=0)
+    lines = []
+    for part in row_parts:
+        cells = [float(cell.mean()) for cell in torch.tensor_split(part, min(columns, flat.shape[1]), dim=1)]
+        lines.append("".join("#" if cell == 1 else "." if cell == 0 else "+" for cell in cells))
+    return "\n".join(lines)

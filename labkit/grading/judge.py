@@ -1,0 +1,89 @@
+"""From outcomes to a verdict: right, or wrong in a way that is known, or wrong in a way that can at least be described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from labkit.exercises.comparison import Difference
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.grading.call import NOT_ATTEMPTED, Outcome, call
+from labkit.grading.describe import describe_difference
+from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
+from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
+
+SEEDS = (11, 23, 47)
+"""Each check runs the cases of all of these."""
+
+
+def judge(exercise: Exercise, runs: dict[int, Sequence[Outcome]]) -> Verdict:
+    """The verdict on the outcomes of each seed's cases (see `run_cases`)."""
+    for seed, outcomes in runs.items():
+        cases = exercise.cases(seed)
+        expected = [exercise.reference(*case.args, **case.kwargs) for case in exercise.cases(seed)]
+        for index, outcome in enumerate(outcomes):
+            if outcome.error_kind == NOT_ATTEMPTED:
+                return untouched(exercise)
+            difference = None if outcome.error else exercise.comparison.difference(outcome.value, expected[index])
+            if outcome.error or difference:
+                known = _known_mistake(exercise, runs)
+                return _failed(exercise, cases[index], outcome, difference, known)
+            if outcome.changed:
+                message = f"The result is right, but your function changes its {outcome.changed}; work on a copy."
+                return make(exercise, FAILED, message, f"case: {cases[index].label}")
+        if len(outcomes) < len(cases):
+            return make(exercise, FAILED, f"Your function answered {len(outcomes)} of {len(cases)} cases.")
+    return make(exercise, PASSED, f"{sum(map(len, runs.values()))} inputs agree with the reference.")
+
+
+def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
+    """A verdict on this exercise; full points when it is passed, none otherwise."""
+    points = exercise.points if verdict == PASSED else 0
+    title = f"{exercise.number} {exercise.title}"
+    return Verdict(exercise.name, title, verdict, points, exercise.points, message, details)
+
+
+def untouched(exercise: Exercise) -> Verdict:
+    """The verdict on a stub, by the function's own name."""
+    message = f"{exercise.function} still raises NotImplementedError: write its body and remove that line."
+    return make(exercise, UNTOUCHED, message)
+
+
+def not_measured(exercise: Exercise, why: str) -> Verdict:
+    """The verdict where the machine lacks what the exercise needs."""
+    return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
+
+
+def _failed(exercise: Exercise, case: Case, outcome: Outcome, difference: Difference | None, known: Mistake | None) -> Verdict:
+    details = f"case: {case.label}"
+    if difference:
+        description = describe_difference(difference)
+        details += f"\n{description.details}"
+        message = known.message if known else description.message
+    else:
+        message = known.message if known else f"Your function did not finish: {outcome.error}."
+        details += f"\n{outcome.error}" if known else ""
+    return make(exercise, FAILED, message, details)
+
+
+def _known_mistake(exercise: Exercise, runs: dict[int, Sequence[Outcome]]) -> Mistake | None:
+    """The mistake whose implementation answers every case as the learner's function did."""
+    return next((mistake for mistake in exercise.mistakes if _answers_alike(exercise, mistake, runs)), None)
+
+
+def _answers_alike(exercise: Exercise, mistake: Mistake, runs: dict[int, Sequence[Outcome]]) -> bool:
+    for seed, outcomes in runs.items():
+        for case, outcome in zip(exercise.cases(seed), outcomes, strict=False):
+            theirs = call(mistake.implementation, case, exercise.seconds)
+            if bool(theirs.error) != bool(outcome.error) or theirs.error_kind != outcome.error_kind:
+                return False
+            if not outcome.error and not _equal(exercise, outcome.value, theirs.value):
+                return False
+    return True
+
+
+def _equal(exercise: Exercise, found: Any, expected: Any) -> bool:
+    try:
+        return exercise.comparison.difference(found, expected) is None
+    except Exception:  # a mistake may return something the comparison was not made for
+        return False

@@ -1,0 +1,24 @@
+"""What an exercise needs of a machine beyond a CPU, and whether this machine has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from labkit.environment import Machine, describe
+from labkit.exercises.exercise import Exercise
+
+NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
+    "cuda": ("an NVIDIA GPU", lambda machine: bool(machine.gpus)),
+    "two_gpus": ("two NVIDIA GPUs", lambda machine: len(machine.gpus) >= 2),
+    "triton_server": ("a Triton Inference Server", lambda machine: bool(machine.triton_server)),
+}
+"""What `Exercise.requires` can name: the words for it, and how to see whether it is there."""
+
+
+def missing(exercise: Exercise, machine: Machine | None = None) -> str:
+    """ "needs an NVIDIA GPU", say, or nothing when everything is there."""
+    if not exercise.requires:
+        return ""
+    here = machine or describe()
+    lacking = [NEEDS[need][0] for need in exercise.requires if not NEEDS[need][1](here)]
+    return f"needs {' and '.join(lacking)}" if lacking else ""

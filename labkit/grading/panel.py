@@ -1,0 +1,79 @@
+"""The progress panel of a lab: a widget in the notebook, with a text twin where there are no widgets."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import of_lab
+from labkit.grading.check import show
+from labkit.grading.progress import Progress, Standing
+from labkit.grading.verdict import PASSED
+
+_COLOURS = {PASSED: "#009E73", "failed": "#D55E00"}
+
+
+def progress_panel(lab: str) -> None:
+    """Show a lab's exercises with their standing, and buttons that give hints and look again."""
+    import sys
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    text = Progress().text(lab)
+    if shell is None or not hasattr(shell, "kernel"):
+        print(text)
+        return
+    try:
+        widget = _widget(lab)
+    except ImportError:
+        show(text, f"<pre>{html.escape(text)}</pre>")
+        return
+    from IPython.display import display
+
+    widget.add_class("labkit-panel")
+    display(widget)  # type: ignore[no-untyped-call]
+
+
+def _widget(lab: str) -> Any:
+    import ipywidgets
+
+    exercises = of_lab(lab)
+    table = ipywidgets.HTML(_table(lab))
+    chooser = ipywidgets.Dropdown(options=[(f"{e.number} {e.title}", e.name) for e in exercises], description="Exercise")
+    hint_button = ipywidgets.Button(description="Next hint", icon="lightbulb-o")
+    refresh = ipywidgets.Button(description="Look again", icon="refresh")
+    said = ipywidgets.HTML()
+
+    def give_hint(_: Any) -> None:
+        exercise = next(e for e in exercises if e.name == chooser.value)
+        number = Progress().next_hint(exercise.name)
+        said.value = f"<i>Hint {number + 1} of 3 for {exercise.number}:</i> {html.escape(exercise.hints[number])}"
+        table.value = _table(lab)
+
+    def look_again(_: Any) -> None:
+        table.value = _table(lab)
+
+    hint_button.on_click(give_hint)
+    refresh.on_click(look_again)
+    return ipywidgets.VBox([table, ipywidgets.HBox([chooser, hint_button, refresh]), said])
+
+
+def _table(lab: str) -> str:
+    standings = Progress().standings()
+    exercises = of_lab(lab)
+    reached, total = sum(standings[e.name].points for e in exercises), sum(e.points for e in exercises)
+    rows = "".join(_row(e, standings[e.name]) for e in exercises)
+    bar = (
+        "<div style='background:#8883;height:.6em;width:24em;border-radius:.3em'><div style='background:#009E73;"
+        f"height:100%;border-radius:.3em;width:{100 * reached / max(total, 1):.0f}%'></div></div>"
+    )
+    return f"<b>Lab {lab}: {reached} of {total} points</b>{bar}<table>{rows}</table>"
+
+
+def _row(exercise: Exercise, standing: Standing) -> str:
+    colour = _COLOURS.get(standing.verdict, "#777777")
+    hints = f", {standing.hints} hints" if standing.hints else ""
+    return (
+        f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
+        f"<td style='color:{colour}'>{standing.verdict}</td><td>{standing.points}/{exercise.points}{hints}</td></tr>"
+    )

@@ -1,0 +1,57 @@
+"""Plain values across a process border as JSON and safetensors: nothing that could run code when it is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+
+def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A JSON form of a value; tensors go into `tensors` under a number and are referred to by it.
+
+    Anything that is not plain (numbers, strings, booleans, None, tensors, lists, tuples, dictionaries with string or
+    number keys) becomes a note of what it was.
+    """
+    if isinstance(value, Tensor):
+        key = str(len(tensors))
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if value is None or isinstance(value, bool | str | int):
+        return {"plain": value}
+    if isinstance(value, float):
+        return {"plain": value} if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, list | tuple):
+        return {"list": [encode(item, tensors) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[encode(key, tensors), encode(item, tensors)] for key, item in value.items()]}
+    return {"other": type(value).__name__}
+
+
+class Foreign:
+    """Stands for a value that was not plain; equal to nothing."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"<a {self.kind}>"
+
+
+def decode(coded: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value again; raises `KeyError` or `ValueError` for a form that `encode` does not write."""
+    ((kind, content),) = coded.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "plain":
+        return content
+    if kind == "float":
+        return float(content)
+    if kind == "list":
+        return [decode(item, tensors) for item in content]
+    if kind == "dict":
+        return {decode(key, tensors): decode(item, tensors) for key, item in content}
+    return Foreign(str(content))
