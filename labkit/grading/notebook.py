@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,12 @@ def run_apart(exercise: Exercise, source: str) -> Verdict:
             return make(exercise, FAILED, f"What came back from your function could not be read: {error}")
 
 
-def _read(folder: Path) -> dict[int, list[Outcome]]:
+def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "tensors.safetensors")
     runs: dict[str, list[dict[str, Any]]] = json.loads((folder / "outcomes.json").read_text("utf-8"))
-    return {
-        int(seed): [Outcome(**{**row, "value": decode(row["value"], tensors)}) for row in rows] for seed, rows in runs.items()
-    }
+    found: dict[int, Sequence[Outcome]] = {}
+    for seed, rows in runs.items():
+        found[int(seed)] = [Outcome(**{**row, "value": decode(row["value"], tensors)}) for row in rows]
+    return found

@@ -153,7 +153,7 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
     source = lab.source.read_text("utf-8")
     solved = execute(solved_notebook(source), lab.solved.parent, lab.source.name)
     for path, notebook in ((lab.student, student_notebook(source)), (lab.solved, solved)):
-        write_atomically(path, nbformat.writes(notebook) + "\n")
+        write_atomically(path, nbformat.writes(notebook) + "\n")  # type: ignore[no-untyped-call]
     return [lab.student, lab.solved]
 
 

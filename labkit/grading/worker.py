@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,14 @@ def limit(cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """An outcome as JSON; its tensors go into `tensors`."""
+    from labkit.grading.values import encode
+
+    value = encode(outcome.value, tensors)
+    return {"value": value, "error": outcome.error, "error_kind": outcome.error_kind, "changed": outcome.changed}
+
+
 def main() -> None:
     """Run one job: `{exercise, function, source, seeds, cpu_seconds}` to `OUT/outcomes.json` and `OUT/tensors.safetensors`."""
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
@@ -33,7 +40,6 @@ def main() -> None:
 
     from labkit.exercises.registry import exercise as find
     from labkit.grading.call import Outcome, run_cases
-    from labkit.grading.values import encode
 
     exercise = find(job["exercise"])
     limit(job["cpu_seconds"])
@@ -44,14 +50,12 @@ def main() -> None:
         exec(compile(job["source"], "submission", "exec"), scope)
         function = scope[job["function"]]
     except Exception as error:
-        failed = Outcome(
-            error=f"the notebook's definitions do not run: {type(error).__name__}: {error}", error_kind="Definition"
-        )
-        runs = {str(seed): [asdict(failed) | {"value": {"plain": None}}] for seed in job["seeds"]}
+        words = f"the notebook's definitions do not run: {type(error).__name__}: {error}"
+        failed = Outcome(error=words, error_kind="Definition")
+        runs = {str(seed): [row_of(failed, tensors)] for seed in job["seeds"]}
     else:
         for seed in job["seeds"]:
-            outcomes = run_cases(function, exercise, seed)
-            runs[str(seed)] = [asdict(o) | {"value": encode(o.value, tensors)} for o in outcomes]
+            runs[str(seed)] = [row_of(outcome, tensors) for outcome in run_cases(function, exercise, seed)]
     save_file(tensors, out / "tensors.safetensors")
     (out / "outcomes.json").write_text(json.dumps(runs), "utf-8")
 
