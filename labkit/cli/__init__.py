@@ -5,19 +5,37 @@ Command modules import torch and other heavy packages inside their functions onl
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from labkit.cli.output import report_errors
 
 app = typer.Typer(
     name="labkit",
-    help="Inference of large language models, hands on: a GPT-J engine and the course around it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("doctor", "fetch", "generate", "evaluate", "bench", "check", "release", "tour")
+COMMANDS = ("doctor", "fetch", "generate", "evaluate", "bench", "check", "release", "tour", "lab")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from labkit import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Inference of large language models, hands on: a GPT-J engine and the course around it."""
 
 
 def _register() -> None:

@@ -34,7 +34,8 @@ class Exercise:
     `function` is the name the learner writes; `cases` makes inputs from a seed (ragged, size 1 and not powers of two
     among them); `reference` is right; each of `mistakes` is wrong on at least one case of every seed; `hints` go from
     a nudge to nearly the answer. `requires` names what the machine must have ("cuda", ...), else the verdict is "not
-    measured here".
+    measured here". `observe` turns a call's case and value into what is compared, for answers that also lie in what
+    the function did to its arguments. `seconds` bounds one call.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, str, str]
     requires: tuple[str, ...] = ()
+    observe: Callable[[Case, Any], Any] = lambda case, value: value
     seconds: float = 20.0
 
     def __post_init__(self) -> None:
@@ -60,6 +62,10 @@ class Exercise:
                 f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
                 "4 to 8 mistakes, difficulty 1 to 5 and 3 hints are the form"
             )
+
+    def answer(self, case: Case) -> Any:
+        """What the reference gives for a case."""
+        return self.observe(case, self.reference(*case.args, **case.kwargs))
 
     def heading(self) -> str:
         """The Markdown that opens the exercise in a notebook."""

@@ -41,11 +41,17 @@ def run_cases(function: Callable[..., Any], exercise: Exercise, seed: int) -> li
     untouched = exercise.cases(seed)
     outcomes = []
     for case, original in zip(exercise.cases(seed), untouched, strict=True):
-        outcome = call(function, case, exercise.seconds)
+        outcome = call_and_observe(function, exercise, case)
         outcomes.append(outcome if outcome.error else Outcome(outcome.value, changed=_changed(case, original)))
         if outcome.error_kind in (NOT_ATTEMPTED, OutOfTimeError.__name__):
             break
     return outcomes
+
+
+def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case) -> Outcome:
+    """Call `function` on one case; the value is what the exercise observes of it."""
+    outcome = call(function, case, exercise.seconds)
+    return outcome if outcome.error else Outcome(exercise.observe(case, outcome.value))
 
 
 def call(function: Callable[..., Any], case: Case, seconds: float) -> Outcome:

@@ -7,7 +7,7 @@ from typing import Any
 
 from labkit.exercises.comparison import Difference
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.grading.call import NOT_ATTEMPTED, Outcome, call
+from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
 from labkit.grading.describe import describe_difference
 from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
@@ -20,7 +20,7 @@ def judge(exercise: Exercise, runs: dict[int, Sequence[Outcome]]) -> Verdict:
     """The verdict on the outcomes of each seed's cases (see `run_cases`)."""
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
-        expected = [exercise.reference(*case.args, **case.kwargs) for case in exercise.cases(seed)]
+        expected = [exercise.answer(case) for case in exercise.cases(seed)]
         for index, outcome in enumerate(outcomes):
             if outcome.error_kind == NOT_ATTEMPTED:
                 return untouched(exercise)
@@ -74,7 +74,7 @@ def _known_mistake(exercise: Exercise, runs: dict[int, Sequence[Outcome]]) -> Mi
 def _answers_alike(exercise: Exercise, mistake: Mistake, runs: dict[int, Sequence[Outcome]]) -> bool:
     for seed, outcomes in runs.items():
         for case, outcome in zip(exercise.cases(seed), outcomes, strict=False):
-            theirs = call(mistake.implementation, case, exercise.seconds)
+            theirs = call_and_observe(mistake.implementation, exercise, case)
             if bool(theirs.error) != bool(outcome.error) or theirs.error_kind != outcome.error_kind:
                 return False
             if not outcome.error and not _equal(exercise, outcome.value, theirs.value):

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from labkit.builtin.corpus import Corpus, split_pieces
 from labkit.builtin.train import (
+    HeadLoss,
     Recipe,
     TrainableGPTJ,
     batch_at,
@@ -32,6 +33,7 @@ SMALL = Recipe(
     tokens_per_step=64,
     short_context=16,
     warmup_steps=2,
+    precision="fp32",
 )
 
 
@@ -141,3 +143,15 @@ def test_pieces_are_the_text() -> None:
     pieces = split_pieces(text, 4096)
     assert "".join(pieces) == text
     assert all(4096 <= len(piece) < 4200 for piece in pieces[:-1])
+
+
+def test_head_loss_has_cross_entropys_value_and_gradients() -> None:
+    draw = torch.Generator().manual_seed(11)
+    leaves = [torch.randn(shape, generator=draw, requires_grad=True) for shape in ((301, 24), (97, 24), (97,))]
+    targets = torch.randint(97, (301,), generator=draw)
+    targets[::5] = -100
+    loss = 1.7 * HeadLoss.apply(*leaves, targets, torch.float32)
+    expected = 1.7 * torch.nn.functional.cross_entropy(leaves[0] @ leaves[1].T + leaves[2], targets)
+    for ours, theirs in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)

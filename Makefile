@@ -1,0 +1,28 @@
+.PHONY: lab test tour env bench gpu docker release lint
+
+lab: env  ## the environment, a look at the machine, JupyterLab at lab 00
+	.venv/bin/labkit lab
+
+test: env  ## every test that this machine can run
+	.venv/bin/python -m pytest
+
+tour: env  ## the solved labs without a browser, and the ladder they climb
+	.venv/bin/labkit tour
+
+env:  ## the environment alone
+	@environment/setup.sh
+
+bench: env  ## labkit against its peers on this machine; writes the record
+	.venv/bin/labkit bench --batch 1,8 --against hf --save tests/benchmarks/results/bench_$(shell uname -m)_cpu.json
+
+gpu:  ## all GPU tests and benchmarks in one call; needs a GPU and a Python with a CUDA build of torch
+	PYTHONPATH=. $(or $(PYTHON),python3) -m tests.gpu
+
+docker:  ## the learner's image
+	docker build --file docker/Dockerfile --tag labkit-course .
+
+release: env  ## labs/ and solutions/*.ipynb from solutions/*.py
+	.venv/bin/labkit release
+
+lint: env
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

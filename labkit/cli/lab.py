@@ -1,0 +1,61 @@
+"""`labkit lab`: a look at the machine, then JupyterLab at the first lab."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import say
+from labkit.errors import InvalidRequest, NotAvailable
+
+
+def lab(
+    course: Annotated[Path, typer.Option(help="The course's folder, with labs/.")] = Path(),
+    ip: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it yourself.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="First port to try; the next free one is taken.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser, where there is a display.")] = True,
+) -> None:
+    """Show what this machine is and open JupyterLab at lab 00; its address is printed.
+
+    Run again, it names the server that is already running for this folder and starts no second one.
+
+    Example: labkit lab --port 9000
+    """
+    from labkit.cli.doctor import doctor
+
+    labs = sorted((course / "labs").glob("[0-9][0-9]_*.ipynb"))
+    if not labs:
+        raise InvalidRequest(f"{course.resolve()} has no labs/NN_slug.ipynb; run this in the course's folder, or name it")
+    doctor()
+    running = running_server(course)
+    first = labs[0].relative_to(course)
+    if running:
+        print(f"JupyterLab is already running here: {address(running, first)}")
+        return
+    has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or sys.platform == "darwin"
+    arguments = [f"--ServerApp.ip={ip}", f"--ServerApp.port={port}", f"--ServerApp.root_dir={course.resolve()}"]
+    arguments += [f"--LabApp.default_url=/lab/tree/{first.as_posix()}"]
+    arguments += [] if browser and has_display else ["--no-browser"]
+    arguments += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    say("JupyterLab starts; open the address it prints below. Ctrl-C ends it, your notebooks and progress stay.")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
+
+
+def running_server(course: Path) -> dict[str, str] | None:
+    """The running Jupyter server whose root is this folder, or None."""
+    try:
+        from jupyter_server.serverapp import list_running_servers
+    except ImportError as error:
+        raise NotAvailable("JupyterLab is not installed; run `make env`, or install labkit with its extra 'lab'") from error
+    here = str(course.resolve())
+    return next((server for server in list_running_servers() if server.get("root_dir") == here), None)
+
+
+def address(server: dict[str, str], notebook: Path) -> str:
+    """What to open in a browser for a notebook on a running server."""
+    return f"{server['url']}lab/tree/{notebook.as_posix()}?token={server['token']}"

@@ -1,0 +1,47 @@
+"""A device that works behind your back, as a GPU does: launching returns at once, the work is done later.
+
+Its time is virtual and exact, so a timing function that forgets to wait is wrong by a known amount on every machine.
+"""
+
+from __future__ import annotations
+
+import random
+
+LAUNCH_SECONDS = 20e-6
+COLD_RUNS = 3
+COLD_FACTOR = 12.0
+
+
+class AsyncDevice:
+    """Runs steps one after the other on a queue of its own, and keeps the clock of the host that launches them.
+
+    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long, as they do while kernels are compiled and caches fill.
+    """
+
+    def __init__(self, seed: int, step_seconds: float = 2e-3) -> None:
+        self._draw = random.Random(seed)
+        self._step_seconds = step_seconds
+        self._now = 0.0
+        self._busy_until = 0.0
+        self._launched = 0
+
+    def launch(self) -> None:
+        """Put one step on the queue and return at once."""
+        self._now += LAUNCH_SECONDS
+        cold = COLD_FACTOR if self._launched < COLD_RUNS else 1.0
+        work = self._step_seconds * cold * self._draw.uniform(0.9, 1.3)
+        self._busy_until = max(self._busy_until, self._now) + work
+        self._launched += 1
+
+    def synchronize(self) -> None:
+        """Wait until the queue is empty."""
+        self._now = max(self._now, self._busy_until)
+
+    def clock(self) -> float:
+        """The host's time in seconds; reading it costs nothing."""
+        return self._now
+
+    @property
+    def launched(self) -> int:
+        """How many steps were launched so far."""
+        return self._launched

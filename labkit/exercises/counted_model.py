@@ -1,0 +1,40 @@
+"""A little GPT-J with the calling form of `transformers`, which counts the tokens that each call feeds it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.synthetic import SyntheticCheckpoint
+from labkit.config import GPTJConfig
+from labkit.engine import GPTJ, KVCache
+
+_CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, context_length=64, vocab_size=61)
+
+
+class CountedModel:
+    """Seeded random weights; `fed` lists the tokens a sequence was fed in each call.
+
+    Called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` gives `logits`
+    `[batch, fed, vocab_size]` and `past_key_values`, of which nothing may be assumed but that it can be handed on.
+    """
+
+    vocab_size = _CONFIG.vocab_size
+
+    def __init__(self, seed: int) -> None:
+        weights = SyntheticCheckpoint(_CONFIG, "counted model", seed)
+        self._model = GPTJ.from_tensors(_CONFIG, lambda name: weights.read(name, dtype=torch.float32))
+        self.fed: list[int] = []
+
+    def __call__(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = True) -> SimpleNamespace:
+        """Run `input_ids` `[batch, fed]` behind what `past_key_values` has seen."""
+        self.fed.append(int(input_ids.shape[1]))
+        seen: Tensor = input_ids if past_key_values is None else torch.cat((past_key_values, input_ids), dim=1)
+        rows = []
+        for row in seen:
+            cache = KVCache(_CONFIG, 1, len(row), device=torch.device("cpu"), dtype=torch.float32)
+            rows.append(self._model.prefill([row], cache, [0], all_logits=True)[-input_ids.shape[1] :])
+        return SimpleNamespace(logits=torch.stack(rows), past_key_values=seen if use_cache else None)

@@ -1,0 +1,35 @@
+"""GPT-J shapes for exercises: the real one, and odd ones drawn from a seed, so that no formula fits by luck."""
+
+from __future__ import annotations
+
+import random
+
+from labkit.config import GPT_J_6B, GPTJConfig
+
+
+def odd_config(draw: random.Random) -> GPTJConfig:
+    """A shape with a head size that is no power of two and an MLP that is not four times as wide."""
+    heads, head_dim = draw.choice([1, 3, 5, 12]), draw.choice([6, 10, 18, 34])
+    hidden = heads * head_dim
+    return GPTJConfig(
+        hidden_size=hidden,
+        num_layers=draw.choice([1, 2, 5, 7]),
+        num_heads=heads,
+        rotary_dim=draw.choice([2, 4, 6]),
+        context_length=draw.choice([33, 100, 2048]),
+        vocab_size=draw.choice([59, 1001, 50400]),
+        intermediate_size=draw.choice([hidden * 3 + 1, hidden * 5, hidden * 4]),
+    )
+
+
+def some_configs(seed: int) -> list[tuple[str, GPTJConfig]]:
+    """GPT-J 6B and four odd shapes, each with a label."""
+    draw = random.Random(seed)
+    odd = [odd_config(draw) for _ in range(4)]
+    return [
+        ("GPT-J 6B", GPT_J_6B),
+        *(
+            (f"hidden {c.hidden_size}, layers {c.num_layers}, inner {c.intermediate_size}, vocab {c.vocab_size}", c)
+            for c in odd
+        ),
+    ]

@@ -1,0 +1,72 @@
+"""Every exercise, three ways: the stub is named, the reference passes, each planted mistake earns its own sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import all_exercises
+from labkit.grading.call import run_cases
+from labkit.grading.judge import SEEDS, judge
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+
+EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
+MISTAKES = [(name, index) for name, exercise in EXERCISES.items() for index in range(len(exercise.mistakes))]
+
+
+def verdict_on(exercise: Exercise, function: Any, seeds: tuple[int, ...] = SEEDS) -> Verdict:
+    return judge(exercise, {seed: run_cases(function, exercise, seed) for seed in seeds})
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_untouched_stub_is_named(name: str) -> None:
+    def stub(*arguments: Any) -> Any:
+        raise NotImplementedError(EXERCISES[name].function)
+
+    verdict = verdict_on(EXERCISES[name], stub)
+    assert verdict.verdict == NOT_ATTEMPTED
+    assert verdict.points == 0
+    assert EXERCISES[name].function in verdict.message
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("seeds", [SEEDS, (1, 2), (1000, 31337, 77)])
+def test_reference_passes(name: str, seeds: tuple[int, ...]) -> None:
+    verdict = verdict_on(EXERCISES[name], EXERCISES[name].reference, seeds)
+    assert verdict.verdict == PASSED, str(verdict)
+    assert verdict.points == EXERCISES[name].points
+
+
+@pytest.mark.parametrize(("name", "index"), MISTAKES)
+@pytest.mark.parametrize("seeds", [SEEDS, (5, 600)])
+def test_planted_mistake_earns_its_own_sentence(name: str, index: int, seeds: tuple[int, ...]) -> None:
+    mistake = EXERCISES[name].mistakes[index]
+    verdict = verdict_on(EXERCISES[name], mistake.implementation, seeds)
+    assert verdict.verdict == FAILED
+    assert verdict.message == mistake.message
+    assert verdict.points == 0
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_answers_without_thought_fail(name: str) -> None:
+    exercise = EXERCISES[name]
+    first = exercise.answer(exercise.cases(SEEDS[0])[0])
+    for constant in (None, 0, 0.0, "", [], first):
+        assert verdict_on(exercise, lambda *arguments, answer=constant: answer).verdict == FAILED
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_form(name: str) -> None:
+    exercise = EXERCISES[name]
+    assert exercise.number.startswith(f"{int(exercise.lab)}.")
+    assert len(exercise.statement.split()) < 90
+    assert all(0 < len(hint.split()) < 40 for hint in exercise.hints)
+    assert len({mistake.message for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    assert len({case.label for case in exercise.cases(3)}) > 3
+    assert exercise.function == exercise.name.split(".")[1]
+
+
+def test_function_names_are_unique_over_all_labs() -> None:
+    assert len({exercise.function for exercise in EXERCISES.values()}) == len(EXERCISES)
