@@ -2,7 +2,7 @@
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.fetch import FetchResult, fetch
-from labkit.checkpoints.resolve import open_checkpoint
+from labkit.checkpoints.resolve import config_of, open_checkpoint
 from labkit.checkpoints.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "FetchResult", "Tokenizer", "expected_shapes", "fetch", "open_checkpoint"]
+__all__ = ["Checkpoint", "FetchResult", "Tokenizer", "config_of", "expected_shapes", "fetch", "open_checkpoint"]

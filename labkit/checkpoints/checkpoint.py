@@ -53,26 +53,52 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """One tensor, or the given rows and columns of it, on `device` in `dtype` (left out: as stored).
 
+        Slices may count from the end but have no step.
         Raises `CheckpointError` naming the tensor when it is missing, short, misshapen, or holds NaN or infinity
         (after rounding to `dtype`, too).
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:
             raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
-        rows = slice(*(rows or slice(None)).indices(shape[0]))
-        if columns is not None:
-            columns = slice(*columns.indices(shape[1]))
-        tensor = self._read(name, shape, rows, columns, torch.device(device))
-        tensor = tensor.to(device=device, dtype=dtype or tensor.dtype)
-        if not bool(torch.isfinite(tensor).all()):
+        if columns is not None and len(shape) == 1:
+            raise InvalidRequest(f"{name} has one dimension; ask for rows of it, not for columns")
+        rows = _span(rows or slice(None), shape[0])
+        columns = None if columns is None else _span(columns, shape[1])
+        size = [part.stop - part.start for part in (rows, columns) if part]
+        tensor = torch.empty(size if columns else [*size, *shape[1:]], device=device, dtype=dtype or self._stored_dtype(name))
+        self._read(name, rows, columns, tensor)
+        if not _all_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(f"{self.name}: {name} holds {bad} values that are NaN or infinite as {tensor.dtype}")
         return tensor
 
     @abstractmethod
-    def _read(self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device) -> Tensor:
-        """Rows (and columns, if given) of one tensor whose whole shape must be `shape`."""
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        """What one tensor is stored as."""
+
+    @abstractmethod
+    def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
+        """Fill `target`, of any dtype and device, with rows (and columns, if given) of a tensor.
+
+        Both slices are plain and in range. Little memory besides `target` may be used.
+        """
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that belongs to the weights; raises `NotAvailable` when there is none."""
+
+
+def _span(part: slice, length: int) -> slice:
+    """A slice as two plain positions, the second not below the first; raises `InvalidRequest` for one with a step."""
+    start, stop, step = part.indices(length)
+    if step != 1:
+        raise InvalidRequest(f"the slice {part} has a step; neighbouring rows and columns can be read")
+    return slice(start, max(start, stop))
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, without a temporary of the tensor's size: both reach the extremes."""
+    if tensor.numel() == 0:
+        return True
+    lowest, highest = tensor.aminmax()
+    return bool(torch.isfinite(lowest) & torch.isfinite(highest))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
+from labkit.checkpoints.pytorch_file import PytorchFile
 from labkit.checkpoints.safetensors_file import SafetensorsFile
+from labkit.checkpoints.tensor_file import TensorFile
 from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError, NotAvailable
@@ -33,30 +34,23 @@ class DirectoryCheckpoint(Checkpoint):
         verify_checksums(path)
         self._tensors = _open_tensors(path)
         self._check_tensors()
-        self.weight_dtype = self._dtype_of("transformer.wte.weight")
+        self.weight_dtype = self._stored_dtype("transformer.wte.weight")
 
     def _check_tensors(self) -> None:
         for name, shape in expected_shapes(self.config).items():
             if name not in self._tensors:
-                raise CheckpointError(f"{self.path} lacks the weight {name} (shape {shape}); the checkpoint is incomplete")
-            found = self._shape_of(name)
+                raise CheckpointError(
+                    f"{self.path} lacks the weight {name} (shape {shape}, floating point); the checkpoint is incomplete"
+                )
+            found = self._tensors[name].entries[name].shape
             if found != shape:
                 raise CheckpointError(f"{self.path}: {name} has shape {found}, but config.json calls for {shape}")
 
-    def _shape_of(self, name: str) -> tuple[int, ...]:
-        home = self._tensors[name]
-        return home.entries[name].shape if isinstance(home, SafetensorsFile) else tuple(home.shape)
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        return self._tensors[name].entries[name].dtype
 
-    def _dtype_of(self, name: str) -> torch.dtype:
-        home = self._tensors[name]
-        return home.entries[name].dtype if isinstance(home, SafetensorsFile) else home.dtype
-
-    def _read(self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device) -> Tensor:
-        home = self._tensors[name]
-        if isinstance(home, SafetensorsFile):
-            return home.read(name, rows, columns)
-        part = home[rows]
-        return part if columns is None else part[:, columns]
+    def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
+        self._tensors[name].read(name, rows, columns, target)
 
     def tokenizer(self) -> Tokenizer:
         """The directory's `tokenizer.json`."""
@@ -67,39 +61,37 @@ class DirectoryCheckpoint(Checkpoint):
         return Tokenizer(file)
 
 
-def _open_tensors(path: Path) -> dict[str, SafetensorsFile | Tensor]:
-    """Each tensor's file, or the (mapped) tensor itself when the weights are a `pytorch_model.bin`."""
+def _open_tensors(path: Path) -> dict[str, TensorFile]:
+    """Each tensor's file."""
     if (path / SAFETENSORS_INDEX).exists():
         return _open_shards(path)
     if (path / "model.safetensors").exists():
-        file = SafetensorsFile(path / "model.safetensors")
-        return dict.fromkeys(file.entries, file)
+        return _in_one_file(SafetensorsFile(path / "model.safetensors"))
     if (path / "pytorch_model.bin").exists():
-        return _open_pickle(path / "pytorch_model.bin")
+        return _in_one_file(PytorchFile(path / "pytorch_model.bin"))
     raise CheckpointError(f"{path} holds no weights: model.safetensors, {SAFETENSORS_INDEX} or pytorch_model.bin is looked for")
 
 
-def _open_shards(path: Path) -> dict[str, SafetensorsFile | Tensor]:
+def _in_one_file(file: TensorFile) -> dict[str, TensorFile]:
+    return dict.fromkeys(file.entries, file)
+
+
+def _open_shards(path: Path) -> dict[str, TensorFile]:
     index = path / SAFETENSORS_INDEX
     try:
         weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
         names = {tensor: Path(file).name for tensor, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no safetensors index: {error!r}") from error
-    files = {file: SafetensorsFile(path / file) for file in sorted(set(names.values()))}
+    files: dict[str, SafetensorsFile] = {}
     for tensor, file in names.items():
-        if tensor not in files[file].entries:
+        if not (path / file).exists():
+            raise CheckpointError(f"{path} lacks {file}, where {index.name} says that {tensor} is")
+        if file not in files:
+            files[file] = SafetensorsFile(path / file)
+        if tensor not in files[file].names:
             raise CheckpointError(f"{path / file} lacks {tensor}, which {index.name} says it holds")
-    return {tensor: files[file] for tensor, file in names.items()}
-
-
-def _open_pickle(path: Path) -> dict[str, SafetensorsFile | Tensor]:
-    """Map a PyTorch file; only tensors are accepted from it, so it cannot run code."""
-    try:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
-    except Exception as error:  # torch raises many kinds here
-        raise CheckpointError(f"cannot read {path} as tensors only: {str(error).splitlines()[0]}") from error
+    return {tensor: files[file] for tensor, file in names.items() if tensor in files[file].entries}
 
 
 def verify_checksums(path: Path) -> None:
@@ -110,13 +102,17 @@ def verify_checksums(path: Path) -> None:
     sums = path / CHECKSUMS
     if not sums.exists():
         return
-    for line in sums.read_text("utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        file = path / Path(name.strip().lstrip("*")).name
-        if not file.exists():
+    for line in sums.read_text("utf-8", "replace").splitlines():
+        if not line.strip():
+            continue
+        expected, _, name = line.strip().partition(" ")
+        file = path / Path(name.strip().removeprefix("*")).name  # a star marks binary mode
+        if len(expected) != 64 or file == path:
+            raise CheckpointError(f"{sums} has a line {line!r}; the form that sha256sum writes is accepted")
+        if not file.is_file():
             raise CheckpointError(f"{path} lacks {file.name}, which {CHECKSUMS} lists")
         found = sha256_of(file)
-        if found != expected.strip().lower():
+        if found != expected.lower():
             raise CheckpointError(f"{file} has sha256 {found}, but {CHECKSUMS} says {expected}; fetch it again")
 
 

@@ -1,23 +1,34 @@
 """Getting a named model's files onto this disk: the built-in one is there already, the others come from a hub.
 
-A download checks the disk first, shows its progress, goes on where an earlier one stopped, and is verified against
-the hub's SHA-256 before it counts. `LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1`
-forbids the network.
+A download checks the disk first, shows its progress, goes on where an earlier one stopped (be it in another process),
+and is verified against the hub's checksums before it counts. `LABKIT_HUB_ENDPOINT` names a mirror with the hub's
+interface; `HF_HUB_OFFLINE=1` forbids the network.
+
+The files are streamed here rather than by `hf_hub_download`, because that throws a file away when its connection
+fails for good or its process dies, which 12 GB are too much for.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING
 
 from labkit.checkpoints.directory import sha256_of
+from labkit.config import GPT_J_6B, GPTJConfig
 from labkit.errors import CheckpointError, InsufficientResources, InvalidRequest, NotAvailable
 from labkit.home import home, write_atomically
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 BUILT_IN = {"gptj-tiny": Path(__file__).parents[1] / "builtin" / "gptj-tiny"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -25,16 +36,18 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class HubModel:
-    """A repository on the hub, the branch to take, and the files of it that are needed."""
+    """A repository on the hub, the branch to take, the model's shape, and the files of the repository that are needed."""
 
     repository: str
     revision: str
+    config: GPTJConfig
     files: tuple[str, ...] = ("config.json", "tokenizer.json", "tokenizer_config.json", "pytorch_model.bin")
 
 
-HUB_MODELS = {"gpt-j-6b": HubModel("EleutherAI/gpt-j-6b", "float16")}
+HUB_MODELS = {"gpt-j-6b": HubModel("EleutherAI/gpt-j-6b", "float16", GPT_J_6B)}
 ATTEMPTS = 5
 MARKER = "fetched.json"
+ANSWER_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
     if name in BUILT_IN:
         path = BUILT_IN[name]
     elif name in HUB_MODELS:
-        path = home() / "models" / name
+        path = local_path(name)
         if not _is_complete(path):
             _download(HUB_MODELS[name], path)
     else:
@@ -63,6 +76,11 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
         raise InvalidRequest(f"{name!r} has no files to fetch; {known} have (synthetic models need none)")
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return FetchResult(path, size, _checksum(path) if with_checksum else "")
+
+
+def local_path(name: str) -> Path:
+    """Where the files of a hub's model are, or will be, on this disk."""
+    return home() / "models" / name
 
 
 def _checksum(path: Path) -> str:
@@ -73,76 +91,182 @@ def _is_complete(path: Path) -> bool:
     try:
         sizes: dict[str, int] = json.loads((path / MARKER).read_text("utf-8"))
         return all((path / file).stat().st_size == size for file, size in sizes.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, TypeError):  # no marker, or what is no marker
         return False
 
 
 def _download(model: HubModel, path: Path) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         raise NotAvailable(
             f"{model.repository} is not on this disk and HF_HUB_OFFLINE forbids fetching it; unset that, or use "
             "gptj-tiny or gpt-j-6b-synthetic"
         )
+    with _locked(path):
+        if _is_complete(path):  # another process fetched it while this one waited for the lock
+            return
+        files = _listed_files(model, path)
+        missing = [file for file in files if not (file.path.exists() and file.is_right(file.path))]
+        _check_disk(path, missing)
+        for file in missing:
+            _download_file(file, model.repository)
+        write_atomically(path / MARKER, json.dumps({file.path.name: file.size for file in files}))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the same files meanwhile; the lock ends with the process, however it ends."""
+    import fcntl
+
+    path.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class _HubFile:
+    """One file: where it comes from and goes to, and what the hub states of it.
+
+    The hub states the SHA-256 of large files and git's object id (a SHA-1) of small ones.
+    """
+
+    url: str
+    path: Path
+    size: int
+    sha256: str | None
+    git_id: str | None
+
+    @property
+    def partial(self) -> Path:
+        """What has come so far; named for the content, so that parts of two versions never meet in one file."""
+        return self.path.with_name(f"{self.path.name}.{(self.sha256 or self.git_id or '')[:12]}.partial")
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come so far."""
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+    def is_right(self, path: Path) -> bool:
+        """Whether a file has the stated size and checksum."""
+        if path.stat().st_size != self.size:
+            return False
+        if self.sha256:
+            return sha256_of(path) == self.sha256
+        return not self.git_id or _git_id_of(path) == self.git_id
+
+
+def _git_id_of(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
+    """Ask the hub for the commit that the branch is at, and for its files."""
+    from huggingface_hub import HfApi, hf_hub_url
+
     endpoint = os.environ.get("LABKIT_HUB_ENDPOINT") or None
     try:
-        info = HfApi(endpoint=endpoint).model_info(model.repository, revision=model.revision, files_metadata=True)
-    except (HfHubHTTPError, OSError) as error:
+        info = HfApi(endpoint=endpoint).model_info(
+            model.repository, revision=model.revision, files_metadata=True, timeout=ANSWER_SECONDS
+        )
+        rows = {row.rfilename: row for row in info.siblings or [] if row.size is not None}
+    except Exception as error:  # the client, and an answer that no hub gives, raise many kinds
         raise NotAvailable(
             f"cannot reach the hub for {model.repository}: {_first_line(error)}; check the network or set "
             "LABKIT_HUB_ENDPOINT to a mirror"
         ) from error
-    files = {row.rfilename: row for row in info.siblings or [] if row.rfilename in model.files}
-    _check_disk(path, sum(row.size or 0 for row in files.values()))
-    for file, row in files.items():
-        _download_file(model, file, path, endpoint)
-        _verify(path / file, row)
-    write_atomically(path / MARKER, json.dumps({file: (path / file).stat().st_size for file in files}))
+    absent = [name for name in model.files if name not in rows]
+    if absent:
+        raise NotAvailable(
+            f"the hub lists no {', '.join(absent)} of {model.repository} at {model.revision}; set LABKIT_HUB_ENDPOINT to "
+            "one that does"
+        )
+
+    def as_file(name: str, row: RepoSibling) -> _HubFile:
+        url = hf_hub_url(model.repository, name, revision=info.sha or model.revision, endpoint=endpoint)
+        return _HubFile(url, path / name, row.size or 0, row.lfs.sha256 if row.lfs else None, None if row.lfs else row.blob_id)
+
+    return [as_file(name, rows[name]) for name in model.files]
 
 
-def _check_disk(path: Path, needed: int) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    present = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def _check_disk(path: Path, files: list[_HubFile]) -> None:
+    needed = sum(file.size - file.received for file in files)
     free = shutil.disk_usage(path).free
-    if needed - present > free:
+    if needed > free:
         raise InsufficientResources(
-            f"{path} needs {(needed - present) / 1e9:.2f} GB more, but its disk has {free / 1e9:.2f} GB free; free some "
-            "space or set LABKIT_HOME to a larger disk"
+            f"{path} needs {needed / 1e9:.2f} GB more, but its disk has {free / 1e9:.2f} GB free; free some space or set "
+            "LABKIT_HOME to a larger disk"
         )
 
 
-def _download_file(model: HubModel, file: str, path: Path, endpoint: str | None) -> None:
+def _download_file(file: _HubFile, repository: str) -> None:
     """One file; a dropped or stalled connection is taken up again where it broke off."""
-    import httpx
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
+    name = file.path.name
     for attempt in range(ATTEMPTS):
         try:
-            hf_hub_download(model.repository, file, revision=model.revision, local_dir=path, endpoint=endpoint, etag_timeout=10)
-            return
-        except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
+            _receive(file)
+            break
+        except _network_errors() as error:
             if attempt == ATTEMPTS - 1:
                 raise NotAvailable(
-                    f"{file} of {model.repository} broke off {ATTEMPTS} times ({_first_line(error)}); what has come is "
-                    "kept: run the same command again to go on"
+                    f"{name} of {repository} broke off {ATTEMPTS} times ({_first_line(error)}); what has come is kept: run "
+                    "the same command again to go on"
                 ) from error
             time.sleep(min(2**attempt, 8) * float(os.environ.get("LABKIT_RETRY_SECONDS", "1")))
-
-
-def _verify(path: Path, row: Any) -> None:
-    """Size, and SHA-256 where the hub states one; a wrong file is removed so that the next run fetches it anew."""
-    size = path.stat().st_size
-    expected = row.lfs.sha256 if row.lfs else None
-    found = sha256_of(path) if expected else None
-    if (row.size is not None and size != row.size) or found != expected:
-        path.unlink()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InsufficientResources(
+                f"the disk of {file.path.parent} became full while {name} came; what has come is kept: free some space and "
+                "run the same command again"
+            ) from error
+    if not file.is_right(file.partial):
+        size = file.received
+        file.partial.unlink()
         raise CheckpointError(
-            f"{path.name} came wrong: {size} bytes with sha256 {found}, the hub states {row.size} bytes with {expected}; "
-            "it is removed, run the same command again"
+            f"{name} of {repository} came wrong: its {size} bytes are not the {file.size} with the checksum "
+            f"{file.sha256 or file.git_id} that the hub states; it is removed, run the same command again"
         )
+    file.partial.replace(file.path)
+
+
+def _receive(file: _HubFile) -> None:
+    """Ask once for what is missing of a file and append it; raises one of `_network_errors` when not all of it came."""
+    from huggingface_hub import constants, get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    received = file.received
+    if received >= file.size > 0:
+        return
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if received:
+        headers["Range"] = f"bytes={received}-"
+    with get_session().stream("GET", file.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        hf_raise_for_status(response)
+        goes_on = response.status_code == 206  # else the whole file comes, whatever was asked
+        with file.partial.open("ab" if goes_on else "wb") as target:
+            _write(response.iter_bytes(), target, file, received if goes_on else 0)
+    if file.received < file.size:
+        raise _network_errors()[0](f"{file.received} of {file.size} bytes came")
+
+
+def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received: int) -> None:
+    """Write what comes, at once, under a progress bar on stderr."""
+    from tqdm import tqdm
+
+    with tqdm(desc=file.path.name, total=file.size, initial=received, unit="B", unit_scale=True) as bar:
+        for chunk in chunks:
+            target.write(chunk)
+            bar.update(len(chunk))
+    target.flush()
+    os.fsync(target.fileno())
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises: the `HTTPError` of httpx before huggingface_hub 2, of httpx2 since."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception))
 
 
 def _first_line(error: BaseException) -> str:

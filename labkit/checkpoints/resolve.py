@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.directory import DirectoryCheckpoint
-from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch
+from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch, local_path
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.config import GPT_J_6B, GPT_J_405M, GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest
@@ -19,23 +19,35 @@ def model_names() -> list[str]:
     return [*BUILT_IN, *HUB_MODELS, *SYNTHETIC]
 
 
+def config_of(name: str | Path) -> GPTJConfig:
+    """The shape of the model called `name`, without a download or a look at its weights; raises like `open_checkpoint`."""
+    if str(name) in SYNTHETIC:
+        return SYNTHETIC[str(name)]
+    if str(name) in HUB_MODELS:
+        here = local_path(str(name)) / "config.json"
+        return GPTJConfig.from_file(here) if here.exists() else HUB_MODELS[str(name)].config
+    path = BUILT_IN.get(str(name)) or Path(name).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        return GPTJConfig.from_file(path)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise CheckpointError(f"{path} has no config.json; a directory in Hugging Face's layout is needed")
+        return GPTJConfig.from_file(path / "config.json")
+    raise InvalidRequest(
+        f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory or a config.json"
+    )
+
+
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     """The weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
     `gpt-j-6b` is downloaded first, with progress, unless it is there already. `seed` decides synthetic weights.
     Raises `InvalidRequest` for a name that is none of these and `CheckpointError` for weights that are not whole.
     """
-    if str(name) in SYNTHETIC:
-        return SyntheticCheckpoint(SYNTHETIC[str(name)], str(name), seed)
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
+    config = config_of(name)
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".json":
-        return SyntheticCheckpoint(GPTJConfig.from_file(path), str(path), seed)
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise CheckpointError(f"{path} has no config.json; a directory in Hugging Face's layout is needed")
-        return DirectoryCheckpoint(path)
-    raise InvalidRequest(
-        f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory or a config.json"
-    )
+    if str(name) in SYNTHETIC or path.is_file():
+        return SyntheticCheckpoint(config, str(name), seed)
+    return DirectoryCheckpoint(path)

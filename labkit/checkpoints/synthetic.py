@@ -8,16 +8,19 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.checkpoint import Checkpoint
+from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
+
+BLOCK_VALUES = 8 * 2**20
+"""Weights are made in blocks of whole rows of about this many values, each from a seed of its own."""
 
 
 class SyntheticCheckpoint(Checkpoint):
     """Normal weights whose scale keeps activations and logits in a trained model's range.
 
-    Each tensor depends on `seed`, its name and the kind of device alone, not on the order or part that is read.
+    Each weight depends on `seed`, its tensor, its row and the kind of device alone, not on the order or part that is read.
     """
 
     def __init__(self, config: GPTJConfig, name: str, seed: int = 0) -> None:
@@ -27,13 +30,24 @@ class SyntheticCheckpoint(Checkpoint):
         self.seed = seed
         self.weight_dtype = torch.float16
 
-    def _read(self, name: str, shape: tuple[int, ...], rows: slice, columns: slice | None, device: torch.device) -> Tensor:
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+    def _stored_dtype(self, name: str) -> torch.dtype:
+        return self.weight_dtype
+
+    def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
+        shape = expected_shapes(self.config)[name]
+        step = max(1, BLOCK_VALUES // math.prod(shape[1:]))
+        for first in range(rows.start // step * step, rows.stop, step):
+            block = self._block(name, shape, first, min(step, shape[0] - first), target.device)
+            begin, end = max(first, rows.start), min(first + step, rows.stop)
+            part = block[begin - first : end - first]
+            target[begin - rows.start : end - rows.start] = part if columns is None else part[:, columns]
+
+    def _block(self, name: str, shape: tuple[int, ...], first: int, count: int, device: torch.device) -> Tensor:
+        """The rows from `first` on, `count` of them."""
+        digest = hashlib.sha256(f"{self.seed}/{name}/{first}".encode()).digest()
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
-        tensor = torch.empty(shape, device=device, dtype=self.weight_dtype)
-        tensor.normal_(self._mean(name), self._deviation(name, shape), generator=generator)
-        tensor = tensor[rows] if rows != slice(0, shape[0], 1) else tensor
-        return tensor if columns is None else tensor[:, columns].clone()
+        block = torch.empty((count, *shape[1:]), device=device, dtype=self.weight_dtype)
+        return block.normal_(self._mean(name), self._deviation(name, shape), generator=generator)
 
     @staticmethod
     def _mean(name: str) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from labkit.checkpoints import Checkpoint, Tokenizer, open_checkpoint
+from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
+from labkit.config import GPTJConfig
 from labkit.engine.engine import Engine
 from labkit.engine.model import GPTJ
 from labkit.errors import InsufficientResources, NotAvailable
@@ -34,19 +35,23 @@ def load(
     """
     target = as_device(device)
     chosen = as_dtype(dtype, target)
+    _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    check_memory(checkpoint, target, chosen)
     model = GPTJ.from_tensors(checkpoint.config, lambda tensor: checkpoint.read(tensor, device=target, dtype=chosen))
     return Engine(model, _tokenizer(checkpoint))
 
 
 def check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
     """Raise `InsufficientResources` when the weights in `dtype` exceed the free memory of `device`."""
-    needed = int(checkpoint.config.parameter_count * dtype.itemsize * HEADROOM)
+    _check_fits(checkpoint.name, checkpoint.config, device, dtype)
+
+
+def _check_fits(name: str, config: GPTJConfig, device: torch.device, dtype: torch.dtype) -> None:
+    needed = int(config.parameter_count * dtype.itemsize * HEADROOM)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise InsufficientResources(
-            f"{checkpoint.name} needs {needed / 1e9:.1f} GB on {device} in {precision_name(dtype)}, {free / 1e9:.1f} GB are "
+            f"{name} needs {needed / 1e9:.1f} GB on {device} in {precision_name(dtype)}, {free / 1e9:.1f} GB are "
             "free; choose a smaller precision (bf16 or fp16 halve fp32), another device or a smaller model"
         )
 

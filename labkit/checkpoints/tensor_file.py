@@ -1,0 +1,71 @@
+"""Reading parts of a file of tensors with plain reads: no mapped pages, no bytes but those asked for.
+
+A mapped file would count as this process's memory, a second copy of the model.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.errors import CheckpointError
+
+BLOCK_BYTES = 16 * 2**20
+"""The most that is held of a tensor, besides the tensor itself, while its dtype or device is changed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: its dtype, its shape, and the file offset of its first byte."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+class TensorFile:
+    """A file in which every tensor of `entries` lies in one piece, row after row; formats subclass it."""
+
+    def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
+        self.path = path
+        self.entries = entries
+
+    def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
+        """Fill `target`, of any dtype and device, with rows, and columns if given, of a tensor. Slices have no step."""
+        entry = self.entries[name]
+        item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
+        as_stored = target.dtype == entry.dtype and target.device.type == "cpu"
+        step = max(1, BLOCK_BYTES // max(1, row_bytes))
+        block = torch.empty(0 if as_stored else min(step, len(target)), *target.shape[1:], dtype=entry.dtype)
+        with self.path.open("rb") as file:
+            for begin in range(0, len(target), step):
+                part = target[begin : begin + step]
+                source = part if as_stored else block[: len(part)]
+                offset = entry.offset + (rows.start + begin) * row_bytes
+                if columns is None:
+                    self._fill(file.fileno(), name, source, offset)
+                else:
+                    for index, row in enumerate(source):
+                        self._fill(file.fileno(), name, row, offset + index * row_bytes + columns.start * item)
+                if not as_stored:
+                    part.copy_(source)
+
+    def _fill(self, descriptor: int, name: str, target: Tensor, offset: int) -> None:
+        """Read the bytes of a contiguous tensor from `offset`."""
+        view = memoryview(target.view(torch.uint8).numpy().reshape(-1))  # type: ignore[arg-type]
+        done = 0
+        while done < len(view):
+            got = os.preadv(descriptor, [view[done:]], offset + done)
+            if got == 0:
+                raise CheckpointError(f"{self.path} ended inside {name}: the file was cut while it was read")
+            done += got

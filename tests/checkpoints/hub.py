@@ -1,0 +1,214 @@
+"""A model hub on loopback: as much of the Hugging Face hub's interface as a download needs, and its faults on request.
+
+It answers `GET /api/models/REPO/revision/BRANCH` and `GET` or `HEAD /REPO/resolve/REVISION/FILE`, with byte ranges. A file
+can be told to misbehave the next few times that it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import torch
+import transformers
+
+import labkit
+
+TINY = Path(labkit.__file__).parent / "builtin" / "gptj-tiny"
+REPOSITORY = "EleutherAI/gpt-j-6b"
+BRANCH = "float16"
+WEIGHTS = "pytorch_model.bin"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PIECE = 16 * 1024
+"""Bytes sent at a time, so that a client has seen what came before a break."""
+
+
+@dataclass
+class Fault:
+    """What goes wrong when a file is asked for.
+
+    kind: `drop` closes the connection after `after` bytes, `stall` stops sending there for `seconds`, `truncate` ends
+    the answer there as if the file were no longer, `corrupt` changes the byte there, `refuse` answers 503, `slow`
+    sends on from there at `seconds` a piece, `ignore-range` sends the whole file whatever was asked.
+    """
+
+    kind: str
+    after: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Request:
+    """What a client asked for, and the bytes of the body that it has been sent."""
+
+    method: str
+    path: str
+    range: str | None
+    sent: int = 0
+
+
+@dataclass
+class Hub:
+    """The files that the hub serves, the faults still to come for each, and the requests so far."""
+
+    files: dict[str, bytes]
+    endpoint: str = ""
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+
+    def misbehave(self, file: str, *faults: Fault) -> None:
+        """Commit these faults, one each time that `file` is asked for."""
+        self.faults[file] = list(faults)
+
+    def requests_for(self, file: str) -> list[Request]:
+        """The requests for one file."""
+        return [request for request in self.requests if request.path.endswith(f"/{file}")]
+
+    def reset(self) -> None:
+        """Forget the requests and the faults."""
+        self.requests.clear()
+        self.faults.clear()
+
+    def model_info(self) -> dict[str, Any]:
+        """What the hub says of the repository when it is asked with `blobs=true`."""
+        return {"id": REPOSITORY, "sha": COMMIT, "siblings": [self._sibling(name) for name in self.files]}
+
+    def _sibling(self, name: str) -> dict[str, Any]:
+        content = self.files[name]
+        row: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _git_id(content)}
+        if name == WEIGHTS:
+            row["lfs"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 134}
+        return row
+
+    def headers(self, name: str) -> dict[str, str]:
+        """The headers that go with a file."""
+        content = self.files[name]
+        etag = hashlib.sha256(content).hexdigest() if name == WEIGHTS else _git_id(content)
+        return {
+            "ETag": f'"{etag}"',
+            "X-Repo-Commit": COMMIT,
+            "X-Linked-Size": str(len(content)),
+            "X-Linked-Etag": f'"{etag}"',
+            "Accept-Ranges": "bytes",
+        }
+
+
+def _git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        name = path.rpartition("/")[2]
+        request = Request(self.command, path, self.headers.get("Range"))
+        self.hub.requests.append(request)
+        if path == f"/api/models/{REPOSITORY}/revision/{BRANCH}":
+            self._send_whole(200, json.dumps(self.hub.model_info()).encode())
+        elif path in {f"/{REPOSITORY}/resolve/{revision}/{name}" for revision in (BRANCH, COMMIT)} and name in self.hub.files:
+            self.close_connection = True
+            with suppress(OSError):  # the client may be gone
+                self._send_file(request, name)
+        else:
+            self._send_whole(404, b"")
+
+    def _send_whole(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _send_file(self, request: Request, name: str) -> None:
+        """Send a file or the range of it that was asked for, and commit the next fault that is due for it."""
+        content = self.hub.files[name]
+        due = self.hub.faults.get(name) if self.command == "GET" else None
+        fault = due.pop(0) if due else Fault("none")
+        if fault.kind == "refuse":
+            self._send_whole(503, b"")
+            return
+        begin = self._range_start() if fault.kind != "ignore-range" else 0
+        end = max(begin, fault.after) if fault.kind == "truncate" else len(content)
+        self._send_file_headers(name, begin, end)
+        if self.command == "HEAD":
+            return
+        if fault.kind == "corrupt":
+            content = content[: fault.after] + bytes([content[fault.after] ^ 0xFF]) + content[fault.after + 1 :]
+        for start in range(begin, end, PIECE):
+            piece = content[start : min(start + PIECE, end)]
+            if fault.kind in ("drop", "stall", "slow") and start + len(piece) > fault.after:
+                if fault.kind == "drop":
+                    piece = piece[: max(0, fault.after - start)]
+                    end = start + len(piece)
+                time.sleep(fault.seconds)
+            self.wfile.write(piece)
+            self.wfile.flush()
+            request.sent += len(piece)
+            if start + len(piece) >= end:
+                return
+
+    def _range_start(self) -> int:
+        asked = self.headers.get("Range")
+        return int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+
+    def _send_file_headers(self, name: str, begin: int, end: int) -> None:
+        size = len(self.hub.files[name])
+        self.send_response(206 if begin else 200)
+        for key, value in self.hub.headers(name).items():
+            self.send_header(key, value)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(end - begin))
+        self.end_headers()
+
+
+@contextmanager
+def serve(files: dict[str, bytes]) -> Iterator[Hub]:
+    """Run a hub with these files on a free port until the block is left."""
+    hub = Hub(files)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def write_model(directory: Path) -> transformers.GPTJForCausalLM:
+    """A random GPT-J in the form of gpt-j-6b's repository: a half-precision `pytorch_model.bin` and its companions."""
+    config = transformers.GPTJConfig.from_pretrained(TINY, n_layer=1, n_embd=64, n_head=2, rotary_dim=16, n_positions=64)
+    torch.manual_seed(6)
+    model = transformers.GPTJForCausalLM(config).half().eval()
+    config.save_pretrained(directory)
+    # the hub's own file has the causal masks of each layer in it, which are no weights
+    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()}
+    torch.save(model.state_dict() | masks, directory / WEIGHTS)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, directory / name)
+    return model
