@@ -13,7 +13,7 @@ env:  ## the environment alone
 	@environment/setup.sh
 
 bench: env  ## labkit against its peers on this machine; writes the record
-	.venv/bin/labkit bench --batch 1,8 --against hf --save tests/benchmarks/results/bench_$(shell uname -m)_cpu.json
+	.venv/bin/labkit bench --batch 1,8 --against hf --save tests/benchmarks/results/cpu_bench.json
 
 gpu:  ## all GPU tests and benchmarks in one call; needs a GPU and a Python with a CUDA build of torch
 	PYTHONPATH=. $(or $(PYTHON),python3) -m tests.gpu

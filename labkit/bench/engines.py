@@ -5,6 +5,7 @@ Another peer is another class with these three methods in `PEERS`; every peer ge
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -71,6 +72,8 @@ class HuggingFaceEngine(BenchEngine):
             import transformers
         except ImportError as error:
             raise NotAvailable("peer hf needs the package transformers; install labkit with its extra 'lab'") from error
+        # 5.24 renames the argument to `cache`; every version from 5.0 to 5.39 takes it under this name.
+        warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)
         config = transformers.GPTJConfig(**checkpoint.config.to_dict())
         with torch.device("meta"):
             model: Any = transformers.GPTJForCausalLM(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from labkit.engine.loader import check_memory
 from labkit.errors import InvalidRequest
 from labkit.measure import Ceilings, Record, Timing, ceilings, compare, gpu_peak_bytes, peak_host_memory, ratio, roofline
 from labkit.measure.gpu_state import gpu_state
+from labkit.measure.roofline import ELEMENT_BYTES
 from labkit.precision import as_device, as_dtype, precision_name
 
 
@@ -34,7 +36,7 @@ class BenchSettings:
     seconds: float = 20.0
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` for peers that are none and sizes that do not fit `config`."""
+        """Raise `InvalidRequest` for peers that are none, sizes that do not fit `config`, and what cannot be measured."""
         unknown = [name for name in self.against if name not in PEERS]
         if unknown:
             raise InvalidRequest(f"peer {unknown[0]!r} is not known here; {', '.join(PEERS)} is accepted")
@@ -43,6 +45,8 @@ class BenchSettings:
                 f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: batches and "
                 "prompts of at least 1 and at least 2 new tokens (one of the prefill, one of decode) are accepted"
             )
+        if not 0 < self.seconds < math.inf:
+            raise InvalidRequest(f"seconds is {self.seconds}; a number above 0 is accepted")
         if self.prompt_tokens + self.new_tokens > config.context_length:
             raise InvalidRequest(
                 f"{self.prompt_tokens} prompt and {self.new_tokens} new tokens exceed the context of {config.context_length}"
@@ -93,6 +97,8 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     settings.check(checkpoint.config)
     device = as_device(settings.device)
     dtype = as_dtype(settings.precision, device)
+    if precision_name(dtype) not in ELEMENT_BYTES:
+        raise InvalidRequest(f"precision is {precision_name(dtype)!r}; the bench runs in {', '.join(ELEMENT_BYTES)}")
     check_memory(checkpoint, device, dtype)
     progress(f"measuring the ceilings of {device}")
     limits = ceilings(device)

@@ -43,7 +43,7 @@ def bench(
         new_tokens=new_tokens,
         precision=precision,
         device=device,
-        against=tuple(name.strip() for name in against.split(",") if name.strip()),
+        against=tuple(dict.fromkeys(name.strip() for name in against.split(",") if name.strip())),
         seed=seed,
         seconds=seconds,
     )

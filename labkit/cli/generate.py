@@ -64,10 +64,10 @@ def generate(
 
 
 def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
-    sys.stdout.write(prompt)
-    reason = None
-    for event in engine.stream(prompt, params):
-        sys.stdout.write(event.text)
+    reason, before = None, prompt
+    for event in engine.stream(prompt, params):  # nothing is written before the first event: the request may be refused
+        sys.stdout.write(before + event.text)
+        before = ""
         sys.stdout.flush()
         reason = event.finish_reason or reason
     sys.stdout.write("\n")

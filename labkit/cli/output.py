@@ -37,7 +37,10 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Result:
         try:
-            return command(*arguments, **options)
+            try:
+                return command(*arguments, **options)
+            finally:
+                sys.stdout.flush()  # a closed pipe shows here, where it is handled, and not at exit
         except LabkitError as error:
             print(f"labkit: {error}", file=sys.stderr)
             raise SystemExit(2 if isinstance(error, InvalidRequest) else 1) from None
@@ -46,6 +49,9 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             raise SystemExit(130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except (OSError, MemoryError) as error:
+            print(f"labkit: {type(error).__name__}: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 
     return wrapped

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli.output import JsonOption, print_json, say
+from labkit.errors import InvalidRequest
 
 
 def release(
@@ -24,7 +25,11 @@ def release(
     from labkit.grading.release import find_labs, stale
     from labkit.grading.release import release as write
 
-    labs = [found for found in find_labs(course) if lab is None or found.source.name.startswith(f"{lab}_")]
+    there = find_labs(course)
+    labs = [found for found in there if lab is None or found.source.name.startswith(f"{lab}_")]
+    if not labs:
+        names = ", ".join(found.source.name.split("_")[0] for found in there)
+        raise InvalidRequest(f"there is no lab {lab!r} in {course}; it has {names}")
     if check:
         behind = [str(path) for found in labs for path in stale(found)]
         print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks are in step with their sources")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from labkit.exercises.exercise import Case, Exercise
 
 NOT_ATTEMPTED = "NotImplementedError"
+_ENDING = (NOT_ATTEMPTED, "OutOfTimeError")
+_PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,18 @@ class Outcome:
     changed: str = ""
 
 
-class OutOfTimeError(Exception):
-    """The time of an exercise is over."""
+class OutOfTimeError(BaseException):
+    """The time of an exercise is over; no `Exception`, so that an `except Exception` in a learner's loop lets it through."""
+
+
+def run_seeds(function: Callable[..., Any], exercise: Exercise, seeds: Sequence[int]) -> dict[int, list[Outcome]]:
+    """Call `function` on the cases of each seed; after a stub or a time-out the later seeds are not tried."""
+    runs: dict[int, list[Outcome]] = {}
+    for seed in seeds:
+        runs[seed] = run_cases(function, exercise, seed)
+        if any(outcome.error_kind in _ENDING for outcome in runs[seed]):
+            break
+    return runs
 
 
 def run_cases(function: Callable[..., Any], exercise: Exercise, seed: int) -> list[Outcome]:
@@ -43,7 +55,7 @@ def run_cases(function: Callable[..., Any], exercise: Exercise, seed: int) -> li
     for case, original in zip(exercise.cases(seed), untouched, strict=True):
         outcome = call_and_observe(function, exercise, case)
         outcomes.append(outcome if outcome.error else Outcome(outcome.value, changed=_changed(case, original)))
-        if outcome.error_kind in (NOT_ATTEMPTED, OutOfTimeError.__name__):
+        if outcome.error_kind in _ENDING:
             break
     return outcomes
 
@@ -51,32 +63,49 @@ def run_cases(function: Callable[..., Any], exercise: Exercise, seed: int) -> li
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case) -> Outcome:
     """Call `function` on one case; the value is what the exercise observes of it."""
     outcome = call(function, case, exercise.seconds)
-    return outcome if outcome.error else Outcome(exercise.observe(case, outcome.value))
+    if outcome.error:
+        return outcome
+    try:
+        return Outcome(exercise.observe(case, outcome.value))
+    except Exception as error:  # what the function left in its arguments may be anything
+        return Outcome(error=f"what it left in its arguments cannot be looked at: {error}", error_kind=type(error).__name__)
 
 
 def call(function: Callable[..., Any], case: Case, seconds: float) -> Outcome:
-    """Call `function` once with a case's arguments, for at most `seconds` where a timer can be set."""
+    """Call `function` once with a case's arguments, for at most `seconds` where a timer can be set.
+
+    A `KeyboardInterrupt` goes through: that is the learner stopping the check.
+    """
     try:
         with _time_limit(seconds):
             return Outcome(function(*case.args, **case.kwargs))
     except OutOfTimeError:
         return Outcome(error=f"it ran for more than {seconds:g} seconds and was stopped", error_kind=OutOfTimeError.__name__)
-    except (Exception, SystemExit) as error:  # whatever the learner's code raises is its own
-        return Outcome(error=_in_words(error), error_kind=type(error).__name__)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the learner's code raises is its own
+        return Outcome(error=_in_words(error, function), error_kind=type(error).__name__)
 
 
-def _in_words(error: BaseException) -> str:
-    """The last line of the learner's own traceback: where it happened, and what."""
+def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
+    """What was raised, and the last line in the learner's own function that led there (not the library's that it called)."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/labkit/" not in f.filename.replace("\\", "/")] or []
-    place = f" (line {own[-1].lineno} of your cell: {own[-1].line})" if own and own[-1].line else ""
-    text = str(error).splitlines()
+    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename and frame.line]
+    place = f" (in your line `{own[-1].line}`)" if own else ""
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:  # an exception of the learner's own, with a broken text
+        text = []
     return f"it raised {type(error).__name__}: {text[0] if text else 'no message'}{place}"
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTimeError` in this block after `seconds`; only the main thread of a Unix process can be interrupted."""
+    """Raise `OutOfTimeError` in this block after `seconds`; only the main thread of a Unix process can be interrupted.
+
+    It is raised again every second, for a loop whose bare `except:` swallows the first one.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -85,7 +114,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise OutOfTimeError
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -102,10 +131,13 @@ def _changed(case: Case, original: Case) -> str:
 
 
 def _same(now: Any, before: Any) -> bool:
+    if isinstance(before, _PLAIN) and type(now) is not type(before):
+        return False
     if isinstance(before, Tensor):
-        return isinstance(now, Tensor) and now.shape == before.shape and torch.equal(now, before)
+        alike = now.shape == before.shape and now.dtype == before.dtype
+        return alike and bool(((now == before) | (now.isnan() & before.isnan())).all())
     if isinstance(before, list | tuple):
         return len(now) == len(before) and all(map(_same, now, before))
     if isinstance(before, dict):
         return set(now) == set(before) and all(_same(now[key], value) for key, value in before.items())
-    return bool(now == before) if isinstance(before, int | float | str | bytes | None.__class__) else True
+    return not isinstance(before, _PLAIN) or bool(now == before or (now != now and before != before))

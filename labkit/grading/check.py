@@ -8,7 +8,7 @@ from typing import Any
 
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import exercise as find
-from labkit.grading.call import run_cases
+from labkit.grading.call import run_seeds
 from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.needs import missing
 from labkit.grading.progress import Progress
@@ -33,7 +33,7 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any]) -> Verdict:
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
-    return judge(exercise, {seed: run_cases(function, exercise, seed) for seed in SEEDS})
+    return judge(exercise, run_seeds(function, exercise, SEEDS))
 
 
 def passed(function: Callable[..., Any] | str) -> bool:

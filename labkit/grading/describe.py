@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from labkit.exercises.comparison import Difference
+from labkit.exercises.comparison import RELATIVE, Difference
+from labkit.grading.values import Foreign
 
 FACTORS = (
     (2, "twice"),
@@ -25,6 +27,11 @@ FACTORS = (
 )
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
+
+
 @dataclass(frozen=True)
 class Description:
     """A sentence for the learner, and lines that show the place."""
@@ -36,11 +43,13 @@ class Description:
 def describe_difference(difference: Difference) -> Description:
     """Put a difference into words."""
     found, expected = difference.found, difference.expected
-    place = f"at {difference.path}" if difference.path else "your function"
+    place = f"At {difference.path}, your function" if difference.path else "Your function"
     shown = f"got      {brief(found)}\nexpected {brief(expected, hidden=True)}"
     if difference.reason == "type":
         forgot = " Did you forget `return`?" if found is None else ""
         return Description(f"The answer {_at(difference)}is {_kind(found)}, {_kind(expected)} is asked for.{forgot}", shown)
+    if difference.reason == "incomparable":
+        return Description(f"The answer cannot be compared with the right one, which is {_kind(expected)}.", shown)
     if difference.reason == "shape":
         turned = expected.dim() == 2 and tuple(found.shape) == tuple(expected.shape[::-1])
         more = " It looks transposed." if turned else ""
@@ -48,10 +57,10 @@ def describe_difference(difference: Difference) -> Description:
     if difference.reason == "dtype":
         return Description(f"The tensor {_at(difference)}has the wrong dtype.", shown)
     if difference.reason == "length":
-        return Description(f"{place.capitalize()} gives {len(found)} items, {len(expected)} are asked for.", shown)
+        return Description(f"{place} gives {len(found)} items, {len(expected)} are asked for.", shown)
     if difference.reason == "keys":
         keys = f"got      {found}\nexpected {expected}"
-        return Description(f"{place.capitalize()} gives a dictionary with other keys than those asked for.", keys)
+        return Description(f"{place} gives a dictionary with other keys than those asked for.", keys)
     if difference.reason == "not finite":
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
     if isinstance(expected, Tensor):
@@ -65,7 +74,10 @@ def brief(value: Any, *, hidden: bool = False) -> str:
         return f"tensor of shape {tuple(value.shape)}, {value.dtype}".replace("torch.", "")
     if hidden:
         return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
-    text = repr(value)
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # a number of thousands of digits, or a learner's class with a broken text
+        text = _kind(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
@@ -77,7 +89,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return "a tensor"
     names = {"int": "a whole number", "float": "a number", "str": "a string", "NoneType": "None", "bool": "True or False"}
-    name = type(value).__name__
+    name = value.kind if isinstance(value, Foreign) else type(value).__name__
     return names.get(name, f"a {name}")
 
 
@@ -90,7 +102,10 @@ def _factor(found: Any, expected: Any) -> str:
         or not expected
     ):
         return ""
-    ratio = found / expected
+    try:
+        ratio = found / expected
+    except OverflowError:
+        return ": it is far too large"
     for factor, words in FACTORS:
         if abs(ratio / factor - 1) < 1e-6:
             return f": it is {words} the right one"
@@ -99,7 +114,8 @@ def _factor(found: Any, expected: Any) -> str:
 
 def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) -> Description:
     a, b = found.detach().cpu().double(), expected.detach().cpu().double()
-    wrong = (a - b).abs() > 1e-3 * b.abs().max()
+    relative = max(RELATIVE.get(found.dtype, 0.0), RELATIVE.get(expected.dtype, 0.0))  # 0 for whole numbers
+    wrong = (a - b).abs() > relative * b.abs().max()
     share = float(wrong.double().mean())
     first = tuple(int(i[0]) for i in wrong.nonzero(as_tuple=True)) if wrong.any() else ()
     if not bool(a.any()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labkit.exercises.comparison import Difference
@@ -16,23 +16,25 @@ SEEDS = (11, 23, 47)
 """Each check runs the cases of all of these."""
 
 
-def judge(exercise: Exercise, runs: dict[int, Sequence[Outcome]]) -> Verdict:
-    """The verdict on the outcomes of each seed's cases (see `run_cases`)."""
+def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
+    """The verdict on the outcomes of each seed's cases (see `run_seeds`); without any, it fails."""
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
         expected = [exercise.answer(case) for case in exercise.cases(seed)]
-        for index, outcome in enumerate(outcomes):
+        for case, right, outcome in zip(cases, expected, outcomes, strict=False):
             if outcome.error_kind == NOT_ATTEMPTED:
                 return untouched(exercise)
-            difference = None if outcome.error else exercise.comparison.difference(outcome.value, expected[index])
+            difference = None if outcome.error else _difference(exercise, outcome.value, right)
             if outcome.error or difference:
                 known = _known_mistake(exercise, runs)
-                return _failed(exercise, cases[index], outcome, difference, known)
+                return _failed(exercise, case, outcome, difference, known)
             if outcome.changed:
                 message = f"The result is right, but your function changes its {outcome.changed}; work on a copy."
-                return make(exercise, FAILED, message, f"case: {cases[index].label}")
-        if len(outcomes) < len(cases):
-            return make(exercise, FAILED, f"Your function answered {len(outcomes)} of {len(cases)} cases.")
+                return make(exercise, FAILED, message, f"case: {case.label}")
+        if len(outcomes) != len(cases):
+            return make(exercise, FAILED, f"Your function gave {len(outcomes)} answers to {len(cases)} cases.")
+    if not runs:
+        return make(exercise, FAILED, "Your function gave no answers.")
     return make(exercise, PASSED, f"{sum(map(len, runs.values()))} inputs agree with the reference.")
 
 
@@ -66,24 +68,24 @@ def _failed(exercise: Exercise, case: Case, outcome: Outcome, difference: Differ
     return make(exercise, FAILED, message, details)
 
 
-def _known_mistake(exercise: Exercise, runs: dict[int, Sequence[Outcome]]) -> Mistake | None:
+def _known_mistake(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
     """The mistake whose implementation answers every case as the learner's function did."""
     return next((mistake for mistake in exercise.mistakes if _answers_alike(exercise, mistake, runs)), None)
 
 
-def _answers_alike(exercise: Exercise, mistake: Mistake, runs: dict[int, Sequence[Outcome]]) -> bool:
+def _answers_alike(exercise: Exercise, mistake: Mistake, runs: Mapping[int, Sequence[Outcome]]) -> bool:
     for seed, outcomes in runs.items():
         for case, outcome in zip(exercise.cases(seed), outcomes, strict=False):
             theirs = call_and_observe(mistake.implementation, exercise, case)
             if bool(theirs.error) != bool(outcome.error) or theirs.error_kind != outcome.error_kind:
                 return False
-            if not outcome.error and not _equal(exercise, outcome.value, theirs.value):
+            if not outcome.error and _difference(exercise, outcome.value, theirs.value):
                 return False
     return True
 
 
-def _equal(exercise: Exercise, found: Any, expected: Any) -> bool:
+def _difference(exercise: Exercise, found: Any, expected: Any) -> Difference | None:
     try:
-        return exercise.comparison.difference(found, expected) is None
-    except Exception:  # a mistake may return something the comparison was not made for
-        return False
+        return exercise.comparison.difference(found, expected)
+    except Exception:  # learners and mistakes return things that the comparison was not made for
+        return Difference("", found, expected, "incomparable")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
@@ -21,6 +27,8 @@ from labkit.grading.values import decode
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, Verdict
 
 START_SECONDS = 60
+MOST_BYTES = 64 * 2**20
+"""The most that is read of a file that came out of a learner's process."""
 
 
 def check_notebook(path: Path) -> list[Verdict]:
@@ -46,31 +54,61 @@ def _check(exercise: Exercise, source: str, functions: set[str]) -> Verdict:
 
 
 def run_apart(exercise: Exercise, source: str) -> Verdict:
-    """Run the exercise's function from `source` in a process of its own and judge what comes back."""
+    """Run the exercise's function from `source` in a process of its own and judge what comes back.
+
+    What that process prints is thrown away; whatever it started ends with it.
+    """
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
         job = Path(folder) / "job.json"
         seconds = int(exercise.seconds * len(SEEDS)) + START_SECONDS
         content = {"exercise": exercise.name, "function": exercise.function, "source": source, "seeds": list(SEEDS)}
-        job.write_text(json.dumps(content | {"cpu_seconds": seconds}), "utf-8")
-        command = [sys.executable, "-m", "labkit.grading.worker", str(job), folder]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=seconds, check=False)
-        except subprocess.TimeoutExpired:
+        job.write_text(json.dumps(content | {"seconds": exercise.seconds, "cpu_seconds": seconds}), "utf-8")
+        status = _run([sys.executable, "-m", "labkit.grading.worker", str(job), folder], folder, seconds)
+        if status is None:
             return make(exercise, FAILED, f"Your function ran for more than {seconds} seconds and was stopped.")
-        if done.returncode != 0:
-            return make(exercise, FAILED, f"The process with your function ended by itself (status {done.returncode}).")
-        try:
-            return judge(exercise, _read(Path(folder)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return make(exercise, FAILED, f"What came back from your function could not be read: {error}")
+        if status != 0 or not (Path(folder) / "outcomes.json").exists():
+            message = f"The process with your function ended before your function answered (status {status})."
+            return make(exercise, FAILED, message)
+        return judge_files(exercise, Path(folder))
+
+
+def _run(command: list[str], folder: str, seconds: float) -> int | None:
+    """The exit status of a command, or None when its time was over; processes that it left behind are ended."""
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def judge_files(exercise: Exercise, folder: Path) -> Verdict:
+    """The verdict on the files that a worker wrote; they may hold anything, since a learner's code ran in that process."""
+    try:
+        runs = _read(folder)
+        if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
+            raise ValueError("answers to some inputs are missing")
+        return judge(exercise, runs)
+    except Exception as error:
+        return make(exercise, FAILED, f"What came back from your function could not be read: {error!r}")
 
 
 def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
-    from safetensors.torch import load_file
+    paths = folder / "tensors.safetensors", folder / "outcomes.json"
+    for path in paths:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path.name} is no file of at most {MOST_BYTES // 2**20} MiB")
+    tensors = load_file(paths[0])
+    runs: dict[str, list[dict[str, Any]]] = json.loads(paths[1].read_text("utf-8"))
+    return {int(seed): [_outcome(row, tensors) for row in rows] for seed, rows in runs.items()}
 
-    tensors = load_file(folder / "tensors.safetensors")
-    runs: dict[str, list[dict[str, Any]]] = json.loads((folder / "outcomes.json").read_text("utf-8"))
-    found: dict[int, Sequence[Outcome]] = {}
-    for seed, rows in runs.items():
-        found[int(seed)] = [Outcome(**{**row, "value": decode(row["value"], tensors)}) for row in rows]
-    return found
+
+def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
+    words = {name: row[name] for name in ("error", "error_kind", "changed")}
+    if not all(isinstance(word, str) for word in words.values()):
+        raise ValueError("an outcome's error is no text")
+    return Outcome(decode(row["value"], tensors), **words)

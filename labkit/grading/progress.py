@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from labkit.exercises.registry import all_exercises, of_lab
 from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
@@ -23,6 +26,15 @@ class Standing:
     updated: str = ""
 
 
+def _standing(row: Any) -> Standing:
+    """A standing as it was stored; raises `TypeError` for anything else."""
+    standing = Standing(**row)
+    for name, start in asdict(Standing()).items():
+        if type(getattr(standing, name)) is not type(start):
+            raise TypeError(f"{name} is {getattr(standing, name)!r}")
+    return standing
+
+
 class Progress:
     """All standings, in `progress.json` of labkit's home; every change is written at once and atomically."""
 
@@ -34,35 +46,43 @@ class Progress:
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
             stored = json.loads(self.path.read_text("utf-8"))
-            found |= {name: Standing(**row) for name, row in stored.items()}
+            found |= {name: _standing(row) for name, row in stored.items()}
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             self.path.replace(self.path.with_suffix(".damaged"))
         return found
 
     def record(self, verdict: Verdict) -> None:
         """Keep a verdict; points once earned stay."""
-        standings = self.standings()
-        row = standings.setdefault(verdict.exercise, Standing())
-        if not (row.verdict == PASSED and verdict.verdict == NOT_ATTEMPTED):
-            row.verdict = verdict.verdict
-        row.points = max(row.points, verdict.points)
-        row.checks += verdict.verdict != NOT_ATTEMPTED
-        row.updated = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write(standings)
+        with self._changing() as standings:
+            row = standings.setdefault(verdict.exercise, Standing())
+            if not (row.verdict == PASSED and verdict.verdict == NOT_ATTEMPTED):
+                row.verdict = verdict.verdict
+            row.points = max(row.points, verdict.points)
+            row.checks += verdict.verdict != NOT_ATTEMPTED
+            row.updated = datetime.now(UTC).isoformat(timespec="seconds")
 
     def next_hint(self, name: str) -> int:
         """Count one more hint of an exercise and say which it is: 0, 1 or 2, and then 2 again."""
-        standings = self.standings()
-        row = standings[name]
-        shown = min(row.hints, 2)
-        row.hints = min(row.hints + 1, 3)
-        self._write(standings)
+        with self._changing() as standings:
+            row = standings[name]
+            shown = min(row.hints, 2)
+            row.hints = min(row.hints + 1, 3)
         return shown
 
-    def _write(self, standings: dict[str, Standing]) -> None:
-        write_atomically(self.path, json.dumps({name: asdict(row) for name, row in standings.items()}, indent=1) + "\n")
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, Standing]]:
+        """The standings, to be changed in the block and then written; one process at a time, so that no change is lost."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks have no such lock
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            standings = self.standings()
+            yield standings
+            write_atomically(self.path, json.dumps({name: asdict(row) for name, row in standings.items()}, indent=1) + "\n")
 
     def text(self, lab: str) -> str:
         """A lab's standing for a terminal: a line an exercise and the points reached."""

@@ -30,6 +30,7 @@ KERNEL = {
 }
 _EXERCISE = re.compile(r"^\{\{exercise ([\w.]+)\}\}$")
 _BEGIN = re.compile(r"^(\s*)# BEGIN SOLUTION ?(.*)$")
+_FUNCTION = re.compile(r"^\s*(?:async )?def (\w+)\(")
 _END = re.compile(r"^\s*# END SOLUTION$")
 
 
@@ -87,16 +88,20 @@ def cut_solutions(source: str, *, keep: bool) -> str:
     Raises `InvalidRequest` for marks that do not pair up, or a solution outside a function without a replacement.
     """
     lines: list[str] = []
-    inside, function = False, ""
+    inside = False
+    around: list[tuple[int, str]] = []  # indentation and name of the functions around this line, outermost first
     for line in source.splitlines():
-        if match := re.match(r"\s*def (\w+)\(", line):
-            function = function if inside else match[1]
+        indentation = len(line) - len(line.lstrip())
+        if line.strip() and not inside:
+            around = [(depth, name) for depth, name in around if depth < indentation]
+        if (match := _FUNCTION.match(line)) and not inside:
+            around.append((indentation, match[1]))
         if begin := _BEGIN.match(line):
-            if inside or (not begin[2] and not begin[1]):
+            if inside or not (begin[2] or around):
                 raise InvalidRequest(f"solution marks do not pair up, or lack what the learner gets: {line!r} in\n{source}")
             inside = True
             if not keep:
-                lines.append(begin[1] + (begin[2] or f'raise NotImplementedError("{function}")'))
+                lines.append(begin[1] + (begin[2] or f'raise NotImplementedError("{around[-1][1]}")'))
         elif _END.match(line):
             if not inside:
                 raise InvalidRequest(f"END SOLUTION without BEGIN SOLUTION in\n{source}")
@@ -124,7 +129,7 @@ def stale(lab: Lab) -> list[Path]:
 def _digest_of(path: Path) -> str:
     try:
         return cells_digest(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
@@ -160,12 +165,13 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
 def execute(notebook: Any, folder: Path, name: str, timeout: int = 300) -> Any:
     """Run every cell in `folder` and give the notebook with its outputs; raises `LabkitError` naming the failing cell."""
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    where = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=where, coalesce_streams=True)
     try:
         client.execute()
-    except (CellExecutionError, CellTimeoutError) as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise LabkitError(f"{name} does not run: {str(error).strip()[-1500:]}") from error
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+MOST_BITS = 4096
+"""Whole numbers with more bits are not passed on: Python refuses to write or read their digits."""
+
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A JSON form of a value; tensors go into `tensors` under a number and are referred to by it.
@@ -20,6 +23,8 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": key}
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return {"other": "whole number of thousands of digits"}
     if value is None or isinstance(value, bool | str | int):
         return {"plain": value}
     if isinstance(value, float):
@@ -54,4 +59,6 @@ def decode(coded: Any, tensors: dict[str, Tensor]) -> Any:
         return [decode(item, tensors) for item in content]
     if kind == "dict":
         return {decode(key, tensors): decode(item, tensors) for key, item in content}
-    return Foreign(str(content))
+    if kind == "other":
+        return Foreign(str(content))
+    raise ValueError(f"{kind!r} is no form of a value")

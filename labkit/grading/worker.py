@@ -6,14 +6,18 @@ the outcomes as JSON and safetensors. It compares nothing and is believed about 
 
 from __future__ import annotations
 
+import ast
 import json
+import linecache
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 MEMORY_BYTES = 8 * 2**30
 FILE_BYTES = 256 * 2**20
+SUBMISSION = "submission"
 
 
 def limit(cpu_seconds: int) -> None:
@@ -25,39 +29,55 @@ def limit(cpu_seconds: int) -> None:
 
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """An outcome as JSON; its tensors go into `tensors`."""
+    """An outcome as JSON; its tensors go into `tensors`. A value that cannot be passed on becomes an error in words."""
     from labkit.grading.values import encode
 
-    value = encode(outcome.value, tensors)
-    return {"value": value, "error": outcome.error, "error_kind": outcome.error_kind, "changed": outcome.changed}
+    row = {"value": encode(None, {}), "error": outcome.error, "error_kind": outcome.error_kind, "changed": outcome.changed}
+    try:
+        return row | {"value": encode(outcome.value, tensors)}
+    except Exception as error:
+        words = f"its answer cannot be read: {type(error).__name__}"
+        return row | {"error": words, "error_kind": type(error).__name__}
+
+
+def define(source: str, scope: dict[str, Any]) -> dict[str, str]:
+    """Run a submission's definitions one by one, so that one that fails spoils itself only; names them and their errors."""
+    linecache.cache[SUBMISSION] = (len(source), None, source.splitlines(keepends=True), SUBMISSION)
+    failed: dict[str, str] = {}
+    for node in ast.parse(source).body:
+        try:
+            exec(compile(ast.Module([node], []), SUBMISSION, "exec"), scope)
+        except (Exception, SystemExit) as error:
+            failed[getattr(node, "name", ast.unparse(node))] = f"{type(error).__name__}: {error}"
+    return failed
 
 
 def main() -> None:
-    """Run one job: `{exercise, function, source, seeds, cpu_seconds}` to `OUT/outcomes.json` and `OUT/tensors.safetensors`."""
+    """Run one job to `OUT/outcomes.json` and `OUT/tensors.safetensors`.
+
+    A job is `{exercise, function, source, seeds, seconds, cpu_seconds}`; `seconds` bounds one call.
+    """
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     out = Path(sys.argv[2])
     from safetensors.torch import save_file
 
     from labkit.exercises.registry import exercise as find
-    from labkit.grading.call import Outcome, run_cases
+    from labkit.grading.call import Outcome, run_seeds
 
-    exercise = find(job["exercise"])
+    exercise = replace(find(job["exercise"]), seconds=job["seconds"])
     limit(job["cpu_seconds"])
-    scope: dict[str, Any] = {"__name__": "submission"}
+    scope: dict[str, Any] = {"__name__": SUBMISSION}
+    failed = define(job["source"], scope)
+    name = job["function"]
     tensors: dict[str, Any] = {}
-    runs: dict[str, list[dict[str, Any]]] = {}
-    try:
-        exec(compile(job["source"], "submission", "exec"), scope)
-        function = scope[job["function"]]
-    except Exception as error:
-        words = f"the notebook's definitions do not run: {type(error).__name__}: {error}"
-        failed = Outcome(error=words, error_kind="Definition")
-        runs = {str(seed): [row_of(failed, tensors)] for seed in job["seeds"]}
+    if name in scope:
+        runs = run_seeds(scope[name], exercise, job["seeds"])
     else:
-        for seed in job["seeds"]:
-            runs[str(seed)] = [row_of(outcome, tensors) for outcome in run_cases(function, exercise, seed)]
+        error = f"its definition does not run: {failed.get(name, 'it is gone')}"
+        runs = {job["seeds"][0]: [Outcome(error=error, error_kind="Definition")]}
+    rows = {seed: [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
     save_file(tensors, out / "tensors.safetensors")
-    (out / "outcomes.json").write_text(json.dumps(runs), "utf-8")
+    (out / "outcomes.json").write_text(json.dumps(rows), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Measuring: time, memory, the machine's ceilings, the roofline of a model, records and plots. Knows no engine."""
 
 from labkit.measure.ceilings import Ceilings, ceilings
+from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
+from labkit.measure.progress_bar import progress_bar
 from labkit.measure.record import Record, versions
 from labkit.measure.roofline import Roofline, roofline
 from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
@@ -10,6 +12,7 @@ from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
 __all__ = [
     "Ceilings",
     "HostPeak",
+    "KeptRuns",
     "Ladder",
     "Ratio",
     "Record",
@@ -20,6 +23,7 @@ __all__ = [
     "compare",
     "gpu_peak_bytes",
     "peak_host_memory",
+    "progress_bar",
     "ratio",
     "roofline",
     "time_call",

@@ -5,17 +5,19 @@ Measured, not looked up: a model can be near these and never above.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from labkit.measure.timing import time_call, waiter
+from labkit.measure.timing import time_call
 from labkit.precision import DTYPES, as_device
 
 CPU_READ_BYTES = 256 * 2**20
 GPU_READ_BYTES = 4 * 2**30
-MATRIX_SIZES = {"cpu": 1024, "cuda": 8192}
+PRECISIONS = ("fp32", "bf16", "fp16")
+MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,26 @@ class Ceilings:
         return asdict(self)
 
 
-def ceilings(device: str | torch.device | None = None, *, seconds: float = 1.0) -> Ceilings:
-    """Measure `device` (the best there is when left out); each of the four measurements takes about `seconds`."""
+def ceilings(
+    device: str | torch.device | None = None,
+    *,
+    seconds: float = 1.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Ceilings:
+    """Measure `device` (the best there is when left out); each of the four measurements takes about `seconds`.
+
+    `progress` is called with the measurements done and their number.
+    """
     target = as_device(device)
-    return Ceilings(
-        device=str(target),
-        threads=torch.get_num_threads(),
-        read_bytes_per_second=read_rate(target, seconds),
-        flops_per_second={name: matrix_rate(target, name, seconds) for name in ("fp32", "bf16", "fp16")},
-    )
+    total = 1 + len(PRECISIONS)
+    progress(0, total)
+    read = read_rate(target, seconds)
+    flops = {}
+    for done, name in enumerate(PRECISIONS, 1):
+        progress(done, total)
+        flops[name] = matrix_rate(target, name, seconds)
+    progress(total, total)
+    return Ceilings(str(target), torch.get_num_threads(), read, flops)
 
 
 def read_rate(device: torch.device, seconds: float = 1.0) -> float:
@@ -58,12 +71,20 @@ def read_rate(device: torch.device, seconds: float = 1.0) -> float:
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
-    """FLOPs a second of a square product in `precision`, on random data (zeros would flatter a GPU's clocks)."""
-    size, dtype = MATRIX_SIZES[device.type], DTYPES[precision]
+    """FLOPs a second of a square product in `precision`, on random data (zeros would flatter a GPU's clocks).
+
+    A precision the processor has no units for is emulated so slowly that a smaller product has to do.
+    """
+    small, large = MATRIX_SIZES[device.type]
+    rate = _product_rate(device, DTYPES[precision], small, seconds / 4)
+    fits = 2 * large**3 / rate < seconds / 2
+    return max(rate, _product_rate(device, DTYPES[precision], large, seconds)) if fits else rate
+
+
+def _product_rate(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
-    wait = waiter(device)
     taken = time_call(
-        lambda: left @ right, synchronise=wait, warmup=1, min_runs=3, max_seconds=seconds, max_runs=200, spread_target=0
+        lambda: left @ right, device=device, warmup=1, min_runs=3, max_seconds=seconds, max_runs=200, spread_target=0
     )
     return 2 * size**3 / min(taken.samples)

@@ -10,6 +10,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.home import home, write_atomically
+from labkit.measure.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ class Rung:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def _check(rung: Rung) -> None:
+    """Raise `InvalidRequest` unless the speeds are finite, positive and in order."""
+    low, middle, high = rung.low, rung.tokens_per_second, rung.high
+    slack = 1e-9 * middle  # quartiles are interpolated, and equal runs may round apart
+    if not (math.isfinite(high) and 0 < low <= middle + slack and middle <= high + slack):
+        raise InvalidRequest(
+            f"rung {rung.name!r}: {middle} tokens a second, quartiles {low} and {high}; finite, positive numbers with the "
+            "speed between its quartiles are accepted"
+        )
+
+
 class Ladder:
     """Rungs in the order in which they were first climbed; a rung measured again is replaced in its place."""
 
@@ -33,19 +45,35 @@ class Ladder:
     def rungs(self) -> list[Rung]:
         """All rungs; none when nothing was measured yet or the file cannot be read."""
         try:
-            return [Rung(**row) for row in json.loads(self.path.read_text("utf-8"))]
+            return self._read()
         except (OSError, ValueError, TypeError):
             return []
+
+    def _read(self) -> list[Rung]:
+        rungs = [Rung(**row) for row in json.loads(self.path.read_text("utf-8"))]
+        for rung in rungs:
+            _check(rung)
+        return rungs
 
     def add(
         self, name: str, tokens_per_second: float, *, low: float | None = None, high: float | None = None, **details: Any
     ) -> Rung:
-        """Add or replace a rung; `low` and `high` are its quartiles. Raises `InvalidRequest` for a speed that is none."""
-        numbers = [tokens_per_second, tokens_per_second if low is None else low, tokens_per_second if high is None else high]
-        if not all(math.isfinite(number) and number > 0 for number in numbers):
-            raise InvalidRequest(f"rung {name!r}: tokens a second are {numbers}; positive, finite numbers are accepted")
-        rung = Rung(name, numbers[0], numbers[1], numbers[2], details)
-        rungs = self.rungs
+        """Add or replace a rung; `low` and `high` are its quartiles.
+
+        Raises `InvalidRequest` for a speed that is none or lies outside its quartiles. A file that cannot be read is kept
+        aside as `.damaged`.
+        """
+        low = tokens_per_second if low is None else low
+        high = tokens_per_second if high is None else high
+        rung = Rung(name, tokens_per_second, low, high, details)
+        _check(rung)
+        try:
+            rungs = self._read()
+        except FileNotFoundError:
+            rungs = []
+        except (OSError, ValueError, TypeError):
+            self.path.replace(self.path.with_suffix(".damaged"))
+            rungs = []
         places = [index for index, old in enumerate(rungs) if old.name == name]
         if places:
             rungs[places[0]] = rung
@@ -53,6 +81,11 @@ class Ladder:
             rungs.append(rung)
         write_atomically(self.path, json.dumps([asdict(row) for row in rungs], indent=1) + "\n")
         return rung
+
+    def add_timing(self, name: str, timing: Timing, *, tokens: int, **details: Any) -> Rung:
+        """Add or replace the rung of something that makes `tokens` new tokens in each run of `timing`."""
+        low, high = tokens / timing.high, tokens / timing.low
+        return self.add(name, tokens / timing.median, low=low, high=high, runs=timing.runs, **details)
 
     def text(self) -> str:
         """The ladder for a terminal: a bar a rung, and how many times the first one it is."""

@@ -20,13 +20,13 @@ class HostPeak:
     def __init__(self, interval: float = 0.002) -> None:
         self._interval = interval
         self._process = psutil.Process()
-        self._stop = threading.Event()
         self.before = 0
         self.peak = 0
 
     def __enter__(self) -> HostPeak:
         self._can_reset = _reset_high_water_mark()
         self.before = self.peak = int(self._process.memory_info().rss)
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -65,7 +65,7 @@ def _reset_high_water_mark() -> bool:
 
 def _high_water_mark() -> int:
     with open(f"/proc/{os.getpid()}/status") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
+        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # not every kernel tells it
     return int(line.split()[1]) * 1024
 
 

@@ -16,9 +16,9 @@ GREY = "#777777"
 
 
 def _figure(title: str, caption: str, width: float = 7.0, height: float = 4.0) -> Figure:
-    from matplotlib.figure import Figure as NewFigure
+    from labkit.measure.figure import NotebookFigure
 
-    figure = NewFigure(figsize=(width, height), layout="constrained", dpi=110)
+    figure = NotebookFigure(figsize=(width, height), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     if caption:
         figure.supxlabel(caption, fontsize=7, color=GREY, x=0.01, ha="left")
@@ -71,13 +71,14 @@ def sweep_plot(
 ) -> Figure:
     """One line a thing over the same x values; `bands` are quartiles, `limits` dashed lines (a prediction, a roofline).
 
-    Raises `InvalidRequest` when a line and `x` differ in length.
+    Raises `InvalidRequest` when a line, band or limit and `x` differ in length.
     """
+    for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
+        if len(given) != len(x):
+            raise InvalidRequest(f"line {name!r} has {len(given)} values for {len(x)} points of x")
     figure = _figure(title, caption)
     axes = figure.add_subplot()
     for (name, values), colour in zip(lines.items(), COLOURS * 9, strict=False):
-        if len(values) != len(x):
-            raise InvalidRequest(f"line {name!r} has {len(values)} values for {len(x)} points of x")
         axes.plot(x, values, "o-", color=colour, label=name)
         if bands and name in bands:
             axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
@@ -87,6 +88,8 @@ def sweep_plot(
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(list(x), [f"{value:g}" for value in x])
         axes.minorticks_off()
+    else:
+        axes.locator_params(axis="x", integer=True)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
@@ -100,7 +103,10 @@ def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", capt
     figure = _figure(title, caption, height=1.2 + 0.5 * len(rungs))
     axes = figure.add_subplot()
     speeds = [rung.tokens_per_second for rung in rungs]
-    whiskers = [[r.tokens_per_second - r.low for r in rungs], [r.high - r.tokens_per_second for r in rungs]]
+    whiskers = [
+        [max(0.0, rung.tokens_per_second - rung.low) for rung in rungs],
+        [max(0.0, rung.high - rung.tokens_per_second) for rung in rungs],
+    ]
     places = range(len(rungs))
     axes.barh(places, speeds, xerr=whiskers, color=COLOURS[0], ecolor=GREY, height=0.6, capsize=3)
     for place, rung in zip(places, rungs, strict=True):
@@ -119,19 +125,28 @@ def prediction_plot(
     series: Mapping[str, Sequence[float]],
     *,
     ylabel: str,
+    limits: Mapping[str, float] | None = None,
+    log: bool = False,
     title: str = "Prediction and measurement",
     caption: str = "",
 ) -> Figure:
-    """Groups of bars, one group a name: what was predicted, what the roofline allows, what was measured."""
+    """Groups of bars, one group a name: what was predicted, what the roofline allows, what was measured.
+
+    `limits` are dashed lines across all groups. Raises `InvalidRequest` when a series and `names` differ in length.
+    """
     figure = _figure(title, caption)
     axes = figure.add_subplot()
     width = 0.8 / max(len(series), 1)
-    for index, ((label, values), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
+    for index, ((label, values), colour) in enumerate(zip(series.items(), COLOURS * 9, strict=False)):
         if len(values) != len(names):
             raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
         places = [place - 0.4 + width * (index + 0.5) for place in range(len(names))]
         bars = axes.bar(places, values, width=0.9 * width, color=colour, label=label)
         axes.bar_label(bars, fmt="{:.3g}", fontsize=7)
+    for (label, height), colour in zip((limits or {}).items(), ("#444444", GREY, "#AAAAAA") * 9, strict=False):
+        axes.axhline(height, color=colour, linestyle="--", label=label)
+    if log:
+        axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel=ylabel)
     axes.margins(y=0.15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -42,9 +42,8 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only; raises `InvalidRequest` naming the place of a number that is NaN or infinite."""
-        values = asdict(self)
-        _refuse_nan(values, self.kind)
+        """Plain values only; raises `InvalidRequest` naming the place of anything that JSON cannot hold, NaN among it."""
+        values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
 
     def save(self, path: str | Path) -> Path:
@@ -54,9 +53,13 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read a record back; raises `InvalidRequest` naming the file when it is not one."""
+        """Read a record back; raises `InvalidRequest` naming the file when it is not one, or not a whole one."""
         try:
-            return cls(**json.loads(Path(path).read_text("utf-8")))
+            values = json.loads(Path(path).read_text("utf-8"))
+            missing = {field.name for field in fields(cls)} - set(values)
+            if missing:  # the defaults describe this machine and now, not those of the measurement
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+            return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:
             raise InvalidRequest(f"{path} is no record of a measurement: {error}") from error
 
@@ -68,12 +71,14 @@ class Record:
         return f"{device}; {asked}; torch {self.versions.get('torch', '?')}; {self.created[:10]}"
 
 
-def _refuse_nan(value: Any, place: str) -> None:
+def _plain(value: Any, place: str) -> Any:
+    """The value in the types that JSON reads back."""
     if isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_nan(item, f"{place}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _refuse_nan(item, f"{place}[{index}]")
-    elif isinstance(value, float) and not math.isfinite(value):
+        return {str(key): _plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
         raise InvalidRequest(f"{place} is {value}; a record holds measured, finite numbers only")
+    if not isinstance(value, bool | int | float | str | None):
+        raise InvalidRequest(f"{place} is a {type(value).__name__}; a record holds numbers, text, lists and dictionaries")
+    return value

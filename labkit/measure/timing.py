@@ -86,7 +86,7 @@ def compare(
     says whose queue is waited for before each clock reading; `synchronise` and `clock` replace the waiting and the
     clock. `progress` is called with rounds done and `max_runs`. Raises `InvalidRequest` for settings that cannot be.
     """
-    if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or max_seconds <= 0:
+    if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
             f"timing {len(calls)} calls with warmup {warmup}, min_runs {min_runs}, max_runs {max_runs}, max_seconds "
             f"{max_seconds}: at least one call, warmup 0 or more, 1 <= min_runs <= max_runs, max_seconds above 0 are needed"
@@ -105,10 +105,11 @@ def compare(
             call()
             wait()
             samples[name].append(clock() - before)
-        if progress:
-            progress(done, max_runs)
         steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
-        if done >= min_runs and (steady or clock() - started >= max_seconds):
+        enough = done >= min_runs and (steady or clock() - started >= max_seconds)
+        if progress:
+            progress(done, done if enough else max_runs)
+        if enough:
             break
     return {name: Timing(tuple(taken)) for name, taken in samples.items()}
 
@@ -121,10 +122,13 @@ def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
 def ratio(slow: Timing, fast: Timing) -> Ratio:
     """`slow / fast`, run by run; the two must come from one call of `compare`.
 
-    Raises `InvalidRequest` when they have different numbers of runs, since those were not taken side by side.
+    Raises `InvalidRequest` when they have different numbers of runs, since those were not taken side by side, and when
+    a run of `fast` took no time.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(f"a ratio pairs runs taken side by side, but these have {slow.runs} and {fast.runs} runs")
+    if not all(sample > 0 for sample in fast.samples):
+        raise InvalidRequest("a run took no time that the clock could see; time more work in one call")
     pairs = Timing(tuple(a / b for a, b in zip(slow.samples, fast.samples, strict=True)))
     return Ratio(pairs.median, pairs.low, pairs.high)
 

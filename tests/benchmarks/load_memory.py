@@ -1,6 +1,6 @@
 """How much host memory `labkit.load` takes at its peak, measured against the weights that it leaves behind.
 
-    python -m tests.benchmarks.load_memory [--model gpt-j-405m-synthetic|DIR] [--json] [--save]
+    python -m tests.benchmarks.load_memory [--model gpt-j-405m-synthetic|DIR] [--json] [--save FILE]
 
 Every case runs in a process of its own, which loads the built-in model first, so that libraries and thread pools are
 not counted. `ratio` is the growth of resident memory at its peak over the bytes of the weights in the dtype loaded; the

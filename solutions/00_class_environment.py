@@ -1,0 +1,413 @@
+# %% [markdown]
+# # Lab 00 · Class environment
+#
+# **After this lab you can** say what a machine can do at best, how much memory a model needs on it, how many GPUs it
+# takes, and how fast a token can come out of it: all of that before anything is run. Then you measure, and see how
+# close reality comes.
+#
+# *About 60 minutes · 6 exercises, 65 points · runs on any machine; what yours lacks is named, not skipped.*
+#
+# How this works:
+# - You write the body of a function, run its cell, and run `check(...)` below it. The check feeds your function inputs
+#   that you have not seen and says **passed**, **failed** (with the likely mistake in words) or **not measured here**.
+# - `hint(my_function)` gives up to three hints, from a nudge to nearly the answer.
+# - Some cells ask for a **prediction** first. Nobody grades it; the figure lays it beside the measurement.
+# - Progress, measurements and your speed ladder are kept on disk. After a restart of the kernel, run the set-up cell and
+#   *Run All Above Selected Cell* from the Run menu; measurements are not taken twice.
+
+# %%
+import torch
+from ipywidgets import interact
+
+import labkit
+from labkit import measure
+from labkit.config import GPT_J_6B
+from labkit.environment import describe
+from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.measure import plots
+
+runs = measure.KeptRuns("00")
+
+# %%
+progress_panel("00")
+
+# %% [markdown]
+# ## A model that is always there
+#
+# `gptj-tiny` is a GPT-J like its large sister, 600 times smaller, trained for this course on public-domain English: the
+# Bible, Jane Austen, Moby-Dick, presidents' addresses. It ships inside the package, so every lab runs offline.
+#
+# It knows no facts. It is here because its text can be read and its quality measured.
+
+# %%
+engine = labkit.load("gptj-tiny", dtype="fp32")
+taste = labkit.SamplingParams(max_new_tokens=60, temperature=0.8, top_p=0.95, seed=1)
+for event in engine.stream("In the beginning", taste):
+    print(event.text, end="", flush=True)
+
+# %% [markdown]
+# ## This machine
+#
+# What decides the speed of inference is, in this order: how fast memory can be **read**, how much **memory** there is,
+# how fast **matrices** are multiplied, and, with several GPUs, how fast the **links** between them are.
+
+# %%
+machine = describe()
+cpu = machine.cpu
+print(f"{cpu.model}: {cpu.usable_cores} cores, {', '.join(cpu.instruction_sets)}")
+print(
+    f"{machine.memory_bytes / 2**30:.1f} GiB of memory, {machine.memory_available_bytes / 2**30:.1f} GiB available"
+)
+
+# %%
+for gpu in machine.gpus:
+    print(
+        f"{gpu.name}: {gpu.memory_bytes / 2**30:.0f} GiB, PCIe {gpu.pcie}, {gpu.nvlinks} NVLinks, driver {gpu.driver}"
+    )
+if not machine.gpus:
+    print(
+        f"GPU and its links: not measured here ({machine.gpus_why_none}). Everything below runs on the CPU."
+    )
+
+# %% [markdown]
+# ### Predict, then measure
+#
+# How many **GB can be read in a second** here, and how many **GFLOP in a second** does a matrix product in fp32 reach?
+# Two rules of thumb to start from:
+#
+# - One channel of DDR5-4800 reads 38 GB/s. A laptop has two channels; a share of a server may get a few of them; an H100
+#   reads 3,350 GB/s.
+# - A CPU core with AVX-512 does up to 64 fp32 operations a cycle (two 16-wide multiply-adds), with AVX2 up to 32, at 2 to
+#   4 GHz. Real products reach half of that.
+#
+# Replace each `None` by your number.
+
+# %%
+# BEGIN SOLUTION guess_read_gb_per_second = None
+guess_read_gb_per_second = 40
+# END SOLUTION
+# BEGIN SOLUTION guess_fp32_gflop_per_second = None
+guess_fp32_gflop_per_second = 200
+# END SOLUTION
+
+
+# %%
+def measure_limits():
+    return measure.ceilings(progress=measure.progress_bar("this machine's limits")).to_dict()
+
+
+limits = measure.Ceilings(**runs.keep("limits", measure_limits))
+caption = f"{limits.device}, {limits.threads} threads, torch {torch.__version__}; best of several runs"
+
+# %%
+if predicted(read=guess_read_gb_per_second, fp32=guess_fp32_gflop_per_second):
+    series = {
+        "your prediction": [guess_read_gb_per_second, guess_fp32_gflop_per_second],
+        "measured": [limits.read_bytes_per_second / 1e9, limits.flops_per_second["fp32"] / 1e9],
+    }
+    names = ["read, GB a second", "fp32 product, GFLOP a second"]
+    display(
+        plots.prediction_plot(
+            names, series, ylabel="a second", title="What can this machine do?", caption=caption
+        )
+    )
+
+# %% [markdown]
+# Look at the ratio as well: how many operations can this machine do in the time in which it reads one byte?
+
+# %%
+for precision, rate in limits.flops_per_second.items():
+    per_byte = rate / limits.read_bytes_per_second
+    print(f"{precision}: {rate / 1e9:8,.0f} GFLOP/s, {per_byte:6.1f} FLOP in the time of one byte")
+
+# %% [markdown]
+# (A precision that is far slower than fp32 is one that this processor has no units for and emulates: fp16 on most CPUs.)
+#
+# Writing one token needs **two** operations for each weight, and a weight is four bytes in fp32, two in bf16: half an
+# operation to one operation a byte. Where there are units for it, a machine does more than that while it reads. Keep
+# this in mind; it is the whole story of batch size 1.
+#
+# ## Executive math: does it fit?
+#
+# Before any benchmark, count. The shape of GPT-J 6B:
+
+# %%
+GPT_J_6B
+
+# %% [markdown]
+# {{exercise lab00.parameter_count}}
+
+
+# %%
+def parameter_count(config):
+    """The number of parameters of a GPT-J with this config, a whole number."""
+    # BEGIN SOLUTION
+    h, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    block = 4 * h * h + (h * inner + inner) + (inner * h + h) + 2 * h
+    return vocab * h + config.num_layers * block + 2 * h + (h * vocab + vocab)
+    # END SOLUTION
+
+
+# %%
+check(parameter_count)
+
+# %% [markdown]
+# Now hold your formula against a real file: the weights that the engine above has just loaded.
+
+# %%
+if passed(parameter_count):
+    from labkit.checkpoints import open_checkpoint
+
+    checkpoint = open_checkpoint("gptj-tiny")
+    in_the_file = sum(checkpoint.read(name).numel() for name in checkpoint.tensor_names())
+    print(f"gptj-tiny: {parameter_count(engine.config):,} by your formula, {in_the_file:,} in the file")
+    print(f"GPT-J 6B:  {parameter_count(GPT_J_6B):,}")
+
+# %% [markdown]
+# The lecture's slide computes the memory of a 175B model in fp16 as $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB".
+# Strictly those are **GiB**; in GB ($10^9$ bytes) it is 350. GPUs are sold in GB and report GiB, so say which you mean.
+
+# %% [markdown]
+# {{exercise lab00.weight_gib}}
+
+
+# %%
+def weight_gib(parameters, precision, group_size):
+    """Size of the weights in GiB, a number."""
+    # BEGIN SOLUTION
+    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4 + 16 / group_size}[precision]
+    return parameters * bits / 8 / 2**30
+    # END SOLUTION
+
+
+# %%
+check(weight_gib)
+
+# %%
+if passed(weight_gib):
+    precisions = ["fp32", "fp16", "int8", "int4"]
+    models = {"6B": 6_050_882_784, "175B": 175_000_000_000, "530B": 530_000_000_000}
+    series = {name: [weight_gib(size, p, 128) for p in precisions] for name, size in models.items()}
+    lines = {"memory of this machine": machine.memory_bytes / 2**30, "one 80 GB GPU": 80e9 / 2**30}
+    labels = {"ylabel": "GiB of weights", "title": "Weights alone", "caption": "your function"}
+    display(plots.prediction_plot(precisions, series, limits=lines, log=True, **labels))
+
+# %% [markdown]
+# Which of these models could this machine hold, and in which precision? Int4 makes the difference for 6B on a laptop.
+# Lab 05 is about what it costs in quality.
+#
+# ## The other memory: keys and values
+#
+# To write token 1,001 a model looks back at 1,000 earlier ones. Their keys and values do not change, so they are kept:
+# the **KV cache**. It grows with every token of every sequence that is being served.
+
+# %% [markdown]
+# {{exercise lab00.kv_cache_bytes}}
+
+
+# %%
+def kv_cache_bytes(config, lengths, element_bytes):
+    """Bytes of keys and values for a batch of sequences of these lengths, a whole number."""
+    # BEGIN SOLUTION
+    return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes
+    # END SOLUTION
+
+
+# %%
+check(kv_cache_bytes)
+
+# %% [markdown]
+# Move the slider: from which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? How much
+# later is that when sequences are short?
+
+# %%
+batches = [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+def draw_cache(length=1024):
+    cache = [kv_cache_bytes(GPT_J_6B, [length] * batch, 2) / 1e9 for batch in batches]
+    weights = [2 * GPT_J_6B.parameter_count / 1e9] * len(batches)
+    flat = {"weights": weights, "one 80 GB GPU": [80] * len(batches)}
+    title = f"GPT-J 6B in fp16, {length} tokens a sequence (your function)"
+    labels = {"xlabel": "batch", "ylabel": "GB", "title": title}
+    display(plots.sweep_plot(batches, {"KV cache": cache}, limits=flat, **labels))
+
+
+if passed(kv_cache_bytes):
+    interact(draw_cache, length=(128, 2048, 128))
+
+# %% [markdown]
+# {{exercise lab00.gpus_needed}}
+
+
+# %%
+def gpus_needed(weight_bytes, gpu_bytes, reserve):
+    """The smallest of 1, 2, 4, 8, ... GPUs that hold the weights with this fraction of their memory kept free."""
+    # BEGIN SOLUTION
+    gpus = 1
+    while weight_bytes / gpus > gpu_bytes * (1 - reserve):
+        gpus *= 2
+    return gpus
+    # END SOLUTION
+
+
+# %%
+check(gpus_needed)
+
+# %%
+if passed(gpus_needed):
+    for name, size in {"GPT-J 6B": 6.05e9, "GPT-3 175B": 175e9, "Megatron-Turing 530B": 530e9}.items():
+        needs = {f"{gpu} GB": gpus_needed(2 * size, gpu * 1e9, 0.2) for gpu in (16, 24, 40, 80)}
+        print(
+            f"{name:>21} in fp16, a fifth kept free: "
+            + ", ".join(f"{n} x {gpu}" for gpu, n in needs.items())
+        )
+
+# %% [markdown]
+# The lecture's table runs 175B on 8 to 32 GPUs and 530B on 16 to 32, of 80 GB each. Does your function explain the
+# smaller number of each? What would the larger ones be good for? (Lab 03 and lab 08 come back to this.)
+#
+# ## Executive math: how fast can it be?
+#
+# A step reads bytes and does arithmetic. A good implementation overlaps them, so the step takes as long as the slower of
+# the two: the **roofline** model (Williams, Waterman and Patterson, 2009).
+
+# %% [markdown]
+# {{exercise lab00.roofline_time}}
+
+
+# %%
+def roofline_time(flops, bytes_read, flops_per_second, bytes_per_second):
+    """The pair (seconds, "memory" or "compute")."""
+    # BEGIN SOLUTION
+    compute, memory = flops / flops_per_second, bytes_read / bytes_per_second
+    return max(compute, memory), "memory" if memory >= compute else "compute"
+    # END SOLUTION
+
+
+# %%
+check(roofline_time)
+
+# %% [markdown]
+# With it, the two phases of inference look very different. **Prefill** runs the whole prompt through the weights at once;
+# **decode** runs one token. Both read every weight once. Here is `gptj-tiny` with a prompt of 128 tokens, on this machine:
+
+# %%
+if passed(roofline_time):
+    from labkit.measure.roofline import head_flops, matmul_flops_per_token, weight_bytes_per_step
+
+    token_flops = matmul_flops_per_token(engine.config) + head_flops(engine.config)
+    weight_bytes = weight_bytes_per_step(engine.config, 4)
+    for phase, tokens in {"decode": 1, "prefill": 128}.items():
+        rates = limits.flops_per_second["fp32"], limits.read_bytes_per_second
+        seconds, bound = roofline_time(tokens * token_flops, weight_bytes, *rates)
+        print(f"{phase:>8} of {tokens:>3} tokens: at least {1e3 * seconds:6.2f} ms, bound by {bound}")
+
+# %%
+if passed(roofline_time):
+    points = {}
+    for phase, tokens in {
+        "decode, batch 1": 1,
+        "decode, batch 16": 16,
+        "prefill, 128 tokens": 128,
+    }.items():
+        work = tokens * token_flops
+        points[phase] = (work / weight_bytes, work / roofline_time(work, weight_bytes, *rates)[0])
+    title = "Where the phases of gptj-tiny lie (fp32)"
+    display(plots.roofline_plot(rates[1], rates[0], points, title=title, caption=caption))
+
+# %% [markdown]
+# Left of the bend, memory binds: faster arithmetic buys nothing, and a batch of 16 costs hardly more than a batch of 1.
+# Right of it, arithmetic binds. Every trick of this course moves a point up, or moves it to the right, or lifts the roof.
+
+# %% [markdown]
+# {{exercise lab00.decode_floor_ms}}
+
+
+# %%
+def decode_floor_ms(config, batch, length, element_bytes, bytes_per_second):
+    """The least milliseconds that the bytes of one decode step take."""
+    # BEGIN SOLUTION
+    weights = (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
+    cache = config.kv_bytes_per_token(element_bytes) * batch * length
+    return 1e3 * (weights + cache) / bytes_per_second
+    # END SOLUTION
+
+
+# %%
+check(decode_floor_ms)
+
+# %% [markdown]
+# One line, and you know the best time a token can take on any machine. Bandwidths from the makers' data sheets:
+
+# %%
+if passed(decode_floor_ms):
+    bandwidths = {
+        "this machine": limits.read_bytes_per_second,
+        "V100": 900e9,
+        "A100 80GB": 2039e9,
+        "H100 SXM": 3350e9,
+    }
+    for name, rate in bandwidths.items():
+        print(
+            f"At best, GPT-J 6B in fp16 on {name:>12}: {decode_floor_ms(GPT_J_6B, 1, 128, 2, rate):7.1f} ms a token"
+        )
+
+# %% [markdown]
+# ### Your first prediction that is put to the test
+#
+# How many **milliseconds** will one decode step of `gptj-tiny` take here, in fp32 and at batch 1? Start from your floor,
+# then think: will a plain PyTorch loop over 8 layers reach it? By which factor will it miss?
+
+# %%
+if passed(decode_floor_ms):
+    floor = decode_floor_ms(engine.config, 1, 96, 4, limits.read_bytes_per_second)
+    print(f"the floor: {floor:.2f} ms")
+
+# %%
+# BEGIN SOLUTION guess_decode_ms = None
+guess_decode_ms = 4
+# END SOLUTION
+
+
+# %%
+def measure_decode():
+    """Milliseconds a token of 64-token continuations, the median of several."""
+    params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
+    call = lambda: engine.generate([[5] * 64], params)
+    bar = measure.progress_bar("decoding")
+    timing = measure.time_call(call, device=engine.device, max_runs=20, max_seconds=4, progress=bar)
+    return {"median": 1e3 * timing.median / 64, "spread": timing.spread, "runs": timing.runs}
+
+
+# %%
+if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
+    decode = runs.keep("decode", measure_decode)
+    series = {
+        "your prediction": [guess_decode_ms],
+        "memory floor": [floor],
+        "measured": [decode["median"]],
+    }
+    title = "One decode step of gptj-tiny, batch 1"
+    caption = (
+        f"{engine.device}, fp32, 64 + 64 tokens, {decode['runs']} runs, spread {decode['spread']:.0%}"
+    )
+    display(
+        plots.prediction_plot(["gptj-tiny"], series, ylabel="ms a token", title=title, caption=caption)
+    )
+
+# %% [markdown]
+# A small model lies far above its floor: its weights fit into the caches, and what you see is the time of starting a
+# hundred small operations from Python. That overhead is what lab 02 removes. The floor is not wrong, it is just not what
+# binds *yet*.
+#
+# ## What you have now
+#
+# - Memory: weights from parameters and precision, a cache from layers, width and tokens.
+# - Time: the slower of bytes and FLOPs; decode at small batch is bytes, prefill is FLOPs.
+# - The limits of *this* machine, measured, which every later figure is held against.
+#
+# Next: **lab 01**, where GPT-J runs through Hugging Face, and a clock learns not to be fooled.
+
+# %%
+progress_panel("00")

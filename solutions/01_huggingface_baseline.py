@@ -1,0 +1,513 @@
+# %% [markdown]
+# # Lab 01 · Hugging Face baseline
+#
+# **After this lab you can** run GPT-J through `transformers`, time it with a clock that is not fooled, take prefill and
+# decode apart, weigh the KV cache, sweep batch and length, and say how far all of it is from what the machine could do.
+# The first rungs of your **speed ladder** come out of it; every later lab is held against them.
+#
+# *About 75 minutes · 6 exercises, 85 points · runs on any machine; on a GPU the same cells use it.*
+#
+# Lab 00 explains how checks, hints and predictions work.
+
+# %%
+import time
+import warnings
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import labkit
+from labkit import measure
+from labkit.checkpoints import fetch
+from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.measure import plots
+
+warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)  # renamed in 5.24, taken until 5.39
+runs, ladder = measure.KeptRuns("01"), measure.Ladder()
+
+# %%
+progress_panel("01")
+
+# %% [markdown]
+# ## GPT-J through `transformers`
+#
+# The built-in model is an ordinary Hugging Face directory, so `transformers` loads it unchanged. We only run it, so
+# gradients are off for the whole notebook.
+
+# %%
+device = "cuda" if torch.cuda.is_available() else "cpu"
+path = fetch("gptj-tiny").path
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
+torch.set_grad_enabled(False)
+config = labkit.GPTJConfig.from_file(path / "config.json")
+where = f"{device}, fp32, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+# %%
+prompt = tokenizer("The condition of our country", return_tensors="pt").to(device)
+made = model.generate(
+    **prompt, max_new_tokens=40, do_sample=True, temperature=0.8, top_p=0.95, pad_token_id=0
+)
+print(tokenizer.decode(made[0]))
+
+# %% [markdown]
+# ## A clock that is not fooled
+#
+# A GPU works behind your back: a call puts work on a queue and returns. You may have none here, so this lab brings a small
+# **asynchronous device** that behaves like one, with a clock of its own. Look at what a naive timing says about a step that
+# takes about 2 ms:
+
+# %%
+from labkit.exercises.async_device import AsyncDevice
+
+gpu = AsyncDevice(seed=1)
+for run in range(6):
+    before = gpu.clock()
+    gpu.launch()
+    naive = gpu.clock() - before
+    gpu.synchronize()
+    honest = gpu.clock() - before
+    print(f"run {run}: naive {1e6 * naive:5.0f} us, honest {1e3 * honest:6.2f} ms")
+
+# %% [markdown]
+# The naive clock is off by a factor of hundreds, and never complains. And the first runs are slow: there kernels are
+# compiled, memory is allocated, caches are cold.
+
+# %% [markdown]
+# {{exercise lab01.time_runs}}
+
+
+# %%
+def time_runs(call, synchronize, clock, warmup, runs):
+    """Seconds of each of `runs` counted runs, after `warmup` runs that do not count; a list."""
+    # BEGIN SOLUTION
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(runs):
+        synchronize()
+        before = clock()
+        call()
+        synchronize()
+        times.append(clock() - before)
+    return times
+    # END SOLUTION
+
+
+# %%
+check(time_runs)
+
+# %% [markdown]
+# Now on the real thing: one forward pass over 128 tokens. `wait` is what `synchronize` means here.
+
+
+# %%
+def wait():
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+ids = torch.randint(config.vocab_size, (1, 128), device=device)
+if passed(time_runs):
+    times = [1e3 * t for t in time_runs(lambda: model(ids), wait, time.perf_counter, 0, 20)]
+    labels = {
+        "xlabel": "run",
+        "ylabel": "ms",
+        "title": "128 tokens, from the first run on",
+        "caption": where,
+    }
+    display(plots.sweep_plot(range(1, 21), {"forward pass": times}, log=False, **labels))
+
+# %% [markdown]
+# Which runs would you count? This is why a figure here is a **median** with a **spread**, taken after a warm-up, and why
+# things that are compared are run in turn, A B A B. From here on `measure.compare` does that for you.
+#
+# ## Prefill and decode
+#
+# Generating has two phases. **Prefill** runs the prompt through the model at once. **Decode** then feeds one token after
+# another, and finds the earlier ones' keys and values in the cache. `model.generate` hides both; you write them out.
+
+# %% [markdown]
+# {{exercise lab01.greedy_decode}}
+
+
+# %%
+def greedy_decode(model, input_ids, new_tokens):
+    """The greedy continuation of `input_ids` [batch, length]: [batch, new_tokens]."""
+    # BEGIN SOLUTION
+    out = model(input_ids, use_cache=True)
+    token = out.logits[:, -1].argmax(-1, keepdim=True)
+    made = [token]
+    for _ in range(new_tokens - 1):
+        out = model(token, past_key_values=out.past_key_values, use_cache=True)
+        token = out.logits[:, -1].argmax(-1, keepdim=True)
+        made.append(token)
+    return torch.cat(made, dim=1)
+    # END SOLUTION
+
+
+# %%
+check(greedy_decode)
+
+# %% [markdown]
+# The check ran a tiny counted model. On the real one your function must write what `model.generate` writes:
+
+# %%
+if passed(greedy_decode):
+    mine = greedy_decode(model, prompt["input_ids"], 40)
+    theirs = model.generate(
+        **prompt, max_new_tokens=40, min_new_tokens=40, do_sample=False, pad_token_id=0
+    )
+    same = torch.equal(mine, theirs[:, prompt["input_ids"].shape[1] :])
+    print(tokenizer.decode(mine[0]), f"\n\nequal to model.generate: {same}")
+
+# %% [markdown]
+# Greedy text repeats itself: the likeliest word is a safe word. For measuring it is just right, because it is the same
+# every time.
+#
+# ### What the cache saves
+
+# %% [markdown]
+# {{exercise lab01.positions_processed}}
+
+
+# %%
+def positions_processed(prompt_tokens, new_tokens, cached):
+    """Positions that run through the model in all, a whole number."""
+    # BEGIN SOLUTION
+    if cached:
+        return prompt_tokens + new_tokens - 1
+    return new_tokens * prompt_tokens + new_tokens * (new_tokens - 1) // 2
+    # END SOLUTION
+
+
+# %%
+check(positions_processed)
+
+# %%
+if passed(positions_processed):
+    lengths = [1, 4, 16, 64, 256, 384]
+    lines = {
+        name: [positions_processed(128, n, on) for n in lengths]
+        for name, on in (("no cache", False), ("cache", True))
+    }
+    labels = {"xlabel": "new tokens", "ylabel": "positions run"}
+    display(
+        plots.sweep_plot(
+            lengths, lines, **labels, title="Work for a prompt of 128 tokens", caption="your function"
+        )
+    )
+
+# %% [markdown]
+# For a prompt of 64 tokens and 64 new ones the count says how many times more positions run without a cache. **How many
+# times faster will decoding with a cache be**, measured? The same number, more, or less? Think of what a step costs besides
+# its positions.
+
+# %%
+if passed(positions_processed):
+    counted = positions_processed(64, 64, False) / positions_processed(64, 64, True)
+    print(f"{counted:.1f} times as many positions without a cache")
+# BEGIN SOLUTION guess_cache_speedup = None
+guess_cache_speedup = 10
+# END SOLUTION
+
+
+# %%
+def measure_cache():
+    """Seconds of 64 tokens behind a prompt of 64, with and without a cache, run in turn."""
+    ids = torch.randint(config.vocab_size, (1, 64), device=device)
+    options = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(ids)
+    calls = {
+        on: lambda on=on: model.generate(ids, attention_mask=mask, use_cache=on, **options)
+        for on in (False, True)
+    }
+    bar = measure.progress_bar("with and without a cache")
+    timings = measure.compare(
+        calls, device=device, warmup=1, min_runs=3, max_runs=10, max_seconds=12, progress=bar
+    )
+    return [list(timings[on].samples) for on in (False, True)]
+
+
+# %%
+if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
+    without, with_cache = (measure.Timing(tuple(s)) for s in runs.keep("cache", measure_cache))
+    for name, timing in (("Hugging Face, no cache", without), ("Hugging Face", with_cache)):
+        ladder.add_timing(name, timing, tokens=64, where=where)
+    bars = {
+        "your prediction": [guess_cache_speedup],
+        "positions": [counted],
+        "measured": [without.median / with_cache.median],
+    }
+    title = "What the KV cache gains"
+    display(
+        plots.prediction_plot(["64 + 64 tokens"], bars, ylabel="times faster", title=title, caption=where)
+    )
+
+# %% [markdown]
+# If the measured bar is well below the counted one, each step costs something that has nothing to do with its positions.
+# You will find it in the profile below.
+#
+# ### What the cache costs
+
+# %% [markdown]
+# {{exercise lab01.cache_bytes}}
+
+
+# %%
+def cache_bytes(cache):
+    """Bytes of all tensors in a list of (keys, values) pairs, a whole number."""
+    # BEGIN SOLUTION
+    return sum(t.numel() * t.element_size() for pair in cache for t in pair)
+    # END SOLUTION
+
+
+# %%
+check(cache_bytes)
+
+# %%
+if passed(cache_bytes):
+    past = model(
+        torch.randint(config.vocab_size, (3, 100), device=device), use_cache=True
+    ).past_key_values
+    weighed = cache_bytes([(layer.keys, layer.values) for layer in past.layers])
+    print(f"3 x 100 tokens: {weighed:,} bytes weighed, {300 * config.kv_bytes_per_token(4):,} by lab 00")
+
+# %% [markdown]
+# `transformers` lets this cache grow by one token a step: it allocates new tensors and copies the old ones, for every
+# layer and every step. A cache that is allocated once is one of the steps of lab 02.
+#
+# ## Sweeps: batch and length
+#
+# A server seldom has one user. What happens to the speed when a step makes tokens for 16 sequences at once? Your roofline
+# of lab 00 has an opinion. First, how a sweep's raw seconds become tokens a second:
+
+# %% [markdown]
+# {{exercise lab01.throughput}}
+
+
+# %%
+def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds):
+    """Tokens a second by the median run: {"prefill": ..., "decode": ..., "per user": ...}."""
+    # BEGIN SOLUTION
+    import statistics
+
+    decode = statistics.median(decode_seconds)
+    return {
+        "prefill": batch * prompt_tokens / statistics.median(prefill_seconds),
+        "decode": batch * (new_tokens - 1) / decode,
+        "per user": (new_tokens - 1) / decode,
+    }
+    # END SOLUTION
+
+
+# %%
+check(throughput)
+
+# %% [markdown]
+# Below is one run, prefill and decode timed apart, on a fresh random prompt every time; then a sweep of several points in
+# turn. **Predict** before you run the third cell: with batch 16 instead of 1, how many times more tokens a second will
+# *decode* make in all?
+
+
+# %%
+def run_once(batch, prompt_tokens, new_tokens):
+    """Seconds of prefill and seconds of decode."""
+    ids = torch.randint(config.vocab_size, (batch, prompt_tokens), device=device)
+    wait()
+    started = time.perf_counter()
+    out = model(ids, use_cache=True, logits_to_keep=1)
+    token = out.logits[:, -1].argmax(-1, keepdim=True)
+    wait()
+    prefilled = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        out = model(token, past_key_values=out.past_key_values, use_cache=True)
+        token = out.logits[:, -1].argmax(-1, keepdim=True)
+    wait()
+    return prefilled - started, time.perf_counter() - prefilled
+
+
+# %%
+batches = [1, 2, 4, 8, 16]
+
+
+def sweep(points, rounds=5):
+    """Seconds of (batch, prompt_tokens, new_tokens) points, the points in turn in every round: {point: [[p, d], ...]}."""
+    bar = measure.progress_bar("sweep")
+    taken = [[] for _ in points]
+    for done in range(rounds + 1):
+        for index, point in enumerate(points):
+            seconds = run_once(*point)
+            taken[index] += [seconds] if done else []  # the first round warms up
+            bar(done * len(points) + index + 1, (rounds + 1) * len(points))
+    return taken
+
+
+# %%
+# BEGIN SOLUTION guess_batch_gain = None  # your prediction
+guess_batch_gain = 10
+# END SOLUTION
+if passed(throughput) and predicted(batch_gain=guess_batch_gain):
+    by_batch = runs.keep("batches", lambda: sweep([(batch, 64, 24) for batch in batches]))
+    rates = [throughput(b, 64, 24, *zip(*taken)) for b, taken in zip(batches, by_batch)]
+    lines = {name: [rate[name] for rate in rates] for name in ("prefill", "decode", "per user")}
+    decode_16 = measure.Timing(tuple(decode for _, decode in by_batch[-1]))
+    ladder.add_timing("Hugging Face, batch 16", decode_16, tokens=16 * 23, where=where)
+    title = "More sequences in a step"
+    display(
+        plots.sweep_plot(
+            batches, lines, xlabel="batch", ylabel="tokens a second", title=title, caption=where
+        )
+    )
+
+# %%
+if passed(throughput) and predicted(batch_gain=guess_batch_gain):
+    gain = lines["decode"][-1] / lines["decode"][0]
+    shown = {"your prediction": [guess_batch_gain], "if a step cost the same": [16], "measured": [gain]}
+    title = "Decode at batch 16 against batch 1"
+    display(
+        plots.prediction_plot(
+            ["decode"], shown, ylabel="times as many tokens a second", title=title, caption=where
+        )
+    )
+
+# %% [markdown]
+# Decode gains from batching because the weights are read once for all sequences. Prefill gains less: it was bound by
+# arithmetic before. And each single user sees *fewer* tokens a second than alone: throughput and latency are traded.
+#
+# Now the other axis. A longer text means more keys and values to read in every step:
+
+# %%
+lengths = [16, 64, 128, 256, 448]
+if passed(throughput):
+    by_length = runs.keep("lengths", lambda: sweep([(1, length, 24) for length in lengths], rounds=4))
+    seconds = [measure.Timing(tuple(decode / 23 for _, decode in taken)) for taken in by_length]
+    bands = {"decode": [(1e3 * t.low, 1e3 * t.high) for t in seconds]}
+    lines = {"decode": [1e3 * t.median for t in seconds]}
+    labels = {"xlabel": "prompt tokens", "ylabel": "ms a step", "title": "Longer texts", "caption": where}
+    display(plots.sweep_plot(lengths, lines, bands=bands, log=False, **labels))
+
+# %% [markdown]
+# ## How far from the limit?
+#
+# You measured this machine's limits in lab 00; if not, the next cell does it now.
+
+
+# %%
+def measure_limits():
+    return measure.ceilings(progress=measure.progress_bar("this machine's limits")).to_dict()
+
+
+limits = measure.Ceilings(**measure.KeptRuns("00").keep("limits", measure_limits))
+
+# %% [markdown]
+# {{exercise lab01.roofline_fraction}}
+
+
+# %%
+def roofline_fraction(config, batch, length, element_bytes, step_seconds, bytes_per_second):
+    """The least time of the step's bytes over the time it took; 1.0 is perfect."""
+    # BEGIN SOLUTION
+    weights = (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
+    cache = config.kv_bytes_per_token(element_bytes) * batch * length
+    return (weights + cache) / bytes_per_second / step_seconds
+    # END SOLUTION
+
+
+# %%
+check(roofline_fraction)
+
+# %% [markdown]
+# **Predict:** which fraction of the memory limit does Hugging Face's decode reach here at batch 1? 1.0 is perfect.
+
+# %%
+# BEGIN SOLUTION guess_fraction = None  # your prediction
+guess_fraction = 0.3
+# END SOLUTION
+if (
+    passed(roofline_fraction)
+    and passed(throughput)
+    and predicted(fraction=guess_fraction, batch_gain=guess_batch_gain)
+):
+    steps = [measure.Timing(tuple(decode / 23 for _, decode in taken)).median for taken in by_batch]
+    rate = limits.read_bytes_per_second
+    reached = [roofline_fraction(config, b, 76, 4, s, rate) for b, s in zip(batches, steps)]
+    bars = {"your prediction": [guess_fraction] + [float("nan")] * 4, "measured": reached}
+    names = [f"batch {batch}" for batch in batches]
+    title = "Decode: fraction of the memory limit reached"
+    display(
+        plots.prediction_plot(names, bars, ylabel="fraction of the limit", title=title, caption=where)
+    )
+
+# %% [markdown]
+# ## Where does the time go?
+#
+# A profile of one decode step. **Predict** first: which share of the time is spent in matrix products (`mm`, `addmm`,
+# `bmm`, `linear`), between 0 and 1?
+
+# %%
+from torch.profiler import ProfilerActivity, profile
+
+out = model(torch.randint(config.vocab_size, (1, 64), device=device), use_cache=True)
+token = out.logits[:, -1].argmax(-1, keepdim=True)
+kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+with profile(activities=kinds) as profiled:
+    model(token, past_key_values=out.past_key_values, use_cache=True)
+    wait()
+
+events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
+whole = sum(event.self_cpu_time_total for event in events)
+print(f"{sum(event.count for event in events)} calls for one token; the host's time goes to")
+for event in events[:8]:
+    print(f"{event.self_cpu_time_total / whole:6.1%} {event.count:5} x {event.key}")
+
+# %%
+# BEGIN SOLUTION guess_matmul_share = None  # your prediction
+guess_matmul_share = 0.5
+# END SOLUTION
+if predicted(matmul_share=guess_matmul_share):
+    products = ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::matmul")
+    share = sum(event.self_cpu_time_total for event in events if event.key in products) / whole
+    shown = {"your prediction": [guess_matmul_share], "profiled": [share]}
+    title = "Share of the host's time in matrix products"
+    display(plots.prediction_plot(["one decode step"], shown, ylabel="share", title=title, caption=where))
+
+# %% [markdown]
+# More than a thousand calls for one token of eight layers, most of them tiny: views, copies, concatenations of the cache, the
+# rotary embedding in half a dozen pieces. Each costs microseconds of Python and dispatch whatever it computes. On a GPU the
+# same calls leave the device idle between kernels. That is the gap to the limit, and it is the list of what **lab 02**
+# fuses: QKV in one product, rotary with the cache write, residual with layer norm, and a step that is captured once.
+#
+# ## Your speed ladder
+#
+# A last rung, for comparison: `labkit`'s own engine on the same task, one prompt, 64 + 64 tokens.
+
+
+# %%
+def measure_labkit():
+    engine = labkit.load("gptj-tiny", device=device, dtype="fp32")
+    params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
+    ids = torch.randint(config.vocab_size, (1, 64)).tolist()
+    bar = measure.progress_bar("labkit")
+    timing = measure.time_call(
+        lambda: engine.generate(ids, params), device=device, max_runs=20, max_seconds=4, progress=bar
+    )
+    return list(timing.samples)
+
+
+if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
+    timing = measure.Timing(tuple(runs.keep("labkit", measure_labkit)))
+    ladder.add_timing("labkit engine", timing, tokens=64, where=where)
+    display(plots.ladder_plot(ladder.rungs, caption=where))
+
+# %% [markdown]
+# ## What you have now
+#
+# - A clock that waits, warms up, takes the median and compares in turn.
+# - Prefill and decode apart, the cache weighed, batch and length swept.
+# - A baseline with its distance to the limit, and a profile that says what to attack.
+#
+# Next: **lab 02**, where you build the fused steps one at a time, and each swaps into a real engine.
+
+# %%
+progress_panel("01")

@@ -1,0 +1,153 @@
+"""The bench on the built-in model: both engines make the same tokens, and its figures follow from one another."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from labkit.bench import BenchSettings, run_bench
+from labkit.bench.engines import PEERS, HuggingFaceEngine, LabkitEngine
+from labkit.bench.run import Prompts, _agreement, _ratios
+from labkit.checkpoints import open_checkpoint
+from labkit.config import GPT_J_6B
+from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
+from labkit.measure import Ceilings, Record, Timing
+
+RUN = importlib.import_module("labkit.bench.run")
+LIMITS = Ceilings("cpu", 1, 1e10, {"fp32": 1e14, "bf16": 1e14, "fp16": 1e14})
+SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3), device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    """One run with known ceilings; measuring them has tests of its own."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(RUN, "ceilings", lambda device: LIMITS)
+    said: list[str] = []
+    found = run_bench(SMALL, progress=said.append)
+    patch.undo()
+    assert [line for line in said if line.startswith("batch")] == [
+        "batch 1: labkit, hf, in turn",
+        "batch 3: labkit, hf, in turn",
+    ]
+    return found
+
+
+def test_both_engines_make_the_same_greedy_tokens(record: Record) -> None:
+    assert [(row["engine"], row["batch"]) for row in record.rows] == [("labkit", 1), ("hf", 1), ("labkit", 3), ("hf", 3)]
+    assert [row["greedy_tokens_agree"] for row in record.rows] == [1.0] * 4
+
+
+def test_engines_given_the_same_prompts_agree_token_by_token_and_differ_from_other_prompts() -> None:
+    checkpoint = open_checkpoint("gptj-tiny")
+    prompts = Prompts(checkpoint.config, 3, 25, seed=5)
+    assert torch.equal(prompts[4], prompts[4])
+    assert not torch.equal(prompts[4], prompts[5])
+    made = []
+    for kind in (LabkitEngine, HuggingFaceEngine):
+        engine = kind(checkpoint, torch.device("cpu"), torch.float32)
+        rounds = []
+        for number in (0, 1):  # a second round must not see the first one's cache
+            first = engine.prefill(prompts[number], 6)
+            rounds.append(torch.cat((first[:, None], engine.decode(first, 5)), dim=1))
+        made.append(torch.stack(rounds))
+    assert made[0].shape == (2, 3, 6)
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0][0], made[0][1])
+    assert _agreement([made[0][0], made[1][0]]) == 1.0
+    wrong = made[0][0].clone()
+    wrong[1, 2] += 1
+    assert _agreement([made[0][0], wrong]) == pytest.approx(17 / 18)
+
+
+def test_figures_follow_from_one_another(record: Record) -> None:
+    config = open_checkpoint("gptj-tiny").config
+    weights = 4 * (config.parameter_count - config.vocab_size * config.hidden_size)
+    for row in record.rows:
+        floor = (weights + row["batch"] * (40 + 9 // 2) * config.kv_bytes_per_token(4)) / LIMITS.read_bytes_per_second
+        assert row["fraction_of_limit"] == pytest.approx(1e3 * floor / row["decode_ms_per_token"])
+        assert row["decode_bound"] == "memory"
+        seconds = (row["prefill_ms"] + 8 * row["decode_ms_per_token"]) / 1e3
+        assert row["tokens_per_second"] == pytest.approx(9 * row["batch"] / seconds, rel=0.3)  # medians do not add up
+        assert row["runs"] >= 5
+        assert row["precision"] == "fp32"
+        assert 0 <= row["peak_bytes"] < 10 * 4 * config.parameter_count
+        assert all(0 <= value < 5 for value in row["spread"].values())
+    for first, second in ((0, 2), (1, 3)):
+        assert record.rows[second]["tokens_per_second"] > record.rows[first]["tokens_per_second"]  # batching pays
+    assert max(row["peak_bytes"] for row in record.rows) > weights / 2
+
+
+def test_ratios_agree_with_the_rows(record: Record) -> None:
+    ratios = record.extra["ratios"]
+    assert [(row["peer"], row["batch"]) for row in ratios] == [("hf", 1), ("hf", 3)]
+    for ratio, labkit, hf in zip(ratios, record.rows[::2], record.rows[1::2], strict=True):
+        for phase, key in (("prefill", "prefill_ms"), ("decode", "decode_ms_per_token")):
+            assert 0 < ratio[phase]["low"] <= ratio[phase]["median"] <= ratio[phase]["high"]
+            assert ratio[phase]["median"] == pytest.approx(hf[key] / labkit[key], rel=0.5)
+
+
+def test_a_ratio_is_how_many_times_faster_labkit_is_run_by_run() -> None:
+    seconds = {"labkit prefill": (1.0, 2.0, 10.0), "hf prefill": (3.0, 6.0, 30.0)}
+    seconds |= {"labkit decode": (4.0, 4.0, 4.0), "hf decode": (2.0, 1.0, 4.0)}
+    found = _ratios({name: Timing(samples) for name, samples in seconds.items()}, "hf", 7)
+    assert (found["peer"], found["batch"]) == ("hf", 7)
+    assert found["prefill"] == {"median": 3.0, "low": 3.0, "high": 3.0}
+    assert found["decode"] == {"median": 0.5, "low": 0.375, "high": 0.75}
+
+
+def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_path: Any) -> None:
+    again = Record.load(record.save(tmp_path / "bench.json"))
+    assert again.kind == "bench"
+    assert again.settings["batches"] == [1, 3]
+    assert (again.settings["device"], again.settings["precision"]) == ("cpu", "fp32")
+    assert again.extra["ceilings"]["read_bytes_per_second"] == 1e10
+    assert "gptj-tiny" in again.caption()
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"] == record.rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"against": ("vllm",)}, "peer 'vllm' is not known here; hf is accepted"),
+        ({"batches": ()}, r"batch \[\]"),
+        ({"batches": (4, 0)}, r"batch \[4, 0\]"),
+        ({"prompt_tokens": 0}, "prompt_tokens 0"),
+        ({"new_tokens": 1}, "new_tokens 1: .* at least 2 new tokens"),
+        ({"prompt_tokens": 500, "new_tokens": 500}, "exceed the context of 512"),
+        ({"seconds": 0.0}, "seconds is 0.0"),
+        ({"seconds": -1.0}, "seconds is -1.0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"precision": "fp64"}, "precision is 'fp64'; the bench runs in fp32, bf16, fp16"),
+        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"model": "gpt-5"}, "no model 'gpt-5'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_measured(
+    changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RUN, "ceilings", lambda device: pytest.fail("it began to measure"))
+    with pytest.raises(InvalidRequest, match=said):
+        run_bench(replace(SMALL, **changes))
+
+
+def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    memory = psutil.virtual_memory()._replace(available=10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(InsufficientResources, match=r"needs 2\d\.\d GB .* 1\.0 GB are free"):
+        run_bench(replace(SMALL, model="gpt-j-6b-synthetic"))
+    assert GPT_J_6B.parameter_count * 4 > 24e9
+
+
+def test_a_peer_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(NotAvailable, match="peer hf needs the package transformers"):
+        PEERS["hf"](open_checkpoint("gptj-tiny"), torch.device("cpu"), torch.float32)

@@ -1,0 +1,177 @@
+"""Both labs as a learner meets them: JupyterLab in Chromium, every cell run, the widgets used, a screenshot kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.exercises.registry import of_lab
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+ALL_RUN = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells]
+    .every(cell => cell.type !== 'code' || cell.executionCount !== null)"""
+TOKEN = "browser-test"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(CHROMIUM is None, reason="not measured here: no Chromium on PATH"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """JupyterLab on loopback over a copy of the notebooks, with an empty home."""
+    folder = tmp_path_factory.mktemp("course")
+    for name in ("labs", "solutions"):
+        shutil.copytree(ROOT / name, folder / name)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
+    command += [f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={TOKEN}", "--ServerApp.port_retries=0"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    environment = os.environ | {"LABKIT_HOME": str(folder / "home"), "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(address, process, folder / "server.log")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2)
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def open_and_run(browser: Any, server: str, notebook: str) -> Any:
+    """Open a notebook, run all of its cells, wait until the kernel is idle."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    page.goto(f"{server}/lab/tree/{notebook}?token={TOKEN}&reset")
+    page.wait_for_selector(IDLE, timeout=120_000)
+    page.set_default_timeout(300_000)
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(ALL_RUN)
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.set_default_timeout(30_000)
+    return page
+
+
+def saved_outputs(server: str, notebook: str) -> list[dict[str, Any]]:
+    """The cells' outputs as they are on disk."""
+    with urllib.request.urlopen(f"{server}/api/contents/{notebook}?token={TOKEN}", timeout=10) as answer:
+        content = json.load(answer)["content"]
+    return [output for cell in content["cells"] for output in cell.get("outputs", [])]
+
+
+def verdicts(outputs: list[dict[str, Any]]) -> list[str]:
+    """What the checks said, in order."""
+    boxes = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
+    return [found[1] for box in boxes if (found := re.search(r"data-verdict='([^']+)'", box))]
+
+
+def keep_screenshot(page: Any, name: str) -> None:
+    folder = Path(os.environ.get("LABKIT_SCREENSHOTS", ROOT / "build" / "screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png")
+
+
+def scroll_to(page: Any, selector: str) -> Any:
+    """JupyterLab renders the cells in view only: page down until the selector is there."""
+    page.click(".jp-Notebook .jp-Cell >> nth=0", position={"x": 5, "y": 5})
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+Home")
+    for _ in range(80):
+        found = page.query_selector(selector)
+        if found and found.is_visible():
+            found.scroll_into_view_if_needed()
+            return found
+        page.mouse.move(700, 800)
+        page.mouse.wheel(0, 700)
+        page.wait_for_timeout(150)
+    raise AssertionError(f"{selector} is nowhere in the notebook")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "labs").glob("*.ipynb")))
+def test_unsolved_lab_runs_and_its_panel_gives_hints(browser: Any, server: str, name: str) -> None:
+    page = open_and_run(browser, server, f"labs/{name}.ipynb")
+    outputs = saved_outputs(server, f"labs/{name}.ipynb")
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert verdicts(outputs) == ["not attempted"] * len(of_lab(name[:2]))
+    panel = scroll_to(page, ".labkit-panel")
+    keep_screenshot(page, f"{name}_unsolved")
+    panel.query_selector("button:has-text('Next hint')").click()
+    page.wait_for_selector(".labkit-panel >> text=Hint 1 of 3", timeout=15_000)
+    page.close()
+
+
+def test_solved_lab_00_draws_and_its_slider_redraws(browser: Any, server: str) -> None:
+    notebook = "solutions/00_class_environment.ipynb"
+    page = open_and_run(browser, server, notebook)
+    outputs = saved_outputs(server, notebook)
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert verdicts(outputs) == ["passed"] * 6
+    scroll_to(page, ".widget-slider")
+    image = ".jupyter-widgets-output-area img, .widget-output img, .widget-interact img"
+    page.wait_for_selector(image, timeout=15_000)
+    before = page.get_attribute(image, "src")
+    page.focus(".widget-slider [role=slider], .widget-slider .noUi-handle")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "([selector, old]) => document.querySelector(selector) && document.querySelector(selector).src !== old",
+        arg=[image, before],
+        timeout=15_000,
+    )
+    keep_screenshot(page, "00_slider")
+    page.close()
+
+
+def test_solved_lab_01_climbs_a_ladder(browser: Any, server: str) -> None:
+    notebook = "solutions/01_huggingface_baseline.ipynb"
+    page = open_and_run(browser, server, notebook)
+    outputs = saved_outputs(server, notebook)
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert verdicts(outputs) == ["passed"] * 6
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
+    keep_screenshot(page, "01_solved")
+    page.close()

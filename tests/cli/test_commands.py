@@ -1,0 +1,337 @@
+"""The command line as a user meets it: exit statuses, one sentence for each error, and the JSON that programs read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from labkit.cli import COMMANDS
+from tests.grading.test_release import SOURCE as LAB_SOURCE
+
+MANY = """
+import contextlib, io, json, sys
+import labkit
+import labkit.cli as cli
+cli._register()
+found = []
+for arguments in json.loads(sys.argv[1]):
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.app(arguments, prog_name="labkit")
+        except SystemExit as end:
+            status = end.code or 0
+    found.append([status, out.getvalue(), err.getvalue(), "torch" in sys.modules])
+print(json.dumps(found))
+"""
+"""Several commands in one process, since each process costs an import of torch."""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    return kept | {"LABKIT_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | more
+
+
+class Done(NamedTuple):
+    """How a command ended; `torch` says whether torch had been imported by then."""
+
+    status: int
+    out: str
+    errors: str
+    torch: bool
+
+
+def many(home: Path, *commands: list[str]) -> list[Done]:
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=True,
+        env=environment(home),
+    )
+    return [Done(*row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
+def last_json(done: Done, status: int = 0) -> dict[str, Any]:
+    assert done.status == status, done.errors
+    value = json.loads(done.out.splitlines()[-1], parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert isinstance(value, dict)
+    return value
+
+
+# Help and the import ----------------------------------------------------------------------------------------------------
+def test_help_is_there_for_every_command_without_torch(tmp_path: Path) -> None:
+    helps = many(tmp_path, ["--help"], *([name, "--help"] for name in COMMANDS), ["generate", "x", "--nonsense"], ["nonsense"])
+    top, *of_commands, unknown_option, unknown_command = helps
+    assert top.status == 0
+    for name, (status, text, errors, _) in zip(COMMANDS, of_commands, strict=True):
+        assert (status, errors) == (0, "")
+        assert name in top.out
+        assert f"Example: labkit {name}" in " ".join(text.split())
+        assert "--json" in text or name == "lab"
+    assert unknown_option.status == unknown_command.status == 2
+    assert "--nonsense" in unknown_option.errors
+    assert not any(done.torch for done in helps)
+
+
+def test_importing_labkit_touches_neither_torch_nor_the_network(tmp_path: Path) -> None:
+    script = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "import labkit\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'huggingface_hub', 'tokenizers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert labkit.GPTJConfig and 'torch' not in sys.modules\n"
+        "try:\n    labkit.nothing\n"
+        "except AttributeError as error:\n    assert 'load' in str(error)\n"
+        "else:\n    raise AssertionError\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# The commands, all in one process ---------------------------------------------------------------------------------------
+REFUSALS: list[tuple[list[str], int, str]] = [
+    (["generate", "Once", "--precision", "nonsense"], 2, "precision is 'nonsense'; fp32, bf16 or fp16 is accepted"),
+    (["generate", ""], 2, "prompt"),
+    (["generate", "Once", "--temperature", "-1"], 2, "temperature"),
+    (["generate", "Once", "--model", "gpt-5"], 2, "gptj-tiny"),
+    (["generate", "Once", "--device", "toaster"], 2, "cpu"),
+    (["generate", "Once", "--device", "cuda:9"], 1, "use device cpu"),
+    (["generate", "Once", "--max-new-tokens", "1000000"], 2, "1000000"),
+    (["fetch", "nothing"], 2, "gptj-tiny"),
+    (["fetch", "gpt-j-6b"], 1, "HF_HUB_OFFLINE"),
+    (["evaluate", "--text", "gone.txt"], 2, "gone.txt"),
+    (["bench", "--batch", "1,x"], 2, "--batch is '1,x'"),
+    (["bench", "--against", "vllm"], 2, "'vllm'"),
+    (["bench", "--seconds", "0"], 2, "seconds is 0"),
+    (["bench", "--precision", "fp64"], 2, "fp32, bf16, fp16"),
+    (["bench", "--prompt-tokens", "100000"], 2, "exceed the context"),
+    (["bench", "--config", "gone.json"], 2, "gone.json"),
+    (["check", "gone.ipynb"], 2, "gone.ipynb is no notebook"),
+    (["release", "--course", "gone"], 2, "gone has no solutions/"),
+    (["tour", "--course", "gone"], 2, "gone has no solutions/"),
+    (["lab", "--course", "gone"], 2, "has no labs/NN_slug.ipynb"),
+]
+
+
+PROMPTS = ["In the beginning", "Call me"]
+COMMON = ["--max-new-tokens", "9", "--json", "--precision", "fp32", "--device", "cpu"]
+BENCH_SIZES = ["--prompt-tokens", "12", "--new-tokens", "4", "--seconds", "0.3", "--batch", "1,2", "--device", "cpu"]
+BODY = (
+    "def kv_cache_bytes(config, lengths, size):\n    return {} * config.num_layers * config.hidden_size * sum(lengths) * size"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands are given: a text, two learners' notebooks, two courses."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "text.txt").write_text("It was the best of times, it was the worst of times. " * 8)
+    for name, factor in (("right", "2"), ("wrong", "16")):
+        cells = [{"cell_type": "code", "source": BODY.format(factor)}]
+        (folder / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))
+    for course in ("course", "edited"):
+        (folder / course / "solutions").mkdir(parents=True)
+        (folder / course / "solutions" / "00_first.py").write_text(LAB_SOURCE)
+    (folder / "edited" / "labs").mkdir()
+    (folder / "edited" / "labs" / "00_first.ipynb").write_text(json.dumps({"cells": [], "metadata": {}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(place: Path) -> dict[str, Done]:
+    course, edited = (["--course", str(place / name)] for name in ("course", "edited"))
+    commands = {
+        "doctor": ["doctor", "--json"],
+        "fetch": ["fetch", "gptj-tiny", "--json"],
+        "fetch plain": ["fetch", "gptj-tiny"],
+        "generate": ["generate", *PROMPTS, "--logprobs", "2", *COMMON],
+        "generate stopped": ["generate", PROMPTS[0], "--stop", " ", "--stop", "e", *COMMON],
+        "generate sampled": ["generate", PROMPTS[1], "--temperature", "1", "--num-samples", "3", "--seed", "7", *COMMON],
+        "generate plain": ["generate", *PROMPTS, *COMMON[:2]],
+        "evaluate": ["evaluate", "--text", str(place / "text.txt"), "--window", "64", "--json", "--device", "cpu"],
+        "bench": ["bench", *BENCH_SIZES, "--against", "hf,hf", "--save", str(place / "record.json"), "--json"],
+        "check right": ["check", str(place / "right.ipynb"), "--json"],
+        "check wrong": ["check", str(place / "wrong.ipynb"), "--json"],
+        "release behind": ["release", "--check", "--json", *course],
+        "release none": ["release", "--lab", "77", *course],
+        "release": ["release", "--json", *course],
+        "release in step": ["release", "--check", "--json", *course],
+        "release edited": ["release", *edited],
+        "tour": ["tour", "--json", *course],
+        "no GPU": ["generate", "x", "--device", "cuda"],
+        "no number": ["generate", "x", "--top-k", "many"],
+    }
+    commands |= {" ".join(arguments): arguments for arguments, _, _ in REFUSALS}
+    return dict(zip(commands, many(place, *commands.values()), strict=True))
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), REFUSALS)
+def test_errors_are_one_sentence_on_stderr_and_the_right_status(
+    arguments: list[str], status: int, said: str, done: dict[str, Done]
+) -> None:
+    found = done[" ".join(arguments)]
+    lines = [line for line in found.errors.splitlines() if line.startswith("labkit: ")]
+    assert (found.status, len(lines)) == (status, 1), found.errors
+    assert said in lines[0]
+    assert found.errors.rstrip().endswith(lines[0])
+    assert "Traceback" not in found.errors
+    assert found.out == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(done: dict[str, Done]) -> None:
+    assert done["no GPU"].status == 1
+    assert done["no GPU"].errors.count("\n") == 1
+    assert "this machine has 0 usable GPUs" in done["no GPU"].errors
+
+
+def test_a_wrong_value_of_an_option(done: dict[str, Done]) -> None:
+    assert done["no number"].status == 2
+    assert "--top-k" in done["no number"].errors
+
+
+def test_doctor(done: dict[str, Done]) -> None:
+    report = last_json(done["doctor"])
+    assert {"cpu", "gpus", "memory_bytes", "triton_server", "labs", "versions"} <= set(report)
+    assert report["cpu"]["usable_cores"] >= 1
+    assert report["memory_bytes"] > 2**30
+    assert torch.__version__.startswith(report["versions"]["torch"].split("+")[0])
+    assert [lab["lab"] for lab in report["labs"]][:2] == ["00", "01"]
+    assert all(lab["runs"] is True and lab["why_not"] == "" for lab in report["labs"])
+    assert report["cpu"]["model"] in done["doctor"].out.split("{")[0]
+    assert "Class environment" in done["doctor"].out.split("{")[0]
+
+
+def test_fetch(done: dict[str, Done]) -> None:
+    result = last_json(done["fetch"])
+    assert set(result) == {"path", "bytes", "sha256"}
+    weights = (Path(result["path"]) / "model.safetensors").read_bytes()
+    assert result["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert result["bytes"] > len(weights)
+    assert done["fetch plain"].out == result["path"] + "\n"
+    assert result["sha256"] in done["fetch"].errors
+
+
+def test_generate(done: dict[str, Done]) -> None:
+    outputs = last_json(done["generate"])["outputs"]
+    assert [row["prompt"] for row in outputs] == PROMPTS
+    for row in outputs:
+        assert {"text", "token_ids", "finish_reason", "logprobs"} <= set(row)
+        assert 1 <= len(row["token_ids"]) <= 9  # the new ones only
+        assert len(row["logprobs"]) == len(row["token_ids"])
+        assert (row["finish_reason"] == "length" and len(row["token_ids"]) == 9) or row["finish_reason"] == "stop"
+        for token, item in zip(row["token_ids"], row["logprobs"], strict=True):
+            assert item["token_id"] == token == item["top"][0][0]  # greedy
+            assert item["logprob"] == item["top"][0][1] < 0
+            assert len(item["top"]) == 2
+        assert row["cumulative_logprob"] == pytest.approx(sum(item["logprob"] for item in row["logprobs"]))
+    whole = outputs[0]["text"]
+    assert done["generate plain"].out == "".join(f"{row['prompt']}{row['text']}\n\n" for row in outputs)
+
+    (cut,) = last_json(done["generate stopped"])["outputs"]
+    assert "logprobs" not in cut
+    assert cut["finish_reason"] == "stop"
+    assert cut["text"] == whole[: min(whole.index(stop) for stop in (" ", "e") if stop in whole)]
+
+    samples = last_json(done["generate sampled"])["outputs"]
+    assert [row["sample"] for row in samples] == [0, 1, 2]
+    assert len({tuple(row["token_ids"]) for row in samples}) == 3
+
+
+def test_evaluate(done: dict[str, Done], place: Path) -> None:
+    report = last_json(done["evaluate"])
+    size = len((place / "text.txt").read_bytes())
+    assert set(report) == {"bits_per_byte", "perplexity", "tokens", "interval"}
+    low, high = report["interval"]
+    assert 0 < low < report["bits_per_byte"] < high < 8
+    assert 50 < report["tokens"] < size
+    assert report["perplexity"] == pytest.approx(2 ** (report["bits_per_byte"] * size / report["tokens"]), rel=0.05)
+
+
+def test_bench(done: dict[str, Done], place: Path) -> None:
+    report = last_json(done["bench"])
+    assert {"rows", "ratios", "machine", "versions"} <= set(report)
+    assert [(row["engine"], row["batch"]) for row in report["rows"]] == [("labkit", 1), ("hf", 1), ("labkit", 2), ("hf", 2)]
+    for row in report["rows"]:
+        for key in ("prefill_ms", "decode_ms_per_token", "tokens_per_second", "fraction_of_limit"):
+            assert row[key] > 0
+        assert row["peak_bytes"] >= 0
+        assert row["precision"] == "fp32"
+        assert set(row["spread"]) == {"prefill", "decode", "end_to_end"}
+    assert [(row["peer"], row["batch"]) for row in report["ratios"]] == [("hf", 1), ("hf", 2)]
+    assert report["versions"]["torch"]
+    assert json.loads((place / "record.json").read_text())["rows"] == report["rows"]
+    assert "labkit against hf, batch 2" in done["bench"].out
+
+
+def test_check(done: dict[str, Done]) -> None:
+    report = last_json(done["check right"])
+    rows = {row["exercise"]: row for row in report["exercises"]}
+    assert all({"verdict", "points", "message", "notebook"} <= set(row) for row in rows.values())
+    solved = rows.pop("lab00.kv_cache_bytes")
+    assert (solved["verdict"], solved["points"]) == ("passed", 10)
+    assert {row["verdict"] for row in rows.values()} == {"not attempted"}
+    assert report["points"] == 10 < report["out_of"]
+    assert "✓ 0.3" in done["check right"].out
+    wrong = last_json(done["check wrong"], status=1)
+    assert wrong["points"] == 0
+    assert [row["message"] for row in wrong["exercises"] if row["verdict"] == "failed"]
+    assert "✗ 0.3" in done["check wrong"].out
+
+
+def test_release_and_tour(done: dict[str, Done], place: Path) -> None:
+    paths = [str(place / "course" / folder / "00_first.ipynb") for folder in ("labs", "solutions")]
+    assert last_json(done["release behind"], status=1) == {"stale": paths}
+    assert last_json(done["release"]) == {"written": paths}
+    assert last_json(done["release in step"]) == {"stale": []}
+    assert all(Path(path).exists() for path in paths)
+    for command, said in (("release none", "there is no lab '77'"), ("release edited", "changed by hand")):
+        assert done[command].status == 2
+        assert said in done[command].errors
+    assert last_json(done["tour"]) == {"labs": ["00_first"], "ladder": []}
+
+
+# Pipes and disks --------------------------------------------------------------------------------------------------------
+def test_generate_streams_one_prompt_and_survives_a_closed_pipe(tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m labkit generate "In the beginning" --max-new-tokens 30 --device cpu'
+    for tail, expected in ((" | head -c 5", "In th"), (" | cat", "In the beginning")):
+        script = f"{command}{tail}; echo ${{PIPESTATUS[0]}} >&2"
+        done = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=120
+        )
+        assert done.stdout.startswith(expected)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        if tail == " | cat":
+            assert len(done.stdout) > 40
+            assert done.stderr.splitlines()[-1] == "0"
+            assert done.stderr.startswith("[")
+        else:
+            assert done.stderr.splitlines()[-1] == "1"
+
+
+def test_a_failure_of_the_disk_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    script = (
+        "from labkit.cli.output import report_errors\ndef write():\n    open('file/record.json', 'w')\nreport_errors(write)()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment(tmp_path)
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("labkit: NotADirectoryError")
+    assert done.stderr.count("\n") == 1

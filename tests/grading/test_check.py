@@ -1,0 +1,178 @@
+"""What a learner calls: check, passed, hint, the panel's text; and the standing that is kept on disk."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.registry import all_exercises, of_lab
+from labkit.exercises.registry import exercise as find
+from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.grading.needs import missing
+from labkit.grading.progress import Progress, Standing
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
+
+NAME = "lab00.kv_cache_bytes"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    return tmp_path
+
+
+def kv_cache_bytes(config: Any, lengths: list[int], element_bytes: int) -> int:
+    return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes
+
+
+def verdict(kind: str = PASSED, name: str = NAME) -> Verdict:
+    points = find(name).points
+    return Verdict(name, "title", kind, points if kind == PASSED else 0, points, "message")
+
+
+def test_check_prints_the_verdict_and_keeps_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = check(kv_cache_bytes)
+    assert (found.verdict, found.points) == (PASSED, 10)
+    assert capsys.readouterr().out == str(found) + "\n"
+    standing = json.loads((home / "progress.json").read_text())[NAME]
+    assert (standing["verdict"], standing["points"], standing["checks"]) == (PASSED, 10, 1)
+
+    def kv_cache_bytes_half(config: Any, lengths: list[int], element_bytes: int) -> int:
+        return kv_cache_bytes(config, lengths, element_bytes) // 2
+
+    kv_cache_bytes_half.__name__ = "kv_cache_bytes"
+    found = check(kv_cache_bytes_half)
+    assert (found.verdict, found.points) == (FAILED, 0)
+    assert "That is half of it" in capsys.readouterr().out
+    standing = Progress().standings()[NAME]
+    assert (standing.verdict, standing.points, standing.checks) == (FAILED, 10, 2)  # points once earned stay
+
+
+def test_a_function_of_no_exercise_is_refused_with_those_that_exist() -> None:
+    for call in (check, passed, hint):
+        with pytest.raises(InvalidRequest, match=r"no exercise asks for .*kv_cache_bytes"):
+            call(lambda: 5)  # type: ignore[operator]
+    with pytest.raises(InvalidRequest, match="'kv_bytes'"):
+        hint("kv_bytes")
+
+
+def test_passed_says_what_to_solve_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert passed(kv_cache_bytes)
+    assert not passed("kv_cache_bytes")  # by name, it is what was checked before
+    assert "Solve exercise 0.3 (kv_cache_bytes) first" in capsys.readouterr().out
+    check(kv_cache_bytes)
+    assert passed("kv_cache_bytes")
+
+    def weight_gib(parameters: int, precision: str, group_size: int) -> float:
+        raise NotImplementedError("weight_gib")
+
+    assert not passed(weight_gib)
+    assert "Solve exercise 0.2" in capsys.readouterr().out
+
+
+def test_hints_come_one_after_the_other_and_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2, 3, 3):
+        hint(kv_cache_bytes)
+        said = capsys.readouterr().out
+        assert said.startswith(f"Hint {number} of 3 for 0.3: ")
+        assert find(NAME).hints[number - 1] in said
+    assert Progress().standings()[NAME].hints == 3
+    assert Progress().standings()["lab00.weight_gib"].hints == 0
+
+
+def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
+    check(kv_cache_bytes)
+    capsys.readouterr()
+    progress_panel("00")
+    said = capsys.readouterr().out
+    assert f"✓ 0.3 {find(NAME).title}: passed, 10/10" in said
+    assert "· 0.1" in said
+    assert said.splitlines()[-1] == f"Lab 00: 10 of {sum(e.points for e in of_lab('00'))} points"
+    with pytest.raises(InvalidRequest, match="there is no lab '77'"):
+        progress_panel("77")
+
+
+def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted(a=1, b=0.5)
+    assert capsys.readouterr().out == ""
+    assert not predicted(a=1, first=None, second="5", third=0, fourth=float("nan"), fifth=True)
+    assert "first, second, third, fourth, fifth." in capsys.readouterr().out
+
+
+# What the machine lacks -------------------------------------------------------------------------------------------------
+def test_what_is_missing_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from labkit.environment import GPU, describe
+    from labkit.grading.check import check_quietly
+
+    gpu = GPU(0, "NVIDIA H100", 80 * 2**30, "570", "9.0", "gen 5 x16", 18)
+    none = replace(describe(), gpus=(), triton_server="")
+    one, two = replace(none, gpus=(gpu,)), replace(none, gpus=(gpu, gpu), triton_server="/bin/tritonserver")
+    for requires, on_none, on_one in [
+        ((), "", ""),
+        (("cuda",), "needs an NVIDIA GPU", ""),
+        (("two_gpus",), "needs two NVIDIA GPUs", "needs two NVIDIA GPUs"),
+        (("cuda", "triton_server"), "needs an NVIDIA GPU and a Triton Inference Server", "needs a Triton Inference Server"),
+    ]:
+        exercise = replace(find(NAME), requires=requires)
+        assert [missing(exercise, machine) for machine in (none, one, two)] == [on_none, on_one, ""]
+    monkeypatch.setattr("labkit.grading.needs.describe", lambda: none)
+    found = check_quietly(replace(find(NAME), requires=("cuda",)), kv_cache_bytes)
+    assert (found.verdict, found.points) == (NOT_MEASURED, 0)
+    assert found.message == "This exercise needs an NVIDIA GPU, which this machine does not have."
+
+
+# Progress ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", "null", "7", '{"x": 5}', '{"x": {"unknown": 1}}', '{"lab00.kv_cache_bytes": {"points": "ten"}}', "\x00"],
+)
+def test_a_damaged_file_is_kept_aside_and_work_goes_on(text: str, home: Path) -> None:
+    (home / "progress.json").write_text(text)
+    progress = Progress()
+    assert progress.standings()[NAME] == Standing()
+    assert (home / "progress.damaged").read_text() == text
+    progress.record(verdict())
+    assert progress.next_hint(NAME) == 0
+    standing = Progress().standings()[NAME]
+    assert (standing.verdict, standing.points, standing.hints) == (PASSED, 10, 1)
+
+
+def test_every_exercise_has_a_standing_and_what_is_unknown_is_kept() -> None:
+    assert set(Progress().standings()) == {exercise.name for exercise in all_exercises()}
+    Progress().record(Verdict("lab42.later", "title", PASSED, 5, 5, "message"))
+    Progress().record(verdict(FAILED))
+    assert Progress().standings()["lab42.later"].points == 5
+
+
+def test_an_untouched_stub_does_not_undo_a_pass() -> None:
+    for kind in (PASSED, NOT_ATTEMPTED):
+        Progress().record(verdict(kind))
+    standing = Progress().standings()[NAME]
+    assert (standing.verdict, standing.points, standing.checks) == (PASSED, 10, 1)
+
+
+def _write(path: Path, name: str, times: int) -> None:
+    for _ in range(times):
+        Progress(path).record(verdict(FAILED, name))
+
+
+def test_writers_at_the_same_time_lose_nothing(home: Path) -> None:
+    path = home / "deep" / "progress.json"
+    names = [exercise.name for exercise in of_lab("00")][:4]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_write, args=(path, name, 25)) for name in [*names, names[0]]]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 5
+    standings = Progress(path).standings()
+    assert [standings[name].checks for name in names] == [50, 25, 25, 25]
+    assert not list(path.parent.glob("*.damaged"))

@@ -1,0 +1,121 @@
+"""A wrong answer in words and as a map: the place, the factor, the kind of thing it is; never the right numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from labkit.exercises.comparison import Comparison
+from labkit.grading.describe import Description, brief, describe_difference, mismatch_map
+from labkit.grading.values import Foreign
+
+
+def described(found: Any, expected: Any) -> Description:
+    difference = Comparison().difference(found, expected)
+    assert difference is not None
+    return describe_difference(difference)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def map_of(description: Description) -> list[str]:
+    return description.details.splitlines()[2:]
+
+
+@pytest.mark.parametrize("error", [2e-4, 0.01, 5.0])
+def test_the_map_marks_the_wrong_place(error: float) -> None:
+    expected = random(5, 7)
+    found = expected.clone()
+    found[2, 3] += error * float(expected.abs().max())
+    description = described(found, expected)
+    assert map_of(description) == [".......", ".......", "...#...", ".......", "......."]
+    assert "first at index (2, 3)" in description.details
+    assert "2.9 % of its elements" in description.message
+
+
+def test_the_map_of_whole_numbers_marks_a_token_that_is_off_by_one() -> None:
+    expected = torch.tensor([[50_000, 3, 7], [1, 2, 40_000]])
+    found = expected.clone()
+    found[1, 1] += 1
+    description = described(found, expected)
+    assert map_of(description) == ["...", ".#."]
+    assert "16.7 %" in description.message
+
+
+def test_the_map_of_a_large_tensor_is_small_and_keeps_the_place() -> None:
+    wrong = torch.zeros(16, 3, 96, dtype=torch.bool)
+    wrong[15, 2, 95] = True
+    wrong[:2] = True
+    lines = mismatch_map(wrong).splitlines()
+    assert [len(line) for line in lines] == [48] * 8
+    assert lines[0] == "#" * 48
+    assert lines[-1] == "." * 47 + "+"
+    assert set("".join(lines[1:-1])) == {"."}
+    assert mismatch_map(torch.tensor(True)) == "#"
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (2, "twice"),
+        (0.5, "half"),
+        (-1, "the negative of"),
+        (1000, "1000 times"),
+        (1e-3, "a thousandth of"),
+        (8, "8 times"),
+        (1 / 8, "an eighth of"),
+        (2**30 / 1e9, "GiB where GB is meant"),
+        (1e9 / 2**30, "GB where GiB is meant"),
+    ],
+)
+def test_a_known_factor_is_named(factor: float, words: str) -> None:
+    number = described(37.5 * factor, 37.5).message
+    assert words in number
+    assert number.endswith("the right one.")
+    assert words in described(random(4, 6) * factor, random(4, 6)).message
+
+
+def test_an_unknown_factor_is_stated_for_tensors_and_the_direction_for_numbers() -> None:
+    assert "off by the factor 1.7" in described(random(4, 6) * 1.7, random(4, 6)).message
+    assert "too large" in described(11.3, 7.0).message
+    assert "too small" in described(3.3, 7.0).message
+    several = random(4, 6)
+    several[0] *= 2
+    assert "factor" not in described(several, random(4, 6)).message
+
+
+def test_kinds_of_mistakes() -> None:
+    assert described(None, 5).message == "The answer is None, a whole number is asked for. Did you forget `return`?"
+    assert described("5", 5.0).message == "The answer is a string, a number is asked for."
+    assert "all zeros" in described(torch.zeros(4, 6), random(4, 6)).message
+    assert "transposed" in described(random(6, 4), random(4, 6)).message
+    assert "transposed" not in described(random(5, 4), random(4, 6)).message
+    assert "wrong dtype" in described(torch.ones(4, dtype=torch.long), torch.ones(4)).message
+    assert "NaN or infinite" in described(float("nan"), 5.0).message
+    assert described(Foreign("ndarray"), 5.0).message == "The answer is a ndarray, a number is asked for."
+
+
+def test_the_place_in_a_nested_answer_is_named_as_it_is_written() -> None:
+    expected = {"Tokens": [1, 2], "Loss": {"Mean": 0.5}}
+    assert (
+        described(expected | {"Tokens": [1]}, expected).message
+        == "At ['Tokens'], your function gives 1 items, 2 are asked for."
+    )
+    assert described(expected | {"Loss": {"mean": 0.5}}, expected).message.startswith(
+        "At ['Loss'], your function gives a dictionary"
+    )
+    assert described(expected | {"Tokens": [1, 5]}, expected).message.startswith("The value at ['Tokens'][1] is not right")
+    assert described([1], [1, 2]).message == "Your function gives 1 items, 2 are asked for."
+
+
+@pytest.mark.parametrize("expected", [123456.75, 987654, "secret", [123456, 2], random(3, 5)], ids=str)
+def test_the_right_answer_is_not_shown(expected: Any) -> None:
+    for found in (None, 1, 1.5, "x", [1, 2], [123, 2, 3], torch.zeros(3, 5), torch.zeros(2)):
+        text = str(described(found, expected))
+        shown = [expected] if not isinstance(expected, list | torch.Tensor) else [expected[0]]
+        assert all(str(value) not in text for value in shown)
+    assert brief(expected, hidden=True).count("123456") == 0

@@ -1,0 +1,113 @@
+"""The labs' notebooks: in step with their sources, of the promised form, and running from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.exercises.registry import lab_titles, of_lab
+from labkit.grading.release import find_labs, stale
+
+ROOT = Path(__file__).parents[2]
+LABS = {lab.source.stem: lab for lab in find_labs(ROOT)}
+SOLVED_SECONDS = 300
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    return ["".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+def run_notebooks(paths: list[Path], home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", "-q"]
+    command += ["-p", "no:cacheprovider", "-o", "addopts=", "-o", "timeout=0", *map(str, paths)]
+    environment = os.environ | {"LABKIT_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_lab_has_its_source() -> None:
+    assert [name[:2] for name in LABS] == list(lab_titles())
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_notebooks_are_in_step_with_their_source(name: str) -> None:
+    assert stale(LABS[name]) == [], "run `make release`"
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_form_of_a_lab(name: str) -> None:
+    student = LABS[name].student
+    text, code = cells(student, "markdown"), cells(student, "code")
+    assert 25 <= len(text) + len(code) <= 62
+    assert 900 <= sum(len(cell.split()) for cell in text) <= 2300
+    assert 4 <= len(of_lab(name[:2])) <= 10
+    assert "After this lab you can" in text[0]
+    assert re.search(r"\d+ minutes", text[0])
+    assert "progress_panel" in code[1]
+    assert max(len(cell.splitlines()) for cell in code) <= 18
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_every_exercise_has_a_heading_a_stub_and_a_check(name: str) -> None:
+    text, code = cells(LABS[name].student, "markdown"), cells(LABS[name].student, "code")
+    for exercise in of_lab(name[:2]):
+        assert exercise.heading() in text
+        assert any(cell.startswith(f"def {exercise.function}(") for cell in code)
+        assert f'    raise NotImplementedError("{exercise.function}")' in "\n".join(code)
+        assert f"check({exercise.function})" in code
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_the_student_notebook_gives_nothing_away(name: str) -> None:
+    solved = "\n".join(cells(LABS[name].solved, "code")).splitlines()
+    student = set("\n".join(cells(LABS[name].student, "code")).splitlines())
+    source = LABS[name].source.read_text("utf-8")
+    inside = [part.split("# END SOLUTION")[0].splitlines()[1:] for part in source.split("# BEGIN SOLUTION")[1:]]
+    lines = {line.strip() for part in inside for line in part if line.strip()}
+    assert len(lines) > 20
+    assert lines <= {line.strip() for line in solved}
+    assert not {line for line in lines if line in {given.strip() for given in student}} - {"import statistics"}
+    outputs: list[Any] = [c.get("outputs") for c in json.loads(LABS[name].student.read_text("utf-8"))["cells"]]
+    assert not any(outputs)
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_solved_notebooks_show_their_outputs(name: str) -> None:
+    content = json.loads(LABS[name].solved.read_text("utf-8"))
+    outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    verdicts = [o["data"]["text/html"] for o in outputs if "labkit-verdict" in "".join(o.get("data", {}).get("text/html", ""))]
+    assert len(verdicts) == len(of_lab(name[:2]))
+    assert all("data-verdict='passed'" in "".join(verdict) for verdict in verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_solved_notebooks_run(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run_notebooks([lab.solved for lab in LABS.values()], tmp_path)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert re.search(r"\d{2,} passed", done.stdout)
+    standings = json.loads((tmp_path / "progress.json").read_text("utf-8"))
+    exercises = [exercise for name in LABS for exercise in of_lab(name[:2])]
+    assert {e.name: standings[e.name]["points"] for e in exercises} == {e.name: e.points for e in exercises}
+    taken = time.monotonic() - started
+    assert taken < SOLVED_SECONDS, f"the solved labs took {taken:.0f} s"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_unsolved_notebooks_run_without_an_exception(tmp_path: Path) -> None:
+    done = run_notebooks([lab.student for lab in LABS.values()], tmp_path)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert re.search(r"\d{2,} passed", done.stdout)
+    standings = json.loads((tmp_path / "progress.json").read_text("utf-8"))
+    assert {row["points"] for row in standings.values()} == {0}

@@ -1,0 +1,280 @@
+"""What measurements leave behind: records, kept runs, the ladder, and figures that show what they were given."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image
+
+from labkit.errors import InvalidRequest
+from labkit.measure import KeptRuns, Ladder, Record, Rung, Timing, plots
+
+ROWS = [{"engine": "labkit", "ms": 1.5, "runs": 7, "steady": True, "spread": {"low": 1.25}, "places": (1, 2)}]
+
+
+def a_record(**changes: Any) -> Record:
+    return Record(**{"kind": "bench", "settings": {"batch": 4, "precision": "fp32"}, "rows": ROWS, **changes})
+
+
+# Records ----------------------------------------------------------------------------------------------------------------
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = a_record(extra={"note": "é"})
+    path = record.save(tmp_path / "new" / "record.json")
+    again = Record.load(path)
+    assert again.to_dict() == record.to_dict()
+    assert again.rows[0]["places"] == [1, 2]
+    assert again.machine["cpu"]["usable_cores"] >= 1
+    assert again.versions["torch"] == torch.__version__.split("+")[0] or again.versions["torch"] == torch.__version__
+    assert "fp32" in again.caption()
+    assert again.created[:10] in again.caption()
+    assert again.machine["cpu"]["model"] in again.caption()
+    gpu = a_record(machine={"gpus": [{"name": "NVIDIA H100"}]})
+    assert gpu.caption().startswith("NVIDIA H100; batch 4, precision fp32; torch ")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float64("nan")])
+def test_a_record_refuses_numbers_that_are_none(number: float, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    with pytest.raises(InvalidRequest, match=r"bench\.rows\[1\]\.spread\.high is "):
+        a_record(rows=[ROWS[0], {"spread": {"high": number}}]).save(path)
+    with pytest.raises(InvalidRequest, match=r"bench\.extra\.x\[0\] is "):
+        a_record(extra={"x": (number,)}).save(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("thing", [torch.ones(2), np.float32(1), {1, 2}, object()])
+def test_a_record_refuses_what_json_cannot_hold(thing: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"bench\.rows\[0\]\.x is a .*; a record holds numbers, text"):
+        a_record(rows=[{"x": thing}]).to_dict()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"kind": "bench"}', '{"kind": 1, "unknown": 2}'])
+def test_what_is_no_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRequest, match=r"record\.json is no record"):
+        Record.load(path)
+    with pytest.raises(InvalidRequest, match=r"gone\.json is no record"):
+        Record.load(tmp_path / "gone.json")
+
+
+def test_a_record_without_its_machine_is_not_given_this_one(tmp_path: Path) -> None:
+    path = a_record().save(tmp_path / "record.json")
+    values = json.loads(path.read_text())
+    del values["machine"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(InvalidRequest, match="lacks machine"):
+        Record.load(path)
+    values |= {"machine": {}, "rows": [{"ms": math.nan}]}
+    path.write_text(json.dumps(values))
+    with pytest.raises(InvalidRequest, match="is nan"):
+        Record.load(path)
+
+
+# Kept runs --------------------------------------------------------------------------------------------------------------
+def test_a_kept_run_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "runs.json"
+    assert KeptRuns("01", path).keep("speed", lambda: {"ms": [1.5, 2.5]}) == {"ms": [1.5, 2.5]}
+    assert KeptRuns("01", path).keep("speed", lambda: 1 / 0) == {"ms": [1.5, 2.5]}
+    assert "again=True" in capsys.readouterr().out
+    assert KeptRuns("01", path).keep("speed", lambda: 7, again=True) == 7
+    assert KeptRuns("01", path).keep("other", lambda: 8) == 8
+    assert KeptRuns("01", path).keep("speed", lambda: 9) == 7
+
+
+def test_a_run_of_another_machine_or_a_damaged_file_is_taken_anew(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    KeptRuns("01", path).keep("speed", lambda: 5)
+    rows = json.loads(path.read_text())
+    rows["speed"]["machine"] = "another processor, 96 cores"
+    path.write_text(json.dumps(rows))
+    assert KeptRuns("01", path).keep("speed", lambda: 6) == 6
+    for text in ("", "[1]", '{"speed": 3}', path.read_text()[:-9]):
+        path.write_text(text)
+        assert KeptRuns("01", path).keep("speed", lambda: 7) == 7
+    with pytest.raises(InvalidRequest, match="plain numbers"):
+        KeptRuns("01", path).keep("nan", lambda: math.nan)
+
+
+# The ladder -------------------------------------------------------------------------------------------------------------
+def test_a_rung_is_replaced_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "ladder.json"
+    Ladder(path).add("hf", 100.0, low=90.0, high=120.0, batch=1)
+    Ladder(path).add("cached", 250.0)
+    Ladder(path).add("hf", 125.0, batch=2)
+    assert Ladder(path).rungs == [Rung("hf", 125.0, 125.0, 125.0, {"batch": 2}), Rung("cached", 250.0, 250.0, 250.0)]
+    first, second = Ladder(path).text().splitlines()
+    assert "125.0 tokens/s" in first
+    assert "1.0 x" in first
+    assert "2.0 x" in second
+    assert second.count("█") == 2 * first.count("█") == 30
+
+
+def test_a_rung_from_a_timing(tmp_path: Path) -> None:
+    rung = Ladder(tmp_path / "l.json").add_timing("batch", Timing((0.5, 0.25, 1.0, 0.5, 0.5)), tokens=64, batch=3)
+    assert (rung.low, rung.tokens_per_second, rung.high) == (128.0, 128.0, 128.0)
+    assert rung.details == {"runs": 5, "batch": 3}
+    wide = Ladder(tmp_path / "l.json").add_timing("wide", Timing((1.0, 2.0, 4.0)), tokens=12)
+    assert (wide.low, wide.tokens_per_second, wide.high) == (4.0, 6.0, 8.0)
+    for equal in (0.1, 0.07, 1 / 3, 0.013):  # interpolated quartiles of equal runs may round apart
+        Ladder(tmp_path / "l.json").add_timing("equal", Timing((equal,) * 7), tokens=64)
+
+
+def test_an_empty_ladder_says_so(tmp_path: Path) -> None:
+    assert Ladder(tmp_path / "none.json").rungs == []
+    assert "empty" in Ladder(tmp_path / "none.json").text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "null", "5", '{"a": 1}', '[{"name": "x"}]', '[{"name": "x", "tokens_per_second": "y", "low": 1, "high": 1}]'],
+)
+def test_a_damaged_ladder_is_empty_and_kept_aside(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "ladder.json"
+    path.write_text(text)
+    assert Ladder(path).rungs == []
+    assert "empty" in Ladder(path).text()
+    Ladder(path).add("hf", 100.0)
+    assert [rung.name for rung in Ladder(path).rungs] == ["hf"]
+    assert (tmp_path / "ladder.damaged").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("speed", "low", "high"),
+    [(0.0, None, None), (-1.0, None, None), (math.nan, None, None), (math.inf, None, None), (5.0, 6.0, 7.0), (5.0, 1.0, 4.0)],
+)
+def test_speeds_that_cannot_be_are_refused(speed: float, low: float | None, high: float | None, tmp_path: Path) -> None:
+    ladder = Ladder(tmp_path / "ladder.json")
+    ladder.add("hf", 100.0)
+    with pytest.raises(InvalidRequest, match="rung 'bad'"):
+        ladder.add("bad", speed, low=low, high=high)
+    assert [rung.name for rung in ladder.rungs] == ["hf"]
+
+
+def test_a_crash_while_writing_leaves_the_old_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ladder.json"
+    Ladder(path).add("hf", 100.0)
+
+    def crash(source: Any, target: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="no space"):
+        Ladder(path).add("cached", 200.0)
+    monkeypatch.undo()
+    assert [rung.name for rung in Ladder(path).rungs] == ["hf"]
+    assert [file.name for file in tmp_path.iterdir()] == ["ladder.json"]
+
+
+def test_the_ladder_lives_in_labkits_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
+    Ladder().add("hf", 100.0)
+    assert Ladder(tmp_path / "home" / "ladder.json").rungs[0].name == "hf"
+
+
+# Figures ----------------------------------------------------------------------------------------------------------------
+def lines_of(figure: Any) -> dict[str, tuple[list[float], list[float]]]:
+    (axes,) = figure.axes
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
+
+
+def assert_drawn(figure: Any, path: Path) -> None:
+    """The picture has ink, in more than one colour, all over its inside."""
+    figure.savefig(path)
+    pixels = image.imread(path)[..., :3]
+    assert pixels.shape[0] > 100
+    assert pixels.shape[1] > 400
+    dark = pixels.min(-1) < 0.9
+    assert 0.005 < dark.mean() < 0.9
+    height, width = dark.shape
+    for part in (dark[: height // 2], dark[height // 2 :], dark[:, : width // 2], dark[:, width // 2 :]):
+        assert part.any()
+    assert len(np.unique((pixels[dark] * 15).astype(int), axis=0)) > 5
+
+
+def test_roofline_plot(tmp_path: Path) -> None:
+    figure = plots.roofline_plot(1e11, 2e12, {"decode": (1.0, 5e10), "prefill": (200.0, 1.5e12)}, caption="on a test")
+    lines = lines_of(figure)
+    assert lines["decode"] == ([1.0], [5e10])
+    assert lines["prefill"] == ([200.0], [1.5e12])
+    ((x, y),) = [points for points in lines.values() if len(points[0]) == 3]
+    assert (x[1], y[1]) == (20.0, 2e12)  # the ridge, where both limits meet
+    assert y[0] == pytest.approx(x[0] * 1e11)
+    assert y[2] == 2e12
+    assert x[0] < 1.0
+    assert x[2] > 200.0
+    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
+    assert_drawn(figure, tmp_path / "roofline.png")
+
+
+def test_sweep_plot(tmp_path: Path) -> None:
+    x, ours, theirs, limit = [1, 2, 4, 8], [10.0, 19.0, 33.0, 60.0], [5.0, 9.0, 16.0, 31.0], [20.0, 40.0, 80.0, 160.0]
+    bands = {"ours": [(value * 0.9, value * 1.1) for value in ours]}
+    figure = plots.sweep_plot(
+        x, {"ours": ours, "theirs": theirs}, xlabel="batch", ylabel="tokens/s", bands=bands, limits={"limit": limit}
+    )
+    lines = lines_of(figure)
+    assert lines == {"ours": (x, ours), "theirs": (x, theirs), "limit": (x, limit)}
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("batch", "tokens/s")
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    assert corners[:, 1].min() == pytest.approx(9.0)
+    assert corners[:, 1].max() == pytest.approx(66.0)
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == set(lines)
+    assert_drawn(figure, tmp_path / "sweep.png")
+
+
+@pytest.mark.parametrize("place", ["lines", "limits", "bands"])
+def test_sweep_plot_refuses_lines_of_another_length(place: str) -> None:
+    arguments: dict[str, Any] = {"lines": {"a": [1.0, 2.0]}, place: {"a": [(1.0, 2.0)] if place == "bands" else [1.0]}}
+    with pytest.raises(InvalidRequest, match="'a' has 1 values for 2 points"):
+        plots.sweep_plot([1, 2], arguments.pop("lines"), xlabel="x", ylabel="y", **arguments)
+
+
+def test_ladder_plot(tmp_path: Path) -> None:
+    rungs = [Rung("hf", 100.0, 90.0, 120.0), Rung("cached", 250.0, 250.0 + 1e-9, 260.0), Rung("batch", 900.0, 800.0, 950.0)]
+    figure = plots.ladder_plot(rungs)
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [100.0, 250.0, 900.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["hf", "cached", "batch"]
+    said = " ".join(text.get_text() for text in axes.texts)
+    assert "100 tokens/s" in said
+    assert "2.5 x" in said
+    assert "9.0 x" in said
+    assert_drawn(figure, tmp_path / "ladder.png")
+    with pytest.raises(InvalidRequest, match="no rungs"):
+        plots.ladder_plot([])
+
+
+def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
+    series = {f"series {index}": [index + 1.0, index + 2.0] for index in range(8)}
+    figure = plots.prediction_plot(["prefill", "decode"], series, ylabel="ms")
+    (axes,) = figure.axes
+    assert sorted(bar.get_height() for bar in axes.patches) == sorted(value for values in series.values() for value in values)
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == set(series)
+    assert_drawn(figure, tmp_path / "prediction.png")
+    with pytest.raises(InvalidRequest, match="1 values for 2 names"):
+        plots.prediction_plot(["a", "b"], {"x": [1.0]}, ylabel="ms")
+
+
+def test_a_figure_shows_itself_in_a_notebook() -> None:
+    figure = plots.ladder_plot([Rung("hf", 100.0, 90.0, 120.0)])
+    pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")
+    assert pixels.std() > 0.05
+
+
+def test_a_linear_sweep_has_whole_numbers_below_it(tmp_path: Path) -> None:
+    figure = plots.sweep_plot([1, 2, 3], {"a": [1.0, 2.0, 4.0]}, xlabel="step", ylabel="ms", log=False)
+    assert_drawn(figure, tmp_path / "linear.png")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "linear"
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
