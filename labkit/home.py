@@ -1,4 +1,4 @@
-"""Where labkit keeps what belongs to its user: progress, records, downloaded models. Imports nothing of labkit."""
+"""Where labkit keeps what belongs to its user: progress, records, downloaded models. Imports nothing but the errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import os
 import tempfile
 from pathlib import Path
 
+from labkit.errors import NotAvailable
+
 
 def home() -> Path:
-    """The folder named by `LABKIT_HOME`, else `~/.labkit`; made when it is missing."""
+    """The folder named by `LABKIT_HOME`, else `~/.labkit`; made when it is missing.
+
+    Raises `NotAvailable` when it cannot be made or written to.
+    """
     path = Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotAvailable(f"labkit keeps its files in {path}, which cannot be made ({error}); set LABKIT_HOME") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise NotAvailable(f"labkit keeps its files in {path}, which this user cannot write to; set LABKIT_HOME elsewhere")
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -171,3 +172,25 @@ def test_doctor_lists_the_exercises_that_are_not_measured_here(monkeypatch: pyte
     ]
     assert rows[1] == rows[0][:1]
     assert rows[2] == []
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib import metadata
+sys.modules["torch"] = None
+version = metadata.version
+def found(name):
+    if name == "torch":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = found
+from labkit.cli import main
+sys.argv = ["labkit", "doctor", "--json"]
+main()
+"""
+
+
+def test_doctor_works_where_torch_is_missing() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
+    labs = json.loads(done.stdout.splitlines()[-1])["labs"]
+    assert {row["why_not"] for row in labs} == {"torch not installed: run `make env`"}

@@ -38,19 +38,27 @@ def doctor(json: JsonOption = False) -> None:
 
 def lab_report(machine: Machine) -> list[dict[str, Any]]:
     """For each lab: whether it runs, why not, and the exercises that are not measured on this machine."""
-    from labkit.exercises.registry import lab_titles, of_lab
+    from labkit.exercises.titles import LAB_TITLES
+
+    stop = why_not(machine)
+    return [
+        {
+            "lab": lab,
+            "title": title,
+            "runs": not stop,
+            "why_not": stop,
+            "not_measured_here": [] if stop else _not_measured(lab, machine),
+        }
+        for lab, title in LAB_TITLES.items()
+    ]
+
+
+def _not_measured(lab: str, machine: Machine) -> list[dict[str, str]]:
+    from labkit.exercises.registry import of_lab
     from labkit.grading.needs import missing
 
-    rows = []
-    for lab, title in lab_titles().items():
-        stop = why_not(machine)
-        without: list[dict[str, str]] = []
-        for exercise in of_lab(lab):
-            why = missing(exercise, machine)
-            if why:
-                without.append({"exercise": exercise.name, "why_not": why})
-        rows.append({"lab": lab, "title": title, "runs": not stop, "why_not": stop, "not_measured_here": without})
-    return rows
+    reasons = {exercise.name: missing(exercise, machine) for exercise in of_lab(lab)}
+    return [{"exercise": name, "why_not": why} for name, why in reasons.items() if why]
 
 
 def why_not(machine: Machine) -> str:

@@ -8,41 +8,41 @@ import random
 from labkit.config import GPTJConfig
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.shapes import some_configs
+from labkit.exercises.shapes import Shape, bare, some_configs
 
 BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
 
 
 # 0.1 ------------------------------------------------------------------------------------------------------------------
-def parameter_count(config: GPTJConfig) -> int:
+def parameter_count(config: GPTJConfig | Shape) -> int:
     """The reference of exercise 0.1."""
     h, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     block = 4 * h * h + (h * inner + inner) + (inner * h + h) + 2 * h
     return vocab * h + config.num_layers * block + 2 * h + (h * vocab + vocab)
 
 
-def _tied_head(config: GPTJConfig) -> int:
+def _tied_head(config: GPTJConfig | Shape) -> int:
     return parameter_count(config) - config.hidden_size * config.vocab_size - config.vocab_size
 
 
-def _attention_biases(config: GPTJConfig) -> int:
+def _attention_biases(config: GPTJConfig | Shape) -> int:
     return parameter_count(config) + config.num_layers * 4 * config.hidden_size
 
 
-def _two_norms(config: GPTJConfig) -> int:
+def _two_norms(config: GPTJConfig | Shape) -> int:
     return parameter_count(config) + config.num_layers * 2 * config.hidden_size
 
 
-def _no_final_norm(config: GPTJConfig) -> int:
+def _no_final_norm(config: GPTJConfig | Shape) -> int:
     return parameter_count(config) - 2 * config.hidden_size
 
 
-def _always_four(config: GPTJConfig) -> int:
+def _always_four(config: GPTJConfig | Shape) -> int:
     wrong = config.intermediate_size - 4 * config.hidden_size
     return parameter_count(config) - config.num_layers * wrong * (2 * config.hidden_size + 1)
 
 
-def _no_head_bias(config: GPTJConfig) -> int:
+def _no_head_bias(config: GPTJConfig | Shape) -> int:
     return parameter_count(config) - config.vocab_size
 
 
@@ -61,7 +61,7 @@ PARAMETER_COUNT = Exercise(
     points=10,
     minutes=8,
     difficulty=2,
-    cases=lambda seed: [Case(label, (config,)) for label, config in some_configs(seed)],
+    cases=lambda seed: [Case(label, (bare(config),)) for label, config in some_configs(seed)],
     reference=parameter_count,
     comparison=Comparison(),
     mistakes=(
@@ -140,7 +140,7 @@ WEIGHT_GIB = Exercise(
 
 
 # 0.3 ------------------------------------------------------------------------------------------------------------------
-def kv_cache_bytes(config: GPTJConfig, lengths: list[int], element_bytes: int) -> int:
+def kv_cache_bytes(config: GPTJConfig | Shape, lengths: list[int], element_bytes: int) -> int:
     """The reference of exercise 0.3."""
     return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes
 
@@ -155,7 +155,7 @@ def _cache_cases(seed: int) -> list[Case]:
         [draw.randrange(1, 2000) for _ in range(33)],
     ]
     return [
-        Case(f"{label}, {len(lengths)} sequences, {size} bytes an element", (config, lengths, size))
+        Case(f"{label}, {len(lengths)} sequences, {size} bytes an element", (bare(config), lengths, size))
         for (label, config), lengths, size in zip(some_configs(seed), batches, (2, 4, 2, 1, 2), strict=True)
     ]
 

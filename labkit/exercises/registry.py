@@ -7,25 +7,19 @@ import importlib
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
-
-_TITLES = {"00": "Class environment", "01": "Hugging Face baseline"}
-
-
-def lab_titles() -> dict[str, str]:
-    """The labs that exist, by number."""
-    return dict(_TITLES)
+from labkit.exercises.titles import LAB_TITLES
 
 
 @functools.cache
 def all_exercises() -> tuple[Exercise, ...]:
     """Every exercise, in the order of the labs."""
-    return tuple(e for lab in _TITLES for e in importlib.import_module(f"labkit.exercises.lab{lab}").EXERCISES)
+    return tuple(e for lab in LAB_TITLES for e in importlib.import_module(f"labkit.exercises.lab{lab}").EXERCISES)
 
 
 def of_lab(lab: str) -> tuple[Exercise, ...]:
     """The exercises of one lab ("01"); raises `InvalidRequest` for a lab that is none."""
-    if lab not in _TITLES:
-        raise InvalidRequest(f"there is no lab {lab!r}; {', '.join(_TITLES)} exist")
+    if lab not in LAB_TITLES:
+        raise InvalidRequest(f"there is no lab {lab!r}; {', '.join(LAB_TITLES)} exist")
     return tuple(exercise for exercise in all_exercises() if exercise.lab == lab)
 
 

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from labkit.config import GPT_J_6B, GPTJConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a config alone, without the properties that would give an exercise's answer away."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    vocab_size: int
+
+
+def bare(config: GPTJConfig) -> Shape:
+    """A config's numbers."""
+    return Shape(config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size, config.vocab_size)
 
 
 def odd_config(draw: random.Random) -> GPTJConfig:
