@@ -38,8 +38,6 @@ fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 quiet=$([ -t 1 ] || echo --quiet) # a terminal sees pip's progress bars, a log does not need them
 echo "[2/3] packages (the first time: several minutes and, without a CPU build of torch at hand, 3 GB)"
-# Debian's and Ubuntu's pip is old enough to search for hours for what a current one finds at once.
-pip install $quiet --upgrade pip
 # torch first and alone, so that the build pip finds is the one everything else is fitted to.
 pip install $quiet --constraint environment/constraints.txt torch
 pip install $quiet --constraint environment/constraints.txt --editable '.[dev]'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -164,10 +165,10 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def find_versions() -> dict[str, str]:
-    """Versions of the installed ones among `PACKAGES`."""
+def find_versions(packages: Iterable[str] | None = None) -> dict[str, str]:
+    """Versions of the installed ones among `packages` (left out: `PACKAGES`)."""
     found = {}
-    for package in PACKAGES:
+    for package in PACKAGES if packages is None else packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

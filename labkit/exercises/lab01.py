@@ -116,8 +116,13 @@ TIME_RUNS = Exercise(
 # 1.2 ------------------------------------------------------------------------------------------------------------------
 def greedy_decode(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
     """The reference of exercise 1.2."""
+    return _decode(model, input_ids, new_tokens, position=-1)
+
+
+def _decode(model: Any, input_ids: Tensor, new_tokens: int, position: int) -> Tensor:
+    """Greedy decoding whose first token comes from the logits of this position of the prompt."""
     out = model(input_ids, use_cache=True)
-    token = out.logits[:, -1].argmax(-1, keepdim=True)
+    token = out.logits[:, position].argmax(-1, keepdim=True)
     made = [token]
     for _ in range(new_tokens - 1):
         out = model(token, past_key_values=out.past_key_values, use_cache=True)
@@ -142,14 +147,7 @@ def _one_too_many(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
 
 
 def _first_position(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
-    out = model(input_ids, use_cache=True)
-    token = out.logits[:, 0].argmax(-1, keepdim=True)
-    made = [token]
-    for _ in range(new_tokens - 1):
-        out = model(token, past_key_values=out.past_key_values, use_cache=True)
-        token = out.logits[:, -1].argmax(-1, keepdim=True)
-        made.append(token)
-    return torch.cat(made, dim=1)
+    return _decode(model, input_ids, new_tokens, position=0)
 
 
 def _forgotten_past(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:

@@ -7,11 +7,10 @@ import math
 import platform
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from labkit.environment import describe
+from labkit.environment import describe, find_versions
 from labkit.errors import InvalidRequest
 from labkit.home import write_atomically
 
@@ -20,13 +19,7 @@ VERSIONED = ("torch", "transformers", "triton", "numpy", "safetensors", "tokeniz
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a measurement; those not installed are left out."""
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **find_versions(VERSIONED)}
 
 
 @dataclass(frozen=True)
