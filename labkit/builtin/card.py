@@ -81,7 +81,7 @@ under the same licence, shipped for measuring quality.
 
 ## Training
 {record["steps"]:,} steps of {recipe["tokens_per_step"]:,} tokens ({record["train_tokens_seen"]:,} tokens seen), Muon for the matrices and AdamW for the rest,
-constant learning rate, then a linear decay over the last {recipe["decay_fraction"]:.0%} of the steps, seed {recipe["seed"]}, float32 on two CPU cores.
+constant learning rate, then a linear decay over the last {recipe["decay_fraction"]:.0%} of the steps, seed {recipe["seed"]}, products in bfloat16 (weights and sums in float32), on two CPU cores.
 
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps {record["steps"]}
 

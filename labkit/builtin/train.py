@@ -1,12 +1,15 @@
 """Train `gptj-tiny` from nothing: tokenizer, model, held-out measurement, files that `transformers` loads.
 
-    python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 1800
+    python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 2200
 
-Seeded, and resumable: run the same command again after an interruption. The matrices are trained with Muon
-(Jordan et al. 2024: momentum, orthogonalized by a Newton-Schulz iteration), everything else with AdamW. The
-learning rate is constant, then falls linearly to zero over the last 40 % of the steps, in which the context
-also grows from 256 to 512 tokens; so `--steps` may still be changed on resuming, until the fall begins. Products
-are in bfloat16, weights and sums in float32. Knows nothing of the inference engine.
+Seeded, and resumable: run the same command again after an interruption. The matrices are trained with Muon (Jordan et
+al. 2024: momentum, orthogonalized by a Newton-Schulz iteration), everything else with AdamW. The learning rate is
+constant, then falls linearly to zero over the last 40 % of the steps, in which the context also grows from 256 to 512
+tokens; so `--steps` may still be changed on resuming, until the fall begins. Products are in bfloat16, weights and sums
+in float32. On two CPU cores with bfloat16 units a step takes a second and more; with glibc's allocator told to keep
+its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment) a third less.
+
+Knows nothing of the inference engine.
 """
 
 from __future__ import annotations
@@ -406,7 +409,7 @@ def main() -> None:
     """Train the built-in model; run again to continue."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/gptj-tiny"))
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2200)
     arguments = parser.parse_args()
     train(arguments.work_dir, arguments.steps, Recipe(), build_corpus(arguments.work_dir / "corpus"))
 
