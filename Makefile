@@ -12,8 +12,10 @@ tour: env  ## the solved labs without a browser, and the ladder they climb
 env:  ## the environment alone
 	@environment/setup.sh
 
-bench: env  ## labkit against its peers on this machine; writes the record
-	.venv/bin/labkit bench --batch 1,8 --against hf --save tests/benchmarks/results/cpu_bench.json
+bench: env  ## labkit against its peers, and the memory of loading, on this machine; writes the records
+	.venv/bin/labkit bench --batch 1,8 --save tests/benchmarks/results/cpu_gptj_tiny_fp32.json
+	.venv/bin/labkit bench --model gpt-j-405m-synthetic --precision bf16 --batch 1,8 --new-tokens 32 --seconds 40 --save tests/benchmarks/results/cpu_gpt_j_405m_bf16.json
+	.venv/bin/python -m tests.benchmarks.load_memory --save tests/benchmarks/results/cpu_load_memory.json
 
 gpu:  ## all GPU tests and benchmarks in one call; needs a GPU and a Python with a CUDA build of torch
 	PYTHONPATH=. $(or $(PYTHON),python3) -m tests.gpu

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from labkit.errors import NotAvailable
@@ -22,6 +24,20 @@ def home() -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise NotAvailable(f"labkit keeps its files in {path}, which this user cannot write to; set LABKIT_HOME elsewhere")
     return path
+
+
+@contextmanager
+def fresh_home() -> Iterator[Path]:
+    """An empty home for this process and those it starts, gone at the end: nothing of the user's is seen or changed."""
+    before = os.environ.get("LABKIT_HOME")
+    with tempfile.TemporaryDirectory(prefix="labkit-home-") as folder:
+        os.environ["LABKIT_HOME"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("LABKIT_HOME")
+            if before is not None:
+                os.environ["LABKIT_HOME"] = before
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -317,8 +317,9 @@ if passed(roofline_time):
     display(plots.roofline_plot(rates[1], rates[0], points, title=title, caption=caption))
 
 # %% [markdown]
-# Left of the bend, memory binds: faster arithmetic buys nothing, and a batch of 16 costs hardly more than a batch of 1.
-# Right of it, arithmetic binds. Every trick of this course moves a point up, or moves it to the right, or lifts the roof.
+# Left of the bend, memory binds: faster arithmetic buys nothing there, and more sequences in a step cost hardly anything
+# until the bend is reached. Right of it, arithmetic binds. A GPU has its bend 10 to 100 times further to the right than a
+# CPU, which is why it wants large batches. Every trick of this course moves a point up, or to the right, or lifts the roof.
 
 # %% [markdown]
 # {{exercise lab00.decode_floor_ms}}

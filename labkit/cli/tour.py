@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -24,23 +22,17 @@ def tour(
     from dataclasses import asdict
 
     from labkit.grading.release import execute, find_labs, solved_notebook
+    from labkit.home import fresh_home
     from labkit.measure import Ladder
 
     labs = find_labs(course)
-    with tempfile.TemporaryDirectory(prefix="labkit-tour-") as folder:
-        before = os.environ.get("LABKIT_HOME")
-        os.environ["LABKIT_HOME"] = folder
-        try:
-            for number, lab in enumerate(labs, 1):
-                say(f"[{number}/{len(labs)}] {lab.source.stem} ...")
-                started = time.monotonic()
-                execute(solved_notebook(lab.source.read_text("utf-8")), lab.source.parent, lab.source.name)
-                say(f"[{number}/{len(labs)}] {lab.source.stem} done in {time.monotonic() - started:.0f} s")
-            ladder = Ladder()
-            print(ladder.text())
-            if json:
-                print_json({"labs": [lab.source.stem for lab in labs], "ladder": [asdict(rung) for rung in ladder.rungs]})
-        finally:
-            os.environ.pop("LABKIT_HOME")
-            if before is not None:
-                os.environ["LABKIT_HOME"] = before
+    with fresh_home():
+        for number, lab in enumerate(labs, 1):
+            say(f"[{number}/{len(labs)}] {lab.source.stem} ...")
+            started = time.monotonic()
+            execute(solved_notebook(lab.source.read_text("utf-8")), lab.source.parent, lab.source.name)
+            say(f"[{number}/{len(labs)}] {lab.source.stem} done in {time.monotonic() - started:.0f} s")
+        ladder = Ladder()
+        print(ladder.text())
+        if json:
+            print_json({"labs": [lab.source.stem for lab in labs], "ladder": [asdict(rung) for rung in ladder.rungs]})

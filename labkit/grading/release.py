@@ -22,7 +22,7 @@ import nbformat
 
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.exercises.registry import exercise as find
-from labkit.home import write_atomically
+from labkit.home import fresh_home, write_atomically
 
 KERNEL = {
     "kernelspec": {"display_name": "labkit", "language": "python", "name": "python3"},
@@ -156,7 +156,8 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
                 f"{path} was changed by hand since it was generated; move it away, or overwrite it with --force"
             )
     source = lab.source.read_text("utf-8")
-    solved = execute(solved_notebook(source), lab.solved.parent, lab.source.name)
+    with fresh_home():
+        solved = execute(solved_notebook(source), lab.solved.parent, lab.source.name)
     for path, notebook in ((lab.student, student_notebook(source)), (lab.solved, solved)):
         write_atomically(path, nbformat.writes(notebook) + "\n")  # type: ignore[no-untyped-call]
     return [lab.student, lab.solved]

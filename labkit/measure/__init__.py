@@ -4,6 +4,7 @@ from labkit.measure.ceilings import Ceilings, ceilings
 from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
+from labkit.measure.profiler import OperationTime, profile_call
 from labkit.measure.progress_bar import progress_bar
 from labkit.measure.record import Record, versions
 from labkit.measure.roofline import Roofline, roofline
@@ -14,6 +15,7 @@ __all__ = [
     "HostPeak",
     "KeptRuns",
     "Ladder",
+    "OperationTime",
     "Ratio",
     "Record",
     "Roofline",
@@ -23,6 +25,7 @@ __all__ = [
     "compare",
     "gpu_peak_bytes",
     "peak_host_memory",
+    "profile_call",
     "progress_bar",
     "ratio",
     "roofline",

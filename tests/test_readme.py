@@ -1,0 +1,38 @@
+"""The README's measured table holds the figures of the committed records, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from labkit.measure import Record
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+RECORDS = {"`gptj-tiny`, fp32": "cpu_gptj_tiny_fp32.json", "405 M synthetic, bf16": "cpu_gpt_j_405m_bf16.json"}
+
+
+@pytest.mark.parametrize("model", RECORDS)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_measured_table_is_the_record(model: str, batch: int) -> None:
+    record = Record.load(ROOT / "tests" / "benchmarks" / "results" / RECORDS[model])
+    row = {row["engine"]: row for row in record.rows if row["batch"] == batch}
+    (ratio,) = [found["decode"] for found in record.extra["ratios"] if found["batch"] == batch]
+    figures = [f"{row[engine]['prefill_ms']:.1f}" for engine in ("hf", "labkit")]
+    figures += [f"{row[engine]['decode_ms_per_token']:.2f}" for engine in ("hf", "labkit")]
+    figures.append(f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    assert f"| {model} | {batch} | {' | '.join(figures)} |" in README
+
+
+def test_commands_and_files_that_it_names_exist() -> None:
+    from labkit.cli import COMMANDS
+
+    assert set(re.findall(r"`labkit (\w+)", README)) <= set(COMMANDS)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:`|^)make (\w+)", README, re.MULTILINE)
+    assert {"lab", "test", "tour"} <= set(named) <= set(targets)
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
