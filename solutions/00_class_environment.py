@@ -12,8 +12,8 @@
 #   that you have not seen and says **passed**, **failed** (with the likely mistake in words) or **not measured here**.
 # - `hint(my_function)` gives up to three hints, from a nudge to nearly the answer.
 # - Some cells ask for a **prediction** first. Nobody grades it; the figure lays it beside the measurement.
-# - Progress, measurements and your speed ladder are kept on disk. After a restart of the kernel, run the set-up cell and
-#   *Run All Above Selected Cell* from the Run menu; measurements are not taken twice.
+# - Progress, measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell you were
+#   at and choose *Run All Above Selected Cell* in the Run menu; measurements are not taken twice.
 
 # %%
 import torch
@@ -42,6 +42,7 @@ progress_panel("00")
 # %%
 engine = labkit.load("gptj-tiny", dtype="fp32")
 taste = labkit.SamplingParams(max_new_tokens=60, temperature=0.8, top_p=0.95, seed=1)
+print("In the beginning", end="")
 for event in engine.stream("In the beginning", taste):
     print(event.text, end="", flush=True)
 
@@ -108,7 +109,11 @@ if predicted(read=guess_read_gb_per_second, fp32=guess_fp32_gflop_per_second):
     names = ["read, GB a second", "fp32 product, GFLOP a second"]
     display(
         plots.prediction_plot(
-            names, series, ylabel="a second", title="What can this machine do?", caption=caption
+            names,
+            series,
+            ylabel="GB or GFLOP a second",
+            title="What can this machine do?",
+            caption=caption,
         )
     )
 
@@ -188,7 +193,7 @@ if passed(weight_gib):
     precisions = ["fp32", "fp16", "int8", "int4"]
     models = {"6B": 6_050_882_784, "175B": 175_000_000_000, "530B": 530_000_000_000}
     series = {name: [weight_gib(size, p, 128) for p in precisions] for name, size in models.items()}
-    lines = {"memory of this machine": machine.memory_bytes / 2**30, "one 80 GB GPU": 80e9 / 2**30}
+    lines = {"available here": machine.memory_available_bytes / 2**30, "one 80 GB GPU": 80e9 / 2**30}
     labels = {"ylabel": "GiB of weights", "title": "Weights alone", "caption": "your function"}
     display(plots.prediction_plot(precisions, series, limits=lines, log=True, **labels))
 
@@ -221,7 +226,7 @@ check(kv_cache_bytes)
 # later is that when sequences are short?
 
 # %%
-batches = [1, 2, 4, 8, 16, 32, 64, 128]
+batches = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
 def draw_cache(length=1024):
@@ -264,8 +269,9 @@ if passed(gpus_needed):
         )
 
 # %% [markdown]
-# The lecture's table runs 175B on 8 to 32 GPUs and 530B on 16 to 32, of 80 GB each. Does your function explain the
-# smaller number of each? What would the larger ones be good for? (Lab 03 and lab 08 come back to this.)
+# The lecture's table runs 175B on 8 to 32 GPUs and 530B on 16 to 32, of 80 GB each. Your function gives 8 for 175B. For
+# 530B it gives 32, because 16 GPUs hold 66 GB each and you keep a fifth free, which leaves 64: try a reserve of 0.15. What
+# would the larger numbers be good for? (Lab 03 and lab 08 come back to this.)
 #
 # ## Executive math: how fast can it be?
 #
@@ -314,12 +320,16 @@ if passed(roofline_time):
         work = tokens * token_flops
         points[phase] = (work / weight_bytes, work / roofline_time(work, weight_bytes, *rates)[0])
     title = "Where the phases of gptj-tiny lie (fp32)"
-    display(plots.roofline_plot(rates[1], rates[0], points, title=title, caption=caption))
+    display(
+        plots.roofline_plot(
+            rates[1], rates[0], points, title=title, caption="computed from the limits measured above"
+        )
+    )
 
 # %% [markdown]
 # Left of the bend, memory binds: faster arithmetic buys nothing there, and more sequences in a step cost hardly anything
-# until the bend is reached. Right of it, arithmetic binds. A GPU has its bend 10 to 100 times further to the right than a
-# CPU, which is why it wants large batches. Every trick of this course moves a point up, or to the right, or lifts the roof.
+# until the bend is reached. Right of it, arithmetic binds. An H100's bend in bf16 lies at 295 (its data sheet: 989 TFLOP/s over
+# 3.35 TB/s), which is why it wants large batches. Every trick of this course moves a point up, or to the right, or lifts the roof.
 
 # %% [markdown]
 # {{exercise lab00.decode_floor_ms}}
@@ -398,9 +408,9 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
     )
 
 # %% [markdown]
-# A small model lies far above its floor: its weights fit into the caches, and what you see is the time of starting a
-# hundred small operations from Python. That overhead is what lab 02 removes. The floor is not wrong, it is just not what
-# binds *yet*.
+# A small model lies far above its floor. Starting many small operations from Python takes time, and products of one row
+# with small matrices read memory far below its rate. Lab 01 profiles this, lab 02 removes it. The floor is not wrong, it is
+# just not what binds *yet*.
 #
 # ## What you have now
 #

@@ -5,11 +5,12 @@
 # decode apart, weigh the KV cache, sweep batch and length, and say how far all of it is from what the machine could do.
 # The first rungs of your **speed ladder** come out of it; every later lab is held against them.
 #
-# *About 75 minutes · 6 exercises, 85 points · runs on any machine; on a GPU the same cells use it.*
+# *About 90 minutes · 6 exercises, 85 points · runs on any machine; on a GPU the same cells use it.*
 #
 # Lab 00 explains how checks, hints and predictions work.
 
 # %%
+import functools
 import time
 import warnings
 
@@ -306,26 +307,26 @@ def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds
 check(throughput)
 
 # %% [markdown]
-# Below is one run, prefill and decode timed apart, on a fresh random prompt every time; then a sweep of several points in
-# turn. **Predict** before you run the third cell: with batch 16 instead of 1, how many times more tokens a second will
-# *decode* make in all?
+# Below is one run of your own `greedy_decode` on a fresh random prompt: once for one token, which is the prefill, and once
+# for all, which is prefill and decode. Then a sweep of several points in turn. **Predict** before you run the third cell:
+# with batch 16 instead of 1, how many times more tokens a second will *decode* make in all?
 
 
 # %%
 def run_once(batch, prompt_tokens, new_tokens):
-    """Seconds of prefill and seconds of decode."""
+    """Seconds of prefill, and of the decode steps behind it, by your greedy_decode."""
     ids = torch.randint(config.vocab_size, (batch, prompt_tokens), device=device)
-    wait()
-    started = time.perf_counter()
-    out = model(ids, use_cache=True, logits_to_keep=1)
-    token = out.logits[:, -1].argmax(-1, keepdim=True)
-    wait()
-    prefilled = time.perf_counter()
-    for _ in range(new_tokens - 1):
-        out = model(token, past_key_values=out.past_key_values, use_cache=True)
-        token = out.logits[:, -1].argmax(-1, keepdim=True)
-    wait()
-    return prefilled - started, time.perf_counter() - prefilled
+    last_only = functools.partial(
+        model, logits_to_keep=1
+    )  # logits of the last position, as generate asks for
+    seconds = []
+    for tokens in (1, new_tokens):
+        wait()
+        started = time.perf_counter()
+        greedy_decode(last_only, ids, tokens)
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], seconds[1] - seconds[0]
 
 
 # %%
@@ -348,12 +349,12 @@ def sweep(points, rounds=5):
 # BEGIN SOLUTION guess_batch_gain = None  # your prediction
 guess_batch_gain = 10
 # END SOLUTION
-if passed(throughput) and predicted(batch_gain=guess_batch_gain):
+if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_batch_gain):
     by_batch = runs.keep("batches", lambda: sweep([(batch, 64, 24) for batch in batches]))
     rates = [throughput(b, 64, 24, *zip(*taken)) for b, taken in zip(batches, by_batch)]
     lines = {name: [rate[name] for rate in rates] for name in ("prefill", "decode", "per user")}
-    decode_16 = measure.Timing(tuple(decode for _, decode in by_batch[-1]))
-    ladder.add_timing("Hugging Face, batch 16", decode_16, tokens=16 * 23, where=where)
+    whole_16 = measure.Timing(tuple(prefill + decode for prefill, decode in by_batch[-1]))
+    ladder.add_timing("Hugging Face, batch 16", whole_16, tokens=16 * 24, where=where)
     title = "More sequences in a step"
     display(
         plots.sweep_plot(
@@ -362,7 +363,7 @@ if passed(throughput) and predicted(batch_gain=guess_batch_gain):
     )
 
 # %%
-if passed(throughput) and predicted(batch_gain=guess_batch_gain):
+if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_batch_gain):
     gain = lines["decode"][-1] / lines["decode"][0]
     shown = {"your prediction": [guess_batch_gain], "if a step cost the same": [16], "measured": [gain]}
     title = "Decode at batch 16 against batch 1"
@@ -380,7 +381,7 @@ if passed(throughput) and predicted(batch_gain=guess_batch_gain):
 
 # %%
 lengths = [16, 64, 128, 256, 448]
-if passed(throughput):
+if passed(greedy_decode) and passed(throughput):
     by_length = runs.keep("lengths", lambda: sweep([(1, length, 24) for length in lengths], rounds=4))
     seconds = [measure.Timing(tuple(decode / 23 for _, decode in taken)) for taken in by_length]
     bands = {"decode": [(1e3 * t.low, 1e3 * t.high) for t in seconds]}
@@ -391,7 +392,9 @@ if passed(throughput):
 # %% [markdown]
 # ## How far from the limit?
 #
-# You measured this machine's limits in lab 00; if not, the next cell does it now.
+# You measured this machine's limits in lab 00; if not, the next cell does it now. Below, the sweep's steps are held against
+# the memory limit, each with half of its new tokens in the cache. Where lab 00's roofline bends before batch 16,
+# arithmetic is the nearer limit there, and the fraction of the memory limit cannot come near 1.
 
 
 # %%
@@ -425,14 +428,12 @@ check(roofline_fraction)
 # BEGIN SOLUTION guess_fraction = None  # your prediction
 guess_fraction = 0.3
 # END SOLUTION
-if (
-    passed(roofline_fraction)
-    and passed(throughput)
-    and predicted(fraction=guess_fraction, batch_gain=guess_batch_gain)
+if all(map(passed, (roofline_fraction, greedy_decode, throughput))) and predicted(
+    fraction=guess_fraction, batch_gain=guess_batch_gain
 ):
     steps = [measure.Timing(tuple(decode / 23 for _, decode in taken)).median for taken in by_batch]
     rate = limits.read_bytes_per_second
-    reached = [roofline_fraction(config, b, 76, 4, s, rate) for b, s in zip(batches, steps)]
+    reached = [roofline_fraction(config, b, 64 + 24 // 2, 4, s, rate) for b, s in zip(batches, steps)]
     bars = {"your prediction": [guess_fraction] + [float("nan")] * 4, "measured": reached}
     names = [f"batch {batch}" for batch in batches]
     title = "Decode: fraction of the memory limit reached"
@@ -447,20 +448,20 @@ if (
 # `bmm`, `linear`), between 0 and 1?
 
 # %%
-out = model(torch.randint(config.vocab_size, (1, 64), device=device), use_cache=True)
-token = out.logits[:, -1].argmax(-1, keepdim=True)
-step = lambda: model(token, past_key_values=out.past_key_values, use_cache=True)
-operations = measure.profile_call(step, device)
-
-whole = sum(row.seconds for row in operations)
-print(f"{sum(row.count for row in operations)} calls for one token; the host's time goes to")
-for row in operations[:8]:
-    print(f"{row.seconds / whole:6.1%} {row.count:5} x {row.name}")
-
-# %%
 # BEGIN SOLUTION guess_matmul_share = None  # your prediction
 guess_matmul_share = 0.5
 # END SOLUTION
+if predicted(matmul_share=guess_matmul_share):
+    out = model(torch.randint(config.vocab_size, (1, 64), device=device), use_cache=True)
+    token = torch.full((1, 1), 5, device=device)
+    step = lambda: model(token, past_key_values=out.past_key_values, use_cache=True)
+    operations = measure.profile_call(step, device)
+    whole = sum(row.seconds for row in operations)
+    print(f"{sum(row.count for row in operations)} calls for one token; the host's time goes to")
+    for row in operations[:8]:
+        print(f"{row.seconds / whole:6.1%} {row.count:5} x {row.name}")
+
+# %%
 if predicted(matmul_share=guess_matmul_share):
     products = ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::matmul")
     share = sum(row.seconds for row in operations if row.name in products) / whole
@@ -469,37 +470,43 @@ if predicted(matmul_share=guess_matmul_share):
     display(plots.prediction_plot(["one decode step"], shown, ylabel="share", title=title, caption=where))
 
 # %% [markdown]
-# More than a thousand calls for one token of eight layers, most of them tiny: views, copies, concatenations of the cache, the
-# rotary embedding in half a dozen pieces. Each costs microseconds of Python and dispatch whatever it computes. On a GPU the
-# same calls leave the device idle between kernels. That is the gap to the limit, and it is the list of what **lab 02**
-# fuses: QKV in one product, rotary with the cache write, residual with layer norm, and a step that is captured once.
+# Two things keep the step from its limit. **Many small calls**: views, copies, concatenations of the cache, the rotary
+# embedding in half a dozen pieces, each costing microseconds of Python and dispatch whatever it computes; on a GPU they
+# leave the device idle between kernels. And **thin products**: multiplying one row by a small matrix reads its weights far
+# more slowly than memory could deliver them. Your bars above say which of the two weighs more on this machine.
+#
+# Both are on the list of **lab 02**: QKV in one product, rotary with the cache write, residual with layer norm, a step that
+# is captured once, and products made for few rows.
 #
 # ## Your speed ladder
 #
 # A last rung, for comparison: `labkit`'s own engine on the same task, one prompt, 64 + 64 tokens. It is run in turn with
-# Hugging Face, because two runs taken at different minutes say little about each other.
+# Hugging Face, with and without its cache, because two runs taken at different minutes say little about each other.
 
 
 # %%
 def measure_labkit():
-    """Seconds of 64 tokens behind a prompt of 64: Hugging Face and labkit, in turn."""
+    """Seconds of 64 tokens behind a prompt of 64: Hugging Face twice and labkit, in turn."""
     engine = labkit.load("gptj-tiny", device=device, dtype="fp32")
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
-    mask, options = torch.ones_like(ids), {"max_new_tokens": 64, "min_new_tokens": 64, "pad_token_id": 0}
-    ours = lambda: engine.generate(ids.tolist(), params)
-    theirs = lambda: model.generate(ids, attention_mask=mask, do_sample=False, **options)
-    calls, bar = {"Hugging Face": theirs, "labkit engine": ours}, measure.progress_bar("in turn")
-    timings = measure.compare(calls, device=device, max_runs=15, max_seconds=10, progress=bar)
+    options = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
+    peer = lambda cache: model.generate(
+        ids, attention_mask=torch.ones_like(ids), use_cache=cache, **options
+    )
+    calls = {"Hugging Face, no cache": lambda: peer(False), "Hugging Face": lambda: peer(True)}
+    calls["labkit engine"] = lambda: engine.generate(ids.tolist(), params)
+    bar = measure.progress_bar("in turn")
+    timings = measure.compare(calls, device=device, max_runs=10, max_seconds=15, progress=bar)
     return {name: list(timing.samples) for name, timing in timings.items()}
 
 
 # %%
 if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
-    pair = {name: measure.Timing(tuple(s)) for name, s in runs.keep("labkit", measure_labkit).items()}
-    for name, timing in pair.items():
+    found = {name: measure.Timing(tuple(s)) for name, s in runs.keep("labkit", measure_labkit).items()}
+    for name, timing in found.items():
         ladder.add_timing(name, timing, tokens=64, where=where)
-    print("labkit against Hugging Face:", measure.ratio(*pair.values()))
+    print("labkit against Hugging Face:", measure.ratio(found["Hugging Face"], found["labkit engine"]))
     display(plots.ladder_plot(ladder.rungs, caption=where))
 
 # %% [markdown]

@@ -216,13 +216,20 @@ def gpus_needed(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
 
 def _gpu_cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
-    rows = [(350e9, 80e9, 0.2), (12.1e9, 80e9, 0.3), (350e9, 80e9, 0.0), (1060e9, 80e9, 0.1)]
+    rows = [(350e9, 80e9, 0.2), (12.1e9, 80e9, 0.3), (350e9, 80e9, 0.0), (1060e9, 80e9, 0.1), (160e9, 80e9, 0.0)]
     rows += [(draw.uniform(1e9, 2e12), draw.choice([16e9, 24e9, 40e9, 80e9]), draw.uniform(0, 0.5)) for _ in range(8)]
     return [Case(f"{w / 1e9:.0f} GB of weights, {g / 1e9:.0f} GB a GPU, {r:.0%} kept free", (w, g, r)) for w, g, r in rows]
 
 
 def _gpus_ceil(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
     return math.ceil(weight_bytes / (gpu_bytes * (1 - reserve)))
+
+
+def _gpus_exact(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
+    gpus = 1
+    while weight_bytes / gpus >= gpu_bytes * (1 - reserve):
+        gpus *= 2
+    return gpus
 
 
 def _gpus_floor(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
@@ -251,6 +258,7 @@ GPUS_NEEDED = Exercise(
         Mistake(
             "The reserve is not kept free: a GPU can give (1 - reserve) of its memory.", lambda w, g, r: gpus_needed(w, g, 0)
         ),
+        Mistake("A share that fills what may be used to the last byte still fits: compare with >, not >=.", _gpus_exact),
         Mistake("You round down; the share of each GPU must fit, so round up.", _gpus_floor),
         Mistake(
             "That is how many GPUs the reserve would fill; 1 - reserve is what weights may take.",

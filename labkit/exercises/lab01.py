@@ -278,7 +278,7 @@ def _bytes_cases(seed: int) -> list[Case]:
         layers = draw.randrange(1, 8)
         cache = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(layers)]
         cases.append(Case(f"{layers} layers of {shape}, {dtype}", (cache,)))
-    first, last = torch.zeros(1, 2, 9, 8), torch.zeros(1, 2, 5, 8, dtype=torch.float16)
+    first, last = torch.zeros(1, 2, 9, 8), torch.zeros(1, 2, 11, 8, dtype=torch.float16)[:, :, 2:7]
     return [*cases, Case("layers of different lengths and dtypes", ([(first, first.clone()), (last, last.clone())],))]
 
 
@@ -387,6 +387,14 @@ THROUGHPUT = Exercise(
             "Decode makes new_tokens - 1 tokens: the first new token came out of the prefill.", _throughput_variant(decoded=0)
         ),
         Mistake("You take the fastest run; the median is asked for.", _throughput_variant(middle=min)),
+        Mistake(
+            "Of an even number of runs you take the lower middle one, as torch.median does; statistics.median averages the two.",
+            _throughput_variant(middle=statistics.median_low),
+        ),
+        Mistake(
+            "You take the median of the runs' rates; take the median of their seconds first, then divide.",
+            _throughput_variant(middle=lambda seconds: 1 / statistics.median([1 / s for s in seconds])),
+        ),
         Mistake("The prefill runs the prompts of the whole batch: multiply by batch.", _throughput_variant(prompts=False)),
         Mistake(
             "A user sees the tokens of one sequence; you count the whole batch for them.",
@@ -436,8 +444,8 @@ ROOFLINE_FRACTION = Exercise(
         "Count as in exercise 0.6: all weights but the embedding table, and the whole cache. 1.0 would be perfect."
     ),
     points=15,
-    minutes=8,
-    difficulty=3,
+    minutes=5,
+    difficulty=2,
     cases=_fraction_cases,
     reference=roofline_fraction,
     comparison=Comparison(),

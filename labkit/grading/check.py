@@ -45,7 +45,9 @@ def passed(function: Callable[..., Any] | str) -> bool:
     else:
         done = check_quietly(exercise, function).points > 0
     if not done:
-        print(f"Solve exercise {exercise.number} ({exercise.function}) first: this cell is built on your function.")
+        earned = Progress().standings()[exercise.name].points > 0
+        todo = "It has changed since it passed: run its check again." if earned else "Solve it first."
+        print(f"This cell is built on your {exercise.function} (exercise {exercise.number}). {todo}")
     return done
 
 

@@ -65,7 +65,8 @@ def describe_difference(difference: Difference) -> Description:
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
-    return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", shown)
+    # The kind of value is right here: to say that a number was expected would only puzzle.
+    return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"got {brief(found)}")
 
 
 def brief(value: Any, *, hidden: bool = False) -> str:

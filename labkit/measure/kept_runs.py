@@ -31,7 +31,7 @@ class KeptRuns:
         machine = _machine()
         row = rows.get(name)
         if row and not again and row["machine"] == machine:
-            print(f"Kept from {row['taken']}: keep({name!r}, ..., again=True) measures anew.")
+            print(f"Kept from {row['taken']}; add again=True to this cell's keep({name!r}, ...) to measure anew.")
             return row["value"]
         value = run()
         try:

@@ -90,6 +90,7 @@ def sweep_plot(
         axes.minorticks_off()
     else:
         axes.locator_params(axis="x", integer=True)
+        axes.set_ylim(bottom=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
@@ -142,7 +143,7 @@ def prediction_plot(
             raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
         places = [place - 0.4 + width * (index + 0.5) for place in range(len(names))]
         bars = axes.bar(places, values, width=0.9 * width, color=colour, label=label)
-        axes.bar_label(bars, fmt="{:.3g}", fontsize=7)
+        axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}", fontsize=7)
     for (label, height), colour in zip((limits or {}).items(), ("#444444", GREY, "#AAAAAA") * 9, strict=False):
         axes.axhline(height, color=colour, linestyle="--", label=label)
     if log:

@@ -46,7 +46,7 @@ def test_notebooks_are_in_step_with_their_source(name: str) -> None:
 def test_form_of_a_lab(name: str) -> None:
     student = LABS[name].student
     text, code = cells(student, "markdown"), cells(student, "code")
-    assert 25 <= len(text) + len(code) <= 62
+    assert 25 <= len(text) + len(code) <= 60
     assert 900 <= sum(len(cell.split()) for cell in text) <= 2300
     assert 4 <= len(of_lab(name[:2])) <= 10
     assert "After this lab you can" in text[0]
@@ -71,8 +71,8 @@ def test_the_student_notebook_gives_nothing_away(name: str) -> None:
     student = set("\n".join(cells(LABS[name].student, "code")).splitlines())
     source = LABS[name].source.read_text("utf-8")
     inside = [part.split("# END SOLUTION")[0].splitlines()[1:] for part in source.split("# BEGIN SOLUTION")[1:]]
-    lines = {line.strip() for part in inside for line in part if line.strip()}
-    assert len(lines) > 20
+    lines = {line.strip() for part in inside for line in part if len(line.strip()) > 3}
+    assert len(lines) > 10
     assert lines <= {line.strip() for line in solved}
     assert not {line for line in lines if line in {given.strip() for given in student}} - {"import statistics"}
     outputs: list[Any] = [c.get("outputs") for c in json.loads(LABS[name].student.read_text("utf-8"))["cells"]]
