@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -165,10 +166,12 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
     from huggingface_hub import HfApi, hf_hub_url
 
     endpoint = os.environ.get("LABKIT_HUB_ENDPOINT") or None
+    ask = partial(HfApi(endpoint=endpoint).model_info, model.repository, revision=model.revision, files_metadata=True)
     try:
-        info = HfApi(endpoint=endpoint).model_info(
-            model.repository, revision=model.revision, files_metadata=True, timeout=ANSWER_SECONDS
-        )
+        try:
+            info = ask(timeout=ANSWER_SECONDS)
+        except _network_errors():  # a kept connection, say, that the hub has closed meanwhile
+            info = ask(timeout=ANSWER_SECONDS)
         rows = {row.rfilename: row for row in info.siblings or [] if row.size is not None}
     except Exception as error:  # the client, and an answer that no hub gives, raise many kinds
         raise NotAvailable(
