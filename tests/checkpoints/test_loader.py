@@ -127,7 +127,7 @@ def test_the_engine_has_the_directorys_tokenizer() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="not measured here: no GPU")
 def test_weights_on_a_gpu_equal_those_on_the_cpu() -> None:
     on_gpu, on_cpu = labkit.load("gptj-tiny", device="cuda", dtype="fp16"), labkit.load("gptj-tiny", device="cpu", dtype="fp16")
     assert on_gpu.device.type == "cuda"

@@ -171,7 +171,7 @@ def test_gpu_peak_of_a_cpu_is_none() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="not measured here: no GPU")
 def test_gpu_peak_sees_memory_that_is_gone_at_the_end() -> None:
     torch.cuda.reset_peak_memory_stats()
     before = gpu_peak_bytes("cuda:0")
