@@ -58,10 +58,15 @@ def hint(function: Callable[..., Any] | str) -> None:
     print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
 
 
+def in_notebook() -> bool:
+    """Whether this code runs in a kernel, which can show more than text."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
 def show(text: str, html: str) -> None:
     """Display in a notebook as HTML with a text twin; print where there is no notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None or not hasattr(shell, "kernel"):
+    if not in_notebook():
         print(text)
         return
     from IPython.display import display

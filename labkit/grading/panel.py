@@ -7,7 +7,7 @@ from typing import Any
 
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
-from labkit.grading.check import show
+from labkit.grading.check import in_notebook, show
 from labkit.grading.progress import Progress, Standing
 from labkit.grading.verdict import PASSED
 
@@ -16,11 +16,8 @@ _COLOURS = {PASSED: "#009E73", "failed": "#D55E00"}
 
 def progress_panel(lab: str) -> None:
     """Show a lab's exercises with their standing, and buttons that give hints and look again."""
-    import sys
-
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     text = Progress().text(lab)
-    if shell is None or not hasattr(shell, "kernel"):
+    if not in_notebook():
         print(text)
         return
     try:
