@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
-from labkit.engine import GPTJ, KVCache
+from labkit.engine import GPTJ, FixedBatches, KVCache
 from labkit.errors import NotAvailable
 
 
@@ -47,17 +47,18 @@ class LabkitEngine(BenchEngine):
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Prompts of equal length, as one flat batch."""
         batch, length = prompts.shape
-        capacity = length + new_tokens
-        if self._cache is None or self._cache.slots < batch or self._cache.capacity < capacity:
-            self._cache = KVCache(self._model.config, batch, capacity, device=self._model.device, dtype=self._model.dtype)
-        return self._model.prefill(list(prompts), self._cache, range(batch)).argmax(-1)
+        model, slots = self._model, batch * (length + new_tokens)
+        if self._cache is None or self._cache.num_slots < slots:
+            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
+        self._batches = FixedBatches(batch, length + new_tokens, model.device)
+        return model.forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """One forward pass a step over the preallocated cache."""
         assert self._cache is not None
         made = []
         for _ in range(steps):
-            tokens = self._model.decode(tokens, self._cache).argmax(-1)
+            tokens = self._model.forward(self._batches.decode(tokens), self._cache).argmax(-1)
             made.append(tokens)
         return torch.stack(made, dim=1)
 

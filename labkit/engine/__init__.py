@@ -1,5 +1,6 @@
 """The inference engine: a GPT-J over `ops`, its cache, sampling, streaming, and the scoring of texts."""
 
+from labkit.engine.batch import Batch, FixedBatches
 from labkit.engine.engine import Engine
 from labkit.engine.evaluate import Evaluation, evaluate
 from labkit.engine.kv_cache import KVCache
@@ -11,9 +12,11 @@ from labkit.engine.sampling_params import SamplingParams
 
 __all__ = [
     "GPTJ",
+    "Batch",
     "Completion",
     "Engine",
     "Evaluation",
+    "FixedBatches",
     "KVCache",
     "Linear",
     "RequestOutput",

@@ -18,6 +18,7 @@ from torch import Tensor
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.engine import sampler
+from labkit.engine.batch import Batch, FixedBatches
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
@@ -101,8 +102,9 @@ class Engine:
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
         """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
         self._check_tokens(list(token_ids))
-        cache = KVCache(self.config, 1, len(token_ids), device=self.device, dtype=self.dtype)
-        logits = self.model.prefill([torch.tensor(token_ids)], cache, [0], all_logits=True)
+        cache = KVCache(self.config, len(token_ids), device=self.device, dtype=self.dtype)
+        batches = FixedBatches(1, len(token_ids), self.device)
+        logits = self.model.forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _prompts(self, prompts: Prompts) -> list[Prompt]:
@@ -182,73 +184,80 @@ class Engine:
         return list(dict.fromkeys(banned))
 
     def _run(self, groups: list[list[Sequence]]) -> Iterator[TokenEvent]:
-        """Admit, prefill, decode until every sequence has ended; the running ones sit in slots 0, 1, ... in order."""
+        """Admit, prefill, decode until every sequence has ended; each running one has a stretch of the cache."""
         waiting = deque(groups)
         longest = max(len(s.prompt) + s.max_new_tokens - 1 for group in groups for s in group)
-        cache = self._take_cache(min(self.max_batch_size, sum(map(len, groups))), longest)
-        running: list[Sequence] = []
+        stretches = min(self.max_batch_size, sum(map(len, groups)))
+        cache = self._take_cache(stretches * longest)
+        table = torch.arange(stretches * longest, dtype=torch.int32, device=self.device).view(stretches, longest)
+        free = list(range(stretches))
+        running: list[tuple[Sequence, int]] = []
         try:
             while waiting or running:
-                yield from self._step(waiting, running, cache)
+                yield from self._step(waiting, running, free, table, cache)
         finally:
             self._cache = cache
 
-    def _step(self, waiting: deque[list[Sequence]], running: list[Sequence], cache: KVCache) -> list[TokenEvent]:
+    def _step(
+        self,
+        waiting: deque[list[Sequence]],
+        running: list[tuple[Sequence, int]],
+        free: list[int],
+        table: Tensor,
+        cache: KVCache,
+    ) -> list[TokenEvent]:
         """One forward pass and one new token for each sequence in it: of newly admitted prompts, else of all running."""
         if admitted := self._admit(waiting, len(running)):
-            first = len(running)
-            logits = self._prefill(admitted, running, cache)
+            stepping = [(sequence, free.pop()) for group in admitted for sequence in group]
+            running += stepping
+            new = [sequence.prompt for sequence, _ in stepping]
         else:
-            first = 0
-            logits = self.model.decode(torch.tensor([s.last_token for s in running]), cache)
-        stepping = running[first:]
-        tokens = sampler.sample(logits, stepping)
-        scores = sampler.logprobs(logits, stepping, tokens)
-        events = [s.append(token, score) for s, token, score in zip(stepping, tokens, scores, strict=True)]
-        for row in reversed(range(len(events))):
-            if events[row].finish_reason is not None:
-                self._leave(first + row, running, cache)
+            stepping = list(running)
+            new = [[sequence.last_token] for sequence, _ in stepping]
+        logits = self.model.forward(self._batch(stepping, new, table), cache)
+        sequences = [sequence for sequence, _ in stepping]
+        tokens = sampler.sample(logits, sequences)
+        scores = sampler.logprobs(logits, sequences, tokens)
+        events = [s.append(token, score) for s, token, score in zip(sequences, tokens, scores, strict=True)]
+        for event, (sequence, stretch) in zip(events, stepping, strict=True):
+            if event.finish_reason is not None:
+                running.remove((sequence, stretch))
+                free.append(stretch)
         return events
+
+    def _batch(self, stepping: list[tuple[Sequence, int]], new: list[list[int]], table: Tensor) -> Batch:
+        counts = torch.tensor([len(tokens) for tokens in new])
+        lengths = torch.tensor([len(s.prompt) + len(s.new_tokens) for s, _ in stepping])
+        ends = counts.cumsum(0)
+        positions = torch.cat([torch.arange(int(n - c), int(n)) for n, c in zip(lengths, counts, strict=True)])
+        mine = table[[stretch for _, stretch in stepping]]
+        rows = torch.arange(len(new)).repeat_interleave(counts)
+        return Batch(
+            token_ids=torch.tensor([token for tokens in new for token in tokens], device=self.device),
+            positions=positions.to(self.device),
+            slot_mapping=mine[rows.to(self.device), positions.to(self.device)].long(),
+            starts=torch.cat((ends.new_zeros(1), ends)).to(self.device, torch.int32),
+            slot_table=mine,
+            lengths=lengths.to(self.device, torch.int32),
+            num_decodes=len(new) if all(len(tokens) == 1 for tokens in new) else 0,
+            logit_rows=(ends - 1).to(self.device),
+        )
 
     def _admit(self, waiting: deque[list[Sequence]], running: int) -> list[list[Sequence]]:
         """Take waiting groups, in order, while slots and this step's prompt tokens last."""
         admitted: list[list[Sequence]] = []
         slots, tokens = self.max_batch_size - running, 0
         while waiting and len(waiting[0]) <= slots:
-            tokens += len(waiting[0][0].prompt)
+            tokens += len(waiting[0][0].prompt) * len(waiting[0])
             if admitted and tokens > self.max_prefill_tokens:
                 break
             slots -= len(waiting[0])
             admitted.append(waiting.popleft())
         return admitted
 
-    def _prefill(self, admitted: list[list[Sequence]], running: list[Sequence], cache: KVCache) -> Tensor:
-        """Run each admitted prompt once and join `running`; samples share the logits and get copies of the slot."""
-        slots, slot = [], len(running)
-        for group in admitted:
-            slots.append(slot)
-            slot += len(group)
-        prompts = [torch.tensor(group[0].prompt) for group in admitted]
-        logits = self.model.prefill(prompts, cache, slots)
-        for first, group in zip(slots, admitted, strict=True):
-            for extra in range(1, len(group)):
-                cache.copy_slot(first, first + extra)
-        repeats = torch.tensor([len(group) for group in admitted], device=logits.device)
-        running += [sequence for group in admitted for sequence in group]
-        return logits.repeat_interleave(repeats, dim=0)
-
-    @staticmethod
-    def _leave(slot: int, running: list[Sequence], cache: KVCache) -> None:
-        """Take an ended sequence out; the last running one moves into its slot."""
-        last = len(running) - 1
-        if slot != last:
-            cache.copy_slot(last, slot)
-            running[slot] = running[last]
-        running.pop()
-
-    def _take_cache(self, slots: int, capacity: int) -> KVCache:
+    def _take_cache(self, slots: int) -> KVCache:
         """A cache of at least this size: the last one, unless it is too small or another stream has it."""
         cache, self._cache = self._cache, None
-        if cache is None or cache.slots < slots or cache.capacity < capacity:
-            cache = KVCache(self.config, slots, capacity, device=self.device, dtype=self.dtype)
+        if cache is None or cache.num_slots < slots:
+            cache = KVCache(self.config, slots, device=self.device, dtype=self.dtype)
         return cache

@@ -1,4 +1,4 @@
-"""Linear layers: what a weight is (dense now; sharded or quantized later) lives here, the model only calls them."""
+"""Linear layers: what a weight is (dense, quantized; sharded later) lives here, the model only calls them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from labkit import ops
 
 @dataclass(frozen=True)
 class Linear:
-    """A dense layer: `weight` `[out, in]` and `bias` `[out]` or none, in the engine's dtype."""
+    """A layer of `weight` `[out, in]`, dense or quantized, `bias` `[out]` or none, with GELU behind it or not."""
 
-    weight: Tensor
+    weight: ops.Weight
     bias: Tensor | None = None
+    gelu: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[tokens, in]` to `[tokens, out]`."""
-        return ops.linear(x, self.weight, self.bias)
+        return (ops.linear_gelu if self.gelu else ops.linear)(x, self.weight, self.bias)
 
     @property
     def byte_count(self) -> int:
         """Bytes that one use of the layer reads of its weight and bias."""
-        return sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+        weight = self.weight
+        read = weight.numel() * weight.element_size() if isinstance(weight, Tensor) else weight.byte_count
+        return read if self.bias is None else read + self.bias.numel() * self.bias.element_size()

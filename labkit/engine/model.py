@@ -1,4 +1,4 @@
-"""GPT-J, written once over `ops`: prefill of whole prompts and decode of one token a sequence.
+"""GPT-J, written once over `ops`: one forward pass over a flat batch of new tokens.
 
 Computes logits; knows nothing of sampling, of text or of where its weights came from.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from labkit import ops
 from labkit.config import GPTJConfig
+from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.linear import Linear
 
@@ -30,7 +31,7 @@ class Layer:
 
 
 class GPTJ:
-    """The model's weights and its two ways of computing: `prefill` and `decode`."""
+    """The model's weights, and `forward`."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class GPTJ:
                     read(f"{prefix}ln_1.bias"),
                     Linear(qkv),
                     Linear(read(f"{prefix}attn.out_proj.weight")),
-                    Linear(read(f"{prefix}mlp.fc_in.weight"), read(f"{prefix}mlp.fc_in.bias")),
+                    Linear(read(f"{prefix}mlp.fc_in.weight"), read(f"{prefix}mlp.fc_in.bias"), gelu=True),
                     Linear(read(f"{prefix}mlp.fc_out.weight"), read(f"{prefix}mlp.fc_out.bias")),
                 )
             )
@@ -89,61 +90,40 @@ class GPTJ:
         return self.wte.dtype
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Tensor], cache: KVCache, slots: Sequence[int], *, all_logits: bool = False) -> Tensor:
-        """Run whole prompts (1-d int64 tensors, any lengths) and fill their slots of the cache.
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Run the batch's new tokens, write their keys and values to `cache`; logits `[rows, vocab_size]`.
 
-        The tokens of all prompts travel as one flat batch, so nothing is padded. Returns the logits behind the last
-        token of each prompt, `[prompts, vocab_size]`, or with `all_logits` those behind every token,
-        `[all tokens, vocab_size]`.
+        Goes operation by operation: the specification of every faster way, and the way in which swapped operations run.
         """
-        lengths = [len(prompt) for prompt in prompts]
-        ends = torch.tensor(lengths).cumsum(0)
-        spans = [(slot, int(end) - length, int(end)) for slot, length, end in zip(slots, lengths, ends, strict=True)]
-        positions = torch.cat([torch.arange(length, device=self.device) for length in lengths])
-        hidden = ops.embedding(torch.cat(tuple(prompts)).to(self.device), self.wte)
-
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            attended = torch.empty_like(query)
-            for slot, begin, end in spans:
-                cache.write_prompt(layer, slot, 0, key[begin:end], value[begin:end])
-                heads_first = key[begin:end].transpose(0, 1), value[begin:end].transpose(0, 1)
-                attended[begin:end] = ops.prefill_attention(query[begin:end], *heads_first)
-            return attended
-
-        hidden = self._blocks(hidden, positions, attend)
-        for slot, length in zip(slots, lengths, strict=True):
-            cache.lengths[slot] = length
-        return self._logits(hidden if all_logits else hidden[ends.to(self.device) - 1])
-
-    @torch.inference_mode()
-    def decode(self, token_ids: Tensor, cache: KVCache) -> Tensor:
-        """Run one token of each of the sequences in slots 0, 1, ...: `[batch]` int64 to logits `[batch, vocab_size]`."""
-        batch = len(token_ids)
-        positions = cache.lengths[:batch].clone()
-        cache.lengths[:batch] += 1
-        lengths = cache.lengths[:batch]
-        longest = int(lengths.max())
-        hidden = ops.embedding(token_ids.to(self.device), self.wte)
-
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            cache.write_tokens(layer, positions, key, value)
-            keys, values = cache.keys[layer, :batch, :, :longest], cache.values[layer, :batch, :, :longest]
-            return ops.decode_attention(query, keys, values, lengths)
-
-        return self._logits(self._blocks(hidden, positions, attend))
-
-    def _blocks(self, hidden: Tensor, positions: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-        tokens = hidden.shape[0]
-        heads = (tokens, 3, self.config.num_heads, self.config.head_dim)
-        sin, cos = self.sin[positions], self.cos[positions]
+        hidden = ops.embedding(batch.token_ids, self.wte)
+        if batch.soft_rows is not None and batch.soft_embeddings is not None:
+            hidden = hidden.index_copy(0, batch.soft_rows, batch.soft_embeddings.to(hidden.dtype))
+        epsilon = self.config.layer_norm_epsilon
+        normed = ops.layer_norm(hidden, *self._norm(0), epsilon)
         for index, layer in enumerate(self.layers):
-            normed = ops.layer_norm(hidden, layer.ln_1_weight, layer.ln_1_bias, self.config.layer_norm_epsilon)
-            query, key, value = layer.qkv(normed).view(heads).unbind(1)  # each [tokens, num_heads, head_dim]
-            attended = attend(index, ops.rotary(query, sin, cos), ops.rotary(key, sin, cos), value)
-            mlp = layer.fc_out(ops.gelu(layer.fc_in(normed)))
-            hidden = ops.add_residual(hidden, layer.out_proj(attended.reshape(tokens, -1)), mlp)
-        return hidden
+            keys, values = cache.keys[index], cache.values[index]
+            qkv = layer.qkv(normed)
+            query = ops.rotary_cache_write(qkv, batch.positions, self.sin, self.cos, keys, values, batch.slot_mapping)
+            attended = self._attention(query, keys, values, batch)
+            attention = layer.out_proj(attended.view(batch.num_tokens, -1))
+            mlp = layer.fc_out(layer.fc_in(normed))
+            hidden, normed = ops.residual_layer_norm(hidden, attention, mlp, *self._norm(index + 1), epsilon)
+        return self.lm_head(normed[batch.logit_rows])
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        normed = ops.layer_norm(hidden, self.ln_f_weight, self.ln_f_bias, self.config.layer_norm_epsilon)
-        return self.lm_head(normed)
+    def _norm(self, index: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the layer norm in front of block `index`, or of the last one behind them all."""
+        if index == len(self.layers):
+            return self.ln_f_weight, self.ln_f_bias
+        return self.layers[index].ln_1_weight, self.layers[index].ln_1_bias
+
+    @staticmethod
+    def _attention(query: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+        first = batch.num_decodes
+        if batch.is_decode:
+            return ops.decode_attention(query, keys, values, batch.slot_table, batch.lengths)
+        if first == 0:
+            return ops.prefill_attention(query, keys, values, batch.slot_table, batch.starts, batch.lengths)
+        decoded = ops.decode_attention(query[:first], keys, values, batch.slot_table[:first], batch.lengths[:first])
+        starts = batch.starts[first:] - first  # one token each in front
+        rest = batch.slot_table[first:], starts, batch.lengths[first:]
+        return torch.cat((decoded, ops.prefill_attention(query[first:], keys, values, *rest)))

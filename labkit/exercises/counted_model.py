@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.config import GPTJConfig
-from labkit.engine import GPTJ, KVCache
+from labkit.engine import GPTJ, FixedBatches, KVCache
 
 _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, context_length=64, vocab_size=61)
 
@@ -35,6 +35,7 @@ class CountedModel:
         seen: Tensor = input_ids if past_key_values is None else torch.cat((past_key_values, input_ids), dim=1)
         rows = []
         for row in seen:
-            cache = KVCache(_CONFIG, 1, len(row), device=torch.device("cpu"), dtype=torch.float32)
-            rows.append(self._model.prefill([row], cache, [0], all_logits=True)[-input_ids.shape[1] :])
+            cache = KVCache(_CONFIG, len(row), device=row.device, dtype=torch.float32)
+            whole = FixedBatches(1, len(row), row.device).prefill([row], all_logits=True)
+            rows.append(self._model.forward(whole, cache)[-input_ids.shape[1] :])
         return SimpleNamespace(logits=torch.stack(rows), past_key_values=seen if use_cache else None)

@@ -1,24 +1,39 @@
 """The operations a GPT-J is made of: one a file, its torch form the specification that faster kernels must meet.
 
-Every function works on plain tensors over a flat batch of tokens and knows nothing of requests or layers.
+Every function works on plain tensors over a flat batch of tokens and knows nothing of requests or layers. `use` puts
+another function in the place of one of them, by name, in the running engine.
 """
 
-from labkit.ops.attention import decode_attention, prefill_attention
+from labkit.ops.decode_attention import decode_attention
 from labkit.ops.embedding import embedding
 from labkit.ops.gelu import gelu
 from labkit.ops.layer_norm import layer_norm
-from labkit.ops.linear import linear
-from labkit.ops.residual import add_residual
+from labkit.ops.linear import Weight, linear
+from labkit.ops.linear_gelu import linear_gelu
+from labkit.ops.prefill_attention import prefill_attention
+from labkit.ops.registry import names, swapped, use
+from labkit.ops.residual_layer_norm import residual_layer_norm
 from labkit.ops.rotary import rotary, rotary_table
+from labkit.ops.rotary_cache_write import rotary_cache_write
+from labkit.ops.weights import Int4Weight, Int8Weight, QuantizedWeight
 
 __all__ = [
-    "add_residual",
+    "Int4Weight",
+    "Int8Weight",
+    "QuantizedWeight",
+    "Weight",
     "decode_attention",
     "embedding",
     "gelu",
     "layer_norm",
     "linear",
+    "linear_gelu",
+    "names",
     "prefill_attention",
+    "residual_layer_norm",
     "rotary",
+    "rotary_cache_write",
     "rotary_table",
+    "swapped",
+    "use",
 ]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.ops.registry import operation
 
+
+def embedding_reference(token_ids: Tensor, table: Tensor) -> Tensor:
+    """The specification of `embedding`, in torch."""
+    return F.embedding(token_ids, table)
+
+
+@operation
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
     """Rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
-    return F.embedding(token_ids, table)
+    return embedding_reference(token_ids, table)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.ops.registry import operation
 
+
+def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """The specification of `layer_norm`, in torch."""
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, epsilon)
+
+
+@operation
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension (Ba et al. 2016).
 
     `x` `[tokens, hidden_size]`, `weight` and `bias` `[hidden_size]`; same shape and dtype out. The variance is the
     biased one.
     """
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, epsilon)
+    return layer_norm_reference(x, weight, bias, epsilon)

@@ -5,7 +5,20 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.ops.registry import operation
+from labkit.ops.weights import QuantizedWeight
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+Weight = Tensor | QuantizedWeight
+"""What a linear layer multiplies by: `[out, in]`, dense or quantized."""
+
+
+def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """The specification of `linear`, in torch; a quantized weight is spread out to the dtype of `x` first."""
+    dense = weight if isinstance(weight, Tensor) else weight.dequantize(x.dtype)
+    return F.linear(x, dense, bias)
+
+
+@operation
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none; `[tokens, out]` out."""
-    return F.linear(x, weight, bias)
+    return linear_reference(x, weight, bias)

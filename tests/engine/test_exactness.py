@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import labkit
-from labkit.engine import SamplingParams
+from labkit.engine import FixedBatches, KVCache, SamplingParams
 from tests.models import SHAPES, engine_of, random_peer, random_prompts
 
 TINY = Path(labkit.__file__).parent / "builtin" / "gptj-tiny"
@@ -54,15 +54,14 @@ def test_logits_are_within_1e_5_of_a_float64_reference(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decode_logits_equal_prefill_logits(shape: str) -> None:
-    from labkit.engine import KVCache
-
     engine = engine_of(random_peer(shape, 3, torch.float64))
     model = engine.model
     (prompt, other) = random_prompts(engine.config.vocab_size, [21, 9], 3)
-    cache = KVCache(engine.config, 2, 30, device=engine.device, dtype=engine.dtype)
-    model.prefill([torch.tensor(prompt[:13]), torch.tensor(other[:4])], cache, [0, 1])
+    cache = KVCache(engine.config, 2 * 30, device=engine.device, dtype=engine.dtype)
+    batches = FixedBatches(2, 30, engine.device)
+    model.forward(batches.prefill([torch.tensor(prompt[:13]), torch.tensor(other[:4])]), cache)
     for step in range(5):
-        logits = model.decode(torch.tensor([prompt[13 + step], other[4 + step]]), cache)
+        logits = model.forward(batches.decode(torch.tensor([prompt[13 + step], other[4 + step]])), cache)
         for row, text, at in ((0, prompt, 13 + step), (1, other, 4 + step)):
             expected = engine.logits(text[: at + 1])[-1]
             assert torch.allclose(logits[row], expected, rtol=1e-11, atol=1e-11)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from labkit import ops
+from labkit.errors import InvalidRequest
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -55,47 +56,114 @@ def test_rotary_table_is_the_one_of_transformers() -> None:
     assert torch.equal(torch.cat((sin, cos), dim=1), create_sinusoidal_positions(2048, 64))
 
 
-@pytest.mark.parametrize(("new", "past", "heads", "head_dim"), [(1, 0, 1, 1), (7, 0, 3, 33), (5, 12, 2, 80), (1, 19, 4, 64)])
-def test_prefill_attention_is_causal(new: int, past: int, heads: int, head_dim: int) -> None:
-    query, key, value = (
-        random(new, heads, head_dim),
-        random(heads, past + new, head_dim),
-        random(heads, past + new, head_dim, seed=5),
-    )
+def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """One query `[num_heads, head_dim]` over `key`, `value` `[length, num_heads, head_dim]`, head by head."""
+    rows = []
+    for head in range(query.shape[0]):
+        scores = key[:, head] @ query[head] / math.sqrt(query.shape[1])
+        rows.append(torch.softmax(scores, 0) @ value[:, head])
+    return torch.stack(rows)
+
+
+def scattered_cache(lengths: list[int], heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Keys, values and a slot table whose slots lie in no order; slots that nobody holds are poisoned."""
+    total, longest = sum(lengths), max(lengths)
+    order = torch.randperm(total + 9, generator=torch.Generator().manual_seed(total))
+    keys, values = random(total + 9, heads, head_dim), random(total + 9, heads, head_dim, seed=5)
+    keys[order[total:]], values[order[total:]] = 1e30, math.nan
+    table = torch.full((len(lengths), longest + 3), int(order[-1]), dtype=torch.int32)
+    taken = 0
+    for row, length in enumerate(lengths):
+        table[row, :length] = order[taken : taken + length]
+        taken += length
+    return keys, values, table
+
+
+@pytest.mark.parametrize("spans", [[(1, 0)], [(7, 0), (5, 12), (1, 19)], [(1, 0), (33, 1), (2, 0)]])
+@pytest.mark.parametrize(("heads", "head_dim"), [(1, 1), (3, 33), (2, 80), (4, 64)])
+def test_prefill_attention_is_causal_and_keeps_sequences_apart(spans: list[tuple[int, int]], heads: int, head_dim: int) -> None:
+    lengths = [new + past for new, past in spans]
+    keys, values, table = scattered_cache(lengths, heads, head_dim)
+    starts = torch.tensor([0, *(sum(new for new, _ in spans[: i + 1]) for i in range(len(spans)))], dtype=torch.int32)
+    query = random(int(starts[-1]), heads, head_dim)
     expected = torch.empty_like(query)
-    for i in range(new):
-        for head in range(heads):
-            seen = past + i + 1
-            scores = key[head, :seen] @ query[i, head] / math.sqrt(head_dim)
-            expected[i, head] = torch.softmax(scores, 0) @ value[head, :seen]
-    found = ops.prefill_attention(query.float(), key.float(), value.float())
-    assert relative(found, expected) < 1e-5
-    assert relative(ops.prefill_attention(query, key, value), expected) < 1e-12
+    for row, (new, past) in enumerate(spans):
+        for i in range(new):
+            seen = table[row, : past + i + 1].long()
+            expected[starts[row] + i] = attended(query[starts[row] + i], keys[seen], values[seen])
+    where = table, starts, torch.tensor(lengths, dtype=torch.int32)
+    assert relative(ops.prefill_attention(query, keys, values, *where), expected) < 1e-12
+    assert relative(ops.prefill_attention(query.float(), keys.float(), values.float(), *where), expected) < 1e-5
 
 
 @pytest.mark.parametrize("lengths", [[1], [5, 1, 23], [17, 64, 2, 9]])
 @pytest.mark.parametrize(("heads", "head_dim"), [(1, 4), (3, 33)])
-def test_decode_attention_sees_the_filled_positions_only(lengths: list[int], heads: int, head_dim: int) -> None:
-    batch, capacity = len(lengths), 64
-    query, key, value = (
-        random(batch, heads, head_dim),
-        random(batch, heads, capacity, head_dim),
-        random(batch, heads, capacity, head_dim, seed=2),
-    )
-    expected = torch.empty_like(query)
-    for row, length in enumerate(lengths):
-        scores = torch.einsum("hd,hld->hl", query[row], key[row, :, :length]) / math.sqrt(head_dim)
-        expected[row] = torch.einsum("hl,hld->hd", torch.softmax(scores, -1), value[row, :, :length])
-        key[row, :, length:] = 1e4  # poison
-        value[row, :, length:] = -1e4
-    found = ops.decode_attention(query.float(), key.float(), value.float(), torch.tensor(lengths))
-    assert relative(found, expected) < 1e-5
+def test_decode_attention_sees_its_own_slots_only(lengths: list[int], heads: int, head_dim: int) -> None:
+    keys, values, table = scattered_cache(lengths, heads, head_dim)
+    query = random(len(lengths), heads, head_dim)
+    seen = [table[row, :length].long() for row, length in enumerate(lengths)]
+    expected = torch.stack([attended(query[row], keys[slots], values[slots]) for row, slots in enumerate(seen)])
+    where = table, torch.tensor(lengths, dtype=torch.int32)
+    assert relative(ops.decode_attention(query, keys, values, *where), expected) < 1e-12
+    assert relative(ops.decode_attention(query.float(), keys.float(), values.float(), *where), expected) < 1e-5
 
 
-def test_linear_embedding_and_residual() -> None:
+def test_linear_and_embedding() -> None:
     x, weight, bias, table = random(5, 7), random(11, 7), random(11), random(13, 4)
-    assert relative(ops.linear(x, weight, bias), torch.einsum("ti,oi->to", x, weight) + bias) < 1e-12
-    assert relative(ops.linear(x, weight), torch.einsum("ti,oi->to", x, weight)) < 1e-12
+    expected = torch.einsum("ti,oi->to", x, weight)
+    assert relative(ops.linear(x, weight, bias), expected + bias) < 1e-12
+    assert relative(ops.linear(x, weight), expected) < 1e-12
+    assert relative(ops.linear_gelu(x, weight, bias), ops.gelu(expected + bias)) < 1e-12
     ids = torch.tensor([12, 0, 12])
     assert torch.equal(ops.embedding(ids, table), torch.stack([table[12], table[0], table[12]]))
-    assert torch.allclose(ops.add_residual(x, 2 * x, 4 * x), 7 * x)
+
+
+def test_residual_layer_norm_is_sum_and_norm() -> None:
+    residual, attention, mlp, weight, bias = random(5, 70), random(5, 70, seed=1), random(5, 70, seed=2), random(70), random(70)
+    hidden, normed = ops.residual_layer_norm(residual, attention, mlp, weight, bias, 1e-5)
+    assert relative(hidden, residual + attention + mlp) < 1e-12
+    assert relative(normed, ops.layer_norm(residual + attention + mlp, weight, bias, 1e-5)) < 1e-12
+
+
+@pytest.mark.parametrize("past", [0, 3])
+def test_rotary_cache_write_fills_its_slots_only(past: int) -> None:
+    tokens, heads, head_dim, slots = 5, 3, 10, 12
+    qkv = random(tokens, 3 * heads * head_dim)
+    sin, cos = ops.rotary_table(20, 6).double().unbind(0)
+    keys, values = torch.full((2, slots, heads, head_dim), 7.0, dtype=torch.float64).unbind(0)
+    positions, mapping = torch.arange(past, past + tokens), torch.tensor([4, 11, 0, 7, 2])
+    query = ops.rotary_cache_write(qkv, positions, sin, cos, keys, values, mapping)
+    parts = qkv.view(tokens, 3, heads, head_dim)
+    assert relative(query, ops.rotary(parts[:, 0], sin[positions], cos[positions])) < 1e-12
+    assert relative(keys[mapping], ops.rotary(parts[:, 1], sin[positions], cos[positions])) < 1e-12
+    assert torch.equal(values[mapping], parts[:, 2])
+    others = [slot for slot in range(slots) if slot not in mapping]
+    assert bool((keys[others] == 7).all())
+    assert bool((values[others] == 7).all())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 70), (33, 257)])
+def test_int8_and_int4_stand_within_half_a_step(shape: tuple[int, int]) -> None:
+    weight = random(*shape)
+    int8 = ops.Int8Weight.quantize(weight)
+    assert int8.shape == shape
+    assert bool(((int8.dequantize(torch.float64) - weight).abs() <= int8.scales.double()[:, None] * 0.5001).all())
+    int4 = ops.Int4Weight.quantize(weight)
+    assert int4.shape == shape
+    steps = int4.scales.double().abs().repeat_interleave(32, 1)[:, : shape[1]]
+    off = (int4.dequantize(torch.float64) - weight).abs() / steps
+    assert float(off.max()) <= 1.01  # the end of the range opposite to the largest magnitude is clipped by up to a step
+    assert float(off.median()) <= 0.5
+
+
+def test_a_function_takes_an_operations_place_until_restored() -> None:
+    x = random(3, 4)
+    with ops.use(linear=lambda x, weight, bias=None: x * 0):
+        assert ops.swapped() == ["linear"]
+        assert float(ops.linear(x, x).abs().max()) == 0
+    assert ops.swapped() == []
+    assert relative(ops.linear(x, x), x @ x.T) < 1e-12
+    with pytest.raises(InvalidRequest, match="no operation 'softmax'; the operations are"):
+        ops.use(softmax=torch.softmax)
+    with pytest.raises(InvalidRequest, match="give a function"):
+        ops.use(linear=3)  # type: ignore[arg-type]

@@ -1,0 +1,23 @@
+"""Linear layer and activation in one: the MLP's first half never goes to memory without its GELU."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from labkit.ops.gelu import gelu
+from labkit.ops.linear import Weight, linear_reference
+from labkit.ops.registry import operation
+
+
+def linear_gelu_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """The specification of `linear_gelu`, in torch."""
+    return gelu(linear_reference(x, weight, bias))
+
+
+@operation
+def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """gelu(x weight^T + bias): `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none; `[tokens, out]` out.
+
+    The activation is GPT-J's: see `labkit.ops.gelu`.
+    """
+    return linear_gelu_reference(x, weight, bias)

@@ -1,0 +1,45 @@
+"""Causal attention of many new tokens of each sequence over its cache (prefill, whole or in chunks)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from labkit.ops.registry import operation
+
+
+def prefill_attention_reference(
+    query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
+) -> Tensor:
+    """The specification of `prefill_attention`, in torch; scores and softmax in float32 at least."""
+    attended = torch.empty_like(query)
+    bounds = starts.tolist()
+    for row, length in enumerate(lengths.tolist()):
+        begin, end = bounds[row], bounds[row + 1]
+        slots = slot_table[row, :length]
+        key, value = keys[slots].transpose(0, 1), values[slots].transpose(0, 1)  # [num_heads, length, head_dim]
+        wide = torch.promote_types(query.dtype, torch.float32)
+        scores = query[begin:end].transpose(0, 1).to(wide) @ key.to(wide).transpose(1, 2)  # [num_heads, new, length]
+        position = torch.arange(length - (end - begin), length, device=query.device)
+        future = torch.arange(length, device=query.device) > position[:, None]
+        scores = scores.mul_(1 / math.sqrt(query.shape[-1])).masked_fill_(future, -math.inf)
+        weights = torch.softmax(scores, dim=-1).to(value.dtype)
+        attended[begin:end] = (weights @ value).transpose(0, 1).to(query.dtype)
+    return attended
+
+
+@operation
+def prefill_attention(
+    query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1), causal, each sequence over its own cache.
+
+    `query` `[tokens, num_heads, head_dim]`, the new tokens of all sequences, one behind another: sequence s has rows
+    `starts[s]` to `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys`, `values` `[num_slots, num_heads, head_dim]`
+    already hold the new tokens; sequence s sees the slots `slot_table[s, :lengths[s]]` (`slot_table` `[sequences, any]`
+    int32, `lengths` `[sequences]` int32), of which its new tokens are the last; each sees those up to its own. Returns
+    `[tokens, num_heads, head_dim]` in the dtype of `query`.
+    """
+    return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)
