@@ -10,11 +10,14 @@ from labkit.ops.gelu import gelu
 from labkit.ops.layer_norm import layer_norm
 from labkit.ops.linear import Weight, linear
 from labkit.ops.linear_gelu import linear_gelu
+from labkit.ops.penalize import penalize
 from labkit.ops.prefill_attention import prefill_attention
 from labkit.ops.registry import names, swapped, use
 from labkit.ops.residual_layer_norm import residual_layer_norm
 from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write
+from labkit.ops.sample import sample
+from labkit.ops.uniform import uniform
 from labkit.ops.weights import Int4Weight, Int8Weight, QuantizedWeight
 
 __all__ = [
@@ -29,11 +32,14 @@ __all__ = [
     "linear",
     "linear_gelu",
     "names",
+    "penalize",
     "prefill_attention",
     "residual_layer_norm",
     "rotary",
     "rotary_cache_write",
     "rotary_table",
+    "sample",
     "swapped",
+    "uniform",
     "use",
 ]

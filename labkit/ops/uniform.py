@@ -1,0 +1,37 @@
+"""Random numbers that depend on counters alone: the same on every device and in every batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    """The int64 of the same 64 bits: torch has no shifts and products of uint64, but int64 products wrap around alike."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+_INCREMENT = _signed(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def uniform(seeds: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
+    """Numbers in [0, 1), uniform over the positions of a stream: SplitMix64's mixer (Steele et al. 2014), chained.
+
+    `seeds` (64 bits, read as int64), `samples`, `positions` `[rows]` int64; `[rows]` float64 out, of 53 random bits.
+    """
+    state = torch.zeros_like(seeds)
+    for word in (seeds, samples, positions):
+        state = _mix((state ^ word) + _INCREMENT)
+    return _shifted(state, 11).double() / (1 << 53)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shifted(z, 30)) * _FIRST
+    z = (z ^ _shifted(z, 27)) * _SECOND
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, count: int) -> Tensor:
+    """Shift right and fill with zeros; int64's own shift fills with the sign."""
+    return (z >> count) & ((1 << (64 - count)) - 1)
