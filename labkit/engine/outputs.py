@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+StopReason = int | str | tuple[int, ...] | None
+"""What ended a text: a stop token, a stop string, a sequence of token ids; None when nothing of these did."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -20,7 +23,7 @@ class TokenEvent:
 
     `request` and `sample` say whose it is. `text` is what can be shown by now: it lags while a character is
     incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
-    text, a stop token or a stop string: `stop_reason`) or "length".
+    text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length".
     """
 
     request: int
@@ -29,7 +32,7 @@ class TokenEvent:
     text: str
     logprob: TokenLogprob | None = None
     finish_reason: str | None = None
-    stop_reason: int | str | None = None
+    stop_reason: StopReason = None
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Completion:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str = ""
-    stop_reason: int | str | None = None
+    stop_reason: StopReason = None
     logprobs: list[TokenLogprob] | None = None
 
     @property

@@ -1,130 +1,240 @@
-"""From logits to the next token of each sequence: penalties, bans, temperature, top-k, top-p, a draw.
+"""From logits to the next token of each running sequence, on the logits' device, and log-probabilities of what was chosen.
 
-A draw depends on the sequence's seed, its sample number and the position alone (a counter-based generator), never on
-which other sequences share the batch.
+What sampling must know of a running sequence is a row of a few tensors: sequences join and leave rows, and each token
+moves its row on, without a look from the host. A draw depends on the sequence's seed, its sample number and the position
+alone (a counter-based generator), never on which other sequences share the batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from labkit import ops
+from labkit.engine.bad_words import BadWords
 from labkit.engine.outputs import TokenLogprob
 from labkit.engine.sequence import Sequence
+from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
 
-_MASK = (1 << 64) - 1
+RESET = 16
+"""Mark of a token behind which top_p is itself again; stands beside the marks that `ops.penalize` reads."""
 
-
-def uniform(seed: int, sample: int, position: int) -> float:
-    """A number in [0, 1), uniform over the positions of a stream: SplitMix64's mixer (Steele et al. 2014), chained."""
-    state = 0
-    for word in (seed, sample, position):
-        state = _mix((state ^ (word & _MASK)) + 0x9E3779B97F4A7C15)
-    return (state >> 11) / (1 << 53)
+_TEMPERATURE, _TOP_P, _TOP_P_FULL, _TOP_P_DECAY, _TOP_P_MIN, _REPETITION, _PRESENCE = range(7)
+_TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
 
 
-def _mix(z: int) -> int:
-    z &= _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
+@dataclass(frozen=True)
+class _Wishes:
+    """What of the work a row needs, as the host knows it."""
+
+    draws: bool = False
+    top_k: int = 0
+    nucleus: bool = False
+    decays: bool = False
+    marked: bool = False
+    words: bool = False
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> _Wishes:
+        params = sequence.params
+        draws = params.temperature > 0
+        decays = draws and params.top_p_decay < 1
+        penalized = params.repetition_penalty != 1 or params.presence_penalty != 0
+        bans = params.min_new_tokens > 0 or any(len(word) == 1 for word in sequence.bad_words)
+        return cls(
+            draws=draws,
+            top_k=params.top_k,
+            nucleus=params.top_p < 1 or decays,
+            decays=decays,
+            marked=penalized or bans or (decays and bool(params.top_p_reset_ids)),
+            words=any(len(word) > 1 for word in sequence.bad_words),
+        )
+
+
+class Sampler:
+    """The sampling state of up to `rows` running sequences over a vocabulary, on a device."""
+
+    def __init__(self, rows: int, vocab_size: int, device: torch.device) -> None:
+        self.device = device
+        self._shape = rows, vocab_size
+        self._wishes = [_Wishes()] * rows
+        self._numbers = torch.zeros(rows, 7, dtype=torch.float64, device=device)
+        self._counters = torch.zeros(rows, 5, dtype=torch.int64, device=device)
+        self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
+        self._words: BadWords | None = None
+        self._indexed: dict[str, tuple[tuple[int, ...], Tensor]] = {}
+
+    @torch.inference_mode()
+    def join(self, row: int, sequence: Sequence) -> None:
+        """Put a sequence into a row, with the tokens that it has made so far."""
+        params = sequence.params
+        self._wishes[row] = wishes = _Wishes.of(sequence)
+        top_p = _top_p(sequence)
+        numbers = [params.temperature, top_p, params.top_p, params.top_p_decay, params.top_p_min]
+        numbers += [params.repetition_penalty, params.presence_penalty]
+        self._numbers[row].copy_(torch.tensor(numbers, dtype=torch.float64))
+        seed = sequence.seed & ((1 << 64) - 1)
+        counters = [params.top_k, seed - (seed >> 63 << 64), sequence.sample, len(sequence.new_tokens), params.min_new_tokens]
+        self._counters[row].copy_(torch.tensor(counters))
+        if wishes.marked and self._marks is None:
+            self._marks = torch.zeros(self._shape, dtype=torch.uint8, device=self.device)
+        if self._marks is not None:
+            self._marks[row].copy_(self._marks_of(sequence))
+        if wishes.words and self._words is None:
+            self._words = BadWords(self._shape[0], self.device)
+        if self._words is not None:
+            longer = [word for word in sequence.bad_words if len(word) > 1]
+            self._words.join(row, longer, [*sequence.prompt, *sequence.new_tokens])
+
+    def leave(self, row: int) -> None:
+        """Forget the sequence in a row."""
+        self._wishes[row] = _Wishes()
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
+        """The next token of the sequences in `rows`: `[n]` int64 on the device; the rows take their tokens.
+
+        `logits` `[n, vocab_size]` of any float dtype, in the order of `rows`, left unchanged. Nothing is copied to the
+        host and nothing waits.
+        """
+        edited = self.edit(logits, rows)
+        tokens = self._draw(edited, rows)
+        self.advance(tokens, rows)
+        return tokens
+
+    @torch.inference_mode()
+    def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
+        """Logits with penalties and bans applied: a new tensor if any of the rows has some, else the one given."""
+        wishes = [self._wishes[row] for row in rows]
+        index = self._index("rows", rows)
+        edited = logits
+        if self._marks is not None and any(wish.marked for wish in wishes):
+            numbers, counters = self._numbers[index], self._counters[index]
+            may_stop = counters[:, _POSITION] >= counters[:, _MIN_NEW_TOKENS]
+            edited = ops.penalize(logits, self._marks, index, numbers[:, _REPETITION], numbers[:, _PRESENCE], may_stop)
+        if self._words is not None and any(wish.words for wish in wishes):
+            edited = edited.clone() if edited is logits else edited
+            edited = self._words.ban(edited, index)
+        return edited
+
+    @torch.inference_mode()
+    def advance(self, tokens: Tensor, rows: SequenceOf[int]) -> None:
+        """Let each of the rows take its token (`tokens` `[n]` int64 on the device)."""
+        wishes = [self._wishes[row] for row in rows]
+        if not any(wish.draws or wish.marked or wish.words for wish in wishes):
+            return
+        index = self._index("rows", rows)
+        self._counters[index, _POSITION] += 1
+        if self._marks is not None:
+            self._marks[index, tokens] |= MADE
+        if any(wish.decays for wish in wishes):
+            self._decay(tokens, index)
+        if self._words is not None:
+            self._words.advance(index, tokens)
+
+    def _decay(self, tokens: Tensor, index: Tensor) -> None:
+        numbers = self._numbers[index]
+        lower = torch.maximum(numbers[:, _TOP_P] * numbers[:, _TOP_P_DECAY], numbers[:, _TOP_P_MIN])
+        if self._marks is not None:
+            lower = torch.where((self._marks[index, tokens] & RESET) != 0, numbers[:, _TOP_P_FULL], lower)
+        self._numbers[index, _TOP_P] = lower
+
+    def _draw(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
+        drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
+        if not drawing:
+            return logits.argmax(dim=-1)
+        wishes = [self._wishes[rows[line]] for line in drawing]
+        index = self._index("drawing", [rows[line] for line in drawing])
+        lines = self._index("lines", drawing)
+        numbers, counters = self._numbers[index], self._counters[index]
+        drawn = ops.sample(
+            logits if len(drawing) == len(rows) else logits[lines],
+            numbers[:, _TEMPERATURE],
+            counters[:, _TOP_K],
+            numbers[:, _TOP_P],
+            counters[:, _SEED],
+            counters[:, _SAMPLE],
+            counters[:, _POSITION],
+            widest=max(wish.top_k for wish in wishes) if all(wish.top_k for wish in wishes) else 0,
+            nucleus=any(wish.top_k or wish.nucleus for wish in wishes),
+        )
+        return drawn if len(drawing) == len(rows) else logits.argmax(dim=-1).index_copy_(0, lines, drawn)
+
+    def _marks_of(self, sequence: Sequence) -> Tensor:
+        row = torch.zeros(self._shape[1], dtype=torch.uint8)
+        single = [word[0] for word in sequence.bad_words if len(word) == 1]
+        for mark, tokens in (
+            (IN_PROMPT, sequence.prompt),
+            (MADE, sequence.new_tokens),
+            (STOP, list(sequence.stop_token_ids)),
+            (BANNED, single),
+            (RESET, list(sequence.params.top_p_reset_ids)),
+        ):
+            row[torch.tensor(tokens, dtype=torch.int64)] |= mark
+        return row
+
+    def _index(self, name: str, rows: SequenceOf[int]) -> Tensor:
+        """The rows as a tensor on the device; kept while they stay the same, which they mostly do."""
+        key = tuple(rows)
+        if name not in self._indexed or self._indexed[name][0] != key:
+            index = torch.tensor(key, dtype=torch.int64)
+            if self.device.type == "cuda":
+                index = index.pin_memory()  # so that the copy waits for nothing
+            self._indexed[name] = key, index.to(self.device, non_blocking=True)
+        return self._indexed[name][1]
+
+
+def _top_p(sequence: Sequence) -> float:
+    """Where factual-nucleus sampling stands behind the tokens made so far."""
+    params = sequence.params
+    top_p = params.top_p
+    for token in sequence.new_tokens if params.top_p_decay < 1 else ():
+        top_p = params.top_p if token in params.top_p_reset_ids else max(top_p * params.top_p_decay, params.top_p_min)
+    return top_p
+
+
+def sampler_of(sequences: SequenceOf[Sequence], vocab_size: int, device: torch.device) -> Sampler:
+    """A sampler with these sequences in its rows, in order."""
+    sampler = Sampler(len(sequences), vocab_size, device)
+    for row, sequence in enumerate(sequences):
+        sampler.join(row, sequence)
+    return sampler
 
 
 def sample(logits: Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
     """The next token of each sequence from `logits` `[batch, vocab_size]` (any float dtype; left unchanged)."""
-    edited = _edit(logits, sequences)
-    drawing = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
-    tokens: list[int] = edited.argmax(dim=-1).tolist()
-    if drawing:
-        drawn = _draw(edited[drawing], [sequences[row] for row in drawing])
-        for row, token in zip(drawing, drawn, strict=True):
-            tokens[row] = token
-    return tokens
+    if all(_Wishes.of(sequence) == _Wishes() for sequence in sequences):
+        tokens = logits.argmax(dim=-1)
+    else:
+        tokens = sampler_of(sequences, logits.shape[1], logits.device).sample(logits, range(len(sequences)))
+    chosen: list[int] = tokens.tolist()
+    return chosen
 
 
 def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
     """Log-probabilities of the chosen tokens, and of the likeliest ones, where a sequence asked for them."""
-    wanted = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+    counts = [sequence.params.logprobs for sequence in sequences]
+    wanted = [row for row, count in enumerate(counts) if count is not None]
     found: list[TokenLogprob | None] = [None] * len(sequences)
-    if not wanted:
-        return found
-    table = torch.log_softmax(logits[wanted].double(), dim=-1)
-    for line, row in enumerate(wanted):
-        count = min(sequences[row].params.logprobs or 0, table.shape[1])
-        values, ids = table[line].topk(count)
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        found[row] = TokenLogprob(tokens[row], float(table[line, tokens[row]]), top)
+    scores = token_logprobs(logits[wanted], [tokens[row] for row in wanted], [counts[row] or 0 for row in wanted])
+    for row, score in zip(wanted, scores, strict=True):
+        found[row] = score
     return found
 
 
-def _edit(logits: Tensor, sequences: SequenceOf[Sequence]) -> Tensor:
-    """Logits with penalties and bans applied, in a copy if any sequence has some."""
-    rows = [row for row, sequence in enumerate(sequences) if _is_edited(sequence)]
-    if not rows:
-        return logits
-    edited = logits.float() if logits.dtype != torch.float64 else logits
-    edited = edited.clone() if edited is logits else edited
-    for row in rows:
-        _edit_row(edited[row], sequences[row])
-    return edited
-
-
-def _is_edited(sequence: Sequence) -> bool:
-    params = sequence.params
-    penalized = params.repetition_penalty != 1 or params.presence_penalty != 0
-    return penalized or bool(sequence.bad_words) or not sequence.may_stop
-
-
-def _edit_row(row: Tensor, sequence: Sequence) -> None:
-    params = sequence.params
-    if params.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*sequence.prompt, *sequence.new_tokens}), device=row.device)
-        values = row[seen]
-        row[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if params.presence_penalty != 0 and sequence.new_tokens:
-        row[torch.tensor(sorted(set(sequence.new_tokens)), device=row.device)] -= params.presence_penalty
-    banned = [word[-1] for word in sequence.bad_words if _ends_with(sequence, word[:-1])]
-    if not sequence.may_stop:
-        banned += sequence.stop_token_ids
-    if banned:
-        row[torch.tensor(banned, device=row.device)] = -math.inf
-
-
-def _ends_with(sequence: Sequence, words: tuple[int, ...]) -> bool:
-    """Whether the tokens so far, prompt included, end in `words`."""
-    if not words:
-        return True
-    recent = (sequence.prompt[-len(words) :] + sequence.new_tokens)[-len(words) :]
-    return tuple(recent) == words
-
-
-def _draw(logits: Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
-    """One token a row by inverting the cumulative distribution at the sequence's uniform number."""
-    temperatures = torch.tensor([s.params.temperature for s in sequences], dtype=torch.float64, device=logits.device)
-    scaled = logits.double() / temperatures[:, None]
-    probabilities = torch.softmax(scaled, dim=-1)
-    if any(s.params.top_k or s.params.top_p < 1 for s in sequences):
-        probabilities = _keep_likeliest(probabilities, sequences)
-    cumulative = probabilities.cumsum(dim=-1)
-    points = [uniform(s.seed, s.sample, len(s.new_tokens)) for s in sequences]
-    targets = torch.tensor(points, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
-    # u * total can round up to the total itself: fall back to the last token that has any probability.
-    last = (probabilities > 0).long().cumsum(-1).argmax(-1)
-    tokens: list[int] = torch.minimum(chosen, last).tolist()
-    return tokens
-
-
-def _keep_likeliest(probabilities: Tensor, sequences: SequenceOf[Sequence]) -> Tensor:
-    """Zero all but the top-k tokens of each row, then all but the fewest whose share of the rest reaches top-p."""
-    ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(ordered.shape[1], device=ordered.device)
-    top_k = torch.tensor([s.params.top_k or ordered.shape[1] for s in sequences], device=ordered.device)
-    top_p = torch.tensor([s.params.top_p for s in sequences], dtype=torch.float64, device=ordered.device)
-    ordered = ordered.masked_fill(rank >= top_k[:, None], 0.0)
-    before = ordered.cumsum(dim=-1) - ordered
-    ordered = ordered.masked_fill(before >= top_p[:, None] * ordered.sum(-1, keepdim=True), 0.0)
-    return torch.zeros_like(probabilities).scatter_(1, ids, ordered)
+def token_logprobs(logits: Tensor, tokens: SequenceOf[int], counts: SequenceOf[int]) -> list[TokenLogprob]:
+    """Log-probabilities of `tokens[i]`, and of the `counts[i]` likeliest tokens, under `logits` `[n, vocab_size]`."""
+    if not tokens:
+        return []
+    table = torch.log_softmax(logits.double(), dim=-1)
+    most = min(max(counts), table.shape[1])
+    chosen = table.gather(1, torch.tensor(tokens, device=table.device)[:, None])
+    top = table.topk(most, dim=-1)
+    values = torch.cat((chosen, top.values), dim=1).tolist()
+    return [
+        TokenLogprob(token, row[0], tuple(zip(ids[:count], row[1 : count + 1], strict=False)))
+        for token, count, row, ids in zip(tokens, counts, values, top.indices.tolist(), strict=True)
+    ]

@@ -4,34 +4,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
 
 from labkit.config import GPTJConfig
+from labkit.engine import validate
 from labkit.errors import InvalidRequest
 
 DEFAULT_NEW_TOKENS = 64
+MOST_PROPOSALS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How to continue a prompt.
 
+    Length and end
     max_new_tokens: tokens to make at most; left out: 64, or fewer where the context ends.
-    min_new_tokens: until so many are made, the end of text and the stop tokens cannot be chosen.
+    min_new_tokens: until so many are made, the end of text and the stop tokens cannot be chosen, and `stop` does nothing.
+    stop: strings, or sequences of token ids, that end the text just before them. stop_token_ids: tokens that end it.
+    end_token_id: the token that ends the text in place of the model's own end of text.
+    ignore_eos: go on past the end of text.
+    start_token_id: the token that an empty prompt begins with; without it an empty prompt is refused.
+
+    Sampling
     temperature: 0 is greedy; logits are divided by it otherwise.
     top_k: keep the k likeliest tokens; 0 keeps all.
     top_p: keep the smallest set of tokens whose probability reaches p, in (0, 1].
+    top_p_decay, top_p_min, top_p_reset_ids: factual-nucleus sampling (Lee et al. 2022): top_p is multiplied by
+        `top_p_decay` after each token, down to `top_p_min`, and is itself again after a token of `top_p_reset_ids`
+        (a full stop, say).
+    seed: equal seeds give equal text; left out, every call draws its own.
+    num_samples: continuations of this prompt, each with its own random draws (of beam search: its best ones).
+
+    Penalties and bans
     repetition_penalty: logits of tokens in prompt or continuation are divided (if positive) or multiplied (if
         negative) by it (Keskar et al. 2019); 1 is off.
     presence_penalty: subtracted from the logits of tokens already in the continuation; 0 is off.
-    stop: strings that end the text just before them; stop_token_ids: tokens that end it.
-    ignore_eos: go on past the model's end-of-text token.
     bad_words: strings, or sequences of token ids, that must not be written.
-    seed: equal seeds give equal text; left out, every call draws its own.
+
+    Beam search (no draw is made: `temperature` divides the logits, 0 leaves them; penalties and bans work on
+    log-probabilities, as in transformers)
+    num_beams: continuations that are followed at once; 1 is no beam search.
+    length_penalty: a hypothesis' score is its log-probability divided by its number of new tokens to this power.
+    early_stopping: True ends when `num_beams` hypotheses have ended; False when the best running beam, at its present
+        length, scores no better than the worst of them; "never" when it cannot at any length up to the limit.
+    num_beam_groups, diversity_penalty: groups of beams, each penalized by `diversity_penalty` for every beam of an
+        earlier group that took the same token in this step (Vijayakumar et al. 2016).
+    diversity_rate: the r-th likeliest child of a beam (r from 0) is ranked r times this lower (Li et al. 2016); 0 is off.
+
+    What is reported
     logprobs: None for none, 0 for the chosen tokens' log-probabilities, n for the n likeliest as well; of the
-        model's own distribution, before penalties and temperature.
-    num_samples: continuations of this prompt, each with its own random draws.
+        model's own distribution, before penalties and temperature. prompt_logprobs: the same of the prompt's tokens.
+
+    What stands before the prompt, and what is remembered
+    soft_prompt: embeddings `[tokens, hidden_size]` in front of the prompt's.
+    prefix_prompt: keys and values `[num_layers, 2, num_heads, prefix_len, head_dim]` of the first `prefix_len` positions.
+    memory_len: the last so many tokens are attended to and kept in the cache; the prompt must fit. None remembers all.
+
+    Speed
+    speculate: up to so many tokens are guessed a step where the last ones occurred before, and kept as far as they are
+        what would have been made without guessing (Saxena 2023); 0 is off. The text does not depend on it.
 
     Order of work on the logits: repetition penalty, presence penalty, bad words and minimum length, temperature,
     top-k, top-p. Raises `InvalidRequest` naming the parameter, what was given and what is accepted.
@@ -39,91 +74,178 @@ class SamplingParams:
 
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
+    stop: Sequence[str | Sequence[int]] = ()
+    stop_token_ids: Sequence[int] = ()
+    end_token_id: int | None = None
+    ignore_eos: bool = False
+    start_token_id: int | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    top_p_decay: float = 1.0
+    top_p_min: float = 0.0
+    top_p_reset_ids: Sequence[int] = ()
+    seed: int | None = None
+    num_samples: int = 1
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    ignore_eos: bool = False
     bad_words: Sequence[str | Sequence[int]] = ()
-    seed: int | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    diversity_rate: float = 0.0
     logprobs: int | None = None
-    num_samples: int = 1
+    prompt_logprobs: int | None = None
+    soft_prompt: Tensor | None = field(default=None, compare=False)
+    prefix_prompt: Tensor | None = field(default=None, compare=False)
+    memory_len: int | None = None
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        if self.max_new_tokens is not None:
-            _whole("max_new_tokens", self.max_new_tokens, 1)
-        _whole("min_new_tokens", self.min_new_tokens, 0)
-        _whole("top_k", self.top_k, 0)
-        _whole("num_samples", self.num_samples, 1)
-        if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0)
-        if self.seed is not None:
-            _whole("seed", self.seed, 0)
-        _number("temperature", self.temperature, "0 (greedy) or above", lambda t: 0 <= t < math.inf)
-        _number("top_p", self.top_p, "above 0 and at most 1", lambda p: 0 < p <= 1)
-        _number("repetition_penalty", self.repetition_penalty, "above 0 (1 is off)", lambda r: 0 < r < math.inf)
-        _number("presence_penalty", self.presence_penalty, "any finite number (0 is off)", math.isfinite)
+        for name, least in _WHOLE.items():
+            if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
+                validate.whole(name, value, least)
+        for name in ("stop_token_ids", "top_p_reset_ids"):
+            for token in getattr(self, name):
+                validate.whole(name, token, 0)
+        validate.words("stop", self.stop)
+        validate.words("bad_words", self.bad_words)
+        self._check_numbers()
+        self._check_beams()
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InvalidRequest(
                 f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}; lower it"
             )
-        if self.num_samples > 1 and self.temperature == 0:
+        if self.num_samples > 1 and self.temperature == 0 and self.num_beams == 1:
             raise InvalidRequest(
-                f"num_samples {self.num_samples} with temperature 0 would give equal texts; set a temperature above 0"
+                f"num_samples {self.num_samples} with temperature 0 would give equal texts; set a temperature above 0, "
+                "or num_beams"
             )
-        self._check_stops()
+        if self.speculate > MOST_PROPOSALS:
+            raise InvalidRequest(f"speculate is {self.speculate}; 0 (off) to {MOST_PROPOSALS} tokens a step are accepted")
+        if self.soft_prompt is not None:
+            validate.floats("soft_prompt", self.soft_prompt, ("tokens", "hidden_size"))
+        if self.prefix_prompt is not None:
+            shape = ("num_layers", "2", "num_heads", "prefix_len", "head_dim")
+            validate.floats("prefix_prompt", self.prefix_prompt, shape)
 
-    def _check_stops(self) -> None:
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise InvalidRequest(f"stop holds {text!r}; each stop is a string of at least one character")
-        for token in self.stop_token_ids:
-            _whole("stop_token_ids", token, 0)
-        for word in self.bad_words:
-            tokens = isinstance(word, Sequence) and (isinstance(word, str) or all(_is_whole(t, 0) for t in word))
-            if not tokens or not word:
+    def _check_numbers(self) -> None:
+        validate.number("temperature", self.temperature, "0 (greedy) or above", lambda t: 0 <= t < math.inf)
+        validate.number("top_p", self.top_p, "above 0 and at most 1", lambda p: 0 < p <= 1)
+        validate.number("top_p_decay", self.top_p_decay, "above 0 and at most 1 (1 is off)", lambda d: 0 < d <= 1)
+        validate.number("top_p_min", self.top_p_min, f"0 to top_p ({self.top_p})", lambda p: 0 <= p <= self.top_p)
+        accepted = "above 0 (1 is off)"
+        validate.number("repetition_penalty", self.repetition_penalty, accepted, lambda r: 0 < r < math.inf)
+        for name in ("presence_penalty", "length_penalty"):
+            validate.number(name, getattr(self, name), "any finite number (0 is off)", math.isfinite)
+        for name in ("diversity_penalty", "diversity_rate"):
+            validate.number(name, getattr(self, name), "0 (off) or above", lambda d: 0 <= d < math.inf)
+
+    def _check_beams(self) -> None:
+        if self.early_stopping not in (True, False, "never"):
+            raise InvalidRequest(f'early_stopping is {self.early_stopping!r}; True, False and "never" are accepted')
+        if self.num_beams % self.num_beam_groups:
+            raise InvalidRequest(f"num_beams {self.num_beams} does not divide into num_beam_groups {self.num_beam_groups}")
+        if (self.num_beam_groups > 1) != (self.diversity_penalty > 0):
+            raise InvalidRequest(
+                f"num_beam_groups {self.num_beam_groups} with diversity_penalty {self.diversity_penalty}: groups need a "
+                "penalty above 0 to differ, and a penalty needs groups"
+            )
+        if self.num_beams == 1:
+            return
+        if self.num_samples > self.num_beams:
+            raise InvalidRequest(f"num_samples is {self.num_samples}; {self.num_beams} beams give at most so many texts")
+        for name, off in (("top_k", 0), ("top_p", 1), ("speculate", 0)):
+            if getattr(self, name) != off:
                 raise InvalidRequest(
-                    f"bad_words holds {word!r}; each is a string of at least one character or a sequence of token ids"
+                    f"{name} is {getattr(self, name)} with num_beams {self.num_beams}; beam search draws nothing: leave "
+                    f"{name} out"
                 )
 
-    def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
-        """The number of new tokens to make at most for a prompt of `prompt_tokens`.
+    @property
+    def prefix_len(self) -> int:
+        """Positions that `prefix_prompt` takes."""
+        return 0 if self.prefix_prompt is None else self.prefix_prompt.shape[3]
 
-        Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, or more new tokens
-        than the context holds. The last new token is never fed back, so a full context still yields one.
+    @property
+    def soft_len(self) -> int:
+        """Positions that `soft_prompt` takes."""
+        return 0 if self.soft_prompt is None else self.soft_prompt.shape[0]
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether a stop or a bad word is given as text."""
+        return any(isinstance(word, str) for word in (*self.stop, *self.bad_words))
+
+    def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
+        """The number of new tokens to make at most for a prompt of `prompt_tokens` (soft and prefix prompt not counted).
+
+        Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, a soft or prefix prompt
+        of another model's shape, a memory too short for the prompt, or more new tokens than the context holds. The last
+        new token is never fed back, so a full context still yields one.
         """
-        for name, tokens in (("stop_token_ids", self.stop_token_ids), *(("bad_words", w) for w in self.bad_words)):
+        self._check_token_ids(config)
+        self._check_shapes(config)
+        before = self.prefix_len + self.soft_len + prompt_tokens
+        behind = f"a prompt of {prompt_tokens}" + (f" and {before - prompt_tokens} in front" if before > prompt_tokens else "")
+        if self.memory_len is not None and before > self.memory_len:
+            raise InvalidRequest(f"memory_len is {self.memory_len}, but {behind} must fit it; shorten it or remember more")
+        room = config.context_length - before + 1
+        wanted = max(self.max_new_tokens or min(DEFAULT_NEW_TOKENS, room), self.min_new_tokens)
+        if wanted > room or wanted < 1:
+            raise InvalidRequest(
+                f"{max(wanted, 1)} new tokens do not fit behind {behind}: the context of "
+                f"{config.context_length} leaves room for {max(room, 0)}; ask for fewer or shorten the prompt"
+            )
+        return wanted
+
+    def _check_token_ids(self, config: GPTJConfig) -> None:
+        ids: list[tuple[str, Sequence[int]]] = [(name, getattr(self, name)) for name in ("stop_token_ids", "top_p_reset_ids")]
+        ids += [("end_token_id", () if self.end_token_id is None else (self.end_token_id,))]
+        ids += [("start_token_id", () if self.start_token_id is None else (self.start_token_id,))]
+        ids += [("stop", word) for word in self.stop if not isinstance(word, str)]
+        ids += [("bad_words", word) for word in self.bad_words if not isinstance(word, str)]
+        for name, tokens in ids:
             for token in tokens:
-                if not isinstance(token, str) and token >= config.vocab_size:
+                if token >= config.vocab_size:
                     raise InvalidRequest(
                         f"{name} holds {token}, but the vocabulary has {config.vocab_size} tokens (0 to "
                         f"{config.vocab_size - 1})"
                     )
-        room = config.context_length - prompt_tokens + 1
-        wanted = max(self.max_new_tokens or min(DEFAULT_NEW_TOKENS, room), self.min_new_tokens)
-        if wanted > room:
+
+    def _check_shapes(self, config: GPTJConfig) -> None:
+        soft, prefix = self.soft_prompt, self.prefix_prompt
+        if soft is not None and soft.shape[1] != config.hidden_size:
             raise InvalidRequest(
-                f"{wanted} new tokens do not fit behind a prompt of {prompt_tokens}: the context of "
-                f"{config.context_length} leaves room for {room}; ask for fewer or shorten the prompt"
+                f"soft_prompt has rows of {soft.shape[1]}, but the model's hidden_size is {config.hidden_size}"
             )
-        return wanted
+        if prefix is None:
+            return
+        expected = (config.num_layers, 2, config.num_heads, prefix.shape[3], config.head_dim)
+        if tuple(prefix.shape) != expected:
+            raise InvalidRequest(
+                f"prefix_prompt has shape {list(prefix.shape)}; this model needs [num_layers {config.num_layers}, 2, "
+                f"num_heads {config.num_heads}, prefix_len, head_dim {config.head_dim}]"
+            )
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if not _is_whole(value, least):
-        raise InvalidRequest(f"{name} is {value!r}; a whole number of at least {least} is accepted")
-
-
-def _number(name: str, value: Any, accepted: str, ok: Any) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or math.isnan(value) or not ok(value):
-        raise InvalidRequest(f"{name} is {value!r}; {accepted} is accepted")
+_WHOLE = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "end_token_id": 0,
+    "start_token_id": 0,
+    "top_k": 0,
+    "seed": 0,
+    "num_samples": 1,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "logprobs": 0,
+    "prompt_logprobs": 0,
+    "memory_len": 1,
+    "speculate": 0,
+}
+_MAY_BE_NONE = {"max_new_tokens", "end_token_id", "start_token_id", "seed", "logprobs", "prompt_logprobs", "memory_len"}

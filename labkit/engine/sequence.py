@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 
-from labkit.engine.outputs import TokenEvent, TokenLogprob
+from labkit.engine.outputs import StopReason, TokenEvent, TokenLogprob
 from labkit.engine.sampling_params import SamplingParams
+from labkit.engine.stop_words import StopWords
 from labkit.engine.text_stream import TextStream
 
 
 class Sequence:
     """A prompt and what has been made behind it so far.
 
-    `stop_token_ids` are the tokens that end it (the model's end of text among them unless ignored); `bad_words` the
-    forbidden token sequences; `seed` decides its random draws together with `sample`.
+    `stop_token_ids` are the tokens that end it (the end of text among them unless ignored); `bad_words` the forbidden
+    token sequences; `seed` decides its random draws together with `sample`.
     """
 
     def __init__(
@@ -35,13 +36,16 @@ class Sequence:
         self.prompt = prompt
         self.params = params
         self.max_new_tokens = max_new_tokens
-        ending = () if eos_token_id is None or params.ignore_eos else (eos_token_id,)
+        end = eos_token_id if params.end_token_id is None else params.end_token_id
+        ending = () if end is None or params.ignore_eos else (end,)
         self.stop_token_ids = frozenset((*params.stop_token_ids, *ending))
         self.bad_words = tuple(bad_words)
         self.seed = seed
         self.new_tokens: list[int] = []
         self._token_bytes = token_bytes
-        self._text = TextStream(params.stop)
+        self._text = TextStream([word for word in params.stop if isinstance(word, str)])
+        self._stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
+        self._held: list[bytes] = []  # of the last tokens, which may be the beginning of a stop word
 
     @property
     def last_token(self) -> int:
@@ -55,11 +59,19 @@ class Sequence:
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Take the next token; the event says what it adds and whether it was the last."""
+        searching = self.may_stop
         self.new_tokens.append(token)
         ended = token in self.stop_token_ids
         full = len(self.new_tokens) >= self.max_new_tokens
-        text = self._text.push(b"" if ended else self._token_bytes(token), last=ended or full)
-        stop_string = self._text.stopped_by
-        reason = "stop" if ended or stop_string is not None else "length" if full else None
-        stop_reason = token if ended else stop_string
+        searched = self.new_tokens[self.params.min_new_tokens :]
+        word = self._stop_words.found(searched)
+        self._held.append(b"" if ended else self._token_bytes(token))
+        if word is not None:
+            del self._held[len(self._held) - len(word) :]
+        last = ended or full or word is not None
+        shown = len(self._held) if last else len(self._held) - self._stop_words.begun(searched)
+        text = self._text.push(b"".join(self._held[:shown]), last=last, searching=searching)
+        del self._held[:shown]
+        stop_reason: StopReason = self._text.stopped_by or (token if ended else word)
+        reason = "stop" if stop_reason is not None else "length" if full else None
         return TokenEvent(self.request, self.sample, token, text, logprob, reason, stop_reason)

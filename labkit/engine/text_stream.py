@@ -18,11 +18,17 @@ class TextStream:
         self._held = ""
         self.stopped_by: str | None = None
 
-    def push(self, token_bytes: bytes, *, last: bool = False) -> str:
-        """Text settled by this token; with `last` everything is. After a stop string nothing more comes."""
+    def push(self, token_bytes: bytes, *, last: bool = False, searching: bool = True) -> str:
+        """Text settled by this token; with `last` everything is. After a stop string nothing more comes.
+
+        Without `searching`, stop strings are not looked for in this token's text, nor may one begin in it.
+        """
         if self.stopped_by is not None:
             return ""
         text = self._held + self._decoder.decode(token_bytes, final=last)
+        if not searching:
+            self._held = ""
+            return text
         # The stop that is complete first wins, so that the result does not depend on how the text is cut into tokens.
         found = [(text.find(stop) + len(stop), text.find(stop), stop) for stop in self._stop if stop in text]
         if found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -32,13 +31,15 @@ def sequence(prompt: list[int] | None = None, made: list[int] | None = None, **p
 
 
 def draws(logits: torch.Tensor, count: int, **params: Any) -> torch.Tensor:
-    one = sequence(**params)
-    tokens = []
-    for _ in range(count):
-        (token,) = sampler.sample(logits[None], [one])
-        one.new_tokens.append(token)
-        tokens.append(token)
-    return torch.bincount(torch.tensor(tokens), minlength=len(logits))
+    """How often each token is drawn in `count` steps of one sequence."""
+    state = sampler.sampler_of([sequence(**params)], len(logits), logits.device)
+    tokens = torch.cat([state.sample(logits[None], [0]) for _ in range(count)])
+    return torch.bincount(tokens, minlength=len(logits))
+
+
+def edited(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+    rows = range(len(sequences))
+    return sampler.sampler_of(sequences, logits.shape[1], logits.device).edit(logits, rows)
 
 
 def expected_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
@@ -70,44 +71,36 @@ def test_draws_follow_the_distribution(temperature: float, top_k: int, top_p: fl
     assert stats.chisquare(counts[allowed] + 1, 1 + 4000 * wrong[allowed], sum_check=False).pvalue < 1e-3
 
 
-def test_uniform_numbers_are_uniform_and_independent() -> None:
-    numbers = torch.tensor([sampler.uniform(7, s, p) for s in range(20) for p in range(500)], dtype=torch.float64)
-    assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-3
-    assert abs(float(torch.corrcoef(torch.stack((numbers[:-1], numbers[1:])))[0, 1])) < 0.03
-    assert len({sampler.uniform(seed, 0, 0) for seed in range(1000)}) == 1000
-
-
 def test_repetition_penalty_is_the_one_of_transformers() -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
     logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(1))
     one = sequence(prompt=[3, 8, 8, 40], made=[7, 3], repetition_penalty=1.7)
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[3, 8, 8, 40, 7, 3]]), logits.clone())
-    assert torch.allclose(sampler._edit(logits, [one]), expected)
+    assert torch.allclose(edited(logits, [one]), expected)
 
 
 def test_presence_penalty_is_subtracted_once_from_new_tokens_only() -> None:
     logits = torch.randn(1, 50)
-    edited = sampler._edit(logits, [sequence(prompt=[3], made=[7, 7, 9], presence_penalty=0.75)])
-    difference = (logits - edited)[0]
+    found = edited(logits, [sequence(prompt=[3], made=[7, 7, 9], presence_penalty=0.75)])
+    difference = (logits - found)[0]
     assert difference.nonzero().flatten().tolist() == [7, 9]
     assert torch.allclose(difference[[7, 9]], torch.tensor(0.75))
 
 
 def test_bad_words_are_banned_only_where_they_would_be_completed() -> None:
-    logits = torch.zeros(2, 30)
+    logits = torch.zeros(3, 30)
     words = [(5,), (6, 7), (1, 2, 3)]
-    edited = sampler._edit(logits, [sequence(prompt=[1], made=[2], bad_words=words), sequence([6], bad_words=words)])
-    assert torch.isinf(edited[0]).nonzero().flatten().tolist() == [3, 5]
-    assert torch.isinf(edited[1]).nonzero().flatten().tolist() == [5, 7]
+    found = edited(logits, [sequence(prompt=[1], made=[2], bad_words=words), sequence([6], bad_words=words), sequence()])
+    assert [torch.isinf(row).nonzero().flatten().tolist() for row in found] == [[3, 5], [5, 7], []]
 
 
 def test_end_of_text_waits_for_the_minimum_length() -> None:
     logits = torch.zeros(1, 30)
     short = sequence(made=[4], min_new_tokens=2, stop_token_ids=(9,))
-    assert torch.isinf(sampler._edit(logits, [short])[0]).nonzero().flatten().tolist() == [0, 9]
+    assert torch.isinf(edited(logits, [short])[0]).nonzero().flatten().tolist() == [0, 9]
     long = sequence(made=[4, 4], min_new_tokens=2)
-    assert not torch.isinf(sampler._edit(logits, [long])).any()
+    assert not torch.isinf(edited(logits, [long])).any()
 
 
 def test_logprobs_are_of_the_models_own_distribution() -> None:
@@ -159,7 +152,51 @@ def test_no_seed_means_a_new_text_each_time() -> None:
     assert len(texts) == 4
 
 
-def test_a_draw_never_takes_a_token_without_probability() -> None:
-    logits = torch.full((1, 9), -math.inf)
-    logits[0, 4] = 0.0
-    assert draws(logits[0], 50).nonzero().flatten().tolist() == [4]
+WISHES: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"top_p": 0.9, "seed": 1},
+    {"top_k": 7, "temperature": 0.8, "repetition_penalty": 1.4},
+    {"temperature": 0.0, "presence_penalty": 0.8, "min_new_tokens": 9},
+    {"bad_words": [(3,), (5, 6), (1, 2, 3)], "seed": (1 << 64) - 5},
+    {"top_p": 0.9, "top_p_decay": 0.8, "top_p_min": 0.2, "top_p_reset_ids": [4, 11, 17]},
+    {"temperature": 0.0, "bad_words": [(7, 8, 9, 10)], "repetition_penalty": 0.8},
+    {"temperature": 1.7, "min_new_tokens": 4, "stop_token_ids": [2, 9]},
+]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_rows_moved_on_by_tokens_are_rows_built_anew(seed: int) -> None:
+    """Sequences join and leave rows in any order and step in any company; each draws as if it were alone."""
+    vocab, steps = 19, 14
+    draw = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=draw)
+
+    def fresh(number: int, made: list[int]) -> Sequence:
+        return sequence([1, 5, number], made, **{"seed": number, **WISHES[number]})
+
+    alone: list[list[int]] = []
+    for number in range(len(WISHES)):
+        made: list[int] = []
+        for step in range(steps):
+            made += sampler.sample(logits[number, step][None], [fresh(number, made)])
+        alone.append(made)
+
+    state = sampler.Sampler(4, vocab, logits.device)
+    crowd: list[list[int]] = [[] for _ in WISHES]
+    held: dict[int, int] = {}  # row: sequence
+    while any(len(made) < steps for made in crowd):
+        for row in range(4):
+            waiting = [n for n, made in enumerate(crowd) if len(made) < steps and n not in held.values()]
+            if waiting and row not in held:
+                held[row] = waiting[int(torch.randint(len(waiting), (), generator=draw))]
+                state.join(row, fresh(held[row], crowd[held[row]]))
+        order = [row for row in torch.randperm(4, generator=draw).tolist() if row in held]
+        rows = order[: 1 + int(torch.randint(len(order), (), generator=draw))]
+        tokens = state.sample(torch.stack([logits[held[row], len(crowd[held[row]])] for row in rows]), rows).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            crowd[held[row]].append(token)
+            if len(crowd[held[row]]) == steps or int(torch.randint(4, (), generator=draw)) == 0:  # some are preempted
+                del held[row]
+                state.leave(row)
+    assert crowd == alone
+    assert len({tuple(made) for made in alone}) == len(WISHES)

@@ -1,0 +1,62 @@
+"""Forbidden sequences of two tokens or more: which token would complete one, found on the device for all rows at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ANY, _NONE, _NEVER = -1, -2, -3  # any token will do; no token stands here yet; matches nothing
+
+
+class BadWords:
+    """The words of each row without their last token, the last tokens, and the tokens that a row ends in now.
+
+    `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64; they grow with the
+    longest word and the most words that a row brings.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.beginnings = torch.full((rows, 1, 1), _NEVER, device=device)
+        self.lasts = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+        self.recent = torch.full((rows, 1), _NONE, device=device)
+
+    def join(self, row: int, words: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
+        """Give a row its words and the tokens that it holds so far; no words clear it."""
+        width = max((len(word) - 1 for word in words), default=1)
+        self._grow(len(words), width)
+        count, width = self.beginnings.shape[1:]
+        beginnings = torch.full((count, width), _NEVER)
+        lasts = torch.zeros(count, dtype=torch.int64)
+        for line, word in enumerate(words):
+            beginnings[line] = torch.tensor([_ANY] * (width + 1 - len(word)) + list(word[:-1]))
+            lasts[line] = word[-1]
+        held = [_NONE] * width + list(tokens[-width:])
+        self.beginnings[row].copy_(beginnings)
+        self.lasts[row].copy_(lasts)
+        self.recent[row].copy_(torch.tensor(held[-width:]))
+
+    def ban(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Logits `[n, vocab_size]` of these rows with minus infinity where a word would be completed; in place."""
+        beginnings = self.beginnings[rows]
+        met = ((beginnings == _ANY) | (beginnings == self.recent[rows][:, None])).all(-1)
+        return logits.scatter_reduce_(1, self.lasts[rows], torch.where(met, -math.inf, math.inf).to(logits.dtype), "amin")
+
+    def advance(self, rows: Tensor, tokens: Tensor) -> None:
+        """Take the next token of each of these rows."""
+        self.recent[rows] = torch.cat((self.recent[rows][:, 1:], tokens[:, None]), dim=1)
+
+    def _grow(self, count: int, width: int) -> None:
+        rows, had, had_width = self.beginnings.shape
+        count, width = max(count, had), max(width, had_width)
+        if (count, width) == (had, had_width):
+            return
+        beginnings = self.beginnings.new_full((rows, count, width), _NEVER)
+        beginnings[:, :had, width - had_width :] = self.beginnings
+        beginnings[:, :had, : width - had_width] = _ANY
+        self.beginnings = beginnings
+        self.lasts = torch.nn.functional.pad(self.lasts, (0, count - had))
+        # A row that is here already has no word as long as the new width: what stood further back is not asked for.
+        self.recent = torch.nn.functional.pad(self.recent, (width - had_width, 0), value=_NONE)
