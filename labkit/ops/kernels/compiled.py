@@ -1,0 +1,160 @@
+"""What a kernel becomes on a GPU, seen without one: registers, spilled bytes, shared memory, PTX.
+
+Triton's compiler needs no GPU. Spilled registers go to memory and back, too much shared memory makes a launch fail, and
+narrow loads waste the memory bus: all three can be read off the compiled kernel.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import NotAvailable
+from labkit.ops.kernels.support import INSTALLED, Kernel, interpreted, recorded
+
+SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory that one block may have, by compute capability (CUDA programming guide, technical specifications)."""
+REGISTER_LIMIT = 255
+"""Registers that one thread may have, on every GPU of these."""
+SETTINGS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
+"""Options of a launch that are the compiler's; all others are the kernel's own."""
+
+_TYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+}
+
+_ACCESS = r"\b{}\.global(?:\.[a-zL]\w*(?:::\w+)*)*?(?:\.v(\d))?\.[bfsu](\d+)\b"
+"""A load or store in PTX: `ld.global.L1::evict_last.v4.b32` moves 4 * 32 bits."""
+_COPY = r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
+"""A copy from global to shared memory in PTX; its third operand is the number of bytes."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel compiled for compute capability `arch` / 10.
+
+    `registers` a thread; `spill_bytes`: local memory a thread, where registers spill to; `shared_bytes` a block.
+    """
+
+    name: str
+    arch: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    ptx: str
+
+    def global_accesses(self, kind: str = "ld") -> dict[int, int]:
+        """How many instructions of the PTX load from global memory ("ld") or store to it ("st"), by bytes a thread.
+
+        Copies to shared memory that do not pass through registers (`cp.async`) count as loads.
+        """
+        found = Counter(int(vector or 1) * int(bits) // 8 for vector, bits in re.findall(_ACCESS.format(kind), self.ptx))
+        if kind == "ld":
+            found.update(int(size, 0) for size in re.findall(_COPY, self.ptx))
+        return dict(found)
+
+    def problems(self) -> list[str]:
+        """Why this kernel would not launch, or not run well; nothing when it is fine."""
+        limit = SHARED_LIMITS.get(self.arch, min(SHARED_LIMITS.values()))
+        found = []
+        if self.registers > REGISTER_LIMIT:
+            found.append(f"{self.name} takes {self.registers} registers a thread; {REGISTER_LIMIT} is the limit")
+        if self.spill_bytes:
+            found.append(
+                f"{self.name} spills {self.spill_bytes} bytes a thread to local memory: take smaller blocks or more warps"
+            )
+        if self.shared_bytes > limit:
+            found.append(f"{self.name} takes {self.shared_bytes} bytes of shared memory; sm_{self.arch} has {limit} a block")
+        return found
+
+
+def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any], arch: int = 90) -> Compiled:
+    """Compile `kernel[grid](*args, **options)` for a GPU of compute capability `arch` / 10, which need not be there.
+
+    Tensors among `args` may lie on any device, "meta" too; types and alignment are taken from them as a launch does.
+    Raises `NotAvailable` where there is no Triton, and in an interpreted process, which has no compiler.
+    """
+    if not INSTALLED:
+        raise NotAvailable("compiling a kernel needs the package triton, which is not installed; install triton (Linux)")
+    if interpreted():
+        raise NotAvailable("this process interprets kernels and cannot compile them; start Python without TRITON_INTERPRET")
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    settings = {name: value for name, value in options.items() if name in SETTINGS}
+    values = dict(zip(names, args, strict=False)) | {name: value for name, value in options.items() if name not in settings}
+    constants = {kernel.arg_names[place] for place in kernel.constexprs}
+    signature, constexprs, attributes = {}, {}, {}
+    for place, name in enumerate(names):
+        kind = "constexpr" if name in constants else _type(values[name])
+        signature[name] = kind
+        if kind == "constexpr":
+            constexprs[name] = values[name]
+        elif _divides_by_16(values[name]):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constexprs, attributes)
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=settings)
+    registers, spilled = _resources(made.asm["cubin"])
+    return Compiled(kernel.__name__, arch, registers, spilled, made.metadata.shared, made.asm["ptx"])
+
+
+def compile_call(call: Callable[[], Any], arch: int = 90) -> list[Compiled]:
+    """Every kernel that `call` would launch on such a GPU, compiled and not run; give it tensors on the device "meta"."""
+    with recorded(arch) as launches:
+        call()
+    return [compile_kernel(launch.kernel, launch.args, launch.options, arch) for launch in launches]
+
+
+def _type(value: Any) -> str:
+    """The type that a launch gives to an argument; a 1 becomes a constant, for then strides vanish from the code."""
+    if isinstance(value, Tensor):
+        return f"*{_TYPES[value.dtype]}"
+    if value is None or (isinstance(value, int) and value == 1):
+        return "constexpr"
+    if isinstance(value, bool):
+        return "i1"
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    return "fp32"
+
+
+def _divides_by_16(value: Any) -> bool:
+    """Whether a launch tells the compiler that this address or integer is a multiple of 16: wide loads depend on it."""
+    if isinstance(value, Tensor):
+        return value.data_ptr() % 16 == 0
+    return isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of local memory a thread, read from the machine code by NVIDIA's tool inside Triton."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", said)
+    if found is None:
+        raise NotAvailable(f"{tool.name} did not say how many registers the kernel takes; it said: {said.strip()!r}")
+    return int(found[1]), int(found[2]) + int(found[3])

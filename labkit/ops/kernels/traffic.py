@@ -1,0 +1,78 @@
+"""Bytes that kernels move to and from memory, counted while Triton's interpreter runs them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import NotAvailable
+from labkit.ops.kernels.support import interpreted
+
+
+@dataclass
+class Traffic:
+    """Bytes read and written by the kernels that ran inside `count_traffic`."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.bytes_read + self.bytes_written
+
+
+@contextlib.contextmanager
+def count_traffic() -> Iterator[Traffic]:
+    """Count what kernels load and store: `with count_traffic() as traffic: kernel[grid](...)`.
+
+    Lanes that a mask switches off do not count, and an address that one load names several times counts once, as the
+    hardware fetches it once. Two loads of the same address count twice, in one program or in two: caches are not
+    modelled. An atomic operation reads and writes. Raises `NotAvailable` in a process that does not interpret kernels.
+    """
+    if not interpreted():
+        raise NotAvailable(
+            "traffic is counted in Triton's interpreter only; install triton and set TRITON_INTERPRET=1 before Python starts"
+        )
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    traffic = Traffic()
+    names = ("create_masked_load", "create_masked_store", "create_atomic_rmw", "create_atomic_cas")
+    plain = {name: getattr(builder, name) for name in names}
+
+    def load(ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        traffic.bytes_read += _bytes(ptrs, mask)
+        return plain["create_masked_load"](ptrs, mask, *rest, **named)
+
+    def store(ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        traffic.bytes_written += _bytes(ptrs, mask)
+        return plain["create_masked_store"](ptrs, value, mask, *rest, **named)
+
+    def atomic_rmw(op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        traffic.bytes_read += _bytes(ptr, mask)
+        traffic.bytes_written += _bytes(ptr, mask)
+        return plain["create_atomic_rmw"](op, ptr, value, mask, *rest)
+
+    def atomic_cas(ptr: Any, *rest: Any) -> Any:
+        traffic.bytes_read += _bytes(ptr, None)
+        traffic.bytes_written += _bytes(ptr, None)
+        return plain["create_atomic_cas"](ptr, *rest)
+
+    for name, counted in zip(names, (load, store, atomic_rmw, atomic_cas), strict=True):
+        setattr(builder, name, counted)
+    try:
+        yield traffic
+    finally:
+        for name in names:
+            setattr(builder, name, plain[name])
+
+
+def _bytes(ptrs: Any, mask: Any) -> int:
+    """Distinct addresses of the lanes that the mask lets through, times the size of what they point to."""
+    on = True if mask is None else mask.data
+    addresses = ptrs.data[np.broadcast_to(on, ptrs.data.shape)]
+    return int(np.unique(addresses).size) * int(ptrs.get_element_ty().primitive_bitwidth) // 8

@@ -1,0 +1,42 @@
+"""Runs the tests in `interpreted/`, all in one process that has Triton's interpreter; here each of their files is a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from labkit.ops.kernels.support import INSTALLED
+
+FOLDER = Path(__file__).parent / "interpreted"
+ROOT = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
+
+
+@pytest.fixture(scope="session")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Counter[tuple[str, str]]]:
+    """What that process printed, and how many tests of each file had each outcome."""
+    report = tmp_path_factory.mktemp("interpreted") / "report.xml"
+    command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "no:cacheprovider", "--junitxml", str(report)]
+    ran = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
+        kinds = {part.tag for part in case} & {"failure", "error", "skipped"}
+        outcomes[case.get("classname", "").rsplit(".", 1)[-1], kinds.pop() if kinds else "passed"] += 1
+    return ran.stdout + ran.stderr, outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(path.stem for path in FOLDER.glob("test_*.py")))
+def test_in_the_interpreter(file: str, interpreted: tuple[str, Counter[tuple[str, str]]]) -> None:
+    said, outcomes = interpreted
+    found = {kind: count for (name, kind), count in outcomes.items() if name == file}
+    assert set(found) == {"passed"}, f"{file}: {found or 'no test ran'}\n{said}"
