@@ -1,4 +1,8 @@
-"""Names of precisions and devices, turned into torch's own; knows nothing of models."""
+"""Names of precisions and devices, turned into torch's own; knows nothing of models.
+
+A precision is what the matrices are stored in. The dtype is what a model computes in and keeps its cache in: the same for
+fp32, bf16 and fp16; for int8, int4 and fp8 the half-precision dtype that suits the device.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,30 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
             raise NotAvailable(f"device {device} was asked for, but this machine has {count} usable GPUs; use device cpu")
         return torch.device("cuda", index)
     return torch.device("cpu")
+
+
+BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4.5}
+"""Bits a weight of a matrix takes in each precision; int4 with a float16 scale for every 32."""
+
+
+def as_precision(precision: str | torch.dtype | None, device: torch.device) -> str:
+    """The name of a precision; none named means fp16 on a GPU and fp32 on the CPU.
+
+    Raises `InvalidRequest` for what is no precision, and `NotAvailable` for fp8 on the CPU.
+    """
+    if precision is None:
+        return "fp16" if device.type == "cuda" else "fp32"
+    name = precision_name(precision) if isinstance(precision, torch.dtype) and precision in DTYPES.values() else precision
+    if name not in BITS:
+        raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, int4 or fp8 is accepted")
+    if name == "fp8" and device.type != "cuda":
+        raise NotAvailable("precision fp8 was asked for, but the CPU multiplies no fp8; int8 takes as many bytes")
+    return str(name)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What a model of this precision computes in: its own dtype, or bfloat16 on the CPU and float16 on a GPU."""
+    return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 
 def as_dtype(precision: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -25,7 +25,7 @@ ModelOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; the best there is when left out.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="fp32, bf16 or fp16; what suits the device when left out.")
+    str | None, typer.Option("--precision", help="fp32, bf16, fp16, int8, int4 or fp8; what suits the device when left out.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]

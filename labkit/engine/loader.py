@@ -10,9 +10,9 @@ import torch
 from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine.engine import Engine
-from labkit.engine.model import GPTJ
+from labkit.engine.weight_store import read_model
 from labkit.errors import InsufficientResources, NotAvailable
-from labkit.precision import as_device, as_dtype, precision_name
+from labkit.precision import BITS, as_device, as_precision, compute_dtype
 
 HEADROOM = 1.05
 
@@ -26,33 +26,34 @@ def load(
 ) -> Engine:
     """Load a model by name, directory or `config.json` and give the engine that runs it.
 
-    device: the best there is when left out. dtype: "fp32", "bf16", "fp16" or torch's own; fp16 on a GPU and fp32 on
-    the CPU when left out. seed: of synthetic weights. Weights are read a tensor at a time into their place, so no
-    second copy of the model exists at any moment.
+    device: the best there is when left out. dtype: the precision of the matrices, "fp32", "bf16", "fp16", "int8", "int4",
+    "fp8" or a torch dtype; fp16 on a GPU and fp32 on the CPU when left out. seed: of synthetic weights. Weights are read
+    a tensor at a time into their place, so no second copy of the model exists at any moment.
 
     Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
     the weights do not fit the memory that is free.
     """
     target = as_device(device)
-    chosen = as_dtype(dtype, target)
+    chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    model = GPTJ.from_tensors(checkpoint.config, lambda tensor: checkpoint.read(tensor, device=target, dtype=chosen))
-    return Engine(model, _tokenizer(checkpoint))
+    return Engine(read_model(checkpoint, chosen, target), _tokenizer(checkpoint))
 
 
-def check_memory(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise `InsufficientResources` when the weights in `dtype` exceed the free memory of `device`."""
-    _check_fits(checkpoint.name, checkpoint.config, device, dtype)
+def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+    """Raise `InsufficientResources` when the weights in `precision` exceed the free memory of `device`."""
+    _check_fits(checkpoint.name, checkpoint.config, device, precision)
 
 
-def _check_fits(name: str, config: GPTJConfig, device: torch.device, dtype: torch.dtype) -> None:
-    needed = int(config.parameter_count * dtype.itemsize * HEADROOM)
+def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: str) -> None:
+    embedding = config.vocab_size * config.hidden_size
+    matrices = (config.parameter_count - embedding) * BITS[precision] / 8
+    needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise InsufficientResources(
-            f"{name} needs {needed / 1e9:.1f} GB on {device} in {precision_name(dtype)}, {free / 1e9:.1f} GB are "
-            "free; choose a smaller precision (bf16 or fp16 halve fp32), another device or a smaller model"
+            f"{name} needs {needed / 1e9:.1f} GB on {device} in {precision}, {free / 1e9:.1f} GB are "
+            "free; choose a smaller precision (int8 takes a quarter of fp32), another device or a smaller model"
         )
 
 

@@ -16,6 +16,7 @@ from labkit.config import GPTJConfig
 from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.linear import Linear
+from labkit.precision import precision_name
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Layer:
 
 
 class GPTJ:
-    """The model's weights, and `forward`."""
+    """The model's weights, and `forward`. `precision` names what its matrices are stored in."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class GPTJ:
         lm_head: Linear,
     ) -> None:
         self.config = config
+        self.precision = precision_name(wte.dtype)
         self.wte = wte
         self.layers = tuple(layers)
         self.ln_f_weight, self.ln_f_bias = ln_f
@@ -49,8 +51,17 @@ class GPTJ:
         self.sin, self.cos = ops.rotary_table(config.context_length, config.rotary_dim, wte.device).unbind(0)
 
     @classmethod
-    def from_tensors(cls, config: GPTJConfig, read: Callable[[str], Tensor]) -> GPTJ:
-        """Build from a function that gives the tensor of a Hugging Face name, on its device and in its dtype."""
+    def from_tensors(
+        cls,
+        config: GPTJConfig,
+        read: Callable[[str], Tensor],
+        store: Callable[[str, Tensor], ops.Weight] = lambda name, dense: dense,
+    ) -> GPTJ:
+        """Build from a function that gives the tensor of a Hugging Face name, on its device and in its dtype.
+
+        `store(name, dense)` gives what is kept of each matrix; left out, the matrix itself. `name` is that of a linear
+        layer: qkv, out_proj, fc_in, fc_out or lm_head.
+        """
         layers = []
         for index in range(config.num_layers):
             prefix = f"transformer.h.{index}."
@@ -65,10 +76,10 @@ class GPTJ:
                 Layer(
                     read(f"{prefix}ln_1.weight"),
                     read(f"{prefix}ln_1.bias"),
-                    Linear(qkv),
-                    Linear(read(f"{prefix}attn.out_proj.weight")),
-                    Linear(read(f"{prefix}mlp.fc_in.weight"), read(f"{prefix}mlp.fc_in.bias"), gelu=True),
-                    Linear(read(f"{prefix}mlp.fc_out.weight"), read(f"{prefix}mlp.fc_out.bias")),
+                    Linear(store("qkv", qkv)),
+                    Linear(store("out_proj", read(f"{prefix}attn.out_proj.weight"))),
+                    Linear(store("fc_in", read(f"{prefix}mlp.fc_in.weight")), read(f"{prefix}mlp.fc_in.bias"), gelu=True),
+                    Linear(store("fc_out", read(f"{prefix}mlp.fc_out.weight")), read(f"{prefix}mlp.fc_out.bias")),
                 )
             )
         return cls(
@@ -76,7 +87,7 @@ class GPTJ:
             read("transformer.wte.weight"),
             layers,
             (read("transformer.ln_f.weight"), read("transformer.ln_f.bias")),
-            Linear(read("lm_head.weight"), read("lm_head.bias")),
+            Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")),
         )
 
     @property

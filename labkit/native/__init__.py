@@ -1,6 +1,8 @@
-"""The CPU kernels in C++, through a plain C interface."""
+"""The CPU kernels in C++ (src/), through a plain C interface; no link against torch.
 
+Knows tensors and packed weights, nothing of models: `labkit.engine.native_forward` runs a whole GPT-J in it.
+"""
 
-def available() -> bool:
-    """Whether the native library was built and runs on this CPU."""
-    return False
+from labkit.native.library import available, instruction_set, use_instruction_set, warn_once, why_not
+
+__all__ = ["available", "instruction_set", "use_instruction_set", "warn_once", "why_not"]

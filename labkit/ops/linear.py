@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.native.packed_weight import PackedWeight
 from labkit.ops.registry import operation
 from labkit.ops.weights import QuantizedWeight
 
-Weight = Tensor | QuantizedWeight
-"""What a linear layer multiplies by: `[out, in]`, dense or quantized."""
+Weight = Tensor | QuantizedWeight | PackedWeight
+"""What a linear layer multiplies by: `[out, in]`, dense, quantized, or packed for the CPU's kernels."""
 
 
 def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -21,4 +22,6 @@ def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> T
 @operation
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none; `[tokens, out]` out."""
+    if isinstance(weight, PackedWeight):
+        return weight.multiply(x, bias)
     return linear_reference(x, weight, bias)

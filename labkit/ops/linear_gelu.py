@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from labkit.native.packed_weight import PackedWeight
 from labkit.ops.gelu import gelu
 from labkit.ops.linear import Weight, linear_reference
 from labkit.ops.registry import operation
@@ -20,4 +21,6 @@ def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor
 
     The activation is GPT-J's: see `labkit.ops.gelu`.
     """
+    if isinstance(weight, PackedWeight):
+        return weight.multiply(x, bias, gelu=True)
     return linear_gelu_reference(x, weight, bias)

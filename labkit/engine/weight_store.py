@@ -1,0 +1,57 @@
+"""In what form a model's matrices are kept: by precision and device, quantized and packed as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from labkit import native
+from labkit.checkpoints import Checkpoint
+from labkit.engine.model import GPTJ
+from labkit.native.packed_weight import PackedWeight
+from labkit.ops import Int4Weight, Int8Weight, QuantizedWeight, Weight
+from labkit.precision import compute_dtype
+
+
+def read_model(checkpoint: Checkpoint, precision: str, device: torch.device) -> GPTJ:
+    """Read a checkpoint's weights into a model, a tensor at a time, so that no second copy of it exists at any moment.
+
+    Matrices are quantized from float32. The head of an int4 model is kept in int8: its rounding goes straight into the
+    choice of tokens.
+    """
+    dtype = compute_dtype(precision, device)
+
+    def read(name: str) -> Tensor:
+        rounded = precision in ("int8", "int4", "fp8") and name.endswith("weight") and "ln_" not in name and "wte" not in name
+        return checkpoint.read(name, device=device, dtype=torch.float32 if rounded else dtype)
+
+    model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device))
+    model.precision = precision
+    return model
+
+
+def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor], Weight]:
+    """What to keep of a matrix: `store(layer's name, dense matrix)`.
+
+    On the CPU it is packed for the native library where that can be used; where it cannot, `native.warn_once` says so.
+    """
+    packs = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
+    if packs and not native.available():
+        native.warn_once()
+        packs = False
+
+    def store(name: str, dense: Tensor) -> Weight:
+        kept: Tensor | QuantizedWeight = dense
+        if precision == "int8" or (precision == "int4" and name == "lm_head"):
+            kept = Int8Weight.quantize(dense)
+        elif precision == "int4":
+            kept = Int4Weight.quantize(dense)
+        elif precision == "fp8":
+            from labkit.ops.weights import Fp8Weight
+
+            kept = Fp8Weight.quantize(dense)
+        return PackedWeight(kept) if packs else kept
+
+    return store

@@ -1,0 +1,77 @@
+"""Builds the native library with the machine's C++ compiler: `python -m labkit.native.build`.
+
+Knows nothing of labkit, so that the package's own build can run it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).with_name("src")
+TARGET = Path(__file__).with_name("_native.so")
+_COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-Wno-psabi", "-Wno-unknown-pragmas"]
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
+_FLAGS = {
+    "kernels_avx2.cpp": _AVX2,
+    "kernels_avx512_vnni.cpp": _AVX512,
+    "kernels_avx512_bf16.cpp": [*_AVX512, "-mavx512bf16"],
+}
+
+
+class BuildError(Exception):
+    """The library cannot be built here; the message holds what the compiler said."""
+
+
+def build(target: Path = TARGET) -> Path:
+    """Compile the sources and link them to `target`; raises `BuildError` and leaves what was there.
+
+    `CXX` names the compiler, else g++, clang++ or c++ is taken. Without OpenMP the library runs on one thread.
+    """
+    compiler = os.environ.get("CXX") or next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
+    if compiler is None:
+        raise BuildError("no C++ compiler: install g++ or clang++, or name one by CXX")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    sources = [s for s in sorted(SOURCES.glob("*.cpp")) if x86 or s.name not in _FLAGS]
+    with tempfile.TemporaryDirectory() as folder:
+        openmp = ["-fopenmp"] if _compiles(compiler, ["-fopenmp"], folder) else []
+        objects = [Path(folder, source.stem + ".o") for source in sources]
+        commands = [
+            [compiler, *_COMMON, *openmp, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
+            for source, object_ in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
+        linked = Path(folder, "linked.so")
+        _run([compiler, "-shared", *openmp, "-o", str(linked), *map(str, objects)])
+        beside = target.with_name(f"{target.name}.{os.getpid()}")
+        shutil.copyfile(linked, beside)
+        os.replace(beside, target)  # a process that has the old one loaded keeps it
+    return target
+
+
+def _compiles(compiler: str, flags: list[str], folder: str) -> bool:
+    probe = Path(folder, "probe.cpp")
+    probe.write_text("int main() { return 0; }\n")
+    command = [compiler, *flags, str(probe), "-o", str(Path(folder, "probe"))]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stderr}")
+
+
+if __name__ == "__main__":
+    try:
+        print(build())
+    except BuildError as error:
+        sys.exit(str(error))

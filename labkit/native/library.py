@@ -1,0 +1,179 @@
+"""The native library: where it lies, whether it is there, and its C interface (src/native.h) as ctypes sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import warnings
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.errors import NotAvailable
+
+FILE_NAME = "_native.so"
+OFF = "LABKIT_NATIVE"
+"""Environment variable: set to 0, the library is left alone and torch's own kernels run."""
+
+F32, BF16, INT8, INT4 = range(4)
+TYPES = {torch.float32: F32, torch.bfloat16: BF16}
+
+
+class WeightStruct(Structure):
+    """`lk_weight`."""
+
+    _fields_ = (
+        ("type", c_int32),
+        ("out", c_int32),
+        ("in_", c_int32),
+        ("data", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+    )
+
+
+class LayerStruct(Structure):
+    """`lk_layer`."""
+
+    _fields_ = (
+        ("ln_weight", c_void_p),
+        ("ln_bias", c_void_p),
+        ("qkv", WeightStruct),
+        ("out_proj", WeightStruct),
+        ("fc_in", WeightStruct),
+        ("fc_out", WeightStruct),
+    )
+
+
+class ModelStruct(Structure):
+    """`lk_model`."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("hidden", "layers", "heads", "head_dim", "rotary_dim", "inner", "vocab", "context")),
+        ("epsilon", c_float),
+        ("cache_type", c_int32),
+        ("layer", POINTER(LayerStruct)),
+        ("ln_weight", c_void_p),
+        ("ln_bias", c_void_p),
+        ("head", WeightStruct),
+        ("embedding", c_void_p),
+        ("sin", c_void_p),
+        ("cos", c_void_p),
+    )
+
+
+class BatchStruct(Structure):
+    """`lk_batch`."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("tokens", "sequences", "logits", "soft")),
+        *((name, c_void_p) for name in ("token_ids", "positions", "slot_mapping", "starts", "slot_table")),
+        ("table_stride", c_int64),
+        *((name, c_void_p) for name in ("lengths", "logit_rows", "soft_rows", "soft_embeddings")),
+    )
+
+
+_I, _L, _F, _P = c_int32, c_int64, c_float, c_void_p
+_SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "lk_isa": (c_char_p, ()),
+    "lk_has_openmp": (_I, ()),
+    "lk_use_isa": (_I, (c_char_p,)),
+    "lk_advise_large_pages": (None, (_P, _L)),
+    "lk_packed_bytes": (_L, (_I, _I, _I)),
+    "lk_scale_bytes": (_L, (_I, _I, _I)),
+    "lk_pack": (None, (_I, _I, _I, _P, _I, _P, _I, _P, _P, _I)),
+    "lk_workspace_create": (_P, ()),
+    "lk_workspace_free": (None, (_P,)),
+    "lk_forward": (None, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _L, _P, _P, _I)),
+    "lk_linear": (None, (POINTER(WeightStruct), _I, _P, _I, _I, _P, _P, _I)),
+    "lk_layer_norm": (None, (_I, _P, _P, _P, _F, _I, _I, _P, _I)),
+    "lk_residual_layer_norm": (None, (_I, _P, _P, _P, _P, _P, _F, _I, _I, _P, _P, _I)),
+    "lk_rotary_cache_write": (None, (_I, _P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _P, _I)),
+    "lk_attention": (None, (_I, _P, _P, _P, _P, _L, _P, _P, _I, _I, _I, _P, _P, _I)),
+}
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or none and the reason why."""
+    if os.environ.get(OFF) == "0":
+        return None, f"{OFF}=0 is set"
+    path = Path(__file__).with_name(FILE_NAME)
+    if not path.exists():
+        return None, (
+            "it was not built: installing labkit builds it where a C++ compiler is (g++ or clang++); "
+            "`python -m labkit.native.build` builds it now and shows what the compiler says"
+        )
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return None, f"it cannot be loaded: {error}"
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library, ""
+
+
+def available() -> bool:
+    """Whether the native library was built and can be loaded."""
+    return _load()[0] is not None
+
+
+def why_not() -> str:
+    """Why the native library is not used; empty when it is."""
+    return _load()[1]
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library; raises `NotAvailable` with the reason when there is none."""
+    found, reason = _load()
+    if found is None:
+        raise NotAvailable(f"labkit's native CPU library is not used: {reason}")
+    return found
+
+
+@functools.cache
+def warn_once() -> None:
+    """Say, once a process, that torch's kernels run in the native library's place, and why."""
+    warnings.warn(f"labkit's native CPU library is not used ({why_not()}); torch's own kernels run, slower", stacklevel=3)
+
+
+def instruction_set() -> str:
+    """The instruction set that the kernels run in: avx512_bf16, avx512_vnni, avx2 or portable."""
+    name: bytes = library().lk_isa()
+    return name.decode()
+
+
+def use_instruction_set(name: str) -> None:
+    """Run in another instruction set (for tests and comparisons); raises `NotAvailable` when CPU or build lack it."""
+    if library().lk_use_isa(name.encode()):
+        raise NotAvailable(f"instruction set {name!r} is not available on this CPU or in this build")
+
+
+def threads() -> int:
+    """How many threads a call uses: torch's setting (`torch.set_num_threads`)."""
+    return torch.get_num_threads()
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """The address of a tensor's data, which must be contiguous and on the CPU."""
+    if tensor is None:
+        return None
+    if not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError("a native kernel was given a tensor that is not contiguous on the CPU")
+    return tensor.data_ptr()
+
+
+class Workspace:
+    """Memory that native calls reuse; serves one call at a time."""
+
+    def __init__(self) -> None:
+        self.handle = c_void_p(library().lk_workspace_create())
+
+    def __del__(self) -> None:
+        found = _load()[0]
+        if found is not None and self.handle:
+            found.lk_workspace_free(self.handle)

@@ -1,0 +1,115 @@
+"""A matrix as the CPU kernels want it: in panels of sixteen output rows, dense or quantized, packed once."""
+
+from __future__ import annotations
+
+import threading
+from ctypes import byref
+
+import torch
+from torch import Tensor
+
+from labkit.native.library import BF16, F32, INT4, INT8, TYPES, WeightStruct, Workspace, library, pointer, threads
+from labkit.ops.weights import Int4Weight, Int8Weight
+
+_NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
+_local = threading.local()
+
+
+class PackedWeight:
+    """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
+
+    Made from a dense float32 or bfloat16 matrix, an `Int8Weight`, or an `Int4Weight` whose group size is a multiple of 32.
+    """
+
+    def __init__(self, weight: Tensor | Int8Weight | Int4Weight) -> None:
+        lib = library()
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+        out_features, in_features = self.shape
+        values, values_type, scales, group = _parts(weight)
+        self.type = TYPES[weight.dtype] if isinstance(weight, Tensor) else INT8 if isinstance(weight, Int8Weight) else INT4
+        self.data = _large(lib.lk_packed_bytes(self.type, out_features, in_features))
+        self.scales = torch.empty(lib.lk_scale_bytes(self.type, out_features, in_features), dtype=torch.uint8)
+        lib.lk_pack(
+            self.type,
+            out_features,
+            in_features,
+            pointer(values),
+            values_type,
+            pointer(scales),
+            group,
+            pointer(self.data),
+            pointer(self.scales),
+            threads(),
+        )
+
+    @property
+    def precision(self) -> str:
+        """What its values are stored in."""
+        return _NAMES[self.type]
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes that one use of the matrix reads, padding included."""
+        return self.data.numel() + self.scales.numel()
+
+    def struct(self, bias: Tensor | None = None) -> WeightStruct:
+        """For a C call; `bias` `[out]` float32. The caller keeps this object and `bias` alive."""
+        scales = pointer(self.scales) if self.scales.numel() else None
+        return WeightStruct(self.type, *self.shape, pointer(self.data), scales, pointer(bias))
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        """x weight^T + bias, GELU behind it or not: `x` `[tokens, in]` float32 or bfloat16, same dtype out."""
+        x = x.contiguous()
+        out = x.new_empty(x.shape[0], self.shape[0])
+        wide = None if bias is None else bias.float()
+        library().lk_linear(
+            byref(self.struct(wide)), TYPES[x.dtype], pointer(x), len(x), gelu, pointer(out), workspace().handle, threads()
+        )
+        return out
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix that the packed one stands for (for references and tests: slow)."""
+        out_features, in_features = self.shape
+        panels = (out_features + 15) // 16
+        if self.type in (F32, BF16):
+            kind, unit = (torch.float32, 1) if self.type == F32 else (torch.bfloat16, 2)
+            parts = self.data.view(kind).view(panels, -1, 16, unit)
+            dense = parts.permute(0, 2, 1, 3).reshape(panels * 16, -1).float()
+        elif self.type == INT8:
+            parts = self.data.view(panels, -1, 16, 4).permute(0, 2, 1, 3).reshape(panels * 16, -1)
+            dense = (parts.float() - 128) * self.scales.view(torch.float32)[:, None]
+        else:
+            parts = self.data.view(panels, -1, 4, 16, 4)
+            steps = torch.stack((parts & 15, parts >> 4), dim=3).flatten(2, 3)  # [panels, groups, 8 steps, 16, 4]
+            values = steps.permute(0, 3, 1, 2, 4).reshape(panels * 16, -1, 32).float() - 8
+            scales = self.scales.view(torch.float16).view(panels, -1, 16).transpose(1, 2).reshape(panels * 16, -1, 1)
+            dense = (values * scales.float()).flatten(1)
+        return dense[:out_features, :in_features].to(dtype)
+
+
+def _parts(weight: Tensor | Int8Weight | Int4Weight) -> tuple[Tensor, int, Tensor | None, int]:
+    """Values, their type, scales and group size, as `lk_pack` takes them."""
+    if isinstance(weight, Tensor):
+        if weight.dtype not in TYPES:
+            raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 can")
+        return weight.contiguous(), TYPES[weight.dtype], None, 0
+    if isinstance(weight, Int8Weight):
+        return weight.values.contiguous(), INT8, weight.scales.float().contiguous(), 0
+    if weight.group_size % 32:
+        raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 can")
+    return weight.packed.contiguous(), INT4, weight.scales.contiguous(), weight.group_size
+
+
+def _large(byte_count: int) -> Tensor:
+    """Memory that no one has touched yet, in large pages where the system gives them."""
+    memory = torch.empty(byte_count, dtype=torch.uint8)
+    library().lk_advise_large_pages(pointer(memory), byte_count)
+    return memory
+
+
+def workspace() -> Workspace:
+    """This thread's workspace, one each: ctypes lets go of the interpreter's lock during a call."""
+    found: Workspace | None = getattr(_local, "workspace", None)
+    if found is None:
+        found = _local.workspace = Workspace()
+    return found

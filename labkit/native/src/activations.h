@@ -1,0 +1,23 @@
+// The activations that a weight wants: rounded or quantized as its type asks, in memory of a workspace.
+#pragma once
+#include "kernels.h"
+#include "workspace.h"
+
+static inline Activations take_activations(Workspace &space, const lk_weight &w, int32_t rows) {
+    Activations a = {};
+    a.type = w.type == LK_INT4 ? (int32_t)LK_INT8 : w.type;
+    a.rows = rows;
+    a.in = padded_in(w.type, w.in);
+    a.group = w.type == LK_INT8 ? 128 : w.type == LK_INT4 ? 32 : 0;
+    a.data = space.take<char>((int64_t)rows * a.in * (a.type == LK_F32 ? 4 : a.type == LK_BF16 ? 2 : 1));
+    int64_t groups = a.group ? (int64_t)rows * (a.in / a.group) : 0;
+    a.scales = space.take<float>(groups);
+    a.sums = space.take<int32_t>(groups);
+    return a;
+}
+
+// At least what `take_activations` takes.
+static inline size_t activation_bytes(const lk_weight &w, int64_t rows) {
+    int64_t in = padded_in(w.type, w.in);
+    return Workspace::bytes_of<float>(rows * in) + 2 * Workspace::bytes_of<float>(rows * (in / 32));
+}

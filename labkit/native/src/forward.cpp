@@ -1,0 +1,218 @@
+// One forward pass of GPT-J over a flat batch of new tokens: all layers in one call, the threads kept together throughout.
+//
+// A block is two products deep, since attention and MLP both read the same layer norm:
+//   x = pack(layer_norm(hidden));  qkv, inner = x [W_qkv | W_in];  attended = attention(rotary(qkv));
+//   hidden += attended W_out + gelu(inner) W_down
+#include "activations.h"
+#include "dispatch.h"
+#include "piece.h"
+#include "rotary.h"
+#include "team.h"
+#include "workspace.h"
+
+#include <cstring>
+
+namespace {
+
+struct Pass {
+    const lk_model &model;
+    const lk_batch &batch;
+    char *keys, *values;
+    int64_t num_slots;
+    float *logits;
+    const Kernels &kernel;
+    Team &team;
+    float *hidden, *normed, *qkv, *attended, *inner;
+    Activations x, of_attention, of_inner, of_head;
+    int64_t row_floats, scratch_floats;
+    float *rows, *scratch;
+    int32_t stage = 0;
+    int64_t head_block;
+
+    int64_t element() const { return model.cache_type == LK_F32 ? 4 : 2; }
+    void run(int thread);
+    void embed(int stage, int thread);
+    void block(int layer, int &stage, int thread);
+    void attend(int layer, int stage, int thread);
+    void attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread);
+    void panels(const lk_weight &w, const Activations &a, const Output &to, int64_t begin, int64_t end);
+};
+
+void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, int64_t begin, int64_t end) {
+    kernel.product(&w, &a, (int32_t)begin, (int32_t)end, &to);
+}
+
+void Pass::embed(int at, int) {
+    int64_t width = model.hidden;
+    team.share(at, batch.tokens, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; t++) {
+            const char *row = (const char *)model.embedding + batch.token_ids[t] * width * element();
+            if (model.cache_type == LK_F32)
+                std::memcpy(hidden + t * width, row, width * 4);
+            else
+                kernel.to_f32(row, width, hidden + t * width);
+            for (int32_t s = 0; s < batch.soft; s++)
+                if (batch.soft_rows[s] == t) std::memcpy(hidden + t * width, batch.soft_embeddings + s * width, width * 4);
+        }
+    });
+}
+
+void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread) {
+    int64_t dim = model.head_dim, width = model.hidden, begin = batch.starts[sequence], end = batch.starts[sequence + 1];
+    int64_t layer_bytes = num_slots * width * element();
+    char *layer_keys = keys + layer * layer_bytes, *layer_values = values + layer * layer_bytes;
+    for (int64_t t = begin; t < end; t++) {
+        float *query = qkv + t * 3 * width, *key = query + width, *value = key + width;
+        const float *sin = model.sin + batch.positions[t] * (model.rotary_dim / 2);
+        const float *cos = model.cos + batch.positions[t] * (model.rotary_dim / 2);
+        int64_t slot = batch.slot_mapping[t] * width;
+        for (int32_t h = first; h < last; h++) {
+            rotate(query + h * dim, sin, cos, model.rotary_dim);
+            rotate(key + h * dim, sin, cos, model.rotary_dim);
+        }
+        int64_t at = slot + first * dim, count = (last - first) * dim;
+        if (model.cache_type == LK_F32) {
+            std::memcpy(layer_keys + at * 4, key + first * dim, count * 4);
+            std::memcpy(layer_values + at * 4, value + first * dim, count * 4);
+        } else {
+            kernel.to_bf16(key + first * dim, count, layer_keys + at * 2);
+            kernel.to_bf16(value + first * dim, count, layer_values + at * 2);
+        }
+    }
+    AttentionShape shape = {};
+    shape.heads = model.heads;
+    shape.head_dim = model.head_dim;
+    shape.slots = batch.slot_table + sequence * batch.table_stride;
+    int32_t queries = (int32_t)(end - begin), length = batch.lengths[sequence];
+    float *mine = scratch + thread * scratch_floats;
+    if (queries <= 4) { // too few to earn back the packing of keys and values
+        for (int32_t i = 0; i < queries; i++) {
+            shape.length = length - queries + i + 1;
+            shape.queries = 1;
+            kernel.decode(&shape, model.cache_type, qkv + (begin + i) * 3 * width, layer_keys, layer_values, first, last, mine,
+                          attended + (begin + i) * width);
+        }
+        return;
+    }
+    shape.length = length;
+    shape.queries = queries;
+    for (int32_t h = first; h < last; h++)
+        kernel.prefill(&shape, model.cache_type, qkv + begin * 3 * width, 3 * width, layer_keys, layer_values, h, mine,
+                       attended + begin * width, width);
+}
+
+void Pass::attend(int layer, int at, int thread) {
+    int64_t blocks = (model.heads + head_block - 1) / head_block;
+    team.share(at, batch.sequences * blocks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t unit = begin; unit < end; unit++) {
+            int32_t first = (int32_t)(unit % blocks * head_block), last = (int32_t)(first + head_block);
+            attend_heads(layer, (int32_t)(unit / blocks), first, last < model.heads ? last : model.heads, thread);
+        }
+    });
+}
+
+void Pass::block(int layer, int &at, int thread) {
+    const lk_layer &l = model.layer[layer];
+    int32_t tokens = batch.tokens;
+    int64_t width = model.hidden;
+    team.share(at++, tokens, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; t++) {
+            float *row = rows + thread * row_floats;
+            kernel.layer_norm(hidden + t * width, l.ln_weight, l.ln_bias, model.epsilon, model.hidden, row);
+            kernel.pack_row(row, model.hidden, (int32_t)t, &x);
+        }
+    });
+    team.barrier();
+    int64_t of_qkv = round_up(l.qkv.out, 16) / 16, of_in = round_up(l.fc_in.out, 16) / 16;
+    Output to_qkv = {STORE, qkv, 3 * width, nullptr, nullptr};
+    bool direct = of_inner.type != LK_INT8; // else a row is quantized once it is whole
+    Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
+    team.share(at++, of_qkv + of_in, piece(l.fc_in, tokens, team.threads()), [&](int64_t begin, int64_t end) {
+        if (begin < of_qkv) panels(l.qkv, x, to_qkv, begin, end < of_qkv ? end : of_qkv);
+        if (end > of_qkv) panels(l.fc_in, x, to_inner, begin > of_qkv ? begin - of_qkv : 0, end - of_qkv);
+    });
+    team.barrier();
+    attend(layer, at++, thread);
+    team.barrier();
+    team.share(at++, direct ? tokens : 2 * tokens, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++)
+            if (i < tokens)
+                kernel.pack_row(attended + i * width, model.hidden, (int32_t)i, &of_attention);
+            else
+                kernel.pack_row(inner + (i - tokens) * model.inner, model.inner, (int32_t)(i - tokens), &of_inner);
+    });
+    team.barrier();
+    Output add = {ADD, hidden, width, nullptr, nullptr};
+    int64_t of_out = round_up(l.fc_out.out, 16) / 16;
+    team.share(at++, of_out, piece(l.fc_out, tokens, team.threads()), [&](int64_t begin, int64_t end) {
+        panels(l.out_proj, of_attention, add, begin, end);
+        panels(l.fc_out, of_inner, add, begin, end);
+    });
+    team.barrier();
+}
+
+void Pass::run(int thread) {
+    int at = 0;
+    embed(at++, thread);
+    team.barrier();
+    for (int layer = 0; layer < model.layers; layer++) block(layer, at, thread);
+    int64_t width = model.hidden;
+    team.share(at++, batch.logits, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            float *row = rows + thread * row_floats;
+            kernel.layer_norm(hidden + batch.logit_rows[i] * width, model.ln_weight, model.ln_bias, model.epsilon, model.hidden, row);
+            kernel.pack_row(row, model.hidden, (int32_t)i, &of_head);
+        }
+    });
+    team.barrier();
+    Output to = {STORE, logits, model.vocab, nullptr, nullptr};
+    team.share(at++, round_up(model.vocab, 16) / 16, piece(model.head, batch.logits, team.threads()),
+               [&](int64_t begin, int64_t end) { panels(model.head, of_head, to, begin, end); });
+}
+
+} // namespace
+
+extern "C" {
+
+void *lk_workspace_create(void) { return new Workspace(); }
+
+void lk_workspace_free(void *workspace) { delete (Workspace *)workspace; }
+
+void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots, float *logits,
+                void *workspace, int32_t threads) {
+    Workspace &space = *(Workspace *)workspace;
+    const lk_layer &l = model->layer[0];
+    int64_t tokens = batch->tokens, width = model->hidden, longest = 1;
+    for (int32_t s = 0; s < batch->sequences; s++) longest = batch->lengths[s] > longest ? batch->lengths[s] : longest;
+    // Heads that one piece of attention takes: few enough pieces that a key row is read in one go, enough to share evenly.
+    int64_t head_block = model->heads;
+    while (head_block > 1 && batch->sequences * ((model->heads + head_block - 1) / head_block) < 4 * threads) head_block = (head_block + 1) / 2;
+    const Kernels &kernel = *kernels();
+    int64_t for_decode = head_block * (longest + model->head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, model->head_dim) / 4;
+    int64_t scratch_floats = round_up(for_decode > for_prefill ? for_decode : for_prefill, 64);
+    int64_t row_floats = round_up(width, 64);
+    auto floats = Workspace::bytes_of<float>;
+    space.begin(3 * floats(tokens * width) + floats(tokens * 3 * width) + floats(tokens * model->inner) +
+                floats(threads * row_floats) + floats(threads * scratch_floats) + activation_bytes(l.qkv, tokens) +
+                activation_bytes(l.out_proj, tokens) + activation_bytes(l.fc_out, tokens) + activation_bytes(model->head, batch->logits));
+    Team team(5 * model->layers + 3);
+    Pass pass = {*model, *batch, (char *)keys, (char *)values, num_slots, logits, kernel, team, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, {}, 0, 0, nullptr, nullptr, 0, 0};
+    pass.hidden = space.take<float>(tokens * width);
+    pass.qkv = space.take<float>(tokens * 3 * width);
+    pass.attended = space.take<float>(tokens * width);
+    pass.inner = space.take<float>(tokens * model->inner);
+    pass.row_floats = row_floats;
+    pass.rows = space.take<float>(threads * row_floats);
+    pass.scratch_floats = scratch_floats;
+    pass.scratch = space.take<float>(threads * scratch_floats);
+    pass.x = take_activations(space, l.qkv, (int32_t)tokens);
+    pass.of_attention = take_activations(space, l.out_proj, (int32_t)tokens);
+    pass.of_inner = take_activations(space, l.fc_out, (int32_t)tokens);
+    pass.of_head = take_activations(space, model->head, batch->logits);
+    pass.head_block = head_block;
+    // Nobody writes the padding behind the last panel, and no number times zero is safe but a number.
+    if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
+        std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * (pass.of_inner.type == LK_F32 ? 4 : 2));
+    if (tokens) team.run(threads, [&](int thread) { pass.run(thread); });
+}
+}

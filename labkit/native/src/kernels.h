@@ -1,0 +1,53 @@
+// What an instruction set provides: the table of kernels that the rest of the library calls through.
+#pragma once
+#include "native.h"
+
+// Rows of activations, in tiles of up to `tile` rows: tile t lies at t * tile * in_padded, as [step][rows of the tile][unit]
+// with unit 1 (f32), 2 (bf16) or 4 (int8) inputs. So a kernel finds the inputs of all its rows side by side.
+struct Activations {
+    int32_t type;     // LK_F32, LK_BF16 or LK_INT8
+    int32_t rows, in; // `in` is padded
+    int32_t group;    // int8: inputs that share a scale
+    void *data;
+    float *scales;    // int8: per tile [group][rows of the tile]
+    int32_t *sums;    // int8: sums of the quantized inputs, laid out as the scales
+};
+
+enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
+
+// Where a product goes: f32 rows (`out`, `stride`), stored or added to what is there; or, if `packed` is set, activations.
+struct Output {
+    int32_t mode;
+    float *out;
+    int64_t stride;
+    struct Activations *packed;
+    void *rows16;     // bf16 rows in place of f32 ones, same stride
+};
+
+struct AttentionShape {
+    int32_t heads, head_dim, length, queries; // queries are the last of `length` positions
+    const int32_t *slots;                     // [length]
+};
+
+struct Kernels {
+    const char *name;
+    int32_t tile; // rows of a tile
+    // Panels [first, last) of a product with all rows.
+    void (*product)(const lk_weight *, const struct Activations *, int32_t first, int32_t last, const struct Output *);
+    // One row: f32 inputs into the activations (quantizing or rounding as their type asks); pads with zeros.
+    void (*pack_row)(const float *x, int32_t in, int32_t row, const struct Activations *);
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, float epsilon, int32_t hidden, float *out);
+    void (*to_f32)(const void *bf16, int64_t count, float *out);
+    void (*to_bf16)(const float *x, int64_t count, void *out);
+    // Attention of heads [first, last) of one sequence; query and out are f32 [tokens][heads][head_dim].
+    void (*decode)(const struct AttentionShape *, int32_t type, const float *query, const void *keys, const void *values,
+                   int32_t first, int32_t last, float *scores, float *out);
+    void (*prefill)(const struct AttentionShape *, int32_t type, const float *query, int64_t query_stride, const void *keys,
+                    const void *values, int32_t head, void *scratch, float *out, int64_t out_stride);
+    int64_t (*prefill_scratch)(int32_t length, int32_t head_dim);
+};
+
+extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16;
+
+static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static inline int32_t padded_in(int32_t type, int32_t in) { return (int32_t)round_up(in, type == LK_INT8 ? 128 : 32); }

@@ -1,0 +1,341 @@
+// The kernels, written once in sixteen lanes and compiled once for each instruction set (kernels_*.cpp).
+#include "kernels.h"
+
+#define LK_INLINE static inline __attribute__((always_inline))
+#if defined(LK_AVX512) || defined(LK_AVX2)
+#include <immintrin.h>
+#endif
+
+namespace LK_NAMESPACE {
+
+#include "vector.inl"
+
+// ---- numbers -------------------------------------------------------------------------------------------------------
+
+LK_INLINE uint32_t f32_bits(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits;
+}
+
+LK_INLINE float bits_f32(uint32_t bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+
+// To nearest, ties to even; not-a-number stays one.
+LK_INLINE uint16_t to_bf16(float x) {
+    uint32_t bits = f32_bits(x);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)(x == x ? rounded : 0x7fc0);
+}
+
+// e^x to 2 units in the last place: 2^n * e^r, |r| <= ln(2) / 2, by the Taylor polynomial of degree 7 (error 6e-9).
+LK_INLINE float fast_exp(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float shifted = x * 1.44269504f + 12582912.0f; // adding 1.5 * 2^23 rounds to a whole number
+    int32_t n = (int32_t)(f32_bits(shifted) - 0x4b400000u);
+    float whole = shifted - 12582912.0f;
+    float r = x - whole * 0.693359375f + whole * 2.12194440e-4f; // ln 2 in two parts
+    float p = 1.98412698e-4f;
+    p = p * r + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * bits_f32((uint32_t)(n + 127) << 23);
+}
+
+// GELU, tanh form: x (1 + tanh u) / 2 = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+LK_INLINE float gelu(float x) { return x / (1.0f + fast_exp(-1.5957691216f * (x + 0.044715f * x * x * x))); }
+
+static void convert_to_f32(const void *from, int64_t count, float *out) {
+    const uint16_t *words = (const uint16_t *)from;
+    for (int64_t i = 0; i < count; i++) out[i] = bits_f32((uint32_t)words[i] << 16);
+}
+
+static void convert_to_bf16(const float *x, int64_t count, void *out) {
+    uint16_t *words = (uint16_t *)out;
+    for (int64_t i = 0; i < count; i++) words[i] = to_bf16(x[i]);
+}
+
+// ---- activations ---------------------------------------------------------------------------------------------------
+
+LK_INLINE int32_t rows_of_tile(const Activations *a, int32_t tile) {
+    int32_t left = a->rows - tile * LK_TILE;
+    return left < LK_TILE ? left : LK_TILE;
+}
+
+static void pack_row_f32(const float *x, int32_t in, int32_t row, const Activations *a) {
+    int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile);
+    float *at = (float *)a->data + (int64_t)tile * LK_TILE * a->in + row % LK_TILE;
+    for (int32_t i = 0; i < a->in; i++) at[(int64_t)i * rows] = i < in ? x[i] : 0.0f;
+}
+
+static void pack_row_bf16(const float *x, int32_t in, int32_t row, const Activations *a) {
+    int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile);
+    uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 2 + row % LK_TILE;
+    for (int32_t i = 0; i < a->in; i += 2) {
+        uint32_t low = i < in ? to_bf16(x[i]) : 0, high = i + 1 < in ? to_bf16(x[i + 1]) : 0;
+        at[(int64_t)(i / 2) * rows] = low | high << 16;
+    }
+}
+
+static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activations *a) {
+    int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile), groups = a->in / a->group;
+    uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 4 + row % LK_TILE;
+    int64_t entry = (int64_t)tile * LK_TILE * groups + row % LK_TILE;
+    for (int32_t g = 0; g < groups; g++) {
+        float values[128], largest = 0.0f;
+        int32_t begin = g * a->group, count = in - begin < a->group ? in - begin : a->group;
+        for (int32_t i = 0; i < a->group; i++) values[i] = i < count ? x[begin + i] : 0.0f;
+#pragma omp simd reduction(max : largest)
+        for (int32_t i = 0; i < a->group; i++) {
+            float magnitude = __builtin_fabsf(values[i]);
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        float scale = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        int8_t bytes[128];
+        int32_t sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int32_t i = 0; i < a->group; i++) {
+            int32_t rounded = (int32_t)(f32_bits(values[i] * inverse + 12582912.0f) - 0x4b400000u);
+            bytes[i] = (int8_t)rounded;
+            sum += rounded;
+        }
+        for (int32_t i = 0; i < a->group; i += 4) {
+            uint32_t word;
+            __builtin_memcpy(&word, bytes + i, 4);
+            at[(int64_t)((begin + i) / 4) * rows] = word;
+        }
+        a->scales[entry + (int64_t)g * rows] = scale;
+        a->sums[entry + (int64_t)g * rows] = sum;
+    }
+}
+
+static void pack_row(const float *x, int32_t in, int32_t row, const Activations *a) {
+    (a->type == LK_F32 ? pack_row_f32 : a->type == LK_BF16 ? pack_row_bf16 : pack_row_int8)(x, in, row, a);
+}
+
+static void layer_norm(const float *x, const float *weight, const float *bias, float epsilon, int32_t hidden, float *out) {
+    float sum = 0.0f, squares = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int32_t i = 0; i < hidden; i++) sum += x[i];
+    float mean = sum / (float)hidden;
+#pragma omp simd reduction(+ : squares)
+    for (int32_t i = 0; i < hidden; i++) squares += (x[i] - mean) * (x[i] - mean);
+    float scale = 1.0f / __builtin_sqrtf(squares / (float)hidden + epsilon);
+#pragma omp simd
+    for (int32_t i = 0; i < hidden; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+// ---- products ------------------------------------------------------------------------------------------------------
+
+// The hardware follows a stream, but not far enough ahead of a core that has arithmetic to do as well.
+LK_INLINE void prefetch(const void *at) { __builtin_prefetch((const char *)at + 4096); }
+
+// M rows by P neighbouring panels; U steps apart have accumulators of their own, so that few rows do not wait for latency.
+template <int M, int P, int U> LK_INLINE void tile_f32(const float *w, int64_t panel, int32_t in, const float *x, F16 (*sum)[M]) {
+    F16 acc[U][P][M];
+    for (int u = 0; u < U; u++)
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) acc[u][p][m] = f16_zero();
+    for (int32_t k = 0; k < in; k += U)
+        for (int u = 0; u < U; u++) {
+            F16 weights[P];
+            for (int p = 0; p < P; p++) {
+                prefetch(w + p * panel + (int64_t)(k + u) * 16);
+                weights[p] = f16_load(w + p * panel + (int64_t)(k + u) * 16);
+            }
+            for (int m = 0; m < M; m++) {
+                F16 input = f16_set(x[(int64_t)(k + u) * M + m]);
+                for (int p = 0; p < P; p++) acc[u][p][m] = f16_fma(weights[p], input, acc[u][p][m]);
+            }
+        }
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) {
+            sum[p][m] = acc[0][p][m];
+            for (int u = 1; u < U; u++) sum[p][m] = f16_add(sum[p][m], acc[u][p][m]);
+        }
+}
+
+template <int M, int P, int U>
+LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uint32_t *x, F16 (*sum)[M]) {
+    F16 acc[U][P][M];
+    for (int u = 0; u < U; u++)
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) acc[u][p][m] = f16_zero();
+    for (int32_t k = 0; k < in / 2; k += U)
+        for (int u = 0; u < U; u++) {
+            for (int p = 0; p < P; p++) prefetch(w + p * panel + (int64_t)(k + u) * 32);
+            for (int m = 0; m < M; m++)
+                for (int p = 0; p < P; p++)
+                    acc[u][p][m] = dot_bf16(acc[u][p][m], w + p * panel + (int64_t)(k + u) * 32, x[(int64_t)(k + u) * M + m]);
+        }
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) {
+            sum[p][m] = acc[0][p][m];
+            for (int u = 1; u < U; u++) sum[p][m] = f16_add(sum[p][m], acc[u][p][m]);
+        }
+}
+
+// The integer sums of a group start from what makes weights stored with an offset count as their values.
+template <int M, int P>
+LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
+                         const int32_t *sums, F16 (*sum)[M]) {
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
+    for (int32_t g = 0; g < in / group; g++) {
+        I16 acc[P][M];
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) acc[p][m] = start_int8(sums[g * M + m]);
+        for (int32_t k = g * (group / 4); k < (g + 1) * (group / 4); k++)
+            for (int p = 0; p < P; p++) {
+                prefetch(w + p * panel + (int64_t)k * 64);
+                Bytes weights = bytes_load(w + p * panel + (int64_t)k * 64);
+                for (int m = 0; m < M; m++) acc[p][m] = dot_int8(acc[p][m], weights, x[(int64_t)k * M + m]);
+            }
+        for (int p = 0; p < P; p++)
+            for (int m = 0; m < M; m++) sum[p][m] = f16_fma(i16_to_f16(acc[p][m]), f16_set(scales[g * M + m]), sum[p][m]);
+    }
+}
+
+template <int M, int P>
+LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight_scales, int64_t scale_panel, int32_t in,
+                         const int32_t *x, const float *scales, const int32_t *sums, F16 (*sum)[M]) {
+    for (int p = 0; p < P; p++)
+        for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
+    for (int32_t g = 0; g < in / 32; g++)
+        for (int p = 0; p < P; p++) {
+            I16 acc[M];
+            for (int m = 0; m < M; m++) acc[m] = i16_set(-8 * sums[g * M + m]);
+            for (int j = 0; j < 4; j++) {
+                prefetch(w + p * panel + (int64_t)g * 256 + j * 64);
+                Bytes both = bytes_load(w + p * panel + (int64_t)g * 256 + j * 64), low = bytes_low(both), high = bytes_high(both);
+                const int32_t *inputs = x + ((int64_t)g * 8 + 2 * j) * M;
+                for (int m = 0; m < M; m++) acc[m] = dot_int4(acc[m], low, inputs[m]);
+                for (int m = 0; m < M; m++) acc[m] = dot_int4(acc[m], high, inputs[M + m]);
+            }
+            F16 of_weights = f16_from_half(weight_scales + p * scale_panel + (int64_t)g * 16);
+            for (int m = 0; m < M; m++)
+                sum[p][m] = f16_fma(i16_to_f16(acc[m]), f16_mul(of_weights, f16_set(scales[g * M + m])), sum[p][m]);
+        }
+}
+
+// Bias, GELU and the way out of one panel's sums.
+template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_t row, F16 *sum, const Output *to) {
+    int32_t first = panel * 16, lanes = w->out - first < 16 ? w->out - first : 16;
+    for (int m = 0; m < M; m++) {
+        float values[16];
+        F16 total = sum[m];
+        if (w->type == LK_INT8) total = f16_mul(total, f16_load((const float *)w->scales + first));
+        if (w->bias && lanes == 16) total = f16_add(total, f16_load(w->bias + first));
+        if (to->mode == ADD && lanes == 16) total = f16_add(total, f16_load(to->out + (row + m) * to->stride + first));
+        f16_store(values, total);
+        if (lanes < 16)
+            for (int i = 0; i < 16; i++) {
+                if (w->bias && i < lanes) values[i] += w->bias[first + i];
+                if (to->mode == ADD && i < lanes) values[i] += to->out[(row + m) * to->stride + first + i];
+            }
+        if (to->mode == STORE_GELU)
+            for (int i = 0; i < 16; i++) values[i] = gelu(values[i]);
+        if (to->packed) {
+            const Activations *a = to->packed;
+            int32_t tile = (row + m) / LK_TILE, rows = rows_of_tile(a, tile), at = (row + m) % LK_TILE;
+            for (int i = lanes; i < 16; i++) values[i] = 0.0f;
+            if (a->type == LK_F32) {
+                float *out = (float *)a->data + (int64_t)tile * LK_TILE * a->in + (int64_t)first * rows + at;
+                for (int i = 0; i < 16; i++) out[(int64_t)i * rows] = values[i];
+            } else {
+                uint32_t *out = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in + (int64_t)first * rows) / 2 + at;
+                for (int i = 0; i < 8; i++)
+                    out[(int64_t)i * rows] = to_bf16(values[2 * i]) | (uint32_t)to_bf16(values[2 * i + 1]) << 16;
+            }
+        } else if (to->rows16) {
+            uint16_t *out = (uint16_t *)to->rows16 + (row + m) * to->stride + first;
+            for (int i = 0; i < lanes; i++) out[i] = to_bf16(values[i]);
+        } else {
+            float *out = to->out + (row + m) * to->stride + first;
+            if (lanes == 16)
+                f16_store(out, f16_load(values));
+            else
+                for (int i = 0; i < lanes; i++) out[i] = values[i];
+        }
+    }
+}
+
+template <int M, int P> static void tile(const lk_weight *w, const Activations *a, int32_t at, int32_t panel, const Output *to) {
+    constexpr int U = M * P >= 8 ? 1 : M * P >= 4 ? 2 : M * P >= 2 ? 4 : 8;
+    F16 sum[P][M];
+    int32_t in = a->in, groups = a->group ? in / a->group : 0;
+    int64_t inputs = (int64_t)at * LK_TILE * in, entry = (int64_t)at * LK_TILE * groups;
+    if (w->type == LK_F32) {
+        int64_t size = (int64_t)in * 16;
+        tile_f32<M, P, U>((const float *)w->data + panel * size, size, in, (const float *)a->data + inputs, sum);
+    } else if (w->type == LK_BF16) {
+        int64_t size = (int64_t)in * 16;
+        tile_bf16<M, P, U>((const uint16_t *)w->data + panel * size, size, in, (const uint32_t *)a->data + inputs / 2, sum);
+    } else if (w->type == LK_INT8) {
+        int64_t size = (int64_t)in * 16;
+        tile_int8<M, P>((const uint8_t *)w->data + panel * size, size, in, a->group, (const int32_t *)a->data + inputs / 4,
+                        a->scales + entry, a->sums + entry, sum);
+    } else {
+        int64_t size = (int64_t)in * 8, scales = in / 2;
+        tile_int4<M, P>((const uint8_t *)w->data + panel * size, size, (const uint16_t *)w->scales + panel * scales, scales, in,
+                        (const int32_t *)a->data + inputs / 4, a->scales + entry, a->sums + entry, sum);
+    }
+    for (int p = 0; p < P; p++) finish<M>(w, panel + p, at * LK_TILE, sum[p], to);
+}
+
+template <int P> static void tile_of(int32_t rows, const lk_weight *w, const Activations *a, int32_t at, int32_t panel, const Output *to) {
+    switch (rows) {
+    case 1: return tile<1, P>(w, a, at, panel, to);
+    case 2: return tile<2, P>(w, a, at, panel, to);
+    case 3: return tile<3, P>(w, a, at, panel, to);
+    case 4: return tile<4, P>(w, a, at, panel, to);
+#if LK_TILE >= 6
+    case 5: return tile<5, P>(w, a, at, panel, to);
+    case 6: return tile<6, P>(w, a, at, panel, to);
+#endif
+#if LK_TILE >= 12
+    case 7: return tile<7, P>(w, a, at, panel, to);
+    case 8: return tile<8, P>(w, a, at, panel, to);
+    case 9: return tile<9, P>(w, a, at, panel, to);
+    case 10: return tile<10, P>(w, a, at, panel, to);
+    case 11: return tile<11, P>(w, a, at, panel, to);
+    case 12: return tile<12, P>(w, a, at, panel, to);
+#endif
+    }
+}
+
+static void product(const lk_weight *w, const Activations *a, int32_t first, int32_t last, const Output *to) {
+    int32_t tiles = (a->rows + LK_TILE - 1) / LK_TILE;
+    // Two panels at once where the registers hold them: integers need a second set of sums.
+    bool pairs = LK_PANELS == 2 && (w->type == LK_F32 || w->type == LK_BF16 || a->rows <= 4);
+    for (int32_t panel = first; panel < last;) {
+        bool two = pairs && panel + 1 < last;
+        for (int32_t t = 0; t < tiles; t++)
+            (two ? tile_of<LK_PANELS> : tile_of<1>)(rows_of_tile(a, t), w, a, t, panel, to);
+        panel += two ? 2 : 1;
+    }
+}
+
+#include "attention.inl"
+
+} // namespace
+
+const struct Kernels LK_TABLE = {
+    LK_NAME,
+    LK_TILE,
+    LK_NAMESPACE::product,
+    LK_NAMESPACE::pack_row,
+    LK_NAMESPACE::layer_norm,
+    LK_NAMESPACE::convert_to_f32,
+    LK_NAMESPACE::convert_to_bf16,
+    LK_NAMESPACE::decode,
+    LK_NAMESPACE::prefill,
+    LK_NAMESPACE::prefill_scratch,
+};

@@ -1,0 +1,9 @@
+// The kernels for avx512_bf16.
+#define LK_AVX512 1
+#define LK_AVX512_BF16 1
+#define LK_NAMESPACE lk_avx512_bf16
+#define LK_TABLE kernels_avx512_bf16
+#define LK_NAME "avx512_bf16"
+#define LK_TILE 12
+#define LK_PANELS 2
+#include "kernels.inl"

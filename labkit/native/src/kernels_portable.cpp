@@ -1,0 +1,7 @@
+// The kernels for portable.
+#define LK_NAMESPACE lk_portable
+#define LK_TABLE kernels_portable
+#define LK_NAME "portable"
+#define LK_TILE 4
+#define LK_PANELS 1
+#include "kernels.inl"

@@ -1,0 +1,96 @@
+// The plain C interface of labkit's CPU kernels. Everything Python passes or gets is declared here, and nothing else is exported.
+//
+// Numbers: f32 is IEEE binary32, bf16 its upper half. A weight of `out` x `in` is packed in panels of 16 output rows:
+//   f32   [panel][in][16]                    bf16  [panel][in / 2][16][2]
+//   int8  [panel][in / 4][16][4], stored as value + 128, one f32 scale a row
+//   int4  [panel][in / 32][4][16][4], low nibble: steps 0, 2, 4, 6 of four inputs; high nibble: steps 1, 3, 5, 7;
+//         stored as value + 8, an fp16 scale for 16 rows a group of 32 inputs: [panel][in / 32][16]
+// `in` is rounded up to a multiple of 32 (int8: 128), `out` to one of 16, with zeros. All sizes are counts, all strides elements.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LK_API __attribute__((visibility("default")))
+
+enum lk_type { LK_F32 = 0, LK_BF16 = 1, LK_INT8 = 2, LK_INT4 = 3 };
+
+typedef struct {
+    int32_t type;         // lk_type of the packed data
+    int32_t out, in;      // features, without padding
+    const void *data;     // panels
+    const void *scales;   // int8: f32 [out padded]; int4: fp16 [panel][in / 32][16]; else null
+    const float *bias;    // [out] or null
+} lk_weight;
+
+typedef struct {
+    const float *ln_weight, *ln_bias; // [hidden]
+    lk_weight qkv, out_proj, fc_in, fc_out;
+} lk_layer;
+
+typedef struct {
+    int32_t hidden, layers, heads, head_dim, rotary_dim, inner, vocab, context;
+    float epsilon;
+    int32_t cache_type;               // LK_F32 or LK_BF16: the cache's, and of the activations that are not quantized
+    const lk_layer *layer;            // [layers]
+    const float *ln_weight, *ln_bias; // the last layer norm
+    lk_weight head;
+    const void *embedding;            // [vocab][hidden] of cache_type
+    const float *sin, *cos;           // [context][rotary_dim / 2]
+} lk_model;
+
+typedef struct {
+    int32_t tokens, sequences, logits, soft;
+    const int64_t *token_ids, *positions, *slot_mapping; // [tokens]
+    const int32_t *starts;                               // [sequences + 1]
+    const int32_t *slot_table;                           // [sequences][table_stride]
+    int64_t table_stride;
+    const int32_t *lengths;                              // [sequences]
+    const int64_t *logit_rows;                           // [logits]
+    const int64_t *soft_rows;                            // [soft]
+    const float *soft_embeddings;                        // [soft][hidden]
+} lk_batch;
+
+// The instruction set in use ("avx512_bf16", "avx512_vnni", "avx2", "portable"), and whether threads are.
+LK_API const char *lk_isa(void);
+LK_API int32_t lk_has_openmp(void);
+// Choose an instruction set by name (for tests); 0 when the CPU or the build has it, else -1 and nothing changes.
+LK_API int32_t lk_use_isa(const char *name);
+// Ask for large pages behind a buffer that was not touched yet; without effect where the system has none.
+LK_API void lk_advise_large_pages(void *data, int64_t bytes);
+
+// Bytes of the packed data and of its scales.
+LK_API int64_t lk_packed_bytes(int32_t type, int32_t out, int32_t in);
+LK_API int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in);
+// Pack a row-major matrix: f32 or bf16 values for LK_F32 and LK_BF16; int8 values for LK_INT8; for LK_INT4 nibbles
+// [out][in_padded / 2], even input low, with fp16 scales [out][in_padded / group], group a multiple of 32.
+LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales,
+                    int32_t group, void *packed, void *packed_scales, int32_t threads);
+
+// One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type; logits: f32 [batch->logits][vocab].
+// The workspace is made by lk_workspace_create, grows as needed and serves one call at a time.
+LK_API void *lk_workspace_create(void);
+LK_API void lk_workspace_free(void *workspace);
+LK_API void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
+                       float *logits, void *workspace, int32_t threads);
+
+// Single operations on row-major tensors of `type` (LK_F32 or LK_BF16).
+LK_API void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tokens, int32_t gelu, void *out,
+                      void *workspace, int32_t threads);
+LK_API void lk_layer_norm(int32_t type, const void *x, const float *weight, const float *bias, float epsilon, int32_t tokens,
+                          int32_t hidden, void *out, int32_t threads);
+LK_API void lk_residual_layer_norm(int32_t type, const void *residual, const void *attention, const void *mlp,
+                                   const float *weight, const float *bias, float epsilon, int32_t tokens, int32_t hidden,
+                                   void *sum, void *out, int32_t threads);
+LK_API void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positions, const float *sin, const float *cos,
+                                  void *keys, void *values, const int64_t *slot_mapping, int32_t tokens, int32_t heads,
+                                  int32_t head_dim, int32_t rotary_dim, void *query, int32_t threads);
+LK_API void lk_attention(int32_t type, const void *query, const void *keys, const void *values, const int32_t *slot_table,
+                         int64_t table_stride, const int32_t *starts, const int32_t *lengths, int32_t sequences,
+                         int32_t heads, int32_t head_dim, void *out, void *workspace, int32_t threads);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,147 @@
+// Single operations on row-major tensors, for engines that go operation by operation.
+#include "activations.h"
+#include "dispatch.h"
+#include "piece.h"
+#include "rotary.h"
+#include "team.h"
+
+#include <cstring>
+#include <memory>
+
+namespace {
+
+// Row `at` of a tensor as floats: itself, or converted into `buffer`.
+const float *row_of(int32_t type, const void *tensor, int64_t at, int64_t width, float *buffer) {
+    if (type == LK_F32) return (const float *)tensor + at * width;
+    kernels()->to_f32((const uint16_t *)tensor + at * width, width, buffer);
+    return buffer;
+}
+
+void put_row(int32_t type, const float *row, int64_t at, int64_t width, void *tensor) {
+    if (type == LK_F32)
+        std::memcpy((float *)tensor + at * width, row, width * 4);
+    else
+        kernels()->to_bf16(row, width, (uint16_t *)tensor + at * width);
+}
+
+} // namespace
+
+extern "C" {
+
+void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tokens, int32_t gelu, void *out, void *workspace,
+               int32_t threads) {
+    Workspace &space = *(Workspace *)workspace;
+    const Kernels &kernel = *kernels();
+    space.begin(activation_bytes(*weight, tokens) + Workspace::bytes_of<float>((int64_t)threads * weight->in));
+    Activations a = take_activations(space, *weight, tokens);
+    float *rows = space.take<float>((int64_t)threads * weight->in);
+    Output to = {gelu ? STORE_GELU : STORE, (float *)out, weight->out, nullptr, type == LK_F32 ? nullptr : out};
+    Team team(2);
+    team.run(threads, [&](int thread) {
+        team.share(0, tokens, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++)
+                kernel.pack_row(row_of(type, x, t, weight->in, rows + (int64_t)thread * weight->in), weight->in, (int32_t)t, &a);
+        });
+        team.barrier();
+        team.share(1, round_up(weight->out, 16) / 16, piece(*weight, tokens, team.threads()),
+                   [&](int64_t begin, int64_t end) { kernel.product(weight, &a, (int32_t)begin, (int32_t)end, &to); });
+    });
+}
+
+void lk_layer_norm(int32_t type, const void *x, const float *weight, const float *bias, float epsilon, int32_t tokens,
+                   int32_t hidden, void *out, int32_t threads) {
+    Team team(1);
+    team.run(threads, [&](int) {
+        std::unique_ptr<float[]> in(new float[hidden]), normed(new float[hidden]);
+        team.share(0, tokens, 4, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) {
+                kernels()->layer_norm(row_of(type, x, t, hidden, in.get()), weight, bias, epsilon, hidden, normed.get());
+                put_row(type, normed.get(), t, hidden, out);
+            }
+        });
+    });
+}
+
+void lk_residual_layer_norm(int32_t type, const void *residual, const void *attention, const void *mlp, const float *weight,
+                            const float *bias, float epsilon, int32_t tokens, int32_t hidden, void *sum, void *out, int32_t threads) {
+    Team team(1);
+    team.run(threads, [&](int) {
+        std::unique_ptr<float[]> buffer(new float[4 * (int64_t)hidden]);
+        float *total = buffer.get(), *b0 = total + hidden, *b1 = b0 + hidden, *b2 = b1 + hidden;
+        team.share(0, tokens, 4, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) {
+                const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
+                const float *m = row_of(type, mlp, t, hidden, b2);
+                for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
+                put_row(type, total, t, hidden, sum);
+                // The norm is of the sum as it is kept.
+                kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
+                put_row(type, b1 == a ? b2 : b1, t, hidden, out);
+            }
+        });
+    });
+}
+
+void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positions, const float *sin, const float *cos,
+                           void *keys, void *values, const int64_t *slot_mapping, int32_t tokens, int32_t heads, int32_t head_dim,
+                           int32_t rotary_dim, void *query, int32_t threads) {
+    int64_t width = (int64_t)heads * head_dim;
+    Team team(1);
+    team.run(threads, [&](int) {
+        std::unique_ptr<float[]> row(new float[3 * width]);
+        team.share(0, tokens, 4, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) {
+                const float *from = row_of(type, qkv, t, 3 * width, row.get());
+                if (from != row.get()) std::memcpy(row.get(), from, 3 * width * 4);
+                const float *s = sin + positions[t] * (rotary_dim / 2), *c = cos + positions[t] * (rotary_dim / 2);
+                for (int64_t h = 0; h < 2 * heads; h++) rotate(row.get() + h * head_dim, s, c, rotary_dim);
+                put_row(type, row.get(), t, width, query);
+                put_row(type, row.get() + width, slot_mapping[t], width, keys);
+                put_row(type, row.get() + 2 * width, slot_mapping[t], width, values);
+            }
+        });
+    });
+}
+
+void lk_attention(int32_t type, const void *query, const void *keys, const void *values, const int32_t *slot_table,
+                  int64_t table_stride, const int32_t *starts, const int32_t *lengths, int32_t sequences, int32_t heads,
+                  int32_t head_dim, void *out, void *workspace, int32_t threads) {
+    Workspace &space = *(Workspace *)workspace;
+    const Kernels &kernel = *kernels();
+    int64_t width = (int64_t)heads * head_dim, tokens = starts[sequences], longest = 1;
+    for (int32_t s = 0; s < sequences; s++) longest = lengths[s] > longest ? lengths[s] : longest;
+    int64_t scratch = kernel.prefill_scratch((int32_t)longest, head_dim) / 4 + longest + head_dim;
+    space.begin(2 * Workspace::bytes_of<float>(tokens * width) + Workspace::bytes_of<float>(threads * scratch));
+    float *wide = space.take<float>(tokens * width), *attended = space.take<float>(tokens * width);
+    float *scratches = space.take<float>(threads * scratch);
+    Team team(3);
+    team.run(threads, [&](int thread) {
+        team.share(0, tokens, 16, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) {
+                const float *row = row_of(type, query, t, width, wide + t * width);
+                if (row != wide + t * width) std::memcpy(wide + t * width, row, width * 4);
+            }
+        });
+        team.barrier();
+        team.share(1, (int64_t)sequences * heads, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t unit = begin; unit < end; unit++) {
+                int32_t s = (int32_t)(unit / heads), head = (int32_t)(unit % heads), queries = starts[s + 1] - starts[s];
+                AttentionShape shape = {heads, head_dim, lengths[s], queries, slot_table + s * table_stride};
+                float *from = wide + starts[s] * width, *to = attended + starts[s] * width, *mine = scratches + thread * scratch;
+                if (queries > 4) {
+                    kernel.prefill(&shape, type, from, width, keys, values, head, mine, to, width);
+                    continue;
+                }
+                for (int32_t i = 0; i < queries; i++) {
+                    shape.length = lengths[s] - queries + i + 1;
+                    kernel.decode(&shape, type, from + i * width, keys, values, head, head + 1, mine, to + i * width);
+                }
+            }
+        });
+        team.barrier();
+        team.share(2, tokens, 16, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; t++) put_row(type, attended + t * width, t, width, out);
+        });
+    });
+}
+}

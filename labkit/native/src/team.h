@@ -1,0 +1,78 @@
+// The threads of one call: a barrier that spins, and counters from which each takes its next piece of work.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+static inline void pause_cpu() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// A piece of work is taken by the thread that is free, so that a core which someone else uses holds nobody up.
+class Team {
+  public:
+    explicit Team(int stages) : counters_(stages) {}
+
+    // Run work(thread) on at most `threads` threads; a team runs once.
+    template <class Work> void run(int threads, Work work) {
+#ifdef _OPENMP
+        if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+            {
+#pragma omp single
+                threads_ = omp_get_num_threads();
+                work(omp_get_thread_num());
+            }
+            return;
+        }
+#endif
+        (void)threads;
+        work(0);
+    }
+
+    // Call work(begin, end) on pieces of `size` out of [0, count), until none is left; each stage is gone through once.
+    template <class Work> void share(int stage, int64_t count, int64_t size, Work work) {
+        if (threads_ == 1) {
+            if (count > 0) work(0, count);
+            return;
+        }
+        std::atomic<int64_t> &next = counters_[stage].value;
+        for (int64_t begin; (begin = next.fetch_add(size, std::memory_order_relaxed)) < count;)
+            work(begin, begin + size < count ? begin + size : count);
+    }
+
+    void barrier() {
+        if (threads_ == 1) return;
+        int phase = phase_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            phase_.store(phase + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
+            if (spins < 4096)
+                pause_cpu();
+            else
+                std::this_thread::yield(); // more threads than free cores
+        }
+    }
+
+    int threads() const { return threads_; }
+
+  private:
+    struct alignas(64) Counter {
+        std::atomic<int64_t> value{0};
+    };
+    int threads_ = 1;
+    std::vector<Counter> counters_;
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<int> phase_{0};
+};

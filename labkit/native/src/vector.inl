@@ -1,0 +1,170 @@
+// Sixteen lanes on any instruction set: the few vector operations that the kernels are written in. Included once per set,
+// inside its namespace. No C++ library here: an inline function shared between sets could be linked from the wrong one.
+
+#if defined(LK_AVX512)
+
+typedef __m512 F16;
+typedef __m512i I16;
+LK_INLINE F16 f16_zero() { return _mm512_setzero_ps(); }
+LK_INLINE F16 f16_set(float x) { return _mm512_set1_ps(x); }
+LK_INLINE F16 f16_load(const float *p) { return _mm512_loadu_ps(p); }
+LK_INLINE void f16_store(float *p, F16 x) { _mm512_storeu_ps(p, x); }
+LK_INLINE F16 f16_add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
+LK_INLINE F16 f16_mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
+LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
+LK_INLINE float f16_sum(F16 x) { return _mm512_reduce_add_ps(x); }
+LK_INLINE F16 f16_from_half(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+LK_INLINE F16 f16_from_bf16(const void *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+LK_INLINE I16 i16_set(int32_t x) { return _mm512_set1_epi32(x); }
+LK_INLINE F16 i16_to_f16(I16 x) { return _mm512_cvtepi32_ps(x); }
+
+// acc += for each lane the product of its two bf16 weights with the pair x.
+LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
+#if defined(LK_AVX512_BF16)
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32((int)x));
+#else
+    __m512i pair = _mm512_loadu_si512(w);
+    __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
+    __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u)));
+    acc = _mm512_fmadd_ps(even, _mm512_castsi512_ps(_mm512_set1_epi32((int)(x << 16))), acc);
+    return _mm512_fmadd_ps(odd, _mm512_castsi512_ps(_mm512_set1_epi32((int)(x & 0xffff0000u))), acc);
+#endif
+}
+
+// acc += the dot product of each lane's four unsigned weights with the four signed inputs x.
+struct Bytes { __m512i v; };
+LK_INLINE Bytes bytes_load(const void *p) { return {_mm512_loadu_si512(p)}; }
+LK_INLINE Bytes bytes_low(Bytes b) { return {_mm512_and_si512(b.v, _mm512_set1_epi8(15))}; }
+LK_INLINE Bytes bytes_high(Bytes b) { return {_mm512_and_si512(_mm512_srli_epi16(b.v, 4), _mm512_set1_epi8(15))}; }
+LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(acc, w.v, _mm512_set1_epi32(x)); }
+LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) { return dot_int8(acc, w, x); }
+// What the accumulator starts from so that weights stored as value + offset count as their value.
+LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
+
+#elif defined(LK_AVX2)
+
+struct F16 { __m256 a, b; };
+struct I16 { __m256i a, b; };
+LK_INLINE F16 f16_set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+LK_INLINE F16 f16_zero() { return f16_set(0.0f); }
+LK_INLINE F16 f16_load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+LK_INLINE void f16_store(float *p, F16 x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+LK_INLINE F16 f16_add(F16 a, F16 b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
+LK_INLINE F16 f16_mul(F16 a, F16 b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { return {_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)}; }
+LK_INLINE float f16_sum(F16 x) {
+    __m256 s = _mm256_add_ps(x.a, x.b);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+LK_INLINE F16 f16_from_half(const void *p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};
+}
+LK_INLINE __m256 half_of_bf16(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+LK_INLINE F16 f16_from_bf16(const void *p) { return {half_of_bf16(p), half_of_bf16((const __m128i *)p + 1)}; }
+LK_INLINE I16 i16_set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+LK_INLINE F16 i16_to_f16(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+
+LK_INLINE __m256 dot_bf16_half(__m256 acc, const void *w, uint32_t x) {
+    __m256i pair = _mm256_loadu_si256((const __m256i *)w);
+    __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
+    __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32((int)0xffff0000u)));
+    acc = _mm256_fmadd_ps(even, _mm256_castsi256_ps(_mm256_set1_epi32((int)(x << 16))), acc);
+    return _mm256_fmadd_ps(odd, _mm256_castsi256_ps(_mm256_set1_epi32((int)(x & 0xffff0000u))), acc);
+}
+LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
+    return {dot_bf16_half(acc.a, w, x), dot_bf16_half(acc.b, (const char *)w + 32, x)};
+}
+
+struct Bytes { __m256i a, b; };
+LK_INLINE Bytes bytes_load(const void *p) {
+    return {_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)p + 1)};
+}
+LK_INLINE Bytes bytes_low(Bytes b) {
+    __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(b.a, mask), _mm256_and_si256(b.b, mask)};
+}
+LK_INLINE Bytes bytes_high(Bytes b) {
+    __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(_mm256_srli_epi16(b.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(b.b, 4), mask)};
+}
+LK_INLINE __m256i pairs_to_int32(__m256i acc, __m256i pairs) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. So full bytes go as
+// |x| * (w with the sign of x), where both are at most 127.
+LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) {
+    __m256i inputs = _mm256_set1_epi32(x);
+    return {pairs_to_int32(acc.a, _mm256_maddubs_epi16(w.a, inputs)), pairs_to_int32(acc.b, _mm256_maddubs_epi16(w.b, inputs))};
+}
+LK_INLINE __m256i dot_int8_half(__m256i acc, __m256i w, __m256i x) {
+    __m256i value = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
+    return pairs_to_int32(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(value, x)));
+}
+LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
+    __m256i inputs = _mm256_set1_epi32(x);
+    return {dot_int8_half(acc.a, w.a, inputs), dot_int8_half(acc.b, w.b, inputs)};
+}
+LK_INLINE I16 start_int8(int32_t sum) { return i16_set(0 * sum); } // the offset is gone already
+
+#else
+
+struct F16 { float v[16]; };
+struct I16 { int32_t v[16]; };
+#define LK_LANES(i) for (int i = 0; i < 16; i++)
+LK_INLINE float word_to_f32(uint32_t bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+LK_INLINE F16 f16_set(float x) { F16 r; LK_LANES(i) r.v[i] = x; return r; }
+LK_INLINE F16 f16_zero() { return f16_set(0.0f); }
+LK_INLINE F16 f16_load(const float *p) { F16 r; LK_LANES(i) r.v[i] = p[i]; return r; }
+LK_INLINE void f16_store(float *p, F16 x) { LK_LANES(i) p[i] = x.v[i]; }
+LK_INLINE F16 f16_add(F16 a, F16 b) { LK_LANES(i) a.v[i] += b.v[i]; return a; }
+LK_INLINE F16 f16_mul(F16 a, F16 b) { LK_LANES(i) a.v[i] *= b.v[i]; return a; }
+LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { LK_LANES(i) c.v[i] += a.v[i] * b.v[i]; return c; }
+LK_INLINE float f16_sum(F16 x) { float s = 0; LK_LANES(i) s += x.v[i]; return s; }
+LK_INLINE F16 f16_from_bf16(const void *p) {
+    const uint16_t *words = (const uint16_t *)p;
+    F16 r;
+    LK_LANES(i) r.v[i] = word_to_f32((uint32_t)words[i] << 16);
+    return r;
+}
+LK_INLINE F16 f16_from_half(const void *p) {
+    const uint16_t *words = (const uint16_t *)p;
+    F16 r;
+    LK_LANES(i) {
+        // Shift exponent and fraction into place and scale by 2^112: right for subnormals as well; no infinities come here.
+        uint32_t magnitude = (uint32_t)(words[i] & 0x7fff) << 13;
+        float x = word_to_f32(magnitude) * 5.192296858534828e33f;
+        r.v[i] = words[i] & 0x8000 ? -x : x;
+    }
+    return r;
+}
+LK_INLINE I16 i16_set(int32_t x) { I16 r; LK_LANES(i) r.v[i] = x; return r; }
+LK_INLINE F16 i16_to_f16(I16 x) { F16 r; LK_LANES(i) r.v[i] = (float)x.v[i]; return r; }
+LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
+    const uint32_t *pairs = (const uint32_t *)w;
+    float even = word_to_f32(x << 16), odd = word_to_f32(x & 0xffff0000u);
+    LK_LANES(i) acc.v[i] += word_to_f32(pairs[i] << 16) * even + word_to_f32(pairs[i] & 0xffff0000u) * odd;
+    return acc;
+}
+struct Bytes { uint8_t v[64]; };
+LK_INLINE Bytes bytes_load(const void *p) { Bytes b; __builtin_memcpy(b.v, p, 64); return b; }
+LK_INLINE Bytes bytes_low(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] &= 15; return b; }
+LK_INLINE Bytes bytes_high(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] >>= 4; return b; }
+LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
+    int32_t x0 = (int8_t)x, x1 = (int8_t)(x >> 8), x2 = (int8_t)(x >> 16), x3 = (int8_t)(x >> 24);
+    LK_LANES(i) acc.v[i] += w.v[4 * i] * x0 + w.v[4 * i + 1] * x1 + w.v[4 * i + 2] * x2 + w.v[4 * i + 3] * x3;
+    return acc;
+}
+LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) { return dot_int8(acc, w, x); }
+LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
+
+#endif

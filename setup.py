@@ -1,0 +1,34 @@
+"""Builds the native library into the package; everything else about the package is in pyproject.toml."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from setuptools import Distribution, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildNative(build_py):
+    """Compile before files are collected; where that fails, the package goes without and says so when it runs."""
+
+    def run(self) -> None:  # noqa: D102
+        spec = importlib.util.spec_from_file_location(
+            "native_build", Path(__file__).with_name("labkit") / "native" / "build.py"
+        )
+        native = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(native)
+        try:
+            native.build()
+        except native.BuildError as error:
+            print(f"labkit's native CPU library was not built, torch's own kernels will run: {error}", file=sys.stderr)
+        super().run()
+
+
+class PlatformDistribution(Distribution):
+    """The wheel holds machine code."""
+
+    def has_ext_modules(self) -> bool:  # noqa: D102
+        return True
+
+
+setup(cmdclass={"build_py": BuildNative}, distclass=PlatformDistribution)
