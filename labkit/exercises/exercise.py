@@ -34,8 +34,9 @@ class Exercise:
     `function` is the name the learner writes; `cases` makes inputs from a seed (ragged, size 1 and not powers of two
     among them); `reference` is right; each of `mistakes` is wrong on at least one case of every seed; `hints` go from
     a nudge to nearly the answer. `requires` names what the machine must have ("cuda", ...), else the verdict is "not
-    measured here". `observe` turns a call's case and value into what is compared, for answers that also lie in what
-    the function did to its arguments. `seconds` bounds one call.
+    measured here". `writes` lists the positions of arguments that the function is meant to change. `observe` turns a
+    call's case and value into what is compared, for answers that also lie in what the function did to its arguments.
+    `seconds` bounds one call.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, str, str]
     requires: tuple[str, ...] = ()
+    writes: tuple[int, ...] = ()
     observe: Callable[[Case, Any], Any] = lambda case, value: value
     seconds: float = 20.0
 

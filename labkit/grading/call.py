@@ -54,7 +54,7 @@ def run_cases(function: Callable[..., Any], exercise: Exercise, seed: int) -> li
     outcomes = []
     for case, original in zip(exercise.cases(seed), untouched, strict=True):
         outcome = call_and_observe(function, exercise, case)
-        outcomes.append(outcome if outcome.error else Outcome(outcome.value, changed=_changed(case, original)))
+        outcomes.append(outcome if outcome.error else Outcome(outcome.value, changed=_changed(case, original, exercise.writes)))
         if outcome.error_kind in _ENDING:
             break
     return outcomes
@@ -83,8 +83,16 @@ def call(function: Callable[..., Any], case: Case, seconds: float) -> Outcome:
         return Outcome(error=f"it ran for more than {seconds:g} seconds and was stopped", error_kind=OutOfTimeError.__name__)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever the learner's code raises is its own
+    except BaseException as raised:  # whatever the learner's code raises is its own
+        error = _own_error(raised)
         return Outcome(error=_in_words(error, function), error_kind=type(error).__name__)
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """What a kernel raised, where Triton's interpreter has wrapped it up."""
+    while type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
@@ -97,7 +105,9 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
         text = str(error).strip().splitlines()
     except Exception:  # an exception of the learner's own, with a broken text
         text = []
-    return f"it raised {type(error).__name__}: {text[0] if text else 'no message'}{place}"
+    # Triton's compiler quotes the kernel first and ends with what is wrong.
+    line = -1 if type(error).__name__ == "CompilationError" else 0
+    return f"it raised {type(error).__name__}: {text[line] if text else 'no message'}{place}"
 
 
 @contextlib.contextmanager
@@ -122,10 +132,10 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _changed(case: Case, original: Case) -> str:
-    """The first argument that is no longer what it was; plain values and tensors are looked at."""
+def _changed(case: Case, original: Case, writes: Sequence[int]) -> str:
+    """The first argument that is no longer what it was, those in `writes` aside; plain values and tensors are looked at."""
     for index, (now, before) in enumerate(zip(case.args, original.args, strict=True)):
-        if not _same(now, before):
+        if index not in writes and not _same(now, before):
             return f"argument {index + 1}"
     return next((f"argument {name!r}" for name, now in case.kwargs.items() if not _same(now, original.kwargs[name])), "")
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from labkit.environment import Machine, describe
 from labkit.exercises.exercise import Exercise
+from labkit.ops.backend import has_triton
 
 NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
     "cuda": ("an NVIDIA GPU", lambda machine: bool(machine.gpus)),
     "two_gpus": ("two NVIDIA GPUs", lambda machine: len(machine.gpus) >= 2),
+    "triton": ("the package triton", lambda machine: has_triton()),
     "triton_server": ("a Triton Inference Server", lambda machine: bool(machine.triton_server)),
 }
 """What `Exercise.requires` can name: the words for it, and how to see whether it is there."""

@@ -1,0 +1,166 @@
+"""What a GPU's memory checker does, for interpreted Triton kernels: an access outside the given tensors is an error.
+
+Unguarded, the interpreter reads and writes wherever a pointer leads, and a missing mask can end the whole process. Two
+more things are made visible that only a GPU would show: elements that a mask leaves out and no `other=` fills are
+undefined, so they are NaN here; and the bytes that memory must move, which is each byte once, however many programs ask
+for it. (`labkit.ops.kernels.traffic` counts what they ask for.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+_POISON = 0x3F3F3F3F
+"""What masked-out whole numbers hold: far outside any tensor when used as an index."""
+
+
+class OutsideTensor(Exception):
+    """A kernel read or wrote memory outside the tensors that it was given."""
+
+
+@dataclass
+class MemoryBytes:
+    """Bytes that kernels read and wrote, each byte once a launch; launches, and programs in all of them."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    launches: int = 0
+    programs: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in both directions."""
+        return self.bytes_read + self.bytes_written
+
+
+@dataclass
+class _Extent:
+    """The memory of one argument: its name, first byte and the byte behind its last, and where it was accessed."""
+
+    name: str
+    start: int
+    end: int
+    touched: dict[tuple[str, int], Any] = field(default_factory=dict)  # (verb, element size): a mark a byte
+
+    def mark(self, verb: str, addresses: Any, size: int) -> None:
+        """Note the elements that begin at these addresses."""
+        marks = self.touched.setdefault((verb, size), np.zeros(self.end - self.start, dtype=bool))
+        marks[(addresses - self.start).astype(np.int64)] = True
+
+    def bytes_of(self, verb: str) -> int:
+        """Bytes accessed in this way."""
+        return sum(size * int(marks.sum()) for (way, size), marks in self.touched.items() if way == verb)
+
+
+_extents: list[_Extent] = []
+"""The arguments of the launch under way."""
+_counting: list[MemoryBytes] = []
+
+
+@contextlib.contextmanager
+def count_memory_bytes() -> Iterator[MemoryBytes]:
+    """Count what interpreted kernels move in this block; needs `guard_interpreter` to have been called."""
+    counted = MemoryBytes()
+    _counting.append(counted)
+    try:
+        yield counted
+    finally:
+        _counting.remove(counted)
+
+
+@functools.cache
+def guard_interpreter() -> None:
+    """Guard all kernels that this process interprets from now on; a second call does nothing."""
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    _guard_launches(interpreter.GridExecutor)
+    _guard_accesses(interpreter.InterpreterBuilder, interpreter._get_np_dtype)
+
+
+def _guard_launches(executor: Any) -> None:
+    """Know the arguments of the launch under way, and keep numpy's warnings about NaN and infinity to itself."""
+    to_host, launch = executor._init_args_hst, executor.__call__
+
+    def init_args(self: Any, args: Any, kwargs: Any) -> Any:
+        host_args, host_kwargs = to_host(self, args, kwargs)
+        named = [*zip(self.arg_names, host_args, strict=False), *host_kwargs.items()]
+        _extents[:] = [_extent(name, value) for name, value in named if hasattr(value, "data_ptr")]
+        return host_args, host_kwargs
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            outcome = launch(self, *args, **kwargs)
+        for counted in _counting:
+            counted.launches += 1
+            counted.bytes_read += sum(extent.bytes_of("reads") for extent in _extents)
+            counted.bytes_written += sum(extent.bytes_of("writes") for extent in _extents)
+        return outcome
+
+    executor._init_args_hst, executor.__call__ = init_args, call
+
+
+def _extent(name: str, tensor: Any) -> _Extent:
+    elements = 0 if tensor.numel() == 0 else 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.data_ptr()
+    return _Extent(name, start, start + elements * tensor.element_size())
+
+
+def _guard_accesses(builder: Any, dtype_of: Any) -> None:
+    load, store, begin = builder.create_masked_load, builder.create_masked_store, builder.set_grid_idx
+
+    def masked_load(self: Any, ptrs: Any, mask: Any, other: Any, *rest: Any, **options: Any) -> Any:
+        _check(self, "reads", ptrs, mask, dtype_of(ptrs.get_element_ty()).itemsize)
+        loaded = load(self, ptrs, mask, other, *rest, **options)
+        if other is None:
+            left_out = ~np.broadcast_to(mask.data, loaded.data.shape)
+            if left_out.any():
+                poison = np.nan if np.issubdtype(loaded.data.dtype, np.floating) else _POISON
+                loaded.data = np.where(left_out, np.array(poison).astype(loaded.data.dtype), loaded.data)
+        return loaded
+
+    def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **options: Any) -> Any:
+        _check(self, "writes", ptrs, mask, dtype_of(ptrs.get_element_ty()).itemsize)
+        return store(self, ptrs, value, mask, *rest, **options)
+
+    def set_grid_idx(self: Any, *index: Any) -> None:
+        for counted in _counting:
+            counted.programs += 1
+        begin(self, *index)
+
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
+    builder.set_grid_idx = set_grid_idx
+
+
+def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
+    """Raise `OutsideTensor` where an accessed element lies outside of all arguments."""
+    addresses = ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)]
+    if not addresses.size:
+        return
+    low, high = int(addresses.min()), int(addresses.max()) + size
+    holding = [extent for extent in _extents if extent.start <= low and high <= extent.end]
+    if not holding:
+        outside = np.ones(addresses.shape, dtype=bool)
+        for extent in _extents:
+            outside &= (addresses < extent.start) | (addresses + size > extent.end)
+        if outside.any():
+            raise OutsideTensor(_words(builder.grid_idx, verb, addresses[outside], size))
+    if _counting and holding:
+        holding[0].mark(verb, addresses, size)
+
+
+def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> str:
+    count = f"{len(addresses)} elements" if len(addresses) > 1 else "an element"
+    first = int(addresses.min())
+    where = "no tensor was given"
+    if _extents:
+        nearest = min(_extents, key=lambda e: max(e.start - first, first - e.end))
+        before = first < nearest.start
+        distance = (nearest.start - first if before else first - nearest.end) // size
+        where = f"the first is {distance:,} {'before the start' if before else 'behind the end'} of `{nearest.name}`"
+    return f"program {program} {verb} {count} outside the tensors it was given; {where}; look at its mask"

@@ -1,0 +1,82 @@
+"""Triton for the labs: `from labkit.exercises.kernels import tl, triton`.
+
+Compiled where there is an NVIDIA GPU, interpreted (and guarded) where there is none, and where the package is not
+installed a stand-in that lets kernels be written and says so when one is launched. Nothing is looked at before one of
+the two names is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from labkit.errors import NotAvailable
+from labkit.exercises.kernel_guard import guard_interpreter
+from labkit.ops.backend import has_triton
+
+MISSING = "the package triton is not installed (it exists for Linux)"
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("triton", "tl"):
+        return _load()[name]
+    raise AttributeError(f"module 'labkit.exercises.kernels' has no attribute {name!r}")
+
+
+def interpreted() -> bool:
+    """Whether kernels that are defined now are interpreted, not compiled."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def kernel_device() -> torch.device:
+    """Where kernels take their tensors: the GPU when they are compiled, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not interpreted() else "cpu")
+
+
+@functools.cache
+def _load() -> dict[str, Any]:
+    if not has_triton():
+        return {"triton": _StandIn(), "tl": SimpleNamespace(constexpr=Any)}
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+    if interpreted() and "triton.language" in sys.modules and not _was_loaded_for_interpreting():
+        raise NotAvailable("triton was imported before this notebook could choose its interpreter; restart the kernel")
+    found = {"triton": importlib.import_module("triton"), "tl": importlib.import_module("triton.language")}
+    if interpreted():
+        guard_interpreter()
+    return found
+
+
+def _was_loaded_for_interpreting() -> bool:
+    """Triton's own helpers (`tl.sigmoid`, ...) are compiled or interpreted as it was when they were imported."""
+    return type(sys.modules["triton.language"].sigmoid).__name__ == "InterpretedFunction"
+
+
+class _StandIn:
+    """Stands for the package `triton` where it is not installed."""
+
+    @staticmethod
+    def jit(kernel: Any) -> Any:
+        """A kernel that can be written and not be launched."""
+
+        class Kernel:
+            def __getitem__(self, grid: Any) -> Any:
+                raise NotAvailable(f"{kernel.__name__} cannot run here: {MISSING}")
+
+        return Kernel()
+
+    @staticmethod
+    def cdiv(a: int, b: int) -> int:
+        """Division, rounded up."""
+        return -(-a // b)
+
+    @staticmethod
+    def next_power_of_2(n: int) -> int:
+        """The least power of two that is at least n."""
+        return 1 << max(0, n - 1).bit_length()

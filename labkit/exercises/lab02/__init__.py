@@ -1,0 +1,23 @@
+"""Lab 02, Fused kernels: FasterTransformer's steps one at a time, each a kernel that takes its place in the engine."""
+
+from labkit.exercises.lab02 import (
+    capture,
+    online_softmax,
+    products,
+    qkv_and_cache,
+    residual_norm,
+    rotary_write,
+    sampling,
+    split_attention,
+)
+
+EXERCISES = (
+    *qkv_and_cache.EXERCISES,
+    *residual_norm.EXERCISES,
+    *rotary_write.EXERCISES,
+    *online_softmax.EXERCISES,
+    *split_attention.EXERCISES,
+    *products.EXERCISES,
+    *sampling.EXERCISES,
+    *capture.EXERCISES,
+)

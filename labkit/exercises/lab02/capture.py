@@ -1,0 +1,94 @@
+"""Exercise 2.10: what launching costs, and what a captured step saves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab02.draws import Draws
+
+
+def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: bool) -> float:
+    """The reference of exercise 2.10."""
+    if captured:
+        return launch_seconds + sum(kernel_seconds)
+    done = 0.0
+    for index, seconds in enumerate(kernel_seconds):
+        done = max(done, (index + 1) * launch_seconds) + seconds
+    return done
+
+
+def _eager(change: Any) -> Any:
+    """Wrong without capture, right with it."""
+    return lambda kernels, launch, captured: step_seconds(kernels, launch, True) if captured else change(kernels, launch)
+
+
+def _captured(change: Any) -> Any:
+    return lambda kernels, launch, captured: change(kernels, launch) if captured else step_seconds(kernels, launch, False)
+
+
+def _one_early(kernels: list[float], launch: float) -> float:
+    done = 0.0
+    for index, seconds in enumerate(kernels):
+        done = max(done, index * launch) + seconds
+    return done
+
+
+def _cases(seed: int) -> list[Case]:
+    draws = Draws(seed).pick
+    cases = []
+    for count, low, high in ((1, 1.0, 9.0), (40, 1.0, 4.0), (30, 8.0, 30.0), (draws.randrange(50, 200), 1.0, 15.0)):
+        kernels = [1e-6 * draws.uniform(low, high) for _ in range(count)]
+        launch = 1e-6 * draws.uniform(4.5, 7.5)
+        for captured in (False, True):
+            words = "captured" if captured else "launched one by one"
+            cases.append(Case(f"{count} kernels of {low:g} to {high:g} us, {words}", (kernels, launch, captured)))
+    return cases
+
+
+STEP_SECONDS = Exercise(
+    name="lab02.step_seconds",
+    lab="02",
+    number="2.10",
+    title="What a captured step saves",
+    function="step_seconds",
+    statement=(
+        "The host needs `launch_seconds` for each launch and does not wait; kernel $i$ (from 1) can start when it has been "
+        "launched, at $i \\cdot l$, and when kernel $i-1$ is done. Return when the last is done. A **captured** step is one "
+        "launch for all kernels, which then run back to back.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
+    ),
+    points=5,
+    minutes=10,
+    difficulty=2,
+    cases=_cases,
+    reference=step_seconds,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "You add launching and running; the host launches on while kernels run.",
+            _eager(lambda kernels, launch: launch * len(kernels) + sum(kernels)),
+        ),
+        Mistake(
+            "The longer of the two sums is a lower bound; a kernel also waits for its own launch. Go kernel by kernel.",
+            _eager(lambda kernels, launch: max(launch * len(kernels), sum(kernels))),
+        ),
+        Mistake("A captured step is still launched once.", _captured(lambda kernels, launch: sum(kernels))),
+        Mistake(
+            "Captured, the kernels are not launched one by one any more.",
+            _captured(lambda kernels, launch: step_seconds(kernels, launch, False)),
+        ),
+        Mistake("The first kernel starts behind its own launch: count i from 1.", _eager(_one_early)),
+        Mistake(
+            "captured is the wrong way round.", lambda kernels, launch, captured: step_seconds(kernels, launch, not captured)
+        ),
+        Mistake("Launching costs time, too; you count the kernels alone.", _eager(lambda kernels, launch: sum(kernels))),
+    ),
+    hints=(
+        "Captured: one launch and then the sum of all kernels.",
+        "Otherwise keep `done`, the time at which the last kernel ended, and go through the kernels.",
+        "for index, seconds in enumerate(kernel_seconds): done = max(done, (index + 1) * launch_seconds) + seconds",
+    ),
+)
+
+EXERCISES = (STEP_SECONDS,)

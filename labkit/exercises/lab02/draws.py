@@ -1,0 +1,40 @@
+"""Random tensors for the exercises' cases: drawn on the CPU, so that they are the same everywhere, and laid where kernels run."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.kernels import kernel_device
+
+AROUND = 67
+"""Elements of NaN in front of and behind each tensor: a read past an end is seen, and no start is aligned."""
+
+
+class Draws:
+    """Seeded random tensors, each inside a larger tensor of NaN where it is of a floating type."""
+
+    def __init__(self, seed: int) -> None:
+        self.pick = random.Random(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
+        """Normal numbers of deviation `scale`."""
+        return guarded((scale * torch.randn(shape, generator=self._generator)).to(dtype))
+
+    def permutation(self, count: int) -> Tensor:
+        """The numbers 0 to `count - 1`, shuffled, int64."""
+        return torch.randperm(count, generator=self._generator).to(kernel_device())
+
+    def whole(self, high: int, *shape: int) -> Tensor:
+        """Whole numbers from 0 to `high - 1`, int64."""
+        return torch.randint(high, shape, generator=self._generator).to(kernel_device())
+
+
+def guarded(values: Tensor) -> Tensor:
+    """The same values, contiguous, with NaN around them."""
+    wide = values.new_full((values.numel() + 2 * AROUND,), float("nan"), device=kernel_device())
+    inner = wide[AROUND : AROUND + values.numel()].view(values.shape)
+    return inner.copy_(values)

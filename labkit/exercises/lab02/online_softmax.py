@@ -1,0 +1,158 @@
+"""Exercise 2.5: softmax and weighted sum in one pass, by a running maximum and a running sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab02.draws import Draws
+
+Blocks = Iterator[tuple[Tensor, Tensor]]
+
+
+class BlockStream:
+    """Blocks of scores `[n]` and values `[n, head_dim]`, once and in order.
+
+    All blocks come in the same memory, as on a chip: the next one overwrites the last.
+    """
+
+    def __init__(self, scores: list[Tensor], values: list[Tensor]) -> None:
+        self._blocks = [(s.clone(), v.clone()) for s, v in zip(scores, values, strict=True)]
+        most = max(len(s) for s in scores)
+        self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
+
+    def __iter__(self) -> BlockStream:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        if not self._blocks:
+            self._scores.fill_(math.nan), self._values.fill_(math.nan)
+            raise StopIteration
+        scores, values = self._blocks.pop(0)
+        count = len(scores)
+        self._scores[:count], self._values[:count] = scores, values
+        return self._scores[:count], self._values[:count]
+
+
+def online_softmax(blocks: Blocks) -> Tensor:
+    """The reference of exercise 2.5."""
+    return _one_pass(blocks)
+
+
+def _one_pass(
+    blocks: Blocks,
+    *,
+    rescale_sum: bool = True,
+    rescale_average: bool = True,
+    upside_down: bool = False,
+    divide: bool = True,
+    careful: bool = True,
+) -> Tensor:
+    largest, total, average = -math.inf, torch.zeros(()), torch.zeros(())
+    for scores, values in blocks:
+        new = max(largest, float(scores.max()))
+        if new == -math.inf and careful:
+            continue  # all masked so far: -inf - -inf would be NaN
+        weights = torch.exp(scores - new)
+        shrink = torch.exp(torch.tensor(largest - new if not upside_down or largest == -math.inf else new - largest))
+        total = total * (shrink if rescale_sum else 1) + weights.sum()
+        average = average * (shrink if rescale_average else 1) + weights @ values
+        largest = new
+    return average / total if divide else average.clone()
+
+
+def _no_maximum(blocks: Blocks) -> Tensor:
+    total, average = torch.zeros(()), torch.zeros(())
+    for scores, values in blocks:
+        weights = torch.exp(scores)
+        total, average = total + weights.sum(), average + weights @ values
+    return average / total
+
+
+def _mean_of_blocks(blocks: Blocks) -> Tensor:
+    done = [torch.softmax(scores, 0) @ values for scores, values in blocks if scores.max() > -math.inf]
+    return torch.stack(done).mean(0)
+
+
+def _kept(blocks: Blocks) -> Tensor:
+    kept = list(blocks)
+    return torch.softmax(torch.cat([s for s, _ in kept]), 0) @ torch.cat([v for _, v in kept])
+
+
+def _cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    cases = []
+    kinds: list[tuple[str, list[int], Any]] = [
+        ("one block", [5], lambda index, s: s),
+        ("growing scores", [4, 7, 1, draws.pick.randrange(2, 9)], lambda index, s: s + 2 * index),
+        ("falling scores", [3, 3, 6], lambda index, s: s - 2 * index),
+        ("scores near 1000", [6, 2, 5], lambda index, s: s + 1000 + index),
+        ("the first block masked", [4, 4, 3], lambda index, s: s * 0 - math.inf if index == 0 else s),
+        ("some keys masked", [5, 4], lambda index, s: torch.where(torch.arange(len(s)) % 2 == 1, -math.inf, s)),
+    ]
+    for label, counts, change in kinds:
+        head_dim = draws.pick.choice([3, 5, 8])
+        scores = [change(index, draws.normal(count).cpu()) for index, count in enumerate(counts)]
+        values = [draws.normal(count, head_dim).cpu() for count in counts]
+        cases.append(Case(f"{label}: blocks of {counts}", (BlockStream(scores, values),)))
+    return cases
+
+
+ONLINE_SOFTMAX = Exercise(
+    name="lab02.online_softmax",
+    lab="02",
+    number="2.5",
+    title="Softmax in one pass",
+    function="online_softmax",
+    statement=(
+        "Return `softmax(scores) @ values` over **all** blocks, each read once: `blocks` yields pairs `scores [n]`, `values "
+        "[n, head_dim]`, and the next pair overwrites the last. A masked key has the score $-\\infty$; a whole block may be "
+        "masked. Keep a maximum $m$, a sum $s$, a weighted sum $o$:\n\n"
+        "$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad "
+        "o' = o\\,e^{m - m'} + \\sum_i e^{x_i - m'} v_i$$"
+    ),
+    points=10,
+    minutes=15,
+    difficulty=3,
+    cases=_cases,
+    reference=online_softmax,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "When the maximum grows, the weighted sum so far must shrink as well: multiply o by exp(m - m').",
+            lambda blocks: _one_pass(blocks, rescale_average=False),
+        ),
+        Mistake(
+            "When the maximum grows, the sum so far must shrink as well: multiply s by exp(m - m').",
+            lambda blocks: _one_pass(blocks, rescale_sum=False),
+        ),
+        Mistake(
+            "Nothing is rescaled when the maximum grows: what was summed before belongs to the old maximum.",
+            lambda blocks: _one_pass(blocks, rescale_sum=False, rescale_average=False),
+        ),
+        Mistake("exp(scores) overflows in float32 above 88: subtract the running maximum before exp.", _no_maximum),
+        Mistake(
+            "You average the blocks' own softmaxes; blocks weigh differently, by their sums of exponentials.", _mean_of_blocks
+        ),
+        Mistake("Divide by the sum at the end: o / s.", lambda blocks: _one_pass(blocks, divide=False)),
+        Mistake(
+            "While all keys so far are masked the maximum is -inf, and -inf - -inf is NaN: skip such a block.",
+            lambda blocks: _one_pass(blocks, careful=False),
+        ),
+        Mistake("You keep the blocks for later, but the next one overwrites their memory: use each as it comes.", _kept),
+    ),
+    hints=(
+        "Three variables before the loop: largest = -inf, total = 0, average = 0. Each block updates all three.",
+        "new = max(largest, scores.max()); shrink = exp(largest - new); weights = exp(scores - new).",
+        "total = total * shrink + weights.sum(); average = average * shrink + weights @ values; largest = new. If new is -inf: "
+        "continue.",
+    ),
+)
+
+EXERCISES = (ONLINE_SOFTMAX,)

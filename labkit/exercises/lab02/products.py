@@ -1,0 +1,197 @@
+"""Exercises 2.7 and 2.8: what can be done to a product before it goes to memory, and a weight read in a quarter of its bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.kernel_guard import OutsideTensor
+from labkit.exercises.lab02.draws import Draws, guarded
+from labkit.ops.gelu import gelu
+from labkit.ops.linear_gelu import linear_gelu_reference
+from labkit.ops.weights import Int8Weight
+
+ROOT = 0.7978845608
+"""sqrt(2 / pi)."""
+
+ROWS, COLUMNS = 16, 32
+"""The tile of exercise 2.7."""
+
+
+# 2.7 ------------------------------------------------------------------------------------------------------------------
+def _by_sigmoid(total: Tensor, twice: float = 2.0, cube: bool = True) -> Tensor:
+    inner = total + 0.044715 * (total**3 if cube else total)
+    return total * torch.sigmoid(twice * ROOT * inner)
+
+
+def _gelu_cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    cases = []
+    rows = [(5, 70, 40), (1, 1, 3), (16, 64, 32), (draws.pick.randrange(17, 30), draws.pick.randrange(33, 60), 50)]
+    for tokens, outs, size in rows:
+        weight = draws.normal(outs, size, scale=0.9 * size**-0.5)
+        arguments = draws.normal(tokens, size), weight, draws.normal(outs, scale=0.5)
+        cases.append(Case(f"{tokens} tokens, {size} in, {outs} out", arguments))
+    return cases
+
+
+def _no_tile_mask(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if len(x) % ROWS or len(weight) % COLUMNS:
+        raise OutsideTensor("a program goes past the end of a tensor")
+    return linear_gelu_reference(x, weight, bias)
+
+
+FUSED_LINEAR_GELU = Exercise(
+    name="lab02.fused_linear_gelu",
+    lab="02",
+    number="2.7",
+    title="Bias and GELU as an epilogue",
+    function="fused_linear_gelu",
+    statement=(
+        "`product_tile` gives a tile `[ROWS, COLUMNS]` of $x W^T$ while it is still in registers. Add the bias of each column, "
+        "apply GPT-J's GELU, store the tile masked, and launch over a grid of tiles. `tl` has no tanh; "
+        "$\\tfrac12 (1 + \\tanh u) = \\text{sigmoid}(2u)$.\n\n"
+        "$$\\text{gelu}(z) = \\tfrac12\\, z\\, (1 + \\tanh(\\sqrt{2/\\pi}\\,(z + 0.044715\\, z^3)))$$"
+    ),
+    points=10,
+    minutes=20,
+    difficulty=3,
+    cases=_gelu_cases,
+    reference=linear_gelu_reference,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "That is the exact GELU, by erf; GPT-J was trained with the tanh form, and the two differ in the fourth digit.",
+            lambda x, w, b: F.gelu(F.linear(x, w, b)),
+        ),
+        Mistake("The bias belongs inside: add it before the GELU.", lambda x, w, b: gelu(F.linear(x, w)) + b),
+        Mistake("The bias is missing.", lambda x, w, b: gelu(F.linear(x, w))),
+        Mistake(
+            "sigmoid takes twice the argument of tanh: 2 * sqrt(2/pi) * (...).",
+            lambda x, w, b: _by_sigmoid(F.linear(x, w, b), twice=1.0),
+        ),
+        Mistake("The cube is missing: 0.044715 * z * z * z.", lambda x, w, b: _by_sigmoid(F.linear(x, w, b), cube=False)),
+        Mistake("The activation is missing.", F.linear),
+        Mistake(
+            "You return the factor alone: gelu(z) is z times the sigmoid.",
+            lambda x, w, b: torch.sigmoid(2 * ROOT * (F.linear(x, w, b) + 0.044715 * F.linear(x, w, b) ** 3)),
+        ),
+        Mistake("The last tile goes past the end: mask rows with row < tokens and columns with column < outs.", _no_tile_mask),
+    ),
+    hints=(
+        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), column likewise from program 1; z = product_tile(...).",
+        "z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :], then z *= tl.sigmoid(2 * 0.7978845608 * (z + "
+        "0.044715 * z * z * z)).",
+        "tl.store(out + row[:, None] * outs + column[None, :], z, mask=(row[:, None] < tokens) & (column[None, :] < outs)); "
+        "grid (triton.cdiv(tokens, 16), triton.cdiv(outs, 32)).",
+    ),
+    requires=("triton",),
+    seconds=40.0,
+)
+
+
+# 2.8 ------------------------------------------------------------------------------------------------------------------
+def int8_product(x: Tensor, values: Tensor, scales: Tensor, rows: int = 32, block: int = 256) -> Tensor:
+    """The reference of exercise 2.8; the result does not depend on the tile."""
+    return F.linear(x, values.float() * scales[:, None])
+
+
+def _scaled_in_loop(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int) -> Tensor:
+    total = torch.zeros(len(x), len(values), device=x.device)
+    for begin in range(0, x.shape[1], block):
+        total = (total + F.linear(x[:, begin : begin + block], values[:, begin : begin + block].float())) * scales
+    return total
+
+
+def _last_block(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int) -> Tensor:
+    begin = (x.shape[1] - 1) // block * block
+    return int8_product(x[:, begin:], values[:, begin:], scales)
+
+
+def _no_mask(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int) -> Tensor:
+    if len(values) % rows or x.shape[1] % block:
+        raise OutsideTensor("a program goes past the end of a tensor")
+    return int8_product(x, values, scales)
+
+
+def _int8_cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    wide = draws.pick.randrange(70, 100)
+    cases = []
+    for tokens, outs, size, rows, block in (
+        (1, 50, 40, 16, 32),
+        (3, 64, 64, 32, 16),
+        (2, wide + 9, wide, 32, 64),
+        (1, 3, 1, 4, 16),
+    ):
+        weight = Int8Weight.quantize(draws.normal(outs, size, scale=draws.pick.uniform(0.5, 2)).cpu())
+        values, scales = weight.values.to(draws.normal(1).device), guarded(weight.scales)
+        label = f"{tokens} tokens, {size} in, {outs} out, tiles of {rows} x {block}"
+        cases.append(Case(label, (draws.normal(tokens, size), values, scales, rows, block)))
+    return cases
+
+
+def _rows_of(change: Any) -> Any:
+    def faulty(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int) -> Tensor:
+        answer: Tensor = change(x, values, scales)
+        return answer
+
+    return faulty
+
+
+INT8_PRODUCT = Exercise(
+    name="lab02.int8_product",
+    lab="02",
+    number="2.8",
+    title="A weight in a quarter of its bytes",
+    function="int8_product",
+    statement=(
+        "`values` `[out, in]` int8 and one scale a row, `scales` `[out]`, stand for the weight $s_o v_{oi}$. Each program makes "
+        "`ROWS` outputs of one token: in blocks of `BLOCK` inputs it loads int8, multiplies in float32, adds up, and scales "
+        "**once** at the end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+    ),
+    points=10,
+    minutes=25,
+    difficulty=3,
+    cases=_int8_cases,
+    reference=int8_product,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "The scales are missing: multiply each row's sum by its scale.", _rows_of(lambda x, v, s: F.linear(x, v.float()))
+        ),
+        Mistake(
+            "You scale by column; a scale belongs to an output row.",
+            _rows_of(lambda x, v, s: F.linear(x * s[: x.shape[1]], v.float())),
+        ),
+        Mistake(
+            "You divide by the scale; the weight is scale times value.", _rows_of(lambda x, v, s: F.linear(x, v.float()) / s)
+        ),
+        Mistake("You scale the running sum in every block: scale once, behind the loop.", _scaled_in_loop),
+        Mistake("You keep the last block alone: add each block's sum to the total, +=.", _last_block),
+        Mistake(
+            "Every token gets the first one's answer: the input of a token begins at token * SIZE.",
+            _rows_of(lambda x, v, s: int8_product(x[:1].expand_as(x), v, s)),
+        ),
+        Mistake(
+            "Rows behind out, or inputs behind the last, are not masked: row < outs and k < SIZE on every load and store.",
+            _no_mask,
+        ),
+    ),
+    hints=(
+        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), token = tl.program_id(1); total = tl.zeros((ROWS,), tl.float32).",
+        "for begin in range(0, SIZE, BLOCK): k = begin + tl.arange(0, BLOCK); a tile of values lies at row[:, None] * SIZE + "
+        "k[None, :]; total += tl.sum(w.to(tl.float32) * a[None, :], axis=1).",
+        "total *= tl.load(scales + row, mask=row < outs, other=0.0), then store at token * outs + row. Grid: (triton.cdiv(outs, "
+        "rows), tokens).",
+    ),
+    requires=("triton",),
+    seconds=40.0,
+)
+
+EXERCISES = (FUSED_LINEAR_GELU, INT8_PRODUCT)

@@ -1,0 +1,158 @@
+"""Exercises 2.1 and 2.2: one product for query, key and value; a cache that is written and read through slot numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab02.draws import Draws
+
+
+# 2.1 ------------------------------------------------------------------------------------------------------------------
+def fuse_qkv(query_weight: Tensor, key_weight: Tensor, value_weight: Tensor) -> Tensor:
+    """The reference of exercise 2.1."""
+    return torch.cat((query_weight, key_weight, value_weight))
+
+
+def _weight_cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    cases = []
+    for rows, hidden in ((24, 24), (1, 7), (draws.pick.randrange(2, 40), draws.pick.randrange(41, 70)), (36, 12)):
+        weights = tuple(draws.normal(rows, hidden).cpu() for _ in range(3))
+        cases.append(Case(f"three weights of {rows} x {hidden}", weights))
+    return cases
+
+
+FUSE_QKV = Exercise(
+    name="lab02.fuse_qkv",
+    lab="02",
+    number="2.1",
+    title="One product for query, key and value",
+    function="fuse_qkv",
+    statement=(
+        "Three products read the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose product with $x$ holds all of "
+        "the query, then all of the key, then all of the value. Weights are stored `[out, in]`; each of the three is `[rows, "
+        "hidden]`.\n\n$$x\\,W_{qkv}^T = [\\,x W_q^T \\;\\; x W_k^T \\;\\; x W_v^T\\,]$$"
+    ),
+    points=5,
+    minutes=5,
+    difficulty=1,
+    cases=_weight_cases,
+    reference=fuse_qkv,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "You lay the weights side by side, along the inputs; a weight is [out, in], so stack along dimension 0.",
+            lambda q, k, v: torch.cat((q, k, v), dim=1),
+        ),
+        Mistake("The order is query, key, value; yours begins with the key.", lambda q, k, v: torch.cat((k, q, v))),
+        Mistake("The order is query, key, value; you have exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
+        Mistake(
+            "torch.stack makes a new dimension, [3, rows, hidden]; one matrix is asked for: torch.cat.",
+            lambda q, k, v: torch.stack((q, k, v)),
+        ),
+        Mistake(
+            "You interleave the rows (q0, k0, v0, q1, ...); all rows of the query come first.",
+            lambda q, k, v: torch.stack((q, k, v), dim=1).flatten(0, 1),
+        ),
+        Mistake("You add the weights; their products must stay apart.", lambda q, k, v: q + k + v),
+    ),
+    hints=(
+        "Each row of a weight makes one output; more rows make more outputs.",
+        "torch.cat joins tensors along a dimension that exists already.",
+        "return torch.cat((query_weight, key_weight, value_weight))",
+    ),
+)
+
+
+# 2.2 ------------------------------------------------------------------------------------------------------------------
+def write_then_read(cache: Tensor, new_keys: Tensor, slot_mapping: Tensor, slot_table: Tensor, lengths: Tensor) -> list[Tensor]:
+    """The reference of exercise 2.2."""
+    cache[slot_mapping] = new_keys
+    return [cache[slot_table[s, :length].long()] for s, length in enumerate(lengths.tolist())]
+
+
+def _read_first(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, lengths: Tensor) -> list[Tensor]:
+    seen = [cache[table[s, :length].long()] for s, length in enumerate(lengths.tolist())]
+    cache[mapping] = new
+    return seen
+
+
+def _neighbours(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, lengths: Tensor) -> list[Tensor]:
+    cache[mapping] = new
+    firsts = table[:, 0].tolist()
+    return [cache[first : first + length] for first, length in zip(firsts, lengths.tolist(), strict=True)]
+
+
+def _to_positions(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, lengths: Tensor) -> list[Tensor]:
+    return write_then_read(cache, new, lengths.long() - 1, table, lengths)
+
+
+def _cache_cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    cases = []
+    for sequences, longest in ((1, 1), (3, 5), (4, draws.pick.randrange(6, 20)), (2, 9)):
+        lengths = torch.tensor([draws.pick.randrange(1, longest + 1) for _ in range(sequences)])
+        lengths[-1] = longest
+        slots = draws.permutation(sequences * longest + 8).cpu()
+        table = slots[: sequences * longest].view(sequences, longest).clone()
+        table[0, -1] = table[-1, 0]  # behind a sequence's length lies anything
+        if longest > 4:
+            table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # a common beginning
+        rows = torch.arange(sequences)
+        lengths[0] = min(int(lengths[0]), longest - 1) if longest > 1 else 1
+        cache = draws.normal(len(slots), 2, 3).cpu()
+        arguments = cache, draws.normal(sequences, 2, 3).cpu(), table[rows, lengths - 1], table.int(), lengths.int()
+        cases.append(Case(f"{sequences} sequences of up to {longest} tokens", arguments))
+    return cases
+
+
+WRITE_THEN_READ = Exercise(
+    name="lab02.write_then_read",
+    lab="02",
+    number="2.2",
+    title="A cache of slots",
+    function="write_then_read",
+    statement=(
+        "`cache` is a pool of slots, `[slots, heads, head_dim]`; a sequence's tokens may lie anywhere in it. Write the new key "
+        "of each sequence, `new_keys[s]`, **in place** into slot `slot_mapping[s]`. Then return a list with all keys of each "
+        "sequence in order: those in the slots `slot_table[s, :lengths[s]]`, of which the new one is the last."
+    ),
+    points=5,
+    minutes=10,
+    difficulty=2,
+    cases=_cache_cases,
+    reference=write_then_read,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("You read before you write: the newest key is missing from what a sequence sees.", _read_first),
+        Mistake(
+            "You read neighbouring slots from a sequence's first one on; the slot table says which slots, in any order.",
+            _neighbours,
+        ),
+        Mistake("You write to the position in the text; slot_mapping says where a token goes.", _to_positions),
+        Mistake(
+            "You write into a copy: cache itself must change, so assign to cache[slot_mapping].",
+            lambda cache, *rest: write_then_read(cache.clone(), *rest),
+        ),
+        Mistake(
+            "Each sequence has a length of its own; behind it the slot table holds anything.",
+            lambda c, n, m, t, lengths: write_then_read(c, n, m, t, torch.full_like(lengths, t.shape[1])),
+        ),
+        Mistake(
+            "The new token counts in lengths already: read slot_table[s, :lengths[s]], not one fewer.",
+            lambda c, n, m, t, lengths: write_then_read(c, n, m, t, lengths - 1),
+        ),
+    ),
+    hints=(
+        "A tensor of numbers in the brackets picks rows: cache[slot_mapping] is one row a sequence.",
+        "cache[slot_mapping] = new_keys writes them all at once.",
+        "return [cache[slot_table[s, :n]] for s, n in enumerate(lengths.tolist())], after the write.",
+    ),
+    writes=(0,),
+    observe=lambda case, value: {"keys of each sequence": value, "cache": case.args[0]},
+)
+
+EXERCISES = (FUSE_QKV, WRITE_THEN_READ)

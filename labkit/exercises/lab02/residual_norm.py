@@ -1,0 +1,131 @@
+"""Exercise 2.3: GPT-J's three-way sum and the layer norm behind it, in one pass: the first kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.kernel_guard import OutsideTensor
+from labkit.exercises.lab02.draws import Draws
+from labkit.ops.residual_layer_norm import residual_layer_norm_reference
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _block(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()
+
+
+def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
+    """A layer norm by hand in float32, with the parts that go wrong as options."""
+    x = hidden.float()
+    mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", x.shape[-1])
+    padding = wrong.get("padded", 0) * mean.square()
+    variance = ((x - mean).square().sum(-1, keepdim=True) + padding) / wrong.get("variance_over", x.shape[-1])
+    scale = 1 / (variance.sqrt() + epsilon) if wrong.get("epsilon_outside") else (variance + epsilon).rsqrt()
+    normed: Tensor = (x - mean) * scale * weight.float() + bias.float()
+    return normed.to(hidden.dtype)
+
+
+def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    if _block(residual.shape[1]) != residual.shape[1]:
+        raise OutsideTensor("a program reads behind the end of a tensor")
+    return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
+
+
+def _wrong(change: Any) -> Any:
+    """A faulty function: `change` gives the options of `_norm` for a hidden size."""
+
+    def faulty(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+        hidden = attention + mlp + residual
+        return hidden, _norm(hidden, weight, bias, epsilon, **change(hidden.shape[1]))
+
+    return faulty
+
+
+def _no_residual(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    return residual_layer_norm_reference(torch.zeros_like(residual), attention, mlp, weight, bias, epsilon)
+
+
+def _in_half(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    hidden, normed = residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
+    if hidden.dtype != torch.float16:
+        return hidden, normed
+    return hidden, bias.expand_as(hidden).clone()  # the sum of squares is infinite, its inverse root is 0
+
+
+def _cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    odd = draws.pick.choice([33, 65, 129]) + draws.pick.randrange(30)
+    rows = [(3, 100, 1e-5), (1, 64, 0.3), (4, odd, 0.4), (2, 1000 + draws.pick.randrange(20), 1e-5)]
+    cases = []
+    for tokens, size, epsilon in rows:
+        half = size >= 1000  # large values in half precision: squares pass 65504
+        dtype, scale = (torch.float16, 40.0) if half else (torch.float32, 0.5)
+        three = [draws.normal(tokens, size, dtype=dtype, scale=scale) for _ in range(3)]
+        three[1] += 0.4 * scale  # a mean that is not zero
+        parameters = draws.normal(size, dtype=dtype), draws.normal(size, dtype=dtype)
+        cases.append(Case(f"{tokens} tokens of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
+    return cases
+
+
+FUSED_RESIDUAL_LAYER_NORM = Exercise(
+    name="lab02.fused_residual_layer_norm",
+    lab="02",
+    number="2.3",
+    title="Residual sum and layer norm in one pass",
+    function="fused_residual_layer_norm",
+    statement=(
+        "A block of GPT-J ends with a sum of three, and the next begins with a layer norm of it. Write the kernel, one program "
+        "a token, and its launch. Specification:\n\n"
+        "```python\nhidden = attention + mlp + residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n"
+        "$$y = \\frac{x - \\mu}{\\sqrt{\\sigma^2 + \\epsilon}}\\, w + b \\qquad \\sigma^2 = \\tfrac1n \\sum (x - \\mu)^2$$"
+    ),
+    points=15,
+    minutes=35,
+    difficulty=3,
+    cases=_cases,
+    reference=residual_layer_norm_reference,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "The last columns are not masked: a block is a power of two and goes past the end of the row. Give every load and "
+            "store mask=column < size.",
+            _unmasked,
+        ),
+        Mistake(
+            "You divide the variance by BLOCK; the row has size elements.",
+            _wrong(lambda size: {"variance_over": _block(size)}),
+        ),
+        Mistake(
+            "Masked-out columns hold 0, and 0 - mean is not 0: they add to your variance. Put tl.where(inside, x - mean, 0.0).",
+            _wrong(lambda size: {"padded": _block(size) - size}),
+        ),
+        Mistake("You divide the mean by BLOCK; the row has size elements.", _wrong(lambda size: {"mean_over": _block(size)})),
+        Mistake("epsilon belongs under the root, beside the variance.", _wrong(lambda size: {"epsilon_outside": True})),
+        Mistake(
+            "You divide the variance by size - 1; layer norm takes the biased one.",
+            _wrong(lambda size: {"variance_over": size - 1}),
+        ),
+        Mistake("The residual is missing from your sum.", _no_residual),
+        Mistake(
+            "In half precision your sum of squares overflows: convert to float32 behind each load, .to(tl.float32).", _in_half
+        ),
+    ),
+    hints=(
+        "As in the example: row = tl.program_id(0), column = tl.arange(0, BLOCK), inside = column < size. The row begins at "
+        "row * size.",
+        "Load the three with mask=inside, other=0.0, add, store the sum. mean = tl.sum(x) / size; then centred = "
+        "tl.where(inside, x - mean, 0.0).",
+        "scale = tl.rsqrt(tl.sum(centred * centred) / size + epsilon); store centred * scale * w + b. Launch: "
+        "kernel[(tokens,)](..., size, epsilon, BLOCK=triton.next_power_of_2(size)).",
+    ),
+    requires=("triton",),
+    seconds=40.0,
+)
+
+EXERCISES = (FUSED_RESIDUAL_LAYER_NORM,)

@@ -1,0 +1,116 @@
+"""Exercise 2.9: from a row of logits to a token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab02.draws import Draws
+
+
+def sample_token(logits: Tensor, temperature: float, top_k: int, top_p: float, share: float) -> int:
+    """The reference of exercise 2.9."""
+    return _sample(logits, temperature, top_k, top_p, share)
+
+
+def _sample(
+    logits: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    share: float,
+    *,
+    scale: Any = lambda logits, t: logits / t,
+    crossing: bool = True,
+    late: bool = False,
+    share_of_rest: bool = True,
+    renormalise: bool = True,
+    in_order: bool = True,
+) -> int:
+    """The work in order, with what goes wrong as options."""
+    logits = logits.double()
+    probabilities = torch.softmax(scale(logits, temperature), 0)
+    ordered, ids = (torch.softmax(logits, 0) if late else probabilities).sort(descending=True, stable=True)
+    if top_k:
+        ordered = torch.where(torch.arange(len(ordered)) < top_k, ordered, 0.0)
+    whole = ordered.sum() if share_of_rest else 1.0
+    before = ordered.cumsum(0) - (ordered if crossing else 0.0)
+    inside = before < top_p * whole if crossing else before <= top_p * whole
+    inside[0] = True
+    kept = torch.zeros_like(probabilities).scatter_(0, ids, (inside & (ordered > 0)).double()) * probabilities
+    order = torch.arange(len(kept)) if in_order else ids
+    sums = kept[order].cumsum(0)
+    target = share * (sums[-1] if renormalise else 1.0)
+    place = int((sums <= target).sum())
+    last = int((kept[order] > 0).nonzero().max())
+    return int(order[min(place, last)])
+
+
+def _wrong(**options: Any) -> Any:
+    return lambda *args: _sample(*args, **options)
+
+
+def _greedy(logits: Tensor, temperature: float, top_k: int, top_p: float, share: float) -> int:
+    return int(logits.argmax())
+
+
+def _cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    cases = []
+    settings = [(1.0, 0, 1.0), (0.6, 5, 1.0), (1.7, 0, 0.7), (0.7, 12, 0.8), (1.4, 9, 0.55), (0.8, 1, 0.9)]
+    for temperature, top_k, top_p in settings:
+        for _ in range(7):
+            vocab = draws.pick.choice([23, 50, 97])
+            share = draws.pick.random()
+            logits = draws.normal(vocab, scale=1.5).cpu()
+            label = f"vocab {vocab}, temperature {temperature}, top_k {top_k}, top_p {top_p}, share {share:.3f}"
+            cases.append(Case(label, (logits, temperature, top_k, top_p, share)))
+    return cases
+
+
+SAMPLE_TOKEN = Exercise(
+    name="lab02.sample_token",
+    lab="02",
+    number="2.9",
+    title="From logits to a token",
+    function="sample_token",
+    statement=(
+        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest (0 keeps all); of those, the fewest, likeliest "
+        "first, whose share of the rest's probability **reaches** `top_p`. Then return the first token, in order of token "
+        "number, at which the running sum of kept probabilities **passes** `share` (0 to 1) of their whole.\n\n"
+        "$$p_i \\propto e^{z_i / T} \\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
+    ),
+    points=10,
+    minutes=20,
+    difficulty=3,
+    cases=_cases,
+    reference=sample_token,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake(
+            "The token at which the share reaches top_p is kept as well; you drop the one that crosses.", _wrong(crossing=False)
+        ),
+        Mistake("You multiply by the temperature; logits are divided by it.", _wrong(scale=lambda logits, t: logits * t)),
+        Mistake("The temperature comes first: top_k and top_p choose from the tempered distribution.", _wrong(late=True)),
+        Mistake("top_p is a share of what top_k has left, not of the whole vocabulary.", _wrong(share_of_rest=False)),
+        Mistake(
+            "What is kept no longer adds up to 1: compare with share times the sum of the kept.", _wrong(renormalise=False)
+        ),
+        Mistake("You draw in order of likelihood; the running sum goes in order of token number.", _wrong(in_order=False)),
+        Mistake("You always take the likeliest token: use share to draw.", _greedy),
+        Mistake("top_p is not applied.", lambda z, t, k, p, share: sample_token(z, t, k, 1.0, share)),
+    ),
+    hints=(
+        "probabilities = torch.softmax(logits.double() / temperature, 0); ordered, ids = probabilities.sort(descending=True). "
+        "Zero what is not kept in ordered.",
+        "Share in front of each: before = ordered.cumsum(0) - ordered; drop where before >= top_p * ordered.sum(). Then back to "
+        "the vocabulary: torch.zeros_like(ordered).scatter(0, ids, ordered).",
+        "sums = kept.cumsum(0); return int(torch.searchsorted(sums, share * sums[-1], right=True)).",
+    ),
+)
+
+EXERCISES = (SAMPLE_TOKEN,)

@@ -1,0 +1,148 @@
+"""Exercise 2.6: attention of one token over a long cache, split over programs and combined (Flash-Decoding)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab02.draws import Draws
+from labkit.ops.decode_attention import decode_attention_reference
+
+
+def split_decode_attention(
+    query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor, block: int
+) -> Tensor:
+    """The reference of exercise 2.6; the result does not depend on `block`."""
+    return decode_attention_reference(query, keys, values, slot_table, lengths)
+
+
+def _parts(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot_table: Tensor,
+    lengths: Tensor,
+    block: int,
+    *,
+    scale: Any = math.sqrt,
+    masked: float = -math.inf,
+    slots: Any = lambda table: table,
+    weighted: bool = True,
+    normalised: bool = False,
+    careful: bool = True,
+) -> Tensor:
+    """Attention in parts of `block` positions, with what goes wrong as options."""
+    count = -(-slot_table.shape[1] // block)
+    width = count * block
+    table = torch.nn.functional.pad(slots(slot_table), (0, width - slot_table.shape[1])).long()
+    seen = torch.arange(width, device=query.device) < lengths[:, None]
+    key = torch.where(seen[:, :, None, None], keys[table], 0.0)
+    value = torch.where(seen[:, :, None, None], values[table], 0.0)
+    scores = torch.einsum("shd,slhd->shl", query, key) / scale(query.shape[-1])
+    parts = scores.masked_fill(~seen[:, None], masked).view(*scores.shape[:2], count, block)
+    top = parts.amax(-1)
+    weights = torch.exp(parts - top[..., None])
+    weights = torch.where(parts > -math.inf, weights, 0.0) if careful else weights
+    total = weights.sum(-1)
+    average = torch.einsum("shpb,spbhd->shpd", weights, value.view(len(value), count, block, *value.shape[2:]))
+    if normalised:
+        return torch.nan_to_num(average / total[..., None]).sum(2) / (total > 0).sum(-1, keepdim=True)
+    share = torch.exp(top - top.amax(-1, keepdim=True)) if weighted else torch.ones_like(top)
+    return (share[..., None] * average).sum(2) / (share * total).sum(-1, keepdim=True)
+
+
+def _wrong(**options: Any) -> Any:
+    def faulty(*args: Any) -> Tensor:
+        return _parts(*args, **options)
+
+    return faulty
+
+
+def _whole_table(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
+    return decode_attention_reference(q, k, v, table, torch.full_like(lengths, table.shape[1]))
+
+
+def _cases(seed: int) -> list[Case]:
+    draws = Draws(seed)
+    rows = [
+        (3, 2, 10, 40, 16),
+        (1, 1, 3, 1, 16),
+        (4, 3, draws.pick.choice([6, 12, 20]), draws.pick.randrange(33, 60), 8),
+        (2, 1, 16, 70, 32),
+    ]
+    cases = []
+    for sequences, heads, head_dim, longest, block in rows:
+        lengths = torch.tensor([draws.pick.randrange(1, longest + 1) for _ in range(sequences)])
+        lengths[0] = max(1, longest - 3)
+        if sequences > 1:
+            lengths[-1] = min(block - 1, longest)  # all but its first part is empty
+        slots = sequences * longest + 5
+        table = draws.permutation(slots)[: sequences * longest].view(sequences, longest).int()
+        query = draws.normal(sequences, heads, head_dim, scale=1.5)
+        cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
+        label = f"{sequences} sequences, {heads} heads of {head_dim}, up to {longest} tokens in blocks of {block}"
+        cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
+    return cases
+
+
+SPLIT_DECODE_ATTENTION = Exercise(
+    name="lab02.split_decode_attention",
+    lab="02",
+    number="2.6",
+    title="Decode attention, split and combined",
+    function="split_decode_attention",
+    statement=(
+        "One program a sequence, head and **part** of `BLOCK` positions: it finds its slots in the table, masks positions from "
+        "`lengths[s]` on, and stores its maximum $m_p$, sum $s_p$ and weighted sum $o_p$ (of values, not yet divided). Then "
+        "combine the parts. A score is $q \\cdot k / \\sqrt{\\text{head\\_dim}}$; a part may be empty.\n\n"
+        "$$o = \\frac{\\sum_p e^{m_p - m} o_p}{\\sum_p e^{m_p - m} s_p} \\qquad m = \\max_p m_p$$"
+    ),
+    points=15,
+    minutes=35,
+    difficulty=5,
+    cases=_cases,
+    reference=split_decode_attention,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("The scores lack 1/sqrt(head_dim).", _wrong(scale=lambda head_dim: 1.0)),
+        Mistake(
+            "You scale by the padded size DIM; head_dim itself belongs under the root.",
+            _wrong(scale=lambda head_dim: math.sqrt(1 << (head_dim - 1).bit_length())),
+        ),
+        Mistake(
+            "The parts are added without weights: each was taken against its own maximum, so multiply by exp(m_p - m).",
+            _wrong(weighted=False),
+        ),
+        Mistake(
+            "You divide each part by its own sum and take the mean; parts weigh by exp(m_p - m) * s_p.",
+            _wrong(normalised=True),
+        ),
+        Mistake(
+            "You read slots 0, 1, 2, ...; the row of slot_table says in which slots a sequence's tokens are.",
+            _wrong(slots=lambda table: torch.arange(table.shape[1], device=table.device).expand_as(table)),
+        ),
+        Mistake("You look beyond lengths[s]: behind it the table holds slots of others.", _whole_table),
+        Mistake("A masked score must be -inf: as 0 it still takes a share of the softmax.", _wrong(masked=0.0)),
+        Mistake(
+            "An empty part has the maximum -inf, and exp(-inf - -inf) is NaN: tl.where(seen, tl.exp(...), 0.0).",
+            _wrong(careful=False),
+        ),
+    ),
+    hints=(
+        "position = part * BLOCK + tl.arange(0, BLOCK); seen = position < length. Load the slots masked, then a tile of keys "
+        "[BLOCK, DIM] at (slot[:, None] * heads + head) * head_dim + dim[None, :].",
+        "score = tl.where(seen, tl.sum(q[None, :] * k, axis=1) / tl.sqrt(head_dim.to(tl.float32)), float('-inf')); top = "
+        "tl.max(score, axis=0); weight = tl.where(seen, tl.exp(score - top), 0.0).",
+        "Combine: share = torch.exp(largest - largest.amax(-1, keepdim=True)); (share[..., None] * sums).sum(2) / (share * "
+        "totals).sum(-1, keepdim=True).",
+    ),
+    requires=("triton",),
+    seconds=60.0,
+)
+
+EXERCISES = (SPLIT_DECODE_ATTENTION,)

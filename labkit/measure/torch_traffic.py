@@ -1,0 +1,102 @@
+"""What torch operations, one by one, move to and from memory, and how many launches they are: counted, not timed.
+
+The model of memory is the plain one: every operation reads its inputs from memory and writes its outputs to it. That is
+what a GPU does between kernels, and what a fused kernel saves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PICKS_ROWS = ("index", "index_select", "gather", "embedding")
+"""Operations that read only what they pick from their first tensor."""
+_OVERWRITES = ("copy_", "fill_", "zero_")
+"""Operations that do not read what they change."""
+_ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+
+
+@dataclass
+class TorchTraffic:
+    """Bytes read and written, and operations that would each be a launch."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    launches: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in both directions."""
+        return self.bytes_read + self.bytes_written
+
+
+def torch_traffic(call: Callable[[], Any]) -> TorchTraffic:
+    """Count `call` operation by operation; views and allocations are free, operations in place read and write.
+
+    What runs outside of torch (a Triton kernel, a C++ library) is not seen.
+    """
+    counter = _Counter()
+    with counter:
+        call()
+    return counter.traffic
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.traffic = TorchTraffic()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._can_decompose():  # under inference mode a linear layer, say, comes whole
+            with self:
+                return func.decompose(*args, **kwargs)
+        outcome = func(*args, **kwargs)
+        name, changes = func.overloadpacket.__name__, func._schema.is_mutable
+        inputs, outputs = list(_tensors((args, kwargs))), list(_tensors(outcome))
+        if outputs and name not in _ALLOCATES and (changes or not _aliases(inputs, outputs)):
+            self._count(name, inputs, outputs)
+        return outcome
+
+    def _count(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
+        if inputs and name in _PICKS_ROWS:
+            read += written - _bytes(inputs[0])
+        elif name.startswith(("index_put", "_index_put")):  # writes as much as it is given
+            read, written = read - _bytes(inputs[0]), _bytes(inputs[-1])
+        elif name in _OVERWRITES:
+            read -= _bytes(inputs[0])
+        self.traffic.bytes_read += read
+        self.traffic.bytes_written += written
+        self.traffic.launches += 1
+
+
+def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
+    """Whether an operation gave back a tensor in the memory of an input: a view, or a conversion with nothing to do."""
+    with contextlib.suppress(RuntimeError):  # tensors without a storage
+        memory = {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor.numel()}
+        return outputs[0].untyped_storage().data_ptr() in memory
+    return False
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """What lies in memory of a tensor: an expanded one less than its shape says."""
+    count = tensor.element_size()
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else 1
+    return count
