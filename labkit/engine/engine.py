@@ -1,47 +1,55 @@
 """The engine: prompts in, continuations out, many at once, each by its own parameters.
 
-Sequences run together in one batch; those that end leave it and waiting ones take their place. Knows the tokenizer
-only as something that turns text into tokens and a token into bytes.
+Requests join and leave at any step (continuous batching): one loop, `step`, serves whole generations, streams and
+servers. Knows the tokenizer only as something that turns text into tokens and a token into bytes.
 """
 
 from __future__ import annotations
 
-import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
-from labkit.engine import sampler
-from labkit.engine.batch import Batch, FixedBatches
+from labkit.engine.batch import FixedBatches
+from labkit.engine.capacity import num_slots_for
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
+from labkit.engine.requests import Door, Params, Prompts, Request
 from labkit.engine.sampling_params import SamplingParams
+from labkit.engine.scheduler import Scheduler, check_limits
 from labkit.engine.sequence import Sequence
-from labkit.errors import InvalidRequest
+from labkit.engine.slot_pool import SlotPool
+from labkit.engine.stats import EngineStats
+from labkit.engine.step_loop import Forward, StepLoop
 
-Prompts = str | SequenceOf[str] | SequenceOf[SequenceOf[int]]
-Params = SamplingParams | SequenceOf[SamplingParams] | None
 
+class EngineOptions(TypedDict, total=False):
+    """The keyword arguments of `Engine`."""
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as text (None when it came as tokens) and as tokens."""
-
-    text: str | None
-    token_ids: list[int]
+    max_batch_size: int
+    max_step_tokens: int
+    prefix_reuse: bool
+    num_slots: int | None
+    cache_bytes: int | None
 
 
 class Engine:
     """Runs a `GPTJ`: `generate` for whole continuations, `stream` for tokens as they are made, `logits` to score.
 
-    `max_batch_size` sequences run at a time; `max_prefill_tokens` bounds the prompt tokens of one step.
+    Servers use `add_request`, `step` and `cancel`. Any thread may call anything; steps happen one at a time.
+
+    max_batch_size: sequences that run at a time. max_step_tokens: tokens that one forward pass computes at most; a longer
+    prompt goes in chunks, between which running sequences go on. prefix_reuse: what was computed of a text is kept, while
+    there is room, and used again for others that begin alike. num_slots, cache_bytes: the size of the KV cache in tokens
+    or bytes; left out, what memory allows (`capacity`). The cache is made with the first request.
     """
 
     def __init__(
@@ -50,13 +58,25 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         *,
         max_batch_size: int = 64,
-        max_prefill_tokens: int = 8192,
+        max_step_tokens: int = 1024,
+        prefix_reuse: bool = True,
+        num_slots: int | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
+        check_limits(max_batch_size, max_step_tokens)
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch_size = max_batch_size
-        self.max_prefill_tokens = max_prefill_tokens
-        self._cache: KVCache | None = None
+        self.max_step_tokens = max_step_tokens
+        self._prefix_reuse = prefix_reuse
+        self._size = num_slots, cache_bytes
+        self._forward: Forward = model.forward
+        self._door = Door(model.config, tokenizer, max_batch_size, self._check)
+        self._loop: StepLoop | None = None
+        self._lock = threading.RLock()
+        self._running: dict[Sequence, Request] = {}
+        self._added: dict[int, Request] = {}
+        self._events: deque[TokenEvent] = deque()
 
     @property
     def config(self) -> GPTJConfig:
@@ -79,13 +99,13 @@ class Engine:
         `params` is one for all or one a prompt; left out, greedy with 64 new tokens. Raises `InvalidRequest` before
         anything runs when a prompt or a parameter cannot be met.
         """
-        asked = self._prompts(prompts)
-        groups = self._sequences(asked, params)
+        inbox: deque[TokenEvent] = deque()
+        requests = self._door.requests(prompts, params, inbox, number=True)
         outputs = [
-            RequestOutput(prompt.text, prompt.token_ids, [Completion() for _ in group])
-            for prompt, group in zip(asked, groups, strict=True)
+            RequestOutput(request.prompt.text, request.prompt.token_ids, [Completion() for _ in request.sequences])
+            for request in requests
         ]
-        for event in self._run(groups):
+        for event in self._run(requests, inbox):
             completion = outputs[event.request].completions[event.sample]
             completion.token_ids.append(event.token_id)
             completion.text += event.text
@@ -96,168 +116,131 @@ class Engine:
         return outputs
 
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
-        """The same, a token at a time in the order in which they are made; refusals come at the call, not later."""
-        return self._run(self._sequences(self._prompts(prompts), params))
+        """The same, a token at a time in the order in which they are made; refusals come at the call, not later.
+
+        It begins with the first `next`. A stream that is closed, or that nobody holds any longer, gives its slots back.
+        """
+        inbox: deque[TokenEvent] = deque()
+        return self._run(self._door.requests(prompts, params, inbox, number=True), inbox)
 
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
         """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
-        self._check_tokens(list(token_ids))
+        self._door.check_tokens(list(token_ids))
         cache = KVCache(self.config, len(token_ids), device=self.device, dtype=self.dtype)
         batches = FixedBatches(1, len(token_ids), self.device)
-        logits = self.model.forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
+        with self._lock:
+            logits = self._forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _prompts(self, prompts: Prompts) -> list[Prompt]:
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        if not isinstance(prompts, SequenceOf) or not prompts:
-            raise InvalidRequest(f"prompts is {prompts!r}; a text, or a list of texts or of token-id lists is accepted")
-        if isinstance(prompts[0], int):
-            raise InvalidRequest("prompts is a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one prompt")
-        asked = []
-        for prompt in prompts:
-            if isinstance(prompt, str):
-                asked.append(Prompt(prompt, self._need_tokenizer().encode(prompt)))
-            else:
-                asked.append(Prompt(None, list(prompt)))
-            self._check_tokens(asked[-1].token_ids)
-        return asked
+    def add_request(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> int:
+        """Let a prompt (a text or token ids) join those that run; its id, which the events of `step` carry as `request`.
 
-    def _check_tokens(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise InvalidRequest("a prompt is empty; give at least one token (a space or '<|endoftext|>' will do)")
-        if len(tokens) > self.config.context_length:
-            raise InvalidRequest(
-                f"a prompt has {len(tokens)} tokens, but the model's context holds {self.config.context_length}; shorten it"
-            )
-        for token in tokens:
-            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.config.vocab_size:
-                raise InvalidRequest(f"a prompt holds {token!r}; token ids are 0 to {self.config.vocab_size - 1}")
+        Raises `InvalidRequest` when the prompt or a parameter cannot be met.
+        """
+        prompts: Prompts = [prompt] if isinstance(prompt, str) else [list(prompt)]
+        (request,) = self._door.requests(prompts, params, self._events, number=False)
+        with self._lock:
+            self._submit([request])
+            self._added[request.request_id] = request
+        return request.request_id
 
-    def _need_tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise InvalidRequest("this model has no tokenizer (its weights are synthetic); give prompts as token ids")
-        return self.tokenizer
-
-    def _sequences(self, prompts: list[Prompt], params: Params) -> list[list[Sequence]]:
-        """A group of sequences a prompt, one a sample."""
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(prompts)
-        if len(params) != len(prompts):
-            raise InvalidRequest(f"{len(params)} sampling params for {len(prompts)} prompts; give one, or one a prompt")
-        groups = []
-        for request, (prompt, chosen) in enumerate(zip(prompts, params, strict=True)):
-            limit = chosen.fit(self.config, len(prompt.token_ids))
-            seed = int.from_bytes(os.urandom(8), "little") if chosen.seed is None else chosen.seed
-            if chosen.num_samples > self.max_batch_size:
-                raise InvalidRequest(
-                    f"num_samples is {chosen.num_samples}; this engine runs {self.max_batch_size} sequences at a time"
-                )
-            if chosen.stop:
-                self._need_tokenizer()
-            group = [
-                Sequence(
-                    request=request,
-                    sample=number,
-                    prompt=prompt.token_ids,
-                    params=chosen,
-                    max_new_tokens=limit,
-                    eos_token_id=self.config.eos_token_id,
-                    bad_words=self._bad_words(chosen),
-                    seed=seed,
-                    token_bytes=self.tokenizer.token_bytes if self.tokenizer else lambda token: b"",
-                )
-                for number in range(chosen.num_samples)
-            ]
-            groups.append(group)
-        return groups
-
-    def _bad_words(self, params: SamplingParams) -> list[tuple[int, ...]]:
-        """Bad words as token sequences; a text is banned both at the start of a word and inside one."""
-        banned: list[tuple[int, ...]] = []
-        for word in params.bad_words:
-            if isinstance(word, str):
-                encode = self._need_tokenizer().encode
-                banned += [tuple(encode(word)), tuple(encode(" " + word.lstrip()))]
-            else:
-                banned.append(tuple(word))
-        return list(dict.fromkeys(banned))
-
-    def _run(self, groups: list[list[Sequence]]) -> Iterator[TokenEvent]:
-        """Admit, prefill, decode until every sequence has ended; each running one has a stretch of the cache."""
-        waiting = deque(groups)
-        longest = max(len(s.prompt) + s.max_new_tokens - 1 for group in groups for s in group)
-        stretches = min(self.max_batch_size, sum(map(len, groups)))
-        cache = self._take_cache(stretches * longest)
-        table = torch.arange(stretches * longest, dtype=torch.int32, device=self.device).view(stretches, longest)
-        free = list(range(stretches))
-        running: list[tuple[Sequence, int]] = []
-        try:
-            while waiting or running:
-                yield from self._step(waiting, running, free, table, cache)
-        finally:
-            self._cache = cache
-
-    def _step(
-        self,
-        waiting: deque[list[Sequence]],
-        running: list[tuple[Sequence, int]],
-        free: list[int],
-        table: Tensor,
-        cache: KVCache,
-    ) -> list[TokenEvent]:
-        """One forward pass and one new token for each sequence in it: of newly admitted prompts, else of all running."""
-        if admitted := self._admit(waiting, len(running)):
-            stepping = [(sequence, free.pop()) for group in admitted for sequence in group]
-            running += stepping
-            new = [sequence.prompt for sequence, _ in stepping]
-        else:
-            stepping = list(running)
-            new = [[sequence.last_token] for sequence, _ in stepping]
-        logits = self.model.forward(self._batch(stepping, new, table), cache)
-        sequences = [sequence for sequence, _ in stepping]
-        tokens = sampler.sample(logits, sequences)
-        scores = sampler.logprobs(logits, sequences, tokens)
-        events = [s.append(token, score) for s, token, score in zip(sequences, tokens, scores, strict=True)]
-        for event, (sequence, stretch) in zip(events, stepping, strict=True):
-            if event.finish_reason is not None:
-                running.remove((sequence, stretch))
-                free.append(stretch)
+    def step(self) -> list[TokenEvent]:
+        """Run one forward pass over what there is to do; the new tokens of added requests, in the order they were made."""
+        with self._lock:
+            self._advance()
+            events = list(self._events)
+            self._events.clear()
         return events
 
-    def _batch(self, stepping: list[tuple[Sequence, int]], new: list[list[int]], table: Tensor) -> Batch:
-        counts = torch.tensor([len(tokens) for tokens in new])
-        lengths = torch.tensor([len(s.prompt) + len(s.new_tokens) for s, _ in stepping])
-        ends = counts.cumsum(0)
-        positions = torch.cat([torch.arange(int(n - c), int(n)) for n, c in zip(lengths, counts, strict=True)])
-        mine = table[[stretch for _, stretch in stepping]]
-        rows = torch.arange(len(new)).repeat_interleave(counts)
-        return Batch(
-            token_ids=torch.tensor([token for tokens in new for token in tokens], device=self.device),
-            positions=positions.to(self.device),
-            slot_mapping=mine[rows.to(self.device), positions.to(self.device)].long(),
-            starts=torch.cat((ends.new_zeros(1), ends)).to(self.device, torch.int32),
-            slot_table=mine,
-            lengths=lengths.to(self.device, torch.int32),
-            num_decodes=len(new) if all(len(tokens) == 1 for tokens in new) else 0,
-            logit_rows=(ends - 1).to(self.device),
-        )
+    def cancel(self, request_id: int) -> bool:
+        """End an added request at once, waiting or running; no event of it comes any more. Whether it was unfinished."""
+        with self._lock:
+            request = self._added.get(request_id)
+            if request is None:
+                return False
+            self._withdraw([request])
+            left = [event for event in self._events if event.request != request_id]
+            self._events.clear()
+            self._events.extend(left)
+        return True
 
-    def _admit(self, waiting: deque[list[Sequence]], running: int) -> list[list[Sequence]]:
-        """Take waiting groups, in order, while slots and this step's prompt tokens last."""
-        admitted: list[list[Sequence]] = []
-        slots, tokens = self.max_batch_size - running, 0
-        while waiting and len(waiting[0]) <= slots:
-            tokens += len(waiting[0][0].prompt) * len(waiting[0])
-            if admitted and tokens > self.max_prefill_tokens:
-                break
-            slots -= len(waiting[0])
-            admitted.append(waiting.popleft())
-        return admitted
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether an added request has not ended yet."""
+        return bool(self._added)
 
-    def _take_cache(self, slots: int) -> KVCache:
-        """A cache of at least this size: the last one, unless it is too small or another stream has it."""
-        cache, self._cache = self._cache, None
-        if cache is None or cache.num_slots < slots:
-            cache = KVCache(self.config, slots, device=self.device, dtype=self.dtype)
-        return cache
+    @property
+    def stats(self) -> EngineStats:
+        """What the engine has done and is doing."""
+        with self._lock:
+            return self._ready().scheduler.stats()
+
+    def forget_prefixes(self) -> None:
+        """Use nothing again that was computed up to now; for whoever changes the weights of the model in place."""
+        with self._lock:
+            self._ready().scheduler.pool.prefixes.clear()
+
+    def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
+        """Step until these requests have ended; others that run go on with every step, their events to their inboxes."""
+        left = sum(len(request.sequences) for request in requests)
+        try:
+            with self._lock:
+                self._submit(requests)
+            while left:
+                with self._lock:
+                    if not inbox:
+                        self._advance()
+                while inbox:
+                    event = inbox.popleft()
+                    left -= event.finish_reason is not None
+                    yield event
+        finally:
+            with self._lock:
+                self._withdraw(requests)
+
+    def _advance(self) -> None:
+        for sequence, event in self._ready().step(self._forward):
+            request = self._running[sequence]
+            request.inbox.append(event)
+            if event.finish_reason is not None:
+                del self._running[sequence]
+                request.unfinished -= 1
+                if not request.unfinished:
+                    self._added.pop(request.request_id, None)
+
+    def _submit(self, requests: list[Request]) -> None:
+        loop = self._ready()
+        for request in requests:
+            self._running.update(dict.fromkeys(request.sequences, request))
+            loop.add(request.sequences)
+
+    def _withdraw(self, requests: list[Request]) -> None:
+        """Take back what has not ended of these requests."""
+        left = {sequence for request in requests for sequence in request.sequences if sequence in self._running}
+        if left:
+            self._ready().scheduler.cancel(left)
+        for sequence in left:
+            del self._running[sequence]
+        for request in requests:
+            self._added.pop(request.request_id, None)
+
+    def _check(self, sequence: Sequence) -> None:
+        self._ready().scheduler.pool.check(sequence)
+
+    def _ready(self) -> StepLoop:
+        """The loop; made with the first request, when it is seen how much memory is left beside the weights."""
+        with self._lock:
+            if self._loop is None:
+                size, cache_bytes = self._size
+                slots = num_slots_for(
+                    self.config,
+                    self.device,
+                    self.dtype,
+                    max_batch_size=self.max_batch_size,
+                    max_step_tokens=self.max_step_tokens,
+                    num_slots=size,
+                    cache_bytes=cache_bytes,
+                )
+                pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
+                self._loop = StepLoop(self.model, Scheduler(pool, self.max_batch_size, self.max_step_tokens))
+            return self._loop

@@ -15,15 +15,17 @@ class KVCache:
     """Keys and values `[num_layers, num_slots, num_heads, head_dim]`.
 
     Pages of a single token: sequences share a common head by naming the same slots, beams are reordered by rewriting
-    slot numbers, and no key is ever copied. Raises `InvalidRequest` for fewer than one slot.
+    slot numbers, and no key is ever copied. Memory is left as it was found (on the CPU a page counts when it is first
+    written): who reads a slot that nobody wrote may read anything, not-a-numbers too. Raises `InvalidRequest` for fewer
+    than one slot.
     """
 
     def __init__(self, config: GPTJConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype) -> None:
         if num_slots < 1:
             raise InvalidRequest(f"a KV cache of {num_slots} slots was asked for; at least 1 is accepted")
         shape = (config.num_layers, num_slots, config.num_heads, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
         self.num_slots = num_slots
 
     @property

@@ -70,3 +70,8 @@ def names() -> list[str]:
 def swapped() -> list[str]:
     """The operations in whose place something else runs now."""
     return sorted(_SWAPPED)
+
+
+def replacements() -> dict[str, Callable[..., Any]]:
+    """What runs now in the place of which operation."""
+    return dict(_SWAPPED)

@@ -85,7 +85,7 @@ def test_more_prompts_than_slots_give_the_same_tokens() -> None:
     prompts = random_prompts(211, [3, 9, 1, 30, 12, 7, 22], 5)
     params = [SamplingParams(max_new_tokens=n) for n in (5, 1, 9, 3, 12, 2, 8)]
     roomy = engine_of(peer).generate(prompts, params)
-    tight = engine_of(peer, max_batch_size=2, max_prefill_tokens=10).generate(prompts, params)
+    tight = engine_of(peer, max_batch_size=2, max_step_tokens=10).generate(prompts, params)
     assert [o.token_ids for o in roomy] == [o.token_ids for o in tight]
     assert [len(o.token_ids) for o in roomy] == [5, 1, 9, 3, 12, 2, 8]
 

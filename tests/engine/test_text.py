@@ -93,17 +93,17 @@ def test_streamed_text_is_the_generated_text(engine: Engine) -> None:
 
 def test_tokens_are_streamed_as_they_are_made(engine: Engine) -> None:
     calls = 0
-    forward = engine.model.forward
+    forward = engine._forward
 
     def counted(*arguments: object) -> object:
         nonlocal calls
         calls += 1
         return forward(*arguments)  # type: ignore[arg-type]
 
-    engine.model.forward = counted  # type: ignore[method-assign,assignment]
+    engine._forward = counted  # type: ignore[assignment]
     try:
         stream = engine.stream("In the", SamplingParams(max_new_tokens=10))
         seen = [(next(stream), calls)[1] for _ in range(4)]
     finally:
-        engine.model.forward = forward  # type: ignore[method-assign]
+        engine._forward = forward
     assert seen == [1, 2, 3, 4]

@@ -1,0 +1,214 @@
+"""Who computes what in the next forward pass. Pure bookkeeping: no tensors, no model, no text."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+
+from labkit.engine.cached_sequence import CachedSequence
+from labkit.engine.sequence import Sequence
+from labkit.engine.slot_pool import SlotPool
+from labkit.engine.slots import Slots
+from labkit.engine.stats import EngineStats
+from labkit.errors import InvalidRequest
+
+LOOKAHEAD = 8
+"""Slots that must be left for each running sequence when another is admitted, so that it is not preempted at once."""
+
+WORTH_WAITING = 32
+"""Tokens of a prompt that a running prompt is about to compute from which it pays to wait for them."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`count` positions of a prompt (or of tokens that are computed anew) from `begin` on; a token follows the last."""
+
+    entry: CachedSequence
+    begin: int
+    count: int
+    is_last: bool
+
+    @classmethod
+    def next_of(cls, entry: CachedSequence, budget: int) -> Chunk:
+        """What a sequence computes next, in at most `budget` tokens."""
+        begin, count = entry.begin, entry.chunk(budget)
+        return cls(entry, begin, count, begin + count == entry.num_tokens)
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits that are wanted of the last position: one for each sequence that goes on from it."""
+        return 1 + len(self.entry.forks) if self.is_last else 0
+
+    @property
+    def slots(self) -> Slots:
+        """The slots of the positions."""
+        column = self.entry.column(self.begin)
+        return self.entry.slots[column : column + self.count]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: a token of each of `decodes`, then the chunks."""
+
+    decodes: list[CachedSequence]
+    chunks: list[Chunk]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return len(self.decodes) + sum(chunk.count for chunk in self.chunks)
+
+
+class Scheduler:
+    """First come, first served, and decoding is never held up by prompts.
+
+    Each step decodes one token of every running sequence; what is left of `max_step_tokens` goes to chunks of prompts in
+    the order of their admission. So a running sequence gets a token a step, and prompts advance by
+    `max_step_tokens - max_batch_size` tokens a step or more: an admitted prompt has its first token after at most
+    ceil(T / (max_step_tokens - max_batch_size)) steps, T being the tokens of the prompts admitted up to and with it,
+    unless it is preempted. Requests are admitted in order as rows and slots allow; none overtakes, except that a prompt
+    steps back while a running one computes a long prefix which both share.
+
+    When slots run out, idle prefixes are given up, then the latest admitted sequence is preempted: its slots go, it stands
+    in front of the queue and computes its tokens anew, as far as nobody kept them. The earliest is never preempted and
+    fits the pool alone (`SlotPool.check`), so something always goes on.
+    """
+
+    def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int) -> None:
+        check_limits(max_batch_size, max_step_tokens)
+        self.pool = pool
+        self.max_batch_size = max_batch_size
+        self.max_step_tokens = max_step_tokens
+        self.waiting: deque[list[Sequence]] = deque()  # the samples of a prompt, or a preempted sequence
+        self.running: list[CachedSequence] = []  # in the order of admission
+        self._rows = list(range(max_batch_size - 1, -1, -1))
+        self.tokens_computed = self.tokens_reused = self.preemptions = 0
+
+    def add(self, samples: SequenceOf[Sequence]) -> None:
+        """Let the samples of one prompt wait at the end of the queue; `SlotPool.check` has passed them."""
+        self.waiting.append(list(samples))
+
+    def cancel(self, sequences: Collection[Sequence]) -> None:
+        """Let these sequences (all samples of a prompt) go, wherever they are; their slots are available at once."""
+        self.waiting = deque(group for group in self.waiting if group[0] not in sequences)
+        for entry in [entry for entry in self.running if entry.sequence in sequences]:
+            self.finish(entry)
+
+    def plan(self) -> Plan:
+        """Decide the next step. Slots are assigned; all else waits for `commit`, so a step that failed is planned again."""
+        plan = Plan(self._decodes(), [])
+        budget = self.max_step_tokens - len(plan.decodes)
+        prompts = [entry for entry in self.running if not entry.decoding]
+        while budget > 0 and (entry := prompts.pop(0) if prompts else self._admit()) is not None:
+            if entry.decoding:
+                plan.decodes.append(entry)
+                budget -= 1
+            else:
+                plan.chunks.append(Chunk.next_of(entry, budget))
+                budget -= plan.chunks[-1].count
+        return plan
+
+    def commit(self, plan: Plan) -> list[CachedSequence]:
+        """The step is computed. Those that get a token: the decodes, then whoever has ended its prompt, with its forks."""
+        self.tokens_computed += plan.num_tokens
+        for entry in plan.decodes:
+            entry.computed = entry.num_tokens
+        sampled = list(plan.decodes)
+        for chunk in plan.chunks:
+            chunk.entry.computed = chunk.begin + chunk.count
+            self.pool.share_prefix(chunk.entry)
+            if chunk.is_last:
+                chunk.entry.decoding = True
+                sampled += [chunk.entry, *self._branch(chunk.entry)]
+        return sampled
+
+    def finish(self, entry: CachedSequence) -> None:
+        """A sequence has ended, or makes room: its slots and its row are available."""
+        self.pool.release(entry)
+        self.running.remove(entry)
+        self._rows += [entry.row, *entry.fork_rows]
+
+    def stats(self) -> EngineStats:
+        """What was done and is going on."""
+        return EngineStats(
+            tokens_computed=self.tokens_computed,
+            tokens_reused=self.tokens_reused,
+            preemptions=self.preemptions,
+            running=sum(1 + len(entry.forks) for entry in self.running),
+            waiting=sum(map(len, self.waiting)),
+            num_slots=self.pool.num_slots,
+            free_slots=self.pool.num_available,
+            prefix_slots=self.pool.allocator.num_idle,
+        )
+
+    def _decodes(self) -> list[CachedSequence]:
+        """Running sequences that decode, each with a slot for its token; the latest admitted make room if they must."""
+        while True:
+            decodes = [entry for entry in self.running if entry.decoding]
+            short = [entry for entry in decodes if self.pool.lacks_slot(entry)]
+            if len(short) <= self.pool.num_available:
+                break
+            self._preempt(self.running[-1])
+        if short:
+            self.pool.give_next(short)
+        return decodes
+
+    def _preempt(self, entry: CachedSequence) -> None:
+        self.finish(entry)
+        self.waiting.appendleft([entry.sequence, *entry.forks])
+        self.preemptions += 1
+
+    def _admit(self) -> CachedSequence | None:
+        """The next waiting prompt, now running; None if there is none for which rows and slots are left."""
+        for place, samples in enumerate(self.waiting):
+            if place + len(samples) > len(self._rows):  # those that stepped back keep a row each
+                return None
+            entry = CachedSequence(samples[0], samples[1:])
+            shared = self.pool.matched(entry)
+            if self._is_being_computed(entry, len(shared)):
+                continue
+            spare = LOOKAHEAD * (len(self.running) + len(samples)) if self.running else 0
+            if not self.pool.seat(entry, shared, spare):
+                return None
+            del self.waiting[place]
+            self._run(entry, len(shared))
+            return entry
+        return None
+
+    def _run(self, entry: CachedSequence, reused: int) -> None:
+        entry.row, *entry.fork_rows = (self._rows.pop() for _ in (entry, *entry.forks))
+        entry.decoding = entry.num_tokens - entry.computed == 1 and not entry.forks and not entry.prefix_len
+        self.tokens_reused += reused
+        self.running.append(entry)
+
+    def _is_being_computed(self, entry: CachedSequence, matched: int) -> bool:
+        """Whether a running prompt is about to compute much more of this one than is here already."""
+        end = matched + WORTH_WAITING
+        if not self.pool.prefix_reuse or not entry.is_shareable or end >= len(entry.tokens):
+            return False
+        peers = (other for other in self.running if not other.decoding and other.is_shareable)
+        return any(np.array_equal(other.tokens[:end], entry.tokens[:end]) for other in peers)
+
+    def _branch(self, entry: CachedSequence) -> list[CachedSequence]:
+        """The other samples go their own way behind the computed prompt."""
+        pairs = zip(entry.forks, entry.fork_rows, strict=True)
+        twins = [self.pool.fork(entry, sequence, row) for sequence, row in pairs]
+        entry.forks, entry.fork_rows = [], []
+        place = self.running.index(entry) + 1
+        self.running[place:place] = twins
+        return twins
+
+
+def check_limits(max_batch_size: int, max_step_tokens: int) -> None:
+    """Raise `InvalidRequest` for limits under which prompts could stand still."""
+    if max_batch_size < 1:
+        raise InvalidRequest(f"max_batch_size is {max_batch_size}; at least 1 is accepted")
+    if max_step_tokens <= max_batch_size:
+        raise InvalidRequest(
+            f"max_step_tokens is {max_step_tokens} with max_batch_size {max_batch_size}; give more tokens a step than "
+            "sequences, so that prompts go on while all of them decode"
+        )

@@ -1,0 +1,67 @@
+"""Which slots of the cache are free: handed out one by one, shared by reference count. Knows nothing of tokens."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from labkit.errors import InvalidRequest
+
+Slots: TypeAlias = npt.NDArray[np.int32]
+"""Slot numbers in the order of a sequence's tokens, int32."""
+
+
+class SlotAllocator:
+    """Counts the references to each of `num_slots` slots; one that nobody refers to is free, unless it is kept.
+
+    Kept slots hold keys and values of tokens that may come again. Once nobody refers to them they are idle: still there,
+    but as good as free to whoever decides what is kept. Raises `InvalidRequest` for fewer than one slot.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        if num_slots < 1:
+            raise InvalidRequest(f"num_slots is {num_slots}; at least 1 is accepted")
+        self.num_slots = num_slots
+        self.references = np.zeros(num_slots, np.int32)
+        self._kept = np.zeros(num_slots, np.bool_)
+        self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)  # a stack, so that few pages are touched
+        self.num_free = num_slots
+        self.num_idle = 0
+
+    def take(self, count: int) -> Slots:
+        """So many free slots, one reference each; the caller has seen that `num_free` suffices."""
+        assert count <= self.num_free, f"{count} slots taken of {self.num_free} that are free"
+        taken = self._free[self.num_free - count : self.num_free][::-1].copy()
+        self.num_free -= count
+        self.references[taken] = 1
+        return taken
+
+    def share(self, slots: Slots) -> None:
+        """One more reference to each of these slots (all different)."""
+        self.num_idle -= int(np.count_nonzero(self._kept[slots] & (self.references[slots] == 0)))
+        self.references[slots] += 1
+
+    def release(self, slots: Slots) -> None:
+        """One reference fewer to each of these slots (all different)."""
+        self.references[slots] -= 1
+        left = slots[self.references[slots] == 0]
+        kept = self._kept[left]
+        self.num_idle += int(np.count_nonzero(kept))
+        self._give_back(left[~kept])
+
+    def keep(self, slots: Slots) -> None:
+        """Let these slots, to which somebody refers, outlive their last reference."""
+        self._kept[slots] = True
+
+    def drop(self, slots: Slots) -> None:
+        """Keep these slots no longer: idle ones become free, the others with their last reference."""
+        self._kept[slots] = False
+        idle = slots[self.references[slots] == 0]
+        self.num_idle -= len(idle)
+        self._give_back(idle)
+
+    def _give_back(self, slots: Slots) -> None:
+        self._free[self.num_free : self.num_free + len(slots)] = slots
+        self.num_free += len(slots)
