@@ -73,6 +73,6 @@ def count_traffic() -> Iterator[Traffic]:
 
 def _bytes(ptrs: Any, mask: Any) -> int:
     """Distinct addresses of the lanes that the mask lets through, times the size of what they point to."""
-    on = True if mask is None else mask.data
+    on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a mask that was computed may hold 0 and 1
     addresses = ptrs.data[np.broadcast_to(on, ptrs.data.shape)]
     return int(np.unique(addresses).size) * int(ptrs.get_element_ty().primitive_bitwidth) // 8

@@ -22,6 +22,13 @@ def spread_kernel(x: tl.tensor, out: tl.tensor, BLOCK: tl.constexpr) -> None:
 
 
 @jit
+def switched_kernel(x: tl.tensor, switch: tl.tensor, out: tl.tensor, BLOCK: tl.constexpr) -> None:
+    columns = tl.arange(0, BLOCK)
+    on = (tl.load(switch) > 0) & (columns < 5)
+    tl.store(out + columns, tl.load(x + columns, mask=on, other=0.0), mask=on)
+
+
+@jit
 def count_kernel(counter: tl.tensor) -> None:
     tl.atomic_add(counter, 1)
 
@@ -41,6 +48,15 @@ def test_an_address_that_a_load_names_twice_counts_once() -> None:
     with count_traffic() as traffic:
         launch(spread_kernel, (1,), x, out, BLOCK=16)
     assert (traffic.bytes_read, traffic.bytes_written) == (4 * 4 + 4, 16 * 4)
+
+
+@pytest.mark.parametrize("switch", [0, 1])
+def test_a_mask_computed_from_a_loaded_value_counts_its_lanes(switch: int) -> None:
+    x, out = torch.ones(8), torch.zeros(8)
+    with count_traffic() as traffic:
+        launch(switched_kernel, (1,), x, torch.tensor([switch], dtype=torch.int32), out, BLOCK=8)
+    assert float(out.sum()) == 5 * switch
+    assert (traffic.bytes_read, traffic.bytes_written) == (4 + 20 * switch, 20 * switch)
 
 
 def test_atomics_read_and_write_and_nothing_counts_behind_the_with() -> None:

@@ -1,0 +1,130 @@
+"""Causal attention of many new tokens a sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
+
+Scores never go to memory: a program holds a block of queries, walks over the keys that they may see, and keeps of each row
+the maximum, the sum and the weighted sum of values so far, which it scales down when a larger score comes along.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.support import arch_of, ceil_div, jit, launch, power_of_two, tl
+
+
+@jit
+def block_of(
+    program: tl.tensor, starts: tl.tensor, num_sequences: tl.tensor, SEQUENCES: tl.constexpr, M: tl.constexpr
+) -> tl.tensor:
+    """The sequence that block number `program` of `M` tokens lies in, and the block's number there; found on the GPU."""
+    sequences = tl.arange(0, SEQUENCES)
+    real = sequences < num_sequences
+    begins = tl.load(starts + sequences, mask=real, other=0)
+    blocks = tl.cdiv(tl.load(starts + sequences + 1, mask=real, other=0) - begins, M)
+    sequence = tl.sum((tl.cumsum(blocks, 0) <= program).to(tl.int32), 0)
+    return sequence, program - tl.sum(tl.where(sequences < sequence, blocks, 0), 0)
+
+
+@jit
+def prefill_attention_kernel(
+    query: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    slot_table: tl.tensor,
+    starts: tl.tensor,
+    lengths: tl.tensor,
+    out: tl.tensor,
+    num_sequences: tl.tensor,
+    num_heads: tl.tensor,
+    table_stride: tl.tensor,
+    scale: tl.tensor,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> None:
+    """One program a head and a block of `BLOCK_M` new tokens of one sequence."""
+    head = tl.program_id(0)
+    # The last blocks of a sequence see the most keys: they start first, so that no long one is left over at the end.
+    program = tl.num_programs(1) - 1 - tl.program_id(1)
+    sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
+    if sequence >= num_sequences:
+        return  # the grid is made for the worst split into sequences, so that the host need not read `starts`
+    begin = tl.load(starts + sequence)
+    new = tl.load(starts + sequence + 1) - begin
+    length = tl.load(lengths + sequence)
+
+    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)  # among the new tokens of the sequence
+    columns = tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, DIM)
+    inside = dims < HEAD_DIM
+    positions = length - new + rows
+    places = ((begin + rows).to(tl.int64) * num_heads + head)[:, None] * HEAD_DIM + dims[None, :]
+    mine = (rows < new)[:, None] & inside[None, :]
+    q = tl.load(query + places, mask=mine, other=0.0)
+    table = slot_table + sequence.to(tl.int64) * table_stride
+
+    highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    summed = tl.zeros((BLOCK_M, DIM), tl.float32)
+    end = tl.minimum(length, length - new + (block + 1) * BLOCK_M)  # behind the last row's own token
+    for first in range(0, end, BLOCK_N):
+        seen = first + columns < end
+        slots = tl.load(table + first + columns, mask=seen, other=0).to(tl.int64)
+        cells = (slots * num_heads + head)[:, None] * HEAD_DIM + dims[None, :]
+        wanted = seen[:, None] & inside[None, :]
+        key = tl.load(keys + cells, mask=wanted, other=0.0)
+        # float32 is multiplied as such ("ieee"): tensor cores would cut it to TF32's 10 bits.
+        score = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
+        score = tl.where((first + columns)[None, :] <= positions[:, None], score, float("-inf"))
+        # Every row sees the first key, so that from the first tile on its maximum is a number.
+        higher = tl.maximum(highest, tl.max(score, 1))
+        before = tl.exp2(highest - higher)
+        weight = tl.exp2(score - higher[:, None])
+        value = tl.load(values + cells, mask=wanted, other=0.0)
+        total = total * before + tl.sum(weight, 1)
+        summed = tl.dot(weight.to(value.dtype), value, summed * before[:, None], input_precision="ieee")
+        highest = higher
+    tl.store(out + places, (summed / total[:, None]).to(out.dtype.element_ty), mask=mine)
+
+
+def prefill_config(dtype: torch.dtype, head_dim: int, tokens_a_sequence: int, arch: int) -> dict[str, int]:
+    """Block sizes, warps and stages: the largest that were seen to compile without spilling registers."""
+    dim = max(power_of_two(head_dim), 16)  # a tensor core multiplies 16 deep at least
+    if dtype == torch.float32:
+        block_m, block_n, warps, stages = (32, 32, 8, 2) if dim <= 128 else (16, 16, 4, 2)
+    elif tokens_a_sequence <= 16:  # a draft to verify, the rest of a prompt: more rows would be empty
+        block_m, block_n, warps, stages = 16, 64, 4, 2
+    elif arch == 90:
+        block_m, block_n, warps, stages = (128, 64, 8, 3) if dim <= 128 else (128, 32, 8, 3)
+    else:
+        block_m, block_n, warps, stages = (128, 32, 8, 3) if dim <= 128 else (64, 32, 8, 2)
+    sizes = {"HEAD_DIM": head_dim, "DIM": dim, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    return {**sizes, "num_warps": warps, "num_stages": stages}
+
+
+def prefill_attention_triton(
+    query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
+) -> Tensor:
+    """`labkit.ops.prefill_attention` as a kernel: products of the tensors' dtype, sums and softmax in float32.
+
+    Reads nothing on the host.
+    """
+    tokens, num_heads, head_dim = query.shape
+    sequences = lengths.shape[0]
+    query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
+    starts, lengths = starts.contiguous(), lengths.contiguous()
+    if slot_table.stride(1) != 1:
+        slot_table = slot_table.contiguous()
+    out = torch.empty_like(query)
+    config = prefill_config(query.dtype, head_dim, ceil_div(tokens, max(sequences, 1)), arch_of(query.device))
+    # Each sequence ends in a block that may be partly filled: at most so many in all.
+    grid = (num_heads, min(tokens // config["BLOCK_M"] + sequences, tokens))
+    tensors = query, keys, values, slot_table, starts, lengths, out
+    scale = math.log2(math.e) / math.sqrt(head_dim)  # exp2 is the GPU's own exponential
+    numbers = sequences, num_heads, slot_table.stride(0), scale
+    launch(prefill_attention_kernel, grid, *tensors, *numbers, **config, SEQUENCES=power_of_two(sequences))
+    return out
