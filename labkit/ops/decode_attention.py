@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 
 
@@ -31,4 +32,8 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Te
     `[sequences]` int32, each at least 1) and nothing else. Returns `[sequences, num_heads, head_dim]` in the dtype of
     `query`.
     """
+    if on_triton(query):
+        from labkit.ops.kernels.decode_attention import decode_attention_triton
+
+        return decode_attention_triton(query, keys, values, slot_table, lengths)
     return decode_attention_reference(query, keys, values, slot_table, lengths)

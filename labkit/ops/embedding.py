@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 
 
@@ -16,4 +17,8 @@ def embedding_reference(token_ids: Tensor, table: Tensor) -> Tensor:
 @operation
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
     """Rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
+    if on_triton(table):
+        from labkit.ops.kernels.embedding import embedding_triton
+
+        return embedding_triton(token_ids, table)
     return embedding_reference(token_ids, table)

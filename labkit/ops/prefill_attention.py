@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 
 
@@ -42,4 +43,8 @@ def prefill_attention(
     int32, `lengths` `[sequences]` int32), of which its new tokens are the last; each sees those up to its own. Returns
     `[tokens, num_heads, head_dim]` in the dtype of `query`.
     """
+    if on_triton(query) and query.shape[-1] <= 256:  # the sums of a wider head do not fit into a program's registers
+        from labkit.ops.kernels.prefill_attention import prefill_attention_triton
+
+        return prefill_attention_triton(query, keys, values, slot_table, starts, lengths)
     return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)
