@@ -23,6 +23,11 @@ class BadWords:
         self.lasts = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self.recent = torch.full((rows, 1), _NONE, device=device)
 
+    @property
+    def state(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The tensors that hold a row's state, each with the rows first."""
+        return self.beginnings, self.lasts, self.recent
+
     def join(self, row: int, words: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
         """Give a row its words and the tokens that it holds so far; no words clear it."""
         width = max((len(word) - 1 for word in words), default=1)

@@ -37,6 +37,10 @@ class _Wishes:
     marked: bool = False
     words: bool = False
 
+    @property
+    def edits(self) -> bool:
+        return self.marked or self.words
+
     @classmethod
     def of(cls, sequence: Sequence) -> _Wishes:
         params = sequence.params
@@ -94,6 +98,18 @@ class Sampler:
         self._wishes[row] = _Wishes()
 
     @torch.inference_mode()
+    def select(self, parents: SequenceOf[int]) -> None:
+        """Row i becomes a copy of row `parents[i]`, for all i at once; the rows behind them are left."""
+        wishes = [self._wishes[row] for row in parents]
+        self._wishes[: len(parents)] = wishes
+        if not any(wish.edits for wish in wishes):
+            return
+        index = self._index("rows", parents)
+        for state in (self._numbers, self._counters, self._marks, *(self._words.state if self._words else ())):
+            if state is not None:
+                state[: len(parents)] = state[index]
+
+    @torch.inference_mode()
     def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """The next token of the sequences in `rows`: `[n]` int64 on the device; the rows take their tokens.
 
@@ -124,7 +140,7 @@ class Sampler:
     def advance(self, tokens: Tensor, rows: SequenceOf[int]) -> None:
         """Let each of the rows take its token (`tokens` `[n]` int64 on the device)."""
         wishes = [self._wishes[row] for row in rows]
-        if not any(wish.draws or wish.marked or wish.words for wish in wishes):
+        if not any(wish.draws or wish.edits for wish in wishes):
             return
         index = self._index("rows", rows)
         self._counters[index, _POSITION] += 1

@@ -15,7 +15,8 @@ class Sequence:
     """A prompt and what has been made behind it so far.
 
     `stop_token_ids` are the tokens that end it (the end of text among them unless ignored); `bad_words` the forbidden
-    token sequences; `seed` decides its random draws together with `sample`.
+    token sequences; `seed` decides its random draws together with `sample`;
+    `token_bytes` turns a token into its part of the text, and `stop_words` are the stops given as token ids.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class Sequence:
         self.bad_words = tuple(bad_words)
         self.seed = seed
         self.new_tokens: list[int] = []
-        self._token_bytes = token_bytes
+        self.token_bytes = token_bytes
         self._text = TextStream([word for word in params.stop if isinstance(word, str)])
-        self._stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
+        self.stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
         self._held: list[bytes] = []  # of the last tokens, which may be the beginning of a stop word
 
     @property
@@ -64,12 +65,12 @@ class Sequence:
         ended = token in self.stop_token_ids
         full = len(self.new_tokens) >= self.max_new_tokens
         searched = self.new_tokens[self.params.min_new_tokens :]
-        word = self._stop_words.found(searched)
-        self._held.append(b"" if ended else self._token_bytes(token))
+        word = self.stop_words.found(searched)
+        self._held.append(b"" if ended else self.token_bytes(token))
         if word is not None:
             del self._held[len(self._held) - len(word) :]
         last = ended or full or word is not None
-        shown = len(self._held) if last else len(self._held) - self._stop_words.begun(searched)
+        shown = len(self._held) if last else len(self._held) - self.stop_words.begun(searched)
         text = self._text.push(b"".join(self._held[:shown]), last=last, searching=searching)
         del self._held[:shown]
         stop_reason: StopReason = self._text.stopped_by or (token if ended else word)
