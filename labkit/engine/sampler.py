@@ -220,16 +220,6 @@ def sampler_of(sequences: SequenceOf[Sequence], vocab_size: int, device: torch.d
     return sampler
 
 
-def sample(logits: Tensor, sequences: SequenceOf[Sequence]) -> list[int]:
-    """The next token of each sequence from `logits` `[batch, vocab_size]` (any float dtype; left unchanged)."""
-    if all(_Wishes.of(sequence) == _Wishes() for sequence in sequences):
-        tokens = logits.argmax(dim=-1)
-    else:
-        tokens = sampler_of(sequences, logits.shape[1], logits.device).sample(logits, range(len(sequences)))
-    chosen: list[int] = tokens.tolist()
-    return chosen
-
-
 def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
     """Log-probabilities of the chosen tokens, and of the likeliest ones, where a sequence asked for them."""
     counts = [sequence.params.logprobs for sequence in sequences]

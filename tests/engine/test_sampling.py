@@ -178,7 +178,8 @@ def test_rows_moved_on_by_tokens_are_rows_built_anew(seed: int) -> None:
     for number in range(len(WISHES)):
         made: list[int] = []
         for step in range(steps):
-            made += sampler.sample(logits[number, step][None], [fresh(number, made)])
+            state = sampler.sampler_of([fresh(number, made)], vocab, logits.device)
+            made += state.sample(logits[number, step][None], [0]).tolist()
         alone.append(made)
 
     state = sampler.Sampler(4, vocab, logits.device)
