@@ -9,9 +9,9 @@ from labkit.ops.kernels.support import jit, launch, power_of_two, tl
 
 
 def row_config(hidden_size: int) -> dict[str, int]:
-    """How a program holds a row of `hidden_size`: the block that covers it, and warps for 16 to 32 values a thread."""
+    """How a program holds a row of `hidden_size`: the block that covers it, and warps for 16 values a thread."""
     block = power_of_two(hidden_size)
-    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}
+    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 
 
 @jit

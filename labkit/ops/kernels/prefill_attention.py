@@ -95,7 +95,7 @@ def prefill_config(dtype: torch.dtype, head_dim: int, tokens_a_sequence: int, ar
     """Block sizes, warps and stages: the largest that were seen to compile without spilling registers."""
     dim = max(power_of_two(head_dim), 16)  # a tensor core multiplies 16 deep at least
     if dtype == torch.float32:
-        block_m, block_n, warps, stages = (32, 32, 8, 2) if dim <= 128 else (16, 16, 4, 2)
+        block_m, block_n, warps, stages = (32, 16, 4, 2) if dim <= 128 else (16, 16, 4, 2)
     elif tokens_a_sequence <= 16:  # a draft to verify, the rest of a prompt: more rows would be empty
         block_m, block_n, warps, stages = 16, 64, 4, 2
     elif arch == 90:

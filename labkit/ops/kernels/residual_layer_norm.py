@@ -26,15 +26,14 @@ def residual_layer_norm_kernel(
     start = tl.program_id(0).to(tl.int64) * hidden_size  # 64 bits: tokens * hidden_size can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < hidden_size
-    places = start + columns
-    row = tl.load(attention + places, mask=inside, other=0.0).to(tl.float32)
-    row += tl.load(mlp + places, mask=inside, other=0.0).to(tl.float32)
-    row += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+    row = tl.load(attention + start + columns, mask=inside, other=0.0).to(tl.float32)
+    row += tl.load(mlp + start + columns, mask=inside, other=0.0).to(tl.float32)
+    row += tl.load(residual + start + columns, mask=inside, other=0.0).to(tl.float32)
     stored = row.to(hidden.dtype.element_ty)
-    tl.store(hidden + places, stored, mask=inside)
+    tl.store(hidden + start + columns, stored, mask=inside)
     # The norm is that of the hidden state as stored, rounded, so that sum and norm apart give the same numbers.
     out = normalize(stored.to(tl.float32), weight, bias, columns, hidden_size, epsilon)
-    tl.store(normed + places, out.to(normed.dtype.element_ty), mask=inside)
+    tl.store(normed + start + columns, out.to(normed.dtype.element_ty), mask=inside)
 
 
 def residual_layer_norm_triton(
