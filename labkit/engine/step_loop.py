@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import torch
@@ -44,24 +44,24 @@ class StepLoop:
             self._cache = KVCache(model.config, self.scheduler.pool.num_slots, device=model.device, dtype=model.dtype)
         self.scheduler.add(samples)
 
-    def step(self, forward: Forward) -> list[tuple[Sequence, TokenEvent]]:
-        """One forward pass, and a token for each sequence whose tokens are all computed then; empty if nothing runs."""
+    def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """One forward pass, and a token for each sequence whose tokens are all computed then; nothing if nothing runs."""
         if self._operations != (now := ops.replacements()):
             self._operations = now
             self.scheduler.pool.prefixes.clear()  # they were computed by other functions
         plan = self.scheduler.plan()
         if not plan.num_tokens:
-            return []
+            return
         assert self._cache is not None
         plan = Plan(self._builder.line_up(plan.decodes), plan.chunks)
         for chunk in plan.chunks:
             self._write_prefix_prompt(chunk, self._cache)
         logits = forward(self._builder.build(plan), self._cache)
-        return self._take_tokens(logits, self.scheduler.commit(plan))
+        if entries := self.scheduler.commit(plan):
+            yield from self._take_tokens(logits, entries)
 
-    def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> list[tuple[Sequence, TokenEvent]]:
-        if not entries:
-            return []
+    def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """Sample; each event as soon as its sequence has taken the token, so that none is lost if another one fails."""
         sequences = [entry.sequence for entry in entries]
         for entry in entries:
             if entry.sampled != len(entry.sequence.new_tokens):  # new in its row, or the last step did not come to its end
@@ -69,15 +69,13 @@ class StepLoop:
                 entry.sampled = len(entry.sequence.new_tokens)
         tokens: list[int] = self._sampler.sample(logits, [entry.row for entry in entries]).tolist()
         scores = logprobs(logits, sequences, tokens)
-        events = []
         for entry, token, score in zip(entries, tokens, scores, strict=True):
             entry.sampled += 1
             event = entry.sequence.append(token, score)
             if event.finish_reason is not None:
                 self._sampler.leave(entry.row)
                 self.scheduler.finish(entry)
-            events.append((entry.sequence, event))
-        return events
+            yield entry.sequence, event
 
     @staticmethod
     def _write_prefix_prompt(chunk: Chunk, cache: KVCache) -> None:

@@ -1,0 +1,303 @@
+"""Requests that come, go, wait, share and make room get exactly the tokens that they get alone."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from labkit import ops
+from labkit.engine import Engine, SamplingParams
+from labkit.errors import InsufficientResources, InvalidRequest
+from tests.models import engine_of, random_peer, random_prompts
+
+SHAPE = "rotary below the head"  # context 61, vocabulary 211
+
+
+@pytest.fixture(scope="module")
+def peer() -> Any:
+    return random_peer(SHAPE, 21)
+
+
+def poison(engine: Engine) -> None:
+    """Not-a-numbers in every slot that nobody has written yet: whoever reads one is found out."""
+    loop = engine._ready()
+    loop.add([])
+    loop.scheduler.waiting.clear()
+    assert loop._cache is not None
+    loop._cache.keys.fill_(torch.nan)
+    loop._cache.values.fill_(torch.nan)
+
+
+def check_idle(engine: Engine) -> None:
+    """Nothing runs, nothing is referred to, and all slots but those of kept prefixes are free."""
+    stats = engine.stats
+    assert (stats.running, stats.waiting, engine.has_unfinished) == (0, 0, False)
+    assert stats.free_slots == stats.num_slots
+    pool = engine._ready().scheduler.pool
+    assert not pool.allocator.references.any()
+    assert pool.allocator.num_free + pool.prefixes.num_slots == stats.num_slots
+    assert not engine._running
+
+
+def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> list[list[list[int]]]:
+    """Tokens of every sample, one request at a time, whole prompts, nothing reused."""
+    engine = engine_of(peer, prefix_reuse=False, max_step_tokens=100)
+    outputs = [engine.generate([p], s)[0] for p, s in zip(prompts, params, strict=True)]
+    assert engine.stats.preemptions == engine.stats.tokens_reused == 0
+    return [[completion.token_ids for completion in output.completions] for output in outputs]
+
+
+def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[SamplingParams]]:
+    """Prompts that often begin alike, greedy and drawn, some with several samples."""
+    stems = random_prompts(211, [5, 40], draw.randrange(1000))
+    prompts, params = [], []
+    for number in range(count):
+        stem = draw.choice([[], *stems])
+        (tail,) = random_prompts(211, [draw.randint(1, 12)], draw.randrange(10**6))
+        prompts.append([*stem, *tail][:50])
+        chosen: dict[str, Any] = {"max_new_tokens": draw.randint(1, 61 - len(prompts[-1])), "ignore_eos": draw.random() < 0.8}
+        if draw.random() < 0.4:
+            chosen |= {"temperature": 0.8, "seed": number, "num_samples": draw.choice([1, 1, 3])}
+        params.append(SamplingParams(**chosen))
+    return prompts, params
+
+
+@pytest.mark.parametrize(("seed", "num_slots"), [(1, 62), (2, 100), (3, 150), (4, 62), (5, 600), (6, 80)])
+def test_random_arrivals_cancellations_and_preemptions_leave_every_token_as_it_is_alone(
+    peer: Any, seed: int, num_slots: int
+) -> None:
+    draw = random.Random(seed)
+    prompts, params = requests(draw, 16)
+    expected = alone(peer, prompts, params)
+    limits = draw.choice([(3, 9), (6, 24)])
+    engine = engine_of(peer, num_slots=num_slots, max_batch_size=limits[0], max_step_tokens=limits[1])
+    poison(engine)
+    arriving = list(range(len(prompts)))
+    ids: dict[int, int] = {}
+    made: dict[int, list[list[int]]] = {}
+    cancelled: set[int] = set()
+    while arriving or engine.has_unfinished:
+        while arriving and draw.random() < 0.5:
+            index = arriving.pop(0)
+            ids[engine.add_request(prompts[index], params[index])] = index
+            made[index] = [[] for _ in range(params[index].num_samples)]
+        if ids and draw.random() < 0.04:
+            victim = draw.choice(list(ids))
+            if engine.cancel(victim):
+                cancelled.add(ids[victim])
+                assert not engine.cancel(victim)
+        for event in engine.step():
+            index = ids[event.request]
+            assert index not in cancelled
+            made[index][event.sample].append(event.token_id)
+    assert len(cancelled) < len(prompts)
+    for index, samples in made.items():
+        for sample, tokens in enumerate(samples):
+            wanted = expected[index][sample]
+            assert tokens == (wanted[: len(tokens)] if index in cancelled else wanted), f"request {index}, sample {sample}"
+    assert (engine.stats.preemptions > 0) or num_slots > 100, "the pool was meant to be tight"
+    check_idle(engine)
+
+
+def test_a_tight_pool_preempts_and_changes_no_token(peer: Any) -> None:
+    prompts = random_prompts(211, [8, 9, 7, 10, 5], 3)
+    params = [SamplingParams(max_new_tokens=45, temperature=0.7, seed=n, ignore_eos=True) for n in range(5)]
+    engine = engine_of(peer, num_slots=90)
+    outputs = engine.generate(prompts, params)
+    assert engine.stats.preemptions >= 3
+    assert [[o.token_ids] for o in outputs] == alone(peer, prompts, params)
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("chunk", [2, 7, 16, 47])
+def test_a_prompt_in_chunks_beside_decoding_gives_the_logits_of_the_whole_prompt(chunk: int) -> None:
+    """Logits of every step, in float64, against one forward pass over the text up to there."""
+    double = random_peer(SHAPE, 5, torch.float64)
+    whole = engine_of(double)
+    engine = engine_of(double, max_batch_size=2, max_step_tokens=chunk + 1)
+    poison(engine)
+    seen: list[torch.Tensor] = []
+    forward = engine._forward
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        seen.append(forward(*arguments))
+        return seen[-1]
+
+    engine._forward = noted
+    short, long = random_prompts(211, [2, 47], 5)
+    texts: dict[int, list[int]] = {}
+    steps_beside = 0
+    for prompt, count in ((short, 50), (long, 5)):
+        number = engine.add_request(prompt, SamplingParams(max_new_tokens=count, ignore_eos=True))
+        texts[number] = list(prompt)
+        while len(texts[number]) < len(prompt) + (1 if prompt is short else 5):
+            events = engine.step()
+            steps_beside += prompt is long and len(texts[number]) == len(prompt)
+            for event, row in zip(events, seen.pop(), strict=True):
+                expected = whole.logits(texts[event.request])[-1]
+                assert torch.allclose(row, expected, rtol=1e-11, atol=1e-11)
+                texts[event.request].append(event.token_id)
+    assert steps_beside == -(-47 // chunk)
+
+
+def test_prefix_reuse_changes_no_token_and_computes_each_prefix_once(peer: Any) -> None:
+    (stem,) = random_prompts(211, [35], 8)
+    prompts = [[*stem, *tail] for tail in random_prompts(211, [3, 9, 1, 6], 9)]
+    params = SamplingParams(max_new_tokens=10, ignore_eos=True)
+    plain = engine_of(peer, prefix_reuse=False)
+    engine = engine_of(peer)
+    poison(engine)
+    expected = [output.token_ids for output in plain.generate(prompts, params)]
+    assert [output.token_ids for output in engine.generate(prompts, params)] == expected
+    assert plain.stats.tokens_computed == sum(map(len, prompts)) + 4 * 9
+    assert plain.stats.tokens_reused == plain.stats.prefix_slots == 0
+    assert engine.stats.tokens_computed == 35 + (3 + 9 + 1 + 6) + 4 * 9
+    assert engine.stats.tokens_reused == 3 * 35
+    before = engine.stats
+    dialogue = [*prompts[1], *expected[1], 7]
+    shorter = SamplingParams(max_new_tokens=6, ignore_eos=True)
+    assert engine.generate([dialogue], shorter)[0].token_ids == plain.generate([dialogue], shorter)[0].token_ids
+    assert engine.stats.tokens_reused - before.tokens_reused == len(dialogue) - 2  # the last new token was never computed
+    assert engine.stats.tokens_computed - before.tokens_computed == 2 + 5
+    check_idle(engine)
+    engine.forget_prefixes()
+    assert engine.stats.prefix_slots == 0
+    check_idle(engine)
+
+
+def test_a_swapped_operation_uses_nothing_that_another_one_computed(peer: Any) -> None:
+    engine = engine_of(peer)
+    (prompt,) = random_prompts(211, [20], 4)
+    params = SamplingParams(max_new_tokens=6, ignore_eos=True)
+    before = engine.generate([prompt], params)[0].token_ids
+
+    def wrong(x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
+        return torch.tanh(x) * weight + bias
+
+    stream = engine.stream([prompt], params)
+    next(stream)
+    with ops.use(layer_norm=wrong):
+        swapped = engine.generate([prompt], params)[0].token_ids
+        list(stream)  # began under the one and ended under the other: of use to nobody
+        assert engine.generate([prompt], params)[0].token_ids == swapped
+    assert swapped != before
+    assert engine.generate([prompt], params)[0].token_ids == before
+    check_idle(engine)
+
+
+def test_an_abandoned_stream_frees_its_slots(peer: Any) -> None:
+    engine = engine_of(peer, prefix_reuse=False)
+    prompts = random_prompts(211, [9, 14], 6)
+    params = SamplingParams(max_new_tokens=30, ignore_eos=True)
+    never_begun = engine.stream(prompts, params)
+    closed, dropped = engine.stream(prompts, params), engine.stream(prompts, params)
+    next(closed)
+    next(dropped)
+    assert engine.stats.running == 4
+    assert engine.stats.free_slots < engine.stats.num_slots
+    closed.close()  # type: ignore[attr-defined]
+    assert engine.stats.running == 2
+    del dropped, never_begun
+    gc.collect()
+    check_idle(engine)
+
+
+def test_a_stream_does_not_stop_while_others_run_and_loses_no_event(peer: Any) -> None:
+    engine = engine_of(peer, max_batch_size=3, max_step_tokens=8)
+    prompts, params = requests(random.Random(12), 6)
+    expected = alone(peer, prompts, params)
+    number = engine.add_request(prompts[0], params[0])
+    streamed = list(engine.stream(prompts[1:3], params[1:3]))
+    generated = engine.generate(prompts[3:], params[3:])
+    events = []
+    while engine.has_unfinished:
+        events += engine.step()
+    events += engine.step()
+    assert {event.request for event in events} == {number}
+    assert [e.token_id for e in events if e.sample == 0] == expected[0][0]
+    for index in (0, 1):
+        assert [e.token_id for e in streamed if (e.request, e.sample) == (index, 0)] == expected[1 + index][0]
+    assert [[c.token_ids for c in o.completions] for o in generated] == expected[3:]
+    check_idle(engine)
+
+
+def test_threads_that_generate_at_once_share_the_steps_and_get_their_own_tokens(peer: Any) -> None:
+    engine = engine_of(peer, max_batch_size=4, max_step_tokens=16, num_slots=150)
+    prompts, params = requests(random.Random(31), 8)
+    expected = alone(peer, prompts, params)
+    found: dict[int, list[list[int]]] = {}
+
+    def work(index: int) -> None:
+        (output,) = engine.generate([prompts[index]], params[index])
+        found[index] = [completion.token_ids for completion in output.completions]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[index] for index in range(len(prompts))] == expected
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_step_that_fails_ends_its_caller_alone(peer: Any, kind: type[BaseException]) -> None:
+    """Wherever it fails: in the forward pass, in sampling, or between two tokens that are taken."""
+    params = SamplingParams(max_new_tokens=12, temperature=0.9, seed=3, ignore_eos=True)
+    prompts = random_prompts(211, [6, 11], 14)
+    expected = [engine_of(peer).generate([p], params)[0].token_ids for p in prompts]
+    for place in ("forward", "sample", "append"):
+        engine = engine_of(peer)
+        mine = engine.stream([prompts[0]], params)
+        got = [next(mine).token_id for _ in range(3)]
+        other = engine.stream([prompts[1]], params)
+        next(other)
+        sequence = next(s for s in engine._running if s.prompt == prompts[1])
+        sampler, forward = engine._ready()._sampler, engine._forward
+        owner, name, real = {
+            "forward": (engine, "_forward", forward),
+            "sample": (sampler, "sample", sampler.sample),
+            "append": (sequence, "append", sequence.append),
+        }[place]
+
+        def fail(*arguments: Any) -> Any:
+            raise kind("on purpose")
+
+        setattr(owner, name, fail)
+        with pytest.raises(kind, match="on purpose"):
+            next(other)
+        setattr(owner, name, real)
+        got += [event.token_id for event in mine]
+        assert got == expected[0], place
+        check_idle(engine)
+
+
+def test_a_prompt_and_its_new_tokens_that_do_not_fit_the_cache_are_refused_before_anything_runs(peer: Any) -> None:
+    engine = engine_of(peer, num_slots=40)
+    with pytest.raises(InvalidRequest, match=r"30 tokens with 12 new ones takes 41 slots of the KV cache, which has 40"):
+        engine.generate([[5] * 3, [5] * 30], SamplingParams(max_new_tokens=12))
+    with pytest.raises(InvalidRequest, match="41 slots"):
+        engine.add_request([5] * 30, SamplingParams(max_new_tokens=12))
+    assert engine.stats.tokens_computed == 0
+    assert engine._ready()._cache is None, "memory was taken for a request that was refused"
+    assert len(engine.generate([[5] * 30], SamplingParams(max_new_tokens=11, ignore_eos=True))[0].token_ids) == 11
+
+
+def test_loading_takes_no_memory_for_the_cache_and_its_size_can_be_given_in_bytes(peer: Any) -> None:
+    engine = engine_of(peer, cache_bytes=100 * 2 * 2 * 96 * 4 + 7)
+    assert engine._loop is None
+    assert engine.stats.num_slots == 100
+    assert engine_of(peer).stats.num_slots == 64 * 61
+    for options, error, words in (
+        ({"num_slots": 0}, InvalidRequest, "num_slots is 0"),
+        ({"num_slots": 5, "cache_bytes": 5}, InvalidRequest, "both given"),
+        ({"cache_bytes": 5}, InvalidRequest, "takes 1536"),
+        ({"num_slots": 10**12}, InsufficientResources, "are free on cpu"),
+    ):
+        with pytest.raises(error, match=words):
+            engine_of(peer, **options).generate([[1]])
