@@ -34,6 +34,8 @@ def main() -> int:
     for bench, options in BENCHES.items():
         save = RESULTS / f"gpu_{name}_{bench}.json"
         steps[bench] = [sys.executable, "-m", "labkit", "bench", *options, "--device", "cuda", "--save", str(save)]
+    kernels = RESULTS / f"gpu_{name}_kernels.json"
+    steps["kernels"] = [sys.executable, "-m", "tests.benchmarks.kernels", "--save", str(kernels)]
     load = RESULTS / f"gpu_{name}_load_memory.json"
     steps["load_memory"] = [sys.executable, "-m", "tests.benchmarks.load_memory", "--save", str(load)]
     found = {}
