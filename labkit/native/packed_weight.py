@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from ctypes import byref
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from labkit.native.library import BF16, F32, INT4, INT8, TYPES, WeightStruct, Workspace, library, pointer, threads
-from labkit.ops.weights import Int4Weight, Int8Weight
+
+if TYPE_CHECKING:  # the operations are built on this module
+    from labkit.ops.weights import Int4Weight, Int8Weight
 
 _NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
 _local = threading.local()
@@ -25,8 +28,7 @@ class PackedWeight:
         lib = library()
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         out_features, in_features = self.shape
-        values, values_type, scales, group = _parts(weight)
-        self.type = TYPES[weight.dtype] if isinstance(weight, Tensor) else INT8 if isinstance(weight, Int8Weight) else INT4
+        self.type, values, values_type, scales, group = _parts(weight)
         self.data = _large(lib.lk_packed_bytes(self.type, out_features, in_features))
         self.scales = torch.empty(lib.lk_scale_bytes(self.type, out_features, in_features), dtype=torch.uint8)
         lib.lk_pack(
@@ -87,17 +89,20 @@ class PackedWeight:
         return dense[:out_features, :in_features].to(dtype)
 
 
-def _parts(weight: Tensor | Int8Weight | Int4Weight) -> tuple[Tensor, int, Tensor | None, int]:
-    """Values, their type, scales and group size, as `lk_pack` takes them."""
+def _parts(weight: Tensor | Int8Weight | Int4Weight) -> tuple[int, Tensor, int, Tensor | None, int]:
+    """Type to pack to, values, their own type, scales and group size, as `lk_pack` takes them."""
+    from labkit.ops.weights import Int8Weight
+
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 can")
-        return weight.contiguous(), TYPES[weight.dtype], None, 0
+        kind = TYPES[weight.dtype]
+        return kind, weight.contiguous(), kind, None, 0
     if isinstance(weight, Int8Weight):
-        return weight.values.contiguous(), INT8, weight.scales.float().contiguous(), 0
+        return INT8, weight.values.contiguous(), INT8, weight.scales.float().contiguous(), 0
     if weight.group_size % 32:
         raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 can")
-    return weight.packed.contiguous(), INT4, weight.scales.contiguous(), weight.group_size
+    return INT4, weight.packed.contiguous(), INT4, weight.scales.contiguous(), weight.group_size
 
 
 def _large(byte_count: int) -> Tensor:

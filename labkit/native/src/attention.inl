@@ -1,8 +1,60 @@
 // Attention of one sequence over its cache: a single query straight from the cache, many through packed panels.
 
-enum { BLOCK = 8 }; // positions that share one pass over the heads: as many streams, which the prefetchers follow
+enum { BLOCK = 8 }; // positions that share one pass over the heads
 
-LK_INLINE float dot_heads(const float *query, const uint32_t *query16, const void *key, int32_t type, int32_t dim) {
+// Slots may lie anywhere, so the hardware cannot tell which row comes next: ask for the head's part of it.
+LK_INLINE void prefetch_row(const char *row, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+}
+
+#if defined(LK_AVX512_BF16)
+
+// The scores of four positions: the sums across four vectors are folded together.
+LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t offset, int32_t dim, float scale, float *scores) {
+    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
+    for (int32_t i = 0; i < dim; i += 32) {
+        __m512bh q = (__m512bh)_mm512_loadu_si512(query + i);
+        a = _mm512_dpbf16_ps(a, (__m512bh)_mm512_loadu_si512(key[0] + offset + 2 * i), q);
+        b = _mm512_dpbf16_ps(b, (__m512bh)_mm512_loadu_si512(key[1] + offset + 2 * i), q);
+        c = _mm512_dpbf16_ps(c, (__m512bh)_mm512_loadu_si512(key[2] + offset + 2 * i), q);
+        d = _mm512_dpbf16_ps(d, (__m512bh)_mm512_loadu_si512(key[3] + offset + 2 * i), q);
+    }
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); // a b a b in each quarter
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee)); // a b c d
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    _mm_storeu_ps(scores, _mm_mul_ps(sums, _mm_set1_ps(scale)));
+}
+
+// sums += the values of an even number of positions by their bf16 weights, two positions a step. `sums` holds each 32
+// dimensions as unpacking leaves them: 0-3, 8-11, 16-19, 24-27, then the others.
+LK_INLINE void add_pairs(const uint16_t *weight, const char *const *value, int64_t offset, int32_t count, int32_t dim, float *sums) {
+    for (int32_t i = 0; i < dim; i += 32) {
+        __m512 low = _mm512_loadu_ps(sums + i), high = _mm512_loadu_ps(sums + i + 16);
+        for (int32_t j = 0; j < count; j += 2) {
+            __m512i even = _mm512_loadu_si512(value[j] + offset + 2 * i), odd = _mm512_loadu_si512(value[j + 1] + offset + 2 * i);
+            uint32_t pair;
+            __builtin_memcpy(&pair, weight + j, 4);
+            __m512bh weights = (__m512bh)_mm512_set1_epi32((int)pair);
+            low = _mm512_dpbf16_ps(low, (__m512bh)_mm512_unpacklo_epi16(even, odd), weights);
+            high = _mm512_dpbf16_ps(high, (__m512bh)_mm512_unpackhi_epi16(even, odd), weights);
+        }
+        _mm512_storeu_ps(sums + i, low), _mm512_storeu_ps(sums + i + 16, high);
+    }
+}
+
+LK_INLINE void put_in_order(float *sums, int32_t dim) {
+    for (int32_t i = 0; i < dim; i += 32) {
+        float ordered[32];
+        for (int32_t d = 0; d < 32; d++) ordered[d] = sums[i + (d % 8 < 4 ? 0 : 16) + d / 8 * 4 + d % 4];
+        __builtin_memcpy(sums + i, ordered, sizeof ordered);
+    }
+}
+
+#endif
+
+LK_INLINE float dot_heads(const float *query, const void *key, int32_t type, int32_t dim) {
     int32_t i = 0;
     float rest = 0.0f;
     F16 acc = f16_zero();
@@ -12,12 +64,6 @@ LK_INLINE float dot_heads(const float *query, const uint32_t *query16, const voi
         for (; i < dim; i++) rest += k[i] * query[i];
     } else {
         const uint16_t *k = (const uint16_t *)key;
-#if defined(LK_AVX512_BF16)
-        for (; i + 32 <= dim; i += 32)
-            acc = _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(k + i), (__m512bh)_mm512_loadu_si512(query16 + i / 2));
-#else
-        (void)query16;
-#endif
         for (; i + 16 <= dim; i += 16) acc = f16_fma(f16_from_bf16(k + i), f16_load(query + i), acc);
         for (; i < dim; i++) rest += bits_f32((uint32_t)k[i] << 16) * query[i];
     }
@@ -60,37 +106,73 @@ LK_INLINE void add_values(const float *weight, const void *const *value, int32_t
     }
 }
 
-// `scores` holds (last - first) * length floats and head_dim / 2 words a head behind them.
+// A pass over the cache in blocks of positions: work(first position, how many, their rows), the next block asked for ahead.
+template <class Work>
+LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int64_t offset, int64_t bytes, Work work) {
+    int32_t ahead = bytes >= 1024 ? BLOCK : (int32_t)(8192 / bytes + BLOCK) / BLOCK * BLOCK; // some kilobytes
+    for (int32_t j = 0; j < s->length; j += BLOCK) {
+        const char *rows[BLOCK];
+        int32_t count = s->length - j < BLOCK ? s->length - j : BLOCK;
+        for (int32_t i = 0; i < BLOCK; i++) rows[i] = (const char *)cache + s->slots[j + (i < count ? i : 0)] * row;
+        for (int32_t i = j + ahead; i < j + ahead + BLOCK && i < s->length; i++)
+            prefetch_row((const char *)cache + s->slots[i] * row + offset, bytes);
+        work(j, count, rows);
+    }
+}
+
+// `scores` holds 2 * (length + 8) + head_dim floats a head.
 static void decode(const AttentionShape *s, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out) {
     int32_t dim = s->head_dim, length = s->length;
-    int64_t element = type == LK_F32 ? 4 : 2, row = (int64_t)s->heads * dim * element;
+    int64_t element = type == LK_F32 ? 4 : 2, row = (int64_t)s->heads * dim * element, stride = length + BLOCK;
+    int64_t offset = first * dim * element, bytes = (last - first) * dim * element;
     float scale = 1.0f / __builtin_sqrtf((float)dim);
-    uint32_t *query16 = (uint32_t *)(scores + (int64_t)(last - first) * length);
-    for (int32_t h = first; h < last; h++) convert_to_bf16(query + h * dim, dim, (uint16_t *)query16 + (h - first) * dim);
-    for (int32_t j = 0; j < length; j += BLOCK) {
-        int32_t count = length - j < BLOCK ? length - j : BLOCK;
-        for (int32_t h = first; h < last; h++)
-            for (int32_t i = 0; i < count; i++) {
-                const char *key = (const char *)keys + s->slots[j + i] * row + (int64_t)h * dim * element;
-                const uint32_t *rounded = (const uint32_t *)((uint16_t *)query16 + (h - first) * dim);
-                scores[(int64_t)(h - first) * length + j + i] = scale * dot_heads(query + h * dim, rounded, key, type, dim);
+    uint16_t *rounded = (uint16_t *)(scores + (last - first) * stride); // queries, then weights
+    bool in_pairs = false;
+#if defined(LK_AVX512_BF16)
+    in_pairs = type == LK_BF16 && dim % 32 == 0;
+    if (in_pairs) {
+        convert_to_bf16(query + first * dim, (last - first) * dim, rounded);
+        walk(s, keys, row, offset, bytes, [&](int32_t j, int32_t, const char *const *rows) {
+            for (int32_t h = first; h < last; h++) {
+                float *to = scores + (h - first) * stride + j;
+                dot_four(rounded + (h - first) * dim, rows, h * dim * element, dim, scale, to);
+                dot_four(rounded + (h - first) * dim, rows + 4, h * dim * element, dim, scale, to + 4);
             }
+        });
     }
+#endif
+    if (!in_pairs)
+        walk(s, keys, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
+            for (int32_t h = first; h < last; h++)
+                for (int32_t i = 0; i < count; i++)
+                    scores[(h - first) * stride + j + i] = scale * dot_heads(query + h * dim, rows[i] + h * dim * element, type, dim);
+        });
     for (int32_t h = first; h < last; h++) {
-        float *weights = scores + (int64_t)(h - first) * length, inverse = 1.0f / softmax(weights, length);
+        float *weights = scores + (h - first) * stride, inverse = 1.0f / softmax(weights, length);
         for (int32_t j = 0; j < length; j++) weights[j] *= inverse;
+        for (int32_t j = length; j < length + BLOCK; j++) weights[j] = 0.0f;
+        if (in_pairs) convert_to_bf16(weights, length + BLOCK, rounded + (h - first) * stride);
         for (int32_t i = 0; i < dim; i++) out[h * dim + i] = 0.0f;
     }
-    for (int32_t j = 0; j < length; j += BLOCK) {
-        int32_t count = length - j < BLOCK ? length - j : BLOCK;
+    walk(s, values, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
         for (int32_t h = first; h < last; h++) {
-            const void *rows[BLOCK];
-            for (int32_t i = 0; i < count; i++)
-                rows[i] = (const char *)values + s->slots[j + i] * row + (int64_t)h * dim * element;
-            add_values(scores + (int64_t)(h - first) * length + j, rows, count, type, dim, out + h * dim);
+            const float *weights = scores + (h - first) * stride;
+#if defined(LK_AVX512_BF16)
+            if (in_pairs) {
+                add_pairs(rounded + (h - first) * stride + j, rows, h * dim * element, BLOCK, dim, out + h * dim);
+                continue;
+            }
+#endif
+            const void *of_head[BLOCK];
+            for (int32_t i = 0; i < count; i++) of_head[i] = rows[i] + h * dim * element;
+            add_values(weights + j, of_head, count, type, dim, out + h * dim);
         }
-    }
+    });
+#if defined(LK_AVX512_BF16)
+    if (in_pairs)
+        for (int32_t h = first; h < last; h++) put_in_order(out + h * dim, dim);
+#endif
 }
 
 static int64_t prefill_scratch(int32_t length, int32_t head_dim) {

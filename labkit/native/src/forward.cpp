@@ -42,9 +42,9 @@ void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, in
     kernel.product(&w, &a, (int32_t)begin, (int32_t)end, &to);
 }
 
-void Pass::embed(int at, int) {
+void Pass::embed(int at, int thread) {
     int64_t width = model.hidden;
-    team.share(at, batch.tokens, 4, [&](int64_t begin, int64_t end) {
+    team.share(at, thread, batch.tokens, 4, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             const char *row = (const char *)model.embedding + batch.token_ids[t] * width * element();
             if (model.cache_type == LK_F32)
@@ -103,7 +103,7 @@ void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last
 
 void Pass::attend(int layer, int at, int thread) {
     int64_t blocks = (model.heads + head_block - 1) / head_block;
-    team.share(at, batch.sequences * blocks, 1, [&](int64_t begin, int64_t end) {
+    team.share(at, thread, batch.sequences * blocks, 1, [&](int64_t begin, int64_t end) {
         for (int64_t unit = begin; unit < end; unit++) {
             int32_t first = (int32_t)(unit % blocks * head_block), last = (int32_t)(first + head_block);
             attend_heads(layer, (int32_t)(unit / blocks), first, last < model.heads ? last : model.heads, thread);
@@ -115,7 +115,7 @@ void Pass::block(int layer, int &at, int thread) {
     const lk_layer &l = model.layer[layer];
     int32_t tokens = batch.tokens;
     int64_t width = model.hidden;
-    team.share(at++, tokens, 1, [&](int64_t begin, int64_t end) {
+    team.share(at++, thread, tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             float *row = rows + thread * row_floats;
             kernel.layer_norm(hidden + t * width, l.ln_weight, l.ln_bias, model.epsilon, model.hidden, row);
@@ -127,14 +127,14 @@ void Pass::block(int layer, int &at, int thread) {
     Output to_qkv = {STORE, qkv, 3 * width, nullptr, nullptr};
     bool direct = of_inner.type != LK_INT8; // else a row is quantized once it is whole
     Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
-    team.share(at++, of_qkv + of_in, piece(l.fc_in, tokens, team.threads()), [&](int64_t begin, int64_t end) {
+    team.share(at++, thread, of_qkv + of_in, piece(l.fc_in, tokens), [&](int64_t begin, int64_t end) {
         if (begin < of_qkv) panels(l.qkv, x, to_qkv, begin, end < of_qkv ? end : of_qkv);
         if (end > of_qkv) panels(l.fc_in, x, to_inner, begin > of_qkv ? begin - of_qkv : 0, end - of_qkv);
     });
     team.barrier();
     attend(layer, at++, thread);
     team.barrier();
-    team.share(at++, direct ? tokens : 2 * tokens, 1, [&](int64_t begin, int64_t end) {
+    team.share(at++, thread, direct ? tokens : 2 * tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             if (i < tokens)
                 kernel.pack_row(attended + i * width, model.hidden, (int32_t)i, &of_attention);
@@ -144,7 +144,7 @@ void Pass::block(int layer, int &at, int thread) {
     team.barrier();
     Output add = {ADD, hidden, width, nullptr, nullptr};
     int64_t of_out = round_up(l.fc_out.out, 16) / 16;
-    team.share(at++, of_out, piece(l.fc_out, tokens, team.threads()), [&](int64_t begin, int64_t end) {
+    team.share(at++, thread, of_out, piece(l.fc_out, tokens), [&](int64_t begin, int64_t end) {
         panels(l.out_proj, of_attention, add, begin, end);
         panels(l.fc_out, of_inner, add, begin, end);
     });
@@ -157,7 +157,7 @@ void Pass::run(int thread) {
     team.barrier();
     for (int layer = 0; layer < model.layers; layer++) block(layer, at, thread);
     int64_t width = model.hidden;
-    team.share(at++, batch.logits, 1, [&](int64_t begin, int64_t end) {
+    team.share(at++, thread, batch.logits, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             float *row = rows + thread * row_floats;
             kernel.layer_norm(hidden + batch.logit_rows[i] * width, model.ln_weight, model.ln_bias, model.epsilon, model.hidden, row);
@@ -166,7 +166,7 @@ void Pass::run(int thread) {
     });
     team.barrier();
     Output to = {STORE, logits, model.vocab, nullptr, nullptr};
-    team.share(at++, round_up(model.vocab, 16) / 16, piece(model.head, batch.logits, team.threads()),
+    team.share(at++, thread, round_up(model.vocab, 16) / 16, piece(model.head, batch.logits),
                [&](int64_t begin, int64_t end) { panels(model.head, of_head, to, begin, end); });
 }
 
@@ -184,11 +184,9 @@ void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *
     const lk_layer &l = model->layer[0];
     int64_t tokens = batch->tokens, width = model->hidden, longest = 1;
     for (int32_t s = 0; s < batch->sequences; s++) longest = batch->lengths[s] > longest ? batch->lengths[s] : longest;
-    // Heads that one piece of attention takes: few enough pieces that a key row is read in one go, enough to share evenly.
-    int64_t head_block = model->heads;
-    while (head_block > 1 && batch->sequences * ((model->heads + head_block - 1) / head_block) < 4 * threads) head_block = (head_block + 1) / 2;
+    int64_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
     const Kernels &kernel = *kernels();
-    int64_t for_decode = head_block * (longest + model->head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, model->head_dim) / 4;
+    int64_t for_decode = head_block * (2 * (longest + 8) + model->head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, model->head_dim) / 4;
     int64_t scratch_floats = round_up(for_decode > for_prefill ? for_decode : for_prefill, 64);
     int64_t row_floats = round_up(width, 64);
     auto floats = Workspace::bytes_of<float>;

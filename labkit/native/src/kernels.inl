@@ -210,18 +210,21 @@ LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
     for (int32_t g = 0; g < in / 32; g++)
         for (int p = 0; p < P; p++) {
-            I16 acc[M];
-            for (int m = 0; m < M; m++) acc[m] = i16_set(-8 * sums[g * M + m]);
+            // Few rows do not wait for latency if low and high nibbles are summed apart.
+            constexpr int H = M <= 4 ? 1 : 0;
+            I16 acc[H + 1][M];
+            for (int m = 0; m < M; m++) acc[0][m] = i16_set(-8 * sums[g * M + m]), acc[H][m] = H ? i16_set(0) : acc[0][m];
             for (int j = 0; j < 4; j++) {
                 prefetch(w + p * panel + (int64_t)g * 256 + j * 64);
                 Bytes both = bytes_load(w + p * panel + (int64_t)g * 256 + j * 64), low = bytes_low(both), high = bytes_high(both);
                 const int32_t *inputs = x + ((int64_t)g * 8 + 2 * j) * M;
-                for (int m = 0; m < M; m++) acc[m] = dot_int4(acc[m], low, inputs[m]);
-                for (int m = 0; m < M; m++) acc[m] = dot_int4(acc[m], high, inputs[M + m]);
+                for (int m = 0; m < M; m++) acc[0][m] = dot_int4(acc[0][m], low, inputs[m]);
+                for (int m = 0; m < M; m++) acc[H][m] = dot_int4(acc[H][m], high, inputs[M + m]);
             }
             F16 of_weights = f16_from_half(weight_scales + p * scale_panel + (int64_t)g * 16);
             for (int m = 0; m < M; m++)
-                sum[p][m] = f16_fma(i16_to_f16(acc[m]), f16_mul(of_weights, f16_set(scales[g * M + m])), sum[p][m]);
+                sum[p][m] = f16_fma(i16_to_f16(H ? i16_add(acc[0][m], acc[H][m]) : acc[0][m]),
+                                    f16_mul(of_weights, f16_set(scales[g * M + m])), sum[p][m]);
         }
 }
 

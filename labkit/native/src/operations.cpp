@@ -38,12 +38,12 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
     Output to = {gelu ? STORE_GELU : STORE, (float *)out, weight->out, nullptr, type == LK_F32 ? nullptr : out};
     Team team(2);
     team.run(threads, [&](int thread) {
-        team.share(0, tokens, 1, [&](int64_t begin, int64_t end) {
+        team.share(0, thread, tokens, 1, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++)
                 kernel.pack_row(row_of(type, x, t, weight->in, rows + (int64_t)thread * weight->in), weight->in, (int32_t)t, &a);
         });
         team.barrier();
-        team.share(1, round_up(weight->out, 16) / 16, piece(*weight, tokens, team.threads()),
+        team.share(1, thread, round_up(weight->out, 16) / 16, piece(*weight, tokens),
                    [&](int64_t begin, int64_t end) { kernel.product(weight, &a, (int32_t)begin, (int32_t)end, &to); });
     });
 }
@@ -51,9 +51,9 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
 void lk_layer_norm(int32_t type, const void *x, const float *weight, const float *bias, float epsilon, int32_t tokens,
                    int32_t hidden, void *out, int32_t threads) {
     Team team(1);
-    team.run(threads, [&](int) {
+    team.run(threads, [&](int thread) {
         std::unique_ptr<float[]> in(new float[hidden]), normed(new float[hidden]);
-        team.share(0, tokens, 4, [&](int64_t begin, int64_t end) {
+        team.share(0, thread, tokens, 4, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) {
                 kernels()->layer_norm(row_of(type, x, t, hidden, in.get()), weight, bias, epsilon, hidden, normed.get());
                 put_row(type, normed.get(), t, hidden, out);
@@ -65,10 +65,10 @@ void lk_layer_norm(int32_t type, const void *x, const float *weight, const float
 void lk_residual_layer_norm(int32_t type, const void *residual, const void *attention, const void *mlp, const float *weight,
                             const float *bias, float epsilon, int32_t tokens, int32_t hidden, void *sum, void *out, int32_t threads) {
     Team team(1);
-    team.run(threads, [&](int) {
+    team.run(threads, [&](int thread) {
         std::unique_ptr<float[]> buffer(new float[4 * (int64_t)hidden]);
         float *total = buffer.get(), *b0 = total + hidden, *b1 = b0 + hidden, *b2 = b1 + hidden;
-        team.share(0, tokens, 4, [&](int64_t begin, int64_t end) {
+        team.share(0, thread, tokens, 4, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) {
                 const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
                 const float *m = row_of(type, mlp, t, hidden, b2);
@@ -87,9 +87,9 @@ void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positio
                            int32_t rotary_dim, void *query, int32_t threads) {
     int64_t width = (int64_t)heads * head_dim;
     Team team(1);
-    team.run(threads, [&](int) {
+    team.run(threads, [&](int thread) {
         std::unique_ptr<float[]> row(new float[3 * width]);
-        team.share(0, tokens, 4, [&](int64_t begin, int64_t end) {
+        team.share(0, thread, tokens, 4, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) {
                 const float *from = row_of(type, qkv, t, 3 * width, row.get());
                 if (from != row.get()) std::memcpy(row.get(), from, 3 * width * 4);
@@ -110,36 +110,39 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
     const Kernels &kernel = *kernels();
     int64_t width = (int64_t)heads * head_dim, tokens = starts[sequences], longest = 1;
     for (int32_t s = 0; s < sequences; s++) longest = lengths[s] > longest ? lengths[s] : longest;
-    int64_t scratch = kernel.prefill_scratch((int32_t)longest, head_dim) / 4 + longest + head_dim;
+    int32_t block = heads_of_piece(sequences, heads, threads), blocks = (heads + block - 1) / block;
+    int64_t scratch = kernel.prefill_scratch((int32_t)longest, head_dim) / 4 + block * (2 * (longest + 8) + head_dim);
     space.begin(2 * Workspace::bytes_of<float>(tokens * width) + Workspace::bytes_of<float>(threads * scratch));
     float *wide = space.take<float>(tokens * width), *attended = space.take<float>(tokens * width);
     float *scratches = space.take<float>(threads * scratch);
     Team team(3);
     team.run(threads, [&](int thread) {
-        team.share(0, tokens, 16, [&](int64_t begin, int64_t end) {
+        team.share(0, thread, tokens, 16, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) {
                 const float *row = row_of(type, query, t, width, wide + t * width);
                 if (row != wide + t * width) std::memcpy(wide + t * width, row, width * 4);
             }
         });
         team.barrier();
-        team.share(1, (int64_t)sequences * heads, 1, [&](int64_t begin, int64_t end) {
+        team.share(1, thread, (int64_t)sequences * blocks, 1, [&](int64_t begin, int64_t end) {
             for (int64_t unit = begin; unit < end; unit++) {
-                int32_t s = (int32_t)(unit / heads), head = (int32_t)(unit % heads), queries = starts[s + 1] - starts[s];
+                int32_t s = (int32_t)(unit / blocks), first = (int32_t)(unit % blocks) * block, queries = starts[s + 1] - starts[s];
+                int32_t last = first + block < heads ? first + block : heads;
                 AttentionShape shape = {heads, head_dim, lengths[s], queries, slot_table + s * table_stride};
                 float *from = wide + starts[s] * width, *to = attended + starts[s] * width, *mine = scratches + thread * scratch;
                 if (queries > 4) {
-                    kernel.prefill(&shape, type, from, width, keys, values, head, mine, to, width);
+                    for (int32_t head = first; head < last; head++)
+                        kernel.prefill(&shape, type, from, width, keys, values, head, mine, to, width);
                     continue;
                 }
                 for (int32_t i = 0; i < queries; i++) {
                     shape.length = lengths[s] - queries + i + 1;
-                    kernel.decode(&shape, type, from + i * width, keys, values, head, head + 1, mine, to + i * width);
+                    kernel.decode(&shape, type, from + i * width, keys, values, first, last, mine, to + i * width);
                 }
             }
         });
         team.barrier();
-        team.share(2, tokens, 16, [&](int64_t begin, int64_t end) {
+        team.share(2, thread, tokens, 16, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; t++) put_row(type, attended + t * width, t, width, out);
         });
     });

@@ -2,10 +2,15 @@
 #pragma once
 #include "kernels.h"
 
-// Panels of one piece: enough pieces to share evenly, each big enough to be worth a turn at the counter.
-static inline int64_t piece(const lk_weight &w, int64_t rows, int threads) {
-    int64_t panels = round_up(w.out, 16) / 16, panel_bytes = lk_packed_bytes(w.type, 16, w.in);
-    int64_t wanted = rows > 12 ? 2 : 1 + (64 << 10) / panel_bytes, fair = panels / (threads * 4);
-    int64_t size = wanted < fair || fair < 1 ? wanted : fair;
-    return round_up(size < 2 ? 2 : size, 2);
+// Panels of one piece: a multiple of two, which the kernels take together, and worth a turn at the counter.
+static inline int64_t piece(const lk_weight &w, int64_t rows) {
+    int64_t panel_bytes = lk_packed_bytes(w.type, 16, w.in);
+    return rows > 12 ? 2 : round_up(1 + (16 << 10) / panel_bytes, 2);
+}
+
+// Heads that one piece of attention takes: as many as leave a piece for every thread, so that rows are read in long runs.
+static inline int32_t heads_of_piece(int32_t sequences, int32_t heads, int32_t threads) {
+    int32_t block = heads;
+    while (block > 1 && (int64_t)sequences * ((heads + block - 1) / block) < threads) block = (block + 1) / 2;
+    return block;
 }

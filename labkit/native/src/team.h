@@ -16,10 +16,11 @@ static inline void pause_cpu() {
 #endif
 }
 
-// A piece of work is taken by the thread that is free, so that a core which someone else uses holds nobody up.
+// Each thread goes through a stretch of its own, in order, since memory likes that; who is done takes pieces of the others'
+// stretches, so that a core which someone else uses holds nobody up.
 class Team {
   public:
-    explicit Team(int stages) : counters_(stages) {}
+    explicit Team(int stages) : stages_(stages) {}
 
     // Run work(thread) on at most `threads` threads; a team runs once.
     template <class Work> void run(int threads, Work work) {
@@ -28,25 +29,27 @@ class Team {
 #pragma omp parallel num_threads(threads)
             {
 #pragma omp single
-                threads_ = omp_get_num_threads();
+                begin(omp_get_num_threads());
                 work(omp_get_thread_num());
             }
             return;
         }
 #endif
         (void)threads;
+        begin(1);
         work(0);
     }
 
     // Call work(begin, end) on pieces of `size` out of [0, count), until none is left; each stage is gone through once.
-    template <class Work> void share(int stage, int64_t count, int64_t size, Work work) {
-        if (threads_ == 1) {
-            if (count > 0) work(0, count);
-            return;
+    template <class Work> void share(int stage, int thread, int64_t count, int64_t size, Work work) {
+        int64_t pieces = (count + size - 1) / size;
+        for (int i = 0; i < threads_; i++) {
+            int owner = (thread + i) % threads_;
+            int64_t begin = pieces * owner / threads_, end = pieces * (owner + 1) / threads_;
+            std::atomic<int64_t> &taken = counters_[(int64_t)stage * threads_ + owner].value;
+            for (int64_t piece; (piece = begin + taken.fetch_add(1, std::memory_order_relaxed)) < end;)
+                work(piece * size, (piece + 1) * size < count ? (piece + 1) * size : count);
         }
-        std::atomic<int64_t> &next = counters_[stage].value;
-        for (int64_t begin; (begin = next.fetch_add(size, std::memory_order_relaxed)) < count;)
-            work(begin, begin + size < count ? begin + size : count);
     }
 
     void barrier() {
@@ -71,7 +74,12 @@ class Team {
     struct alignas(64) Counter {
         std::atomic<int64_t> value{0};
     };
-    int threads_ = 1;
+    void begin(int threads) {
+        threads_ = threads;
+        counters_ = std::vector<Counter>((size_t)stages_ * threads);
+    }
+
+    int stages_, threads_ = 1;
     std::vector<Counter> counters_;
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<int> phase_{0};

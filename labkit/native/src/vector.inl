@@ -18,6 +18,7 @@ LK_INLINE F16 f16_from_bf16(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 LK_INLINE I16 i16_set(int32_t x) { return _mm512_set1_epi32(x); }
+LK_INLINE I16 i16_add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
 LK_INLINE F16 i16_to_f16(I16 x) { return _mm512_cvtepi32_ps(x); }
 
 // acc += for each lane the product of its two bf16 weights with the pair x.
@@ -68,6 +69,7 @@ LK_INLINE __m256 half_of_bf16(const void *p) {
 }
 LK_INLINE F16 f16_from_bf16(const void *p) { return {half_of_bf16(p), half_of_bf16((const __m128i *)p + 1)}; }
 LK_INLINE I16 i16_set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+LK_INLINE I16 i16_add(I16 a, I16 b) { return {_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
 LK_INLINE F16 i16_to_f16(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
 LK_INLINE __m256 dot_bf16_half(__m256 acc, const void *w, uint32_t x) {
@@ -148,6 +150,7 @@ LK_INLINE F16 f16_from_half(const void *p) {
     return r;
 }
 LK_INLINE I16 i16_set(int32_t x) { I16 r; LK_LANES(i) r.v[i] = x; return r; }
+LK_INLINE I16 i16_add(I16 a, I16 b) { LK_LANES(i) a.v[i] += b.v[i]; return a; }
 LK_INLINE F16 i16_to_f16(I16 x) { F16 r; LK_LANES(i) r.v[i] = (float)x.v[i]; return r; }
 LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
     const uint32_t *pairs = (const uint32_t *)w;
