@@ -73,9 +73,24 @@ class BeamSearch:
 
     def run(self) -> list[list[Hypothesis]]:
         """The ended hypotheses of each sequence, best first; the `path` to a hypothesis' node holds its tokens."""
-        logits = torch.cat([self._forward(batch, self._cache) for batch in self._prefill()])
+        for _ in self.passes():
+            pass
+        return self.hypotheses
+
+    def passes(self) -> Iterator[None]:
+        """The search, one forward pass a turn, so that others can have theirs in between."""
+        found = []
+        for batch in self._prefill():
+            found.append(self._forward(batch, self._cache))
+            yield
+        logits = torch.cat(found)
         while self._step(logits):
             logits = self._forward(self._decode(), self._cache)
+            yield
+
+    @property
+    def hypotheses(self) -> list[list[Hypothesis]]:
+        """What has ended so far of each sequence, best first."""
         return [prompt.hypotheses for prompt in self._prompts]
 
     def _step(self, logits: Tensor) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
+from labkit.engine.beam_search import slots_needed
 from labkit.engine.prefix_cache import Tokens
 from labkit.engine.sequence import Sequence
 from labkit.engine.slots import Slots
@@ -95,7 +96,9 @@ class CachedSequence:
 
 
 def slots_of(sequence: Sequence) -> int:
-    """Slots that a sequence needs at most: its last token is never fed back, and a memory bounds it."""
+    """Slots that a sequence, or a beam search, needs at most: the last token is never fed back, and a memory bounds it."""
     params = sequence.params
+    if params.num_beams > 1:
+        return slots_needed(sequence)
     positions = params.prefix_len + params.soft_len + len(sequence.prompt) + sequence.max_new_tokens - 1
     return positions if params.memory_len is None else min(positions, params.memory_len)

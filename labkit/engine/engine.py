@@ -218,7 +218,7 @@ class Engine:
         """Take back what has not ended of these requests."""
         left = {sequence for request in requests for sequence in request.sequences if sequence in self._running}
         if left:
-            self._ready().scheduler.cancel(left)
+            self._ready().cancel(left)
         for sequence in left:
             del self._running[sequence]
         for request in requests:

@@ -117,10 +117,11 @@ class Door:
     def _samples(self, number: int, tokens: list[int], params: SamplingParams) -> list[Sequence]:
         """One sequence a sample of a prompt."""
         limit = params.fit(self._config, len(tokens))
-        if params.num_samples > self._max_batch_size:
-            raise InvalidRequest(
-                f"num_samples is {params.num_samples}; this engine runs {self._max_batch_size} sequences at a time"
-            )
+        name = "num_beams" if params.num_beams > 1 else "num_samples"
+        if (width := getattr(params, name)) > self._max_batch_size:
+            raise InvalidRequest(f"{name} is {width}; this engine runs {self._max_batch_size} sequences at a time")
+        if params.num_beams > 1:
+            _check_beams(params)
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -152,3 +153,12 @@ class Door:
             else:
                 banned.append(tuple(word))
         return list(dict.fromkeys(banned))
+
+
+def _check_beams(params: SamplingParams) -> None:
+    """Raise `InvalidRequest` for what beam search does not do."""
+    for name in ("soft_prompt", "prefix_prompt", "memory_len", "prompt_logprobs"):
+        if getattr(params, name) is not None:
+            raise InvalidRequest(
+                f"{name} was given with num_beams {params.num_beams}; beam search cannot do that: leave one out"
+            )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labkit.engine.cached_sequence import CachedSequence
+from labkit.engine.cached_sequence import CachedSequence, slots_of
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import Slots
@@ -50,6 +50,15 @@ class Chunk:
         return self.entry.slots[column : column + self.count]
 
 
+@dataclass(frozen=True, eq=False)
+class Reservation:
+    """Slots and rows of the beam search of a prompt, whose best hypotheses become `samples`; held until its end."""
+
+    samples: list[Sequence]
+    slots: Slots
+    rows: list[int]
+
+
 @dataclass(frozen=True)
 class Plan:
     """One step: a token of each of `decodes`, then the chunks."""
@@ -73,9 +82,12 @@ class Scheduler:
     unless it is preempted. Requests are admitted in order as rows and slots allow; none overtakes, except that a prompt
     steps back while a running one computes a long prefix which both share.
 
+    A beam search is admitted in the same order once all slots that it may need are there, and keeps them to its end; it
+    runs outside of the plan.
+
     When slots run out, idle prefixes are given up, then the latest admitted sequence is preempted: its slots go, it stands
-    in front of the queue and computes its tokens anew, as far as nobody kept them. The earliest is never preempted and
-    fits the pool alone (`SlotPool.check`), so something always goes on.
+    in front of the queue and computes its tokens anew, as far as nobody kept them. The earliest makes room for nobody but
+    beam searches, and every request fits the pool alone (`SlotPool.check`), so something always goes on.
     """
 
     def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int) -> None:
@@ -85,6 +97,7 @@ class Scheduler:
         self.max_step_tokens = max_step_tokens
         self.waiting: deque[list[Sequence]] = deque()  # the samples of a prompt, or a preempted sequence
         self.running: list[CachedSequence] = []  # in the order of admission
+        self.reservations: list[Reservation] = []
         self._rows = list(range(max_batch_size - 1, -1, -1))
         self.tokens_computed = self.tokens_reused = self.preemptions = 0
 
@@ -138,12 +151,18 @@ class Scheduler:
             tokens_computed=self.tokens_computed,
             tokens_reused=self.tokens_reused,
             preemptions=self.preemptions,
-            running=sum(1 + len(entry.forks) for entry in self.running),
+            running=sum(1 + len(e.forks) for e in self.running) + sum(len(r.samples) for r in self.reservations),
             waiting=sum(map(len, self.waiting)),
             num_slots=self.pool.num_slots,
             free_slots=self.pool.num_available,
             prefix_slots=self.pool.allocator.num_idle,
         )
+
+    def release(self, reservation: Reservation) -> None:
+        """A beam search is over, or given up."""
+        self.reservations.remove(reservation)
+        self.pool.allocator.release(reservation.slots)
+        self._rows += reservation.rows
 
     def _decodes(self) -> list[CachedSequence]:
         """Running sequences that decode, each with a slot for its token; the latest admitted make room if they must."""
@@ -164,20 +183,36 @@ class Scheduler:
 
     def _admit(self) -> CachedSequence | None:
         """The next waiting prompt, now running; None if there is none for which rows and slots are left."""
-        for place, samples in enumerate(self.waiting):
-            if place + len(samples) > len(self._rows):  # those that stepped back keep a row each
+        place = 0
+        while place < len(self.waiting):
+            samples = self.waiting[place]
+            if place + width_of(samples) > len(self._rows):  # those that stepped back keep a row each
                 return None
+            spare = LOOKAHEAD * (len(self.running) + len(samples)) if self.running else 0
+            if samples[0].params.num_beams > 1:
+                if not self._reserve(samples, spare):
+                    return None
+                del self.waiting[place]
+                continue
             entry = CachedSequence(samples[0], samples[1:])
             shared = self.pool.matched(entry)
             if self._is_being_computed(entry, len(shared)):
+                place += 1
                 continue
-            spare = LOOKAHEAD * (len(self.running) + len(samples)) if self.running else 0
             if not self.pool.seat(entry, shared, spare):
                 return None
             del self.waiting[place]
             self._run(entry, len(shared))
             return entry
         return None
+
+    def _reserve(self, samples: list[Sequence], spare: int) -> bool:
+        slots = self.pool.reserve(slots_of(samples[0]), spare)
+        if slots is None:
+            return False
+        rows = [self._rows.pop() for _ in range(width_of(samples))]
+        self.reservations.append(Reservation(samples, slots, rows))
+        return True
 
     def _run(self, entry: CachedSequence, reused: int) -> None:
         entry.row, *entry.fork_rows = (self._rows.pop() for _ in (entry, *entry.forks))
@@ -201,6 +236,12 @@ class Scheduler:
         place = self.running.index(entry) + 1
         self.running[place:place] = twins
         return twins
+
+
+def width_of(samples: SequenceOf[Sequence]) -> int:
+    """Sequences that the samples of a prompt run at a time: one each, or the beams that they are chosen from."""
+    beams = samples[0].params.num_beams
+    return beams if beams > 1 else len(samples)
 
 
 def check_limits(max_batch_size: int, max_step_tokens: int) -> None:

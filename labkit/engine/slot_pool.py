@@ -48,6 +48,10 @@ class SlotPool:
             return entry.slots[:0]
         return self.prefixes.match(entry.tokens[:-1])
 
+    def reserve(self, count: int, spare: int) -> Slots | None:
+        """So many slots for whoever manages them himself; none, if fewer than `spare` would be left."""
+        return self._take(count) if count + spare <= self.num_available else None
+
     def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
         """Give a sequence the slots of all its tokens, `shared` first; no, if fewer than `spare` would be left."""
         self.allocator.share(shared)

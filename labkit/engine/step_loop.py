@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from labkit import ops
 from labkit.engine.batch import Batch
 from labkit.engine.batch_builder import BatchBuilder
+from labkit.engine.beam_lane import BeamLane
 from labkit.engine.cached_sequence import CachedSequence
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
@@ -35,6 +36,7 @@ class StepLoop:
         self._cache: KVCache | None = None
         self._builder = BatchBuilder(scheduler.max_batch_size, model.config.context_length, model.device)
         self._sampler = Sampler(scheduler.max_batch_size, model.config.vocab_size, model.device)
+        self._beams = BeamLane(scheduler, model.config.vocab_size)
         self._operations = ops.replacements()
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
@@ -45,18 +47,30 @@ class StepLoop:
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """One forward pass, and a token for each sequence whose tokens are all computed then; nothing if nothing runs."""
+        """One forward pass (and one of each beam search), and a token for each sequence whose tokens are all computed then.
+
+        Nothing if nothing runs.
+        """
         if self._operations != (now := ops.replacements()):
             self._operations = now
             self.scheduler.pool.prefixes.clear()  # they were computed by other functions
-        plan = self.scheduler.plan()
-        if not plan.num_tokens:
+        if self._cache is None:
             return
-        assert self._cache is not None
+        plan = self.scheduler.plan()
+        if plan.num_tokens:
+            yield from self._pass(plan, forward, self._cache)
+        yield from self._beams.step(forward, self._cache)
+
+    def cancel(self, sequences: Collection[Sequence]) -> None:
+        """Let these sequences (all samples of a prompt) go, wherever they are."""
+        self.scheduler.cancel(sequences)
+        self._beams.cancel(sequences)
+
+    def _pass(self, plan: Plan, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
         plan = Plan(self._builder.line_up(plan.decodes), plan.chunks)
         for chunk in plan.chunks:
-            self._write_prefix_prompt(chunk, self._cache)
-        logits = forward(self._builder.build(plan), self._cache)
+            self._write_prefix_prompt(chunk, cache)
+        logits = forward(self._builder.build(plan), cache)
         if entries := self.scheduler.commit(plan):
             yield from self._take_tokens(logits, entries)
 

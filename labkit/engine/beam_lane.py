@@ -1,0 +1,98 @@
+"""Beam searches beside the batch: a forward pass of each a step, and their best hypotheses as tokens at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
+
+from labkit.engine.beam_group import Hypothesis
+from labkit.engine.beam_search import BeamSearch, Forward
+from labkit.engine.beam_tree import path
+from labkit.engine.kv_cache import KVCache
+from labkit.engine.outputs import TokenEvent
+from labkit.engine.scheduler import Reservation, Scheduler
+from labkit.engine.sequence import Sequence
+
+
+@dataclass(eq=False)
+class Search:
+    """Searches that were admitted in one step and run as one batch."""
+
+    reservations: list[Reservation]
+    beams: BeamSearch
+    passes: Iterator[None]
+
+
+class BeamLane:
+    """Runs what the scheduler has reserved slots for.
+
+    Prompts that are admitted together are searched together. One that is cancelled gives its slots back when the others
+    of its search have ended, or at once if it is the last. A search that fails starts anew unless its callers give up.
+    """
+
+    def __init__(self, scheduler: Scheduler, vocab_size: int) -> None:
+        self._scheduler = scheduler
+        self._vocab_size = vocab_size
+        self._searches: list[Search] = []
+        self._gone: set[Sequence] = set()
+
+    def step(self, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """A pass of every search; the tokens of those that have come to their end."""
+        begun = self._begun()
+        if new := [reservation for reservation in self._scheduler.reservations if reservation not in begun]:
+            self._searches.append(self._start(new, forward, cache))
+        for search in list(self._searches):
+            try:
+                ended = next(search.passes, self) is self
+            except BaseException:
+                for samples in reversed(self._end(search)):
+                    self._scheduler.waiting.appendleft(samples)
+                raise
+            if ended:
+                wanted = self._end(search)
+                for reservation, hypotheses in zip(search.reservations, search.beams.hypotheses, strict=True):
+                    if reservation.samples in wanted:
+                        yield from _events(reservation.samples, hypotheses)
+
+    def cancel(self, sequences: Collection[Sequence]) -> None:
+        """Let these sequences (all samples of a prompt) go."""
+        for search in list(self._searches):
+            self._gone |= {r.samples[0] for r in search.reservations if r.samples[0] in sequences}
+            if all(r.samples[0] in self._gone for r in search.reservations):
+                self._end(search)
+        begun = self._begun()
+        for reservation in [r for r in self._scheduler.reservations if r.samples[0] in sequences and r not in begun]:
+            self._scheduler.release(reservation)
+
+    def _begun(self) -> set[Reservation]:
+        return {reservation for search in self._searches for reservation in search.reservations}
+
+    def _start(self, reservations: list[Reservation], forward: Forward, cache: KVCache) -> Search:
+        slots = [slot for reservation in reservations for slot in reservation.slots.tolist()]
+        sequences = [reservation.samples[0] for reservation in reservations]
+        limit = self._scheduler.max_step_tokens
+        beams = BeamSearch(forward, self._vocab_size, cache, slots, sequences, max_prefill_tokens=limit)
+        return Search(reservations, beams, beams.passes())
+
+    def _end(self, search: Search) -> list[list[Sequence]]:
+        """Give back what a search held; the samples that are still wanted, prompt by prompt."""
+        self._searches.remove(search)
+        for reservation in search.reservations:
+            self._scheduler.release(reservation)
+        groups = [reservation.samples for reservation in search.reservations]
+        wanted = [samples for samples in groups if samples[0] not in self._gone]
+        self._gone -= {samples[0] for samples in groups}
+        return wanted
+
+
+def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
+    """The tokens of the best hypotheses, best first, one a sample; the last one again where bad words left too few."""
+    for number, sample in enumerate(samples):
+        nodes = path(hypotheses[min(number, len(hypotheses) - 1)].node) if hypotheses else []
+        for node in nodes[:-1]:
+            yield sample, sample.append(node.token, node.logprob)
+        # With every token forbidden there is no hypothesis: one token 0, which plain sampling takes then, ends the text.
+        token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (0, None)
+        last = sample.append(token, logprob)
+        yield sample, replace(last, finish_reason=last.finish_reason or "length")
