@@ -18,10 +18,13 @@ from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write
 from labkit.ops.sample import sample
 from labkit.ops.uniform import uniform
-from labkit.ops.weights import Int4Weight, Int8Weight, QuantizedWeight
+from labkit.ops.weights import DynamicWeight, Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
 
 __all__ = [
+    "DynamicWeight",
+    "Fp8Weight",
     "Int4Weight",
+    "Int8DynamicWeight",
     "Int8Weight",
     "QuantizedWeight",
     "Weight",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from labkit.native.packed_weight import PackedWeight
+from labkit.ops.backend import on_triton
 from labkit.ops.gelu import gelu
 from labkit.ops.linear import Weight, linear_reference
 from labkit.ops.registry import operation
@@ -23,4 +24,8 @@ def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor
     """
     if isinstance(weight, PackedWeight):
         return weight.multiply(x, bias, gelu=True)
+    if on_triton(x):
+        from labkit.ops.kernels.linear import linear_triton
+
+        return linear_triton(x, weight, bias, gelu=True)
     return linear_gelu_reference(x, weight, bias)

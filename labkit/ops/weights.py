@@ -1,10 +1,13 @@
-"""Weights in fewer bits: how a matrix is rounded to int8 or int4 and stored. Rounds to nearest, needs no data.
+"""Weights in fewer bits: how a matrix is rounded to int8, int4 or FP8 and stored. Rounds to nearest, needs no data.
 
-Better roundings (calibrated, trained) fill the same formats; kernels read these and nothing else.
+Better roundings (calibrated, trained) fill the same formats; kernels read these and nothing else. Two formats,
+`Int8DynamicWeight` and `Fp8Weight`, round the activations too, as they come, so that the product itself runs in 8 bits:
+they gain where many tokens share a weight (prefill, large batches), the others where reading the weight is all the work.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +18,8 @@ from labkit.errors import InvalidRequest
 
 GROUP_SIZE = 32
 """Weights that share a scale in int4, unless told otherwise."""
+FP8_MAX = 448.0
+"""The largest number of e4m3."""
 
 
 @dataclass(frozen=True)
@@ -93,5 +98,90 @@ class Int4Weight:
         return groups.flatten(1)[:, : self.in_features].to(dtype)
 
 
-QuantizedWeight = Int8Weight | Int4Weight
+def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row of `x` `[rows, columns]` to int8, its largest magnitude at 127.
+
+    Returns values `[rows, columns]` int8 and scales `[rows]` float32 with x = scales * values, nearly. Computed in
+    float32, ties to even; a row of zeros has the scale 0.
+    """
+    wide = x.float()
+    scales = wide.abs().amax(1) / 127
+    return (wide / _no_zeros(scales)[:, None]).round_().to(torch.int8), scales
+
+
+def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same to FP8 (e4m3), the largest magnitude of each row at 448, the largest that the format holds."""
+    wide = x.float()
+    scales = wide.abs().amax(1) / FP8_MAX
+    return (wide / _no_zeros(scales)[:, None]).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scales
+
+
+def _no_zeros(scales: Tensor) -> Tensor:
+    """Scales to divide by: 1 in the place of 0."""
+    return torch.where(scales == 0, 1.0, scales)
+
+
+@dataclass(frozen=True)
+class DynamicWeight(ABC):
+    """A matrix in 8 bits with one scale an output row, for a product in 8 bits: each row of x is rounded the same way.
+
+    (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i], where x_values and x_scales
+    are found as x comes ("dynamic"). `values` `[out, in]`; `scales` `[out]` float32.
+    """
+
+    values: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes that one use of the matrix reads."""
+        return self.values.numel() + 4 * self.scales.numel()
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix that the stored one stands for."""
+        return (self.values.float() * self.scales[:, None]).to(dtype)
+
+    @abstractmethod
+    def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` `[tokens, in]` in the type of `values`, and its scales `[tokens]` float32."""
+
+
+class Int8DynamicWeight(DynamicWeight):
+    """W8A8: `values` int8 as in `Int8Weight`, activations in int8 as well.
+
+    A class of its own and not a flag of `Int8Weight`: a kernel that does not know it must not pass for it.
+    """
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Int8DynamicWeight:
+        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 127."""
+        return cls(*quantize_rows_int8(weight))
+
+    def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`quantize_rows_int8`."""
+        return quantize_rows_int8(x)
+
+
+class Fp8Weight(DynamicWeight):
+    """FP8 (e4m3: 4 bits of exponent, 3 of mantissa, up to 448; Micikevicius et al. 2022), weights and activations.
+
+    `values` `[out, in]` float8_e4m3fn.
+    """
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Fp8Weight:
+        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 448."""
+        return cls(*quantize_rows_fp8(weight))
+
+    def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`quantize_rows_fp8`."""
+        return quantize_rows_fp8(x)
+
+
+QuantizedWeight = Int8Weight | Int4Weight | Int8DynamicWeight | Fp8Weight
 """The formats in fewer bits."""

@@ -1,0 +1,214 @@
+"""Which of several ways to run a kernel is the fastest: measured once for a shape and a device, kept in a readable file.
+
+The file is `autotune.json` in labkit's home. Whoever asks for a choice is answered from it; what is not in it, or was
+measured with other versions or other kernels, gets the first candidate, until `Tuner.tuning` measures it. Nothing is
+measured on the way: the first request would wait for minutes, and inside the capture of a CUDA graph nothing can be timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from labkit.environment import find_gpus, find_versions
+from labkit.errors import LabkitError
+from labkit.home import home, write_atomically
+
+FORMAT = 1
+"""Of the file. One of another format is set aside."""
+Plan = TypeVar("Plan")
+Entries = dict[str, dict[str, Any]]
+"""By problem: `choice`, `milliseconds` by candidate (null: it failed), `versions`, `tuned` (a date)."""
+
+
+class Problem(NamedTuple):
+    """What a choice is made for; `sizes` in the kernel's own order."""
+
+    kernel: str
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def key(self) -> str:
+        """Its name in the file, below the device's."""
+        return f"{self.kernel} {'x'.join(map(str, self.sizes))} {str(self.dtype).removeprefix('torch.')}"
+
+
+class TuningFile:
+    """The choices on disk: `{"format": 1, "devices": {device: {problem: entry}}}`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, Entries]:
+        """Entries by device. A file that cannot be understood counts as empty, is kept aside, and a warning says so."""
+        try:
+            return _devices(json.loads(self.path.read_text("utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            aside = self.path.with_suffix(".unreadable.json")
+            with contextlib.suppress(OSError):
+                self.path.replace(aside)
+            warnings.warn(f"{self.path} holds no tuned kernels ({error}); it is now {aside.name}, tune again", stacklevel=2)
+            return {}
+
+    def merge(self, device: str, entries: Entries) -> None:
+        """Add a device's entries to what the file holds now; one process at a time, so that no entry is lost."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks have no such lock
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            devices = self.read()
+            devices[device] = dict(sorted({**devices.get(device, {}), **entries}.items()))
+            write_atomically(self.path, json.dumps({"format": FORMAT, "devices": devices}, indent=1) + "\n")
+
+
+def _devices(stored: Any) -> dict[str, Entries]:
+    """The entries of a parsed file; raises `ValueError` for anything that `merge` has not written."""
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        found = stored.get("format") if isinstance(stored, dict) else None
+        raise ValueError(f"its format is {found!r}, this labkit reads {FORMAT}")
+    devices = stored.get("devices")
+    if not isinstance(devices, dict):
+        raise ValueError("it lists no devices")
+    for device, entries in devices.items():
+        for key, entry in entries.items() if isinstance(entries, dict) else [(device, None)]:
+            if not isinstance(entry, dict) or not isinstance(entry.get("choice"), str):
+                raise ValueError(f"{key!r} has no choice")
+    return devices
+
+
+class Tuner:
+    """Chooses among candidates. `path`: of the file, labkit's own when left out; `sources`: the files of the kernels, whose
+    change makes old choices stale; `do_bench`: milliseconds that a call takes, Triton's with an emptied L2 when left out.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Path] = (),
+        *,
+        path: Path | None = None,
+        do_bench: Callable[[Callable[[], object]], float] | None = None,
+        device_name: Callable[[torch.device], str] | None = None,
+        versions: Callable[[], dict[str, str]] | None = None,
+    ) -> None:
+        self._sources = sources
+        self._path = path
+        self._do_bench = do_bench or _triton_do_bench
+        self._device_name = device_name or _device_name
+        self._find_versions = versions or _machine_versions
+        self._chosen: dict[Problem, str | None] = {}
+        self._report: Callable[[str], None] | None = None
+
+    def choose(self, problem: Problem, candidates: Mapping[str, Plan], run: Callable[[Plan], object]) -> Plan:
+        """The candidate to run: the one measured fastest, or the first of them where none was measured.
+
+        `run` runs a candidate; it is called only inside `tuning`, and never during the capture of a CUDA graph.
+        """
+        if problem not in self._chosen:
+            self._chosen[problem] = self._stored(problem)
+        choice = self._chosen[problem]
+        if choice not in candidates and self._report is not None and not _capturing(problem.device):
+            choice = self._chosen[problem] = self._measure(problem, candidates, run, self._report)
+        return candidates[choice] if choice is not None and choice in candidates else next(iter(candidates.values()))
+
+    @contextlib.contextmanager
+    def tuning(self, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+        """Inside, `choose` measures what has no choice yet and keeps the result; `report` gets a line about each."""
+        before, self._report = self._report, report
+        try:
+            yield
+        finally:
+            self._report = before
+
+    @functools.cached_property
+    def versions(self) -> dict[str, str]:
+        """What a choice was measured with: torch, Triton, CUDA, driver, and a hash of the kernels' sources."""
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self._sources)))
+        return {**self._find_versions(), "kernels": digest.hexdigest()[:12]}
+
+    @functools.cached_property
+    def _file(self) -> TuningFile | None:
+        try:
+            return TuningFile(self._path or home() / "autotune.json")
+        except LabkitError as error:
+            warnings.warn(f"kernels run untuned: {error}", stacklevel=2)
+            return None
+
+    @functools.cached_property
+    def _devices(self) -> dict[str, Entries]:
+        return self._file.read() if self._file is not None else {}
+
+    def _stored(self, problem: Problem) -> str | None:
+        if not self._devices:
+            return None
+        entry = self._devices.get(self._device_name(problem.device), {}).get(problem.key)
+        return entry["choice"] if entry is not None and entry.get("versions") == self.versions else None
+
+    def _measure(
+        self,
+        problem: Problem,
+        candidates: Mapping[str, Plan],
+        run: Callable[[Plan], object],
+        report: Callable[[str], None],
+    ) -> str:
+        times: dict[str, float] = {}
+        failure: Exception | None = None
+        for label, plan in candidates.items():
+            try:
+                times[label] = self._do_bench(functools.partial(run, plan))
+            except Exception as error:  # too much shared memory, a shape that a library refuses: a candidate that is none
+                failure = error
+                times[label] = math.inf
+        best = min(times, key=lambda label: times[label])
+        if failure is not None and times[best] == math.inf:
+            raise failure
+        report(f"{problem.key}: {best}, {times[best]:.4f} ms")
+        self._keep(problem, best, times)
+        return best
+
+    def _keep(self, problem: Problem, choice: str, times: dict[str, float]) -> None:
+        ordered = sorted(times.items(), key=lambda item: item[1])
+        entry = {
+            "choice": choice,
+            "milliseconds": {label: round(taken, 5) if taken < math.inf else None for label, taken in ordered},
+            "versions": self.versions,
+            "tuned": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if self._file is not None:
+            self._file.merge(self._device_name(problem.device), {problem.key: entry})
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _triton_do_bench(call: Callable[[], object]) -> float:
+    from triton.testing import do_bench
+
+    taken: float = do_bench(call, warmup=10, rep=50, return_mode="median")
+    return taken
+
+
+def _machine_versions() -> dict[str, str]:
+    gpus, _ = find_gpus()
+    driver = gpus[0].driver if gpus else "unknown"
+    return {**find_versions(("torch", "triton")), "cuda": str(torch.version.cuda), "driver": driver}

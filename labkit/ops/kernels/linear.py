@@ -1,0 +1,105 @@
+"""Linear layers on a GPU: which kernel runs for which kind of weight and how many rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.errors import NotAvailable
+from labkit.ops.kernels.autotune import Problem, Tuner
+from labkit.ops.kernels.linear_library import (
+    dense_library,
+    fp8_library,
+    fp8_library_fits,
+    int8_library,
+    int8_library_fits,
+    spread_library,
+)
+from labkit.ops.kernels.linear_plans import LIBRARY, STREAMED_ROWS, Plan, plans, rows_bucket
+from labkit.ops.kernels.linear_quantize import quantize_rows_triton
+from labkit.ops.kernels.linear_row import row_triton
+from labkit.ops.kernels.linear_row_int4 import row_int4_triton
+from labkit.ops.kernels.linear_rows import rows_triton
+from labkit.ops.kernels.linear_rows_int4 import rows_int4_triton
+from labkit.ops.kernels.support import arch_of
+from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
+
+GPUWeight = Tensor | Int8Weight | Int4Weight | Int8DynamicWeight | Fp8Weight
+"""What is multiplied by here."""
+KINDS = {Int8Weight: "int8", Int4Weight: "int4", Int8DynamicWeight: "int8 dynamic", Fp8Weight: "fp8"}
+"""Names of the quantized formats."""
+FP8_ARCH = 89
+"""The first compute capability whose tensor cores know FP8."""
+
+tuner = Tuner(sorted(Path(__file__).parent.glob("linear*.py")))
+"""Chooses among `plans`. `labkit.ops.kernels.linear_tune.tune` fills it."""
+
+
+def linear_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """`labkit.ops.linear`, or with `gelu` `labkit.ops.linear_gelu`, for any kind of weight.
+
+    Raises `NotAvailable` for an FP8 weight on a GPU without FP8.
+    """
+    num_out, num_in = weight.shape
+    x, bias = x.contiguous(), None if bias is None else bias.contiguous()
+    rows = x.shape[0]
+    if rows == 0:
+        return torch.empty((0, num_out), dtype=x.dtype, device=x.device)
+    kind = kind_of(weight)
+    arch = arch_of(x.device)
+    if isinstance(weight, Fp8Weight) and arch < FP8_ARCH:
+        raise NotAvailable(
+            f"a weight is in FP8, which needs a GPU of compute capability 8.9 or above, this one has {arch / 10}; "
+            "quantize to int8 or int4 instead"
+        )
+    strided = isinstance(weight, Tensor) and not weight.is_contiguous()  # a part of a larger matrix: the library reads it
+    if rows > STREAMED_ROWS[kind] or strided:
+        return run_plan(LIBRARY, x, weight, bias, gelu=gelu)
+    bucket = rows_bucket(rows)
+    group = weight.group_size if isinstance(weight, Int4Weight) else 0
+    candidates = plans(kind, bucket, num_in, num_out, x.dtype, group, arch)
+    name = f"linear {kind} group {group}" if group else f"linear {kind}"
+    problem = Problem(name, (bucket, num_in, num_out), x.dtype, x.device)
+    plan = tuner.choose(problem, candidates, lambda plan: run_plan(plan, x, weight, bias, gelu=gelu))
+    return run_plan(plan, x, weight, bias, gelu=gelu)
+
+
+def kind_of(weight: GPUWeight) -> str:
+    """The name of a weight's format, a key of `STREAMED_ROWS`."""
+    return "dense" if isinstance(weight, Tensor) else KINDS[type(weight)]
+
+
+def run_plan(plan: Plan, x: Tensor, weight: GPUWeight, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    """Compute in the way that `plan` says; `x` contiguous and not empty."""
+    if isinstance(weight, Int8DynamicWeight | Fp8Weight):
+        return _dynamic(plan, x, weight, bias, gelu=gelu)
+    if isinstance(weight, Int4Weight):
+        if plan.kernel == "row":
+            return row_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
+        if plan.kernel == "rows":
+            return rows_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
+        return spread_library(x, weight, bias, gelu=gelu)
+    values, scales = (weight, None) if isinstance(weight, Tensor) else (weight.values, weight.scales)
+    if plan.kernel == "row":
+        return row_triton(x, values, scales, bias, gelu=gelu, config=plan.config)
+    if plan.kernel == "rows":
+        return rows_triton(x, values, None, scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)
+    if isinstance(weight, Int8Weight):
+        return spread_library(x, weight, bias, gelu=gelu)
+    return dense_library(x, weight, bias, gelu=gelu)
+
+
+def _dynamic(plan: Plan, x: Tensor, weight: Int8DynamicWeight | Fp8Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    """Round the activations, multiply in 8 bits; where the library refuses the shape, by the kernel for few rows."""
+    values, scales = quantize_rows_triton(x, weight.values.dtype)
+    num_out, num_in = weight.shape
+    if plan.kernel == "library":
+        if isinstance(weight, Fp8Weight) and fp8_library_fits(num_in, num_out):
+            return fp8_library(values, scales, weight.values, weight.scales, bias, x.dtype, gelu=gelu)
+        if isinstance(weight, Int8DynamicWeight) and int8_library_fits(x.shape[0], num_in, num_out):
+            return int8_library(values, scales, weight.values, weight.scales, bias, x.dtype, gelu=gelu)
+        candidates = plans(kind_of(weight), 64, num_in, num_out, torch.float16, 0, arch_of(x.device))
+        plan = next(iter(candidates.values()))
+    return rows_triton(values, weight.values, scales, weight.scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)

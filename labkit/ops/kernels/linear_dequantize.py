@@ -1,0 +1,53 @@
+"""Quantized weights spread out to dense ones, for products of so many rows that reading the weight is the smaller part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.weights import Int4Weight, Int8Weight
+
+BLOCK = 1024
+"""Weights that one program makes."""
+
+
+@jit
+def dequantize_int4_kernel(
+    packed: tl.tensor,
+    scales: tl.tensor,
+    out: tl.tensor,
+    num_in: tl.tensor,
+    num_bytes: tl.tensor,
+    num_groups: tl.tensor,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One program for BLOCK neighbours of an output row."""
+    row = tl.program_id(0).to(tl.int64)  # 64 bits: the matrix can have 2^31 weights
+    places = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
+    byte = tl.load(packed + row * num_bytes + places, mask=places < num_bytes, other=0)
+    scale = tl.load(scales + row * num_groups + places * 2 // GROUP, mask=places < num_bytes, other=0.0).to(tl.float32)
+    low = ((byte & 15).to(tl.float32) - 8.0) * scale
+    high = ((byte >> 4).to(tl.float32) - 8.0) * scale
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    weights = tl.interleave(low, high).to(out.dtype.element_ty)
+    tl.store(out + row * num_in + columns, weights, mask=columns < num_in)
+
+
+def dequantize_triton(weight: Int8Weight | Int4Weight, dtype: torch.dtype) -> Tensor:
+    """`weight.dequantize(dtype)` in one pass: it writes the dense `[out, in]` matrix and nothing in between."""
+    num_out, num_in = weight.shape
+    if isinstance(weight, Int8Weight):
+        dense = torch.empty((num_out, num_in), dtype=dtype, device=weight.values.device)
+        return torch.mul(weight.values, weight.scales[:, None], out=dense)  # multiplied in float32, rounded once
+    dense = torch.empty((num_out, num_in), dtype=dtype, device=weight.packed.device)
+    launch(
+        dequantize_int4_kernel,
+        (num_out, ceil_div(num_in, BLOCK)),
+        *(weight.packed, weight.scales, dense, num_in, weight.packed.shape[1], weight.scales.shape[1]),
+        GROUP=weight.group_size,
+        BLOCK=BLOCK,
+        num_warps=4,
+    )
+    return dense

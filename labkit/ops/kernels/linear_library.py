@@ -1,0 +1,55 @@
+"""Linear layers of many rows: NVIDIA's products of matrices, with what a quantized weight needs before and after them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.ops.gelu import gelu as gelu_reference
+from labkit.ops.kernels.linear_dequantize import dequantize_triton
+from labkit.ops.kernels.linear_finish import finish_triton
+from labkit.ops.weights import Int4Weight, Int8Weight
+
+
+def dense_library(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU cuBLAS adds bias and GELU itself."""
+    if gelu and bias is not None and x.is_cuda:
+        return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)  # on a GPU, and only there, the tanh form
+    result = F.linear(x, weight, bias)
+    return gelu_reference(result) if gelu else result
+
+
+def spread_library(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
+    """The same for a weight that is spread out first, to a dense one that lives as long as the product."""
+    return dense_library(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
+
+
+def int8_library_fits(rows: int, num_in: int, num_out: int) -> bool:
+    """What `torch._int_mm` accepts on a GPU."""
+    return rows > 16 and num_in % 8 == 0 and num_out % 8 == 0
+
+
+def int8_library(
+    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
+) -> Tensor:
+    """W8A8: `x` `[rows, in]` and `weight` `[out, in]` int8; exact sums in int32, then one pass over them."""
+    product = torch._int_mm(x, weight.t())
+    return finish_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)
+
+
+def fp8_library_fits(num_in: int, num_out: int) -> bool:
+    """What `torch._scaled_mm` accepts."""
+    return num_in % 16 == 0 and num_out % 16 == 0
+
+
+def fp8_library(
+    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
+) -> Tensor:
+    """FP8: `x` `[rows, in]` and `weight` `[out, in]` float8_e4m3fn."""
+    if dtype == torch.bfloat16:  # the one type in which every version of the product takes a scale a row
+        result = torch._scaled_mm(x, weight.t(), x_scales[:, None], scales[None, :], bias=bias, out_dtype=dtype)
+        return gelu_reference(result) if gelu else result
+    one = torch.ones((), dtype=torch.float32, device=x.device)
+    product = torch._scaled_mm(x, weight.t(), one, one, out_dtype=torch.float32)
+    return finish_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)

@@ -1,0 +1,100 @@
+"""The ways to compute a linear layer on a GPU, by kind of weight and number of rows; the first is taken until tuned.
+
+`row` and `rows` are the kernels of `linear_row` and `linear_rows` (or their int4 forms), `library` is NVIDIA's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from labkit.ops.kernels.support import ceil_div, power_of_two
+
+STREAMED_ROWS = {"dense": 16, "int8": 64, "int4": 64, "int8 dynamic": 64, "fp8": 64}
+"""Rows up to which reading the weight is the greater part, by kind of weight; beyond, it is the library's work."""
+PROGRAMS = 120
+"""Programs that keep a GPU busy: A100 has 108 multiprocessors, H100 132, and outputs come in powers of two."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel and its block sizes."""
+
+    kernel: str
+    config: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Its name in the file of tuned choices."""
+        return " ".join((self.kernel, *(f"{name}={value}" for name, value in self.config.items())))
+
+
+LIBRARY = Plan("library")
+
+
+@functools.cache
+def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
+    """The candidates by label, the default first.
+
+    `rows` are those of `rows_bucket`; `dtype` is that of x; `group` the group size of int4, else 0; `arch` the compute
+    capability, 80 or 90.
+    """
+    found: list[Plan] = []
+    if rows == 1 and kind in ("dense", "int8"):
+        found += _row(4 if dtype == torch.float32 and kind == "dense" else 16 if kind == "int8" else 8)
+    if rows == 1 and kind == "int4" and group % 32 == 0:
+        found += _row_int4()
+    for tile in _tiles(kind, rows, dtype, group, arch):
+        found += [Plan("rows", parted) for parted in _parted(tile, num_in, num_out)]
+    return {plan.label: plan for plan in (*found, LIBRARY)}
+
+
+def rows_bucket(rows: int) -> int:
+    """The number of rows that a choice is made for: the next power of two."""
+    return power_of_two(rows)
+
+
+def _row(vector: int) -> list[Plan]:
+    """Each warp's loads of a step lie behind one another in an output row; more outputs, more loads in flight."""
+    blocks = ((8, 4), (4, 4), (16, 4), (8, 8))
+    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector, "num_warps": warps}) for out, warps in blocks]
+
+
+def _row_int4() -> list[Plan]:
+    blocks = ((8, 4), (4, 4), (8, 2), (16, 2))
+    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
+
+
+def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
+    """A warp for every 16 outputs while the rows are few, since then warps have nothing else to divide among them."""
+    if dtype == torch.float32 and kind not in ("int8 dynamic", "fp8"):
+        return []  # tensor cores do not multiply float32
+    if kind == "int4":  # a group must be whole 16-bit words, and a block whole groups
+        return _tiles_int4(rows, arch) if group % 4 == 0 and 256 % group == 0 else []
+    if rows <= 16:
+        step = 2 if kind == "dense" else 1  # bytes of a weight: blocks of bytes keep the same loads in flight
+        return [_tile(32, 256 // step, rows, 2, 5), _tile(64, 256 // step, rows, 4, 4)]
+    return [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3)]
+
+
+def _tiles_int4(rows: int, arch: int) -> list[dict[str, int]]:
+    if rows <= 16:
+        return [_tile(64, 256, rows, 4, 4), _tile(32, 256, rows, 2, 5)]
+    # Before Hopper the operands of 64 rows do not fit into the registers: two programs of 32 read the same weights.
+    return [_tile(64, 256, rows if arch >= 90 else 32, 4, 3)]
+
+
+def _tile(out: int, inputs: int, rows: int, warps: int, stages: int) -> dict[str, int]:
+    """`stages` - 1 steps are in flight: enough of them for the latency of memory to be covered."""
+    return {"BLOCK_OUT": out, "BLOCK_IN": inputs, "BLOCK_ROWS": max(rows, 8), "num_warps": warps, "num_stages": stages}
+
+
+def _parted(tile: dict[str, int], num_in: int, num_out: int) -> Iterable[dict[str, int]]:
+    """The tile with each number of parts: first the fewest that keep the GPU busy."""
+    programs, steps = ceil_div(num_out, tile["BLOCK_OUT"]), ceil_div(num_in, tile["BLOCK_IN"])
+    possible = [parts for parts in (1, 2, 4) if parts == 1 or steps >= 4 * parts]
+    first = next((parts for parts in possible if parts * programs >= PROGRAMS), possible[-1])
+    return [tile | {"PARTS": parts} for parts in sorted(possible, key=lambda parts: (parts != first, parts))]

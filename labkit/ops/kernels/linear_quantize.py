@@ -1,0 +1,52 @@
+"""Activations rounded to 8 bits as they come, a scale a row, in one pass over them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.layer_norm import row_config
+from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.weights import FP8_MAX
+
+
+@jit
+def nearest_e4m3(x: tl.tensor) -> tl.tensor:
+    """The numbers of e4m3 nearest to float32 numbers of at most 448, ties to even; still in float32.
+
+    Written out, since Triton's interpreter rounds the conversion otherwise; that one is exact then.
+    """
+    exponent = tl.maximum(x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23)  # at least that of 2^-6: below, no finer steps
+    # Added to 1.5 * 2^(e + 20), a float32 has steps of 2^(e - 3): those of a number with 3 bits behind its leading one.
+    grid = exponent.to(tl.float32, bitcast=True) * 1572864.0
+    return (x + grid) - grid
+
+
+@jit
+def quantize_kernel(
+    x: tl.tensor, values: tl.tensor, scales: tl.tensor, num_columns: tl.tensor, LARGEST: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
+    """One program a row, which it holds in registers."""
+    row = tl.program_id(0).to(tl.int64)  # 64 bits: rows * columns can pass 2^31
+    columns = tl.arange(0, BLOCK)
+    inside = columns < num_columns
+    numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
+    # Divided as IEEE asks, by the torch form too: an approximate quotient would now and then round to another neighbour.
+    scale = tl.div_rn(tl.max(tl.abs(numbers), 0), LARGEST)
+    tl.store(scales + row, scale)
+    numbers = tl.div_rn(numbers, tl.where(scale == 0, 1.0, scale))
+    if values.dtype.element_ty == tl.int8:
+        rounded = (numbers + 12582912.0) - 12582912.0  # 1.5 * 2^23, where float32 has steps of 1: nearest, ties to even
+    else:
+        rounded = nearest_e4m3(tl.minimum(tl.maximum(numbers, -LARGEST), LARGEST))
+    tl.store(values + row * num_columns + columns, rounded.to(values.dtype.element_ty), mask=inside)
+
+
+def quantize_rows_triton(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`labkit.ops.weights.quantize_rows_int8` or `..._fp8`, by `dtype` (int8, float8_e4m3fn), for `x` `[rows, columns]`."""
+    rows, columns = x.shape
+    values = torch.empty((rows, columns), dtype=dtype, device=x.device)
+    scales = torch.empty((rows,), dtype=torch.float32, device=x.device)
+    largest = 127.0 if dtype == torch.int8 else FP8_MAX
+    launch(quantize_kernel, (rows,), x, values, scales, columns, LARGEST=largest, **row_config(columns))
+    return values, scales

@@ -1,0 +1,136 @@
+"""The product of a few rows with a matrix, on tensor cores: dense, int8, and the two that round activations (W8A8, FP8).
+
+Up to some 64 rows the matrix still costs more to read than to multiply. A tile of it is the left operand of the product,
+so its outputs fill the tensor core's 16 rows and the few rows of x its 8 columns. Where the outputs alone give too few
+programs for a GPU, several programs share the sum of an output (split-K).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.linear_finish import finish, finish_triton
+from labkit.ops.kernels.support import ceil_div, jit, launch, power_of_two, tl
+
+MAX_BLOCK_ROWS = 64
+"""Rows that one program takes at most."""
+
+
+@jit
+def as_operand(weight: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
+    """A loaded weight in the type of x, exactly."""
+    if weight.dtype == tl.int8 and dtype == tl.float16:
+        # As in linear_row, in 16 bits: a byte under the exponent of 2^10, where the step is 1. The compiler does two at once.
+        byte = (weight.to(tl.uint8, bitcast=True) ^ 128).to(tl.uint16)
+        return (byte | 0x6400).to(tl.float16, bitcast=True) - 1152.0  # 2^10 + 128
+    return weight.to(dtype)
+
+
+@jit
+def store_total(
+    total: tl.tensor,
+    outs: tl.tensor,
+    rows: tl.tensor,
+    row_scales: tl.tensor,
+    out_scales: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    num_rows: tl.tensor,
+    num_out: tl.tensor,
+    GELU: tl.constexpr,
+    PARTS: tl.constexpr,
+) -> None:
+    """Write sums `total` `[outs, rows]`: finished, or where PARTS programs share them as this program's part."""
+    outs, rows = outs[:, None], rows[None, :]
+    inside = (outs < num_out) & (rows < num_rows)
+    if PARTS == 1:
+        result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
+        tl.store(out + rows * num_out + outs, result.to(out.dtype.element_ty), mask=inside)
+    else:
+        tl.store(out + (tl.program_id(1) * num_rows + rows) * num_out + outs, total, mask=inside)
+
+
+@jit
+def rows_kernel(
+    x: tl.tensor,
+    weight: tl.tensor,
+    row_scales: tl.tensor,
+    out_scales: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    num_rows: tl.tensor,
+    num_in: tl.tensor,
+    num_out: tl.tensor,
+    part_in: tl.tensor,
+    GELU: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+) -> None:
+    """One program for BLOCK_OUT outputs of BLOCK_ROWS rows, over `part_in` inputs, which is a multiple of BLOCK_IN."""
+    outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    rows = tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    matrix_row = weight + outs.to(tl.int64)[:, None] * num_in  # 64 bits: the matrix can have 2^31 weights
+    x_row = x + rows[None, :] * num_in
+    if x.dtype.element_ty == tl.int8:
+        total = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.int32)
+    else:
+        total = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
+    first = tl.program_id(1) * part_in
+    for start in range(first, first + part_in, BLOCK_IN):
+        ins = start + tl.arange(0, BLOCK_IN)
+        out_inside = (outs < num_out)[:, None] & (ins < num_in)[None, :]
+        row_inside = (rows < num_rows)[None, :] & (ins < num_in)[:, None]
+        w = tl.load(matrix_row + ins[None, :], mask=out_inside, other=0.0, eviction_policy="evict_first")
+        values = tl.load(x_row + ins[:, None], mask=row_inside, other=0.0)
+        # "ieee": float32 is multiplied as float32 and not as tf32. At most BLOCK_IN products of FP8 are added in the tensor
+        # core, which keeps fewer bits of their sum than float32 has.
+        total = tl.dot(
+            as_operand(w, values.dtype), values, total, input_precision="ieee", max_num_imprecise_acc=BLOCK_IN,
+            out_dtype=total.dtype,
+        )  # fmt: skip
+    store_total(total, outs, rows, row_scales, out_scales, bias, out, num_rows, num_out, GELU, PARTS)
+
+
+def rows_triton(
+    x: Tensor,
+    weight: Tensor,
+    row_scales: Tensor | None,
+    out_scales: Tensor | None,
+    bias: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    gelu: bool,
+    config: dict[str, int],
+) -> Tensor:
+    """`[rows, out]` in `dtype`. `x` `[rows, in]` and `weight` `[out, in]` as they are multiplied, float32 scales or None.
+
+    x float and weight of the same type or int8; or both int8; or both float8_e4m3fn.
+    """
+    whole = x.dtype == torch.int8
+    blocks = {name: value for name, value in config.items() if name != "PARTS"}
+    grid, part_in = tiling(x.shape[0], weight.shape[0], weight.shape[1], config)
+    parts, rows, num_out = grid[1], x.shape[0], weight.shape[0]
+    scales = {"row_scales": row_scales, "out_scales": out_scales, "bias": bias}
+    if parts == 1:
+        out = torch.empty((rows, num_out), dtype=dtype, device=x.device)
+    else:
+        out = torch.empty((parts, rows, num_out), dtype=torch.int32 if whole else torch.float32, device=x.device)
+    numbers = (rows, weight.shape[1], num_out, part_in)
+    launch(rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTS=parts, **blocks)
+    return out if parts == 1 else finish_triton(out, dtype, gelu=gelu, **scales)
+
+
+def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
+    """The grid (outputs, parts, rows), and the inputs of a part: whole blocks, and no part without any."""
+    steps = ceil_div(num_in, config["BLOCK_IN"])
+    part_steps = ceil_div(steps, config["PARTS"])
+    grid = (ceil_div(num_out, config["BLOCK_OUT"]), ceil_div(steps, part_steps), ceil_div(rows, config["BLOCK_ROWS"]))
+    return grid, part_steps * config["BLOCK_IN"]
+
+
+def block_rows(rows: int) -> int:
+    """The block for `rows`: a power of two, since the tensor core takes columns by 8."""
+    return min(max(power_of_two(rows), 8), MAX_BLOCK_ROWS)
