@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 
 IN_PROMPT = 1
@@ -56,4 +57,8 @@ def penalize(
     tokens where `may_stop` `[n]` bool is false, get minus infinity. Returns a new `[n, vocab_size]`, float32 (float64 for
     float64).
     """
+    if on_triton(logits):
+        from labkit.ops.kernels.penalize import penalize_triton
+
+        return penalize_triton(logits, marks, rows, repetition_penalty, presence_penalty, may_stop)
     return penalize_reference(logits, marks, rows, repetition_penalty, presence_penalty, may_stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 from labkit.ops.uniform import uniform
 
@@ -99,4 +100,8 @@ def sample(
     What the caller knows of all rows saves work: `widest` is the largest top-k when every row has one (0 when one keeps
     all), `nucleus` false when no row has a top-p below 1. The tokens do not depend on either.
     """
+    if on_triton(logits):
+        from labkit.ops.kernels.sample import sample_triton
+
+        return sample_triton(logits, temperature, top_k, top_p, seeds, samples, positions)
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions, widest=widest, nucleus=nucleus)

@@ -1,0 +1,201 @@
+"""A token for each row in one launch: a program walks over its row of logits again and again, which stays in the L2 cache.
+
+Nothing is sorted. What top-k and top-p keep is all above a threshold, and of the tokens that lie at it the first few. The
+threshold is found four bits at a time: each walk sums, for sixteen thresholds at once, how many tokens (or how much
+probability) lie at them or above.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.support import jit, launch, tl
+
+_UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
+"""Highest bits of the float32 in which two values of a type can differ (float16: 19), in whole steps of four."""
+
+
+@jit
+def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
+    """The highest `BITS` bits of a float32 as an unsigned number that is larger where the float is."""
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0 and has other bits
+    # Of two negative floats the one with the larger bits is smaller: all are turned round; the others go above them.
+    turned = tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
+    return turned >> (32 - BITS)
+
+
+@jit
+def loaded(row: tl.tensor, columns: tl.tensor, vocab_size: tl.tensor) -> tl.tensor:
+    """Logits in float32, minus infinity behind the vocabulary."""
+    return tl.load(row + columns, mask=columns < vocab_size, other=float("-inf")).to(tl.float32)
+
+
+@jit
+def threshold(
+    row: tl.tensor,
+    vocab_size: tl.tensor,
+    goal: tl.tensor,
+    highest: tl.tensor,
+    scale: tl.tensor,
+    COUNTS: tl.constexpr,
+    BITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """The largest key at or above which lie `goal` tokens (with `COUNTS`), or tokens of a total weight of `goal`."""
+    lanes = tl.arange(0, BLOCK)
+    digits = tl.arange(0, 16).to(tl.uint32)
+    base = tl.full((), 0, tl.uint32)
+    for place in tl.static_range(BITS // 4):
+        shift = BITS - 4 - 4 * place
+        steps = base + (digits << shift)
+        sums = tl.zeros((16, BLOCK), tl.float32)
+        for start in range(0, vocab_size, BLOCK):
+            x = loaded(row, start + lanes, vocab_size)
+            weight = tl.where(start + lanes < vocab_size, 1.0, 0.0) if COUNTS else tl.exp2((x - highest) * scale)
+            sums += tl.where(ordered(x, BITS)[None, :] >= steps[:, None], weight[None, :], 0.0)
+        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones, then zeros: the sums fall from step to step
+        base += tl.maximum(tl.sum(reached, 0) - 1, 0).to(tl.uint32) << shift
+    return base
+
+
+@jit
+def around(
+    row: tl.tensor,
+    vocab_size: tl.tensor,
+    key: tl.tensor,
+    highest: tl.tensor,
+    scale: tl.tensor,
+    BITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """How many tokens lie above a key and their weight; how many lie at it and the weight of one of them."""
+    lanes = tl.arange(0, BLOCK)
+    weight_above = tl.zeros((BLOCK,), tl.float32)
+    above = tl.zeros((BLOCK,), tl.int32)
+    at = tl.zeros((BLOCK,), tl.int32)
+    weight_at = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, vocab_size, BLOCK):
+        x = loaded(row, start + lanes, vocab_size)
+        inside = start + lanes < vocab_size
+        weight = tl.exp2((x - highest) * scale)
+        keys = ordered(x, BITS)
+        weight_above += tl.where(keys > key, weight, 0.0)
+        above += (inside & (keys > key)).to(tl.int32)
+        at += (inside & (keys == key)).to(tl.int32)
+        weight_at = tl.maximum(weight_at, tl.where(keys == key, weight, 0.0))
+    return tl.sum(above, 0), tl.sum(weight_above, 0), tl.sum(at, 0), tl.max(weight_at, 0)
+
+
+@jit
+def mixed(z: tl.tensor) -> tl.tensor:
+    """SplitMix64's mixer."""
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+@jit
+def uniform(seed: tl.tensor, sample: tl.tensor, position: tl.tensor) -> tl.tensor:
+    """`labkit.ops.uniform` of three int64 numbers, float64."""
+    state = mixed(seed.to(tl.uint64) + 0x9E3779B97F4A7C15)
+    state = mixed((state ^ sample.to(tl.uint64)) + 0x9E3779B97F4A7C15)
+    state = mixed((state ^ position.to(tl.uint64)) + 0x9E3779B97F4A7C15)
+    return (state >> 11).to(tl.float64) * (1.0 / 9007199254740992.0)
+
+
+@jit
+def sample_kernel(
+    logits: tl.tensor,
+    temperature: tl.tensor,
+    top_k: tl.tensor,
+    top_p: tl.tensor,
+    seeds: tl.tensor,
+    samples: tl.tensor,
+    positions: tl.tensor,
+    out: tl.tensor,
+    vocab_size: tl.tensor,
+    BITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One program a row."""
+    program = tl.program_id(0)
+    row = logits + program.to(tl.int64) * vocab_size
+    lanes = tl.arange(0, BLOCK)
+    best = tl.full((BLOCK,), float("-inf"), tl.float32)
+    where = lanes
+    for start in range(0, vocab_size, BLOCK):
+        x = loaded(row, start + lanes, vocab_size)
+        where = tl.where(x > best, start + lanes, where)  # strictly: each lane keeps the first of its equals
+        best = tl.maximum(best, x)
+    highest = tl.max(best, 0)
+    first = tl.min(tl.where(best == highest, where, vocab_size), 0)
+    heat = tl.load(temperature + program)
+    if heat == 0:
+        tl.store(out + program, tl.minimum(first, vocab_size - 1).to(tl.int64))
+        return
+    scale = (1.4426950408889634 / heat).to(tl.float32)  # exp2 is the GPU's own exponential
+
+    key = tl.full((), 0, tl.uint32)
+    ties = vocab_size  # tokens at the key that are kept, the first ones
+    k = tl.load(top_k + program)
+    if (k > 0) & (k < vocab_size):
+        key = threshold(row, vocab_size, k.to(tl.float32), highest, scale, True, BITS, BLOCK)
+    above, weight_above, at, weight_at = around(row, vocab_size, key, highest, scale, BITS, BLOCK)
+    if (k > 0) & (k < vocab_size):
+        ties = k.to(tl.int32) - above
+    ties = tl.minimum(ties, at)
+    p = tl.load(top_p + program)
+    if p < 1:
+        goal = (p * (weight_above + ties * weight_at)).to(tl.float32)
+        nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
+        if nucleus > key:
+            key = nucleus
+            above, weight_above, at, weight_at = around(row, vocab_size, key, highest, scale, BITS, BLOCK)
+            ties = at
+        # Of the equals, as many as are needed for their weight to fill what is missing.
+        needed = tl.ceil((goal - weight_above) / tl.maximum(weight_at, 1e-37))
+        ties = tl.minimum(ties, tl.maximum(needed, 1.0).to(tl.int32))
+    target = uniform(tl.load(seeds + program), tl.load(samples + program), tl.load(positions + program))
+    target *= (weight_above + ties * weight_at).to(tl.float64)
+
+    passed = tl.full((), 0.0, tl.float64)  # the weight of the blocks so far
+    chosen = vocab_size
+    last = 0
+    for start in range(0, vocab_size, BLOCK):
+        x = loaded(row, start + lanes, vocab_size)
+        keys = ordered(x, BITS)
+        tie = (start + lanes < vocab_size) & (keys == key)
+        kept = (keys > key) | (tie & (tl.cumsum(tie.to(tl.int32), 0) <= ties))
+        ties -= tl.sum(tie.to(tl.int32), 0)
+        weight = tl.where(kept, tl.exp2((x - highest) * scale), 0.0)
+        beyond = (weight > 0) & (passed + tl.cumsum(weight, 0).to(tl.float64) > target)
+        chosen = tl.minimum(chosen, tl.min(tl.where(beyond, start + lanes, vocab_size), 0))
+        last = tl.maximum(last, tl.max(tl.where(weight > 0, start + lanes, 0), 0))
+        passed += tl.sum(weight, 0).to(tl.float64)
+    # Rounded sums can end short of the target: then it is the last token that has a weight.
+    tl.store(out + program, tl.minimum(chosen, last).to(tl.int64))
+
+
+def sample_triton(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    samples: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """`labkit.ops.sample` as a kernel; probabilities in float32, and so a draw close to a token's edge may fall beside it.
+
+    Each program decides what its row needs: nothing has to be known of all rows.
+    """
+    logits = logits.contiguous()
+    rows, vocab_size = logits.shape
+    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    numbers = [n.contiguous() for n in (temperature, top_k, top_p, seeds, samples, positions)]
+    # Sixteen sums for each column of a block lie in registers: with larger blocks they spill.
+    block, warps = (1024, 16) if vocab_size > 1024 else (256, 4)
+    config = {"BITS": _UNEQUAL_BITS[logits.dtype], "BLOCK": block, "num_warps": warps}
+    launch(sample_kernel, (rows,), logits, *numbers, out, vocab_size, **config)
+    return out

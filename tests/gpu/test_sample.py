@@ -1,0 +1,64 @@
+"""Sampling on a GPU: the draws of the torch form in float64, on GPT-J's vocabulary, and under a CUDA graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from labkit.ops.kernels.penalize import penalize_triton
+from labkit.ops.kernels.sample import sample_triton
+from labkit.ops.penalize import penalize_reference
+from labkit.ops.sample import sample_reference
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="not measured here: no GPU that torch can use"),
+]
+ROWS, VOCAB = 64, 50400
+
+
+def given(seed: int) -> tuple[torch.Tensor, ...]:
+    """Temperature, top-k, top-p and counters of `ROWS` rows, all kinds mixed."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def chosen(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values)[torch.randint(len(values), (ROWS,), generator=draw)]
+
+    counters = torch.randint(1 << 62, (3, ROWS), generator=draw).unbind(0)
+    numbers = chosen([0.0, 0.7, 1.0]).double(), chosen([0, 1, 40, 900]).long(), chosen([1.0, 0.95, 0.3]).double()
+    return tuple(n.to("cuda") for n in (*numbers, *counters))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_draws_are_those_of_the_torch_form(dtype: torch.dtype) -> None:
+    """Sums in float32 may move a draw that falls within 1e-6 of a token's edge: 1 of 640 may differ, and none does mostly."""
+    different = 0
+    for seed in range(10):
+        logits = (2 * torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(seed))).to("cuda", dtype)
+        numbers = given(seed)
+        different += int((sample_triton(logits, *numbers) != sample_reference(logits, *numbers)).sum())
+    assert different <= 1
+
+
+def test_penalties_are_those_of_the_torch_form() -> None:
+    draw = torch.Generator().manual_seed(3)
+    logits = torch.randn(ROWS, VOCAB, generator=draw).to("cuda", torch.bfloat16)
+    marks = torch.randint(32, (ROWS + 5, VOCAB), generator=draw).to("cuda", torch.uint8)
+    rows = torch.randperm(ROWS + 5, generator=draw)[:ROWS].to("cuda")
+    penalties = [(0.5 + torch.rand(ROWS, generator=draw)).double().to("cuda") for _ in range(2)]
+    may_stop = (torch.rand(ROWS, generator=draw) < 0.5).to("cuda")
+    found = penalize_triton(logits, marks, rows, *penalties, may_stop)
+    assert torch.allclose(found, penalize_reference(logits, marks, rows, *penalties, may_stop), rtol=1e-6, atol=1e-6)
+
+
+def test_a_captured_draw_follows_its_counters() -> None:
+    logits = torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(1)).to("cuda")
+    *numbers, seeds, samples, positions = given(1)
+    sample_triton(logits, *numbers, seeds, samples, positions)  # compiled before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        tokens = sample_triton(logits, *numbers, seeds, samples, positions)
+    for _ in range(3):
+        positions += 1
+        graph.replay()
+        assert torch.equal(tokens, sample_triton(logits, *numbers, seeds, samples, positions))
