@@ -198,15 +198,25 @@ static void pack_head(const AttentionShape *s, int32_t type, const void *keys, c
             }
         }
     } else {
-        uint16_t *k = (uint16_t *)key_panels, *v = (uint16_t *)value_panels;
+        // Keys: a pair of dimensions is a word. Values: a pair of positions is one, so two rows are woven together.
+        uint32_t *k = (uint32_t *)key_panels, *v = (uint32_t *)value_panels;
         __builtin_memset(k, 0, (int64_t)positions * padded_dim * 2);
         __builtin_memset(v, 0, (int64_t)positions * padded_dim * 2);
         for (int32_t j = 0; j < s->length; j++) {
             const uint16_t *key = (const uint16_t *)keys + s->slots[j] * row + head * dim;
-            const uint16_t *value = (const uint16_t *)values + s->slots[j] * row + head * dim;
-            for (int32_t i = 0; i < dim; i++) {
-                k[(((int64_t)(j / 16) * padded_dim + (i & ~1)) * 16) + (j % 16) * 2 + (i & 1)] = key[i];
-                v[(((int64_t)(i / 16) * positions + (j & ~1)) * 16) + (i % 16) * 2 + (j & 1)] = value[i];
+            uint32_t *to = k + (int64_t)(j / 16) * padded_dim * 8 + j % 16;
+            for (int32_t i = 0; i < dim; i += 2) to[i * 8] = key[i] | (i + 1 < dim ? (uint32_t)key[i + 1] << 16 : 0);
+        }
+        for (int32_t j = 0; j < s->length; j += 2) {
+            const uint16_t *even = (const uint16_t *)values + s->slots[j] * row + head * dim;
+            bool pair = j + 1 < s->length;
+            const uint16_t *odd = pair ? (const uint16_t *)values + s->slots[j + 1] * row + head * dim : even;
+            uint32_t keep = pair ? 0xffffffffu : 0xffffu;
+            for (int32_t panel = 0; panel * 16 < dim; panel++) {
+                uint32_t *to = v + (int64_t)panel * positions * 8 + j * 8;
+                int32_t count = dim - panel * 16 < 16 ? dim - panel * 16 : 16;
+                for (int32_t i = 0; i < count; i++)
+                    to[i] = (even[panel * 16 + i] | (uint32_t)odd[panel * 16 + i] << 16) & keep;
             }
         }
     }

@@ -88,31 +88,28 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
     int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile), groups = a->in / a->group;
     uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 4 + row % LK_TILE;
     int64_t entry = (int64_t)tile * LK_TILE * groups + row % LK_TILE;
-    for (int32_t g = 0; g < groups; g++) {
-        float values[128], largest = 0.0f;
-        int32_t begin = g * a->group, count = in - begin < a->group ? in - begin : a->group;
-        for (int32_t i = 0; i < a->group; i++) values[i] = i < count ? x[begin + i] : 0.0f;
+    for (int32_t g = 0; g < groups; g++, x += a->group, in -= a->group) {
+        float padded[128], largest = 0.0f;
+        const float *values = x;
+        if (in < a->group) { // the end of the row, or what lies behind it
+            for (int32_t i = 0; i < a->group; i++) padded[i] = i < in ? x[i] : 0.0f;
+            values = padded;
+        }
 #pragma omp simd reduction(max : largest)
         for (int32_t i = 0; i < a->group; i++) {
             float magnitude = __builtin_fabsf(values[i]);
             largest = magnitude > largest ? magnitude : largest;
         }
-        float scale = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        int8_t bytes[128];
-        int32_t sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int32_t i = 0; i < a->group; i++) {
-            int32_t rounded = (int32_t)(f32_bits(values[i] * inverse + 12582912.0f) - 0x4b400000u);
-            bytes[i] = (int8_t)rounded;
-            sum += rounded;
+        F16 inverse = f16_set(largest > 0.0f ? 127.0f / largest : 0.0f);
+        I16 sum = i16_set(0);
+        for (int32_t i = 0; i < a->group; i += 16) {
+            uint32_t words[4];
+            sum = i16_add(sum, round_to_bytes(f16_mul(f16_load(values + i), inverse), words));
+            uint32_t *to = at + (int64_t)((g * a->group + i) / 4) * rows;
+            for (int32_t w = 0; w < 4; w++) to[(int64_t)w * rows] = words[w];
         }
-        for (int32_t i = 0; i < a->group; i += 4) {
-            uint32_t word;
-            __builtin_memcpy(&word, bytes + i, 4);
-            at[(int64_t)((begin + i) / 4) * rows] = word;
-        }
-        a->scales[entry + (int64_t)g * rows] = scale;
-        a->sums[entry + (int64_t)g * rows] = sum;
+        a->scales[entry + (int64_t)g * rows] = largest / 127.0f;
+        a->sums[entry + (int64_t)g * rows] = i16_sum(sum);
     }
 }
 

@@ -21,6 +21,14 @@ LK_INLINE I16 i16_set(int32_t x) { return _mm512_set1_epi32(x); }
 LK_INLINE I16 i16_add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
 LK_INLINE F16 i16_to_f16(I16 x) { return _mm512_cvtepi32_ps(x); }
 
+LK_INLINE int32_t i16_sum(I16 x) { return _mm512_reduce_add_epi32(x); }
+// Sixteen numbers of at most 127 to the nearest whole ones, as bytes; gives them as integers too.
+LK_INLINE I16 round_to_bytes(F16 x, uint32_t *words) {
+    I16 whole = _mm512_cvtps_epi32(x);
+    _mm_storeu_si128((__m128i *)words, _mm512_cvtepi32_epi8(whole));
+    return whole;
+}
+
 // acc += for each lane the product of its two bf16 weights with the pair x.
 LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
 #if defined(LK_AVX512_BF16)
@@ -71,6 +79,19 @@ LK_INLINE F16 f16_from_bf16(const void *p) { return {half_of_bf16(p), half_of_bf
 LK_INLINE I16 i16_set(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 LK_INLINE I16 i16_add(I16 a, I16 b) { return {_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
 LK_INLINE F16 i16_to_f16(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+
+LK_INLINE int32_t i16_sum(I16 x) {
+    __m256i s = _mm256_add_epi32(x.a, x.b);
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+LK_INLINE I16 round_to_bytes(F16 x, uint32_t *words) {
+    I16 whole = {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+    __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole.a, whole.b), 0xd8);
+    _mm_storeu_si128((__m128i *)words, _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1)));
+    return whole;
+}
 
 LK_INLINE __m256 dot_bf16_half(__m256 acc, const void *w, uint32_t x) {
     __m256i pair = _mm256_loadu_si256((const __m256i *)w);
@@ -152,6 +173,19 @@ LK_INLINE F16 f16_from_half(const void *p) {
 LK_INLINE I16 i16_set(int32_t x) { I16 r; LK_LANES(i) r.v[i] = x; return r; }
 LK_INLINE I16 i16_add(I16 a, I16 b) { LK_LANES(i) a.v[i] += b.v[i]; return a; }
 LK_INLINE F16 i16_to_f16(I16 x) { F16 r; LK_LANES(i) r.v[i] = (float)x.v[i]; return r; }
+LK_INLINE int32_t i16_sum(I16 x) { int32_t s = 0; LK_LANES(i) s += x.v[i]; return s; }
+LK_INLINE I16 round_to_bytes(F16 x, uint32_t *words) {
+    I16 whole;
+    int8_t bytes[16];
+    LK_LANES(i) {
+        float shifted = x.v[i] + 12582912.0f; // adding 1.5 * 2^23 rounds to a whole number
+        __builtin_memcpy(&whole.v[i], &shifted, 4);
+        whole.v[i] -= 0x4b400000;
+        bytes[i] = (int8_t)whole.v[i];
+    }
+    __builtin_memcpy(words, bytes, 16);
+    return whole;
+}
 LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
     const uint32_t *pairs = (const uint32_t *)w;
     float even = word_to_f32(x << 16), odd = word_to_f32(x & 0xffff0000u);
