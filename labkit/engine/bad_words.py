@@ -49,9 +49,10 @@ class BadWords:
         met = ((beginnings == _ANY) | (beginnings == self.recent[rows][:, None])).all(-1)
         return logits.scatter_reduce_(1, self.lasts[rows], torch.where(met, -math.inf, math.inf).to(logits.dtype), "amin")
 
-    def advance(self, rows: Tensor, tokens: Tensor) -> None:
-        """Take the next token of each of these rows."""
-        self.recent[rows] = torch.cat((self.recent[rows][:, 1:], tokens[:, None]), dim=1)
+    def advance(self, rows: Tensor, tokens: Tensor, going: Tensor) -> None:
+        """Take the next token of each of these rows for which `going` `[n]` bool holds."""
+        recent = self.recent[rows]
+        self.recent[rows] = torch.where(going[:, None], torch.cat((recent[:, 1:], tokens[:, None]), dim=1), recent)
 
     def _grow(self, count: int, width: int) -> None:
         rows, had, had_width = self.beginnings.shape

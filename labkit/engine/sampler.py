@@ -7,6 +7,7 @@ alone (a counter-based generator), never on which other sequences share the batc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -122,6 +123,39 @@ class Sampler:
         return tokens
 
     @torch.inference_mode()
+    def verify(self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]]) -> list[list[int]]:
+        """The next tokens of the sequences in `rows`, several each where guesses of them were right.
+
+        `drafts[i]` are guessed tokens of `rows[i]`; `logits` `[rows + guesses, vocab_size]` holds behind one another, for
+        each row, those behind its last token and behind each guess. Every token is the one that `sample` would give after
+        those before it: the guesses as far as they are the same, and the token behind them. The rows take their tokens.
+        """
+        starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
+        if not any(self._wishes[row] != _Wishes() for row in rows):
+            made = logits.argmax(dim=-1).tolist()  # nothing depends on what is accepted
+        else:
+            made = self._verify_in_turn(logits, rows, drafts, starts)
+        return [_accepted(made[start : start + len(draft) + 1], draft) for start, draft in zip(starts, drafts, strict=False)]
+
+    def _verify_in_turn(
+        self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]], starts: SequenceOf[int]
+    ) -> list[int]:
+        """The first token of all rows, then the second of those that have a guess: a row moves on while its guesses hold."""
+        tokens = logits.new_zeros(len(logits), dtype=torch.int64)
+        going = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        for turn in range(max(map(len, drafts)) + 1):
+            here = [line for line, draft in enumerate(drafts) if len(draft) >= turn]
+            mine, where = [rows[line] for line in here], torch.tensor([starts[line] + turn for line in here]).to(self.device)
+            made = self._draw(self.edit(logits[where], mine), mine)
+            tokens[where] = made
+            lines = torch.tensor(here).to(self.device)
+            self.advance(made, mine, going[lines])
+            guesses = [drafts[line][turn] if len(drafts[line]) > turn else -1 for line in here]
+            going[lines] &= made == torch.tensor(guesses).to(self.device)
+        found: list[int] = tokens.tolist()
+        return found
+
+    @torch.inference_mode()
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Logits with penalties and bans applied: a new tensor if any of the rows has some, else the one given."""
         wishes = [self._wishes[row] for row in rows]
@@ -137,26 +171,27 @@ class Sampler:
         return edited
 
     @torch.inference_mode()
-    def advance(self, tokens: Tensor, rows: SequenceOf[int]) -> None:
-        """Let each of the rows take its token (`tokens` `[n]` int64 on the device)."""
+    def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor | None = None) -> None:
+        """Let each of the rows take its token (`tokens` `[n]` int64 on the device); with `going` `[n]` bool, some of them."""
         wishes = [self._wishes[row] for row in rows]
         if not any(wish.draws or wish.edits for wish in wishes):
             return
         index = self._index("rows", rows)
-        self._counters[index, _POSITION] += 1
+        going = torch.ones_like(tokens, dtype=torch.bool) if going is None else going
+        self._counters[index, _POSITION] += going.long()
         if self._marks is not None:
-            self._marks[index, tokens] |= MADE
+            self._marks[index, tokens] |= MADE * going.to(torch.uint8)
         if any(wish.decays for wish in wishes):
-            self._decay(tokens, index)
+            self._decay(tokens, index, going)
         if self._words is not None:
-            self._words.advance(index, tokens)
+            self._words.advance(index, tokens, going)
 
-    def _decay(self, tokens: Tensor, index: Tensor) -> None:
+    def _decay(self, tokens: Tensor, index: Tensor, going: Tensor) -> None:
         numbers = self._numbers[index]
         lower = torch.maximum(numbers[:, _TOP_P] * numbers[:, _TOP_P_DECAY], numbers[:, _TOP_P_MIN])
         if self._marks is not None:
             lower = torch.where((self._marks[index, tokens] & RESET) != 0, numbers[:, _TOP_P_FULL], lower)
-        self._numbers[index, _TOP_P] = lower
+        self._numbers[index, _TOP_P] = torch.where(going, lower, numbers[:, _TOP_P])
 
     def _draw(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
@@ -210,6 +245,12 @@ def _top_p(sequence: Sequence) -> float:
     for token in sequence.new_tokens if params.top_p_decay < 1 else ():
         top_p = params.top_p if token in params.top_p_reset_ids else max(top_p * params.top_p_decay, params.top_p_min)
     return top_p
+
+
+def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
+    """Tokens up to the first that is not what was guessed."""
+    right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
+    return list(made[: 1 + sum(1 for _ in right)])
 
 
 def sampler_of(sequences: SequenceOf[Sequence], vocab_size: int, device: torch.device) -> Sampler:
