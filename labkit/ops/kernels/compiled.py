@@ -33,6 +33,7 @@ _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8e4nv",
     torch.int64: "i64",
     torch.int32: "i32",
     torch.int16: "i16",
@@ -100,17 +101,16 @@ def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = kernel.arg_names
     settings = {name: value for name, value in options.items() if name in SETTINGS}
-    values = dict(zip(names, args, strict=False)) | {name: value for name, value in options.items() if name not in settings}
-    constants = {kernel.arg_names[place] for place in kernel.constexprs}
+    values = dict(zip(kernel.arg_names, args, strict=False)) | options
     signature, constexprs, attributes = {}, {}, {}
-    for place, name in enumerate(names):
-        kind = "constexpr" if name in constants else _type(values[name])
-        signature[name] = kind
+    for place, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        specialize = not parameter.do_not_specialize
+        signature[parameter.name] = kind = "constexpr" if parameter.is_constexpr else _type(value, specialize)
         if kind == "constexpr":
-            constexprs[name] = values[name]
-        elif _divides_by_16(values[name]):
+            constexprs[parameter.name] = value
+        elif specialize and _divides_by_16(value):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=settings)
@@ -125,14 +125,14 @@ def compile_call(call: Callable[[], Any], arch: int = 90) -> list[Compiled]:
     return [compile_kernel(launch.kernel, launch.args, launch.options, arch) for launch in launches]
 
 
-def _type(value: Any) -> str:
+def _type(value: Any, specialize: bool) -> str:
     """The type that a launch gives to an argument; a 1 becomes a constant, for then strides vanish from the code."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
-    if value is None or (isinstance(value, int) and value == 1):
-        return "constexpr"
     if isinstance(value, bool):
-        return "i1"
+        return "u1"
+    if value is None or (specialize and isinstance(value, int) and value == 1):
+        return "constexpr"
     if isinstance(value, int):
         return "i32" if -(2**31) <= value < 2**31 else "i64"
     return "fp32"

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, launch, power_of_two, tl
+from labkit.ops.kernels.support import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 SPLIT_TOKENS = 128
 """Slots a program reads: what it leaves behind, one row in float32, is then 1 % of what it reads in half precision."""
@@ -23,7 +23,7 @@ JOINED = 16
 """Stretches that the second kernel joins at a time."""
 
 
-@jit
+@jit_once_for_all("slot_table", "lengths", "table_stride")
 def decode_attention_kernel(
     query: tl.tensor,
     keys: tl.tensor,
@@ -95,7 +95,7 @@ def decode_attention_kernel(
         tl.store(statistics + 2 * place + 1, total)
 
 
-@jit
+@jit_once_for_all("lengths", "splits")
 def join_kernel(
     partial: tl.tensor,
     statistics: tl.tensor,

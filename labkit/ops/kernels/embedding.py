@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, launch, power_of_two, tl
+from labkit.ops.kernels.support import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 BLOCK = 2048
 """Columns a program copies: 16 bytes a thread in half precision, so that a single row is spread over several programs."""
 
 
-@jit
+@jit_once_for_all("token_ids")
 def embedding_kernel(
     token_ids: tl.tensor, table: tl.tensor, out: tl.tensor, vocab_size: tl.tensor, hidden_size: tl.tensor, BLOCK: tl.constexpr
 ) -> None:

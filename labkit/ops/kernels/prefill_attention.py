@@ -11,7 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import arch_of, ceil_div, jit, launch, power_of_two, tl
+from labkit.ops.kernels.support import arch_of, ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
+
+FEWEST = 64
+"""The kernel looks for its sequence among so many at least: it is then the same kernel for every usual batch."""
 
 
 @jit
@@ -27,7 +30,7 @@ def block_of(
     return sequence, program - tl.sum(tl.where(sequences < sequence, blocks, 0), 0)
 
 
-@jit
+@jit_once_for_all("slot_table", "starts", "lengths", "num_sequences", "table_stride")
 def prefill_attention_kernel(
     query: tl.tensor,
     keys: tl.tensor,
@@ -126,5 +129,5 @@ def prefill_attention_triton(
     tensors = query, keys, values, slot_table, starts, lengths, out
     scale = math.log2(math.e) / math.sqrt(head_dim)  # exp2 is the GPU's own exponential
     numbers = sequences, num_heads, slot_table.stride(0), scale
-    launch(prefill_attention_kernel, grid, *tensors, *numbers, **config, SEQUENCES=power_of_two(sequences))
+    launch(prefill_attention_kernel, grid, *tensors, *numbers, **config, SEQUENCES=power_of_two(max(sequences, FEWEST)))
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, launch, power_of_two, tl
+from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
 """Values of query, key and value each that a program aims at: 16 bytes a thread with 8 warps in half precision."""
@@ -19,7 +19,7 @@ def turn(x: tl.tensor, sin: tl.tensor, cos: tl.tensor, HEADS: tl.constexpr, DIM:
     return tl.reshape(turned, (HEADS, DIM))
 
 
-@jit
+@jit_once_for_all("positions", "slot_mapping", "num_slots")
 def rotary_cache_write_kernel(
     qkv: tl.tensor,
     positions: tl.tensor,

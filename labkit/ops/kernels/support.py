@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "ceil_div",
     "interpreted",
     "jit",
+    "jit_once_for_all",
     "launch",
     "power_of_two",
     "recorded",
@@ -68,6 +70,19 @@ def jit(function: Callable[..., Any]) -> Kernel:
     return triton.jit(function) if INSTALLED else function
 
 
+def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
+    """`jit`, compiled once whatever the arguments of these names are.
+
+    Otherwise a kernel is compiled again when an integer is 1 or becomes a multiple of 16, or an address of 16 bytes: right
+    for the shapes of a model, a pause of seconds in the middle of serving for numbers and slices that follow the batch.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Kernel:
+        return triton.jit(do_not_specialize=list(names))(function) if INSTALLED else function
+
+    return decorate
+
+
 def interpreted() -> bool:
     """Whether this process runs kernels in Triton's interpreter (read when Triton was imported, fixed since)."""
     return INSTALLED and hasattr(tl.sum, "rewrite")  # a standard function, of the kind that jit made at import
@@ -89,7 +104,7 @@ class _Recording:
     launches: list[Launch]
 
 
-_RECORDINGS: list[_Recording] = []
+_RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None)  # of this thread: others go on launching
 
 
 @contextlib.contextmanager
@@ -100,11 +115,11 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
     values on the host, which a CUDA graph cannot, fails there.
     """
     recording = _Recording(arch, [])
-    _RECORDINGS.append(recording)
+    before = _RECORDING.set(recording)
     try:
         yield recording.launches
     finally:
-        _RECORDINGS.remove(recording)
+        _RECORDING.reset(before)
 
 
 def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
@@ -115,8 +130,9 @@ def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) ->
     """
     if 0 in grid:
         return
-    if _RECORDINGS:
-        _RECORDINGS[-1].launches.append(Launch(kernel, grid, args, options))
+    recording = _RECORDING.get()
+    if recording is not None:
+        recording.launches.append(Launch(kernel, grid, args, options))
         return
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     _check(kernel, tensors)
@@ -147,8 +163,9 @@ def _check(kernel: Kernel, tensors: list[Tensor]) -> None:
 
 def arch_of(device: torch.device) -> int:
     """The compute capability for which a launch on `device` chooses its block sizes, as 80 or 90; 80 off a GPU."""
-    if _RECORDINGS:
-        return _RECORDINGS[-1].arch
+    recording = _RECORDING.get()
+    if recording is not None:
+        return recording.arch
     return _capability(device) if device.type == "cuda" else 80
 
 

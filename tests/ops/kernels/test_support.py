@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from labkit.errors import NotAvailable
 from labkit.ops.kernels.compiled import compile_call, compile_kernel
 from labkit.ops.kernels.layer_norm import layer_norm_triton
-from labkit.ops.kernels.support import INSTALLED, interpreted, jit, launch, power_of_two, recorded, tl
+from labkit.ops.kernels.support import INSTALLED, interpreted, jit, jit_once_for_all, launch, power_of_two, recorded, tl
 from labkit.ops.kernels.traffic import count_traffic
 
 needs_triton = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
@@ -21,6 +22,12 @@ ROOT = Path(__file__).parents[3]
 
 @jit
 def add_kernel(x: tl.tensor, out: tl.tensor, n: tl.tensor, BLOCK: tl.constexpr) -> None:
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + columns, tl.load(x + columns, mask=columns < n) + 1, mask=columns < n)
+
+
+@jit_once_for_all("x", "n")
+def steady_kernel(x: tl.tensor, out: tl.tensor, n: tl.tensor, BLOCK: tl.constexpr) -> None:
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + columns, tl.load(x + columns, mask=columns < n) + 1, mask=columns < n)
 
@@ -74,6 +81,17 @@ def test_wide_loads_need_alignment() -> None:
 
 
 @needs_triton
+def test_a_kernel_that_is_compiled_once_knows_nothing_of_its_arguments() -> None:
+    x = torch.empty(4096, dtype=torch.float16)
+    made = [compile_kernel(steady_kernel, (start, x, n), {"BLOCK": 1024}).ptx for start, n in ((x, 4096), (x[1:], 1), (x, 33))]
+    assert made[0] == made[1] == made[2]
+    assert (
+        compile_kernel(add_kernel, (x, x, 4096), {"BLOCK": 1024}).ptx
+        != compile_kernel(add_kernel, (x, x, 1), {"BLOCK": 1024}).ptx
+    )
+
+
+@needs_triton
 def test_too_much_shared_memory_and_spills_are_problems() -> None:
     x = torch.empty(128, 128)
     with recorded() as launches:
@@ -93,6 +111,15 @@ def test_recorded_launches_do_not_run_and_end_with_their_block() -> None:
     assert (found.name, found.arch) == ("layer_norm_kernel", 80)
     with pytest.raises(NotAvailable):
         layer_norm_triton(torch.ones(2, 4), torch.ones(4), torch.ones(4), 1e-5)
+
+
+@needs_triton
+def test_another_thread_goes_on_launching_while_one_records() -> None:
+    x = torch.ones(2, 4)
+    with recorded() as launches, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(layer_norm_triton, x, x[0], x[0], 1e-5)
+        assert isinstance(other.exception(), NotAvailable)
+    assert launches == []
 
 
 def test_powers_of_two() -> None:
