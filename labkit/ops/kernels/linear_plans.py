@@ -64,7 +64,7 @@ def _row(vector: int) -> list[Plan]:
 
 
 def _row_int4() -> list[Plan]:
-    blocks = ((8, 4), (4, 4), (8, 2), (16, 2))
+    blocks = ((8, 4), (4, 4), (8, 2), (4, 2))
     return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
 
@@ -77,7 +77,8 @@ def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> l
     if rows <= 16:
         step = 2 if kind == "dense" else 1  # bytes of a weight: blocks of bytes keep the same loads in flight
         return [_tile(32, 256 // step, rows, 2, 5), _tile(64, 256 // step, rows, 4, 4)]
-    return [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3)]
+    tiles = [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3)]
+    return tiles if arch >= 90 or rows <= 32 else tiles[:1]  # before Hopper the larger one spills registers
 
 
 def _tiles_int4(rows: int, arch: int) -> list[dict[str, int]]:

@@ -39,16 +39,16 @@ def store_total(
     num_rows: tl.tensor,
     num_out: tl.tensor,
     GELU: tl.constexpr,
-    PARTS: tl.constexpr,
+    PARTIAL: tl.constexpr,
 ) -> None:
-    """Write sums `total` `[outs, rows]`: finished, or where PARTS programs share them as this program's part."""
+    """Write sums `total` `[outs, rows]`: finished, or where several programs share them as this program's part."""
     outs, rows = outs[:, None], rows[None, :]
     inside = (outs < num_out) & (rows < num_rows)
-    if PARTS == 1:
+    if PARTIAL:
+        tl.store(out + (tl.program_id(1) * num_rows + rows) * num_out + outs, total, mask=inside)
+    else:
         result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
         tl.store(out + rows * num_out + outs, result.to(out.dtype.element_ty), mask=inside)
-    else:
-        tl.store(out + (tl.program_id(1) * num_rows + rows) * num_out + outs, total, mask=inside)
 
 
 @jit
@@ -64,7 +64,7 @@ def rows_kernel(
     num_out: tl.tensor,
     part_in: tl.tensor,
     GELU: tl.constexpr,
-    PARTS: tl.constexpr,
+    PARTIAL: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -91,7 +91,7 @@ def rows_kernel(
             as_operand(w, values.dtype), values, total, input_precision="ieee", max_num_imprecise_acc=BLOCK_IN,
             out_dtype=total.dtype,
         )  # fmt: skip
-    store_total(total, outs, rows, row_scales, out_scales, bias, out, num_rows, num_out, GELU, PARTS)
+    store_total(total, outs, rows, row_scales, out_scales, bias, out, num_rows, num_out, GELU, PARTIAL)
 
 
 def rows_triton(
@@ -119,7 +119,7 @@ def rows_triton(
     else:
         out = torch.empty((parts, rows, num_out), dtype=torch.int32 if whole else torch.float32, device=x.device)
     numbers = (rows, weight.shape[1], num_out, part_in)
-    launch(rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTS=parts, **blocks)
+    launch(rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTIAL=parts > 1, **blocks)
     return out if parts == 1 else finish_triton(out, dtype, gelu=gelu, **scales)
 
 

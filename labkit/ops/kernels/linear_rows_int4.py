@@ -43,7 +43,7 @@ def rows_int4_kernel(
     num_groups: tl.tensor,
     part_words: tl.tensor,
     GELU: tl.constexpr,
-    PARTS: tl.constexpr,
+    PARTIAL: tl.constexpr,
     GROUP: tl.constexpr,
     PER_WORD: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
@@ -80,7 +80,7 @@ def rows_int4_kernel(
         total = tl.dot(nibble_weights(w, scale, 1, x0.dtype), tl.trans(x1), total, input_precision="ieee")
         total = tl.dot(nibble_weights(w, scale, 2, x0.dtype), tl.trans(x2), total, input_precision="ieee")
         total = tl.dot(nibble_weights(w, scale, 3, x0.dtype), tl.trans(x3), total, input_precision="ieee")
-    store_total(total, outs, rows, None, None, bias, out, num_rows, num_out, GELU, PARTS)
+    store_total(total, outs, rows, None, None, bias, out, num_rows, num_out, GELU, PARTIAL)
 
 
 def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
@@ -111,7 +111,7 @@ def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu
             part_in // PER_WORD,
         ),
         GELU=gelu,
-        PARTS=parts,
+        PARTIAL=parts > 1,
         GROUP=weight.group_size,
         PER_WORD=PER_WORD,
         **blocks,
