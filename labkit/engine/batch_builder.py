@@ -24,11 +24,11 @@ class BatchBuilder:
         self.device = device
         self._decodes: list[CachedSequence] = []
         self._lines: list[CachedSequence] = []
-        self._width = context_length
         self._table = torch.zeros(max_batch_size, context_length, dtype=torch.int32, device=device)
         on_gpu = device.type == "cuda"
         self._host = torch.zeros(5, max_batch_size, dtype=torch.int64, pin_memory=on_gpu)
         self._numbers = self._host.numpy()
+        self._starts = np.arange(max_batch_size) * context_length  # of the lines in the table
         self._sent = torch.zeros_like(self._host, device=device) if on_gpu else self._host
         self._lengths = torch.zeros(max_batch_size, dtype=torch.int32, device=device)
         self._count = torch.arange(max_batch_size + 1, dtype=torch.int32, device=device)
@@ -69,13 +69,14 @@ class BatchBuilder:
     def _decode(self, entries: list[CachedSequence]) -> Batch:
         """The last token of each sequence; the slot that it goes to is added to the sequence's line."""
         count = len(entries)
-        rows = []
-        for line, entry in enumerate(entries):
-            position = entry.num_tokens - 1
-            column = entry.column(position)
-            cell = line * self._width + column
-            rows.append((entry.last_token, position, entry.slots[column], cell, entry.length(position + 1)))
-        self._numbers[:, :count] = np.array(rows, np.int64).T
+        positions = [entry.num_tokens - 1 for entry in entries]
+        columns = [entry.column(position) for entry, position in zip(entries, positions, strict=True)]
+        numbers = self._numbers[:, :count]
+        numbers[_TOKEN] = [entry.last_token for entry in entries]
+        numbers[_POSITION] = positions
+        numbers[_SLOT] = [entry.slots[column] for entry, column in zip(entries, columns, strict=True)]
+        numbers[_CELL] = self._starts[:count] + columns
+        numbers[_LENGTH] = [entry.length(position + 1) for entry, position in zip(entries, positions, strict=True)]
         if self._sent is not self._host:
             self._sent.copy_(self._host, non_blocking=True)
         sent = self._sent[:, :count]

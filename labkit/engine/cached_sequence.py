@@ -30,6 +30,7 @@ class CachedSequence:
         self.window = params.memory_len
         self.prefix_len = params.prefix_len
         self.lead = params.prefix_len + params.soft_len
+        self._given = self.lead + len(sequence.prompt)
         self.tokens: Tokens = np.array([0] * self.lead + sequence.prompt + sequence.new_tokens, np.int64)
         self.slots: Slots = np.zeros(slots_of(sequence), np.int32)
         self.num_slots = 0
@@ -43,7 +44,7 @@ class CachedSequence:
     @property
     def num_tokens(self) -> int:
         """Positions that are known by now."""
-        return self.lead + len(self.sequence.prompt) + len(self.sequence.new_tokens)
+        return self._given + len(self.sequence.new_tokens)
 
     @property
     def last_token(self) -> int:

@@ -64,13 +64,13 @@ class Sequence:
         self.new_tokens.append(token)
         ended = token in self.stop_token_ids
         full = len(self.new_tokens) >= self.max_new_tokens
-        searched = self.new_tokens[self.params.min_new_tokens :]
-        word = self.stop_words.found(searched)
+        searched = self.new_tokens[self.params.min_new_tokens :] if self.stop_words.words else ()
+        word = self.stop_words.found(searched) if searched else None
         self._held.append(b"" if ended else self.token_bytes(token))
         if word is not None:
             del self._held[len(self._held) - len(word) :]
         last = ended or full or word is not None
-        shown = len(self._held) if last else len(self._held) - self.stop_words.begun(searched)
+        shown = len(self._held) if last or not searched else len(self._held) - self.stop_words.begun(searched)
         text = self._text.push(b"".join(self._held[:shown]), last=last, searching=searching)
         del self._held[:shown]
         stop_reason: StopReason = self._text.stopped_by or (token if ended else word)

@@ -75,12 +75,13 @@ class SlotPool:
 
     def give_next(self, entries: SequenceOf[CachedSequence]) -> None:
         """Give each of these, which lack one, a slot for its next token; `num_available` suffices."""
-        for entry, slot in zip(entries, self._take(len(entries)), strict=True):
+        for entry, slot in zip(entries, self._take(len(entries)).tolist(), strict=True):
             column = entry.column(entry.num_tokens - 1)
             if column < entry.num_slots:
                 self.allocator.release(entry.slots[column : column + 1])
             entry.slots[column] = slot
-            entry.num_slots = max(entry.num_slots, column + 1)
+            if column >= entry.num_slots:
+                entry.num_slots = column + 1
 
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
         """Another sequence that has computed what `entry` has: the same slots, one reference more, nothing copied."""

@@ -26,7 +26,7 @@ class TextStream:
         if self.stopped_by is not None:
             return ""
         text = self._held + self._decoder.decode(token_bytes, final=last)
-        if not searching:
+        if not searching or not self._stop:
             self._held = ""
             return text
         # The stop that is complete first wins, so that the result does not depend on how the text is cut into tokens.
