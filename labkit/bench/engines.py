@@ -1,30 +1,50 @@
-"""One adapter a peer: how to prefill a batch of prompts and decode on from there, and nothing else.
+"""What the bench asks of an engine: prefill a batch of prompts, decode on from there, say what it computes in; labkit's own.
 
-Another peer is another class with these three methods in `PEERS`; every peer gets equal weights and equal prompts.
+The peers are in `labkit.bench.peers`, one a file; each gets the same weights and the same prompts.
 """
 
 from __future__ import annotations
 
-import warnings
+import importlib.util
 from abc import ABC, abstractmethod
-from typing import Any
+from importlib import metadata
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
-from labkit.engine import GPTJ, FixedBatches, KVCache
+from labkit.config import GPTJConfig
+from labkit.engine import FixedBatches, KVCache
+from labkit.engine.forward import fastest_forward
+from labkit.engine.weight_store import read_model
 from labkit.errors import NotAvailable
+from labkit.precision import BITS, compute_dtype, precision_name
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+"""What the bench can be asked for; each engine says which of them it runs."""
 
 
 class BenchEngine(ABC):
-    """An engine under test. `prefill` starts a new batch, `decode` continues the last one; both are greedy."""
+    """An engine under test. `prefill` starts a new batch, `decode` continues the last one; both are greedy.
 
-    name: str
+    Work that is done once, such as converting or compiling, belongs into `__init__` or into the first round, which is
+    not timed; every round of a batch has the same shapes. `detail` says in words what the engine computes in.
+    """
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    """The packages it needs, the one whose version counts first; empty for labkit itself."""
+    extra: ClassVar[str] = "peers"
+    """The extra of labkit that installs them."""
+    detail: str = ""
 
     @abstractmethod
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        """Load the weights of `checkpoint` onto `device` in `dtype`."""
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        """Load the weights of `checkpoint` onto `device`, stored in `precision`; `require` has passed.
+
+        Raises `NotAvailable` or `InsufficientResources` when that shows only now.
+        """
 
     @abstractmethod
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
@@ -32,7 +52,37 @@ class BenchEngine(ABC):
 
     @abstractmethod
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Feed `tokens` `[batch]` and give the `steps` tokens that follow, `[batch, steps]`."""
+        """Feed `tokens` `[batch]`, which `prefill` gave, and give the `steps` tokens that follow, `[batch, steps]`.
+
+        With `prefill`'s these are the `new_tokens` that it was asked for: `steps` is one less.
+        """
+
+    @classmethod
+    @abstractmethod
+    def precisions(cls, device: torch.device) -> tuple[str, ...]:
+        """Those of `PRECISIONS` that it runs on this device; its packages are there when this is asked."""
+
+    @classmethod
+    def require(cls, device: torch.device, precision: str) -> None:
+        """Raise `NotAvailable`, saying which, when a package is missing or the device or the precision is not its own."""
+        missing = [package for package in cls.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            words = f"the package {missing[0]}" if len(missing) == 1 else f"the packages {', '.join(missing)}"
+            raise NotAvailable(f"peer {cls.name} needs {words}; install labkit with its extra {cls.extra!r}")
+        runs = cls.precisions(device)
+        if precision not in runs:
+            offered = f"runs {', '.join(runs)} on {device.type}, not {precision}" if runs else f"does not run on {device.type}"
+            raise NotAvailable(f"{cls.name} {offered}")
+
+    @classmethod
+    def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
+        """About what its weights take in memory while it runs; some engines keep more than one copy."""
+        return int(config.parameter_count * BITS[precision] / 8)
+
+    @classmethod
+    def version(cls) -> str:
+        """The version of its first package, or labkit's own."""
+        return metadata.version(cls.packages[0] if cls.packages else "labkit")
 
 
 class LabkitEngine(BenchEngine):
@@ -40,9 +90,18 @@ class LabkitEngine(BenchEngine):
 
     name = "labkit"
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        self._model = GPTJ.from_tensors(checkpoint.config, lambda name: checkpoint.read(name, device=device, dtype=dtype))
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        self._model = read_model(checkpoint, precision, device)
+        self._forward = fastest_forward(self._model)
         self._cache: KVCache | None = None
+        head = ", lm_head int8" if precision == "int4" else ""
+        dtype = precision_name(compute_dtype(precision, device))
+        self.detail = f"weights {precision}{head}, activations {dtype}, KV cache {precision_name(self._model.dtype)}"
+
+    @classmethod
+    def precisions(cls, device: torch.device) -> tuple[str, ...]:
+        """All of them."""
+        return PRECISIONS
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Prompts of equal length, as one flat batch."""
@@ -51,63 +110,13 @@ class LabkitEngine(BenchEngine):
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
         self._batches = FixedBatches(batch, length + new_tokens, model.device)
-        return model.forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
+        return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """One forward pass a step over the preallocated cache."""
         assert self._cache is not None
         made = []
         for _ in range(steps):
-            tokens = self._model.forward(self._batches.decode(tokens), self._cache).argmax(-1)
+            tokens = self._forward(self._batches.decode(tokens), self._cache).argmax(-1)
             made.append(tokens)
         return torch.stack(made, dim=1)
-
-
-class HuggingFaceEngine(BenchEngine):
-    """`transformers`' GPT-J in eager mode with its default (growing) cache."""
-
-    name = "hf"
-
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise NotAvailable("peer hf needs the package transformers; install labkit with its extra 'lab'") from error
-        # 5.24 renames the argument to `cache`; every version from 5.0 to 5.39 takes it under this name.
-        warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)
-        config = transformers.GPTJConfig(**checkpoint.config.to_dict())
-        with torch.device("meta"):
-            model: Any = transformers.GPTJForCausalLM(config)
-        names = checkpoint.tensor_names()
-        weights = {name: checkpoint.read(name, device=device, dtype=dtype) for name in names}
-        model.load_state_dict(weights, assign=True)
-        positions = transformers.models.gptj.modeling_gptj.create_sinusoidal_positions
-        for module in model.modules():
-            if hasattr(module, "embed_positions"):
-                module.embed_positions = positions(config.max_position_embeddings, config.rotary_dim).to(device)
-        self._model = model.eval()
-        self._device = device
-        self._past: Any = None
-
-    @torch.inference_mode()
-    def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """One forward pass over the prompts; logits of the last position only, as `generate` asks for."""
-        out = self._model(prompts.to(self._device), use_cache=True, logits_to_keep=1)
-        self._past = out.past_key_values
-        first: Tensor = out.logits[:, -1].argmax(-1)
-        return first
-
-    @torch.inference_mode()
-    def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """One forward pass a step with the cache of the last one."""
-        made = []
-        for _ in range(steps):
-            out = self._model(tokens[:, None], past_key_values=self._past, use_cache=True)
-            self._past = out.past_key_values
-            tokens = out.logits[:, -1].argmax(-1)
-            made.append(tokens)
-        return torch.stack(made, dim=1)
-
-
-PEERS: dict[str, type[BenchEngine]] = {"hf": HuggingFaceEngine}
-"""The engines that `--against` can name."""

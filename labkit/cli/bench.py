@@ -22,8 +22,11 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
-    against: Annotated[str, typer.Option(help="Peers, separated by commas: hf.")] = "hf",
+    against: Annotated[str, typer.Option(help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino.")] = "hf",
     seconds: Annotated[float, typer.Option(help="Time for the runs of each batch size, at most.")] = 20.0,
+    one_at_a_time: Annotated[
+        bool, typer.Option("--one-at-a-time", help="Build and run one engine after the other; by itself when memory is short.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -32,7 +35,9 @@ def bench(
 ) -> None:
     """Time prefill and decode of labkit and its peers, in turn, on fresh prompts with the same weights.
 
-    Example: labkit bench --batch 1,8 --prompt-tokens 128 --new-tokens 64 --against hf
+    What an engine cannot run here is named, with the reason, and left out.
+
+    Example: labkit bench --batch 1,8 --prompt-tokens 128 --new-tokens 64 --against hf,openvino
     """
     from labkit.bench import BenchSettings, run_bench
 
@@ -46,6 +51,7 @@ def bench(
         against=tuple(dict.fromkeys(name.strip() for name in against.split(",") if name.strip())),
         seed=seed,
         seconds=seconds,
+        one_at_a_time=one_at_a_time,
     )
     record = run_bench(settings, progress=say)
     _print_table(record)
@@ -54,7 +60,7 @@ def bench(
     if json:
         values = record.to_dict()
         keys = ("rows", "machine", "versions", "settings", "created")
-        print_json({key: values[key] for key in keys} | {"ratios": record.extra["ratios"]})
+        print_json({key: values[key] for key in keys} | {key: record.extra[key] for key in ("ratios", "not_measured")})
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
@@ -88,8 +94,12 @@ def _print_table(record: Record) -> None:
     console = Console()
     console.print(table)
     for row in record.extra["ratios"]:
-        parts = [f"{phase} {_times(row[phase])}" for phase in ("prefill", "decode")]
-        console.print(f"labkit against {row['peer']}, batch {row['batch']}: {', '.join(parts)} the speed")
+        parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
+        alone = "" if row["interleaved"] else ", each run alone"
+        console.print(f"labkit against {row['peer']}, batch {row['batch']}{alone}: {', '.join(parts)} the speed")
+    for row in record.extra["not_measured"]:
+        which = f", batch {row['batch']}" if "batch" in row else ""
+        console.print(f"{row['engine']}{which}: {row['why']}")
 
 
 def _times(found: dict[str, float]) -> str:

@@ -13,7 +13,10 @@ from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.measure.ceilings import Ceilings
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int4": 4.5 / 8}
+"""Bytes a weight takes; in int4 a group of 32 shares a scale in 16 bits, and the head is in int8."""
+CACHE_BYTES = {"fp32": 4}
+"""Bytes a number of the cache takes, where that is not the two of the 16-bit precisions."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
     """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` tokens cached.
 
+    A precision whose arithmetic the ceilings lack, as int8, is given the rate of the fastest that they have.
     Raises `InvalidRequest` for a precision without a byte width here or sizes below 1.
     """
     if precision not in ELEMENT_BYTES or batch < 1 or length < 1:
@@ -70,8 +74,11 @@ def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, cei
         )
     element = ELEMENT_BYTES[precision]
     weights = weight_bytes_per_step(config, element)
-    cached = config.kv_bytes_per_token(element) * batch * length
-    read, compute = ceilings.read_bytes_per_second, ceilings.flops_per_second[precision]
+    if precision == "int4":
+        weights += config.vocab_size * config.hidden_size * (ELEMENT_BYTES["int8"] - element)
+    cached = config.kv_bytes_per_token(CACHE_BYTES.get(precision, 2)) * batch * length
+    rates = ceilings.flops_per_second
+    read, compute = ceilings.read_bytes_per_second, rates.get(precision) or max(rates.values())
     prefill_flops = batch * (
         length * matmul_flops_per_token(config) + attention_flops(config, length, (length + 1) / 2) + head_flops(config)
     )

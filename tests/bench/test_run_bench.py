@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from labkit.bench import BenchSettings, run_bench
-from labkit.bench.engines import PEERS, HuggingFaceEngine, LabkitEngine
-from labkit.bench.run import Prompts, _agreement, _ratios
+from labkit.bench.engines import BenchEngine, LabkitEngine
+from labkit.bench.peers import PEERS, HuggingFaceEngine
+from labkit.bench.rounds import Measured, Prompts
+from labkit.bench.rows import agreement, ratios_of
 from labkit.checkpoints import open_checkpoint
 from labkit.config import GPT_J_6B
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
@@ -31,7 +34,7 @@ def record() -> Record:
     said: list[str] = []
     found = run_bench(SMALL, progress=said.append)
     patch.undo()
-    assert [line for line in said if line.startswith("batch")] == [
+    assert [line for line in said if line.endswith("in turn")] == [
         "batch 1: labkit, hf, in turn",
         "batch 3: labkit, hf, in turn",
     ]
@@ -50,7 +53,7 @@ def test_engines_given_the_same_prompts_agree_token_by_token_and_differ_from_oth
     assert not torch.equal(prompts[4], prompts[5])
     made = []
     for kind in (LabkitEngine, HuggingFaceEngine):
-        engine = kind(checkpoint, torch.device("cpu"), torch.float32)
+        engine: BenchEngine = kind(checkpoint, torch.device("cpu"), "fp32")
         rounds = []
         for number in (0, 1):  # a second round must not see the first one's cache
             first = engine.prefill(prompts[number], 6)
@@ -59,10 +62,10 @@ def test_engines_given_the_same_prompts_agree_token_by_token_and_differ_from_oth
     assert made[0].shape == (2, 3, 6)
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0][0], made[0][1])
-    assert _agreement([made[0][0], made[1][0]]) == 1.0
+    assert agreement(made[0][0], made[1][0]) == 1.0
     wrong = made[0][0].clone()
     wrong[1, 2] += 1
-    assert _agreement([made[0][0], wrong]) == pytest.approx(17 / 18)
+    assert agreement(made[0][0], wrong) == pytest.approx(17 / 18)
 
 
 def test_figures_follow_from_one_another(record: Record) -> None:
@@ -74,6 +77,12 @@ def test_figures_follow_from_one_another(record: Record) -> None:
         assert row["decode_bound"] == "memory"
         seconds = (row["prefill_ms"] + 8 * row["decode_ms_per_token"]) / 1e3
         assert row["tokens_per_second"] == pytest.approx(9 * row["batch"] / seconds, rel=0.3)  # medians do not add up
+        assert row["end_to_end_ms"] == pytest.approx(1e3 * seconds, rel=0.3)
+        assert row["interleaved"] is True
+        assert row["version"]
+        assert "weights" in row["detail"]
+        assert "fp32" in row["detail"]
+        assert set(row["spread"]) == {"prefill", "decode", "end_to_end"}
         assert row["runs"] >= 5
         assert row["precision"] == "fp32"
         assert 0 <= row["peak_bytes"] < 10 * 4 * config.parameter_count
@@ -87,18 +96,31 @@ def test_ratios_agree_with_the_rows(record: Record) -> None:
     ratios = record.extra["ratios"]
     assert [(row["peer"], row["batch"]) for row in ratios] == [("hf", 1), ("hf", 3)]
     for ratio, labkit, hf in zip(ratios, record.rows[::2], record.rows[1::2], strict=True):
-        for phase, key in (("prefill", "prefill_ms"), ("decode", "decode_ms_per_token")):
+        for phase, key in (("prefill", "prefill_ms"), ("decode", "decode_ms_per_token"), ("end_to_end", "end_to_end_ms")):
             assert 0 < ratio[phase]["low"] <= ratio[phase]["median"] <= ratio[phase]["high"]
             assert ratio[phase]["median"] == pytest.approx(hf[key] / labkit[key], rel=0.5)
 
 
+def measured(prefill: tuple[float, ...], decode: tuple[float, ...]) -> Measured:
+    return Measured(Timing(prefill), Timing(decode), torch.zeros(1, 5, dtype=torch.long), 0)
+
+
 def test_a_ratio_is_how_many_times_faster_labkit_is_run_by_run() -> None:
-    seconds = {"labkit prefill": (1.0, 2.0, 10.0), "hf prefill": (3.0, 6.0, 30.0)}
-    seconds |= {"labkit decode": (4.0, 4.0, 4.0), "hf decode": (2.0, 1.0, 4.0)}
-    found = _ratios({name: Timing(samples) for name, samples in seconds.items()}, "hf", 7)
-    assert (found["peer"], found["batch"]) == ("hf", 7)
+    both = {"labkit": measured((1.0, 2.0, 10.0), (4.0, 4.0, 4.0)), "hf": measured((3.0, 6.0, 30.0), (2.0, 1.0, 4.0))}
+    (found,) = ratios_of(7, both, interleaved=True)
+    assert (found["peer"], found["batch"], found["interleaved"]) == ("hf", 7, True)
     assert found["prefill"] == {"median": 3.0, "low": 3.0, "high": 3.0}
     assert found["decode"] == {"median": 0.5, "low": 0.375, "high": 0.75}
+    assert found["end_to_end"]["median"] == pytest.approx(7 / 6)
+    assert ratios_of(7, {"hf": both["hf"]}, interleaved=True) == []
+
+
+def test_runs_that_were_not_side_by_side_are_compared_by_their_medians_and_outermost_quartiles() -> None:
+    ours, theirs = measured((1.0, 2.0, 3.0), (1.0,) * 3), measured((4.0, 6.0, 8.0, 6.0), (2.0,) * 4)
+    (found,) = ratios_of(1, {"labkit": ours, "hf": theirs}, interleaved=False)
+    assert found["interleaved"] is False
+    assert found["prefill"] == {"median": 3.0, "low": 5.5 / 2.5, "high": 6.5 / 1.5}
+    assert found["decode"]["median"] == 2.0
 
 
 def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_path: Any) -> None:
@@ -114,7 +136,8 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"against": ("vllm",)}, "peer 'vllm' is not known here; hf is accepted"),
+        ({"against": ("vllm",)}, "peer 'vllm' is not known here; hf, hf-compiled, ctranslate2, openvino is accepted"),
+        ({"against": ("hf", "hf")}, "each is named once"),
         ({"batches": ()}, r"batch \[\]"),
         ({"batches": (4, 0)}, r"batch \[4, 0\]"),
         ({"prompt_tokens": 0}, "prompt_tokens 0"),
@@ -123,8 +146,8 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"seconds": -1.0}, "seconds is -1.0"),
         ({"seconds": float("nan")}, "seconds is nan"),
-        ({"precision": "fp64"}, "precision is 'fp64'; the bench runs in fp32, bf16, fp16"),
-        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"precision": "fp64"}, "precision is 'fp64'; the bench runs in fp32, bf16, fp16, int8, int4"),
+        ({"precision": "int3"}, "precision is 'int3'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"model": "gpt-5"}, "no model 'gpt-5'"),
     ],
@@ -147,7 +170,86 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest
     assert GPT_J_6B.parameter_count * 4 > 24e9
 
 
-def test_a_peer_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(NotAvailable, match="peer hf needs the package transformers"):
-        PEERS["hf"](open_checkpoint("gptj-tiny"), torch.device("cpu"), torch.float32)
+class OnlyInt8(HuggingFaceEngine):
+    """A peer with one precision, which fails as it is built: other people's code may raise anything."""
+
+    name = "hf-compiled"
+
+    def __init__(self, *arguments: Any) -> None:
+        raise RuntimeError("the first line\nand the second")
+
+    @classmethod
+    def precisions(cls, device: torch.device) -> tuple[str, ...]:
+        return ("int8",)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> BenchSettings:
+    monkeypatch.setattr(RUN, "ceilings", lambda device: LIMITS)
+    return replace(SMALL, prompt_tokens=8, new_tokens=3, seconds=0.1, batches=(1,))
+
+
+def test_what_cannot_be_measured_is_in_the_record_with_the_reason(
+    quick: BenchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(PEERS, "hf-compiled", OnlyInt8)
+    monkeypatch.setattr(OnlyInt8, "packages", ())
+    found = run_bench(replace(quick, against=("hf", "hf-compiled")))
+    assert [row["engine"] for row in found.rows] == ["labkit"]
+    assert found.extra["ratios"] == []
+    assert found.extra["not_measured"] == [
+        {
+            "engine": "hf",
+            "precision": "fp32",
+            "why": "not measured here: peer hf needs the package transformers; install labkit with its extra 'lab'",
+        },
+        {
+            "engine": "hf-compiled",
+            "precision": "fp32",
+            "why": "not measured here: hf-compiled runs int8 on cpu, not fp32",
+        },
+    ]
+
+
+def test_a_peer_that_fails_leaves_the_others_measured_and_labkits_own_failure_is_raised(
+    quick: BenchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PEERS, "hf-compiled", OnlyInt8)
+    found = run_bench(replace(quick, against=("hf-compiled", "hf"), precision="int8"))
+    assert [row["engine"] for row in found.rows] == ["labkit"]
+    assert [(row["engine"], row["why"]) for row in found.extra["not_measured"]] == [
+        ("hf", "not measured here: hf runs fp32, bf16, fp16 on cpu, not int8"),
+        ("hf-compiled", "not measured here: RuntimeError: the first line"),
+    ]
+    (row,) = found.rows
+    assert row["precision"] == "int8"
+    assert row["fraction_of_limit"] > 0
+    monkeypatch.setattr(LabkitEngine, "prefill", OnlyInt8.__init__)
+    with pytest.raises(RuntimeError, match="the first line"):
+        run_bench(quick)
+
+
+def test_nothing_measured_at_all_is_refused_with_the_reasons(quick: BenchSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LabkitEngine, "precisions", classmethod(lambda cls, device: ()))
+    with pytest.raises(NotAvailable, match="labkit: not measured here: labkit does not run on cpu"):
+        run_bench(replace(quick, against=()))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_one_at_a_time_when_asked_or_when_memory_is_short(
+    asked: bool, quick: BenchSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[str] = []
+    if not asked:
+        monkeypatch.setattr(RUN, "SHARE_OF_MEMORY", 1e-6)
+    for kind in (LabkitEngine, HuggingFaceEngine):
+        monkeypatch.setattr(kind, "__del__", lambda self: alive.append(f"{self.name} gone"), raising=False)
+    said: list[str] = []
+    found = run_bench(
+        replace(quick, batches=(1, 2), one_at_a_time=asked), progress=lambda line: said.append(line) or alive.append(line)
+    )
+    assert [(row["engine"], row["batch"]) for row in found.rows] == [("labkit", 1), ("hf", 1), ("labkit", 2), ("hf", 2)]
+    assert [row["interleaved"] for row in found.rows + found.extra["ratios"]] == [False] * 6
+    assert alive.index("labkit gone") < alive.index("building hf")
+    assert [row["greedy_tokens_agree"] for row in found.rows] == [1.0] * 4

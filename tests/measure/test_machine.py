@@ -182,3 +182,13 @@ def test_gpu_peak_sees_memory_that_is_gone_at_the_end() -> None:
     assert peak - before >= SEEN
     found = ceilings("cuda:0", seconds=0.2)
     assert all(math.isfinite(rate) and rate > 1e11 for rate in (found.read_bytes_per_second, *found.flops_per_second.values()))
+
+
+def test_integer_weights_with_a_cache_in_16_bits_at_the_fastest_known_rate() -> None:
+    ceilings = Ceilings("cpu", 1, 1e9, {"fp32": 1e12, "bf16": 3e12})
+    matrices, head = 6_050_882_784 - 2 * 50_400 * 4_096, 50_400 * 4_096
+    int8 = roofline(GPT_J_6B, batch=2, length=10, precision="int8", ceilings=ceilings)
+    assert int8.decode_bytes == matrices + head + 20 * 458_752
+    assert int8.prefill_seconds == pytest.approx(max(int8.prefill_bytes / 1e9, int8.prefill_flops / 3e12))
+    int4 = roofline(GPT_J_6B, batch=1, length=1, precision="int4", ceilings=ceilings)
+    assert int4.prefill_bytes == int(matrices * 0.5625 + head)

@@ -1,0 +1,126 @@
+"""Peer `ctranslate2`: OpenNMT's inference engine, with the checkpoint converted by its own converter."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.bench.engines import BenchEngine
+from labkit.bench.peers.ctranslate2_model import convert
+from labkit.checkpoints import Checkpoint
+from labkit.environment import find_cpu
+
+COMPUTE_TYPES = {
+    "cpu": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32"},
+    "cuda": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float16"},
+}
+"""CTranslate2's names of precisions; for int8 the second part is what everything but the matrix products is in."""
+
+
+class CTranslate2Engine(BenchEngine):
+    """CTranslate2's `Generator`, greedy, one replica that uses all threads.
+
+    It generates in one call and keeps no cache that a caller could go on from. A callback is told of each token, though,
+    and generation waits for it: that of the first token waits until `decode` is called. So what `prefill` takes is the
+    prompt up to the first token, and what `decode` takes is the steps after it, of one and the same generation.
+    """
+
+    name = "ctranslate2"
+    packages = ("ctranslate2", "transformers")
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        compute = COMPUTE_TYPES[device.type][precision]
+        _choose_instruction_set(precision)
+        import ctranslate2
+
+        with tempfile.TemporaryDirectory(prefix="labkit-ctranslate2-") as folder:
+            converted = convert(checkpoint, Path(folder), compute)
+            self._generator: Any = ctranslate2.Generator(
+                str(converted),
+                device=device.type,
+                device_index=device.index or 0,
+                compute_type=compute,
+                inter_threads=1,
+                intra_threads=torch.get_num_threads(),
+            )
+        self._no_token = checkpoint.config.vocab_size
+        self._pending: list[Any] = []
+        rest = {"cpu": "fp32", "cuda": "fp16"}[device.type] if precision == "int8" else precision
+        head, inputs = (", lm_head and embedding too", "int8 by row in products, else ") if precision == "int8" else ("", "")
+        self.detail = f"weights {precision}{head}, activations {inputs}{rest}, KV cache {rest}"
+
+    @classmethod
+    def precisions(cls, device: torch.device) -> tuple[str, ...]:
+        """Those that its build supports here without falling back to another."""
+        import ctranslate2
+
+        supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
+        return tuple(name for name, compute in COMPUTE_TYPES[device.type].items() if compute in supported)
+
+    def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
+        """Start the generation and wait for the first token of every prompt; there it stops until `decode`."""
+        self._abandon()
+        first = [0] * len(prompts)
+        arrived, go_on, abandoned = threading.Event(), threading.Event(), threading.Event()
+        left = len(prompts)
+
+        def tell(result: Any) -> bool:
+            nonlocal left
+            if result.step == 0:
+                first[result.batch_id] = result.token_id
+                left -= 1
+                if left == 0:
+                    arrived.set()
+                    go_on.wait()
+            return abandoned.is_set()
+
+        self._go_on, self._abandoned = go_on, abandoned
+        self._pending = self._generator.generate_batch(
+            [[str(token) for token in prompt] for prompt in prompts.tolist()],
+            include_prompt_in_result=False,
+            beam_size=1,
+            sampling_topk=1,
+            max_length=new_tokens,
+            end_token=[self._no_token],  # an id that the vocabulary lacks: every generation has its full length
+            callback=tell,
+            asynchronous=True,
+        )
+        while not arrived.wait(0.5):
+            if all(result.done() for result in self._pending):  # ended without a token: it failed, and result() says why
+                self._pending.pop().result()
+        return torch.tensor(first)
+
+    def decode(self, tokens: Tensor, steps: int) -> Tensor:
+        """Let the generation go on to its end."""
+        self._go_on.set()
+        made = [result.result().sequences_ids[0] for result in self._pending]
+        self._pending = []
+        return torch.tensor(made)[:, 1 : steps + 1]
+
+    def _abandon(self) -> None:
+        """End a generation that waits for a `decode` that never came."""
+        if self._pending:
+            self._abandoned.set()
+            self._go_on.set()
+            for result in self._pending:
+                result.result()
+            self._pending = []
+
+    def __del__(self) -> None:
+        if getattr(self, "_pending", None):
+            self._abandon()
+
+
+def _choose_instruction_set(precision: str) -> None:
+    """Let int8 use AVX-512, which CTranslate2 takes only when told to; for fp32 its own choice is as fast or faster.
+
+    It reads the variable once in a process; who has set it keeps what was set.
+    """
+    if precision == "int8" and "avx512f" in find_cpu().instruction_sets:
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")

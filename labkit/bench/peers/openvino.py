@@ -1,0 +1,97 @@
+"""Peer `openvino`: Intel's runtime with its own pipeline for language models, on a CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.bench.engines import BenchEngine
+from labkit.bench.peers.openvino_model import convert
+from labkit.bench.peers.telemetry import without_telemetry
+from labkit.checkpoints import Checkpoint
+from labkit.environment import find_cpu
+
+MAX_BATCHED_TOKENS = 1 << 16
+"""Prompts are never split: what fits is run in one step, as every other engine here does."""
+
+
+class OpenVINOEngine(BenchEngine):
+    """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
+
+    The plain runtime's stateful model is as fast in decode and slower in prefill, of which it computes the logits of
+    every position. Prefix caching is off. Activations are bfloat16 where the CPU multiplies them, as is OpenVINO's
+    default, and quantized as they come to products with int8 and int4 weights, its default as well; so is a KV cache in
+    8 bits. With fp32 both are held to float32, since there the engines' tokens are compared.
+    """
+
+    name = "openvino"
+    packages = ("openvino", "openvino_genai", "nncf", "transformers")
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        without_telemetry()
+        import openvino_genai
+
+        self._folder = tempfile.TemporaryDirectory(prefix="labkit-openvino-")  # its weights stay mapped from there
+        weights = convert(checkpoint, Path(self._folder.name), precision)
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
+        scheduler.dynamic_split_fuse = False
+        scheduler.enable_prefix_caching = False
+        activations = "bf16" if precision != "fp32" and "avx512_bf16" in find_cpu().instruction_sets else "f32"
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": activations,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        if precision == "fp32":
+            settings["KV_CACHE_PRECISION"] = "f32"
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(self._folder.name, scheduler, "CPU", settings)
+        self._handles: list[Any] = []
+        cache = "fp32" if precision == "fp32" else "u8"
+        self.detail = f"weights {weights}, activations {activations.replace('f32', 'fp32')}, KV cache {cache}"
+        if precision in ("int8", "int4"):
+            self.detail += ", products' inputs quantized dynamically"
+
+    @classmethod
+    def precisions(cls, device: torch.device) -> tuple[str, ...]:
+        """All of them on a CPU."""
+        return ("fp32", "bf16", "fp16", "int8", "int4") if device.type == "cpu" else ()
+
+    def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
+        """Add a request for every prompt and step until each has its first token."""
+        import openvino
+        import openvino_genai
+
+        for handle in self._handles:
+            handle.cancel()
+        config = openvino_genai.GenerationConfig()
+        config.set_eos_token_id(0)  # one has to be named; `ignore_eos` makes every generation as long as asked for
+        config.ignore_eos = True
+        config.do_sample = False
+        config.max_new_tokens = new_tokens
+        rows = prompts.cpu().numpy()
+        add = self._pipeline.add_request
+        self._handles = [add(index, openvino.Tensor(rows[index : index + 1]), config) for index in range(len(rows))]
+        while not all(handle.can_read() for handle in self._handles):
+            self._pipeline.step()
+        return torch.tensor([self._read(handle)[0] for handle in self._handles])
+
+    def decode(self, tokens: Tensor, steps: int) -> Tensor:
+        """Step until every request has all of its tokens."""
+        while self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+        made = [self._read(handle) for handle in self._handles]
+        self._handles = []
+        return torch.tensor(made)[:, :steps]
+
+    @staticmethod
+    def _read(handle: Any) -> list[int]:
+        made: list[int] = []
+        while handle.can_read():
+            (output,) = handle.read().values()
+            made += output.generated_ids
+        return made

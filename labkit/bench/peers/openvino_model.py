@@ -1,0 +1,130 @@
+"""A GPT-J in OpenVINO's format: transformers' own model, traced, its cache made a state, its weights compressed by NNCF."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labkit.bench.peers.huggingface import cache_argument, transformers_model
+from labkit.bench.peers.openvino_stateful import make_stateful
+from labkit.bench.peers.room import check_room
+from labkit.bench.peers.telemetry import without_telemetry
+from labkit.checkpoints import Checkpoint
+from labkit.config import GPTJConfig
+from labkit.precision import BITS, DTYPES
+
+GROUP_SIZE = 32
+"""Weights that share a scale in int4, as in labkit."""
+
+
+def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
+    """Write `openvino_model.xml` and `.bin` into `folder`; gives in words what the weights are.
+
+    int8 and int4 are made from 16-bit weights, which saves half of the memory. Raises `InsufficientResources` when memory
+    or disk do not suffice.
+    """
+    without_telemetry()
+    import openvino
+
+    dtype = DTYPES.get(precision, checkpoint.weight_dtype)
+    stored = BITS[precision] + (dtype.itemsize * 8 if precision not in DTYPES else 0)
+    check_room(checkpoint, dtype, stored, folder)
+    model = _traced(checkpoint, dtype)
+    make_stateful(model, checkpoint.config)
+    path = folder / "openvino_model.xml"
+    if precision in DTYPES:
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return precision
+    # Written first, since what is read back is mapped: of the wide weights no more is in memory than what is compressed.
+    wide = folder / "wide.xml"
+    openvino.save_model(model, wide, compress_to_fp16=False)
+    del model
+    gc.collect()
+    words = _compress(wide, path, precision, checkpoint.config)
+    wide.unlink()
+    wide.with_suffix(".bin").unlink()
+    return words
+
+
+class _Step(nn.Module):
+    """The model as a function of tensors alone: tokens, masks and the cache in, logits and the cache out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, ...]:
+        import transformers
+
+        cache: Any = transformers.DynamicCache(config=self.model.config)
+        for layer, (keys, values) in zip(cache.layers, past, strict=True):
+            # Set, not updated: an update would put an empty tensor in front, which the conversion cannot concatenate.
+            layer.keys, layer.values, layer.dtype, layer.device = keys, values, keys.dtype, keys.device
+            layer.is_initialized = True
+        named = {cache_argument(self.model): cache}
+        out = self.model(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=True, **named)
+        return (out.logits, *(tensor for layer in cache.layers for tensor in (layer.keys, layer.values)))
+
+
+def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model in OpenVINO's operations, attention as one (eager attention would be several), cache as input and output."""
+    import openvino
+    from openvino.frontend.pytorch import patch_model
+
+    config = checkpoint.config
+    model = transformers_model(checkpoint, torch.device("cpu"), dtype)
+    model.set_attn_implementation("sdpa")
+    if dtype != torch.float32:
+        # Weights stay in 16 bits; what is between them is traced in float32 and gets its precision from the runtime.
+        getattr(patch_model, "__make_16bit_traceable")(model)
+    batch, new, old = 2, 3, 4
+    past = torch.zeros(batch, config.num_heads, old, config.head_dim)
+    example = (
+        torch.ones(batch, new, dtype=torch.long),
+        torch.ones(batch, old + new, dtype=torch.long),
+        torch.arange(old, old + new).expand(batch, new),
+        [(past, past) for _ in range(config.num_layers)],
+    )
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, of Python values that become constants: they are constants
+        return openvino.convert_model(_Step(model), example_input=example)
+
+
+def _compress(source: Path, target: Path, precision: str, config: GPTJConfig) -> str:
+    """Round the matrices with NNCF to int8 by row, or to int4 in groups with the head and the embedding in int8.
+
+    NNCF takes the table of rotary sines and cosines for an embedding; it is kept as it is.
+    """
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(source)
+    options: dict[str, Any] = {"mode": nncf.CompressWeightsMode.INT8_SYM}
+    words = "int8 by row (symmetric)"
+    if precision == "int4":
+        options = {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": GROUP_SIZE, "ratio": 1.0}
+        words = f"int4 (symmetric, groups of {GROUP_SIZE}), lm_head and embedding int8"
+    kept = nncf.IgnoredScope(names=_lookups(model, [config.context_length, config.rotary_dim]))
+    compressed = nncf.compress_weights(model, ignored_scope=kept, **options)
+    openvino.save_model(compressed, target, compress_to_fp16=False)
+    return words
+
+
+def _lookups(model: Any, shape: list[int]) -> list[str]:
+    """The names of the operations that look rows up in a constant table of this shape."""
+    names = []
+    for node in model.get_ops():
+        if node.get_type_name() == "Gather":
+            table = node.input_value(0).get_node()
+            if table.get_type_name() == "Convert":
+                table = table.input_value(0).get_node()
+            if table.get_type_name() == "Constant" and list(table.get_output_shape(0)) == shape:
+                names.append(str(node.get_friendly_name()))
+    return names

@@ -1,0 +1,104 @@
+"""Rounds of a benchmark: fresh prompts, one untimed round of each engine for its memory and tokens, then timed ones in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.bench.engines import BenchEngine
+from labkit.config import GPTJConfig
+from labkit.errors import NotAvailable
+from labkit.measure import Timing, compare, gpu_peak_bytes, peak_host_memory
+
+REST_SECONDS = 0.02
+"""Between two engines: idle threads of a runtime go on spinning for a few milliseconds and would take cores of the next."""
+
+
+class Prompts:
+    """Fresh random prompts for every round; each engine gets the same ones in the same round."""
+
+    def __init__(self, config: GPTJConfig, batch: int, length: int, seed: int) -> None:
+        self._shape = (batch, length)
+        self._vocab = config.vocab_size
+        self._seed = seed
+
+    def __getitem__(self, round_number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + round_number)
+        return torch.randint(self._vocab, self._shape, generator=generator)
+
+
+class Player:
+    """Drives one engine through the rounds: `prefill`, then `decode` of what came of it."""
+
+    def __init__(self, engine: BenchEngine, prompts: Prompts, new_tokens: int) -> None:
+        self.engine, self.prompts, self.new_tokens = engine, prompts, new_tokens
+        self.round = 0
+        self.made: list[Tensor] = []
+
+    def prefill(self) -> None:
+        """Run this round's prompts."""
+        self.made = [self.engine.prefill(self.prompts[self.round], self.new_tokens)]
+        self.round += 1
+
+    def decode(self) -> None:
+        """Make the rest of this round's tokens."""
+        self.made.append(self.engine.decode(self.made[0], self.new_tokens - 1))
+
+    def tokens(self) -> Tensor:
+        """This round's tokens `[batch, new_tokens]` on the host."""
+        return torch.cat((self.made[0][:, None], self.made[1]), dim=1).cpu()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one engine did with one batch size: times of each round, the tokens of the first, memory beyond its weights."""
+
+    prefill: Timing
+    decode: Timing
+    tokens: Tensor
+    run_bytes: int
+
+    @property
+    def end_to_end(self) -> Timing:
+        """Prefill and decode of each round together."""
+        return Timing(tuple(a + b for a, b in zip(self.prefill.samples, self.decode.samples, strict=True)))
+
+
+def warm_up(player: Player, device: torch.device) -> tuple[Tensor, int]:
+    """One untimed round, in which an engine compiles what it compiles, and a second, whose memory and tokens are given.
+
+    Raises `NotAvailable`, saying so, when the engine made another number of tokens than it was asked for.
+    """
+    player.prefill()
+    player.decode()
+    player.tokens()
+    player.round = 0
+    before = 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with peak_host_memory() as host:
+        player.prefill()
+        player.decode()
+        tokens = player.tokens()
+    wanted = (player.made[0].shape[0], player.new_tokens)
+    if tokens.shape != wanted:
+        raise NotAvailable(f"{player.engine.name} made {list(tokens.shape)} tokens, {list(wanted)} were asked for")
+    peak = gpu_peak_bytes(device)
+    return tokens, host.bytes if peak is None else peak - before
+
+
+def run_in_turn(
+    players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float
+) -> dict[str, Measured]:
+    """Time all players in turn, round by round, with `warm` from their `warm_up`."""
+    calls: dict[str, Callable[[], None]] = {}
+    for name, player in players.items():
+        rest = {f"{name} rest": lambda: time.sleep(REST_SECONDS)} if len(players) > 1 else {}
+        calls |= {**rest, f"{name} prefill": player.prefill, f"{name} decode": player.decode}
+    timings = compare(calls, device=device, warmup=1, min_runs=5, max_seconds=seconds, spread_target=0.02)
+    return {name: Measured(timings[f"{name} prefill"], timings[f"{name} decode"], *warm[name]) for name in players}

@@ -1,0 +1,93 @@
+"""From what was measured to a record's rows and ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from labkit.bench.engines import BenchEngine, LabkitEngine
+from labkit.bench.rounds import Measured
+from labkit.measure import Ratio, Roofline, Timing, ratio
+
+PHASES = ("prefill", "decode", "end_to_end")
+
+
+def rows_of(
+    batch: int,
+    precision: str,
+    measured: Mapping[str, Measured],
+    about: Mapping[str, dict[str, Any]],
+    limit: Roofline,
+    interleaved: bool,
+) -> list[dict[str, Any]]:
+    """A row for each engine; `about` has what `about_engine` says of it, `limit` is of the middle of the generation."""
+    first = next(iter(measured.values()))
+    rows = []
+    for name, found in measured.items():
+        new_tokens = found.tokens.shape[1]
+        step = found.decode.median / (new_tokens - 1)
+        whole = found.end_to_end
+        facts = dict(about[name])
+        rows.append(
+            {
+                "engine": name,
+                "version": facts.pop("version"),
+                "precision": precision,
+                "detail": facts.pop("detail"),
+                "batch": batch,
+                "interleaved": interleaved,
+                "prefill_ms": 1e3 * found.prefill.median,
+                "decode_ms_per_token": 1e3 * step,
+                "end_to_end_ms": 1e3 * whole.median,
+                "tokens_per_second": batch * new_tokens / whole.median,
+                "peak_bytes": facts.pop("weights_bytes") + found.run_bytes,
+                "fraction_of_limit": limit.decode_seconds / step,
+                "decode_bound": limit.decode_bound,
+                "spread": {phase: timing_of(found, phase).spread for phase in PHASES},
+                "runs": found.decode.runs,
+                "greedy_tokens_agree": agreement(first.tokens, found.tokens),
+                **facts,
+            }
+        )
+    return rows
+
+
+def about_engine(engine: BenchEngine, weights_bytes: int, build_seconds: float) -> dict[str, Any]:
+    """What a row says of an engine besides its times."""
+    detail, version = engine.detail, engine.version()
+    return {"version": version, "detail": detail, "weights_bytes": weights_bytes, "build_seconds": build_seconds}
+
+
+def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -> list[dict[str, Any]]:
+    """How many times faster labkit is than each peer; empty where labkit was not measured."""
+    ours = measured.get(LabkitEngine.name)
+    if ours is None:
+        return []
+    compared = ratio if interleaved else apart
+    rows = []
+    for name, theirs in measured.items():
+        if theirs is not ours:
+            row: dict[str, Any] = {"peer": name, "batch": batch, "interleaved": interleaved}
+            for phase in PHASES:
+                found = compared(timing_of(theirs, phase), timing_of(ours, phase))
+                row[phase] = {"median": found.median, "low": found.low, "high": found.high}
+            rows.append(row)
+    return rows
+
+
+def apart(slow: Timing, fast: Timing) -> Ratio:
+    """A ratio of runs that were not taken side by side: of the medians, and of the quartiles that are furthest apart."""
+    return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
+
+
+def timing_of(measured: Measured, phase: str) -> Timing:
+    """The times of one of `PHASES`."""
+    timing: Timing = getattr(measured, phase)
+    return timing
+
+
+def agreement(first: Tensor, tokens: Tensor) -> float:
+    """The share of greedy tokens that are the first engine's, which is labkit where it was measured; 1 in fp32."""
+    return float((first == tokens).double().mean())
