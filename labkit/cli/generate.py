@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labkit.cli import sampling_options as option
 from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say
 
 if TYPE_CHECKING:
@@ -14,44 +16,48 @@ if TYPE_CHECKING:
 
 
 def generate(
+    context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts to continue.")],
     model: ModelOption = "gptj-tiny",
-    max_new_tokens: Annotated[int | None, typer.Option(help="New tokens at most; 64, or what fits, when left out.")] = None,
-    min_new_tokens: Annotated[int, typer.Option(help="New tokens at least.")] = 0,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens that together reach p.")] = 1.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages tokens already there.")] = 1.0,
-    presence_penalty: Annotated[float, typer.Option(help="Subtracted from logits of tokens already written.")] = 0.0,
-    stop: Annotated[list[str] | None, typer.Option(help="End the text before this string (repeatable).")] = None,
-    num_samples: Annotated[int, typer.Option(help="Continuations a prompt (needs a temperature).")] = 1,
-    logprobs: Annotated[int | None, typer.Option(help="Log-probabilities of chosen and of so many likeliest tokens.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
+    max_new_tokens: option.MaxNewTokens = None,
+    min_new_tokens: option.MinNewTokens = 0,
+    stop: option.Stop = None,
+    stop_token_ids: option.StopTokenIds = None,
+    end_token_id: option.EndTokenId = None,
+    ignore_eos: option.IgnoreEos = False,
+    temperature: option.Temperature = 0.0,
+    top_k: option.TopK = 0,
+    top_p: option.TopP = 1.0,
+    top_p_decay: option.TopPDecay = 1.0,
+    top_p_min: option.TopPMin = 0.0,
+    top_p_reset_ids: option.TopPResetIds = None,
+    num_samples: option.NumSamples = 1,
+    repetition_penalty: option.RepetitionPenalty = 1.0,
+    presence_penalty: option.PresencePenalty = 0.0,
+    bad_words: option.BadWords = None,
+    num_beams: option.NumBeams = 1,
+    length_penalty: option.LengthPenalty = 1.0,
+    early_stopping: option.EarlyStopping = "false",
+    num_beam_groups: option.NumBeamGroups = 1,
+    diversity_penalty: option.DiversityPenalty = 0.0,
+    diversity_rate: option.DiversityRate = 0.0,
+    logprobs: option.Logprobs = None,
+    memory_len: option.MemoryLen = None,
+    speculate: option.Speculate = 0,
 ) -> None:
     """Continue each prompt; one prompt is written out token by token as it is made.
 
     Example: labkit generate "In the beginning" --temperature 0.8 --top-p 0.95 --max-new-tokens 80
     """
-    from labkit.engine import SamplingParams, load
+    from labkit.engine import load
 
-    params = SamplingParams(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        stop=tuple(stop or ()),
-        num_samples=num_samples,
-        logprobs=logprobs,
-        seed=seed,
-    )
+    params = _params(context.params)
     engine = load(model, device=device, dtype=precision, seed=seed)
-    if len(prompts) == 1 and num_samples == 1 and not json:
+    if len(prompts) == 1 and num_samples == 1 and logprobs is None and not json:
         _stream(engine, prompts[0], params)
         return
     outputs = engine.generate(prompts, params)
@@ -61,6 +67,19 @@ def generate(
     for output in outputs:
         for completion in output.completions:
             print(f"{output.prompt}{completion.text}\n")
+            _print_logprobs(engine, completion)
+
+
+def _params(given: dict[str, Any]) -> SamplingParams:
+    """The options that are parameters of a continuation, which have its names; a list that was not given is empty."""
+    from labkit.engine import SamplingParams
+
+    early = {"false": False, "true": True}
+    given = given | {"early_stopping": early.get(given["early_stopping"], given["early_stopping"])}
+    lists = {name: given[name] or () for name in ("stop", "stop_token_ids", "top_p_reset_ids", "bad_words")}
+    return SamplingParams(
+        **{field.name: (given | lists)[field.name] for field in fields(SamplingParams) if field.name in given}
+    )
 
 
 def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
@@ -72,6 +91,19 @@ def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
         reason = event.finish_reason or reason
     sys.stdout.write("\n")
     say(f"[{'reached max_new_tokens' if reason == 'length' else 'the text ended'}]")
+
+
+def _print_logprobs(engine: Engine, completion: Completion) -> None:
+    """A line a token: its log-probability, its text, and the likeliest ones' likewise."""
+    for item in completion.logprobs or ():
+        top = ", ".join(f"{logprob:.3f} {_text(engine, token)}" for token, logprob in item.top)
+        print(f"{item.logprob:9.3f}  {_text(engine, item.token_id):16}" + (f"  of {top}" if top else ""))
+    if completion.logprobs:
+        print(f"{completion.cumulative_logprob:9.3f}  together\n")
+
+
+def _text(engine: Engine, token: int) -> str:
+    return repr(engine.tokenizer.token_bytes(token).decode("utf-8", "replace")) if engine.tokenizer else str(token)
 
 
 def _row(completion: Completion, prompt: str | None, sample: int) -> dict[str, Any]:
