@@ -9,6 +9,8 @@ import transformers
 
 from labkit.config import GPTJConfig
 from labkit.engine import GPTJ, Engine
+from labkit.engine.weight_store import weight_store
+from labkit.precision import precision_name
 
 # hidden_size, num_layers, num_heads, rotary_dim, context_length, vocab_size
 SHAPES = {
@@ -47,10 +49,11 @@ def random_peer(shape: str, seed: int, dtype: torch.dtype = torch.float32) -> An
 
 
 def engine_of(peer: Any, **options: Any) -> Engine:
-    """A labkit engine with the peer's weights and dtype."""
+    """A labkit engine with the peer's weights and dtype, in the form in which `labkit.load` keeps them."""
     weights = peer.state_dict()
     config = GPTJConfig.from_dict(peer.config.to_dict())
-    return Engine(GPTJ.from_tensors(config, lambda name: weights[name].detach().clone()), **options)
+    store = weight_store(precision_name(peer.dtype), peer.device)
+    return Engine(GPTJ.from_tensors(config, lambda name: weights[name].detach().clone(), store), **options)
 
 
 def random_prompts(vocab: int, lengths: list[int], seed: int) -> list[list[int]]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
 from labkit.engine.beam_group import Hypothesis
-from labkit.engine.beam_search import BeamSearch, Forward
+from labkit.engine.beam_search import BeamSearch
 from labkit.engine.beam_tree import path
+from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.outputs import TokenEvent
 from labkit.engine.scheduler import Reservation, Scheduler

@@ -6,7 +6,7 @@ of slot numbers; keys and values stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -17,11 +17,10 @@ from labkit.engine.batch import Batch
 from labkit.engine.beam_group import Hypothesis
 from labkit.engine.beam_prompt import BeamPrompt
 from labkit.engine.beam_tree import BeamTree, Node
+from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.sampler import Sampler, token_logprobs
 from labkit.engine.sequence import Sequence
-
-Forward = Callable[[Batch, KVCache], Tensor]
 
 
 def slots_needed(sequence: Sequence) -> int:

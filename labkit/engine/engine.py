@@ -19,6 +19,7 @@ from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.engine.batch import FixedBatches
 from labkit.engine.capacity import num_slots_for
+from labkit.engine.forward import Forward, fastest_forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
@@ -28,7 +29,7 @@ from labkit.engine.scheduler import Scheduler, check_limits
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
 from labkit.engine.stats import EngineStats
-from labkit.engine.step_loop import Forward, StepLoop
+from labkit.engine.step_loop import StepLoop
 
 
 class EngineOptions(TypedDict, total=False):
@@ -70,7 +71,7 @@ class Engine:
         self.max_step_tokens = max_step_tokens
         self._prefix_reuse = prefix_reuse
         self._size = num_slots, cache_bytes
-        self._forward: Forward = model.forward
+        self._forward: Forward = fastest_forward(model)
         self._door = Door(model.config, tokenizer, max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._lock = threading.RLock()

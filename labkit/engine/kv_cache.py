@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from labkit import native
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 
@@ -27,6 +28,9 @@ class KVCache:
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.num_slots = num_slots
+        if device.type == "cpu" and native.available():
+            native.advise_large_pages(self.keys)
+            native.advise_large_pages(self.values)
 
     @property
     def byte_count(self) -> int:

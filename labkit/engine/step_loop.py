@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import itertools
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 
 import torch
 from torch import Tensor
 
 from labkit import ops
-from labkit.engine.batch import Batch
 from labkit.engine.batch_builder import BatchBuilder
 from labkit.engine.beam_lane import BeamLane
 from labkit.engine.cached_sequence import CachedSequence
+from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
-from labkit.engine.outputs import TokenEvent
+from labkit.engine.outputs import TokenEvent, TokenLogprob
 from labkit.engine.sampler import Sampler, logprobs
 from labkit.engine.scheduler import Chunk, Plan, Scheduler
 from labkit.engine.sequence import Sequence
-
-Forward = Callable[[Batch, KVCache], Tensor]
-"""Runs a batch and gives the logits that it wants, as `GPTJ.forward` does."""
 
 
 class StepLoop:
@@ -76,20 +74,31 @@ class StepLoop:
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
         """Sample; each event as soon as its sequence has taken the token, so that none is lost if another one fails."""
-        sequences = [entry.sequence for entry in entries]
         for entry in entries:
             if entry.sampled != len(entry.sequence.new_tokens):  # new in its row, or the last step did not come to its end
                 self._sampler.join(entry.row, entry.sequence)
                 entry.sampled = len(entry.sequence.new_tokens)
-        tokens: list[int] = self._sampler.sample(logits, [entry.row for entry in entries]).tolist()
-        scores = logprobs(logits, sequences, tokens)
-        for entry, token, score in zip(entries, tokens, scores, strict=True):
-            entry.sampled += 1
-            event = entry.sequence.append(token, score)
-            if event.finish_reason is not None:
-                self._sampler.leave(entry.row)
-                self.scheduler.finish(entry)
-            yield entry.sequence, event
+        made = self._sample(logits, entries)
+        for entry, tokens, scores in zip(entries, made, _logprobs(logits, entries, made), strict=True):
+            entry.sampled += len(tokens)
+            entry.computed += len(tokens) - 1  # the guesses that were right
+            self.scheduler.guesses_right += len(tokens) - 1
+            for token, score in zip(tokens, scores, strict=True):
+                event = entry.sequence.append(token, score)
+                if event.finish_reason is not None:
+                    self._sampler.leave(entry.row)
+                    self.scheduler.finish(entry)
+                yield entry.sequence, event
+                if event.finish_reason is not None:
+                    break
+
+    def _sample(self, logits: Tensor, entries: list[CachedSequence]) -> list[list[int]]:
+        """The next token of each sequence, and those behind it where its guesses are right."""
+        rows = [entry.row for entry in entries]
+        guesses = [entry.guesses for entry in entries]
+        if any(guesses):
+            return self._sampler.verify(logits, rows, guesses)
+        return [[token] for token in self._sampler.sample(logits, rows).tolist()]
 
     @staticmethod
     def _write_prefix_prompt(chunk: Chunk, cache: KVCache) -> None:
@@ -101,3 +110,14 @@ class StepLoop:
         keys, values = given.to(cache.keys.device, cache.keys.dtype).transpose(2, 3).unbind(1)
         cache.keys[:, slots] = keys
         cache.values[:, slots] = values
+
+
+def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:
+    """Log-probabilities of the tokens that each sequence made, as far as it asks for them."""
+    if all(entry.sequence.params.logprobs is None for entry in entries):
+        return [[None] * len(tokens) for tokens in made]
+    starts = itertools.accumulate((1 + len(entry.guesses) for entry in entries), initial=0)
+    rows = [start + place for start, tokens in zip(starts, made, strict=False) for place in range(len(tokens))]
+    sequences = [entry.sequence for entry, tokens in zip(entries, made, strict=True) for _ in tokens]
+    scores = iter(logprobs(logits[rows], sequences, list(itertools.chain(*made))))
+    return [list(itertools.islice(scores, len(tokens))) for tokens in made]

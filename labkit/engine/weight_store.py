@@ -11,7 +11,7 @@ from labkit import native
 from labkit.checkpoints import Checkpoint
 from labkit.engine.model import GPTJ
 from labkit.native.packed_weight import PackedWeight
-from labkit.ops import Int4Weight, Int8Weight, QuantizedWeight, Weight
+from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.precision import compute_dtype
 
 
@@ -43,15 +43,13 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
         packs = False
 
     def store(name: str, dense: Tensor) -> Weight:
-        kept: Tensor | QuantizedWeight = dense
+        if precision == "fp8":
+            return Fp8Weight.quantize(dense)
+        kept: Tensor | Int8Weight | Int4Weight = dense
         if precision == "int8" or (precision == "int4" and name == "lm_head"):
             kept = Int8Weight.quantize(dense)
         elif precision == "int4":
             kept = Int4Weight.quantize(dense)
-        elif precision == "fp8":
-            from labkit.ops.weights import Fp8Weight
-
-            kept = Fp8Weight.quantize(dense)
         return PackedWeight(kept) if packs else kept
 
     return store

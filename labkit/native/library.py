@@ -167,6 +167,11 @@ def pointer(tensor: Tensor | None) -> int | None:
     return tensor.data_ptr()
 
 
+def advise_large_pages(memory: Tensor) -> None:
+    """Ask the system for large pages behind a tensor that nobody has touched yet; where it has none, nothing happens."""
+    library().lk_advise_large_pages(memory.data_ptr(), memory.numel() * memory.element_size())
+
+
 class Workspace:
     """Memory that native calls reuse; serves one call at a time."""
 

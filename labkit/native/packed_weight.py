@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from labkit.native.library import BF16, F32, INT4, INT8, TYPES, WeightStruct, Workspace, library, pointer, threads
+from labkit.native.library import (
+    BF16,
+    F32,
+    INT4,
+    INT8,
+    TYPES,
+    WeightStruct,
+    Workspace,
+    advise_large_pages,
+    library,
+    pointer,
+    threads,
+)
 
 if TYPE_CHECKING:  # the operations are built on this module
     from labkit.ops.weights import Int4Weight, Int8Weight
@@ -108,7 +120,7 @@ def _parts(weight: Tensor | Int8Weight | Int4Weight) -> tuple[int, Tensor, int, 
 def _large(byte_count: int) -> Tensor:
     """Memory that no one has touched yet, in large pages where the system gives them."""
     memory = torch.empty(byte_count, dtype=torch.uint8)
-    library().lk_advise_large_pages(pointer(memory), byte_count)
+    advise_large_pages(memory)
     return memory
 
 
