@@ -69,7 +69,7 @@ def check(found: dict[str, list[Compiled]], kind: str, arch: int) -> None:
         assert "mma" in main.ptx, "no tensor cores"
         if "PARTS=1" not in label:  # without the scales and the bias at the end, these are the loads of the loop
             # Of int4 the scales are narrower; int8 that becomes float16 for Hopper's wgmma is copied in pieces of 8 bytes.
-            narrower = {"int4": {2, 4}, "int8": {8} if arch == 90 else set()}.get(kind, set())
+            narrower = {"int4": {2, 4, 8}, "int8": {8} if arch == 90 else set()}.get(kind, set())
             assert {16} <= set(accesses) <= {16} | narrower, f"{label}: {accesses}"
 
 

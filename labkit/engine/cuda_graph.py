@@ -1,0 +1,186 @@
+"""Decode steps replayed from CUDA graphs: a few hundred launches become one, which the host gives in microseconds.
+
+Knows how to run a step, not what for: it takes a `Batch` and gives logits as `GPTJ.forward` does, or decodes greedily by
+itself, in which case no token visits the host.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit import ops
+from labkit.config import GPTJConfig
+from labkit.engine.batch import Batch
+from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
+from labkit.engine.kv_cache import KVCache
+from labkit.engine.model import GPTJ
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.ops.backend import on_triton
+
+
+class GraphedGPTJ:
+    """Runs a `GPTJ`; batches of decodes alone come from a graph of their bucket, all others operation by operation.
+
+    `trash_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
+    captured when a bucket is first met, or ahead by `capture`; for another cache they are captured anew, and while an
+    operation is swapped (`ops.use`) none is used. A captured step keeps the kernel configurations of its capture: tune
+    (`labkit.ops.kernels.linear_tune`) before. Graphs share one pool of memory, so one step runs at a time.
+    """
+
+    def __init__(self, model: GPTJ, trash_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
+        if trash_slot < 0 or not buckets or min(buckets) < 1:
+            raise InvalidRequest(
+                f"trash_slot is {trash_slot} and buckets {list(buckets)}; a slot number of at least 0 and at least one bucket "
+                "of at least one sequence are accepted"
+            )
+        self.model = model
+        self.trash_slot = trash_slot
+        self.buckets = tuple(sorted(buckets))
+        self._inputs = self._make_inputs(self.buckets[-1])
+        self._cache: weakref.ref[KVCache] | None = None
+        self._steps: dict[int, _Captured] = {}
+        self._greedy_steps: dict[int, _Captured] = {}
+        self._pool: Any = None
+
+    @property
+    def config(self) -> GPTJConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """As `GPTJ.forward`. Raises `InvalidRequest` when the cache has no trash slot."""
+        bucket = self._bucket(batch)
+        if bucket is None:
+            return self.model.forward(batch, cache)
+        self._bind(cache)
+        if bucket not in self._steps:
+            self._steps[bucket] = self._captured(bucket, cache, self.model.forward)
+        self._inputs.load(batch)
+        return self._steps[bucket].replay()[batch.logit_rows]
+
+    @torch.inference_mode()
+    def decode_greedy(self, batch: Batch, cache: KVCache, steps: int) -> Tensor:
+        """The `steps` likeliest tokens behind each sequence, one after the other: `[sequences, steps]` int64 on the device.
+
+        `batch` is that of the first step. Its `slot_table` already holds the slots of all tokens to come: sequence s goes
+        on in `slot_table[s, lengths[s]]` and the entries behind it. The host waits for the device once, at the start.
+        `batch` is left as it is, though every sequence is `steps - 1` tokens longer then. Works on any device. Raises
+        `InvalidRequest` when the slots or the context do not suffice.
+        """
+        self._check_room(batch, steps)
+        bucket = self._bucket(batch)
+        if bucket is None:
+            inputs = self._make_inputs(batch.num_sequences)
+            inputs.load(batch)
+            for _ in range(steps):
+                self._greedy(inputs, inputs.batch(batch.num_sequences), cache)
+            return inputs.made(batch.num_sequences, steps)
+        self._bind(cache)
+        if bucket not in self._greedy_steps:
+            self._greedy_steps[bucket] = self._captured(bucket, cache, lambda b, c: self._greedy(self._inputs, b, c))
+        self._inputs.load(batch)
+        for _ in range(steps):
+            self._greedy_steps[bucket].replay()
+        return self._inputs.made(batch.num_sequences, steps)
+
+    def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
+        """Capture the graphs of `buckets` (left out: all) now; of greedy steps too, if asked.
+
+        Raises `NotAvailable` where there are no graphs, and `InvalidRequest` for a bucket that is none of this object's.
+        """
+        wanted = self.buckets if buckets is None else tuple(buckets)
+        if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
+            raise InvalidRequest(f"there is no bucket of {unknown[0]} sequences; the buckets are {list(self.buckets)}")
+        if not on_triton(self.model.wte):
+            raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
+        self._bind(cache)
+        for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
+            if bucket not in self._steps:
+                self._steps[bucket] = self._captured(bucket, cache, self.model.forward)
+            if greedy and bucket not in self._greedy_steps:
+                self._greedy_steps[bucket] = self._captured(bucket, cache, lambda b, c: self._greedy(self._inputs, b, c))
+
+    def _bucket(self, batch: Batch) -> int | None:
+        """The bucket whose graph runs this batch; None when it goes operation by operation."""
+        plain = batch.is_decode and batch.soft_rows is None and batch.slot_table.shape[1] <= self._inputs.width
+        if not plain or ops.swapped() or not on_triton(self.model.wte):
+            return None
+        return bucket_of(batch.num_sequences, self.buckets)
+
+    def _bind(self, cache: KVCache) -> None:
+        """Drop all graphs if they were captured with another cache: they hold its addresses."""
+        if cache.num_slots <= self.trash_slot:
+            raise InvalidRequest(
+                f"padding is written to slot {self.trash_slot}, but the KV cache has {cache.num_slots} slots; "
+                f"give it {self.trash_slot + 1}, and the last one to no sequence"
+            )
+        if self._cache is None or self._cache() is not cache:
+            self._steps.clear()
+            self._greedy_steps.clear()
+            self._pool = None
+            self._cache = weakref.ref(cache)
+
+    def _captured(self, bucket: int, cache: KVCache, run: Callable[[Batch, KVCache], Tensor]) -> _Captured:
+        self._inputs.clear()  # all padding: running it harms nobody
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(self.device):
+            return _Captured(lambda: run(self._inputs.batch(bucket), cache), self._pool)
+
+    def _greedy(self, inputs: DecodeInputs, batch: Batch, cache: KVCache) -> Tensor:
+        tokens = self.model.forward(batch, cache).argmax(-1)
+        inputs.advance(tokens)
+        return tokens
+
+    def _make_inputs(self, rows: int) -> DecodeInputs:
+        return DecodeInputs(rows, self.config.context_length, self.trash_slot, self.device)
+
+    def _check_room(self, batch: Batch, steps: int) -> None:
+        if not batch.is_decode or batch.soft_rows is not None or steps < 1:
+            raise InvalidRequest(
+                f"a greedy decode of {steps} steps over {batch.num_tokens} new tokens of {batch.num_sequences} sequences; at "
+                "least one step and one new token of each sequence, given as a token, are accepted"
+            )
+        longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
+        columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length
+        if longest + steps - 1 > columns or furthest + steps > context:
+            raise InvalidRequest(
+                f"{steps} greedy steps from position {furthest} on take slots up to {longest + steps - 1}; the slot table has "
+                f"{columns} and the context {context}"
+            )
+
+
+class _Captured:
+    """A captured call without arguments, and the tensor that it gave, which every replay writes anew."""
+
+    def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run()  # compiles kernels and lets libraries take their workspaces, neither of which a capture may do
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the GPU (a server's do), so long as this one captures.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._out = run()
+
+    def replay(self) -> Tensor:
+        """Run it again; the result is valid until the next replay of any graph of the pool."""
+        self._graph.replay()
+        return self._out

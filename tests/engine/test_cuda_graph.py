@@ -1,0 +1,225 @@
+"""What graphed decoding does to a batch, on the CPU: padding, moving on by a token. Capture itself is in tests/gpu."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from labkit import ops
+from labkit.config import GPTJConfig
+from labkit.engine import GPTJ, FixedBatches, KVCache, cuda_graph
+from labkit.engine.batch import Batch
+from labkit.engine.cuda_graph import GraphedGPTJ
+from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
+from labkit.errors import InvalidRequest, NotAvailable
+from tests.models import SHAPES, random_peer, random_prompts
+
+CPU = torch.device("cpu")
+
+
+def model_of(peer: Any) -> GPTJ:
+    weights = peer.state_dict()
+    return GPTJ.from_tensors(GPTJConfig.from_dict(peer.config.to_dict()), lambda name: weights[name].detach().clone())
+
+
+class Decoding:
+    """Sequences of different lengths that have been prefilled; slots that none of them holds are poisoned."""
+
+    def __init__(self, lengths: list[int], capacity: int = 30, shape: str = "one head of 80") -> None:
+        self.peer = random_peer(shape, 3)
+        self.model = model_of(self.peer)
+        slots = len(lengths) * capacity
+        self.trash = slots
+        self.cache = KVCache(self.model.config, slots + 1, device=CPU, dtype=torch.float32)
+        self.cache.keys.fill_(math.nan)
+        self.cache.values.fill_(math.nan)
+        self.batches = FixedBatches(len(lengths), capacity, CPU)
+        self.prompts = random_prompts(self.model.config.vocab_size, lengths, 3)
+        logits = self.model.forward(self.batches.prefill([torch.tensor(prompt) for prompt in self.prompts]), self.cache)
+        self.first = logits.argmax(-1)
+
+    def batch(self) -> Batch:
+        return self.batches.decode(self.first)
+
+    def peer_tokens(self, steps: int) -> list[list[int]]:
+        """What transformers makes of each prompt, without its first token."""
+        rows = []
+        for prompt in self.prompts:
+            ids = torch.tensor([prompt])
+            made = self.peer.generate(ids, max_new_tokens=steps + 1, do_sample=False, eos_token_id=None, pad_token_id=0)
+            rows.append(made[0, len(prompt) + 1 :].tolist())
+        return rows
+
+
+def test_buckets() -> None:
+    assert [bucket_of(n) for n in (1, 2, 3, 9, 17, 25, 200, 256, 257)] == [1, 2, 4, 16, 24, 32, 256, 256, None]
+    assert bucket_of(2, (4, 1)) == 4
+    assert list(BUCKETS) == sorted(BUCKETS)
+
+
+@pytest.mark.parametrize("bucket", [3, 4, 8])
+def test_padding_changes_no_real_row_and_no_slot_but_the_trash(bucket: int) -> None:
+    plain, padded = Decoding([5, 1, 9]), Decoding([5, 1, 9])
+    expected = plain.model.forward(plain.batch(), plain.cache)
+    inputs = DecodeInputs(8, 40, padded.trash, CPU)
+    inputs.load(padded.batch())
+    logits = padded.model.forward(inputs.batch(bucket), padded.cache)
+    assert logits.shape[0] == bucket
+    assert bool(logits.isfinite().all()), "a padding row read a slot that nobody wrote"
+    assert (logits[:3] - expected).norm() / expected.norm() < 1e-5
+    assert logits[:3].argmax(-1).tolist() == expected.argmax(-1).tolist()
+    for mine, others in ((padded.cache.keys, plain.cache.keys), (padded.cache.values, plain.cache.values)):
+        assert torch.allclose(mine[:, :-1], others[:, :-1], rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert bool(mine[:, -1].isnan().all()) == (bucket == 3)
+
+
+def test_a_smaller_batch_leaves_nothing_of_a_larger_one() -> None:
+    large, small = Decoding([5, 1, 9, 2]), Decoding([3, 4])
+    inputs = DecodeInputs(8, 40, large.trash, CPU)
+    inputs.load(large.batch())
+    inputs.load(small.batch())
+    batch = inputs.batch(4)
+    assert batch.token_ids.tolist() == [*small.first.tolist(), 0, 0]
+    assert batch.positions.tolist() == [3, 4, 0, 0]
+    assert batch.slot_mapping.tolist() == [3, 34, large.trash, large.trash]
+    assert batch.lengths.tolist() == [4, 5, 1, 1]
+    assert batch.slot_table[2:, 0].tolist() == [large.trash] * 2
+    assert batch.slot_table[1, :5].tolist() == [30, 31, 32, 33, 34]
+    assert batch.starts.tolist() == [0, 1, 2, 3, 4]
+    assert (batch.num_decodes, batch.is_decode) == (4, True)
+
+
+def test_sequences_move_on_and_padding_stays() -> None:
+    decoding = Decoding([3, 1])
+    inputs = DecodeInputs(4, 30, decoding.trash, CPU)
+    inputs.load(decoding.batch())
+    for step in range(1, 4):
+        inputs.advance(torch.tensor([10, 20, 30, 40]) + step)
+        batch = inputs.batch(4)
+        assert batch.token_ids.tolist() == [10 + step, 20 + step, 30 + step, 40 + step]
+        assert batch.positions.tolist() == [3 + step, 1 + step, 0, 0]
+        assert batch.lengths.tolist() == [4 + step, 2 + step, 1, 1]
+        assert batch.slot_mapping.tolist() == [3 + step, 31 + step, decoding.trash, decoding.trash]
+    assert inputs.made(2, 3).tolist() == [[11, 12, 13], [21, 22, 23]]
+    inputs.load(decoding.batches.decode(decoding.first))
+    inputs.advance(torch.tensor([7, 8]))
+    assert inputs.made(2, 1).tolist() == [[7], [8]]
+
+
+def test_the_last_slot_can_be_filled() -> None:
+    inputs = DecodeInputs(1, 3, 9, CPU)
+    decoding = FixedBatches(1, 3, CPU)
+    decoding.lengths += 2
+    inputs.load(decoding.decode(torch.tensor([5])))
+    inputs.advance(torch.tensor([6]))
+    assert inputs.batch(1).lengths.tolist() == [4]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_tokens_equal_transformers(shape: str) -> None:
+    decoding = Decoding([4, 1, 11], 24, shape)
+    graphed = GraphedGPTJ(decoding.model, decoding.trash)
+    batch = decoding.batch()
+    made = graphed.decode_greedy(batch, decoding.cache, 12)
+    assert made.tolist() == decoding.peer_tokens(12)
+    assert batch.lengths.tolist() == [5, 2, 12], "the caller's batch was changed"
+    decoding.batches.lengths += 11
+    more = graphed.decode_greedy(decoding.batches.decode(made[:, -1]), decoding.cache, 1)
+    assert more.tolist() == [row[-1:] for row in decoding.peer_tokens(13)]
+
+
+def test_on_the_cpu_it_goes_operation_by_operation() -> None:
+    decoding, plain = Decoding([5, 1]), Decoding([5, 1])
+    graphed = GraphedGPTJ(decoding.model, decoding.trash)
+    assert (graphed.device, graphed.dtype, graphed.config) == (CPU, torch.float32, decoding.model.config)
+    assert torch.equal(graphed.forward(decoding.batch(), decoding.cache), plain.model.forward(plain.batch(), plain.cache))
+    with pytest.raises(NotAvailable, match="need a GPU and the package triton; the model is on cpu"):
+        graphed.capture(decoding.cache)
+
+
+class Eager:
+    """Stands for a captured graph: a replay runs the same call again, reading the same tensors."""
+
+    made = 0
+
+    def __init__(self, run: Callable[[], torch.Tensor], pool: object) -> None:
+        Eager.made += 1
+        self._run = run
+        run()
+
+    def replay(self) -> torch.Tensor:
+        return self._run()
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "on_triton", lambda tensor: True)
+    monkeypatch.setattr(cuda_graph, "_Captured", Eager)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(Eager, "made", 0)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
+    decoding, plain = Decoding([5, 1, 9]), Decoding([5, 1, 9])
+    graphed = GraphedGPTJ(decoding.model, decoding.trash, buckets=(1, 4))
+    for _ in range(2):  # the second comes from the graph of the first
+        found, expected = graphed.forward(decoding.batch(), decoding.cache), plain.model.forward(plain.batch(), plain.cache)
+        assert found.shape == expected.shape
+        assert (found - expected).norm() / expected.norm() < 1e-5
+    assert Eager.made == 1
+    seen: list[int] = []
+
+    def embedding(token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        seen.append(len(token_ids))
+        return table[token_ids]
+
+    with ops.use(embedding=embedding):
+        graphed.forward(decoding.batch(), decoding.cache)
+    assert seen == [3], "the swapped operation did not run, or on a padded batch"
+    graphed.forward(decoding.batches.prefill([torch.tensor([1, 2])] * 3), decoding.cache)
+    assert Eager.made == 1
+    rows = torch.tensor([2, 0])
+    wanted = dataclasses.replace(decoding.batch(), logit_rows=rows)
+    assert torch.equal(graphed.forward(wanted, decoding.cache), graphed.forward(dataclasses.replace(wanted), decoding.cache))
+    assert graphed.forward(wanted, decoding.cache).shape[0] == 2
+    graphed.capture(decoding.cache, greedy=True)
+    assert Eager.made == 4
+    another = KVCache(decoding.model.config, decoding.trash + 1, device=CPU, dtype=torch.float32)
+    another.keys.zero_()
+    another.values.zero_()
+    graphed.forward(decoding.batch(), another)
+    assert Eager.made == 5
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_greedy_tokens_come_from_a_graph_too() -> None:
+    decoding = Decoding([4, 1, 11])
+    graphed = GraphedGPTJ(decoding.model, decoding.trash, buckets=(8,))
+    assert graphed.decode_greedy(decoding.batch(), decoding.cache, 12).tolist() == decoding.peer_tokens(12)
+    assert Eager.made == 1
+
+
+def test_refusals() -> None:
+    decoding = Decoding([20, 3])
+    graphed = GraphedGPTJ(decoding.model, decoding.trash)
+    with pytest.raises(InvalidRequest, match="no bucket of 5 sequences; the buckets are"):
+        graphed.capture(decoding.cache, [5])
+    with pytest.raises(InvalidRequest, match=r"12 greedy steps from position 20 on take slots up to 32; the slot table has 30"):
+        graphed.decode_greedy(decoding.batch(), decoding.cache, 12)
+    with pytest.raises(InvalidRequest, match="greedy decode of 0 steps"):
+        graphed.decode_greedy(decoding.batch(), decoding.cache, 0)
+    with pytest.raises(InvalidRequest, match="one new token of each sequence"):
+        graphed.decode_greedy(decoding.batches.prefill([torch.tensor([1, 2])] * 2), decoding.cache, 1)
+    with pytest.raises(InvalidRequest, match="trash_slot is -1"):
+        GraphedGPTJ(decoding.model, -1)
+    small = KVCache(decoding.model.config, decoding.trash, device=CPU, dtype=torch.float32)
+    with pytest.raises(InvalidRequest, match=f"slot {decoding.trash}, but the KV cache has {decoding.trash} slots"):
+        graphed._bind(small)
