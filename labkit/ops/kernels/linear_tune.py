@@ -1,0 +1,72 @@
+"""Measure, for every linear layer of a model and the batches it will meet, which kernel is the fastest, and keep that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from labkit.config import GPTJConfig
+from labkit.errors import InvalidRequest
+from labkit.ops.kernels import linear
+from labkit.ops.kernels.linear_plans import STREAMED_ROWS, rows_bucket
+from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
+
+QUANTIZE: dict[str, Callable[[Tensor], linear.GPUWeight]] = {
+    "dense": lambda weight: weight,
+    "int8": Int8Weight.quantize,
+    "int4": Int4Weight.quantize,
+    "int8 dynamic": Int8DynamicWeight.quantize,
+    "fp8": Fp8Weight.quantize,
+}
+"""Kinds of weight, and how a dense one becomes one."""
+
+
+def linear_shapes(config: GPTJConfig, parts: int = 1) -> dict[str, tuple[int, int]]:
+    """(in, out) of a model's linear layers by name; of one of `parts` tensor-parallel parts."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return {
+        "qkv": (hidden, 3 * hidden // parts),
+        "out_proj": (hidden // parts, hidden),
+        "fc_in": (hidden, inner // parts),
+        "fc_out": (inner // parts, hidden),
+        "lm_head": (hidden, config.vocab_size // parts),
+    }
+
+
+def tune(
+    config: GPTJConfig,
+    batches: Iterable[int] = (1, 2, 4, 8, 16, 32, 64),
+    *,
+    kind: str = "dense",
+    dtype: torch.dtype = torch.float16,
+    device: torch.device | None = None,
+    parts: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Tune the linear layers of `config` for decode steps of `batches` sequences; shapes tuned before cost nothing.
+
+    `kind`: of weight, a key of `QUANTIZE`; `dtype`: of activations; `parts`: of tensor parallelism; `report` gets a line a
+    shape. Takes some seconds a shape, most of them for compiling, and the memory of one matrix in float32. To be called
+    before CUDA graphs are captured. Raises `InvalidRequest` for a kind that there is not.
+    """
+    if kind not in QUANTIZE:
+        raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
+    target = device or torch.device("cuda", torch.cuda.current_device())
+    buckets = sorted({rows_bucket(rows) for rows in batches if rows <= STREAMED_ROWS[kind]})
+    with torch.inference_mode(), linear.tuner.tuning(report):
+        for num_in, num_out in dict.fromkeys(linear_shapes(config, parts).values()):
+            for x, weight, bias in _layers(num_in, num_out, buckets, kind, dtype, target):
+                linear.linear_triton(x, weight, bias)
+
+
+def _layers(
+    num_in: int, num_out: int, buckets: list[int], kind: str, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[Tensor, linear.GPUWeight, Tensor]]:
+    """Inputs of a layer for each number of rows; random ones, since zeros flatter a GPU's clocks."""
+    dense = torch.randn(num_out, num_in, device=device, dtype=dtype) * num_in**-0.5
+    weight = QUANTIZE[kind](dense)
+    bias = torch.randn(num_out, device=device, dtype=dtype)
+    for rows in buckets:
+        yield torch.randn(rows, num_in, device=device, dtype=dtype), weight, bias
