@@ -72,6 +72,12 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
             for (int64_t t = begin; t < end; t++) {
                 const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
                 const float *m = row_of(type, mlp, t, hidden, b2);
+                if (type == LK_F32) { // sum and norm go where they belong, without a copy
+                    float *kept = (float *)sum + t * hidden;
+                    for (int32_t i = 0; i < hidden; i++) kept[i] = a[i] + m[i] + r[i];
+                    kernels()->layer_norm(kept, weight, bias, epsilon, hidden, (float *)out + t * hidden);
+                    continue;
+                }
                 for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
                 put_row(type, total, t, hidden, sum);
                 // The norm is of the sum as it is kept.
