@@ -13,6 +13,13 @@ from torch import Tensor
 
 from labkit.ops.kernels.support import arch_of, ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
+TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
+    "float32": {64: (32, 32, 8, 2), 128: (32, 16, 4, 2), 256: (16, 16, 4, 2)},
+    "few tokens": {256: (16, 64, 8, 2)},  # a draft to verify, the rest of a prompt: more rows would be empty
+    "hopper": {128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
+    "others": {128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
+}
+"""BLOCK_M, BLOCK_N, num_warps, num_stages up to each head dimension; large, but none spills with Triton 3.6 and 3.7."""
 FEWEST = 64
 """The kernel looks for its sequence among so many at least: it is then the same kernel for every usual batch."""
 
@@ -95,16 +102,15 @@ def prefill_attention_kernel(
 
 
 def prefill_config(dtype: torch.dtype, head_dim: int, tokens_a_sequence: int, arch: int) -> dict[str, int]:
-    """Block sizes, warps and stages: the largest that were seen to compile without spilling registers."""
-    dim = max(power_of_two(head_dim), 16)  # a tensor core multiplies 16 deep at least
+    """Block sizes, warps and stages from `TILES`."""
     if dtype == torch.float32:
-        block_m, block_n, warps, stages = (32, 16, 4, 2) if dim <= 128 else (16, 16, 4, 2)
-    elif tokens_a_sequence <= 16:  # a draft to verify, the rest of a prompt: more rows would be empty
-        block_m, block_n, warps, stages = 16, 64, 4, 2
-    elif arch == 90:
-        block_m, block_n, warps, stages = (128, 64, 8, 3) if dim <= 128 else (128, 32, 8, 3)
+        kind = "float32"
+    elif tokens_a_sequence <= 16:
+        kind = "few tokens"
     else:
-        block_m, block_n, warps, stages = (128, 32, 8, 3) if dim <= 128 else (64, 32, 8, 2)
+        kind = "hopper" if arch == 90 else "others"
+    dim = max(power_of_two(head_dim), 16)  # a tensor core multiplies 16 deep at least
+    block_m, block_n, warps, stages = next(tile for widest, tile in TILES[kind].items() if dim <= widest)
     sizes = {"HEAD_DIM": head_dim, "DIM": dim, "BLOCK_M": block_m, "BLOCK_N": block_n}
     return {**sizes, "num_warps": warps, "num_stages": stages}
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,11 @@ from labkit.ops.kernels.support import INSTALLED
 FOLDER = Path(__file__).parent / "interpreted"
 ROOT = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
+BROKEN = INSTALLED and version("triton").startswith("3.6.") and version("numpy") >= "2.4"
+pytestmark = [
+    pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed"),
+    pytest.mark.skipif(BROKEN, reason="not measured here: Triton 3.6's interpreter cannot loop up to a tensor with numpy 2.4"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +40,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Counter[
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the first of them waits for the whole process
 @pytest.mark.parametrize("file", sorted(path.stem for path in FOLDER.glob("test_*.py")))
 def test_in_the_interpreter(file: str, interpreted: tuple[str, Counter[tuple[str, str]]]) -> None:
     said, outcomes = interpreted
