@@ -100,10 +100,11 @@ class BatchBuilder:
         table = np.zeros((len(chunks), max(lengths)), np.int32)
         for line, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
             table[line, :length] = chunk.entry.slots[:length]
-        wanted = [first + end - 1 for end, chunk in zip(ends, chunks, strict=True) for _ in range(chunk.num_logits)]
+        begins = first + ends - [chunk.count for chunk in chunks]
+        wanted = [begin + row for begin, chunk in zip(begins, chunks, strict=True) for row in chunk.logit_rows]
         soft_rows, soft_embeddings = self._soft(chunks, first)
         return Batch(
-            token_ids=self._send(np.concatenate([c.entry.tokens[c.begin : c.begin + c.count] for c in chunks])),
+            token_ids=self._send(np.concatenate([c.tokens for c in chunks])),
             positions=self._send(np.concatenate([np.arange(c.begin, c.begin + c.count) for c in chunks])),
             slot_mapping=self._send(np.concatenate([c.slots for c in chunks]).astype(np.int64)),
             starts=self._send(np.concatenate(([first], first + ends)).astype(np.int32)),

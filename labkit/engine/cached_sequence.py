@@ -10,6 +10,7 @@ from labkit.engine.beam_search import slots_needed
 from labkit.engine.prefix_cache import Tokens
 from labkit.engine.sequence import Sequence
 from labkit.engine.slots import Slots
+from labkit.engine.speculative import PromptLookup
 
 
 class CachedSequence:
@@ -20,7 +21,8 @@ class CachedSequence:
     columns are a ring in which a new position takes the place of the oldest. `forks` are the other samples of the prompt,
     which branch off once it is computed. `decoding` says that one token is left to compute, step by step. `row` is the
     sequence's number among the running ones and stays the same while it runs; `fork_rows` those reserved for its forks.
-    `sampled` is how many new tokens the sampler knows of in that row (-1: it does not know the sequence).
+    `sampled` is how many new tokens the sampler knows of in that row (-1: it does not know the sequence). `guesses` are
+    tokens that may follow the last one and are computed behind it in this step, if the request speculates.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -28,6 +30,8 @@ class CachedSequence:
         self.sequence = sequence
         self.forks = list(forks)
         self.window = params.memory_len
+        # A wrong guess would overwrite what a bounded memory still remembers.
+        self.speculates = params.speculate > 0 and params.memory_len is None
         self.prefix_len = params.prefix_len
         self.lead = params.prefix_len + params.soft_len
         self._given = self.lead + len(sequence.prompt)
@@ -40,6 +44,8 @@ class CachedSequence:
         self.fork_rows: list[int] = []
         self.epoch = -1
         self.sampled = -1
+        self.guesses: list[int] = []
+        self._lookup: PromptLookup | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -82,6 +88,15 @@ class CachedSequence:
         if self.window is not None:
             room = min(room, max(self.window - begin, 1))
         return min(room, budget)
+
+    def guess(self, most: int) -> list[int]:
+        """What may follow the last token: as much as the request wishes and can still use, at most `most` tokens."""
+        sequence = self.sequence
+        if self._lookup is None:
+            self._lookup = PromptLookup(sequence.prompt)
+        self._lookup.extend(sequence.new_tokens[len(self._lookup) - len(sequence.prompt) :])
+        room = sequence.max_new_tokens - len(sequence.new_tokens) - 1
+        return self._lookup.propose(min(sequence.params.speculate, room, most))
 
     def extend(self, slots: Slots) -> None:
         """Refer to further slots."""

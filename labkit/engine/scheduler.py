@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labkit.engine.cached_sequence import CachedSequence, slots_of
+from labkit.engine.prefix_cache import Tokens
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import Slots
@@ -25,7 +26,10 @@ WORTH_WAITING = 32
 
 @dataclass(frozen=True)
 class Chunk:
-    """`count` positions of a prompt (or of tokens that are computed anew) from `begin` on; a token follows the last."""
+    """`count` positions of a sequence from `begin` on; with `is_last`, a token follows.
+
+    They are of a prompt, of tokens that are computed anew, or the last token of a sequence with guesses behind it.
+    """
 
     entry: CachedSequence
     begin: int
@@ -39,9 +43,17 @@ class Chunk:
         return cls(entry, begin, count, begin + count == entry.num_tokens)
 
     @property
-    def num_logits(self) -> int:
-        """Rows of logits that are wanted of the last position: one for each sequence that goes on from it."""
-        return 1 + len(self.entry.forks) if self.is_last else 0
+    def tokens(self) -> Tokens:
+        """The tokens at the positions."""
+        entry = self.entry
+        return np.array([entry.last_token, *entry.guesses]) if entry.decoding else entry.tokens[self.begin :][: self.count]
+
+    @property
+    def logit_rows(self) -> list[int]:
+        """Positions, counted from `begin`, whose logits are wanted: the last one for each sequence that goes on from it."""
+        if self.entry.decoding:
+            return list(range(self.count))
+        return [self.count - 1] * (1 + len(self.entry.forks)) if self.is_last else []
 
     @property
     def slots(self) -> Slots:
@@ -82,8 +94,8 @@ class Scheduler:
     unless it is preempted. Requests are admitted in order as rows and slots allow; none overtakes, except that a prompt
     steps back while a running one computes a long prefix which both share.
 
-    A beam search is admitted in the same order once all slots that it may need are there, and keeps them to its end; it
-    runs outside of the plan.
+    What is left of the tokens then goes to guesses of requests that speculate. A beam search is admitted in the same order
+    once all slots that it may need are there, and keeps them to its end; it runs outside of the plan.
 
     When slots run out, idle prefixes are given up, then the latest admitted sequence is preempted: its slots go, it stands
     in front of the queue and computes its tokens anew, as far as nobody kept them. The earliest makes room for nobody but
@@ -99,7 +111,7 @@ class Scheduler:
         self.running: list[CachedSequence] = []  # in the order of admission
         self.reservations: list[Reservation] = []
         self._rows = list(range(max_batch_size - 1, -1, -1))
-        self.tokens_computed = self.tokens_reused = self.preemptions = 0
+        self.tokens_computed = self.tokens_reused = self.preemptions = self.tokens_guessed = self.guesses_right = 0
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
         """Let the samples of one prompt wait at the end of the queue; `SlotPool.check` has passed them."""
@@ -123,6 +135,7 @@ class Scheduler:
             else:
                 plan.chunks.append(Chunk.next_of(entry, budget))
                 budget -= plan.chunks[-1].count
+        self._speculate(plan, budget)
         return plan
 
     def commit(self, plan: Plan) -> list[CachedSequence]:
@@ -132,6 +145,10 @@ class Scheduler:
             entry.computed = entry.num_tokens
         sampled = list(plan.decodes)
         for chunk in plan.chunks:
+            if chunk.entry.decoding:
+                chunk.entry.computed = chunk.begin + 1  # and the guesses, if they turn out to be right
+                sampled.append(chunk.entry)
+                continue
             chunk.entry.computed = chunk.begin + chunk.count
             self.pool.share_prefix(chunk.entry)
             if chunk.is_last:
@@ -151,6 +168,8 @@ class Scheduler:
             tokens_computed=self.tokens_computed,
             tokens_reused=self.tokens_reused,
             preemptions=self.preemptions,
+            tokens_guessed=self.tokens_guessed,
+            guesses_right=self.guesses_right,
             running=sum(1 + len(e.forks) for e in self.running) + sum(len(r.samples) for r in self.reservations),
             waiting=sum(map(len, self.waiting)),
             num_slots=self.pool.num_slots,
@@ -175,6 +194,18 @@ class Scheduler:
         if short:
             self.pool.give_next(short)
         return decodes
+
+    def _speculate(self, plan: Plan, budget: int) -> None:
+        """With what is left of the step's tokens and slots, try guesses of what follows; nobody makes room for them."""
+        for entry in [entry for entry in plan.decodes if entry.speculates]:
+            spare = self.pool.num_available - len(self.running)
+            entry.guesses = entry.guess(min(budget, spare))
+            if entry.guesses:
+                self.pool.give_guesses(entry)
+                plan.decodes.remove(entry)
+                plan.chunks.append(Chunk(entry, entry.begin, 1 + len(entry.guesses), True))
+                budget -= len(entry.guesses)
+                self.tokens_guessed += len(entry.guesses)
 
     def _preempt(self, entry: CachedSequence) -> None:
         self.finish(entry)

@@ -83,6 +83,11 @@ class SlotPool:
             if column >= entry.num_slots:
                 entry.num_slots = column + 1
 
+    def give_guesses(self, entry: CachedSequence) -> None:
+        """Give a decoding sequence slots for its guesses; those of wrong ones are used for the tokens that come instead."""
+        missing = entry.num_tokens + len(entry.guesses) - entry.num_slots
+        entry.extend(self._take(max(missing, 0)))
+
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
         """Another sequence that has computed what `entry` has: the same slots, one reference more, nothing copied."""
         self.allocator.share(entry.held)

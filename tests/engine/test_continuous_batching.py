@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import random
 import threading
@@ -47,13 +48,14 @@ def check_idle(engine: Engine) -> None:
 def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> list[list[list[int]]]:
     """Tokens of every sample, one request at a time, whole prompts, nothing reused."""
     engine = engine_of(peer, prefix_reuse=False, max_step_tokens=100)
+    params = [dataclasses.replace(chosen, speculate=0) for chosen in params]
     outputs = [engine.generate([p], s)[0] for p, s in zip(prompts, params, strict=True)]
     assert engine.stats.preemptions == engine.stats.tokens_reused == 0
     return [[completion.token_ids for completion in output.completions] for output in outputs]
 
 
 def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[SamplingParams]]:
-    """Prompts that often begin alike, greedy and drawn, some with several samples."""
+    """Prompts that often begin alike, greedy and drawn, some with several samples, speculating or with a short memory."""
     stems = random_prompts(211, [5, 40], draw.randrange(1000))
     prompts, params = [], []
     for number in range(count):
@@ -63,7 +65,8 @@ def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[Sam
         chosen: dict[str, Any] = {"max_new_tokens": draw.randint(1, 61 - len(prompts[-1])), "ignore_eos": draw.random() < 0.8}
         if draw.random() < 0.4:
             chosen |= {"temperature": 0.8, "seed": number, "num_samples": draw.choice([1, 1, 3])}
-        params.append(SamplingParams(**chosen))
+        chosen["memory_len"] = draw.choice([None, None, None, len(prompts[-1]) + 3])
+        params.append(SamplingParams(**chosen, speculate=draw.choice([0, 0, 4])))
     return prompts, params
 
 
@@ -100,7 +103,7 @@ def test_random_arrivals_cancellations_and_preemptions_leave_every_token_as_it_i
         for sample, tokens in enumerate(samples):
             wanted = expected[index][sample]
             assert tokens == (wanted[: len(tokens)] if index in cancelled else wanted), f"request {index}, sample {sample}"
-    assert (engine.stats.preemptions > 0) or num_slots > 100, "the pool was meant to be tight"
+    assert engine.stats.preemptions > 0 or num_slots > 62, "the pool was meant to be tight"
     check_idle(engine)
 
 
