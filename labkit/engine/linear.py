@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from labkit import ops
+from labkit.native.packed_weight import PackedWeight
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,10 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[tokens, in]` to `[tokens, out]`."""
-        return (ops.linear_gelu if self.gelu else ops.linear)(x, self.weight, self.bias)
+        weight = self.weight
+        if isinstance(weight, PackedWeight) and ("linear_gelu" if self.gelu else "linear") in ops.replacements():
+            weight = weight.dense  # whose function runs in the operation's place knows nothing of panels
+        return (ops.linear_gelu if self.gelu else ops.linear)(x, weight, self.bias)
 
     @property
     def byte_count(self) -> int:

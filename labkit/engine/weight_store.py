@@ -12,6 +12,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.engine.model import GPTJ
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
+from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.precision import compute_dtype
 
 
@@ -35,12 +36,12 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device) -> 
 def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor], Weight]:
     """What to keep of a matrix: `store(layer's name, dense matrix)`.
 
-    On the CPU it is packed for the native library where that can be used; where it cannot, `native.warn_once` says so.
+    On the CPU it is packed for the native library; where that cannot be used, `native.warn_once` says so and quantized
+    matrices are packed for torch's own kernels.
     """
-    packs = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
-    if packs and not native.available():
+    on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
+    if on_cpu and not native.available():
         native.warn_once()
-        packs = False
 
     def store(name: str, dense: Tensor) -> Weight:
         if precision == "fp8":
@@ -50,6 +51,10 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
             kept = Int8Weight.quantize(dense)
         elif precision == "int4":
             kept = Int4Weight.quantize(dense)
-        return PackedWeight(kept) if packs else kept
+        if not on_cpu:
+            return kept
+        if native.available():
+            return PackedWeight(kept)
+        return kept if isinstance(kept, Tensor) else TorchPackedWeight(kept)
 
     return store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from ctypes import byref
 from typing import TYPE_CHECKING
@@ -80,6 +81,11 @@ class PackedWeight:
             byref(self.struct(wide)), TYPES[x.dtype], pointer(x), len(x), gelu, pointer(out), workspace().handle, threads()
         )
         return out
+
+    @functools.cached_property
+    def dense(self) -> Tensor:
+        """`dequantize()`, kept for those who ask again and again."""
+        return self.dequantize(torch.bfloat16 if self.type == BF16 else torch.float32)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense `[out, in]` matrix that the packed one stands for (for references and tests: slow)."""

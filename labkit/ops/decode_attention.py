@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
+from labkit.native import operations
+from labkit.ops.backend import on_native, on_triton
 from labkit.ops.registry import operation
 
 
@@ -32,6 +33,8 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Te
     `[sequences]` int32, each at least 1) and nothing else. Returns `[sequences, num_heads, head_dim]` in the dtype of
     `query`.
     """
+    if on_native(query):
+        return operations.attention(query, keys, values, slot_table, torch.arange(len(query) + 1, dtype=torch.int32), lengths)
     if on_triton(query):
         from labkit.ops.kernels.decode_attention import decode_attention_triton
 

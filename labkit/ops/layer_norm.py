@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
+from labkit.native import operations
+from labkit.ops.backend import on_native, on_triton
 from labkit.ops.registry import operation
 
 
@@ -21,6 +22,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     `x` `[tokens, hidden_size]`, `weight` and `bias` `[hidden_size]`; same shape and dtype out. The variance is the
     biased one.
     """
+    if on_native(x):
+        return operations.layer_norm(x, weight, bias, epsilon)
     if on_triton(x):
         from labkit.ops.kernels.layer_norm import layer_norm_triton
 

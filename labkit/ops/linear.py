@@ -9,9 +9,10 @@ from torch import Tensor
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
+from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.ops.weights import DynamicWeight, QuantizedWeight
 
-Weight = Tensor | QuantizedWeight | PackedWeight
+Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
 """What a linear layer multiplies by: `[out, in]`, dense, quantized, or packed for the CPU's kernels."""
 
 
@@ -36,7 +37,7 @@ def _rounded_product(x: Tensor, weight: DynamicWeight, bias: Tensor | None) -> T
 @operation
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none; `[tokens, out]` out."""
-    if isinstance(weight, PackedWeight):
+    if isinstance(weight, PackedWeight | TorchPackedWeight):
         return weight.multiply(x, bias)
     if on_triton(x):
         from labkit.ops.kernels.linear import linear_triton

@@ -9,6 +9,7 @@ from labkit.ops.backend import on_triton
 from labkit.ops.gelu import gelu
 from labkit.ops.linear import Weight, linear_reference
 from labkit.ops.registry import operation
+from labkit.ops.torch_packed import TorchPackedWeight
 
 
 def linear_gelu_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -22,7 +23,7 @@ def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor
 
     The activation is GPT-J's: see `labkit.ops.gelu`.
     """
-    if isinstance(weight, PackedWeight):
+    if isinstance(weight, PackedWeight | TorchPackedWeight):
         return weight.multiply(x, bias, gelu=True)
     if on_triton(x):
         from labkit.ops.kernels.linear import linear_triton

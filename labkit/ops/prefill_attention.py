@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
+from labkit.native import operations
+from labkit.ops.backend import on_native, on_triton
 from labkit.ops.registry import operation
 
 
@@ -43,6 +44,8 @@ def prefill_attention(
     int32, `lengths` `[sequences]` int32), of which its new tokens are the last; each sees those up to its own. Returns
     `[tokens, num_heads, head_dim]` in the dtype of `query`.
     """
+    if on_native(query):
+        return operations.attention(query, keys, values, slot_table, starts, lengths)
     if on_triton(query) and query.shape[-1] <= 256:  # the sums of a wider head do not fit into a program's registers
         from labkit.ops.kernels.prefill_attention import prefill_attention_triton
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
+from labkit.native import operations
+from labkit.ops.backend import on_native, on_triton
 from labkit.ops.layer_norm import layer_norm_reference
 from labkit.ops.registry import operation
 
@@ -27,6 +28,8 @@ def residual_layer_norm(
     `[tokens, hidden_size]` in the dtype of `residual`. Apart, sum and norm read and write the hidden state seven times;
     together, five.
     """
+    if on_native(residual):
+        return operations.residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
     if on_triton(residual):
         from labkit.ops.kernels.residual_layer_norm import residual_layer_norm_triton
 

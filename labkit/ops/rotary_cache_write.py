@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
+from labkit.native import operations
+from labkit.ops.backend import on_native, on_triton
 from labkit.ops.registry import operation
 from labkit.ops.rotary import rotary
 
@@ -31,6 +32,8 @@ def rotary_cache_write(
     head_dim]`, one layer of the cache, written in place at `slot_mapping` `[tokens]` int64. Returns the query `[tokens,
     num_heads, head_dim]` in the dtype of `qkv`. Rotary in GPT-J's interleaved form: see `labkit.ops.rotary`.
     """
+    if on_native(qkv):
+        return operations.rotary_cache_write(qkv, positions, sin, cos, keys, values, slot_mapping)
     if on_triton(qkv):
         from labkit.ops.kernels.rotary_cache_write import rotary_cache_write_triton
 

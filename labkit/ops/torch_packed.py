@@ -1,0 +1,50 @@
+"""Quantized matrices for the CPU where the native library is not there: packed for the kernels that torch ships."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit.ops.gelu import gelu as apply_gelu
+from labkit.ops.weights import Int4Weight, Int8Weight
+
+
+class TorchPackedWeight:
+    """A quantized `[out, in]` matrix for torch's weight-only products, which run in bfloat16.
+
+    int8 by `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, by `_weight_int4pack_mm_for_cpu`, which wants
+    multiples of sixteen rows. Scales are rounded to bfloat16, as those kernels take them.
+    """
+
+    def __init__(self, weight: Int8Weight | Int4Weight) -> None:
+        self.shape = weight.shape
+        self._group = weight.group_size if isinstance(weight, Int4Weight) else 0
+        if isinstance(weight, Int8Weight):
+            self._values, self._scales = weight.values, weight.scales.bfloat16()
+            return
+        nibbles = torch.stack((weight.packed & 15, weight.packed >> 4), dim=-1).flatten(1).int()
+        missing = -nibbles.shape[0] % 16
+        self._values = torch._convert_weight_to_int4pack_for_cpu(F.pad(nibbles, (0, 0, 0, missing), value=8), 1)
+        scales = F.pad(weight.scales.bfloat16(), (0, 0, 0, missing)).T
+        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()  # and no zero points
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes that one use of the matrix reads."""
+        return self._values.numel() * self._values.element_size() + 2 * self._scales.numel()
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+        """x weight^T + bias, GELU behind it or not: `x` `[tokens, in]`, same dtype out; the product is in bfloat16."""
+        rounded = x.bfloat16().contiguous()
+        if self._group:
+            padded = F.pad(rounded, (0, -self.shape[1] % self._group))
+            product = torch._weight_int4pack_mm_for_cpu(padded, self._values, self._group, self._scales)[:, : self.shape[0]]
+        else:
+            product = torch._weight_int8pack_mm(rounded, self._values, self._scales)
+        out = (product if bias is None else product + bias).to(x.dtype)
+        return apply_gelu(out) if gelu else out
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense `[out, in]` matrix: its product with the identity, exact to bfloat16."""
+        return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16)).T.to(dtype)
