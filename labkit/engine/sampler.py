@@ -66,8 +66,9 @@ class Sampler:
         self.device = device
         self._shape = rows, vocab_size
         self._wishes = [_Wishes()] * rows
-        self._numbers = torch.zeros(rows, 7, dtype=torch.float64, device=device)
-        self._counters = torch.zeros(rows, 5, dtype=torch.int64, device=device)
+        # A row is a column of these, so that what is taken of several rows lies one number behind another.
+        self._numbers = torch.zeros(7, rows, dtype=torch.float64, device=device)
+        self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
         self._words: BadWords | None = None
         self._indexed: dict[str, tuple[tuple[int, ...], Tensor]] = {}
@@ -80,10 +81,10 @@ class Sampler:
         top_p = _top_p(sequence)
         numbers = [params.temperature, top_p, params.top_p, params.top_p_decay, params.top_p_min]
         numbers += [params.repetition_penalty, params.presence_penalty]
-        self._numbers[row].copy_(torch.tensor(numbers, dtype=torch.float64))
+        self._numbers[:, row].copy_(torch.tensor(numbers, dtype=torch.float64))
         seed = sequence.seed & ((1 << 64) - 1)
         counters = [params.top_k, seed - (seed >> 63 << 64), sequence.sample, len(sequence.new_tokens), params.min_new_tokens]
-        self._counters[row].copy_(torch.tensor(counters))
+        self._counters[:, row].copy_(torch.tensor(counters))
         if wishes.marked and self._marks is None:
             self._marks = torch.zeros(self._shape, dtype=torch.uint8, device=self.device)
         if self._marks is not None:
@@ -106,7 +107,7 @@ class Sampler:
         if not any(wish.edits for wish in wishes):
             return
         index = self._index("rows", parents)
-        for state in (self._numbers, self._counters, self._marks, *(self._words.state if self._words else ())):
+        for state in (self._numbers.T, self._counters.T, self._marks, *(self._words.state if self._words else ())):
             if state is not None:
                 state[: len(parents)] = state[index]
 
@@ -162,9 +163,9 @@ class Sampler:
         index = self._index("rows", rows)
         edited = logits
         if self._marks is not None and any(wish.marked for wish in wishes):
-            numbers, counters = self._numbers[index], self._counters[index]
-            may_stop = counters[:, _POSITION] >= counters[:, _MIN_NEW_TOKENS]
-            edited = ops.penalize(logits, self._marks, index, numbers[:, _REPETITION], numbers[:, _PRESENCE], may_stop)
+            numbers, counters = self._numbers[:, index], self._counters[:, index]
+            may_stop = counters[_POSITION] >= counters[_MIN_NEW_TOKENS]
+            edited = ops.penalize(logits, self._marks, index, numbers[_REPETITION], numbers[_PRESENCE], may_stop)
         if self._words is not None and any(wish.words for wish in wishes):
             edited = edited.clone() if edited is logits else edited
             edited = self._words.ban(edited, index)
@@ -178,7 +179,7 @@ class Sampler:
             return
         index = self._index("rows", rows)
         going = torch.ones_like(tokens, dtype=torch.bool) if going is None else going
-        self._counters[index, _POSITION] += going.long()
+        self._counters[_POSITION, index] += going.long()
         if self._marks is not None:
             self._marks[index, tokens] |= MADE * going.to(torch.uint8)
         if any(wish.decays for wish in wishes):
@@ -187,11 +188,11 @@ class Sampler:
             self._words.advance(index, tokens, going)
 
     def _decay(self, tokens: Tensor, index: Tensor, going: Tensor) -> None:
-        numbers = self._numbers[index]
-        lower = torch.maximum(numbers[:, _TOP_P] * numbers[:, _TOP_P_DECAY], numbers[:, _TOP_P_MIN])
+        numbers = self._numbers[:, index]
+        lower = torch.maximum(numbers[_TOP_P] * numbers[_TOP_P_DECAY], numbers[_TOP_P_MIN])
         if self._marks is not None:
-            lower = torch.where((self._marks[index, tokens] & RESET) != 0, numbers[:, _TOP_P_FULL], lower)
-        self._numbers[index, _TOP_P] = torch.where(going, lower, numbers[:, _TOP_P])
+            lower = torch.where((self._marks[index, tokens] & RESET) != 0, numbers[_TOP_P_FULL], lower)
+        self._numbers[_TOP_P, index] = torch.where(going, lower, numbers[_TOP_P])
 
     def _draw(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
@@ -200,15 +201,15 @@ class Sampler:
         wishes = [self._wishes[rows[line]] for line in drawing]
         index = self._index("drawing", [rows[line] for line in drawing])
         lines = self._index("lines", drawing)
-        numbers, counters = self._numbers[index], self._counters[index]
+        numbers, counters = self._numbers[:, index], self._counters[:, index]
         drawn = ops.sample(
             logits if len(drawing) == len(rows) else logits[lines],
-            numbers[:, _TEMPERATURE],
-            counters[:, _TOP_K],
-            numbers[:, _TOP_P],
-            counters[:, _SEED],
-            counters[:, _SAMPLE],
-            counters[:, _POSITION],
+            numbers[_TEMPERATURE],
+            counters[_TOP_K],
+            numbers[_TOP_P],
+            counters[_SEED],
+            counters[_SAMPLE],
+            counters[_POSITION],
             widest=max(wish.top_k for wish in wishes) if all(wish.top_k for wish in wishes) else 0,
             nucleus=any(wish.top_k or wish.nucleus for wish in wishes),
         )

@@ -10,7 +10,7 @@ from labkit.ops.registry import operation
 from labkit.ops.uniform import uniform
 
 NARROW = 1024
-"""Up to so many kept tokens a row, the likeliest are selected; behind that, the vocabulary is sorted."""
+"""Up to so many kept tokens a row, the likeliest are selected; for more, the vocabulary is sorted."""
 
 
 def sample_reference(
@@ -29,18 +29,30 @@ def sample_reference(
     scaled = logits.double() / torch.where(temperature > 0, temperature, 1.0)[:, None]
     weights = torch.exp(scaled - scaled.amax(-1, keepdim=True))
     points = uniform(seeds, samples, positions)
-    if 0 < widest <= NARROW:
-        ids = likeliest(logits, min(widest, logits.shape[1]))
-        kept = _keep(weights.gather(1, ids), top_k, top_p)
+    if not (nucleus or widest):
+        drawn = _draw(weights, points)
+    elif (ids := _few(logits, weights, top_k, top_p, widest)) is not None:
+        kept = _keep(weights.gather(1, ids), weights.sum(-1), top_k, top_p)
         ids, order = ids.sort(dim=-1)  # the sums run in the order of the vocabulary, whichever way was taken
         drawn = ids.gather(1, _draw(kept.gather(1, order), points)[:, None]).squeeze(1)
-    elif nucleus or widest:
-        ids = logits.sort(dim=-1, descending=True, stable=True).indices
-        kept = _keep(weights.gather(1, ids), top_k, top_p)
-        drawn = _draw(torch.zeros_like(weights).scatter_(1, ids, kept), points)
     else:
-        drawn = _draw(weights, points)
+        ids = logits.sort(dim=-1, descending=True, stable=True).indices
+        kept = _keep(weights.gather(1, ids), weights.sum(-1), top_k, top_p)
+        drawn = _draw(torch.zeros_like(weights).scatter_(1, ids, kept), points)
     return torch.where(temperature > 0, drawn, logits.argmax(dim=-1))
+
+
+def _few(logits: Tensor, weights: Tensor, top_k: Tensor, top_p: Tensor, widest: int) -> Tensor | None:
+    """The likeliest tokens of each row, highest first, if a few of them are sure to hold all that is kept; else None."""
+    vocab_size = logits.shape[1]
+    if 0 < widest <= NARROW:
+        return likeliest(logits, min(widest, vocab_size))
+    if logits.device.type != "cpu" or vocab_size <= NARROW:  # a look at the sums would make a GPU wait
+        return None
+    ids = likeliest(logits, NARROW)
+    reached = weights.gather(1, ids).sum(-1) >= top_p * weights.sum(-1)
+    enough = ((top_p < 1) & reached) | ((top_k > 0) & (top_k <= NARROW))
+    return ids if bool(enough.all()) else None
 
 
 def likeliest(logits: Tensor, count: int) -> Tensor:
@@ -58,12 +70,16 @@ def likeliest(logits: Tensor, count: int) -> Tensor:
     return last - (keys.topk(count, dim=-1).values & 0xFFFFFFFF)
 
 
-def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Of weights in falling order, zero all but the top-k, then all but the fewest whose share of the rest is top-p."""
+def _keep(ordered: Tensor, whole: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Of weights in falling order, zero all but the top-k, then all but the fewest whose share of the rest is top-p.
+
+    `whole` `[rows]` is the sum of all weights, of which the smallest may be missing in `ordered`.
+    """
     rank = torch.arange(ordered.shape[1], device=ordered.device)
     ordered = ordered.masked_fill((rank >= top_k[:, None]) & (top_k > 0)[:, None], 0.0)
     sums = ordered.cumsum(dim=-1)
-    reached = (sums - ordered >= top_p[:, None] * sums[:, -1:]) & (top_p < 1)[:, None]
+    rest = torch.where(top_k > 0, sums[:, -1], whole)
+    reached = (sums - ordered >= (top_p * rest)[:, None]) & (top_p < 1)[:, None]
     return ordered.masked_fill(reached & (rank > 0), 0.0)
 
 

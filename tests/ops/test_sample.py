@@ -110,6 +110,30 @@ def test_what_the_caller_knows_of_all_rows_changes_no_token(widest: int) -> None
     assert widest > 7 or not torch.equal(untold, told)
 
 
+@pytest.mark.parametrize("spread", [3.0, 0.01])
+def test_a_nucleus_of_a_few_tokens_is_found_without_a_sort(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, a peaked row (a nucleus of some tokens) and a flat one (of nearly all) give what a full sort gives."""
+    rows, vocab, sorts = 16, 3 * NARROW, 0
+    logits = spread * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(8))
+    counters = torch.arange(rows), torch.zeros(rows, dtype=torch.int64), torch.arange(rows)
+    given = torch.ones(rows).double(), torch.tensor([0, 7] * 8), torch.tensor([0.9] * rows).double()
+    found = ops.sample(logits, *given, *counters)
+    expected = [
+        plain_sample(logits[row].tolist(), 1.0, int(given[1][row]), 0.9, plain_uniform(row, 0, row)) for row in range(rows)
+    ]
+    assert found.tolist() == expected
+    sort = torch.Tensor.sort
+
+    def counted(self: torch.Tensor, *arguments: object, **options: object) -> object:
+        nonlocal sorts
+        sorts += self.shape[1] == vocab
+        return sort(self, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch.Tensor, "sort", counted)
+    assert torch.equal(ops.sample(logits, *given, *counters), found)
+    assert sorts == (0 if spread > 1 else 1)
+
+
 def test_a_row_does_not_depend_on_the_others() -> None:
     rows, vocab = 9, 300
     logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(3))
