@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, tl
 
 BLOCK_ROWS, BLOCK_OUT = 4, 256
 
@@ -44,7 +44,7 @@ def finish(
     return result
 
 
-@jit
+@jit_once_for_all("num_rows")
 def finish_kernel(
     partial: tl.tensor,
     row_scales: tl.tensor,

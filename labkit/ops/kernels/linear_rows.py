@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.linear_finish import finish, finish_triton
-from labkit.ops.kernels.support import ceil_div, jit, launch, power_of_two, tl
+from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 MAX_BLOCK_ROWS = 64
 """Rows that one program takes at most."""
@@ -51,7 +51,7 @@ def store_total(
         tl.store(out + rows * num_out + outs, result.to(out.dtype.element_ty), mask=inside)
 
 
-@jit
+@jit_once_for_all("num_rows")
 def rows_kernel(
     x: tl.tensor,
     weight: tl.tensor,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labkit.ops.kernels.linear_finish import finish_triton
 from labkit.ops.kernels.linear_rows import store_total, tiling
-from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.kernels.support import jit, jit_once_for_all, launch, tl
 from labkit.ops.weights import Int4Weight
 
 PER_WORD = 4
@@ -29,7 +29,7 @@ def nibble_weights(words: tl.tensor, scales: tl.tensor, PLACE: tl.constexpr, dty
     return (number.to(tl.float32) * scales.to(tl.float32)).to(dtype)  # bfloat16 would round the scale too
 
 
-@jit
+@jit_once_for_all("num_rows")
 def rows_int4_kernel(
     x: tl.tensor,
     packed: tl.tensor,
