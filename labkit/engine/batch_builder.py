@@ -101,7 +101,7 @@ class BatchBuilder:
         for line, (chunk, length) in enumerate(zip(chunks, lengths, strict=True)):
             table[line, :length] = chunk.entry.slots[:length]
         begins = first + ends - [chunk.count for chunk in chunks]
-        wanted = [begin + row for begin, chunk in zip(begins, chunks, strict=True) for row in chunk.logit_rows]
+        wanted = [begin + row for begin, chunk in zip(begins, chunks, strict=True) for row in (*chunk.scored, *chunk.sampled)]
         soft_rows, soft_embeddings = self._soft(chunks, first)
         return Batch(
             token_ids=self._send(np.concatenate([c.tokens for c in chunks])),

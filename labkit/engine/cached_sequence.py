@@ -7,6 +7,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from labkit.engine.beam_search import slots_needed
+from labkit.engine.outputs import TokenLogprob
 from labkit.engine.prefix_cache import Tokens
 from labkit.engine.sequence import Sequence
 from labkit.engine.slots import Slots
@@ -22,7 +23,8 @@ class CachedSequence:
     which branch off once it is computed. `decoding` says that one token is left to compute, step by step. `row` is the
     sequence's number among the running ones and stays the same while it runs; `fork_rows` those reserved for its forks.
     `sampled` is how many new tokens the sampler knows of in that row (-1: it does not know the sequence). `guesses` are
-    tokens that may follow the last one and are computed behind it in this step, if the request speculates.
+    tokens that may follow the last one and are computed behind it in this step, if the request speculates;
+    `prompt_logprobs` those of the prompt's tokens by place, as far as the request asks for them and they are computed.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -45,6 +47,7 @@ class CachedSequence:
         self.epoch = -1
         self.sampled = -1
         self.guesses: list[int] = []
+        self.prompt_logprobs: dict[int, TokenLogprob] = {}
         self._lookup: PromptLookup | None = None
 
     @property
@@ -67,6 +70,11 @@ class CachedSequence:
     def is_shareable(self) -> bool:
         """Whether its keys and values follow from its tokens alone, so that other sequences may use them."""
         return self.window is None and self.lead == 0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted and not given yet, so that none of it can be taken over."""
+        return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 
     @property
     def held(self) -> Slots:

@@ -108,6 +108,8 @@ class Engine:
         ]
         for event in self._run(requests, inbox):
             completion = outputs[event.request].completions[event.sample]
+            if event.prompt_logprobs is not None:
+                outputs[event.request].prompt_logprobs = list(event.prompt_logprobs)
             completion.token_ids.append(event.token_id)
             completion.text += event.text
             if event.logprob is not None:

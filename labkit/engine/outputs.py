@@ -23,7 +23,8 @@ class TokenEvent:
 
     `request` and `sample` say whose it is. `text` is what can be shown by now: it lags while a character is
     incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
-    text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length".
+    text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length". `prompt_logprobs` comes with
+    the first token of the first sample, where it was asked for: one entry a token of the prompt, None for the first.
     """
 
     request: int
@@ -33,6 +34,7 @@ class TokenEvent:
     logprob: TokenLogprob | None = None
     finish_reason: str | None = None
     stop_reason: StopReason = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
 
 @dataclass
@@ -56,11 +58,15 @@ class Completion:
 
 @dataclass
 class RequestOutput:
-    """A prompt and its continuations, one a sample; `text`, `token_ids`, `finish_reason` are the first one's."""
+    """A prompt and its continuations, one a sample; `text`, `token_ids`, `finish_reason` are the first one's.
+
+    `prompt_logprobs` is None unless asked for: one entry a token of the prompt, None for the first, which nothing predicts.
+    """
 
     prompt: str | None
     prompt_token_ids: list[int]
     completions: list[Completion]
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
     @property
     def text(self) -> str:

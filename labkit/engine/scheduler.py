@@ -49,8 +49,15 @@ class Chunk:
         return np.array([entry.last_token, *entry.guesses]) if entry.decoding else entry.tokens[self.begin :][: self.count]
 
     @property
-    def logit_rows(self) -> list[int]:
-        """Positions, counted from `begin`, whose logits are wanted: the last one for each sequence that goes on from it."""
+    def scored(self) -> range:
+        """Positions, counted from `begin`, behind which a token of the prompt is scored."""
+        if not self.entry.scores_prompt:
+            return range(0)
+        return range(max(self.entry.lead - self.begin, 0), self.count - self.is_last)
+
+    @property
+    def sampled(self) -> list[int]:
+        """Positions, counted from `begin`, behind which a token is made: the last, for each sequence that goes on from it."""
         if self.entry.decoding:
             return list(range(self.count))
         return [self.count - 1] * (1 + len(self.entry.forks)) if self.is_last else []
@@ -254,7 +261,7 @@ class Scheduler:
     def _is_being_computed(self, entry: CachedSequence, matched: int) -> bool:
         """Whether a running prompt is about to compute much more of this one than is here already."""
         end = matched + WORTH_WAITING
-        if not self.pool.prefix_reuse or not entry.is_shareable or end >= len(entry.tokens):
+        if not self.pool.prefix_reuse or not entry.is_shareable or entry.scores_prompt or end >= len(entry.tokens):
             return False
         peers = (other for other in self.running if not other.decoding and other.is_shareable)
         return any(np.array_equal(other.tokens[:end], entry.tokens[:end]) for other in peers)

@@ -44,7 +44,7 @@ class SlotPool:
 
     def matched(self, entry: CachedSequence) -> Slots:
         """Slots of the prefix of a sequence that is here; never its last token, which is computed for its logits."""
-        if not self._shares(entry):
+        if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
         return self.prefixes.match(entry.tokens[:-1])
 

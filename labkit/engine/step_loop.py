@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,9 +18,12 @@ from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
-from labkit.engine.sampler import Sampler, logprobs
+from labkit.engine.sampler import Sampler, logprobs, token_logprobs
 from labkit.engine.scheduler import Chunk, Plan, Scheduler
 from labkit.engine.sequence import Sequence
+
+SCORED_AT_ONCE = 64
+"""Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""
 
 
 class StepLoop:
@@ -69,6 +73,8 @@ class StepLoop:
         for chunk in plan.chunks:
             self._write_prefix_prompt(chunk, cache)
         logits = forward(self._builder.build(plan), cache)
+        if any(len(chunk.scored) for chunk in plan.chunks):
+            logits = _score_prompts(plan, logits)
         if entries := self.scheduler.commit(plan):
             yield from self._take_tokens(logits, entries)
 
@@ -84,7 +90,10 @@ class StepLoop:
             entry.computed += len(tokens) - 1  # the guesses that were right
             self.scheduler.guesses_right += len(tokens) - 1
             for token, score in zip(tokens, scores, strict=True):
+                first = not entry.sequence.new_tokens and entry.scores_prompt and entry.sequence.sample == 0
                 event = entry.sequence.append(token, score)
+                if first:
+                    event = replace(event, prompt_logprobs=_prompt_logprobs(entry))
                 if event.finish_reason is not None:
                     self._sampler.leave(entry.row)
                     self.scheduler.finish(entry)
@@ -121,3 +130,24 @@ def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int
     sequences = [entry.sequence for entry, tokens in zip(entries, made, strict=True) for _ in tokens]
     scores = iter(logprobs(logits[rows], sequences, list(itertools.chain(*made))))
     return [list(itertools.islice(scores, len(tokens))) for tokens in made]
+
+
+def _score_prompts(plan: Plan, logits: Tensor) -> Tensor:
+    """Note the log-probabilities of prompts' tokens that this step can tell; the rows behind which tokens are made."""
+    left, row = list(range(len(plan.decodes))), len(plan.decodes)
+    for chunk in plan.chunks:
+        entry, count = chunk.entry, len(chunk.scored)
+        places = [chunk.begin + position - entry.lead + 1 for position in chunk.scored]
+        for start in range(0, count, SCORED_AT_ONCE):
+            part = places[start : start + SCORED_AT_ONCE]
+            tokens = [entry.sequence.prompt[place] for place in part]
+            most = entry.sequence.params.prompt_logprobs or 0
+            found = token_logprobs(logits[row + start : row + start + len(part)], tokens, [most] * len(part))
+            entry.prompt_logprobs.update(zip(part, found, strict=True))
+        left += range(row + count, row + count + len(chunk.sampled))
+        row += count + len(chunk.sampled)
+    return logits[left]
+
+
+def _prompt_logprobs(entry: CachedSequence) -> tuple[TokenLogprob | None, ...]:
+    return tuple(entry.prompt_logprobs.get(place) for place in range(len(entry.sequence.prompt)))

@@ -304,3 +304,45 @@ def test_loading_takes_no_memory_for_the_cache_and_its_size_can_be_given_in_byte
     ):
         with pytest.raises(error, match=words):
             engine_of(peer, **options).generate([[1]])
+
+
+@pytest.mark.parametrize("step", [200, 7])
+def test_log_probabilities_of_prompts_are_the_models_own(peer: Any, step: int) -> None:
+    """In chunks or whole, beside others, of a prompt that is known already, and with several samples."""
+    prompts = random_prompts(211, [20, 9, 1, 31], 13)
+    prompts.append([*prompts[0], 5])
+    params = [
+        SamplingParams(max_new_tokens=4, ignore_eos=True, prompt_logprobs=count, **wishes)
+        for count, wishes in (
+            (2, {}),
+            (None, {}),
+            (3, {"speculate": 3}),
+            (0, {"temperature": 1.0, "seed": 2, "num_samples": 3}),
+            (1, {"soft_prompt": torch.randn(3, 96, generator=torch.Generator().manual_seed(1))}),
+        )
+    ]
+    engine = engine_of(peer, max_batch_size=6, max_step_tokens=step, num_slots=100)
+    engine.generate([prompts[0]], SamplingParams(max_new_tokens=1))
+    outputs = engine.generate(prompts, params)
+    plain = alone(peer, prompts, [dataclasses.replace(chosen, prompt_logprobs=None) for chosen in params])
+    assert [[c.token_ids for c in output.completions] for output in outputs] == plain
+    assert outputs[1].prompt_logprobs is None
+    for index in (0, 2, 3):
+        found = outputs[index].prompt_logprobs
+        assert found is not None
+        assert found[0] is None
+        table = torch.log_softmax(engine.logits(prompts[index]).double(), -1)
+        for place, item in enumerate(found[1:], 1):
+            assert item is not None
+            row = table[place - 1]
+            assert item.token_id == prompts[index][place]
+            assert item.logprob == pytest.approx(float(row[item.token_id]), abs=1e-4)
+            assert [token for token, _ in item.top] == row.topk(params[index].prompt_logprobs or 0).indices.tolist()
+        assert len(found) == len(prompts[index])
+    behind_soft = outputs[4].prompt_logprobs
+    assert behind_soft is not None
+    assert [item and item.token_id for item in behind_soft] == [None, *prompts[4][1:]]
+    without = outputs[0].prompt_logprobs
+    assert without is not None
+    assert abs(behind_soft[5].logprob - without[5].logprob) > 1e-3  # type: ignore[union-attr]
+    check_idle(engine)
