@@ -9,25 +9,27 @@ from torch import Tensor
 from labkit.ops.gelu import gelu as apply_gelu
 from labkit.ops.weights import Int4Weight, Int8Weight
 
+ROWS, INPUTS = 16, 32
+
 
 class TorchPackedWeight:
     """A quantized `[out, in]` matrix for torch's weight-only products, which run in bfloat16.
 
-    int8 by `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, by `_weight_int4pack_mm_for_cpu`, which wants
-    multiples of sixteen rows. Scales are rounded to bfloat16, as those kernels take them.
+    int8 by `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, by `_weight_int4pack_mm_for_cpu`. Scales are
+    rounded to bfloat16, as those kernels take them. Rows and inputs are padded: on odd sizes the kernels crash.
     """
 
     def __init__(self, weight: Int8Weight | Int4Weight) -> None:
         self.shape = weight.shape
         self._group = weight.group_size if isinstance(weight, Int4Weight) else 0
+        missing = -weight.shape[0] % ROWS
+        scales = F.pad(weight.scales.bfloat16().t(), (0, missing)).contiguous()  # [out] or [groups, out]
         if isinstance(weight, Int8Weight):
-            self._values, self._scales = weight.values, weight.scales.bfloat16()
+            self._values, self._scales = F.pad(weight.values, (0, -weight.shape[1] % INPUTS, 0, missing)), scales
             return
         nibbles = torch.stack((weight.packed & 15, weight.packed >> 4), dim=-1).flatten(1).int()
-        missing = -nibbles.shape[0] % 16
         self._values = torch._convert_weight_to_int4pack_for_cpu(F.pad(nibbles, (0, 0, 0, missing), value=8), 1)
-        scales = F.pad(weight.scales.bfloat16(), (0, 0, 0, missing)).T
-        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()  # and no zero points
+        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # and no zero points
 
     @property
     def byte_count(self) -> int:
@@ -36,12 +38,12 @@ class TorchPackedWeight:
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x weight^T + bias, GELU behind it or not: `x` `[tokens, in]`, same dtype out; the product is in bfloat16."""
-        rounded = x.bfloat16().contiguous()
+        rounded = F.pad(x.bfloat16(), (0, -self.shape[1] % (self._group or INPUTS))).contiguous()
         if self._group:
-            padded = F.pad(rounded, (0, -self.shape[1] % self._group))
-            product = torch._weight_int4pack_mm_for_cpu(padded, self._values, self._group, self._scales)[:, : self.shape[0]]
+            product = torch._weight_int4pack_mm_for_cpu(rounded, self._values, self._group, self._scales)
         else:
             product = torch._weight_int8pack_mm(rounded, self._values, self._scales)
+        product = product[:, : self.shape[0]]
         out = (product if bias is None else product + bias).to(x.dtype)
         return apply_gelu(out) if gelu else out
 
