@@ -62,6 +62,12 @@ class _Extent:
 _extents: list[_Extent] = []
 """The arguments of the launch under way."""
 _counting: list[MemoryBytes] = []
+_launches = [0]
+
+
+def launches() -> int:
+    """Kernels launched in this process since `guard_interpreter` or `watch_launches` was called."""
+    return _launches[0]
 
 
 @contextlib.contextmanager
@@ -83,6 +89,19 @@ def guard_interpreter() -> None:
     _guard_accesses(interpreter.InterpreterBuilder, interpreter._get_np_dtype)
 
 
+@functools.cache
+def watch_launches() -> None:
+    """Count the launches of compiled kernels; a second call does nothing."""
+    function = importlib.import_module("triton.runtime.jit").JITFunction
+    run = function.run
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _launches[0] += 1
+        return run(self, *args, **kwargs)
+
+    function.run = counted
+
+
 def _guard_launches(executor: Any) -> None:
     """Know the arguments of the launch under way, and keep numpy's warnings about NaN and infinity to itself."""
     to_host, launch = executor._init_args_hst, executor.__call__
@@ -94,6 +113,7 @@ def _guard_launches(executor: Any) -> None:
         return host_args, host_kwargs
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _launches[0] += 1
         with np.errstate(all="ignore"):
             outcome = launch(self, *args, **kwargs)
         for counted in _counting:

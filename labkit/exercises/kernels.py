@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from labkit.errors import NotAvailable
-from labkit.exercises.kernel_guard import guard_interpreter
+from labkit.exercises.kernel_guard import guard_interpreter, watch_launches
 from labkit.ops.backend import has_triton
 
 MISSING = "the package triton is not installed (it exists for Linux)"
@@ -48,8 +48,7 @@ def _load() -> dict[str, Any]:
     if interpreted() and "triton.language" in sys.modules and not _was_loaded_for_interpreting():
         raise NotAvailable("triton was imported before this notebook could choose its interpreter; restart the kernel")
     found = {"triton": importlib.import_module("triton"), "tl": importlib.import_module("triton.language")}
-    if interpreted():
-        guard_interpreter()
+    (guard_interpreter if interpreted() else watch_launches)()
     return found
 
 

@@ -15,8 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from labkit.exercises.exercise import Case, Exercise
+from labkit.exercises.kernel_guard import launches
 
 NOT_ATTEMPTED = "NotImplementedError"
+NO_KERNEL = "NoKernel"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError")
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
@@ -39,12 +41,19 @@ class OutOfTimeError(BaseException):
 
 
 def run_seeds(function: Callable[..., Any], exercise: Exercise, seeds: Sequence[int]) -> dict[int, list[Outcome]]:
-    """Call `function` on the cases of each seed; after a stub or a time-out the later seeds are not tried."""
+    """Call `function` on the cases of each seed; after a stub or a time-out the later seeds are not tried.
+
+    Where a Triton kernel is asked for and none was launched, the first outcome says so.
+    """
     runs: dict[int, list[Outcome]] = {}
+    before = launches()
     for seed in seeds:
         runs[seed] = run_cases(function, exercise, seed)
         if any(outcome.error_kind in _ENDING for outcome in runs[seed]):
             break
+    finished = not any(outcome.error for outcomes in runs.values() for outcome in outcomes)
+    if "triton" in exercise.requires and finished and launches() == before:
+        runs[seeds[0]][0] = Outcome(error="it launched no Triton kernel: write one, and launch it", error_kind=NO_KERNEL)
     return runs
 
 

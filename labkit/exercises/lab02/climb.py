@@ -1,0 +1,98 @@
+"""The lab's part of the speed ladder: one engine, fused a step at a time, every rung run in turn on the same task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import labkit
+from labkit import native, ops
+from labkit.engine import Engine, SamplingParams
+from labkit.errors import LabkitError
+from labkit.exercises.lab02.examples import TORCH_FORMS
+from labkit.exercises.lab02.swaps import EngineSwaps, three_products, through_narrow_table
+from labkit.measure import Timing, compare, progress_bar
+from labkit.ops.decode_attention import decode_attention_reference
+from labkit.ops.layer_norm import layer_norm_reference
+from labkit.ops.linear_gelu import linear_gelu_reference
+from labkit.ops.prefill_attention import prefill_attention_reference
+from labkit.ops.residual_layer_norm import residual_layer_norm_reference
+from labkit.ops.rotary_cache_write import rotary_cache_write_reference
+
+BATCH, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 16
+TOKENS = BATCH * NEW_TOKENS
+"""New tokens of one run."""
+
+Functions = dict[str, Callable[..., Any]]
+
+APART: Functions = {
+    "layer_norm": layer_norm_reference,
+    "linear": three_products,
+    "rotary_cache_write": rotary_cache_write_reference,
+    "residual_layer_norm": residual_layer_norm_reference,
+    "decode_attention": decode_attention_reference,
+    "prefill_attention": prefill_attention_reference,
+    "linear_gelu": linear_gelu_reference,
+}
+"""Everything in separate steps."""
+
+STEPS = {
+    "one QKV product": ("linear",),
+    "rotary + cache write": ("rotary_cache_write",),
+    "sum + layer norm": ("residual_layer_norm", "layer_norm"),
+    "split attention": ("decode_attention", "prefill_attention"),
+    "GELU in the product": ("linear_gelu",),
+}
+"""What each rung fuses, in order."""
+
+
+def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
+    """Time all rungs in turn; on a GPU with the learner's kernels (`learned`, by operation), on a CPU with forms made for it."""
+    rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
+    swapped = dict(APART)
+    for words, names in STEPS.items():
+        if names == ("linear_gelu",) and swaps.device.type == "cpu":
+            continue  # the CPU's products need their weights packed: the next rung
+        swapped = swapped | {name: _fused(name, swaps.device, learned) for name in names}
+        rungs[f"lab 02 + {words}"] = _runner(swaps.engine, swapped)
+    rungs |= _whole_engines(swaps)
+    bar = progress_bar("every rung in turn")
+    return compare(rungs, device=swaps.device, warmup=1, min_runs=5, max_runs=9, max_seconds=seconds, progress=bar)
+
+
+def _fused(name: str, device: torch.device, learned: Functions) -> Callable[..., Any]:
+    """What a rung runs: the learner's kernel on a GPU, else labkit's own, else what torch has."""
+    if device.type == "cuda" and name in learned:
+        return through_narrow_table(learned[name]) if name == "decode_attention" else learned[name]
+    own: Callable[..., Any] = getattr(ops, name).__wrapped__
+    return TORCH_FORMS[name][0] if device.type == "cpu" and not native.available() and name in TORCH_FORMS else own
+
+
+def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
+    """labkit's own engine: operation by operation, captured, and captured in int8, where this machine has them."""
+    found: dict[str, Callable[[], Any]] = {}
+    whole = labkit.load("gptj-tiny", device=swaps.device, dtype="fp32")
+    words = "GELU in packed products" if swaps.device.type == "cpu" else "products for few rows"
+    found[f"lab 02 + {words}"] = _runner(whole, {"layer_norm": ops.layer_norm.__wrapped__})  # type: ignore[attr-defined]
+    found["lab 02 + captured step"] = _runner(whole, {})
+    try:
+        small = labkit.load("gptj-tiny", device=swaps.device, dtype="int8")
+    except LabkitError as error:
+        print(f"int8 weights: not measured here: {error}")
+    else:
+        found["lab 02 + int8 weights"] = _runner(small, {})
+    return found
+
+
+def _runner(engine: Engine, functions: Functions) -> Callable[[], Any]:
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(1, engine.config.vocab_size, (BATCH, PROMPT_TOKENS), generator=generator).tolist()
+    params = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
+
+    def run() -> None:
+        with ops.use(**functions):
+            engine.generate(prompts, params)
+
+    return run

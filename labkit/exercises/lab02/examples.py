@@ -1,0 +1,174 @@
+"""Arguments of one call of each fused operation at a size where memory is felt, and forms of it to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit import native, ops
+from labkit.ops.decode_attention import decode_attention_reference
+from labkit.ops.gelu import gelu
+from labkit.ops.residual_layer_norm import residual_layer_norm_reference
+from labkit.ops.rotary_cache_write import rotary_cache_write_reference
+
+HIDDEN = 4096
+HEADS = 16
+LENGTH = 256
+"""Tokens in the cache of each sequence of the attention example."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call: its arguments, FLOPs and the fewest bytes it can move; the operation in separate steps and in one.
+
+    `form` says in words what `together` is.
+    """
+
+    name: str
+    title: str
+    args: tuple[Any, ...]
+    flops: int
+    least_bytes: int
+    apart: Callable[..., Any]
+    together: Callable[..., Any]
+    form: str
+
+
+def example(name: str, tokens: int, device: torch.device) -> Example:
+    """The example of an operation, in float32; `tokens` scales it."""
+    make = {
+        "residual_layer_norm": _residual,
+        "rotary_cache_write": _rotary,
+        "decode_attention": _attention,
+        "linear_gelu": _gelu,
+        "int8": _int8,
+    }[name]
+    return make(tokens, device)
+
+
+def _own(name: str) -> tuple[Callable[..., Any], str]:
+    """The fused form of an operation that the CPU has: labkit's own, else what torch offers; and what to call it."""
+    if native.available():
+        return getattr(ops, name), "labkit's C++ form of your kernel"
+    return TORCH_FORMS[name]
+
+
+def norm_in_place(
+    residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """`ops.residual_layer_norm` with one tensor fewer."""
+    hidden = torch.add(attention, mlp).add_(residual)
+    return hidden, F.layer_norm(hidden, hidden.shape[1:], weight, bias, epsilon)
+
+
+def rotary_by_complex_product(
+    qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
+) -> Tensor:
+    """`ops.rotary_cache_write` with one product: a pair is a complex number, and turning it is multiplying."""
+    query, key, value = qkv.view(len(qkv), 3, *keys.shape[1:]).unbind(1)
+    turn = torch.complex(cos[positions], sin[positions])[:, None, None]
+    both = torch.stack((query, key), dim=1)
+    pairs = both[..., : 2 * sin.shape[1]].reshape(*both.shape[:-1], -1, 2)
+    both[..., : 2 * sin.shape[1]] = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    keys[slot_mapping], values[slot_mapping] = both[:, 1], value
+    return both[:, 0]
+
+
+def attention_by_torch(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
+    """`ops.decode_attention` by torch's fused attention, behind a gathering of keys and values."""
+    table = slot_table[:, : int(lengths.max())]
+    seen = torch.arange(table.shape[1], device=query.device) < lengths[:, None]
+    table = torch.where(seen, table, table[:, :1])
+    key, value = keys[table].transpose(1, 2), values[table].transpose(1, 2)
+    return F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=seen[:, None, None]).squeeze(2)
+
+
+TORCH_FORMS: dict[str, tuple[Callable[..., Any], str]] = {
+    "residual_layer_norm": (norm_in_place, "torch, in place"),
+    "rotary_cache_write": (rotary_by_complex_product, "torch, complex numbers"),
+    "decode_attention": (attention_by_torch, "torch, fused attention"),
+}
+"""What torch alone has of each fusion."""
+
+
+def _residual(tokens: int, device: torch.device) -> Example:
+    three = tuple(torch.randn(tokens, HIDDEN, device=device) for _ in range(3))
+    args = *three, torch.randn(HIDDEN, device=device), torch.randn(HIDDEN, device=device), 1e-5
+    flops, least = 10 * tokens * HIDDEN, 4 * (5 * tokens + 2) * HIDDEN
+    forms = residual_layer_norm_reference, *_own("residual_layer_norm")
+    return Example("residual_layer_norm", "Sum and layer norm", args, flops, least, *forms)
+
+
+def _rotary(tokens: int, device: torch.device) -> Example:
+    head_dim, rotary_dim = HIDDEN // HEADS, HIDDEN // HEADS // 4
+    sin, cos = ops.rotary_table(2048, rotary_dim, device).unbind(0)
+    positions = torch.randint(2048, (tokens,), device=device)
+    cache = [torch.zeros(2 * tokens, HEADS, head_dim, device=device) for _ in range(2)]
+    slot_mapping = torch.randperm(2 * tokens, device=device)[:tokens]
+    args = torch.randn(tokens, 3 * HIDDEN, device=device), positions, sin, cos, *cache, slot_mapping
+    flops, least = 6 * tokens * HEADS * rotary_dim, 4 * tokens * (6 * HIDDEN + rotary_dim)
+    forms = rotary_cache_write_reference, *_own("rotary_cache_write")
+    return Example("rotary_cache_write", "Rotary and cache write", args, flops, least, *forms)
+
+
+def _attention(tokens: int, device: torch.device) -> Example:
+    sequences, head_dim = max(1, tokens // 8), 64
+    slots = sequences * LENGTH
+    cache = [torch.randn(slots, HEADS, head_dim, device=device) for _ in range(2)]
+    table = torch.randperm(slots, device=device).int().view(sequences, LENGTH)
+    lengths = torch.full((sequences,), LENGTH, dtype=torch.int32, device=device)
+    args = torch.randn(sequences, HEADS, head_dim, device=device), *cache, table, lengths
+    flops, least = 4 * sequences * LENGTH * HEADS * head_dim, 4 * 2 * sequences * (LENGTH + 1) * HEADS * head_dim
+    forms = decode_attention_reference, *_own("decode_attention")
+    return Example("decode_attention", "Decode attention", args, flops, least, *forms)
+
+
+def _gelu(tokens: int, device: torch.device) -> Example:
+    size, outs = 512, 2048
+    weight = torch.randn(outs, size, device=device) / size**0.5
+    args = torch.randn(tokens, size, device=device), weight, torch.randn(outs, device=device)
+    packed = _packed(weight)
+
+    def apart(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return gelu(x @ weight.T + bias)
+
+    def together(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return gelu(torch.addmm(bias, x, weight.T)) if packed is None else packed.multiply(x, bias, gelu=True)
+
+    form = "torch, the bias alone fused" if packed is None else "labkit's C++ form of your kernel"
+    flops, least = 2 * tokens * size * outs, 4 * (size * outs + tokens * (size + outs))
+    return Example("linear_gelu", "Product, bias and GELU", args, flops, least, apart, together, form)
+
+
+def _int8(tokens: int, device: torch.device) -> Example:
+    size = 2048
+    dense = torch.randn(size, size, device=device)
+    weight = ops.Int8Weight.quantize(dense)
+    packed = _packed(weight) if device.type == "cpu" else None
+    args = torch.randn(1, size, device=device), weight.values, weight.scales
+
+    def apart(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+        return F.linear(x, dense)
+
+    def together(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+        if packed is not None:
+            return cast(Tensor, packed.multiply(x))
+        product: Tensor = torch._weight_int8pack_mm(x.bfloat16(), values, scales.bfloat16())
+        return product.float()
+
+    form = "torch, for a bf16 input" if packed is None else "labkit's C++ form of your kernel"
+    return Example("int8", "fp32 weight against int8", args, 2 * size * size, size * size + 12 * size, apart, together, form)
+
+
+def _packed(weight: Tensor | ops.Int8Weight) -> Any:
+    """The weight as labkit's C++ products take it, where there are any."""
+    if not native.available() or (isinstance(weight, Tensor) and weight.is_cuda):
+        return None
+    from labkit.native.packed_weight import PackedWeight
+
+    return PackedWeight(weight)

@@ -1,0 +1,209 @@
+"""The learner's functions in the running engine: put in the place of an operation, counted, and held against its tokens."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from labkit import ops
+from labkit.checkpoints import open_checkpoint
+from labkit.engine import GPTJ, Engine, SamplingParams
+from labkit.engine.engine import EngineOptions
+from labkit.engine.linear import Linear
+from labkit.engine.model import Layer
+from labkit.errors import NotAvailable
+from labkit.exercises.kernels import interpreted, kernel_device
+from labkit.measure import progress_bar
+from labkit.ops.gelu import gelu
+from labkit.ops.uniform import uniform
+
+__all__ = [
+    "DRAWN",
+    "EngineSwaps",
+    "three_products",
+    "through_cache",
+    "through_int8",
+    "through_narrow_table",
+    "through_rows",
+    "through_softmax",
+]
+
+PROMPTS = ("The whale", "It is a truth", "In the beginning God created")
+NEW_TOKENS = 5
+GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
+DRAWN = SamplingParams(max_new_tokens=30, temperature=0.9, top_k=40, top_p=0.9, seed=7, ignore_eos=True)
+OPTIONS: EngineOptions = {"max_batch_size": 16, "num_slots": 512, "prefix_reuse": False}
+"""A small cache, since Triton's interpreter copies what a kernel is given; nothing kept from one run to the next."""
+
+
+class EngineSwaps:
+    """An engine of gptj-tiny that goes operation by operation in float32, into which functions are swapped."""
+
+    def __init__(self, name: str = "gptj-tiny") -> None:
+        self.device = kernel_device()
+        checkpoint = open_checkpoint(name)
+        self.model = GPTJ.from_tensors(
+            checkpoint.config, lambda tensor: checkpoint.read(tensor, device=self.device, dtype=torch.float32)
+        )
+        self.engine = Engine(self.model, checkpoint.tokenizer(), **OPTIONS)
+
+    def same_tokens(self, says: str, functions: dict[str, Callable[..., Any]], **options: Any) -> bool:
+        """Generate with these operations swapped, and say whether the tokens are those of the engine's own operations.
+
+        `options`: `engine`, another engine than this one; `params`, how to continue; `prompts`, how many of them; `every`,
+        of how many calls the function takes one, where it is interpreted; `calls`, how often it ran where that is not counted.
+        """
+        engine = options.get("engine", self.engine)
+        params = options.get("params", GREEDY)
+        prompts = PROMPTS[: options.get("prompts", len(PROMPTS))]
+        expected = [output.completions[0].token_ids for output in engine.generate(prompts, params)]
+        every = options.get("every", 1) if interpreted() else 1
+        counted = {name: Counted(function, getattr(ops, name).__wrapped__, every) for name, function in functions.items()}
+        found: list[list[int]] = [[] for _ in prompts]
+        started = time.perf_counter()
+        bar = progress_bar(f"{says} in the engine")
+        try:
+            with ops.use(**counted):
+                for done, event in enumerate(engine.stream(prompts, params), 1):
+                    found[event.request].append(event.token_id)
+                    bar(done, sum(map(len, expected)))
+        except (NotAvailable, NotImplementedError) as error:
+            print(f"Your {says} in the engine: not measured here: {error}")
+            return False
+        seconds = time.perf_counter() - started
+        calls = options.get("calls") or sum(function.ran for function in counted.values())
+        equal = found == expected
+        print(f"Your {says} ran {calls:,} times in the engine ({seconds:.1f} s); tokens equal: {equal}")
+        return equal
+
+    def built_with(self, fuse_qkv: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Engine:
+        """An engine whose query, key and value weights were stacked by the learner."""
+        layers = [replace(layer, qkv=Linear(fuse_qkv(*layer.qkv.weight.chunk(3)))) for layer in self.model.layers]  # type: ignore[union-attr]
+        return Engine(self._model_of(layers, self.model.lm_head), self.engine.tokenizer, **OPTIONS)
+
+    def quantized(self) -> Engine:
+        """An engine whose matrices are `Int8Weight`."""
+
+        def small(linear: Linear) -> Linear:
+            assert isinstance(linear.weight, Tensor)
+            return replace(linear, weight=ops.Int8Weight.quantize(linear.weight))
+
+        def quantize(layer: Layer) -> Layer:
+            products = (layer.qkv, layer.out_proj, layer.fc_in, layer.fc_out)
+            return Layer(layer.ln_1_weight, layer.ln_1_bias, *map(small, products))
+
+        layers = [quantize(layer) for layer in self.model.layers]
+        return Engine(self._model_of(layers, small(self.model.lm_head)), self.engine.tokenizer, **OPTIONS)
+
+    def _model_of(self, layers: list[Layer], lm_head: Linear) -> GPTJ:
+        model = self.model
+        return GPTJ(model.config, model.wte, layers, (model.ln_f_weight, model.ln_f_bias), lm_head)
+
+
+class Counted:
+    """A function that takes every n-th call and counts those; the others go to the operation's own."""
+
+    def __init__(self, function: Callable[..., Any], own: Callable[..., Any], every: int) -> None:
+        self._function, self._own, self._every = function, own, every
+        self._calls = self.ran = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        mine = self._calls % self._every == 0
+        self._calls += 1
+        self.ran += mine
+        return (self._function if mine else self._own)(*args, **kwargs)
+
+
+def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    """`ops.linear` as if query, key and value were three layers: their stacked weight is known by its shape."""
+    if isinstance(weight, Tensor) and weight.shape[0] == 3 * weight.shape[1]:
+        return torch.cat([F.linear(x, part) for part in weight.chunk(3)], dim=1)
+    return ops.linear.__wrapped__(x, weight, bias)  # type: ignore[attr-defined, no-any-return]
+
+
+def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
+    """`ops.decode_attention` on keys and values that the learner's function writes and reads.
+
+    The operation finds the new tokens written already: they are taken out first, so that the function must write them.
+    """
+
+    def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
+        newest = slot_table.gather(1, lengths[:, None].long() - 1).squeeze(1).long()
+        seen = []
+        for pool in (keys, values):
+            new = pool[newest]
+            pool[newest] = 0
+            seen.append(write_then_read(pool, new, newest, slot_table, lengths))
+        scale = 1 / math.sqrt(query.shape[-1])
+        attended = []
+        for q, key, value in zip(query, *seen, strict=True):
+            weights = torch.softmax(torch.einsum("hd,lhd->hl", q, key) * scale, dim=-1)
+            attended.append(torch.einsum("hl,lhd->hd", weights, value))
+        return torch.stack(attended)
+
+    return decode_attention
+
+
+def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`ops.decode_attention` by the learner's kernel, which gets the part of the slot table that is in use."""
+
+    def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
+        return attention(query, keys, values, slot_table[:, : int(lengths.max())].contiguous(), lengths)
+
+    return decode_attention
+
+
+def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Callable[..., Tensor]:
+    """`ops.decode_attention` by the learner's one-pass softmax, a few keys at a time."""
+
+    def blocks(q: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for begin in range(0, len(key), block):
+            part = slice(begin, begin + block)
+            yield key[part] @ q / math.sqrt(len(q)), value[part]
+
+    def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
+        attended = torch.empty_like(query)
+        for s, length in enumerate(lengths.tolist()):
+            slots = slot_table[s, :length].long()
+            for head in range(query.shape[1]):
+                attended[s, head] = online_softmax(blocks(query[s, head], keys[slots, head], values[slots, head]))
+        return attended
+
+    return decode_attention
+
+
+def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
+    """`ops.linear` and `ops.linear_gelu` by the learner's product, for models in int8."""
+
+    def linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+        product = int8_product(x, weight.values, weight.scales, rows=256, block=256)
+        return product if bias is None else product + bias
+
+    return {"linear": linear, "linear_gelu": lambda x, weight, bias=None: gelu(linear(x, weight, bias))}
+
+
+def through_rows(sample_token: Callable[..., int]) -> Callable[..., Tensor]:
+    """`ops.sample` by the learner's function, a row at a time, with the engine's own uniform numbers."""
+
+    def sample(
+        logits: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        seeds: Tensor,
+        samples: Tensor,
+        positions: Tensor,
+        **hints: Any,
+    ) -> Tensor:
+        settings = zip(temperature.tolist(), top_k.tolist(), top_p.tolist(), uniform(seeds, samples, positions), strict=True)
+        tokens = [int(sample_token(row.cpu(), t, k, p, float(u))) for row, (t, k, p, u) in zip(logits, settings, strict=True)]
+        return torch.tensor(tokens, device=logits.device)
+
+    return sample

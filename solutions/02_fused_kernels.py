@@ -1,0 +1,626 @@
+# %% [markdown]
+# # Lab 02 · Fused kernels
+#
+# **After this lab you can** write GPU kernels in Triton, say what a fusion saves before you write it, and put your kernel
+# into a running engine. You rebuild what made FasterTransformer fast, a step at a time.
+#
+# *About 210 minutes · 10 exercises, 100 points · runs on any machine. With a GPU your kernels are compiled for it. Without
+# one, Triton's interpreter runs them, and a CPU form of each fusion is timed. Without Triton (macOS, Windows) the kernel
+# exercises say "not measured here", and everything else goes on.*
+
+# %%
+import math
+
+import torch
+
+from labkit import measure, ops
+from labkit.exercises.kernels import kernel_device, tl, triton  # interpreted without a GPU
+from labkit.exercises.lab02 import captured, climb, measured, swaps
+from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.measure import plots
+from labkit.measure.torch_traffic import torch_traffic
+from labkit.ops.backend import has_triton
+
+torch.set_grad_enabled(False)
+device, ladder, points = kernel_device(), measure.Ladder(), {}
+engine = swaps.EngineSwaps("gptj-tiny")  # fp32, operation by operation: yours can take the place of each
+tokens = 32 if device.type == "cpu" else 4096  # in the measurements below
+where = f"{device}, fp32, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+# %%
+progress_panel("02")
+
+# %% [markdown]
+# ## One step, operation by operation
+#
+# A **kernel** is a program that the GPU is told to run; telling it is a **launch**. Between two kernels everything goes
+# through memory: an operation reads its inputs and writes its outputs, and the next one reads them again. **Fusing** the two
+# saves a launch, and the way to memory and back.
+#
+# **Predict:** the built-in model has 8 blocks. How many launches does one token take when each torch operation is one?
+
+# %%
+# BEGIN SOLUTION guess_launches = None
+guess_launches = 300
+# END SOLUTION
+if predicted(launches=guess_launches):
+    with ops.use(**climb.APART):  # everything in separate steps
+        launches = torch_traffic(captured.decode_step(engine.model)).launches
+    shown = {"your prediction": [guess_launches], "counted": [launches]}
+    title = "Launches for one token, nothing fused"
+    display(plots.prediction_plot(["gptj-tiny"], shown, ylabel="launches", title=title, caption=where))
+
+# %% [markdown]
+# {{exercise lab02.fuse_qkv}}
+
+
+# %%
+def fuse_qkv(query_weight, key_weight, value_weight):
+    """One weight [3 * rows, hidden]: all of the query, then the key, then the value."""
+    # BEGIN SOLUTION
+    return torch.cat((query_weight, key_weight, value_weight))
+    # END SOLUTION
+
+
+# %%
+check(fuse_qkv)
+
+# %%
+# Predict: how many times faster is one product than three? (The weights stay as large as they were.)
+# BEGIN SOLUTION guess_qkv_gain = None
+guess_qkv_gain = 1.5
+# END SOLUTION
+if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
+    engine.same_tokens("fuse_qkv", {}, engine=engine.built_with(fuse_qkv), calls=8)
+    x, parts = torch.randn(4, 256, device=device), torch.randn(3, 256, 256, device=device)
+    whole = fuse_qkv(*parts)
+    forms = {"three": lambda: [x @ part.T for part in parts], "one": lambda: x @ whole.T}
+    times = measure.compare(forms, device=device, max_runs=500, max_seconds=1, warmup=20)
+    gain = measure.ratio(times["three"], times["one"])
+    shown = {"your prediction": [guess_qkv_gain], "measured": [gain.median]}
+    title = f"One product instead of three: {gain}"
+    names = ["4 tokens, hidden 256"]
+    display(plots.prediction_plot(names, shown, ylabel="times faster", title=title, caption=where))
+
+# %% [markdown]
+# ## A cache that is written once
+#
+# The cache of `transformers` grows: each step allocates new tensors and copies the old ones. FasterTransformer allocates
+# once. This engine goes one step further, to **slots**: pages of a single token, which any sequence may hold in any order.
+
+# %% [markdown]
+# {{exercise lab02.write_then_read}}
+
+
+# %%
+def write_then_read(cache, new_keys, slot_mapping, slot_table, lengths):
+    """Write the new keys into their slots; return the list of all keys of each sequence."""
+    # BEGIN SOLUTION
+    cache[slot_mapping] = new_keys
+    return [cache[slot_table[s, :n].long()] for s, n in enumerate(lengths.tolist())]
+    # END SOLUTION
+
+
+# %%
+check(write_then_read)
+
+# %%
+# Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. Bytes read and written for that,
+# by a cache that grows (torch.cat), and by one of slots?
+# BEGIN SOLUTION guess_grown_bytes, guess_slot_bytes = None, None
+guess_grown_bytes, guess_slot_bytes = 2 * 1001 * 4096 * 4, 2 * 4096 * 4
+# END SOLUTION
+if passed(write_then_read) and predicted(grown=guess_grown_bytes, slots=guess_slot_bytes):
+    engine.same_tokens("write_then_read", {"decode_attention": swaps.through_cache(write_then_read)})
+    old, new = torch.zeros(1000, 16, 256, device=device), torch.zeros(1, 16, 256, device=device)
+    pool, slot = torch.zeros(1001, 16, 256, device=device), torch.tensor([1000], device=device)
+    forms = {"grows": lambda: torch.cat((old, new)), "slots": lambda: pool.index_put_((slot,), new)}
+    counted = [torch_traffic(form).total for form in forms.values()]
+    times = measure.compare(forms, device=device, max_runs=200, max_seconds=1, warmup=5)
+    shown = {"your prediction": [guess_grown_bytes, guess_slot_bytes], "counted": counted}
+    title = (
+        f"A new key for the cache, grown against slots: {measure.ratio(times['grows'], times['slots'])}"
+    )
+    plot = plots.prediction_plot(forms, shown, ylabel="bytes", log=True, title=title, caption=where)
+    display(plot)
+
+# %% [markdown]
+# Slots pay again in **beam search**, when a step turns beam 2 into beam 0: only numbers in the slot table change, and beams
+# share the slots of their common beginning. No key is copied.
+#
+# ## Your first kernel
+#
+# A Triton kernel is a function of **one program**. A launch starts a grid of programs, each with a number of its own. A
+# program works on blocks, `tl.arange(0, BLOCK)`, whose size is a power of two; what goes past the end is **masked**. Tensors
+# come in as addresses: `x + place` is where element `place` lies.
+#
+# What a mask leaves out and `other` does not fill is undefined: in this lab's interpreter it is NaN, so that you notice. An
+# address outside your tensors is an error here, and garbage on a GPU. Run the example, then take its masks away and look.
+#
+# Each kernel has a specification in torch, which you can call to compare: `ops.residual_layer_norm` and so on.
+
+
+# %%
+@triton.jit
+def add_kernel(x, y, out, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0)  # which program am I? Here: one a row
+    column = tl.arange(0, BLOCK)  # 0, 1, ..., BLOCK - 1
+    inside = column < size  # a row need not be a power of two long
+    place = row * size + column
+    total = tl.load(x + place, mask=inside, other=0.0) + tl.load(y + place, mask=inside, other=0.0)
+    tl.store(out + place, total, mask=inside)
+
+
+if has_triton():
+    x, y, out = torch.randn(3, 3, 100, device=device)
+    add_kernel[(3,)](x, y, out, 100, BLOCK=128)  # three programs
+    print("equal to x + y:", torch.equal(out, x + y))
+
+# %% [markdown]
+# {{exercise lab02.fused_residual_layer_norm}}
+
+
+# %%
+def fused_residual_layer_norm(residual, attention, mlp, weight, bias, epsilon):
+    """hidden = attention + mlp + residual, and its layer norm: what ops.residual_layer_norm gives."""
+    hidden, normed = torch.empty_like(residual), torch.empty_like(residual)
+    count, size = residual.shape
+    # BEGIN SOLUTION
+    tensors = residual, attention, mlp, weight, bias, hidden, normed
+    norm_kernel[(count,)](*tensors, size, epsilon, BLOCK=triton.next_power_of_2(size))
+    # END SOLUTION
+    return hidden, normed
+
+
+@triton.jit
+def norm_kernel(
+    residual, attention, mlp, weight, bias, hidden, normed, size, epsilon, BLOCK: tl.constexpr
+):
+    """One program a token; sums in float32. tl.sum(x) adds up a block; there are tl.rsqrt and tl.where."""
+    # BEGIN SOLUTION pass
+    column = tl.arange(0, BLOCK)
+    inside = column < size
+    place = tl.program_id(0) * size + column
+    x = tl.load(attention + place, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(mlp + place, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(hidden + place, x, mask=inside)
+    centred = tl.where(inside, x - tl.sum(x) / size, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred) / size + epsilon)
+    w = tl.load(weight + column, mask=inside).to(tl.float32)
+    b = tl.load(bias + column, mask=inside).to(tl.float32)
+    tl.store(normed + place, centred * scale * w + b, mask=inside)
+    # END SOLUTION
+
+
+# %%
+check(fused_residual_layer_norm)
+
+# %%
+# Predict: `tokens` rows of 4,096 elements in fp32. How many bytes must memory move for your kernel?
+# (Apart, two sums and a norm make eight passes over a tensor of that size. How many are left?)
+# BEGIN SOLUTION guess_norm_bytes = None
+guess_norm_bytes = 5 * tokens * 4096 * 4
+# END SOLUTION
+if predicted(norm_bytes=guess_norm_bytes) and (passed(fused_residual_layer_norm) or not has_triton()):
+    engine.same_tokens("norm kernel", {"residual_layer_norm": fused_residual_layer_norm})
+    points["sum + norm"] = measured.fused("residual_layer_norm", fused_residual_layer_norm, tokens)
+    display(points["sum + norm"].figure(guess_norm_bytes, where))
+
+# %% [markdown]
+# The figure holds three things against each other: your prediction, the bytes counted, and in its caption the time. Where
+# memory is the limit, fewer bytes are less time; where launches are, fewer launches.
+#
+# ## Rotary and the cache, in one kernel
+#
+# In torch this takes twenty launches: split, gather sines, turn, stack, concatenate, write. One kernel reads a row of `qkv`
+# once and puts everything where it belongs. GPT-J turns **neighbours**; LLaMA turns one half against the other.
+
+# %% [markdown]
+# {{exercise lab02.fused_rotary_cache_write}}
+
+
+# %%
+def fused_rotary_cache_write(qkv, positions, sin, cos, keys, values, slot_mapping):
+    """What ops.rotary_cache_write gives and writes; keys and values are [slots, heads, head_dim]."""
+    count, (_, heads, head_dim) = len(qkv), keys.shape
+    query = qkv.new_empty(count, heads, head_dim)
+    # BEGIN SOLUTION
+    tensors = qkv, positions, sin, cos, keys, values, slot_mapping, query
+    half = triton.next_power_of_2(head_dim // 2)
+    rotary_kernel[(count, heads)](*tensors, head_dim, 2 * sin.shape[1], BLOCK=half)
+    # END SOLUTION
+    return query
+
+
+@triton.jit
+def rotary_kernel(
+    qkv, positions, sin, cos, keys, values, slots, query, head_dim, rotary_dim, BLOCK: tl.constexpr
+):
+    token, head, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    pair = tl.arange(0, BLOCK)  # elements 2 * pair and 2 * pair + 1 of the head
+    # BEGIN SOLUTION pass
+    inside, turned = pair < head_dim // 2, pair < rotary_dim // 2
+    angle = tl.load(positions + token) * (rotary_dim // 2) + pair
+    s = tl.load(sin + angle, mask=turned, other=0.0)
+    c = tl.load(cos + angle, mask=turned, other=1.0)
+    width, even = heads * head_dim, head * head_dim + 2 * pair
+    q = qkv + token * 3 * width + even
+    q0, q1 = tl.load(q, mask=inside), tl.load(q + 1, mask=inside)
+    tl.store(query + token * width + even, q0 * c - q1 * s, mask=inside)
+    tl.store(query + token * width + even + 1, q1 * c + q0 * s, mask=inside)
+    k0, k1 = tl.load(q + width, mask=inside), tl.load(q + width + 1, mask=inside)
+    slot = tl.load(slots + token) * width + even
+    tl.store(keys + slot, k0 * c - k1 * s, mask=inside)
+    tl.store(keys + slot + 1, k1 * c + k0 * s, mask=inside)
+    tl.store(values + slot, tl.load(q + 2 * width, mask=inside), mask=inside)
+    tl.store(values + slot + 1, tl.load(q + 2 * width + 1, mask=inside), mask=inside)
+    # END SOLUTION
+
+
+# %%
+check(fused_rotary_cache_write)
+
+# %%
+# Predict its bytes: `tokens` rows, a hidden size of 4,096, fp32. What is read, what is written?
+# BEGIN SOLUTION guess_rotary_bytes = None
+guess_rotary_bytes = (3 + 3) * tokens * 4096 * 4
+# END SOLUTION
+if predicted(rotary_bytes=guess_rotary_bytes) and (passed(fused_rotary_cache_write) or not has_triton()):
+    engine.same_tokens("rotary kernel", {"rotary_cache_write": fused_rotary_cache_write})
+    points["rotary + write"] = measured.fused("rotary_cache_write", fused_rotary_cache_write, tokens)
+    display(points["rotary + write"].figure(guess_rotary_bytes, where))
+
+# %% [markdown]
+# ## Attention in one pass
+#
+# Softmax needs the largest score and the sum of all before it can give the first weight: three passes over the scores. Or
+# one, if you keep both **running** and shrink what you have whenever a larger score comes. FlashAttention stands on this.
+
+# %% [markdown]
+# {{exercise lab02.online_softmax}}
+
+
+# %%
+def online_softmax(blocks):
+    """softmax(all scores) @ all values, each block used once: [head_dim]."""
+    # BEGIN SOLUTION
+    largest, total, average = float("-inf"), 0.0, 0.0
+    for scores, values in blocks:
+        new = max(largest, float(scores.max()))
+        if new == float("-inf"):
+            continue
+        shrink, weights = math.exp(largest - new), torch.exp(scores - new)
+        total = total * shrink + weights.sum()
+        average = average * shrink + weights @ values
+        largest = new
+    return average / total
+    # END SOLUTION
+
+
+# %%
+check(online_softmax)
+
+# %% [markdown]
+# A decode step has one query for each sequence and head: few programs, each with a long cache to read, and most of a GPU
+# idle. **Flash-Decoding** splits the cache as well. Each part gives a maximum, a sum and a weighted sum, and the formula you
+# just wrote combines them: parts and blocks are the same mathematics.
+
+# %% [markdown]
+# {{exercise lab02.split_decode_attention}}
+
+
+# %%
+def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
+    """What ops.decode_attention gives: [sequences, heads, head_dim]."""
+    (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
+    parts = triton.cdiv(width, block)
+    sums = query.new_empty(sequences, heads, parts, head_dim)  # o_p
+    largest, totals = query.new_empty(2, sequences, heads, parts)  # m_p, s_p
+    # BEGIN SOLUTION
+    tensors = query, keys, values, slot_table, lengths, sums, largest, totals
+    sizes = {"BLOCK": block, "DIM": triton.next_power_of_2(head_dim)}
+    part_kernel[(sequences, heads, parts)](*tensors, width, head_dim, **sizes)
+    share = torch.exp(largest - largest.amax(-1, keepdim=True))
+    return (share[..., None] * sums).sum(2) / (share * totals).sum(-1, keepdim=True)
+    # END SOLUTION
+
+
+@triton.jit
+def part_kernel(
+    q, k, v, table, lengths, sums, largest, totals, width, dims, BLOCK: tl.constexpr, DIM: tl.constexpr
+):
+    s, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    heads, parts = tl.num_programs(1), tl.num_programs(2)
+    # BEGIN SOLUTION pass
+    position, dim = part * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DIM)
+    seen, inside = position < tl.load(lengths + s), dim < dims
+    slot = tl.load(table + s * width + position, mask=seen, other=0)
+    place = (slot[:, None] * heads + head) * dims + dim[None, :]
+    both = seen[:, None] & inside[None, :]
+    query = tl.load(q + (s * heads + head) * dims + dim, mask=inside, other=0.0)
+    key = tl.load(k + place, mask=both, other=0.0)
+    score = tl.sum(query[None, :] * key, axis=1) / tl.sqrt(dims.to(tl.float32))
+    score = tl.where(seen, score, float("-inf"))
+    top = tl.max(score, axis=0)
+    weight = tl.where(seen, tl.exp(score - top), 0.0)
+    value = tl.load(v + place, mask=both, other=0.0)
+    here = (s * heads + head) * parts + part
+    tl.store(largest + here, top)
+    tl.store(totals + here, tl.sum(weight, axis=0))
+    tl.store(sums + here * dims + dim, tl.sum(weight[:, None] * value, axis=0), mask=inside)
+    # END SOLUTION
+
+
+# %%
+check(split_decode_attention)
+
+# %%
+# Predict the bytes of keys and values: `tokens // 8` sequences of 256 tokens, 16 heads of 64, fp32.
+# BEGIN SOLUTION guess_cache_bytes = None
+guess_cache_bytes = 2 * (tokens // 8) * 256 * 16 * 64 * 4
+# END SOLUTION
+if passed(online_softmax):
+    engine.same_tokens("online_softmax", {"decode_attention": swaps.through_softmax(online_softmax)})
+if predicted(cache_bytes=guess_cache_bytes) and (passed(split_decode_attention) or not has_triton()):
+    attention = swaps.through_narrow_table(split_decode_attention)
+    engine.same_tokens("attention kernel", {"decode_attention": attention})
+    points["attention"] = measured.fused("decode_attention", split_decode_attention, tokens)
+    display(points["attention"].figure(guess_cache_bytes, where))
+
+# %% [markdown]
+# ## Products, and what comes behind them
+#
+# Matrix products are what libraries do well already. But the result goes through memory before the next operation sees it,
+# unless that operation is an **epilogue**, done while the tile is still in registers. Here is the tile:
+
+
+# %%
+@triton.jit
+def product_tile(x, weight, row, column, tokens, outs, SIZE: tl.constexpr):
+    """Rows `row` of x [tokens, SIZE] times rows `column` of weight [outs, SIZE], in float32."""
+    total = tl.zeros((row.shape[0], column.shape[0]), tl.float32)
+    for begin in range(0, SIZE, 128):
+        k = begin + tl.arange(0, 128)
+        in_x = (row[:, None] < tokens) & (k[None, :] < SIZE)
+        in_weight = (column[None, :] < outs) & (k[:, None] < SIZE)
+        a = tl.load(x + row[:, None] * SIZE + k[None, :], mask=in_x, other=0.0)
+        b = tl.load(weight + column[None, :] * SIZE + k[:, None], mask=in_weight, other=0.0)
+        total = tl.dot(a, b, total, input_precision="ieee")
+    return total
+
+
+# %% [markdown]
+# {{exercise lab02.fused_linear_gelu}}
+
+
+# %%
+def fused_linear_gelu(x, weight, bias):
+    """What ops.linear_gelu gives: [tokens, outs]."""
+    (count, size), outs = x.shape, len(weight)
+    out = x.new_empty(count, outs)
+    # BEGIN SOLUTION
+    grid = triton.cdiv(count, 16), triton.cdiv(outs, 32)
+    gelu_kernel[grid](x, weight, bias, out, count, outs, SIZE=size, ROWS=16, COLUMNS=32)
+    # END SOLUTION
+    return out
+
+
+@triton.jit
+def gelu_kernel(
+    x, weight, bias, out, tokens, outs, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # BEGIN SOLUTION pass
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    z = product_tile(x, weight, row, column, tokens, outs, SIZE)
+    z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :]
+    z *= tl.sigmoid(2 * 0.7978845608 * (z + 0.044715 * z * z * z))
+    mask = (row[:, None] < tokens) & (column[None, :] < outs)
+    tl.store(out + row[:, None] * outs + column[None, :], z, mask=mask)
+    # END SOLUTION
+
+
+# %%
+check(fused_linear_gelu)
+
+# %%
+# Predict the bytes: `tokens` rows, 512 in, 2,048 out, fp32; weight, input, output. Will the gain be large?
+# BEGIN SOLUTION guess_gelu_bytes = None
+guess_gelu_bytes = (512 * 2048 + tokens * 512 + tokens * 2048) * 4
+# END SOLUTION
+if predicted(gelu_bytes=guess_gelu_bytes) and (passed(fused_linear_gelu) or not has_triton()):
+    engine.same_tokens("GELU kernel", {"linear_gelu": fused_linear_gelu}, every=8)
+    points["product + GELU"] = measured.fused("linear_gelu", fused_linear_gelu, tokens)
+    display(points["product + GELU"].figure(guess_gelu_bytes, where))
+
+# %% [markdown]
+# For few tokens hardly anything but the weight counts. So make the weight smaller: FasterTransformer kept it in **int8**,
+# and for batches of 1 and 2 only, where reading it is the limit.
+
+# %% [markdown]
+# {{exercise lab02.int8_product}}
+
+
+# %%
+def int8_product(x, values, scales, rows=32, block=256):
+    """x [tokens, size] times the int8 weight: values [outs, size], scales [outs]; [tokens, outs]."""
+    (count, size), outs = x.shape, len(values)
+    out = x.new_empty(count, outs)
+    # BEGIN SOLUTION
+    grid = triton.cdiv(outs, rows), count
+    int8_kernel[grid](x, values, scales, out, outs, SIZE=size, BLOCK=block, ROWS=rows)
+    # END SOLUTION
+    return out
+
+
+@triton.jit
+def int8_kernel(
+    x, values, scales, out, outs, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    row, token = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
+    # BEGIN SOLUTION pass
+    total = tl.zeros((ROWS,), tl.float32)
+    for begin in range(0, SIZE, BLOCK):
+        k = begin + tl.arange(0, BLOCK)
+        a = tl.load(x + token * SIZE + k, mask=k < SIZE, other=0.0)
+        both = (row[:, None] < outs) & (k[None, :] < SIZE)
+        w = tl.load(values + row[:, None] * SIZE + k[None, :], mask=both, other=0)
+        total += tl.sum(w.to(tl.float32) * a[None, :], axis=1)
+    total *= tl.load(scales + row, mask=row < outs, other=0.0)
+    tl.store(out + token * outs + row, total, mask=row < outs)
+    # END SOLUTION
+
+
+# %%
+check(int8_product)
+
+# %%
+# Predict the bytes for one token, 2,048 in, 2,048 out.
+# BEGIN SOLUTION guess_int8_bytes = None
+guess_int8_bytes = 2048 * 2048 + 3 * 2048 * 4
+# END SOLUTION
+if predicted(int8_bytes=guess_int8_bytes) and (passed(int8_product) or not has_triton()):
+    small = swaps.through_int8(int8_product)
+    engine.same_tokens("int8 kernel", small, engine=engine.quantized(), prompts=1, every=4)
+    points["int8 product"] = measured.fused("int8", int8_product, tokens)
+    display(points["int8 product"].figure(guess_int8_bytes, where))
+
+# %%
+# Tuning: each program asks for the whole input, so `rows` decides how often; too large a tile leaves a GPU idle.
+# FasterTransformer tries every choice on the user's own GPU and keeps the fastest (GEMM autotuning).
+if passed(int8_product):
+    rows = [4, 8, 16, 32, 64]
+    asked_for = measured.sweep_rows(int8_product, rows)  # MB without a GPU, microseconds with one
+    title = "int8 product, 512 x 512: what the tile costs"
+    display(
+        plots.sweep_plot(
+            rows, asked_for, xlabel="rows", ylabel="cost", log=False, title=title, caption=where
+        )
+    )
+
+# %% [markdown]
+# ## From logits to a token
+#
+# The last step of the model gives 50,400 logits, and one number is wanted. The uniform random number comes from outside, so
+# that a seed means the same text on every machine.
+
+# %% [markdown]
+# {{exercise lab02.sample_token}}
+
+
+# %%
+def sample_token(logits, temperature, top_k, top_p, share):
+    """The number of the drawn token, a whole number."""
+    # BEGIN SOLUTION
+    probabilities = torch.softmax(logits.double() / temperature, 0)
+    ordered, ids = probabilities.sort(descending=True, stable=True)
+    if top_k:
+        ordered[top_k:] = 0
+    before = ordered.cumsum(0) - ordered
+    ordered[before >= top_p * ordered.sum()] = 0
+    sums = torch.zeros_like(ordered).scatter(0, ids, ordered).cumsum(0)
+    return int(torch.searchsorted(sums, share * sums[-1], right=True))
+    # END SOLUTION
+
+
+# %%
+check(sample_token)
+
+# %%
+if passed(sample_token):
+    drawing = {"sample": swaps.through_rows(sample_token)}
+    engine.same_tokens("sample_token", drawing, params=swaps.DRAWN)
+
+# %% [markdown]
+# ## A step that is captured once
+#
+# What is left is the launching. A GPU that is faster than the host waits for it. A **CUDA graph** records the launches of a
+# step once and replays them all by one; on a CPU, one call into C++ does the same for what Python and torch cost.
+
+# %% [markdown]
+# {{exercise lab02.step_seconds}}
+
+
+# %%
+def step_seconds(kernel_seconds, launch_seconds, captured):
+    """When the last kernel of the step is done, in seconds."""
+    # BEGIN SOLUTION
+    if captured:
+        return launch_seconds + sum(kernel_seconds)
+    done = 0.0
+    for index, seconds in enumerate(kernel_seconds):
+        done = max(done, (index + 1) * launch_seconds) + seconds
+    return done
+    # END SOLUTION
+
+
+# %%
+check(step_seconds)
+
+# %%
+# Predict: how many times faster is a step of gptj-tiny on this machine when it is captured?
+# BEGIN SOLUTION guess_capture_gain = None
+guess_capture_gain = 3
+# END SOLUTION
+if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=guess_capture_gain):
+    lengths = [0.5, 1, 2, 4, 8, 16, 32]  # microseconds of a kernel
+    apart, whole = (
+        [step_seconds([1e-6 * t] * launches, 5e-6, on) for t in lengths] for on in (False, True)
+    )
+    gains = {"predicted, 5 us a launch": [a / b for a, b in zip(apart, whole)]}
+    if steps := captured.captured_step(device):
+        gain = measure.ratio(steps["operation by operation"], steps["captured"])
+        gains |= {"your guess": [guess_capture_gain] * 7, f"measured here: {gain}": [gain.median] * 7}
+    labels = {"xlabel": "microseconds a kernel", "ylabel": "times faster", "caption": where}
+    display(plots.sweep_plot(lengths, gains, title=f"What capturing {launches} launches gains", **labels))
+
+# %% [markdown]
+# ## Your speed ladder
+#
+# Every rung below fuses one thing more: 8 sequences, 32 new tokens each. On a GPU the rungs run your kernels; on a CPU the
+# forms that labkit has for it. All are run in turn, since two runs taken at different minutes say little about each other.
+#
+# Then the roofline: left of its bend memory is the limit, and only fewer bytes help. A point above the line was served by
+# a cache, which is faster than the memory that drew the line.
+
+# %%
+yours = {
+    "residual_layer_norm": fused_residual_layer_norm,
+    "rotary_cache_write": fused_rotary_cache_write,
+    "decode_attention": split_decode_attention,
+    "linear_gelu": fused_linear_gelu,
+}
+
+
+def measure_rungs():
+    mine = {name: function for name, function in yours.items() if passed(function)}
+    return {name: list(timing.samples) for name, timing in climb.climb(engine, mine).items()}
+
+
+if predicted(launches=guess_launches):
+    for name, samples in measure.KeptRuns("02").keep("rungs", measure_rungs).items():
+        ladder.add_timing(name, measure.Timing(tuple(samples)), tokens=climb.TOKENS, where=where)
+    rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 02")]
+    display(plots.ladder_plot(rungs, caption=where))
+
+
+# %%
+def measure_limits():
+    return measure.ceilings(progress=measure.progress_bar("this machine's limits")).to_dict()
+
+
+if points:
+    limits = measure.Ceilings(**measure.KeptRuns("00").keep("limits", measure_limits))
+    roof = limits.read_bytes_per_second, limits.flops_per_second["fp32"]
+    title = "The fused operations under the roofline"
+    display(plots.roofline_plot(*roof, measured.roofline_points(points), title=title, caption=where))
+
+# %% [markdown]
+# ## What you have now
+#
+# - Five kernels of your own, and a way to know what a sixth would save.
+# - An engine in which every one of them ran, with the same tokens.
+# - The list of FasterTransformer, each step with its own rung.
+#
+# Your points are in the panel at the top (*Look again*). Next: **lab 03**, where one model is spread over several GPUs.

@@ -1,0 +1,27 @@
+"""Judges kernel exercises in one process with Triton's interpreter: JSON of [exercise, source, seeds] in, verdicts out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from labkit.exercises.registry import exercise as find
+from labkit.grading.call import run_seeds
+from labkit.grading.judge import judge
+from labkit.grading.worker import define
+
+
+def main() -> None:
+    verdicts = []
+    for name, source, seeds in json.load(sys.stdin):
+        exercise, scope = find(name), dict[str, Any](__name__="submission")
+        failed = define(source, scope)
+        assert exercise.function in scope, failed
+        verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, seeds))
+        verdicts.append([verdict.verdict, verdict.message, verdict.details])
+    json.dump(verdicts, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Real kernels: those of the solution pass, and each with a mistake planted into its source earns that mistake's sentence.
+
+`test_proof.py` does the same with the mistakes' torch forms; here they are what a learner would have written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit.exercises.registry import exercise as find
+from labkit.grading.judge import SEEDS
+from labkit.grading.notebook import run_apart
+from labkit.grading.release import solved_notebook
+from labkit.grading.verdict import FAILED, PASSED
+from labkit.ops.backend import has_triton
+
+ROOT = Path(__file__).parents[2]
+CELLS = [
+    cell.source
+    for cell in solved_notebook((ROOT / "solutions" / "02_fused_kernels.py").read_text("utf-8")).cells
+    if cell.cell_type == "code"
+]
+SET_UP = "import math\nimport torch\nfrom labkit.exercises.kernels import tl, triton\n"
+TILE = next(cell for cell in CELLS if "def product_tile" in cell)
+
+NORM, ROTARY, ATTENTION, GELU, INT8 = KERNELS = (
+    "fused_residual_layer_norm",
+    "fused_rotary_cache_write",
+    "split_decode_attention",
+    "fused_linear_gelu",
+    "int8_product",
+)
+NAN = "is NaN or infinite somewhere"
+WEIGHT = "tl.where(seen, tl.exp(score - top), 0.0)"
+
+# exercise, what is replaced by what in the solution's cell, and a part of the message
+PLANTED: list[tuple[str, dict[str, str], str]] = [
+    (NORM, {"mask=inside, other=0.0": "other=None"}, "The last columns are not masked"),
+    (NORM, {"mask=inside, other=0.0": "mask=inside"}, NAN),
+    (NORM, {"tl.sum(centred * centred) / size": "tl.sum(centred * centred) / BLOCK"}, "You divide the variance by BLOCK"),
+    (NORM, {"tl.where(inside, x - tl.sum(x) / size, 0.0)": "x - tl.sum(x) / size"}, "Masked-out columns hold 0"),
+    (NORM, {"x - tl.sum(x) / size": "x - tl.sum(x) / BLOCK"}, "You divide the mean by BLOCK"),
+    (
+        NORM,
+        {"tl.rsqrt(tl.sum(centred * centred) / size + epsilon)": "1 / (tl.sqrt(tl.sum(centred * centred) / size) + epsilon)"},
+        "epsilon belongs under the root",
+    ),
+    (NORM, {"/ size + epsilon": "/ (size - 1) + epsilon"}, "You divide the variance by size - 1"),
+    (NORM, {"tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)": "0.0"}, "The residual is missing"),
+    (
+        NORM,
+        {".to(tl.float32)": "", "centred * centred) / size": "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"},
+        "In half precision your sum of squares overflows",
+    ),
+    (ROTARY, {"k0 * c - k1 * s": "k0", "k1 * c + k0 * s": "k1"}, "The key is written before it is turned"),
+    (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the row in the batch"),
+    (ROTARY, {"tl.load(slots + token)": "tl.load(positions + token)"}, "You write to slot positions[token]"),
+    (ROTARY, {"other=1.0": "other=0.0"}, "Elements behind rotary_dim become 0"),
+    (ROTARY, {"0 * c - ": "0 * c + ", "1 * c + ": "1 * c - "}, "You turn backwards"),
+    (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "Pairs behind head_dim // 2 are not masked"),
+    (
+        ROTARY,
+        {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
+        "has wrong values in",  # halves of the whole head: no known mistake where rotary_dim is smaller
+    ),
+    (ATTENTION, {" / tl.sqrt(dims.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
+    (ATTENTION, {"dims.to(tl.float32)": "(dims * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
+    (ATTENTION, {"torch.exp(largest - largest.amax(-1, keepdim=True))": "torch.ones_like(largest)"}, "added without weights"),
+    (ATTENTION, {"tl.load(table + s * width + position, mask=seen, other=0)": "position"}, "You read slots 0, 1, 2"),
+    (ATTENTION, {"position < tl.load(lengths + s)": "position < width"}, "You look beyond lengths[s]"),
+    (ATTENTION, {'float("-inf")': "0.0", WEIGHT: "tl.exp(score - top)"}, "A masked score must be -inf"),
+    (ATTENTION, {WEIGHT: "tl.exp(score - top)"}, "An empty part has the maximum -inf"),
+    (ATTENTION, {"mask=seen, other=0": "other=None"}, "it raised OutsideTensor: program ("),
+    (GELU, {"z * z * z": "z"}, "The cube is missing"),
+    (GELU, {"tl.sigmoid(2 * ": "tl.sigmoid("}, "sigmoid takes twice the argument"),
+    (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return the factor alone"),
+    (GELU, {", mask=mask)": ")"}, "The last tile goes past the end"),
+    (GELU, {"z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :]\n": "\n"}, "The bias is missing"),
+    (INT8, {"total *= tl.load(scales + row, mask=row < outs, other=0.0)\n": "\n"}, "The scales are missing"),
+    (INT8, {"total *= tl": "total /= tl"}, "You divide by the scale"),
+    (INT8, {"total += ": "total = "}, "You keep the last block alone"),
+    (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the first one's answer"),
+    (INT8, {"mask=both, other=0": "other=None"}, "are not masked: row < outs and k < SIZE"),
+    (INT8, {"\n    total *= tl": "\n        total *= tl"}, "You scale the running sum in every block"),
+]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not has_triton(), reason="not measured here: the package triton is not installed"),
+]
+
+
+def source_of(function: str, changes: dict[str, str] | None = None) -> str:
+    """The solution's cell of an exercise, changed, with what it stands on."""
+    cell = next(cell for cell in CELLS if cell.startswith(f"def {function}("))
+    for old, new in (changes or {}).items():
+        assert old in cell, f"{function} has no {old!r}"
+        cell = cell.replace(old, new)
+    return "\n\n".join((SET_UP, TILE, cell))
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> list[list[str]]:
+    """On each solution and then on each of `PLANTED`, all judged in one process."""
+    sources = [[name, source_of(name), SEEDS] for name in KERNELS]
+    sources += [[name, source_of(name, changes), SEEDS[:1]] for name, changes, _ in PLANTED]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.exercises.judge_kernels"],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        input=json.dumps(sources),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[list[str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("index", range(len(KERNELS)), ids=KERNELS)
+def test_the_solutions_kernels_pass(index: int, verdicts: list[list[str]]) -> None:
+    assert verdicts[index][0] == PASSED, verdicts[index]
+
+
+@pytest.mark.parametrize("index", range(len(PLANTED)), ids=[f"{name}-{said[:30]}" for name, _, said in PLANTED])
+def test_a_mistake_in_a_kernel_is_named(index: int, verdicts: list[list[str]]) -> None:
+    verdict, message, _ = verdicts[len(KERNELS) + index]
+    assert (verdict, PLANTED[index][2] in message) == (FAILED, True), message
+
+
+def test_an_answer_without_a_kernel_is_refused() -> None:
+    by_torch = "from labkit import ops\n\ndef fused_linear_gelu(x, weight, bias):\n    return ops.linear_gelu(x, weight, bias)"
+    refused = run_apart(find(GELU), by_torch)
+    assert refused.verdict == FAILED
+    assert "it launched no Triton kernel" in refused.message
+
+
+def test_a_kernel_is_graded_in_a_process_of_its_own() -> None:
+    assert run_apart(find(INT8), source_of(INT8)).verdict == PASSED
+    outside = run_apart(find(ATTENTION), source_of(ATTENTION, {"mask=seen, other=0": "other=None"}))
+    assert outside.verdict == FAILED
+    assert re.search(r"reads \d+ elements outside the tensors it was given; .* `table`", outside.message)
+    assert "in your line `slot = tl.load(" in outside.message
+    empty = run_apart(find(GELU), source_of(GELU, {"z = product_tile": "raise NotImplementedError\n    z = product_tile"}))
+    assert "still raises NotImplementedError" in empty.message
+
+
+COUNTED = """
+import torch
+from labkit.exercises.kernels import tl, triton
+from labkit.exercises.kernel_guard import count_memory_bytes
+from labkit.ops.kernels.traffic import count_traffic
+
+def kernel(x, y, out, size, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0), tl.arange(0, BLOCK)
+    inside = column < size
+    total = tl.load(x + row * size + column, mask=inside) + tl.load(y + column, mask=inside) + tl.load(y)
+    tl.store(out + row * size + column, total, mask=inside)
+
+x, y = torch.randn(3, 100), torch.randn(100)
+out = torch.empty_like(x)
+with count_memory_bytes() as memory, count_traffic() as traffic:
+    triton.jit(kernel)[(3,)](x, y, out, 100, BLOCK=128)
+assert torch.allclose(out, x + y + y[0])
+assert (memory.bytes_read, memory.bytes_written, memory.launches, memory.programs) == (4 * 400, 4 * 300, 1, 3), memory
+assert (traffic.bytes_read, traffic.bytes_written) == (4 * (600 + 3), 4 * 300), traffic
+with count_memory_bytes() as memory:
+    pass
+assert memory.total == 0
+"""
+
+
+def test_memory_moves_each_byte_once(tmp_path: Path) -> None:
+    script = tmp_path / "counted.py"
+    script.write_text(COUNTED)
+    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+COMPILED = """
+import sys
+import torch, triton
+import triton.language as tl
+from labkit.grading.worker import define
+from labkit.ops.kernels.compiled import compile_kernel
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+class Recorder:
+    def __init__(self, kernel):
+        self.kernel = kernel
+    def __getitem__(self, grid):
+        return lambda *args, **options: launched.append((self.kernel, args, options))
+
+tokens, heads, head_dim, ints = 7, 16, 256, torch.int32
+wide, cache = heads * head_dim, meta(99, heads, head_dim)
+arguments = {
+    "fused_residual_layer_norm": (*[meta(tokens, wide)] * 3, meta(wide), meta(wide), 1e-5),
+    "fused_rotary_cache_write": (
+        meta(tokens, 3 * wide), meta(tokens, dtype=torch.int64), meta(2048, 32), meta(2048, 32), cache, cache,
+        meta(tokens, dtype=torch.int64)
+    ),
+    "split_decode_attention": (meta(tokens, heads, 64), meta(99, heads, 64), meta(99, heads, 64), meta(tokens, 300, dtype=ints),
+                               meta(tokens, dtype=ints)),
+    "fused_linear_gelu": (meta(tokens, 512), meta(2048, 512), meta(2048)),
+    "int8_product": (meta(1, 2048), meta(2048, 2048, dtype=torch.int8), meta(2048)),
+}
+for source in sys.stdin.read().split("#####"):
+    scope, launched = {"__name__": "submission"}, []
+    assert not define(source, scope)
+    (function,) = set(scope) & set(arguments)
+    for name, kernel in list(scope.items()):
+        if type(kernel).__name__ == "JITFunction" and name != "product_tile":
+            scope[name] = Recorder(kernel)
+    scope[function](*arguments[function])
+    ((kernel, args, options),) = launched
+    for arch in (80, 90):
+        compiled = compile_kernel(kernel, args, options, arch)
+        assert not compiled.problems(), compiled.problems()
+        print(function, arch, compiled.registers)
+"""
+
+
+def test_the_solutions_kernels_compile_for_gpus(tmp_path: Path) -> None:
+    script = tmp_path / "compiled.py"
+    script.write_text(COMPILED)
+    plain = "import math\nimport torch\nimport triton\nimport triton.language as tl\n"  # not the interpreter
+    sources = "#####".join(source_of(name).replace(SET_UP, plain) for name in KERNELS)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, env=environment, input=sources, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 2 * len(KERNELS)

@@ -1,0 +1,136 @@
+"""What lab 02's notebook stands on: forms that are timed are right, swapped functions run and are told from wrong ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from labkit import native, ops
+from labkit.exercises import lab02
+from labkit.exercises.lab02 import captured, climb, examples, measured, swaps
+from labkit.exercises.lab02.online_softmax import online_softmax
+from labkit.exercises.lab02.products import int8_product
+from labkit.exercises.lab02.qkv_and_cache import fuse_qkv, write_then_read
+from labkit.exercises.lab02.sampling import sample_token
+from labkit.measure.torch_traffic import torch_traffic
+from labkit.ops.decode_attention import decode_attention_reference
+from labkit.ops.linear import linear_reference
+from labkit.ops.residual_layer_norm import residual_layer_norm_reference
+
+CPU = torch.device("cpu")
+NAMES = ("residual_layer_norm", "rotary_cache_write", "decode_attention", "linear_gelu", "int8")
+
+
+@pytest.fixture(scope="module")
+def engine() -> swaps.EngineSwaps:
+    return swaps.EngineSwaps()
+
+
+def values_of(form: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """What a form gives, and what it leaves in its arguments."""
+    own = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
+    given = form(*own)
+    given = [given] if isinstance(given, Tensor) else list(given)
+    return [*given, *(arg for arg in own if isinstance(arg, Tensor) and arg.is_floating_point())]
+
+
+@pytest.mark.parametrize("with_library", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_together_gives_what_apart_gives(name: str, with_library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if with_library and not native.available():
+        pytest.skip(f"not measured here: {native.why_not()}")
+    monkeypatch.setattr(native, "available", lambda: with_library)
+    torch.manual_seed(3)
+    made = examples.example(name, 9, CPU)
+    tolerance = 1e-2 if name == "int8" else 1e-5  # the int8 weight is another weight, and its torch form takes bf16
+    for found, expected in zip(values_of(made.together, made.args), values_of(made.apart, made.args), strict=True):
+        assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def test_torchs_attention_looks_at_ragged_lengths() -> None:
+    args = torch.randn(3, 2, 6), torch.randn(40, 2, 6), torch.randn(40, 2, 6)
+    table, lengths = torch.randperm(40)[:39].view(3, 13).int(), torch.tensor([5, 13, 1], dtype=torch.int32)
+    table[0, 5:] = 10_000  # behind its length a row holds anything
+    torch.testing.assert_close(
+        examples.attention_by_torch(*args, table, lengths), decode_attention_reference(*args, table, lengths)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_fewer_bytes_than_the_least_are_moved_apart(name: str) -> None:
+    made = examples.example(name, 8, CPU)
+    assert torch_traffic(lambda: made.apart(*made.args)).total >= made.least_bytes
+
+
+def test_three_products_are_one() -> None:
+    x, stacked, square = torch.randn(4, 10), torch.randn(30, 10), torch.randn(10, 10)
+    torch.testing.assert_close(swaps.three_products(x, stacked), linear_reference(x, stacked))
+    torch.testing.assert_close(swaps.three_products(x, square, x[0]), linear_reference(x, square, x[0]))
+    assert torch_traffic(lambda: swaps.three_products(x, stacked)).launches == 4
+
+
+def test_every_function_runs_in_the_engine_with_the_same_tokens(
+    engine: swaps.EngineSwaps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def attention(*args: Any, block: int = 64) -> Tensor:
+        return decode_attention_reference(*args)
+
+    for functions in (
+        {"residual_layer_norm": residual_layer_norm_reference},
+        {"decode_attention": swaps.through_cache(write_then_read)},
+        {"decode_attention": swaps.through_softmax(online_softmax)},
+        {"decode_attention": swaps.through_narrow_table(attention)},
+    ):
+        assert engine.same_tokens("function", functions)
+    assert engine.same_tokens("function", {}, engine=engine.built_with(fuse_qkv), calls=8)
+    assert engine.same_tokens("function", swaps.through_int8(int8_product), engine=engine.quantized(), prompts=1)
+    assert engine.same_tokens("function", {"sample": swaps.through_rows(sample_token)}, params=swaps.DRAWN)
+    said = capsys.readouterr().out
+    assert said.count("tokens equal: True") == 7
+    assert " ran 0 times" not in said
+
+
+def test_a_wrong_function_is_told_by_its_tokens(engine: swaps.EngineSwaps, capsys: pytest.CaptureFixture[str]) -> None:
+    mistakes = {exercise.function: exercise.mistakes for exercise in lab02.EXERCISES}
+    wrong = mistakes["fused_residual_layer_norm"][6].implementation  # the residual is missing
+    assert not engine.same_tokens("function", {"residual_layer_norm": wrong})
+    unwritten = mistakes["write_then_read"][3].implementation  # writes into a copy
+    assert not engine.same_tokens("function", {"decode_attention": swaps.through_cache(unwritten)})
+    greedy = mistakes["sample_token"][6].implementation
+    assert not engine.same_tokens("function", {"sample": swaps.through_rows(greedy)}, params=swaps.DRAWN)
+
+    def stub(*args: Any) -> Any:
+        raise NotImplementedError("stub")
+
+    assert not engine.same_tokens("function", {"residual_layer_norm": stub})
+    assert "not measured here: stub" in capsys.readouterr().out
+    assert engine.same_tokens("function", {"residual_layer_norm": residual_layer_norm_reference})
+
+
+def test_a_step_apart_is_hundreds_of_launches(engine: swaps.EngineSwaps) -> None:
+    with ops.use(**climb.APART):
+        step = captured.decode_step(engine.model)
+        assert torch.equal(step(), step())  # always the same step
+        assert 250 < torch_traffic(step).launches < 500
+
+
+def test_the_captured_step_computes_what_the_operations_do() -> None:
+    timings = captured.captured_step(CPU, seconds=0.2)
+    assert (timings is not None) == native.available()
+
+
+def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "interpreted", lambda: False)
+    one = measured.fused("residual_layer_norm", residual_layer_norm_reference, 4, seconds=0.1)
+    assert math.isnan(one.bytes_together)
+    assert one.launches_apart == 3
+    figure = one.figure(1e6, "here")
+    assert "not measured here" in capsys.readouterr().out
+    assert len(figure.axes) == 1
+    ((intensity, rate),) = measured.roofline_points({"norm": one}).values()
+    assert 0.1 < intensity < 1
+    assert rate > 0
