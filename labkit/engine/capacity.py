@@ -25,10 +25,11 @@ def num_slots_for(
     num_slots: int | None = None,
     cache_bytes: int | None = None,
 ) -> int:
-    """Slots of the cache: `num_slots`, or what `cache_bytes` hold, or what the free memory of `device` holds.
+    """Slots for tokens: `num_slots`, or what `cache_bytes` hold, or what the free memory of `device` holds.
 
-    Left to the memory, never more than `max_batch_size` sequences of a whole context need. Raises `InvalidRequest` for
-    fewer than one slot asked for, `InsufficientResources` when not a single one fits, or not as many as asked for.
+    The cache has one more, for padding. Left to the memory, never more than `max_batch_size` sequences of a whole context
+    need. Raises `InvalidRequest` for fewer than one slot asked for, `InsufficientResources` when not a single one fits, or
+    not as many as asked for.
     """
     slot = config.kv_bytes_per_token(dtype.itemsize)
     free = free_bytes(device)
@@ -39,7 +40,7 @@ def num_slots_for(
             "ask for a smaller one"
         )
     workspace = workspace_bytes(config, dtype, max_batch_size, max_step_tokens)
-    fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot
+    fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot - 1
     if asked is None and fits < 1:
         raise InsufficientResources(
             f"{free / 1e9:.2f} GB are free on {device}, of which a step takes {workspace / 1e9:.2f}: no token's keys and "
@@ -54,9 +55,9 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
         raise InvalidRequest(f"num_slots {num_slots} and cache_bytes {cache_bytes} were both given; give one of them")
     if num_slots is not None and num_slots < 1:
         raise InvalidRequest(f"num_slots is {num_slots}; at least 1 is accepted")
-    if cache_bytes is not None and cache_bytes < slot:
-        raise InvalidRequest(f"cache_bytes is {cache_bytes}; one token of this model takes {slot}")
-    return num_slots if cache_bytes is None else cache_bytes // slot
+    if cache_bytes is not None and cache_bytes < 2 * slot:
+        raise InvalidRequest(f"cache_bytes is {cache_bytes}; one token of this model takes {slot}, and padding as much")
+    return num_slots if cache_bytes is None else cache_bytes // slot - 1
 
 
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:

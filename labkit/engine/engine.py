@@ -28,6 +28,7 @@ from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.scheduler import Scheduler, check_limits
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
+from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
 
@@ -40,6 +41,7 @@ class EngineOptions(TypedDict, total=False):
     prefix_reuse: bool
     num_slots: int | None
     cache_bytes: int | None
+    cuda_graphs: bool
 
 
 class Engine:
@@ -50,7 +52,8 @@ class Engine:
     max_batch_size: sequences that run at a time. max_step_tokens: tokens that one forward pass computes at most; a longer
     prompt goes in chunks, between which running sequences go on. prefix_reuse: what was computed of a text is kept, while
     there is room, and used again for others that begin alike. num_slots, cache_bytes: the size of the KV cache in tokens
-    or bytes; left out, what memory allows (`capacity`). The cache is made with the first request.
+    or bytes; left out, what memory allows (`capacity`). The cache is made with the first request. cuda_graphs: on a GPU,
+    replay decode steps from graphs.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Engine:
         prefix_reuse: bool = True,
         num_slots: int | None = None,
         cache_bytes: int | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         check_limits(max_batch_size, max_step_tokens)
         self.model = model
@@ -71,7 +75,7 @@ class Engine:
         self.max_step_tokens = max_step_tokens
         self._prefix_reuse = prefix_reuse
         self._size = num_slots, cache_bytes
-        self._forward: Forward = fastest_forward(model)
+        self._forward: Forward = fastest_forward(model, padding_slot=PADDING_SLOT if cuda_graphs else None)
         self._door = Door(model.config, tokenizer, max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._lock = threading.RLock()

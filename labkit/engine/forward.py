@@ -11,16 +11,23 @@ from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.native.packed_weight import PackedWeight
+from labkit.ops.backend import on_triton
 
 Forward = Callable[[Batch, KVCache], Tensor]
 """Runs a batch and gives the logits that it wants, as `GPTJ.forward` does."""
 
 
-def fastest_forward(model: GPTJ) -> Forward:
+def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
     """One native call a pass on the CPU, where the weights are packed; else operation by operation.
 
-    While an operation is swapped (`ops.use`), every pass goes operation by operation, so that the swapped one runs.
+    On a GPU, decode steps are replayed from CUDA graphs if there is a `padding_slot`: a slot of every cache that it will be
+    given, which no sequence may hold. While an operation is swapped (`ops.use`), every pass goes operation by operation, so
+    that the swapped one runs.
     """
+    if padding_slot is not None and on_triton(model.wte):
+        from labkit.engine.cuda_graph import GraphedGPTJ
+
+        return GraphedGPTJ(model, padding_slot).forward
     captured = _captured(model)
     if captured is None:
         return model.forward

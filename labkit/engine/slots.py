@@ -13,8 +13,12 @@ Slots: TypeAlias = npt.NDArray[np.int32]
 """Slot numbers in the order of a sequence's tokens, int32."""
 
 
+PADDING_SLOT = 0
+"""The slot that is nobody's: captured steps of more rows than there are sequences write there."""
+
+
 class SlotAllocator:
-    """Counts the references to each of `num_slots` slots; one that nobody refers to is free, unless it is kept.
+    """Counts the references to each of the slots 1 to `num_slots`; one that nobody refers to is free, unless it is kept.
 
     Kept slots hold keys and values of tokens that may come again. Once nobody refers to them they are idle: still there,
     but as good as free to whoever decides what is kept. Raises `InvalidRequest` for fewer than one slot.
@@ -24,9 +28,9 @@ class SlotAllocator:
         if num_slots < 1:
             raise InvalidRequest(f"num_slots is {num_slots}; at least 1 is accepted")
         self.num_slots = num_slots
-        self.references = np.zeros(num_slots, np.int32)
-        self._kept = np.zeros(num_slots, np.bool_)
-        self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)  # a stack, so that few pages are touched
+        self.references = np.zeros(num_slots + 1, np.int32)  # by slot
+        self._kept = np.zeros(num_slots + 1, np.bool_)
+        self._free = np.arange(num_slots, PADDING_SLOT, -1, dtype=np.int32)  # a stack, so that few pages are touched
         self.num_free = num_slots
         self.num_idle = 0
 

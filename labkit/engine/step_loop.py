@@ -44,8 +44,8 @@ class StepLoop:
     def add(self, samples: SequenceOf[Sequence]) -> None:
         """Let the samples of a prompt wait for their turn."""
         if self._cache is None:
-            model = self._model
-            self._cache = KVCache(model.config, self.scheduler.pool.num_slots, device=model.device, dtype=model.dtype)
+            model, slots = self._model, self.scheduler.pool.num_slots + 1  # and the one for padding
+            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:

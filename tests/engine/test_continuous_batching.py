@@ -292,7 +292,7 @@ def test_a_prompt_and_its_new_tokens_that_do_not_fit_the_cache_are_refused_befor
 
 
 def test_loading_takes_no_memory_for_the_cache_and_its_size_can_be_given_in_bytes(peer: Any) -> None:
-    engine = engine_of(peer, cache_bytes=100 * 2 * 2 * 96 * 4 + 7)
+    engine = engine_of(peer, cache_bytes=101 * 2 * 2 * 96 * 4 + 7)
     assert engine._loop is None
     assert engine.stats.num_slots == 100
     assert engine_of(peer).stats.num_slots == 64 * 61

@@ -15,7 +15,7 @@ from labkit.errors import InvalidRequest
 def test_slots_are_handed_out_once_and_come_back_with_their_last_reference() -> None:
     slots = SlotAllocator(10)
     first, second = slots.take(4), slots.take(6)
-    assert sorted([*first, *second]) == list(range(10))
+    assert sorted([*first, *second]) == list(range(1, 11))
     slots.share(first[:2])
     slots.release(first)
     assert slots.num_free == 2
