@@ -105,14 +105,14 @@ def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     float32, ties to even; a row of zeros has the scale 0.
     """
     wide = x.float()
-    scales = wide.abs().amax(1) / 127
+    scales = wide.abs().amax(1) * (1 / 127)  # not divided: torch divides by a constant on a CPU and not on a GPU
     return (wide / _no_zeros(scales)[:, None]).round_().to(torch.int8), scales
 
 
 def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     """The same to FP8 (e4m3), the largest magnitude of each row at 448, the largest that the format holds."""
     wide = x.float()
-    scales = wide.abs().amax(1) / FP8_MAX
+    scales = wide.abs().amax(1) * (1 / FP8_MAX)
     return (wide / _no_zeros(scales)[:, None]).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scales
 
 

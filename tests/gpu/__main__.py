@@ -36,6 +36,8 @@ def main() -> int:
         steps[bench] = [sys.executable, "-m", "labkit", "bench", *options, "--device", "cuda", "--save", str(save)]
     kernels = RESULTS / f"gpu_{name}_kernels.json"
     steps["kernels"] = [sys.executable, "-m", "tests.benchmarks.kernels", "--save", str(kernels)]
+    linear = RESULTS / f"gpu_{name}_linear.json"
+    steps["linear"] = [sys.executable, "-m", "tests.benchmarks.linear", "--tune", "--save", str(linear)]
     load = RESULTS / f"gpu_{name}_load_memory.json"
     steps["load_memory"] = [sys.executable, "-m", "tests.benchmarks.load_memory", "--save", str(load)]
     found = {}

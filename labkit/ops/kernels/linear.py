@@ -33,7 +33,10 @@ KINDS = {Int8Weight: "int8", Int4Weight: "int4", Int8DynamicWeight: "int8 dynami
 FP8_ARCH = 89
 """The first compute capability whose tensor cores know FP8."""
 
-tuner = Tuner(sorted(Path(__file__).parent.glob("linear*.py")))
+SOURCES = sorted(Path(__file__).parent.glob("linear*.py"))
+"""The files whose change makes tuned choices stale."""
+
+tuner = Tuner(SOURCES)
 """Chooses among `plans`. `labkit.ops.kernels.linear_tune.tune` fills it."""
 
 

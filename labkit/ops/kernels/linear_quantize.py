@@ -31,9 +31,9 @@ def quantize_kernel(
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns
     numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
-    # Divided as IEEE asks, by the torch form too: an approximate quotient would now and then round to another neighbour.
-    scale = tl.div_rn(tl.max(tl.abs(numbers), 0), LARGEST)
+    scale = tl.max(tl.abs(numbers), 0) * (1.0 / LARGEST)
     tl.store(scales + row, scale)
+    # Divided as IEEE asks, as in the torch form: an approximate quotient would now and then round to another neighbour.
     numbers = tl.div_rn(numbers, tl.where(scale == 0, 1.0, scale))
     if values.dtype.element_ty == tl.int8:
         rounded = (numbers + 12582912.0) - 12582912.0  # 1.5 * 2^23, where float32 has steps of 1: nearest, ties to even

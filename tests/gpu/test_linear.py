@@ -1,0 +1,168 @@
+"""Linear layers on a GPU against float64: every kind of weight, every plan, every dtype, GPT-J 6B's shapes, CUDA graphs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from labkit import ops
+from labkit.ops.kernels import linear
+from labkit.ops.kernels.autotune import Tuner
+from labkit.ops.kernels.linear import GPUWeight, kind_of, linear_triton, run_plan
+from labkit.ops.kernels.linear_plans import LIBRARY, plans
+from labkit.ops.kernels.linear_quantize import quantize_rows_triton
+from labkit.ops.kernels.linear_tune import QUANTIZE, tune
+from labkit.ops.kernels.support import arch_of
+from labkit.ops.weights import DynamicWeight, quantize_rows_fp8, quantize_rows_int8
+from tests.ops.kernels.guard import guarded_outputs, misaligned
+from tests.ops.kernels.interpreted.test_linear_tune import CONFIG
+from tests.ops.test_ops import random, relative
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="not measured here: no GPU that torch can use"),
+]
+DEVICE = torch.device("cuda", 0)
+BOUNDS = {torch.float32: 3e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+AWKWARD = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (3, 257, 130), (17, 33, 17), (33, 70, 130), (65, 48, 80), (300, 257, 33)]
+SIX_B = [(4096, 12288), (4096, 4096), (4096, 16384), (16384, 4096), (4096, 50400)]
+
+
+@pytest.fixture(autouse=True)
+def _guarded() -> Iterator[None]:
+    with guarded_outputs():
+        yield
+
+
+def kinds() -> list[str]:
+    return list(QUANTIZE)
+
+
+def need(kind: str) -> None:
+    if kind == "fp8" and arch_of(DEVICE) < linear.FP8_ARCH:
+        pytest.skip("not measured here: FP8 needs a GPU of compute capability 8.9 or above")
+
+
+def given(rows: int, num_in: int, num_out: int, kind: str, dtype: torch.dtype) -> tuple[torch.Tensor, GPUWeight, torch.Tensor]:
+    """Input, weight and bias on the GPU, of which the larger ones are made there."""
+    generator = torch.Generator(DEVICE).manual_seed(rows + num_in + num_out)
+    dense = torch.randn(num_out, num_in, generator=generator, device=DEVICE) * num_in**-0.5
+    return random(rows, num_in).to(DEVICE, dtype), QUANTIZE[kind](dense.to(dtype)), random(num_out).to(DEVICE, dtype)
+
+
+def expected(x: torch.Tensor, weight: GPUWeight, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+    """In float64, from the numbers that the kernel is given; activations rounded where the format says so."""
+    wide = x.double()
+    dense = weight.double() if isinstance(weight, torch.Tensor) else weight.dequantize(torch.float64)
+    if isinstance(weight, DynamicWeight):
+        values, scales = weight.round_activations(x)
+        wide = values.double() * scales.double()[:, None]
+    result = wide @ dense.T
+    result = result if bias is None else result + bias.double()
+    return ops.gelu(result) if gelu else result
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("shape", AWKWARD)
+def test_awkward_shapes(shape: tuple[int, int, int], kind: str, dtype: torch.dtype) -> None:
+    need(kind)
+    x, weight, bias = given(*shape, kind, dtype)
+    for used, gelu in ((None, False), (bias, True)):
+        found = linear_triton(misaligned(x), weight, used, gelu=gelu)
+        assert found.dtype == dtype
+        assert relative(found, expected(x, weight, used, gelu)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("shape", SIX_B)
+def test_shapes_of_6b(shape: tuple[int, int], kind: str, dtype: torch.dtype) -> None:
+    need(kind)
+    for rows in (1, 2, 8, 13, 32, 64, 200):
+        x, weight, bias = given(rows, *shape, kind, dtype)
+        assert relative(linear_triton(x, weight, bias, gelu=True), expected(x, weight, bias, True)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", kinds())
+def test_every_plan(kind: str, dtype: torch.dtype) -> None:
+    need(kind)
+    for rows in (1, 2, 8, 16, 32, 64):
+        x, weight, bias = given(rows, 4096, 1000, kind, dtype)
+        exact = expected(x, weight, bias, True)
+        group = 32 if kind == "int4" else 0
+        for label, plan in plans(kind, rows, 4096, 1000, dtype, group, arch_of(DEVICE)).items():
+            assert relative(run_plan(plan, x, weight, bias, gelu=True), exact) < BOUNDS[dtype], f"{rows} rows: {label}"
+
+
+@pytest.mark.parametrize("group", [8, 16, 64, 128, 256, 6])
+def test_groups_of_int4(group: int) -> None:
+    for rows in (1, 8, 100):
+        x = random(rows, 1111).to(DEVICE, torch.float16)
+        weight = ops.Int4Weight.quantize(random(300, 1111).to(DEVICE) / 33, group)
+        assert relative(linear_triton(x, weight), expected(x, weight, None, False)) < 2e-3
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("columns", [1, 257, 4096, 16384])
+def test_activations_are_rounded_as_on_the_cpu(columns: int, dtype: torch.dtype) -> None:
+    x = (random(5, columns) * torch.logspace(-3, 1, columns)).to(DEVICE, dtype)
+    rounding = {torch.int8: quantize_rows_int8, torch.float8_e4m3fn: quantize_rows_fp8}
+    for to, reference in rounding.items():
+        if to == torch.float8_e4m3fn and arch_of(DEVICE) < linear.FP8_ARCH:
+            continue
+        values, scales = quantize_rows_triton(x, to)
+        expected_values, expected_scales = reference(x.cpu())
+        assert torch.equal(scales.cpu(), expected_scales)
+        assert torch.equal(values.cpu().float(), expected_values.float())
+
+
+def test_operations_come_here() -> None:
+    x, weight, bias = given(3, 257, 130, "int8", torch.float16)
+    assert torch.equal(ops.linear(x, weight, bias), linear_triton(x, weight, bias))
+    assert torch.equal(ops.linear_gelu(x, weight, bias), linear_triton(x, weight, bias, gelu=True))
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_equal_runs_give_equal_bits(kind: str) -> None:
+    need(kind)
+    for rows in (1, 8, 64):
+        x, weight, bias = given(rows, 16384, 4096, kind, torch.float16)
+        first = linear_triton(x, weight, bias)
+        assert all(torch.equal(linear_triton(x, weight, bias), first) for _ in range(5))
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_replayed_from_a_graph(kind: str) -> None:
+    need(kind)
+    for rows in (1, 8, 64, 100):
+        x, weight, bias = given(rows, 512, 768, kind, torch.float16)
+        linear_triton(x, weight, bias)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            out = linear_triton(x, weight, bias)
+        x.copy_(random(rows, 512, seed=7).to(DEVICE, torch.float16))
+        graph.replay()
+        assert relative(out, expected(x, weight, bias, False)) < 2e-3
+
+
+def test_tuning_measures_on_this_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "tuner", Tuner(linear.SOURCES, path=tmp_path / "autotune.json"))
+    lines: list[str] = []
+    tune(CONFIG, (1, 4), kind="int8", report=lines.append)
+    assert len(lines) == 10
+    assert torch.cuda.get_device_name(0) in (tmp_path / "autotune.json").read_text()
+    x, weight, bias = given(4, CONFIG.hidden_size, 3 * CONFIG.hidden_size, "int8", torch.float16)
+    assert relative(linear_triton(x, weight, bias), expected(x, weight, bias, False)) < 2e-3
+
+
+def test_kinds_are_named() -> None:
+    for kind, rows in itertools.product(kinds(), (1,)):
+        assert kind_of(given(rows, 32, 32, kind, torch.float32)[1]) == kind
+    assert LIBRARY.label == "library"
