@@ -1,0 +1,126 @@
+"""How the time of a decode step grows with batch and length, beside the roofline: `python -m tests.benchmarks.growth`.
+
+The cache is filled with random numbers in place of a prefill, which changes no time. A step whose cache would not fit the
+free memory is listed as not measured, with its size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from labkit.checkpoints import open_checkpoint
+from labkit.engine import FixedBatches, KVCache
+from labkit.engine.forward import fastest_forward
+from labkit.engine.model import GPTJ
+from labkit.engine.weight_store import read_model
+from labkit.measure import Record, ceilings, compare
+from labkit.measure.roofline import roofline
+from labkit.precision import as_device, as_precision
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+LENGTHS = (128, 256, 512, 1024, 2048)
+
+
+def main() -> None:
+    """Measure, print the table, write the record and, if asked, the figure; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="gpt-j-405m-synthetic")
+    parser.add_argument("--precision")
+    parser.add_argument("--device")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for the runs of each point, at most")
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--plot", type=Path)
+    asked = parser.parse_args()
+    device = as_device(asked.device)
+    precision = as_precision(asked.precision, device)
+    checkpoint = open_checkpoint(asked.model)
+    limits = ceilings(device)
+    model = read_model(checkpoint, precision, device)
+    rows, missing = [], []
+    for batch, length in points():
+        found = measure(model, batch, length, asked.seconds)
+        if isinstance(found, str):
+            missing.append(found)
+            print(found, flush=True)
+            continue
+        limit = roofline(checkpoint.config, batch=batch, length=length, precision=precision, ceilings=limits).decode_seconds
+        found |= {"precision": precision, "limit_ms": 1e3 * limit, "fraction_of_limit": 1e3 * limit / found["decode_ms"]}
+        rows.append(found)
+        print(f"batch {batch:3} length {length:4}: {found['decode_ms']:8.2f} ms, {found['fraction_of_limit']:.0%}", flush=True)
+    settings = {"model": asked.model, "precision": precision, "device": str(device)}
+    record = Record("growth", settings, rows, extra={"ceilings": limits.to_dict(), "not_measured": missing})
+    if asked.save:
+        record.save(asked.save)
+    if asked.plot:
+        draw(record, asked.plot)
+    print(json.dumps({"points": len(rows), "not_measured": missing, "worst": min(row["fraction_of_limit"] for row in rows)}))
+
+
+def points() -> list[tuple[int, int]]:
+    """Every batch at the shortest length, every length at batch 1, 8 and 64."""
+    return sorted({(batch, LENGTHS[0]) for batch in BATCHES} | {(batch, n) for batch in (1, 8, 64) for n in LENGTHS})
+
+
+def measure(model: GPTJ, batch: int, length: int, seconds: float) -> dict[str, Any] | str:
+    """The step that brings every sequence to `length` tokens, or why it was not run."""
+    slots, config = batch * length, model.config
+    needed = slots * config.kv_bytes_per_token(model.dtype.itemsize)
+    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        return f"not measured here: batch {batch}, length {length}: a cache of {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
+    cache = KVCache(config, slots, device=model.device, dtype=model.dtype)
+    for tensor in (cache.keys, cache.values):
+        for layer in tensor:
+            layer.normal_()
+    forward, batches = fastest_forward(model), FixedBatches(batch, length, model.device)
+    tokens = torch.randint(0, config.vocab_size, (batch,), device=model.device)
+
+    def step() -> None:
+        batches.lengths.fill_(length - 1)
+        forward(batches.decode(tokens), cache)
+
+    timing = compare({"step": step}, device=model.device, warmup=1, min_runs=3, max_seconds=seconds)["step"]
+    return {
+        "batch": batch,
+        "length": length,
+        "decode_ms": 1e3 * timing.median,
+        "decode_ms_per_token": 1e3 * timing.median / batch,
+        "spread": timing.spread,
+    }
+
+
+def draw(record: Record, path: Path) -> None:
+    """Measured steps and their limits against batch (at the shortest length) and against length (at each batch)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained", dpi=110)
+    left, right = figure.subplots(1, 2)
+    across = [row for row in record.rows if row["length"] == LENGTHS[0]]
+    _line(left, across, "batch", f"length {LENGTHS[0]}", "C0")
+    for colour, batch in zip(("C0", "C1", "C2"), (1, 8, 64), strict=True):
+        _line(right, [row for row in record.rows if row["batch"] == batch], "length", f"batch {batch}", colour)
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", ylabel="ms a step")
+        axes.grid(alpha=0.25, which="both")
+        axes.legend(fontsize=8)
+    figure.supxlabel(record.caption(), fontsize=7)
+    figure.savefig(path)
+
+
+def _line(axes: Any, rows: list[dict[str, Any]], by: str, label: str, colour: str) -> None:
+    rows = sorted(rows, key=lambda row: row[by])
+    at = [row[by] for row in rows]
+    axes.plot(at, [row["decode_ms"] for row in rows], "o-", color=colour, label=label)
+    axes.plot(at, [row["limit_ms"] if math.isfinite(row["limit_ms"]) else None for row in rows], "--", color=colour)
+    axes.set(xlabel=f"{by} (dashed: roofline)")
+
+
+if __name__ == "__main__":
+    main()
