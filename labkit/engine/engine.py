@@ -25,7 +25,7 @@ from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
 from labkit.engine.requests import Door, Params, Prompts, Request
 from labkit.engine.sampling_params import SamplingParams
-from labkit.engine.scheduler import Scheduler, check_limits
+from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler, check_limits
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import PADDING_SLOT
@@ -61,8 +61,8 @@ class Engine:
         model: GPTJ,
         tokenizer: Tokenizer | None = None,
         *,
-        max_batch_size: int = 64,
-        max_step_tokens: int = 1024,
+        max_batch_size: int = MAX_BATCH_SIZE,
+        max_step_tokens: int = MAX_STEP_TOKENS,
         prefix_reuse: bool = True,
         num_slots: int | None = None,
         cache_bytes: int | None = None,
@@ -120,6 +120,7 @@ class Engine:
                 completion.logprobs = [*(completion.logprobs or []), event.logprob]
             if event.finish_reason is not None:
                 completion.finish_reason, completion.stop_reason = event.finish_reason, event.stop_reason
+                completion.score = event.score
         return outputs
 
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:

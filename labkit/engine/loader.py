@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
-import psutil
 import torch
 
 from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
 from labkit.config import GPTJConfig
-from labkit.engine.engine import Engine
+from labkit.engine.capacity import free_bytes
+from labkit.engine.engine import Engine, EngineOptions
+from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.engine.weight_store import read_model
 from labkit.errors import InsufficientResources, NotAvailable
 from labkit.precision import BITS, as_device, as_precision, compute_dtype
@@ -23,21 +25,24 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
+    **options: Unpack[EngineOptions],
 ) -> Engine:
     """Load a model by name, directory or `config.json` and give the engine that runs it.
 
     device: the best there is when left out. dtype: the precision of the matrices, "fp32", "bf16", "fp16", "int8", "int4",
     "fp8" or a torch dtype; fp16 on a GPU and fp32 on the CPU when left out. seed: of synthetic weights. Weights are read
-    a tensor at a time into their place, so no second copy of the model exists at any moment.
+    a tensor at a time into their place, so no second copy of the model exists at any moment. options: those of `Engine`
+    (`max_batch_size`, `num_slots`, ...).
 
     Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
     the weights do not fit the memory that is free.
     """
+    check_limits(options.get("max_batch_size", MAX_BATCH_SIZE), options.get("max_step_tokens", MAX_STEP_TOKENS))
     target = as_device(device)
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    return Engine(read_model(checkpoint, chosen, target), _tokenizer(checkpoint))
+    return Engine(read_model(checkpoint, chosen, target), _tokenizer(checkpoint), **options)
 
 
 def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
@@ -49,7 +54,7 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
     embedding = config.vocab_size * config.hidden_size
     matrices = (config.parameter_count - embedding) * BITS[precision] / 8
     needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_bytes(device)
     if needed > free:
         raise InsufficientResources(
             f"{name} needs {needed / 1e9:.1f} GB on {device} in {precision}, {free / 1e9:.1f} GB are "

@@ -17,6 +17,12 @@ from labkit.engine.slots import Slots
 from labkit.engine.stats import EngineStats
 from labkit.errors import InvalidRequest
 
+MAX_BATCH_SIZE = 64
+"""Sequences that run at a time, unless told otherwise."""
+
+MAX_STEP_TOKENS = 1024
+"""Tokens that a step computes at most, unless told otherwise."""
+
 LOOKAHEAD = 8
 """Slots that must be left for each running sequence when another is admitted, so that it is not preempted at once."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import labkit
 from labkit import ops
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InsufficientResources, InvalidRequest
@@ -296,6 +297,9 @@ def test_loading_takes_no_memory_for_the_cache_and_its_size_can_be_given_in_byte
     assert engine._loop is None
     assert engine.stats.num_slots == 100
     assert engine_of(peer).stats.num_slots == 64 * 61
+    assert labkit.load("gptj-tiny", device="cpu", num_slots=300, max_batch_size=2).stats.num_slots == 300
+    with pytest.raises(InvalidRequest, match="max_step_tokens is 2"):
+        labkit.load("no-such-model", max_batch_size=2, max_step_tokens=2)
     for options, error, words in (
         ({"num_slots": 0}, InvalidRequest, "num_slots is 0"),
         ({"num_slots": 5, "cache_bytes": 5}, InvalidRequest, "both given"),
