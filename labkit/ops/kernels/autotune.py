@@ -26,7 +26,7 @@ from labkit.home import home, write_atomically
 
 FORMAT = 1
 """Of the file. One of another format is set aside."""
-Plan = TypeVar("Plan")
+Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
 """By problem: `choice`, `milliseconds` by candidate (null: it failed), `versions`, `tuned` (a date)."""
 
@@ -114,7 +114,7 @@ class Tuner:
         self._chosen: dict[Problem, str | None] = {}
         self._report: Callable[[str], None] | None = None
 
-    def choose(self, problem: Problem, candidates: Mapping[str, Plan], run: Callable[[Plan], object]) -> Plan:
+    def choose(self, problem: Problem, candidates: Mapping[str, Candidate], run: Callable[[Candidate], object]) -> Candidate:
         """The candidate to run: the one measured fastest, or the first of them where none was measured.
 
         `run` runs a candidate; it is called only inside `tuning`, and never during the capture of a CUDA graph.
@@ -162,8 +162,8 @@ class Tuner:
     def _measure(
         self,
         problem: Problem,
-        candidates: Mapping[str, Plan],
-        run: Callable[[Plan], object],
+        candidates: Mapping[str, Candidate],
+        run: Callable[[Candidate], object],
         report: Callable[[str], None],
     ) -> str:
         times: dict[str, float] = {}

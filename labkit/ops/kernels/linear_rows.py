@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.linear_finish import finish, finish_triton
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
-
-MAX_BLOCK_ROWS = 64
-"""Rows that one program takes at most."""
+from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, tl
 
 
 @jit
@@ -45,7 +42,7 @@ def store_total(
     outs, rows = outs[:, None], rows[None, :]
     inside = (outs < num_out) & (rows < num_rows)
     if PARTIAL:
-        tl.store(out + (tl.program_id(1) * num_rows + rows) * num_out + outs, total, mask=inside)
+        tl.store(out + (tl.program_id(2) * num_rows + rows) * num_out + outs, total, mask=inside)
     else:
         result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
         tl.store(out + rows * num_out + outs, result.to(out.dtype.element_ty), mask=inside)
@@ -70,15 +67,16 @@ def rows_kernel(
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
     """One program for BLOCK_OUT outputs of BLOCK_ROWS rows, over `part_in` inputs, which is a multiple of BLOCK_IN."""
-    outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    rows = tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    matrix_row = weight + outs.to(tl.int64)[:, None] * num_in  # 64 bits: the matrix can have 2^31 weights
+    # 64 bits for both: x, the matrix and the result can each have 2^31 numbers.
+    outs = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    matrix_row = weight + outs.to(tl.int64)[:, None] * num_in
     x_row = x + rows[None, :] * num_in
     if x.dtype.element_ty == tl.int8:
         total = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.int32)
     else:
         total = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
-    first = tl.program_id(1) * part_in
+    first = tl.program_id(2) * part_in
     for start in range(first, first + part_in, BLOCK_IN):
         ins = start + tl.arange(0, BLOCK_IN)
         out_inside = (outs < num_out)[:, None] & (ins < num_in)[None, :]
@@ -112,7 +110,7 @@ def rows_triton(
     whole = x.dtype == torch.int8
     blocks = {name: value for name, value in config.items() if name != "PARTS"}
     grid, part_in = tiling(x.shape[0], weight.shape[0], weight.shape[1], config)
-    parts, rows, num_out = grid[1], x.shape[0], weight.shape[0]
+    parts, rows, num_out = grid[2], x.shape[0], weight.shape[0]
     scales = {"row_scales": row_scales, "out_scales": out_scales, "bias": bias}
     if parts == 1:
         out = torch.empty((rows, num_out), dtype=dtype, device=x.device)
@@ -124,13 +122,11 @@ def rows_triton(
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
-    """The grid (outputs, parts, rows), and the inputs of a part: whole blocks, and no part without any."""
+    """The grid (rows, outputs, parts), and the inputs of a part: whole blocks, and no part without any.
+
+    Programs start in the order of the first number, so those that read the same weights run together and share them in L2.
+    """
     steps = ceil_div(num_in, config["BLOCK_IN"])
     part_steps = ceil_div(steps, config["PARTS"])
-    grid = (ceil_div(num_out, config["BLOCK_OUT"]), ceil_div(steps, part_steps), ceil_div(rows, config["BLOCK_ROWS"]))
+    grid = (ceil_div(rows, config["BLOCK_ROWS"]), ceil_div(num_out, config["BLOCK_OUT"]), ceil_div(steps, part_steps))
     return grid, part_steps * config["BLOCK_IN"]
-
-
-def block_rows(rows: int) -> int:
-    """The block for `rows`: a power of two, since the tensor core takes columns by 8."""
-    return min(max(power_of_two(rows), 8), MAX_BLOCK_ROWS)

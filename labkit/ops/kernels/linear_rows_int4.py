@@ -54,14 +54,14 @@ def rows_int4_kernel(
     BLOCK_WORDS: tl.constexpr = BLOCK_IN // PER_WORD
     GROUP_WORDS: tl.constexpr = GROUP // PER_WORD
     BLOCK_GROUPS: tl.constexpr = BLOCK_IN // GROUP
-    outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    rows = tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    outs = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out_inside, row_inside = (outs < num_out)[:, None], (rows < num_rows)[:, None]
     matrix_row = packed + outs.to(tl.int64)[:, None] * num_words
     scales_row = scales + outs[:, None] * num_groups
     x_row = x + rows[:, None] * num_in
     total = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
-    first = tl.program_id(1) * part_words
+    first = tl.program_id(2) * part_words
     for start in range(first, first + part_words, BLOCK_WORDS):
         words = (start + tl.arange(0, BLOCK_WORDS))[None, :]
         groups = (start // GROUP_WORDS + tl.arange(0, BLOCK_GROUPS))[None, :]
@@ -89,7 +89,7 @@ def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu
     words = weight.packed.contiguous().view(torch.int16)
     blocks = {name: value for name, value in config.items() if name != "PARTS"}
     grid, part_in = tiling(rows, num_out, num_in, config)
-    parts = grid[1]
+    parts = grid[2]
     if parts == 1:
         out = torch.empty((rows, num_out), dtype=x.dtype, device=x.device)
     else:
