@@ -115,6 +115,8 @@ def _row(completion: Completion, prompt: str | None, sample: int) -> dict[str, A
         "finish_reason": completion.finish_reason,
         "stop_reason": completion.stop_reason,
     }
+    if completion.score is not None:
+        row["score"] = completion.score
     if completion.logprobs is not None:
         row["cumulative_logprob"] = completion.cumulative_logprob
         row["logprobs"] = [

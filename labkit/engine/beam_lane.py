@@ -90,10 +90,12 @@ class BeamLane:
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
     """The tokens of the best hypotheses, best first, one a sample; the last one again where bad words left too few."""
     for number, sample in enumerate(samples):
-        nodes = path(hypotheses[min(number, len(hypotheses) - 1)].node) if hypotheses else []
+        best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
+        nodes = path(best.node) if best is not None else []
         for node in nodes[:-1]:
             yield sample, sample.append(node.token, node.logprob)
         # With every token forbidden there is no hypothesis: one token 0, which plain sampling takes then, ends the text.
         token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (0, None)
         last = sample.append(token, logprob)
-        yield sample, replace(last, finish_reason=last.finish_reason or "length")
+        score = None if best is None else best.score
+        yield sample, replace(last, finish_reason=last.finish_reason or "length", score=score)

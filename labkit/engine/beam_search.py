@@ -15,7 +15,8 @@ from torch import Tensor
 
 from labkit.engine.batch import Batch
 from labkit.engine.beam_group import Hypothesis
-from labkit.engine.beam_prompt import BeamPrompt
+from labkit.engine.beam_prefill import prompt_batch
+from labkit.engine.beam_prompt import BeamPrompt, positions_of
 from labkit.engine.beam_tree import BeamTree, Node
 from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
@@ -25,7 +26,7 @@ from labkit.engine.sequence import Sequence
 
 def slots_needed(sequence: Sequence) -> int:
     """Slots of the cache that a prompt and its beams take at most."""
-    return len(sequence.prompt) + sequence.params.num_beams * (sequence.max_new_tokens - 1)
+    return positions_of(sequence) + sequence.params.num_beams * (sequence.max_new_tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class BeamSearch:
         self.tree = BeamTree(slots)
         self._prompts = [BeamPrompt(sequence, self.tree, row) for row, sequence in enumerate(sequences)]
         self._rows = [Row(prompt, 0.0, None, row) for row, prompt in enumerate(self._prompts)]
-        width = max(len(sequence.prompt) + sequence.max_new_tokens for sequence in sequences)
+        width = max(positions_of(sequence) + sequence.max_new_tokens for sequence in sequences)
         table = torch.zeros(len(sequences), width, dtype=torch.int32)
         self._sampler = Sampler(sum(s.params.num_beams for s in sequences), vocab_size, self._device)
         for row, prompt in enumerate(self._prompts):
@@ -163,47 +164,36 @@ class BeamSearch:
         """Every prompt once, however many beams will go on from it."""
         first, tokens = 0, 0
         for last, prompt in enumerate(self._prompts):
-            if last > first and tokens + len(prompt.slots) > self._max_prefill_tokens:
-                yield self._prompt_batch(first, last)
+            if last > first and tokens + prompt.num_computed > self._max_prefill_tokens:
+                yield prompt_batch(self._prompts[first:last], self._table[first:last], self._cache)
                 first, tokens = last, 0
-            tokens += len(prompt.slots)
-        yield self._prompt_batch(first, len(self._prompts))
-
-    def _prompt_batch(self, first: int, last: int) -> Batch:
-        prompts = self._prompts[first:last]
-        counts = torch.tensor([len(prompt.slots) for prompt in prompts])
-        ends = counts.cumsum(0)
-        return Batch(
-            token_ids=torch.tensor([token for prompt in prompts for token in prompt.sequence.prompt], device=self._device),
-            positions=torch.cat([torch.arange(int(count)) for count in counts]).to(self._device),
-            slot_mapping=torch.tensor([slot for prompt in prompts for slot in prompt.slots], device=self._device),
-            starts=torch.cat((ends.new_zeros(1), ends)).to(self._device, torch.int32),
-            slot_table=self._table[first:last],
-            lengths=counts.to(self._device, torch.int32),
-            num_decodes=0,
-            logit_rows=(ends - 1).to(self._device),
-        )
+            tokens += prompt.num_computed
+        yield prompt_batch(self._prompts[first:], self._table[first:], self._cache)
 
     def _decode(self) -> Batch:
         """One new token of every beam, behind the slots of the row that it comes from."""
         nodes = [row.node for row in self._rows if row.node is not None]
+        at = [len(row.prompt.slots) + row.prompt.made - 1 for row in self._rows]
+        windows = [row.prompt.params.memory_len or len(row.prompt.slots) + row.prompt.made for row in self._rows]
         numbers = [
             [row.parent for row in self._rows],
             [node.token for node in nodes],
             [self.tree.place(node) for node in nodes],
-            [len(row.prompt.slots) + row.prompt.made - 1 for row in self._rows],
+            at,
+            [position % window for position, window in zip(at, windows, strict=True)],  # a full memory forgets the oldest
+            [min(position + 1, window) for position, window in zip(at, windows, strict=True)],
         ]
-        parents, token_ids, slots, positions = torch.tensor(numbers).to(self._device).unbind(0)
+        parents, token_ids, slots, positions, columns, lengths = torch.tensor(numbers).to(self._device).unbind(0)
         lines = torch.arange(len(nodes) + 1, device=self._device)
         self._table = self._table[parents]
-        self._table[lines[:-1], positions] = slots.int()
+        self._table[lines[:-1], columns] = slots.int()
         return Batch(
             token_ids=token_ids,
             positions=positions,
             slot_mapping=slots,
             starts=lines.int(),
             slot_table=self._table,
-            lengths=(positions + 1).int(),
+            lengths=lengths.int(),
             num_decodes=len(nodes),
             logit_rows=lines[:-1],
         )

@@ -25,6 +25,7 @@ class TokenEvent:
     incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
     text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length". `prompt_logprobs` comes with
     the first token of the first sample, where it was asked for: one entry a token of the prompt, None for the first.
+    `score` comes with the last token of a beam search's hypothesis.
     """
 
     request: int
@@ -35,13 +36,15 @@ class TokenEvent:
     finish_reason: str | None = None
     stop_reason: StopReason = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    score: float | None = None
 
 
 @dataclass
 class Completion:
     """One continuation: `token_ids` holds the new tokens only (the end-of-text token too, if it was made).
 
-    `text` ends before a stop string. `logprobs` is None unless asked for.
+    `text` ends before a stop string. `logprobs` is None unless asked for. `score` is what beam search ranks by: the sum of
+    log-probabilities, less penalties, over the number of tokens to the power of `length_penalty`; None without beams.
     """
 
     text: str = ""
@@ -49,6 +52,7 @@ class Completion:
     finish_reason: str = ""
     stop_reason: StopReason = None
     logprobs: list[TokenLogprob] | None = None
+    score: float | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:

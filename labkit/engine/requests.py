@@ -120,8 +120,6 @@ class Door:
         name = "num_beams" if params.num_beams > 1 else "num_samples"
         if (width := getattr(params, name)) > self._max_batch_size:
             raise InvalidRequest(f"{name} is {width}; this engine runs {self._max_batch_size} sequences at a time")
-        if params.num_beams > 1:
-            _check_beams(params)
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -153,12 +151,3 @@ class Door:
             else:
                 banned.append(tuple(word))
         return list(dict.fromkeys(banned))
-
-
-def _check_beams(params: SamplingParams) -> None:
-    """Raise `InvalidRequest` for what beam search does not do."""
-    for name in ("soft_prompt", "prefix_prompt", "memory_len", "prompt_logprobs"):
-        if getattr(params, name) is not None:
-            raise InvalidRequest(
-                f"{name} was given with num_beams {params.num_beams}; beam search cannot do that: leave one out"
-            )

@@ -159,10 +159,10 @@ class SamplingParams:
             return
         if self.num_samples > self.num_beams:
             raise InvalidRequest(f"num_samples is {self.num_samples}; {self.num_beams} beams give at most so many texts")
-        for name, off in (("top_k", 0), ("top_p", 1), ("speculate", 0)):
+        for name, off in (("top_k", 0), ("top_p", 1), ("speculate", 0), ("prompt_logprobs", None)):
             if getattr(self, name) != off:
                 raise InvalidRequest(
-                    f"{name} is {getattr(self, name)} with num_beams {self.num_beams}; beam search draws nothing: leave "
+                    f"{name} is {getattr(self, name)} with num_beams {self.num_beams}; beam search has no use for it: leave "
                     f"{name} out"
                 )
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from labkit import ops
@@ -18,6 +17,7 @@ from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
+from labkit.engine.prefix_prompt import write_prefix_prompt
 from labkit.engine.sampler import Sampler, logprobs, token_logprobs
 from labkit.engine.scheduler import Chunk, Plan, Scheduler
 from labkit.engine.sequence import Sequence
@@ -112,13 +112,9 @@ class StepLoop:
     @staticmethod
     def _write_prefix_prompt(chunk: Chunk, cache: KVCache) -> None:
         """Put the keys and values that a request brings into its first slots, before its first token is computed."""
-        given = chunk.entry.sequence.params.prefix_prompt  # [num_layers, 2, num_heads, prefix_len, head_dim]
-        if given is None or chunk.begin != chunk.entry.prefix_len:
-            return
-        slots = torch.from_numpy(chunk.entry.slots[: chunk.begin]).to(cache.keys.device, torch.int64)
-        keys, values = given.to(cache.keys.device, cache.keys.dtype).transpose(2, 3).unbind(1)
-        cache.keys[:, slots] = keys
-        cache.values[:, slots] = values
+        given = chunk.entry.sequence.params.prefix_prompt
+        if given is not None and chunk.begin == chunk.entry.prefix_len:
+            write_prefix_prompt(cache, chunk.entry.slots[: chunk.begin], given)
 
 
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:

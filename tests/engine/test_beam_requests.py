@@ -132,6 +132,7 @@ def test_texts_scores_and_reasons_of_hypotheses(peer: Any) -> None:
         logits = engine.logits([*prompt, *completion.token_ids])[len(prompt) - 1 : -1].double()
         own = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.token_ids)[:, None]).sum()
         assert completion.cumulative_logprob == pytest.approx(float(own), abs=1e-4)
+        assert completion.score == pytest.approx(float(own) / len(completion.token_ids), abs=1e-4)
         table[tuple(completion.token_ids)] = completion.cumulative_logprob / len(completion.token_ids)  # type: ignore[operator]
     assert list(table.values()) == sorted(table.values(), reverse=True)
     assert len(table) == 4
@@ -142,8 +143,6 @@ def test_texts_scores_and_reasons_of_hypotheses(peer: Any) -> None:
     [
         ({"max_batch_size": 4}, {"num_beams": 5}, "num_beams is 5; this engine runs 4"),
         ({"num_slots": 50}, {"num_beams": 4, "max_new_tokens": 13}, "takes 51 slots of the KV cache, which has 50"),
-        ({}, {"num_beams": 2, "memory_len": 20}, "memory_len was given with num_beams 2"),
-        ({}, {"num_beams": 2, "soft_prompt": torch.zeros(2, 96)}, "soft_prompt was given with num_beams 2"),
     ],
 )
 def test_searches_that_cannot_be_met_are_refused(peer: Any, options: Any, params: Any, words: str) -> None:

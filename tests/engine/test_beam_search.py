@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -138,8 +139,10 @@ def test_penalties_bans_and_ends_are_those_of_transformers(ours: dict[str, Any],
 
 
 # By definition ----------------------------------------------------------------------------------------------------------
-def slow_beams(engine: Engine, prompt: list[int], params: SamplingParams, limit: int) -> list[tuple[list[int], float]]:
-    """Beam search with groups and sibling ranks in plain Python: every branch recomputed from its tokens alone."""
+def slow_beams(
+    logits_of: Callable[[list[int]], torch.Tensor], params: SamplingParams, limit: int
+) -> list[tuple[list[int], float]]:
+    """Beam search with groups and sibling ranks in plain Python: every branch recomputed from its new tokens alone."""
     size = params.num_beams // params.num_beam_groups
     running: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in range(params.num_beam_groups)]
     pools: list[list[tuple[list[int], float]]] = [[] for _ in running]
@@ -148,8 +151,7 @@ def slow_beams(engine: Engine, prompt: list[int], params: SamplingParams, limit:
         for group, beams in enumerate(running):
             ranked = []
             for made, score in beams:
-                logits = engine.logits([*prompt, *made])[-1].double()
-                row = torch.log_softmax(logits / (params.temperature or 1.0), -1).tolist()
+                row = torch.log_softmax(logits_of(made).double() / (params.temperature or 1.0), -1).tolist()
                 children = [(score + row[t] - params.diversity_penalty * taken[t], t) for t in range(len(row))]
                 children.sort(key=lambda child: -child[0])
                 ranked += [(s - params.diversity_rate * rank, s, [*made, t]) for rank, (s, t) in enumerate(children)]
@@ -186,7 +188,7 @@ def test_groups_sibling_ranks_and_temperature_are_their_definition(wishes: dict[
     params = SamplingParams(max_new_tokens=6, **wishes)
     plain = searched(engine, prompts, [SamplingParams(max_new_tokens=6, num_beams=params.num_beams)] * 2)
     for prompt, hypotheses, without in zip(prompts, searched(engine, prompts, [params] * 2), plain, strict=True):
-        expected = slow_beams(engine, prompt, params, 6)
+        expected = slow_beams(lambda made: engine.logits([*prompt, *made])[-1], params, 6)  # noqa: B023
         assert [tokens(h) for h in hypotheses] == [made for made, _ in expected]
         assert [h.score for h in hypotheses] == pytest.approx([score for _, score in expected], rel=1e-9)
         assert [h.score for h in hypotheses] != [h.score for h in without]

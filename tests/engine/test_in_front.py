@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from labkit.engine import SamplingParams
+from tests.engine.test_beam_search import peer_with_ends, searched, slow_beams, tokens
 from tests.models import engine_of, random_peer, random_prompts
 
 SHAPE = "rotary below the head"  # 96 wide, 2 layers of 3 heads, context 61, vocabulary 211
@@ -29,17 +31,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:
 
 
 @torch.no_grad()
+def logits_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, tokens: list[int]) -> Tensor:
+    """Hugging Face's logits behind the last token, with embeddings (`inputs_embeds`) and a cache (`past_key_values`)."""
+    embeddings = peer.transformer.wte(torch.tensor([tokens]))
+    if soft is not None:
+        embeddings = torch.cat((soft[None], embeddings), dim=1)
+    cache = DynamicCache(config=peer.config)
+    for layer, (keys, values) in enumerate(prefix if prefix is not None else ()):
+        cache.update(keys[None].clone(), values[None].clone(), layer)
+    logits: Tensor = peer(inputs_embeds=embeddings, past_key_values=cache).logits[0, -1]
+    return logits
+
+
 def greedy_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, prompt: list[int], new_tokens: int) -> list[int]:
-    """Greedy tokens of Hugging Face's model behind embeddings (`inputs_embeds`) and a cache (`past_key_values`)."""
     made: list[int] = []
     for _ in range(new_tokens):
-        embeddings = peer.transformer.wte(torch.tensor([prompt + made]))
-        if soft is not None:
-            embeddings = torch.cat((soft[None], embeddings), dim=1)
-        cache = DynamicCache(config=peer.config)
-        for layer, (keys, values) in enumerate(prefix if prefix is not None else ()):
-            cache.update(keys[None].clone(), values[None].clone(), layer)
-        made.append(int(peer(inputs_embeds=embeddings, past_key_values=cache).logits[0, -1].argmax()))
+        made.append(int(logits_behind(peer, soft, prefix, prompt + made).argmax()))
     return made
 
 
@@ -155,3 +162,30 @@ def test_an_empty_prompt_begins_with_the_start_token(peer: Any) -> None:
     assert output.token_ids == greedy_behind(peer, None, None, [17], 6)
     (begun,) = engine_of(peer).generate([[5, 6]], params)
     assert begun.prompt_token_ids == [5, 6]
+
+
+def test_beams_behind_soft_and_prefix_prompts_and_with_a_bounded_memory() -> None:
+    peer = peer_with_ends(SHAPE, 22, 2.0)
+    prompts = random_prompts(211, [5, 3, 7, 4], 22)
+    soft, prefix = random(4, 96, seed=1), random(2, 2, 3, 5, 32, seed=2)
+    rules: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 6}
+    params = [
+        SamplingParams(soft_prompt=soft, **rules),
+        SamplingParams(prefix_prompt=prefix, soft_prompt=soft[:1], **rules),
+        SamplingParams(memory_len=8, **rules),
+        SamplingParams(**rules),
+    ]
+    found = searched(engine_of(peer), prompts, params, max_prefill_tokens=20)
+    asked: list[Callable[[list[int]], Tensor]] = [
+        lambda made: logits_behind(peer, soft, None, prompts[0] + made),
+        lambda made: logits_behind(peer, soft[:1], prefix, prompts[1] + made),
+        lambda made: windowed_logits(peer, prompts[2] + made, 8),
+        lambda made: logits_behind(peer, None, None, prompts[3] + made),
+    ]
+    for logits_of, chosen, hypotheses in zip(asked, params, found, strict=True):
+        expected = slow_beams(logits_of, chosen, 6)
+        assert [tokens(hypothesis) for hypothesis in hypotheses] == [made for made, _ in expected]
+        assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx([score for _, score in expected], rel=1e-4)
+    free = searched(engine_of(peer), prompts, [SamplingParams(**rules)] * 4)
+    different = [[tokens(h) for h in mine] != [tokens(h) for h in theirs] for mine, theirs in zip(found, free, strict=True)]
+    assert different == [True, True, True, False]

@@ -149,6 +149,7 @@ def test_both_penalties_and_a_ban_combine_in_the_stated_order() -> None:
         ({"num_beams": 2, "top_k": 5}, ["top_k is 5", "num_beams 2"]),
         ({"num_beams": 2, "top_p": 0.5}, ["top_p is 0.5", "num_beams 2"]),
         ({"num_beams": 2, "speculate": 3}, ["speculate is 3", "num_beams 2"]),
+        ({"num_beams": 2, "prompt_logprobs": 0}, ["prompt_logprobs is 0", "num_beams 2"]),
         ({"early_stopping": "soon"}, ["early_stopping", "soon"]),
         ({"length_penalty": math.nan}, ["length_penalty", "nan"]),
         ({"diversity_rate": -1}, ["diversity_rate", "-1"]),

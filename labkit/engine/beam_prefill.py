@@ -1,0 +1,45 @@
+"""The forward pass before a beam search: every prompt once, with what stands in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from labkit.engine.batch import Batch
+from labkit.engine.beam_prompt import BeamPrompt
+from labkit.engine.kv_cache import KVCache
+from labkit.engine.prefix_prompt import write_prefix_prompt
+
+
+def prompt_batch(prompts: Sequence[BeamPrompt], table: Tensor, cache: KVCache) -> Batch:
+    """All positions of the prompts, and logits behind the last of each.
+
+    `table` `[prompts, any]` int32 on the device holds the slots of each; those of prefix prompts are written here.
+    """
+    device = table.device
+    ends = torch.tensor([prompt.num_computed for prompt in prompts]).cumsum(0)
+    soft_rows, soft = [], []
+    for prompt, end in zip(prompts, ends.tolist(), strict=True):
+        params = prompt.params
+        if params.prefix_prompt is not None:
+            write_prefix_prompt(cache, prompt.slots[: params.prefix_len], params.prefix_prompt)
+        if params.soft_prompt is not None:
+            soft_rows.append(torch.arange(params.soft_len) + end - prompt.num_computed)
+            soft.append(params.soft_prompt.to(device))
+    token_ids = [token for prompt in prompts for token in (*[0] * prompt.params.soft_len, *prompt.sequence.prompt)]
+    positions = [torch.arange(prompt.params.prefix_len, len(prompt.slots)) for prompt in prompts]
+    slots = [slot for prompt in prompts for slot in prompt.slots[prompt.params.prefix_len :]]
+    return Batch(
+        token_ids=torch.tensor(token_ids, device=device),
+        positions=torch.cat(positions).to(device),
+        slot_mapping=torch.tensor(slots, device=device),
+        starts=torch.cat((ends.new_zeros(1), ends)).to(device, torch.int32),
+        slot_table=table,
+        lengths=torch.tensor([len(prompt.slots) for prompt in prompts], dtype=torch.int32, device=device),
+        num_decodes=0,
+        logit_rows=(ends - 1).to(device),
+        soft_rows=torch.cat(soft_rows).to(device) if soft_rows else None,
+        soft_embeddings=torch.cat(soft) if soft else None,
+    )
