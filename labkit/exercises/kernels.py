@@ -29,6 +29,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'labkit.exercises.kernels' has no attribute {name!r}")
 
 
+def prepare() -> None:
+    """Load Triton as the two names do: guarded where it is interpreted, its launches counted.
+
+    Raises `NotAvailable` where it was loaded for compiling before and there is no GPU.
+    """
+    _load()
+
+
 def interpreted() -> bool:
     """Whether kernels that are defined now are interpreted, not compiled."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -14,8 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
+from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Case, Exercise
 from labkit.exercises.kernel_guard import launches
+from labkit.exercises.kernels import prepare
 
 NOT_ATTEMPTED = "NotImplementedError"
 NO_KERNEL = "NoKernel"
@@ -46,6 +48,9 @@ def run_seeds(function: Callable[..., Any], exercise: Exercise, seeds: Sequence[
     Where a Triton kernel is asked for and none was launched, the first outcome says so.
     """
     runs: dict[int, list[Outcome]] = {}
+    if "triton" in exercise.requires:
+        with contextlib.suppress(NotAvailable):  # a kernel that cannot run says so itself
+            prepare()
     before = launches()
     for seed in seeds:
         runs[seed] = run_cases(function, exercise, seed)

@@ -175,3 +175,15 @@ def test_solved_lab_01_climbs_a_ladder(browser: Any, server: str) -> None:
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
     keep_screenshot(page, "01_solved")
     page.close()
+
+
+def test_solved_lab_02_runs_its_kernels(browser: Any, server: str) -> None:
+    notebook = "solutions/02_fused_kernels.ipynb"
+    page = open_and_run(browser, server, notebook)
+    outputs = saved_outputs(server, notebook)
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert set(verdicts(outputs)) <= {"passed", "not measured here"}
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 8
+    scroll_to(page, ".jp-Cell:has-text('norm_kernel') .labkit-verdict, .labkit-verdict:has-text('2.3')")
+    keep_screenshot(page, "02_solved")
+    page.close()

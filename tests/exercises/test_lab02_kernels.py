@@ -136,6 +136,13 @@ def test_a_mistake_in_a_kernel_is_named(index: int, verdicts: list[list[str]]) -
     assert (verdict, PLANTED[index][2] in message) == (FAILED, True), message
 
 
+def test_a_notebook_may_import_triton_itself() -> None:
+    plain = source_of(NORM).replace(
+        "from labkit.exercises.kernels import tl, triton", "import triton\nimport triton.language as tl"
+    )
+    assert run_apart(find(NORM), plain).verdict == PASSED
+
+
 def test_an_answer_without_a_kernel_is_refused() -> None:
     by_torch = "from labkit import ops\n\ndef fused_linear_gelu(x, weight, bias):\n    return ops.linear_gelu(x, weight, bias)"
     refused = run_apart(find(GELU), by_torch)
