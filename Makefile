@@ -12,9 +12,13 @@ tour: env  ## the solved labs without a browser, and the ladder they climb
 env:  ## the environment alone
 	@environment/setup.sh
 
-bench: env  ## labkit against its peers, and the memory of loading, on this machine; writes the records
-	.venv/bin/labkit bench --batch 1,8 --save tests/benchmarks/results/cpu_gptj_tiny_fp32.json
-	.venv/bin/labkit bench --model gpt-j-405m-synthetic --precision bf16 --batch 1,8 --new-tokens 32 --seconds 40 --save tests/benchmarks/results/cpu_gpt_j_405m_bf16.json
+PEERS = hf,hf-compiled,ctranslate2,openvino
+
+bench: env  ## labkit against its peers, growth, and the memory of loading, on this machine; writes the records
+	.venv/bin/labkit bench --batch 1,8 --against $(PEERS) --save tests/benchmarks/results/cpu_gptj_tiny_fp32.json
+	for precision in fp32 bf16 int8 int4; do .venv/bin/labkit bench --model gpt-j-405m-synthetic --precision $$precision \
+		--batch 1,8 --new-tokens 32 --against $(PEERS) --save tests/benchmarks/results/cpu_gpt_j_405m_$$precision.json || exit 1; done
+	.venv/bin/python -m tests.benchmarks.growth --precision bf16 --save tests/benchmarks/results/cpu_growth_gpt_j_405m_bf16.json
 	.venv/bin/python -m tests.benchmarks.load_memory --save tests/benchmarks/results/cpu_load_memory.json
 
 gpu:  ## all GPU tests and benchmarks in one call; needs a GPU and a Python with a CUDA build of torch

@@ -11,7 +11,12 @@ from labkit.measure import Record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-RECORDS = {"`gptj-tiny`, fp32": "cpu_gptj_tiny_fp32.json", "405 M synthetic, bf16": "cpu_gpt_j_405m_bf16.json"}
+RECORDS = {
+    "`gptj-tiny`, fp32": "cpu_gptj_tiny_fp32.json",
+    "405 M synthetic, bf16": "cpu_gpt_j_405m_bf16.json",
+    "405 M synthetic, int8": "cpu_gpt_j_405m_int8.json",
+    "405 M synthetic, int4": "cpu_gpt_j_405m_int4.json",
+}
 
 
 @pytest.mark.parametrize("model", RECORDS)
@@ -19,10 +24,12 @@ RECORDS = {"`gptj-tiny`, fp32": "cpu_gptj_tiny_fp32.json", "405 M synthetic, bf1
 def test_measured_table_is_the_record(model: str, batch: int) -> None:
     record = Record.load(ROOT / "tests" / "benchmarks" / "results" / RECORDS[model])
     row = {row["engine"]: row for row in record.rows if row["batch"] == batch}
-    (ratio,) = [found["decode"] for found in record.extra["ratios"] if found["batch"] == batch]
-    figures = [f"{row[engine]['prefill_ms']:.1f}" for engine in ("hf", "labkit")]
-    figures += [f"{row[engine]['decode_ms_per_token']:.2f}" for engine in ("hf", "labkit")]
-    figures.append(f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    (ratio,) = [found for found in record.extra["ratios"] if (found["batch"], found["peer"]) == (batch, "openvino")]
+    engines = ("labkit", "openvino", "ctranslate2", "hf-compiled", "hf")
+    figures = [f"{row[engine]['decode_ms_per_token']:.2f}" if engine in row else "–" for engine in engines]
+    for phase in ("prefill", "decode", "end_to_end"):
+        found = ratio[phase]
+        figures.append(f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})")
     assert f"| {model} | {batch} | {' | '.join(figures)} |" in README
 
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine import FixedBatches, KVCache
+from labkit.engine.cuda_graph import GraphedGPTJ
 from labkit.engine.forward import fastest_forward
 from labkit.engine.weight_store import read_model
 from labkit.errors import NotAvailable
+from labkit.ops.backend import on_triton
 from labkit.precision import BITS, compute_dtype, precision_name
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
 """What the bench can be asked for; each engine says which of them it runs."""
 
 
@@ -86,13 +88,14 @@ class BenchEngine(ABC):
 
 
 class LabkitEngine(BenchEngine):
-    """This library's model, driven step by step."""
+    """This library's model, driven step by step; on a GPU by captured steps that feed each other their tokens."""
 
     name = "labkit"
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._model = read_model(checkpoint, precision, device)
-        self._forward = fastest_forward(self._model)
+        self._graphed = GraphedGPTJ(self._model, 0) if on_triton(self._model.wte) else None
+        self._forward = self._graphed.forward if self._graphed else fastest_forward(self._model)
         self._cache: KVCache | None = None
         head = ", lm_head int8" if precision == "int4" else ""
         dtype = precision_name(compute_dtype(precision, device))
@@ -100,21 +103,23 @@ class LabkitEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All of them."""
-        return PRECISIONS
+        """All of them, but fp8 on a GPU only."""
+        return PRECISIONS if device.type == "cuda" else PRECISIONS[:-1]
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Prompts of equal length, as one flat batch."""
         batch, length = prompts.shape
-        model, slots = self._model, batch * (length + new_tokens)
+        model, slots = self._model, 1 + batch * (length + new_tokens)  # slot 0 is for what pads a captured step
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
-        self._batches = FixedBatches(batch, length + new_tokens, model.device)
+        self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=1)
         return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """One forward pass a step over the preallocated cache."""
         assert self._cache is not None
+        if self._graphed:
+            return self._graphed.decode_greedy(self._batches.decode(tokens), self._cache, steps)
         made = []
         for _ in range(steps):
             tokens = self._forward(self._batches.decode(tokens), self._cache).argmax(-1)

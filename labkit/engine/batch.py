@@ -53,12 +53,13 @@ class Batch:
 class FixedBatches:
     """Batches for a fixed set of sequences that go on together, each in a stretch of the cache of its own.
 
-    For scoring, benchmarks and tests; the engine's scheduler makes its own. The cache needs `sequences * capacity` slots.
+    For scoring, benchmarks and tests; the engine's scheduler makes its own. The cache needs `sequences * capacity` slots
+    from `first_slot` on.
     """
 
-    def __init__(self, sequences: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, sequences: int, capacity: int, device: torch.device, *, first_slot: int = 0) -> None:
         self.device = device
-        slots = torch.arange(sequences * capacity, dtype=torch.int32, device=device)
+        slots = torch.arange(first_slot, first_slot + sequences * capacity, dtype=torch.int32, device=device)
         self.slot_table = slots.view(sequences, capacity)
         self.lengths = torch.zeros(sequences, dtype=torch.int32, device=device)
         self._steps = torch.arange(sequences + 1, dtype=torch.int32, device=device)

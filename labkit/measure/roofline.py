@@ -13,7 +13,7 @@ from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.measure.ceilings import Ceilings
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int4": 4.5 / 8}
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 4.5 / 8}
 """Bytes a weight takes; in int4 a group of 32 shares a scale in 16 bits, and the head is in int8."""
 CACHE_BYTES = {"fp32": 4}
 """Bytes a number of the cache takes, where that is not the two of the 16-bit precisions."""

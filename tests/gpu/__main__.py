@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "benchmarks" / "results")
+SIX_B = ["--model", "gpt-j-6b-synthetic", "--new-tokens", "128"]
 BENCHES = {
     "gptj_tiny_fp32": ["--model", "gptj-tiny", "--precision", "fp32", "--batch", "1,8", "--seconds", "15"],
     "gpt_j_405m_fp16": ["--model", "gpt-j-405m-synthetic", "--precision", "fp16", "--batch", "1,8", "--seconds", "20"],
-    "gpt_j_6b_fp16": ["--model", "gpt-j-6b-synthetic", "--precision", "fp16", "--batch", "1,8", "--seconds", "60"],
-    "gpt_j_6b_bf16": ["--model", "gpt-j-6b-synthetic", "--precision", "bf16", "--batch", "1", "--seconds", "40"],
+    "gpt_j_6b_fp16": [*SIX_B, "--precision", "fp16", "--batch", "1,8", "--against", "hf,hf-compiled", "--seconds", "60"],
+    "gpt_j_6b_int8": [*SIX_B, "--precision", "int8", "--batch", "1,8", "--against", "", "--seconds", "20"],
+    "gpt_j_6b_int4": [*SIX_B, "--precision", "int4", "--batch", "1,8", "--against", "", "--seconds", "20"],
+    "gpt_j_6b_fp8": [*SIX_B, "--precision", "fp8", "--batch", "64", "--against", "", "--seconds", "20"],
 }
 
 
@@ -38,6 +41,9 @@ def main() -> int:
     steps["kernels"] = [sys.executable, "-m", "tests.benchmarks.kernels", "--save", str(kernels)]
     linear = RESULTS / f"gpu_{name}_linear.json"
     steps["linear"] = [sys.executable, "-m", "tests.benchmarks.linear", "--tune", "--save", str(linear)]
+    growth = RESULTS / f"gpu_{name}_growth_gpt_j_6b_fp16.json"
+    grown = ["--model", "gpt-j-6b-synthetic", "--precision", "fp16", "--seconds", "1", "--save", str(growth)]
+    steps["growth"] = [sys.executable, "-m", "tests.benchmarks.growth", *grown]
     load = RESULTS / f"gpu_{name}_load_memory.json"
     steps["load_memory"] = [sys.executable, "-m", "tests.benchmarks.load_memory", "--save", str(load)]
     found = {}
