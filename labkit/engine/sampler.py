@@ -254,14 +254,6 @@ def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
     return list(made[: 1 + sum(1 for _ in right)])
 
 
-def sampler_of(sequences: SequenceOf[Sequence], vocab_size: int, device: torch.device) -> Sampler:
-    """A sampler with these sequences in its rows, in order."""
-    sampler = Sampler(len(sequences), vocab_size, device)
-    for row, sequence in enumerate(sequences):
-        sampler.join(row, sequence)
-    return sampler
-
-
 def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
     """Log-probabilities of the chosen tokens, and of the likeliest ones, where a sequence asked for them."""
     counts = [sequence.params.logprobs for sequence in sequences]

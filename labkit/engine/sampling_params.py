@@ -66,7 +66,8 @@ class SamplingParams:
 
     Speed
     speculate: up to so many tokens are guessed a step where the last ones occurred before, and kept as far as they are
-        what would have been made without guessing (Saxena 2023); 0 is off. The text does not depend on it.
+        what would have been made without guessing (Saxena 2023); 0 is off. The text does not depend on it. Nothing is
+        guessed with `memory_len`.
 
     Order of work on the logits: repetition penalty, presence penalty, bad words and minimum length, temperature,
     top-k, top-p. Raises `InvalidRequest` naming the parameter, what was given and what is accepted.

@@ -10,10 +10,11 @@ import torch
 
 import labkit
 from labkit.config import GPTJConfig
-from labkit.engine import Engine, SamplingParams, sampler
+from labkit.engine import Engine, SamplingParams
 from labkit.engine.sequence import Sequence
 from labkit.engine.text_stream import TextStream
 from labkit.errors import InvalidRequest
+from tests.engine.test_sampling import sampler_of
 
 CONFIG = GPTJConfig(hidden_size=24, num_layers=3, num_heads=2, rotary_dim=6, context_length=20, vocab_size=50, eos_token_id=0)
 
@@ -89,7 +90,7 @@ def test_end_token_takes_the_place_of_the_models_end_of_text() -> None:
     assert run(sequence(end_token_id=9, stop_token_ids=[5]), [0, 5]) == ("<0>", "stop", 5, 2)
     short = sequence(end_token_id=9, min_new_tokens=2)
     logits = torch.zeros(1, 12)
-    banned = sampler.sampler_of([short], 12, logits.device).edit(logits, [0])
+    banned = sampler_of([short], 12).edit(logits, [0])
     assert torch.isinf(banned[0]).nonzero().flatten().tolist() == [9]
 
 
@@ -101,7 +102,7 @@ def test_top_p_decays_to_its_floor_and_is_reset(resets: list[int]) -> None:
     params = {"temperature": 1.0, "top_p": 0.88, "top_p_decay": 0.7, "top_p_min": 0.3, "top_p_reset_ids": resets}
     visits, at_the_edge, later_resets = [0] * 7, [0] * 7, 0
     for seed in range(100):
-        state = sampler.sampler_of([sequence(seed=seed, **params)], 6, logits.device)
+        state = sampler_of([sequence(seed=seed, **params)], 6)
         top_p = 0.88
         for step in range(8):
             kept = [token for token in range(6) if float(logits[0, :token].exp().sum()) < top_p]
@@ -118,7 +119,7 @@ def test_top_p_decays_to_its_floor_and_is_reset(resets: list[int]) -> None:
 
 def test_without_a_temperature_a_decaying_top_p_is_greedy() -> None:
     one = sequence(top_p=0.5, top_p_decay=0.5)
-    assert int(sampler.sampler_of([one], 4, torch.device("cpu")).sample(torch.tensor([[0.0, 3.0, 2.0, 1.0]]), [0])) == 1
+    assert int(sampler_of([one], 4).sample(torch.tensor([[0.0, 3.0, 2.0, 1.0]]), [0])) == 1
 
 
 # Penalties together -----------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_both_penalties_and_a_ban_combine_in_the_stated_order() -> None:
     one = sequence([3, 4], repetition_penalty=2.0, presence_penalty=0.5)
     one.new_tokens.append(4)
     logits = torch.tensor([[1.0, -1.0, 2.0, 3.0, -3.0]])
-    assert sampler.sampler_of([one], 5, logits.device).edit(logits, [0]).tolist() == [[1.0, -1.0, 2.0, 1.5, -6.5]]
+    assert sampler_of([one], 5).edit(logits, [0]).tolist() == [[1.0, -1.0, 2.0, 1.5, -6.5]]
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------------

@@ -30,16 +30,24 @@ def sequence(prompt: list[int] | None = None, made: list[int] | None = None, **p
     return built
 
 
+def sampler_of(sequences: list[Sequence], vocab: int, device: torch.device | str = "cpu") -> sampler.Sampler:
+    """A sampler with these sequences in its rows, in order."""
+    made = sampler.Sampler(len(sequences), vocab, torch.device(device))
+    for row, one in enumerate(sequences):
+        made.join(row, one)
+    return made
+
+
 def draws(logits: torch.Tensor, count: int, **params: Any) -> torch.Tensor:
     """How often each token is drawn in `count` steps of one sequence."""
-    state = sampler.sampler_of([sequence(**params)], len(logits), logits.device)
+    state = sampler_of([sequence(**params)], len(logits))
     tokens = torch.cat([state.sample(logits[None], [0]) for _ in range(count)])
     return torch.bincount(tokens, minlength=len(logits))
 
 
 def edited(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
     rows = range(len(sequences))
-    return sampler.sampler_of(sequences, logits.shape[1], logits.device).edit(logits, rows)
+    return sampler_of(sequences, logits.shape[1]).edit(logits, rows)
 
 
 def expected_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
@@ -178,7 +186,7 @@ def test_rows_moved_on_by_tokens_are_rows_built_anew(seed: int) -> None:
     for number in range(len(WISHES)):
         made: list[int] = []
         for step in range(steps):
-            state = sampler.sampler_of([fresh(number, made)], vocab, logits.device)
+            state = sampler_of([fresh(number, made)], vocab)
             made += state.sample(logits[number, step][None], [0]).tolist()
         alone.append(made)
 

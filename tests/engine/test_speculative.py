@@ -7,9 +7,8 @@ import random
 import pytest
 import torch
 
-from labkit.engine import sampler
 from labkit.engine.speculative import LONGEST, PromptLookup
-from tests.engine.test_sampling import WISHES, sequence
+from tests.engine.test_sampling import WISHES, sampler_of, sequence
 
 
 def plain_proposals(tokens: list[int], count: int) -> list[int]:
@@ -52,8 +51,7 @@ def test_verified_tokens_are_those_made_one_by_one(wishes: list[dict[str, object
     vocab, steps, draw = 19, 16, random.Random(seed)
     logits = 2 * torch.randn(len(wishes), steps, vocab, generator=torch.Generator().manual_seed(seed))
     plain, guessing = (
-        sampler.sampler_of([sequence([1, 5, n], **{"seed": n, **wish}) for n, wish in enumerate(wishes)], vocab, logits.device)
-        for _ in range(2)
+        sampler_of([sequence([1, 5, n], **{"seed": n, **wish}) for n, wish in enumerate(wishes)], vocab) for _ in range(2)
     )
     expected = torch.stack([plain.sample(logits[:, step], range(len(wishes))) for step in range(steps)], dim=1).tolist()
     made: list[list[int]] = [[] for _ in wishes]

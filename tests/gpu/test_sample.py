@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from labkit.engine import SamplingParams
 from labkit.ops.kernels.penalize import penalize_triton
 from labkit.ops.kernels.sample import sample_triton
 from labkit.ops.penalize import penalize_reference
 from labkit.ops.sample import sample_reference
+from tests.engine.test_beam_search import peer_with_ends, searched, tokens
+from tests.engine.test_sampling import WISHES, sampler_of, sequence
+from tests.models import engine_of, random_prompts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -62,3 +68,31 @@ def test_a_captured_draw_follows_its_counters() -> None:
         positions += 1
         graph.replay()
         assert torch.equal(tokens, sample_triton(logits, *numbers, seeds, samples, positions))
+
+
+def test_a_samplers_rows_on_the_gpu_make_the_tokens_that_they_make_on_the_cpu() -> None:
+    """Penalties, bans, decaying top-p and draws, step after step, with guesses and without."""
+    vocab, steps = 1000, 12
+    logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=torch.Generator().manual_seed(6))
+    made = {}
+    for device in ("cpu", "cuda"):
+        rows = range(len(WISHES))
+        one = sampler_of([sequence([1, 5, n], **{"seed": n, **w}) for n, w in enumerate(WISHES)], vocab, device)
+        given = logits.to(device)
+        made[device] = torch.stack([one.sample(given[:, step], rows).cpu() for step in range(steps)], dim=1).tolist()
+    assert made["cuda"] == made["cpu"]
+    guessing = sampler_of([sequence([1, 5, n], **{"seed": n, **w}) for n, w in enumerate(WISHES)], vocab, "cuda")
+    drafts = [row[: n % 5] + ([999 - row[n % 5]] if n % 2 else []) for n, row in enumerate(made["cpu"])]
+    given = torch.cat([logits[n, : len(draft) + 1] for n, draft in enumerate(drafts)]).to("cuda")
+    found = guessing.verify(given, range(len(WISHES)), drafts)
+    assert found == [row[: n % 5 + 1] for n, row in enumerate(made["cpu"])]
+
+
+@pytest.mark.parametrize("rules", [{}, {"early_stopping": True}, {"num_beam_groups": 2, "diversity_penalty": 0.5}], ids=str)
+def test_beams_on_the_gpu_are_those_on_the_cpu(rules: dict[str, Any]) -> None:
+    peer = peer_with_ends("one head of 80", 4, 1.5)
+    prompts = random_prompts(59, [3, 17, 1], 4)
+    params = [SamplingParams(num_beams=4, max_new_tokens=9, **rules)] * 3
+    expected = searched(engine_of(peer), prompts, params)
+    found = searched(engine_of(peer.to("cuda")), prompts, params)
+    assert [[tokens(h) for h in hs] for hs in found] == [[tokens(h) for h in hs] for hs in expected]
