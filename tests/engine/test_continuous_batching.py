@@ -175,22 +175,37 @@ def test_prefix_reuse_changes_no_token_and_computes_each_prefix_once(peer: Any) 
 
 
 def test_a_swapped_operation_uses_nothing_that_another_one_computed(peer: Any) -> None:
-    engine = engine_of(peer)
-    (prompt,) = random_prompts(211, [20], 4)
+    engine = engine_of(peer, max_step_tokens=8, max_batch_size=4)
+    prompts = random_prompts(211, [20, 30], 4)
     params = SamplingParams(max_new_tokens=6, ignore_eos=True)
-    before = engine.generate([prompt], params)[0].token_ids
+
+    def tokens_of(one: Engine) -> list[list[int]]:
+        return [output.token_ids for output in one.generate(prompts, params)]
 
     def wrong(x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
         return torch.tanh(x) * weight + bias
 
-    stream = engine.stream([prompt], params)
-    next(stream)
+    before = tokens_of(engine)
+    assert before == tokens_of(engine_of(peer))
+    engine.forget_prefixes()
+    decoding, prefilling = engine.stream([prompts[0]], params), engine.stream([prompts[1]], params)
+    next(decoding)
+    number = engine.add_request(prompts[1], params)
+    engine.step()
+    assert engine.stats.running == 2
     with ops.use(layer_norm=wrong):
-        swapped = engine.generate([prompt], params)[0].token_ids
-        list(stream)  # began under the one and ended under the other: of use to nobody
-        assert engine.generate([prompt], params)[0].token_ids == swapped
+        # What began under the one and ends under the other is of use to nobody, whether it was decoding or still a prompt.
+        list(decoding)
+        while engine.has_unfinished:
+            engine.step()
+        swapped = tokens_of(engine)
+        assert swapped == tokens_of(engine_of(peer)) == tokens_of(engine)
+        next(prefilling)
     assert swapped != before
-    assert engine.generate([prompt], params)[0].token_ids == before
+    assert tokens_of(engine) == before
+    list(prefilling)
+    assert tokens_of(engine) == before
+    assert not engine.cancel(number)
     check_idle(engine)
 
 

@@ -144,16 +144,19 @@ def test_the_latest_is_preempted_and_goes_on_where_it_was() -> None:
     early, late = sequence(unlike(10, 1), 40), sequence(unlike(10, 2), 40)
     for request in (early, late):
         one.add([request])
+    step(one)
+    behind = sequence(unlike(50, 3), 2)
+    one.add([behind])
     while not one.preemptions:
         step(one)
-    assert list(one.waiting) == [[late]]
+    assert list(one.waiting) == [[late], [behind]]
     made = list(late.new_tokens)
     assert len(made) > 3 * LOOKAHEAD - 10
     assert len(early.new_tokens) == len(made) + 1, "the earliest was held up"
     while one.running or one.waiting:
         step(one)
     assert late.new_tokens[: len(made)] == made
-    assert [len(early.new_tokens), len(late.new_tokens)] == [40, 40]
+    assert [len(early.new_tokens), len(late.new_tokens), len(behind.new_tokens)] == [40, 40, 2]
     assert one.tokens_computed > 2 * (10 + 39), "preempted tokens were not computed anew"
     check_empty(one)
 
