@@ -63,7 +63,7 @@ class BeamSearch:
         self.tree = BeamTree(slots)
         self._prompts = [BeamPrompt(sequence, self.tree, row) for row, sequence in enumerate(sequences)]
         self._rows = [Row(prompt, 0.0, None, row) for row, prompt in enumerate(self._prompts)]
-        width = max(positions_of(sequence) + sequence.max_new_tokens for sequence in sequences)
+        width = max(positions_of(sequence) + sequence.max_new_tokens - 1 for sequence in sequences)
         table = torch.zeros(len(sequences), width, dtype=torch.int32)
         self._sampler = Sampler(sum(s.params.num_beams for s in sequences), vocab_size, self._device)
         for row, prompt in enumerate(self._prompts):

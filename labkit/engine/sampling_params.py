@@ -14,7 +14,9 @@ from labkit.engine import validate
 from labkit.errors import InvalidRequest
 
 DEFAULT_NEW_TOKENS = 64
+"""New tokens at most where the caller does not say."""
 MOST_PROPOSALS = 64
+"""Tokens that can be guessed a step at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

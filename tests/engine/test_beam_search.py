@@ -214,6 +214,17 @@ def test_more_beams_never_score_worse_than_greedy_and_one_prompt_does_not_distur
         assert len({tuple(tokens(h)) for h in hypotheses}) == len(hypotheses) == chosen.num_beams
 
 
+def test_beams_to_the_end_of_the_context_are_those_of_transformers() -> None:
+    """The last token takes no slot and no position: a full context still yields it."""
+    peer = random_peer("one head of 80", 14)
+    (prompt,) = random_prompts(59, [26], 14)
+    params = SamplingParams(num_beams=3, num_samples=3, max_new_tokens=33 - 26, ignore_eos=True)
+    expected = of_transformers(peer, prompt, 3, num_beams=3, max_new_tokens=7, eos_token_id=1000)
+    assert [tokens(h) for h in searched(engine_of(peer), [prompt], [params])[0]] == [row for row, _ in expected]
+    longer = SamplingParams(num_beams=3, max_new_tokens=8, ignore_eos=True)
+    assert all(len(tokens(h)) == 8 for h in searched(engine_of(peer), [prompt], [longer])[0])
+
+
 # The cache --------------------------------------------------------------------------------------------------------------
 def test_no_key_or_value_is_ever_moved() -> None:
     """Each forward pass writes one slot a beam, which nothing else holds; between passes nothing is written at all."""
