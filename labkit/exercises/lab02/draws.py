@@ -28,10 +28,6 @@ class Draws:
         """The numbers 0 to `count - 1`, shuffled, int64."""
         return torch.randperm(count, generator=self._generator).to(kernel_device())
 
-    def whole(self, high: int, *shape: int) -> Tensor:
-        """Whole numbers from 0 to `high - 1`, int64."""
-        return torch.randint(high, shape, generator=self._generator).to(kernel_device())
-
 
 def guarded(values: Tensor) -> Tensor:
     """The same values, contiguous, with NaN around them."""
