@@ -68,7 +68,7 @@ class PrefixCache:
 
     def evict(self, count: int) -> None:
         """Give up so many idle slots (fewer if there are no more), from the ends of the least recently used texts."""
-        for node in list(self._order):
+        for node in list(self._order) if count > 0 else ():
             if count <= 0:
                 return
             if not node.children:
