@@ -68,15 +68,21 @@ class Measured:
         return Timing(tuple(a + b for a, b in zip(self.prefill.samples, self.decode.samples, strict=True)))
 
 
-def warm_up(player: Player, device: torch.device) -> tuple[Tensor, int]:
-    """One untimed round, in which an engine compiles what it compiles, and a second, whose memory and tokens are given.
+def first_round(player: Player) -> None:
+    """The round in which an engine compiles, packs and allocates what it only then can.
 
-    Raises `NotAvailable`, saying so, when the engine made another number of tokens than it was asked for.
+    Raises `NotAvailable`, saying so, when it made another number of tokens than it was asked for.
     """
     player.prefill()
     player.decode()
-    player.tokens()
+    made, wanted = player.tokens().shape, (player.made[0].shape[0], player.new_tokens)
+    if made != wanted:
+        raise NotAvailable(f"{player.engine.name} made {list(made)} tokens, {list(wanted)} were asked for")
     player.round = 0
+
+
+def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
+    """The tokens of one more untimed round, and the bytes it took beyond what was held before."""
     before = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -85,9 +91,6 @@ def warm_up(player: Player, device: torch.device) -> tuple[Tensor, int]:
         player.prefill()
         player.decode()
         tokens = player.tokens()
-    wanted = (player.made[0].shape[0], player.new_tokens)
-    if tokens.shape != wanted:
-        raise NotAvailable(f"{player.engine.name} made {list(tokens.shape)} tokens, {list(wanted)} were asked for")
     peak = gpu_peak_bytes(device)
     return tokens, host.bytes if peak is None else peak - before
 
@@ -95,7 +98,7 @@ def warm_up(player: Player, device: torch.device) -> tuple[Tensor, int]:
 def run_in_turn(
     players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float
 ) -> dict[str, Measured]:
-    """Time all players in turn, round by round, with `warm` from their `warm_up`."""
+    """Time all players in turn, round by round, with `warm` from their `watched_round`."""
     calls: dict[str, Callable[[], None]] = {}
     for name, player in players.items():
         rest = {f"{name} rest": lambda: time.sleep(REST_SECONDS)} if len(players) > 1 else {}

@@ -42,7 +42,7 @@ def rows_of(
                 "decode_ms_per_token": 1e3 * step,
                 "end_to_end_ms": 1e3 * whole.median,
                 "tokens_per_second": batch * new_tokens / whole.median,
-                "peak_bytes": facts.pop("weights_bytes") + found.run_bytes,
+                "peak_bytes": facts.pop("held_bytes") + found.run_bytes,
                 "fraction_of_limit": limit.decode_seconds / step,
                 "decode_bound": limit.decode_bound,
                 "spread": {phase: timing_of(found, phase).spread for phase in PHASES},
@@ -54,10 +54,10 @@ def rows_of(
     return rows
 
 
-def about_engine(engine: BenchEngine, weights_bytes: int, build_seconds: float) -> dict[str, Any]:
+def about_engine(engine: BenchEngine, held_bytes: int, build_seconds: float) -> dict[str, Any]:
     """What a row says of an engine besides its times."""
     detail, version = engine.detail, engine.version()
-    return {"version": version, "detail": detail, "weights_bytes": weights_bytes, "build_seconds": build_seconds}
+    return {"version": version, "detail": detail, "held_bytes": held_bytes, "build_seconds": build_seconds}
 
 
 def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine
 from labkit.bench.peers import PEERS
-from labkit.bench.rounds import Measured, Player, Prompts, run_in_turn, warm_up
+from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_turn, watched_round
 from labkit.bench.rows import about_engine, ratios_of, rows_of
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import Checkpoint, open_checkpoint
@@ -159,4 +159,8 @@ class Session:
             self.measured[batch] |= run_in_turn(timed, warm, self._device, settings.seconds)
 
     def _warm_up(self, name: str, player: Player, warm: dict[str, tuple[Tensor, int]]) -> None:
-        warm[name] = warm_up(player, self._device)
+        before = self._held()
+        first_round(player)
+        gc.collect()
+        self.about[name]["held_bytes"] += max(0, self._held() - before)  # weights that are packed as they are first used
+        warm[name] = watched_round(player, self._device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,9 +17,12 @@ from torch import Tensor
 
 from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine
 from labkit.bench.peers import PEERS, openvino_model, room
+from labkit.bench.peers.apart import run_apart
+from labkit.bench.peers.telemetry import without_telemetry
 from labkit.bench.rounds import Prompts
 from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.errors import InsufficientResources, NotAvailable
+from labkit.measure import Ceilings
 from tests.models import random_peer
 
 CPU = torch.device("cpu")
@@ -66,6 +72,8 @@ def test_a_prefill_without_a_decode_leaves_nothing_behind(name: str, checkpoint:
     first = engine.prefill(prompts[0], NEW)
     assert not torch.equal(engine.prefill(prompts[1], NEW), first)
     assert torch.equal(generate(engine, prompts[0])[:, 0], first)
+    if name == "openvino":
+        assert sys.modules["openvino_telemetry"] is None  # nothing is reported over the network
 
 
 def test_ctranslate2_in_two_parts_makes_what_it_makes_in_one(checkpoint: Checkpoint) -> None:
@@ -110,14 +118,16 @@ def test_lower_precisions_run_and_say_what_they_are(name: str, precision: str, s
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
-    precision: str, checkpoint: Checkpoint, tmp_path: Path
+    precision: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in PEERS["openvino"].packages:
         pytest.importorskip(package, reason=f"not measured here: no package {package}")
+    if precision == "int8":  # once as a large model is converted
+        monkeypatch.setattr(openvino_model, "LARGE", 0)
     openvino_model.convert(checkpoint, tmp_path, precision)
+    without_telemetry()
     import openvino
 
-    assert sys.modules["openvino_telemetry"] is None  # nothing is reported over the network
     assert sorted(path.name for path in tmp_path.iterdir()) == ["openvino_model.bin", "openvino_model.xml"]
     core = openvino.Core()
     model = core.read_model(tmp_path / "openvino_model.xml")
@@ -194,3 +204,43 @@ def test_a_conversion_that_does_not_fit_is_refused_with_sizes(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 10))  # type: ignore[attr-defined]
     with pytest.raises(InsufficientResources, match=r"GB of disk.* TMPDIR"):
         room.check_room(checkpoint, torch.float32, 32, tmp_path)
+
+
+def test_a_function_run_apart_returns_raises_or_is_said_to_have_died() -> None:
+    assert run_apart(divmod, 17, 5) == (3, 2)
+    with pytest.raises(ZeroDivisionError):
+        run_apart(divmod, 17, 0)
+    with pytest.raises(NotAvailable, match="_exit ended with status 7: it wrote nothing"):
+        run_apart(os._exit, 7)
+
+
+def test_openvino_refuses_weights_that_do_not_fit_with_their_copies(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    memory = psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(InsufficientResources, match=r"openvino takes .* packed copies"):
+        PEERS["openvino"](checkpoint, CPU, "bf16")
+
+
+def test_the_command_with_all_peers_measures_those_it_can_and_names_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labkit.cli.bench import bench
+
+    run: Any = importlib.import_module("labkit.bench.run")
+    monkeypatch.setattr(run, "ceilings", lambda device: Ceilings("cpu", 1, 1e10, {"fp32": 1e12}))
+    sizes = {"batch": "1,2", "prompt_tokens": 9, "new_tokens": 4, "seconds": 0.2, "device": "cpu"}
+    bench(against=",".join(PEERS), precision="int8", json=True, **sizes)
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    missing = {row["engine"]: row["why"] for row in report["not_measured"]}
+    assert {row["engine"] for row in report["rows"]} == {"labkit", *PEERS} - set(missing)
+    assert all(row["precision"] == "int8" and "int8" in row["detail"] for row in report["rows"])
+    assert {"hf", "hf-compiled"} <= set(missing)
+    for name, why in missing.items():
+        assert why.startswith("not measured here: ")
+        assert name in why
+        assert f"{name}: {why}"[:70] in " ".join(out.split())

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -13,10 +14,16 @@ from labkit.bench.engines import BenchEngine
 from labkit.bench.peers.openvino_model import convert
 from labkit.bench.peers.telemetry import without_telemetry
 from labkit.checkpoints import Checkpoint
+from labkit.config import GPTJConfig
 from labkit.environment import find_cpu
+from labkit.errors import InsufficientResources
+from labkit.precision import BITS
 
 MAX_BATCHED_TOKENS = 1 << 16
 """Prompts are never split: what fits is run in one step, as every other engine here does."""
+
+COPIES = {"int4": 2.4}
+"""Memory over bytes of weights after the first steps, as measured with 1.0 B parameters; 1.9 in other precisions."""
 
 
 class OpenVINOEngine(BenchEngine):
@@ -32,6 +39,12 @@ class OpenVINOEngine(BenchEngine):
     packages = ("openvino", "openvino_genai", "nncf", "transformers")
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
+        needed, free = self.weight_bytes(checkpoint.config, precision, device), psutil.virtual_memory().available
+        if needed > free:
+            raise InsufficientResources(
+                f"openvino takes {needed / 1e9:.1f} GB for the weights of {checkpoint.name} and their packed copies, "
+                f"{free / 1e9:.1f} GB are free"
+            )
         without_telemetry()
         import openvino_genai
 
@@ -60,6 +73,11 @@ class OpenVINOEngine(BenchEngine):
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
         """All of them on a CPU."""
         return ("fp32", "bf16", "fp16", "int8", "int4") if device.type == "cpu" else ()
+
+    @classmethod
+    def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
+        """About twice the weights: those it read, and their copies packed for its products."""
+        return int(COPIES.get(precision, 1.9) * config.parameter_count * BITS[precision] / 8)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Add a request for every prompt and step until each has its first token."""

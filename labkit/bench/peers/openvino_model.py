@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,45 +9,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labkit.bench.peers.apart import run_apart
 from labkit.bench.peers.huggingface import cache_argument, transformers_model
 from labkit.bench.peers.openvino_stateful import make_stateful
 from labkit.bench.peers.room import check_room
 from labkit.bench.peers.telemetry import without_telemetry
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
-from labkit.precision import BITS, DTYPES
+from labkit.errors import NotAvailable
+from labkit.precision import BITS, DTYPES, precision_name
 
 GROUP_SIZE = 32
 """Weights that share a scale in int4, as in labkit."""
 
 
+LARGE = 100_000_000
+"""Parameters from which on a model is converted in processes of their own: tracing keeps the model it traced."""
+
+
 def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
     """Write `openvino_model.xml` and `.bin` into `folder`; gives in words what the weights are.
 
-    int8 and int4 are made from 16-bit weights, which saves half of the memory. Raises `InsufficientResources` when memory
-    or disk do not suffice.
+    int8 and int4 are made from the weights as they are stored, in a second step that maps those of the first. Raises
+    `InsufficientResources` when memory or disk do not suffice.
     """
+    dtype = DTYPES.get(precision, checkpoint.weight_dtype)
+    check_room(checkpoint, dtype, BITS[precision], folder)
+    path, wide = folder / "openvino_model.xml", folder / "wide.xml"
+    apart = checkpoint.config.parameter_count >= LARGE
+    steps: list[tuple[Any, ...]] = [(write_traced, checkpoint, dtype, path if precision in DTYPES else wide)]
+    if precision not in DTYPES:
+        steps.append((write_compressed, wide, path, precision, checkpoint.config))
+    words = [run_apart(*step) if apart else step[0](*step[1:]) for step in steps]
+    for leftover in (wide, wide.with_suffix(".bin")):
+        leftover.unlink(missing_ok=True)
+    return str(words[-1])
+
+
+def write_traced(checkpoint: Checkpoint, dtype: torch.dtype, path: Path) -> str:
+    """Write the model with its weights in `dtype`; gives the name of that precision."""
     without_telemetry()
     import openvino
 
-    dtype = DTYPES.get(precision, checkpoint.weight_dtype)
-    stored = BITS[precision] + (dtype.itemsize * 8 if precision not in DTYPES else 0)
-    check_room(checkpoint, dtype, stored, folder)
     model = _traced(checkpoint, dtype)
     make_stateful(model, checkpoint.config)
-    path = folder / "openvino_model.xml"
-    if precision in DTYPES:
-        openvino.save_model(model, path, compress_to_fp16=False)
-        return precision
-    # Written first, since what is read back is mapped: of the wide weights no more is in memory than what is compressed.
-    wide = folder / "wide.xml"
-    openvino.save_model(model, wide, compress_to_fp16=False)
-    del model
-    gc.collect()
-    words = _compress(wide, path, precision, checkpoint.config)
-    wide.unlink()
-    wide.with_suffix(".bin").unlink()
-    return words
+    openvino.save_model(model, path, compress_to_fp16=False)
+    return precision_name(dtype)
 
 
 class _Step(nn.Module):
@@ -80,6 +86,8 @@ def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 
     config = checkpoint.config
     model = transformers_model(checkpoint, torch.device("cpu"), dtype)
+    if not model._supports_sdpa:
+        raise NotAvailable("peer openvino needs a transformers whose GPT-J has fused attention, as 5.24 has")
     model.set_attn_implementation("sdpa")
     if dtype != torch.float32:
         # Weights stay in 16 bits; what is between them is traced in float32 and gets its precision from the runtime.
@@ -97,11 +105,12 @@ def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         return openvino.convert_model(_Step(model), example_input=example)
 
 
-def _compress(source: Path, target: Path, precision: str, config: GPTJConfig) -> str:
-    """Round the matrices with NNCF to int8 by row, or to int4 in groups with the head and the embedding in int8.
+def write_compressed(source: Path, target: Path, precision: str, config: GPTJConfig) -> str:
+    """Round a written model's matrices with NNCF to int8 by row, or to int4 in groups with head and embedding in int8.
 
     NNCF takes the table of rotary sines and cosines for an embedding; it is kept as it is.
     """
+    without_telemetry()
     import nncf
     import openvino
 
