@@ -183,6 +183,8 @@ void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *
     Workspace &space = *(Workspace *)workspace;
     const lk_layer &l = model->layer[0];
     int64_t tokens = batch->tokens, width = model->hidden, longest = 1;
+    int64_t of_layers = tokens * model->layers * (4 * width * width + 2 * width * model->inner);
+    threads = worthwhile(of_layers + (int64_t)batch->logits * model->vocab * width, threads);
     for (int32_t s = 0; s < batch->sequences; s++) longest = batch->lengths[s] > longest ? batch->lengths[s] : longest;
     int64_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
     const Kernels &kernel = *kernels();

@@ -32,6 +32,7 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
                int32_t threads) {
     Workspace &space = *(Workspace *)workspace;
     const Kernels &kernel = *kernels();
+    threads = worthwhile((int64_t)tokens * weight->out * weight->in, threads);
     space.begin(activation_bytes(*weight, tokens) + Workspace::bytes_of<float>((int64_t)threads * weight->in));
     Activations a = take_activations(space, *weight, tokens);
     float *rows = space.take<float>((int64_t)threads * weight->in);
@@ -50,6 +51,7 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
 
 void lk_layer_norm(int32_t type, const void *x, const float *weight, const float *bias, float epsilon, int32_t tokens,
                    int32_t hidden, void *out, int32_t threads) {
+    threads = worthwhile(32 * (int64_t)tokens * hidden, threads);
     Team team(1);
     team.run(threads, [&](int thread) {
         std::unique_ptr<float[]> in(new float[hidden]), normed(new float[hidden]);
@@ -64,6 +66,7 @@ void lk_layer_norm(int32_t type, const void *x, const float *weight, const float
 
 void lk_residual_layer_norm(int32_t type, const void *residual, const void *attention, const void *mlp, const float *weight,
                             const float *bias, float epsilon, int32_t tokens, int32_t hidden, void *sum, void *out, int32_t threads) {
+    threads = worthwhile(32 * (int64_t)tokens * hidden, threads);
     Team team(1);
     team.run(threads, [&](int thread) {
         std::unique_ptr<float[]> buffer(new float[4 * (int64_t)hidden]);
@@ -92,6 +95,7 @@ void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positio
                            void *keys, void *values, const int64_t *slot_mapping, int32_t tokens, int32_t heads, int32_t head_dim,
                            int32_t rotary_dim, void *query, int32_t threads) {
     int64_t width = (int64_t)heads * head_dim;
+    threads = worthwhile(32 * tokens * width, threads);
     Team team(1);
     team.run(threads, [&](int thread) {
         std::unique_ptr<float[]> row(new float[3 * width]);
@@ -116,6 +120,7 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
     const Kernels &kernel = *kernels();
     int64_t width = (int64_t)heads * head_dim, tokens = starts[sequences], longest = 1;
     for (int32_t s = 0; s < sequences; s++) longest = lengths[s] > longest ? lengths[s] : longest;
+    threads = worthwhile(4 * tokens * width * longest, threads);
     int32_t block = heads_of_piece(sequences, heads, threads), blocks = (heads + block - 1) / block;
     int64_t scratch = kernel.prefill_scratch((int32_t)longest, head_dim) / 4 + block * (2 * (longest + 8) + head_dim);
     space.begin(2 * Workspace::bytes_of<float>(tokens * width) + Workspace::bytes_of<float>(threads * scratch));

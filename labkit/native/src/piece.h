@@ -14,3 +14,7 @@ static inline int32_t heads_of_piece(int32_t sequences, int32_t heads, int32_t t
     while (block > 1 && (int64_t)sequences * ((heads + block - 1) / block) < threads) block = (block + 1) / 2;
     return block;
 }
+
+// Threads that a call of `work` multiplications or so is worth: waking them up and waiting for each other costs more than a
+// small call takes, and much more on a machine that has others to serve.
+static inline int32_t worthwhile(int64_t work, int32_t threads) { return work < 4000000 ? 1 : threads; }
