@@ -14,8 +14,8 @@ from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
 from labkit.measure import Timing, compare, gpu_peak_bytes, peak_host_memory
 
-REST_SECONDS = 0.02
-"""Between two engines: idle threads of a runtime go on spinning for a few milliseconds and would take cores of the next."""
+REST_SECONDS = 0.05
+"""Between two engines: threads that wait for work spin for some 15 ms, labkit's and OpenMP's, and would take cores."""
 
 
 class Prompts:
