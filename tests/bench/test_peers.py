@@ -124,7 +124,10 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
         pytest.importorskip(package, reason=f"not measured here: no package {package}")
     if precision == "int8":  # once as a large model is converted
         monkeypatch.setattr(openvino_model, "LARGE", 0)
-    openvino_model.convert(checkpoint, tmp_path, precision)
+    try:
+        openvino_model.convert(checkpoint, tmp_path, precision)
+    except NotAvailable as error:
+        pytest.skip(f"not measured here: {error}")
     without_telemetry()
     import openvino
 
