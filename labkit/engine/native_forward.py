@@ -17,7 +17,7 @@ from labkit.native.packed_weight import PackedWeight, workspace
 
 
 class NativeForward:
-    """Runs a `GPTJ` whose weights are packed (`GPTJ.pack`); called as `GPTJ.forward` is, with logits in float32.
+    """Runs a `GPTJ` whose matrices are packed (`weight_store`); called as `GPTJ.forward` is, with logits in float32.
 
     The hidden state is kept in float32 throughout; products take their inputs in the weight's precision.
     """
@@ -48,7 +48,6 @@ class NativeForward:
             config.rotary_dim,
             config.intermediate_size,
             config.vocab_size,
-            config.context_length,
             config.layer_norm_epsilon,
             TYPES[model.dtype],
             self._layers,

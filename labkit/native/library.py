@@ -52,7 +52,7 @@ class ModelStruct(Structure):
     """`lk_model`."""
 
     _fields_ = (
-        *((name, c_int32) for name in ("hidden", "layers", "heads", "head_dim", "rotary_dim", "inner", "vocab", "context")),
+        *((name, c_int32) for name in ("hidden", "layers", "heads", "head_dim", "rotary_dim", "inner", "vocab")),
         ("epsilon", c_float),
         ("cache_type", c_int32),
         ("layer", POINTER(LayerStruct)),
@@ -79,7 +79,6 @@ class BatchStruct(Structure):
 _I, _L, _F, _P = c_int32, c_int64, c_float, c_void_p
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_isa": (c_char_p, ()),
-    "lk_has_openmp": (_I, ()),
     "lk_use_isa": (_I, (c_char_p,)),
     "lk_advise_large_pages": (None, (_P, _L)),
     "lk_packed_bytes": (_L, (_I, _I, _I)),

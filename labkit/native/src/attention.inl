@@ -124,7 +124,7 @@ LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int
 static void decode(const AttentionShape *s, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out) {
     int32_t dim = s->head_dim, length = s->length;
-    int64_t element = type == LK_F32 ? 4 : 2, row = (int64_t)s->heads * dim * element, stride = length + BLOCK;
+    int64_t element = element_bytes(type), row = (int64_t)s->heads * dim * element, stride = length + BLOCK;
     int64_t offset = first * dim * element, bytes = (last - first) * dim * element;
     float scale = 1.0f / __builtin_sqrtf((float)dim);
     uint16_t *rounded = (uint16_t *)(scores + (last - first) * stride); // queries, then weights
@@ -225,7 +225,7 @@ static void pack_head(const AttentionShape *s, int32_t type, const void *keys, c
 static void prefill(const AttentionShape *s, int32_t type, const float *query, int64_t query_stride, const void *keys,
                     const void *values, int32_t head, void *scratch, float *out, int64_t out_stride) {
     int32_t dim = s->head_dim, padded_dim = (int32_t)round_up(dim, 32), positions = (int32_t)round_up(s->length, 32);
-    int64_t element = type == LK_F32 ? 4 : 2;
+    int64_t element = element_bytes(type);
     char *at = (char *)scratch;
     char *key_panels = at, *value_panels = at + positions * padded_dim * element;
     float *scores = (float *)(value_panels + positions * padded_dim * element);

@@ -51,12 +51,4 @@ int32_t lk_use_isa(const char *name) {
         }
     return -1;
 }
-
-int32_t lk_has_openmp(void) {
-#ifdef _OPENMP
-    return 1;
-#else
-    return 0;
-#endif
-}
 }

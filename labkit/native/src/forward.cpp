@@ -4,6 +4,7 @@
 //   x = pack(layer_norm(hidden));  qkv, inner = x [W_qkv | W_in];  attended = attention(rotary(qkv));
 //   hidden += attended W_out + gelu(inner) W_down
 #include "activations.h"
+#include "attend.h"
 #include "dispatch.h"
 #include "piece.h"
 #include "rotary.h"
@@ -22,14 +23,13 @@ struct Pass {
     float *logits;
     const Kernels &kernel;
     Team &team;
-    float *hidden, *normed, *qkv, *attended, *inner;
-    Activations x, of_attention, of_inner, of_head;
-    int64_t row_floats, scratch_floats;
-    float *rows, *scratch;
-    int32_t stage = 0;
-    int64_t head_block;
+    // In the workspace: rows of all tokens; the products' inputs; for each thread a row and what attention needs.
+    float *hidden = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr;
+    Activations x = {}, of_attention = {}, of_inner = {}, of_head = {};
+    float *rows = nullptr, *scratch = nullptr;
+    int64_t row_floats = 0, scratch_floats = 0;
+    int32_t head_block = 1;
 
-    int64_t element() const { return model.cache_type == LK_F32 ? 4 : 2; }
     void run(int thread);
     void embed(int stage, int thread);
     void block(int layer, int &stage, int thread);
@@ -46,7 +46,7 @@ void Pass::embed(int at, int thread) {
     int64_t width = model.hidden;
     team.share(at, thread, batch.tokens, 4, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
-            const char *row = (const char *)model.embedding + batch.token_ids[t] * width * element();
+            const char *row = (const char *)model.embedding + batch.token_ids[t] * width * element_bytes(model.cache_type);
             if (model.cache_type == LK_F32)
                 std::memcpy(hidden + t * width, row, width * 4);
             else
@@ -59,7 +59,7 @@ void Pass::embed(int at, int thread) {
 
 void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread) {
     int64_t dim = model.head_dim, width = model.hidden, begin = batch.starts[sequence], end = batch.starts[sequence + 1];
-    int64_t layer_bytes = num_slots * width * element();
+    int64_t layer_bytes = num_slots * width * element_bytes(model.cache_type);
     char *layer_keys = keys + layer * layer_bytes, *layer_values = values + layer * layer_bytes;
     for (int64_t t = begin; t < end; t++) {
         float *query = qkv + t * 3 * width, *key = query + width, *value = key + width;
@@ -79,26 +79,10 @@ void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last
             kernel.to_bf16(value + first * dim, count, layer_values + at * 2);
         }
     }
-    AttentionShape shape = {};
-    shape.heads = model.heads;
-    shape.head_dim = model.head_dim;
-    shape.slots = batch.slot_table + sequence * batch.table_stride;
-    int32_t queries = (int32_t)(end - begin), length = batch.lengths[sequence];
-    float *mine = scratch + thread * scratch_floats;
-    if (queries <= 4) { // too few to earn back the packing of keys and values
-        for (int32_t i = 0; i < queries; i++) {
-            shape.length = length - queries + i + 1;
-            shape.queries = 1;
-            kernel.decode(&shape, model.cache_type, qkv + (begin + i) * 3 * width, layer_keys, layer_values, first, last, mine,
-                          attended + (begin + i) * width);
-        }
-        return;
-    }
-    shape.length = length;
-    shape.queries = queries;
-    for (int32_t h = first; h < last; h++)
-        kernel.prefill(&shape, model.cache_type, qkv + begin * 3 * width, 3 * width, layer_keys, layer_values, h, mine,
-                       attended + begin * width, width);
+    int32_t queries = (int32_t)(end - begin);
+    AttentionShape shape = {model.heads, model.head_dim, batch.lengths[sequence], queries, batch.slot_table + sequence * batch.table_stride};
+    ::attend(kernel, shape, model.cache_type, qkv + begin * 3 * width, 3 * width, layer_keys, layer_values, first, last,
+             scratch + thread * scratch_floats, attended + begin * width, width);
 }
 
 void Pass::attend(int layer, int at, int thread) {
@@ -182,21 +166,18 @@ void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *
                 void *workspace, int32_t threads) {
     Workspace &space = *(Workspace *)workspace;
     const lk_layer &l = model->layer[0];
-    int64_t tokens = batch->tokens, width = model->hidden, longest = 1;
+    int64_t tokens = batch->tokens, width = model->hidden, longest = longest_of(batch->lengths, batch->sequences);
     int64_t of_layers = tokens * model->layers * (4 * width * width + 2 * width * model->inner);
     threads = worthwhile(of_layers + (int64_t)batch->logits * model->vocab * width, threads);
-    for (int32_t s = 0; s < batch->sequences; s++) longest = batch->lengths[s] > longest ? batch->lengths[s] : longest;
-    int64_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
     const Kernels &kernel = *kernels();
-    int64_t for_decode = head_block * (2 * (longest + 8) + model->head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, model->head_dim) / 4;
-    int64_t scratch_floats = round_up(for_decode > for_prefill ? for_decode : for_prefill, 64);
-    int64_t row_floats = round_up(width, 64);
+    int32_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
+    int64_t scratch_floats = attend_scratch(kernel, longest, head_block, model->head_dim), row_floats = round_up(width, 64);
     auto floats = Workspace::bytes_of<float>;
-    space.begin(3 * floats(tokens * width) + floats(tokens * 3 * width) + floats(tokens * model->inner) +
+    space.begin(2 * floats(tokens * width) + floats(tokens * 3 * width) + floats(tokens * model->inner) +
                 floats(threads * row_floats) + floats(threads * scratch_floats) + activation_bytes(l.qkv, tokens) +
                 activation_bytes(l.out_proj, tokens) + activation_bytes(l.fc_out, tokens) + activation_bytes(model->head, batch->logits));
     Team team(5 * model->layers + 3);
-    Pass pass = {*model, *batch, (char *)keys, (char *)values, num_slots, logits, kernel, team, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, {}, 0, 0, nullptr, nullptr, 0, 0};
+    Pass pass{*model, *batch, (char *)keys, (char *)values, num_slots, logits, kernel, team};
     pass.hidden = space.take<float>(tokens * width);
     pass.qkv = space.take<float>(tokens * 3 * width);
     pass.attended = space.take<float>(tokens * width);
@@ -212,7 +193,7 @@ void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *
     pass.head_block = head_block;
     // Nobody writes the padding behind the last panel, and no number times zero is safe but a number.
     if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
-        std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * (pass.of_inner.type == LK_F32 ? 4 : 2));
+        std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
     if (tokens) team.run(threads, [&](int thread) { pass.run(thread); });
 }
 }

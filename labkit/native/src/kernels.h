@@ -2,7 +2,7 @@
 #pragma once
 #include "native.h"
 
-// Rows of activations, in tiles of up to `tile` rows: tile t lies at t * tile * in_padded, as [step][rows of the tile][unit]
+// Rows of activations, in tiles of up to LK_TILE rows: tile t lies at t * LK_TILE * in, as [step][rows of the tile][unit]
 // with unit 1 (f32), 2 (bf16) or 4 (int8) inputs. So a kernel finds the inputs of all its rows side by side.
 struct Activations {
     int32_t type;     // LK_F32, LK_BF16 or LK_INT8
@@ -31,7 +31,6 @@ struct AttentionShape {
 
 struct Kernels {
     const char *name;
-    int32_t tile; // rows of a tile
     // Panels [first, last) of a product with all rows.
     void (*product)(const lk_weight *, const struct Activations *, int32_t first, int32_t last, const struct Output *);
     // One row: f32 inputs into the activations (quantizing or rounding as their type asks); pads with zeros.
@@ -49,5 +48,7 @@ struct Kernels {
 
 extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16;
 
+// Of an activation, or of a number of the cache.
+static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 ? 2 : 1; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static inline int32_t padded_in(int32_t type, int32_t in) { return (int32_t)round_up(in, type == LK_INT8 ? 128 : 32); }

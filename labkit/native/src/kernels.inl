@@ -329,7 +329,6 @@ static void product(const lk_weight *w, const Activations *a, int32_t first, int
 
 const struct Kernels LK_TABLE = {
     LK_NAME,
-    LK_TILE,
     LK_NAMESPACE::product,
     LK_NAMESPACE::pack_row,
     LK_NAMESPACE::layer_norm,

@@ -31,14 +31,14 @@ typedef struct {
 } lk_layer;
 
 typedef struct {
-    int32_t hidden, layers, heads, head_dim, rotary_dim, inner, vocab, context;
+    int32_t hidden, layers, heads, head_dim, rotary_dim, inner, vocab;
     float epsilon;
     int32_t cache_type;               // LK_F32 or LK_BF16: the cache's, and of the activations that are not quantized
     const lk_layer *layer;            // [layers]
     const float *ln_weight, *ln_bias; // the last layer norm
     lk_weight head;
     const void *embedding;            // [vocab][hidden] of cache_type
-    const float *sin, *cos;           // [context][rotary_dim / 2]
+    const float *sin, *cos;           // [positions][rotary_dim / 2]
 } lk_model;
 
 typedef struct {
@@ -53,9 +53,8 @@ typedef struct {
     const float *soft_embeddings;                        // [soft][hidden]
 } lk_batch;
 
-// The instruction set in use ("avx512_bf16", "avx512_vnni", "avx2", "portable"), and whether threads are.
+// The instruction set in use: "avx512_bf16", "avx512_vnni", "avx2" or "portable".
 LK_API const char *lk_isa(void);
-LK_API int32_t lk_has_openmp(void);
 // Choose an instruction set by name (for tests); 0 when the CPU or the build has it, else -1 and nothing changes.
 LK_API int32_t lk_use_isa(const char *name);
 // Ask for large pages behind a buffer that was not touched yet; without effect where the system has none.

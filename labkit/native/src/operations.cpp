@@ -1,5 +1,6 @@
 // Single operations on row-major tensors, for engines that go operation by operation.
 #include "activations.h"
+#include "attend.h"
 #include "dispatch.h"
 #include "piece.h"
 #include "rotary.h"
@@ -118,11 +119,10 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
                   int32_t head_dim, void *out, void *workspace, int32_t threads) {
     Workspace &space = *(Workspace *)workspace;
     const Kernels &kernel = *kernels();
-    int64_t width = (int64_t)heads * head_dim, tokens = starts[sequences], longest = 1;
-    for (int32_t s = 0; s < sequences; s++) longest = lengths[s] > longest ? lengths[s] : longest;
+    int64_t width = (int64_t)heads * head_dim, tokens = starts[sequences], longest = longest_of(lengths, sequences);
     threads = worthwhile(4 * tokens * width * longest, threads);
     int32_t block = heads_of_piece(sequences, heads, threads), blocks = (heads + block - 1) / block;
-    int64_t scratch = kernel.prefill_scratch((int32_t)longest, head_dim) / 4 + block * (2 * (longest + 8) + head_dim);
+    int64_t scratch = attend_scratch(kernel, longest, block, head_dim);
     space.begin(2 * Workspace::bytes_of<float>(tokens * width) + Workspace::bytes_of<float>(threads * scratch));
     float *wide = space.take<float>(tokens * width), *attended = space.take<float>(tokens * width);
     float *scratches = space.take<float>(threads * scratch);
@@ -137,19 +137,11 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
         team.barrier();
         team.share(1, thread, (int64_t)sequences * blocks, 1, [&](int64_t begin, int64_t end) {
             for (int64_t unit = begin; unit < end; unit++) {
-                int32_t s = (int32_t)(unit / blocks), first = (int32_t)(unit % blocks) * block, queries = starts[s + 1] - starts[s];
+                int32_t s = (int32_t)(unit / blocks), first = (int32_t)(unit % blocks) * block;
                 int32_t last = first + block < heads ? first + block : heads;
-                AttentionShape shape = {heads, head_dim, lengths[s], queries, slot_table + s * table_stride};
-                float *from = wide + starts[s] * width, *to = attended + starts[s] * width, *mine = scratches + thread * scratch;
-                if (queries > 4) {
-                    for (int32_t head = first; head < last; head++)
-                        kernel.prefill(&shape, type, from, width, keys, values, head, mine, to, width);
-                    continue;
-                }
-                for (int32_t i = 0; i < queries; i++) {
-                    shape.length = lengths[s] - queries + i + 1;
-                    kernel.decode(&shape, type, from + i * width, keys, values, first, last, mine, to + i * width);
-                }
+                AttentionShape shape = {heads, head_dim, lengths[s], starts[s + 1] - starts[s], slot_table + s * table_stride};
+                attend(kernel, shape, type, wide + starts[s] * width, width, keys, values, first, last,
+                       scratches + thread * scratch, attended + starts[s] * width, width);
             }
         });
         team.barrier();

@@ -68,8 +68,6 @@ class Team {
         }
     }
 
-    int threads() const { return threads_; }
-
   private:
     struct alignas(64) Counter {
         std::atomic<int64_t> value{0};
