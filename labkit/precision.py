@@ -60,20 +60,6 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 
-def as_dtype(precision: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype of a precision's name; none named means float16 on a GPU and float32 on the CPU.
-
-    Raises `InvalidRequest` for anything that is not fp32, bf16, fp16 (or fp64) or the matching torch dtype.
-    """
-    if precision is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if isinstance(precision, str) and precision in DTYPES:
-        return DTYPES[precision]
-    if isinstance(precision, torch.dtype) and precision in DTYPES.values():
-        return precision
-    raise InvalidRequest(f"precision is {precision!r}; fp32, bf16 or fp16 is accepted")
-
-
 def precision_name(dtype: torch.dtype) -> str:
     """The short name of a dtype: `torch.bfloat16` is `bf16`."""
     return next(name for name, known in DTYPES.items() if known == dtype)

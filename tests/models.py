@@ -60,3 +60,17 @@ def random_prompts(vocab: int, lengths: list[int], seed: int) -> list[list[int]]
     """Prompts of the given lengths, end-of-text excluded."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(1, vocab, (length,), generator=generator).tolist() for length in lengths]
+
+
+def peer_greedy(peer: Any, prompt: list[int], new_tokens: int, **options: Any) -> list[int]:
+    """The new tokens that transformers gives to a prompt; `options` go to its `generate`."""
+    made = peer.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+        **options,
+    )
+    tokens: list[int] = made[0, len(prompt) :].tolist()
+    return tokens

@@ -18,6 +18,7 @@ from labkit.config import GPTJConfig
 from labkit.engine import FixedBatches, KVCache
 from labkit.engine.cuda_graph import GraphedGPTJ
 from labkit.engine.forward import fastest_forward
+from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.weight_store import read_model
 from labkit.errors import NotAvailable
 from labkit.ops.backend import on_triton
@@ -94,7 +95,7 @@ class LabkitEngine(BenchEngine):
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._model = read_model(checkpoint, precision, device)
-        self._graphed = GraphedGPTJ(self._model, 0) if on_triton(self._model.wte) else None
+        self._graphed = GraphedGPTJ(self._model, PADDING_SLOT) if on_triton(self._model.wte) else None
         self._forward = self._graphed.forward if self._graphed else fastest_forward(self._model)
         self._cache: KVCache | None = None
         head = ", lm_head int8" if precision == "int4" else ""
@@ -109,10 +110,10 @@ class LabkitEngine(BenchEngine):
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Prompts of equal length, as one flat batch."""
         batch, length = prompts.shape
-        model, slots = self._model, 1 + batch * (length + new_tokens)  # slot 0 is for what pads a captured step
+        model, slots = self._model, 1 + batch * (length + new_tokens)  # one for what pads a captured step
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
-        self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=1)
+        self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
         return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:

@@ -19,6 +19,7 @@ from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_t
 from labkit.bench.rows import about_engine, ratios_of, rows_of
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import Checkpoint, open_checkpoint
+from labkit.engine.capacity import free_bytes
 from labkit.engine.loader import check_memory
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Record, ceilings, roofline
@@ -128,9 +129,7 @@ class Session:
         if len(kinds) < 2:
             return False
         needed = sum(kind.weight_bytes(self._checkpoint.config, self._precision, self._device) for kind in kinds)
-        on_gpu = self._device.type == "cuda"
-        free = torch.cuda.mem_get_info(self._device)[0] if on_gpu else psutil.virtual_memory().available
-        return needed > SHARE_OF_MEMORY * free
+        return needed > SHARE_OF_MEMORY * free_bytes(self._device)
 
     def _build(self, kind: type[BenchEngine], engines: dict[str, BenchEngine]) -> None:
         """Add one engine, and note the memory it holds when it stands; what its making took in between is not counted."""

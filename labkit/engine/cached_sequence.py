@@ -6,6 +6,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
+from labkit.engine.beam_prompt import positions_of
 from labkit.engine.beam_search import slots_needed
 from labkit.engine.outputs import TokenLogprob
 from labkit.engine.prefix_cache import Tokens
@@ -36,7 +37,7 @@ class CachedSequence:
         self.speculates = params.speculate > 0 and params.memory_len is None
         self.prefix_len = params.prefix_len
         self.lead = params.prefix_len + params.soft_len
-        self._given = self.lead + len(sequence.prompt)
+        self._given = positions_of(sequence)
         self.tokens: Tokens = np.array([0] * self.lead + sequence.prompt + sequence.new_tokens, np.int64)
         self.slots: Slots = np.zeros(slots_of(sequence), np.int32)
         self.num_slots = 0
@@ -124,5 +125,5 @@ def slots_of(sequence: Sequence) -> int:
     params = sequence.params
     if params.num_beams > 1:
         return slots_needed(sequence)
-    positions = params.prefix_len + params.soft_len + len(sequence.prompt) + sequence.max_new_tokens - 1
+    positions = positions_of(sequence) + sequence.max_new_tokens - 1
     return positions if params.memory_len is None else min(positions, params.memory_len)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from labkit import ops
-from labkit.config import GPTJConfig
 from labkit.engine.batch import Batch
 from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
 from labkit.engine.kv_cache import KVCache
@@ -26,20 +25,20 @@ from labkit.ops.backend import on_triton
 class GraphedGPTJ:
     """Runs a `GPTJ`; batches of decodes alone come from a graph of their bucket, all others operation by operation.
 
-    `trash_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
+    `padding_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
     captured when a bucket is first met, or ahead by `capture`; for another cache they are captured anew, and while an
     operation is swapped (`ops.use`) none is used. A captured step keeps the kernel configurations of its capture: tune
     (`labkit.ops.kernels.linear_tune`) before. Graphs share one pool of memory, so one step runs at a time.
     """
 
-    def __init__(self, model: GPTJ, trash_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
-        if trash_slot < 0 or not buckets or min(buckets) < 1:
+    def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
+        if padding_slot < 0 or not buckets or min(buckets) < 1:
             raise InvalidRequest(
-                f"trash_slot is {trash_slot} and buckets {list(buckets)}; a slot number of at least 0 and at least one bucket "
-                "of at least one sequence are accepted"
+                f"padding_slot is {padding_slot} and buckets {list(buckets)}; a slot number of at least 0 and at least one "
+                "bucket of at least one sequence are accepted"
             )
         self.model = model
-        self.trash_slot = trash_slot
+        self.padding_slot = padding_slot
         self.buckets = tuple(sorted(buckets))
         self._inputs = self._make_inputs(self.buckets[-1])
         self._cache: weakref.ref[KVCache] | None = None
@@ -47,24 +46,9 @@ class GraphedGPTJ:
         self._greedy_steps: dict[int, _Captured] = {}
         self._pool: Any = None
 
-    @property
-    def config(self) -> GPTJConfig:
-        """The model's shape."""
-        return self.model.config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model runs."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the model computes in."""
-        return self.model.dtype
-
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """As `GPTJ.forward`. Raises `InvalidRequest` when the cache has no trash slot."""
+        """As `GPTJ.forward`. Raises `InvalidRequest` when the cache has no padding slot."""
         bucket = self._bucket(batch)
         if bucket is None:
             return self.model.forward(batch, cache)
@@ -108,7 +92,7 @@ class GraphedGPTJ:
         if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
             raise InvalidRequest(f"there is no bucket of {unknown[0]} sequences; the buckets are {list(self.buckets)}")
         if not on_triton(self.model.wte):
-            raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
+            raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.model.device}")
         self._bind(cache)
         for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
             if bucket not in self._steps:
@@ -125,10 +109,10 @@ class GraphedGPTJ:
 
     def _bind(self, cache: KVCache) -> None:
         """Drop all graphs if they were captured with another cache: they hold its addresses."""
-        if cache.num_slots <= self.trash_slot:
+        if cache.num_slots <= self.padding_slot:
             raise InvalidRequest(
-                f"padding is written to slot {self.trash_slot}, but the KV cache has {cache.num_slots} slots; "
-                f"give it {self.trash_slot + 1}, and the last one to no sequence"
+                f"padding is written to slot {self.padding_slot}, but the KV cache has {cache.num_slots} slots; "
+                f"give it {self.padding_slot + 1}, and the last one to no sequence"
             )
         if self._cache is None or self._cache() is not cache:
             self._steps.clear()
@@ -140,7 +124,7 @@ class GraphedGPTJ:
         self._inputs.clear()  # all padding: running it harms nobody
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.device(self.device):
+        with torch.cuda.device(self.model.device):
             return _Captured(lambda: run(self._inputs.batch(bucket), cache), self._pool)
 
     def _greedy(self, inputs: DecodeInputs, batch: Batch, cache: KVCache) -> Tensor:
@@ -149,7 +133,7 @@ class GraphedGPTJ:
         return tokens
 
     def _make_inputs(self, rows: int) -> DecodeInputs:
-        return DecodeInputs(rows, self.config.context_length, self.trash_slot, self.device)
+        return DecodeInputs(rows, self.model.config.context_length, self.padding_slot, self.model.device)
 
     def _check_room(self, batch: Batch, steps: int) -> None:
         if not batch.is_decode or batch.soft_rows is not None or steps < 1:
@@ -158,7 +142,7 @@ class GraphedGPTJ:
                 "least one step and one new token of each sequence, given as a token, are accepted"
             )
         longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
-        columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length
+        columns, context = min(batch.slot_table.shape[1], self.model.config.context_length), self.model.config.context_length
         if longest + steps - 1 > columns or furthest + steps > context:
             raise InvalidRequest(
                 f"{steps} greedy steps from position {furthest} on take slots up to {longest + steps - 1}; the slot table has "

@@ -23,18 +23,18 @@ def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
 
 
 class DecodeInputs:
-    """The tensors of a `Batch` of up to `rows` decoding sequences, `width` columns of slots, padded with `trash_slot`.
+    """The tensors of a `Batch` of up to `rows` decoding sequences, `width` columns of slots, padded with `padding_slot`.
 
     All on `device`. Knows nothing of models; `load`, `advance` and the batch's views only queue work there.
     """
 
-    def __init__(self, rows: int, width: int, trash_slot: int, device: torch.device) -> None:
+    def __init__(self, rows: int, width: int, padding_slot: int, device: torch.device) -> None:
         self.width = width
-        self.trash_slot = trash_slot
+        self.padding_slot = padding_slot
         self._token_ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self._positions = torch.zeros_like(self._token_ids)
-        self._slot_mapping = torch.full_like(self._token_ids, trash_slot)
-        self._slot_table = torch.full((rows, width), trash_slot, dtype=torch.int32, device=device)
+        self._slot_mapping = torch.full_like(self._token_ids, padding_slot)
+        self._slot_table = torch.full((rows, width), padding_slot, dtype=torch.int32, device=device)
         self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
         self._real = torch.zeros(rows, dtype=torch.int32, device=device)  # 1 for a sequence, 0 for padding
         self._starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
@@ -74,8 +74,8 @@ class DecodeInputs:
         """Make every row padding."""
         self._token_ids.zero_()
         self._positions.zero_()
-        self._slot_mapping.fill_(self.trash_slot)
-        self._slot_table[:, :1] = self.trash_slot
+        self._slot_mapping.fill_(self.padding_slot)
+        self._slot_table[:, :1] = self.padding_slot
         self._lengths.fill_(1)
         self._real.zero_()
         self._step.zero_()

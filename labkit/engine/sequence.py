@@ -49,11 +49,6 @@ class Sequence:
         self._held: list[bytes] = []  # of the last tokens, which may be the beginning of a stop word
 
     @property
-    def last_token(self) -> int:
-        """The token to feed next."""
-        return self.new_tokens[-1]
-
-    @property
     def may_stop(self) -> bool:
         """Whether the minimum length is reached, so that the next token may be a stop token."""
         return len(self.new_tokens) >= self.params.min_new_tokens

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from labkit.measure.traffic import Traffic
+
 _POISON = 0x3F3F3F3F
 """What masked-out whole numbers hold: far outside any tensor when used as an index."""
 
@@ -26,18 +28,11 @@ class OutsideTensor(Exception):
 
 
 @dataclass
-class MemoryBytes:
+class MemoryBytes(Traffic):
     """Bytes that kernels read and wrote, each byte once a launch; launches, and programs in all of them."""
 
-    bytes_read: int = 0
-    bytes_written: int = 0
     launches: int = 0
     programs: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes in both directions."""
-        return self.bytes_read + self.bytes_written
 
 
 @dataclass

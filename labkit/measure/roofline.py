@@ -12,8 +12,9 @@ from typing import Any
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.measure.ceilings import Ceilings
+from labkit.precision import BITS
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 4.5 / 8}
+ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
 """Bytes a weight takes; in int4 a group of 32 shares a scale in 16 bits, and the head is in int8."""
 CACHE_BYTES = {"fp32": 4}
 """Bytes a number of the cache takes, where that is not the two of the 16-bit precisions."""

@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from labkit.measure.traffic import Traffic
+
 _PICKS_ROWS = ("index", "index_select", "gather", "embedding")
 """Operations that read only what they pick from their first tensor."""
 _OVERWRITES = ("copy_", "fill_", "zero_")
@@ -22,17 +24,10 @@ _ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_st
 
 
 @dataclass
-class TorchTraffic:
+class TorchTraffic(Traffic):
     """Bytes read and written, and operations that would each be a launch."""
 
-    bytes_read: int = 0
-    bytes_written: int = 0
     launches: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes in both directions."""
-        return self.bytes_read + self.bytes_written
 
 
 def torch_traffic(call: Callable[[], Any]) -> TorchTraffic:

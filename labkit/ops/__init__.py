@@ -12,7 +12,7 @@ from labkit.ops.linear import Weight, linear
 from labkit.ops.linear_gelu import linear_gelu
 from labkit.ops.penalize import penalize
 from labkit.ops.prefill_attention import prefill_attention
-from labkit.ops.registry import names, replacements, swapped, use
+from labkit.ops.registry import replacements, swapped, use
 from labkit.ops.residual_layer_norm import residual_layer_norm
 from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write
@@ -34,7 +34,6 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_gelu",
-    "names",
     "penalize",
     "prefill_attention",
     "replacements",

@@ -62,11 +62,6 @@ class use:  # noqa: N801 - a verb at the place of call: `with ops.use(layer_norm
         self.restore()
 
 
-def names() -> list[str]:
-    """The operations that can be swapped."""
-    return sorted(_OWN)
-
-
 def swapped() -> list[str]:
     """The operations in whose place something else runs now."""
     return sorted(_SWAPPED)

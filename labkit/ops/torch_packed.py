@@ -27,8 +27,8 @@ class TorchPackedWeight:
         if isinstance(weight, Int8Weight):
             self._values, self._scales = F.pad(weight.values, (0, -weight.shape[1] % INPUTS, 0, missing)), scales
             return
-        nibbles = torch.stack((weight.packed & 15, weight.packed >> 4), dim=-1).flatten(1).int()
-        self._values = torch._convert_weight_to_int4pack_for_cpu(F.pad(nibbles, (0, 0, 0, missing), value=8), 1)
+        nibbles = F.pad(weight.nibbles.int(), (0, 0, 0, missing), value=8)
+        self._values = torch._convert_weight_to_int4pack_for_cpu(nibbles, 1)
         self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # and no zero points
 
     @property

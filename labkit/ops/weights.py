@@ -23,21 +23,14 @@ FP8_MAX = 448.0
 
 
 @dataclass(frozen=True)
-class Int8Weight:
-    """A matrix in int8 with one scale an output row: weight[o, i] = scales[o] * values[o, i].
+class RowScaledWeight:
+    """A matrix in 8 bits with one scale an output row: weight[o, i] = scales[o] * values[o, i].
 
-    `values` `[out, in]` int8 in -127 to 127; `scales` `[out]` float32.
+    `values` `[out, in]` in a type of 8 bits; `scales` `[out]` float32.
     """
 
     values: Tensor
     scales: Tensor
-
-    @classmethod
-    def quantize(cls, weight: Tensor) -> Int8Weight:
-        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 127."""
-        wide = weight.float()
-        scales = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
-        return cls((wide / scales[:, None]).round_().to(torch.int8), scales)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,6 +45,17 @@ class Int8Weight:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense `[out, in]` matrix that the stored one stands for."""
         return (self.values.float() * self.scales[:, None]).to(dtype)
+
+
+class Int8Weight(RowScaledWeight):
+    """`values` int8 in -127 to 127; activations stay as they are."""
+
+    @classmethod
+    def quantize(cls, weight: Tensor) -> Int8Weight:
+        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 127."""
+        wide = weight.float()
+        scales = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
+        return cls((wide / scales[:, None]).round_().to(torch.int8), scales)
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,14 @@ class Int4Weight:
         """Bytes that one use of the matrix reads."""
         return self.packed.numel() + 2 * self.scales.numel()
 
+    @property
+    def nibbles(self) -> Tensor:
+        """The stored numbers one by one, 0 to 15: `[out, padded_in]` uint8."""
+        return torch.stack((self.packed & 15, self.packed >> 4), dim=-1).flatten(1)
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense `[out, in]` matrix that the stored one stands for."""
-        nibbles = torch.stack((self.packed & 15, self.packed >> 4), dim=-1).flatten(1).float() - 8
-        groups = nibbles.view(*self.scales.shape, self.group_size) * self.scales.float()[:, :, None]
+        groups = (self.nibbles.float() - 8).view(*self.scales.shape, self.group_size) * self.scales.float()[:, :, None]
         return groups.flatten(1)[:, : self.in_features].to(dtype)
 
 
@@ -121,30 +129,11 @@ def _no_zeros(scales: Tensor) -> Tensor:
     return torch.where(scales == 0, 1.0, scales)
 
 
-@dataclass(frozen=True)
-class DynamicWeight(ABC):
-    """A matrix in 8 bits with one scale an output row, for a product in 8 bits: each row of x is rounded the same way.
+class DynamicWeight(RowScaledWeight, ABC):
+    """A matrix for a product in 8 bits: each row of x is rounded the same way, as it comes ("dynamic").
 
-    (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i], where x_values and x_scales
-    are found as x comes ("dynamic"). `values` `[out, in]`; `scales` `[out]` float32.
+    (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
     """
-
-    values: Tensor
-    scales: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in)."""
-        return self.values.shape[0], self.values.shape[1]
-
-    @property
-    def byte_count(self) -> int:
-        """Bytes that one use of the matrix reads."""
-        return self.values.numel() + 4 * self.scales.numel()
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix that the stored one stands for."""
-        return (self.values.float() * self.scales[:, None]).to(dtype)
 
     @abstractmethod
     def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:

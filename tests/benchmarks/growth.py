@@ -12,11 +12,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from labkit.checkpoints import open_checkpoint
 from labkit.engine import FixedBatches, KVCache
+from labkit.engine.capacity import free_bytes
 from labkit.engine.forward import fastest_forward
 from labkit.engine.model import GPTJ
 from labkit.engine.weight_store import read_model
@@ -72,7 +72,7 @@ def measure(model: GPTJ, batch: int, length: int, seconds: float) -> dict[str, A
     """The step that brings every sequence to `length` tokens, or why it was not run."""
     slots, config = batch * length, model.config
     needed = slots * config.kv_bytes_per_token(model.dtype.itemsize)
-    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    free = free_bytes(model.device)
     if needed > 0.8 * free:
         return f"not measured here: batch {batch}, length {length}: a cache of {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free"
     cache = KVCache(config, slots, device=model.device, dtype=model.dtype)

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.measure import Record, peak_host_memory
-from labkit.precision import as_device, as_dtype
+from labkit.precision import DTYPES
 
 GOAL = 1.15
 SHARD_BYTES = 200_000_000
@@ -50,7 +50,7 @@ def measure(case: Case) -> dict[str, Any]:
     with peak_host_memory() as peak:
         engine = labkit.load(case.model, device=case.device, dtype=case.dtype)
     seconds = time.perf_counter() - started
-    weights = engine.config.parameter_count * as_dtype(case.dtype, as_device(case.device)).itemsize
+    weights = engine.config.parameter_count * DTYPES[case.dtype].itemsize
     if not bool(engine.logits([1, 2, 3]).std() > 0):
         raise SystemExit(f"{case.model} gives constant logits: nothing was loaded")
     return {"weights_bytes": weights, "host_peak_bytes": peak.bytes, "seconds": round(seconds, 2)}

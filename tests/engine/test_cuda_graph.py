@@ -18,7 +18,7 @@ from labkit.engine.batch import Batch
 from labkit.engine.cuda_graph import GraphedGPTJ
 from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
 from labkit.errors import InvalidRequest, NotAvailable
-from tests.models import SHAPES, random_peer, random_prompts
+from tests.models import SHAPES, peer_greedy, random_peer, random_prompts
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ class Decoding:
         self.peer = random_peer(shape, 3)
         self.model = model_of(self.peer)
         slots = len(lengths) * capacity
-        self.trash = slots
+        self.padding = slots
         self.cache = KVCache(self.model.config, slots + 1, device=CPU, dtype=torch.float32)
         self.cache.keys.fill_(math.nan)
         self.cache.values.fill_(math.nan)
@@ -49,12 +49,7 @@ class Decoding:
 
     def peer_tokens(self, steps: int) -> list[list[int]]:
         """What transformers makes of each prompt, without its first token."""
-        rows = []
-        for prompt in self.prompts:
-            ids = torch.tensor([prompt])
-            made = self.peer.generate(ids, max_new_tokens=steps + 1, do_sample=False, eos_token_id=None, pad_token_id=0)
-            rows.append(made[0, len(prompt) + 1 :].tolist())
-        return rows
+        return [peer_greedy(self.peer, prompt, steps + 1, eos_token_id=None)[1:] for prompt in self.prompts]
 
 
 def test_buckets() -> None:
@@ -64,10 +59,10 @@ def test_buckets() -> None:
 
 
 @pytest.mark.parametrize("bucket", [3, 4, 8])
-def test_padding_changes_no_real_row_and_no_slot_but_the_trash(bucket: int) -> None:
+def test_padding_changes_no_real_row_and_no_slot_but_paddings(bucket: int) -> None:
     plain, padded = Decoding([5, 1, 9]), Decoding([5, 1, 9])
     expected = plain.model.forward(plain.batch(), plain.cache)
-    inputs = DecodeInputs(8, 40, padded.trash, CPU)
+    inputs = DecodeInputs(8, 40, padded.padding, CPU)
     inputs.load(padded.batch())
     logits = padded.model.forward(inputs.batch(bucket), padded.cache)
     assert logits.shape[0] == bucket
@@ -81,15 +76,15 @@ def test_padding_changes_no_real_row_and_no_slot_but_the_trash(bucket: int) -> N
 
 def test_a_smaller_batch_leaves_nothing_of_a_larger_one() -> None:
     large, small = Decoding([5, 1, 9, 2]), Decoding([3, 4])
-    inputs = DecodeInputs(8, 40, large.trash, CPU)
+    inputs = DecodeInputs(8, 40, large.padding, CPU)
     inputs.load(large.batch())
     inputs.load(small.batch())
     batch = inputs.batch(4)
     assert batch.token_ids.tolist() == [*small.first.tolist(), 0, 0]
     assert batch.positions.tolist() == [3, 4, 0, 0]
-    assert batch.slot_mapping.tolist() == [3, 34, large.trash, large.trash]
+    assert batch.slot_mapping.tolist() == [3, 34, large.padding, large.padding]
     assert batch.lengths.tolist() == [4, 5, 1, 1]
-    assert batch.slot_table[2:, 0].tolist() == [large.trash] * 2
+    assert batch.slot_table[2:, 0].tolist() == [large.padding] * 2
     assert batch.slot_table[1, :5].tolist() == [30, 31, 32, 33, 34]
     assert batch.starts.tolist() == [0, 1, 2, 3, 4]
     assert (batch.num_decodes, batch.is_decode) == (4, True)
@@ -97,7 +92,7 @@ def test_a_smaller_batch_leaves_nothing_of_a_larger_one() -> None:
 
 def test_sequences_move_on_and_padding_stays() -> None:
     decoding = Decoding([3, 1])
-    inputs = DecodeInputs(4, 30, decoding.trash, CPU)
+    inputs = DecodeInputs(4, 30, decoding.padding, CPU)
     inputs.load(decoding.batch())
     for step in range(1, 4):
         inputs.advance(torch.tensor([10, 20, 30, 40]) + step)
@@ -105,7 +100,7 @@ def test_sequences_move_on_and_padding_stays() -> None:
         assert batch.token_ids.tolist() == [10 + step, 20 + step, 30 + step, 40 + step]
         assert batch.positions.tolist() == [3 + step, 1 + step, 0, 0]
         assert batch.lengths.tolist() == [4 + step, 2 + step, 1, 1]
-        assert batch.slot_mapping.tolist() == [3 + step, 31 + step, decoding.trash, decoding.trash]
+        assert batch.slot_mapping.tolist() == [3 + step, 31 + step, decoding.padding, decoding.padding]
     assert inputs.made(2, 3).tolist() == [[11, 12, 13], [21, 22, 23]]
     inputs.load(decoding.batches.decode(decoding.first))
     inputs.advance(torch.tensor([7, 8]))
@@ -124,7 +119,7 @@ def test_the_last_slot_can_be_filled() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_greedy_tokens_equal_transformers(shape: str) -> None:
     decoding = Decoding([4, 1, 11], 24, shape)
-    graphed = GraphedGPTJ(decoding.model, decoding.trash)
+    graphed = GraphedGPTJ(decoding.model, decoding.padding)
     batch = decoding.batch()
     made = graphed.decode_greedy(batch, decoding.cache, 12)
     assert made.tolist() == decoding.peer_tokens(12)
@@ -136,7 +131,7 @@ def test_greedy_tokens_equal_transformers(shape: str) -> None:
 
 def test_on_the_cpu_it_goes_operation_by_operation() -> None:
     decoding, plain = Decoding([5, 1]), Decoding([5, 1])
-    graphed = GraphedGPTJ(decoding.model, decoding.trash)
+    graphed = GraphedGPTJ(decoding.model, decoding.padding)
     assert (graphed.device, graphed.dtype, graphed.config) == (CPU, torch.float32, decoding.model.config)
     assert torch.equal(graphed.forward(decoding.batch(), decoding.cache), plain.model.forward(plain.batch(), plain.cache))
     with pytest.raises(NotAvailable, match="need a GPU and the package triton; the model is on cpu"):
@@ -169,7 +164,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
     decoding, plain = Decoding([5, 1, 9]), Decoding([5, 1, 9])
-    graphed = GraphedGPTJ(decoding.model, decoding.trash, buckets=(1, 4))
+    graphed = GraphedGPTJ(decoding.model, decoding.padding, buckets=(1, 4))
     for _ in range(2):  # the second comes from the graph of the first
         found, expected = graphed.forward(decoding.batch(), decoding.cache), plain.model.forward(plain.batch(), plain.cache)
         assert found.shape == expected.shape
@@ -192,7 +187,7 @@ def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
     assert graphed.forward(wanted, decoding.cache).shape[0] == 2
     graphed.capture(decoding.cache, greedy=True)
     assert Eager.made == 4
-    another = KVCache(decoding.model.config, decoding.trash + 1, device=CPU, dtype=torch.float32)
+    another = KVCache(decoding.model.config, decoding.padding + 1, device=CPU, dtype=torch.float32)
     another.keys.zero_()
     another.values.zero_()
     graphed.forward(decoding.batch(), another)
@@ -202,14 +197,14 @@ def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_greedy_tokens_come_from_a_graph_too() -> None:
     decoding = Decoding([4, 1, 11])
-    graphed = GraphedGPTJ(decoding.model, decoding.trash, buckets=(8,))
+    graphed = GraphedGPTJ(decoding.model, decoding.padding, buckets=(8,))
     assert graphed.decode_greedy(decoding.batch(), decoding.cache, 12).tolist() == decoding.peer_tokens(12)
     assert Eager.made == 1
 
 
 def test_refusals() -> None:
     decoding = Decoding([20, 3])
-    graphed = GraphedGPTJ(decoding.model, decoding.trash)
+    graphed = GraphedGPTJ(decoding.model, decoding.padding)
     with pytest.raises(InvalidRequest, match="no bucket of 5 sequences; the buckets are"):
         graphed.capture(decoding.cache, [5])
     with pytest.raises(InvalidRequest, match=r"12 greedy steps from position 20 on take slots up to 32; the slot table has 30"):
@@ -218,8 +213,8 @@ def test_refusals() -> None:
         graphed.decode_greedy(decoding.batch(), decoding.cache, 0)
     with pytest.raises(InvalidRequest, match="one new token of each sequence"):
         graphed.decode_greedy(decoding.batches.prefill([torch.tensor([1, 2])] * 2), decoding.cache, 1)
-    with pytest.raises(InvalidRequest, match="trash_slot is -1"):
+    with pytest.raises(InvalidRequest, match="padding_slot is -1"):
         GraphedGPTJ(decoding.model, -1)
-    small = KVCache(decoding.model.config, decoding.trash, device=CPU, dtype=torch.float32)
-    with pytest.raises(InvalidRequest, match=f"slot {decoding.trash}, but the KV cache has {decoding.trash} slots"):
+    small = KVCache(decoding.model.config, decoding.padding, device=CPU, dtype=torch.float32)
+    with pytest.raises(InvalidRequest, match=f"slot {decoding.padding}, but the KV cache has {decoding.padding} slots"):
         graphed._bind(small)

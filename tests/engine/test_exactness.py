@@ -10,20 +10,9 @@ import transformers
 
 import labkit
 from labkit.engine import FixedBatches, KVCache, SamplingParams
-from tests.models import SHAPES, engine_of, random_peer, random_prompts
+from tests.models import SHAPES, engine_of, peer_greedy, random_peer, random_prompts
 
 TINY = Path(labkit.__file__).parent / "builtin" / "gptj-tiny"
-
-
-def peer_greedy(peer: torch.nn.Module, prompt: list[int], new_tokens: int) -> list[int]:
-    made = peer.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    return made[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -10,6 +10,7 @@ import pytest
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, LabkitError
 from tests.models import engine_of, random_peer
+from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,8 @@ def engine() -> Engine:
     ],
 )
 def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with refused(words):
         SamplingParams(**given)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +72,8 @@ def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: li
 )
 def test_request_is_refused_before_anything_runs(engine: Engine, prompts: Any, params: Any, words: list[str]) -> None:
     for call in (engine.generate, engine.stream):
-        with pytest.raises(InvalidRequest) as caught:
+        with refused(words):
             call(prompts, params)
-        assert all(word in str(caught.value) for word in words), str(caught.value)
     assert issubclass(InvalidRequest, ValueError)
     assert issubclass(InvalidRequest, LabkitError)
 

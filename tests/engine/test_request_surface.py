@@ -13,8 +13,8 @@ from labkit.config import GPTJConfig
 from labkit.engine import Engine, SamplingParams
 from labkit.engine.sequence import Sequence
 from labkit.engine.text_stream import TextStream
-from labkit.errors import InvalidRequest
 from tests.engine.test_sampling import sampler_of
+from tests.refusals import refused
 
 CONFIG = GPTJConfig(hidden_size=24, num_layers=3, num_heads=2, rotary_dim=6, context_length=20, vocab_size=50, eos_token_id=0)
 
@@ -166,10 +166,8 @@ def test_both_penalties_and_a_ban_combine_in_the_stated_order() -> None:
     ],
 )
 def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with refused(words):
         SamplingParams(**given)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +187,8 @@ def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: li
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(given: dict[str, Any], prompt: int, words: list[str]) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with refused(words):
         SamplingParams(**given).fit(CONFIG, prompt)
-    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_what_fits_is_counted_with_what_stands_in_front() -> None:

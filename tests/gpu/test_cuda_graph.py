@@ -13,7 +13,7 @@ from labkit.engine import GPTJ, FixedBatches, KVCache
 from labkit.engine.cuda_graph import GraphedGPTJ
 from labkit.errors import InvalidRequest
 from labkit.ops import Int4Weight, Int8Weight
-from tests.models import SHAPES, random_peer, random_prompts
+from tests.models import SHAPES, peer_greedy, random_peer, random_prompts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,14 +32,14 @@ class Decoding:
         weights = self.peer.state_dict()
         config = GPTJConfig.from_dict(self.peer.config.to_dict())
         self.model = GPTJ.from_tensors(config, lambda name: weights[name].detach().to(DEVICE, dtype))
-        self.trash = len(lengths) * CAPACITY
-        self.graphed = GraphedGPTJ(self.model, self.trash)
+        self.padding = len(lengths) * CAPACITY
+        self.graphed = GraphedGPTJ(self.model, self.padding)
         self.prompts = random_prompts(config.vocab_size, lengths, 3)
         self.start()
 
     def start(self) -> None:
         """Prefill anew, in a new cache."""
-        self.cache = KVCache(self.model.config, self.trash + 1, device=DEVICE, dtype=self.model.dtype)
+        self.cache = KVCache(self.model.config, self.padding + 1, device=DEVICE, dtype=self.model.dtype)
         self.cache.keys.fill_(math.nan)
         self.cache.values.fill_(math.nan)
         self.batches = FixedBatches(len(self.prompts), CAPACITY, DEVICE)
@@ -47,12 +47,7 @@ class Decoding:
         self.tokens = self.graphed.forward(batch, self.cache).argmax(-1)
 
     def peer_tokens(self, steps: int) -> list[list[int]]:
-        rows = []
-        for prompt in self.prompts:
-            ids = torch.tensor([prompt])
-            made = self.peer.generate(ids, max_new_tokens=steps + 1, do_sample=False, eos_token_id=None, pad_token_id=0)
-            rows.append(made[0, len(prompt) + 1 :].tolist())
-        return rows
+        return [peer_greedy(self.peer, prompt, steps + 1, eos_token_id=None)[1:] for prompt in self.prompts]
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -147,8 +142,8 @@ def test_quantized_weights_are_captured(quantize) -> None:  # type: ignore[no-un
         lambda name: weights[name].detach().to(DEVICE, torch.float16),
         lambda name, dense: quantize(dense),
     )
-    caches = [KVCache(model.config, decoding.trash + 1, device=DEVICE, dtype=torch.float16) for _ in range(2)]
-    graphed = GraphedGPTJ(model, decoding.trash)
+    caches = [KVCache(model.config, decoding.padding + 1, device=DEVICE, dtype=torch.float16) for _ in range(2)]
+    graphed = GraphedGPTJ(model, decoding.padding)
     logits = []
     for cache, forward in zip(caches, (model.forward, graphed.forward), strict=True):
         batches = FixedBatches(3, CAPACITY, DEVICE)
@@ -158,8 +153,8 @@ def test_quantized_weights_are_captured(quantize) -> None:  # type: ignore[no-un
         assert relative(found, expected) < 4e-3
 
 
-def test_a_cache_without_the_trash_slot_is_refused() -> None:
+def test_a_cache_without_the_padding_slot_is_refused() -> None:
     decoding = Decoding([5, 2])
-    small = KVCache(decoding.model.config, decoding.trash, device=DEVICE, dtype=torch.float32)
+    small = KVCache(decoding.model.config, decoding.padding, device=DEVICE, dtype=torch.float32)
     with pytest.raises(InvalidRequest, match="give it"):
         decoding.graphed.forward(decoding.batches.decode(decoding.tokens), small)

@@ -9,8 +9,7 @@ import labkit
 from labkit import measure
 from labkit.engine import SamplingParams
 from labkit.measure.gpu_state import gpu_state
-from tests.engine.test_exactness import peer_greedy
-from tests.models import SHAPES, engine_of, random_peer, random_prompts
+from tests.models import SHAPES, engine_of, peer_greedy, random_peer, random_prompts
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,9 +24,9 @@ from labkit.ops.kernels.linear_row_int4 import row_int4_triton
 from labkit.ops.kernels.linear_rows import rows_triton
 from labkit.ops.kernels.linear_rows_int4 import rows_int4_triton
 from labkit.ops.kernels.support import arch_of
-from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
+from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
 
-GPUWeight = Tensor | Int8Weight | Int4Weight | Int8DynamicWeight | Fp8Weight
+GPUWeight = Tensor | QuantizedWeight
 """What is multiplied by here."""
 KINDS = {Int8Weight: "int8", Int4Weight: "int4", Int8DynamicWeight: "int8 dynamic", Fp8Weight: "fp8"}
 """Names of the quantized formats."""

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from labkit.errors import NotAvailable
+from labkit.measure.traffic import Traffic
 from labkit.ops.kernels.support import interpreted
-
-
-@dataclass
-class Traffic:
-    """Bytes read and written by the kernels that ran inside `count_traffic`."""
-
-    bytes_read: int = 0
-    bytes_written: int = 0
-
-    @property
-    def total(self) -> int:
-        """Both together."""
-        return self.bytes_read + self.bytes_written
 
 
 @contextlib.contextmanager

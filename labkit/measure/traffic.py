@@ -1,0 +1,18 @@
+"""What moves to and from memory, in bytes; counted by whoever runs the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Traffic:
+    """Bytes read and bytes written."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in both directions."""
+        return self.bytes_read + self.bytes_written

@@ -1,0 +1,19 @@
+"""What a refusal must say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from labkit.errors import InvalidRequest
+
+
+@contextlib.contextmanager
+def refused(words: list[str]) -> Iterator[None]:
+    """What runs inside raises `InvalidRequest`, in one line that holds all the words."""
+    with pytest.raises(InvalidRequest) as caught:
+        yield
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
