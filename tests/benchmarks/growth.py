@@ -21,6 +21,7 @@ from labkit.engine.forward import fastest_forward
 from labkit.engine.model import GPTJ
 from labkit.engine.weight_store import read_model
 from labkit.measure import Record, ceilings, compare
+from labkit.measure.plots import sweep_plot
 from labkit.measure.roofline import roofline
 from labkit.precision import as_device, as_precision
 
@@ -97,29 +98,37 @@ def measure(model: GPTJ, batch: int, length: int, seconds: float) -> dict[str, A
 
 
 def draw(record: Record, path: Path) -> None:
-    """Measured steps and their limits against batch (at the shortest length) and against length (at each batch)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained", dpi=110)
-    left, right = figure.subplots(1, 2)
-    across = [row for row in record.rows if row["length"] == LENGTHS[0]]
-    _line(left, across, "batch", f"length {LENGTHS[0]}", "C0")
-    for colour, batch in zip(("C0", "C1", "C2"), (1, 8, 64), strict=True):
-        _line(right, [row for row in record.rows if row["batch"] == batch], "length", f"batch {batch}", colour)
-    for axes in (left, right):
-        axes.set(xscale="log", yscale="log", ylabel="ms a step")
-        axes.grid(alpha=0.25, which="both")
-        axes.legend(fontsize=8)
-    figure.supxlabel(record.caption(), fontsize=7)
-    figure.savefig(path)
+    """Steps and their limits against batch (at the shortest length) and against length: two files, named after `path`."""
+    rows = {(row["batch"], row["length"]): row for row in record.rows}
+    shortest, several = LENGTHS[0], (1, 8, 64)
+    _sweep(record, path, "batch", BATCHES, {f"length {shortest}": [(batch, shortest) for batch in BATCHES]}, rows)
+    _sweep(record, path, "length", LENGTHS, {f"batch {batch}": [(batch, n) for n in LENGTHS] for batch in several}, rows)
 
 
-def _line(axes: Any, rows: list[dict[str, Any]], by: str, label: str, colour: str) -> None:
-    rows = sorted(rows, key=lambda row: row[by])
-    at = [row[by] for row in rows]
-    axes.plot(at, [row["decode_ms"] for row in rows], "o-", color=colour, label=label)
-    axes.plot(at, [row["limit_ms"] if math.isfinite(row["limit_ms"]) else None for row in rows], "--", color=colour)
-    axes.set(xlabel=f"{by} (dashed: roofline)")
+def _sweep(
+    record: Record,
+    path: Path,
+    along: str,
+    x: tuple[int, ...],
+    lines: dict[str, list[tuple[int, int]]],
+    rows: dict[tuple[int, int], dict[str, Any]],
+) -> None:
+    """One figure; a point that was not measured is left out."""
+
+    def values(key: str) -> dict[str, list[float]]:
+        return {name: [rows.get(place, {}).get(key, math.nan) for place in places] for name, places in lines.items()}
+
+    limits = {f"{name}: roofline": limit for name, limit in values("limit_ms").items()}
+    figure = sweep_plot(
+        x,
+        values("decode_ms"),
+        xlabel=along,
+        ylabel="ms a step",
+        limits=limits,
+        title=f"Decode against {along}",
+        caption=record.caption(),
+    )
+    figure.savefig(path.with_stem(f"{path.stem}_{along}"))
 
 
 if __name__ == "__main__":
