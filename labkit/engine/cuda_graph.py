@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit import ops
+from labkit.config import GPTJConfig
 from labkit.engine.batch import Batch
 from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
 from labkit.engine.kv_cache import KVCache
@@ -45,6 +46,21 @@ class GraphedGPTJ:
         self._steps: dict[int, _Captured] = {}
         self._greedy_steps: dict[int, _Captured] = {}
         self._pool: Any = None
+
+    @property
+    def config(self) -> GPTJConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -92,7 +108,7 @@ class GraphedGPTJ:
         if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
             raise InvalidRequest(f"there is no bucket of {unknown[0]} sequences; the buckets are {list(self.buckets)}")
         if not on_triton(self.model.wte):
-            raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.model.device}")
+            raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
         for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
             if bucket not in self._steps:
@@ -124,7 +140,7 @@ class GraphedGPTJ:
         self._inputs.clear()  # all padding: running it harms nobody
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.device(self.model.device):
+        with torch.cuda.device(self.device):
             return _Captured(lambda: run(self._inputs.batch(bucket), cache), self._pool)
 
     def _greedy(self, inputs: DecodeInputs, batch: Batch, cache: KVCache) -> Tensor:
@@ -133,7 +149,7 @@ class GraphedGPTJ:
         return tokens
 
     def _make_inputs(self, rows: int) -> DecodeInputs:
-        return DecodeInputs(rows, self.model.config.context_length, self.padding_slot, self.model.device)
+        return DecodeInputs(rows, self.config.context_length, self.padding_slot, self.device)
 
     def _check_room(self, batch: Batch, steps: int) -> None:
         if not batch.is_decode or batch.soft_rows is not None or steps < 1:
@@ -142,7 +158,7 @@ class GraphedGPTJ:
                 "least one step and one new token of each sequence, given as a token, are accepted"
             )
         longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
-        columns, context = min(batch.slot_table.shape[1], self.model.config.context_length), self.model.config.context_length
+        columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length
         if longest + steps - 1 > columns or furthest + steps > context:
             raise InvalidRequest(
                 f"{steps} greedy steps from position {furthest} on take slots up to {longest + steps - 1}; the slot table has "
