@@ -10,7 +10,7 @@ LK_INLINE void prefetch_row(const char *row, int64_t bytes) {
 #if defined(LK_AVX512_BF16)
 
 // The scores of four positions: the sums across four vectors are folded together.
-LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t offset, int32_t dim, float scale, float *scores) {
+LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t offset, int32_t dim, float *scores) {
     __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
     for (int32_t i = 0; i < dim; i += 32) {
         __m512bh q = (__m512bh)_mm512_loadu_si512(query + i);
@@ -24,7 +24,7 @@ LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t o
     __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee)); // a b c d
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-    _mm_storeu_ps(scores, _mm_mul_ps(sums, _mm_set1_ps(scale)));
+    _mm_storeu_ps(scores, sums);
 }
 
 // sums += the values of an even number of positions by their bf16 weights, two positions a step. `sums` holds each 32
@@ -70,17 +70,18 @@ LK_INLINE float dot_heads(const float *query, const void *key, int32_t type, int
     return f16_sum(acc) + rest;
 }
 
-// In place: scores to weights; gives what to divide by.
-static float softmax(float *scores, int32_t length) {
-    float largest = scores[0], sum = 0.0f;
-#pragma omp simd reduction(max : largest)
-    for (int32_t j = 0; j < length; j++) largest = scores[j] > largest ? scores[j] : largest;
-#pragma omp simd reduction(+ : sum)
-    for (int32_t j = 0; j < length; j++) {
-        scores[j] = fast_exp(scores[j] - largest);
-        sum += scores[j];
-    }
-    return sum;
+// In place: scores to weights, e^((score - largest) * scale), with zeros up to a multiple of sixteen, which the row must have
+// room for; gives what to divide by.
+static float softmax(float *scores, int32_t length, float scale) {
+    int32_t padded = (int32_t)round_up(length, 16);
+    for (int32_t j = length; j < padded; j++) scores[j] = scores[0];
+    F16 most = f16_load(scores), sum = f16_zero();
+    for (int32_t j = 16; j < padded; j += 16) most = f16_max(most, f16_load(scores + j));
+    F16 factor = f16_set(scale), shift = f16_set(-f16_largest(most) * scale);
+    for (int32_t j = 0; j < padded; j += 16) f16_store(scores + j, f16_exp(f16_fma(f16_load(scores + j), factor, shift)));
+    for (int32_t j = length; j < padded; j++) scores[j] = 0.0f;
+    for (int32_t j = 0; j < padded; j += 16) sum = f16_add(sum, f16_load(scores + j));
+    return f16_sum(sum);
 }
 
 // out[0..dim) += sum over `count` positions of weight[j] * value[j].
@@ -120,11 +121,11 @@ LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int
     }
 }
 
-// `scores` holds 2 * (length + 8) + head_dim floats a head.
+// `scores` holds 2 * (length + 16) + head_dim floats a head.
 static void decode(const AttentionShape *s, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out) {
     int32_t dim = s->head_dim, length = s->length;
-    int64_t element = element_bytes(type), row = (int64_t)s->heads * dim * element, stride = length + BLOCK;
+    int64_t element = element_bytes(type), row = (int64_t)s->heads * dim * element, stride = round_up(length, 16);
     int64_t offset = first * dim * element, bytes = (last - first) * dim * element;
     float scale = 1.0f / __builtin_sqrtf((float)dim);
     uint16_t *rounded = (uint16_t *)(scores + (last - first) * stride); // queries, then weights
@@ -136,8 +137,8 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
         walk(s, keys, row, offset, bytes, [&](int32_t j, int32_t, const char *const *rows) {
             for (int32_t h = first; h < last; h++) {
                 float *to = scores + (h - first) * stride + j;
-                dot_four(rounded + (h - first) * dim, rows, h * dim * element, dim, scale, to);
-                dot_four(rounded + (h - first) * dim, rows + 4, h * dim * element, dim, scale, to + 4);
+                dot_four(rounded + (h - first) * dim, rows, h * dim * element, dim, to);
+                dot_four(rounded + (h - first) * dim, rows + 4, h * dim * element, dim, to + 4);
             }
         });
     }
@@ -146,13 +147,13 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
         walk(s, keys, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
             for (int32_t h = first; h < last; h++)
                 for (int32_t i = 0; i < count; i++)
-                    scores[(h - first) * stride + j + i] = scale * dot_heads(query + h * dim, rows[i] + h * dim * element, type, dim);
+                    scores[(h - first) * stride + j + i] = dot_heads(query + h * dim, rows[i] + h * dim * element, type, dim);
         });
+    float *inverses = (float *)(rounded + 2 * (last - first) * stride);
     for (int32_t h = first; h < last; h++) {
-        float *weights = scores + (h - first) * stride, inverse = 1.0f / softmax(weights, length);
-        for (int32_t j = 0; j < length; j++) weights[j] *= inverse;
-        for (int32_t j = length; j < length + BLOCK; j++) weights[j] = 0.0f;
-        if (in_pairs) convert_to_bf16(weights, length + BLOCK, rounded + (h - first) * stride);
+        float *weights = scores + (h - first) * stride;
+        inverses[h - first] = 1.0f / softmax(weights, length, scale);
+        if (in_pairs) convert_to_bf16(weights, stride, rounded + (h - first) * stride);
         for (int32_t i = 0; i < dim; i++) out[h * dim + i] = 0.0f;
     }
     walk(s, values, row, offset, bytes, [&](int32_t j, int32_t count, const char *const *rows) {
@@ -169,10 +170,12 @@ static void decode(const AttentionShape *s, int32_t type, const float *query, co
             add_values(weights + j, of_head, count, type, dim, out + h * dim);
         }
     });
+    for (int32_t h = first; h < last; h++) {
 #if defined(LK_AVX512_BF16)
-    if (in_pairs)
-        for (int32_t h = first; h < last; h++) put_in_order(out + h * dim, dim);
+        if (in_pairs) put_in_order(out + h * dim, dim);
 #endif
+        for (int32_t i = 0; i < dim; i++) out[h * dim + i] *= inverses[h - first];
+    }
 }
 
 static int64_t prefill_scratch(int32_t length, int32_t head_dim) {
@@ -204,6 +207,10 @@ static void pack_head(const AttentionShape *s, int32_t type, const void *keys, c
         __builtin_memset(v, 0, (int64_t)positions * padded_dim * 2);
         for (int32_t j = 0; j < s->length; j++) {
             const uint16_t *key = (const uint16_t *)keys + s->slots[j] * row + head * dim;
+            if (j + 16 < s->length) {
+                prefetch_row((const char *)((const uint16_t *)keys + s->slots[j + 16] * row + head * dim), 2 * dim);
+                prefetch_row((const char *)((const uint16_t *)values + s->slots[j + 16] * row + head * dim), 2 * dim);
+            }
             uint32_t *to = k + (int64_t)(j / 16) * padded_dim * 8 + j % 16;
             for (int32_t i = 0; i < dim; i += 2) to[i * 8] = key[i] | (i + 1 < dim ? (uint32_t)key[i + 1] << 16 : 0);
         }
@@ -241,20 +248,20 @@ static void prefill(const AttentionShape *s, int32_t type, const float *query, i
         Output to_scores = {STORE, scores, positions, 0, 0};
         product(&of_keys, &queries, 0, (seen + 15) / 16, &to_scores);
         Activations weights = {type, rows, (int32_t)round_up(seen, 32), 0, weight_rows, 0, 0};
+        float inverses[LK_TILE];
         for (int32_t m = 0; m < rows; m++) {
             float *row = scores + (int64_t)m * positions;
             int32_t visible = seen - rows + m + 1;
-#pragma omp simd
-            for (int32_t j = 0; j < visible; j++) row[j] *= scale;
-            float inverse = 1.0f / softmax(row, visible);
-#pragma omp simd
-            for (int32_t j = 0; j < visible; j++) row[j] *= inverse;
+            inverses[m] = 1.0f / softmax(row, visible, scale);
             pack_row(row, visible, m, &weights);
         }
+        float *tile_out = out + first * out_stride + head * dim;
         for (int32_t panel = 0; panel * 16 < dim; panel++) {
             lk_weight of_values = {type, dim - panel * 16, weights.in, value_panels + (int64_t)panel * positions * 16 * element, 0, 0};
-            Output to_out = {STORE, out + first * out_stride + head * dim + panel * 16, out_stride, 0, 0};
+            Output to_out = {STORE, tile_out + panel * 16, out_stride, 0, 0};
             product(&of_values, &weights, 0, 1, &to_out);
         }
+        for (int32_t m = 0; m < rows; m++)
+            for (int32_t i = 0; i < dim; i++) tile_out[m * out_stride + i] *= inverses[m];
     }
 }

@@ -7,7 +7,6 @@
 #include "attend.h"
 #include "dispatch.h"
 #include "piece.h"
-#include "rotary.h"
 #include "team.h"
 #include "workspace.h"
 
@@ -66,10 +65,8 @@ void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last
         const float *sin = model.sin + batch.positions[t] * (model.rotary_dim / 2);
         const float *cos = model.cos + batch.positions[t] * (model.rotary_dim / 2);
         int64_t slot = batch.slot_mapping[t] * width;
-        for (int32_t h = first; h < last; h++) {
-            rotate(query + h * dim, sin, cos, model.rotary_dim);
-            rotate(key + h * dim, sin, cos, model.rotary_dim);
-        }
+        for (float *row : {query, key})
+            kernel.rotate(row + first * dim, last - first, model.head_dim, sin, cos, model.rotary_dim);
         int64_t at = slot + first * dim, count = (last - first) * dim;
         if (model.cache_type == LK_F32) {
             std::memcpy(layer_keys + at * 4, key + first * dim, count * 4);

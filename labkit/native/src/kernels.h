@@ -36,6 +36,7 @@ struct Kernels {
     // One row: f32 inputs into the activations (quantizing or rounding as their type asks); pads with zeros.
     void (*pack_row)(const float *x, int32_t in, int32_t row, const struct Activations *);
     void (*layer_norm)(const float *x, const float *weight, const float *bias, float epsilon, int32_t hidden, float *out);
+    void (*rotate)(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim);
     void (*to_f32)(const void *bf16, int64_t count, float *out);
     void (*to_bf16)(const float *x, int64_t count, void *out);
     // Attention of heads [first, last) of one sequence; query and out are f32 [tokens][heads][head_dim].

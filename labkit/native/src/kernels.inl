@@ -12,54 +12,73 @@ namespace LK_NAMESPACE {
 
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
-LK_INLINE uint32_t f32_bits(float x) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    return bits;
-}
-
 LK_INLINE float bits_f32(uint32_t bits) {
     float x;
     __builtin_memcpy(&x, &bits, 4);
     return x;
 }
 
-// To nearest, ties to even; not-a-number stays one.
-LK_INLINE uint16_t to_bf16(float x) {
-    uint32_t bits = f32_bits(x);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return (uint16_t)(x == x ? rounded : 0x7fc0);
+// The first `count` of sixteen numbers, zeros behind them; the memory behind them is not touched.
+LK_INLINE F16 f16_load_part(const float *from, int32_t count) {
+    if (count >= 16) return f16_load(from);
+    float padded[16] = {0};
+    for (int32_t i = 0; i < count; i++) padded[i] = from[i];
+    return f16_load(padded);
+}
+
+LK_INLINE void f16_store_part(float *to, F16 x, int32_t count) {
+    if (count >= 16) return f16_store(to, x);
+    float values[16];
+    f16_store(values, x);
+    for (int32_t i = 0; i < count; i++) to[i] = values[i];
 }
 
 // e^x to 2 units in the last place: 2^n * e^r, |r| <= ln(2) / 2, by the Taylor polynomial of degree 7 (error 6e-9).
-LK_INLINE float fast_exp(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float shifted = x * 1.44269504f + 12582912.0f; // adding 1.5 * 2^23 rounds to a whole number
-    int32_t n = (int32_t)(f32_bits(shifted) - 0x4b400000u);
-    float whole = shifted - 12582912.0f;
-    float r = x - whole * 0.693359375f + whole * 2.12194440e-4f; // ln 2 in two parts
-    float p = 1.98412698e-4f;
-    p = p * r + 1.38888889e-3f;
-    p = p * r + 8.33333333e-3f;
-    p = p * r + 4.16666667e-2f;
-    p = p * r + 1.66666667e-1f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    return p * bits_f32((uint32_t)(n + 127) << 23);
+LK_INLINE F16 f16_exp(F16 x) {
+    x = f16_min(f16_set(88.0f), f16_max(f16_set(-87.0f), x)); // in this order not-a-number stays one
+    F16 n = f16_round(f16_mul(x, f16_set(1.44269504f)));
+    F16 r = f16_fma(n, f16_set(2.12194440e-4f), f16_fma(n, f16_set(-0.693359375f), x)); // ln 2 in two parts
+    F16 p = f16_set(1.98412698e-4f);
+    p = f16_fma(p, r, f16_set(1.38888889e-3f));
+    p = f16_fma(p, r, f16_set(8.33333333e-3f));
+    p = f16_fma(p, r, f16_set(4.16666667e-2f));
+    p = f16_fma(p, r, f16_set(1.66666667e-1f));
+    p = f16_fma(p, r, f16_set(0.5f));
+    p = f16_fma(p, r, f16_set(1.0f));
+    p = f16_fma(p, r, f16_set(1.0f));
+    return f16_scale(p, n);
 }
 
 // GELU, tanh form: x (1 + tanh u) / 2 = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
-LK_INLINE float gelu(float x) { return x / (1.0f + fast_exp(-1.5957691216f * (x + 0.044715f * x * x * x))); }
+LK_INLINE F16 f16_gelu(F16 x) {
+    F16 cubic = f16_mul(x, f16_fma(f16_mul(x, x), f16_set(-1.5957691216f * 0.044715f), f16_set(-1.5957691216f)));
+    return f16_div(x, f16_add(f16_set(1.0f), f16_exp(cubic)));
+}
 
 static void convert_to_f32(const void *from, int64_t count, float *out) {
     const uint16_t *words = (const uint16_t *)from;
     for (int64_t i = 0; i < count; i++) out[i] = bits_f32((uint32_t)words[i] << 16);
 }
 
+// To nearest, ties to even; not-a-number stays one.
 static void convert_to_bf16(const float *x, int64_t count, void *out) {
     uint16_t *words = (uint16_t *)out;
-    for (int64_t i = 0; i < count; i++) words[i] = to_bf16(x[i]);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) f16_to_bf16(f16_load(x + i), words + i);
+    if (i == count) return;
+    uint16_t rest[16];
+    f16_to_bf16(f16_load_part(x + i, (int32_t)(count - i)), rest);
+    __builtin_memcpy(words + i, rest, (uint64_t)(count - i) * 2);
+}
+
+// Neighbouring pairs of the first `rotary_dim` dimensions of each head, turned in place: GPT-J's rotary positions.
+static void rotate(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim) {
+    for (int32_t h = 0; h < heads; h++, x += head_dim)
+        for (int32_t i = 0; i < rotary_dim / 2; i++) {
+            float even = x[2 * i], odd = x[2 * i + 1];
+            x[2 * i] = even * cos[i] - odd * sin[i];
+            x[2 * i + 1] = odd * cos[i] + even * sin[i];
+        }
 }
 
 // ---- activations ---------------------------------------------------------------------------------------------------
@@ -78,9 +97,10 @@ static void pack_row_f32(const float *x, int32_t in, int32_t row, const Activati
 static void pack_row_bf16(const float *x, int32_t in, int32_t row, const Activations *a) {
     int32_t tile = row / LK_TILE, rows = rows_of_tile(a, tile);
     uint32_t *at = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in) / 2 + row % LK_TILE;
-    for (int32_t i = 0; i < a->in; i += 2) {
-        uint32_t low = i < in ? to_bf16(x[i]) : 0, high = i + 1 < in ? to_bf16(x[i + 1]) : 0;
-        at[(int64_t)(i / 2) * rows] = low | high << 16;
+    for (int32_t i = 0; i < a->in; i += 16) {
+        uint32_t pairs[8];
+        f16_to_bf16(f16_load_part(x + i, in - i), pairs);
+        for (int32_t w = 0; w < 8; w++) at[(int64_t)(i / 2 + w) * rows] = pairs[w];
     }
 }
 
@@ -225,44 +245,36 @@ LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight
         }
 }
 
-// Bias, GELU and the way out of one panel's sums.
-template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_t row, F16 *sum, const Output *to) {
+// Scale, bias, GELU and the way out of one panel's sums.
+template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_t row, const F16 *sum, const Output *to) {
     int32_t first = panel * 16, lanes = w->out - first < 16 ? w->out - first : 16;
+    F16 scale = w->type == LK_INT8 ? f16_load((const float *)w->scales + first) : f16_set(1.0f);
+    F16 bias = w->bias ? f16_load_part(w->bias + first, lanes) : f16_zero();
     for (int m = 0; m < M; m++) {
-        float values[16];
-        F16 total = sum[m];
-        if (w->type == LK_INT8) total = f16_mul(total, f16_load((const float *)w->scales + first));
-        if (w->bias && lanes == 16) total = f16_add(total, f16_load(w->bias + first));
-        if (to->mode == ADD && lanes == 16) total = f16_add(total, f16_load(to->out + (row + m) * to->stride + first));
-        f16_store(values, total);
-        if (lanes < 16)
-            for (int i = 0; i < 16; i++) {
-                if (w->bias && i < lanes) values[i] += w->bias[first + i];
-                if (to->mode == ADD && i < lanes) values[i] += to->out[(row + m) * to->stride + first + i];
-            }
-        if (to->mode == STORE_GELU)
-            for (int i = 0; i < 16; i++) values[i] = gelu(values[i]);
+        F16 total = f16_fma(sum[m], scale, bias);
+        float *out = to->out + (row + m) * to->stride + first;
+        if (to->mode == ADD) total = f16_add(total, f16_load_part(out, lanes));
+        if (to->mode == STORE_GELU) total = f16_gelu(total);
         if (to->packed) {
             const Activations *a = to->packed;
             int32_t tile = (row + m) / LK_TILE, rows = rows_of_tile(a, tile), at = (row + m) % LK_TILE;
+            float values[16];
+            f16_store_part(values, total, lanes);
             for (int i = lanes; i < 16; i++) values[i] = 0.0f;
             if (a->type == LK_F32) {
-                float *out = (float *)a->data + (int64_t)tile * LK_TILE * a->in + (int64_t)first * rows + at;
-                for (int i = 0; i < 16; i++) out[(int64_t)i * rows] = values[i];
+                float *packed = (float *)a->data + (int64_t)tile * LK_TILE * a->in + (int64_t)first * rows + at;
+                for (int i = 0; i < 16; i++) packed[(int64_t)i * rows] = values[i];
             } else {
-                uint32_t *out = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in + (int64_t)first * rows) / 2 + at;
-                for (int i = 0; i < 8; i++)
-                    out[(int64_t)i * rows] = to_bf16(values[2 * i]) | (uint32_t)to_bf16(values[2 * i + 1]) << 16;
+                uint32_t pairs[8], *packed = (uint32_t *)a->data + ((int64_t)tile * LK_TILE * a->in + (int64_t)first * rows) / 2 + at;
+                f16_to_bf16(f16_load(values), pairs);
+                for (int i = 0; i < 8; i++) packed[(int64_t)i * rows] = pairs[i];
             }
         } else if (to->rows16) {
-            uint16_t *out = (uint16_t *)to->rows16 + (row + m) * to->stride + first;
-            for (int i = 0; i < lanes; i++) out[i] = to_bf16(values[i]);
+            uint16_t words[16];
+            f16_to_bf16(total, words);
+            __builtin_memcpy((uint16_t *)to->rows16 + (row + m) * to->stride + first, words, (uint64_t)lanes * 2);
         } else {
-            float *out = to->out + (row + m) * to->stride + first;
-            if (lanes == 16)
-                f16_store(out, f16_load(values));
-            else
-                for (int i = 0; i < lanes; i++) out[i] = values[i];
+            f16_store_part(out, total, lanes);
         }
     }
 }
@@ -332,6 +344,7 @@ const struct Kernels LK_TABLE = {
     LK_NAMESPACE::product,
     LK_NAMESPACE::pack_row,
     LK_NAMESPACE::layer_norm,
+    LK_NAMESPACE::rotate,
     LK_NAMESPACE::convert_to_f32,
     LK_NAMESPACE::convert_to_bf16,
     LK_NAMESPACE::decode,

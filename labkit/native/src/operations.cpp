@@ -3,7 +3,6 @@
 #include "attend.h"
 #include "dispatch.h"
 #include "piece.h"
-#include "rotary.h"
 #include "team.h"
 
 #include <cstring>
@@ -105,7 +104,7 @@ void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positio
                 const float *from = row_of(type, qkv, t, 3 * width, row.get());
                 if (from != row.get()) std::memcpy(row.get(), from, 3 * width * 4);
                 const float *s = sin + positions[t] * (rotary_dim / 2), *c = cos + positions[t] * (rotary_dim / 2);
-                for (int64_t h = 0; h < 2 * heads; h++) rotate(row.get() + h * head_dim, s, c, rotary_dim);
+                kernels()->rotate(row.get(), 2 * heads, head_dim, s, c, rotary_dim); // queries and keys
                 put_row(type, row.get(), t, width, query);
                 put_row(type, row.get() + width, slot_mapping[t], width, keys);
                 put_row(type, row.get() + 2 * width, slot_mapping[t], width, values);

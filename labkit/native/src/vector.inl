@@ -11,8 +11,25 @@ LK_INLINE F16 f16_load(const float *p) { return _mm512_loadu_ps(p); }
 LK_INLINE void f16_store(float *p, F16 x) { _mm512_storeu_ps(p, x); }
 LK_INLINE F16 f16_add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
 LK_INLINE F16 f16_mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
+LK_INLINE F16 f16_div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
+LK_INLINE F16 f16_min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
+LK_INLINE F16 f16_max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
 LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
 LK_INLINE float f16_sum(F16 x) { return _mm512_reduce_add_ps(x); }
+LK_INLINE float f16_largest(F16 x) { return _mm512_reduce_max_ps(x); }
+LK_INLINE F16 f16_round(F16 x) { return _mm512_roundscale_ps(x, 8); }
+// x * 2^n for a whole n of at most 127.
+LK_INLINE F16 f16_scale(F16 x, F16 n) { return _mm512_scalef_ps(x, n); }
+LK_INLINE void f16_to_bf16(F16 x, void *out) {
+#if defined(LK_AVX512_BF16)
+    _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(x));
+#else
+    __m512i bits = _mm512_castps_si512(x), last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
+    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256((__m256i *)out, _mm512_cvtepi32_epi16(rounded));
+#endif
+}
 LK_INLINE F16 f16_from_half(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 LK_INLINE F16 f16_from_bf16(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
@@ -62,7 +79,31 @@ LK_INLINE F16 f16_load(const float *p) { return {_mm256_loadu_ps(p), _mm256_load
 LK_INLINE void f16_store(float *p, F16 x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
 LK_INLINE F16 f16_add(F16 a, F16 b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
 LK_INLINE F16 f16_mul(F16 a, F16 b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+LK_INLINE F16 f16_div(F16 a, F16 b) { return {_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)}; }
+LK_INLINE F16 f16_min(F16 a, F16 b) { return {_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
+LK_INLINE F16 f16_max(F16 a, F16 b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
 LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { return {_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)}; }
+LK_INLINE F16 f16_round(F16 x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }
+LK_INLINE __m256 scale_half(__m256 x, __m256 n) {
+    __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(x, _mm256_castsi256_ps(exponent));
+}
+LK_INLINE F16 f16_scale(F16 x, F16 n) { return {scale_half(x.a, n.a), scale_half(x.b, n.b)}; }
+LK_INLINE __m256i bf16_of_half(__m256 x) { // in the lower half of each lane
+    __m256i bits = _mm256_castps_si256(x), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff))), 16);
+    return _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+}
+LK_INLINE void f16_to_bf16(F16 x, void *out) {
+    __m256i words = _mm256_packus_epi32(bf16_of_half(x.a), bf16_of_half(x.b));
+    _mm256_storeu_si256((__m256i *)out, _mm256_permute4x64_epi64(words, 0xd8));
+}
+LK_INLINE float f16_largest(F16 x) {
+    __m256 m = _mm256_max_ps(x.a, x.b);
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
 LK_INLINE float f16_sum(F16 x) {
     __m256 s = _mm256_add_ps(x.a, x.b);
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
@@ -152,7 +193,25 @@ LK_INLINE void f16_store(float *p, F16 x) { LK_LANES(i) p[i] = x.v[i]; }
 LK_INLINE F16 f16_add(F16 a, F16 b) { LK_LANES(i) a.v[i] += b.v[i]; return a; }
 LK_INLINE F16 f16_mul(F16 a, F16 b) { LK_LANES(i) a.v[i] *= b.v[i]; return a; }
 LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { LK_LANES(i) c.v[i] += a.v[i] * b.v[i]; return c; }
+LK_INLINE F16 f16_div(F16 a, F16 b) { LK_LANES(i) a.v[i] /= b.v[i]; return a; }
+LK_INLINE F16 f16_min(F16 a, F16 b) { LK_LANES(i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+LK_INLINE F16 f16_max(F16 a, F16 b) { LK_LANES(i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
 LK_INLINE float f16_sum(F16 x) { float s = 0; LK_LANES(i) s += x.v[i]; return s; }
+LK_INLINE float f16_largest(F16 x) { float m = x.v[0]; LK_LANES(i) m = x.v[i] > m ? x.v[i] : m; return m; }
+LK_INLINE F16 f16_round(F16 x) { LK_LANES(i) x.v[i] = (x.v[i] + 12582912.0f) - 12582912.0f; return x; } // 1.5 * 2^23
+LK_INLINE F16 f16_scale(F16 x, F16 n) {
+    LK_LANES(i) x.v[i] *= word_to_f32((uint32_t)((int32_t)n.v[i] + 127) << 23);
+    return x;
+}
+LK_INLINE void f16_to_bf16(F16 x, void *out) {
+    uint16_t words[16];
+    LK_LANES(i) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, &x.v[i], 4);
+        words[i] = (uint16_t)(x.v[i] == x.v[i] ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : 0x7fc0);
+    }
+    __builtin_memcpy(out, words, sizeof words);
+}
 LK_INLINE F16 f16_from_bf16(const void *p) {
     const uint16_t *words = (const uint16_t *)p;
     F16 r;
