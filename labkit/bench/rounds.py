@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch import Tensor
 from labkit.bench.engines import BenchEngine
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
-from labkit.measure import Timing, compare, gpu_peak_bytes, peak_host_memory
+from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_memory
 
 REST_SECONDS = 0.05
-"""Between two engines: threads that wait for work spin for some 15 ms, labkit's and OpenMP's, and would take cores."""
+"""Before another's turn: threads that wait for work spin for some 15 ms, labkit's and OpenMP's, and would take cores."""
 
 
 class Prompts:
@@ -55,12 +56,16 @@ class Player:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one engine did with one batch size: times of each round, the tokens of the first, memory beyond its weights."""
+    """What one engine did with one batch size: times of each round, the tokens of the first, memory beyond its weights.
+
+    `read_rates`: bytes a second that the memory gave in each round, just before the decode.
+    """
 
     prefill: Timing
     decode: Timing
     tokens: Tensor
     run_bytes: int
+    read_rates: tuple[float, ...]
 
     @property
     def end_to_end(self) -> Timing:
@@ -99,9 +104,29 @@ def run_in_turn(
     players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float
 ) -> dict[str, Measured]:
     """Time all players in turn, round by round, with `warm` from their `watched_round`."""
-    calls: dict[str, Callable[[], None]] = {}
+    reader = Reader(device)
+    rates: dict[str, list[float]] = {name: [] for name in players}
+    calls: dict[str, Callable[[], object]] = {}
     for name, player in players.items():
-        rest = {f"{name} rest": lambda: time.sleep(REST_SECONDS)} if len(players) > 1 else {}
-        calls |= {**rest, f"{name} prefill": player.prefill, f"{name} decode": player.decode}
+        calls |= {
+            f"{name} rest": rest,
+            f"{name} prefill": player.prefill,
+            f"{name} read": partial(_note, reader, rates[name]),
+            f"{name} rest again": rest,
+            f"{name} decode": player.decode,
+        }
     timings = compare(calls, device=device, warmup=1, min_runs=5, max_seconds=seconds, spread_target=0.02)
-    return {name: Measured(timings[f"{name} prefill"], timings[f"{name} decode"], *warm[name]) for name in players}
+    found = {}
+    for name in players:
+        prefill, decode = timings[f"{name} prefill"], timings[f"{name} decode"]
+        found[name] = Measured(prefill, decode, *warm[name], tuple(rates[name][-decode.runs :]))
+    return found
+
+
+def rest() -> None:
+    """Let the threads of whoever had the last turn fall asleep."""
+    time.sleep(REST_SECONDS)
+
+
+def _note(reader: Reader, rates: list[float]) -> None:
+    rates.append(reader.best_of())

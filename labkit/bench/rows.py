@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 from torch import Tensor
@@ -19,15 +20,21 @@ def rows_of(
     precision: str,
     measured: Mapping[str, Measured],
     about: Mapping[str, dict[str, Any]],
-    limit: Roofline,
+    limit_of: Callable[[float], Roofline],
     interleaved: bool,
 ) -> list[dict[str, Any]]:
-    """A row for each engine; `about` has what `about_engine` says of it, `limit` is of the middle of the generation."""
+    """A row for each engine; `about` has what `about_engine` says of it.
+
+    `limit_of` gives the roofline of the middle of the generation where memory gives so many bytes a second: the share of
+    the limit is taken round by round, with what memory gave in that round.
+    """
     first = next(iter(measured.values()))
     rows = []
     for name, found in measured.items():
         new_tokens = found.tokens.shape[1]
-        step = found.decode.median / (new_tokens - 1)
+        steps = [seconds / (new_tokens - 1) for seconds in found.decode.samples]
+        shares = [limit_of(rate).decode_seconds / step for rate, step in zip(found.read_rates, steps, strict=True)]
+        read = median(found.read_rates)
         whole = found.end_to_end
         facts = dict(about[name])
         rows.append(
@@ -39,12 +46,13 @@ def rows_of(
                 "batch": batch,
                 "interleaved": interleaved,
                 "prefill_ms": 1e3 * found.prefill.median,
-                "decode_ms_per_token": 1e3 * step,
+                "decode_ms_per_token": 1e3 * median(steps),
                 "end_to_end_ms": 1e3 * whole.median,
                 "tokens_per_second": batch * new_tokens / whole.median,
                 "peak_bytes": facts.pop("held_bytes") + found.run_bytes,
-                "fraction_of_limit": limit.decode_seconds / step,
-                "decode_bound": limit.decode_bound,
+                "fraction_of_limit": median(shares),
+                "decode_bound": limit_of(read).decode_bound,
+                "read_bytes_per_second": read,
                 "spread": {phase: timing_of(found, phase).spread for phase in PHASES},
                 "runs": found.decode.runs,
                 "greedy_tokens_agree": agreement(first.tokens, found.tokens),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.capacity import free_bytes
 from labkit.engine.loader import check_memory
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
-from labkit.measure import Record, ceilings, roofline
+from labkit.measure import Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
 from labkit.precision import as_device, as_precision
 
@@ -54,8 +54,12 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     for batch, measured in session.measured.items():
         if not measured:
             continue
-        limit = roofline(checkpoint.config, batch=batch, length=middle, precision=precision, ceilings=limits)
-        rows += rows_of(batch, precision, measured, session.about, limit, session.interleaved)
+
+        def limit_of(rate: float, batch: int = batch) -> Roofline:
+            best = replace(limits, read_bytes_per_second=rate)
+            return roofline(checkpoint.config, batch=batch, length=middle, precision=precision, ceilings=best)
+
+        rows += rows_of(batch, precision, measured, session.about, limit_of, session.interleaved)
         ratios += ratios_of(batch, measured, session.interleaved)
     if not rows:
         raise NotAvailable("; ".join(f"{row['engine']}: {row['why']}" for row in session.not_measured))

@@ -1,6 +1,6 @@
 """Measuring: time, memory, the machine's ceilings, the roofline of a model, records and plots. Knows no engine."""
 
-from labkit.measure.ceilings import Ceilings, ceilings
+from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
@@ -17,6 +17,7 @@ __all__ = [
     "Ladder",
     "OperationTime",
     "Ratio",
+    "Reader",
     "Record",
     "Roofline",
     "Rung",

@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from labkit.engine.capacity import free_bytes
 from labkit.engine.forward import fastest_forward
 from labkit.engine.model import GPTJ
 from labkit.engine.weight_store import read_model
-from labkit.measure import Record, ceilings, compare
+from labkit.measure import Reader, Record, ceilings, compare
 from labkit.measure.plots import sweep_plot
 from labkit.measure.roofline import roofline
 from labkit.precision import as_device, as_precision
@@ -44,15 +47,20 @@ def main() -> None:
     checkpoint = open_checkpoint(asked.model)
     limits = ceilings(device)
     model = read_model(checkpoint, precision, device)
-    rows, missing = [], []
+    reader, rows, missing = Reader(device), [], []
     for batch, length in points():
-        found = measure(model, batch, length, asked.seconds)
+
+        def limit_of(rate: float, batch: int = batch, length: int = length) -> float:
+            best = replace(limits, read_bytes_per_second=rate)
+            found = roofline(checkpoint.config, batch=batch, length=length, precision=precision, ceilings=best)
+            return found.decode_seconds
+
+        found = measure(model, batch, length, reader, limit_of, asked.seconds)
         if isinstance(found, str):
             missing.append(found)
             print(found, flush=True)
             continue
-        limit = roofline(checkpoint.config, batch=batch, length=length, precision=precision, ceilings=limits).decode_seconds
-        found |= {"precision": precision, "limit_ms": 1e3 * limit, "fraction_of_limit": 1e3 * limit / found["decode_ms"]}
+        found["precision"] = precision
         rows.append(found)
         print(f"batch {batch:3} length {length:4}: {found['decode_ms']:8.2f} ms, {found['fraction_of_limit']:.0%}", flush=True)
     settings = {"model": asked.model, "precision": precision, "device": str(device)}
@@ -69,8 +77,13 @@ def points() -> list[tuple[int, int]]:
     return sorted({(batch, LENGTHS[0]) for batch in BATCHES} | {(batch, n) for batch in (1, 8, 64) for n in LENGTHS})
 
 
-def measure(model: GPTJ, batch: int, length: int, seconds: float) -> dict[str, Any] | str:
-    """The step that brings every sequence to `length` tokens, or why it was not run."""
+def measure(
+    model: GPTJ, batch: int, length: int, reader: Reader, limit_of: Callable[[float], float], seconds: float
+) -> dict[str, Any] | str:
+    """The step that brings every sequence to `length` tokens beside its limit, or why it was not run.
+
+    `limit_of` gives the seconds a step takes at least where memory gives so many bytes a second.
+    """
     slots, config = batch * length, model.config
     needed = slots * config.kv_bytes_per_token(model.dtype.itemsize)
     free = free_bytes(model.device)
@@ -87,13 +100,18 @@ def measure(model: GPTJ, batch: int, length: int, seconds: float) -> dict[str, A
         batches.lengths.fill_(length - 1)
         forward(batches.decode(tokens), cache)
 
-    timing = compare({"step": step}, device=model.device, warmup=1, min_runs=3, max_seconds=seconds)["step"]
+    rates: list[float] = []
+    calls = {"read": lambda: rates.append(reader.best_of()), "step": step}
+    timing = compare(calls, device=model.device, warmup=1, min_runs=3, max_seconds=seconds)["step"]
+    limits = [limit_of(rate) for rate in rates[-timing.runs :]]
     return {
         "batch": batch,
         "length": length,
         "decode_ms": 1e3 * timing.median,
         "decode_ms_per_token": 1e3 * timing.median / batch,
         "spread": timing.spread,
+        "limit_ms": 1e3 * median(limits),
+        "fraction_of_limit": median(limit / step for limit, step in zip(limits, timing.samples, strict=True)),
     }
 
 
