@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from labkit import environment
+from labkit import environment, native
 from labkit.cli.doctor import lab_report, why_not
 from labkit.environment import GPU, describe, find_cpu, find_gpus, find_versions
 
@@ -192,5 +193,22 @@ main()
 
 def test_doctor_works_where_torch_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True)
-    labs = json.loads(done.stdout.splitlines()[-1])["labs"]
-    assert {row["why_not"] for row in labs} == {"torch not installed: run `make env`"}
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert {row["why_not"] for row in report["labs"]} == {"torch not installed: run `make env`"}
+    assert report["native_kernels"] == {"instruction_set": "", "why_not": "torch not installed"}
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_doctor_says_which_kernels_run(wanted: str) -> None:
+    environ = os.environ | {"LABKIT_NATIVE": wanted}
+    command = [sys.executable, "-m", "labkit", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
+    found = json.loads(done.stdout.splitlines()[-1])["native_kernels"]
+    if wanted == "0":
+        assert found["instruction_set"] == ""
+        assert "LABKIT_NATIVE" in found["why_not"]
+        assert "not used" in done.stdout
+    elif native.available():
+        assert found == {"instruction_set": native.instruction_set(), "why_not": ""}
+    else:
+        assert found["why_not"]

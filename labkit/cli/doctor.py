@@ -21,11 +21,13 @@ def doctor(json: JsonOption = False) -> None:
 
     machine = describe()
     labs = lab_report(machine)
-    _print_tables(machine, labs)
+    kernels = native_kernels(machine)
+    _print_tables(machine, kernels, labs)
     if json:
         print_json(
             {
                 "cpu": machine.to_dict()["cpu"],
+                "native_kernels": kernels,
                 "gpus": machine.to_dict()["gpus"],
                 "memory_bytes": machine.memory_bytes,
                 "disk_free_bytes": machine.disk_free_bytes,
@@ -71,7 +73,17 @@ def why_not(machine: Machine) -> str:
     return ""
 
 
-def _print_tables(machine: Machine, labs: list[dict[str, Any]]) -> None:
+def native_kernels(machine: Machine) -> dict[str, str]:
+    """The `instruction_set` that labkit's own CPU kernels run in here; where it is empty, `why_not` they do not run."""
+    if "torch" not in machine.versions:
+        return {"instruction_set": "", "why_not": "torch not installed"}
+    from labkit import native
+
+    reason = native.why_not()
+    return {"instruction_set": "" if reason else native.instruction_set(), "why_not": reason}
+
+
+def _print_tables(machine: Machine, kernels: dict[str, str], labs: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -80,6 +92,8 @@ def _print_tables(machine: Machine, labs: list[dict[str, Any]]) -> None:
     table.add_row("system", machine.system)
     table.add_row("processor", f"{cpu.model}, {cpu.usable_cores} cores usable, {cpu.architecture}")
     table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or "none of those that labkit looks for")
+    used = f"run in {kernels['instruction_set']}" if kernels["instruction_set"] else f"not used: {kernels['why_not']}; torch's run"
+    table.add_row("labkit's CPU kernels", used)
     table.add_row("memory", f"{machine.memory_bytes / 2**30:.1f} GiB, {machine.memory_available_bytes / 2**30:.1f} available")
     table.add_row("disk", f"{machine.disk_free_bytes / 2**30:.1f} GiB free here")
     for gpu in machine.gpus:
