@@ -32,8 +32,6 @@ class _Wishes:
     """What of the work a row needs, as the host knows it."""
 
     draws: bool = False
-    top_k: int = 0
-    nucleus: bool = False
     decays: bool = False
     marked: bool = False
     words: bool = False
@@ -51,8 +49,6 @@ class _Wishes:
         bans = params.min_new_tokens > 0 or any(len(word) == 1 for word in sequence.bad_words)
         return cls(
             draws=draws,
-            top_k=params.top_k,
-            nucleus=params.top_p < 1 or decays,
             decays=decays,
             marked=penalized or bans or (decays and bool(params.top_p_reset_ids)),
             words=any(len(word) > 1 for word in sequence.bad_words),
@@ -198,7 +194,6 @@ class Sampler:
         drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
         if not drawing:
             return logits.argmax(dim=-1)
-        wishes = [self._wishes[rows[line]] for line in drawing]
         index = self._index("drawing", [rows[line] for line in drawing])
         lines = self._index("lines", drawing)
         numbers, counters = self._numbers[:, index], self._counters[:, index]
@@ -210,8 +205,6 @@ class Sampler:
             counters[_SEED],
             counters[_SAMPLE],
             counters[_POSITION],
-            widest=max(wish.top_k for wish in wishes) if all(wish.top_k for wish in wishes) else 0,
-            nucleus=any(wish.top_k or wish.nucleus for wish in wishes),
         )
         return drawn if len(drawing) == len(rows) else logits.argmax(dim=-1).index_copy_(0, lines, drawn)
 

@@ -91,6 +91,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_layer_norm": (None, (_I, _P, _P, _P, _F, _I, _I, _P, _I)),
     "lk_residual_layer_norm": (None, (_I, _P, _P, _P, _P, _P, _F, _I, _I, _P, _P, _I)),
     "lk_rotary_cache_write": (None, (_I, _P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _P, _I)),
+    "lk_sample": (None, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _P, _P, _I)),
     "lk_attention": (None, (_I, _P, _P, _P, _P, _L, _P, _P, _I, _I, _I, _P, _P, _I)),
 }
 

@@ -89,3 +89,22 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, s
         threads(),
     )
     return out
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    samples: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """As `labkit.ops.sample`, without a sort of the vocabulary."""
+    logits = logits.float().contiguous()
+    numbers = [temperature.double(), top_k, top_p.double(), seeds, samples, positions]
+    kept = [number.contiguous() for number in numbers]
+    tokens = torch.empty(len(logits), dtype=torch.int64)
+    pointers = map(pointer, kept)
+    library().lk_sample(pointer(logits), *logits.shape, *pointers, pointer(tokens), workspace().handle, threads())
+    return tokens

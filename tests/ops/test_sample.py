@@ -10,9 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from labkit import ops
+from labkit import native, ops
+from labkit.errors import NotAvailable
 from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
-from labkit.ops.sample import NARROW, likeliest
+from labkit.ops.sample import sample_reference
 
 MASK = (1 << 64) - 1
 
@@ -93,45 +94,48 @@ def test_sample_is_the_definition_row_by_row(dtype: torch.dtype, vocab: int, tie
     assert found.tolist() == expected
 
 
-@pytest.mark.parametrize("widest", [1, 7, 50, NARROW, NARROW + 1])
-def test_what_the_caller_knows_of_all_rows_changes_no_token(widest: int) -> None:
-    rows, vocab = 40, 2000
-    logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(widest)).round(decimals=1)
-    draw = random.Random(widest)
-    temperature = torch.tensor([draw.choice([0.7, 1.5]) for _ in range(rows)]).double()
-    top_k = torch.tensor([draw.randint(1, widest) for _ in range(rows)])
-    top_p = torch.tensor([draw.choice([1.0, 0.8]) for _ in range(rows)]).double()
-    counters = torch.arange(rows), torch.zeros(rows, dtype=torch.int64), torch.arange(rows)
-    told = ops.sample(logits, temperature, top_k, top_p, *counters, widest=widest)
-    assert torch.equal(told, ops.sample(logits, temperature, top_k, top_p, *counters))
-    all_kept = torch.zeros_like(top_k), torch.ones_like(top_p)
-    untold = ops.sample(logits, temperature, *all_kept, *counters)
-    assert torch.equal(ops.sample(logits, temperature, *all_kept, *counters, nucleus=False), untold)
-    assert widest > 7 or not torch.equal(untold, told)
+ISAS = ("portable", "avx2", "avx512_vnni", "avx512_bf16")
 
 
-@pytest.mark.parametrize("spread", [3.0, 0.01])
-def test_a_nucleus_of_a_few_tokens_is_found_without_a_sort(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, a peaked row (a nucleus of some tokens) and a flat one (of nearly all) give what a full sort gives."""
-    rows, vocab, sorts = 16, 3 * NARROW, 0
-    logits = spread * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(8))
-    counters = torch.arange(rows), torch.zeros(rows, dtype=torch.int64), torch.arange(rows)
-    given = torch.ones(rows).double(), torch.tensor([0, 7] * 8), torch.tensor([0.9] * rows).double()
-    found = ops.sample(logits, *given, *counters)
-    expected = [
-        plain_sample(logits[row].tolist(), 1.0, int(given[1][row]), 0.9, plain_uniform(row, 0, row)) for row in range(rows)
-    ]
-    assert found.tolist() == expected
-    sort = torch.Tensor.sort
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("spread", [20.0, 2.0, 1e-3, 0.0])
+@pytest.mark.parametrize("vocab", [1, 255, 257, 4099, 50_400])
+def test_the_native_sampler_gives_the_specifications_tokens(isa: str, spread: float, vocab: int) -> None:
+    """Peaked and flat rows, rows of equals, banned tokens; kept sets from one token to nearly all."""
+    if not native.available():
+        pytest.skip(f"not measured here: {native.why_not()}")
+    rows, before, draw = 24, native.instruction_set(), random.Random(vocab)
+    logits = spread * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(vocab))
+    logits[::2] = logits[::2].bfloat16().float()  # many ties
+    banned = torch.rand(rows, vocab, generator=torch.Generator().manual_seed(1)) < 0.1
+    banned[:, 0] = False
+    logits = logits.masked_fill(banned & (torch.arange(rows) % 3 == 0)[:, None], -math.inf)
+    temperature = torch.tensor([draw.choice([0.0, 0.1, 0.8, 1.0, 30.0]) for _ in range(rows)]).double()
+    top_k = torch.tensor([draw.choice([0, 0, 1, 2, 50, 3000, 60_000]) for _ in range(rows)])
+    top_p = torch.tensor([draw.choice([1.0, 0.999, 0.9, 0.5, 1e-6]) for _ in range(rows)]).double()
+    counters = torch.arange(rows) - 5, torch.arange(rows) % 3, torch.arange(rows) * 7
+    given = (logits, temperature, top_k, top_p, *counters)
+    expected = sample_reference(*given)
+    try:
+        native.use_instruction_set(isa)
+    except NotAvailable as error:
+        pytest.skip(f"not measured here: {error}")
+    try:
+        assert torch.equal(ops.sample(*given), expected)
+    finally:
+        native.use_instruction_set(before)
 
-    def counted(self: torch.Tensor, *arguments: object, **options: object) -> object:
-        nonlocal sorts
-        sorts += self.shape[1] == vocab
-        return sort(self, *arguments, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(torch.Tensor, "sort", counted)
-    assert torch.equal(ops.sample(logits, *given, *counters), found)
-    assert sorts == (0 if spread > 1 else 1)
+def test_the_native_sampler_stays_inside_the_vocabulary_whatever_it_is_given() -> None:
+    odd = torch.tensor([math.nan, math.inf, -math.inf, 0.0, 1e38, -1e38])
+    draw = torch.Generator().manual_seed(0)
+    logits = odd[torch.randint(len(odd), (500, 33), generator=draw)]
+    logits[0], logits[1] = math.nan, -math.inf
+    rows = torch.arange(500)
+    for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.5), (5, 0.9)):
+        kept = torch.full((500,), top_k), torch.full((500,), top_p).double()
+        tokens = ops.sample(logits, torch.ones(500).double(), *kept, rows, rows, rows)
+        assert bool(((tokens >= 0) & (tokens < 33)).all())
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
@@ -143,14 +147,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     together = ops.sample(logits, temperature, top_k, top_p, *counters).tolist()
     for row in range(rows):
         one = [x[row : row + 1] for x in (logits, temperature, top_k, top_p, *counters)]
-        assert ops.sample(*one, widest=int(top_k[row])).tolist() == [together[row]]
-
-
-def test_likeliest_takes_the_lower_of_equal_tokens() -> None:
-    logits = torch.tensor([[1.0, 3.0, -0.0, 3.0, 0.0, -math.inf, 3.0, -2.0]])
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        assert likeliest(logits.to(dtype), 8).tolist() == [[1, 3, 6, 0, 2, 4, 7, 5]]
-        assert likeliest(logits.to(dtype), 2).tolist() == [[1, 3]]
+        assert ops.sample(*one).tolist() == [together[row]]
 
 
 def test_a_draw_never_takes_a_token_without_probability() -> None:
@@ -159,8 +156,8 @@ def test_a_draw_never_takes_a_token_without_probability() -> None:
     logits[:, 6] = -1000.0
     rows = torch.arange(400)
     one = torch.ones(400).double()
-    for top_k, widest in ((0, 0), (9, 9)):
-        tokens = ops.sample(logits, one, torch.full((400,), top_k), one, rows, rows, rows, widest=widest)
+    for top_k in (0, 9):
+        tokens = ops.sample(logits, one, torch.full((400,), top_k), one, rows, rows, rows)
         assert tokens.tolist() == [4] * 400
 
 

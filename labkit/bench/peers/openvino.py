@@ -26,6 +26,17 @@ COPIES = {"int4": 2.4}
 """Memory over bytes of weights after the first steps, as measured with 1.0 B parameters; 1.9 in other precisions."""
 
 
+def runtime_settings(precision: str) -> dict[str, Any]:
+    """What OpenVINO's CPU plugin is told for weights of this precision; what is not named here is its default."""
+    bf16 = precision != "fp32" and "avx512_bf16" in find_cpu().instruction_sets
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    return settings | ({"KV_CACHE_PRECISION": "f32"} if precision == "fp32" else {})
+
+
 class OpenVINOEngine(BenchEngine):
     """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
 
@@ -54,18 +65,12 @@ class OpenVINOEngine(BenchEngine):
         scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
         scheduler.dynamic_split_fuse = False
         scheduler.enable_prefix_caching = False
-        activations = "bf16" if precision != "fp32" and "avx512_bf16" in find_cpu().instruction_sets else "f32"
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": activations,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        if precision == "fp32":
-            settings["KV_CACHE_PRECISION"] = "f32"
+        settings = runtime_settings(precision)
+        activations = settings["INFERENCE_PRECISION_HINT"].replace("f32", "fp32")
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(self._folder.name, scheduler, "CPU", settings)
         self._handles: list[Any] = []
         cache = "fp32" if precision == "fp32" else "u8"
-        self.detail = f"weights {weights}, activations {activations.replace('f32', 'fp32')}, KV cache {cache}"
+        self.detail = f"weights {weights}, activations {activations}, KV cache {cache}"
         if precision in ("int8", "int4"):
             self.detail += ", products' inputs quantized dynamically"
 

@@ -45,6 +45,9 @@ struct Kernels {
     void (*prefill)(const struct AttentionShape *, int32_t type, const float *query, int64_t query_stride, const void *keys,
                     const void *values, int32_t head, void *scratch, float *out, int64_t out_stride);
     int64_t (*prefill_scratch)(int32_t length, int32_t head_dim);
+    // For sampling, of one row of logits.
+    int32_t (*extremes)(const float *x, int32_t count, float *largest, float *smallest);
+    void (*softmax_weights)(const float *x, int32_t count, float largest, double temperature, double *weights);
 };
 
 extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16;

@@ -149,6 +149,54 @@ static void layer_norm(const float *x, const float *weight, const float *bias, f
     for (int32_t i = 0; i < hidden; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
+// ---- sampling ------------------------------------------------------------------------------------------------------
+
+// The first place of the largest number, which not-a-number never is.
+static int32_t extremes(const float *x, int32_t count, float *largest, float *smallest) {
+    float most = -__builtin_inff(), least = __builtin_inff();
+#pragma omp simd reduction(max : most) reduction(min : least)
+    for (int32_t i = 0; i < count; i++) {
+        most = x[i] > most ? x[i] : most;
+        least = x[i] < least ? x[i] : least;
+    }
+    *largest = most, *smallest = least;
+    int32_t first = 0;
+    while (first < count && x[first] != most) first++;
+    return first < count ? first : 0;
+}
+
+// e^((x - largest) / temperature) in double precision, as 2^n e^r, |r| <= ln(2) / 2, by the Taylor polynomial of degree 13.
+static void softmax_weights(const float *x, int32_t count, float largest, double temperature, double *weights) {
+    double inverse = 1.0 / temperature;
+#pragma omp simd
+    for (int32_t i = 0; i < count; i++) {
+        double at = ((double)x[i] - (double)largest) * inverse, d = at > -700.0 ? at : -700.0;
+        double shifted = d * 1.4426950408889634 + 6755399441055744.0; // adding 1.5 * 2^52 rounds to a whole number
+        int64_t n;
+        __builtin_memcpy(&n, &shifted, 8);
+        double whole = shifted - 6755399441055744.0;
+        double r = d - whole * 6.93147180369123816490e-01 - whole * 1.90821492927058770002e-10; // ln 2 in two parts
+        double p = 1.0 / 6227020800;
+        p = p * r + 1.0 / 479001600;
+        p = p * r + 1.0 / 39916800;
+        p = p * r + 1.0 / 3628800;
+        p = p * r + 1.0 / 362880;
+        p = p * r + 1.0 / 40320;
+        p = p * r + 1.0 / 5040;
+        p = p * r + 1.0 / 720;
+        p = p * r + 1.0 / 120;
+        p = p * r + 1.0 / 24;
+        p = p * r + 1.0 / 6;
+        p = p * r + 0.5;
+        p = p * r + 1.0;
+        p = p * r + 1.0;
+        int64_t bits = (int64_t)((uint64_t)(n + 1023) << 52);
+        double power;
+        __builtin_memcpy(&power, &bits, 8);
+        weights[i] = at > -700.0 ? p * power : 0.0;
+    }
+}
+
 // ---- products ------------------------------------------------------------------------------------------------------
 
 // The hardware follows a stream, but not far enough ahead of a core that has arithmetic to do as well.
@@ -350,4 +398,6 @@ const struct Kernels LK_TABLE = {
     LK_NAMESPACE::decode,
     LK_NAMESPACE::prefill,
     LK_NAMESPACE::prefill_scratch,
+    LK_NAMESPACE::extremes,
+    LK_NAMESPACE::softmax_weights,
 };

@@ -90,6 +90,11 @@ LK_API void lk_attention(int32_t type, const void *query, const void *keys, cons
                          int64_t table_stride, const int32_t *starts, const int32_t *lengths, int32_t sequences,
                          int32_t heads, int32_t head_dim, void *out, void *workspace, int32_t threads);
 
+// A token a row from logits f32 [rows][vocab], as labkit.ops.sample defines it; all other arrays are [rows].
+LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const double *temperature, const int64_t *top_k,
+                      const double *top_p, const int64_t *seeds, const int64_t *samples, const int64_t *positions,
+                      int64_t *tokens, void *workspace, int32_t threads);
+
 #ifdef __cplusplus
 }
 #endif
