@@ -19,3 +19,7 @@ class InsufficientResources(LabkitError):
 
 class NotAvailable(LabkitError):
     """This machine lacks what the call needs: a GPU, an optional package, a server, the network."""
+
+
+class RankFailed(LabkitError):
+    """A rank of a distributed run raised, ended or stopped answering; the message names it, its host, step and cause."""

@@ -95,7 +95,7 @@ class LabkitEngine(BenchEngine):
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._model = read_model(checkpoint, precision, device)
-        self._graphed = GraphedGPTJ(self._model, PADDING_SLOT) if on_triton(self._model.wte) else None
+        self._graphed = GraphedGPTJ(self._model, PADDING_SLOT) if on_triton(self._model.layers[0].ln_1_weight) else None
         self._forward = self._graphed.forward if self._graphed else fastest_forward(self._model)
         self._cache: KVCache | None = None
         head = ", lm_head int8" if precision == "int4" else ""

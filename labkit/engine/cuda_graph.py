@@ -107,7 +107,7 @@ class GraphedGPTJ:
         wanted = self.buckets if buckets is None else tuple(buckets)
         if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
             raise InvalidRequest(f"there is no bucket of {unknown[0]} sequences; the buckets are {list(self.buckets)}")
-        if not on_triton(self.model.wte):
+        if not on_triton(self.model.layers[0].ln_1_weight):
             raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
         for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
@@ -119,7 +119,7 @@ class GraphedGPTJ:
     def _bucket(self, batch: Batch) -> int | None:
         """The bucket whose graph runs this batch; None when it goes operation by operation."""
         plain = batch.is_decode and batch.soft_rows is None and batch.slot_table.shape[1] <= self._inputs.width
-        if not plain or ops.swapped() or not on_triton(self.model.wte):
+        if not plain or ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
             return None
         return bucket_of(batch.num_sequences, self.buckets)
 

@@ -23,6 +23,7 @@ from labkit.engine.forward import Forward, fastest_forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
+from labkit.engine.part import WHOLE
 from labkit.engine.requests import Door, Params, Prompts, Request
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler, check_limits
@@ -31,6 +32,7 @@ from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
+from labkit.errors import InvalidRequest
 
 
 class EngineOptions(TypedDict, total=False):
@@ -53,7 +55,8 @@ class Engine:
     prompt goes in chunks, between which running sequences go on. prefix_reuse: what was computed of a text is kept, while
     there is room, and used again for others that begin alike. num_slots, cache_bytes: the size of the KV cache in tokens
     or bytes; left out, what memory allows (`capacity`). The cache is made with the first request. cuda_graphs: on a GPU,
-    replay decode steps from graphs.
+    replay decode steps from graphs. forward: runs the model, in place of the fastest way there is in this process; the
+    engine's `close` calls its `close`, if it has one.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Engine:
         num_slots: int | None = None,
         cache_bytes: int | None = None,
         cuda_graphs: bool = True,
+        forward: Forward | None = None,
     ) -> None:
         check_limits(max_batch_size, max_step_tokens)
         self.model = model
@@ -75,7 +79,7 @@ class Engine:
         self.max_step_tokens = max_step_tokens
         self._prefix_reuse = prefix_reuse
         self._size = num_slots, cache_bytes
-        self._forward: Forward = fastest_forward(model, padding_slot=PADDING_SLOT if cuda_graphs else None)
+        self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if cuda_graphs else None)
         self._door = Door(model.config, tokenizer, max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._lock = threading.RLock()
@@ -134,7 +138,7 @@ class Engine:
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
         """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
         self._door.check_tokens(list(token_ids))
-        cache = KVCache(self.config, len(token_ids), device=self.device, dtype=self.dtype)
+        cache = KVCache(self.config, len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
         batches = FixedBatches(1, len(token_ids), self.device)
         with self._lock:
             logits = self._forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
@@ -171,6 +175,19 @@ class Engine:
             self._events.clear()
             self._events.extend(left)
         return True
+
+    def close(self) -> None:
+        """End what else runs for the engine: ranks of a model that lies on several. Nothing can be generated after that."""
+        with self._lock:
+            close = getattr(self._forward, "close", None)
+            if close is not None:
+                close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def has_unfinished(self) -> bool:
@@ -233,6 +250,8 @@ class Engine:
             self._added.pop(request.request_id, None)
 
     def _check(self, sequence: Sequence) -> None:
+        if sequence.params.prefix_prompt is not None and self.model.part != WHOLE:
+            raise InvalidRequest("prefix prompts are not for a model on several ranks; use one process, or a soft prompt")
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:

@@ -24,7 +24,7 @@ def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
     given, which no sequence may hold. While an operation is swapped (`ops.use`), every pass goes operation by operation, so
     that the swapped one runs.
     """
-    if padding_slot is not None and on_triton(model.wte):
+    if padding_slot is not None and on_triton(model.layers[0].ln_1_weight):
         from labkit.engine.cuda_graph import GraphedGPTJ
 
         return GraphedGPTJ(model, padding_slot).forward
@@ -39,7 +39,7 @@ def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
 
 
 def _captured(model: GPTJ) -> Forward | None:
-    if isinstance(model.lm_head.weight, PackedWeight):
+    if isinstance(model.layers[0].qkv.weight, PackedWeight):
         from labkit.engine.native_forward import NativeForward
 
         return NativeForward(model)

@@ -9,11 +9,12 @@ import torch
 
 from labkit import native
 from labkit.config import GPTJConfig
+from labkit.engine.part import WHOLE, Part
 from labkit.errors import InvalidRequest
 
 
 class KVCache:
-    """Keys and values `[num_layers, num_slots, num_heads, head_dim]`.
+    """Keys and values `[num_layers, num_slots, num_heads, head_dim]`; of the layers and heads of a part.
 
     Pages of a single token: sequences share a common head by naming the same slots, beams are reordered by rewriting
     slot numbers, and no key is ever copied. Memory is left as it was found (on the CPU a page counts when it is first
@@ -21,10 +22,12 @@ class KVCache:
     than one slot.
     """
 
-    def __init__(self, config: GPTJConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: GPTJConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype, part: Part = WHOLE
+    ) -> None:
         if num_slots < 1:
             raise InvalidRequest(f"a KV cache of {num_slots} slots was asked for; at least 1 is accepted")
-        shape = (config.num_layers, num_slots, config.num_heads, config.head_dim)
+        shape = (len(part.layers(config.num_layers)), num_slots, part.heads(config), config.head_dim)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.num_slots = num_slots

@@ -42,7 +42,7 @@ def load(
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    return Engine(read_model(checkpoint, chosen, target), _tokenizer(checkpoint), **options)
+    return Engine(read_model(checkpoint, chosen, target), tokenizer_of(checkpoint), **options)
 
 
 def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
@@ -62,7 +62,8 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
         )
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer that belongs to a checkpoint, None where there is none."""
     try:
         return checkpoint.tokenizer()
     except NotAvailable:

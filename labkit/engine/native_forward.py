@@ -14,18 +14,22 @@ from labkit.engine.linear import Linear
 from labkit.engine.model import GPTJ
 from labkit.native.library import TYPES, BatchStruct, LayerStruct, ModelStruct, WeightStruct, library, pointer, threads
 from labkit.native.packed_weight import PackedWeight, workspace
+from labkit.native.shared_group import SharedGroup
 
 
 class NativeForward:
     """Runs a `GPTJ` whose matrices are packed (`weight_store`); called as `GPTJ.forward` is, with logits in float32.
 
-    The hidden state is kept in float32 throughout; products take their inputs in the weight's precision.
+    The hidden state is kept in float32 throughout; products take their inputs in the weight's precision. group: of those
+    who hold the other shards of its layers. num_threads: left out, torch's number.
     """
 
-    def __init__(self, model: GPTJ) -> None:
+    def __init__(self, model: GPTJ, group: SharedGroup | None = None, num_threads: int | None = None) -> None:
         self._kept: list[Tensor] = []  # what the structures point to
-        config = model.config
-        self._layers = (LayerStruct * config.num_layers)(
+        config, part = model.config, model.part
+        held = part.vocabulary(config.vocab_size)
+        self._group, self._threads = group, num_threads
+        self._layers = (LayerStruct * len(model.layers))(
             *(
                 LayerStruct(
                     self._floats(layer.ln_1_weight),
@@ -39,15 +43,15 @@ class NativeForward:
             )
         )
         self._model = model
-        self._vocab_size = config.vocab_size
+        self._vocab_size = len(held)
         self._struct = ModelStruct(
             config.hidden_size,
-            config.num_layers,
-            config.num_heads,
+            len(model.layers),
+            part.heads(config),
             config.head_dim,
             config.rotary_dim,
-            config.intermediate_size,
-            config.vocab_size,
+            config.intermediate_size // part.shards,
+            len(held),
             config.layer_norm_epsilon,
             TYPES[model.dtype],
             self._layers,
@@ -55,15 +59,24 @@ class NativeForward:
             self._floats(model.ln_f_bias),
             self._weight(model.lm_head),
             pointer(model.wte),
+            held.start,
+            len(held),
             self._floats(model.sin),
             self._floats(model.cos),
+            None if group is None else group.pointer,
+            part.shard == 0,
         )
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """As `GPTJ.forward`: logits `[rows, vocab_size]`, float32."""
+    def __call__(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
+        """As `GPTJ.forward`: logits `[rows, vocab_size]`, or the hidden state of a part without the head, float32.
+
+        Raises `RankFailed` when a member of the group is missing.
+        """
         table = batch.slot_table if batch.slot_table.stride(1) == 1 else batch.slot_table.contiguous()
         soft = None if batch.soft_embeddings is None else batch.soft_embeddings.float().contiguous()
-        logits = torch.empty(len(batch.logit_rows), self._vocab_size)
+        headless = self._model.lm_head is None
+        out = torch.empty(batch.num_tokens, self._model.config.hidden_size) if headless else None
+        logits = torch.empty(0 if headless else len(batch.logit_rows), self._vocab_size)
         struct = BatchStruct(
             batch.num_tokens,
             batch.num_sequences,
@@ -79,18 +92,26 @@ class NativeForward:
             pointer(batch.logit_rows),
             pointer(batch.soft_rows),
             pointer(soft),
+            pointer(hidden),
+            pointer(out),
         )
-        keys, values = pointer(cache.keys), pointer(cache.values)
-        library().lk_forward(
-            byref(self._struct), byref(struct), keys, values, cache.num_slots, logits.data_ptr(), workspace().handle, threads()
+        space = pointer(cache.keys), pointer(cache.values), cache.num_slots
+        status = library().lk_forward(
+            byref(self._struct), byref(struct), *space, logits.data_ptr(), workspace().handle, self._threads or threads()
         )
-        return logits
+        if status and self._group is not None:
+            self._group.fail(status, "all_reduce")
+        return logits if out is None else out
 
-    def _floats(self, tensor: Tensor) -> ctypes.c_void_p:
+    def _floats(self, tensor: Tensor | None) -> ctypes.c_void_p:
+        if tensor is None:
+            return ctypes.c_void_p(None)
         self._kept.append(tensor.float().contiguous())
         return ctypes.c_void_p(pointer(self._kept[-1]))
 
-    def _weight(self, linear: Linear) -> WeightStruct:
+    def _weight(self, linear: Linear | None) -> WeightStruct:
+        if linear is None:
+            return WeightStruct()
         assert isinstance(linear.weight, PackedWeight)
         if linear.bias is not None:
             self._kept.append(linear.bias.float().contiguous())

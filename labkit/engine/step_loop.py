@@ -45,7 +45,7 @@ class StepLoop:
         """Let the samples of a prompt wait for their turn."""
         if self._cache is None:
             model, slots = self._model, self.scheduler.pool.num_slots + 1  # and the one for padding
-            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
+            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:

@@ -9,26 +9,33 @@ from torch import Tensor
 
 from labkit import native
 from labkit.checkpoints import Checkpoint
+from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.engine.model import GPTJ
+from labkit.engine.part import WHOLE, Part
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.precision import compute_dtype
 
 
-def read_model(checkpoint: Checkpoint, precision: str, device: torch.device) -> GPTJ:
+def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, part: Part = WHOLE) -> GPTJ:
     """Read a checkpoint's weights into a model, a tensor at a time, so that no second copy of it exists at any moment.
+
+    Of a `part`, nothing else is read.
 
     Matrices are quantized from float32. The head of an int4 model is kept in int8: its rounding goes straight into the
     choice of tokens.
     """
     dtype = compute_dtype(precision, device)
+    shapes = expected_shapes(checkpoint.config)
+    part.check(checkpoint.config)
 
     def read(name: str) -> Tensor:
         rounded = precision in ("int8", "int4", "fp8") and name.endswith("weight") and "ln_" not in name and "wte" not in name
-        return checkpoint.read(name, device=device, dtype=torch.float32 if rounded else dtype)
+        slices = part.slices(name, shapes[name]) or {}
+        return checkpoint.read(name, device=device, dtype=torch.float32 if rounded else dtype, **slices)
 
-    model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device))
+    model = GPTJ.from_tensors(checkpoint.config, read, weight_store(precision, device), part)
     model.precision = precision
     return model
 

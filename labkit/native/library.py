@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import warnings
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 import torch
@@ -48,6 +48,23 @@ class LayerStruct(Structure):
     )
 
 
+class GroupStruct(Structure):
+    """`lk_group`."""
+
+    _fields_ = (
+        ("region", c_void_p),
+        ("rank", c_int32),
+        ("ranks", c_int32),
+        ("slot_bytes", c_int64),
+        ("epoch", c_int64),
+        ("timeout", c_double),
+        ("late", c_int32),
+        ("calls", c_int32),
+        ("bytes", c_int64),
+        ("seconds", c_double),
+    )
+
+
 class ModelStruct(Structure):
     """`lk_model`."""
 
@@ -60,8 +77,12 @@ class ModelStruct(Structure):
         ("ln_bias", c_void_p),
         ("head", WeightStruct),
         ("embedding", c_void_p),
+        ("embedding_first", c_int64),
+        ("embedding_rows", c_int64),
         ("sin", c_void_p),
         ("cos", c_void_p),
+        ("group", POINTER(GroupStruct)),
+        ("adds_residual", c_int32),
     )
 
 
@@ -72,7 +93,7 @@ class BatchStruct(Structure):
         *((name, c_int32) for name in ("tokens", "sequences", "logits", "soft")),
         *((name, c_void_p) for name in ("token_ids", "positions", "slot_mapping", "starts", "slot_table")),
         ("table_stride", c_int64),
-        *((name, c_void_p) for name in ("lengths", "logit_rows", "soft_rows", "soft_embeddings")),
+        *((name, c_void_p) for name in ("lengths", "logit_rows", "soft_rows", "soft_embeddings", "hidden_in", "hidden_out")),
     )
 
 
@@ -86,11 +107,16 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_pack": (None, (_I, _I, _I, _P, _I, _P, _I, _P, _P, _I)),
     "lk_workspace_create": (_P, ()),
     "lk_workspace_free": (None, (_P,)),
-    "lk_forward": (None, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _L, _P, _P, _I)),
+    "lk_forward": (_I, (POINTER(ModelStruct), POINTER(BatchStruct), _P, _P, _L, _P, _P, _I)),
     "lk_linear": (None, (POINTER(WeightStruct), _I, _P, _I, _I, _P, _P, _I)),
     "lk_layer_norm": (None, (_I, _P, _P, _P, _F, _I, _I, _P, _I)),
     "lk_residual_layer_norm": (None, (_I, _P, _P, _P, _P, _P, _F, _I, _I, _P, _P, _I)),
     "lk_rotary_cache_write": (None, (_I, _P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _P, _I)),
+    "lk_group_bytes": (_L, (_I, _L)),
+    "lk_group_abort": (None, (POINTER(GroupStruct),)),
+    "lk_group_all_reduce": (_I, (POINTER(GroupStruct), _P, _L)),
+    "lk_group_broadcast": (_I, (POINTER(GroupStruct), _I, _P, _L)),
+    "lk_group_gather": (_I, (POINTER(GroupStruct), _I, _P, _L, _P)),
     "lk_sample": (None, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _P, _P, _I)),
     "lk_attention": (None, (_I, _P, _P, _P, _P, _L, _P, _P, _I, _I, _I, _P, _P, _I)),
 }
@@ -112,7 +138,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     except OSError as error:
         return None, f"it cannot be loaded: {error}"
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            return None, f"it was built from other sources ({name} is missing): `python -m labkit.native.build` builds it anew"
         function.restype, function.argtypes = result, arguments
     return library, ""
 

@@ -86,7 +86,7 @@ class EngineSwaps:
     def built_with(self, fuse_qkv: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Engine:
         """An engine whose query, key and value weights were stacked by the learner."""
         layers = [replace(layer, qkv=Linear(fuse_qkv(*layer.qkv.weight.chunk(3)))) for layer in self.model.layers]  # type: ignore[union-attr]
-        return Engine(self._model_of(layers, self.model.lm_head), self.engine.tokenizer, **OPTIONS)
+        return Engine(self.model.with_layers(layers), self.engine.tokenizer, **OPTIONS)
 
     def quantized(self) -> Engine:
         """An engine whose matrices are `Int8Weight`."""
@@ -100,11 +100,8 @@ class EngineSwaps:
             return Layer(layer.ln_1_weight, layer.ln_1_bias, *map(small, products))
 
         layers = [quantize(layer) for layer in self.model.layers]
-        return Engine(self._model_of(layers, small(self.model.lm_head)), self.engine.tokenizer, **OPTIONS)
-
-    def _model_of(self, layers: list[Layer], lm_head: Linear) -> GPTJ:
-        model = self.model
-        return GPTJ(model.config, model.wte, layers, (model.ln_f_weight, model.ln_f_bias), lm_head)
+        assert self.model.lm_head is not None
+        return Engine(self.model.with_layers(layers, small(self.model.lm_head)), self.engine.tokenizer, **OPTIONS)
 
 
 class Counted:

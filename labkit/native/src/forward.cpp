@@ -10,6 +10,7 @@
 #include "team.h"
 #include "workspace.h"
 
+#include <atomic>
 #include <cstring>
 
 namespace {
@@ -28,12 +29,14 @@ struct Pass {
     float *rows = nullptr, *scratch = nullptr;
     int64_t row_floats = 0, scratch_floats = 0;
     int32_t head_block = 1;
+    std::atomic<int32_t> failure{0};
 
     void run(int thread);
     void embed(int stage, int thread);
     void block(int layer, int &stage, int thread);
     void attend(int layer, int stage, int thread);
     void attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread);
+    void reduce(int thread);
     void panels(const lk_weight &w, const Activations &a, const Output &to, int64_t begin, int64_t end);
 };
 
@@ -41,23 +44,43 @@ void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, in
     kernel.product(&w, &a, (int32_t)begin, (int32_t)end, &to);
 }
 
+// What every member of the group has of the hidden state becomes the sum.
+void Pass::reduce(int thread) {
+    if (!model.group) return;
+    if (thread == 0 && !failure) failure = lk_group_all_reduce(model.group, hidden, batch.tokens * (int64_t)model.hidden);
+    team.barrier();
+}
+
 void Pass::embed(int at, int thread) {
     int64_t width = model.hidden;
     team.share(at, thread, batch.tokens, 4, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
-            const char *row = (const char *)model.embedding + batch.token_ids[t] * width * element_bytes(model.cache_type);
-            if (model.cache_type == LK_F32)
+            if (!model.embedding) {
+                std::memcpy(hidden + t * width, batch.hidden_in + t * width, width * 4);
+                continue;
+            }
+            int64_t token = batch.token_ids[t] - model.embedding_first;
+            const char *row = (const char *)model.embedding + token * width * element_bytes(model.cache_type);
+            if (token < 0 || token >= model.embedding_rows)
+                std::memset(hidden + t * width, 0, width * 4);
+            else if (model.cache_type == LK_F32)
                 std::memcpy(hidden + t * width, row, width * 4);
             else
                 kernel.to_f32(row, width, hidden + t * width);
-            for (int32_t s = 0; s < batch.soft; s++)
-                if (batch.soft_rows[s] == t) std::memcpy(hidden + t * width, batch.soft_embeddings + s * width, width * 4);
         }
     });
+    team.barrier();
+    if (!model.embedding) return;
+    reduce(thread);
+    if (!batch.soft) return;
+    if (thread == 0)
+        for (int32_t s = 0; s < batch.soft; s++)
+            std::memcpy(hidden + batch.soft_rows[s] * width, batch.soft_embeddings + s * width, width * 4);
+    team.barrier();
 }
 
 void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread) {
-    int64_t dim = model.head_dim, width = model.hidden, begin = batch.starts[sequence], end = batch.starts[sequence + 1];
+    int64_t dim = model.head_dim, width = model.heads * dim, begin = batch.starts[sequence], end = batch.starts[sequence + 1];
     int64_t layer_bytes = num_slots * width * element_bytes(model.cache_type);
     char *layer_keys = keys + layer * layer_bytes, *layer_values = values + layer * layer_bytes;
     for (int64_t t = begin; t < end; t++) {
@@ -94,7 +117,7 @@ void Pass::attend(int layer, int at, int thread) {
 
 void Pass::block(int layer, int &at, int thread) {
     const lk_layer &l = model.layer[layer];
-    int32_t tokens = batch.tokens;
+    int32_t tokens = batch.tokens, attention_width = model.heads * model.head_dim;
     int64_t width = model.hidden;
     team.share(at++, thread, tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
@@ -105,7 +128,7 @@ void Pass::block(int layer, int &at, int thread) {
     });
     team.barrier();
     int64_t of_qkv = round_up(l.qkv.out, 16) / 16, of_in = round_up(l.fc_in.out, 16) / 16;
-    Output to_qkv = {STORE, qkv, 3 * width, nullptr, nullptr};
+    Output to_qkv = {STORE, qkv, 3 * attention_width, nullptr, nullptr};
     bool direct = of_inner.type != LK_INT8; // else a row is quantized once it is whole
     Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
     team.share(at++, thread, of_qkv + of_in, piece(l.fc_in, tokens), [&](int64_t begin, int64_t end) {
@@ -113,12 +136,13 @@ void Pass::block(int layer, int &at, int thread) {
         if (end > of_qkv) panels(l.fc_in, x, to_inner, begin > of_qkv ? begin - of_qkv : 0, end - of_qkv);
     });
     team.barrier();
+    if (!model.adds_residual && thread == 0) std::memset(hidden, 0, tokens * width * sizeof(float));
     attend(layer, at++, thread);
     team.barrier();
     team.share(at++, thread, direct ? tokens : 2 * tokens, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             if (i < tokens)
-                kernel.pack_row(attended + i * width, model.hidden, (int32_t)i, &of_attention);
+                kernel.pack_row(attended + i * attention_width, attention_width, (int32_t)i, &of_attention);
             else
                 kernel.pack_row(inner + (i - tokens) * model.inner, model.inner, (int32_t)(i - tokens), &of_inner);
     });
@@ -130,14 +154,20 @@ void Pass::block(int layer, int &at, int thread) {
         panels(l.fc_out, of_inner, add, begin, end);
     });
     team.barrier();
+    reduce(thread);
 }
 
 void Pass::run(int thread) {
     int at = 0;
     embed(at++, thread);
-    team.barrier();
     for (int layer = 0; layer < model.layers; layer++) block(layer, at, thread);
     int64_t width = model.hidden;
+    if (!model.head.data) {
+        team.share(at++, thread, batch.tokens, 4, [&](int64_t begin, int64_t end) {
+            std::memcpy(batch.hidden_out + begin * width, hidden + begin * width, (end - begin) * width * sizeof(float));
+        });
+        return;
+    }
     team.share(at++, thread, batch.logits, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             float *row = rows + thread * row_floats;
@@ -159,25 +189,26 @@ void *lk_workspace_create(void) { return new Workspace(); }
 
 void lk_workspace_free(void *workspace) { delete (Workspace *)workspace; }
 
-void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots, float *logits,
-                void *workspace, int32_t threads) {
+int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots, float *logits,
+                   void *workspace, int32_t threads) {
     Workspace &space = *(Workspace *)workspace;
     const lk_layer &l = model->layer[0];
     int64_t tokens = batch->tokens, width = model->hidden, longest = longest_of(batch->lengths, batch->sequences);
-    int64_t of_layers = tokens * model->layers * (4 * width * width + 2 * width * model->inner);
+    int64_t attention_width = (int64_t)model->heads * model->head_dim;
+    int64_t of_layers = tokens * model->layers * (4 * attention_width * width + 2 * width * model->inner);
     threads = worthwhile(of_layers + (int64_t)batch->logits * model->vocab * width, threads);
     const Kernels &kernel = *kernels();
     int32_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
     int64_t scratch_floats = attend_scratch(kernel, longest, head_block, model->head_dim), row_floats = round_up(width, 64);
     auto floats = Workspace::bytes_of<float>;
-    space.begin(2 * floats(tokens * width) + floats(tokens * 3 * width) + floats(tokens * model->inner) +
+    space.begin(floats(tokens * width) + floats(tokens * 4 * attention_width) + floats(tokens * attention_width) + floats(tokens * model->inner) +
                 floats(threads * row_floats) + floats(threads * scratch_floats) + activation_bytes(l.qkv, tokens) +
                 activation_bytes(l.out_proj, tokens) + activation_bytes(l.fc_out, tokens) + activation_bytes(model->head, batch->logits));
     Team team(5 * model->layers + 3);
     Pass pass{*model, *batch, (char *)keys, (char *)values, num_slots, logits, kernel, team};
     pass.hidden = space.take<float>(tokens * width);
-    pass.qkv = space.take<float>(tokens * 3 * width);
-    pass.attended = space.take<float>(tokens * width);
+    pass.qkv = space.take<float>(tokens * 3 * attention_width);
+    pass.attended = space.take<float>(tokens * attention_width);
     pass.inner = space.take<float>(tokens * model->inner);
     pass.row_floats = row_floats;
     pass.rows = space.take<float>(threads * row_floats);
@@ -192,5 +223,6 @@ void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *
     if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
         std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
     if (tokens) team.run(threads, [&](int thread) { pass.run(thread); });
+    return pass.failure;
 }
 }

@@ -30,6 +30,20 @@ typedef struct {
     lk_weight qkv, out_proj, fc_in, fc_out;
 } lk_layer;
 
+// A member of a group of processes on this host. The region is shared by all of them, zeros at first.
+typedef struct {
+    void *region;         // lk_group_bytes
+    int32_t rank, ranks;
+    int64_t slot_bytes;   // a multiple of 64; longer messages go in pieces
+    uint64_t epoch;       // 0 at first
+    double timeout;       // seconds that a call waits for others
+    int32_t late;         // whom it waited for in vain
+    int32_t calls;        // that came to their end, their bytes and seconds; for the caller to read and set to zero
+    int64_t bytes;
+    double seconds;
+} lk_group;
+
+// A whole model, or a part of it: layers of a stage, heads, inner features and vocabulary of a shard.
 typedef struct {
     int32_t hidden, layers, heads, head_dim, rotary_dim, inner, vocab;
     float epsilon;
@@ -37,8 +51,11 @@ typedef struct {
     const lk_layer *layer;            // [layers]
     const float *ln_weight, *ln_bias; // the last layer norm
     lk_weight head;
-    const void *embedding;            // [vocab][hidden] of cache_type
+    const void *embedding;            // [embedding_rows][hidden] of cache_type, or null: the pass begins with `hidden_in`
+    int64_t embedding_first, embedding_rows; // tokens whose rows are here; others count as zeros
     const float *sin, *cos;           // [positions][rotary_dim / 2]
+    lk_group *group;                  // whom partial sums are added up with, or null
+    int32_t adds_residual;            // whether this shard's partial sums hold the hidden state: one of the group's does
 } lk_model;
 
 typedef struct {
@@ -51,6 +68,8 @@ typedef struct {
     const int64_t *logit_rows;                           // [logits]
     const int64_t *soft_rows;                            // [soft]
     const float *soft_embeddings;                        // [soft][hidden]
+    const float *hidden_in;                              // [tokens][hidden] of the stage before, where there is no embedding
+    float *hidden_out;                                   // [tokens][hidden] for the stage behind, where there is no head
 } lk_batch;
 
 // The instruction set in use: "avx512_bf16", "avx512_vnni", "avx2" or "portable".
@@ -72,8 +91,9 @@ LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, i
 // The workspace is made by lk_workspace_create, grows as needed and serves one call at a time.
 LK_API void *lk_workspace_create(void);
 LK_API void lk_workspace_free(void *workspace);
-LK_API void lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
-                       float *logits, void *workspace, int32_t threads);
+// 0, or what a call of the group gave.
+LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
+                          float *logits, void *workspace, int32_t threads);
 
 // Single operations on row-major tensors of `type` (LK_F32 or LK_BF16).
 LK_API void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tokens, int32_t gelu, void *out,
@@ -94,6 +114,14 @@ LK_API void lk_attention(int32_t type, const void *query, const void *keys, cons
 LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const double *temperature, const int64_t *top_k,
                       const double *top_p, const int64_t *seeds, const int64_t *samples, const int64_t *positions,
                       int64_t *tokens, void *workspace, int32_t threads);
+
+// Collectives of a group; all members call the same ones in the same order. 0, 1 when one was late, 2 when aborted: then
+// the group is of no use any more, but for a broadcast that a member waited for in vain, which it may wait for again.
+LK_API int64_t lk_group_bytes(int32_t ranks, int64_t slot_bytes);
+LK_API void lk_group_abort(lk_group *group);
+LK_API int32_t lk_group_all_reduce(lk_group *group, float *data, int64_t count); // sums, in the order of the ranks
+LK_API int32_t lk_group_broadcast(lk_group *group, int32_t root, void *data, int64_t bytes);
+LK_API int32_t lk_group_gather(lk_group *group, int32_t root, const void *mine, int64_t bytes, void *all); // root: [ranks][bytes]
 
 #ifdef __cplusplus
 }

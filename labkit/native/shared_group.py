@@ -1,0 +1,110 @@
+"""A group of processes on this host that talk through memory they share (src/shared.cpp): a collective in microseconds."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import tempfile
+from ctypes import byref
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.errors import RankFailed
+from labkit.native.library import GroupStruct, library
+
+SLOT_BYTES = 1 << 20
+FOLDER = Path("/dev/shm")
+"""Memory that has a name; where there is none, a file in the temporary folder, which the system keeps in memory as well."""
+
+_REASONS = {1: "did not answer within {timeout:g} s", 2: "and all others were told to stop"}
+
+
+class SharedGroup:
+    """Member `rank` of `ranks`, over a file that `create` made and all members open by its name.
+
+    All members call the same collectives in the same order; each raises `RankFailed`, naming whom it waited for, after
+    `timeout` seconds, or as soon as somebody called `abort`. Behind the first failure the group is of no use.
+    """
+
+    def __init__(self, path: Path, rank: int, ranks: int, *, timeout: float = 8.0, names: tuple[str, ...] = ()) -> None:
+        self.rank, self.ranks = rank, ranks
+        self.names = names or tuple(f"rank {number}" for number in range(ranks))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), region_bytes(ranks))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._struct = GroupStruct(address, rank, ranks, SLOT_BYTES, 0, timeout, 0, 0, 0, 0.0)
+        self.pointer = ctypes.pointer(self._struct)
+
+    @staticmethod
+    def create(ranks: int) -> Path:
+        """The file of a new group, zeros; who made it deletes it once all members have opened it, or at the end."""
+        handle, name = tempfile.mkstemp(prefix="labkit-group-", dir=FOLDER if FOLDER.is_dir() else None)
+        os.truncate(handle, region_bytes(ranks))
+        os.close(handle)
+        return Path(name)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call waits for others."""
+        return float(self._struct.timeout)
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._struct.timeout = seconds
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over all members, in place: float32, contiguous, of one shape everywhere; the same bits on all."""
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+        self._done(library().lk_group_all_reduce(byref(self._struct), tensor.data_ptr(), tensor.numel()), "all_reduce")
+        return tensor
+
+    def broadcast(self, tensor: Tensor, root: int) -> Tensor:
+        """What `root` has in `tensor`, in place: contiguous, of one shape and dtype everywhere."""
+        assert tensor.is_contiguous()
+        self._done(self.try_broadcast(tensor, root), "broadcast")
+        return tensor
+
+    def try_broadcast(self, tensor: Tensor, root: int) -> int:
+        """`broadcast` that gives 1 where `root` was late, after which it can be tried again, and 2 after `abort`; else 0."""
+        size = tensor.numel() * tensor.element_size()
+        status: int = library().lk_group_broadcast(byref(self._struct), root, tensor.data_ptr(), size)
+        return status
+
+    def gather(self, tensor: Tensor, root: int) -> Tensor | None:
+        """All members' tensors `[ranks, *shape]` on `root`, None elsewhere; contiguous, of one shape and dtype."""
+        assert tensor.is_contiguous()
+        everything = tensor.new_empty(self.ranks, *tensor.shape) if self.rank == root else None
+        target = None if everything is None else everything.data_ptr()
+        size = tensor.numel() * tensor.element_size()
+        self._done(library().lk_group_gather(byref(self._struct), root, tensor.data_ptr(), size, target), "gather")
+        return everything
+
+    def abort(self) -> None:
+        """Let every member's current and later waiting end with `RankFailed`."""
+        library().lk_group_abort(byref(self._struct))
+
+    def take_account(self) -> tuple[int, int, float]:
+        """Calls since the last account, their bytes, and the seconds in them, waiting for others included."""
+        struct = self._struct
+        account = struct.calls, struct.bytes, struct.seconds
+        struct.calls, struct.bytes, struct.seconds = 0, 0, 0.0
+        return account
+
+    def fail(self, status: int, collective: str) -> None:
+        """Raise the `RankFailed` of a call's status that is not 0."""
+        late = self.names[self._struct.late]
+        raise RankFailed(f"{late} {_REASONS[status].format(timeout=self.timeout)} ({collective} of {self.names[self.rank]})")
+
+    def _done(self, status: int, collective: str) -> None:
+        if status:
+            self.fail(status, collective)
+
+
+def region_bytes(ranks: int) -> int:
+    """Bytes of a group's memory."""
+    size: int = library().lk_group_bytes(ranks, SLOT_BYTES)
+    return size

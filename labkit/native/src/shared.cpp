@@ -1,0 +1,151 @@
+// Collectives of processes on one host through memory that they share: what a network costs a small message is saved.
+//
+// Every member has two slots of a region, used in turn. In epoch e (the e-th call of a group, the same one for all members)
+// a member writes its slot e % 2 once everybody has read epoch e - 2, says so in `posted`, waits for those it wants to read,
+// reads, and says so in `done`. Sums run in the order of the ranks, so that all members get the same bits.
+#include "native.h"
+#include "team.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+namespace {
+
+struct alignas(64) Progress {
+    std::atomic<uint64_t> posted, done;
+};
+
+struct Region {
+    alignas(64) std::atomic<int32_t> aborted;
+    Progress of[1]; // [ranks], then the slots [ranks][2][slot_bytes]
+};
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+int64_t head_bytes(int32_t ranks) { return (int64_t)sizeof(Region) + ranks * (int64_t)sizeof(Progress); }
+
+struct Turn {
+    lk_group &group;
+    Region &region;
+    uint64_t epoch;
+    double began;
+
+    explicit Turn(lk_group *g) : group(*g), region(*(Region *)g->region), epoch(++g->epoch), began(now()) {}
+
+    char *slot(int32_t rank) {
+        return (char *)group.region + head_bytes(group.ranks) + (2 * (int64_t)rank + (int64_t)(epoch & 1)) * group.slot_bytes;
+    }
+
+    // Until `flag` is at `value`: spin, then let others run, then sleep; a member that waits for its next task waits long.
+    bool wait(const std::atomic<uint64_t> &flag, uint64_t value, int32_t rank) {
+        for (int64_t spins = 0; flag.load(std::memory_order_acquire) < value; spins++) {
+            if (spins < 2000) {
+                pause_cpu();
+                continue;
+            }
+            double waited = now() - began;
+            if (region.aborted.load(std::memory_order_relaxed) || waited > group.timeout) {
+                group.late = rank;
+                return false;
+            }
+            if (waited < 0.005)
+                std::this_thread::yield();
+            else
+                std::this_thread::sleep_for(std::chrono::microseconds(waited < 0.1 ? 50 : 500));
+        }
+        return true;
+    }
+
+    // May this member's slot be written again?
+    bool open() {
+        for (int32_t r = 0; r < group.ranks; r++)
+            if (r != group.rank && epoch > 2 && !wait(region.of[r].done, epoch - 2, r)) return false;
+        return true;
+    }
+    void post() { region.of[group.rank].posted.store(epoch, std::memory_order_release); }
+    bool posted(int32_t rank) { return wait(region.of[rank].posted, epoch, rank); }
+    void finish() { region.of[group.rank].done.store(epoch, std::memory_order_release); }
+};
+
+int32_t failed(const lk_group *group) { return ((Region *)group->region)->aborted.load() ? 2 : 1; }
+
+} // namespace
+
+extern "C" {
+
+int64_t lk_group_bytes(int32_t ranks, int64_t slot_bytes) { return head_bytes(ranks) + 2 * ranks * slot_bytes; }
+
+void lk_group_abort(lk_group *group) { ((Region *)group->region)->aborted.store(1); }
+
+int32_t lk_group_all_reduce(lk_group *group, float *data, int64_t count) {
+    double began = now();
+    int64_t most = group->slot_bytes / (int64_t)sizeof(float);
+    for (int64_t at = 0; at < count; at += most) {
+        int64_t part = std::min(most, count - at);
+        Turn turn(group);
+        if (!turn.open()) return failed(group);
+        std::memcpy(turn.slot(group->rank), data + at, part * sizeof(float));
+        turn.post();
+        for (int32_t r = 0; r < group->ranks; r++)
+            if (r != group->rank && !turn.posted(r)) return failed(group);
+        float *sum = data + at;
+        for (int32_t r = 0; r < group->ranks; r++) {
+            const float *theirs = (const float *)turn.slot(r);
+            if (r == 0)
+                std::memcpy(sum, theirs, part * sizeof(float));
+            else
+                for (int64_t i = 0; i < part; i++) sum[i] += theirs[i];
+        }
+        turn.finish();
+    }
+    group->calls++;
+    group->bytes += count * (int64_t)sizeof(float);
+    group->seconds += now() - began;
+    return 0;
+}
+
+int32_t lk_group_broadcast(lk_group *group, int32_t root, void *data, int64_t bytes) {
+    double began = now();
+    for (int64_t at = 0; at < bytes; at += group->slot_bytes) {
+        int64_t part = std::min(group->slot_bytes, bytes - at);
+        Turn turn(group);
+        if (group->rank == root) {
+            if (!turn.open()) return --group->epoch, failed(group);
+            std::memcpy(turn.slot(root), (char *)data + at, part);
+            turn.post();
+        } else {
+            if (!turn.posted(root)) return --group->epoch, failed(group);
+            std::memcpy((char *)data + at, turn.slot(root), part);
+            turn.post();
+        }
+        turn.finish();
+    }
+    group->calls++;
+    group->bytes += bytes;
+    group->seconds += now() - began;
+    return 0;
+}
+
+int32_t lk_group_gather(lk_group *group, int32_t root, const void *mine, int64_t bytes, void *all) {
+    double began = now();
+    for (int64_t at = 0; at < bytes; at += group->slot_bytes) {
+        int64_t part = std::min(group->slot_bytes, bytes - at);
+        Turn turn(group);
+        if (!turn.open()) return failed(group);
+        std::memcpy(turn.slot(group->rank), (const char *)mine + at, part);
+        turn.post();
+        if (group->rank == root)
+            for (int32_t r = 0; r < group->ranks; r++) {
+                if (r != root && !turn.posted(r)) return failed(group);
+                std::memcpy((char *)all + r * bytes + at, turn.slot(r), part);
+            }
+        turn.finish();
+    }
+    group->calls++;
+    group->bytes += bytes;
+    group->seconds += now() - began;
+    return 0;
+}
+}

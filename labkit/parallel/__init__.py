@@ -1,0 +1,9 @@
+"""One model on several ranks: tensor parallel within a layer, pipeline parallel across layers.
+
+Knows the engine as what calls a forward pass; the model and the scheduler know nothing of ranks.
+"""
+
+from labkit.parallel.layout import Layout
+from labkit.parallel.load import load_parallel
+
+__all__ = ["Layout", "load_parallel"]

@@ -1,0 +1,56 @@
+"""How many ranks hold a model and which part each of them does; checked before a process starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labkit.config import GPTJConfig
+from labkit.engine.part import Part
+from labkit.errors import InvalidRequest
+
+MOST_RANKS = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`pipeline_parallel` stages of `tensor_parallel` shards each.
+
+    Rank 0 drives: it plans, and it holds shard 0 of the last stage, where the logits come out and tokens are drawn. So
+    stages count down as ranks count up, and the shards of a stage have neighbouring ranks.
+    """
+
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Processes in all."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    def part(self, rank: int) -> Part:
+        """What a rank holds."""
+        stage = self.pipeline_parallel - 1 - rank // self.tensor_parallel
+        return Part(rank % self.tensor_parallel, self.tensor_parallel, stage, self.pipeline_parallel)
+
+    def rank(self, stage: int, shard: int) -> int:
+        """Who holds a part."""
+        return (self.pipeline_parallel - 1 - stage) * self.tensor_parallel + shard
+
+    def name(self, rank: int) -> str:
+        """A rank as messages call it: its number and what it holds."""
+        part = self.part(rank)
+        held = [f"shard {part.shard} of {part.shards}"] if part.shards > 1 else []
+        held += [f"stage {part.stage} of {part.stages}"] if part.stages > 1 else []
+        return f"rank {rank} ({', '.join(held)})" if held else f"rank {rank}"
+
+    def check(self, config: GPTJConfig) -> None:
+        """Raise `InvalidRequest` when a model of this shape cannot be laid out so, with the nearest that can."""
+        for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):
+            if not isinstance(count, int) or count < 1:
+                raise InvalidRequest(f"{name} is {count!r}; a whole number of at least 1 is accepted")
+        if self.ranks > MOST_RANKS:
+            raise InvalidRequest(
+                f"tensor_parallel {self.tensor_parallel} x pipeline_parallel {self.pipeline_parallel} are {self.ranks} ranks; "
+                f"at most {MOST_RANKS} are accepted"
+            )
+        self.part(0).check(config)

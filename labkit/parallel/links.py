@@ -1,0 +1,116 @@
+"""What passes between the ranks of one host: tasks to all, sums within a stage, hidden states from stage to stage, logits.
+
+Every kind has a group of its own, so that nobody waits for a message of another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.engine.part import span
+from labkit.native.shared_group import SharedGroup
+from labkit.parallel.layout import Layout
+from labkit.parallel.wire import HEADER, body_bytes
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one kind of collective did in one step: calls, bytes of this rank's tensors, seconds with the waiting in them."""
+
+    collective: str
+    calls: int
+    byte_count: int
+    seconds: float
+
+
+def create_groups(layout: Layout) -> dict[str, Path]:
+    """Files for all groups of a layout, by name; who made them deletes them."""
+    groups = {"tasks": SharedGroup.create(layout.ranks)}
+    for stage in range(layout.pipeline_parallel):
+        if layout.tensor_parallel > 1:
+            groups[f"sums {stage}"] = SharedGroup.create(layout.tensor_parallel)
+        for shard in range(layout.tensor_parallel if stage else 0):
+            groups[f"hidden {stage} {shard}"] = SharedGroup.create(2)  # from the stage in front
+    return groups
+
+
+class SharedLinks:
+    """A rank's ends of the groups that it is in."""
+
+    def __init__(self, layout: Layout, rank: int, paths: Mapping[str, Path | str], timeout: float) -> None:
+        self.layout, self.rank = layout, rank
+        self.part = part = layout.part(rank)
+        options: dict[str, Any] = {"timeout": timeout}
+
+        def group(name: str, member: int, ranks: list[int]) -> SharedGroup:
+            names = tuple(map(layout.name, ranks))
+            return SharedGroup(Path(paths[name]), member, len(ranks), names=names, **options)
+
+        self.tasks = group("tasks", rank, list(range(layout.ranks)))
+        peers = [layout.rank(part.stage, shard) for shard in range(part.shards)]
+        self.sums = group(f"sums {part.stage}", part.shard, peers) if part.shards > 1 else None
+        before = [layout.rank(part.stage - 1, part.shard), rank] if not part.first else None
+        behind = [rank, layout.rank(part.stage + 1, part.shard)] if not part.last else None
+        self._before = group(f"hidden {part.stage} {part.shard}", 1, before) if before else None
+        self._behind = group(f"hidden {part.stage + 1} {part.shard}", 0, behind) if behind else None
+        self._groups = {"tasks": self.tasks, "sums": self.sums, "hidden in": self._before, "hidden out": self._behind}
+
+    def send_task(self, header: Tensor, body: Tensor | None) -> None:
+        """From rank 0 to all others."""
+        self.tasks.broadcast(header, 0)
+        if body is not None:
+            self.tasks.broadcast(body, 0)
+
+    def receive_task(self) -> tuple[Tensor, Tensor] | None:
+        """The next task's header and body; None when this rank is to end. Waits for the header as long as it takes."""
+        header = torch.empty(HEADER, dtype=torch.int64)
+        while status := self.tasks.try_broadcast(header, 0):
+            if status == 2:
+                self.tasks.fail(status, "broadcast")
+        size = body_bytes(header)
+        return None if size is None else (header, self.tasks.broadcast(torch.empty(size, dtype=torch.uint8), 0))
+
+    def receive_hidden(self, tokens: int, hidden_size: int) -> Tensor | None:
+        """What the stage in front gave, `[tokens, hidden_size]` float32; None where there is none."""
+        if self._before is None:
+            return None
+        return self._before.broadcast(torch.empty(tokens, hidden_size), 0)
+
+    def send_hidden(self, hidden: Tensor) -> None:
+        """To the same shard of the stage behind."""
+        assert self._behind is not None
+        self._behind.broadcast(hidden, 0)
+
+    def gather_logits(self, logits: Tensor, vocab_size: int) -> Tensor | None:
+        """Shard 0 gets `[rows, vocab_size]` of all shards' shares `[rows, share]`; the others None."""
+        if self.sums is None:
+            return logits
+        shards = self.part.shards
+        widest = len(span(vocab_size, 0, shards))
+        padded = logits if logits.shape[1] == widest else torch.nn.functional.pad(logits, (0, widest - logits.shape[1]))
+        gathered = self.sums.gather(padded.contiguous(), 0)
+        if gathered is None:
+            return None
+        return torch.cat([part[:, : len(span(vocab_size, shard, shards))] for shard, part in enumerate(gathered)], dim=1)
+
+    def abort(self) -> None:
+        """Let all waiting end, here and on the other side."""
+        for group in self._groups.values():
+            if group is not None:
+                group.abort()
+
+    def take_accounts(self) -> list[Account]:
+        """What the collectives did since the last time."""
+        found = []
+        for name, group in self._groups.items():
+            if group is not None:
+                calls, size, seconds = group.take_account()
+                if calls:
+                    found.append(Account(name, calls, size, seconds))
+        return found

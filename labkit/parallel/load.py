@@ -1,0 +1,63 @@
+"""From a model's name to an engine whose model lies on several ranks of this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Unpack
+
+import torch
+
+from labkit import native
+from labkit.checkpoints import open_checkpoint
+from labkit.engine.engine import Engine, EngineOptions
+from labkit.engine.loader import check_memory, tokenizer_of
+from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
+from labkit.errors import NotAvailable
+from labkit.parallel.forward import ParallelForward
+from labkit.parallel.layout import Layout
+from labkit.parallel.rank import RankForward
+from labkit.parallel.ranks import Ranks
+from labkit.precision import as_precision
+
+
+def load_parallel(
+    name: str | Path,
+    layout: Layout,
+    *,
+    dtype: str | torch.dtype | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Unpack[EngineOptions],
+) -> Engine:
+    """An engine on `layout.ranks` processes of this host: this one, and others that it starts.
+
+    dtype, seed, options: as `labkit.load` has them. threads: of each rank; left out, the cores are shared out. progress:
+    called with the ranks that are ready and their number. Close the engine to end the ranks; they end with this process,
+    too, and when the engine is forgotten.
+
+    Raises what `labkit.load` raises; `InvalidRequest` before a process starts when the model cannot be laid out so, and
+    `RankFailed` when a rank cannot read its part.
+    """
+    check_limits(options.get("max_batch_size", MAX_BATCH_SIZE), options.get("max_step_tokens", MAX_STEP_TOKENS))
+    device = torch.device("cpu")
+    precision = as_precision(dtype, device)
+    if not native.available():
+        raise NotAvailable(
+            f"several ranks on one host talk through labkit's native library, which is not used: {native.why_not()}"
+        )
+    checkpoint = open_checkpoint(name, seed=seed)
+    layout.check(checkpoint.config)
+    check_memory(checkpoint, device, precision)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = threads or max(1, cores // layout.ranks)
+    ranks = Ranks(layout, {"model": str(name), "precision": precision, "seed": seed, "threads": each})
+    try:
+        own = RankForward.load(checkpoint, precision, ranks.links, each)
+        ranks.wait_ready(progress)
+    except BaseException:
+        ranks.close()
+        raise
+    return Engine(own.model, tokenizer_of(checkpoint), forward=ParallelForward(ranks, own), **options)

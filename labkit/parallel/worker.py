@@ -1,0 +1,85 @@
+"""A rank's process: reads its part of the model, then computes what rank 0 sends, until it is told to end.
+
+Started by `Ranks` as `python -m labkit.parallel.worker RUN_FOLDER RANK`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit.checkpoints import open_checkpoint
+from labkit.engine.kv_cache import KVCache
+from labkit.errors import RankFailed
+from labkit.parallel.layout import Layout
+from labkit.parallel.links import SharedLinks
+from labkit.parallel.pulse import READY, Pulse
+from labkit.parallel.rank import RankForward
+from labkit.parallel.wire import decode
+
+
+def main(folder: Path, rank: int) -> int:
+    """Run the rank; what stops it is written to the run's folder for rank 0 to read."""
+    end_with_parent()
+    spec: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    layout = Layout(**spec["layout"])
+    pulse = Pulse(Path(spec["pulse"]), layout.ranks)
+    pulse.beat(rank)
+    try:
+        torch.set_num_threads(spec["threads"])
+        links = SharedLinks(layout, rank, spec["groups"], spec["timeout"])
+        checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
+        forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])
+        pulse.say(rank, state=READY)
+        serve(forward, links, pulse)
+    except RankFailed:
+        return 3  # another one's failure, of which rank 0 hears from that one
+    except Exception as error:
+        note_failure(folder, rank, f"{type(error).__name__}: {error}")
+        raise
+    return 0
+
+
+def serve(forward: RankForward, links: SharedLinks, pulse: Pulse) -> None:
+    """Compute task after task; returns when told to end."""
+    model = forward.model
+    caches: dict[int, KVCache] = {}
+    while (received := links.receive_task()) is not None:
+        task = decode(*received, model.config.hidden_size)
+        pulse.say(links.rank, step=task.number)
+        for number in task.freed:
+            caches.pop(number, None)
+        if task.cache not in caches:
+            caches[task.cache] = KVCache(model.config, task.slots, device=model.device, dtype=model.dtype, part=model.part)
+        forward(task.batch, caches[task.cache])
+        links.take_accounts()
+
+
+def note_failure(folder: Path, rank: int, cause: str) -> None:
+    """Leave the cause where rank 0 looks for it, whole or not at all."""
+    beside = folder / f"failure-{rank}.part"
+    beside.write_text(json.dumps({"rank": rank, "cause": cause}))
+    beside.replace(folder / f"failure-{rank}.json")
+
+
+def end_with_parent() -> None:
+    """End this process soon after the one that started it, however that ends."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="labkit parent").start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
