@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +31,44 @@ SILENCE_SECONDS = 5.0
 
 WATCH_SECONDS = 0.1
 
+LOST_OTHERS = 3
+"""The exit status of a rank whose collective failed: the fault is another one's."""
+
 
 class Ranks:
-    """All ranks but this one, and this one's `links` to them.
+    """All ranks but this one, and this one's `links` to them; forgotten or closed, it ends them.
 
-    `command(rank)` starts a rank with the run's folder, which holds `run.json` (`spec` and where the groups are). A rank's
-    output appears here line by line, labelled. When a rank ends, or is silent for `SILENCE_SECONDS`, whoever waits is
-    released, the others are killed, and `check` raises `RankFailed` with rank, host, step and cause.
+    Each is started with the run's folder, which holds `run.json`: `spec`, and where the groups are. A rank's output appears
+    here line by line, labelled, by `say`. When a rank ends, or is silent for `SILENCE_SECONDS`, whoever waits is released,
+    the others are killed, and `check` raises `RankFailed` with rank, host, step and cause.
     """
 
     def __init__(
         self, layout: Layout, spec: dict[str, Any], *, timeout: float = 600.0, say: Callable[[str], None] | None = None
-    ):
+    ) -> None:
         self.layout = layout
-        self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-        self._folder = Path(tempfile.mkdtemp(prefix="labkit-run-"))
-        self._groups = create_groups(layout)
-        self._pulse_file = Pulse.create(layout.ranks)
-        self.pulse = Pulse(self._pulse_file, layout.ranks)
-        self._failure = ""
-        self._closing = threading.Event()
-        self._processes: dict[int, subprocess.Popen[str]] = {}
-        groups = {name: str(path) for name, path in self._groups.items()}
-        shared = {"layout": vars(layout) | {}, "groups": groups, "pulse": str(self._pulse_file), "timeout": timeout}
-        (self._folder / "run.json").write_text(json.dumps(spec | shared))
-        self.links = SharedLinks(layout, 0, self._groups, timeout)
-        self._end = weakref.finalize(self, _end, self._processes, self._folder, [*self._groups.values(), self._pulse_file])
+        groups, beats = create_groups(layout), Pulse.create(layout.ranks)
+        folder = Path(tempfile.mkdtemp(prefix="labkit-run-"))
+        shared = {
+            "layout": asdict(layout),
+            "groups": {name: str(path) for name, path in groups.items()},
+            "pulse": str(beats),
+            "timeout": timeout,
+        }
+        (folder / "run.json").write_text(json.dumps(spec | shared))
+        self.links = SharedLinks(layout, 0, groups, timeout)
+        self._watch = Watch(layout, self.links, Pulse(beats, layout.ranks), folder, [*groups.values(), beats])
+        self._end = weakref.finalize(self, self._watch.end)
         environ = os.environ | {"OMP_NUM_THREADS": str(spec["threads"]), "PYTHONUNBUFFERED": "1"}
         for rank in range(1, layout.ranks):
-            command = [sys.executable, "-m", "labkit.parallel.worker", str(self._folder), str(rank)]
-            pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-            self._processes[rank] = subprocess.Popen(command, env=environ, text=True, **pipe)
-            threading.Thread(target=self._relay, args=(rank,), daemon=True).start()
-        threading.Thread(target=self._watch, daemon=True, name="labkit ranks").start()
+            command = [sys.executable, "-m", "labkit.parallel.worker", str(folder), str(rank)]
+            self._watch.start(rank, command, environ, say or to_stderr)
+        threading.Thread(target=self._watch.run, daemon=True, name="labkit ranks").start()
 
     def wait_ready(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Until every rank has read its part; raises `RankFailed`."""
         others, shown = range(1, self.layout.ranks), -1
-        while (ready := sum(self.pulse.state(rank) == READY for rank in others)) < len(others):
+        while (ready := sum(self._watch.pulse.state(rank) == READY for rank in others)) < len(others):
             self.check()
             if ready != shown:
                 progress(ready, len(others))
@@ -77,42 +78,73 @@ class Ranks:
 
     def check(self) -> None:
         """Raise `RankFailed` if a rank has failed."""
-        if self._failure:
+        if self._watch.failure:
             self.close()
-            raise RankFailed(self._failure)
+            raise RankFailed(self._watch.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 1.0) -> RankFailed | None:
         """What went wrong when a collective did: waits until it is known which rank it was, `patience` seconds at most."""
         until = time.monotonic() + patience
-        while not self._failure and time.monotonic() < until:
+        while not self._watch.failure and time.monotonic() < until:
             time.sleep(WATCH_SECONDS / 4)
-        return RankFailed(self._failure) if self._failure else None
+        return RankFailed(self._watch.failure) if self._watch.failure else None
 
     def close(self) -> None:
         """End all ranks; whatever they are at, and also if they are gone already."""
-        self._closing.set()
         self._end()
 
     @property
     def process_ids(self) -> dict[int, int]:
         """Of the other ranks."""
-        return {rank: process.pid for rank, process in self._processes.items()}
+        return {rank: process.pid for rank, process in self._watch.processes.items()}
 
-    def _relay(self, rank: int) -> None:
-        stream = self._processes[rank].stdout
-        assert stream is not None
-        for line in stream:
-            self._say(f"[rank {rank}] {line.rstrip()}")
 
-    def _watch(self) -> None:
+class Watch:
+    """The processes, and what a thread needs to look after them; knows no `Ranks`, so that one can be forgotten."""
+
+    def __init__(self, layout: Layout, links: SharedLinks, pulse: Pulse, folder: Path, files: list[Path]) -> None:
+        self.processes: dict[int, subprocess.Popen[str]] = {}
+        self.pulse = pulse
+        self.failure = ""
+        self._layout, self._links, self._folder, self._files = layout, links, folder, files
+        self._closing = threading.Event()
+
+    def start(self, rank: int, command: list[str], environ: dict[str, str], say: Callable[[str], None]) -> None:
+        """Start a rank, and pass on what it prints."""
+        process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.processes[rank] = process
+
+        def relay() -> None:
+            assert process.stdout is not None
+            with process.stdout as lines:
+                for line in lines:
+                    say(f"[rank {rank}] {line.rstrip()}")
+
+        threading.Thread(target=relay, daemon=True, name=f"labkit output of rank {rank}").start()
+
+    def run(self) -> None:
+        """Look until something is wrong, or until the end."""
         while not self._closing.wait(WATCH_SECONDS):
-            found = next(filter(None, map(self._fault, self._processes)), "")
+            found = next(filter(None, map(self._fault, self.processes)), "")
             if found:
-                self._failure = found
-                for process in self._processes.values():
+                self.failure = found
+                for process in self.processes.values():
                     process.kill()
-                self.links.abort()
+                self._links.abort()
                 return
+
+    def end(self) -> None:
+        """Kill what runs, and delete the run's files."""
+        self._closing.set()
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _fault(self, rank: int) -> str:
         """What is wrong with a rank, in words; empty when nothing is."""
@@ -120,28 +152,23 @@ class Ranks:
         if not cause:
             return ""
         where = f"at step {step}" if (step := self.pulse.step(rank)) else "before its first step"
-        return f"{self.layout.name(rank)} on {socket.gethostname()} failed {where}: {cause}"
+        return f"{self._layout.name(rank)} on {socket.gethostname()} failed {where}: {cause}"
 
     def _cause(self, rank: int) -> str:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(json.loads((self._folder / f"failure-{rank}.json").read_text())["cause"])
-        code = self._processes[rank].poll()
+        code = self.processes[rank].poll()
         if code is not None and code < 0:
             return f"its process was ended by signal {-code}"
-        if code == 3:  # it heard of another one's failure, which is the one to tell
-            others = (self._processes[other].poll() for other in self._processes if other != rank)
-            return "" if any(other not in (None, 3) for other in others) else "it lost the others"
+        if code == LOST_OTHERS:  # another one failed, which is the one to tell
+            codes = (self.processes[other].poll() for other in self.processes if other != rank)
+            return "" if any(other not in (None, LOST_OTHERS) for other in codes) else "it lost the others"
         if code is not None:
             return f"its process ended with status {code}"
         silent = self.pulse.silent_for(rank)
         return f"it gave no sign of life for {silent:.0f} s" if silent > SILENCE_SECONDS else ""
 
 
-def _end(processes: dict[int, subprocess.Popen[str]], folder: Path, files: list[Path]) -> None:
-    for process in processes.values():
-        process.kill()
-    for process in processes.values():
-        process.wait()
-    for file in files:
-        file.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+def to_stderr(line: str) -> None:
+    """Print a rank's line where progress goes."""
+    print(line, file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def encode(task: Task) -> tuple[Tensor, Tensor]:
     if batch.soft_rows is not None and batch.soft_embeddings is not None:
         parts += [batch.soft_rows, batch.soft_embeddings.float()]
     parts += [batch.starts, batch.lengths, batch.slot_table[:, :width]]
-    body = torch.cat([part.contiguous().view(-1).view(torch.uint8) for part in parts])
+    body = torch.from_numpy(np.concatenate([np.ascontiguousarray(part.numpy()).reshape(-1).view(np.uint8) for part in parts]))
     counts = (batch.num_tokens, batch.num_sequences, width, len(batch.logit_rows), batch.num_decodes, soft, len(task.freed))
     header = torch.zeros(HEADER, dtype=torch.int64)
     header[: _NUMBER + 1] = torch.tensor([STEP, len(body), *counts, task.cache, task.slots, task.number])

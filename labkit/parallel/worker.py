@@ -22,6 +22,7 @@ from labkit.parallel.layout import Layout
 from labkit.parallel.links import SharedLinks
 from labkit.parallel.pulse import READY, Pulse
 from labkit.parallel.rank import RankForward
+from labkit.parallel.ranks import LOST_OTHERS
 from labkit.parallel.wire import decode
 
 
@@ -40,7 +41,7 @@ def main(folder: Path, rank: int) -> int:
         pulse.say(rank, state=READY)
         serve(forward, links, pulse)
     except RankFailed:
-        return 3  # another one's failure, of which rank 0 hears from that one
+        return LOST_OTHERS
     except Exception as error:
         note_failure(folder, rank, f"{type(error).__name__}: {error}")
         raise

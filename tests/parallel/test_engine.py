@@ -1,0 +1,118 @@
+"""The engine on several ranks: the tokens of one process, whoever joins and leaves, and logits near float64's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import labkit
+from labkit import native, ops
+from labkit.engine import Engine
+from labkit.errors import InvalidRequest, RankFailed
+from labkit.ops.layer_norm import layer_norm_reference
+from labkit.parallel import Layout, load_parallel
+from tests.models import random_prompts
+from tests.parallel.models import CONTEXT, save_peer
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+
+LAYOUTS = (Layout(2, 1), Layout(4, 1), Layout(1, 2), Layout(1, 4), Layout(2, 2))
+GREEDY = labkit.SamplingParams(max_new_tokens=24, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    path = tmp_path_factory.mktemp("model")
+    return path, save_peer(path)
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: f"tp{layout.tensor_parallel} pp{layout.pipeline_parallel}")
+def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
+    """The same model in one process and on several ranks; a small batch and few tokens a step, so that prompts go in chunks."""
+    options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}
+    with load_parallel(folder[0], request.param, dtype="fp32", **options) as parallel:
+        yield labkit.load(folder[0], dtype="fp32", **options), parallel
+
+
+def test_greedy_tokens_of_ragged_prompts_are_equal(engines: tuple[Engine, Engine]) -> None:
+    prompts = random_prompts(211, [1, 2, 40, 17, 63, 5, 29, 8], seed=1)
+    one, several = (engine.generate(prompts, GREEDY) for engine in engines)
+    tokens = [output.completions[0].token_ids for output in one]
+    assert [output.completions[0].token_ids for output in several] == tokens
+    assert len({tuple(row) for row in tokens}) == len(prompts)
+
+
+def test_drawn_tokens_penalties_samples_and_beams_are_equal(engines: tuple[Engine, Engine]) -> None:
+    prompts = random_prompts(211, [3, 20, 11], seed=2)
+    drawn = replace(GREEDY, temperature=0.9, top_k=40, top_p=0.9, repetition_penalty=1.2, seed=4, num_samples=2)
+    for params in (drawn, replace(GREEDY, num_beams=3, max_new_tokens=12), replace(GREEDY, speculate=4)):
+        one, several = (engine.generate(prompts, params) for engine in engines)
+        for a, b in zip(one, several, strict=True):
+            assert [c.token_ids for c in a.completions] == [c.token_ids for c in b.completions]
+
+
+def test_requests_join_stream_and_leave_while_others_run(engines: tuple[Engine, Engine]) -> None:
+    prompts = random_prompts(211, [9, 33, 4, 50], seed=3)
+    found = []
+    for engine in engines:
+        first = engine.add_request(prompts[0], GREEDY)
+        events = [event for _ in range(4) for event in engine.step()]
+        gone = engine.add_request(prompts[1], replace(GREEDY, max_new_tokens=60))
+        events += engine.step()
+        streamed = [event.token_id for event in engine.stream([prompts[2]], GREEDY)]
+        assert engine.cancel(gone)
+        third = engine.add_request(prompts[3], GREEDY)
+        while engine.has_unfinished:
+            events += engine.step()
+        found.append((streamed, *([e.token_id for e in events if e.request == number] for number in (first, third))))
+    assert found[0] == found[1]
+    assert all(len(tokens) == 24 for tokens in found[1])
+
+
+def test_logits_are_near_those_of_float64(engines: tuple[Engine, Engine], folder: tuple[Path, Any]) -> None:
+    tokens = random_prompts(211, [CONTEXT], seed=4)[0]
+    with torch.no_grad():
+        expected = folder[1].double()(torch.tensor([tokens])).logits[0]
+    found = engines[1].logits(tokens).double()
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_soft_prompts_work_and_what_other_ranks_cannot_see_is_refused(engines: tuple[Engine, Engine]) -> None:
+    soft = torch.randn(3, 96, generator=torch.Generator().manual_seed(5))
+    prompts = random_prompts(211, [6], seed=5)
+    one, several = (engine.generate(prompts, replace(GREEDY, soft_prompt=soft)) for engine in engines)
+    assert several[0].completions[0].token_ids == one[0].completions[0].token_ids
+    assert one[0].completions[0].token_ids != engines[0].generate(prompts, GREEDY)[0].completions[0].token_ids
+    with ops.use(layer_norm=layer_norm_reference), pytest.raises(InvalidRequest, match="not seen by the other ranks"):
+        engines[1].generate(prompts, GREEDY)
+    prefix = torch.randn(5, 2, 4, 2, 24)
+    with pytest.raises(InvalidRequest, match="prefix prompts are not for a model on several ranks"):
+        engines[1].generate(prompts, replace(GREEDY, prefix_prompt=prefix))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
+    """A shard has its own scales, so numbers differ a little; they stay as near to float64 as those of one process."""
+    tokens = random_prompts(211, [60], seed=6)[0]
+    with torch.no_grad():
+        expected = folder[1].double()(torch.tensor([tokens])).logits[0]
+    with load_parallel(folder[0], Layout(2, 2), dtype=precision) as several:
+        errors = [
+            float((engine.logits(tokens).double() - expected).norm() / expected.norm())
+            for engine in (several, labkit.load(folder[0], dtype=precision))
+        ]
+    assert 1e-4 < errors[0] < 1.3 * errors[1]
+
+
+def test_a_closed_engine_says_so(folder: tuple[Path, Any]) -> None:
+    engine = load_parallel(folder[0], Layout(2, 1))
+    engine.close()
+    engine.close()
+    with pytest.raises(RankFailed, match="the engine was closed; load it again"):
+        engine.generate([[1, 2]], GREEDY)

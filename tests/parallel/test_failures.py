@@ -1,0 +1,150 @@
+"""A rank that raises, is killed or stops: one error that names it, within seconds, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import labkit
+from labkit import native
+from labkit.engine import Engine
+from labkit.errors import RankFailed
+from labkit.native.shared_group import FOLDER
+from labkit.parallel import Layout, load_parallel
+from tests.models import random_prompts
+from tests.parallel.models import save_peer
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+
+LONG = labkit.SamplingParams(max_new_tokens=60, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    save_peer(path)
+    return path
+
+
+def left_behind(pids: list[int]) -> list[str]:
+    """What of a run is still there: processes, and files in shared memory."""
+    found = [
+        f"process {pid}" for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
+    return found + [path.name for path in FOLDER.glob("labkit-*")]
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(1, 2)])
+@pytest.mark.parametrize(
+    ("harm", "cause"),
+    [(kill, "its process was ended by signal 9"), (stop, "it gave no sign of life for")],
+    ids=["kill", "stop"],
+)
+@pytest.mark.parametrize("when", ["prefill", "decode", "idle"])
+def test_a_rank_that_goes_is_named_within_ten_seconds(
+    folder: Path, layout: Layout, harm: Callable[[int], None], cause: str, when: str
+) -> None:
+    before = left_behind([])
+    engine = load_parallel(folder, layout, dtype="fp32", max_step_tokens=80)
+    pids = list(engine._forward.ranks.process_ids.values())  # type: ignore[attr-defined]
+    (victim,) = pids
+    prompts = random_prompts(211, [30], seed=1)
+    if when == "prefill":
+        threading.Timer(0.05, harm, (victim,)).start()
+        prompts *= 2000  # minutes of prefill
+    stream = engine.stream(prompts, LONG)
+    if when == "decode":
+        for _ in range(5):
+            next(stream)
+        harm(victim)
+    elif when == "idle":
+        harm(victim)
+        time.sleep(0.3)
+    started = time.monotonic()
+    with pytest.raises(RankFailed) as caught:
+        list(stream)
+    assert time.monotonic() - started < 10
+    message = str(caught.value)
+    assert message.startswith("rank 1 (")
+    assert os.uname().nodename in message
+    assert cause in message
+    assert "at step" in message or "before its first step" in message
+    with pytest.raises(RankFailed, match="rank 1"):
+        engine.generate([[1, 2]], LONG)
+    assert left_behind(pids) == before
+    assert labkit.load(folder).generate([[1, 2]], LONG)[0].completions[0].token_ids, "the process goes on"
+
+
+def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A rank runs out of disk, memory or luck while it reads; here the file lacks a tensor that only rank 1 reads."""
+    import safetensors.torch
+
+    broken = folder.parent / "broken"
+    broken.mkdir()
+    for file in folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = safetensors.torch.load_file(broken / "model.safetensors")
+    weights["transformer.h.0.mlp.fc_in.weight"][7, 3] = float("nan")  # of the first stage, which rank 1 holds
+    safetensors.torch.save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    before = left_behind([])
+    with pytest.raises(RankFailed, match=r"rank 1 \(stage 0 of 2\) on .* before its first step: CheckpointError: .*fc_in"):
+        load_parallel(broken, Layout(1, 2))
+    assert left_behind([]) == before
+    assert "[rank 1] " in capfd.readouterr().err
+
+
+def test_ranks_end_with_the_process_that_started_them(folder: Path) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, time, labkit\n"
+        "from labkit.parallel import Layout, load_parallel\n"
+        f"engine = load_parallel({str(folder)!r}, Layout(2, 1))\n"
+        "print(*engine._forward.ranks.process_ids.values(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 1
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    for path in FOLDER.glob("labkit-*"):  # nobody was left to delete them
+        path.unlink()
+
+
+def test_a_forgotten_engine_ends_its_ranks(folder: Path) -> None:
+    import gc
+
+    def use() -> list[int]:
+        engine: Engine | Any = load_parallel(folder, Layout(2, 1))
+        engine.generate([[1, 2]], LONG)
+        return list(engine._forward.ranks.process_ids.values())
+
+    before, pids = left_behind([]), use()
+    gc.collect()
+    until = time.monotonic() + 10
+    while left_behind(pids) != before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left_behind(pids) == before

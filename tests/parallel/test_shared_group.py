@@ -1,0 +1,123 @@
+"""Collectives through shared memory: right for every size, the same bits on all, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from labkit import native
+from labkit.errors import RankFailed
+from labkit.native.shared_group import SLOT_BYTES, SharedGroup
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+
+
+def together(ranks: int, work: Callable[[SharedGroup], Any], timeout: float = 20.0) -> list[Any]:
+    """What `work` gives for each member; threads stand for processes, which differ in nothing that a group sees."""
+    path, found = SharedGroup.create(ranks), [None] * ranks
+
+    def member(rank: int) -> None:
+        try:
+            found[rank] = work(SharedGroup(path, rank, ranks, timeout=timeout))
+        except Exception as error:
+            found[rank] = error  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=member, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    Path(path).unlink()
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 17, 4096, SLOT_BYTES // 4, SLOT_BYTES // 4 + 1, 3 * SLOT_BYTES // 4 + 5])
+def test_all_reduce_is_the_sum_in_the_order_of_the_ranks(ranks: int, count: int) -> None:
+    torch.manual_seed(count)
+    given = torch.randn(5, ranks, count)
+    expected = [sum(given[turn, 1:], given[turn, 0].clone()) for turn in range(5)]
+    found = together(ranks, lambda group: [group.all_reduce(given[turn, group.rank].clone()) for turn in range(5)])
+    for member in found:
+        assert all(torch.equal(a, b) for a, b in zip(member, expected, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, SLOT_BYTES, SLOT_BYTES + 3])
+def test_broadcast_and_gather_between_other_calls(size: int) -> None:
+    data = torch.randint(256, (3, size), dtype=torch.uint8)
+
+    def work(group: SharedGroup) -> Any:
+        made = []
+        for root in (0, 2, 1, 1, 0):
+            made.append(group.broadcast(data[root].clone() if group.rank == root else torch.zeros_like(data[0]), root))
+            made.append(group.gather(data[group.rank], root))
+            made.append(group.all_reduce(torch.full((7,), float(group.rank))))
+        return made
+
+    for rank, made in enumerate(together(3, work)):
+        for turn, root in enumerate((0, 2, 1, 1, 0)):
+            sent, gathered, summed = made[3 * turn : 3 * turn + 3]
+            assert torch.equal(sent, data[root])
+            assert torch.equal(gathered, data) if rank == root else gathered is None
+            assert summed.tolist() == [3.0] * 7
+
+
+def test_a_quick_sender_does_not_overwrite_what_a_slow_reader_has_not_read() -> None:
+    def work(group: SharedGroup) -> list[int]:
+        found = []
+        for turn in range(50):
+            if group.rank and turn % 7 == 0:
+                time.sleep(0.002 * group.rank)
+            found.append(int(group.broadcast(torch.tensor([turn if group.rank == 0 else -1]), 0)))
+        return found
+
+    assert together(3, work) == [list(range(50))] * 3
+
+
+def test_who_does_not_come_is_named_in_time() -> None:
+    def work(group: SharedGroup) -> None:
+        group.all_reduce(torch.ones(3))
+        if group.rank != 1:
+            group.all_reduce(torch.ones(3))
+
+    started = time.monotonic()
+    first, second, third = together(3, work, timeout=0.3)
+    assert time.monotonic() - started < 5
+    assert second is None
+    for error in (first, third):
+        assert isinstance(error, RankFailed)
+        assert "rank 1 did not answer within 0.3 s (all_reduce of rank" in str(error)
+
+
+def test_abort_releases_everybody() -> None:
+    def work(group: SharedGroup) -> None:
+        if group.rank == 0:
+            time.sleep(0.2)
+            group.abort()
+        else:
+            group.all_reduce(torch.ones(3))
+
+    started = time.monotonic()
+    found = together(3, work, timeout=30.0)
+    assert time.monotonic() - started < 5
+    assert all(isinstance(error, RankFailed) for error in found[1:])
+
+
+def test_a_broadcast_that_comes_late_can_be_waited_for_again() -> None:
+    def work(group: SharedGroup) -> list[int]:
+        target, tries = torch.tensor([5 if group.rank == 0 else 0]), 0
+        if group.rank == 0:
+            time.sleep(0.5)
+        while group.try_broadcast(target, 0):
+            tries += 1
+        return [int(target), tries]
+
+    (_, _), (value, tries) = together(2, work, timeout=0.1)
+    assert value == 5
+    assert tries >= 2
