@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from importlib import metadata
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine import FixedBatches, KVCache
 from labkit.engine.cuda_graph import GraphedGPTJ
-from labkit.engine.forward import fastest_forward
+from labkit.engine.forward import Forward, fastest_forward
 from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.weight_store import read_model
 from labkit.errors import NotAvailable
@@ -65,6 +65,10 @@ class BenchEngine(ABC):
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
         """Those of `PRECISIONS` that it runs on this device; its packages are there when this is asked."""
 
+    def notes(self) -> dict[str, Any]:
+        """What a row says of the engine beside times and memory, once it has run; reading it begins a new account."""
+        return {}
+
     @classmethod
     def require(cls, device: torch.device, precision: str) -> None:
         """Raise `NotAvailable`, saying which, when a package is missing or the device or the precision is not its own."""
@@ -96,7 +100,10 @@ class LabkitEngine(BenchEngine):
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._model = read_model(checkpoint, precision, device)
         self._graphed = GraphedGPTJ(self._model, PADDING_SLOT) if on_triton(self._model.layers[0].ln_1_weight) else None
-        self._forward = self._graphed.forward if self._graphed else fastest_forward(self._model)
+        self._forward: Forward = self._graphed.forward if self._graphed else fastest_forward(self._model)
+        self._describe(precision, device)
+
+    def _describe(self, precision: str, device: torch.device) -> None:
         self._cache: KVCache | None = None
         head = ", lm_head int8" if precision == "int4" else ""
         dtype = precision_name(compute_dtype(precision, device))
@@ -112,7 +119,7 @@ class LabkitEngine(BenchEngine):
         batch, length = prompts.shape
         model, slots = self._model, 1 + batch * (length + new_tokens)  # one for what pads a captured step
         if self._cache is None or self._cache.num_slots < slots:
-            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype)
+            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
         return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 

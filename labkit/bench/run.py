@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine
+from labkit.bench.parallel_engine import of_layout
 from labkit.bench.peers import PEERS
 from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_turn, watched_round
 from labkit.bench.rows import about_engine, ratios_of, rows_of
@@ -59,7 +60,8 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
             best = replace(limits, read_bytes_per_second=rate)
             return roofline(checkpoint.config, batch=batch, length=middle, precision=precision, ceilings=best)
 
-        rows += rows_of(batch, precision, measured, session.about, limit_of, session.interleaved)
+        about = {name: session.about[name] | session.notes[batch, name] for name in measured}
+        rows += rows_of(batch, precision, measured, about, limit_of, session.interleaved)
         ratios += ratios_of(batch, measured, session.interleaved)
     if not rows:
         raise NotAvailable("; ".join(f"{row['engine']}: {row['why']}" for row in session.not_measured))
@@ -94,12 +96,14 @@ class Session:
         self._precision, self._progress = precision, progress
         self.measured: dict[int, dict[str, Measured]] = {batch: {} for batch in settings.batches}
         self.about: dict[str, dict[str, Any]] = {}
+        self.notes: dict[tuple[int, str], dict[str, Any]] = {}
         self.not_measured: list[dict[str, Any]] = []
         self.interleaved = True
 
     def run(self) -> None:
         """Measure every engine that can be measured."""
-        kinds: list[type[BenchEngine]] = [LabkitEngine, *(PEERS[name] for name in self._settings.against)]
+        parallel = map(of_layout, self._settings.layouts)
+        kinds: list[type[BenchEngine]] = [LabkitEngine, *parallel, *(PEERS[name] for name in self._settings.against)]
         usable = [kind for kind in kinds if self._try(kind.name, partial(kind.require, self._device, self._precision))]
         self.interleaved = not (self._settings.one_at_a_time or self._too_much(usable))
         for group in [usable] if self.interleaved else [[kind] for kind in usable]:
@@ -160,6 +164,8 @@ class Session:
             self._progress(f"batch {batch}: {', '.join(warm)}{', in turn' if len(warm) > 1 else ''}")
             timed = {name: players[name] for name in warm}
             self.measured[batch] |= run_in_turn(timed, warm, self._device, settings.seconds)
+            for name, player in timed.items():
+                self.notes[batch, name] = player.engine.notes()
 
     def _warm_up(self, name: str, player: Player, warm: dict[str, tuple[Tensor, int]]) -> None:
         before = self._held()

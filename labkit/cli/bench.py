@@ -27,6 +27,8 @@ def bench(
     one_at_a_time: Annotated[
         bool, typer.Option("--one-at-a-time", help="Build and run one engine after the other; by itself when memory is short.")
     ] = False,
+    tensor_parallel: Annotated[str, typer.Option(help="Shards of a layer to run labkit on as well: 1,2 say.")] = "1",
+    pipeline_parallel: Annotated[str, typer.Option(help="Stages of layers to run labkit on as well: 1,2 say.")] = "1",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -43,7 +45,7 @@ def bench(
 
     settings = BenchSettings(
         model=str(config) if config else model,
-        batches=_whole_numbers(batch),
+        batches=_whole_numbers(batch, "--batch"),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         precision=precision,
@@ -52,6 +54,8 @@ def bench(
         seed=seed,
         seconds=seconds,
         one_at_a_time=one_at_a_time,
+        tensor_parallel=_whole_numbers(tensor_parallel, "--tensor-parallel"),
+        pipeline_parallel=_whole_numbers(pipeline_parallel, "--pipeline-parallel"),
     )
     record = run_bench(settings, progress=say)
     _print_table(record)
@@ -63,11 +67,11 @@ def bench(
         print_json({key: values[key] for key in keys} | {key: record.extra[key] for key in ("ratios", "not_measured")})
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
+def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InvalidRequest(f"--batch is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
+        raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
 
 
 def _print_table(record: Record) -> None:
@@ -93,6 +97,11 @@ def _print_table(record: Record) -> None:
         )
     console = Console()
     console.print(table)
+    for row in record.rows:
+        if "communication_share" in row:
+            size = f"{row['communication_bytes'] / 1e3:.1f} kB"
+            share = f"{100 * row['communication_share']:.0f} %"
+            console.print(f"{row['engine']}, batch {row['batch']}: {share} of a decode step in collectives, {size} a step")
     for row in record.extra["ratios"]:
         parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
         alone = "" if row["interleaved"] else ", each run alone"

@@ -23,6 +23,8 @@ def generate(
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
+    tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="Stages of layers, each on ranks of its own.")] = 1,
     max_new_tokens: option.MaxNewTokens = None,
     min_new_tokens: option.MinNewTokens = 0,
     stop: option.Stop = None,
@@ -56,8 +58,25 @@ def generate(
     from labkit.engine import load
 
     params = _params(context.params)
-    engine = load(model, device=device, dtype=precision, seed=seed)
-    if len(prompts) == 1 and num_samples == 1 and logprobs is None and not json:
+    if (tensor_parallel, pipeline_parallel) == (1, 1):
+        engine = load(model, device=device, dtype=precision, seed=seed)
+    else:
+        engine = _load_parallel(model, device, precision, seed, tensor_parallel, pipeline_parallel)
+    with engine:
+        _generate(engine, prompts, params, json=json)
+
+
+def _load_parallel(model: str, device: str | None, precision: str | None, seed: int, shards: int, stages: int) -> Engine:
+    from labkit.errors import NotAvailable
+    from labkit.parallel import Layout, load_parallel
+
+    if device not in (None, "cpu"):
+        raise NotAvailable(f"--device {device} with several ranks: ranks run on the CPU of one host; leave --device out")
+    return load_parallel(model, Layout(shards, stages), dtype=precision, seed=seed)
+
+
+def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, json: bool) -> None:
+    if len(prompts) == 1 and params.num_samples == 1 and params.logprobs is None and not json:
         _stream(engine, prompts[0], params)
         return
     outputs = engine.generate(prompts, params)

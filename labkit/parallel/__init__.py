@@ -4,6 +4,6 @@ Knows the engine as what calls a forward pass; the model and the scheduler know 
 """
 
 from labkit.parallel.layout import Layout
-from labkit.parallel.load import load_parallel
+from labkit.parallel.load import load_parallel, start
 
-__all__ = ["Layout", "load_parallel"]
+__all__ = ["Layout", "load_parallel", "start"]

@@ -19,11 +19,13 @@ from labkit.parallel.wire import Task, encode
 class ParallelForward:
     """Called as `GPTJ.forward` is; each of the caller's caches has its like on every rank, for as long as it lives.
 
-    A failure of any rank is raised as one `RankFailed` that names it; behind it every call raises the same.
+    A failure of any rank is raised as one `RankFailed` that names it; behind it every call raises the same. `model` is this
+    rank's part; `accounts` say what this rank's collectives did in the last call.
     """
 
     def __init__(self, ranks: Ranks, own: RankForward) -> None:
         self.ranks = ranks
+        self.model = own.model
         self._own = own
         self._caches: weakref.WeakKeyDictionary[KVCache, int] = weakref.WeakKeyDictionary()
         self._freed: list[int] = []

@@ -10,7 +10,7 @@ from typing import Unpack
 import torch
 
 from labkit import native
-from labkit.checkpoints import open_checkpoint
+from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.engine import Engine, EngineOptions
 from labkit.engine.loader import check_memory, tokenizer_of
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
@@ -43,21 +43,33 @@ def load_parallel(
     """
     check_limits(options.get("max_batch_size", MAX_BATCH_SIZE), options.get("max_step_tokens", MAX_STEP_TOKENS))
     device = torch.device("cpu")
-    precision = as_precision(dtype, device)
-    if not native.available():
-        raise NotAvailable(
-            f"several ranks on one host talk through labkit's native library, which is not used: {native.why_not()}"
-        )
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
-    check_memory(checkpoint, device, precision)
+    check_memory(checkpoint, device, as_precision(dtype, device))
+    forward = start(checkpoint, layout, as_precision(dtype, device), threads=threads, progress=progress)
+    return Engine(forward.model, tokenizer_of(checkpoint), forward=forward, **options)
+
+
+def start(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    precision: str,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ParallelForward:
+    """Start the other ranks, read this one's part, and wait until all are ready; arguments as those of `load_parallel`."""
+    layout.check(checkpoint.config)
+    if not native.available():
+        raise NotAvailable(f"ranks on one host talk through labkit's native library, which is not used: {native.why_not()}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = threads or max(1, cores // layout.ranks)
-    ranks = Ranks(layout, {"model": str(name), "precision": precision, "seed": seed, "threads": each})
+    source = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
+    ranks = Ranks(layout, source | {"precision": precision, "threads": each})
     try:
         own = RankForward.load(checkpoint, precision, ranks.links, each)
         ranks.wait_ready(progress)
     except BaseException:
         ranks.close()
         raise
-    return Engine(own.model, tokenizer_of(checkpoint), forward=ParallelForward(ranks, own), **options)
+    return ParallelForward(ranks, own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
@@ -12,6 +13,7 @@ from labkit.engine.native_forward import NativeForward
 from labkit.engine.weight_store import read_model
 from labkit.native.packed_weight import PackedWeight
 from labkit.parallel.links import SharedLinks
+from labkit.parallel.micro_batches import pieces_of, split
 from labkit.precision import as_device
 
 
@@ -30,11 +32,21 @@ class RankForward:
         return cls(read_model(checkpoint, precision, as_device("cpu"), links.part), links, threads)
 
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor | None:
-        """Logits `[rows, vocab_size]` on rank 0, None on the others. Raises `RankFailed`."""
+        """Logits `[rows, vocab_size]` on rank 0, None on the others. Raises `RankFailed`.
+
+        With several stages a long batch goes through them in pieces, so that they work at the same time.
+        """
+        made = [self._run(piece, cache) for piece in split(batch, pieces_of(batch.num_tokens, self.model.part.stages))]
+        logits = [rows for rows in made if rows is not None]
+        return torch.cat(logits) if len(logits) > 1 else logits[0] if logits else None
+
+    def _run(self, batch: Batch, cache: KVCache) -> Tensor | None:
         config = self.model.config
         hidden = self.links.receive_hidden(batch.num_tokens, config.hidden_size)
         made = self._forward(batch, cache, hidden)
         if not self.model.part.last:
             self.links.send_hidden(made)
             return None
+        if not len(batch.logit_rows):
+            return made.new_empty(0, config.vocab_size)
         return self.links.gather_logits(made, config.vocab_size)

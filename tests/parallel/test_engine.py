@@ -96,6 +96,16 @@ def test_soft_prompts_work_and_what_other_ranks_cannot_see_is_refused(engines: t
         engines[1].generate(prompts, replace(GREEDY, prefix_prompt=prefix))
 
 
+@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2), Layout(1, 3)])
+def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tuple[Path, Any]) -> None:
+    """Hundreds of tokens a step, most of them without logits."""
+    prompts = random_prompts(211, [70, 61, 66, 72, 5, 64], seed=7)
+    one = labkit.load(folder[0], dtype="fp32").generate(prompts, GREEDY)
+    with load_parallel(folder[0], layout, dtype="fp32") as engine:
+        several = engine.generate(prompts, GREEDY)
+    assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
 def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
     """A shard has its own scales, so numbers differ a little; they stay as near to float64 as those of one process."""
