@@ -101,9 +101,12 @@ def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
 
 
 def run_in_turn(
-    players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float
+    players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float, rounds: int
 ) -> dict[str, Measured]:
-    """Time all players in turn, round by round, with `warm` from their `watched_round`."""
+    """Time all players in turn, `rounds` rounds or more, with `warm` from their `watched_round`.
+
+    A single round is taken at once; otherwise the first one in turn does not count.
+    """
     reader = Reader(device)
     rates: dict[str, list[float]] = {name: [] for name in players}
     calls: dict[str, Callable[[], object]] = {}
@@ -115,7 +118,7 @@ def run_in_turn(
             f"{name} rest again": rest,
             f"{name} decode": player.decode,
         }
-    timings = compare(calls, device=device, warmup=1, min_runs=5, max_seconds=seconds, spread_target=0.02)
+    timings = compare(calls, device=device, warmup=min(1, rounds - 1), min_runs=rounds, max_seconds=seconds, spread_target=0.02)
     found = {}
     for name in players:
         prefill, decode = timings[f"{name} prefill"], timings[f"{name} decode"]

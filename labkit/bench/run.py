@@ -163,7 +163,7 @@ class Session:
         if warm:
             self._progress(f"batch {batch}: {', '.join(warm)}{', in turn' if len(warm) > 1 else ''}")
             timed = {name: players[name] for name in warm}
-            self.measured[batch] |= run_in_turn(timed, warm, self._device, settings.seconds)
+            self.measured[batch] |= run_in_turn(timed, warm, self._device, settings.seconds, settings.rounds)
             for name, player in timed.items():
                 self.notes[batch, name] = player.engine.notes()
 

@@ -15,7 +15,8 @@ from labkit.parallel import Layout
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to run. `batches` are run one after the other; `against` names peers; `seconds` bounds each batch's runs.
+    """What to run. `batches` are run one after the other; `against` names peers; `seconds` bounds each batch's runs,
+    but `rounds` are run in any case.
 
     one_at_a_time: build each engine alone, run all batches, free it and go on to the next, which takes the memory of one;
     done by itself when they do not fit together. tensor_parallel, pipeline_parallel: labkit on so many ranks as well, each
@@ -31,6 +32,7 @@ class BenchSettings:
     against: tuple[str, ...] = ("hf",)
     seed: int = 0
     seconds: float = 20.0
+    rounds: int = 5
     one_at_a_time: bool = False
     tensor_parallel: tuple[int, ...] = (1,)
     pipeline_parallel: tuple[int, ...] = (1,)
@@ -53,6 +55,8 @@ class BenchSettings:
                 f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: batches and "
                 "prompts of at least 1 and at least 2 new tokens (one of the prefill, one of decode) are accepted"
             )
+        if self.rounds < 1:
+            raise InvalidRequest(f"rounds is {self.rounds}; at least 1 is accepted")
         for layout in self.layouts:
             layout.check(config)
         if not 0 < self.seconds < math.inf:

@@ -24,6 +24,7 @@ def bench(
     new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
     against: Annotated[str, typer.Option(help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino.")] = "hf",
     seconds: Annotated[float, typer.Option(help="Time for the runs of each batch size, at most.")] = 20.0,
+    rounds: Annotated[int, typer.Option(help="Timed runs of each batch size, at least.")] = 5,
     one_at_a_time: Annotated[
         bool, typer.Option("--one-at-a-time", help="Build and run one engine after the other; by itself when memory is short.")
     ] = False,
@@ -53,6 +54,7 @@ def bench(
         against=tuple(dict.fromkeys(name.strip() for name in against.split(",") if name.strip())),
         seed=seed,
         seconds=seconds,
+        rounds=rounds,
         one_at_a_time=one_at_a_time,
         tensor_parallel=_whole_numbers(tensor_parallel, "--tensor-parallel"),
         pipeline_parallel=_whole_numbers(pipeline_parallel, "--pipeline-parallel"),

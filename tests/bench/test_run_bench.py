@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from labkit import native
 from labkit.bench import BenchSettings, run_bench
 from labkit.bench.engines import BenchEngine, LabkitEngine
 from labkit.bench.peers import PEERS, HuggingFaceEngine
@@ -120,6 +121,27 @@ def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
     (row,) = rows_of(1, "fp32", {"labkit": found}, about, limit_of, interleaved=True)
     assert row["fraction_of_limit"] == pytest.approx(limit_of(1e9).decode_seconds / 0.1)
     assert row["read_bytes_per_second"] == 1.5e9
+
+
+@pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+def test_labkit_on_several_ranks_makes_the_same_tokens_and_notes_its_communication(quick: BenchSettings) -> None:
+    found = run_bench(replace(quick, against=(), tensor_parallel=(1, 2), pipeline_parallel=(1, 2), rounds=1, seconds=0.1))
+    assert [row["engine"] for row in found.rows[:4]] == ["labkit", "labkit-tp1-pp2", "labkit-tp2-pp1", "labkit-tp2-pp2"]
+    layers, hidden = 8, 256
+    for row in found.rows:
+        assert row["greedy_tokens_agree"] == 1.0
+        assert row["runs"] >= 1
+        if row["engine"] != "labkit":
+            assert 0 < row["communication_share"] < 1
+    (row,) = [row for row in found.rows if row["engine"] == "labkit-tp2-pp1" and row["batch"] == 1]
+    config = open_checkpoint("gptj-tiny").config
+    sums = 4 * hidden * (layers + 1)  # a sum a layer, and one behind the embedding
+    logits = 4 * -(-config.vocab_size // 2)
+    assert sums + logits < row["communication_bytes"] < sums + logits + 4000  # the task besides
+    with pytest.raises(InvalidRequest, match="tensor_parallel 3 does not divide the 4 heads"):
+        run_bench(replace(quick, tensor_parallel=(3,)))
+    with pytest.raises(InvalidRequest, match="rounds is 0"):
+        run_bench(replace(quick, rounds=0))
 
 
 def test_a_ratio_is_how_many_times_faster_labkit_is_run_by_run() -> None:
