@@ -14,11 +14,12 @@ env:  ## the environment alone
 
 PEERS = hf,hf-compiled,ctranslate2,openvino
 
-bench: env  ## labkit against its peers, growth, and the memory of loading, on this machine; writes the records
+bench: env  ## labkit against its peers, growth, perplexity and the memory of loading, on this machine; writes the records
 	.venv/bin/labkit bench --batch 1,8 --against $(PEERS) --save tests/benchmarks/results/cpu_gptj_tiny_fp32.json
 	for precision in fp32 bf16 int8 int4; do .venv/bin/labkit bench --model gpt-j-405m-synthetic --precision $$precision \
 		--batch 1,8 --new-tokens 32 --against $(PEERS) --save tests/benchmarks/results/cpu_gpt_j_405m_$$precision.json || exit 1; done
 	.venv/bin/python -m tests.benchmarks.growth --precision bf16 --save tests/benchmarks/results/cpu_growth_gpt_j_405m_bf16.json
+	.venv/bin/python -m tests.benchmarks.perplexity --save tests/benchmarks/results/cpu_perplexity_gptj_tiny.json
 	.venv/bin/python -m tests.benchmarks.load_memory --save tests/benchmarks/results/cpu_load_memory.json
 
 gpu:  ## all GPU tests and benchmarks in one call; needs a GPU and a Python with a CUDA build of torch

@@ -25,6 +25,7 @@ from labkit.engine.loader import check_memory
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
+from labkit.measure.memory import give_back_free_memory
 from labkit.precision import as_device, as_precision
 
 SHARE_OF_MEMORY = 0.8
@@ -142,9 +143,10 @@ class Session:
     def _build(self, kind: type[BenchEngine], engines: dict[str, BenchEngine]) -> None:
         """Add one engine, and note the memory it holds when it stands; what its making took in between is not counted."""
         self._progress(f"building {kind.name}")
+        give_back_free_memory()
         started, before = time.perf_counter(), self._held()
         engine = engines[kind.name] = kind(self._checkpoint, self._device, self._precision)
-        gc.collect()
+        give_back_free_memory()
         self.about[kind.name] = about_engine(engine, max(0, self._held() - before), time.perf_counter() - started)
 
     def _held(self) -> int:
@@ -168,8 +170,9 @@ class Session:
                 self.notes[batch, name] = player.engine.notes()
 
     def _warm_up(self, name: str, player: Player, warm: dict[str, tuple[Tensor, int]]) -> None:
+        give_back_free_memory()
         before = self._held()
         first_round(player)
-        gc.collect()
+        give_back_free_memory()
         self.about[name]["held_bytes"] += max(0, self._held() - before)  # weights that are packed as they are first used
         warm[name] = watched_round(player, self._device)

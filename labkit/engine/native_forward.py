@@ -63,7 +63,7 @@ class NativeForward:
             len(held),
             self._floats(model.sin),
             self._floats(model.cos),
-            None if group is None else group.pointer,
+            *((None, None) if group is None else group.native_add_up),
             part.shard == 0,
         )
 

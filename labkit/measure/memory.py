@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import threading
 from types import TracebackType
@@ -52,6 +55,13 @@ class HostPeak:
 def peak_host_memory() -> HostPeak:
     """A context manager: `with peak_host_memory() as peak: ...`, then `peak.bytes`."""
     return HostPeak()
+
+
+def give_back_free_memory() -> None:
+    """Let go of what Python and the allocator keep of memory that nobody uses, so that resident memory is what is held."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # glibc's; elsewhere there is none
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_high_water_mark() -> bool:

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import warnings
-from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 import torch
@@ -81,7 +81,8 @@ class ModelStruct(Structure):
         ("embedding_rows", c_int64),
         ("sin", c_void_p),
         ("cos", c_void_p),
-        ("group", POINTER(GroupStruct)),
+        ("add_up", c_void_p),
+        ("whom", c_void_p),
         ("adds_residual", c_int32),
     )
 
@@ -96,6 +97,9 @@ class BatchStruct(Structure):
         *((name, c_void_p) for name in ("lengths", "logit_rows", "soft_rows", "soft_embeddings", "hidden_in", "hidden_out")),
     )
 
+
+ADD_UP = CFUNCTYPE(c_int32, c_void_p, POINTER(c_float), c_int64)
+"""A Python function as a model's `add_up`."""
 
 _I, _L, _F, _P = c_int32, c_int64, c_float, c_void_p
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
@@ -114,7 +118,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_rotary_cache_write": (None, (_I, _P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _P, _I)),
     "lk_group_bytes": (_L, (_I, _L)),
     "lk_group_abort": (None, (POINTER(GroupStruct),)),
-    "lk_group_all_reduce": (_I, (POINTER(GroupStruct), _P, _L)),
+    "lk_group_all_reduce": (_I, (_P, _P, _L)),
     "lk_group_broadcast": (_I, (POINTER(GroupStruct), _I, _P, _L)),
     "lk_group_gather": (_I, (POINTER(GroupStruct), _I, _P, _L, _P)),
     "lk_sample": (None, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _P, _P, _I)),

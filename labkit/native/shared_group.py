@@ -27,6 +27,7 @@ class SharedGroup:
 
     All members call the same collectives in the same order; each raises `RankFailed`, naming whom it waited for, after
     `timeout` seconds, or as soon as somebody called `abort`. Behind the first failure the group is of no use.
+    `native_add_up` are the function and its first argument by which a native forward pass calls `all_reduce`.
     """
 
     def __init__(self, path: Path, rank: int, ranks: int, *, timeout: float = 8.0, names: tuple[str, ...] = ()) -> None:
@@ -36,7 +37,7 @@ class SharedGroup:
             self._memory = mmap.mmap(file.fileno(), region_bytes(ranks))
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._struct = GroupStruct(address, rank, ranks, SLOT_BYTES, 0, timeout, 0, 0, 0, 0.0)
-        self.pointer = ctypes.pointer(self._struct)
+        self.native_add_up = ctypes.cast(library().lk_group_all_reduce, ctypes.c_void_p), ctypes.addressof(self._struct)
 
     @staticmethod
     def create(ranks: int) -> Path:
@@ -59,7 +60,7 @@ class SharedGroup:
         """The sum over all members, in place: float32, contiguous, of one shape everywhere; the same bits on all."""
         assert tensor.dtype == torch.float32
         assert tensor.is_contiguous()
-        self._done(library().lk_group_all_reduce(byref(self._struct), tensor.data_ptr(), tensor.numel()), "all_reduce")
+        self._done(library().lk_group_all_reduce(self.native_add_up[1], tensor.data_ptr(), tensor.numel()), "all_reduce")
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:

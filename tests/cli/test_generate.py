@@ -64,6 +64,12 @@ class FakeEngine:
 
     stream = generate
 
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
 
 def parameters(monkeypatch: pytest.MonkeyPatch, *options: str) -> SamplingParams:
     monkeypatch.setattr(labkit.engine, "load", lambda *_, **__: FakeEngine())

@@ -46,8 +46,8 @@ void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, in
 
 // What every member of the group has of the hidden state becomes the sum.
 void Pass::reduce(int thread) {
-    if (!model.group) return;
-    if (thread == 0 && !failure) failure = lk_group_all_reduce(model.group, hidden, batch.tokens * (int64_t)model.hidden);
+    if (!model.add_up) return;
+    if (thread == 0 && !failure) failure = model.add_up(model.whom, hidden, batch.tokens * (int64_t)model.hidden);
     team.barrier();
 }
 

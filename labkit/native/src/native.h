@@ -54,8 +54,9 @@ typedef struct {
     const void *embedding;            // [embedding_rows][hidden] of cache_type, or null: the pass begins with `hidden_in`
     int64_t embedding_first, embedding_rows; // tokens whose rows are here; others count as zeros
     const float *sin, *cos;           // [positions][rotary_dim / 2]
-    lk_group *group;                  // whom partial sums are added up with, or null
-    int32_t adds_residual;            // whether this shard's partial sums hold the hidden state: one of the group's does
+    int32_t (*add_up)(void *whom, float *data, int64_t count); // sums over all shards of the layers, 0 if it did; or null
+    void *whom;
+    int32_t adds_residual;            // whether this shard's partial sums hold the hidden state: one of the shards' does
 } lk_model;
 
 typedef struct {
@@ -91,7 +92,7 @@ LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, i
 // The workspace is made by lk_workspace_create, grows as needed and serves one call at a time.
 LK_API void *lk_workspace_create(void);
 LK_API void lk_workspace_free(void *workspace);
-// 0, or what a call of the group gave.
+// 0, or what `add_up` gave.
 LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
                           float *logits, void *workspace, int32_t threads);
 
@@ -119,7 +120,7 @@ LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const do
 // the group is of no use any more, but for a broadcast that a member waited for in vain, which it may wait for again.
 LK_API int64_t lk_group_bytes(int32_t ranks, int64_t slot_bytes);
 LK_API void lk_group_abort(lk_group *group);
-LK_API int32_t lk_group_all_reduce(lk_group *group, float *data, int64_t count); // sums, in the order of the ranks
+LK_API int32_t lk_group_all_reduce(void *group, float *data, int64_t count); // an `add_up`: sums, in the order of the ranks
 LK_API int32_t lk_group_broadcast(lk_group *group, int32_t root, void *data, int64_t bytes);
 LK_API int32_t lk_group_gather(lk_group *group, int32_t root, const void *mine, int64_t bytes, void *all); // root: [ranks][bytes]
 
