@@ -328,19 +328,30 @@ def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
 
 @triton.jit
 def part_kernel(
-    q, k, v, table, lengths, sums, largest, totals, width, dims, BLOCK: tl.constexpr, DIM: tl.constexpr
+    q,
+    k,
+    v,
+    table,
+    lengths,
+    sums,
+    largest,
+    totals,
+    width,
+    head_dim,
+    BLOCK: tl.constexpr,
+    DIM: tl.constexpr,
 ):
     s, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads, parts = tl.num_programs(1), tl.num_programs(2)
     # BEGIN SOLUTION pass
     position, dim = part * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DIM)
-    seen, inside = position < tl.load(lengths + s), dim < dims
+    seen, inside = position < tl.load(lengths + s), dim < head_dim
     slot = tl.load(table + s * width + position, mask=seen, other=0)
-    place = (slot[:, None] * heads + head) * dims + dim[None, :]
+    place = (slot[:, None] * heads + head) * head_dim + dim[None, :]
     both = seen[:, None] & inside[None, :]
-    query = tl.load(q + (s * heads + head) * dims + dim, mask=inside, other=0.0)
+    query = tl.load(q + (s * heads + head) * head_dim + dim, mask=inside, other=0.0)
     key = tl.load(k + place, mask=both, other=0.0)
-    score = tl.sum(query[None, :] * key, axis=1) / tl.sqrt(dims.to(tl.float32))
+    score = tl.sum(query[None, :] * key, axis=1) / tl.sqrt(head_dim.to(tl.float32))
     score = tl.where(seen, score, float("-inf"))
     top = tl.max(score, axis=0)
     weight = tl.where(seen, tl.exp(score - top), 0.0)
@@ -348,7 +359,7 @@ def part_kernel(
     here = (s * heads + head) * parts + part
     tl.store(largest + here, top)
     tl.store(totals + here, tl.sum(weight, axis=0))
-    tl.store(sums + here * dims + dim, tl.sum(weight[:, None] * value, axis=0), mask=inside)
+    tl.store(sums + here * head_dim + dim, tl.sum(weight[:, None] * value, axis=0), mask=inside)
     # END SOLUTION
 
 

@@ -28,7 +28,7 @@ def check(
     failed = 0
     for path in notebooks:
         say(f"{path}: running each function in a process of its own")
-        for verdict in check_notebook(path):
+        for verdict in check_notebook(path, lambda exercise: say(f"  {exercise.number} {exercise.title}")):
             print(verdict)
             failed += verdict.verdict == FAILED
             rows.append({"notebook": str(path)} | asdict(verdict))

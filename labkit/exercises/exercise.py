@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import Contract
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Exercise:
     a nudge to nearly the answer. `requires` names what the machine must have ("cuda", ...), else the verdict is "not
     measured here". `writes` lists the positions of arguments that the function is meant to change. `observe` turns a
     call's case and value into what is compared, for answers that also lie in what the function did to its arguments.
-    `seconds` bounds one call.
+    `seconds` bounds one call. `contract` is what is asked for besides the values. `names` calls places of an answer by
+    name ("[1]": "normed"), and `words` says of a wrong number, given it and the right one, more than that it is wrong.
     """
 
     name: str
@@ -57,12 +59,15 @@ class Exercise:
     writes: tuple[int, ...] = ()
     observe: Callable[[Case, Any], Any] = lambda case, value: value
     seconds: float = 20.0
+    contract: Contract | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    words: Callable[[Any, Any], str] | None = None
 
     def __post_init__(self) -> None:
-        if not 4 <= len(self.mistakes) <= 8 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
+        if not 4 <= len(self.mistakes) <= 16 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
             raise InvalidRequest(
                 f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
-                "4 to 8 mistakes, difficulty 1 to 5 and 3 hints are the form"
+                "4 to 16 mistakes, difficulty 1 to 5 and 3 hints are the form"
             )
 
     def answer(self, case: Case) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,26 +44,98 @@ class _Extent:
     start: int
     end: int
     touched: dict[tuple[str, int], Any] = field(default_factory=dict)  # (verb, element size): a mark a byte
+    widest: int = 0  # elements that one load asked for
 
-    def mark(self, verb: str, addresses: Any, size: int) -> None:
-        """Note the elements that begin at these addresses."""
+    def mark(self, verb: str, addresses: Any, size: int, lanes: int) -> None:
+        """Note the elements that begin at these addresses, and of how many `lanes` the load or store was."""
         marks = self.touched.setdefault((verb, size), np.zeros(self.end - self.start, dtype=bool))
         marks[(addresses - self.start).astype(np.int64)] = True
+        if verb == "reads":
+            self.widest = max(self.widest, lanes)
 
     def bytes_of(self, verb: str) -> int:
         """Bytes accessed in this way."""
         return sum(size * int(marks.sum()) for (way, size), marks in self.touched.items() if way == verb)
 
 
+@dataclass
+class KernelLaunch:
+    """A launch: of which kernel, over which grid, and what was accessed; `extents` is None for a compiled kernel."""
+
+    name: str
+    from_labkit: bool
+    grid: tuple[int, ...] = ()
+    extents: list[_Extent] | None = None
+
+    @property
+    def programs(self) -> int:
+        """Programs of the grid."""
+        return math.prod(self.grid)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that memory must move, each byte once read and once written."""
+        return sum(extent.bytes_of(verb) for extent in self.extents or () for verb in ("reads", "writes"))
+
+    def touched(self, verb: str, tensor: Any) -> Any:
+        """Which elements of a contiguous tensor were accessed in this way, a mark an element."""
+        start, size = tensor.data_ptr(), tensor.element_size()
+        marks = np.zeros(tensor.numel(), dtype=bool)
+        for extent in self.extents or ():
+            for (way, _), touched in extent.touched.items():
+                if way == verb:
+                    places = touched.nonzero()[0] + extent.start - start
+                    marks[places[(places >= 0) & (places < len(marks) * size)] // size] = True
+        return marks
+
+    def widest(self, tensor: Any) -> int:
+        """The most elements that one load asked for of this tensor."""
+        start = tensor.data_ptr()
+        end = start + tensor.numel() * tensor.element_size()
+        return max((extent.widest for extent in self.extents or () if extent.start < end and start < extent.end), default=0)
+
+
 _extents: list[_Extent] = []
 """The arguments of the launch under way."""
 _counting: list[MemoryBytes] = []
-_launches = [0]
+_watching: list[list[KernelLaunch]] = []
+_under_way = [0]
 
 
-def launches() -> int:
-    """Kernels launched in this process since `guard_interpreter` or `watch_launches` was called."""
-    return _launches[0]
+def in_launch() -> bool:
+    """Whether a kernel is being launched: what torch does now is Triton's doing."""
+    return _under_way[0] > 0
+
+
+@contextlib.contextmanager
+def watch_kernels() -> Iterator[list[KernelLaunch]]:
+    """The launches of this block; needs `guard_interpreter` or `watch_launches` to have been called."""
+    seen: list[KernelLaunch] = []
+    _watching.append(seen)
+    try:
+        yield seen
+    finally:
+        _watching[:] = [other for other in _watching if other is not seen]
+
+
+@contextlib.contextmanager
+def _launching(function: Any) -> Iterator[KernelLaunch]:
+    """A launch of the kernel that this Python function defines, noted for those who watch."""
+    noted = KernelLaunch(getattr(function, "__name__", "a kernel"), _from_labkit(function))
+    for seen in _watching:
+        seen.append(noted)
+    _under_way[0] += 1
+    try:
+        yield noted
+    finally:
+        _under_way[0] -= 1
+
+
+def _from_labkit(function: Any) -> bool:
+    """Whether a kernel is labkit's, or calls one of its."""
+    names, scope = getattr(getattr(function, "__code__", None), "co_names", ()), getattr(function, "__globals__", {})
+    called = [getattr(scope.get(name), "fn", None) for name in names]
+    return any(str(getattr(one, "__module__", "")).startswith("labkit.") for one in (function, *called))
 
 
 @contextlib.contextmanager
@@ -80,7 +153,7 @@ def count_memory_bytes() -> Iterator[MemoryBytes]:
 def guard_interpreter() -> None:
     """Guard all kernels that this process interprets from now on; a second call does nothing."""
     interpreter = importlib.import_module("triton.runtime.interpreter")
-    _guard_launches(interpreter.GridExecutor)
+    _guard_launches(interpreter.GridExecutor, interpreter.interpreter_builder)
     _guard_accesses(interpreter.InterpreterBuilder, interpreter._get_np_dtype)
 
 
@@ -91,13 +164,13 @@ def watch_launches() -> None:
     run = function.run
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _launches[0] += 1
-        return run(self, *args, **kwargs)
+        with _launching(self.fn):
+            return run(self, *args, **kwargs)
 
     function.run = counted
 
 
-def _guard_launches(executor: Any) -> None:
+def _guard_launches(executor: Any, builder: Any) -> None:
     """Know the arguments of the launch under way, and keep numpy's warnings about NaN and infinity to itself."""
     to_host, launch = executor._init_args_hst, executor.__call__
 
@@ -108,9 +181,10 @@ def _guard_launches(executor: Any) -> None:
         return host_args, host_kwargs
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _launches[0] += 1
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _launching(self.fn) as noted:
+            noted.extents = []
             outcome = launch(self, *args, **kwargs)
+            noted.grid, noted.extents = tuple(map(int, builder.grid_dim)), list(_extents)
         for counted in _counting:
             counted.launches += 1
             counted.bytes_read += sum(extent.bytes_of("reads") for extent in _extents)
@@ -133,7 +207,7 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
         _check(self, "reads", ptrs, mask, dtype_of(ptrs.get_element_ty()).itemsize)
         loaded = load(self, ptrs, mask, other, *rest, **options)
         if other is None:
-            left_out = ~np.broadcast_to(mask.data, loaded.data.shape)
+            left_out = ~_lanes(mask, loaded.data.shape)
             if left_out.any():
                 poison = np.nan if np.issubdtype(loaded.data.dtype, np.floating) else _POISON
                 loaded.data = np.where(left_out, np.array(poison).astype(loaded.data.dtype), loaded.data)
@@ -152,9 +226,14 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
     builder.set_grid_idx = set_grid_idx
 
 
+def _lanes(mask: Any, shape: tuple[int, ...]) -> Any:
+    """The lanes that a mask lets through; one that was computed may hold 0 and 1, which would be indices."""
+    return np.broadcast_to(np.asarray(mask.data, dtype=bool), shape)
+
+
 def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
     """Raise `OutsideTensor` where an accessed element lies outside of all arguments."""
-    addresses = ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)]
+    addresses = ptrs.data[_lanes(mask, ptrs.data.shape)]
     if not addresses.size:
         return
     low, high = int(addresses.min()), int(addresses.max()) + size
@@ -164,12 +243,20 @@ def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
         for extent in _extents:
             outside &= (addresses < extent.start) | (addresses + size > extent.end)
         if outside.any():
-            raise OutsideTensor(_words(builder.grid_idx, verb, addresses[outside], size))
-    if _counting and holding:
-        holding[0].mark(verb, addresses, size)
+            masked = len(addresses) < ptrs.data.size
+            raise OutsideTensor(_words(builder.grid_idx, verb, addresses[outside], size, masked))
+    if not (_counting or _watching):
+        return
+    if holding:
+        holding[0].mark(verb, addresses, size, ptrs.data.size)
+        return
+    for extent in _extents:
+        within = (addresses >= extent.start) & (addresses + size <= extent.end)
+        if within.any():
+            extent.mark(verb, addresses[within], size, ptrs.data.size)
 
 
-def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> str:
+def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int, masked: bool) -> str:
     count = f"{len(addresses)} elements" if len(addresses) > 1 else "an element"
     first = int(addresses.min())
     where = "no tensor was given"
@@ -178,4 +265,5 @@ def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> st
         before = first < nearest.start
         distance = (nearest.start - first if before else first - nearest.end) // size
         where = f"the first is {distance:,} {'before the start' if before else 'behind the end'} of `{nearest.name}`"
-    return f"program {program} {verb} {count} outside the tensors it was given; {where}; look at its mask"
+    why = "its mask lets them through: a wrong address, or a mask too wide" if masked else "a wrong address, or a missing mask"
+    return f"program {program} {verb} {count} outside the tensors it was given; {where}; {why}"

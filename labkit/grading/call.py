@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -16,12 +16,20 @@ from torch import Tensor
 
 from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Case, Exercise
-from labkit.exercises.kernel_guard import launches
 from labkit.exercises.kernels import prepare
 
 NOT_ATTEMPTED = "NotImplementedError"
-NO_KERNEL = "NoKernel"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError")
+Progress = Callable[[int, int], object]
+_SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves a number a row"
+_ADVICE = {
+    "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
+    "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
+    "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
+    "make_shape_compatible": _SHAPES,
+    "inconsistent shape": _SHAPES,
+}
+"""What to do about errors of Triton that beginners meet."""
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
 
@@ -29,58 +37,74 @@ _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 class Outcome:
     """One call: its value, or the error in one line (`error_kind` is the exception's name).
 
-    `changed` names an argument that the call altered.
+    `changed` names an argument that the call altered; `breach` says what it did against the exercise's contract.
     """
 
     value: Any = None
     error: str = ""
     error_kind: str = ""
     changed: str = ""
+    breach: str = ""
 
 
 class OutOfTimeError(BaseException):
     """The time of an exercise is over; no `Exception`, so that an `except Exception` in a learner's loop lets it through."""
 
 
-def run_seeds(function: Callable[..., Any], exercise: Exercise, seeds: Sequence[int]) -> dict[int, list[Outcome]]:
-    """Call `function` on the cases of each seed; after a stub or a time-out the later seeds are not tried.
+def run_seeds(
+    function: Callable[..., Any], exercise: Exercise, seeds: Sequence[int], progress: Progress | None = None
+) -> dict[int, list[Outcome]]:
+    """Call `function` on the cases of each seed, watched by the exercise's contract; `progress` is told of each case.
 
-    Where a Triton kernel is asked for and none was launched, the first outcome says so.
+    After a stub or a time-out the later seeds are not tried.
     """
     runs: dict[int, list[Outcome]] = {}
     if "triton" in exercise.requires:
         with contextlib.suppress(NotAvailable):  # a kernel that cannot run says so itself
             prepare()
-    before = launches()
-    for seed in seeds:
-        runs[seed] = run_cases(function, exercise, seed)
+    for index, seed in enumerate(seeds):
+        steps = (lambda done, of, before=index: progress(before * of + done, len(seeds) * of)) if progress else None
+        runs[seed] = run_cases(function, exercise, seed, watched=True, progress=steps)
         if any(outcome.error_kind in _ENDING for outcome in runs[seed]):
             break
-    finished = not any(outcome.error for outcomes in runs.values() for outcome in outcomes)
-    if "triton" in exercise.requires and finished and launches() == before:
-        runs[seeds[0]][0] = Outcome(error="it launched no Triton kernel: write one, and launch it", error_kind=NO_KERNEL)
     return runs
 
 
-def run_cases(function: Callable[..., Any], exercise: Exercise, seed: int) -> list[Outcome]:
+def run_cases(
+    function: Callable[..., Any], exercise: Exercise, seed: int, *, watched: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
     """Call `function` on every case of the seed; never raises for anything the function does."""
     untouched = exercise.cases(seed)
     outcomes = []
     for case, original in zip(exercise.cases(seed), untouched, strict=True):
-        outcome = call_and_observe(function, exercise, case)
-        outcomes.append(outcome if outcome.error else Outcome(outcome.value, changed=_changed(case, original, exercise.writes)))
+        outcome = call_and_observe(function, exercise, case, watched=watched)
+        if not outcome.error:
+            outcome = replace(outcome, changed=_changed(case, original, exercise.writes))
+        outcomes.append(outcome)
+        if progress:
+            progress(len(outcomes), len(untouched))
         if outcome.error_kind in _ENDING:
             break
     return outcomes
 
 
-def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case) -> Outcome:
+def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:
     """Call `function` on one case; the value is what the exercise observes of it."""
-    outcome = call(function, case, exercise.seconds)
+    breach = ""
+    if watched and exercise.contract is not None:
+        with exercise.contract.watch(case, function) as watch:
+            outcome = call(function, case, exercise.seconds)
+        if not outcome.error:
+            try:
+                breach = watch.breach(outcome.value)
+            except Exception as error:  # a value of the wrong form
+                breach = f"what it gives cannot be held against what was done for it ({type(error).__name__})"
+    else:
+        outcome = call(function, case, exercise.seconds)
     if outcome.error:
         return outcome
     try:
-        return Outcome(exercise.observe(case, outcome.value))
+        return Outcome(exercise.observe(case, outcome.value), breach=breach)
     except Exception as error:  # what the function left in its arguments may be anything
         return Outcome(error=f"what it left in its arguments cannot be looked at: {error}", error_kind=type(error).__name__)
 
@@ -121,7 +145,8 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
         text = []
     # Triton's compiler quotes the kernel first and ends with what is wrong.
     line = -1 if type(error).__name__ == "CompilationError" else 0
-    return f"it raised {type(error).__name__}: {text[line] if text else 'no message'}{place}"
+    advice = next((f"; {more}" for known, more in _ADVICE.items() if text and known in text[line]), "")
+    return f"it raised {type(error).__name__}: {text[line] if text else 'no message'}{advice}{place}"
 
 
 @contextlib.contextmanager

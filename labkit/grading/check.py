@@ -13,6 +13,10 @@ from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.needs import missing
 from labkit.grading.progress import Progress
 from labkit.grading.verdict import Verdict
+from labkit.measure import progress_bar
+
+SILENT_SECONDS = 2.0
+"""A check that takes longer shows how far it is."""
 
 
 def check(function: Callable[..., Any]) -> Verdict:
@@ -33,7 +37,8 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any]) -> Verdict:
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
-    return judge(exercise, run_seeds(function, exercise, SEEDS))
+    progress = progress_bar(f"inputs of exercise {exercise.number}", after=SILENT_SECONDS)
+    return judge(exercise, run_seeds(function, exercise, SEEDS, progress))
 
 
 def passed(function: Callable[..., Any] | str) -> bool:
@@ -55,10 +60,10 @@ def passed(function: Callable[..., Any] | str) -> bool:
 
 
 def hint(function: Callable[..., Any] | str) -> None:
-    """Show the next of the exercise's three hints, from a nudge to nearly the answer."""
+    """Show the next of the exercise's three hints, from a nudge to nearly the answer; behind the third, all of them again."""
     exercise = find(function if isinstance(function, str) else getattr(function, "__name__", ""))
-    number = Progress().next_hint(exercise.name)
-    print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
+    for number in Progress().next_hints(exercise.name):
+        print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
 
 
 def in_notebook() -> bool:

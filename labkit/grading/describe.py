@@ -27,6 +27,9 @@ FACTORS = (
 )
 
 
+LEGEND = "# wrong, . right, + some of both"
+"""How to read `mismatch_map`."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
@@ -62,6 +65,8 @@ def describe_difference(difference: Difference) -> Description:
         keys = f"got      {found}\nexpected {expected}"
         return Description(f"{place} gives a dictionary with other keys than those asked for.", keys)
     if difference.reason == "not finite":
+        if isinstance(expected, Tensor):
+            shown += f"\n{_first(found, expected, ~found.detach().cpu().double().isfinite())}"
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
@@ -83,7 +88,9 @@ def brief(value: Any, *, hidden: bool = False) -> str:
 
 
 def _at(difference: Difference) -> str:
-    return f"at {difference.path} " if difference.path else ""
+    """The place: "at [1] ", or the name that the exercise has for it."""
+    place = difference.path
+    return "" if not place else f"{place} " if place[0] != "[" else f"at {place} "
 
 
 def _kind(value: Any) -> str:
@@ -118,13 +125,22 @@ def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) ->
     relative = max(RELATIVE.get(found.dtype, 0.0), RELATIVE.get(expected.dtype, 0.0))  # 0 for whole numbers
     wrong = (a - b).abs() > relative * b.abs().max()
     share = float(wrong.double().mean())
-    first = tuple(int(i[0]) for i in wrong.nonzero(as_tuple=True)) if wrong.any() else ()
     if not bool(a.any()):
         message = f"The tensor {_at(difference)}is all zeros."
     else:
         message = f"The tensor {_at(difference)}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
-    lines = [brief(found), f"largest error {float((a - b).abs().max()):.3g}, first at index {first}"]
+    largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}; below: {LEGEND}"
+    lines = [brief(found), largest]
     return Description(message, "\n".join([*lines, mismatch_map(wrong)]))
+
+
+def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
+    """The first wrong element: where it is, what it is, and what it should be."""
+    place = tuple(int(i[0]) for i in wrong.nonzero(as_tuple=True)) if wrong.any() else ()
+    if len(place) != wrong.dim():
+        return "first at index ()"
+    a, b = (tensor.detach().cpu()[place].item() for tensor in (found, expected))
+    return f"first at index {place}: got {a:.6g}, expected {b:.6g}"
 
 
 def _scale(a: Tensor, b: Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from labkit.exercises.comparison import Difference
@@ -30,7 +31,10 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
                 return _failed(exercise, case, outcome, difference, known)
             if outcome.changed:
                 message = f"The result is right, but your function changes its {outcome.changed}; work on a copy."
-                return make(exercise, FAILED, message, f"case: {case.label}")
+                return make(exercise, FAILED, message, f"case: {case.label}\n{_hint(exercise)}")
+            if outcome.breach:
+                message = f"The result is right, but {outcome.breach}."
+                return make(exercise, FAILED, message, f"case: {case.label}\n{_hint(exercise)}")
         if len(outcomes) != len(cases):
             return make(exercise, FAILED, f"Your function gave {len(outcomes)} answers to {len(cases)} cases.")
     if not runs:
@@ -59,13 +63,26 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
 def _failed(exercise: Exercise, case: Case, outcome: Outcome, difference: Difference | None, known: Mistake | None) -> Verdict:
     details = f"case: {case.label}"
     if difference:
-        description = describe_difference(difference)
+        description = describe_difference(replace(difference, path=exercise.names.get(difference.path, difference.path)))
         details += f"\n{description.details}"
-        message = known.message if known else description.message
+        message = _wrong(exercise, outcome, difference, description.message)
     else:
-        message = known.message if known else f"Your function did not finish: {outcome.error}."
+        message = f"Your function did not finish: {outcome.error}."
         details += f"\n{outcome.error}" if known else ""
-    return make(exercise, FAILED, message, details)
+    return make(exercise, FAILED, known.message if known else message, f"{details}\n{_hint(exercise)}")
+
+
+def _wrong(exercise: Exercise, outcome: Outcome, difference: Difference, plain: str) -> str:
+    """What is said of a wrong answer that is no known mistake."""
+    if outcome.breach and difference.reason in ("value", "not finite"):
+        return f"The result is not right, and {outcome.breach}."
+    if exercise.words and difference.reason == "value":
+        return exercise.words(difference.found, difference.expected)
+    return plain
+
+
+def _hint(exercise: Exercise) -> str:
+    return f'a hint: hint("{exercise.function}")'
 
 
 def _known_mistake(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ MOST_BYTES = 64 * 2**20
 """The most that is read of a file that came out of a learner's process."""
 
 
-def check_notebook(path: Path) -> list[Verdict]:
-    """A verdict for every exercise of the labs that the notebook's functions belong to.
+def check_notebook(path: Path, progress: Callable[[Exercise], object] | None = None) -> list[Verdict]:
+    """A verdict for every exercise of the labs that the notebook's functions belong to; `progress` is told of each before.
 
     Raises `InvalidRequest` for a file that is no notebook or holds no exercise's function.
     """
@@ -41,7 +41,13 @@ def check_notebook(path: Path) -> list[Verdict]:
     labs = {exercise.lab for exercise in all_exercises() if exercise.function in functions}
     if not labs:
         raise InvalidRequest(f"{path} defines none of the course's functions; is it a lab's notebook?")
-    return [_check(exercise, source, functions) for exercise in all_exercises() if exercise.lab in labs]
+    verdicts = []
+    for exercise in all_exercises():
+        if exercise.lab in labs:
+            if progress:
+                progress(exercise)
+            verdicts.append(_check(exercise, source, functions))
+    return verdicts
 
 
 def _check(exercise: Exercise, source: str, functions: set[str]) -> Verdict:
@@ -108,7 +114,7 @@ def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
 
 
 def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
-    words = {name: row[name] for name in ("error", "error_kind", "changed")}
+    words = {name: row[name] for name in ("error", "error_kind", "changed", "breach")}
     if not all(isinstance(word, str) for word in words.values()):
         raise ValueError("an outcome's error is no text")
     return Outcome(decode(row["value"], tensors), **words)

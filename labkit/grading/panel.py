@@ -44,7 +44,10 @@ def _widget(lab: str) -> Any:
     def give_hint(_: Any) -> None:
         exercise = next(e for e in exercises if e.name == chooser.value)
         number = Progress().next_hint(exercise.name)
-        said.value = f"<i>Hint {number + 1} of 3 for {exercise.number}:</i> {html.escape(exercise.hints[number])}"
+        said.value = "<br>".join(
+            f"<i>Hint {index + 1} of 3 for {exercise.number}:</i> {html.escape(exercise.hints[index])}"
+            for index in range(number + 1)
+        )
         table.value = _table(lab)
 
     def look_again(_: Any) -> None:

@@ -63,6 +63,12 @@ class Progress:
             row.checks += verdict.verdict != NOT_ATTEMPTED
             row.updated = datetime.now(UTC).isoformat(timespec="seconds")
 
+    def next_hints(self, name: str) -> list[int]:
+        """Count one more hint and say which to show: the next one, and all three once they have been seen."""
+        seen = self.standings()[name].hints
+        number = self.next_hint(name)
+        return [number] if seen < 3 else [0, 1, 2]
+
     def next_hint(self, name: str) -> int:
         """Count one more hint of an exercise and say which it is: 0, 1 or 2, and then 2 again."""
         with self._changing() as standings:

@@ -33,12 +33,12 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     """An outcome as JSON; its tensors go into `tensors`. A value that cannot be passed on becomes an error in words."""
     from labkit.grading.values import encode
 
-    row = {"value": encode(None, {}), "error": outcome.error, "error_kind": outcome.error_kind, "changed": outcome.changed}
+    words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
+    row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
         return row | {"value": encode(outcome.value, tensors)}
     except Exception as error:
-        words = f"its answer cannot be read: {type(error).__name__}"
-        return row | {"error": words, "error_kind": type(error).__name__}
+        return row | {"error": f"its answer cannot be read: {type(error).__name__}", "error_kind": type(error).__name__}
 
 
 def define(source: str, scope: dict[str, Any]) -> dict[str, str]:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 
-def progress_bar(title: str) -> Callable[[int, int], None]:
-    """A function to hand over as `progress`: called with what is done and what there is to do at most."""
+def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
+    """A function to hand over as `progress`: called with what is done and what there is to do at most.
+
+    What is done within `after` seconds shows no bar at all.
+    """
     from tqdm.auto import tqdm
 
-    bar: Any = tqdm(desc=title, bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}", leave=True)
+    started = time.monotonic()
+    bar: Any = None
 
     def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None and (time.monotonic() - started < after or (after and done >= total)):
+            return
+        if bar is None:
+            bar = tqdm(desc=title, bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}", leave=True)
+            bar.start_t -= time.monotonic() - started
         bar.total = total
         bar.n = done
         bar.refresh()

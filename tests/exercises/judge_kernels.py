@@ -14,13 +14,14 @@ from labkit.grading.worker import define
 
 def main() -> None:
     verdicts = []
+    out, sys.stdout = sys.stdout, sys.stderr  # what kernels print
     for name, source, seeds in json.load(sys.stdin):
         exercise, scope = find(name), dict[str, Any](__name__="submission")
         failed = define(source, scope)
         assert exercise.function in scope, failed
         verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, seeds))
         verdicts.append([verdict.verdict, verdict.message, verdict.details])
-    json.dump(verdicts, sys.stdout)
+    json.dump(verdicts, out)
 
 
 if __name__ == "__main__":

@@ -37,13 +37,21 @@ NORM, ROTARY, ATTENTION, GELU, INT8 = KERNELS = (
     "fused_linear_gelu",
     "int8_product",
 )
-NAN = "is NaN or infinite somewhere"
+HALF = "In half precision your sums overflow"
 WEIGHT = "tl.where(seen, tl.exp(score - top), 0.0)"
 
 # exercise, what is replaced by what in the solution's cell, and a part of the message
 PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {"mask=inside, other=0.0": "other=None"}, "The last columns are not masked"),
-    (NORM, {"mask=inside, other=0.0": "mask=inside"}, NAN),
+    (NORM, {"mask=inside, other=0.0": "mask=inside"}, "What a mask leaves out is undefined"),
+    (NORM, {" + epsilon": ""}, "epsilon is missing"),
+    (NORM, {"weight + column": "weight + place"}, "weight and bias have one row for all tokens"),
+    (NORM, {".to(tl.float32)": ""}, HALF),
+    (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=size"}, "take BLOCK=triton.next_power_of_2(size)"),
+    (NORM, {"norm_kernel[(count,)]": "norm_kernel[(count)]"}, "one number needs a comma: kernel[(count,)]"),
+    (NORM, {"centred * centred)": "centred ** 2)"}, "Triton has no **"),
+    (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=1024"}, "of hidden; the first that is missing is (0, 1024)"),
+    (NORM, {"tl.store(normed + place": "tl.store(hidden + place"}, "kernels have stored none of the 300 elements of normed"),
     (NORM, {"tl.sum(centred * centred) / size": "tl.sum(centred * centred) / BLOCK"}, "You divide the variance by BLOCK"),
     (NORM, {"tl.where(inside, x - tl.sum(x) / size, 0.0)": "x - tl.sum(x) / size"}, "Masked-out columns hold 0"),
     (NORM, {"x - tl.sum(x) / size": "x - tl.sum(x) / BLOCK"}, "You divide the mean by BLOCK"),
@@ -57,26 +65,58 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         NORM,
         {".to(tl.float32)": "", "centred * centred) / size": "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"},
-        "In half precision your sum of squares overflows",
+        HALF,
     ),
     (ROTARY, {"k0 * c - k1 * s": "k0", "k1 * c + k0 * s": "k1"}, "The key is written before it is turned"),
     (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the row in the batch"),
     (ROTARY, {"tl.load(slots + token)": "tl.load(positions + token)"}, "You write to slot positions[token]"),
     (ROTARY, {"other=1.0": "other=0.0"}, "Elements behind rotary_dim become 0"),
     (ROTARY, {"0 * c - ": "0 * c + ", "1 * c + ": "1 * c - "}, "You turn backwards"),
+    (ROTARY, {"tl.load(slots + token)": "token"}, "You write to slot `token`"),
+    (ROTARY, {"* (rotary_dim // 2) + pair": "* rotary_dim + pair"}, "A row of sin and cos has rotary_dim // 2 elements"),
+    (ROTARY, {"2 * sin.shape[1]": "sin.shape[1]"}, "sin.shape[1] is the number of pairs"),
+    (ROTARY, {"token * 3 * width": "token * width"}, "A row of qkv has 3 * heads * head_dim elements"),
+    (ROTARY, {"tl.store(keys": "# tl.store(keys"}, "The key is not written to the cache"),
+    (ROTARY, {"tl.store(values": "# tl.store(values"}, "The value is not written to the cache"),
+    (
+        ROTARY,
+        {
+            "    tl.store(query + token * width + even, q0 * c - q1 * s": "    q0 = q0 * c - q1 * s\n"
+            "    tl.store(query + token * width + even, q0",
+            "    tl.store(keys + slot, k0 * c - k1 * s": "    k0 = k0 * c - k1 * s\n    tl.store(keys + slot, k0",
+        },
+        "You change the first of a pair before the second is made of it",
+    ),
     (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "Pairs behind head_dim // 2 are not masked"),
     (
         ROTARY,
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
-        "has wrong values in",  # halves of the whole head: no known mistake where rotary_dim is smaller
+        "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
     ),
-    (ATTENTION, {" / tl.sqrt(dims.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
-    (ATTENTION, {"dims.to(tl.float32)": "(dims * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
+    (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
+    (ATTENTION, {"head_dim.to(tl.float32)": "(head_dim * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
     (ATTENTION, {"torch.exp(largest - largest.amax(-1, keepdim=True))": "torch.ones_like(largest)"}, "added without weights"),
     (ATTENTION, {"tl.load(table + s * width + position, mask=seen, other=0)": "position"}, "You read slots 0, 1, 2"),
     (ATTENTION, {"position < tl.load(lengths + s)": "position < width"}, "You look beyond lengths[s]"),
     (ATTENTION, {'float("-inf")': "0.0", WEIGHT: "tl.exp(score - top)"}, "A masked score must be -inf"),
     (ATTENTION, {WEIGHT: "tl.exp(score - top)"}, "An empty part has the maximum -inf"),
+    (ATTENTION, {"position < tl.load(lengths + s)": "position <= tl.load(lengths + s)"}, "You see one position too many"),
+    (ATTENTION, {"slot[:, None] * heads + head": "slot[:, None] + head"}, "A slot holds all heads"),
+    (
+        ATTENTION,
+        {'score = tl.where(seen, score, float("-inf"))': "pass"},
+        "Mask the scores with -inf before you take the maximum",
+    ),
+    (ATTENTION, {"query[None, :] * key, axis=1": "query[None, :] * key, axis=0"}, "a sum over axis=1 leaves a number a row"),
+    (
+        ATTENTION,
+        {
+            "* value, axis=0), mask": "* value, axis=0) / tl.sum(weight, axis=0), mask",
+            "share * totals": "(share > 0).float()",
+            "share[..., None] * sums": "sums.nan_to_num()",
+        },
+        "You divide each part by its own sum",
+    ),
     (ATTENTION, {"mask=seen, other=0": "other=None"}, "it raised OutsideTensor: program ("),
     (GELU, {"z * z * z": "z"}, "The cube is missing"),
     (GELU, {"tl.sigmoid(2 * ": "tl.sigmoid("}, "sigmoid takes twice the argument"),
@@ -85,6 +125,14 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (GELU, {"z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :]\n": "\n"}, "The bias is missing"),
     (INT8, {"total *= tl.load(scales + row, mask=row < outs, other=0.0)\n": "\n"}, "The scales are missing"),
     (INT8, {"total *= tl": "total /= tl"}, "You divide by the scale"),
+    (
+        INT8,
+        {
+            "for begin in range(0, SIZE, BLOCK)": "for begin in range(0, SIZE, 256)",
+            "k = begin + tl.arange(0, BLOCK)": "k = begin + tl.arange(0, 256)",
+        },
+        "go through it in blocks",
+    ),
     (INT8, {"total += ": "total = "}, "You keep the last block alone"),
     (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the first one's answer"),
     (INT8, {"mask=both, other=0": "other=None"}, "are not masked: row < outs and k < SIZE"),
@@ -106,11 +154,8 @@ def source_of(function: str, changes: dict[str, str] | None = None) -> str:
     return "\n\n".join((SET_UP, TILE, cell))
 
 
-@pytest.fixture(scope="module")
-def verdicts() -> list[list[str]]:
-    """On each solution and then on each of `PLANTED`, all judged in one process."""
-    sources = [[name, source_of(name), SEEDS] for name in KERNELS]
-    sources += [[name, source_of(name, changes), SEEDS[:1]] for name, changes, _ in PLANTED]
+def judged(sources: list[list[object]]) -> list[list[str]]:
+    """The verdicts on rows of exercise, source and seeds, all judged in one process."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.exercises.judge_kernels"],
         cwd=ROOT,
@@ -123,6 +168,13 @@ def verdicts() -> list[list[str]]:
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[list[str]] = json.loads(done.stdout)
     return found
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> list[list[str]]:
+    """On each solution and then on each of `PLANTED`."""
+    sources: list[list[object]] = [[name, source_of(name), SEEDS] for name in KERNELS]
+    return judged(sources + [[name, source_of(name, changes), SEEDS[:1]] for name, changes, _ in PLANTED])
 
 
 @pytest.mark.parametrize("index", range(len(KERNELS)), ids=KERNELS)
@@ -147,7 +199,12 @@ def test_an_answer_without_a_kernel_is_refused() -> None:
     by_torch = "from labkit import ops\n\ndef fused_linear_gelu(x, weight, bias):\n    return ops.linear_gelu(x, weight, bias)"
     refused = run_apart(find(GELU), by_torch)
     assert refused.verdict == FAILED
-    assert "it launched no Triton kernel" in refused.message
+    assert "it calls labkit's own linear_gelu (in your line `return ops.linear_gelu(x, weight, bias)`)" in refused.message
+
+
+def test_a_mask_that_was_computed_counts_as_a_mask() -> None:
+    computed = {"mask=inside": "mask=inside & (tl.load(slots + token) >= 0)"}
+    assert run_apart(find(ROTARY), source_of(ROTARY, computed)).verdict == PASSED
 
 
 def test_a_kernel_is_graded_in_a_process_of_its_own() -> None:

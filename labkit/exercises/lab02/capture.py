@@ -35,6 +35,11 @@ def _one_early(kernels: list[float], launch: float) -> float:
     return done
 
 
+def _in_microseconds(found: float, right: float) -> str:
+    direction = "earlier" if found > right else "later"
+    return f"You give {1e6 * found:.4g} microseconds; the last kernel is done {direction}."
+
+
 def _cases(seed: int) -> list[Case]:
     draws = Draws(seed).pick
     cases = []
@@ -82,6 +87,11 @@ STEP_SECONDS = Exercise(
         Mistake(
             "captured is the wrong way round.", lambda kernels, launch, captured: step_seconds(kernels, launch, not captured)
         ),
+        Mistake(
+            "You take the longer of all launching and all running, captured or not. Captured, the one launch comes first and "
+            "then everything runs; otherwise go kernel by kernel.",
+            lambda kernels, launch, captured: max(launch * (1 if captured else len(kernels)), sum(kernels)),
+        ),
         Mistake("Launching costs time, too; you count the kernels alone.", _eager(lambda kernels, launch: sum(kernels))),
     ),
     hints=(
@@ -89,6 +99,7 @@ STEP_SECONDS = Exercise(
         "Otherwise keep `done`, the time at which the last kernel ended, and go through the kernels.",
         "for index, seconds in enumerate(kernel_seconds): done = max(done, (index + 1) * launch_seconds) + seconds",
     ),
+    words=_in_microseconds,
 )
 
 EXERCISES = (STEP_SECONDS,)

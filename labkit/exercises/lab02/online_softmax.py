@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import HeldContract
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
 
@@ -26,6 +27,10 @@ class BlockStream:
         self._blocks = [(s.clone(), v.clone()) for s, v in zip(scores, values, strict=True)]
         most = max(len(s) for s in scores)
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
+
+    def most_held(self) -> int:
+        """Numbers that a function may hold beside the block it was given: some blocks' work, and the running values."""
+        return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 
     def __iter__(self) -> BlockStream:
         return self
@@ -53,8 +58,9 @@ def _one_pass(
     upside_down: bool = False,
     divide: bool = True,
     careful: bool = True,
+    start: float = -math.inf,
 ) -> Tensor:
-    largest, total, average = -math.inf, torch.zeros(()), torch.zeros(())
+    largest, total, average = start, torch.zeros(()), torch.zeros(())
     for scores, values in blocks:
         new = max(largest, float(scores.max()))
         if new == -math.inf and careful:
@@ -93,6 +99,8 @@ def _cases(seed: int) -> list[Case]:
         ("growing scores", [4, 7, 1, draws.pick.randrange(2, 9)], lambda index, s: s + 2 * index),
         ("falling scores", [3, 3, 6], lambda index, s: s - 2 * index),
         ("scores near 1000", [6, 2, 5], lambda index, s: s + 1000 + index),
+        ("scores near -300", [4, 5, 2], lambda index, s: s - 300 - index),
+        ("many blocks", [6] * 30, lambda index, s: s + index % 3),
         ("the first block masked", [4, 4, 3], lambda index, s: s * 0 - math.inf if index == 0 else s),
         ("some keys masked", [5, 4], lambda index, s: torch.where(torch.arange(len(s)) % 2 == 1, -math.inf, s)),
     ]
@@ -100,7 +108,8 @@ def _cases(seed: int) -> list[Case]:
         head_dim = draws.pick.choice([3, 5, 8])
         scores = [change(index, draws.normal(count).cpu()) for index, count in enumerate(counts)]
         values = [draws.normal(count, head_dim).cpu() for count in counts]
-        cases.append(Case(f"{label}: blocks of {counts}", (BlockStream(scores, values),)))
+        sizes = f"{len(counts)} of {counts[0]}" if len(counts) > 9 else f"of {counts}"
+        cases.append(Case(f"{label}: blocks {sizes}", (BlockStream(scores, values),)))
     return cases
 
 
@@ -112,7 +121,7 @@ ONLINE_SOFTMAX = Exercise(
     function="online_softmax",
     statement=(
         "Return `softmax(scores) @ values` over **all** blocks, each read once: `blocks` yields pairs `scores [n]`, `values "
-        "[n, head_dim]`, and the next pair overwrites the last. A masked key has the score $-\\infty$; a whole block may be "
+        "[n, head_dim]`, and the next pair overwrites the last: keep no copies. A masked key has the score $-\\infty$; a whole block may be "
         "masked. Keep a maximum $m$, a sum $s$, a weighted sum $o$:\n\n"
         "$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad "
         "o' = o\\,e^{m - m'} + \\sum_i e^{x_i - m'} v_i$$"
@@ -146,6 +155,10 @@ ONLINE_SOFTMAX = Exercise(
             lambda blocks: _one_pass(blocks, careful=False),
         ),
         Mistake("You keep the blocks for later, but the next one overwrites their memory: use each as it comes.", _kept),
+        Mistake(
+            "The maximum must start at -inf: from 0 all weights of scores near -300 are exp(-300) = 0, and 0 / 0 is NaN.",
+            lambda blocks: _one_pass(blocks, start=0.0),
+        ),
     ),
     hints=(
         "Three variables before the loop: largest = -inf, total = 0, average = 0. Each block updates all three.",
@@ -153,6 +166,7 @@ ONLINE_SOFTMAX = Exercise(
         "total = total * shrink + weights.sum(); average = average * shrink + weights @ values; largest = new. If new is -inf: "
         "continue.",
     ),
+    contract=HeldContract(lambda case: case.args[0].most_held()),
 )
 
 EXERCISES = (ONLINE_SOFTMAX,)

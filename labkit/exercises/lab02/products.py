@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
@@ -92,6 +93,11 @@ FUSED_LINEAR_GELU = Exercise(
     ),
     requires=("triton",),
     seconds=40.0,
+    contract=KernelContract(
+        ("x", "weight", "bias"),
+        reads=lambda case: [Part(name, tensor) for name, tensor in zip(("x", "weight", "bias"), case.args, strict=True)],
+        stores=lambda case, value: [Part("the answer", value)],
+    ),
 )
 
 
@@ -152,8 +158,8 @@ INT8_PRODUCT = Exercise(
     function="int8_product",
     statement=(
         "`values` `[out, in]` int8 and one scale a row, `scales` `[out]`, stand for the weight $s_o v_{oi}$. Each program makes "
-        "`ROWS` outputs of one token: in blocks of `BLOCK` inputs it loads int8, multiplies in float32, adds up, and scales "
-        "**once** at the end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+        "`ROWS` outputs of one token: in blocks of `BLOCK` inputs, each load `ROWS` x `BLOCK` at most, it loads int8, "
+        "multiplies in float32 and adds up. Scaling the sum at the end costs least. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
     ),
     points=10,
     minutes=25,
@@ -192,6 +198,12 @@ INT8_PRODUCT = Exercise(
     ),
     requires=("triton",),
     seconds=40.0,
+    contract=KernelContract(
+        ("x", "values", "scales", "rows", "block"),
+        reads=lambda case: [Part(name, tensor) for name, tensor in zip(("x", "values", "scales"), case.args, strict=False)],
+        stores=lambda case, value: [Part("the answer", value)],
+        tile=lambda case: {"values": case.args[3] * case.args[4]},
+    ),
 )
 
 EXERCISES = (FUSED_LINEAR_GELU, INT8_PRODUCT)

@@ -134,7 +134,8 @@ WRITE_THEN_READ = Exercise(
         ),
         Mistake("You write to the position in the text; slot_mapping says where a token goes.", _to_positions),
         Mistake(
-            "You write into a copy: cache itself must change, so assign to cache[slot_mapping].",
+            "What you return is right, but cache itself is unchanged (you wrote into a copy, or joined old and new keys): assign "
+            "to cache[slot_mapping].",
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),
         Mistake(

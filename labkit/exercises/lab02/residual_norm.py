@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws
 from labkit.ops.residual_layer_norm import residual_layer_norm_reference
 
 Pair = tuple[Tensor, Tensor]
+ARGUMENTS = ("residual", "attention", "mlp", "weight", "bias", "epsilon")
 
 
 def _block(size: int) -> int:
@@ -55,19 +57,42 @@ def _in_half(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, b
     hidden, normed = residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
     if hidden.dtype != torch.float16:
         return hidden, normed
-    return hidden, bias.expand_as(hidden).clone()  # the sum of squares is infinite, its inverse root is 0
+    return hidden, torch.full_like(hidden, torch.nan)  # a sum passes 65504 and is infinite
+
+
+def _no_other(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    hidden, normed = residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
+    return hidden, normed if _block(hidden.shape[1]) == hidden.shape[1] else torch.full_like(hidden, torch.nan)
+
+
+def _no_epsilon(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    hidden = attention + mlp + residual
+    return hidden, _norm(hidden, weight, bias, 0.0)
+
+
+def _weight_by_place(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    if len(residual) > 1:
+        raise OutsideTensor("the second row's weight is looked for behind the weight")
+    return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
 
 
 def _cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     odd = draws.pick.choice([33, 65, 129]) + draws.pick.randrange(30)
-    rows = [(3, 100, 1e-5), (1, 64, 0.3), (4, odd, 0.4), (2, 1000 + draws.pick.randrange(20), 1e-5)]
+    rows = [
+        (3, 100, 1e-5, False),
+        (2, 64, 0.3, False),
+        (1, 37, 0.2, False),
+        (4, odd, 0.4, False),
+        (2, 1000 + draws.pick.randrange(20), 1e-5, True),
+        (2, 1100 + draws.pick.randrange(900), 1e-5, False),
+        (1, 8200 + draws.pick.randrange(900), 0.3, False),  # a fixed BLOCK is too short for some of them
+    ]
     cases = []
-    for tokens, size, epsilon in rows:
-        half = size >= 1000  # large values in half precision: squares pass 65504
+    for tokens, size, epsilon, half in rows:  # in half precision large values: their sums and squares pass 65504
         dtype, scale = (torch.float16, 40.0) if half else (torch.float32, 0.5)
         three = [draws.normal(tokens, size, dtype=dtype, scale=scale) for _ in range(3)]
-        three[1] += 0.4 * scale  # a mean that is not zero
+        three[1] += (2.5 if half else 0.4) * scale  # a mean that is not zero
         parameters = draws.normal(size, dtype=dtype), draws.normal(size, dtype=dtype)
         cases.append(Case(f"{tokens} tokens of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
     return cases
@@ -112,8 +137,15 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
             _wrong(lambda size: {"variance_over": size - 1}),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
+        Mistake("In half precision your sums overflow: convert to float32 behind each load, .to(tl.float32).", _in_half),
         Mistake(
-            "In half precision your sum of squares overflows: convert to float32 behind each load, .to(tl.float32).", _in_half
+            "What a mask leaves out is undefined, NaN here, and goes into your sums: give the loads other=0.0 beside the mask.",
+            _no_other,
+        ),
+        Mistake("epsilon is missing: add it to the variance, under the root.", _no_epsilon),
+        Mistake(
+            "weight and bias have one row for all tokens: load them at weight + column and bias + column, not at the row's place.",
+            _weight_by_place,
         ),
     ),
     hints=(
@@ -126,6 +158,12 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     ),
     requires=("triton",),
     seconds=40.0,
+    names={"[0]": "hidden", "[1]": "normed"},
+    contract=KernelContract(
+        ARGUMENTS,
+        reads=lambda case: [Part(name, tensor) for name, tensor in zip(ARGUMENTS[:5], case.args, strict=False)],
+        stores=lambda case, value: [Part("hidden", value[0]), Part("normed", value[1])],
+    ),
 )
 
 EXERCISES = (FUSED_RESIDUAL_LAYER_NORM,)

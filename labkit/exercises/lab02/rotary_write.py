@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.kernels import kernel_device
@@ -64,10 +65,66 @@ def _unmasked(
     return rotary_cache_write_reference(qkv, positions, sin, cos, keys, values, slot_mapping)
 
 
+def _overwritten(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """The first of a pair is changed before the second is made of it."""
+    turned, pairs = rotary(x, sin, cos), sin.shape[-1]
+    first, second = turned[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2]
+    turned[..., 1 : 2 * pairs : 2] = second * cos[:, None] + first * sin[:, None]
+    return turned
+
+
+def _forgotten(which: int) -> Any:
+    """Right, but key or value is not written."""
+
+    def faulty(*args: Tensor) -> Tensor:
+        own = list(args)
+        own[which] = own[which].clone()
+        return rotary_cache_write_reference(*own)
+
+    return faulty
+
+
+def _by_angle(stride: Any, pairs_turned: Any) -> Any:
+    """The angles of a pair are read at `positions[token] * stride + pair`; so many pairs are turned."""
+
+    def faulty(
+        qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
+    ) -> Tensor:
+        pairs = sin.shape[1]
+        count = pairs_turned(pairs)
+        place = positions[:, None] * stride(pairs) + torch.arange(count, device=positions.device)
+        if int(place.max()) >= sin.numel():
+            raise OutsideTensor("an angle is looked for behind the table")
+        tables = sin.flatten()[place], cos.flatten()[place]
+        return rotary_cache_write_reference(qkv, torch.arange(len(qkv), device=qkv.device), *tables, keys, values, slot_mapping)
+
+    return faulty
+
+
+def _narrow_rows(
+    qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
+) -> Tensor:
+    """A row of qkv is looked for at token * heads * head_dim."""
+    width = keys.shape[1] * keys.shape[2]
+    rows = torch.as_strided(qkv, qkv.shape, (width, 1), qkv.storage_offset()).clone()
+    return rotary_cache_write_reference(rows, positions, sin, cos, keys, values, slot_mapping)
+
+
+def _stores(case: Case, query: Any) -> list[Part]:
+    rows = case.args[6].tolist()
+    return [Part("query", query), Part("keys", case.args[4], rows), Part("values", case.args[5], rows)]
+
+
+def _other_bytes(case: Case) -> int:
+    """Angles, positions and slots."""
+    sin, tokens = case.args[2], len(case.args[1])
+    return tokens * (2 * 8 + 2 * int(sin.shape[1]) * int(sin.element_size()))
+
+
 def _cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     heads, head_dim = draws.pick.choice([2, 3, 5]), 2 * draws.pick.choice([5, 7, 9, 11])
-    rows = [(4, 3, 10, 6), (1, 1, 16, 16), (5, heads, head_dim, draws.pick.choice([4, 8])), (2, 2, 38, 12)]
+    rows = [(4, 3, 10, 8), (1, 1, 16, 16), (5, heads, head_dim, draws.pick.choice([4, 8])), (2, 2, 38, 12)]
     cases = []
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
@@ -126,6 +183,28 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         Mistake(
             "Pairs behind head_dim // 2 are not masked: BLOCK is a power of two and goes past the head. mask=inside.", _unmasked
         ),
+        Mistake(
+            "You write to slot `token`; slot_mapping[token] is the slot.",
+            _wrong(slot=lambda positions, slots: torch.arange(len(slots), device=slots.device)),
+        ),
+        Mistake(
+            "A row of sin and cos has rotary_dim // 2 elements: position p begins at p * (rotary_dim // 2), not at p * rotary_dim.",
+            _by_angle(lambda pairs: 2 * pairs, lambda pairs: pairs),
+        ),
+        Mistake(
+            "sin.shape[1] is the number of pairs; rotary_dim is twice that, 2 * sin.shape[1].",
+            _by_angle(lambda pairs: pairs // 2, lambda pairs: pairs // 2),
+        ),
+        Mistake(
+            "A row of qkv has 3 * heads * head_dim elements (query, key and value); yours begin heads * head_dim apart.",
+            _narrow_rows,
+        ),
+        Mistake("The key is not written to the cache: store the turned key into keys.", _forgotten(4)),
+        Mistake("The value is not written to the cache: store it into values, as it is.", _forgotten(5)),
+        Mistake(
+            "You change the first of a pair before the second is made of it: both need the old q0 and q1, so use new names.",
+            _wrong(turn=_overwritten),
+        ),
     ),
     hints=(
         "pair = tl.arange(0, BLOCK), and its elements lie at head * head_dim + 2 * pair and one behind it. Two masks: pair < "
@@ -137,6 +216,13 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     ),
     requires=("triton",),
     writes=(4, 5),
+    names={"['query']": "query", "['keys']": "keys", "['values']": "values"},
+    contract=KernelContract(
+        ("qkv", "positions", "sin", "cos", "keys", "values", "slot_mapping"),
+        reads=lambda case: [Part("qkv", case.args[0])],
+        stores=_stores,
+        more_bytes=_other_bytes,
+    ),
     observe=lambda case, value: {"query": value, "keys": case.args[4], "values": case.args[5]},
     seconds=40.0,
 )

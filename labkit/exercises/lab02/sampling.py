@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import NothingDrawn
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
 
@@ -30,6 +31,7 @@ def _sample(
     share_of_rest: bool = True,
     renormalise: bool = True,
     in_order: bool = True,
+    passes: bool = True,
 ) -> int:
     """The work in order, with what goes wrong as options."""
     logits = logits.double()
@@ -45,7 +47,7 @@ def _sample(
     order = torch.arange(len(kept)) if in_order else ids
     sums = kept[order].cumsum(0)
     target = share * (sums[-1] if renormalise else 1.0)
-    place = int((sums <= target).sum())
+    place = int((sums <= target if passes else sums < target).sum())
     last = int((kept[order] > 0).nonzero().max())
     return int(order[min(place, last)])
 
@@ -69,7 +71,19 @@ def _cases(seed: int) -> list[Case]:
             logits = draws.normal(vocab, scale=1.5).cpu()
             label = f"vocab {vocab}, temperature {temperature}, top_k {top_k}, top_p {top_p}, share {share:.3f}"
             cases.append(Case(label, (logits, temperature, top_k, top_p, share)))
+    for top_k, top_p in ((3, 1.0), (0, 0.6)):  # a share of 0, and the first token is not kept
+        logits = draws.normal(31, scale=1.5).cpu()
+        logits[0] = float(logits.min()) - 1
+        cases.append(Case(f"share 0, top_k {top_k}, top_p {top_p}, token 0 dropped", (logits, 0.9, top_k, top_p, 0.0)))
+    for top_k in (1, 4):  # three are the likeliest, or the third and fourth of five are equal
+        logits = torch.full((23,), -1.0)
+        logits[[2, 5, 11, 17, 20]] = torch.tensor([2.0] * 5 if top_k == 1 else [1.0, 2.0, 1.0, 1.0, 1.0])
+        cases.append(Case(f"equal logits, top_k {top_k}", (logits, 0.8, top_k, 1.0, 0.999)))
     return cases
+
+
+def _in_words(found: float, right: float) -> str:
+    return f"You draw token {found:g}; from this input {right:g} is drawn."
 
 
 SAMPLE_TOKEN = Exercise(
@@ -79,8 +93,8 @@ SAMPLE_TOKEN = Exercise(
     title="From logits to a token",
     function="sample_token",
     statement=(
-        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest (0 keeps all); of those, the fewest, likeliest "
-        "first, whose share of the rest's probability **reaches** `top_p`. Then return the first token, in order of token "
+        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest (0 keeps all; of equal ones the lower token "
+        "number counts as likelier); of those, the fewest, likeliest first, whose share of the rest's probability **reaches** `top_p`. Then return the first token, in order of token "
         "number, at which the running sum of kept probabilities **passes** `share` (0 to 1) of their whole.\n\n"
         "$$p_i \\propto e^{z_i / T} \\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
     ),
@@ -102,15 +116,25 @@ SAMPLE_TOKEN = Exercise(
         ),
         Mistake("You draw in order of likelihood; the running sum goes in order of token number.", _wrong(in_order=False)),
         Mistake("You always take the likeliest token: use share to draw.", _greedy),
+        Mistake(
+            "The temperature is not used: divide the logits by it before the softmax.", _wrong(scale=lambda logits, t: logits)
+        ),
+        Mistake(
+            "The sum must pass share, > and not >=: with a share of 0 you draw token 0, although it is not kept.",
+            _wrong(passes=False),
+        ),
         Mistake("top_p is not applied.", lambda z, t, k, p, share: sample_token(z, t, k, 1.0, share)),
     ),
     hints=(
-        "probabilities = torch.softmax(logits.double() / temperature, 0); ordered, ids = probabilities.sort(descending=True). "
+        "probabilities = torch.softmax(logits.double() / temperature, 0); ordered, ids = probabilities.sort(descending=True, "
+        "stable=True). "
         "Zero what is not kept in ordered.",
         "Share in front of each: before = ordered.cumsum(0) - ordered; drop where before >= top_p * ordered.sum(). Then back to "
         "the vocabulary: torch.zeros_like(ordered).scatter(0, ids, ordered).",
         "sums = kept.cumsum(0); return int(torch.searchsorted(sums, share * sums[-1], right=True)).",
     ),
+    contract=NothingDrawn("use share, which is one already"),
+    words=_in_words,
 )
 
 EXERCISES = (SAMPLE_TOKEN,)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab02.draws import Draws
+from labkit.exercises.kernel_guard import OutsideTensor
+from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.decode_attention import decode_attention_reference
 
 
@@ -35,6 +37,7 @@ def _parts(
     weighted: bool = True,
     normalised: bool = False,
     careful: bool = True,
+    late: bool = False,
 ) -> Tensor:
     """Attention in parts of `block` positions, with what goes wrong as options."""
     count = -(-slot_table.shape[1] // block)
@@ -45,7 +48,8 @@ def _parts(
     value = torch.where(seen[:, :, None, None], values[table], 0.0)
     scores = torch.einsum("shd,slhd->shl", query, key) / scale(query.shape[-1])
     parts = scores.masked_fill(~seen[:, None], masked).view(*scores.shape[:2], count, block)
-    top = parts.amax(-1)
+    padded = scores.masked_fill(~seen[:, None], 0.0).view_as(parts)
+    top = padded.amax(-1) if late else parts.amax(-1)
     weights = torch.exp(parts - top[..., None])
     weights = torch.where(parts > -math.inf, weights, 0.0) if careful else weights
     total = weights.sum(-1)
@@ -67,10 +71,63 @@ def _whole_table(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor
     return decode_attention_reference(q, k, v, table, torch.full_like(lengths, table.shape[1]))
 
 
+def _one_too_many(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
+    """position <= length."""
+    width, flat = table.shape[1], table.flatten()
+    rows = []
+    for s, length in enumerate(lengths.tolist()):
+        seen = min(length + 1, -(-width // block) * block)
+        if s * width + seen > len(flat):
+            raise OutsideTensor("a position behind the table")
+        slots = flat[None, s * width : s * width + seen]
+        rows.append(decode_attention_reference(q[s : s + 1], k, v, slots, torch.full_like(lengths[:1], seen)))
+    return torch.cat(rows)
+
+
+def _without_heads(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
+    """A key is looked for at (slot + head) * head_dim."""
+    flat = [pool.view(-1, 1, pool.shape[2]) for pool in (k, v)]
+    heads = [
+        decode_attention_reference(q[:, head : head + 1], flat[0], flat[1], table.clamp(0, len(k) - 1) + head, lengths)
+        for head in range(q.shape[1])
+    ]
+    return torch.cat(heads, dim=1)
+
+
+def _contract() -> KernelContract:
+    def reads(case: Case) -> list[Part]:
+        query, keys, values, table, lengths, _ = case.args
+        seen = [slot for row, length in zip(table.tolist(), lengths.tolist(), strict=True) for slot in row[:length]]
+        return [Part("query", query), Part("keys", keys, seen), Part("values", values, seen)]
+
+    def more_bytes(case: Case) -> int:
+        query, _, _, table, _, block = case.args
+        sequences, heads, head_dim = query.shape
+        parts = -(-table.shape[1] // block)
+        partial = sequences * heads * parts * (head_dim + 2)
+        return int(4 * (2 * partial + query.numel() + table.numel() + len(table)))  # stored, and read by a kernel that combines
+
+    def programs(case: Case) -> tuple[int, int]:
+        query, _, _, table, lengths, block = case.args
+        each = query.shape[0] * query.shape[1]
+        return each * -(-int(lengths.max()) // block), each * -(-table.shape[1] // block)
+
+    return KernelContract(
+        ("query", "keys", "values", "slot_table", "lengths", "block"),
+        reads=reads,
+        stores=lambda case, value: [],
+        more_bytes=more_bytes,
+        launches=2,
+        kind="one for the parts, and at most one to combine them, are asked for",
+        torch_combines=True,
+        programs=programs,
+    )
+
+
 def _cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     rows = [
-        (3, 2, 10, 40, 16),
+        (3, 2, 10, 40, 32),
         (1, 1, 3, 1, 16),
         (4, 3, draws.pick.choice([6, 12, 20]), draws.pick.randrange(33, 60), 8),
         (2, 1, 16, 70, 32),
@@ -87,6 +144,15 @@ def _cases(seed: int) -> list[Case]:
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
         label = f"{sequences} sequences, {heads} heads of {head_dim}, up to {longest} tokens in blocks of {block}"
         cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
+    # All scores far below 0: keys against the query, so that a maximum that starts at 0 (or sees a masked 0) leaves nothing.
+    sequences, heads, head_dim, longest, block = 2, 2, 10, 21, 8
+    query = draws.normal(sequences, heads, head_dim, scale=0.02)
+    table = draws.permutation(50)[: sequences * longest].view(sequences, longest).int()
+    keys = draws.normal(50, heads, head_dim, scale=0.02)
+    query, keys = guarded(query.cpu() + 10), guarded(keys.cpu() - 300 / (10 * math.sqrt(head_dim)))
+    lengths = torch.tensor([longest - 2, 5], dtype=torch.int32).to(query.device)
+    arguments = query, keys, draws.normal(50, heads, head_dim), table, lengths, block
+    cases.append(Case(f"{sequences} sequences, {heads} heads of {head_dim}, scores near -300", arguments))
     return cases
 
 
@@ -132,6 +198,18 @@ SPLIT_DECODE_ATTENTION = Exercise(
             "An empty part has the maximum -inf, and exp(-inf - -inf) is NaN: tl.where(seen, tl.exp(...), 0.0).",
             _wrong(careful=False),
         ),
+        Mistake(
+            "Mask the scores with -inf before you take the maximum: the 0 of a masked key is far above scores near -300, and all "
+            "weights become 0.",
+            _wrong(late=True),
+        ),
+        Mistake(
+            "You see one position too many: a sequence has positions 0 to length - 1, so position < length, not <=.",
+            _one_too_many,
+        ),
+        Mistake(
+            "A slot holds all heads: key and value lie at (slot * heads + head) * head_dim; yours lack * heads.", _without_heads
+        ),
     ),
     hints=(
         "position = part * BLOCK + tl.arange(0, BLOCK); seen = position < length. Load the slots masked, then a tile of keys "
@@ -143,6 +221,7 @@ SPLIT_DECODE_ATTENTION = Exercise(
     ),
     requires=("triton",),
     seconds=60.0,
+    contract=_contract(),
 )
 
 EXERCISES = (SPLIT_DECODE_ATTENTION,)
