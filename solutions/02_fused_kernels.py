@@ -25,7 +25,8 @@ torch.set_grad_enabled(False)
 device, ladder, points = kernel_device(), measure.Ladder(), {}
 engine = swaps.EngineSwaps("gptj-tiny")  # fp32, operation by operation: yours can take the place of each
 tokens = 32 if device.type == "cpu" else 4096  # in the measurements below
-where = f"{device}, fp32, {torch.get_num_threads()} threads, torch {torch.__version__}"
+threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+where = f"{device}, fp32, {threads}, torch {torch.__version__}"
 
 # %%
 progress_panel("02")
@@ -37,6 +38,8 @@ progress_panel("02")
 # through memory: an operation reads its inputs and writes its outputs, and the next one reads them again. **Fusing** the two
 # saves a launch, and the way to memory and back.
 #
+# Before each exercise you write down a prediction; the cell behind its check measures. Megabytes are 1,000,000 bytes.
+#
 # **Predict:** the built-in model has 8 blocks. How many launches does one token take when each torch operation is one?
 
 # %%
@@ -46,9 +49,23 @@ guess_launches = 300
 if predicted(launches=guess_launches):
     with ops.use(**climb.APART):  # everything in separate steps
         launches = torch_traffic(captured.decode_step(engine.model)).launches
+    parts = climb.launches_by_operation(captured.decode_step(engine.model))
+    print("Launches by operation:", ", ".join(f"{name} {count}" for name, count in parts.items()))
     shown = {"your prediction": [guess_launches], "counted": [launches]}
     title = "Launches for one token, nothing fused"
     display(plots.prediction_plot(["gptj-tiny"], shown, ylabel="launches", title=title, caption=where))
+
+# %% [markdown]
+# Eight blocks make most of the sum: a block's operations are those in the list, eight times. Where yours differs, look up
+# which one you took for a single launch; `help(ops.rotary_cache_write)` and so on say what each computes.
+#
+# The first fusion needs no kernel: three products become one.
+
+# %%
+# Predict: how many times faster is one product than three? (The weights stay as large as they were.)
+# BEGIN SOLUTION guess_qkv_gain = None
+guess_qkv_gain = 1.5
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.fuse_qkv}}
@@ -66,10 +83,6 @@ def fuse_qkv(query_weight, key_weight, value_weight):
 check(fuse_qkv)
 
 # %%
-# Predict: how many times faster is one product than three? (The weights stay as large as they were.)
-# BEGIN SOLUTION guess_qkv_gain = None
-guess_qkv_gain = 1.5
-# END SOLUTION
 if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
     engine.same_tokens("fuse_qkv", {}, engine=engine.built_with(fuse_qkv), calls=8)
     x, parts = torch.randn(4, 256, device=device), torch.randn(3, 256, 256, device=device)
@@ -78,7 +91,7 @@ if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
     times = measure.compare(forms, device=device, max_runs=500, max_seconds=1, warmup=20)
     gain = measure.ratio(times["three"], times["one"])
     shown = {"your prediction": [guess_qkv_gain], "measured": [gain.median]}
-    title = f"One product instead of three: {gain}"
+    title = f"Time: one product instead of three, {gain}"
     names = ["4 tokens, hidden 256"]
     display(plots.prediction_plot(names, shown, ylabel="times faster", title=title, caption=where))
 
@@ -87,6 +100,13 @@ if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
 #
 # The cache of `transformers` grows: each step allocates new tensors and copies the old ones. FasterTransformer allocates
 # once. This engine goes one step further, to **slots**: pages of a single token, which any sequence may hold in any order.
+
+# %%
+# Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. MB read and written for that,
+# by a cache that grows (torch.cat), and by one of slots?
+# BEGIN SOLUTION guess_grown_mb, guess_slot_mb = None, None
+guess_grown_mb, guess_slot_mb = 2 * 1001 * 4096 * 4 / 1e6, 2 * 4096 * 4 / 1e6
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.write_then_read}}
@@ -105,23 +125,17 @@ def write_then_read(cache, new_keys, slot_mapping, slot_table, lengths):
 check(write_then_read)
 
 # %%
-# Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. Bytes read and written for that,
-# by a cache that grows (torch.cat), and by one of slots?
-# BEGIN SOLUTION guess_grown_bytes, guess_slot_bytes = None, None
-guess_grown_bytes, guess_slot_bytes = 2 * 1001 * 4096 * 4, 2 * 4096 * 4
-# END SOLUTION
-if passed(write_then_read) and predicted(grown=guess_grown_bytes, slots=guess_slot_bytes):
+if passed(write_then_read) and predicted(grown=guess_grown_mb, slots=guess_slot_mb):
     engine.same_tokens("write_then_read", {"decode_attention": swaps.through_cache(write_then_read)})
     old, new = torch.zeros(1000, 16, 256, device=device), torch.zeros(1, 16, 256, device=device)
     pool, slot = torch.zeros(1001, 16, 256, device=device), torch.tensor([1000], device=device)
     forms = {"grows": lambda: torch.cat((old, new)), "slots": lambda: pool.index_put_((slot,), new)}
-    counted = [torch_traffic(form).total for form in forms.values()]
+    counted = [torch_traffic(form).total / 1e6 for form in forms.values()]
     times = measure.compare(forms, device=device, max_runs=200, max_seconds=1, warmup=5)
-    shown = {"your prediction": [guess_grown_bytes, guess_slot_bytes], "counted": counted}
-    title = (
-        f"A new key for the cache, grown against slots: {measure.ratio(times['grows'], times['slots'])}"
-    )
-    plot = plots.prediction_plot(forms, shown, ylabel="bytes", log=True, title=title, caption=where)
+    shown = {"your prediction": [guess_grown_mb, guess_slot_mb], "counted": counted}
+    gain = measure.ratio(times["grows"], times["slots"])
+    title = f"Bytes for a new key (in time, growing takes {gain} as long)"
+    plot = plots.prediction_plot(forms, shown, ylabel="MB", log=True, title=title, caption=where)
     display(plot)
 
 # %% [markdown]
@@ -130,14 +144,18 @@ if passed(write_then_read) and predicted(grown=guess_grown_bytes, slots=guess_sl
 #
 # ## Your first kernel
 #
-# A Triton kernel is a function of **one program**. A launch starts a grid of programs, each with a number of its own. A
-# program works on blocks, `tl.arange(0, BLOCK)`, whose size is a power of two; what goes past the end is **masked**. Tensors
-# come in as addresses: `x + place` is where element `place` lies.
+# A Triton kernel is a function of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs, each with a
+# number of its own; the grid is a tuple, hence the comma. A program works on blocks, `tl.arange(0, BLOCK)`, whose size is a
+# power of two: `triton.next_power_of_2(size)`. What goes past the end is **masked**. Tensors come in as addresses: `x +
+# place` is where element `place` lies. `.to(tl.float32)` converts; there is no `**`.
 #
 # What a mask leaves out and `other` does not fill is undefined: in this lab's interpreter it is NaN, so that you notice. An
-# address outside your tensors is an error here, and garbage on a GPU. Run the example, then take its masks away and look.
+# address outside your tensors is an error here, and garbage on a GPU. **`print(x)` works inside a kernel** that is
+# interpreted, as here without a GPU. Run the example. Then take `other=0.0` away and print `total`; then take a `mask` away,
+# and read the last line of what Python says.
 #
-# Each kernel has a specification in torch, which you can call to compare: `ops.residual_layer_norm` and so on.
+# Each kernel has a specification in torch, which you can call to compare: `ops.residual_layer_norm` and so on. The check
+# looks at the work, too: your kernels must load and store everything, and torch must compute nothing in between.
 
 
 # %%
@@ -155,6 +173,13 @@ if has_triton():
     x, y, out = torch.randn(3, 3, 100, device=device)
     add_kernel[(3,)](x, y, out, 100, BLOCK=128)  # three programs
     print("equal to x + y:", torch.equal(out, x + y))
+
+# %%
+# Predict: `tokens` rows of 4,096 elements in fp32. How many MB must memory move for your kernel?
+# (Apart, two sums and a norm make eight passes over a tensor of that size. How many are left?)
+# BEGIN SOLUTION guess_norm_mb = None
+guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.fused_residual_layer_norm}}
@@ -197,15 +222,9 @@ def norm_kernel(
 check(fused_residual_layer_norm)
 
 # %%
-# Predict: `tokens` rows of 4,096 elements in fp32. How many bytes must memory move for your kernel?
-# (Apart, two sums and a norm make eight passes over a tensor of that size. How many are left?)
-# BEGIN SOLUTION guess_norm_bytes = None
-guess_norm_bytes = 5 * tokens * 4096 * 4
-# END SOLUTION
-if predicted(norm_bytes=guess_norm_bytes) and (passed(fused_residual_layer_norm) or not has_triton()):
+if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or not has_triton()):
     engine.same_tokens("norm kernel", {"residual_layer_norm": fused_residual_layer_norm})
-    points["sum + norm"] = measured.fused("residual_layer_norm", fused_residual_layer_norm, tokens)
-    display(points["sum + norm"].figure(guess_norm_bytes, where))
+    measured.show(points, fused_residual_layer_norm, guess_norm_mb, tokens, where)
 
 # %% [markdown]
 # The figure holds three things against each other: your prediction, the bytes counted, and in its caption the time. Where
@@ -215,6 +234,12 @@ if predicted(norm_bytes=guess_norm_bytes) and (passed(fused_residual_layer_norm)
 #
 # In torch this takes twenty launches: split, gather sines, turn, stack, concatenate, write. One kernel reads a row of `qkv`
 # once and puts everything where it belongs. GPT-J turns **neighbours**; LLaMA turns one half against the other.
+
+# %%
+# Predict its MB: `tokens` rows, a hidden size of 4,096, fp32. What is read, what is written?
+# BEGIN SOLUTION guess_rotary_mb = None
+guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.fused_rotary_cache_write}}
@@ -262,14 +287,9 @@ def rotary_kernel(
 check(fused_rotary_cache_write)
 
 # %%
-# Predict its bytes: `tokens` rows, a hidden size of 4,096, fp32. What is read, what is written?
-# BEGIN SOLUTION guess_rotary_bytes = None
-guess_rotary_bytes = (3 + 3) * tokens * 4096 * 4
-# END SOLUTION
-if predicted(rotary_bytes=guess_rotary_bytes) and (passed(fused_rotary_cache_write) or not has_triton()):
+if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or not has_triton()):
     engine.same_tokens("rotary kernel", {"rotary_cache_write": fused_rotary_cache_write})
-    points["rotary + write"] = measured.fused("rotary_cache_write", fused_rotary_cache_write, tokens)
-    display(points["rotary + write"].figure(guess_rotary_bytes, where))
+    measured.show(points, fused_rotary_cache_write, guess_rotary_mb, tokens, where)
 
 # %% [markdown]
 # ## Attention in one pass
@@ -305,6 +325,37 @@ check(online_softmax)
 # A decode step has one query for each sequence and head: few programs, each with a long cache to read, and most of a GPU
 # idle. **Flash-Decoding** splits the cache as well. Each part gives a maximum, a sum and a weighted sum, and the formula you
 # just wrote combines them: parts and blocks are the same mathematics.
+#
+# Such a kernel works on **tiles**. A block `[n]` becomes a column by `[:, None]` and a row by `[None, :]`; column and row
+# together make a tile, of addresses as of numbers. `tl.max` and `tl.sum` over `axis=1` leave one number a row, over `axis=0`
+# one a column. `tl.load(lengths + i)`, without a block, loads one number. Here is all of it, in another kernel:
+
+
+# %%
+@triton.jit
+def log_sum_kernel(x, lengths, out, rows, size, ROWS: tl.constexpr, SIZE: tl.constexpr):
+    """One program a matrix [rows, size] of x: log(sum(exp(row))) of its first lengths[matrix] rows."""
+    matrix = tl.program_id(0)
+    row, column = tl.arange(0, ROWS), tl.arange(0, SIZE)
+    seen = row < tl.load(lengths + matrix)  # one number against a block
+    place = (matrix * rows + row[:, None]) * size + column[None, :]  # [ROWS, SIZE]
+    both = seen[:, None] & (column < size)[None, :]
+    tile = tl.load(x + place, mask=both, other=float("-inf")).to(tl.float32)
+    top = tl.max(tile, axis=1)  # [ROWS]
+    total = tl.sum(tl.exp(tile - top[:, None]), axis=1)
+    tl.store(out + matrix * rows + row, top + tl.log(total), mask=seen)
+
+
+if has_triton():
+    x, lengths, out = torch.randn(4, 6, 10), torch.tensor([6, 1, 3, 5]), torch.zeros(4, 6, device=device)
+    log_sum_kernel[(4,)](x.to(device), lengths.to(device), out, 6, 10, ROWS=8, SIZE=16)
+    print("equal to torch's:", torch.allclose(out[0].cpu(), x[0].logsumexp(1)))
+
+# %%
+# Predict the MB of keys and values: `tokens // 8` sequences of 256 tokens, 16 heads of 64, fp32.
+# BEGIN SOLUTION guess_cache_mb = None
+guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.split_decode_attention}}
@@ -328,18 +379,7 @@ def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
 
 @triton.jit
 def part_kernel(
-    q,
-    k,
-    v,
-    table,
-    lengths,
-    sums,
-    largest,
-    totals,
-    width,
-    head_dim,
-    BLOCK: tl.constexpr,
-    DIM: tl.constexpr,
+    q, k, v, table, lengths, sums, tops, totals, width, head_dim, BLOCK: tl.constexpr, DIM: tl.constexpr
 ):
     s, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads, parts = tl.num_programs(1), tl.num_programs(2)
@@ -357,7 +397,7 @@ def part_kernel(
     weight = tl.where(seen, tl.exp(score - top), 0.0)
     value = tl.load(v + place, mask=both, other=0.0)
     here = (s * heads + head) * parts + part
-    tl.store(largest + here, top)
+    tl.store(tops + here, top)
     tl.store(totals + here, tl.sum(weight, axis=0))
     tl.store(sums + here * head_dim + dim, tl.sum(weight[:, None] * value, axis=0), mask=inside)
     # END SOLUTION
@@ -367,17 +407,12 @@ def part_kernel(
 check(split_decode_attention)
 
 # %%
-# Predict the bytes of keys and values: `tokens // 8` sequences of 256 tokens, 16 heads of 64, fp32.
-# BEGIN SOLUTION guess_cache_bytes = None
-guess_cache_bytes = 2 * (tokens // 8) * 256 * 16 * 64 * 4
-# END SOLUTION
 if passed(online_softmax):
     engine.same_tokens("online_softmax", {"decode_attention": swaps.through_softmax(online_softmax)})
-if predicted(cache_bytes=guess_cache_bytes) and (passed(split_decode_attention) or not has_triton()):
+if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not has_triton()):
     attention = swaps.through_narrow_table(split_decode_attention)
     engine.same_tokens("attention kernel", {"decode_attention": attention})
-    points["attention"] = measured.fused("decode_attention", split_decode_attention, tokens)
-    display(points["attention"].figure(guess_cache_bytes, where))
+    measured.show(points, split_decode_attention, guess_cache_mb, tokens, where)
 
 # %% [markdown]
 # ## Products, and what comes behind them
@@ -400,6 +435,12 @@ def product_tile(x, weight, row, column, tokens, outs, SIZE: tl.constexpr):
         total = tl.dot(a, b, total, input_precision="ieee")
     return total
 
+
+# %%
+# Predict the MB: `tokens` rows, 512 in, 2,048 out, fp32; weight, input, output. Will the gain be large?
+# BEGIN SOLUTION guess_gelu_mb = None
+guess_gelu_mb = (512 * 2048 + tokens * 512 + tokens * 2048) * 4 / 1e6
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.fused_linear_gelu}}
@@ -436,18 +477,19 @@ def gelu_kernel(
 check(fused_linear_gelu)
 
 # %%
-# Predict the bytes: `tokens` rows, 512 in, 2,048 out, fp32; weight, input, output. Will the gain be large?
-# BEGIN SOLUTION guess_gelu_bytes = None
-guess_gelu_bytes = (512 * 2048 + tokens * 512 + tokens * 2048) * 4
-# END SOLUTION
-if predicted(gelu_bytes=guess_gelu_bytes) and (passed(fused_linear_gelu) or not has_triton()):
+if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_triton()):
     engine.same_tokens("GELU kernel", {"linear_gelu": fused_linear_gelu}, every=8)
-    points["product + GELU"] = measured.fused("linear_gelu", fused_linear_gelu, tokens)
-    display(points["product + GELU"].figure(guess_gelu_bytes, where))
+    measured.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
 
 # %% [markdown]
 # For few tokens hardly anything but the weight counts. So make the weight smaller: FasterTransformer kept it in **int8**,
-# and for batches of 1 and 2 only, where reading it is the limit.
+# and for batches of 1 and 2 only: its kernel turned every value into a float first, which pays while reading is the limit.
+
+# %%
+# Predict the MB for one token, 2,048 in, 2,048 out.
+# BEGIN SOLUTION guess_int8_mb = None
+guess_int8_mb = (2048 * 2048 + 3 * 2048 * 4) / 1e6
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab02.int8_product}}
@@ -487,28 +529,21 @@ def int8_kernel(
 check(int8_product)
 
 # %%
-# Predict the bytes for one token, 2,048 in, 2,048 out.
-# BEGIN SOLUTION guess_int8_bytes = None
-guess_int8_bytes = 2048 * 2048 + 3 * 2048 * 4
-# END SOLUTION
-if predicted(int8_bytes=guess_int8_bytes) and (passed(int8_product) or not has_triton()):
+if predicted(int8_mb=guess_int8_mb) and (passed(int8_product) or not has_triton()):
     small = swaps.through_int8(int8_product)
     engine.same_tokens("int8 kernel", small, engine=engine.quantized(), prompts=1, every=4)
-    points["int8 product"] = measured.fused("int8", int8_product, tokens)
-    display(points["int8 product"].figure(guess_int8_bytes, where))
+    measured.show(points, int8_product, guess_int8_mb, tokens, where)
 
 # %%
 # Tuning: each program asks for the whole input, so `rows` decides how often; too large a tile leaves a GPU idle.
 # FasterTransformer tries every choice on the user's own GPU and keeps the fastest (GEMM autotuning).
+# Without a GPU you see bytes alone, and they can only fall: the price of a large tile is time, which is not in them.
 if passed(int8_product):
     rows = [4, 8, 16, 32, 64]
-    asked_for = measured.sweep_rows(int8_product, rows)  # MB without a GPU, microseconds with one
-    title = "int8 product, 512 x 512: what the tile costs"
-    display(
-        plots.sweep_plot(
-            rows, asked_for, xlabel="rows", ylabel="cost", log=False, title=title, caption=where
-        )
-    )
+    cost = measured.sweep_rows(int8_product, rows)
+    unit = "microseconds" if device.type == "cuda" else "MB (bytes, not time)"
+    labels = {"xlabel": "rows of a tile", "ylabel": unit, "caption": where}
+    display(plots.sweep_plot(rows, cost, log=False, title="int8 product, 512 x 512, by tile", **labels))
 
 # %% [markdown]
 # ## From logits to a token
@@ -549,6 +584,12 @@ if passed(sample_token):
 # What is left is the launching. A GPU that is faster than the host waits for it. A **CUDA graph** records the launches of a
 # step once and replays them all by one; on a CPU, one call into C++ does the same for what Python and torch cost.
 
+# %%
+# Predict: how many times faster is a step of gptj-tiny on this machine when it is captured?
+# BEGIN SOLUTION guess_capture_gain = None
+guess_capture_gain = 3
+# END SOLUTION
+
 # %% [markdown]
 # {{exercise lab02.step_seconds}}
 
@@ -570,27 +611,32 @@ def step_seconds(kernel_seconds, launch_seconds, captured):
 check(step_seconds)
 
 # %%
-# Predict: how many times faster is a step of gptj-tiny on this machine when it is captured?
-# BEGIN SOLUTION guess_capture_gain = None
-guess_capture_gain = 3
-# END SOLUTION
+# The curve is your formula; the machine's own gain is a dashed line, and where they meet is how long its kernels are.
 if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=guess_capture_gain):
     lengths = [0.5, 1, 2, 4, 8, 16, 32]  # microseconds of a kernel
     apart, whole = (
         [step_seconds([1e-6 * t] * launches, 5e-6, on) for t in lengths] for on in (False, True)
     )
-    gains = {"predicted, 5 us a launch": [a / b for a, b in zip(apart, whole)]}
+    gains, lines = {"your formula, 5 us a launch": [a / b for a, b in zip(apart, whole)]}, {}
     if steps := captured.captured_step(device):
         gain = measure.ratio(steps["operation by operation"], steps["captured"])
-        gains |= {"your guess": [guess_capture_gain] * 7, f"measured here: {gain}": [gain.median] * 7}
-    labels = {"xlabel": "microseconds a kernel", "ylabel": "times faster", "caption": where}
-    display(plots.sweep_plot(lengths, gains, title=f"What capturing {launches} launches gains", **labels))
+        lines = {"your guess": [guess_capture_gain] * 7, f"this machine: {gain}": [gain.median] * 7}
+    labels = {"xlabel": "how long one kernel runs (microseconds)", "ylabel": "times faster when captured"}
+    title = f"Time: what capturing {launches} launches gains"
+    display(plots.sweep_plot(lengths, gains, limits=lines, title=title, caption=where, **labels))
 
 # %% [markdown]
 # ## Your speed ladder
 #
-# Every rung below fuses one thing more: 8 sequences, 32 new tokens each. On a GPU the rungs run your kernels; on a CPU the
+# Every rung below fuses one thing more: 8 sequences, 16 new tokens each. On a GPU the rungs run your kernels; on a CPU the
 # forms that labkit has for it. All are run in turn, since two runs taken at different minutes say little about each other.
+# The rungs of labs 00 and 01 timed other tasks, so they are not in this picture.
+#
+# What to expect **on a CPU**: the first rungs lie close together. gptj-tiny's tensors fit into a cache, so bytes cost next to
+# nothing, and Python's calls cost most. "GELU in packed products" is labkit's own engine: weights laid out once for the
+# vector registers, bias and GELU as the epilogue. "Captured step" takes Python out. The last step is large because labkit's
+# int8 product multiplies int8 itself where the CPU can, several values in the place of one: that is why it pays for 8 rows as
+# well, unlike FasterTransformer's, which read int8 and multiplied floats.
 #
 # Then the roofline: left of its bend memory is the limit, and only fewer bytes help. A point above the line was served by
 # a cache, which is faster than the memory that drew the line.
@@ -613,7 +659,7 @@ if predicted(launches=guess_launches):
     for name, samples in measure.KeptRuns("02").keep("rungs", measure_rungs).items():
         ladder.add_timing(name, measure.Timing(tuple(samples)), tokens=climb.TOKENS, where=where)
     rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 02")]
-    display(plots.ladder_plot(rungs, caption=where))
+    display(plots.ladder_plot(rungs, title="Your speed ladder: tokens a second", caption=where))
 
 
 # %%

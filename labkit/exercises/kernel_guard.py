@@ -12,7 +12,7 @@ import contextlib
 import functools
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class MemoryBytes(Traffic):
 
     launches: int = 0
     programs: int = 0
+    progress: Callable[[int, int], object] | None = None
 
 
 @dataclass
@@ -139,9 +140,12 @@ def _from_labkit(function: Any) -> bool:
 
 
 @contextlib.contextmanager
-def count_memory_bytes() -> Iterator[MemoryBytes]:
-    """Count what interpreted kernels move in this block; needs `guard_interpreter` to have been called."""
-    counted = MemoryBytes()
+def count_memory_bytes(progress: Callable[[int, int], object] | None = None) -> Iterator[MemoryBytes]:
+    """Count what interpreted kernels move in this block; needs `guard_interpreter` to have been called.
+
+    `progress` is told, now and then, which program of how many of a launch begins.
+    """
+    counted = MemoryBytes(progress=progress)
     _counting.append(counted)
     try:
         yield counted
@@ -218,8 +222,12 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
         return store(self, ptrs, value, mask, *rest, **options)
 
     def set_grid_idx(self: Any, *index: Any) -> None:
+        programs = math.prod(self.grid_dim)
+        done = math.prod(self.grid_dim[1:]) * index[0] + self.grid_dim[2] * index[1] + index[2]
         for counted in _counting:
             counted.programs += 1
+            if counted.progress and (done % max(1, programs // 50) == 0):
+                counted.progress(done, programs)
         begin(self, *index)
 
     builder.create_masked_load, builder.create_masked_store = masked_load, masked_store

@@ -25,8 +25,7 @@ def residual_layer_norm(
     """hidden = attention + mlp + residual, and layer_norm(hidden), which the next block reads.
 
     `residual`, `attention`, `mlp` `[tokens, hidden_size]`, `weight` and `bias` `[hidden_size]`. Returns the two tensors
-    `[tokens, hidden_size]` in the dtype of `residual`. Apart, sum and norm read and write the hidden state seven times;
-    together, five.
+    `[tokens, hidden_size]` in the dtype of `residual`. In one pass, so that the sum is not written and read again between.
     """
     if on_native(residual):
         return operations.residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)

@@ -287,6 +287,7 @@ def test_check(done: dict[str, Done]) -> None:
     assert {row["verdict"] for row in rows.values()} == {"not attempted"}
     assert report["points"] == 10 < report["out_of"]
     assert "✓ 0.3" in done["check right"].out
+    assert "  0.3 " in done["check right"].errors  # progress, a line each
     wrong = last_json(done["check wrong"], status=1)
     assert wrong["points"] == 0
     assert [row["message"] for row in wrong["exercises"] if row["verdict"] == "failed"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labkit import native, ops
+from labkit import measure, native, ops
 from labkit.exercises import lab02
 from labkit.exercises.lab02 import captured, climb, examples, measured, swaps
 from labkit.exercises.lab02.online_softmax import online_softmax
@@ -123,12 +123,54 @@ def test_the_captured_step_computes_what_the_operations_do() -> None:
     assert (timings is not None) == native.available()
 
 
+def test_a_steps_launches_by_operation_add_up(engine: swaps.EngineSwaps) -> None:
+    with ops.use(**climb.APART):
+        whole = torch_traffic(captured.decode_step(engine.model)).launches
+    parts = climb.launches_by_operation(captured.decode_step(engine.model))
+    assert sum(parts.values()) == whole
+    assert parts["rotary_cache_write"] == 8 * 20  # the lab says twenty launches
+
+
+def test_apart_sum_and_norm_make_eight_passes() -> None:
+    made = examples.example("residual_layer_norm", 64, CPU)
+    assert round(torch_traffic(lambda: made.apart(*made.args)).total / made.args[0].nbytes) == 8
+
+
+def test_a_wrong_kernel_is_not_drawn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "interpreted", lambda: False)
+    monkeypatch.setattr(measured, "has_triton", lambda: True)
+    points: dict[str, measured.Measured] = {}
+
+    def fused_residual_layer_norm(*args: Any) -> Any:
+        hidden, normed = residual_layer_norm_reference(*args)
+        normed[:, 1024:] = 0
+        return hidden, normed
+
+    measured.show(points, fused_residual_layer_norm, 2.6, 4, "here")
+    assert points == {}
+    assert "Nothing is measured: at this size (tensors of (4, 4096)" in capsys.readouterr().out
+    with pytest.raises(measured.WrongAnswer):
+        measured.fused("rotary_cache_write", lambda *args: args[0], 4, seconds=0.1)
+
+
+def test_a_prediction_in_bytes_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    timing = measure.Timing((1.0, 1.0))
+    one = measured.Measured(examples.example("int8", 1, CPU), 2e6, 1, 1e6, 1e6, timing, timing)
+    assert [text.get_text() for text in one.figure(1e6, "here").axes[0].get_xticklabels()] == [
+        "fp32 weight (torch), launches: 1",
+        "int8 weight (your kernel)",
+    ]
+    assert "is that a number of bytes" in capsys.readouterr().out
+    one.figure(1.1, "here")
+    assert "is that a number of bytes" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "interpreted", lambda: False)
     one = measured.fused("residual_layer_norm", residual_layer_norm_reference, 4, seconds=0.1)
     assert math.isnan(one.bytes_together)
     assert one.launches_apart == 3
-    figure = one.figure(1e6, "here")
+    figure = one.figure(1.0, "here")
     assert "not measured here" in capsys.readouterr().out
     assert len(figure.axes) == 1
     ((intensity, rate),) = measured.roofline_points({"norm": one}).values()

@@ -251,6 +251,17 @@ def test_wrong_on_the_last_input_only_is_found() -> None:
     assert verdict.points == 0
 
 
+def test_a_place_is_called_by_its_name_and_a_failing_verdict_names_the_hint() -> None:
+    def pair(x: Any) -> Any:
+        return torch.ones(2), torch.ones(3)
+
+    verdict = verdict_on(lambda x: (torch.ones(2), torch.zeros(3)), reference=pair, cases=on(1, 2), names={"[1]": "normed"})
+    assert verdict.message == "The tensor normed is all zeros."
+    assert verdict.details.splitlines()[-1] == 'a hint: hint("row_sums")'
+    words = verdict_on(lambda x: 5, reference=lambda x: 7, cases=on(1, 2), words=lambda found, right: f"{found}, not {right}")
+    assert words.message == "5, not 7"
+
+
 def test_a_stub_is_not_attempted() -> None:
     def stub(rows: Any, scale: float) -> None:
         raise NotImplementedError("row_sums")

@@ -37,6 +37,18 @@ def test_the_map_marks_the_wrong_place(error: float) -> None:
     assert "2.9 % of its elements" in description.message
 
 
+def test_the_picture_has_a_legend_and_numbers() -> None:
+    expected = torch.ones(2, 3)
+    found = expected.clone()
+    found[1, 2] = 7.5
+    assert (
+        "first at index (1, 2): got 7.5, expected 1; below: # wrong, . right, + some of both"
+        in described(found, expected).details
+    )
+    found[1, 2] = float("nan")
+    assert "first at index (1, 2): got nan, expected 1" in described(found, expected).details
+
+
 def test_the_map_of_whole_numbers_marks_a_token_that_is_off_by_one() -> None:
     expected = torch.tensor([[50_000, 3, 7], [1, 2, 40_000]])
     found = expected.clone()

@@ -14,6 +14,7 @@ from labkit.errors import LabkitError
 from labkit.exercises.lab02.examples import TORCH_FORMS
 from labkit.exercises.lab02.swaps import EngineSwaps, three_products, through_narrow_table
 from labkit.measure import Timing, compare, progress_bar
+from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference
 from labkit.ops.layer_norm import layer_norm_reference
 from labkit.ops.linear_gelu import linear_gelu_reference
@@ -62,6 +63,24 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
     return compare(rungs, device=swaps.device, warmup=1, min_runs=5, max_runs=9, max_seconds=seconds, progress=bar)
 
 
+def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
+    """Launches of a step with everything apart, by operation; what is in none of `APART` is "the rest"."""
+    counted = dict.fromkeys(APART, 0)
+
+    def counting(name: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            found: list[Any] = []
+            counted[name] += torch_traffic(lambda: found.append(APART[name](*args, **kwargs))).launches
+            return found[0]
+
+        return run
+
+    with ops.use(**{name: counting(name) for name in APART}):
+        whole = torch_traffic(step).launches
+    found = {name: launches for name, launches in counted.items() if launches}
+    return found | {"the rest": whole - sum(found.values())}
+
+
 def _fused(name: str, device: torch.device, learned: Functions) -> Callable[..., Any]:
     """What a rung runs: the learner's kernel on a GPU, else labkit's own, else what torch has."""
     if device.type == "cuda" and name in learned:
@@ -73,7 +92,9 @@ def _fused(name: str, device: torch.device, learned: Functions) -> Callable[...,
 def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
     """labkit's own engine: operation by operation, captured, and captured in int8, where this machine has them."""
     found: dict[str, Callable[[], Any]] = {}
+    bar = progress_bar("engines for the last rungs", after=1.0)
     whole = labkit.load("gptj-tiny", device=swaps.device, dtype="fp32")
+    bar(1, 2)
     words = "GELU in packed products" if swaps.device.type == "cpu" else "products for few rows"
     found[f"lab 02 + {words}"] = _runner(whole, {"layer_norm": ops.layer_norm.__wrapped__})  # type: ignore[attr-defined]
     found["lab 02 + captured step"] = _runner(whole, {})
@@ -83,6 +104,7 @@ def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
         print(f"int8 weights: not measured here: {error}")
     else:
         found["lab 02 + int8 weights"] = _runner(small, {})
+    bar(2, 2)
     return found
 
 

@@ -26,7 +26,8 @@ LENGTH = 256
 class Example:
     """A call: its arguments, FLOPs and the fewest bytes it can move; the operation in separate steps and in one.
 
-    `form` says in words what `together` is.
+    `form` says in words what `together` is, `bars` what the two are called. `right` computes what the fused operation gives,
+    where that is not what `apart` gives.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Example:
     apart: Callable[..., Any]
     together: Callable[..., Any]
     form: str
+    bars: tuple[str, str] = ("apart", "together (your kernel)")
+    right: Callable[..., Any] | None = None
 
 
 def example(name: str, tokens: int, device: torch.device) -> Example:
@@ -161,8 +164,12 @@ def _int8(tokens: int, device: torch.device) -> Example:
         product: Tensor = torch._weight_int8pack_mm(x.bfloat16(), values, scales.bfloat16())
         return product.float()
 
+    def right(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+        return F.linear(x, values.float() * scales[:, None])
+
     form = "torch, for a bf16 input" if packed is None else "labkit's C++ form of your kernel"
-    return Example("int8", "fp32 weight against int8", args, 2 * size * size, size * size + 12 * size, apart, together, form)
+    forms, bars = (apart, together, form), ("fp32 weight (torch)", "int8 weight (your kernel)")
+    return Example("int8", "A weight in fp32 and in int8", args, 2 * size * size, size * size + 12 * size, *forms, bars, right)
 
 
 def _packed(weight: Tensor | ops.Int8Weight) -> Any:

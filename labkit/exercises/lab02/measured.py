@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from labkit import measure, ops
+from labkit.errors import InvalidRequest
+from labkit.exercises.comparison import Comparison
 from labkit.exercises.kernel_guard import count_memory_bytes
 from labkit.exercises.kernels import interpreted, kernel_device
 from labkit.exercises.lab02.examples import Example, example
+from labkit.grading.describe import describe_difference
 from labkit.measure import plots
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.backend import has_triton
@@ -43,11 +46,15 @@ class Measured:
     def words(self) -> str:
         """What was gained in time, in one line."""
         gain = measure.ratio(self.apart, self.together)
-        return f"{1e3 * self.apart.median:.3f} ms apart, {1e3 * self.together.median:.3f} ms together: {gain}"
+        first, second = (bar.split(" (")[0] for bar in self.example.bars)
+        return f"time: {1e3 * self.apart.median:.3f} ms {first}, {1e3 * self.together.median:.3f} ms {second}: {gain}"
 
     def figure(self, guess: float, where: str) -> Figure:
-        """Bytes predicted and counted; the caption says what was timed, and the time."""
-        print(f"Time: {self.words} ({self.example.form}).")
+        """Bytes predicted (`guess`, in MB) and counted; the caption says what was timed, and the time."""
+        print(f"{self.words[0].upper()}{self.words[1:]} ({self.example.form}).")
+        counted = self.bytes_apart if math.isnan(self.bytes_together) else self.bytes_together
+        if not 1e-3 < 1e6 * guess / counted < 1e3:
+            print(f"Your prediction is {guess:,.6g} MB; is that a number of bytes, or of kB? 1 MB is 1,000,000 bytes.")
         if math.isnan(self.bytes_together):
             print("Bytes of your kernel: not measured here: they are counted in Triton's interpreter, where there is no GPU.")
         else:
@@ -56,18 +63,49 @@ class Measured:
                 f"{self.bytes_together / 1e6:.2f} MB."
             )
         series = {
-            "your prediction": [math.nan, guess / 1e6],
+            "your prediction": [math.nan, guess],
             "counted": [self.bytes_apart / 1e6, self.bytes_together / 1e6],
         }
-        names = [f"apart (launches: {self.launches_apart})", "together (your kernel)"]
-        caption = f"{self.words} ({self.example.form}); {where}"
-        return plots.prediction_plot(names, series, ylabel="MB", title=f"{self.example.title}: bytes moved", caption=caption)
+        names = [f"{self.example.bars[0]}, launches: {self.launches_apart}", self.example.bars[1]]
+        caption = f"{self.words} ({self.example.form})\n{where}"
+        return plots.prediction_plot(
+            names, series, ylabel="MB", title=f"{self.example.title}: bytes moved (not time)", caption=caption
+        )
+
+
+class WrongAnswer(InvalidRequest):
+    """A kernel that is to be measured computes something else."""
+
+
+FUSIONS = {
+    "fused_residual_layer_norm": ("sum + norm", "residual_layer_norm"),
+    "fused_rotary_cache_write": ("rotary + write", "rotary_cache_write"),
+    "split_decode_attention": ("attention", "decode_attention"),
+    "fused_linear_gelu": ("product + GELU", "linear_gelu"),
+    "int8_product": ("int8 product", "int8"),
+}
+"""By the learner's function: what figures call it, and the example that it is measured on."""
+
+
+def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:
+    """Measure as `fused` does, keep it in `points`, and draw it beside `guess` (MB); a wrong kernel is told, and not drawn."""
+    label, name = FUSIONS[function.__name__]
+    points.pop(label, None)
+    try:
+        points[label] = fused(name, function, tokens)
+    except WrongAnswer as error:
+        print(error)
+        return
+    from IPython.display import display
+
+    display(points[label].figure(guess, where))  # type: ignore[no-untyped-call]
 
 
 def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float = 1.5) -> Measured:
     """Count what `function` moves on the example of operation `name`, and time the example apart and together.
 
-    Together is the learner's kernel on a GPU, and on a CPU a form of the same fusion that is made for it.
+    Together is the learner's kernel on a GPU, and on a CPU a form of the same fusion that is made for it. Raises
+    `WrongAnswer` where `function` does not give there what the operation gives.
     """
     device = kernel_device()
     found = example(name, tokens, device)
@@ -79,15 +117,30 @@ def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float =
 
 
 def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
-    """Bytes that memory must move for the learner's kernel, and bytes that its programs ask for."""
-    if not (has_triton() and interpreted()):
+    """Bytes that memory must move for the learner's kernel, and bytes that its programs ask for; its answer is looked at."""
+    if not has_triton():
         return math.nan, math.nan
-    bar = measure.progress_bar("counting in the interpreter")
-    bar(0, 1)
-    with count_memory_bytes() as memory, count_traffic() as asked_for:
-        function(*found.args)
-    bar(1, 1)
+    own, plain = ([arg.clone() if hasattr(arg, "clone") else arg for arg in found.args] for _ in range(2))
+    if not interpreted():
+        _compare(found, function(*own), own, plain)
+        return math.nan, math.nan
+    bar = measure.progress_bar("programs counted in the interpreter", after=1.0)
+    with count_memory_bytes(bar) as memory, count_traffic() as asked_for:
+        answer = function(*own)
+    _compare(found, answer, own, plain)
     return memory.total, asked_for.total
+
+
+def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> None:
+    """Raise `WrongAnswer` where an answer, or what was left in the arguments, is not what the operation gives."""
+    right = (found.right or found.apart)(*plain)
+    difference = Comparison().difference([answer, *own], [right, *plain])
+    if difference:
+        sizes = ", ".join(str(tuple(arg.shape)) for arg in plain if hasattr(arg, "shape"))
+        raise WrongAnswer(
+            f"Nothing is measured: at this size (tensors of {sizes}) your kernel gives another answer than the operation. "
+            f"{describe_difference(difference).message} Is a size or a BLOCK fixed in it?"
+        )
 
 
 def _time(found: Example, device: torch.device, seconds: float) -> dict[str, measure.Timing]:
@@ -114,7 +167,9 @@ def sweep_rows(int8_product: Callable[..., Any], rows: Sequence[int], size: int 
         timings = measure.compare(calls, device=device, max_runs=200, max_seconds=3)
         return {"microseconds": [1e6 * timing.median for timing in timings.values()]}
     asked_for, needed = [], []
-    for call in calls.values():
+    bar = measure.progress_bar("tiles", after=1.0)
+    for done, call in enumerate(calls.values(), 1):
+        bar(done, len(calls))
         with count_memory_bytes() as memory, count_traffic() as traffic:
             call()
         asked_for.append(traffic.total / 1e6)
