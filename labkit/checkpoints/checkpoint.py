@@ -42,6 +42,12 @@ class Checkpoint(ABC):
         """Hugging Face's names of all tensors."""
         return list(expected_shapes(self.config))
 
+    def stored_dtype(self, name: str) -> torch.dtype:
+        """What one tensor is stored as; raises `InvalidRequest` for a name that is none of the model's."""
+        if name not in expected_shapes(self.config):
+            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
+        return self._stored_dtype(name)
+
     def read(
         self,
         name: str,

@@ -29,10 +29,15 @@ def config_of(name: str | Path) -> GPTJConfig:
     path = BUILT_IN.get(str(name)) or Path(name).expanduser()
     if path.is_file() and path.suffix == ".json":
         return GPTJConfig.from_file(path)
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise CheckpointError(f"{path} has no config.json; a directory in Hugging Face's layout is needed")
+    if path.is_dir() and (path / "config.json").exists():
         return GPTJConfig.from_file(path / "config.json")
+    if (other := _open_other(path)) is not None:
+        return other.config
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} has no config.json, nor is it in FasterTransformer's, Megatron-LM's or NeMo's layout; a directory in "
+            "Hugging Face's or one of these is needed"
+        )
     raise InvalidRequest(
         f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory or a config.json"
     )
@@ -41,13 +46,32 @@ def config_of(name: str | Path) -> GPTJConfig:
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     """The weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
+    A folder that FasterTransformer (`<TP>-gpu`, or one that holds it), Megatron-LM or NeMo reads works too, as does a
+    `.nemo` file, where the model in it is a GPT-J; `megatron_settings` says which are.
+
     `gpt-j-6b` is downloaded first, with progress, unless it is there already. `seed` decides synthetic weights.
     Raises `InvalidRequest` for a name that is none of these and `CheckpointError` for weights that are not whole.
     """
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
-    config = config_of(name)
     path = Path(name).expanduser()
-    if str(name) in SYNTHETIC or path.is_file():
+    named = str(name) in SYNTHETIC or (path / "config.json").exists()
+    if not named and (other := _open_other(path)) is not None:
+        return other
+    config = config_of(name)
+    if str(name) in SYNTHETIC or (path.is_file() and path.suffix == ".json"):
         return SyntheticCheckpoint(config, str(name), seed)
     return DirectoryCheckpoint(path)
+
+
+def _open_other(path: Path) -> Checkpoint | None:
+    """A checkpoint of another system, None where there is none."""
+    from labkit.checkpoints import fastertransformer, megatron, nemo
+
+    if nemo.is_nemo(path):
+        return nemo.open_nemo(path)
+    if not path.is_dir():
+        return None
+    if (path / fastertransformer.CONFIG).is_file() or any(map(fastertransformer.is_folder, path.iterdir())):
+        return fastertransformer.FasterTransformerCheckpoint(path)
+    return megatron.open_megatron(path) if megatron.is_megatron(path) else None

@@ -1,0 +1,73 @@
+"""Megatron's names of tensors, over its versions and NeMo's, made one; and the order of its fused query, key and value.
+
+Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests them as `model.language_model.embedding`,
+`.encoder` (`.transformer` before 2021) and `.output_layer`; NeMo has the same with dots all the way; Megatron-core
+(`megatron/core/models/gpt`) says `decoder`, `linear_qkv`, `linear_proj`, `linear_fc1` and `linear_fc2`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_ROOT = re.compile(
+    r"^(?:state_dict\.)?(?:model\.)?(?:module\.)*(?:language_model\.)?(?=(?:embedding|encoder|transformer|decoder|output_layer)\.)"
+)
+_RENAMED = (
+    ("self_attention.linear_qkv.layer_norm_", "input_layernorm."),
+    ("mlp.linear_fc1.layer_norm_", "post_attention_layernorm."),
+    ("pre_mlp_layernorm.", "post_attention_layernorm."),
+    ("self_attention.", "attention."),
+    ("linear_qkv.", "query_key_value."),
+    ("linear_proj.", "dense."),
+    ("linear_fc1.", "dense_h_to_4h."),
+    ("linear_fc2.", "dense_4h_to_h."),
+)
+
+LAYER_TENSORS = {
+    "ln_1.weight": "input_layernorm.weight",
+    "ln_1.bias": "input_layernorm.bias",
+    "attn.out_proj.weight": "attention.dense.weight",
+    "mlp.fc_in.weight": "mlp.dense_h_to_4h.weight",
+    "mlp.fc_in.bias": "mlp.dense_h_to_4h.bias",
+    "mlp.fc_out.weight": "mlp.dense_4h_to_h.weight",
+    "mlp.fc_out.bias": "mlp.dense_4h_to_h.bias",
+}
+"""Hugging Face's names within a layer and Megatron's, query, key and value apart."""
+
+QKV = "attention.query_key_value.weight"
+
+
+def one_name(stored: str) -> str | None:
+    """`layers.N.attention...`, `embedding...`, `final_layernorm...` or `output_layer...`; None for no weight of the model."""
+    found = _ROOT.match(stored)
+    if not found or stored.endswith("_extra_state"):
+        return None
+    name = re.sub(r"^(?:encoder|transformer|decoder)\.", "", stored[found.end() :])
+    for old, new in _RENAMED:
+        name = name.replace(old, new)
+    return name
+
+
+def qkv_rows(
+    which: int, rows: Iterable[int], head_dim: int, local_heads: int, version: float, half_split_dim: int
+) -> list[tuple[int, int]]:
+    """For rows of a query (0), key (1) or value (2) matrix: the rank, and the row there of its fused matrix.
+
+    A rank has `local_heads` heads. From version 2 on it stores [heads, 3, head_dim], in version 1 [heads, head_dim, 3], in
+    version 0 [3, heads, head_dim] (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`). The first
+    `half_split_dim` dimensions of a head are stored as two halves whose members pair up, instead of as pairs.
+    """
+    places = []
+    for row in rows:
+        head, dim = divmod(row, head_dim)
+        rank, local = divmod(head, local_heads)
+        if which < 2 and dim < half_split_dim:
+            dim = dim // 2 + dim % 2 * (half_split_dim // 2)
+        if version >= 2:
+            places.append((rank, (local * 3 + which) * head_dim + dim))
+        elif version >= 1:
+            places.append((rank, (local * head_dim + dim) * 3 + which))
+        else:
+            places.append((rank, (which * local_heads + local) * head_dim + dim))
+    return places

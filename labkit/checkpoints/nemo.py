@@ -1,0 +1,137 @@
+"""NVIDIA NeMo's form of a GPT-J, in a `.nemo` file or unpacked: Megatron's tensors beside a `model_config.yaml`.
+
+A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and `model_weights.ckpt`, the latter in
+`mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` when there are several ranks (NVIDIA/NeMo,
+`nemo/collections/nlp/parts/nlp_overrides.py`). A plain tar is read in place; of a compressed one the weights are unpacked
+into a temporary folder first. Which models map is what `megatron_settings` says.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+import tempfile
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from labkit.checkpoints.megatron import RankedCheckpoint, Ranks
+from labkit.checkpoints.torch_archive import TorchArchive
+from labkit.errors import CheckpointError, InsufficientResources
+
+CONFIG = "model_config.yaml"
+QKV_VERSION = 3.0
+"""NeMo stores query, key and value in the order of Megatron's checkpoint version 3."""
+_WEIGHTS = re.compile(r"(?:mp_rank_(\d+)/|tp_rank_(\d+)_pp_rank_(\d+)/)?model_weights\.ckpt")
+Place = tuple[Path, int, int]
+"""A file, and the part of it that a member is: its first byte and its length."""
+
+
+def is_nemo(path: Path) -> bool:
+    """Whether this is a `.nemo` file or one that was unpacked."""
+    return (path.is_file() and path.suffix == ".nemo") or (path.is_dir() and (path / CONFIG).is_file())
+
+
+def open_nemo(path: Path) -> RankedCheckpoint:
+    """The checkpoint in a `.nemo` file or an unpacked one.
+
+    Raises `CheckpointError` for a tar whose members would leave its folder, and whatever `RankedCheckpoint` does.
+    """
+    owner = None
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+        places = {file.relative_to(path).as_posix(): (file, 0, file.stat().st_size) for file in files}
+    else:
+        places, owner = _places(path)
+    if CONFIG not in places:
+        raise CheckpointError(f"{path} lacks {CONFIG}; it is no whole NeMo checkpoint")
+    ranks: Ranks = {}
+    for name, (file, start, length) in sorted(places.items()):
+        if found := _WEIGHTS.fullmatch(name):
+            rank, stage = int(found[1] or found[2] or 0), int(found[3] or 0)
+            ranks[stage, rank] = TorchArchive(file, start, length, f"{path}:{name}")
+    if not ranks:
+        raise CheckpointError(f"{path} holds no model_weights.ckpt (distributed ones, a folder of them, are not read)")
+    return RankedCheckpoint(path, _settings(path, places[CONFIG]), ranks, QKV_VERSION, owner)
+
+
+def _settings(path: Path, place: Place) -> dict[str, Any]:
+    import yaml
+
+    file, start, length = place
+    with file.open("rb") as opened:
+        opened.seek(start)
+        text = opened.read(length)
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot read {CONFIG} as plain YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: {CONFIG} holds {type(values).__name__}, not settings by name")
+    if values.get("share_embeddings_and_output_weights") is not None:
+        values["untie_embeddings_and_output_weights"] = not values["share_embeddings_and_output_weights"]
+    return values
+
+
+def _places(path: Path) -> tuple[dict[str, Place], Any]:
+    """The members of a tar that are of use, and what keeps their bytes on the disk."""
+    try:
+        with path.open("rb") as file:
+            plain = not _is_gzip(file)
+        if plain:
+            with tarfile.open(path, "r:") as archive:
+                size = path.stat().st_size
+                return {name: (path, member.offset_data, member.size) for name, member in _members(path, archive, size)}, None
+        stat = path.stat()
+        return _unpacked(path, stat.st_mtime_ns, stat.st_size)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise CheckpointError(f"cannot read {path} as a tar file, plain or gzip, or it is cut off: {error}") from error
+
+
+def _is_gzip(file: IO[bytes]) -> bool:
+    return file.read(2) == b"\x1f\x8b"
+
+
+def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> list[tuple[str, tarfile.TarInfo]]:
+    """The files in the tar; raises `CheckpointError` when any member is not a file or folder within it."""
+    found = []
+    for member in archive:
+        parts = PurePosixPath(member.name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in member.name:
+            raise CheckpointError(
+                f"{path} has a member {member.name!r} that leaves the folder it is unpacked to; it is refused"
+            )
+        if not (member.isdir() or member.isreg()) or member.issparse():
+            raise CheckpointError(
+                f"{path} has a member {member.name!r} that is a link or a device; files and folders are accepted"
+            )
+        if size is not None and member.offset_data + member.size > size:
+            raise CheckpointError(f"{path} is cut off inside {member.name}")
+        if member.isreg():
+            found.append((parts.as_posix(), member))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _unpacked(path: Path, _modified: int, _size: int) -> tuple[dict[str, Place], Any]:
+    """The members of a compressed tar in a temporary folder, gone with this process; the last is kept for the next call."""
+    owner = tempfile.TemporaryDirectory(prefix="labkit-nemo-")
+    places: dict[str, Place] = {}
+    with tarfile.open(path, "r:gz") as archive:
+        for number, (name, member) in enumerate(_members(path, archive)):
+            if name != CONFIG and not _WEIGHTS.fullmatch(name):
+                continue
+            free = shutil.disk_usage(owner.name).free
+            if member.size > free:
+                raise InsufficientResources(
+                    f"{path}: {name} needs {member.size / 1e9:.2f} GB unpacked, {owner.name} has {free / 1e9:.2f} GB free; set "
+                    "TMPDIR to a larger disk, or gunzip the file"
+                )
+            target = Path(owner.name) / str(number)
+            source = archive.extractfile(member)
+            assert source is not None
+            with source, target.open("wb") as out:
+                shutil.copyfileobj(source, out, 2**20)
+            places[name] = (target, 0, member.size)
+    return places, owner

@@ -1,0 +1,89 @@
+"""A tensor put together from rectangles that lie in several files, some of them transposed: what sharded forms share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.tensor_file import BLOCK_BYTES, TensorFile
+from labkit.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of a tensor (`rows` and `columns` of it; None where it has one dimension), and its place in a file.
+
+    It begins at `first_row` and `first_column` of the file's entry. `transposed`: the entry's rows are its columns.
+    """
+
+    file: TensorFile
+    entry: str
+    rows: slice
+    columns: slice | None = None
+    first_row: int = 0
+    first_column: int = 0
+    transposed: bool = False
+
+
+def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, target: Tensor) -> None:
+    """Fill `target` with rows, and columns if given, of the tensor that the pieces make; only files they need are opened.
+
+    Slices are plain. Raises `CheckpointError` naming the file that is gone or too short.
+    """
+    for piece in pieces:
+        wanted_rows = _overlap(piece.rows, rows)
+        if wanted_rows is None:
+            continue
+        try:
+            if piece.columns is None:
+                _read_vector(piece, wanted_rows, _part(target, wanted_rows, rows))
+                continue
+            asked = columns or slice(0, piece.columns.stop)
+            wanted_columns = _overlap(piece.columns, asked)
+            if wanted_columns is not None:
+                part = _part(target, wanted_rows, rows)[:, _shifted(wanted_columns, asked.start)]
+                (_read_transposed if piece.transposed else _read_plain)(piece, wanted_rows, wanted_columns, part)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {piece.file.path}, which was there when it was opened: {error}") from error
+
+
+def _overlap(one: slice, other: slice) -> slice | None:
+    both = slice(max(one.start, other.start), min(one.stop, other.stop))
+    return both if both.start < both.stop else None
+
+
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start - by, part.stop - by)
+
+
+def _part(target: Tensor, wanted: slice, asked: slice) -> Tensor:
+    return target[_shifted(wanted, asked.start)]
+
+
+def _read_vector(piece: Piece, wanted: slice, part: Tensor) -> None:
+    piece.file.read(piece.entry, _shifted(wanted, piece.rows.start - piece.first_row), None, part)
+
+
+def _read_plain(piece: Piece, rows: slice, columns: slice, part: Tensor) -> None:
+    assert piece.columns is not None
+    stored_rows = _shifted(rows, piece.rows.start - piece.first_row)
+    stored_columns = _shifted(columns, piece.columns.start - piece.first_column)
+    whole = stored_columns == slice(0, piece.file.entries[piece.entry].shape[1]) and part.is_contiguous()
+    piece.file.read(piece.entry, stored_rows, None if whole else stored_columns, part)
+
+
+def _read_transposed(piece: Piece, rows: slice, columns: slice, part: Tensor) -> None:
+    """The entry's rows are the tensor's columns; they are read in blocks, so that no second tensor is held."""
+    assert piece.columns is not None
+    dtype = piece.file.entries[piece.entry].dtype
+    stored_columns = _shifted(rows, piece.rows.start - piece.first_column)
+    first = columns.start - piece.columns.start + piece.first_row
+    length, width = part.shape[1], part.shape[0]
+    step = max(1, BLOCK_BYTES // (width * dtype.itemsize))
+    for begin in range(0, length, step):
+        block = torch.empty(min(step, length - begin), width, dtype=dtype)
+        piece.file.read(piece.entry, slice(first + begin, first + begin + len(block)), stored_columns, block)
+        part[:, begin : begin + len(block)] = block.T

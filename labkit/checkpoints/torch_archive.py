@@ -1,0 +1,153 @@
+"""A file that `torch.save` wrote, of any nesting, of which nothing may run: its settings, and the places of its tensors.
+
+`torch.load(weights_only=True)` reads it, which refuses whatever is not data, and reads no tensor's values: PyTorch's fake
+tensors remember where in the file each storage lies (https://docs.pytorch.org/docs/stable/notes/serialization.html).
+What training frameworks add besides weights (random states, enumerations) becomes an empty stand-in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.tensor_file import Entry, TensorFile
+from labkit.errors import CheckpointError
+
+
+class _StandIn:
+    """Takes the place of what is neither a tensor nor a setting; keeps nothing and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+_ENUMS = ("ModelType", "AttnType", "AttnMaskType", "LayerType", "PositionEmbeddingType", "AttnBackend", "Fp8Recipe")
+_ENUM_HOMES = ("megatron.model.enums", "megatron.core.enums", "megatron.legacy.model.enums", "megatron.core.transformer.enums")
+_NUMPY = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
+_PASSED: list[Any] = [
+    argparse.Namespace,
+    *((_StandIn, name) for name in _NUMPY),
+    *((_StandIn, f"{home}.{name}") for home in _ENUM_HOMES for name in _ENUMS),
+]
+
+
+class TorchArchive(TensorFile):
+    """A torch file, or the part of a file from byte `start` on of `length` bytes; `label` is its name in messages.
+
+    `content` is what it holds, with tensors that have no values; `entries` are the floating-point ones, under dotted
+    names. Raises `CheckpointError` for a file that is not whole, that an old torch wrote, or that wants to run code: of
+    such a file nothing is run.
+    """
+
+    def __init__(self, path: Path, start: int = 0, length: int | None = None, label: str = "") -> None:
+        self.label = label or str(path)
+        length = path.stat().st_size - start if length is None else length
+        with path.open("rb") as file:
+            window = io.BufferedReader(_Window(file, start, length))
+            records = _records(window, self.label)
+            window.seek(0)
+            self.content = _load(window, self.label)
+        tensors = _flat(self.content)
+        entries = {name: _entry(name, tensor, records, start, self.label) for name, tensor in tensors.items()}
+        super().__init__(path, {name: entry for name, entry in entries.items() if entry is not None})
+
+
+class _Window(io.RawIOBase):
+    """A part of an open file as a file of its own."""
+
+    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+        self.file, self.start, self.length, self.position = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.position = max(0, offset + (0, self.position, self.length)[whence])
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        self.file.seek(self.start + self.position)
+        got = self.file.read(max(0, min(len(buffer), self.length - self.position)))
+        buffer[: len(got)] = got
+        self.position += len(got)
+        return len(got)
+
+
+def _records(window: IO[bytes], label: str) -> dict[int, int]:
+    """Where each uncompressed record begins, and its bytes."""
+    try:
+        with zipfile.ZipFile(window) as archive:
+            infos = archive.infolist()
+        starts = {}
+        for info in infos:
+            window.seek(info.header_offset)
+            header = window.read(30)  # then the name and padding, whose lengths it holds
+            begin = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            starts[begin] = info.file_size if info.compress_type == zipfile.ZIP_STORED else 0
+        return starts
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{label} is no file that torch.save has written since torch 1.6, or is cut off ({error}); "
+            "load and save it with a newer torch if it is older"
+        ) from error
+
+
+def _load(window: IO[bytes], label: str) -> Any:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with torch.serialization.safe_globals(_PASSED), FakeTensorMode():
+            return torch.load(window, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle that is not what it should be can raise anything
+        text = str(error)
+        called = re.search(r"GLOBAL `?([\w.]*\w)", text)
+        if called or "weights_only" in text or "Unsupported" in text:
+            what = f"calls for {called[1]}" if called else "is not made of data alone"
+            raise CheckpointError(
+                f"{label} {what}, which weights do not need and which could run code; nothing of it was run, and labkit "
+                "loads no such file: save a plain dictionary of tensors and settings instead"
+            ) from error
+        raise CheckpointError(f"cannot read {label} as a file of torch: {(text.splitlines() or [repr(error)])[0]}") from error
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Tensor]:
+    if isinstance(content, Tensor):
+        return {prefix: content}
+    if not isinstance(content, dict):
+        return {}
+    found: dict[str, Tensor] = {}
+    for key, value in content.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _entry(name: str, tensor: Tensor, records: dict[int, int], start: int, label: str) -> Entry | None:
+    """Where a tensor's bytes are; None for one that is not floating point."""
+    if not tensor.dtype.is_floating_point:
+        return None
+    offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    if offset is None or not tensor.is_contiguous():
+        raise CheckpointError(f"{label}: {name} does not lie in one piece, save it with .contiguous()")
+    inside = tensor.storage_offset() * tensor.dtype.itemsize
+    entry = Entry(tensor.dtype, tuple(tensor.shape), start + offset + inside)
+    if inside + entry.byte_count > records.get(offset, 0):
+        raise CheckpointError(
+            f"{label}: {name} of shape {entry.shape} is not whole in its record of {records.get(offset, 0)} bytes"
+        )
+    return entry
