@@ -1,8 +1,19 @@
 """Weights in: built-in, downloaded, synthetic or local; whole or in slices; checked on the way."""
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
+from labkit.checkpoints.conversion import ConvertResult, convert
 from labkit.checkpoints.fetch import FetchResult, fetch
 from labkit.checkpoints.resolve import config_of, open_checkpoint
 from labkit.checkpoints.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "FetchResult", "Tokenizer", "config_of", "expected_shapes", "fetch", "open_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "ConvertResult",
+    "FetchResult",
+    "Tokenizer",
+    "config_of",
+    "convert",
+    "expected_shapes",
+    "fetch",
+    "open_checkpoint",
+]

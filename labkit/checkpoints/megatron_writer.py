@@ -1,0 +1,113 @@
+"""Writes a GPT-J in Megatron-LM's rank layout, a rank's file at a time; `megatron` reads it back.
+
+The layout, names, fused query-key-value order (checkpoint version 3) and padding are Megatron-LM's; `megatron_settings`
+says why its own GPT class does not compute this model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.checkpoint import Checkpoint
+from labkit.checkpoints.megatron import FILE, TRACKER
+from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
+from labkit.checkpoints.megatron_settings import settings_of
+from labkit.checkpoints.output import Progress
+from labkit.config import GPTJConfig
+
+VOCAB_MULTIPLE = 128
+"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's part of the vocabulary is a multiple of this."""
+
+
+def padded_vocab(config: GPTJConfig, tensor_parallel: int) -> int:
+    """The vocabulary with the rows of zeros that fill up the last ranks' parts."""
+    multiple = VOCAB_MULTIPLE * tensor_parallel
+    return -(-config.vocab_size // multiple) * multiple
+
+
+def write_megatron(
+    checkpoint: Checkpoint,
+    folder: Path,
+    tensor_parallel: int,
+    pipeline_parallel: int,
+    dtype: torch.dtype | None,
+    progress: Progress,
+) -> None:
+    """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file comes last.
+
+    dtype: of all tensors; as each is stored when left out. One rank's part is held at a time.
+    """
+    config = checkpoint.config
+    settings = settings_of(config, tensor_parallel, pipeline_parallel, padded_vocab(config, tensor_parallel))
+    settings |= {"make_vocab_size_divisible_by": VOCAB_MULTIPLE, "params_dtype": dtype or checkpoint.weight_dtype}
+    ranks = [(stage, rank) for stage in range(pipeline_parallel) for rank in range(tensor_parallel)]
+    for number, (stage, rank) in enumerate(ranks):
+        name = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if pipeline_parallel > 1 else "")
+        progress(number, len(ranks), name)
+        part = _Part(checkpoint, rank, tensor_parallel, dtype)
+        content = {
+            "args": argparse.Namespace(**settings),
+            "checkpoint_version": 3.0,
+            "iteration": 0,
+            "model": {"language_model": part.stage(stage, pipeline_parallel)},
+        }
+        (folder / "release" / name).mkdir(parents=True)
+        torch.save(content, folder / "release" / name / FILE)
+    (folder / TRACKER).write_text("release", "utf-8")
+    progress(len(ranks), len(ranks), TRACKER)
+
+
+class _Part:
+    """What one tensor rank has of the weights."""
+
+    def __init__(self, checkpoint: Checkpoint, rank: int, ranks: int, dtype: torch.dtype | None) -> None:
+        self.checkpoint, self.rank, self.ranks, self.dtype = checkpoint, rank, ranks, dtype
+        self.config = checkpoint.config
+
+    def stage(self, stage: int, stages: int) -> dict[str, Any]:
+        """The nested dictionary of one pipeline rank."""
+        per_stage = self.config.num_layers // stages
+        encoder: dict[str, Tensor] = {}
+        for local in range(per_stage):
+            encoder |= self._layer(f"layers.{local}.", stage * per_stage + local)
+        found: dict[str, Any] = {"encoder": encoder}
+        if stage == 0:
+            found["embedding"] = {"word_embeddings": {"weight": self._vocabulary("transformer.wte.weight")}}
+        if stage == stages - 1:
+            encoder |= {f"final_layernorm.{part}": self._read(f"transformer.ln_f.{part}") for part in ("weight", "bias")}
+            found["output_layer"] = {part: self._vocabulary(f"lm_head.{part}") for part in ("weight", "bias")}
+        return found
+
+    def _layer(self, stored: str, layer: int) -> dict[str, Tensor]:
+        prefix = f"transformer.h.{layer}."
+        heads, inner = self._share(self.config.hidden_size), self._share(self.config.intermediate_size)
+        rows = {"mlp.fc_in.weight": inner, "mlp.fc_in.bias": inner}
+        columns = {"attn.out_proj.weight": heads, "mlp.fc_out.weight": inner}
+        found = {
+            f"{stored}{name}": self._read(prefix + ours, rows.get(ours), columns.get(ours))
+            for ours, name in LAYER_TENSORS.items()
+        }
+        parts = [self._read(f"{prefix}attn.{which}_proj.weight", heads) for which in "qkv"]
+        by_head = [part.view(-1, 1, self.config.head_dim, self.config.hidden_size) for part in parts]
+        found[f"{stored}{QKV}"] = torch.cat(by_head, dim=1).view(-1, self.config.hidden_size)  # [heads, 3, head_dim, hidden]
+        return found
+
+    def _vocabulary(self, name: str) -> Tensor:
+        """This rank's rows, those that pad the vocabulary zero."""
+        share = self._share(padded_vocab(self.config, self.ranks))
+        rows = slice(min(share.start, self.config.vocab_size), min(share.stop, self.config.vocab_size))
+        values = self._read(name, rows)
+        padded = values.new_zeros(share.stop - share.start, *values.shape[1:])
+        padded[: len(values)] = values
+        return padded
+
+    def _share(self, size: int) -> slice:
+        return slice(self.rank * size // self.ranks, (self.rank + 1) * size // self.ranks)
+
+    def _read(self, name: str, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+        return self.checkpoint.read(name, dtype=self.dtype, rows=rows, columns=columns)

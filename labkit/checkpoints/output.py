@@ -1,0 +1,117 @@
+"""A checkpoint's folder, made beside its place and moved there when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from labkit.errors import InsufficientResources, InvalidRequest
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and the name of what comes next."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+_REPLACEABLE = (
+    *(
+        "*.bin",
+        "*.safetensors",
+        "*.json",
+        "*.ini",
+        "*.pt",
+        "*.md",
+        "merges.txt",
+        "SHA256SUMS",
+        "latest_checkpointed_iteration.txt",
+    ),
+    *("mp_rank_*", "release"),
+)
+_WEIGHTS = ("model*.safetensors", "pytorch_model.bin", "model.wte.bin", "model_optim_rng.pt")
+_SPARE_BYTES = 64 * 2**20
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Raise `InvalidRequest` when there is something at `target`; with `force`, when that is anything but a checkpoint."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise InvalidRequest(f"{target} is there already and is no folder; give another place")
+    if not target.exists() or not any(target.iterdir()):
+        return
+    if not force:
+        raise InvalidRequest(f"{target} is there already; give another place, or --force to replace it")
+    inside = [path.relative_to(target) for path in target.rglob("*")]
+    foreign = [path for path in inside if not any(fnmatch(path.name, form) for form in _REPLACEABLE)]
+    if foreign or not any(fnmatch(path.name, form) for path in inside for form in _WEIGHTS):
+        what = f"{foreign[0]}, which belongs to no checkpoint" if foreign else "no weights"
+        raise InvalidRequest(
+            f"{target} holds {what}; --force replaces a checkpoint and nothing else, empty the folder yourself"
+        )
+
+
+@contextmanager
+def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Iterator[Path]:
+    """An empty folder beside `target` to fill; it takes `target`'s place when the block ends well, and is removed if not.
+
+    A replaced checkpoint stays whole until the new one is. Raises what `check_target` does, and `InsufficientResources`
+    when the disk has no room for `needed_bytes`.
+    """
+    check_target(target, force=force)
+    parent = target.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes + _SPARE_BYTES:
+        raise InsufficientResources(
+            f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, {parent} has {free / 1e9:.2f} GB free; make room, or give "
+            "another place"
+        )
+    staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.part-"))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        _flush(staging)
+        _move(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold every file before the folder gets its name."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _move(staging: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        os.replace(staging, target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.absolute().parent, prefix=f".{target.name}.old-"))
+    os.replace(target, aside)
+    try:
+        os.replace(staging, target)
+    except BaseException:
+        os.replace(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
+    """Append a tensor's values, rows slowest, in this machine's (little-endian) byte order."""
+    file.write(memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)))  # type: ignore[arg-type]
+
+
+def copy_tokenizer(source: Path | None, folder: Path) -> None:
+    """Copy the tokenizer's files of a checkpoint, those that there are; what `folder` has already is kept."""
+    for name in TOKENIZER_FILES:
+        if source is not None and (source / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(source / name, folder / name)
