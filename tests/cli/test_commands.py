@@ -113,6 +113,14 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["generate", "Once", "--max-new-tokens", "1000000"], 2, "1000000"),
     (["fetch", "nothing"], 2, "gptj-tiny"),
     (["fetch", "gpt-j-6b"], 1, "HF_HUB_OFFLINE"),
+    (["convert", "gptj-tiny", "x", "--format", "gguf"], 2, "'gguf'; hf, fastertransformer or megatron is accepted"),
+    (["convert", "gone", "x", "--format", "hf"], 2, "there is no model 'gone'"),
+    (
+        ["convert", "gptj-tiny", "x", "--format", "fastertransformer", "--tensor-parallel", "3"],
+        2,
+        "4 heads and the inner size 1024",
+    ),
+    (["convert", "gptj-tiny", ".", "--format", "hf"], 2, "--force"),
     (["evaluate", "--text", "gone.txt"], 2, "gone.txt"),
     (["bench", "--batch", "1,x"], 2, "--batch is '1,x'"),
     (["bench", "--against", "vllm"], 2, "'vllm'"),
@@ -158,6 +166,18 @@ def done(place: Path) -> dict[str, Done]:
         "doctor": ["doctor", "--json"],
         "fetch": ["fetch", "gptj-tiny", "--json"],
         "fetch plain": ["fetch", "gptj-tiny"],
+        "convert": [
+            "convert",
+            "gptj-tiny",
+            str(place / "ft"),
+            "--format",
+            "fastertransformer",
+            "--tensor-parallel",
+            "2",
+            "--json",
+        ],
+        "convert plain": ["convert", str(place / "ft"), str(place / "mg"), "--format", "megatron", "--pipeline-parallel", "4"],
+        "generate converted": ["generate", *PROMPTS, "--model", str(place / "mg"), *COMMON],
         "generate": ["generate", *PROMPTS, "--logprobs", "2", *COMMON],
         "generate stopped": ["generate", PROMPTS[0], "--stop", " ", "--stop", "e", *COMMON],
         "generate sampled": ["generate", PROMPTS[1], "--temperature", "1", "--num-samples", "3", "--seed", "7", *COMMON],
@@ -224,6 +244,22 @@ def test_fetch(done: dict[str, Done]) -> None:
     assert result["bytes"] > len(weights)
     assert done["fetch plain"].out == result["path"] + "\n"
     assert result["sha256"] in done["fetch"].errors
+
+
+def test_convert(done: dict[str, Done], place: Path) -> None:
+    result = last_json(done["convert"])
+    files = list((place / "ft" / "2-gpu").iterdir())
+    assert result == {
+        "path": str(place / "ft" / "2-gpu"),
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    assert len(files) == 8 * (3 + 5 * 2) + 5 + 1
+    assert "config.ini" in done["convert"].errors  # the progress
+    assert done["convert plain"].out == f"{place / 'mg'}\n"
+    converted, plain = (last_json(done[name])["outputs"] for name in ("generate converted", "generate"))
+    assert [row["token_ids"] for row in converted] == [row["token_ids"] for row in plain]
+    assert [row["text"] for row in converted] == [row["text"] for row in plain]
 
 
 def test_generate(done: dict[str, Done]) -> None:
