@@ -101,6 +101,8 @@ _extents: list[_Extent] = []
 _counting: list[MemoryBytes] = []
 _watching: list[list[KernelLaunch]] = []
 _under_way = [0]
+_unmasked: list[bool] = []
+"""Not empty while a load or store without a mask is under way."""
 
 
 def in_launch() -> bool:
@@ -230,6 +232,19 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
                 counted.progress(done, programs)
         begin(self, *index)
 
+    def unmasked(plain: Any) -> Any:
+        """A load or store without a mask, which the interpreter gives one that lets everything through."""
+
+        def run(self: Any, *args: Any, **options: Any) -> Any:
+            _unmasked.append(True)
+            try:
+                return plain(self, *args, **options)
+            finally:
+                _unmasked.pop()
+
+        return run
+
+    builder.create_load, builder.create_store = unmasked(builder.create_load), unmasked(builder.create_store)
     builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
     builder.set_grid_idx = set_grid_idx
 
@@ -251,8 +266,7 @@ def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
         for extent in _extents:
             outside &= (addresses < extent.start) | (addresses + size > extent.end)
         if outside.any():
-            masked = len(addresses) < ptrs.data.size
-            raise OutsideTensor(_words(builder.grid_idx, verb, addresses[outside], size, masked))
+            raise OutsideTensor(_words(builder.grid_idx, verb, addresses[outside], size))
     if not (_counting or _watching):
         return
     if holding:
@@ -264,7 +278,7 @@ def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
             extent.mark(verb, addresses[within], size, ptrs.data.size)
 
 
-def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int, masked: bool) -> str:
+def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> str:
     count = f"{len(addresses)} elements" if len(addresses) > 1 else "an element"
     first = int(addresses.min())
     where = "no tensor was given"
@@ -273,5 +287,7 @@ def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int, maske
         before = first < nearest.start
         distance = (nearest.start - first if before else first - nearest.end) // size
         where = f"the first is {distance:,} {'before the start' if before else 'behind the end'} of `{nearest.name}`"
-    why = "its mask lets them through: a wrong address, or a mask too wide" if masked else "a wrong address, or a missing mask"
+    why = (
+        "a wrong address, or a missing mask" if _unmasked else "its mask lets them through: a wrong address, or a mask too wide"
+    )
     return f"program {program} {verb} {count} outside the tensors it was given; {where}; {why}"

@@ -310,5 +310,19 @@ def test_a_wrong_token_is_told_with_the_right_one() -> None:
     assert "torch.multinomial draws a random number of its own" in message_on("sample_token", drawn)
 
 
+def test_what_was_allocated_and_not_written_is_always_nan() -> None:
+    """Memory that held a right answer a moment ago must not make an empty kernel look nearly right."""
+    held: list[Any] = []
+
+    def allocates(*args: Any) -> Any:
+        made = torch.empty(2, 3), torch.empty_like(args[0]), args[0].new_empty(4), torch.empty(5, dtype=torch.int32)
+        held.extend(made)
+        return made[1], made[1]
+
+    exercise = find(NORM)
+    run_seeds(allocates, exercise, SEEDS[:1])
+    assert all(bool(made.isnan().all()) if made.is_floating_point() else bool((made == 63).all()) for made in held)
+
+
 def test_a_wrong_time_is_told_in_microseconds() -> None:
     assert "microseconds" in message_on("step_seconds", lambda kernels, launch, captured: 1e-6)

@@ -213,6 +213,9 @@ def test_a_kernel_is_graded_in_a_process_of_its_own() -> None:
     assert outside.verdict == FAILED
     assert re.search(r"reads \d+ elements outside the tensors it was given; .* `table`", outside.message)
     assert "in your line `slot = tl.load(" in outside.message
+    assert "a wrong address, or a missing mask" in outside.message
+    masked = run_apart(find(INT8), source_of(INT8, {"values + row[:, None] * SIZE": "values + (row[:, None] + outs) * SIZE"}))
+    assert "its mask lets them through: a wrong address, or a mask too wide" in masked.message
     empty = run_apart(find(GELU), source_of(GELU, {"z = product_tile": "raise NotImplementedError\n    z = product_tile"}))
     assert "still raises NotImplementedError" in empty.message
 
