@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +15,17 @@ from labkit.engine.linear import Linear
 from labkit.engine.model import GPTJ
 from labkit.native.library import TYPES, BatchStruct, LayerStruct, ModelStruct, WeightStruct, library, pointer, threads
 from labkit.native.packed_weight import PackedWeight, workspace
-from labkit.native.shared_group import SharedGroup
+
+
+class AddsUp(Protocol):
+    """A group of those who hold the shards of a layer: what a native pass calls to add up, and what it says of a failure."""
+
+    @property
+    def native_add_up(self) -> tuple[ctypes.c_void_p, int | None]:
+        """A function of the C interface's `add_up`, and its first argument."""
+
+    def fail(self, status: int, collective: str) -> None:
+        """Raise `RankFailed` for a status that is not 0."""
 
 
 class NativeForward:
@@ -24,7 +35,7 @@ class NativeForward:
     who hold the other shards of its layers. num_threads: left out, torch's number.
     """
 
-    def __init__(self, model: GPTJ, group: SharedGroup | None = None, num_threads: int | None = None) -> None:
+    def __init__(self, model: GPTJ, group: AddsUp | None = None, num_threads: int | None = None) -> None:
         self._kept: list[Tensor] = []  # what the structures point to
         config, part = model.config, model.part
         held = part.vocabulary(config.vocab_size)

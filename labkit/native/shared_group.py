@@ -75,6 +75,13 @@ class SharedGroup:
         status: int = library().lk_group_broadcast(byref(self._struct), root, tensor.data_ptr(), size)
         return status
 
+    def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
+        """`broadcast` that waits as long as it takes."""
+        while status := self.try_broadcast(tensor, root):
+            if status == 2:
+                self.fail(status, "broadcast")
+        return tensor
+
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
         """All members' tensors `[ranks, *shape]` on `root`, None elsewhere; contiguous, of one shape and dtype."""
         assert tensor.is_contiguous()

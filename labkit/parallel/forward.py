@@ -13,6 +13,7 @@ from labkit.errors import InvalidRequest, RankFailed
 from labkit.parallel.links import Account
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import Ranks
+from labkit.parallel.torchrun import Joined
 from labkit.parallel.wire import Task, encode
 
 
@@ -23,7 +24,7 @@ class ParallelForward:
     rank's part; `accounts` say what this rank's collectives did in the last call.
     """
 
-    def __init__(self, ranks: Ranks, own: RankForward) -> None:
+    def __init__(self, ranks: Ranks | Joined, own: RankForward) -> None:
         self.ranks = ranks
         self.model = own.model
         self._own = own

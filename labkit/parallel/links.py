@@ -1,11 +1,11 @@
-"""What passes between the ranks of one host: tasks to all, sums within a stage, hidden states from stage to stage, logits.
+"""What passes between ranks: tasks to all, sums within a stage, hidden states from stage to stage, logits.
 
 Every kind has a group of its own, so that nobody waits for a message of another kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from torch import Tensor
 
 from labkit.engine.part import span
 from labkit.native.shared_group import SharedGroup
+from labkit.parallel.gloo_group import GlooGroup
 from labkit.parallel.layout import Layout
 from labkit.parallel.wire import HEADER, body_bytes
+
+Group = SharedGroup | GlooGroup
+"""Some of the ranks, and what they do together."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,12 @@ def create_groups(layout: Layout) -> dict[str, Path]:
     return groups
 
 
-class SharedLinks:
-    """A rank's ends of the groups that it is in."""
+class Links:
+    """A rank's ends of the groups that it is in; `group(name, member, ranks)` opens one."""
 
-    def __init__(self, layout: Layout, rank: int, paths: Mapping[str, Path | str], timeout: float) -> None:
+    def __init__(self, layout: Layout, rank: int, group: Callable[[str, int, list[int]], Group]) -> None:
         self.layout, self.rank = layout, rank
         self.part = part = layout.part(rank)
-        options: dict[str, Any] = {"timeout": timeout}
-
-        def group(name: str, member: int, ranks: list[int]) -> SharedGroup:
-            names = tuple(map(layout.name, ranks))
-            return SharedGroup(Path(paths[name]), member, len(ranks), names=names, **options)
-
         self.tasks = group("tasks", rank, list(range(layout.ranks)))
         peers = [layout.rank(part.stage, shard) for shard in range(part.shards)]
         self.sums = group(f"sums {part.stage}", part.shard, peers) if part.shards > 1 else None
@@ -60,6 +58,25 @@ class SharedLinks:
         self._before = group(f"hidden {part.stage} {part.shard}", 1, before) if before else None
         self._behind = group(f"hidden {part.stage + 1} {part.shard}", 0, behind) if behind else None
         self._groups = {"tasks": self.tasks, "sums": self.sums, "hidden in": self._before, "hidden out": self._behind}
+
+    @classmethod
+    def shared(cls, layout: Layout, rank: int, paths: Mapping[str, Path | str], timeout: float) -> Links:
+        """Through memory of this host: the files that `create_groups` made."""
+
+        def group(name: str, member: int, ranks: list[int]) -> Group:
+            names = tuple(map(layout.name, ranks))
+            return SharedGroup(Path(paths[name]), member, len(ranks), timeout=timeout, names=names)
+
+        return cls(layout, rank, group)
+
+    @classmethod
+    def gloo(cls, layout: Layout, rank: int, store: Any, timeout: float) -> Links:
+        """Over the network: a `torch.distributed.Store` that all ranks have."""
+
+        def group(name: str, member: int, ranks: list[int]) -> Group:
+            return GlooGroup(store, name, member, len(ranks), timeout=timeout, names=tuple(map(layout.name, ranks)))
+
+        return cls(layout, rank, group)
 
     def send_task(self, header: Tensor, body: Tensor | None) -> None:
         """From rank 0 to all others."""
@@ -70,9 +87,7 @@ class SharedLinks:
     def receive_task(self) -> tuple[Tensor, Tensor] | None:
         """The next task's header and body; None when this rank is to end. Waits for the header as long as it takes."""
         header = torch.empty(HEADER, dtype=torch.int64)
-        while status := self.tasks.try_broadcast(header, 0):
-            if status == 2:
-                self.tasks.fail(status, "broadcast")
+        self.tasks.wait_for_broadcast(header, 0)
         size = body_bytes(header)
         return None if size is None else (header, self.tasks.broadcast(torch.empty(size, dtype=torch.uint8), 0))
 

@@ -14,11 +14,13 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.engine import Engine, EngineOptions
 from labkit.engine.loader import check_memory, tokenizer_of
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
-from labkit.errors import NotAvailable
+from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.forward import ParallelForward
 from labkit.parallel.layout import Layout
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import Ranks
+from labkit.parallel.torchrun import Joined, under_torchrun
+from labkit.parallel.worker import serve
 from labkit.precision import as_precision
 
 
@@ -58,10 +60,16 @@ def start(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParallelForward:
-    """Start the other ranks, read this one's part, and wait until all are ready; arguments as those of `load_parallel`."""
+    """Start the other ranks, read this one's part, and wait until all are ready; arguments as those of `load_parallel`.
+
+    Where torchrun has started them all, this one takes its place among them; only rank 0 comes back from it, the others
+    compute until rank 0 is done, and end.
+    """
     layout.check(checkpoint.config)
     if not native.available():
         raise NotAvailable(f"ranks on one host talk through labkit's native library, which is not used: {native.why_not()}")
+    if under_torchrun():
+        return _join(checkpoint, layout, precision, threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = threads or max(1, cores // layout.ranks)
     source = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
@@ -73,3 +81,20 @@ def start(
         ranks.close()
         raise
     return ParallelForward(ranks, own)
+
+
+def _join(checkpoint: Checkpoint, layout: Layout, precision: str, threads: int | None) -> ParallelForward:
+    ranks = Joined(layout)
+    try:
+        each = threads or torch.get_num_threads()  # torchrun sets OMP_NUM_THREADS
+        own = RankForward.load(checkpoint, precision, ranks.links, each)
+        if ranks.rank == 0:
+            return ParallelForward(ranks, own)
+        serve(own, ranks.links, ranks.say)
+    except RankFailed as error:
+        raise ranks.failure() or error from None
+    except Exception as error:
+        ranks.give_up(f"{type(error).__name__}: {error}")
+        raise
+    ranks.close()
+    raise SystemExit(0)

@@ -12,7 +12,7 @@ from labkit.engine.model import GPTJ
 from labkit.engine.native_forward import NativeForward
 from labkit.engine.weight_store import read_model
 from labkit.native.packed_weight import PackedWeight
-from labkit.parallel.links import SharedLinks
+from labkit.parallel.links import Links
 from labkit.parallel.micro_batches import pieces_of, split
 from labkit.precision import as_device
 
@@ -20,14 +20,14 @@ from labkit.precision import as_device
 class RankForward:
     """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order."""
 
-    def __init__(self, model: GPTJ, links: SharedLinks, threads: int) -> None:
+    def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
         self.model, self.links = model, links
         model.add_up = links.sums.all_reduce if links.sums else None
         packed = isinstance(model.layers[0].qkv.weight, PackedWeight)
         self._forward = NativeForward(model, links.sums, threads) if packed else model.forward
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, precision: str, links: SharedLinks, threads: int) -> RankForward:
+    def load(cls, checkpoint: Checkpoint, precision: str, links: Links, threads: int) -> RankForward:
         """Read the rank's part of a checkpoint, and nothing else of it."""
         return cls(read_model(checkpoint, precision, as_device("cpu"), links.part), links, threads)
 

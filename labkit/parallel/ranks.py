@@ -23,7 +23,7 @@ from typing import Any
 
 from labkit.errors import RankFailed
 from labkit.parallel.layout import Layout
-from labkit.parallel.links import SharedLinks, create_groups
+from labkit.parallel.links import Links, create_groups
 from labkit.parallel.pulse import READY, Pulse
 
 SILENCE_SECONDS = 5.0
@@ -56,7 +56,7 @@ class Ranks:
             "timeout": timeout,
         }
         (folder / "run.json").write_text(json.dumps(spec | shared))
-        self.links = SharedLinks(layout, 0, groups, timeout)
+        self.links = Links.shared(layout, 0, groups, timeout)
         self._watch = Watch(layout, self.links, Pulse(beats, layout.ranks), folder, [*groups.values(), beats])
         self._end = weakref.finalize(self, self._watch.end)
         environ = os.environ | {"OMP_NUM_THREADS": str(spec["threads"]), "PYTHONUNBUFFERED": "1"}
@@ -102,7 +102,7 @@ class Ranks:
 class Watch:
     """The processes, and what a thread needs to look after them; knows no `Ranks`, so that one can be forgotten."""
 
-    def __init__(self, layout: Layout, links: SharedLinks, pulse: Pulse, folder: Path, files: list[Path]) -> None:
+    def __init__(self, layout: Layout, links: Links, pulse: Pulse, folder: Path, files: list[Path]) -> None:
         self.processes: dict[int, subprocess.Popen[str]] = {}
         self.pulse = pulse
         self.failure = ""

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from labkit.checkpoints import open_checkpoint
 from labkit.engine.kv_cache import KVCache
 from labkit.errors import RankFailed
 from labkit.parallel.layout import Layout
-from labkit.parallel.links import SharedLinks
+from labkit.parallel.links import Links
 from labkit.parallel.pulse import READY, Pulse
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import LOST_OTHERS
@@ -35,11 +36,11 @@ def main(folder: Path, rank: int) -> int:
     pulse.beat(rank)
     try:
         torch.set_num_threads(spec["threads"])
-        links = SharedLinks(layout, rank, spec["groups"], spec["timeout"])
+        links = Links.shared(layout, rank, spec["groups"], spec["timeout"])
         checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
         forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])
         pulse.say(rank, state=READY)
-        serve(forward, links, pulse)
+        serve(forward, links, lambda step: pulse.say(rank, step=step))
     except RankFailed:
         return LOST_OTHERS
     except Exception as error:
@@ -48,13 +49,13 @@ def main(folder: Path, rank: int) -> int:
     return 0
 
 
-def serve(forward: RankForward, links: SharedLinks, pulse: Pulse) -> None:
-    """Compute task after task; returns when told to end."""
+def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> None:
+    """Compute task after task; returns when told to end. `say` is told the number of each."""
     model = forward.model
     caches: dict[int, KVCache] = {}
     while (received := links.receive_task()) is not None:
         task = decode(*received, model.config.hidden_size)
-        pulse.say(links.rank, step=task.number)
+        say(task.number)
         for number in task.freed:
             caches.pop(number, None)
         if task.cache not in caches:

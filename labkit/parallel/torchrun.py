@@ -1,0 +1,154 @@
+"""Ranks that somebody else started, on one host or several: `torchrun ... -m labkit ...`, by hand or in a cluster's job.
+
+All ranks run the same command. Rank 0 goes on with it; the others compute for it and end with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from datetime import timedelta
+from typing import Any
+
+from torch import distributed as dist
+
+from labkit.errors import InvalidRequest, RankFailed
+from labkit.parallel.layout import Layout
+from labkit.parallel.links import Links
+from labkit.parallel.wire import stop_header
+
+BEAT_SECONDS = 0.5
+SILENCE_SECONDS = 6.0
+"""A rank whose signs of life stop for so long has stopped answering."""
+
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def under_torchrun() -> bool:
+    """Whether this process is a rank that torchrun, or what sets the same environment variables, started."""
+    return all(name in os.environ for name in NEEDED)
+
+
+class Joined:
+    """This rank among the others, with the interface of `Ranks`: `links`, `check`, `failure`, `close`.
+
+    Raises `InvalidRequest` when as many ranks were started as the layout does not have, and `RankFailed` when they do not
+    all come within `patience` seconds.
+    """
+
+    def __init__(self, layout: Layout, *, patience: float = 60.0, timeout: float = 600.0) -> None:
+        self.layout = layout
+        self.rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if started != layout.ranks:
+            raise InvalidRequest(
+                f"tensor_parallel {layout.tensor_parallel} x pipeline_parallel {layout.pipeline_parallel} are {layout.ranks} "
+                f"ranks, and {started} were started; start {layout.ranks}, or choose two numbers whose product is {started}"
+            )
+        api: Any = dist
+        self._store, _, _ = next(api.rendezvous("env://", timeout=timedelta(seconds=patience)))
+        store = api.PrefixStore("labkit", self._store)
+        store.set(f"host {self.rank}", socket.gethostname())
+        try:
+            store.wait([f"host {rank}" for rank in range(started)], timedelta(seconds=patience))
+        except RuntimeError:
+            late = [str(rank) for rank in range(started) if not store.check([f"host {rank}"])]
+            raise RankFailed(f"of {started} ranks, {', '.join(late)} did not come within {patience:g} s") from None
+        self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
+        self.links = Links.gloo(layout, self.rank, store, timeout)
+        self._signs = Signs(store.clone(), layout, self.rank, self._hosts, self.links)
+        self._end = weakref.finalize(self, _end, self._signs, self.links if self.rank == 0 else None)
+
+    def say(self, step: int) -> None:
+        """Note the step that this rank begins."""
+        self._signs.step = step
+
+    def give_up(self, cause: str) -> None:
+        """Tell the others what went wrong here."""
+        self._signs.cause = cause
+        time.sleep(2 * BEAT_SECONDS)
+
+    def check(self) -> None:
+        """Raise `RankFailed` if a rank has failed."""
+        if self._signs.failure:
+            raise RankFailed(self._signs.failure)
+
+    def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
+        """What went wrong when a collective did; waits until it is known which rank it was, `patience` seconds at most."""
+        until = time.monotonic() + patience
+        while not self._signs.failure and time.monotonic() < until:
+            time.sleep(0.02)
+        return RankFailed(self._signs.failure) if self._signs.failure else None
+
+    def close(self) -> None:
+        """Let the other ranks end."""
+        self._end()
+
+
+class Signs:
+    """Signs of life in the store: this rank's are written, the others' read. Knows no `Joined`: that one can be forgotten."""
+
+    def __init__(self, store: Any, layout: Layout, rank: int, hosts: list[str], links: Links) -> None:
+        self.step, self.cause, self.failure = 0, "", ""
+        self._store, self._layout, self._rank, self._hosts, self._links = store, layout, rank, hosts, links
+        self._ended = threading.Event()
+        threading.Thread(target=self._go_on, daemon=True, name="labkit signs of life").start()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def _go_on(self) -> None:
+        watched = [rank for rank in range(self._layout.ranks) if rank != self._rank and 0 in (rank, self._rank)]
+        seen = {rank: (b"", time.monotonic()) for rank in watched}
+        count = 0
+        while not self._ended.wait(BEAT_SECONDS):
+            count += 1
+            try:
+                self._store.set(f"beat {self._rank}", f"{count} {self.step} {self.cause}")
+                found = self._look(seen)
+            except RuntimeError as error:  # the store is gone, and with it whoever kept it
+                found = f"the ranks' store does not answer any more: {str(error).splitlines()[0]}"
+            if found and not self._ended.is_set():
+                self.failure = found
+                atexit.register(_leave)
+                self._links.abort()
+                return
+
+    def _look(self, seen: dict[int, tuple[bytes, float]]) -> str:
+        now = time.monotonic()
+        for rank, (last, when) in seen.items():
+            beat = self._store.get(f"beat {rank}") if self._store.check([f"beat {rank}"]) else b""
+            if beat != last:
+                seen[rank] = beat, now
+                _, step, cause = beat.decode().split(" ", 2)
+                if cause:
+                    return self._words(rank, int(step), cause)
+            elif now - when > SILENCE_SECONDS:
+                step = last.decode().split(" ", 2)[1] if last else "0"
+                return self._words(rank, int(step), f"it gave no sign of life for {now - when:.0f} s")
+        return ""
+
+    def _words(self, rank: int, step: int, cause: str) -> str:
+        where = f"at step {step}" if step else "before its first step"
+        return f"{self._layout.name(rank)} on {self._hosts[rank]} failed {where}: {cause}"
+
+
+def _end(signs: Signs, links: Links | None) -> None:
+    if links is not None and not signs.failure:
+        try:
+            links.send_task(stop_header(), None)
+        except RankFailed as error:
+            print(f"ranks could not be told to end: {error}", file=sys.stderr)
+    signs.end()
+
+
+def _leave() -> None:
+    """End the process at the end of the program at once: gloo would wait for a collective in which a rank is missing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

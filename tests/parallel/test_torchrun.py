@@ -1,0 +1,161 @@
+"""Ranks that torchrun starts, on one host and on two (network namespaces joined by a cable of their own)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import labkit
+from labkit import native
+from labkit.parallel import Layout
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+
+PROMPTS = ("In the beginning", "Call me Ishmael. Some years ago", "It")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def command(layout: Layout, *options: str) -> list[str]:
+    sizes = ["--tensor-parallel", str(layout.tensor_parallel), "--pipeline-parallel", str(layout.pipeline_parallel)]
+    return ["-m", "labkit", "generate", *PROMPTS, "--max-new-tokens", "20", *sizes, *options]
+
+
+def tokens_of(stdout: str) -> list[list[int]]:
+    return [row["token_ids"] for row in json.loads(stdout.strip().splitlines()[-1])["outputs"]]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[int]]:
+    outputs = labkit.load("gptj-tiny").generate(list(PROMPTS), labkit.SamplingParams(max_new_tokens=20))
+    return [output.completions[0].token_ids for output in outputs]
+
+
+@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(2, 2)])
+def test_one_host(layout: Layout, expected: list[list[int]]) -> None:
+    arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", str(layout.ranks), *command(layout, "--json")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert tokens_of(done.stdout) == expected
+
+
+def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
+    arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *command(Layout(2, 2))]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "tensor_parallel 2 x pipeline_parallel 2 are 4 ranks, and 2 were started" in done.stderr
+
+
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_goes_ends_the_run_and_is_named(harm: signal.Signals) -> None:
+    arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--monitor-interval", "0.2"]
+    script = [
+        "-m",
+        "labkit",
+        "generate",
+        *PROMPTS * 20,
+        "--max-new-tokens",
+        "200",
+        "--num-samples",
+        "60",
+        "--temperature",
+        "1",
+        "--tensor-parallel",
+        "2",
+        "--json",
+    ]
+    run = subprocess.Popen([*arguments, *script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ranks: list[psutil.Process] = []
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        ranks = [child for child in psutil.Process(run.pid).children() if child.environ().get("RANK")]
+        if len(ranks) == 2 and all(child.cpu_times().user > 4 for child in ranks):
+            break
+        time.sleep(0.1)
+    first, victim = sorted(ranks, key=lambda child: child.environ()["RANK"])
+    started = time.monotonic()
+    os.kill(victim.pid, harm)
+    psutil.wait_procs([first], timeout=30)
+    assert time.monotonic() - started < 12, "rank 0 knows within seconds"
+    os.kill(victim.pid, signal.SIGCONT)  # else torchrun waits half a minute for it to end by itself
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in ranks)
+    if harm == signal.SIGSTOP:
+        assert re.search(r"labkit: rank 1 \(shard 1 of 2\) on \S+ failed at step \d+: it gave no sign of life for \d s", errors)
+    else:
+        assert "rank" in errors
+        assert "Signal 9" in errors
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces, joined by a veth pair."""
+    names = ("labkit-a", "labkit-b")
+    if shutil.which("ip") is None:
+        pytest.skip("not measured here: two hosts need the command ip, to make network namespaces")
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "lk-a", "netns", names[0], "type", "veth", "peer", "name", "lk-b", "netns", names[1])
+        for number, name in enumerate(names):
+            device = f"lk-{'ab'[number]}"
+            ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", device)
+            ip("-n", name, "link", "set", device, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except (subprocess.CalledProcessError, PermissionError) as error:
+        why = error.stderr.decode().strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        pytest.skip(f"not measured here: two hosts need network namespaces ({why})")
+    yield names
+    for name in names:
+        ip("netns", "del", name)
+
+
+def run_on(hosts: tuple[str, str], layout: Layout, folder: Path) -> tuple[str, float]:
+    """Start torchrun in both namespaces; what rank 0 printed, and the seconds it took."""
+    started, runs = time.monotonic(), []
+    for number, name in enumerate(hosts):
+        device = f"lk-{'ab'[number]}"
+        environ = os.environ | {"GLOO_SOCKET_IFNAME": device, "TP_SOCKET_IFNAME": device, "OMP_NUM_THREADS": "1"}
+        options = ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1", "--master-addr", "10.77.0.1"]
+        arguments = ["ip", "netns", "exec", name, *TORCHRUN, *options, "--master-port", "29577", *command(layout, "--json")]
+        with (folder / f"{number}.out").open("w") as out, (folder / f"{number}.err").open("w") as err:
+            runs.append(subprocess.Popen(arguments, env=environ, stdout=out, stderr=err))
+    codes = [run.wait(timeout=180) for run in runs]
+    assert codes == [0, 0], "".join((folder / f"{number}.err").read_text() for number in (0, 1))
+    return (folder / "0.out").read_text(), time.monotonic() - started
+
+
+@pytest.mark.parametrize("link", ["fast", "slow"])
+@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(1, 2)])
+def test_two_hosts(hosts: tuple[str, str], layout: Layout, link: str, expected: list[list[int]], tmp_path: Path) -> None:
+    if link == "slow":
+        shape = ["tc", "qdisc", "add", "dev", "lk-a", "root", "tbf", "rate", "10mbit", "burst", "32kbit", "latency", "400ms"]
+        try:
+            subprocess.run(["ip", "netns", "exec", hosts[0], *shape], check=True, capture_output=True, timeout=20)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"not measured here: a slow link needs tc with tbf ({error.stderr.decode().strip()})")
+    try:
+        printed, _ = run_on(hosts, layout, tmp_path)
+        assert tokens_of(printed) == expected
+    finally:
+        if link == "slow":
+            subprocess.run(["ip", "netns", "exec", hosts[0], "tc", "qdisc", "del", "dev", "lk-a", "root"], capture_output=True)
