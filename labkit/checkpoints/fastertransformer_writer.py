@@ -54,9 +54,10 @@ def _content(checkpoint: Checkpoint, stem: str, tensor_parallel: int, dtype: tor
     part, _, rank = part.rpartition(".")
     heads, inner = (_share(size, tensor_parallel, int(rank)) for size in _sizes(checkpoint.config))
     if part == "attention.query_key_value.weight":
-        names = [f"{prefix}attn.{which}_proj.weight" for which in "qkv"]
-        parts = torch.stack([checkpoint.read(name, rows=heads, dtype=dtype) for name in names])  # [3, out, in]
-        return parts.permute(2, 0, 1)
+        fused = torch.empty(checkpoint.config.hidden_size, 3, heads.stop - heads.start, dtype=dtype)
+        for index, which in enumerate("qkv"):
+            fused[:, index] = checkpoint.read(f"{prefix}attn.{which}_proj.weight", rows=heads, dtype=dtype).T
+        return fused
     if part == "attention.dense.weight":
         return checkpoint.read(f"{prefix}attn.out_proj.weight", columns=heads, dtype=dtype).T
     if part == "mlp.dense_4h_to_h.weight":

@@ -9,6 +9,7 @@ each pipeline rank. Files are read with `torch.load(weights_only=True)`: nothing
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +65,8 @@ def open_megatron(path: Path) -> RankedCheckpoint:
             "writes them (since checkpoint version 1)"
         )
     args = content["args"]
+    if not isinstance(args, dict | argparse.Namespace):
+        raise CheckpointError(f"{first.label}: args is a {type(args).__name__}; settings by name are needed")
     version = content.get("checkpoint_version", 0)
     if not isinstance(version, int | float):
         raise CheckpointError(f"{first.label}: checkpoint_version is {version!r}; a number is needed")

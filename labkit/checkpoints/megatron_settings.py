@@ -93,7 +93,10 @@ def is_half_split(settings: Mapping[str, Any]) -> bool:
 
 
 def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> GPTJConfig:
-    """The shape; `stored_vocab` is the padded vocabulary. Raises `CheckpointError` for settings that are missing."""
+    """The shape; where the settings have no `vocab_size`, the vocabulary is `stored_vocab`, padding and all.
+
+    Raises `CheckpointError` for settings that are missing.
+    """
     missing = [name for name in _NUMBERS if not isinstance(settings.get(name), int)]
     if missing:
         raise CheckpointError(f"{label} lacks {', '.join(missing)} among its settings; whole numbers are needed")
@@ -101,7 +104,11 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
     if not isinstance(vocab, int) or not 0 < vocab <= stored_vocab:
         raise CheckpointError(f"{label}: vocab_size is {vocab!r}, but its embeddings have {stored_vocab} rows")
     head_dim = settings["hidden_size"] // max(1, settings["num_attention_heads"])
-    percent = settings.get("rotary_percent") or settings.get("rotary_percentage") or 1.0
+    try:  # YAML gives 1e-5 as a string
+        percent = float(settings.get("rotary_percent") or settings.get("rotary_percentage") or 1.0)
+        epsilon = float(settings.get("layernorm_epsilon") or settings.get("norm_epsilon") or 1e-5)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{label}: rotary_percent or layernorm_epsilon is no number: {error}") from error
     return GPTJConfig(
         hidden_size=settings["hidden_size"],
         num_layers=settings["num_layers"],
@@ -110,7 +117,7 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
         context_length=settings["max_position_embeddings"],
         vocab_size=vocab,
         intermediate_size=settings.get("ffn_hidden_size") or 0,
-        layer_norm_epsilon=settings.get("layernorm_epsilon") or settings.get("norm_epsilon") or 1e-5,
+        layer_norm_epsilon=epsilon,
         bos_token_id=settings.get("bos_token_id"),
         eos_token_id=settings.get("eos_token_id"),
     )

@@ -69,6 +69,10 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot read {CONFIG} as plain YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: {CONFIG} holds {type(values).__name__}, not settings by name")
+    for name, value in values.items():  # ${.other} stands for another setting
+        found = re.fullmatch(r"\$\{\.(\w+)\}", value) if isinstance(value, str) else None
+        if found and found[1] in values:
+            values[name] = values[found[1]]
     if values.get("share_embeddings_and_output_weights") is not None:
         values["untie_embeddings_and_output_weights"] = not values["share_embeddings_and_output_weights"]
     return values

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
@@ -64,21 +64,33 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
     """
     check_target(target, force=force)
     parent = target.absolute().parent
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _check_room(target, needed_bytes)
+        staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.part-"))
+        try:
+            staging.chmod(0o755)
+            yield staging
+            _flush(staging)
+            _move(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # something else has come to be in it
+                folder.rmdir()
+        raise
+
+
+def _check_room(target: Path, needed_bytes: int) -> None:
+    parent = target.absolute().parent
     free = shutil.disk_usage(parent).free
     if free < needed_bytes + _SPARE_BYTES:
         raise InsufficientResources(
             f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, {parent} has {free / 1e9:.2f} GB free; make room, or give "
             "another place"
         )
-    staging = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.part-"))
-    try:
-        staging.chmod(0o755)
-        yield staging
-        _flush(staging)
-        _move(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:

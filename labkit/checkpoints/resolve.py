@@ -39,7 +39,7 @@ def config_of(name: str | Path) -> GPTJConfig:
             "Hugging Face's or one of these is needed"
         )
     raise InvalidRequest(
-        f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory or a config.json"
+        f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory, a config.json or a .nemo file"
     )
 
 

@@ -36,7 +36,7 @@ _ENUM_HOMES = ("megatron.model.enums", "megatron.core.enums", "megatron.legacy.m
 _NUMPY = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 _PASSED: list[Any] = [
     argparse.Namespace,
-    *((_StandIn, name) for name in _NUMPY),
+    *((_StandIn, name) for name in (*_NUMPY, "_io.BytesIO")),
     *((_StandIn, f"{home}.{name}") for home in _ENUM_HOMES for name in _ENUMS),
 ]
 

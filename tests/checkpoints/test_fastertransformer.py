@@ -23,6 +23,12 @@ HEADS = (1, 2, 4)
 KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@pytest.fixture(autouse=True)
+def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of small files; what a target survives is tested with the conversion."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     write_source(tmp_path / "source", 1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import gzip
 import io
 import os
 import random
+import sys
 import tarfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,12 @@ from tests.models import random_prompts
 
 PADDED = 256
 HEAD_DIM = CONFIG.head_dim
+
+
+@pytest.fixture(autouse=True)
+def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of small files; what a target survives is tested with the conversion."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -161,15 +170,23 @@ def test_rotary_halves_become_pairs(tmp_path: Path, model: tuple[Path, dict[str,
     same(open_checkpoint(half_split(tmp_path / "mg", 4)), weights)
 
 
-def test_what_training_leaves_in_a_checkpoint_is_no_hindrance(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
+def test_what_training_leaves_in_a_checkpoint_is_no_hindrance(
+    tmp_path: Path, model: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Random states, optimizer, an iteration's folder, zero biases in attention, none in the head, self_attention's name."""
     source, weights = model
     convert(source, tmp_path / "mg", "megatron", tensor_parallel=2)
+    enums = types.ModuleType("megatron.core.enums")
+    enums.ModelType = enum.Enum("ModelType", "encoder_or_decoder", module="megatron.core.enums")  # type: ignore[attr-defined]
+    for name in ("megatron", "megatron.core", "megatron.core.enums"):
+        monkeypatch.setitem(sys.modules, name, enums)
 
     def edit(content: dict[str, Any]) -> None:
         content["rng_state"] = [{"random_rng_state": random.getstate(), "np_rng_state": np.random.get_state()}]
         content["optimizer"] = {"state": {0: {"exp_avg": torch.randn(5), "step": torch.tensor(3)}}}
         content["args"].params_dtype = torch.bfloat16
+        content["args"].model_type = enums.ModelType.encoder_or_decoder
+        content["model"]["language_model"]["encoder"]["layers.0.self_attention.core_attention._extra_state"] = io.BytesIO(b"x")
         encoder = content["model"]["language_model"]["encoder"]
         for name in list(encoder):
             encoder[name.replace("attention.", "self_attention.")] = encoder.pop(name)
@@ -178,6 +195,8 @@ def test_what_training_leaves_in_a_checkpoint_is_no_hindrance(tmp_path: Path, mo
         del content["model"]["language_model"]["output_layer"]["bias"]
 
     change(tmp_path / "mg", edit)
+    for name in ("megatron", "megatron.core", "megatron.core.enums"):
+        monkeypatch.delitem(sys.modules, name)
     (tmp_path / "mg" / "release").rename(tmp_path / "mg" / "iter_0001200")
     (tmp_path / "mg" / "latest_checkpointed_iteration.txt").write_text("1200\n")
     same(open_checkpoint(tmp_path / "mg"), {name: tensor for name, tensor in weights.items() if name != "lm_head.bias"})
@@ -276,6 +295,8 @@ def test_a_model_that_is_no_gpt_j(
         (lambda content: content.update(model0=content.pop("model")), "interleaved pipeline"),
         (set_args(num_layers=6), "has 4 layers in its files, its settings say 6"),
         (set_args(hidden_size=None), "lacks hidden_size"),
+        (set_args(rotary_percent="half"), "is no number"),
+        (lambda content: content.update(args="none"), "args is a str"),
         (set_args(ffn_hidden_size=96), r"dense_h_to_4h.weight has shape \(44, 48\), the settings call for \(48, 48\)"),
         (set_args(vocab_size=999), "vocab_size is 999, but its embeddings have 256 rows"),
         (set_args(tensor_model_parallel_size=4), "files of 2 tensor ranks, its settings say 4"),
@@ -350,8 +371,9 @@ def write_nemo(tmp_path: Path, source: Path, size: int, stages: int = 1, *, pack
         "hidden_size": 48,
         "ffn_hidden_size": 88,
         "num_attention_heads": 4,
-        "max_position_embeddings": 37,
-        "layernorm_epsilon": 3e-5,
+        "encoder_seq_length": 37,
+        "max_position_embeddings": "${.encoder_seq_length}",
+        "layernorm_epsilon": "3e-5",
         "position_embedding_type": "rope",
         "rotary_percentage": 0.5,
         "rotary_interleaved": True,
