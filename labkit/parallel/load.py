@@ -19,8 +19,8 @@ from labkit.parallel.forward import ParallelForward
 from labkit.parallel.layout import Layout
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import Ranks
+from labkit.parallel.serve import serve
 from labkit.parallel.torchrun import Joined, under_torchrun
-from labkit.parallel.worker import serve
 from labkit.precision import as_precision
 
 

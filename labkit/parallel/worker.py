@@ -10,21 +10,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from labkit.checkpoints import open_checkpoint
-from labkit.engine.kv_cache import KVCache
 from labkit.errors import RankFailed
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
 from labkit.parallel.pulse import READY, Pulse
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import LOST_OTHERS
-from labkit.parallel.wire import decode
+from labkit.parallel.serve import serve
 
 
 def main(folder: Path, rank: int) -> int:
@@ -47,21 +45,6 @@ def main(folder: Path, rank: int) -> int:
         note_failure(folder, rank, f"{type(error).__name__}: {error}")
         raise
     return 0
-
-
-def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> None:
-    """Compute task after task; returns when told to end. `say` is told the number of each."""
-    model = forward.model
-    caches: dict[int, KVCache] = {}
-    while (received := links.receive_task()) is not None:
-        task = decode(*received, model.config.hidden_size)
-        say(task.number)
-        for number in task.freed:
-            caches.pop(number, None)
-        if task.cache not in caches:
-            caches[task.cache] = KVCache(model.config, task.slots, device=model.device, dtype=model.dtype, part=model.part)
-        forward(task.batch, caches[task.cache])
-        links.take_accounts()
 
 
 def note_failure(folder: Path, rank: int, cause: str) -> None:
