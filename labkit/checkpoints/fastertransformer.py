@@ -4,7 +4,7 @@ File names and layouts are those of NVIDIA/FasterTransformer, `examples/pytorch/
 (what writes them) and `src/fastertransformer/models/gptj/GptJ*Weight.cc` (what reads them). Matrices are stored as
 [in, out], the transpose of Hugging Face's; query, key and value as one [in, 3, out]; each rank has its heads and its share
 of the inner size, in a file of its own. FasterTransformer loads on with a warning when a file is missing or short; here
-that is refused. Its converters write float32, and its GPT-J loader reads nothing else in most of its versions.
+that is refused. Its converters write float32 always; its GPT-J loader heeds `weight_data_type` since release 5.1 only.
 
 `config.ini` does not say how long a context the model has, nor its norms' epsilon. `labkit convert` adds a section
 `[labkit]` with both, which FasterTransformer does not look at; without it the context is 2048 and the epsilon is 1e-5, as
@@ -31,6 +31,8 @@ from labkit.errors import CheckpointError, InvalidRequest, NotAvailable
 
 CONFIG = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NO_TOKEN = -1
+"""Written where a model has no such token; FasterTransformer ends when it finds the `None` that its converters write."""
 FOLDER = re.compile(r"([1-9]\d*)-gpu")
 _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_embedding", "vocab_size")
 
@@ -86,7 +88,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         self.name = str(path)
         values = _read_config(self.path / CONFIG)
         self.config = _config_of(self.path, values)
-        self.weight_dtype = _dtype_of(self.path, values["gptj"].get("weight_data_type"))
+        self.weight_dtype = _dtype_of(self.path, values["gptj"].get("weight_data_type", "fp32"))
         self.source_dtype = DTYPES.get(values["labkit"].get("source_data_type", ""), self.weight_dtype)
         self.tensor_parallel = _tensor_parallel(self.path)
         check_tensor_parallel(self.config, self.tensor_parallel)
@@ -193,6 +195,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
         context = int(ours.get("context_length", GPT_J_6B.context_length))
         epsilon = float(ours.get("layer_norm_epsilon", GPT_J_6B.layer_norm_epsilon))
         start, end = (None if gptj.get(key, "None") == "None" else int(gptj[key]) for key in ("start_id", "end_id"))
+        start, end = (None if token is not None and token < 0 else token for token in (start, end))
     except ValueError as error:
         raise InvalidRequest(f"{folder / CONFIG} has a value that is no number: {error}") from error
     return GPTJConfig(
@@ -209,7 +212,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
     )
 
 
-def _dtype_of(folder: Path, name: str | None) -> torch.dtype:
+def _dtype_of(folder: Path, name: str) -> torch.dtype:
     if name not in DTYPES:
         raise InvalidRequest(f"{folder / CONFIG}: weight_data_type is {name!r}; fp32, fp16 or bf16 is accepted")
     return DTYPES[name]

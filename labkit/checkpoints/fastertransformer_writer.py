@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint
-from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, file_shapes
+from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, NO_TOKEN, file_shapes
 from labkit.checkpoints.output import Progress, write_tensor
 from labkit.config import GPTJConfig
 
@@ -85,8 +85,8 @@ def _config_text(config: GPTJConfig, dtype: torch.dtype, source: torch.dtype) ->
             "num_layer": config.num_layers,
             "rotary_embedding": config.rotary_dim,
             "vocab_size": config.vocab_size,
-            "start_id": config.bos_token_id,
-            "end_id": config.eos_token_id,
+            "start_id": NO_TOKEN if config.bos_token_id is None else config.bos_token_id,
+            "end_id": NO_TOKEN if config.eos_token_id is None else config.eos_token_id,
             "weight_data_type": names[dtype],
         },
         "labkit": {

@@ -224,10 +224,12 @@ def test_a_config_of_the_original_converter(tmp_path: Path, source: Path) -> Non
     """It has no section of labkit's, and may have the word None."""
     config = convert(source, tmp_path / "ft", "fastertransformer").path / "config.ini"
     text = config.read_text().partition("[labkit]")[0].replace("start_id = 3", "start_id = None")
+    text = text.replace("weight_data_type = fp32\n", "")  # which release 5.0 did not write
     config.write_text(text)
     for precision in ("fp16", "bf16"):  # the way on keeps what is not known, too
         convert(tmp_path / "ft", tmp_path / precision, "fastertransformer", tensor_parallel=2, precision=precision)
         assert open_checkpoint(tmp_path / precision).config.bos_token_id is None
+        assert "start_id = -1\n" in (tmp_path / precision / "2-gpu" / "config.ini").read_text()
     found = open_checkpoint(tmp_path / "ft").config
     assert (found.context_length, found.layer_norm_epsilon, found.bos_token_id, found.eos_token_id) == (2048, 1e-5, None, 7)
 
