@@ -96,5 +96,5 @@ def test_random_weights_have_no_tokenizer(config_file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt-j-6b-synthetik", "nowhere/at/all", "nowhere/config.json"])
 def test_a_name_that_is_none(name: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"there is no model .*gptj-tiny, gpt-j-6b, .*a directory or a config\.json"):
+    with pytest.raises(InvalidRequest, match=r"there is no model .*gptj-tiny, gpt-j-6b, .*or a \.nemo file"):
         open_checkpoint(name)
