@@ -99,7 +99,7 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     return CPU(
         model=fields.get("model name") or platform.processor() or platform.machine(),
         architecture=platform.machine(),
@@ -107,6 +107,11 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
         usable_cores=usable,
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
     )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; a container or a job may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_gpus() -> tuple[tuple[GPU, ...], str]:

@@ -54,10 +54,6 @@ class ParallelLabkit(LabkitEngine):
             self._steps += 1
         return logits
 
-    def close(self) -> None:
-        """End the other ranks."""
-        self._ranks.close()
-
 
 def of_layout(layout: Layout) -> type[ParallelLabkit]:
     """The engine of a layout, called `labkit-tp2-pp1` or alike."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, NO_TOKEN, file_shapes
 from labkit.checkpoints.output import Progress, write_tensor
+from labkit.checkpoints.partition import share
 from labkit.config import GPTJConfig
 
 _WHOLE = {
@@ -52,7 +53,7 @@ def _content(checkpoint: Checkpoint, stem: str, tensor_parallel: int, dtype: tor
     if part == "mlp.dense_4h_to_h.bias":
         return checkpoint.read(f"{prefix}mlp.fc_out.bias", dtype=dtype)
     part, _, rank = part.rpartition(".")
-    heads, inner = (_share(size, tensor_parallel, int(rank)) for size in _sizes(checkpoint.config))
+    heads, inner = (share(size, int(rank), tensor_parallel) for size in _sizes(checkpoint.config))
     if part == "attention.query_key_value.weight":
         fused = torch.empty(checkpoint.config.hidden_size, 3, heads.stop - heads.start, dtype=dtype)
         for index, which in enumerate("qkv"):
@@ -68,10 +69,6 @@ def _content(checkpoint: Checkpoint, stem: str, tensor_parallel: int, dtype: tor
 
 def _sizes(config: GPTJConfig) -> tuple[int, int]:
     return config.hidden_size, config.intermediate_size
-
-
-def _share(size: int, ranks: int, rank: int) -> slice:
-    return slice(rank * size // ranks, (rank + 1) * size // ranks)
 
 
 def _config_text(config: GPTJConfig, dtype: torch.dtype, source: torch.dtype) -> str:

@@ -18,6 +18,7 @@ from labkit.checkpoints.megatron import FILE, TRACKER
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
 from labkit.checkpoints.megatron_settings import settings_of
 from labkit.checkpoints.output import Progress
+from labkit.checkpoints.partition import share
 from labkit.config import GPTJConfig
 
 VOCAB_MULTIPLE = 128
@@ -99,15 +100,15 @@ class _Part:
 
     def _vocabulary(self, name: str) -> Tensor:
         """This rank's rows, those that pad the vocabulary zero."""
-        share = self._share(padded_vocab(self.config, self.ranks))
-        rows = slice(min(share.start, self.config.vocab_size), min(share.stop, self.config.vocab_size))
+        held = self._share(padded_vocab(self.config, self.ranks))
+        rows = slice(min(held.start, self.config.vocab_size), min(held.stop, self.config.vocab_size))
         values = self._read(name, rows)
-        padded = values.new_zeros(share.stop - share.start, *values.shape[1:])
+        padded = values.new_zeros(held.stop - held.start, *values.shape[1:])
         padded[: len(values)] = values
         return padded
 
     def _share(self, size: int) -> slice:
-        return slice(self.rank * size // self.ranks, (self.rank + 1) * size // self.ranks)
+        return share(size, self.rank, self.ranks)
 
     def _read(self, name: str, rows: slice | None = None, columns: slice | None = None) -> Tensor:
         return self.checkpoint.read(name, dtype=self.dtype, rows=rows, columns=columns)

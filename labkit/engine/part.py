@@ -7,9 +7,11 @@ model, its linear layers and their quantized forms see smaller matrices and noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from labkit.checkpoints.partition import nearest_divisor
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 
@@ -70,11 +72,10 @@ class Part:
         """Raise `InvalidRequest` when the model cannot be cut this way, with the numbers and the nearest that can be."""
         if not (0 <= self.shard < self.shards and 0 <= self.stage < self.stages):
             raise InvalidRequest(f"part {self} is none of its own shards and stages; both count from 0")
+        nearest = nearest_divisor(self.shards, math.gcd(config.num_heads, config.intermediate_size))
         for count, what in ((config.num_heads, "heads"), (config.intermediate_size, "inner features")):
             if count % self.shards:
-                raise InvalidRequest(
-                    f"tensor_parallel {self.shards} does not divide the {count} {what}; {_nearest(config, self.shards)} does"
-                )
+                raise InvalidRequest(f"tensor_parallel {self.shards} does not divide the {count} {what}; {nearest} does")
         if self.stages > config.num_layers:
             raise InvalidRequest(
                 f"pipeline_parallel {self.stages} exceeds the {config.num_layers} layers; "
@@ -95,9 +96,3 @@ def span(count: int, index: int, parts: int) -> range:
 
 def _slice(stretch: range) -> slice:
     return slice(stretch.start, stretch.stop)
-
-
-def _nearest(config: GPTJConfig, shards: int) -> int:
-    """Of the numbers of shards that divide the model, the one next to `shards`, of two the smaller."""
-    fitting = [n for n in range(1, config.num_heads + 1) if config.num_heads % n == 0 and config.intermediate_size % n == 0]
-    return min(fitting, key=lambda n: (abs(n - shards), n))

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.exercises.kernel_guard import KernelLaunch, in_launch, watch_kernels
+from labkit.measure.torch_traffic import tensors_in
 
 if TYPE_CHECKING:
     from labkit.exercises.exercise import Case
@@ -219,7 +220,7 @@ class TorchGuard:
 
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", str(func))
-        if not in_launch() and name in _LEAVES_TORCH and any(map(self._guarded, _tensors(args))):
+        if not in_launch() and name in _LEAVES_TORCH and any(map(self._guarded, tensors_in(args))):
             self._refuse(name, args)
         self._asked_for.append(name)
         try:
@@ -234,7 +235,7 @@ class TorchGuard:
             return outcome
         if name in _EMPTY:
             return _fill(outcome)
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         free = name in _MAKES or (func.is_view and str(func) != "aten.view.dtype") or set(self._asked_for) & set(_PRINTS)
         if not free and any(map(self._guarded, tensors)):
             self._refuse(self._asked_for[0] if self._asked_for else name, tensors)
@@ -260,7 +261,7 @@ class TorchGuard:
         plain = name.strip("_")
         base = plain[1:] if plain[1:] in _SIGNS else plain  # radd, imul
         said = _SIGNS.get(base, "") if base.endswith("item") else f"torch.{base}" + _SIGNS.get(base, "")
-        on = next(filter(None, map(self._name, filter(self._guarded, _tensors(values)))), "a tensor")
+        on = next(filter(None, map(self._name, filter(self._guarded, tensors_in(values)))), "a tensor")
         self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do that work"
 
     def _caller(self) -> tuple[str, str]:
@@ -313,16 +314,6 @@ def _fill(tensor: Tensor) -> Tensor:
     return tensor.fill_(float("nan") if tensor.is_floating_point() else 63)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
 @dataclass(frozen=True)
 class HeldContract:
     """Little is held at a time: at most `most(case)` elements in tensors made during the call, and no lists of numbers."""
@@ -346,14 +337,14 @@ class _Held:
 
     def function(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", str(func))
-        if name in ("numpy", "tolist", "__array__", "__dlpack__") and any(t.numel() > 1 for t in _tensors(args)):
+        if name in ("numpy", "tolist", "__array__", "__dlpack__") and any(t.numel() > 1 for t in tensors_in(args)):
             self.left_torch = name
         return func(*args, **kwargs)
 
     def dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         outcome = func(*args, **kwargs)
-        known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
-        for tensor in _tensors(outcome):
+        known = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
+        for tensor in tensors_in(outcome):
             storage = tensor.untyped_storage()
             if storage._cdata not in known:
                 self.alive = {kept: size for kept, size in self.alive.items() if not kept.expired()}

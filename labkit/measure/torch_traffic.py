@@ -53,7 +53,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         outcome = func(*args, **kwargs)
         name, changes = func.overloadpacket.__name__, func._schema.is_mutable
-        inputs, outputs = list(_tensors((args, kwargs))), list(_tensors(outcome))
+        inputs, outputs = list(tensors_in((args, kwargs))), list(tensors_in(outcome))
         if outputs and name not in _ALLOCATES and (changes or not _aliases(inputs, outputs)):
             self._count(name, inputs, outputs)
         return outcome
@@ -79,14 +79,15 @@ def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
     return False
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value: itself, or what lists, tuples and dictionaries of any depth hold."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -42,10 +42,7 @@ class SharedGroup:
     @staticmethod
     def create(ranks: int) -> Path:
         """The file of a new group, zeros; who made it deletes it once all members have opened it, or at the end."""
-        handle, name = tempfile.mkstemp(prefix="labkit-group-", dir=FOLDER if FOLDER.is_dir() else None)
-        os.truncate(handle, region_bytes(ranks))
-        os.close(handle)
-        return Path(name)
+        return shared_file("group", region_bytes(ranks))
 
     @property
     def timeout(self) -> float:
@@ -110,6 +107,14 @@ class SharedGroup:
     def _done(self, status: int, collective: str) -> None:
         if status:
             self.fail(status, collective)
+
+
+def shared_file(kind: str, size: int) -> Path:
+    """A new file of `size` zero bytes for processes to share, called `labkit-<kind>-...`; its maker deletes it."""
+    handle, name = tempfile.mkstemp(prefix=f"labkit-{kind}-", dir=FOLDER if FOLDER.is_dir() else None)
+    os.truncate(handle, size)
+    os.close(handle)
+    return Path(name)
 
 
 def region_bytes(ranks: int) -> int:

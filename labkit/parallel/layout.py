@@ -43,6 +43,11 @@ class Layout:
         held += [f"stage {part.stage} of {part.stages}"] if part.stages > 1 else []
         return f"rank {rank} ({', '.join(held)})" if held else f"rank {rank}"
 
+    def failure(self, rank: int, host: str, step: int, cause: str) -> str:
+        """What is said of a rank that failed; `step` is the one it began last, 0 before the first."""
+        where = f"at step {step}" if step else "before its first step"
+        return f"{self.name(rank)} on {host} failed {where}: {cause}"
+
     def check(self, config: GPTJConfig) -> None:
         """Raise `InvalidRequest` when a model of this shape cannot be laid out so, with the nearest that can."""
         for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):

@@ -45,27 +45,30 @@ def create_groups(layout: Layout) -> dict[str, Path]:
 
 
 class Links:
-    """A rank's ends of the groups that it is in; `group(name, member, ranks)` opens one."""
+    """A rank's ends of the groups that it is in; `group(name, member, names)` opens one, of members so called."""
 
-    def __init__(self, layout: Layout, rank: int, group: Callable[[str, int, list[int]], Group]) -> None:
+    def __init__(self, layout: Layout, rank: int, group: Callable[[str, int, tuple[str, ...]], Group]) -> None:
         self.layout, self.rank = layout, rank
         self.part = part = layout.part(rank)
-        self.tasks = group("tasks", rank, list(range(layout.ranks)))
+
+        def opened(name: str, member: int, ranks: list[int]) -> Group | None:
+            return group(name, member, tuple(map(layout.name, ranks))) if len(ranks) > 1 else None
+
         peers = [layout.rank(part.stage, shard) for shard in range(part.shards)]
-        self.sums = group(f"sums {part.stage}", part.shard, peers) if part.shards > 1 else None
-        before = [layout.rank(part.stage - 1, part.shard), rank] if not part.first else None
-        behind = [rank, layout.rank(part.stage + 1, part.shard)] if not part.last else None
-        self._before = group(f"hidden {part.stage} {part.shard}", 1, before) if before else None
-        self._behind = group(f"hidden {part.stage + 1} {part.shard}", 0, behind) if behind else None
+        before = [] if part.first else [layout.rank(part.stage - 1, part.shard), rank]
+        behind = [] if part.last else [rank, layout.rank(part.stage + 1, part.shard)]
+        self.tasks = group("tasks", rank, tuple(map(layout.name, range(layout.ranks))))
+        self.sums = opened(f"sums {part.stage}", part.shard, peers)
+        self._before = opened(f"hidden {part.stage} {part.shard}", 1, before)
+        self._behind = opened(f"hidden {part.stage + 1} {part.shard}", 0, behind)
         self._groups = {"tasks": self.tasks, "sums": self.sums, "hidden in": self._before, "hidden out": self._behind}
 
     @classmethod
     def shared(cls, layout: Layout, rank: int, paths: Mapping[str, Path | str], timeout: float) -> Links:
         """Through memory of this host: the files that `create_groups` made."""
 
-        def group(name: str, member: int, ranks: list[int]) -> Group:
-            names = tuple(map(layout.name, ranks))
-            return SharedGroup(Path(paths[name]), member, len(ranks), timeout=timeout, names=names)
+        def group(name: str, member: int, names: tuple[str, ...]) -> Group:
+            return SharedGroup(Path(paths[name]), member, len(names), timeout=timeout, names=names)
 
         return cls(layout, rank, group)
 
@@ -73,8 +76,8 @@ class Links:
     def gloo(cls, layout: Layout, rank: int, store: Any, timeout: float) -> Links:
         """Over the network: a `torch.distributed.Store` that all ranks have."""
 
-        def group(name: str, member: int, ranks: list[int]) -> Group:
-            return GlooGroup(store, name, member, len(ranks), timeout=timeout, names=tuple(map(layout.name, ranks)))
+        def group(name: str, member: int, names: tuple[str, ...]) -> Group:
+            return GlooGroup(store, name, member, len(names), timeout=timeout, names=names)
 
         return cls(layout, rank, group)
 

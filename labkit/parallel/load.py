@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Unpack
@@ -14,6 +13,7 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.engine import Engine, EngineOptions
 from labkit.engine.loader import check_memory, tokenizer_of
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
+from labkit.environment import usable_cores
 from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.forward import ParallelForward
 from labkit.parallel.layout import Layout
@@ -47,8 +47,9 @@ def load_parallel(
     device = torch.device("cpu")
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
-    check_memory(checkpoint, device, as_precision(dtype, device))
-    forward = start(checkpoint, layout, as_precision(dtype, device), threads=threads, progress=progress)
+    precision = as_precision(dtype, device)
+    check_memory(checkpoint, device, precision)
+    forward = start(checkpoint, layout, precision, threads=threads, progress=progress)
     return Engine(forward.model, tokenizer_of(checkpoint), forward=forward, **options)
 
 
@@ -70,8 +71,7 @@ def start(
         raise NotAvailable(f"ranks on one host talk through labkit's native library, which is not used: {native.why_not()}")
     if under_torchrun():
         return _join(checkpoint, layout, precision, threads)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = threads or max(1, cores // layout.ranks)
+    each = threads or max(1, usable_cores() // layout.ranks)
     source = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
     ranks = Ranks(layout, source | {"precision": precision, "threads": each})
     try:

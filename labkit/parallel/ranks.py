@@ -24,7 +24,7 @@ from typing import Any
 from labkit.errors import RankFailed
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links, create_groups
-from labkit.parallel.pulse import READY, Pulse
+from labkit.parallel.pulse import Pulse
 
 SILENCE_SECONDS = 5.0
 """A rank that gave no sign of life for so long has stopped answering."""
@@ -68,7 +68,7 @@ class Ranks:
     def wait_ready(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Until every rank has read its part; raises `RankFailed`."""
         others, shown = range(1, self.layout.ranks), -1
-        while (ready := sum(self._watch.pulse.state(rank) == READY for rank in others)) < len(others):
+        while (ready := sum(map(self._watch.pulse.is_ready, others))) < len(others):
             self.check()
             if ready != shown:
                 progress(ready, len(others))
@@ -149,10 +149,7 @@ class Watch:
     def _fault(self, rank: int) -> str:
         """What is wrong with a rank, in words; empty when nothing is."""
         cause = self._cause(rank)
-        if not cause:
-            return ""
-        where = f"at step {step}" if (step := self.pulse.step(rank)) else "before its first step"
-        return f"{self._layout.name(rank)} on {socket.gethostname()} failed {where}: {cause}"
+        return self._layout.failure(rank, socket.gethostname(), self.pulse.step(rank), cause) if cause else ""
 
     def _cause(self, rank: int) -> str:
         with contextlib.suppress(OSError, ValueError, KeyError):

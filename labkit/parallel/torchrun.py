@@ -134,8 +134,7 @@ class Signs:
         return ""
 
     def _words(self, rank: int, step: int, cause: str) -> str:
-        where = f"at step {step}" if step else "before its first step"
-        return f"{self._layout.name(rank)} on {self._hosts[rank]} failed {where}: {cause}"
+        return self._layout.failure(rank, self._hosts[rank], step, cause)
 
 
 def _end(signs: Signs, links: Links | None) -> None:

@@ -19,7 +19,7 @@ from labkit.checkpoints import open_checkpoint
 from labkit.errors import RankFailed
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
-from labkit.parallel.pulse import READY, Pulse
+from labkit.parallel.pulse import Pulse
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import LOST_OTHERS
 from labkit.parallel.serve import serve
@@ -37,8 +37,8 @@ def main(folder: Path, rank: int) -> int:
         links = Links.shared(layout, rank, spec["groups"], spec["timeout"])
         checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
         forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])
-        pulse.say(rank, state=READY)
-        serve(forward, links, lambda step: pulse.say(rank, step=step))
+        pulse.say_ready(rank)
+        serve(forward, links, lambda step: pulse.say_step(rank, step))
     except RankFailed:
         return LOST_OTHERS
     except Exception as error:
