@@ -132,7 +132,7 @@ def test_the_native_sampler_stays_inside_the_vocabulary_whatever_it_is_given() -
     logits = odd[torch.randint(len(odd), (500, 33), generator=draw)]
     logits[0], logits[1] = math.nan, -math.inf
     rows = torch.arange(500)
-    for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.5), (5, 0.9)):
+    for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.5), (5, 0.9), (32, 0.999)):
         kept = torch.full((500,), top_k), torch.full((500,), top_p).double()
         tokens = ops.sample(logits, torch.ones(500).double(), *kept, rows, rows, rows)
         assert bool(((tokens >= 0) & (tokens < 33)).all())

@@ -70,7 +70,7 @@ struct Row {
         for (; b < bins - 1 && seen + counts[b] < count && sum + sums[b] < weight; b++) seen += counts[b], sum += sums[b];
         int32_t found = 0;
         for (int32_t i = 0; i < vocab; i++)
-            if (bin(i) == b) members[found++] = i;
+            if (bin(i) == b && logits[i] == logits[i]) members[found++] = i; // not-a-number has no place in an order
         std::sort(members, members + found,
                   [&](int32_t i, int32_t j) { return logits[i] != logits[j] ? logits[i] > logits[j] : i < j; });
         for (int32_t m = 0; m < found; m++) {
@@ -78,7 +78,7 @@ struct Row {
             *reached = sum += weights[i];
             if (++seen >= count || sum >= weight || m == found - 1) return {logits[i], i};
         }
-        *reached = sum; // an empty last bin: everything is kept
+        *reached = sum; // a last bin without numbers: everything is kept
         return {-std::numeric_limits<float>::infinity(), vocab};
     }
 
