@@ -21,9 +21,9 @@ SHAPES = {
 }
 
 
-def random_peer(shape: str, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+def random_peer(shape: str | tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Any:
     """A transformers GPT-J with weights large enough that its answers differ from token to token."""
-    hidden, layers, heads, rotary_dim, context, vocab = SHAPES[shape]
+    hidden, layers, heads, rotary_dim, context, vocab = SHAPES[shape] if isinstance(shape, str) else shape
     config = transformers.GPTJConfig(
         vocab_size=vocab,
         n_positions=context,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -10,13 +9,16 @@ from torch import Tensor
 
 from labkit.bench.engines import PRECISIONS, LabkitEngine
 from labkit.checkpoints import Checkpoint
-from labkit.engine.batch import Batch
-from labkit.engine.kv_cache import KVCache
+from labkit.engine import FixedBatches, KVCache
 from labkit.parallel import Layout, start
+from labkit.parallel.ledger import COMPUTE
 
 
 class ParallelLabkit(LabkitEngine):
-    """One layout of labkit; made by `of_layout`. Notes the share of decode steps that rank 0 spent in collectives."""
+    """One layout of labkit; made by `of_layout`. A batch is shared out to as many steps in flight as there are stages.
+
+    Notes the share of decode steps that rank 0 spent in collectives, or waiting in them for others.
+    """
 
     layout = Layout()
 
@@ -24,9 +26,9 @@ class ParallelLabkit(LabkitEngine):
         self._graphed = None
         self._ranks = start(checkpoint, self.layout, precision)
         self._model = self._ranks.model
-        self._forward = self._timed
-        self._seconds = self._collectives = 0.0
-        self._bytes = self._steps = 0
+        self._forward = self._ranks
+        self._lanes: list[FixedBatches] = []
+        self._prefills: set[int] = set()
         self._describe(precision, device)
         self.detail += f", {self.layout.ranks} ranks"
 
@@ -35,24 +37,47 @@ class ParallelLabkit(LabkitEngine):
         """Those of the CPU; on a GPU none: ranks of one host's CPU are what there is."""
         return PRECISIONS[:-1] if device.type == "cpu" else ()
 
-    def notes(self) -> dict[str, Any]:
-        """`communication_share` of the decode steps' time, and `communication_bytes` of rank 0 a step."""
-        if not self._steps:
-            return {}
-        share, size = self._collectives / self._seconds, self._bytes / self._steps
-        self._seconds = self._collectives = 0.0
-        self._bytes = self._steps = 0
-        return {"communication_share": share, "communication_bytes": size}
+    def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
+        """As of one process; the prompts of each step in flight by themselves."""
+        batch, length = prompts.shape
+        room = length + new_tokens
+        if self._cache is None or self._cache.num_slots < batch * room:
+            model = self._model
+            self._cache = KVCache(model.config, batch * room, device=model.device, dtype=model.dtype, part=model.part)
+        shares = prompts.tensor_split(min(batch, self._ranks.steps_in_flight))
+        self._lanes, waiting = [], []
+        for share in shares:
+            first = sum(lane.slot_table.numel() for lane in self._lanes)
+            self._lanes.append(FixedBatches(len(share), room, self._model.device, first_slot=first))
+            waiting.append(self._ranks.submit(self._lanes[-1].prefill(list(share)), self._cache))
+            self._prefills.add(self._ranks.steps)
+        return torch.cat([logits().argmax(-1) for logits in waiting])
 
-    def _timed(self, batch: Batch, cache: KVCache) -> Tensor:
-        started = time.perf_counter()
-        logits = self._ranks(batch, cache)
-        if batch.is_decode:
-            self._seconds += time.perf_counter() - started
-            self._collectives += sum(account.seconds for account in self._ranks.accounts)
-            self._bytes += sum(account.byte_count for account in self._ranks.accounts)
-            self._steps += 1
-        return logits
+    def decode(self, tokens: Tensor, steps: int) -> Tensor:
+        """Each step in flight is followed by the next one of its sequences as soon as their tokens are there."""
+        assert self._cache is not None
+        shares = tokens.split([len(lane.lengths) for lane in self._lanes])
+        waiting = [self._ranks.submit(lane.decode(share), self._cache) for lane, share in zip(self._lanes, shares, strict=True)]
+        made: list[list[Tensor]] = [[] for _ in self._lanes]
+        for step in range(steps):
+            for number, lane in enumerate(self._lanes):
+                made[number].append(waiting[number]().argmax(-1))
+                if step + 1 < steps:
+                    waiting[number] = self._ranks.submit(lane.decode(made[number][-1]), self._cache)
+        return torch.cat([torch.stack(lane, dim=1) for lane in made])
+
+    def notes(self) -> dict[str, Any]:
+        """`communication_share` of rank 0's time in decode steps, waiting included, and its `communication_bytes` a step."""
+        entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
+        self._prefills.clear()
+        apart = [entry for entry in entries if entry.what != COMPUTE]
+        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # these lie within "compute"
+        busy = sum(entry.seconds for entry in entries) - inside
+        steps = len({entry.step for entry in entries})
+        if not steps:
+            return {}
+        waited, size = sum(entry.seconds for entry in apart), sum(entry.total_bytes for entry in apart)
+        return {"communication_share": waited / busy, "communication_bytes": size / steps}
 
 
 def of_layout(layout: Layout) -> type[ParallelLabkit]:

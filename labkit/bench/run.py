@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -25,7 +24,8 @@ from labkit.engine.loader import check_memory
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
-from labkit.measure.memory import give_back_free_memory
+from labkit.measure.memory import give_back_free_memory, resident_bytes
+from labkit.parallel.traffic import H100_READ, NVLINK, predicted_scaling
 from labkit.precision import as_device, as_precision
 
 SHARE_OF_MEMORY = 0.8
@@ -75,6 +75,12 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
         "config": checkpoint.config.to_dict(),
         "gpu_state": state.to_dict() if state else "not measured here: no GPU in this run",
     }
+    if settings.layouts:
+        extra["predicted_scaling"] = {
+            "of": "tensor parallel decode at batch 1 in 16 bits, against one GPU; a prediction, not measured",
+            "link": NVLINK.name,
+            "times_faster": predicted_scaling(checkpoint.config, read_bytes_per_second=H100_READ),
+        }
     return Record("bench", asked, rows, extra=extra)
 
 
@@ -152,7 +158,7 @@ class Session:
     def _held(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.memory_allocated(self._device))
-        return int(psutil.Process().memory_info().rss)
+        return resident_bytes()
 
     def _run_batch(self, engines: dict[str, BenchEngine], batch: int) -> None:
         settings = self._settings

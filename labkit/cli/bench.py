@@ -31,6 +31,9 @@ def bench(
     tensor_parallel: Annotated[str, typer.Option(help="Shards of a layer to run labkit on as well: 1,2 say.")] = "1",
     pipeline_parallel: Annotated[str, typer.Option(help="Stages of layers to run labkit on as well: 1,2 say.")] = "1",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the decode steps, collectives apart, to this PNG or SVG file.")
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
@@ -63,6 +66,9 @@ def bench(
     _print_table(record)
     if save:
         say(f"record written to {record.save(save)}")
+    if plot:
+        _draw(record, plot)
+        say(f"drawn to {plot}")
     if json:
         values = record.to_dict()
         keys = ("rows", "machine", "versions", "settings", "created")
@@ -74,6 +80,17 @@ def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
+
+
+def _draw(record: Record, path: Path) -> None:
+    from labkit.measure import plots
+
+    steps = [row["decode_ms_per_token"] for row in record.rows]
+    waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
+    names = [f"{row['engine'].removeprefix('labkit-')}\nbatch {row['batch']}" for row in record.rows]
+    parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
+    title = "A decode step, milliseconds"
+    plots.parts_plot(names, parts, ylabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
 
 
 def _print_table(record: Record) -> None:
@@ -104,6 +121,9 @@ def _print_table(record: Record) -> None:
             size = f"{row['communication_bytes'] / 1e3:.1f} kB"
             share = f"{100 * row['communication_share']:.0f} %"
             console.print(f"{row['engine']}, batch {row['batch']}: {share} of a decode step in collectives, {size} a step")
+    if scaling := record.extra.get("predicted_scaling"):
+        speeds = ", ".join(f"{gpus} GPUs {speed:.2f} x" for gpus, speed in scaling["times_faster"].items())
+        console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one")
     for row in record.extra["ratios"]:
         parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
         alone = "" if row["interleaved"] else ", each run alone"

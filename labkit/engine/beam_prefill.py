@@ -9,11 +9,12 @@ from torch import Tensor
 
 from labkit.engine.batch import Batch
 from labkit.engine.beam_prompt import BeamPrompt
+from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.prefix_prompt import write_prefix_prompt
 
 
-def prompt_batch(prompts: Sequence[BeamPrompt], table: Tensor, cache: KVCache) -> Batch:
+def prompt_batch(prompts: Sequence[BeamPrompt], table: Tensor, forward: Forward, cache: KVCache) -> Batch:
     """All positions of the prompts, and logits behind the last of each.
 
     `table` `[prompts, any]` int32 on the device holds the slots of each; those of prefix prompts are written here.
@@ -24,7 +25,7 @@ def prompt_batch(prompts: Sequence[BeamPrompt], table: Tensor, cache: KVCache) -
     for prompt, end in zip(prompts, ends.tolist(), strict=True):
         params = prompt.params
         if params.prefix_prompt is not None:
-            write_prefix_prompt(cache, prompt.slots[: params.prefix_len], params.prefix_prompt)
+            write_prefix_prompt(forward, cache, prompt.slots[: params.prefix_len], params.prefix_prompt)
         if params.soft_prompt is not None:
             soft_rows.append(torch.arange(params.soft_len) + end - prompt.num_computed)
             soft.append(params.soft_prompt.to(device))

@@ -165,10 +165,10 @@ class BeamSearch:
         first, tokens = 0, 0
         for last, prompt in enumerate(self._prompts):
             if last > first and tokens + prompt.num_computed > self._max_prefill_tokens:
-                yield prompt_batch(self._prompts[first:last], self._table[first:last], self._cache)
+                yield prompt_batch(self._prompts[first:last], self._table[first:last], self._forward, self._cache)
                 first, tokens = last, 0
             tokens += prompt.num_computed
-        yield prompt_batch(self._prompts[first:], self._table[first:], self._cache)
+        yield prompt_batch(self._prompts[first:], self._table[first:], self._forward, self._cache)
 
     def _decode(self) -> Batch:
         """One new token of every beam, behind the slots of the row that it comes from."""

@@ -23,7 +23,6 @@ from labkit.engine.forward import Forward, fastest_forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
-from labkit.engine.part import WHOLE
 from labkit.engine.requests import Door, Params, Prompts, Request
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler, check_limits
@@ -32,7 +31,6 @@ from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
-from labkit.errors import InvalidRequest
 
 
 class EngineOptions(TypedDict, total=False):
@@ -91,6 +89,11 @@ class Engine:
     def config(self) -> GPTJConfig:
         """The model's shape."""
         return self.model.config
+
+    @property
+    def forward(self) -> Forward:
+        """What runs the model: of one on several ranks a `labkit.parallel.ParallelForward`, which has their ledger."""
+        return self._forward
 
     @property
     def device(self) -> torch.device:
@@ -250,8 +253,6 @@ class Engine:
             self._added.pop(request.request_id, None)
 
     def _check(self, sequence: Sequence) -> None:
-        if sequence.params.prefix_prompt is not None and self.model.part != WHOLE:
-            raise InvalidRequest("prefix prompts are not for a model on several ranks; use one process, or a soft prompt")
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -15,6 +16,22 @@ from labkit.ops.backend import on_triton
 
 Forward = Callable[[Batch, KVCache], Tensor]
 """Runs a batch and gives the logits that it wants, as `GPTJ.forward` does."""
+
+
+def steps_in_flight(forward: Forward) -> int:
+    """How many passes a forward works on at a time: its `steps_in_flight`, if it has such."""
+    count: int = getattr(forward, "steps_in_flight", 1)
+    return count
+
+
+def submit(forward: Forward, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
+    """Begin a pass, and give what is called later to have its logits.
+
+    A forward that can begin one before the last has come to its end has a `submit` of its own; once that returns, the
+    batch's tensors may change.
+    """
+    begin: Callable[[Batch, KVCache], Callable[[], Tensor]] | None = getattr(forward, "submit", None)
+    return begin(batch, cache) if begin is not None else partial(forward, batch, cache)
 
 
 def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:

@@ -9,7 +9,7 @@ import torch
 
 from labkit import native
 from labkit.config import GPTJConfig
-from labkit.engine.part import WHOLE, Part
+from labkit.engine.part import WHOLE, Part, span
 from labkit.errors import InvalidRequest
 
 
@@ -18,8 +18,8 @@ class KVCache:
 
     Pages of a single token: sequences share a common head by naming the same slots, beams are reordered by rewriting
     slot numbers, and no key is ever copied. Memory is left as it was found (on the CPU a page counts when it is first
-    written): who reads a slot that nobody wrote may read anything, not-a-numbers too. Raises `InvalidRequest` for fewer
-    than one slot.
+    written): who reads a slot that nobody wrote may read anything, not-a-numbers too. `held` are the layers and heads of
+    the model that are here. Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class KVCache:
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.num_slots = num_slots
+        self.held = part.layers(config.num_layers), span(config.num_heads, part.shard, part.shards)
         if device.type == "cpu" and native.available():
             native.advise_large_pages(self.keys)
             native.advise_large_pages(self.values)

@@ -96,6 +96,21 @@ class Plan:
         """Tokens that the step computes."""
         return len(self.decodes) + sum(chunk.count for chunk in self.chunks)
 
+    @property
+    def entries(self) -> list[CachedSequence]:
+        """The sequences that take part."""
+        return [*self.decodes, *(chunk.entry for chunk in self.chunks)]
+
+    def without(self, gone: Collection[CachedSequence]) -> tuple[Plan, list[int]]:
+        """The plan of the others, and the rows of this one's logits that are theirs."""
+        rows, kept = 0, []
+        for entry, count in [(e, 1) for e in self.decodes] + [(c.entry, len(c.scored) + len(c.sampled)) for c in self.chunks]:
+            if entry not in gone:
+                kept += range(rows, rows + count)
+            rows += count
+        decodes = [entry for entry in self.decodes if entry not in gone]
+        return Plan(decodes, [chunk for chunk in self.chunks if chunk.entry not in gone]), kept
+
 
 class Scheduler:
     """First come, first served, and decoding is never held up by prompts.
@@ -106,6 +121,9 @@ class Scheduler:
     ceil(T / (max_step_tokens - max_batch_size)) steps, T being the tokens of the prompts admitted up to and with it,
     unless it is preempted. Requests are admitted in order as rows and slots allow; none overtakes, except that a prompt
     steps back while a running one computes a long prefix which both share.
+
+    Where several steps are under way at a time (stages of a pipeline), each decodes its share of the sequences, so that a
+    sequence gets a token in every round of them.
 
     What is left of the tokens then goes to guesses of requests that speculate. A beam search is admitted in the same order
     once all slots that it may need are there, and keeps them to its end; it runs outside of the plan.
@@ -136,11 +154,14 @@ class Scheduler:
         for entry in [entry for entry in self.running if entry.sequence in sequences]:
             self.finish(entry)
 
-    def plan(self) -> Plan:
-        """Decide the next step. Slots are assigned; all else waits for `commit`, so a step that failed is planned again."""
-        plan = Plan(self._decodes(), [])
+    def plan(self, steps: int = 1, busy: Collection[CachedSequence] = ()) -> Plan:
+        """Decide the next step. Slots are assigned; all else waits for `commit`, so a step that failed is planned again.
+
+        Of up to `steps` that are under way at a time, each decodes its share of the sequences. `busy`: those of the others.
+        """
+        plan = Plan(self._decodes(steps, busy), [])
         budget = self.max_step_tokens - len(plan.decodes)
-        prompts = [entry for entry in self.running if not entry.decoding]
+        prompts = [entry for entry in self.running if not entry.decoding and entry not in busy]
         while budget > 0 and (entry := prompts.pop(0) if prompts else self._admit()) is not None:
             if entry.decoding:
                 plan.decodes.append(entry)
@@ -151,8 +172,15 @@ class Scheduler:
         self._speculate(plan, budget)
         return plan
 
+    def gone(self, plan: Plan) -> set[CachedSequence]:
+        """Sequences of a step that were cancelled while it was under way."""
+        return set(plan.entries).difference(self.running)
+
     def commit(self, plan: Plan) -> list[CachedSequence]:
-        """The step is computed. Those that get a token: the decodes, then whoever has ended its prompt, with its forks."""
+        """The step is computed. Those that get a token: the decodes, then whoever has ended its prompt, with its forks.
+
+        None of them may be `gone`.
+        """
         self.tokens_computed += plan.num_tokens
         for entry in plan.decodes:
             entry.computed = entry.num_tokens
@@ -196,12 +224,22 @@ class Scheduler:
         self.pool.allocator.release(reservation.slots)
         self._rows += reservation.rows
 
-    def _decodes(self) -> list[CachedSequence]:
-        """Running sequences that decode, each with a slot for its token; the latest admitted make room if they must."""
+    def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
+        """A step's share of the sequences that decode, each with a slot for its token.
+
+        The latest admitted make room if they must; as long as the latest is under way, those that lack a slot wait.
+        """
         while True:
-            decodes = [entry for entry in self.running if entry.decoding]
+            decoding = [entry for entry in self.running if entry.decoding]
+            share = -(-len(decoding) // steps)
+            decodes = [entry for entry in decoding if entry not in busy][:share]
             short = [entry for entry in decodes if self.pool.lacks_slot(entry)]
             if len(short) <= self.pool.num_available:
+                break
+            if self.running[-1] in busy:
+                waiting = short[self.pool.num_available :]
+                short = short[: self.pool.num_available]
+                decodes = [entry for entry in decodes if entry not in waiting]
                 break
             self._preempt(self.running[-1])
         if short:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
 from labkit.engine.beam_lane import BeamLane
 from labkit.engine.cached_sequence import CachedSequence
-from labkit.engine.forward import Forward
+from labkit.engine.forward import Forward, steps_in_flight, submit
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
@@ -26,17 +27,28 @@ SCORED_AT_ONCE = 64
 """Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""
 
 
+@dataclass(frozen=True)
+class Flight:
+    """A step under way: its plan, who built its batch, and what is called to have its logits."""
+
+    plan: Plan
+    builder: BatchBuilder
+    logits: Callable[[], Tensor]
+
+
 class StepLoop:
     """The scheduler, and the tensors that its sequences live in. The cache is made when the first request comes.
 
-    A step that fails leaves everything as it was, but for keys and values that the next one writes anew.
+    A forward that works on several steps at a time (stages of a pipeline) is given as many, of different sequences. A step
+    that fails leaves everything as it was, but for keys and values that the next one writes anew.
     """
 
     def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self._model = model
         self._cache: KVCache | None = None
-        self._builder = BatchBuilder(scheduler.max_batch_size, model.config.context_length, model.device)
+        self._builders: list[BatchBuilder] = []  # of which no step is under way
+        self._flights: deque[Flight] = deque()
         self._sampler = Sampler(scheduler.max_batch_size, model.config.vocab_size, model.device)
         self._beams = BeamLane(scheduler, model.config.vocab_size)
         self._operations = ops.replacements()
@@ -51,16 +63,21 @@ class StepLoop:
     def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:
         """One forward pass (and one of each beam search), and a token for each sequence whose tokens are all computed then.
 
-        Nothing if nothing runs.
+        Nothing if nothing runs. It is the pass that was begun first; as many as the forward works on are begun before.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
             self.scheduler.pool.prefixes.clear()  # they were computed by other functions
         if self._cache is None:
             return
-        plan = self.scheduler.plan()
-        if plan.num_tokens:
-            yield from self._pass(plan, forward, self._cache)
+        steps = steps_in_flight(forward)
+        while len(self._flights) < steps:
+            plan = self.scheduler.plan(steps, {entry for flight in self._flights for entry in flight.plan.entries})
+            if not plan.num_tokens:
+                break
+            self._begin(plan, forward, self._cache)
+        if self._flights:
+            yield from self._end()
         yield from self._beams.step(forward, self._cache)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
@@ -68,11 +85,28 @@ class StepLoop:
         self.scheduler.cancel(sequences)
         self._beams.cancel(sequences)
 
-    def _pass(self, plan: Plan, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
-        plan = Plan(self._builder.line_up(plan.decodes), plan.chunks)
+    def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> None:
+        model = self._model
+        builder = self._builders.pop() if self._builders else None
+        if builder is None:
+            builder = BatchBuilder(self.scheduler.max_batch_size, model.config.context_length, model.device)
+        plan = Plan(builder.line_up(plan.decodes), plan.chunks)
         for chunk in plan.chunks:
-            self._write_prefix_prompt(chunk, cache)
-        logits = forward(self._builder.build(plan), cache)
+            self._write_prefix_prompt(chunk, forward, cache)
+        self._flights.append(Flight(plan, builder, submit(forward, builder.build(plan), cache)))
+
+    def _end(self) -> Iterator[tuple[Sequence, TokenEvent]]:
+        flight = self._flights.popleft()
+        plan = flight.plan
+        try:
+            logits = flight.logits()
+        except BaseException:
+            self._flights.clear()  # those begun behind it are planned again as well
+            raise
+        self._builders.append(flight.builder)
+        if gone := self.scheduler.gone(plan):
+            plan, rows = plan.without(gone)
+            logits = logits[rows]
         if any(len(chunk.scored) for chunk in plan.chunks):
             logits = _score_prompts(plan, logits)
         if entries := self.scheduler.commit(plan):
@@ -110,11 +144,11 @@ class StepLoop:
         return [[token] for token in self._sampler.sample(logits, rows).tolist()]
 
     @staticmethod
-    def _write_prefix_prompt(chunk: Chunk, cache: KVCache) -> None:
+    def _write_prefix_prompt(chunk: Chunk, forward: Forward, cache: KVCache) -> None:
         """Put the keys and values that a request brings into its first slots, before its first token is computed."""
         given = chunk.entry.sequence.params.prefix_prompt
         if given is not None and chunk.begin == chunk.entry.prefix_len:
-            write_prefix_prompt(cache, chunk.entry.slots[: chunk.begin], given)
+            write_prefix_prompt(forward, cache, chunk.entry.slots[: chunk.begin], given)
 
 
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:

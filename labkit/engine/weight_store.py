@@ -17,6 +17,9 @@ from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.precision import compute_dtype
 
+TRIM_BYTES = 1 << 26
+"""Once so many bytes of dense matrices have been packed, free memory between them goes back to the system."""
+
 
 def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, part: Part = WHOLE) -> GPTJ:
     """Read a checkpoint's weights into a model, a tensor at a time, so that no second copy of it exists at any moment.
@@ -61,7 +64,14 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
         if not on_cpu:
             return kept
         if native.available():
-            return PackedWeight(kept)
+            weight = PackedWeight(kept)
+            nonlocal freed
+            freed += dense.nbytes
+            if freed > TRIM_BYTES:  # what lay in front of the packed matrices would be kept by the allocator
+                native.trim_heap()
+                freed = 0
+            return weight
         return kept if isinstance(kept, Tensor) else TorchPackedWeight(kept)
 
+    freed = 0
     return store

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import threading
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 import psutil
 
+from labkit.native import trim_heap
+
 
 class HostPeak:
-    """Watches the resident memory of this process; `bytes` is the growth at its peak since the block was entered.
+    """Watches the resident memory of this process and of those that it has started; `bytes` is the growth at its peak.
 
     Samples every `interval` seconds from a thread of its own, and once more at the end; a peak shorter than that can
-    be missed. Linux's own high-water mark is used as well where it can be reset.
+    be missed. For a process alone Linux's own high-water mark is used as well where it can be reset.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
         self._interval = interval
-        self._process = psutil.Process()
+        self._processes = processes()
         self.before = 0
         self.peak = 0
 
     def __enter__(self) -> HostPeak:
-        self._can_reset = _reset_high_water_mark()
-        self.before = self.peak = int(self._process.memory_info().rss)
+        self._can_reset = len(self._processes) == 1 and _reset_high_water_mark()
+        self.before = self.peak = resident_bytes(self._processes)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -37,19 +39,34 @@ class HostPeak:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
-        marks = [self.peak, int(self._process.memory_info().rss)]
+        marks = [self.peak, resident_bytes(self._processes)]
         if self._can_reset:
             marks.append(_high_water_mark())
         self.peak = max(marks)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
-            self.peak = max(self.peak, int(self._process.memory_info().rss))
+            self.peak = max(self.peak, resident_bytes(self._processes))
 
     @property
     def bytes(self) -> int:
         """Peak resident memory above that at the start of the block, in bytes."""
         return self.peak - self.before
+
+
+def processes() -> list[psutil.Process]:
+    """This process and those that it has started, and theirs."""
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
+    """Memory that these processes (left out: `processes()`) hold; memory that two of them share counts twice."""
+    total = 0
+    for process in processes() if of is None else of:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += int(process.memory_info().rss)
+    return total
 
 
 def peak_host_memory() -> HostPeak:
@@ -60,8 +77,7 @@ def peak_host_memory() -> HostPeak:
 def give_back_free_memory() -> None:
     """Let go of what Python and the allocator keep of memory that nobody uses, so that resident memory is what is held."""
     gc.collect()
-    with contextlib.suppress(AttributeError, OSError):  # glibc's; elsewhere there is none
-        ctypes.CDLL(None).malloc_trim(0)
+    trim_heap()
 
 
 def _reset_high_water_mark() -> bool:

@@ -154,3 +154,60 @@ def prediction_plot(
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
     return figure
+
+
+def parts_plot(
+    names: Sequence[str],
+    parts: Mapping[str, Sequence[float]],
+    *,
+    ylabel: str,
+    title: str = "What it is made of",
+    caption: str = "",
+) -> Figure:
+    """A bar a name, made of parts on top of one another, its sum above it.
+
+    Raises `InvalidRequest` when a part and `names` differ in length.
+    """
+    figure = _figure(title, caption)
+    axes = figure.add_subplot()
+    below = [0.0] * len(names)
+    for (label, values), colour in zip(parts.items(), COLOURS * 9, strict=False):
+        if len(values) != len(names):
+            raise InvalidRequest(f"part {label!r} has {len(values)} values for {len(names)} names")
+        bars = axes.bar(range(len(names)), values, width=0.6, bottom=below, color=colour, label=label)
+        below = [base + value for base, value in zip(below, values, strict=True)]
+    if parts:
+        axes.bar_label(bars, labels=[f"{total:.3g}" for total in below], fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel=ylabel)
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def timeline_plot(
+    rows: Mapping[str, Sequence[tuple[int, float, float]]], *, title: str = "Timeline", caption: str = ""
+) -> Figure:
+    """Who worked when: a row a worker, top down, with bars `(number, began, seconds)`; what has one number has one colour.
+
+    Time begins with the first bar. What is left white is idle. Raises `InvalidRequest` when there is no bar at all.
+    """
+    begins = [began for bars in rows.values() for _, began, _ in bars]
+    if not begins:
+        raise InvalidRequest("the timeline has no bars; run something that notes its work first")
+    start = min(begins)
+    figure = _figure(title, caption, height=1.2 + 0.5 * len(rows))
+    axes = figure.add_subplot()
+    for place, bars in enumerate(rows.values()):
+        for number, began, seconds in bars:
+            left, width = 1e3 * (began - start), 1e3 * seconds
+            axes.barh(
+                place, width, left=left, height=0.7, color=COLOURS[number % len(COLOURS)], edgecolor="white", linewidth=0.5
+            )
+            axes.text(left + width / 2, place, str(number), ha="center", va="center", fontsize=7, color="white", clip_on=True)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set(xlabel="milliseconds")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

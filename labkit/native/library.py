@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -197,6 +198,12 @@ def pointer(tensor: Tensor | None) -> int | None:
     if not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError("a native kernel was given a tensor that is not contiguous on the CPU")
     return tensor.data_ptr()
+
+
+def trim_heap() -> None:
+    """Let the system's allocator give back what it keeps of freed memory; where it cannot, nothing happens."""
+    with contextlib.suppress(AttributeError, OSError):  # glibc's; elsewhere there is none
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def advise_large_pages(memory: Tensor) -> None:

@@ -25,9 +25,8 @@ Group = SharedGroup | GlooGroup
 
 @dataclass(frozen=True)
 class Account:
-    """What one kind of collective did in one step: calls, bytes of this rank's tensors, seconds with the waiting in them."""
+    """What a group did: calls, bytes of this rank's tensors, seconds with the waiting in them."""
 
-    collective: str
     calls: int
     byte_count: int
     seconds: float
@@ -92,7 +91,10 @@ class Links:
         header = torch.empty(HEADER, dtype=torch.int64)
         self.tasks.wait_for_broadcast(header, 0)
         size = body_bytes(header)
-        return None if size is None else (header, self.tasks.broadcast(torch.empty(size, dtype=torch.uint8), 0))
+        if size is None:
+            return None
+        body = torch.empty(size, dtype=torch.uint8)
+        return header, self.tasks.broadcast(body, 0) if size else body
 
     def receive_hidden(self, tokens: int, hidden_size: int) -> Tensor | None:
         """What the stage in front gave, `[tokens, hidden_size]` float32; None where there is none."""
@@ -117,18 +119,25 @@ class Links:
             return None
         return torch.cat([part[:, : len(span(vocab_size, shard, shards))] for shard, part in enumerate(gathered)], dim=1)
 
+    def gather_bytes(self, data: bytes) -> list[bytes] | None:
+        """Rank 0 gets what each rank gives; the others None."""
+        sizes = self.tasks.gather(torch.tensor([len(data)]), 0)
+        longest = self.tasks.broadcast(torch.zeros(1, dtype=torch.int64) if sizes is None else sizes.amax(0), 0)
+        padded = torch.zeros(int(longest), dtype=torch.uint8)
+        padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        found = self.tasks.gather(padded, 0)
+        if sizes is None or found is None:
+            return None
+        return [bytes(row[: int(size)].numpy()) for row, size in zip(found, sizes, strict=True)]
+
     def abort(self) -> None:
         """Let all waiting end, here and on the other side."""
         for group in self._groups.values():
             if group is not None:
                 group.abort()
 
-    def take_accounts(self) -> list[Account]:
-        """What the collectives did since the last time."""
-        found = []
-        for name, group in self._groups.items():
-            if group is not None:
-                calls, size, seconds = group.take_account()
-                if calls:
-                    found.append(Account(name, calls, size, seconds))
-        return found
+    def take_account(self, name: str) -> Account | None:
+        """What the group called so did since the last time; None for nothing."""
+        group = self._groups[name]
+        account = Account(*group.take_account()) if group is not None else None
+        return account if account and account.calls else None

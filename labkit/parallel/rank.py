@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -12,16 +14,21 @@ from labkit.engine.model import GPTJ
 from labkit.engine.native_forward import NativeForward
 from labkit.engine.weight_store import read_model
 from labkit.native.packed_weight import PackedWeight
+from labkit.parallel.ledger import COMPUTE, Ledger
 from labkit.parallel.links import Links
 from labkit.parallel.micro_batches import pieces_of, split
 from labkit.precision import as_device
 
 
 class RankForward:
-    """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order."""
+    """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order.
+
+    What it does and waits for is entered in `ledger`.
+    """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
         self.model, self.links = model, links
+        self.ledger = Ledger(links.rank)
         model.add_up = links.sums.all_reduce if links.sums else None
         packed = isinstance(model.layers[0].qkv.weight, PackedWeight)
         self._forward = NativeForward(model, links.sums, threads) if packed else model.forward
@@ -31,22 +38,46 @@ class RankForward:
         """Read the rank's part of a checkpoint, and nothing else of it."""
         return cls(read_model(checkpoint, precision, as_device("cpu"), links.part), links, threads)
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor | None:
+    def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
         """Logits `[rows, vocab_size]` on rank 0, None on the others. Raises `RankFailed`.
 
         With several stages a long batch goes through them in pieces, so that they work at the same time.
         """
-        made = [self._run(piece, cache) for piece in split(batch, pieces_of(batch.num_tokens, self.model.part.stages))]
+        self.ledger.step = step
+        made = []
+        for piece, part in enumerate(split(batch, pieces_of(batch.num_tokens, self.model.part.stages))):
+            self.ledger.piece = piece
+            made.append(self._run(part, cache))
         logits = [rows for rows in made if rows is not None]
         return torch.cat(logits) if len(logits) > 1 else logits[0] if logits else None
 
     def _run(self, batch: Batch, cache: KVCache) -> Tensor | None:
-        config = self.model.config
-        hidden = self.links.receive_hidden(batch.num_tokens, config.hidden_size)
+        config, part, links, note = self.model.config, self.model.part, self.links, self.ledger.note
+        began = time.monotonic()
+        hidden = links.receive_hidden(batch.num_tokens, config.hidden_size)
+        if hidden is not None:
+            note("recv", began, shape=tuple(hidden.shape), byte_count=hidden.nbytes)
+        began = time.monotonic()
         made = self._forward(batch, cache, hidden)
-        if not self.model.part.last:
-            self.links.send_hidden(made)
+        note(COMPUTE, began, shape=tuple(made.shape))
+        if links.sums and (account := links.take_account("sums")):
+            shape = (batch.num_tokens, config.hidden_size)
+            note(
+                "all_reduce",
+                began,
+                shape=shape,
+                byte_count=account.byte_count // account.calls,
+                calls=account.calls,
+                seconds=account.seconds,
+            )
+        began = time.monotonic()
+        if not part.last:
+            links.send_hidden(made)
+            note("send", began, shape=tuple(made.shape), byte_count=made.nbytes)
             return None
         if not len(batch.logit_rows):
             return made.new_empty(0, config.vocab_size)
-        return self.links.gather_logits(made, config.vocab_size)
+        logits = links.gather_logits(made, config.vocab_size)
+        if links.sums and (account := links.take_account("sums")):
+            note("gather", began, shape=tuple(made.shape), byte_count=account.byte_count, calls=account.calls)
+        return logits

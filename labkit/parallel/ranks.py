@@ -112,7 +112,13 @@ class Watch:
     def start(self, rank: int, command: list[str], environ: dict[str, str], say: Callable[[str], None]) -> None:
         """Start a rank, and pass on what it prints."""
         process = subprocess.Popen(
-            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,  # a Ctrl-C is for the process that started it
         )
         self.processes[rank] = process
 

@@ -1,4 +1,4 @@
-"""A batch as bytes, for the ranks that compute it: a header of fixed length, which says how long the rest is, and the rest."""
+"""What the ranks are to do, as bytes: a header of fixed length, which says how long the rest is, and the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.engine.batch import Batch
 
 HEADER = 16
-STEP, STOP = 1, 2
+STEP, STOP, REPORT, PREFIX = 1, 2, 3, 4
 _KIND, _BYTES, _TOKENS, _SEQUENCES, _WIDTH, _ROWS, _DECODES, _SOFT, _FREED, _CACHE, _SLOTS, _NUMBER = range(12)
 
 
@@ -27,11 +27,49 @@ class Task:
     freed: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """What a rank is to write: `given` `[num_layers, 2, num_heads, length, head_dim]` to `slots` of cache number `cache`."""
+
+    cache: int
+    num_slots: int
+    slots: Tensor
+    given: Tensor
+
+
 def stop_header() -> Tensor:
     """The header `[HEADER]` int64 that ends a rank; nothing follows it."""
     header = torch.zeros(HEADER, dtype=torch.int64)
     header[_KIND] = STOP
     return header
+
+
+def report_header() -> Tensor:
+    """The header `[HEADER]` int64 that asks each rank for its ledger; nothing follows it."""
+    header = torch.zeros(HEADER, dtype=torch.int64)
+    header[_KIND] = REPORT
+    return header
+
+
+def kind_of(header: Tensor) -> int:
+    """`STEP`, `STOP`, `REPORT` or `PREFIX`."""
+    return int(header[_KIND])
+
+
+def encode_prefix(prefix: Prefix) -> tuple[Tensor, Tensor]:
+    """The header `[HEADER]` int64 and what follows it, uint8; the numbers as float32."""
+    parts = prefix.slots.long().contiguous().view(torch.uint8), prefix.given.float().contiguous().view(-1).view(torch.uint8)
+    body = torch.cat(parts)
+    header = torch.zeros(HEADER, dtype=torch.int64)
+    header[: 2 + 2 + 5] = torch.tensor([PREFIX, len(body), prefix.cache, prefix.num_slots, *prefix.given.shape])
+    return header, body
+
+
+def decode_prefix(header: Tensor, body: Tensor) -> Prefix:
+    """The prefix of a header and its body."""
+    _, _, cache, num_slots, *shape = header[: 2 + 2 + 5].tolist()
+    slots = body[: 8 * shape[3]].view(torch.int64)
+    return Prefix(cache, num_slots, slots, body[8 * shape[3] :].view(torch.float32).view(shape))
 
 
 def encode(task: Task) -> tuple[Tensor, Tensor]:

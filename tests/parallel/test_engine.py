@@ -83,7 +83,7 @@ def test_logits_are_near_those_of_float64(engines: tuple[Engine, Engine], folder
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
-def test_soft_prompts_work_and_what_other_ranks_cannot_see_is_refused(engines: tuple[Engine, Engine]) -> None:
+def test_soft_and_prefix_prompts_work_and_what_other_ranks_cannot_see_is_refused(engines: tuple[Engine, Engine]) -> None:
     soft = torch.randn(3, 96, generator=torch.Generator().manual_seed(5))
     prompts = random_prompts(211, [6], seed=5)
     one, several = (engine.generate(prompts, replace(GREEDY, soft_prompt=soft)) for engine in engines)
@@ -91,9 +91,11 @@ def test_soft_prompts_work_and_what_other_ranks_cannot_see_is_refused(engines: t
     assert one[0].completions[0].token_ids != engines[0].generate(prompts, GREEDY)[0].completions[0].token_ids
     with ops.use(layer_norm=layer_norm_reference), pytest.raises(InvalidRequest, match="not seen by the other ranks"):
         engines[1].generate(prompts, GREEDY)
-    prefix = torch.randn(5, 2, 4, 2, 24)
-    with pytest.raises(InvalidRequest, match="prefix prompts are not for a model on several ranks"):
-        engines[1].generate(prompts, replace(GREEDY, prefix_prompt=prefix))
+    prefix = torch.randn(5, 2, 4, 3, 24, generator=torch.Generator().manual_seed(6))
+    for params in (replace(GREEDY, prefix_prompt=prefix), replace(GREEDY, prefix_prompt=prefix, num_beams=2, max_new_tokens=8)):
+        one, several = (engine.generate([*prompts, [4, 5]], [params, GREEDY]) for engine in engines)
+        assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
+    assert one[0].completions[0].token_ids != engines[0].generate(prompts, GREEDY)[0].completions[0].token_ids[:8]
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2), Layout(1, 3)])

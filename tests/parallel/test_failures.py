@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -62,7 +63,7 @@ def test_a_rank_that_goes_is_named_within_ten_seconds(
 ) -> None:
     before = left_behind([])
     engine = load_parallel(folder, layout, dtype="fp32", max_step_tokens=80)
-    pids = list(engine._forward.ranks.process_ids.values())  # type: ignore[attr-defined]
+    pids = list(engine.forward.ranks.process_ids.values())  # type: ignore[attr-defined]
     (victim,) = pids
     prompts = random_prompts(211, [30], seed=1)
     if when == "prefill":
@@ -109,6 +110,29 @@ def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert "[rank 1] " in capfd.readouterr().err
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="not measured here: only Linux limits another process's memory")
+@pytest.mark.parametrize("when", ["prefill", "decode"])
+def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> None:
+    """A rank has no memory left for the cache of another engine, whose first request comes while one decodes."""
+    before = left_behind([])
+    first = load_parallel(folder, Layout(1, 2), dtype="fp32", num_slots=500)
+    (pid,) = first.forward.ranks.process_ids.values()  # type: ignore[attr-defined]
+    stream = first.stream(random_prompts(211, [30], seed=1), LONG)
+    if when == "decode":
+        for _ in range(5):
+            next(stream)
+    limit = psutil.Process(pid).memory_info().vms + (100 << 20)
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    second = Engine(first.model, forward=first.forward, num_slots=800_000)
+    started = time.monotonic()
+    with pytest.raises(RankFailed, match=r"rank 1 \(stage 0 of 2\) on .* at step \d+: RuntimeError: .*memory"):
+        second.generate([[1, 2]], LONG)
+    assert time.monotonic() - started < 10
+    with pytest.raises(RankFailed, match="rank 1"):
+        list(stream)
+    assert left_behind([pid]) == before
+
+
 def test_ranks_end_with_the_process_that_started_them(folder: Path) -> None:
     import subprocess
     import sys
@@ -117,7 +141,7 @@ def test_ranks_end_with_the_process_that_started_them(folder: Path) -> None:
         "import sys, time, labkit\n"
         "from labkit.parallel import Layout, load_parallel\n"
         f"engine = load_parallel({str(folder)!r}, Layout(2, 1))\n"
-        "print(*engine._forward.ranks.process_ids.values(), flush=True)\n"
+        "print(*engine.forward.ranks.process_ids.values(), flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -140,7 +164,7 @@ def test_a_forgotten_engine_ends_its_ranks(folder: Path) -> None:
     def use() -> list[int]:
         engine: Engine | Any = load_parallel(folder, Layout(2, 1))
         engine.generate([[1, 2]], LONG)
-        return list(engine._forward.ranks.process_ids.values())
+        return list(engine.forward.ranks.process_ids.values())
 
     before, pids = left_behind([]), use()
     gc.collect()

@@ -1,0 +1,33 @@
+"""The timeline shows every bar at its time, a row a worker; a bar of parts shows each and their sum."""
+
+from __future__ import annotations
+
+import pytest
+
+from labkit.errors import InvalidRequest
+from labkit.measure import plots
+
+
+def test_bars_lie_where_they_were() -> None:
+    rows = {"stage 0": [(0, 10.0, 0.5), (1, 10.5, 0.25)], "stage 1": [(0, 10.5, 1.0)]}
+    figure = plots.timeline_plot(rows, title="t", caption="c")
+    (axes,) = figure.axes
+    found = [(patch.get_x(), patch.get_width(), round(patch.get_y() + 0.35)) for patch in axes.patches]
+    assert found == [(0.0, 500.0, 0), (500.0, 250.0, 0), (500.0, 1000.0, 1)]
+    colours = [patch.get_facecolor() for patch in axes.patches]
+    assert colours[0] == colours[2] != colours[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["stage 0", "stage 1"]
+
+
+def test_parts_stand_on_one_another_with_their_sum_above() -> None:
+    figure = plots.parts_plot(["a", "b"], {"x": [1.0, 2.0], "y": [0.5, 0.0]}, ylabel="ms")
+    (axes,) = figure.axes
+    assert [(patch.get_y(), patch.get_height()) for patch in axes.patches] == [(0, 1.0), (0, 2.0), (1.0, 0.5), (2.0, 0.0)]
+    assert [text.get_text() for text in axes.texts] == ["1.5", "2"]
+    with pytest.raises(InvalidRequest, match="part 'x' has 1 values for 2 names"):
+        plots.parts_plot(["a", "b"], {"x": [1.0]}, ylabel="ms")
+
+
+def test_no_bar_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no bars"):
+        plots.timeline_plot({"stage 0": []})

@@ -1,0 +1,177 @@
+"""Several steps of different sequences under way at a time: who takes part, and what happens when plans change meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import labkit
+from labkit import native
+from labkit.engine import GPTJ, Batch, Engine, KVCache
+from labkit.parallel import Layout, load_parallel
+from labkit.parallel.ledger import COMPUTE
+from tests.models import random_prompts
+from tests.parallel.models import save_peer
+
+GREEDY = labkit.SamplingParams(max_new_tokens=20, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    save_peer(path)
+    return path
+
+
+class Queue:
+    """A forward pass of one process that computes late: its passes run when their logits are wanted, in order."""
+
+    def __init__(self, model: GPTJ, steps: int) -> None:
+        self.steps_in_flight = steps
+        self.most = 0
+        self.fails_at = -1
+        self._model, self._waiting, self._begun = model, [], 0
+
+    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
+        return self.submit(batch, cache)()
+
+    def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
+        copied = replace(batch, **{n: getattr(batch, n).clone() for n in vars(batch) if isinstance(getattr(batch, n), Tensor)})
+        task: dict[str, Any] = {"batch": copied, "cache": cache, "number": self._begun}
+        self._begun += 1
+        self._waiting.append(task)
+        self.most = max(self.most, len(self._waiting))
+
+        def logits() -> Tensor:
+            while "logits" not in task:
+                first = self._waiting.pop(0)
+                if first["number"] == self.fails_at:
+                    raise RuntimeError("this step fails")
+                first["logits"] = self._model.forward(first["batch"], first["cache"])
+            found: Tensor = task["logits"]
+            return found
+
+        return logits
+
+
+def engines(folder: Path, steps: int, **options: Any) -> tuple[Engine, Engine, Queue]:
+    one = labkit.load(folder, dtype="fp32", **options)
+    model = GPTJ.from_tensors(
+        one.config, lambda name: labkit.checkpoints.open_checkpoint(folder).read(name, dtype=torch.float32)
+    )
+    queue = Queue(model, steps)
+    return one, Engine(model, forward=queue, **options), queue
+
+
+def tokens_of(engine: Engine, prompts: list[list[int]], params: Any = GREEDY) -> list[list[list[int]]]:
+    return [[c.token_ids for c in output.completions] for output in engine.generate(prompts, params)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("options", [{}, {"max_batch_size": 5, "max_step_tokens": 24}, {"max_batch_size": 6, "num_slots": 110}])
+def test_tokens_are_those_of_one_step_at_a_time(folder: Path, steps: int, options: dict[str, Any]) -> None:
+    """Whole and chunked prompts, and so few slots that sequences are preempted."""
+    one, several, queue = engines(folder, steps, **options)
+    prompts = random_prompts(211, [1, 2, 40, 17, 33, 5, 29, 8], seed=1)
+    for params in (
+        GREEDY,
+        replace(GREEDY, temperature=0.8, seed=3, num_samples=2, logprobs=2),
+        replace(GREEDY, speculate=4),
+        replace(GREEDY, prompt_logprobs=1),
+        [replace(GREEDY, max_new_tokens=n) for n in (1, 20, 3, 9, 14, 2, 11, 6)],
+    ):
+        assert tokens_of(several, prompts, params) == tokens_of(one, prompts, params)
+    assert queue.most == steps
+    if "num_slots" in options:
+        assert several.stats.preemptions > 0
+    assert several.stats.running == several.stats.waiting == 0
+
+
+def test_shares_are_even_and_beams_run_beside_them(folder: Path) -> None:
+    one, several, queue = engines(folder, 2)
+    sizes: list[int] = []
+    submit = queue.submit
+    queue.submit = lambda batch, cache: sizes.append(batch.num_sequences) or submit(batch, cache)  # type: ignore[method-assign,func-returns-value]
+    prompts = random_prompts(211, [9] * 8, seed=2)
+    assert tokens_of(several, prompts) == tokens_of(one, prompts)
+    assert sizes[0] == 8, "all prompts in one step"
+    assert set(sizes[2:-2]) == {4}, sizes
+    beams = [replace(GREEDY, num_beams=3), GREEDY, GREEDY, GREEDY]
+    assert tokens_of(several, prompts[:4], beams) == tokens_of(one, prompts[:4], beams)
+
+
+def test_who_is_cancelled_under_way_leaves_the_others_as_they_were(folder: Path) -> None:
+    one, several, _ = engines(folder, 3, num_slots=200)
+    prompts = random_prompts(211, [30, 12, 7, 20, 5], seed=4)
+    numbers = [several.add_request(prompt, GREEDY) for prompt in prompts]
+    events = [event for _ in range(7) for event in several.step()]
+    assert several.cancel(numbers[1])
+    assert several.cancel(numbers[4])
+    late = several.add_request(prompts[1][::-1], GREEDY)  # takes slots and row of one whose step is under way
+    while several.has_unfinished:
+        events += several.step()
+    kept = [numbers[0], numbers[2], numbers[3], late]
+    found = [[event.token_id for event in events if event.request == number] for number in kept]
+    expected = tokens_of(one, [prompts[0], prompts[2], prompts[3], prompts[1][::-1]])
+    assert found == [completions[0] for completions in expected]
+    assert several.stats.free_slots == 200
+
+
+def test_a_step_that_fails_is_computed_again(folder: Path) -> None:
+    one, several, queue = engines(folder, 3)
+    prompts = random_prompts(211, [11, 6, 8, 15, 4], seed=5)
+    queue.fails_at = 9
+    numbers = [several.add_request(prompt, GREEDY) for prompt in prompts]
+    events, failures = [], 0
+    while several.has_unfinished:
+        try:
+            events += several.step()
+        except RuntimeError:
+            failures += 1
+    assert failures == 1
+    found = [[event.token_id for event in events if event.request == number] for number in numbers]
+    assert found == [completions[0] for completions in tokens_of(one, prompts)]
+
+
+@pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+def test_stages_work_at_the_same_time_and_the_ledger_tells_it(folder: Path) -> None:
+    prompts = random_prompts(211, [20] * 6, seed=6)
+    with load_parallel(folder, Layout(1, 2), dtype="fp32") as engine:
+        forward: Any = engine.forward
+        expected = tokens_of(labkit.load(folder, dtype="fp32"), prompts)
+        forward.ledger()
+        assert tokens_of(engine, prompts) == expected
+        entries = forward.ledger()
+    work = [[e for e in entries if e.rank == rank and e.what == COMPUTE] for rank in (0, 1)]
+    assert [e.step for e in work[0]] == [e.step for e in work[1]]
+    rows = {e.shape for e in entries if e.what == "send"}
+    assert rows == {(120, 96), (3, 96)}, "all prompts, then three sequences a step"
+    ends = {e.step: e.began + e.seconds for e in work[0]}
+    begins = {e.step: e.began for e in work[1]}
+    ahead = sum(begins[step + 1] < ends[step] for step in ends if step + 1 in begins)
+    assert ahead > 0.8 * len(ends), "the stage in front begins a step before the one behind has ended the last"
+
+
+def interrupted(engine: Engine, prompts: list[list[int]], after: int) -> None:
+    for seen, _ in enumerate(engine.stream(prompts, GREEDY), 1):
+        if seen == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
+def test_an_interruption_costs_no_rank_its_place(folder: Path) -> None:
+    prompts = random_prompts(211, [20] * 6, seed=7)
+    with load_parallel(folder, Layout(1, 2), dtype="fp32") as engine:
+        expected = tokens_of(engine, prompts)
+        for after in (1, 2, 5, 8):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(engine, prompts, after)
+            assert tokens_of(engine, prompts) == expected
