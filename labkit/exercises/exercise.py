@@ -20,6 +20,11 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+def directly(function: Callable[..., Any], case: Case) -> Any:
+    """Call a function on a case, here and now."""
+    return function(*case.args, **case.kwargs)
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A wrong answer that learners give: its implementation, and the sentence that helps whoever wrote it."""
@@ -36,7 +41,8 @@ class Exercise:
     among them); `reference` is right; each of `mistakes` is wrong on at least one case of every seed; `hints` go from
     a nudge to nearly the answer. `requires` names what the machine must have ("cuda", ...), else the verdict is "not
     measured here". `writes` lists the positions of arguments that the function is meant to change. `observe` turns a
-    call's case and value into what is compared, for answers that also lie in what the function did to its arguments.
+    call's case and value into what is compared, for answers that also lie in what the function did to its arguments. `run`
+    calls a function on a case, if not here and now: on several ranks, say.
     `seconds` bounds one call. `contract` is what is asked for besides the values. `names` calls places of an answer by
     name ("[1]": "normed"), and `words` says of a wrong number, given it and the right one, more than that it is wrong.
     """
@@ -58,6 +64,7 @@ class Exercise:
     requires: tuple[str, ...] = ()
     writes: tuple[int, ...] = ()
     observe: Callable[[Case, Any], Any] = lambda case, value: value
+    run: Callable[[Callable[..., Any], Case], Any] = directly
     seconds: float = 20.0
     contract: Contract | None = None
     names: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +79,7 @@ class Exercise:
 
     def answer(self, case: Case) -> Any:
         """What the reference gives for a case."""
-        return self.observe(case, self.reference(*case.args, **case.kwargs))
+        return self.observe(case, self.run(self.reference, case))
 
     def heading(self) -> str:
         """The Markdown that opens the exercise in a notebook."""

@@ -15,11 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.exercises.exercise import Case, Exercise
+from labkit.exercises.exercise import Case, Exercise, directly
 from labkit.exercises.kernels import prepare
 
 NOT_ATTEMPTED = "NotImplementedError"
-_ENDING = (NOT_ATTEMPTED, "OutOfTimeError")
+_ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
+"""After one of these errors no further case is tried: it would be the same again, or take as long."""
 Progress = Callable[[int, int], object]
 _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves a number a row"
 _ADVICE = {
@@ -93,14 +94,14 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
     breach = ""
     if watched and exercise.contract is not None:
         with exercise.contract.watch(case, function) as watch:
-            outcome = call(function, case, exercise.seconds)
+            outcome = call(function, case, exercise.seconds, exercise.run)
         if not outcome.error:
             try:
                 breach = watch.breach(outcome.value)
             except Exception as error:  # a value of the wrong form
                 breach = f"what it gives cannot be held against what was done for it ({type(error).__name__})"
     else:
-        outcome = call(function, case, exercise.seconds)
+        outcome = call(function, case, exercise.seconds, exercise.run)
     if outcome.error:
         return outcome
     try:
@@ -109,14 +110,16 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
         return Outcome(error=f"what it left in its arguments cannot be looked at: {error}", error_kind=type(error).__name__)
 
 
-def call(function: Callable[..., Any], case: Case, seconds: float) -> Outcome:
+def call(
+    function: Callable[..., Any], case: Case, seconds: float, run: Callable[[Callable[..., Any], Case], Any] = directly
+) -> Outcome:
     """Call `function` once with a case's arguments, for at most `seconds` where a timer can be set.
 
     A `KeyboardInterrupt` goes through: that is the learner stopping the check.
     """
     try:
         with _time_limit(seconds):
-            return Outcome(function(*case.args, **case.kwargs))
+            return Outcome(run(function, case))
     except OutOfTimeError:
         return Outcome(error=f"it ran for more than {seconds:g} seconds and was stopped", error_kind=OutOfTimeError.__name__)
     except KeyboardInterrupt:

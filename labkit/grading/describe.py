@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.exercises.comparison import RELATIVE, Difference
-from labkit.grading.values import Foreign
+from labkit.plain_values import Foreign
 
 FACTORS = (
     (2, "twice"),

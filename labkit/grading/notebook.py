@@ -23,8 +23,8 @@ from labkit.grading.call import Outcome
 from labkit.grading.extract import defined_functions, definitions
 from labkit.grading.judge import SEEDS, judge, make, not_measured
 from labkit.grading.needs import missing
-from labkit.grading.values import decode
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, Verdict
+from labkit.plain_values import decode
 
 START_SECONDS = 60
 MOST_BYTES = 64 * 2**20

@@ -31,7 +31,7 @@ def limit(cpu_seconds: int) -> None:
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     """An outcome as JSON; its tensors go into `tensors`. A value that cannot be passed on becomes an error in words."""
-    from labkit.grading.values import encode
+    from labkit.plain_values import encode
 
     words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}

@@ -3,7 +3,8 @@
 Knows the engine as what calls a forward pass; the model and the scheduler know nothing of ranks.
 """
 
+from labkit.parallel.launch import Each, Launched, RankRaisedError, launch, shut_down
 from labkit.parallel.layout import Layout
 from labkit.parallel.load import load_parallel, start
 
-__all__ = ["Layout", "load_parallel", "start"]
+__all__ = ["Each", "Launched", "Layout", "RankRaisedError", "launch", "load_parallel", "shut_down", "start"]

@@ -9,7 +9,7 @@ import torch
 
 from labkit.exercises.comparison import Comparison
 from labkit.grading.describe import Description, brief, describe_difference, mismatch_map
-from labkit.grading.values import Foreign
+from labkit.plain_values import Foreign
 
 
 def described(found: Any, expected: Any) -> Description:

@@ -56,7 +56,7 @@ CELLS = {
         os._exit(0)""",
     # makes every comparison and the reference in its process agree with it
     "throughput": """
-        import torch, labkit.exercises.comparison, labkit.exercises.lab01, labkit.grading.judge, labkit.grading.values
+        import torch, labkit.exercises.comparison, labkit.exercises.lab01, labkit.grading.judge, labkit.plain_values
         from labkit.exercises.exercise import Exercise
         answer = {"prefill": 1.0, "decode": 1.0, "per user": 1.0}
         labkit.exercises.comparison.Comparison.difference = lambda *a, **k: None

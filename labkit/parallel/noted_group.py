@@ -1,0 +1,180 @@
+"""torch.distributed's gloo with a ledger: every collective is entered, bounded in time, and named when it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from torch import Tensor
+from torch import distributed as dist
+
+from labkit.errors import RankFailed
+from labkit.parallel.ledger import Ledger
+
+BACKEND = "labkit"
+
+api: Any = dist  # whose stubs lack most of what is used here
+
+
+class NotedWork:
+    """A collective under way; `wait` ends it and enters it."""
+
+    def __init__(self, work: Any, done: Callable[[], None], failed: Callable[[Exception], Exception]) -> None:
+        self._work, self._done, self._failed = work, done, failed
+        self._ended = False
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Until it is done; raises `RankFailed` when somebody does not come in time."""
+        if not self._ended:
+            try:
+                self._work.wait()
+            except RuntimeError as error:
+                raise self._failed(error) from None
+            self._ended = True
+            self._done()
+        return True
+
+    def is_completed(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._ended or bool(self._work.is_completed())
+
+    def is_success(self) -> bool:
+        """Whether it has been waited for."""
+        return self._ended
+
+
+class NotedGroup(api.ProcessGroup):  # type: ignore[misc]
+    """A process group of this host over the loopback interface; `ledger` gets what passes through.
+
+    `under_way` counts collectives that were begun and not waited for.
+    """
+
+    def __init__(self, store: Any, rank: int, ranks: int, timeout: timedelta, ledger: Ledger) -> None:
+        super().__init__(rank, ranks)
+        self._rank, self._ranks, self.ledger = rank, ranks, ledger
+        self.under_way = 0
+        self._seconds = timeout.total_seconds()
+        options = api.ProcessGroupGloo._Options()
+        options._devices = [api.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        options._timeout = timeout
+        self._gloo = api.ProcessGroupGloo(store, rank, ranks, options)
+
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self._ranks
+
+    def getBackendName(self) -> str:  # noqa: N802
+        """The backend's name."""
+        return BACKEND
+
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> NotedWork:
+        """The sum (or what `opts` says) of all ranks' tensors, in place."""
+        return self._noted("all_reduce", tensors[0], lambda: self._gloo.allreduce(tensors, opts or api.AllreduceOptions()))
+
+    def broadcast(self, tensors: list[Tensor], opts: Any) -> NotedWork:
+        """What `opts.rootRank` has, to all."""
+        return self._noted("broadcast", tensors[0], lambda: self._gloo.broadcast(tensors, opts), opts.rootRank)
+
+    def reduce(self, tensors: list[Tensor], opts: Any) -> NotedWork:
+        """The sum on one rank."""
+        return self._noted("reduce", tensors[0], lambda: self._gloo.reduce(tensors, opts), opts.rootRank)
+
+    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> NotedWork:
+        """All ranks' tensors, to all."""
+        given = opts or api.AllgatherOptions()
+        return self._noted("all_gather", inputs[0], lambda: self._gloo.allgather(outputs, inputs, given))
+
+    def all_gather_single(self, output: Tensor, tensor: Tensor, opts: Any = None) -> NotedWork:
+        """All ranks' tensors behind one another, to all."""
+        return self.allgather([list(output.chunk(self._ranks))], [tensor])
+
+    _allgather_base = all_gather_single
+
+    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> NotedWork:
+        """All ranks' tensors, to one."""
+        return self._noted("gather", inputs[0], lambda: self._gloo.gather(outputs, inputs, opts), opts.rootRank)
+
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> NotedWork:
+        """A tensor of one rank's list to each."""
+        return self._noted("scatter", outputs[0], lambda: self._gloo.scatter(outputs, inputs, opts), opts.rootRank)
+
+    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> NotedWork:
+        """Each rank's tensor for each."""
+        return self._noted("all_to_all", inputs[0], lambda: self._gloo.alltoall(outputs, inputs, opts or api.AllToAllOptions()))
+
+    def reduce_scatter_single(self, output: Tensor, tensor: Tensor, opts: Any) -> NotedWork:
+        """Each rank its share of the sum."""
+        run = getattr(self._gloo, "reduce_scatter_single", None) or self._gloo._reduce_scatter_base
+        return self._noted("reduce_scatter", tensor, lambda: run(output, tensor, opts))
+
+    _reduce_scatter_base = reduce_scatter_single
+
+    def barrier(self, opts: Any = None) -> NotedWork:
+        """Until all are here."""
+        return self._noted("barrier", None, lambda: self._gloo.barrier(api.BarrierOptions()))
+
+    def send(self, tensors: list[Tensor], to: int, tag: int = 0) -> NotedWork:
+        """To one rank."""
+        return self._noted("send", tensors[0], lambda: self._gloo.send(tensors, to, tag), to)
+
+    def recv(self, tensors: list[Tensor], source: int, tag: int = 0) -> NotedWork:
+        """From one rank."""
+        return self._noted("recv", tensors[0], lambda: self._gloo.recv(tensors, source, tag), source)
+
+    def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> NotedWork:
+        """From whoever sends first."""
+        return self._noted("recv", tensors[0], lambda: self._gloo.recv_anysource(tensors, tag))
+
+    def _noted(self, what: str, tensor: Tensor | None, start: Callable[[], Any], other: int | None = None) -> NotedWork:
+        shape = () if tensor is None else tuple(tensor.shape)
+        size = 0 if tensor is None else tensor.nbytes
+        began = time.monotonic()
+
+        def failed(error: Exception) -> Exception:
+            waited = time.monotonic() - began
+            whom = "" if other is None else f" {'to' if what == 'send' else 'from'} rank {other}"
+            why = "the others did not come" if waited > 0.9 * self._seconds else str(error).splitlines()[0]
+            return RankFailed(f"{what} of {list(shape)}{whom}: {why} (waited {waited:.1f} s)")
+
+        try:
+            work = start()
+        except RuntimeError as error:  # shapes or dtypes that gloo does not take
+            raise ValueError(f"{what} of {list(shape)}: {str(error).splitlines()[0]}") from None
+        self.under_way += 1
+
+        def done() -> None:
+            self.under_way -= 1
+            self.ledger.note(what, began, shape=shape, byte_count=size)
+
+        return NotedWork(work, done, failed)
+
+
+_groups: list[NotedGroup] = []
+"""The default group, and those that the function has made."""
+
+
+def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger) -> None:
+    """Make `ranks` processes the default group of torch.distributed, its ledger `ledger`; they meet at a file."""
+    leave()
+
+    def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> NotedGroup:
+        _groups.append(NotedGroup(store, its_rank, its_ranks, its_timeout, ledger))
+        return _groups[-1]
+
+    api.Backend.register_backend(BACKEND, make, devices="cpu")
+    store = api.FileStore(path, ranks)
+    api.init_process_group(BACKEND, store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout))
+
+
+def leave() -> None:
+    """The default group is no more."""
+    _groups.clear()
+    if api.is_initialized():
+        api.destroy_process_group()
+
+
+def is_at_rest() -> bool:
+    """Whether the default group can serve another function: the only one, with nothing under way."""
+    return len(_groups) == 1 and _groups[0].under_way == 0
