@@ -1,0 +1,276 @@
+"""Exercises 3.3 and 3.4: a block of GPT-J cut by heads and inner features, and put together again by one sum."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import distributed as dist
+
+from labkit.engine.part import span
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab03 import small_gptj
+from labkit.exercises.lab03.on_ranks import Call, RanksCase, exactly, inside
+from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, whole_block
+from labkit.parallel import Each, Launched
+
+SHAPES = ((2, 4, 4, 12), (2, 2, 6, 10), (4, 4, 2, 8))
+"""Ranks, heads, head_dim and inner features of the cases."""
+
+
+# 3.3 ------------------------------------------------------------------------------------------------------------------
+def shard_layer(layer: Layer, rank: int, ranks: int) -> Layer:
+    """The reference of exercise 3.3."""
+    return small_gptj.cut(layer, rank, ranks)
+
+
+def own_shard(shard: Any, layer: Layer) -> Layer:
+    """What a rank takes of a layer."""
+    found: Layer = shard(layer, dist.get_rank(), dist.get_world_size())
+    return found
+
+
+def _by_rows(layer: Layer, rank: int, ranks: int, names: tuple[str, ...], first_bias: bool = True) -> Layer:
+    """A layer of which these are cut by rows and `BY_COLUMNS` by columns; all else is whole."""
+    shard = dict(layer)
+    for name in names:
+        held = span(len(layer[name]), rank, ranks)
+        shard[name] = layer[name][held.start : held.stop]
+    for name in BY_COLUMNS:
+        held = span(layer[name].shape[1], rank, ranks)
+        shard[name] = layer[name][:, held.start : held.stop]
+    if first_bias and rank:
+        shard["fc_out_bias"] = torch.zeros_like(layer["fc_out_bias"])
+    return shard
+
+
+def _bias_everywhere(layer: Layer, rank: int, ranks: int) -> Layer:
+    return _by_rows(layer, rank, ranks, BY_ROWS, first_bias=False)
+
+
+def _bias_shared(layer: Layer, rank: int, ranks: int) -> Layer:
+    held = span(len(layer["fc_out_bias"]), rank, ranks)
+    return _by_rows(layer, rank, ranks, BY_ROWS) | {"fc_out_bias": layer["fc_out_bias"][held.start : held.stop]}
+
+
+def _bias_divided(layer: Layer, rank: int, ranks: int) -> Layer:
+    return _by_rows(layer, rank, ranks, BY_ROWS) | {"fc_out_bias": layer["fc_out_bias"] / ranks}
+
+
+def _whole_inner_bias(layer: Layer, rank: int, ranks: int) -> Layer:
+    return _by_rows(layer, rank, ranks, tuple(name for name in BY_ROWS if name != "fc_in_bias"))
+
+
+def _all_by_rows(layer: Layer, rank: int, ranks: int) -> Layer:
+    shard = _by_rows(layer, rank, ranks, BY_ROWS)
+    for name in BY_COLUMNS:
+        held = span(len(layer[name]), rank, ranks)
+        shard[name] = layer[name][held.start : held.stop]
+    return shard
+
+
+def _within_heads(layer: Layer, rank: int, ranks: int) -> Layer:
+    shard = _by_rows(layer, rank, ranks, BY_ROWS)
+    for name in ("query", "key", "value"):
+        shard[name] = layer[name][rank::ranks]
+    return shard | {"out": layer["out"][:, rank::ranks]}
+
+
+def _shard_cases(seed: int) -> list[Case]:
+    cases: list[Case] = []
+    for number, (ranks, heads, head_dim, inner) in enumerate((*SHAPES, (1, 2, 4, 16))):
+        generator = torch.Generator().manual_seed(10 * seed + number)
+        layer = small_gptj.make_layer(generator, heads * head_dim, inner)
+        cases.append(RanksCase(_label(ranks, heads, head_dim, inner), (layer,), ranks=ranks))
+    return cases
+
+
+def _label(ranks: int, heads: int, head_dim: int, inner: int) -> str:
+    return f"{ranks} rank{'s' * (ranks > 1)}, {heads} heads of {head_dim}, {inner} inner features"
+
+
+SHARD_LAYER = Exercise(
+    name="lab03.shard_layer",
+    lab="03",
+    number="3.3",
+    title="Cut a layer by its heads",
+    function="shard_layer",
+    statement=(
+        "Cut a GPT-J block so that each rank computes some heads and some inner features from beginning to end: return `rank`'s "
+        "shard of `layer`, a dictionary of the same names. `query`, `key`, `value [hidden, hidden]` (head after head), `fc_in "
+        "[inner, hidden]` and `fc_in_bias` make what a rank goes on with; `out [hidden, hidden]` and `fc_out [hidden, inner]` "
+        "read it. Attention and MLP of all ranks are then added up, so `fc_out_bias` is whole on rank 0 and zeros elsewhere."
+    ),
+    points=10,
+    minutes=15,
+    difficulty=2,
+    cases=_shard_cases,
+    reference=shard_layer,
+    run=inside(own_shard),
+    observe=lambda case, launched: launched.values,
+    comparison=Comparison(),
+    mistakes=(
+        Mistake("The last bias is on every rank, so that the sum has it as often as there are ranks.", _bias_everywhere),
+        Mistake(
+            "You cut `fc_out_bias`; a rank's part of the output is `[tokens, hidden]`, whole in that dimension. Whole on rank 0, zeros elsewhere.",
+            _bias_shared,
+        ),
+        Mistake(
+            "A share of the bias on every rank gives the same sum, but every rank must then know how many there are: whole on rank 0, zeros elsewhere.",
+            _bias_divided,
+        ),
+        Mistake(
+            "`fc_in_bias` has one number for each inner feature: cut it as you cut the rows of `fc_in`.", _whole_inner_bias
+        ),
+        Mistake("`out` and `fc_out` read what a rank has: cut their columns, not their rows.", _all_by_rows),
+        Mistake(
+            "You take every n-th row, so that each rank has a piece of every head; attention needs whole heads: take neighbouring rows.",
+            _within_heads,
+        ),
+    ),
+    hints=(
+        "For each tensor: are its rows or its columns what a rank holds of heads and inner features?",
+        "Rows: query, key, value, fc_in, fc_in_bias. Columns: out, fc_out. The rows of a rank's heads lie beside each other.",
+        "size = len(t) // ranks; t[rank * size : (rank + 1) * size] by rows, t[:, ...] by columns; zeros_like for the bias where rank > 0.",
+    ),
+)
+
+
+# 3.4 ------------------------------------------------------------------------------------------------------------------
+def parallel_block(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    """The reference of exercise 3.4."""
+    part = whole_block(normed, shard, head_dim)
+    dist.all_reduce(part)
+    return part
+
+
+def _unsummed(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    return whole_block(normed, shard, head_dim)
+
+
+def _attention(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    return attend(normed @ shard["query"].T, normed @ shard["key"].T, normed @ shard["value"].T, head_dim) @ shard["out"].T
+
+
+def _mlp(normed: Tensor, shard: Layer) -> Tensor:
+    return F.linear(gelu(F.linear(normed, shard["fc_in"], shard["fc_in_bias"])), shard["fc_out"], shard["fc_out_bias"])
+
+
+def _attention_only_summed(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    attention = _attention(normed, shard, head_dim)
+    dist.all_reduce(attention)
+    return attention + _mlp(normed, shard)
+
+
+def _one_behind_the_other(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    attention = _attention(normed, shard, head_dim)
+    dist.all_reduce(attention)
+    mlp = _mlp(attention + normed, shard)
+    dist.all_reduce(mlp)
+    return attention + mlp
+
+
+def _sum_before_gelu(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    inner = F.linear(normed, shard["fc_in"], shard["fc_in_bias"])
+    dist.all_reduce(inner)
+    part = _attention(normed, shard, head_dim) + F.linear(gelu(inner), shard["fc_out"], shard["fc_out_bias"])
+    dist.all_reduce(part)
+    return part
+
+
+def _with_residual(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    part = normed + whole_block(normed, shard, head_dim)
+    dist.all_reduce(part)
+    return part
+
+
+def _all_heads(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    width = len(shard["query"])
+    query, key, value = (normed @ shard[name].T for name in ("query", "key", "value"))
+    part = attend(query, key, value, width) @ shard["out"].T + _mlp(normed, shard)
+    dist.all_reduce(part)
+    return part
+
+
+def run_block(block: Any, kind: str, *given: Any) -> Any:
+    """One block on the ranks, or a model that generates by it."""
+    if kind == "tokens":
+        return small_gptj.greedy(*given, block=block)
+    return block(*given)
+
+
+def _block_cases(seed: int) -> list[Case]:
+    cases: list[Case] = []
+    for number, (ranks, heads, head_dim, inner) in enumerate(SHAPES):
+        generator = torch.Generator().manual_seed(20 * seed + number)
+        layer = small_gptj.make_layer(generator, heads * head_dim, inner)
+        x = torch.randn(5 - number, heads * head_dim, generator=generator)
+        shards = Each([small_gptj.cut(layer, rank, ranks) for rank in range(ranks)])
+        cases.append(RanksCase(_label(ranks, heads, head_dim, inner), ("block", x, shards, head_dim), ranks=ranks))
+    model = small_gptj.make_model(seed, layers=3, heads=4, head_dim=4, inner=32, vocab=50)
+    prompt = torch.randint(50, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
+    for ranks in (2, 4):
+        layers = [[small_gptj.cut(layer, rank, ranks) for layer in model["layers"]] for rank in range(ranks)]
+        models = Each([model | {"layers": shards} for shards in layers])
+        label = f"greedy tokens of a GPT-J of 3 layers on {ranks} ranks"
+        cases.append(RanksCase(label, ("tokens", models, prompt, 4), ranks=ranks))
+    return cases
+
+
+def _one_a_block(case: RanksCase, rank: int) -> Counter[Call]:
+    if case.args[0] == "block":
+        return Counter({("all_reduce", tuple(case.args[1].shape)): 1})
+    models, prompt, new_tokens = case.args[1:]
+    hidden = models.values[0]["embedding"].shape[1]
+    layers = len(models.values[0]["layers"])
+    return Counter({("all_reduce", (len(prompt) + step, hidden)): layers for step in range(new_tokens)})
+
+
+def _values(case: Case, launched: Launched) -> list[Any]:
+    return launched.values
+
+
+PARALLEL_BLOCK = Exercise(
+    name="lab03.parallel_block",
+    lab="03",
+    number="3.4",
+    title="Place the all-reduce",
+    function="parallel_block",
+    statement=(
+        "Compute a block on this rank's `shard` (from 3.3) and return, on every rank, what attention and MLP of all ranks add to "
+        "the residual: `[tokens, hidden]`. `attend(query, key, value, head_dim)` is the attention of the heads you give it, "
+        "`gelu(x)` the activation. Other models run their MLP behind attention and need two sums a layer; GPT-J runs both on the "
+        "same `normed`, and a **single** all-reduce is asked for. One case generates text with your block in every layer."
+    ),
+    points=15,
+    minutes=20,
+    difficulty=3,
+    cases=_block_cases,
+    reference=parallel_block,
+    run=inside(run_block),
+    observe=_values,
+    comparison=Comparison(),
+    contract=exactly(_one_a_block, "attention and MLP can be added up together, once a block"),
+    mistakes=(
+        Mistake("Your ranks end with different parts: their sum is missing.", _unsummed),
+        Mistake("You add up attention but not the MLP: add both on each rank, then all_reduce once.", _attention_only_summed),
+        Mistake("Your MLP runs behind attention; GPT-J's runs beside it, on the same normed input.", _one_behind_the_other),
+        Mistake(
+            "You add up the inner features of the MLP, but each rank has its own ones: nothing is summed before fc_out.",
+            _sum_before_gelu,
+        ),
+        Mistake(
+            "Your sum has the input in it, as often as there are ranks: the residual is added by the caller.", _with_residual
+        ),
+        Mistake("You give attend one wide head in place of several: its last argument is the size of a head.", _all_heads),
+    ),
+    hints=(
+        "A rank's heads need nobody until `out`; its inner features need nobody until `fc_out`.",
+        "attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), shard['fc_out'], shard['fc_out_bias']) are parts of sums.",
+        "part = attention + mlp; dist.all_reduce(part); return part",
+    ),
+)

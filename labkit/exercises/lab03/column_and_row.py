@@ -1,0 +1,221 @@
+"""Exercises 3.1 and 3.2: a product whose weight is cut by output rows, and one whose weight is cut by input columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import distributed as dist
+
+from labkit.engine.part import span
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab03.on_ranks import Call, RanksCase, exactly, on_ranks
+from labkit.parallel import Each, Launched
+
+
+def _held(count: int) -> slice:
+    """This rank's stretch of so many things."""
+    held = span(count, dist.get_rank(), dist.get_world_size())
+    return slice(held.start, held.stop)
+
+
+# 3.1 ------------------------------------------------------------------------------------------------------------------
+def split_columns(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The reference of exercise 3.1."""
+    held = _held(len(weight))
+    return F.linear(x, weight[held], bias[held])
+
+
+def _everything(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def _every_nth(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    return F.linear(x, weight[rank::ranks], bias[rank::ranks])
+
+
+def _rest_to_last(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    size = len(weight) // ranks
+    end = None if rank == ranks - 1 else (rank + 1) * size
+    return F.linear(x, weight[rank * size : end], bias[rank * size : end])
+
+
+def _rest_dropped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rank, size = dist.get_rank(), len(weight) // dist.get_world_size()
+    return F.linear(x, weight[rank * size : (rank + 1) * size], bias[rank * size : (rank + 1) * size])
+
+
+def _bias_once(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    held = _held(len(weight))
+    return F.linear(x, weight[held], bias[held] if dist.get_rank() == 0 else None)
+
+
+def _other_way(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    held = _held(weight.shape[1])
+    return F.linear(x[:, held], weight[:, held], bias)
+
+
+def _column_cases(seed: int) -> list[Case]:
+    generator = torch.Generator().manual_seed(seed)
+    cases: list[Case] = []
+    for ranks, tokens, width, out in ((2, 1, 6, 8), (2, 5, 7, 9), (3, 4, 5, 11), (4, 2, 3, 6)):
+        weight, bias = torch.randn(out, width, generator=generator), torch.randn(out, generator=generator)
+        x = torch.randn(tokens, width, generator=generator)
+        cases.append(RanksCase(f"{ranks} ranks, {tokens} tokens, weight [{out}, {width}]", (x, weight, bias), ranks=ranks))
+    return cases
+
+
+def _nothing(case: RanksCase, rank: int) -> Counter[Call]:
+    return Counter()
+
+
+SPLIT_COLUMNS = Exercise(
+    name="lab03.split_columns",
+    lab="03",
+    number="3.1",
+    title="Cut by output: nothing to say to each other",
+    function="split_columns",
+    statement=(
+        "Every rank runs this function; `dist.get_rank()` says which one, `dist.get_world_size()` how many there are. Return "
+        "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first ones. Where they "
+        "do not come out even, the first ranks have one more each: 11 over 3 ranks are 4, 4 and 3. Compute with your share of "
+        "`weight [out, in]` and `bias [out]` only, and call no collective."
+    ),
+    points=5,
+    minutes=10,
+    difficulty=1,
+    cases=_column_cases,
+    reference=split_columns,
+    run=on_ranks,
+    observe=lambda case, launched: launched.values,
+    comparison=Comparison(),
+    contract=exactly(_nothing, "each rank has the whole of `x`, and needs nobody for its share"),
+    mistakes=(
+        Mistake("Each rank computes everything: cut the rows of weight and of bias before the product.", _everything),
+        Mistake(
+            "You give rank r the rows r, r + ranks, r + 2 ranks ...; a rank's rows are neighbours, so that it reads one stretch.",
+            _every_nth,
+        ),
+        Mistake(
+            "What is left over goes to your last rank, so that one waits for it: the first ranks take one more each.",
+            _rest_to_last,
+        ),
+        Mistake("Rows are lost where the ranks do not divide them: the first ranks take one more each.", _rest_dropped),
+        Mistake("Rank 0 alone adds its bias: each output feature has one, and only its own rank can add it.", _bias_once),
+        Mistake("You cut the input features (columns of weight): that makes parts of sums. Cut the rows.", _other_way),
+    ),
+    hints=(
+        "Which rows of weight make which columns of the output?",
+        "size, more = divmod(out, ranks): rank r begins at r * size + min(r, more), and has size + (r < more) rows.",
+        "begin = r * size + min(r, more); end = begin + size + (r < more); F.linear(x, weight[begin:end], bias[begin:end])",
+    ),
+)
+
+
+# 3.2 ------------------------------------------------------------------------------------------------------------------
+def split_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The reference of exercise 3.2."""
+    out = x @ weight.T
+    if dist.get_rank() == 0:
+        out += bias
+    dist.all_reduce(out)
+    return out
+
+
+def _no_sum(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+def _no_sum_bias_once(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, weight, bias if dist.get_rank() == 0 else None)
+
+
+def _bias_each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = F.linear(x, weight, bias)
+    dist.all_reduce(out)
+    return out
+
+
+def _bias_never(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = F.linear(x, weight)
+    dist.all_reduce(out)
+    return out
+
+
+def _mean(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = x @ weight.T
+    dist.all_reduce(out)
+    return out / dist.get_world_size() + bias
+
+
+def _only_first(x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+    out = F.linear(x, weight, bias if dist.get_rank() == 0 else None)
+    dist.reduce(out, 0)
+    return out if dist.get_rank() == 0 else None
+
+
+def _row_cases(seed: int) -> list[Case]:
+    generator = torch.Generator().manual_seed(seed + 1)
+    cases: list[Case] = []
+    for ranks, tokens, width, out in ((2, 1, 6, 8), (2, 5, 7, 9), (3, 4, 11, 5), (4, 2, 6, 3)):
+        weight, bias = torch.randn(out, width, generator=generator), torch.randn(out, generator=generator)
+        x = torch.randn(tokens, width, generator=generator)
+        held = [span(width, rank, ranks) for rank in range(ranks)]
+        shares = [[tensor[:, part.start : part.stop].contiguous() for part in held] for tensor in (x, weight)]
+        label = f"{ranks} ranks, {tokens} tokens, weight [{out}, {width}]"
+        cases.append(RanksCase(label, (Each(shares[0]), Each(shares[1]), bias), ranks=ranks))
+    return cases
+
+
+def _one_sum(case: RanksCase, rank: int) -> Counter[Call]:
+    x, weight = (argument.values[0] for argument in case.args[:2])
+    return Counter({("all_reduce", (len(x), len(weight))): 1})
+
+
+def _values(case: Case, launched: Launched) -> list[Any]:
+    return launched.values
+
+
+SPLIT_ROWS = Exercise(
+    name="lab03.split_rows",
+    lab="03",
+    number="3.2",
+    title="Cut by input: one sum",
+    function="split_rows",
+    statement=(
+        "Behind such a product each rank holds some features only, and goes on from there: `x [tokens, share]` are this rank's "
+        "input features, `weight [out, share]` the columns that belong to them, `bias [out]` is whole. Return the whole output "
+        "`[tokens, out]` **on every rank**, with a single `dist.all_reduce(tensor)`, which adds up all ranks' tensors in place."
+    ),
+    points=10,
+    minutes=10,
+    difficulty=2,
+    cases=_row_cases,
+    reference=split_rows,
+    run=on_ranks,
+    observe=_values,
+    comparison=Comparison(),
+    contract=exactly(_one_sum, "a share of the features makes a part of every sum, and the parts are added up once"),
+    mistakes=(
+        Mistake("Your ranks give parts of the sums: an all_reduce has to add them up.", _no_sum),
+        Mistake(
+            "Your ranks give parts of the sums: an all_reduce has to add them up, and the bias is in one of them.",
+            _no_sum_bias_once,
+        ),
+        Mistake("The bias is in your sum as often as there are ranks: one of them adds it.", _bias_each),
+        Mistake("The bias is missing: one rank has to add it.", _bias_never),
+        Mistake("You divide the sum by the number of ranks: these are parts of one sum, not copies to average.", _mean),
+        Mistake("Only rank 0 has the output; all of them need it to go on, so all_reduce it.", _only_first),
+    ),
+    hints=(
+        "What does x @ weight.T give on a rank that knows some of the features only?",
+        "A part of every output. Add the parts up; what is to be in the sum once, one rank adds.",
+        "out = x @ weight.T; on rank 0: out += bias; dist.all_reduce(out); return out",
+    ),
+)

@@ -1,0 +1,179 @@
+"""What the cells of lab 03 measure: on real processes, with what the learner wrote where it can take part."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+import labkit
+from labkit.checkpoints import open_checkpoint
+from labkit.engine import FixedBatches, KVCache
+from labkit.engine.part import Part
+from labkit.engine.weight_store import read_model
+from labkit.exercises.lab03 import small_gptj
+from labkit.exercises.lab03.on_ranks import of_rank
+from labkit.measure import progress_bar
+from labkit.parallel import Each, Launched, Layout, launch, load_parallel
+from labkit.parallel.forward import ParallelForward
+from labkit.parallel.ledger import COMPUTE, Entry
+
+REPEATS = 30
+WIDTH = 768
+"""Of the layers that the timeline runs."""
+
+
+def sum_seconds(ranks: int, sizes: Sequence[int]) -> list[float]:
+    """Median seconds of `dist.all_reduce` on so many ranks of this host, for tensors of so many bytes each."""
+    return list(launch(time_sums, ranks, list(sizes), progress=progress_bar("ranks ready", after=1.0)).values[0])
+
+
+def time_sums(sizes: list[int]) -> list[float]:
+    """A rank's part of `sum_seconds`."""
+    found = []
+    for size in sizes:
+        tensor = torch.zeros(max(1, size // 4))
+        times = []
+        for _ in range(REPEATS):
+            dist.barrier()
+            began = time.perf_counter()
+            dist.all_reduce(tensor)
+            times.append(time.perf_counter() - began)
+        found.append(median(times))
+    return found
+
+
+def bytes_read(name: str, shards: int) -> list[int]:
+    """Bytes that each of so many shards reads from a checkpoint, as Linux counts them; a process each."""
+    if not os.path.exists("/proc/self/io"):
+        print("What a rank reads: not measured here: only Linux tells it. Zeros are shown.")
+        return [0] * shards
+    return [int(count) for count in launch(read_part, shards, name, progress=progress_bar("ranks ready", after=1.0)).values]
+
+
+def read_part(name: str) -> int:
+    """A rank's part of `bytes_read`."""
+    checkpoint = open_checkpoint(name)
+    before = _read_so_far()
+    read_model(checkpoint, "fp32", torch.device("cpu"), Part(dist.get_rank(), dist.get_world_size()))
+    return _read_so_far() - before
+
+
+def _read_so_far() -> int:
+    with open(f"/proc/{os.getpid()}/io") as file:
+        return int(file.readline().split()[1])
+
+
+def step_seconds(blocks: dict[str, Callable[..., Tensor]], *, layers: int = 28) -> dict[str, float]:
+    """Median seconds of one token through `layers` small blocks on 2 ranks, for each way to compute a block."""
+    layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
+    shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
+    return {name: float(launch(time_blocks, 2, block, shards, layers).values[0]) for name, block in blocks.items()}
+
+
+def time_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: int) -> float:
+    """A rank's part of `step_seconds`."""
+    times = []
+    for _ in range(REPEATS):
+        hidden = torch.ones(1, 256)
+        dist.barrier()
+        began = time.perf_counter()
+        for _ in range(layers):
+            hidden = small_gptj.norm(hidden + block(hidden, shard, 64))
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def two_sums(normed: Tensor, shard: small_gptj.Layer, head_dim: int) -> Tensor:
+    """A block as Megatron-LM and FasterTransformer have it: attention and MLP are added up each by itself."""
+    query, key, value = (normed @ shard[name].T for name in ("query", "key", "value"))
+    attention = small_gptj.attend(query, key, value, head_dim) @ shard["out"].T
+    dist.all_reduce(attention)
+    inner = small_gptj.gelu(normed @ shard["fc_in"].T + shard["fc_in_bias"])
+    mlp = inner @ shard["fc_out"].T + shard["fc_out_bias"]
+    dist.all_reduce(mlp)
+    return attention + mlp
+
+
+def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
+    """The ledger of one decode step of `sequences` sequences by labkit's own engine, gptj-tiny laid out so."""
+    with load_parallel("gptj-tiny", layout, dtype="fp32", progress=progress_bar("ranks ready", after=1.0)) as engine:
+        forward = engine.forward
+        assert isinstance(forward, ParallelForward)
+        cache = KVCache(engine.config, sequences * 20, device=engine.device, dtype=engine.dtype, part=engine.model.part)
+        batches = FixedBatches(sequences, 20, engine.device)
+        forward(batches.prefill(list(torch.randint(1, 500, (sequences, 16)))), cache)
+        forward.ledger()
+        forward(batches.decode(torch.ones(sequences, dtype=torch.int64)), cache)
+        return forward.ledger()
+
+
+def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
+    """Calls and bytes of a rank's entries, in the form of exercise 3.6."""
+    own = [entry for entry in entries if entry.rank == rank]
+    found = {}
+    for what in ("all_reduce", "send"):
+        calls = [entry for entry in own if entry.what == what]
+        found[what] = [sum(entry.calls for entry in calls), sum(entry.total_bytes for entry in calls)]
+    return found
+
+
+def run_pipeline(stage: Callable[..., Any], pieces: int, *, stages: int = 2, tokens: int = 256) -> Launched:
+    """The learner's stage on real processes: `tokens` tokens in so many micro-batches, 6 layers over all stages."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(tokens, WIDTH, generator=generator)
+    layers = [[torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(6 // stages)] for _ in range(stages)]
+    parts = list(x.split(tokens // pieces))
+    shapes = [list(part.shape) for part in parts]
+    given = Each([parts if rank == 0 else [] for rank in range(stages)])
+    launch(stage, stages, given, shapes, Each(layers))  # the first one warms up
+    return launch(stage, stages, given, shapes, Each(layers))
+
+
+def bars_of(launched: Launched) -> dict[str, list[tuple[int, float, float]]]:
+    """The work of each rank as rows of a timeline."""
+    ranks = len(launched.values)
+    return {
+        f"stage {rank}": [(e.piece, e.began, e.seconds) for e in launched.ledger if e.rank == rank and e.what == COMPUTE]
+        for rank in range(ranks)
+    }
+
+
+def idle_share(launched: Launched) -> float:
+    """The share of the time, from the first work to the last, in which the ranks did not work."""
+    bars = [bar for row in bars_of(launched).values() for bar in row]
+    begin, end = min(began for _, began, _ in bars), max(began + seconds for _, began, seconds in bars)
+    return 1 - sum(seconds for _, _, seconds in bars) / (len(launched.values) * (end - begin))
+
+
+def stage_seconds(launched: Launched) -> list[float]:
+    """Median seconds of each stage for a micro-batch."""
+    return [median(seconds for _, _, seconds in row) for row in bars_of(launched).values()]
+
+
+def tokens_a_second(layouts: dict[str, Layout | None], *, new_tokens: int = 32) -> dict[str, list[float]]:
+    """Tokens a second of labkit's engine on each layout (None: one process), 8 prompts of gptj-tiny in fp32; several runs."""
+    prompts = [[1 + (7 * number + place) % 500 for place in range(16)] for number in range(8)]
+    params = labkit.SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+    found = {}
+    for name, layout in layouts.items():
+        engine = labkit.load("gptj-tiny", dtype="fp32") if layout is None else load_parallel("gptj-tiny", layout, dtype="fp32")
+        with engine:
+            times = []
+            for _ in range(4):
+                began = time.perf_counter()
+                engine.generate(prompts, params)
+                times.append(len(prompts) * new_tokens / (time.perf_counter() - began))
+        found[name] = times[1:]
+    return found
+
+
+def pass_through(launched: Launched, rank: int) -> str:
+    """A rank's collectives in words, in their order."""
+    return ", ".join(f"{entry.what} {list(entry.shape)}" for entry in of_rank(launched, rank))

@@ -1,0 +1,268 @@
+"""Exercises 3.7 and 3.8: a stage of a pipeline that hands on what it has, and the timetable of all stages."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab03.on_ranks import LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks
+from labkit.parallel import Each, Launched
+from labkit.parallel.noted_compute import compute
+
+Shapes = list[list[int]]
+
+
+def run_layers(x: Tensor, layers: list[Tensor], piece: int = 0) -> Tensor:
+    """What a stage computes: `x + tanh(x @ weight.T)` for each weight; the ledger shows it as work on a micro-batch."""
+    with compute(piece):
+        for weight in layers:
+            x = x + torch.tanh(x @ weight.T)
+    return x
+
+
+# 3.7 ------------------------------------------------------------------------------------------------------------------
+def pipeline_stage(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
+    """The reference of exercise 3.7."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    done = []
+    for number, shape in enumerate(shapes):
+        x = pieces[number] if rank == 0 else torch.empty(shape)
+        if rank > 0:
+            dist.recv(x, rank - 1)
+        x = run_layers(x, layers, number)
+        if rank < ranks - 1:
+            dist.send(x, rank + 1)
+        else:
+            done.append(x)
+    return done
+
+
+def _staged(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor], **change: Any) -> list[Tensor]:
+    """A stage with a fault."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    done = []
+    for number, shape in enumerate(shapes):
+        x = pieces[number] if rank == 0 else torch.empty(shape)
+        if rank > 0:
+            dist.recv(x, rank - 1)
+        given = x
+        for _ in range(change.get("times", 1)):
+            x = run_layers(x, layers if rank or not change.get("lazy") else [], number)
+        if rank < ranks - 1:
+            dist.send(given if change.get("unchanged") else x, rank + 1)
+        done.append(x)
+    return done if rank == ranks - 1 or change.get("all_give") else []
+
+
+def _unchanged(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
+    return _staged(pieces, shapes, layers, unchanged=True)
+
+
+def _all_give(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
+    return _staged(pieces, shapes, layers, all_give=True)
+
+
+def _first_idle(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
+    return _staged(pieces, shapes, layers, lazy=True)
+
+
+def _twice(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
+    return _staged(pieces, shapes, layers, times=2)
+
+
+def _one_tensor(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> Any:
+    done = _staged(pieces, shapes, layers)
+    return torch.cat(done) if done else []
+
+
+def _backwards(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -> list[Tensor]:
+    return _staged(pieces, shapes, layers)[::-1]
+
+
+def _stage_cases(seed: int) -> list[Case]:
+    cases: list[Case] = []
+    for number, (ranks, tokens) in enumerate(((2, [4, 4, 4, 4]), (3, [3, 5, 2, 4, 1]), (4, [2, 2, 2, 2, 2]), (2, [7]))):
+        generator = torch.Generator().manual_seed(30 * seed + number)
+        width = 6 + number
+        pieces = [torch.randn(count, width, generator=generator) for count in tokens]
+        layers = [
+            [torch.randn(width, width, generator=generator) * 0.4 for _ in range(1 + (r + number) % 2)] for r in range(ranks)
+        ]
+        given = Each([pieces if rank == 0 else [] for rank in range(ranks)])
+        shapes = [list(piece.shape) for piece in pieces]
+        label = f"{ranks} stages, micro-batches of {', '.join(map(str, tokens))} tokens"
+        cases.append(RanksCase(label, (given, shapes, Each(layers)), ranks=ranks))
+    return cases
+
+
+def _handed_on(case: RanksCase, launched: Launched) -> str:
+    shapes = [tuple(shape) for shape in case.args[1]]
+    for rank in range(case.ranks):
+        wanted = [("recv", shape) for shape in shapes] * (rank > 0) + [("send", shape) for shape in shapes] * (
+            rank < case.ranks - 1
+        )
+        found = calls_of(launched, rank)
+        if sorted(found.elements()) != sorted(wanted):
+            return (
+                f"stage {rank} of {case.ranks} calls {in_words(found)}: each micro-batch goes once from stage to stage, by send "
+                "and recv, and nothing else does"
+            )
+        entries = sorted(of_rank(launched, rank), key=lambda entry: entry.began + entry.seconds * (entry.what == "recv"))
+        order = [entry.what for entry in entries]
+        if 0 < rank < case.ranks - 1 and len(shapes) > 2:
+            before = order[: order.index("send")].count("recv")
+            if before > 2:
+                return (
+                    f"stage {rank} takes in {before} of {len(shapes)} micro-batches before it hands on the first: the stages "
+                    "behind it stand still; hand each on as soon as it is computed"
+                )
+        if rank == 0 and case.ranks > 1 and len(shapes) > 2 and (late := _late_sends(launched)):
+            return late
+    return ""
+
+
+def _late_sends(launched: Launched) -> str:
+    """Whether the first stage computes everything before it sends anything."""
+    own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
+    before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
+    if before.count("compute") > 2:
+        return f"stage 0 computes {before.count('compute')} micro-batches before it sends the first: send each as soon as it is computed"
+    return ""
+
+
+PIPELINE_STAGE = Exercise(
+    name="lab03.pipeline_stage",
+    lab="03",
+    number="3.7",
+    title="Write a stage",
+    function="pipeline_stage",
+    statement=(
+        "Each rank is a stage of a pipeline. Stage 0 is given the micro-batches, `pieces`; the others are given none, but "
+        "`shapes` has the shape of each. Take each micro-batch (from `pieces`, or by `dist.recv(tensor, src)` into "
+        "`torch.empty(shape)`), put it through `run_layers(x, layers, number)`, and `dist.send(tensor, dst)` it to the next "
+        "stage **before** you take the next one, so that all stages work at a time. The last stage returns the list of results; "
+        "the others return `[]`."
+    ),
+    points=15,
+    minutes=15,
+    difficulty=3,
+    cases=_stage_cases,
+    reference=pipeline_stage,
+    run=on_ranks,
+    observe=lambda case, launched: launched.values,
+    comparison=Comparison(),
+    contract=LedgerContract(_handed_on),
+    mistakes=(
+        Mistake("You hand on what came in, not what this stage made of it.", _unchanged),
+        Mistake("All stages return results; only the last one has the end of it, the others return [].", _all_give),
+        Mistake("Stage 0 hands its micro-batches on without computing its own layers.", _first_idle),
+        Mistake("Each micro-batch goes through a stage's layers twice.", _twice),
+        Mistake("You join the results; a list of them, one a micro-batch, is asked for.", _one_tensor),
+        Mistake("Your results are in the wrong order: the first micro-batch comes first.", _backwards),
+    ),
+    hints=(
+        "One loop over the micro-batches: take, compute, hand on.",
+        "Take: pieces[i] on rank 0, else x = torch.empty(shape); dist.recv(x, rank - 1). Hand on unless rank == ranks - 1.",
+        "for i, shape in enumerate(shapes): take x; x = run_layers(x, layers, i); dist.send(x, rank + 1) or results.append(x)",
+    ),
+)
+
+
+# 3.8 ------------------------------------------------------------------------------------------------------------------
+def pipeline_schedule(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
+    """The reference of exercise 3.8."""
+    return _schedule(seconds, pieces)
+
+
+def _schedule(
+    seconds: list[float], pieces: int, *, busy: bool = True, in_front: bool = True, idle_of: str = "all"
+) -> tuple[list[list[float]], float]:
+    begins = [[0.0] * pieces for _ in seconds]
+    for stage in range(len(seconds)):
+        for piece in range(pieces):
+            ready = begins[stage - 1][piece] + seconds[stage - 1] if stage and in_front else 0.0
+            free = begins[stage][piece - 1] + seconds[stage] if piece and busy else 0.0
+            begins[stage][piece] = max(ready, free)
+    end = begins[-1][-1] + seconds[-1]
+    work = pieces * sum(seconds)
+    if idle_of == "slowest":
+        return begins, 1 - pieces * max(seconds) / end
+    if idle_of == "formula":
+        return begins, (len(seconds) - 1) / (pieces + len(seconds) - 1)
+    if idle_of == "busy":
+        return begins, work / (len(seconds) * end)
+    return begins, 1 - work / (len(seconds) * end)
+
+
+def _planned(message: str, **change: Any) -> Mistake:
+    return Mistake(message, lambda *given: _schedule(*given, **change))
+
+
+def _ends(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
+    begins, idle = _schedule(seconds, pieces)
+    return [[begin + own for begin in row] for row, own in zip(begins, seconds, strict=True)], idle
+
+
+def _by_piece(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
+    begins, idle = _schedule(seconds, pieces)
+    return [[row[piece] for row in begins] for piece in range(pieces)], idle
+
+
+def _schedule_cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+    kinds = [
+        ([1.0, 1.0], 4),
+        ([1.0, 1.0, 1.0, 1.0], 3),
+        ([1.0, 3.0, 2.0], 5),
+        ([2.0], 3),
+        ([draw.uniform(1, 4) for _ in range(draw.randrange(3, 6))], draw.randrange(2, 7)),
+    ]
+    return [
+        Case(f"stages of {', '.join(f'{s:.3g}' for s in seconds)} s, {pieces} micro-batches", (seconds, pieces))
+        for seconds, pieces in kinds
+    ]
+
+
+PIPELINE_SCHEDULE = Exercise(
+    name="lab03.pipeline_schedule",
+    lab="03",
+    number="3.8",
+    title="The timetable and its bubble",
+    function="pipeline_schedule",
+    statement=(
+        "Stage s takes `seconds[s]` for a micro-batch; sending takes no time, and every stage takes its micro-batches in order as "
+        "soon as it can. Return `(begins, idle)`: `begins[s][i]`, the time at which stage s begins with micro-batch i (from 0), "
+        "and the share of the time, from the first begin to the last end, that the stages stand idle, on average. For equal "
+        "stages it is the bubble of GPipe, $(p - 1) / (m + p - 1)$; yours must hold for unequal ones."
+    ),
+    points=10,
+    minutes=15,
+    difficulty=3,
+    cases=_schedule_cases,
+    reference=pipeline_schedule,
+    comparison=Comparison(relative=1e-9),
+    names={"[1]": "idle"},
+    mistakes=(
+        _planned("Your stages begin with a micro-batch while they still work on the one before.", busy=False),
+        _planned("Your stages begin before the stage in front has handed on the micro-batch.", in_front=False),
+        _planned("Your idle share is that of the slowest stage; take all stages together.", idle_of="slowest"),
+        _planned(
+            "The formula holds for equal stages only: count the work of each stage against the time they all have.",
+            idle_of="formula",
+        ),
+        _planned("That is the share of the time in which the stages work; the idle share is the rest.", idle_of="busy"),
+        Mistake("You give the ends; the begins are asked for.", _ends),
+        Mistake("Your table has a row a micro-batch; a row a stage is asked for.", _by_piece),
+    ),
+    hints=(
+        "A micro-batch begins when two things are true: the stage in front has done it, and this stage has done the one before.",
+        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s]), where there are such.",
+        "end = begins[-1][-1] + seconds[-1]; idle = 1 - pieces * sum(seconds) / (len(seconds) * end).",
+    ),
+)

@@ -1,0 +1,475 @@
+# %% [markdown]
+# # Lab 03 · Tensor and pipeline parallelism
+#
+# **After this lab you can** cut a model over several processes or GPUs by hand, say before it runs what will pass between
+# them and what that costs, and choose a layout for a machine. You rebuild what Megatron-LM and FasterTransformer do.
+#
+# *About 170 minutes · 9 exercises, 100 points · runs on any machine: your functions run on real processes here, with the
+# same `torch.distributed` calls that they would make between GPUs or hosts.*
+
+# %%
+import torch
+import torch.nn.functional as F
+from torch import distributed as dist
+
+from labkit import measure
+from labkit.exercises.lab03 import measured
+from labkit.exercises.lab03.pipeline import run_layers
+from labkit.exercises.lab03.small_gptj import attend, gelu
+from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.measure import plots
+from labkit.parallel import Layout, launch
+
+torch.set_grad_enabled(False)
+where = f"processes of one host, torch {torch.__version__}"
+
+# %%
+progress_panel("03")
+
+# %% [markdown]
+# ## One program, several ranks
+#
+# A distributed program is a function that several processes run at the same time. They are called **ranks**, numbered from 0,
+# and each asks for its own number. Data passes between them only where all of them call the same **collective**, or where one
+# sends and another receives. `launch(function, ranks, ...)` starts real processes, and calls your function on each.
+
+
+# %%
+def hello(word):
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    mine = torch.tensor([float(rank)])
+    dist.all_reduce(mine)  # adds up all ranks' tensors, in place, on every rank
+    print(f"{word} from rank {rank} of {ranks}: the sum is {mine.item():g}")
+    return rank * 10
+
+
+first = launch(hello, 3, "hello", progress=measure.progress_bar("ranks ready"))
+print("returned:", first.values)
+
+# %% [markdown]
+# What passed between ranks is in the **ledger**, an entry a collective: on which rank, on what shape, bytes, seconds. Every
+# exercise below is held against it, beside its values.
+#
+# Before you go on: what if one rank does not come? Run this, and read what the error says. Nobody waits for ever.
+
+# %%
+for entry in first.ledger:
+    print(
+        f"rank {entry.rank}: {entry.what} of {entry.shape}, {entry.byte_count} bytes, {1e3 * entry.seconds:.2f} ms"
+    )
+
+
+def forgetful():
+    if dist.get_rank() == 0:
+        dist.all_reduce(torch.ones(4))
+
+
+try:
+    launch(forgetful, 2, timeout=2)
+except Exception as error:
+    print(type(error).__name__, "·", error)
+
+# %% [markdown]
+# A collective costs time even if it carries next to nothing: everybody waits for everybody. That is its **latency**.
+#
+# **Predict:** how many microseconds does an all-reduce of 4 bytes take between two processes here? Of 4 MB?
+
+# %%
+# BEGIN SOLUTION guess_small_us, guess_large_us = None, None
+guess_small_us, guess_large_us = 200, 5000
+# END SOLUTION
+if predicted(small=guess_small_us, large=guess_large_us):
+    sizes = [4, 4_000, 40_000, 400_000, 4_000_000]
+    took = [1e6 * seconds for seconds in measured.sum_seconds(2, sizes)]
+    guesses = {"your guesses, joined": [guess_small_us] * 4 + [guess_large_us]}
+    labels = {"xlabel": "bytes", "ylabel": "microseconds"}
+    title = "An all-reduce on two ranks: flat at first, then by size"
+    display(
+        plots.sweep_plot(sizes, {"measured": took}, limits=guesses, title=title, caption=where, **labels)
+    )
+
+# %% [markdown]
+# A token's hidden state in GPT-J 6B has 4,096 numbers, 16 kB: left of the bend, latency is all there is to save. So count
+# calls first, then bytes.
+#
+# ## A product in parts
+#
+# A linear layer's weight `[out, in]` can be cut in two ways. By **output features**, each rank makes some of them from the
+# whole input.
+
+# %% [markdown]
+# {{exercise lab03.split_columns}}
+
+
+# %%
+def split_columns(x, weight, bias):
+    """This rank's output features of F.linear(x, weight, bias): [tokens, share]."""
+    # BEGIN SOLUTION
+    size, more = divmod(len(weight), dist.get_world_size())
+    rank = dist.get_rank()
+    begin = rank * size + min(rank, more)
+    end = begin + size + (rank < more)
+    return F.linear(x, weight[begin:end], bias[begin:end])
+    # END SOLUTION
+
+
+# %%
+check(split_columns)
+
+# %% [markdown]
+# (Megatron-LM calls this *column parallel*, since it writes a weight as `[in, out]`.) By **input features**, each rank has
+# some of the numbers that every output is made of.
+
+# %% [markdown]
+# {{exercise lab03.split_rows}}
+
+
+# %%
+def split_rows(x, weight, bias):
+    """The whole F.linear on every rank, of shares x [tokens, share] and weight [out, share]."""
+    # BEGIN SOLUTION
+    out = x @ weight.T
+    if dist.get_rank() == 0:
+        out += bias
+    dist.all_reduce(out)
+    return out
+    # END SOLUTION
+
+
+# %%
+check(split_rows)
+
+# %% [markdown]
+# The two fit together: cut the first layer of an MLP by output and the second by input. What the first one makes on a rank is
+# just what the second one needs there, and nothing passes between them. Attention is the same: heads are independent, from
+# query, key and value up to the output projection.
+#
+# **Predict:** the file of gptj-tiny holds 21 MB of weights, embedding and head included. How many MB does each of two ranks
+# read, each of four?
+
+# %%
+# BEGIN SOLUTION guess_two_mb, guess_four_mb = None, None
+guess_two_mb, guess_four_mb = 10.5, 5.3
+# END SOLUTION
+
+# %% [markdown]
+# {{exercise lab03.shard_layer}}
+
+
+# %%
+def shard_layer(layer, rank, ranks):
+    """The shard of `layer` (a dictionary of tensors) that a rank holds, under the same names."""
+
+    # BEGIN SOLUTION
+    def rows(tensor):
+        size = len(tensor) // ranks
+        return tensor[rank * size : (rank + 1) * size]
+
+    shard = {name: rows(layer[name]) for name in ("query", "key", "value", "fc_in", "fc_in_bias")}
+    shard |= {name: rows(layer[name].T).T for name in ("out", "fc_out")}
+    bias = layer["fc_out_bias"]
+    return shard | {"fc_out_bias": bias if rank == 0 else torch.zeros_like(bias)}
+    # END SOLUTION
+
+
+# %%
+check(shard_layer)
+
+# %%
+if passed(shard_layer) and predicted(two=guess_two_mb, four=guess_four_mb):
+    read = {count: [size / 1e6 for size in measured.bytes_read("gptj-tiny", count)] for count in (2, 4)}
+    print(
+        "MB read by each rank:",
+        {count: [round(size, 1) for size in sizes] for count, sizes in read.items()},
+    )
+    shown = {"your prediction": [guess_two_mb, guess_four_mb], "read": [max(read[2]), max(read[4])]}
+    title = "What a rank reads of the checkpoint"
+    display(plots.prediction_plot(["2 ranks", "4 ranks"], shown, ylabel="MB", title=title, caption=where))
+
+# %% [markdown]
+# No rank ever holds the whole model: each reads its slices from the file, and nothing else. Only the layer norms are read by
+# all. FasterTransformer wrote a file for each rank instead; `labkit convert` reads and writes its form.
+#
+# ## A block, and one sum
+#
+# Now the block itself. Most models add up twice a layer, behind attention and behind the MLP, which needs attention's
+# result. GPT-J's MLP does not.
+#
+# **Predict:** how many all-reduces do 28 blocks of GPT-J need for one token, and how many would a model need whose MLP
+# follows attention?
+
+# %%
+# BEGIN SOLUTION guess_sums, guess_sums_behind = None, None
+guess_sums, guess_sums_behind = 28, 56
+# END SOLUTION
+
+# %% [markdown]
+# {{exercise lab03.parallel_block}}
+
+
+# %%
+def parallel_block(normed, shard, head_dim):
+    """What attention and MLP of all ranks add to the residual: [tokens, hidden], on every rank."""
+    # BEGIN SOLUTION
+    query, key, value = (normed @ shard[name].T for name in ("query", "key", "value"))
+    attention = attend(query, key, value, head_dim) @ shard["out"].T
+    inner = gelu(F.linear(normed, shard["fc_in"], shard["fc_in_bias"]))
+    part = attention + F.linear(inner, shard["fc_out"], shard["fc_out_bias"])
+    dist.all_reduce(part)
+    return part
+    # END SOLUTION
+
+
+# %%
+check(parallel_block)
+
+# %%
+if passed(parallel_block) and predicted(sums=guess_sums, sums_behind=guess_sums_behind):
+    ways = {"yours": parallel_block, "two sums a block": measured.two_sums}
+    seconds = measured.step_seconds(ways)
+    shown = {"your prediction": [guess_sums, guess_sums_behind], "counted": [28, 56]}
+    took = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
+    title = f"All-reduces a token, 28 blocks: {took}"
+    display(plots.prediction_plot(ways, shown, ylabel="all-reduces", title=title, caption=where))
+
+# %% [markdown]
+# FasterTransformer and Megatron-LM have one code for all their models and add up twice. labkit's engine adds up once a block.
+#
+# ## The vocabulary
+#
+# Embedding and head are large, too: 50,400 rows in GPT-J. Each rank holds some. For the embedding, the rank that has a
+# token's row gives it, the others give zeros, and one all-reduce makes it known to all. The head needs more thought.
+
+# %% [markdown]
+# {{exercise lab03.sharded_argmax}}
+
+
+# %%
+def sharded_argmax(hidden, head, bias, first):
+    """The best token of all ranks for each row of hidden: [rows], int64."""
+    # BEGIN SOLUTION
+    value, place = F.linear(hidden, head, bias).max(-1)
+    mine = torch.stack((value.double(), (place + first).double()))
+    found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine)
+    values, tokens = torch.stack(found).unbind(1)
+    return tokens.gather(0, values.argmax(0, keepdim=True))[0].long()
+    # END SOLUTION
+
+
+# %%
+check(sharded_argmax)
+
+# %% [markdown]
+# ## Count before you run
+#
+# That is a whole tensor parallel model. **Pipeline parallel** is the other way to cut: whole blocks go to different ranks,
+# called stages, and the hidden state goes from stage to stage. You can say what any step will send.
+
+# %% [markdown]
+# {{exercise lab03.step_traffic}}
+
+
+# %%
+def step_traffic(layers, hidden, tokens, shards, stages, stage):
+    """{'all_reduce': [calls, bytes], 'send': [calls, bytes]} of a rank of this stage."""
+    # BEGIN SOLUTION
+    size, more = divmod(layers, stages)
+    held = size + (stage < more)
+    sums = held + (stage == 0) if shards > 1 else 0
+    sends = 1 if stage < stages - 1 else 0
+    one = tokens * hidden * 4
+    return {"all_reduce": [sums, sums * one], "send": [sends, sends * one]}
+    # END SOLUTION
+
+
+# %%
+check(step_traffic)
+
+# %% [markdown]
+# Does labkit's engine do that? The next cell lays gptj-tiny out on two shards, then on two stages, runs a decode step of
+# four sequences, and reads the ledger of rank 0 or, for stages, of the rank in front.
+
+# %%
+if passed(step_traffic):
+    names, yours, counts = [], [], []
+    for name, layout, stage in (("2 shards", Layout(2, 1), 0), ("2 stages", Layout(1, 2), 0)):
+        rank = layout.rank(stage, 0)
+        ledger = measured.counted(measured.engine_step(layout), rank)
+        mine = step_traffic(8, 256, 4, layout.tensor_parallel, layout.pipeline_parallel, stage)
+        print(f"{name}: yours {mine}, the engine's ledger {ledger}")
+        names.append(name)
+        yours.append((mine["all_reduce"][1] + mine["send"][1]) / 1e3)
+        counts.append((ledger["all_reduce"][1] + ledger["send"][1]) / 1e3)
+    shown = {"yours": yours, "the engine's ledger": counts}
+    title = "kB that a rank takes part with in a step of 4 sequences"
+    display(plots.prediction_plot(names, shown, ylabel="kB", title=title, caption=where))
+
+# %% [markdown]
+# Stages send far less, and far less often. What they cost instead is waiting: one token goes through one stage after the
+# other, and while it is in one, the others stand idle, unless they have something else to do.
+#
+# ## A pipeline
+#
+# So a batch is cut into **micro-batches**, which follow one another through the stages.
+
+# %% [markdown]
+# {{exercise lab03.pipeline_stage}}
+
+
+# %%
+def pipeline_stage(pieces, shapes, layers):
+    """Take each micro-batch, compute, hand it on; the last stage returns the list of results, others []."""
+    # BEGIN SOLUTION
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    results = []
+    for number, shape in enumerate(shapes):
+        if rank == 0:
+            x = pieces[number]
+        else:
+            x = torch.empty(shape)
+            dist.recv(x, rank - 1)
+        x = run_layers(x, layers, number)
+        if rank == ranks - 1:
+            results.append(x)
+        else:
+            dist.send(x, rank + 1)
+    return results
+    # END SOLUTION
+
+
+# %%
+check(pipeline_stage)
+
+# %% [markdown]
+# Before you see it run, plan it.
+
+# %% [markdown]
+# {{exercise lab03.pipeline_schedule}}
+
+
+# %%
+def pipeline_schedule(seconds, pieces):
+    """(begins, idle): when each stage begins with each micro-batch, and the share of idle time."""
+    # BEGIN SOLUTION
+    begins = [[0.0] * pieces for _ in seconds]
+    for s in range(len(seconds)):
+        for i in range(pieces):
+            ready = begins[s - 1][i] + seconds[s - 1] if s else 0.0
+            free = begins[s][i - 1] + seconds[s] if i else 0.0
+            begins[s][i] = max(ready, free)
+    end = begins[-1][-1] + seconds[-1]
+    return begins, 1 - pieces * sum(seconds) / (len(seconds) * end)
+    # END SOLUTION
+
+
+# %%
+check(pipeline_schedule)
+
+# %% [markdown]
+# **Predict:** 256 tokens go through two equal stages as 1, 2, 4 or 8 micro-batches. How large is the bubble, as a share of
+# the time, with 2 and with 8? Then your stage runs them on real processes, and the timeline shows who worked when.
+
+# %%
+# BEGIN SOLUTION guess_bubble_2, guess_bubble_8 = None, None
+guess_bubble_2, guess_bubble_8 = 1 / 3, 1 / 9
+# END SOLUTION
+if passed(pipeline_stage) and predicted(two=guess_bubble_2, eight=guess_bubble_8):
+    runs = {pieces: measured.run_pipeline(pipeline_stage, pieces) for pieces in (1, 2, 4, 8)}
+    for pieces in (1, 8):
+        title = f"Your pipeline with {pieces} micro-batch{'es' * (pieces > 1)}: idle {measured.idle_share(runs[pieces]):.0%}"
+        display(plots.timeline_plot(measured.bars_of(runs[pieces]), title=title, caption=where))
+
+# %%
+if (
+    passed(pipeline_schedule)
+    and passed(pipeline_stage)
+    and predicted(two=guess_bubble_2, eight=guess_bubble_8)
+):
+    plans = [pipeline_schedule(measured.stage_seconds(run), pieces)[1] for pieces, run in runs.items()]
+    shown = {
+        "your timetable": [100 * idle for idle in plans],
+        "measured": [100 * measured.idle_share(run) for run in runs.values()],
+    }
+    guesses = {"your guess for 2": 100 * guess_bubble_2, "your guess for 8": 100 * guess_bubble_8}
+    title, names = "Idle time of two stages", [f"{pieces} pieces" for pieces in runs]
+    display(
+        plots.prediction_plot(names, shown, limits=guesses, ylabel="percent", title=title, caption=where)
+    )
+
+# %% [markdown]
+# The more micro-batches, the smaller the bubble; but each reads all weights of a stage again, and each is handed on for
+# itself. So there is a best number, and measured bars end up above the timetable, which knows of neither.
+#
+# Decoding has a bubble of its own: the next token of a sequence needs the one before. labkit's engine keeps a step of
+# different sequences in flight for each stage.
+#
+# ## Choose
+#
+# Shards make a single token faster, and pay by many all-reduces. Stages save memory, and pay next to nothing. Which is best
+# depends on what lies between the GPUs.
+
+# %% [markdown]
+# {{exercise lab03.choose_layout}}
+
+
+# %%
+def choose_layout(model, machine):
+    """(shards, stages) with the shortest time of a token."""
+    # BEGIN SOLUTION
+    gpus, best = machine["nodes"] * machine["gpus"], None
+    for shards in range(1, gpus + 1):
+        for stages in range(1, gpus // shards + 1):
+            if model["heads"] % shards or stages > model["layers"]:
+                continue
+            if model["weight_bytes"] / (shards * stages) > machine["memory"]:
+                continue
+            latency, rate = machine["between" if shards > machine["gpus"] else "inside"]
+            one = latency + 2 * (shards - 1) / shards * 4 * model["hidden"] / rate
+            seconds = model["weight_bytes"] / shards / machine["read"]
+            seconds += model["layers"] * one if shards > 1 else 0
+            latency, rate = machine["between" if shards * stages > machine["gpus"] else "inside"]
+            seconds += (stages - 1) * (latency + 4 * model["hidden"] / rate)
+            found = seconds, shards * stages, (shards, stages)
+            best = found if best is None or found < best else best
+    return best[2]
+    # END SOLUTION
+
+
+# %%
+check(choose_layout)
+
+# %% [markdown]
+# ## Your machine
+#
+# Last, labkit's engine on this machine: 8 sequences of gptj-tiny, in one process, on two shards, on two stages. All ranks
+# share the cores and the memory that one process has for itself, so more ranks cannot be faster here.
+#
+# **Predict:** what share of one process's tokens a second do two shards reach? (Between two GPUs it would be up to twice as
+# many: each has a memory of its own.)
+
+# %%
+# BEGIN SOLUTION guess_shards_share = None
+guess_shards_share = 0.8
+# END SOLUTION
+if predicted(share=guess_shards_share):
+    layouts = {"one process": None, "2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}
+    speeds = measured.tokens_a_second(layouts)
+    middle = {name: sorted(values)[len(values) // 2] for name, values in speeds.items()}
+    ladder = measure.Ladder()
+    for name, values in speeds.items():
+        low, high = min(values), max(values)
+        ladder.add(f"lab 03: {name}", middle[name], low=low, high=high, where=where)
+    share = middle["2 shards"] / middle["one process"]
+    print(f"Two shards: {share:.2f} of one process; your prediction was {guess_shards_share}")
+    rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]
+    display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
+
+# %% [markdown]
+# ## What you have now
+#
+# - A transformer in parts, with the fewest sums, that no rank holds in full.
+# - A pipeline that you wrote and whose timetable you can compute.
+# - A way to choose a layout before you rent the machine.
+#
+# Your points are in the panel at the top (*Look again*). Next: **lab 04**, where a server takes requests for all of it.
