@@ -10,6 +10,7 @@ from torch import Tensor
 from labkit.bench.engines import PRECISIONS, LabkitEngine
 from labkit.checkpoints import Checkpoint
 from labkit.engine import FixedBatches, KVCache
+from labkit.engine.forward import threads_of
 from labkit.parallel import Layout, start
 from labkit.parallel.ledger import COMPUTE
 
@@ -46,15 +47,20 @@ class ParallelLabkit(LabkitEngine):
             self._cache = KVCache(model.config, batch * room, device=model.device, dtype=model.dtype, part=model.part)
         shares = prompts.tensor_split(min(batch, self._ranks.steps_in_flight))
         self._lanes, waiting = [], []
-        for share in shares:
-            first = sum(lane.slot_table.numel() for lane in self._lanes)
-            self._lanes.append(FixedBatches(len(share), room, self._model.device, first_slot=first))
-            waiting.append(self._ranks.submit(self._lanes[-1].prefill(list(share)), self._cache))
-            self._prefills.add(self._ranks.steps)
-        return torch.cat([logits().argmax(-1) for logits in waiting])
+        with threads_of(self._ranks):
+            for share in shares:
+                first = sum(lane.slot_table.numel() for lane in self._lanes)
+                self._lanes.append(FixedBatches(len(share), room, self._model.device, first_slot=first))
+                waiting.append(self._ranks.submit(self._lanes[-1].prefill(list(share)), self._cache))
+                self._prefills.add(self._ranks.steps)
+            return torch.cat([logits().argmax(-1) for logits in waiting])
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Each step in flight is followed by the next one of its sequences as soon as their tokens are there."""
+        with threads_of(self._ranks):
+            return self._decode(tokens, steps)
+
+    def _decode(self, tokens: Tensor, steps: int) -> Tensor:
         assert self._cache is not None
         shares = tokens.split([len(lane.lengths) for lane in self._lanes])
         waiting = [self._ranks.submit(lane.decode(share), self._cache) for lane, share in zip(self._lanes, shares, strict=True)]

@@ -173,7 +173,7 @@ class Session:
             timed = {name: players[name] for name in warm}
             self.measured[batch] |= run_in_turn(timed, warm, self._device, settings.seconds, settings.rounds)
             for name, player in timed.items():
-                self.notes[batch, name] = player.engine.notes()
+                self.notes[batch, name] = {"held_bytes": self.about[name]["held_bytes"]} | player.engine.notes()
 
     def _warm_up(self, name: str, player: Player, warm: dict[str, tuple[Tensor, int]]) -> None:
         give_back_free_memory()

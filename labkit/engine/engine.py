@@ -19,7 +19,7 @@ from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.engine.batch import FixedBatches
 from labkit.engine.capacity import num_slots_for
-from labkit.engine.forward import Forward, fastest_forward
+from labkit.engine.forward import Forward, fastest_forward, threads_of
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
@@ -143,7 +143,7 @@ class Engine:
         self._door.check_tokens(list(token_ids))
         cache = KVCache(self.config, len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
         batches = FixedBatches(1, len(token_ids), self.device)
-        with self._lock:
+        with self._lock, threads_of(self._forward):
             logits = self._forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -227,14 +227,15 @@ class Engine:
                 self._withdraw(requests)
 
     def _advance(self) -> None:
-        for sequence, event in self._ready().step(self._forward):
-            request = self._running[sequence]
-            request.inbox.append(event)
-            if event.finish_reason is not None:
-                del self._running[sequence]
-                request.unfinished -= 1
-                if not request.unfinished:
-                    self._added.pop(request.request_id, None)
+        with threads_of(self._forward):
+            for sequence, event in self._ready().step(self._forward):
+                request = self._running[sequence]
+                request.inbox.append(event)
+                if event.finish_reason is not None:
+                    del self._running[sequence]
+                    request.unfinished -= 1
+                    if not request.unfinished:
+                        self._added.pop(request.request_id, None)
 
     def _submit(self, requests: list[Request]) -> None:
         loop = self._ready()

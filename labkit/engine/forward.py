@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from labkit import ops
@@ -32,6 +34,21 @@ def submit(forward: Forward, batch: Batch, cache: KVCache) -> Callable[[], Tenso
     """
     begin: Callable[[Batch, KVCache], Callable[[], Tensor]] | None = getattr(forward, "submit", None)
     return begin(batch, cache) if begin is not None else partial(forward, batch, cache)
+
+
+@contextlib.contextmanager
+def threads_of(forward: Forward) -> Iterator[None]:
+    """Let torch use the forward's `num_threads` in the block, if it has such.
+
+    Where other ranks compute on this machine's other cores, a second thread here would take one from them, and spin on it
+    for milliseconds behind every parallel operation.
+    """
+    count, before = getattr(forward, "num_threads", None), torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:

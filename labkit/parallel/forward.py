@@ -63,6 +63,11 @@ class ParallelForward:
         """A pass for each stage to work on."""
         return self.model.part.stages
 
+    @property
+    def num_threads(self) -> int:
+        """This rank's share of the cores."""
+        return self._own.threads
+
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
         """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while an operation is swapped."""
         return self.submit(batch, cache)()

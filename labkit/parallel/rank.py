@@ -27,7 +27,7 @@ class RankForward:
     """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
-        self.model, self.links = model, links
+        self.model, self.links, self.threads = model, links, threads
         self.ledger = Ledger(links.rank)
         model.add_up = links.sums.all_reduce if links.sums else None
         packed = isinstance(model.layers[0].qkv.weight, PackedWeight)
