@@ -87,10 +87,10 @@ def _draw(record: Record, path: Path) -> None:
 
     steps = [row["decode_ms_per_token"] for row in record.rows]
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
-    names = [f"{row['engine'].removeprefix('labkit-')}\nbatch {row['batch']}" for row in record.rows]
+    names = [f"batch {row['batch']}, {row['engine'].removeprefix('labkit-')}" for row in record.rows]
     parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
     title = "A decode step, milliseconds"
-    plots.parts_plot(names, parts, ylabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
+    plots.parts_plot(names, parts, xlabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
 
 
 def _print_table(record: Record) -> None:

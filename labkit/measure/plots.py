@@ -160,27 +160,28 @@ def parts_plot(
     names: Sequence[str],
     parts: Mapping[str, Sequence[float]],
     *,
-    ylabel: str,
+    xlabel: str,
     title: str = "What it is made of",
     caption: str = "",
 ) -> Figure:
-    """A bar a name, made of parts on top of one another, its sum above it.
+    """A bar a name, top down, made of parts behind one another, its sum at the end.
 
     Raises `InvalidRequest` when a part and `names` differ in length.
     """
-    figure = _figure(title, caption)
+    figure = _figure(title, caption, height=1.4 + 0.28 * len(names))
     axes = figure.add_subplot()
-    below = [0.0] * len(names)
+    before = [0.0] * len(names)
     for (label, values), colour in zip(parts.items(), COLOURS * 9, strict=False):
         if len(values) != len(names):
             raise InvalidRequest(f"part {label!r} has {len(values)} values for {len(names)} names")
-        bars = axes.bar(range(len(names)), values, width=0.6, bottom=below, color=colour, label=label)
-        below = [base + value for base, value in zip(below, values, strict=True)]
+        bars = axes.barh(range(len(names)), values, height=0.7, left=before, color=colour, label=label)
+        before = [start + value for start, value in zip(before, values, strict=True)]
     if parts:
-        axes.bar_label(bars, labels=[f"{total:.3g}" for total in below], fontsize=8)
-    axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel=ylabel)
-    axes.margins(y=0.15)
+        axes.bar_label(bars, labels=[f" {total:.3g}" for total in before], fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel)
+    axes.margins(x=0.1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
     return figure

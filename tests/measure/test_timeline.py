@@ -19,13 +19,13 @@ def test_bars_lie_where_they_were() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["stage 0", "stage 1"]
 
 
-def test_parts_stand_on_one_another_with_their_sum_above() -> None:
-    figure = plots.parts_plot(["a", "b"], {"x": [1.0, 2.0], "y": [0.5, 0.0]}, ylabel="ms")
+def test_parts_follow_one_another_with_their_sum_at_the_end() -> None:
+    figure = plots.parts_plot(["a", "b"], {"x": [1.0, 2.0], "y": [0.5, 0.0]}, xlabel="ms")
     (axes,) = figure.axes
-    assert [(patch.get_y(), patch.get_height()) for patch in axes.patches] == [(0, 1.0), (0, 2.0), (1.0, 0.5), (2.0, 0.0)]
-    assert [text.get_text() for text in axes.texts] == ["1.5", "2"]
+    assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(0, 1.0), (0, 2.0), (1.0, 0.5), (2.0, 0.0)]
+    assert [text.get_text() for text in axes.texts] == [" 1.5", " 2"]
     with pytest.raises(InvalidRequest, match="part 'x' has 1 values for 2 names"):
-        plots.parts_plot(["a", "b"], {"x": [1.0]}, ylabel="ms")
+        plots.parts_plot(["a", "b"], {"x": [1.0]}, xlabel="ms")
 
 
 def test_no_bar_is_refused() -> None:
