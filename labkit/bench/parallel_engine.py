@@ -62,7 +62,7 @@ class ParallelLabkit(LabkitEngine):
 
     def _decode(self, tokens: Tensor, steps: int) -> Tensor:
         assert self._cache is not None
-        shares = tokens.split([len(lane.lengths) for lane in self._lanes])
+        shares = torch.split(tokens, [len(lane.lengths) for lane in self._lanes])
         waiting = [self._ranks.submit(lane.decode(share), self._cache) for lane, share in zip(self._lanes, shares, strict=True)]
         made: list[list[Tensor]] = [[] for _ in self._lanes]
         for step in range(steps):

@@ -74,6 +74,8 @@ class GPTJ:
         `store(name, dense)` gives what is kept of each matrix; left out, the matrix itself. `name` is that of a linear
         layer: qkv, out_proj, fc_in, fc_out or lm_head.
         """
+        # The largest matrix comes first, while there is most room for it and its packed form at a time.
+        head = Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")) if part.last else None
         layers = []
         for index in part.layers(config.num_layers):
             prefix = f"transformer.h.{index}."
@@ -102,7 +104,7 @@ class GPTJ:
             read("transformer.wte.weight") if part.first else None,
             layers,
             (read("transformer.ln_f.weight"), read("transformer.ln_f.bias")) if part.last else None,
-            Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")) if part.last else None,
+            head,
             part,
         )
 

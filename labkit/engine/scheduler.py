@@ -103,7 +103,8 @@ class Plan:
 
     def without(self, gone: Collection[CachedSequence]) -> tuple[Plan, list[int]]:
         """The plan of the others, and the rows of this one's logits that are theirs."""
-        rows, kept = 0, []
+        rows = 0
+        kept: list[int] = []
         for entry, count in [(e, 1) for e in self.decodes] + [(c.entry, len(c.scored) + len(c.sampled)) for c in self.chunks]:
             if entry not in gone:
                 kept += range(rows, rows + count)

@@ -53,7 +53,10 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
     if on_cpu and not native.available():
         native.warn_once()
 
+    freed = 0
+
     def store(name: str, dense: Tensor) -> Weight:
+        nonlocal freed
         if precision == "fp8":
             return Fp8Weight.quantize(dense)
         kept: Tensor | Int8Weight | Int4Weight = dense
@@ -65,7 +68,6 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
             return kept
         if native.available():
             weight = PackedWeight(kept)
-            nonlocal freed
             freed += dense.nbytes
             if freed > TRIM_BYTES:  # what lay in front of the packed matrices would be kept by the allocator
                 native.trim_heap()
@@ -73,5 +75,4 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
             return weight
         return kept if isinstance(kept, Tensor) else TorchPackedWeight(kept)
 
-    freed = 0
     return store

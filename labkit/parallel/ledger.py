@@ -77,4 +77,7 @@ def encode_entries(entries: Iterable[Entry]) -> bytes:
 
 def decode_entries(data: bytes) -> list[Entry]:
     """The entries again."""
-    return [Entry(*row[:5], tuple(row[5]), *row[6:]) for row in json.loads(data)]
+    return [
+        Entry(rank, step, piece, what, calls, tuple(shape), byte_count, began, seconds)
+        for rank, step, piece, what, calls, shape, byte_count, began, seconds in json.loads(data)
+    ]

@@ -199,7 +199,8 @@ def _all_heads(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
 def run_block(block: Any, kind: str, *given: Any) -> Any:
     """One block on the ranks, or a model that generates by it."""
     if kind == "tokens":
-        return small_gptj.greedy(*given, block=block)
+        model, prompt, new_tokens = given
+        return small_gptj.greedy(model, prompt, new_tokens, block=block)
     return block(*given)
 
 

@@ -129,7 +129,7 @@ def run_pipeline(stage: Callable[..., Any], pieces: int, *, stages: int = 2, tok
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(tokens, WIDTH, generator=generator)
     layers = [[torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(6 // stages)] for _ in range(stages)]
-    parts = list(x.split(tokens // pieces))
+    parts = list(torch.split(x, tokens // pieces))
     shapes = [list(part.shape) for part in parts]
     given = Each([parts if rank == 0 else [] for rank in range(stages)])
     launch(stage, stages, given, shapes, Each(layers))  # the first one warms up

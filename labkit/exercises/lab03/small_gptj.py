@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ def make_layer(generator: torch.Generator, hidden: int, inner: int) -> Layer:
     """Random weights of a block, `[out, in]` each."""
 
     def weight(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=generator) * columns**-0.5
+        drawn: Tensor = torch.randn(rows, columns, generator=generator)
+        return drawn / math.sqrt(columns)
 
     square = {name: weight(hidden, hidden) for name in ("query", "key", "value", "out")}
     biases = {"fc_in_bias": torch.randn(inner, generator=generator), "fc_out_bias": torch.randn(hidden, generator=generator)}

@@ -73,7 +73,8 @@ def _last_of_equals(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> T
 def run_argmax(argmax: Any, kind: str, *given: Any) -> Any:
     """The best tokens of some rows, or a model that generates by them."""
     if kind == "tokens":
-        return small_gptj.greedy(*given, argmax=argmax)
+        model, prompt, new_tokens = given
+        return small_gptj.greedy(model, prompt, new_tokens, argmax=argmax)
     return argmax(*given)
 
 
