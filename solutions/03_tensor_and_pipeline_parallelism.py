@@ -226,9 +226,10 @@ check(parallel_block)
 # %%
 if passed(parallel_block) and predicted(sums=guess_sums, sums_behind=guess_sums_behind):
     ways = {"yours": parallel_block, "two sums a block": measured.two_sums}
-    seconds = measured.step_seconds(ways)
-    shown = {"your prediction": [guess_sums, guess_sums_behind], "counted": [28, 56]}
-    took = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
+    found = measured.one_token(ways)
+    counts = [sums for sums, _ in found.values()]
+    shown = {"your prediction": [guess_sums, guess_sums_behind], "counted": counts}
+    took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, (_, seconds) in found.items())
     title = f"All-reduces a token, 28 blocks: {took}"
     display(plots.prediction_plot(ways, shown, ylabel="all-reduces", title=title, caption=where))
 
@@ -381,16 +382,11 @@ if passed(pipeline_stage) and predicted(two=guess_bubble_2, eight=guess_bubble_8
         display(plots.timeline_plot(measured.bars_of(runs[pieces]), title=title, caption=where))
 
 # %%
-if (
-    passed(pipeline_schedule)
-    and passed(pipeline_stage)
-    and predicted(two=guess_bubble_2, eight=guess_bubble_8)
-):
-    plans = [pipeline_schedule(measured.stage_seconds(run), pieces)[1] for pieces, run in runs.items()]
-    shown = {
-        "your timetable": [100 * idle for idle in plans],
-        "measured": [100 * measured.idle_share(run) for run in runs.values()],
-    }
+if passed(pipeline_schedule) and passed(pipeline_stage) and predicted(eight=guess_bubble_8):
+    stages = {pieces: measured.stage_seconds(run) for pieces, run in runs.items()}
+    plans = [pipeline_schedule(seconds, pieces)[1] for pieces, seconds in stages.items()]
+    idle = [measured.idle_share(run) for run in runs.values()]
+    shown = {"your timetable": [100 * x for x in plans], "measured": [100 * x for x in idle]}
     guesses = {"your guess for 2": 100 * guess_bubble_2, "your guess for 8": 100 * guess_bubble_8}
     title, names = "Idle time of two stages", [f"{pieces} pieces" for pieces in runs]
     display(
@@ -454,14 +450,11 @@ guess_shards_share = 0.8
 # END SOLUTION
 if predicted(share=guess_shards_share):
     layouts = {"one process": None, "2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}
-    speeds = measured.tokens_a_second(layouts)
-    middle = {name: sorted(values)[len(values) // 2] for name, values in speeds.items()}
-    ladder = measure.Ladder()
-    for name, values in speeds.items():
-        low, high = min(values), max(values)
-        ladder.add(f"lab 03: {name}", middle[name], low=low, high=high, where=where)
-    share = middle["2 shards"] / middle["one process"]
-    print(f"Two shards: {share:.2f} of one process; your prediction was {guess_shards_share}")
+    times, ladder = measured.run_layouts(layouts), measure.Ladder()
+    for name, timing in times.items():
+        ladder.add_timing(f"lab 03: {name}", timing, tokens=measured.TOKENS, where=where)
+    share = measure.ratio(times["one process"], times["2 shards"])
+    print(f"Two shards: {share} as fast as one process; your prediction was {guess_shards_share}")
     rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 

@@ -85,8 +85,14 @@ def sweep_plot(
     for (name, values), colour in zip((limits or {}).items(), [GREY, "#AAAAAA", "#444444"] * 9, strict=False):
         axes.plot(x, values, "--", color=colour, label=name)
     if log:
+        from matplotlib.ticker import FuncFormatter, LogLocator
+
         axes.set(xscale="log", yscale="log")
-        axes.set_xticks(list(x), [f"{value:g}" for value in x])
+        low, high = axes.get_ylim()
+        if high < 1000 * low:  # with a label at every power of ten there would be one or two
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
+        axes.set_xticks(list(x), [plain(value) for value in x])
         axes.minorticks_off()
     else:
         axes.locator_params(axis="x", integer=True)
@@ -95,6 +101,11 @@ def sweep_plot(
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     return figure
+
+
+def plain(value: float) -> str:
+    """A number without an exponent where that can be read: 4,000,000, 0.25."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "") -> Figure:

@@ -312,6 +312,7 @@ class Member:
                     continue
                 self._lines = [*self._lines[-4:], line.rstrip()]
                 self.say(f"[rank {self.rank}] {line.rstrip()}")
+        self.said_all.set()
 
 
 def readable(sockets: Sequence[socket.socket], seconds: float) -> list[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,12 +21,13 @@ from labkit.engine.part import Part
 from labkit.engine.weight_store import read_model
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import of_rank
-from labkit.measure import progress_bar
+from labkit.measure import Timing, compare, progress_bar
 from labkit.parallel import Each, Launched, Layout, launch, load_parallel
 from labkit.parallel.forward import ParallelForward
 from labkit.parallel.ledger import COMPUTE, Entry
 
 REPEATS = 30
+TOKENS = 256
 WIDTH = 768
 """Of the layers that the timeline runs."""
 
@@ -70,15 +73,20 @@ def _read_so_far() -> int:
         return int(file.readline().split()[1])
 
 
-def step_seconds(blocks: dict[str, Callable[..., Tensor]], *, layers: int = 28) -> dict[str, float]:
-    """Median seconds of one token through `layers` small blocks on 2 ranks, for each way to compute a block."""
+def one_token(blocks: dict[str, Callable[..., Tensor]], *, layers: int = 28) -> dict[str, tuple[int, float]]:
+    """One token through `layers` small blocks on 2 ranks: all-reduces and median seconds of each way to compute a block."""
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
-    return {name: float(launch(time_blocks, 2, block, shards, layers).values[0]) for name, block in blocks.items()}
+    found = {}
+    for name, block in blocks.items():
+        launched = launch(time_blocks, 2, block, shards, layers)
+        sums = sum(entry.what == "all_reduce" for entry in of_rank(launched, 0))
+        found[name] = sums // REPEATS, float(launched.values[0])
+    return found
 
 
 def time_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: int) -> float:
-    """A rank's part of `step_seconds`."""
+    """A rank's part of `one_token`."""
     times = []
     for _ in range(REPEATS):
         hidden = torch.ones(1, 256)
@@ -157,21 +165,17 @@ def stage_seconds(launched: Launched) -> list[float]:
     return [median(seconds for _, _, seconds in row) for row in bars_of(launched).values()]
 
 
-def tokens_a_second(layouts: dict[str, Layout | None], *, new_tokens: int = 32) -> dict[str, list[float]]:
-    """Tokens a second of labkit's engine on each layout (None: one process), 8 prompts of gptj-tiny in fp32; several runs."""
+def run_layouts(layouts: dict[str, Layout | None]) -> dict[str, Timing]:
+    """labkit's engine on each layout (None: one process), in turn: `TOKENS` new tokens of 8 prompts of gptj-tiny in fp32."""
     prompts = [[1 + (7 * number + place) % 500 for place in range(16)] for number in range(8)]
-    params = labkit.SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-    found = {}
-    for name, layout in layouts.items():
-        engine = labkit.load("gptj-tiny", dtype="fp32") if layout is None else load_parallel("gptj-tiny", layout, dtype="fp32")
-        with engine:
-            times = []
-            for _ in range(4):
-                began = time.perf_counter()
-                engine.generate(prompts, params)
-                times.append(len(prompts) * new_tokens / (time.perf_counter() - began))
-        found[name] = times[1:]
-    return found
+    params = labkit.SamplingParams(max_new_tokens=TOKENS // 8, ignore_eos=True)
+    with contextlib.ExitStack() as engines:
+        calls = {}
+        for name, layout in layouts.items():
+            one = labkit.load("gptj-tiny", dtype="fp32") if layout is None else load_parallel("gptj-tiny", layout, dtype="fp32")
+            calls[name] = partial(engines.enter_context(one).generate, prompts, params)
+        bar = progress_bar("layouts in turn")
+        return dict(compare(calls, device="cpu", warmup=1, min_runs=5, max_seconds=12, progress=bar))
 
 
 def pass_through(launched: Launched, rank: int) -> str:
