@@ -39,7 +39,7 @@ def hello(word):
     rank, ranks = dist.get_rank(), dist.get_world_size()
     mine = torch.tensor([float(rank)])
     dist.all_reduce(mine)  # adds up all ranks' tensors, in place, on every rank
-    print(f"{word} from rank {rank} of {ranks}: the sum is {mine.item():g}")
+    print(f"{word}, I am one of {ranks}; the sum of our numbers is {mine.item():g}")
     return rank * 10
 
 
@@ -50,7 +50,8 @@ print("returned:", first.values)
 # What passed between ranks is in the **ledger**, an entry a collective: on which rank, on what shape, bytes, seconds. Every
 # exercise below is held against it, beside its values.
 #
-# Before you go on: what if one rank does not come? Run this, and read what the error says. Nobody waits for ever.
+# Before you go on: what if one rank does not come? Run this, and read what the error says (`on ...` is the host's name).
+# Nobody waits for ever: a collective gives up after `timeout` seconds.
 
 # %%
 for entry in first.ledger:
@@ -195,12 +196,12 @@ if passed(shard_layer) and predicted(two=guess_two_mb, four=guess_four_mb):
 # Now the block itself. Most models add up twice a layer, behind attention and behind the MLP, which needs attention's
 # result. GPT-J's MLP does not.
 #
-# **Predict:** how many all-reduces do 28 blocks of GPT-J need for one token, and how many would a model need whose MLP
-# follows attention?
+# **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does it take
+# with two all-reduces a block as with one?
 
 # %%
-# BEGIN SOLUTION guess_sums, guess_sums_behind = None, None
-guess_sums, guess_sums_behind = 28, 56
+# BEGIN SOLUTION guess_two_sums = None
+guess_two_sums = 1.5
 # END SOLUTION
 
 # %% [markdown]
@@ -224,14 +225,14 @@ def parallel_block(normed, shard, head_dim):
 check(parallel_block)
 
 # %%
-if passed(parallel_block) and predicted(sums=guess_sums, sums_behind=guess_sums_behind):
+if passed(parallel_block) and predicted(two_sums=guess_two_sums):
     ways = {"yours": parallel_block, "two sums a block": measured.two_sums}
     found = measured.one_token(ways)
-    counts = [sums for sums, _ in found.values()]
-    shown = {"your prediction": [guess_sums, guess_sums_behind], "counted": counts}
-    took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, (_, seconds) in found.items())
-    title = f"All-reduces a token, 28 blocks: {took}"
-    display(plots.prediction_plot(ways, shown, ylabel="all-reduces", title=title, caption=where))
+    names = [f"{name}: {sums} sums counted" for name, (sums, _) in found.items()]
+    times = [1e3 * seconds for _, seconds in found.values()]
+    shown = {"measured": times, "your prediction": [times[0], guess_two_sums * times[0]]}
+    title = "A token through 28 blocks"
+    display(plots.prediction_plot(names, shown, ylabel="ms", title=title, caption=where))
 
 # %% [markdown]
 # FasterTransformer and Megatron-LM have one code for all their models and add up twice. labkit's engine adds up once a block.
@@ -295,15 +296,14 @@ check(step_traffic)
 if passed(step_traffic):
     names, yours, counts = [], [], []
     for name, layout, stage in (("2 shards", Layout(2, 1), 0), ("2 stages", Layout(1, 2), 0)):
-        rank = layout.rank(stage, 0)
-        ledger = measured.counted(measured.engine_step(layout), rank)
+        ledger = measured.counted(measured.engine_step(layout), layout.rank(stage, 0))
         mine = step_traffic(8, 256, 4, layout.tensor_parallel, layout.pipeline_parallel, stage)
-        print(f"{name}: yours {mine}, the engine's ledger {ledger}")
-        names.append(name)
-        yours.append((mine["all_reduce"][1] + mine["send"][1]) / 1e3)
-        counts.append((ledger["all_reduce"][1] + ledger["send"][1]) / 1e3)
+        for what, (calls, size) in ledger.items():
+            names.append(f"{name}\n{calls} x {what}")
+            yours.append(mine[what][1] / 1e3)
+            counts.append(size / 1e3)
     shown = {"yours": yours, "the engine's ledger": counts}
-    title = "kB that a rank takes part with in a step of 4 sequences"
+    title = "A step of 4 sequences: what one rank calls, in kB"
     display(plots.prediction_plot(names, shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
@@ -343,7 +343,16 @@ def pipeline_stage(pieces, shapes, layers):
 check(pipeline_stage)
 
 # %% [markdown]
-# Before you see it run, plan it.
+# Before you see it run, plan it. A pipeline fills and drains: at its begin and its end some stages have nothing to do. That
+# is its **bubble**.
+#
+# **Predict:** 512 tokens go through two equal stages as 2 or as 8 micro-batches. Which share of the time (a number between 0
+# and 1) do the stages stand idle, on average?
+
+# %%
+# BEGIN SOLUTION guess_idle_2, guess_idle_8 = None, None
+guess_idle_2, guess_idle_8 = 1 / 3, 1 / 9
+# END SOLUTION
 
 # %% [markdown]
 # {{exercise lab03.pipeline_schedule}}
@@ -368,34 +377,31 @@ def pipeline_schedule(seconds, pieces):
 check(pipeline_schedule)
 
 # %% [markdown]
-# **Predict:** 256 tokens go through two equal stages as 1, 2, 4 or 8 micro-batches. How large is the bubble, as a share of
-# the time, with 2 and with 8? Then your stage runs them on real processes, and the timeline shows who worked when.
+# Now your stage runs on two real processes, and the timeline shows who worked when: a bar is a micro-batch in a stage.
 
 # %%
-# BEGIN SOLUTION guess_bubble_2, guess_bubble_8 = None, None
-guess_bubble_2, guess_bubble_8 = 1 / 3, 1 / 9
-# END SOLUTION
-if passed(pipeline_stage) and predicted(two=guess_bubble_2, eight=guess_bubble_8):
-    runs = {pieces: measured.run_pipeline(pipeline_stage, pieces) for pieces in (1, 2, 4, 8)}
-    for pieces in (1, 8):
-        title = f"Your pipeline with {pieces} micro-batch{'es' * (pieces > 1)}: idle {measured.idle_share(runs[pieces]):.0%}"
-        display(plots.timeline_plot(measured.bars_of(runs[pieces]), title=title, caption=where))
+if passed(pipeline_stage) and predicted(two=guess_idle_2, eight=guess_idle_8):
+    runs = {count: measured.run_pipeline(pipeline_stage, count) for count in (1, 2, 4, 8)}
+    for count in (1, 8):
+        title = f"Micro-batches: {count}. Idle: {measured.idle_share(runs[count]):.0%}"
+        display(plots.timeline_plot(measured.bars_of(runs[count]), title=title, caption=where))
 
 # %%
-if passed(pipeline_schedule) and passed(pipeline_stage) and predicted(eight=guess_bubble_8):
-    stages = {pieces: measured.stage_seconds(run) for pieces, run in runs.items()}
-    plans = [pipeline_schedule(seconds, pieces)[1] for pieces, seconds in stages.items()]
+if passed(pipeline_schedule) and passed(pipeline_stage) and predicted(eight=guess_idle_8):
+    stages = {count: measured.stage_seconds(run) for count, run in runs.items()}
+    plans = [pipeline_schedule(seconds, count)[1] for count, seconds in stages.items()]
     idle = [measured.idle_share(run) for run in runs.values()]
     shown = {"your timetable": [100 * x for x in plans], "measured": [100 * x for x in idle]}
-    guesses = {"your guess for 2": 100 * guess_bubble_2, "your guess for 8": 100 * guess_bubble_8}
-    title, names = "Idle time of two stages", [f"{pieces} pieces" for pieces in runs]
+    guesses = {"your guess for 2": 100 * guess_idle_2, "your guess for 8": 100 * guess_idle_8}
+    title, names = "Idle time of two stages", [f"{count} micro-b." for count in runs]
     display(
         plots.prediction_plot(names, shown, limits=guesses, ylabel="percent", title=title, caption=where)
     )
 
 # %% [markdown]
-# The more micro-batches, the smaller the bubble; but each reads all weights of a stage again, and each is handed on for
-# itself. So there is a best number, and measured bars end up above the timetable, which knows of neither.
+# The more micro-batches, the smaller the bubble, as the timetable says. But each reads all weights of a stage again, and each
+# is handed on for itself, of which the timetable knows nothing. So there is a best number; a machine that has other things
+# to do, or cores that two ranks share, shows more idle time than any plan.
 #
 # Decoding has a bubble of its own: the next token of a sequence needs the one before. labkit's engine keeps a step of
 # different sequences in flight for each stage.
@@ -439,7 +445,8 @@ check(choose_layout)
 # ## Your machine
 #
 # Last, labkit's engine on this machine: 8 sequences of gptj-tiny, in one process, on two shards, on two stages. All ranks
-# share the cores and the memory that one process has for itself, so more ranks cannot be faster here.
+# share the cores and the memory that one process has for itself. So more ranks gain nothing here, as long as nothing else
+# runs on the machine.
 #
 # **Predict:** what share of one process's tokens a second do two shards reach? (Between two GPUs it would be up to twice as
 # many: each has a memory of its own.)

@@ -27,6 +27,7 @@ _ADVICE = {
     "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
     "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
+    "'NoneType' and 'Tensor'": "dist.all_reduce and its like work in place and return nothing",
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }

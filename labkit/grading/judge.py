@@ -63,7 +63,7 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
 def _failed(exercise: Exercise, case: Case, outcome: Outcome, difference: Difference | None, known: Mistake | None) -> Verdict:
     details = f"case: {case.label}"
     if difference:
-        description = describe_difference(replace(difference, path=exercise.names.get(difference.path, difference.path)))
+        description = describe_difference(replace(difference, path=_place(exercise, difference.path)))
         details += f"\n{description.details}"
         message = _wrong(exercise, outcome, difference, description.message)
     else:
@@ -79,6 +79,14 @@ def _wrong(exercise: Exercise, outcome: Outcome, difference: Difference, plain: 
     if exercise.words and difference.reason == "value":
         return exercise.words(difference.found, difference.expected)
     return plain
+
+
+def _place(exercise: Exercise, path: str) -> str:
+    """A place by the name that the exercise has for it, or for what it lies in."""
+    for known, name in exercise.names.items():
+        if path == known or path.startswith(f"{known}["):
+            return name + path[len(known) :]
+    return path
 
 
 def _hint(exercise: Exercise) -> str:

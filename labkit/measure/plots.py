@@ -161,7 +161,7 @@ def prediction_plot(
         axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel=ylabel, xlim=(-0.55, len(names) - 0.45))
-    axes.margins(y=0.15)
+    axes.margins(y=0.3)  # the legend goes above the bars
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
     return figure

@@ -22,7 +22,7 @@ def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
         if bar is None and (time.monotonic() - started < after or (after and done >= total)):
             return
         if bar is None:
-            bar = tqdm(desc=title, bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}", leave=True)
+            bar = tqdm(desc=title, total=total, bar_format="{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}", leave=True)
             bar.start_t -= time.monotonic() - started
         bar.total = total
         bar.n = done

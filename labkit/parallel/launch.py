@@ -70,6 +70,7 @@ def launch(
     *args: Any,
     timeout: float = COLLECTIVE_SECONDS,
     seconds: float = 120.0,
+    checked: bool = True,
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Launched:
@@ -78,8 +79,11 @@ def launch(
     In it `torch.distributed` is ready: `dist.get_rank()`, `dist.all_reduce(tensor)`, `dist.send(tensor, dst)`, ... Arguments
     and what it returns are plain values and tensors, and lists, tuples and dictionaries of these; an argument may be a
     function, and `Each([...])` gives each rank its own. What it uses besides goes along if it is a function, a module or a
-    plain value. `say` gets what ranks print, labelled. timeout: seconds that a collective waits for the others. seconds: what
-    it all may take. The processes stay for the next call and end with this one; `progress` is told how many are there.
+    plain value. The processes stay for the next call and end with this one.
+
+    timeout: seconds that a collective waits for the others. seconds: what it all may take. checked: see first whether all
+    ranks call the same, on tensors that fit, and say so if not; off, a collective takes half the time, and one that does not
+    fit ends its process. say: gets what ranks print, labelled. progress: is told how many ranks are there.
 
     Raises `InvalidRequest` for what cannot be sent, and `RankFailed` naming the rank, the host and the cause when the
     function raises (then a `RankRaisedError`), a process ends, or time is up. Nothing runs on after that.
@@ -93,7 +97,7 @@ def launch(
     with _lock:
         if _team is None:
             _team = Team()
-        return _team.run(function, ranks, args, timeout=timeout, seconds=seconds, say=say, progress=progress)
+        return _team.run(function, ranks, args, timeout=timeout, seconds=seconds, checked=checked, say=say, progress=progress)
 
 
 def shut_down() -> None:
@@ -117,7 +121,7 @@ class Team:
         self._members: list[Member] = []
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
-        self._group: tuple[int, float] | None = None  # ranks and time-out of the last one, if it can serve again
+        self._group: tuple[int, float, bool] | None = None  # of what kind the last one is, if it can serve again
 
     def run(
         self,
@@ -127,17 +131,19 @@ class Team:
         *,
         timeout: float,
         seconds: float,
+        checked: bool,
         say: Callable[[str], None],
         progress: Callable[[int, int], None],
     ) -> Launched:
         """As `launch`; whatever goes wrong in it ends the processes that took part, unless all have said so themselves."""
         messages = [self._message(function, ranks, args, rank, timeout) for rank in range(ranks)]
         members = self._ready(ranks, progress)
-        if self._group != (ranks, timeout):
+        if self._group != (ranks, timeout, checked):
             self._groups += 1
         self._group = None
         for member, (message, _) in zip(members, messages, strict=True):
             member.say = say
+            message["checked"] = checked
             message["group"] = str(self._folder / f"group-{self._groups}")
         began = time.monotonic()
         try:
@@ -156,7 +162,7 @@ class Team:
         values = [decode(answers[rank][0]["value"], answers[rank][1]) for rank in range(ranks)]
         ledgers = [decode_entries(answers[rank][0]["ledger"].encode()) for rank in range(ranks)]
         if all(answer["at_rest"] for answer, _ in answers.values()) and _all_was_received(ledgers):
-            self._group = ranks, timeout
+            self._group = ranks, timeout, checked
         entries = [entry for ledger in ledgers for entry in ledger]
         return Launched(values, entries, time.monotonic() - began)
 
@@ -195,9 +201,8 @@ class Team:
         for member in [member for member in self._members if not member.runs]:
             self._end([member])
         try:
-            while len(self._members) < ranks:
-                taken = {member.rank for member in self._members}
-                self._members.append(Member(next(rank for rank in range(ranks) if rank not in taken)))
+            there = {member.rank for member in self._members}
+            self._members += [Member(rank) for rank in range(ranks) if rank not in there]
             self._members.sort(key=lambda member: member.rank)
             until = time.monotonic() + START_SECONDS
             for done, member in enumerate(self._members[:ranks]):

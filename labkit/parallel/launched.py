@@ -53,7 +53,9 @@ class Runner:
             function = unpack(job["function"], given)
             args = [_argument(coded, given) for coded in job["args"]]
             if job["group"] != self._group:
-                noted_group.join(job["group"], self._ledger.rank, job["ranks"], job["timeout"], self._ledger)
+                noted_group.join(
+                    job["group"], self._ledger.rank, job["ranks"], job["timeout"], self._ledger, checked=job["checked"]
+                )
                 self._group = job["group"]
             with noting(self._ledger):
                 answer["value"] = encode(function(*args), tensors)

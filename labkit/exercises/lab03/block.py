@@ -14,7 +14,7 @@ from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import Call, RanksCase, exactly, inside
+from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, whole_block
 from labkit.parallel import Each, Launched
 
@@ -73,6 +73,14 @@ def _all_by_rows(layer: Layer, rank: int, ranks: int) -> Layer:
     return shard
 
 
+def _everything_by_rows(layer: Layer, rank: int, ranks: int) -> Layer:
+    found = {}
+    for name, tensor in layer.items():
+        held = span(len(tensor), rank, ranks)
+        found[name] = tensor[held.start : held.stop]
+    return found
+
+
 def _within_heads(layer: Layer, rank: int, ranks: int) -> Layer:
     shard = _by_rows(layer, rank, ranks, BY_ROWS)
     for name in ("query", "key", "value"):
@@ -113,6 +121,7 @@ SHARD_LAYER = Exercise(
     run=inside(own_shard),
     observe=lambda case, launched: launched.values,
     comparison=Comparison(),
+    names=BY_RANK,
     mistakes=(
         Mistake("The last bias is on every rank, so that the sum has it as often as there are ranks.", _bias_everywhere),
         Mistake(
@@ -127,6 +136,10 @@ SHARD_LAYER = Exercise(
             "`fc_in_bias` has one number for each inner feature: cut it as you cut the rows of `fc_in`.", _whole_inner_bias
         ),
         Mistake("`out` and `fc_out` read what a rank has: cut their columns, not their rows.", _all_by_rows),
+        Mistake(
+            "You cut everything by rows. `out` and `fc_out` read what a rank has: cut their columns; the last bias is whole on rank 0.",
+            _everything_by_rows,
+        ),
         Mistake(
             "You take every n-th row, so that each rank has a piece of every head; attention needs whole heads: take neighbouring rows.",
             _within_heads,
@@ -172,6 +185,27 @@ def _one_behind_the_other(normed: Tensor, shard: Layer, head_dim: int) -> Tensor
     mlp = _mlp(attention + normed, shard)
     dist.all_reduce(mlp)
     return attention + mlp
+
+
+def _behind_its_part(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    attention = _attention(normed, shard, head_dim)
+    part = attention + _mlp(attention + normed, shard)
+    dist.all_reduce(part)
+    return part
+
+
+def _behind_attention_alone(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    attention = _attention(normed, shard, head_dim)
+    part = attention + _mlp(attention, shard)
+    dist.all_reduce(part)
+    return part
+
+
+def _other_gelu(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    inner = F.gelu(F.linear(normed, shard["fc_in"], shard["fc_in_bias"]))
+    part = _attention(normed, shard, head_dim) + F.linear(inner, shard["fc_out"], shard["fc_out_bias"])
+    dist.all_reduce(part)
+    return part
 
 
 def _sum_before_gelu(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
@@ -255,11 +289,15 @@ PARALLEL_BLOCK = Exercise(
     run=inside(run_block),
     observe=_values,
     comparison=Comparison(),
-    contract=exactly(_one_a_block, "attention and MLP can be added up together, once a block"),
+    names=BY_RANK,
+    contract=exactly(_one_a_block, "attention and MLP are one tensor by then, and every rank goes on with its sum"),
     mistakes=(
         Mistake("Your ranks end with different parts: their sum is missing.", _unsummed),
         Mistake("You add up attention but not the MLP: add both on each rank, then all_reduce once.", _attention_only_summed),
         Mistake("Your MLP runs behind attention; GPT-J's runs beside it, on the same normed input.", _one_behind_the_other),
+        Mistake("Your MLP sees this rank's part of attention; GPT-J's sees none of it, only `normed`.", _behind_its_part),
+        Mistake("Your MLP reads what attention gives; GPT-J's reads `normed`, as attention does.", _behind_attention_alone),
+        Mistake("That is another GELU than GPT-J's, which goes by tanh: take the `gelu` that is given.", _other_gelu),
         Mistake(
             "You add up the inner features of the MLP, but each rank has its own ones: nothing is summed before fc_out.",
             _sum_before_gelu,

@@ -13,7 +13,7 @@ from torch import distributed as dist
 from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import Call, RanksCase, exactly, on_ranks
+from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, on_ranks
 from labkit.parallel import Each, Launched
 
 
@@ -56,6 +56,11 @@ def _bias_once(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x, weight[held], bias[held] if dist.get_rank() == 0 else None)
 
 
+def _chunks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    return F.linear(x, weight.chunk(ranks)[rank], bias.chunk(ranks)[rank])
+
+
 def _other_way(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     held = _held(weight.shape[1])
     return F.linear(x[:, held], weight[:, held], bias)
@@ -84,7 +89,7 @@ SPLIT_COLUMNS = Exercise(
     statement=(
         "Every rank runs this function; `dist.get_rank()` says which one, `dist.get_world_size()` how many there are. Return "
         "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first ones. Where they "
-        "do not come out even, the first ranks have one more each: 11 over 3 ranks are 4, 4 and 3. Compute with your share of "
+        "do not come out even, the first ranks have one more each: 6 over 4 ranks are 2, 2, 1 and 1. Compute with your share of "
         "`weight [out, in]` and `bias [out]` only, and call no collective."
     ),
     points=5,
@@ -95,6 +100,7 @@ SPLIT_COLUMNS = Exercise(
     run=on_ranks,
     observe=lambda case, launched: launched.values,
     comparison=Comparison(),
+    names=BY_RANK,
     contract=exactly(_nothing, "each rank has the whole of `x`, and needs nobody for its share"),
     mistakes=(
         Mistake("Each rank computes everything: cut the rows of weight and of bias before the product.", _everything),
@@ -108,6 +114,10 @@ SPLIT_COLUMNS = Exercise(
         ),
         Mistake("Rows are lost where the ranks do not divide them: the first ranks take one more each.", _rest_dropped),
         Mistake("Rank 0 alone adds its bias: each output feature has one, and only its own rank can add it.", _bias_once),
+        Mistake(
+            "torch.chunk makes fewer pieces than you ask for where they do not come out even (3 of 6 over 4): tensor_split makes all.",
+            _chunks,
+        ),
         Mistake("You cut the input features (columns of weight): that makes parts of sums. Cut the rows.", _other_way),
     ),
     hints=(
@@ -201,6 +211,7 @@ SPLIT_ROWS = Exercise(
     run=on_ranks,
     observe=_values,
     comparison=Comparison(),
+    names=BY_RANK,
     contract=exactly(_one_sum, "a share of the features makes a part of every sum, and the parts are added up once"),
     mistakes=(
         Mistake("Your ranks give parts of the sums: an all_reduce has to add them up.", _no_sum),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from typing import Any
 
 from labkit.engine.part import span
@@ -65,11 +67,11 @@ STEP_TRAFFIC = Exercise(
     title="Count what a step sends",
     function="step_traffic",
     statement=(
-        "`tokens` new tokens go through a model of `layers` blocks, whose hidden state has `hidden` numbers of 4 bytes a token, on "
-        "`shards` shards times `stages` stages. Return what one rank of stage `stage` calls, as `{'all_reduce': [calls, bytes], "
-        "'send': [calls, bytes]}`, bytes of all calls together. The engine adds up once a block; the first stage adds up once "
-        "more, behind the embedding, whose rows are shared out. Stages hold neighbouring blocks, the first ones one more each. A "
-        "stage sends the hidden state to the next."
+        "`tokens` new tokens go through `layers` blocks, with `hidden` numbers of 4 bytes a token, on `shards` shards times `stages` "
+        "stages. Return what one rank of stage `stage` calls, as `{'all_reduce': [calls, bytes], 'send': [calls, bytes]}`, bytes of "
+        "all calls together. The engine adds up once a block, and once more in stage 0, behind the embedding, whose rows are "
+        "shared out; a single shard adds up with nobody. Stages hold neighbouring blocks, the first ones one more each, and "
+        "send the hidden state to the next."
     ),
     points=10,
     minutes=10,
@@ -108,6 +110,7 @@ def _choose(
     memory: bool = True,
     divides: bool = True,
     between: bool = True,
+    sends: bool = True,
     stages_speed_up: bool = False,
     greedy: bool = False,
 ) -> tuple[int, int]:
@@ -128,7 +131,7 @@ def _choose(
             wait, rate = link(shards)
             sums = model["layers"] * (wait + 2 * (shards - 1) / shards * size / rate) if shards > 1 else 0.0
             wait, rate = link(shards * stages)
-            hand_over = (stages - 1) * (wait + size / rate)
+            hand_over = (stages - 1) * (wait + size / rate) if sends else 0.0
             reading = model["weight_bytes"] / shards / (stages if stages_speed_up else 1) / machine["read"]
             found.append((reading + sums + hand_over, shards * stages, (shards, stages)))
     return max(found, key=lambda entry: entry[1])[2] if greedy else min(found)[2]
@@ -140,27 +143,63 @@ def _choice(message: str, **change: Any) -> Mistake:
 
 GPTJ_6B = {"layers": 28, "hidden": 4096, "heads": 16, "weight_bytes": 12_100_000_000}
 NVLINK, NETWORK, PCIE = (9e-6, 450e9), (30e-6, 12.5e9), (120e-6, 12e9)
+Kind = Callable[[tuple[int, int], dict[str, int], dict[str, Any]], bool]
+
+
+def _matters(**change: bool) -> Kind:
+    """Whether something changes the answer."""
+    return lambda best, model, machine: _choose(model, machine, **change) != best
+
+
+KINDS: tuple[Kind, ...] = (
+    lambda best, model, machine: min(best) > 1,
+    lambda best, model, machine: best[0] > 1 == best[1],
+    lambda best, model, machine: best[1] > 1 == best[0],
+    lambda best, model, machine: best == (1, 1) and machine["gpus"] > 1,
+    *(_matters(**{name: False}) for name in ("latency", "memory", "divides", "between", "sends")),
+    *(_matters(**{name: True}) for name in ("stages_speed_up", "greedy")),
+)
+"""What cases there must be of each seed: by the answer, or by what matters for it."""
+
+
+@functools.cache
+def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
+    """A random model and machine of each kind."""
+    draw = random.Random(seed)
+    found = []
+    for kind in KINDS:
+        while True:
+            heads = draw.choice([6, 12, 16, 20, 32, 96])
+            model = {"layers": draw.randrange(8, 97), "hidden": heads * draw.choice([64, 128, 256]), "heads": heads}
+            model["weight_bytes"] = 24 * model["layers"] * model["hidden"] ** 2
+            machine: dict[str, Any] = {
+                "nodes": draw.choice([1, 2, 4]),
+                "gpus": draw.choice([1, 2, 4, 8]),
+                "memory": draw.uniform(0.1, 1.5) * model["weight_bytes"],
+                "read": draw.uniform(3e11, 5e12),
+                "inside": (draw.uniform(5e-6, 300e-6), draw.uniform(5e9, 450e9)),
+                "between": (draw.uniform(20e-6, 2e-3), draw.uniform(1e8, 25e9)),
+            }
+            if machine["memory"] * machine["nodes"] * machine["gpus"] < 2 * model["weight_bytes"]:
+                continue  # too small for it, or nearly
+            if kind(_choose(model, machine), model, machine):
+                found.append((model, machine))
+                break
+    return tuple(found)
 
 
 def _layout_cases(seed: int) -> list[Case]:
-    draw = random.Random(seed)
-    wide = {"layers": 96, "hidden": 12288, "heads": 96, "weight_bytes": 350_000_000_000}
-    odd = {"layers": 24, "hidden": 1536, "heads": 6, "weight_bytes": 40_000_000_000}
-
-    def machine(
-        nodes: int, gpus: int, memory: float, inside: tuple[float, float], between: tuple[float, float] = NETWORK
-    ) -> Any:
-        return {"nodes": nodes, "gpus": gpus, "memory": memory, "read": 3e12, "inside": inside, "between": between}
-
-    slow = (draw.uniform(300e-6, 500e-6), 3e9)
+    known: tuple[tuple[dict[str, int], dict[str, Any]], ...] = (
+        (GPTJ_6B, {"nodes": 1, "gpus": 8, "memory": 72e9, "read": 3e12, "inside": NVLINK, "between": NETWORK}),
+        (GPTJ_6B, {"nodes": 2, "gpus": 2, "memory": 7e9, "read": 6e11, "inside": PCIE, "between": NETWORK}),
+    )
     return [
-        Case("GPT-J 6B on 8 GPUs with NVLink", (GPTJ_6B, machine(1, 8, 72e9, NVLINK))),
-        Case("GPT-J 6B on 2 GPUs over a slow bus", (GPTJ_6B, machine(1, 2, 72e9, slow))),
-        Case("GPT-J 6B on 4 GPUs of 8 GB over PCIe", (GPTJ_6B, machine(1, 4, 7e9, PCIE))),
-        Case("GPT-J 6B on 4 GPUs of 8 GB over a slow bus", (GPTJ_6B, machine(1, 4, 7e9, slow))),
-        Case("175 billion parameters on 2 nodes of 8 GPUs", (wide, machine(2, 8, 72e9, NVLINK))),
-        Case("6 heads on a node of 4 GPUs", (odd, machine(1, 4, 72e9, NVLINK))),
-        Case("GPT-J 6B on 4 nodes of one GPU of 8 GB", (GPTJ_6B, machine(4, 1, 7e9, NVLINK, slow))),
+        Case(
+            f"{model['layers']} layers of {model['hidden']} ({model['weight_bytes'] / 1e9:.1f} GB) on {machine['nodes']} x "
+            f"{machine['gpus']} GPUs of {machine['memory'] / 1e9:.1f} GB",
+            (dict(model), dict(machine)),
+        )
+        for model, machine in (*known, *_drawn(seed))
     ]
 
 
@@ -171,11 +210,11 @@ CHOOSE_LAYOUT = Exercise(
     title="Choose the layout for a machine",
     function="choose_layout",
     statement=(
-        "Return `(shards, stages)` with the shortest time of a token, of equals fewest GPUs. Stages follow one another; a rank "
-        "reads its share of `weight_bytes` at `read` bytes/s. `layers` all-reduces take `latency + 2 (shards - 1) / shards · "
+        "Return `(shards, stages)` with the shortest time of a token, on `nodes * gpus` GPUs. Stages follow one another; a "
+        "rank reads its share of `weight_bytes` at `read` bytes/s. `layers` all-reduces take `latency + 2 (shards - 1) / shards · "
         "4 hidden / rate` each (none for one shard), `stages - 1` sends `latency + 4 hidden / rate`. `inside` and `between` are "
-        "`(latency, rate)`: all-reduces go between nodes if `shards > gpus` (of a node), sends if `shards · stages > gpus`. "
-        "Shards divide `heads`; weights fit `memory`."
+        "`(latency, rate)`: all-reduces go between nodes if `shards > gpus`, sends if `shards · stages > gpus`. Shards divide "
+        "`heads`; shares fit `memory`. Arguments: dictionaries."
     ),
     points=10,
     minutes=25,
@@ -183,6 +222,7 @@ CHOOSE_LAYOUT = Exercise(
     cases=_layout_cases,
     reference=choose_layout,
     comparison=Comparison(),
+    words=lambda found, expected: "Another layout is faster there, or yours is none that this machine and model can have.",
     mistakes=(
         _choice("You leave out the latency: many small all-reduces are waiting more than sending.", latency=False),
         _choice("Your layout's weights do not fit a GPU's memory.", memory=False),
@@ -192,11 +232,12 @@ CHOOSE_LAYOUT = Exercise(
             "You let stages read at the same time: for one token they come one after another, and no stage makes it faster.",
             stages_speed_up=True,
         ),
+        _choice("You leave out what handing on from stage to stage takes.", sends=False),
         _choice("You take as many GPUs as there are; with each shard there is more to wait for.", greedy=True),
     ),
     hints=(
         "Try every pair with shards * stages <= nodes * gpus; leave out what does not divide or fit; compute the time of the rest.",
         "reading = weight_bytes / shards / read: the stages' times add up, so the number of stages drops out.",
-        "min over (reading + layers * sum_time + (stages - 1) * send_time, shards * stages, (shards, stages)).",
+        "min over (reading + layers * sum_time + (stages - 1) * send_time, (shards, stages)).",
     ),
 )

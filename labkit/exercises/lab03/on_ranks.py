@@ -15,6 +15,9 @@ from labkit.parallel.ledger import COMPUTE, Entry
 PATIENCE = 3.0
 """Seconds that a collective waits for the other ranks."""
 
+BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
+"""Names of the places of an answer that has a value for each rank."""
+
 Call = tuple[str, tuple[int, ...]]
 """A collective and the shape of the tensor that this rank gives to it or gets."""
 

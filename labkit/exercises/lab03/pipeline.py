@@ -11,8 +11,9 @@ from torch import distributed as dist
 
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks
+from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks
 from labkit.parallel import Each, Launched
+from labkit.parallel.ledger import COMPUTE
 from labkit.parallel.noted_compute import compute
 
 Shapes = list[list[int]]
@@ -113,6 +114,9 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
                 f"stage {rank} of {case.ranks} calls {in_words(found)}: each micro-batch goes once from stage to stage, by send "
                 "and recv, and nothing else does"
             )
+        worked = [entry.piece for entry in launched.ledger if entry.rank == rank and entry.what == COMPUTE]
+        if worked != list(range(len(shapes))):
+            return f"run_layers is told the numbers {worked} on rank {rank}: give it the number of the micro-batch, from 0"
         entries = sorted(of_rank(launched, rank), key=lambda entry: entry.began + entry.seconds * (entry.what == "recv"))
         order = [entry.what for entry in entries]
         if 0 < rank < case.ranks - 1 and len(shapes) > 2:
@@ -131,7 +135,7 @@ def _late_sends(launched: Launched) -> str:
     """Whether the first stage computes everything before it sends anything."""
     own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
     before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
-    if before.count("compute") > 2:
+    if before.count(COMPUTE) > 2:
         return f"stage 0 computes {before.count('compute')} micro-batches before it sends the first: send each as soon as it is computed"
     return ""
 
@@ -145,7 +149,7 @@ PIPELINE_STAGE = Exercise(
     statement=(
         "Each rank is a stage of a pipeline. Stage 0 is given the micro-batches, `pieces`; the others are given none, but "
         "`shapes` has the shape of each. Take each micro-batch (from `pieces`, or by `dist.recv(tensor, src)` into "
-        "`torch.empty(shape)`), put it through `run_layers(x, layers, number)`, and `dist.send(tensor, dst)` it to the next "
+        "`torch.empty(shape)`), put it through `run_layers(x, layers, number)` (the `number`-th, from 0, for the timeline), and `dist.send(tensor, dst)` it to the next "
         "stage **before** you take the next one, so that all stages work at a time. The last stage returns the list of results; "
         "the others return `[]`."
     ),
@@ -157,6 +161,7 @@ PIPELINE_STAGE = Exercise(
     run=on_ranks,
     observe=lambda case, launched: launched.values,
     comparison=Comparison(),
+    names=BY_RANK,
     contract=LedgerContract(_handed_on),
     mistakes=(
         Mistake("You hand on what came in, not what this stage made of it.", _unchanged),

@@ -13,7 +13,7 @@ from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import LedgerContract, RanksCase, inside, of_rank
+from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, inside, of_rank
 from labkit.parallel import Each, Launched
 
 BYTES_A_ROW = 16
@@ -70,6 +70,15 @@ def _last_of_equals(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> T
     return tokens.gather(0, backwards)[0]
 
 
+def _sum_of_equals(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Tensor:
+    value, place = F.linear(hidden, head, bias).max(-1)
+    best = value.clone()
+    dist.all_reduce(best, dist.ReduceOp.MAX)
+    token = torch.where(value == best, place + first, 0)
+    dist.all_reduce(token)
+    return token
+
+
 def run_argmax(argmax: Any, kind: str, *given: Any) -> Any:
     """The best tokens of some rows, or a model that generates by them."""
     if kind == "tokens":
@@ -124,7 +133,8 @@ SHARDED_ARGMAX = Exercise(
         "Each rank holds the rows of the head for a part of the vocabulary: `head [share, hidden]`, `bias [share]`, and `first`, "
         "the token that its row 0 is of. Shares may differ by one. Return on every rank the token `[rows]` (int64) with the "
         "largest logit of **all** ranks for each row of `hidden [rows, hidden]`; the smallest token among equals. A rank may "
-        "give 16 bytes a row to others: with GPT-J's 50,400 tokens the logits would be 100 kB and more."
+        "give 16 bytes a row in all (GPT-J's logits would be 100 kB): use `dist.all_gather(list_of_tensors, tensor)`, or "
+        "`dist.all_reduce(tensor, op)` with `dist.ReduceOp.MAX` and `MIN`."
     ),
     points=15,
     minutes=20,
@@ -134,6 +144,7 @@ SHARDED_ARGMAX = Exercise(
     run=inside(run_argmax),
     observe=lambda case, launched: launched.values,
     comparison=Comparison(),
+    names=BY_RANK,
     contract=LedgerContract(_few_bytes),
     mistakes=(
         Mistake("Each rank gives the best token of its own part: compare the values of all ranks.", _own),
@@ -141,6 +152,9 @@ SHARDED_ARGMAX = Exercise(
         Mistake("You give the rank that holds the best token, not the token.", _whose),
         Mistake("You take the largest token of all ranks' best ones: compare their logits, not their numbers.", _largest_token),
         Mistake("The bias is missing: it is part of the logits.", _no_bias),
+        Mistake(
+            "Where two ranks have equal best logits you add their tokens up: the smaller token is asked for.", _sum_of_equals
+        ),
         Mistake("Among equal logits of two ranks you take the later one's: the smallest token is asked for.", _last_of_equals),
     ),
     hints=(
