@@ -36,11 +36,11 @@ progress_panel("03")
 
 # %%
 def hello(word):
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    mine = torch.tensor([float(rank)])
+    number, count = dist.get_rank(), dist.get_world_size()
+    mine = torch.tensor([float(number)])
     dist.all_reduce(mine)  # adds up all ranks' tensors, in place, on every rank
-    print(f"{word}, I am one of {ranks}; the sum of our numbers is {mine.item():g}")
-    return rank * 10
+    print(f"{word}, I am one of {count}; the sum of our numbers is {mine.item():g}")
+    return number * 10
 
 
 first = launch(hello, 3, "hello", progress=measure.progress_bar("ranks ready"))
@@ -61,7 +61,7 @@ for entry in first.ledger:
 
 
 def forgetful():
-    if dist.get_rank() == 0:
+    if dist.get_rank() != 1:  # rank 1 does not come
         dist.all_reduce(torch.ones(4))
 
 

@@ -19,7 +19,7 @@ class HostPeak:
     """Watches the resident memory of this process and of those that it has started; `bytes` is the growth at its peak.
 
     Samples every `interval` seconds from a thread of its own, and once more at the end; a peak shorter than that can
-    be missed. For a process alone Linux's own high-water mark is used as well where it can be reset.
+    be missed. Linux's own high-water mark of this process is used as well where it can be reset.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -29,7 +29,7 @@ class HostPeak:
         self.peak = 0
 
     def __enter__(self) -> HostPeak:
-        self._can_reset = len(self._processes) == 1 and _reset_high_water_mark()
+        self._can_reset = _reset_high_water_mark()
         self.before = self.peak = resident_bytes(self._processes)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -41,7 +41,7 @@ class HostPeak:
         self._thread.join()
         marks = [self.peak, resident_bytes(self._processes)]
         if self._can_reset:
-            marks.append(_high_water_mark())
+            marks.append(_high_water_mark() + resident_bytes(self._processes[1:]))
         self.peak = max(marks)
 
     def _watch(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from collections import deque
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,9 @@ from labkit.native.library import ADD_UP
 
 NEVER = timedelta(days=30)
 """gloo's own time-out, after which a group is of no use: who has stopped is found out by the ranks' signs of life."""
+
+MOST_ON_THEIR_WAY = 4
+"""Broadcasts that the others have not taken yet, as shared memory holds two: who waited for the first could be waited for."""
 
 
 class GlooGroup:
@@ -36,6 +40,7 @@ class GlooGroup:
         self._calls = self._bytes = 0
         self._seconds = 0.0
         self._failure: RankFailed | None = None
+        self._on_their_way: deque[tuple[Any, Tensor]] = deque()
         self._callback = ADD_UP(self._add_up)
         self.native_add_up = ctypes.cast(self._callback, ctypes.c_void_p), None
 
@@ -45,9 +50,27 @@ class GlooGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """What `root` has in `tensor`, in place."""
-        self._wait(self._broadcast(tensor, root), "broadcast", tensor)
+        """What `root` has in `tensor`, in place; it goes on while the tensor is on its way, and must not change it."""
+        work = self._broadcast(tensor, root)
+        if self.rank == root:
+            self._on_their_way.append((work, tensor))
+            while len(self._on_their_way) > MOST_ON_THEIR_WAY or (self._on_their_way and self._first_has_arrived()):
+                self._arrive()
+        else:
+            self._wait(work, "broadcast", tensor)
         return tensor
+
+    def flush(self) -> None:
+        """Until nothing is on its way."""
+        while self._on_their_way:
+            self._arrive()
+
+    def _first_has_arrived(self) -> bool:
+        return bool(self._on_their_way[0][0].is_completed())
+
+    def _arrive(self) -> None:
+        work, tensor = self._on_their_way.popleft()
+        self._wait(work, "broadcast", tensor)
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """`broadcast` that waits as long as it takes."""

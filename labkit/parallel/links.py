@@ -130,6 +130,12 @@ class Links:
             return None
         return [bytes(row[: int(size)].numpy()) for row, size in zip(found, sizes, strict=True)]
 
+    def flush(self) -> None:
+        """Until what this rank has sent is with the others."""
+        for group in self._groups.values():
+            if isinstance(group, GlooGroup):
+                group.flush()
+
     def abort(self) -> None:
         """Let all waiting end, here and on the other side."""
         for group in self._groups.values():

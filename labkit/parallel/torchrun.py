@@ -141,6 +141,7 @@ def _end(signs: Signs, links: Links | None) -> None:
     if links is not None and not signs.failure:
         try:
             links.send_task(stop_header(), None)
+            links.flush()
         except RankFailed as error:
             print(f"ranks could not be told to end: {error}", file=sys.stderr)
     signs.end()
