@@ -137,7 +137,7 @@ def test_labkit_on_several_ranks_makes_the_same_tokens_and_notes_its_communicati
     config = open_checkpoint("gptj-tiny").config
     sums = 4 * hidden * (layers + 1)  # a sum a layer, and one behind the embedding
     logits = 4 * -(-config.vocab_size // 2)
-    assert sums + logits < row["communication_bytes"] < sums + logits + 4000  # the task besides
+    assert row["communication_bytes"] == sums + logits
     with pytest.raises(InvalidRequest, match="tensor_parallel 3 does not divide the 4 heads"):
         run_bench(replace(quick, tensor_parallel=(3,)))
     with pytest.raises(InvalidRequest, match="rounds is 0"):
