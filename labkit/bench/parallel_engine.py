@@ -24,10 +24,8 @@ class ParallelLabkit(LabkitEngine):
     layout = Layout()
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        self._graphed = None
         self._ranks = start(checkpoint, self.layout, precision)
         self._model = self._ranks.model
-        self._forward = self._ranks
         self._lanes: list[FixedBatches] = []
         self._prefills: set[int] = set()
         self._describe(precision, device)

@@ -44,7 +44,10 @@ def threads_of(forward: Forward) -> Iterator[None]:
     for milliseconds behind every parallel operation.
     """
     count, before = getattr(forward, "num_threads", None), torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    if count is None:
+        yield
+        return
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -29,6 +29,7 @@ from labkit.errors import InvalidRequest, RankFailed
 from labkit.parallel.frames import SAID_ALL, receive, send
 from labkit.parallel.layout import MOST_RANKS
 from labkit.parallel.ledger import COMPUTE, Entry, decode_entries
+from labkit.parallel.ranks import how_it_ended
 from labkit.parallel.shipping import pack
 from labkit.plain_values import decode, encode
 
@@ -180,12 +181,12 @@ class Team:
             value = argument.values[rank] if isinstance(argument, Each) else argument
             if callable(value):
                 return {"function": pack(value, tensors)}
-            form = encode(value, tensors)
+            form: dict[str, Any] = encode(value, tensors)
             if "other" in form:
                 raise InvalidRequest(
                     f"an argument is a {form['other']}; plain values, tensors and functions can be sent to ranks"
                 )
-            return {"list": form["list"]} if "list" in form else form
+            return form
 
         message = {
             "ranks": ranks,
@@ -300,7 +301,7 @@ class Member:
         except subprocess.TimeoutExpired:
             return "it does not answer"
         said = f"; it said last: {self._lines[-1]}" if self._lines else ""
-        return f"its process was ended by signal {-code}" if code < 0 else f"its process ended with status {code}{said}"
+        return how_it_ended(code) + (said if code >= 0 else "")
 
     def kill(self) -> None:
         """End it, whatever it is at."""

@@ -60,16 +60,7 @@ class RankForward:
         began = time.monotonic()
         made = self._forward(batch, cache, hidden)
         note(COMPUTE, began, shape=tuple(made.shape))
-        if links.sums and (account := links.take_account("sums")):
-            shape = (batch.num_tokens, config.hidden_size)
-            note(
-                "all_reduce",
-                began,
-                shape=shape,
-                byte_count=account.byte_count // account.calls,
-                calls=account.calls,
-                seconds=account.seconds,
-            )
+        self._note_sums("all_reduce", began, (batch.num_tokens, config.hidden_size))
         began = time.monotonic()
         if not part.last:
             links.send_hidden(made)
@@ -78,6 +69,11 @@ class RankForward:
         if not len(batch.logit_rows):
             return made.new_empty(0, config.vocab_size)
         logits = links.gather_logits(made, config.vocab_size)
-        if links.sums and (account := links.take_account("sums")):
-            note("gather", began, shape=tuple(made.shape), byte_count=account.byte_count, calls=account.calls)
+        self._note_sums("gather", began, tuple(made.shape))
         return logits
+
+    def _note_sums(self, what: str, began: float, shape: tuple[int, ...]) -> None:
+        """Enter what the shards' group has done since the last time, if there is one."""
+        if account := self.links.take_account("sums"):
+            size = account.byte_count // account.calls
+            self.ledger.note(what, began, shape=shape, byte_count=size, calls=account.calls, seconds=account.seconds)

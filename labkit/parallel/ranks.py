@@ -161,15 +161,18 @@ class Watch:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(json.loads((self._folder / f"failure-{rank}.json").read_text())["cause"])
         code = self.processes[rank].poll()
-        if code is not None and code < 0:
-            return f"its process was ended by signal {-code}"
         if code == LOST_OTHERS:  # another one failed, which is the one to tell
             codes = (self.processes[other].poll() for other in self.processes if other != rank)
             return "" if any(other not in (None, LOST_OTHERS) for other in codes) else "it lost the others"
         if code is not None:
-            return f"its process ended with status {code}"
+            return how_it_ended(code)
         silent = self.pulse.silent_for(rank)
         return f"it gave no sign of life for {silent:.0f} s" if silent > SILENCE_SECONDS else ""
+
+
+def how_it_ended(code: int) -> str:
+    """A process's exit status in words."""
+    return f"its process was ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
 
 
 def to_stderr(line: str) -> None:

@@ -39,15 +39,17 @@ class Prefix:
 
 def stop_header() -> Tensor:
     """The header `[HEADER]` int64 that ends a rank; nothing follows it."""
-    header = torch.zeros(HEADER, dtype=torch.int64)
-    header[_KIND] = STOP
-    return header
+    return _header(STOP)
 
 
 def report_header() -> Tensor:
     """The header `[HEADER]` int64 that asks each rank for its ledger; nothing follows it."""
+    return _header(REPORT)
+
+
+def _header(*numbers: int) -> Tensor:
     header = torch.zeros(HEADER, dtype=torch.int64)
-    header[_KIND] = REPORT
+    header[: len(numbers)] = torch.tensor(numbers)
     return header
 
 
@@ -60,9 +62,7 @@ def encode_prefix(prefix: Prefix) -> tuple[Tensor, Tensor]:
     """The header `[HEADER]` int64 and what follows it, uint8; the numbers as float32."""
     parts = prefix.slots.long().contiguous().view(torch.uint8), prefix.given.float().contiguous().view(-1).view(torch.uint8)
     body = torch.cat(parts)
-    header = torch.zeros(HEADER, dtype=torch.int64)
-    header[: 2 + 2 + 5] = torch.tensor([PREFIX, len(body), prefix.cache, prefix.num_slots, *prefix.given.shape])
-    return header, body
+    return _header(PREFIX, len(body), prefix.cache, prefix.num_slots, *prefix.given.shape), body
 
 
 def decode_prefix(header: Tensor, body: Tensor) -> Prefix:
@@ -89,9 +89,7 @@ def encode(task: Task) -> tuple[Tensor, Tensor]:
     parts += [batch.starts, batch.lengths, batch.slot_table[:, :width]]
     body = torch.from_numpy(np.concatenate([np.ascontiguousarray(part.numpy()).reshape(-1).view(np.uint8) for part in parts]))
     counts = (batch.num_tokens, batch.num_sequences, width, len(batch.logit_rows), batch.num_decodes, soft, len(task.freed))
-    header = torch.zeros(HEADER, dtype=torch.int64)
-    header[: _NUMBER + 1] = torch.tensor([STEP, len(body), *counts, task.cache, task.slots, task.number])
-    return header, body
+    return _header(STEP, len(body), *counts, task.cache, task.slots, task.number), body
 
 
 def body_bytes(header: Tensor) -> int | None:

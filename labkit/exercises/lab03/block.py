@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
-from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside
-from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, whole_block
-from labkit.parallel import Each, Launched
+from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside, values_of
+from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block
+from labkit.parallel import Each
 
 SHAPES = ((2, 4, 4, 12), (2, 2, 6, 10), (4, 4, 2, 8))
 """Ranks, heads, head_dim and inner features of the cases."""
@@ -38,11 +37,11 @@ def _by_rows(layer: Layer, rank: int, ranks: int, names: tuple[str, ...], first_
     """A layer of which these are cut by rows and `BY_COLUMNS` by columns; all else is whole."""
     shard = dict(layer)
     for name in names:
-        held = span(len(layer[name]), rank, ranks)
-        shard[name] = layer[name][held.start : held.stop]
+        held = stretch(len(layer[name]), rank, ranks)
+        shard[name] = layer[name][held]
     for name in BY_COLUMNS:
-        held = span(layer[name].shape[1], rank, ranks)
-        shard[name] = layer[name][:, held.start : held.stop]
+        held = stretch(layer[name].shape[1], rank, ranks)
+        shard[name] = layer[name][:, held]
     if first_bias and rank:
         shard["fc_out_bias"] = torch.zeros_like(layer["fc_out_bias"])
     return shard
@@ -53,8 +52,8 @@ def _bias_everywhere(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def _bias_shared(layer: Layer, rank: int, ranks: int) -> Layer:
-    held = span(len(layer["fc_out_bias"]), rank, ranks)
-    return _by_rows(layer, rank, ranks, BY_ROWS) | {"fc_out_bias": layer["fc_out_bias"][held.start : held.stop]}
+    held = stretch(len(layer["fc_out_bias"]), rank, ranks)
+    return _by_rows(layer, rank, ranks, BY_ROWS) | {"fc_out_bias": layer["fc_out_bias"][held]}
 
 
 def _bias_divided(layer: Layer, rank: int, ranks: int) -> Layer:
@@ -68,16 +67,16 @@ def _whole_inner_bias(layer: Layer, rank: int, ranks: int) -> Layer:
 def _all_by_rows(layer: Layer, rank: int, ranks: int) -> Layer:
     shard = _by_rows(layer, rank, ranks, BY_ROWS)
     for name in BY_COLUMNS:
-        held = span(len(layer[name]), rank, ranks)
-        shard[name] = layer[name][held.start : held.stop]
+        held = stretch(len(layer[name]), rank, ranks)
+        shard[name] = layer[name][held]
     return shard
 
 
 def _everything_by_rows(layer: Layer, rank: int, ranks: int) -> Layer:
     found = {}
     for name, tensor in layer.items():
-        held = span(len(tensor), rank, ranks)
-        found[name] = tensor[held.start : held.stop]
+        held = stretch(len(tensor), rank, ranks)
+        found[name] = tensor[held]
     return found
 
 
@@ -119,7 +118,7 @@ SHARD_LAYER = Exercise(
     cases=_shard_cases,
     reference=shard_layer,
     run=inside(own_shard),
-    observe=lambda case, launched: launched.values,
+    observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     mistakes=(
@@ -265,10 +264,6 @@ def _one_a_block(case: RanksCase, rank: int) -> Counter[Call]:
     return Counter({("all_reduce", (len(prompt) + step, hidden)): layers for step in range(new_tokens)})
 
 
-def _values(case: Case, launched: Launched) -> list[Any]:
-    return launched.values
-
-
 PARALLEL_BLOCK = Exercise(
     name="lab03.parallel_block",
     lab="03",
@@ -287,7 +282,7 @@ PARALLEL_BLOCK = Exercise(
     cases=_block_cases,
     reference=parallel_block,
     run=inside(run_block),
-    observe=_values,
+    observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=exactly(_one_a_block, "attention and MLP are one tensor by then, and every rank goes on with its sum"),

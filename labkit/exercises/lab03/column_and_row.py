@@ -10,17 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
-from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, on_ranks
-from labkit.parallel import Each, Launched
+from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, on_ranks, values_of
+from labkit.exercises.lab03.small_gptj import stretch
+from labkit.parallel import Each
 
 
 def _held(count: int) -> slice:
     """This rank's stretch of so many things."""
-    held = span(count, dist.get_rank(), dist.get_world_size())
-    return slice(held.start, held.stop)
+    return stretch(count, dist.get_rank(), dist.get_world_size())
 
 
 # 3.1 ------------------------------------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ SPLIT_COLUMNS = Exercise(
     cases=_column_cases,
     reference=split_columns,
     run=on_ranks,
-    observe=lambda case, launched: launched.values,
+    observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=exactly(_nothing, "each rank has the whole of `x`, and needs nobody for its share"),
@@ -176,8 +175,8 @@ def _row_cases(seed: int) -> list[Case]:
     for ranks, tokens, width, out in ((2, 1, 6, 8), (2, 5, 7, 9), (3, 4, 11, 5), (4, 2, 6, 3)):
         weight, bias = torch.randn(out, width, generator=generator), torch.randn(out, generator=generator)
         x = torch.randn(tokens, width, generator=generator)
-        held = [span(width, rank, ranks) for rank in range(ranks)]
-        shares = [[tensor[:, part.start : part.stop].contiguous() for part in held] for tensor in (x, weight)]
+        held = [stretch(width, rank, ranks) for rank in range(ranks)]
+        shares = [[tensor[:, part].contiguous() for part in held] for tensor in (x, weight)]
         label = f"{ranks} ranks, {tokens} tokens, weight [{out}, {width}]"
         cases.append(RanksCase(label, (Each(shares[0]), Each(shares[1]), bias), ranks=ranks))
     return cases
@@ -186,10 +185,6 @@ def _row_cases(seed: int) -> list[Case]:
 def _one_sum(case: RanksCase, rank: int) -> Counter[Call]:
     x, weight = (argument.values[0] for argument in case.args[:2])
     return Counter({("all_reduce", (len(x), len(weight))): 1})
-
-
-def _values(case: Case, launched: Launched) -> list[Any]:
-    return launched.values
 
 
 SPLIT_ROWS = Exercise(
@@ -209,7 +204,7 @@ SPLIT_ROWS = Exercise(
     cases=_row_cases,
     reference=split_rows,
     run=on_ranks,
-    observe=_values,
+    observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=exactly(_one_sum, "a share of the features makes a part of every sum, and the parts are added up once"),

@@ -31,24 +31,29 @@ class RanksCase(Case):
 
 def on_ranks(function: Callable[..., Any], case: Case) -> Launched:
     """Call a function on all ranks of a case; what a rank raises is raised here, under the same name."""
-    assert isinstance(case, RanksCase)
-    try:
-        return launch(function, case.ranks, *case.args, timeout=PATIENCE)
-    except RankRaisedError as error:
-        raise _like(error) from None
+    return _on_all(case, function, *case.args)
 
 
 def inside(program: Callable[..., Any]) -> Callable[[Callable[..., Any], Case], Launched]:
     """Run a program on all ranks that is given the learner's function as its first argument."""
 
     def run(function: Callable[..., Any], case: Case) -> Launched:
-        assert isinstance(case, RanksCase)
-        try:
-            return launch(program, case.ranks, function, *case.args, timeout=PATIENCE)
-        except RankRaisedError as error:
-            raise _like(error) from None
+        return _on_all(case, program, function, *case.args)
 
     return run
+
+
+def _on_all(case: Case, function: Callable[..., Any], *args: Any) -> Launched:
+    assert isinstance(case, RanksCase)
+    try:
+        return launch(function, case.ranks, *args, timeout=PATIENCE)
+    except RankRaisedError as error:
+        raise _like(error) from None
+
+
+def values_of(case: Case, launched: Launched) -> list[Any]:
+    """What is compared: each rank's value."""
+    return launched.values
 
 
 def _like(error: RankRaisedError) -> Exception:

@@ -11,7 +11,7 @@ from torch import distributed as dist
 
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks
+from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks, values_of
 from labkit.parallel import Each, Launched
 from labkit.parallel.ledger import COMPUTE
 from labkit.parallel.noted_compute import compute
@@ -159,7 +159,7 @@ PIPELINE_STAGE = Exercise(
     cases=_stage_cases,
     reference=pipeline_stage,
     run=on_ranks,
-    observe=lambda case, launched: launched.values,
+    observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=LedgerContract(_handed_on),

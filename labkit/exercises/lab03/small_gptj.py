@@ -74,21 +74,22 @@ def whole_block(normed: Tensor, layer: Layer, head_dim: int) -> Tensor:
 
 def cut(layer: Layer, rank: int, ranks: int) -> Layer:
     """A rank's shard of a layer; the last bias is added once, so that it is zero on all ranks but the first."""
-    shard = {name: tensor[_stretch(len(tensor), rank, ranks)] for name, tensor in layer.items() if name in BY_ROWS}
-    shard |= {name: layer[name][:, _stretch(layer[name].shape[1], rank, ranks)] for name in BY_COLUMNS}
+    shard = {name: tensor[stretch(len(tensor), rank, ranks)] for name, tensor in layer.items() if name in BY_ROWS}
+    shard |= {name: layer[name][:, stretch(layer[name].shape[1], rank, ranks)] for name in BY_COLUMNS}
     return {name: tensor.contiguous() for name, tensor in shard.items()} | {
         "fc_out_bias": layer["fc_out_bias"] if rank == 0 else torch.zeros_like(layer["fc_out_bias"])
     }
 
 
-def _stretch(count: int, rank: int, ranks: int) -> slice:
+def stretch(count: int, rank: int, ranks: int) -> slice:
+    """A rank's part of so many things, neighbours; the first ranks have one more each."""
     held = span(count, rank, ranks)
     return slice(held.start, held.stop)
 
 
 def cut_model(model: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
     """A rank's shard of a model: of its layers and of its head; the embedding stays whole."""
-    held = _stretch(len(model["head"]), rank, ranks)
+    held = stretch(len(model["head"]), rank, ranks)
     return model | {
         "layers": [cut(layer, rank, ranks) for layer in model["layers"]],
         "head": model["head"][held].contiguous(),

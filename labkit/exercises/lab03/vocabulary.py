@@ -13,7 +13,7 @@ from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, inside, of_rank
+from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, inside, of_rank, values_of
 from labkit.parallel import Each, Launched
 
 BYTES_A_ROW = 16
@@ -142,7 +142,7 @@ SHARDED_ARGMAX = Exercise(
     cases=_cases,
     reference=sharded_argmax,
     run=inside(run_argmax),
-    observe=lambda case, launched: launched.values,
+    observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=LedgerContract(_few_bytes),
