@@ -96,11 +96,14 @@ class Signs:
         self.step, self.cause, self.failure = 0, "", ""
         self._store, self._layout, self._rank, self._hosts, self._links = store, layout, rank, hosts, links
         self._ended = threading.Event()
-        threading.Thread(target=self._go_on, daemon=True, name="labkit signs of life").start()
+        self._thread = threading.Thread(target=self._go_on, daemon=True, name="labkit signs of life")
+        self._thread.start()
 
     def end(self) -> None:
-        """Look no more."""
+        """Look no more. A thread in a call of the store while the interpreter goes away would abort the process."""
         self._ended.set()
+        if threading.current_thread() is not self._thread:  # which may be the one that collects a forgotten `Joined`
+            self._thread.join(timeout=SILENCE_SECONDS)
 
     def _go_on(self) -> None:
         watched = [rank for rank in range(self._layout.ranks) if rank != self._rank and 0 in (rank, self._rank)]

@@ -49,6 +49,19 @@ def test_one_host(layout: Layout, expected: list[list[int]]) -> None:
     assert tokens_of(done.stdout) == expected
 
 
+def test_ranks_end_in_order_whatever_their_signs_of_life_are_doing(tmp_path: Path) -> None:
+    script = tmp_path / "restless.py"
+    script.write_text(
+        "import sys, labkit.parallel.torchrun as torchrun\n"
+        "from labkit.__main__ import main\n"
+        "torchrun.BEAT_SECONDS = 0.0  # so that every rank ends in the middle of one\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script), *command(Layout(2, 1), "--json")[2:]]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *command(Layout(2, 2))]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
