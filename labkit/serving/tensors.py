@@ -1,0 +1,157 @@
+"""What goes in and out of each served model: the one description from which configurations, checks and documents are made.
+
+Names and dtypes of `preprocessing`, `fastertransformer`, `postprocessing` and `ensemble` are those of NVIDIA's
+fastertransformer_backend, `all_models/gptj`, so that its clients work unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NUMPY_TYPES: dict[str, Any] = {
+    "BOOL": np.bool_,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP32": np.float32,
+    "STRING": np.object_,
+}
+"""Of Triton's data types, by their names in `config.pbtxt` (there with `TYPE_` in front)."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
+
+    scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+    meaning: str
+    optional: bool = False
+    scalar: bool = False
+
+    @property
+    def numpy_type(self) -> Any:
+        """numpy's type of its elements."""
+        return NUMPY_TYPES[self.dtype]
+
+
+def _setting(name: str, dtype: str, meaning: str) -> TensorSpec:
+    return TensorSpec(name, dtype, (1,), meaning, optional=True, scalar=True)
+
+
+SAMPLING_INPUTS = (
+    _setting("start_id", "UINT32", "token that an empty prompt begins with"),
+    _setting("end_id", "UINT32", "token that ends the text; the model's own end of text if left out"),
+    _setting("runtime_top_k", "UINT32", "keep the k likeliest tokens; 0 for all; 0 without runtime_top_p is greedy"),
+    _setting("runtime_top_p", "FP32", "keep the smallest set of tokens of probability p; 0 for all"),
+    _setting("beam_search_diversity_rate", "FP32", "the r-th child of a beam is ranked r times this lower"),
+    _setting("temperature", "FP32", "logits are divided by it; 1 if left out"),
+    _setting("len_penalty", "FP32", "beam search: scores are divided by the length to this power; 0 if left out"),
+    _setting("repetition_penalty", "FP32", "logits of tokens already there are divided by it; 1 is off"),
+    _setting("random_seed", "UINT64", "equal seeds give equal text; 0 if left out"),
+    _setting("is_return_log_probs", "BOOL", "whether cum_log_probs and output_log_probs are computed"),
+    _setting("beam_width", "UINT32", "beams; 1 if left out, which is no beam search"),
+    _setting("prompt_learning_task_name_ids", "UINT32", "not served: requests that give it are refused"),
+    _setting("top_p_decay", "FP32", "runtime_top_p is multiplied by it after each token"),
+    _setting("top_p_min", "FP32", "lower limit of the decayed top_p"),
+    _setting("top_p_reset_ids", "UINT32", "token after which the decayed top_p begins anew"),
+)
+"""The optional inputs that `ensemble` passes on to `fastertransformer`, a value a prompt."""
+
+GENERATION_OUTPUTS = (
+    TensorSpec("sequence_length", "UINT32", (-1,), "tokens of each beam, the prompt's counted, padding not"),
+    TensorSpec("cum_log_probs", "FP32", (-1,), "sum of the new tokens' log-probabilities of each beam; 0 if not asked for"),
+    TensorSpec("output_log_probs", "FP32", (-1, -1), "log-probability of each new token, `[beam, new tokens]`, padded with 0"),
+)
+
+PREPROCESSING_INPUTS = (
+    TensorSpec("QUERY", "STRING", (-1,), "the prompt, UTF-8"),
+    TensorSpec("BAD_WORDS_DICT", "STRING", (-1,), "words that must not be written, one line of CSV", optional=True),
+    TensorSpec("STOP_WORDS_DICT", "STRING", (-1,), "words that end the text, one line of CSV", optional=True),
+    TensorSpec("REQUEST_OUTPUT_LEN", "UINT32", (-1,), "new tokens at most"),
+)
+PREPROCESSING_OUTPUTS = (
+    TensorSpec("INPUT_ID", "UINT32", (-1,), "token ids of the prompt, padded on the right to the longest of the batch"),
+    TensorSpec("REQUEST_INPUT_LEN", "UINT32", (1,), "how many of them count"),
+    TensorSpec("BAD_WORDS_IDS", "INT32", (2, -1), "token ids of all bad words, and where each ends"),
+    TensorSpec("STOP_WORDS_IDS", "INT32", (2, -1), "token ids of all stop words, and where each ends"),
+    TensorSpec("REQUEST_OUTPUT_LEN", "UINT32", (-1,), "new tokens at most"),
+)
+
+FASTERTRANSFORMER_INPUTS = (
+    TensorSpec("input_ids", "UINT32", (-1,), "token ids of the prompt, padded on the right"),
+    TensorSpec("input_lengths", "UINT32", (1,), "how many of them count", scalar=True),
+    TensorSpec("request_output_len", "UINT32", (-1,), "new tokens at most"),
+    *SAMPLING_INPUTS,
+    TensorSpec("bad_words_list", "INT32", (2, -1), "token ids of all bad words, and where each ends", optional=True),
+    TensorSpec("stop_words_list", "INT32", (2, -1), "token ids of all stop words, and where each ends", optional=True),
+)
+FASTERTRANSFORMER_OUTPUTS = (
+    TensorSpec("output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, the prompt's first, padded with the end token"),
+    *GENERATION_OUTPUTS,
+)
+
+POSTPROCESSING_INPUTS = (
+    TensorSpec("TOKENS_BATCH", "UINT32", (-1, -1), "`[beam, tokens]`"),
+    TensorSpec("SEQUENCE_LENGTH", "UINT32", (-1,), "how many tokens of each beam count; all if left out", optional=True),
+)
+POSTPROCESSING_OUTPUTS = (TensorSpec("OUTPUT", "STRING", (-1,), "the text of each beam, the prompt's first"),)
+
+ENSEMBLE_INPUTS = (
+    TensorSpec("INPUT_0", "STRING", (-1,), "the prompt, UTF-8"),
+    TensorSpec("INPUT_1", "UINT32", (-1,), "new tokens at most"),
+    TensorSpec("INPUT_2", "STRING", (-1,), "bad words, one line of CSV"),
+    TensorSpec("INPUT_3", "STRING", (-1,), "stop words, one line of CSV"),
+    *SAMPLING_INPUTS,
+)
+ENSEMBLE_OUTPUTS = (
+    TensorSpec("OUTPUT_0", "STRING", (-1,), "the text of each beam, the prompt's first"),
+    *GENERATION_OUTPUTS,
+)
+
+
+def _optional(name: str, dtype: str, meaning: str, *, many: bool = False) -> TensorSpec:
+    return TensorSpec(name, dtype, (-1,) if many else (1,), meaning, optional=True)
+
+
+GPTJ_INPUTS = (
+    _optional("text_input", "STRING", "the prompt, UTF-8"),
+    _optional("input_ids", "UINT32", "the prompt as token ids, in place of text_input", many=True),
+    _optional("stream", "BOOL", "a response a token (true) or one for all (false); false if left out"),
+    _optional("max_new_tokens", "INT32", "new tokens at most"),
+    _optional("min_new_tokens", "INT32", "new tokens before the text may end"),
+    _optional("stop", "STRING", "texts that end the text", many=True),
+    _optional("stop_token_ids", "INT32", "tokens that end the text", many=True),
+    _optional("end_token_id", "INT32", "the token that ends the text in place of the model's own"),
+    _optional("ignore_eos", "BOOL", "go on past the end of text"),
+    _optional("temperature", "FP32", "0 is greedy, and so is leaving it out"),
+    _optional("top_k", "INT32", "keep the k likeliest tokens; 0 keeps all"),
+    _optional("top_p", "FP32", "keep the smallest set of tokens of probability p"),
+    _optional("top_p_decay", "FP32", "top_p is multiplied by it after each token"),
+    _optional("top_p_min", "FP32", "lower limit of the decayed top_p"),
+    _optional("top_p_reset_ids", "INT32", "tokens after which the decayed top_p begins anew", many=True),
+    _optional("seed", "INT64", "equal seeds give equal text"),
+    _optional("repetition_penalty", "FP32", "1 is off"),
+    _optional("presence_penalty", "FP32", "0 is off"),
+    _optional("bad_words", "STRING", "texts that must not be written", many=True),
+    _optional("logprobs", "BOOL", "whether log-probabilities are computed"),
+)
+"""Each but the first three is the parameter of that name of `labkit.SamplingParams`."""
+
+GPTJ_OUTPUTS = (
+    TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),
+    TensorSpec("token_ids", "INT32", (-1,), "new tokens"),
+    TensorSpec("logprobs", "FP32", (-1,), "their log-probabilities; none if not asked for"),
+    TensorSpec("finish_reason", "STRING", (1,), '"stop" or "length"; empty until the last response'),
+    TensorSpec("stop_reason", "STRING", (1,), "the text or token that ended it; empty if none did"),
+    TensorSpec("prompt_tokens", "INT32", (1,), "tokens of the prompt"),
+    TensorSpec("completion_tokens", "INT32", (1,), "new tokens up to now"),
+)
