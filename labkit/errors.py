@@ -23,3 +23,11 @@ class NotAvailable(LabkitError):
 
 class RankFailed(LabkitError):
     """A rank of a distributed run raised, ended or stopped answering; the message names it, its host, step and cause."""
+
+
+class Overloaded(LabkitError):
+    """A server has as much to do as its limit, which the message names, allows; ask again later."""
+
+
+class Cancelled(LabkitError):
+    """A request ended before its text did: its client has gone, or its deadline has passed."""

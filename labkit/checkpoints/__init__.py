@@ -4,7 +4,7 @@ from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.conversion import ConvertResult, convert
 from labkit.checkpoints.fetch import FetchResult, fetch
 from labkit.checkpoints.resolve import config_of, open_checkpoint
-from labkit.checkpoints.tokenizer import Tokenizer
+from labkit.tokenizer import Tokenizer
 
 __all__ = [
     "Checkpoint",

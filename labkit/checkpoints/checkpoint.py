@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest
+from labkit.tokenizer import Tokenizer
 
 
 def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:

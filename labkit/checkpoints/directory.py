@@ -13,9 +13,9 @@ from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.pytorch_file import PytorchFile
 from labkit.checkpoints.safetensors_file import SafetensorsFile
 from labkit.checkpoints.tensor_file import TensorFile
-from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError, NotAvailable
+from labkit.tokenizer import Tokenizer
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 CHECKSUMS = "SHA256SUMS"

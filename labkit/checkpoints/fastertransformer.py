@@ -25,9 +25,9 @@ from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.partition import check_tensor_parallel
 from labkit.checkpoints.pieces import Piece, read_pieces
 from labkit.checkpoints.tensor_file import Entry, TensorFile
-from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.config import GPT_J_6B, GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest, NotAvailable
+from labkit.tokenizer import Tokenizer
 
 CONFIG = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -23,10 +23,10 @@ from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, one_name, qkv_
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
 from labkit.checkpoints.partition import check_tensor_parallel
 from labkit.checkpoints.pieces import Piece, read_pieces
-from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest, NotAvailable
+from labkit.tokenizer import Tokenizer
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"

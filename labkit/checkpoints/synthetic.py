@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
-from labkit.checkpoints.tokenizer import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
+from labkit.tokenizer import Tokenizer
 
 BLOCK_VALUES = 8 * 2**20
 """Weights are made in blocks of whole rows of about this many values, each from a seed of its own."""

@@ -1,0 +1,190 @@
+"""An engine in a thread of its own: requests join from any thread between its steps, and their tokens leave by callbacks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from labkit.engine import Engine, SamplingParams, TokenEvent
+from labkit.errors import Cancelled, InvalidRequest, LabkitError, Overloaded, RankFailed
+from labkit.serving.word_lists import MOST_WORDS
+
+OnEvent = Callable[[TokenEvent], None]
+OnFailure = Callable[[LabkitError], None]
+
+
+class Job:
+    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        token_ids: list[int],
+        params: SamplingParams,
+        on_event: OnEvent,
+        on_failure: OnFailure,
+        deadline: float | None,
+    ) -> None:
+        self.token_ids, self.params = token_ids, params
+        self.on_event, self.on_failure = on_event, on_failure
+        self.deadline = deadline
+        self.made = 0
+        self.left = params.num_samples
+        self._host = host
+
+    def cancel(self) -> None:
+        """End it before the next step, and give its cache slots back; it fails with `Cancelled` unless it has ended."""
+        self._host.withdraw(self)
+
+
+class EngineHost:
+    """Runs an engine's steps as long as there is something to do.
+
+    At most `max_waiting` prompts wait beside those that the engine runs at a time. Callbacks are called in the engine's
+    thread, between steps: they hand on and return. `close` ends it; the engine stays the caller's.
+    """
+
+    def __init__(self, engine: Engine, *, max_waiting: int = 256) -> None:
+        self.engine = engine
+        self.max_waiting = max_waiting
+        tokenizer = engine.tokenizer
+        longest = max(map(len, map(tokenizer.token_bytes, range(tokenizer.vocab_size)))) if tokenizer else 0
+        self._most_bytes = longest * engine.config.context_length
+        self._changed = threading.Condition()
+        self._arrived: list[Job] = []
+        self._withdrawn: list[Job] = []
+        self._jobs: dict[int, Job] = {}
+        self._lost: RankFailed | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="labkit engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        on_event: OnEvent,
+        on_failure: OnFailure,
+        deadline: float | None = None,
+    ) -> Job:
+        """Let a prompt (a text or token ids) join. Its events go to `on_event`; or `on_failure` is called once, and no more.
+
+        deadline: of `time.monotonic`; a prompt that is not done by then fails with `Cancelled`. Raises `InvalidRequest`,
+        `Overloaded` when as many wait as may, `RankFailed` when a rank of the model is gone, `Cancelled` after `close`.
+        """
+        self._check_words(params)
+        job = Job(self, self._tokens(prompt), params, on_event, on_failure, deadline)
+        with self._changed:
+            if self._lost:
+                raise RankFailed(str(self._lost))
+            if self._closed:
+                raise Cancelled("the model is being unloaded")
+            most = self.engine.max_batch_size + self.max_waiting
+            if len(self._jobs) + len(self._arrived) >= most:
+                raise Overloaded(
+                    f"{most} requests are running or waiting ({self.engine.max_batch_size} + a queue of {self.max_waiting}), "
+                    "which is the limit; ask again later"
+                )
+            self._arrived.append(job)
+            self._changed.notify()
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """End a job; what `Job.cancel` does."""
+        with self._changed:
+            self._withdrawn.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread; what has not ended fails with `Cancelled`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
+        """The prompt as token ids, in the caller's thread; what cannot fit the context is not even read."""
+        config = self.engine.config
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if self.engine.tokenizer is None:
+            raise InvalidRequest("this model has no tokenizer (its weights are synthetic); give the prompt as token ids")
+        if len(prompt) > self._most_bytes:
+            raise InvalidRequest(
+                f"a prompt has {len(prompt)} characters; {self._most_bytes} at most fit the model's context of "
+                f"{config.context_length} tokens"
+            )
+        return self.engine.tokenizer.encode(prompt)
+
+    @staticmethod
+    def _check_words(params: SamplingParams) -> None:
+        for name in ("stop", "bad_words"):
+            words = getattr(params, name)
+            if len(words) > MOST_WORDS or sum(map(len, words)) > 64 * MOST_WORDS:
+                raise InvalidRequest(f"{name} holds {len(words)} words; at most {MOST_WORDS} short ones are accepted")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._arrived or self._withdrawn or self._jobs or self._closed):
+                    self._changed.wait()
+                arrived, self._arrived = self._arrived, []
+                withdrawn, self._withdrawn = self._withdrawn, []
+                closed = self._closed
+            if closed:
+                self._fail_all(Cancelled("the model is being unloaded"), arrived)
+                return
+            for job in arrived:
+                self._admit(job)
+            self._cancel({id(job) for job in withdrawn}, "its client has gone")
+            now = time.monotonic()
+            late = {id(job) for job in self._jobs.values() if job.deadline is not None and job.deadline < now}
+            self._cancel(late, "its deadline has passed")
+            if self._jobs:
+                self._step()
+
+    def _admit(self, job: Job) -> None:
+        try:
+            number = self.engine.add_request(job.token_ids, job.params)
+        except LabkitError as error:
+            job.on_failure(error)
+            return
+        with self._changed:
+            self._jobs[number] = job
+
+    def _cancel(self, jobs: set[int], why: str) -> None:
+        for number in [number for number, job in self._jobs.items() if id(job) in jobs] if jobs else ():
+            self.engine.cancel(number)
+            job = self._forget(number)
+            job.on_failure(Cancelled(f"{why}; it had made {job.made} tokens"))
+
+    def _step(self) -> None:
+        try:
+            events = self.engine.step()
+        except RankFailed as error:
+            self._lost = error
+            self._fail_all(error)
+            return
+        except Exception as error:  # whose fault it was is not known: nobody is left without an answer
+            self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
+            return
+        for event in events:
+            job = self._jobs[event.request]
+            job.made += 1
+            job.left -= event.finish_reason is not None
+            if not job.left:
+                self._forget(event.request)
+            job.on_event(event)
+
+    def _fail_all(self, error: LabkitError, arrived: Sequence[Job] = ()) -> None:
+        for number in list(self._jobs):
+            self.engine.cancel(number)
+            self._forget(number).on_failure(error)
+        for job in arrived:
+            job.on_failure(error)
+
+    def _forget(self, number: int) -> Job:
+        with self._changed:
+            return self._jobs.pop(number)

@@ -1,0 +1,273 @@
+"""An engine in one process, used from others of the same server: whole continuations over a Unix socket.
+
+The model `gptj` owns the engine and its scheduler; `fastertransformer`, a process of its own, lets its prompts join the
+same steps. A frame is a length (4 bytes, big-endian) and as many bytes of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit import errors
+from labkit.errors import InvalidRequest, LabkitError, NotAvailable
+
+LONGEST_FRAME = 64 * 2**20
+Reply = Callable[[list[dict[str, Any]] | LabkitError], None]
+"""Called once with the completions, one prompt's behind another's, or with what went wrong."""
+
+
+class EngineSocket:
+    """Serves `submit(prompt, params, ...)` of an engine host to `RemoteEngine`s, on a socket that only this user can open."""
+
+    def __init__(self, host: Any, path: Path) -> None:
+        self.path = path
+        self._host = host
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, name="labkit engine socket", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self.path.unlink(missing_ok=True)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=_Connection(self._host, connection).run, name="labkit engine client", daemon=True).start()
+
+
+class _Connection:
+    """One client; when it goes, what it asked for is cancelled."""
+
+    def __init__(self, host: Any, connection: socket.socket) -> None:
+        self._host, self._connection = host, connection
+        self._calls: dict[int, _Call] = {}
+        self._sending = threading.Lock()
+
+    def run(self) -> None:
+        with self._connection:
+            while (frame := _receive(self._connection)) is not None:
+                if "cancel" in frame:
+                    if call := self._calls.get(frame["cancel"]):
+                        call.cancel()
+                else:
+                    self._begin(frame)
+        for call in list(self._calls.values()):
+            call.cancel()
+
+    def _begin(self, frame: dict[str, Any]) -> None:
+        number = frame["id"]
+        call = _Call(len(frame["prompts"]), lambda found: self._answer(number, found))
+        self._calls[number] = call
+        call.begin(self._host, frame)
+
+    def _answer(self, number: int, found: list[dict[str, Any]] | LabkitError) -> None:
+        self._calls.pop(number, None)
+        reply: dict[str, Any] = {"id": number}
+        if isinstance(found, LabkitError):
+            reply |= {"error": type(found).__name__, "message": str(found)}
+        else:
+            reply["completions"] = found
+        with self._sending, contextlib.suppress(OSError):  # the client has gone
+            _send(self._connection, reply)
+
+
+class _Call:
+    """The prompts of one call: all of them or none."""
+
+    def __init__(self, count: int, done: Reply) -> None:
+        self._done = done
+        self._jobs: list[Any] = []
+        self._found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        self._left = count
+        self._over = threading.Lock()  # taken once, by whoever ends the call
+
+    def begin(self, host: Any, frame: dict[str, Any]) -> None:
+        from labkit.engine import SamplingParams
+
+        seconds = frame.get("seconds")
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            params = [SamplingParams(**given) for given in frame["params"]]
+            for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
+                self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]
+                self._begin_one(host, number, prompt, chosen, deadline)
+        except LabkitError as error:
+            self._fail(error)
+        except (TypeError, ValueError) as error:
+            self._fail(InvalidRequest(f"the call is not understood: {error}"))
+
+    def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, deadline: float | None) -> None:
+        left = params.num_samples
+
+        def on_event(event: Any) -> None:
+            nonlocal left
+            made = self._found[number][event.sample]
+            made["token_ids"].append(event.token_id)
+            if event.logprob is not None:
+                made["logprobs"].append(event.logprob.logprob)
+            if event.finish_reason is not None:
+                made |= {"finish_reason": event.finish_reason, "stop_tokens": _stop_tokens(event.stop_reason)}
+                left -= 1
+                if not left:
+                    self._one_done()
+
+        self._jobs.append(host.submit(prompt, params, on_event=on_event, on_failure=self._fail, deadline=deadline))
+
+    def cancel(self) -> None:
+        for job in self._jobs:
+            job.cancel()
+
+    def _one_done(self) -> None:
+        self._left -= 1
+        if not self._left and self._over.acquire(blocking=False):
+            self._done([completion for one in self._found for completion in one])
+
+    def _fail(self, error: LabkitError) -> None:
+        if self._over.acquire(blocking=False):
+            self.cancel()
+            self._done(error)
+
+
+def _stop_tokens(reason: object) -> int:
+    """How many of the last tokens are not text but what ended it."""
+    return len(reason) if isinstance(reason, tuple) else int(isinstance(reason, int))
+
+
+class RemoteEngine:
+    """The other end: calls of one process to the engines whose sockets `find` names, each to the least busy one.
+
+    Raises `NotAvailable` when there is none. A connection that breaks fails its calls; the next call makes a new one.
+    """
+
+    def __init__(self, find: Callable[[], Sequence[Path]]) -> None:
+        self._find = find
+        self._lines: dict[Path, _Line] = {}
+        self._lock = threading.Lock()
+
+    def submit(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], done: Reply, *, seconds: float | None = None
+    ) -> Callable[[], None]:
+        """Continue prompts; `done` is called once, from another thread. What is returned cancels them.
+
+        params: the arguments of `SamplingParams`, a dict a prompt. A completion is a dict of `token_ids`, `logprobs` (none
+        unless asked for), `finish_reason`, and `stop_tokens`: how many of the last tokens ended the text.
+        """
+        with self._lock:
+            line = self._least_busy()
+        return line.submit({"prompts": [list(p) for p in prompts], "params": list(params), "seconds": seconds}, done)
+
+    def _least_busy(self) -> _Line:
+        paths = self._find()
+        self._lines = {path: line for path, line in self._lines.items() if path in paths and not line.broken}
+        for path in paths:
+            if path not in self._lines:
+                with contextlib.suppress(OSError):
+                    self._lines[path] = _Line(path)
+        if not self._lines:
+            raise NotAvailable("no engine answers: the model gptj is not loaded, or is being loaded again")
+        return min(self._lines.values(), key=lambda line: line.calls)
+
+
+class _Line:
+    """A connection to one engine."""
+
+    def __init__(self, path: Path) -> None:
+        self.broken = False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(str(path))
+        self._waiting: dict[int, Reply] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._read, name="labkit engine replies", daemon=True).start()
+
+    @property
+    def calls(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, call: dict[str, Any], done: Reply) -> Callable[[], None]:
+        number = next(self._numbers)
+        self._waiting[number] = done
+        self._send(call | {"id": number})
+        if self.broken and (lost := self._waiting.pop(number, None)):
+            lost(_gone())
+        return lambda: self._send({"cancel": number})
+
+    def _send(self, frame: dict[str, Any]) -> None:
+        try:
+            with self._lock:
+                _send(self._socket, frame)
+        except OSError:
+            self.broken = True
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while (frame := _receive(self._socket)) is not None:
+                done = self._waiting.pop(frame["id"], None)
+                if done is not None:
+                    done(_error(frame) if "error" in frame else frame["completions"])
+        self.broken = True
+        while self._waiting:
+            _, done = self._waiting.popitem()
+            done(_gone())
+
+
+def _gone() -> LabkitError:
+    return NotAvailable("the process of the model gptj has ended, and with it this request; ask again when it is loaded anew")
+
+
+def _error(frame: dict[str, Any]) -> LabkitError:
+    kind = getattr(errors, frame["error"], LabkitError)
+    return kind(frame["message"]) if issubclass(kind, LabkitError) else LabkitError(frame["message"])
+
+
+def _send(connection: socket.socket, frame: dict[str, Any]) -> None:
+    data = json.dumps(frame).encode()
+    connection.sendall(struct.pack(">I", len(data)) + data)
+
+
+def _receive(connection: socket.socket) -> dict[str, Any] | None:
+    """The next frame; None at the end, and for what is no frame."""
+    head = _exactly(connection, 4)
+    if head is None or (length := struct.unpack(">I", head)[0]) > LONGEST_FRAME:
+        return None
+    data = _exactly(connection, length)
+    return None if data is None else json.loads(data)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    parts = []
+    while count:
+        part = connection.recv(min(count, 2**20))
+        if not part:
+            return None
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def run_folder(server_pid: int) -> Path:
+    """The folder, for this user alone, in which the models of one server find each other; made when it is missing."""
+    base = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-serving-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.stat().st_uid != os.getuid() or base.stat().st_mode & 0o077:
+        raise NotAvailable(f"{base} belongs to somebody else or is open to others; delete it, or set TMPDIR")
+    folder = base / str(server_pid)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

@@ -1,0 +1,48 @@
+"""`postprocessing`: token ids to text, as many tokens as `SEQUENCE_LENGTH` says: padding after the end is no text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from labkit.errors import InvalidRequest, LabkitError
+from labkit.serving.models.tensors_in import array_of, as_triton_error, strings
+from labkit.tokenizer import Tokenizer
+
+
+class TritonPythonModel:
+    """Reads the `tokenizer.json` beside `model.py`, once."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton before the first request."""
+        self._tokenizer = Tokenizer(Path(args["model_repository"]) / args["model_version"] / "tokenizer.json")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response a request; one that is refused does not touch the others."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", self._texts(request))])
+        except LabkitError as error:
+            return pb_utils.InferenceResponse(error=as_triton_error(error))
+
+    def _texts(self, request: Any) -> NDArray[Any]:
+        """`[batch, beam]` of UTF-8."""
+        tokens, lengths = array_of(request, "TOKENS_BATCH"), array_of(request, "SEQUENCE_LENGTH")
+        assert tokens is not None
+        if tokens.ndim != 3:
+            raise InvalidRequest(f"TOKENS_BATCH has shape {list(tokens.shape)}; [batch, beam, tokens] is accepted")
+        if lengths is None:
+            lengths = np.full(tokens.shape[:2], tokens.shape[2])
+        if lengths.shape != tokens.shape[:2] or lengths.max() > tokens.shape[2]:
+            raise InvalidRequest(
+                f"SEQUENCE_LENGTH has shape {list(lengths.shape)} and at most {lengths.max()} tokens for TOKENS_BATCH "
+                f"{list(tokens.shape)}; [batch, beam] of at most {tokens.shape[2]} is accepted"
+            )
+        rows = zip(tokens.reshape(-1, tokens.shape[2]).tolist(), lengths.reshape(-1).tolist(), strict=True)
+        return strings([self._tokenizer.decode(ids[:length]) for ids, length in rows]).reshape(tokens.shape[:2])

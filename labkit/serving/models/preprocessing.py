@@ -1,0 +1,76 @@
+"""`preprocessing`: texts to padded token ids, word lists to FasterTransformer's form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from labkit.errors import InvalidRequest, LabkitError
+from labkit.serving.models.parameters import parameter
+from labkit.serving.models.tensors_in import array_of, as_triton_error, text_of
+from labkit.serving.word_lists import to_word_lists, words_of_csv
+from labkit.tokenizer import Tokenizer
+
+
+class TritonPythonModel:
+    """Reads the `tokenizer.json` beside `model.py`, once."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton before the first request."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._tokenizer = Tokenizer(folder / "tokenizer.json")
+        self._pad = int(parameter(args, "end_token_id", "0"))
+        self._most_bytes = int(parameter(args, "most_prompt_bytes", str(2**20)))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response a request; one that is refused does not touch the others."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            return pb_utils.InferenceResponse(self._outputs(request))
+        except LabkitError as error:
+            return pb_utils.InferenceResponse(error=as_triton_error(error))
+
+    def _outputs(self, request: Any) -> list[Any]:
+        query, lengths = array_of(request, "QUERY"), array_of(request, "REQUEST_OUTPUT_LEN")
+        assert query is not None
+        assert lengths is not None
+        if query.ndim != 2 or query.shape[1] != 1:
+            raise InvalidRequest(f"QUERY has shape {list(query.shape)}; [batch, 1] is accepted: a prompt a row")
+        rows = [self._encode(row[0]) for row in query]
+        ids = np.full((len(rows), max(1, *map(len, rows))), self._pad, np.uint32)
+        for row, tokens in zip(ids, rows, strict=True):
+            row[: len(tokens)] = tokens
+        outputs: list[tuple[str, NDArray[Any]]] = [
+            ("INPUT_ID", ids),
+            ("REQUEST_INPUT_LEN", np.array([[len(tokens)] for tokens in rows], np.uint32)),
+            ("BAD_WORDS_IDS", self._word_lists(request, "BAD_WORDS_DICT", len(rows))),
+            ("STOP_WORDS_IDS", self._word_lists(request, "STOP_WORDS_DICT", len(rows))),
+            ("REQUEST_OUTPUT_LEN", lengths.astype(np.uint32)),
+        ]
+        return [pb_utils.Tensor(name, array) for name, array in outputs]
+
+    def _encode(self, text: bytes) -> list[int]:
+        if len(text) > self._most_bytes:
+            raise InvalidRequest(f"a prompt has {len(text)} bytes; at most {self._most_bytes} fit the model's context")
+        return self._tokenizer.encode(text_of(text, "a prompt"))
+
+    def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
+        """`[batch, 2, n]`. A word is looked for both as it stands and behind a space: these are different tokens."""
+        lines = array_of(request, name)
+        if lines is None:
+            return np.stack([to_word_lists([])] * batch)
+        if lines.ndim != 2 or lines.shape[0] != batch:
+            raise InvalidRequest(f"{name} has shape {list(lines.shape)} for {batch} prompts; [batch, 1] is accepted")
+        found = []
+        for line in lines:
+            words = [word for text in line for word in words_of_csv(text_of(text, name), name)]
+            variants = dict.fromkeys(form for word in words for form in (word, " " + word.lstrip()))
+            found.append([self._tokenizer.encode(form) for form in variants])
+        width = max(1, *(sum(map(len, words)) for words in found))
+        return np.stack([to_word_lists(words, width) for words in found])
