@@ -9,11 +9,15 @@ from labkit.errors import CheckpointError, InvalidRequest
 
 
 class Tokenizer:
-    """Wraps the `tokenizers` library around one `tokenizer.json`; raises `CheckpointError` when it cannot be read."""
+    """Wraps the `tokenizers` library around one `tokenizer.json`, at `path`.
+
+    Raises `CheckpointError` when it cannot be read.
+    """
 
     def __init__(self, path: str | Path) -> None:
         from tokenizers import Tokenizer as Backend
 
+        self.path = Path(path)
         try:
             self._backend = Backend.from_file(str(path))
         except Exception as error:  # the library raises bare Exception

@@ -10,7 +10,7 @@ from labkit.engine import Engine, SamplingParams, TokenEvent
 from labkit.errors import Cancelled, InvalidRequest, LabkitError, Overloaded, RankFailed
 from labkit.serving.word_lists import MOST_WORDS
 
-OnEvent = Callable[[TokenEvent], None]
+OnEvent = Callable[["Job", TokenEvent], None]
 OnFailure = Callable[[LabkitError], None]
 
 
@@ -176,7 +176,7 @@ class EngineHost:
             job.left -= event.finish_reason is not None
             if not job.left:
                 self._forget(event.request)
-            job.on_event(event)
+            job.on_event(job, event)
 
     def _fail_all(self, error: LabkitError, arrived: Sequence[Job] = ()) -> None:
         for number in list(self._jobs):

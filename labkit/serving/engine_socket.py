@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import socket
 import struct
 import threading
@@ -36,12 +35,18 @@ class EngineSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen()
-        threading.Thread(target=self._accept, name="labkit engine socket", daemon=True).start()
+        self._clients: list[tuple[socket.socket, threading.Thread]] = []
+        self._thread = threading.Thread(target=self._accept, name="labkit engine socket", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """End all connections; what they asked for is cancelled. No thread of this object runs behind it."""
         self.path.unlink(missing_ok=True)
-        self._listener.close()
+        _shut(self._listener)
+        self._thread.join()
+        for connection, thread in self._clients:
+            _shut(connection)
+            thread.join()
 
     def _accept(self) -> None:
         while True:
@@ -49,7 +54,9 @@ class EngineSocket:
                 connection, _ = self._listener.accept()
             except OSError:  # closed
                 return
-            threading.Thread(target=_Connection(self._host, connection).run, name="labkit engine client", daemon=True).start()
+            thread = threading.Thread(target=_Connection(self._host, connection).run, name="labkit engine client", daemon=True)
+            self._clients = [client for client in self._clients if client[1].is_alive()] + [(connection, thread)]
+            thread.start()
 
 
 class _Connection:
@@ -116,7 +123,7 @@ class _Call:
     def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, deadline: float | None) -> None:
         left = params.num_samples
 
-        def on_event(event: Any) -> None:
+        def on_event(_job: Any, event: Any) -> None:
             nonlocal left
             made = self._found[number][event.sample]
             made["token_ids"].append(event.token_id)
@@ -173,6 +180,12 @@ class RemoteEngine:
             line = self._least_busy()
         return line.submit({"prompts": [list(p) for p in prompts], "params": list(params), "seconds": seconds}, done)
 
+    def close(self) -> None:
+        """End the connections; what is under way fails."""
+        with self._lock:
+            for line in self._lines.values():
+                line.close()
+
     def _least_busy(self) -> _Line:
         paths = self._find()
         self._lines = {path: line for path, line in self._lines.items() if path in paths and not line.broken}
@@ -195,7 +208,12 @@ class _Line:
         self._waiting: dict[int, Reply] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        threading.Thread(target=self._read, name="labkit engine replies", daemon=True).start()
+        self._thread = threading.Thread(target=self._read, name="labkit engine replies", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        _shut(self._socket)
+        self._thread.join()
 
     @property
     def calls(self) -> int:
@@ -226,6 +244,13 @@ class _Line:
         while self._waiting:
             _, done = self._waiting.popitem()
             done(_gone())
+
+
+def _shut(connection: socket.socket) -> None:
+    """Close a socket, and let a thread that waits for it go on."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def _gone() -> LabkitError:
@@ -260,14 +285,3 @@ def _exactly(connection: socket.socket, count: int) -> bytes | None:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
-
-
-def run_folder(server_pid: int) -> Path:
-    """The folder, for this user alone, in which the models of one server find each other; made when it is missing."""
-    base = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-serving-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
-    if base.stat().st_uid != os.getuid() or base.stat().st_mode & 0o077:
-        raise NotAvailable(f"{base} belongs to somebody else or is open to others; delete it, or set TMPDIR")
-    folder = base / str(server_pid)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder

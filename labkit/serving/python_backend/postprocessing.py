@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest, LabkitError
-from labkit.serving.models.tensors_in import array_of, as_triton_error, strings
+from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings
 from labkit.tokenizer import Tokenizer
 
 

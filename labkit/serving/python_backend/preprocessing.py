@@ -10,8 +10,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest, LabkitError
-from labkit.serving.models.parameters import parameter
-from labkit.serving.models.tensors_in import array_of, as_triton_error, text_of
+from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, text_of
 from labkit.serving.word_lists import to_word_lists, words_of_csv
 from labkit.tokenizer import Tokenizer
 

@@ -20,7 +20,9 @@ class ClientsGone:
     def __init__(self) -> None:
         self._watched: dict[int, tuple[Any, Callable[[], None]]] = {}
         self._changed = threading.Event()
-        threading.Thread(target=self._look, name="labkit clients", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._look, name="labkit clients", daemon=True)
+        self._thread.start()
 
     def watch(self, number: int, sender: Any, cancel: Callable[[], None]) -> None:
         """Begin to look after a request, by its response sender."""
@@ -31,11 +33,17 @@ class ClientsGone:
         """Look no more: the last response is on its way."""
         self._watched.pop(number, None)
 
+    def close(self) -> None:
+        """Look no more at all."""
+        self._closed = True
+        self._changed.set()
+        self._thread.join()
+
     def _look(self) -> None:
-        while True:
+        while not self._closed:
             self._changed.wait()
             self._changed.clear()
-            while self._watched:
+            while self._watched and not self._closed:
                 began = time.monotonic()
                 for number, (sender, cancel) in list(self._watched.items()):
                     if sender.is_cancelled():

@@ -39,7 +39,7 @@ def strings(values: list[str]) -> NDArray[Any]:
 
 def as_triton_error(error: Exception) -> Any:
     """What a client is told, with gRPC's status for it; what nobody foresaw is INTERNAL."""
-    codes = {
+    codes: dict[type[Exception], Any] = {
         InvalidRequest: pb_utils.TritonError.INVALID_ARG,
         Overloaded: pb_utils.TritonError.UNAVAILABLE,
         NotAvailable: pb_utils.TritonError.UNAVAILABLE,

@@ -1,0 +1,142 @@
+"""Whether models answer: by real requests, since Triton calls a model ready whose process was killed long ago."""
+
+from __future__ import annotations
+
+import queue
+import time
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import NotAvailable
+
+ANSWER_SECONDS = 15.0
+"""For one small request; a model that is busy with others' has longer."""
+
+_EXAMPLES: dict[str, Any] = {"BYTES": b"a", "BOOL": False}
+"""Elements of a probe's tensors by Triton's data type; 1 for numbers."""
+
+_REQUESTS: dict[str, dict[str, Any]] = {
+    "gptj": {"text_input": [b"a"], "max_new_tokens": [1]},
+    "preprocessing": {"QUERY": [[b"a"]], "REQUEST_OUTPUT_LEN": [[1]]},
+    "fastertransformer": {"input_ids": [[1]], "input_lengths": [[1]], "request_output_len": [[1]]},
+    "postprocessing": {"TOKENS_BATCH": [[[1]]]},
+    "ensemble": {"INPUT_0": [[b"a"]], "INPUT_1": [[1]], "INPUT_2": [[b""]], "INPUT_3": [[b""]]},
+}
+
+
+class Probes:
+    """Small requests to the models of one server, and their loading, over gRPC."""
+
+    def __init__(self, grpc: str) -> None:
+        self._address = grpc
+        self._client = client_library().InferenceServerClient(grpc)
+
+    def is_live(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            return bool(self._client.is_server_live(client_timeout=2.0))
+        except client_library().InferenceServerException:
+            return False
+
+    def load(self, model: str) -> None:
+        """Load a model. Raises `NotAvailable` with the server's words if it cannot be."""
+        try:
+            self._client.load_model(model)
+        except client_library().InferenceServerException as error:
+            raise NotAvailable(f"{model} could not be loaded: {error.message()}") from None
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether the server calls a model ready."""
+        return self._state(model) == "READY"
+
+    def reload(self, model: str) -> None:
+        """Load a model anew, in a fresh process. Raises `NotAvailable`."""
+        try:
+            self._client.unload_model(model)
+            until = time.monotonic() + 30
+            while self._state(model) not in ("UNAVAILABLE", "") and time.monotonic() < until:
+                time.sleep(0.05)
+        except client_library().InferenceServerException as error:
+            raise NotAvailable(f"{model} could not be unloaded: {error.message()}") from None
+        self.load(model)
+
+    def answers(self, model: str) -> bool:
+        """Whether a model answers a request, be it with a refusal; or answers others' while it lets this one wait."""
+        before = self._answered(model)
+        try:
+            self._ask(model)
+        except client_library().InferenceServerException as error:
+            status, words = str(error.status()), error.message() or ""
+            if "DEADLINE_EXCEEDED" in status:
+                return self._answered(model) > before
+            if "UNAVAILABLE" in status:
+                return "which is the limit" in words
+            return "INVALID_ARGUMENT" in status and "not ready" not in words
+        return True
+
+    def _ask(self, model: str) -> None:
+        metadata = self._client.get_model_metadata(model, client_timeout=ANSWER_SECONDS)
+        config = self._client.get_model_config(model, client_timeout=ANSWER_SECONDS).config
+        batched = config.max_batch_size > 0
+        optional = {tensor.name for tensor in config.input if tensor.optional}
+        given = _REQUESTS.get(model, {})
+        if model == "gptj" and not any(tensor.name == "text_input" for tensor in config.input):
+            given = {}
+        inputs = []
+        for tensor in metadata.inputs:
+            if tensor.name in given:
+                inputs.append(as_input(tensor.name, tensor.datatype, given[tensor.name]))
+            elif not given and tensor.name not in optional:
+                shape = [1, *tensor.shape[1:]] if batched else list(tensor.shape)
+                shape = [max(1, size) for size in shape]
+                element = _EXAMPLES.get(tensor.datatype, 1)
+                inputs.append(as_input(tensor.name, tensor.datatype, np.full(shape, element, dtype=object)))
+        if config.model_transaction_policy.decoupled:
+            self._stream(model, inputs)
+        else:
+            self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS)
+
+    def _stream(self, model: str, inputs: list[Any]) -> None:
+        """Of a decoupled model the first response counts."""
+        library = client_library()
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with library.InferenceServerClient(self._address) as client:
+            client.start_stream(lambda result, error: found.put(error), stream_timeout=ANSWER_SECONDS)
+            client.async_stream_infer(model, inputs)
+            error = found.get()
+            client.stop_stream(cancel_requests=True)
+        if error is not None:
+            raise error
+
+    def _answered(self, model: str) -> int:
+        """Requests that the model has answered up to now."""
+        try:
+            statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
+        except client_library().InferenceServerException:
+            return 0
+        return sum(int(one.inference_stats.success.count + one.inference_stats.fail.count) for one in statistics.model_stats)
+
+    def _state(self, model: str) -> str:
+        index = self._client.get_model_repository_index()
+        return next((one.state for one in index.models if one.name == model), "")
+
+
+def as_input(name: str, datatype: str, values: Any) -> Any:
+    """An input tensor of tritonclient's gRPC from nested lists or an array; `datatype` as the protocol calls it."""
+    library = client_library()
+    from tritonclient.utils import triton_to_np_dtype
+
+    array = np.asarray(values, dtype=triton_to_np_dtype(datatype))
+    tensor = library.InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def client_library() -> Any:
+    """`tritonclient.grpc`. Raises `NotAvailable` where it is not installed."""
+    try:
+        import tritonclient.grpc as library
+    except ImportError as error:
+        raise NotAvailable("tritonclient is not installed; install labkit with its extra 'serve'") from error
+    return library

@@ -1,0 +1,208 @@
+"""`gptj`: owns the engine. Text or token ids in; text out, a response a token or one for all.
+
+Requests of any length and parameters join and leave between steps; so do those of `fastertransformer`, over a socket.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from labkit.engine import SamplingParams
+from labkit.engine.outputs import TokenEvent
+from labkit.errors import InvalidRequest, LabkitError
+from labkit.serving.engine_host import EngineHost, Job
+from labkit.serving.engine_socket import EngineSocket
+from labkit.serving.load_engine import load_engine
+from labkit.serving.python_backend.clients_gone import ClientsGone
+from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings, text_of
+from labkit.serving.run_folder import EngineNote, run_folder
+from labkit.serving.tensors import GPTJ_INPUTS
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter while another waits for it: the engine must not wait for those that send."""
+
+
+class TritonPythonModel:
+    """The engine, a thread that runs its steps, and one that sends what they make."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton before the first request; weights that are missing or do not fit keep the model from being ready."""
+        sys.setswitchinterval(SWITCH_SECONDS)
+        note = EngineNote(run_folder(os.getppid()), args["model_instance_name"])
+        note.say_loading()
+        try:
+            self._engine = load_engine(lambda name, default: parameter(args, name, default))
+            self._host = EngineHost(self._engine, max_waiting=int(parameter(args, "max_queue", "256")))
+            self._socket = EngineSocket(self._host, note.socket)
+        except Exception as error:
+            words = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
+            note.say_failed(words)
+            raise pb_utils.TritonModelException(words) from None
+        note.say_ready()
+        self._outbox = Outbox()
+        self._clients = ClientsGone()
+        self._numbers = itertools.count()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Begin each; the responses come from another thread."""
+        for request in requests:
+            answer = Answer(next(self._numbers), request.get_response_sender(), self._outbox, self._clients)
+            try:
+                self._begin(request, answer)
+            except LabkitError as error:
+                answer.fail(error)
+            except Exception as error:
+                answer.fail(LabkitError(f"{type(error).__name__}: {error}"))
+
+    def _begin(self, request: Any, answer: Answer) -> None:
+        given = values_of(request)
+        prompt = prompt_of(given)
+        answer.streams = bool(given.pop("stream", False))
+        params = SamplingParams(**given)
+        timeout = request.timeout()
+        deadline = time.monotonic() + timeout / 1e6 if timeout else None
+        job = self._host.submit(prompt, params, on_event=answer.take, on_failure=answer.fail, deadline=deadline)
+        answer.watch(job)
+
+    def finalize(self) -> None:
+        """Called by Triton when the model is unloaded. No thread is left behind: one would keep the process from ending."""
+        self._clients.close()
+        self._socket.close()
+        self._host.close()
+        self._outbox.close()
+        self._engine.close()
+
+
+def values_of(request: Any) -> dict[str, Any]:
+    """A request's inputs by name, as Python's values; those that are left out are missing. Raises `InvalidRequest`."""
+    found: dict[str, Any] = {}
+    for spec in GPTJ_INPUTS:
+        array = array_of(request, spec.name)
+        if array is None:
+            continue
+        values = array.reshape(-1).tolist()
+        if spec.dtype == "STRING":
+            values = [text_of(value, spec.name) for value in values]
+        if spec.dims == (1,) and len(values) != 1:
+            raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted: a request is one prompt")
+        found[spec.name] = values[0] if spec.dims == (1,) else values
+    if "logprobs" in found:
+        found["logprobs"] = 0 if found["logprobs"] else None
+    return found
+
+
+def prompt_of(given: dict[str, Any]) -> str | list[int]:
+    """Takes the prompt out of a request's values. Raises `InvalidRequest` unless there is exactly one."""
+    text, ids = given.pop("text_input", None), given.pop("input_ids", None)
+    if (text is None) == (ids is None):
+        both = "both" if text is not None else "neither"
+        raise InvalidRequest(f"the request has {both} of text_input and input_ids; give the prompt as one of them")
+    prompt: str | list[int] = ids if text is None else text
+    return prompt
+
+
+class Answer:
+    """One request's way back: its events become responses, the last of them marked as such, by whatever way it ends."""
+
+    def __init__(self, number: int, sender: Any, outbox: Outbox, clients: ClientsGone) -> None:
+        self.streams = False
+        self._number, self._sender, self._outbox, self._clients = number, sender, outbox, clients
+        self._text: list[str] = []
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+        self._made = 0
+        self._over = False
+
+    def watch(self, job: Job) -> None:
+        """It has been taken in, and may have ended by now."""
+        self._clients.watch(self._number, self._sender, job.cancel)
+        if self._over:
+            self._clients.forget(self._number)
+
+    def take(self, job: Job, event: TokenEvent) -> None:
+        """A token, in the engine's thread."""
+        if event.finish_reason is not None:
+            self._end()
+        self._outbox.put(self._respond, (job, event))
+
+    def fail(self, error: LabkitError) -> None:
+        """No more will come but this."""
+        self._end()
+        self._outbox.put(self._refuse, error)
+
+    def _end(self) -> None:
+        self._over = True
+        self._clients.forget(self._number)
+
+    def _refuse(self, error: LabkitError) -> None:
+        _send_last(self._sender, pb_utils.InferenceResponse(error=as_triton_error(error)))
+
+    def _respond(self, made: tuple[Job, TokenEvent]) -> None:
+        """In the thread that sends."""
+        job, event = made
+        self._made += 1
+        self._text.append(event.text)
+        self._tokens.append(event.token_id)
+        if event.logprob is not None:
+            self._logprobs.append(event.logprob.logprob)
+        last = event.finish_reason is not None
+        if not (last or self.streams):
+            return
+        outputs = [
+            pb_utils.Tensor("text_output", strings(["".join(self._text)])),
+            pb_utils.Tensor("token_ids", np.array(self._tokens, np.int32)),
+        ]
+        if self._logprobs:
+            outputs.append(pb_utils.Tensor("logprobs", np.array(self._logprobs, np.float32)))
+        self._text, self._tokens, self._logprobs = [], [], []
+        if not last:
+            self._sender.send(pb_utils.InferenceResponse(outputs))
+            return
+        reason = "" if event.stop_reason is None else str(event.stop_reason)
+        outputs += [
+            pb_utils.Tensor("finish_reason", strings([event.finish_reason or ""])),
+            pb_utils.Tensor("stop_reason", strings([reason])),
+            pb_utils.Tensor("prompt_tokens", np.array([len(job.token_ids)], np.int32)),
+            pb_utils.Tensor("completion_tokens", np.array([self._made], np.int32)),
+        ]
+        _send_last(self._sender, pb_utils.InferenceResponse(outputs))
+
+
+class Outbox:
+    """A thread that sends, so that the engine goes on meanwhile."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="labkit outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, send: Any, what: Any) -> None:
+        """Let `send(what)` be called, behind all that was put before."""
+        self._queue.put((send, what))
+
+    def close(self) -> None:
+        """Send what is left, and end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            send, what = item
+            try:
+                send(what)
+            except Exception as error:  # the next ones are other clients'
+                print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)
+
+
+def _send_last(sender: Any, response: Any) -> None:
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,104 @@
+"""Writes the model repository: a folder a model, with its `config.pbtxt` and the code that Triton's Python backend runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.checkpoints import config_of, open_checkpoint
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.model_config import Instances, ModelConfig, config_text
+from labkit.serving.models import served_models
+
+ENGINE = "gptj"
+"""The model that owns the engine; the others need it."""
+
+WITH_TOKENIZER = ("preprocessing", "postprocessing")
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What is served, and how.
+
+    model, precision, device, seed: as `labkit.load` takes them. tensor_parallel, pipeline_parallel: ranks that an engine
+    lies on. instances: engines, each with weights and a cache of its own. max_batch: sequences that an engine runs at a
+    time; max_queue: prompts that wait beside them. cache_bytes: of each engine's KV cache; what memory allows if left out.
+    """
+
+    model: str = "gptj-tiny"
+    precision: str | None = None
+    device: str | None = None
+    seed: int = 0
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    instances: int = 1
+    max_batch: int = 64
+    max_queue: int = 256
+    cache_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "pipeline_parallel", "instances", "max_batch"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(f"{name} is {getattr(self, name)}; at least 1 is accepted")
+        if self.max_queue < 0:
+            raise InvalidRequest(f"max_queue is {self.max_queue}; 0 (nobody waits) or more is accepted")
+
+    def parameters(self) -> dict[str, str]:
+        """The model's parameters in `config.pbtxt`: every setting that is given, as text."""
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "instances"}
+        return {name: str(value) for name, value in given.items()}
+
+
+def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
+    """Write the models to `folder`, which is made, and empty it if it is a repository of labkit's; their names.
+
+    Weights stay where they are; the tokenizer is copied in. A model on the hub is downloaded first. Without a tokenizer
+    (synthetic weights) only `gptj` and `fastertransformer` are written, which take token ids. Raises `InvalidRequest` for
+    a folder that holds something else, and what `open_checkpoint` raises.
+    """
+    _make_room(folder)
+    checkpoint = open_checkpoint(settings.model, seed=settings.seed)
+    config = config_of(settings.model)
+    given = settings.parameters()
+    if checkpoint.path is not None and settings.model != checkpoint.name:
+        given["model"] = str(checkpoint.path.resolve())
+    if config.eos_token_id is not None:
+        given["end_token_id"] = str(config.eos_token_id)
+    try:
+        tokenizer = checkpoint.tokenizer()
+    except NotAvailable:
+        tokenizer = None
+    if tokenizer is not None:
+        longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+        given["most_prompt_bytes"] = str(longest * config.context_length)
+    models = served_models(given)
+    if tokenizer is None:
+        models = {name: models[name] for name in (ENGINE, "fastertransformer")}
+    for name, model in models.items():
+        _write_model(folder / name, model, settings.instances if name == ENGINE else 1)
+        if tokenizer is not None and name in WITH_TOKENIZER:
+            shutil.copyfile(tokenizer.path, folder / name / "1" / "tokenizer.json")
+    return list(models)
+
+
+def _make_room(folder: Path) -> None:
+    mark = folder / ".labkit-repository"
+    if folder.exists() and any(folder.iterdir()):
+        if not mark.exists():
+            raise InvalidRequest(f"{folder} holds files that labkit did not write; give an empty folder, or a new one")
+        for old in folder.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("Written by labkit, which writes it anew.\n")
+
+
+def _write_model(folder: Path, model: ModelConfig, instances: int) -> None:
+    (folder / "1").mkdir(parents=True)
+    if instances > 1:
+        model = ModelConfig(**vars(model) | {"instances": Instances(instances)})
+    (folder / "config.pbtxt").write_text(config_text(model))
+    if model.backend == "python":
+        code = f"from labkit.serving.python_backend.{model.name} import TritonPythonModel  # noqa: F401\n"
+        (folder / "1" / "model.py").write_text(code)

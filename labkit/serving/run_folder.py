@@ -1,0 +1,62 @@
+"""Where the models of one server find each other: sockets of the engines, and notes of those that are being loaded."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from labkit.errors import NotAvailable
+
+NO_SIGN_SECONDS = 20.0
+"""An engine that has not even begun to load by then is not going to."""
+
+
+def run_folder(server_pid: int) -> Path:
+    """The folder of a server, for this user alone; made when it is missing. Raises `NotAvailable` if it is not safe."""
+    base = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-serving-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.stat().st_uid != os.getuid() or base.stat().st_mode & 0o077:
+        raise NotAvailable(f"{base} belongs to somebody else or is open to others; delete it, or set TMPDIR")
+    folder = base / str(server_pid)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+class EngineNote:
+    """What an engine leaves in the run's folder: that it is being loaded, that it could not be, or its socket."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.socket = folder / f"{name}.sock"
+        self._loading, self._failed = folder / f"{name}.loading", folder / f"{name}.failed"
+
+    def say_loading(self) -> None:
+        """Loading has begun."""
+        self._failed.unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
+        self._loading.touch()
+
+    def say_ready(self) -> None:
+        """The socket answers."""
+        self._loading.unlink(missing_ok=True)
+
+    def say_failed(self, why: str) -> None:
+        """It could not be loaded."""
+        self._failed.write_text(why)
+        self._loading.unlink(missing_ok=True)
+
+
+def sockets(folder: Path) -> list[Path]:
+    """Of the engines that are loaded."""
+    return sorted(folder.glob("*.sock"))
+
+
+def wait_for_engine(folder: Path) -> None:
+    """Until one is loaded, as long as one is being loaded. Raises `NotAvailable` with what went wrong."""
+    until = time.monotonic() + NO_SIGN_SECONDS
+    while not sockets(folder):
+        if failed := sorted(folder.glob("*.failed")):
+            raise NotAvailable(f"the model gptj could not be loaded: {failed[0].read_text()}")
+        if time.monotonic() > until and not list(folder.glob("*.loading")):
+            raise NotAvailable("the model gptj, which has the engine, is not loaded; load it first")
+        time.sleep(0.02)

@@ -1,0 +1,167 @@
+"""The process of a Triton Inference Server: started on loopback, ready when it has answered, and gone with all it left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.install import ServerProgram, need_server
+from labkit.serving.probes import Probes
+from labkit.serving.watchdog import Watchdog
+
+LOG_LINES = 40
+
+
+class Server:
+    """A running server over a model repository; a context manager.
+
+    repository: the folder. models: those to load, one after another; all of the repository's if left out. http_port,
+    grpc_port, metrics_port: free ones if left out. address: what it listens on. watch: look every few seconds whether each
+    model answers, and load one anew that does not (`watchdog`). log: where the server's and the models' output goes, a
+    temporary file if left out. program: what to start; `need_server()` if left out. progress: told in words what is being
+    waited for. start_seconds: until every model has answered.
+
+    When it is made every model has answered a real request. It ends with `stop`, with the block, when it is forgotten, and
+    with this process, however that ends. Raises `InvalidRequest` for a repository without models or a port that is taken,
+    `NotAvailable` with the end of the log when the server or a model does not start.
+    """
+
+    def __init__(
+        self,
+        repository: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        address: str = "127.0.0.1",
+        watch: bool = True,
+        log: Path | None = None,
+        program: ServerProgram | None = None,
+        progress: Callable[[str], None] = lambda words: None,
+        start_seconds: float = 600.0,
+    ) -> None:
+        self.repository = Path(repository).resolve()
+        self.models = list(models) if models is not None else models_in(self.repository)
+        program = program or need_server()
+        ports = free_ports(address, http_port, grpc_port, metrics_port)
+        self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
+        self._folder = Path(tempfile.mkdtemp(prefix="labkit-server-"))
+        self.log = log or self._folder / "log.txt"
+        self.watchdog: Watchdog | None = None
+        self.process = self._launch(program, address, ports)
+        self._end = weakref.finalize(self, _end, self.process, self._folder)
+        try:
+            self.probes = Probes(self.grpc)
+            self._start(time.monotonic() + start_seconds, progress)
+        except BaseException:
+            self.stop()
+            raise
+        if watch:
+            self.watchdog = Watchdog(self.probes, self.models)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process is there."""
+        return self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """tritonserver's process id."""
+        return int((self._folder / "pid").read_text())
+
+    def stop(self) -> None:
+        """End it, its models' processes, and what they left in shared memory; again does nothing."""
+        if self.watchdog:
+            self.watchdog.stop()
+        self._end()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _launch(self, program: ServerProgram, address: str, ports: Sequence[int]) -> subprocess.Popen[bytes]:
+        regions = f"labkit-{os.getpid()}-{ports[1]}-"
+        options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "10"}
+        for service, port in zip(("http", "grpc", "metrics"), ports, strict=True):
+            options |= {f"{service}-address": address, f"{service}-port": str(port)}
+        options["backend-config"] = f"python,shm-region-prefix-name={regions}"
+        guardian = [sys.executable, "-m", "labkit.serving.guardian", str(os.getpid()), str(self._folder), regions]
+        command = [str(program.executable), *program.arguments, *(f"--{name}={value}" for name, value in options.items())]
+        # The guardian runs in this Python, its server in the environment that the program asks for.
+        setting = [f"{name}={value}" for name, value in program.environment.items()]
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [*guardian, "/usr/bin/env", *setting, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                process_group=0,  # a Ctrl-C is for the process that started it
+            )
+
+    def _start(self, until: float, progress: Callable[[str], None]) -> None:
+        progress("the server starts")
+        self._wait(self.probes.is_live, until, "the server did not come up")
+        for model in self.models:
+            progress(f"{model} is loaded")
+            try:
+                if not self.probes.is_loaded(model):  # an ensemble loads its steps
+                    self.probes.load(model)
+            except NotAvailable as error:
+                raise NotAvailable(f"{error}\n{self._end_of_log()}") from None
+            self._wait(lambda name=model: self.probes.answers(name), until, f"{model} is loaded, but does not answer")  # type: ignore[misc]
+
+    def _wait(self, what: Callable[[], bool], until: float, otherwise: str) -> None:
+        while not what():
+            if self.process.poll() is not None:
+                raise NotAvailable(f"tritonserver ended with status {self.process.returncode}\n{self._end_of_log()}")
+            if time.monotonic() > until:
+                raise NotAvailable(f"{otherwise} in time\n{self._end_of_log()}")
+            time.sleep(0.02)
+
+    def _end_of_log(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if line.strip() and not line.startswith(("+--", "|"))][-LOG_LINES:])
+
+
+def models_in(repository: Path) -> list[str]:
+    """The models of a repository in the order in which they are loaded: the engine, ensembles (which load their steps), others.
+
+    Raises `InvalidRequest` where there are none."""
+    configs = {config.parent.name: config.read_text() for config in repository.glob("*/config.pbtxt")}
+    if not configs:
+        raise InvalidRequest(f"{repository} holds no */config.pbtxt; give a model repository")
+    return sorted(configs, key=lambda name: (name != "gptj", "ensemble_scheduling" not in configs[name], name))
+
+
+def free_ports(address: str, *wanted: int) -> list[int]:
+    """The wanted ports, and a free one for each 0. Raises `InvalidRequest` for one that is taken."""
+    with contextlib.ExitStack() as held:
+        ports = []
+        for port in wanted:
+            probe = held.enter_context(socket.socket())
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise InvalidRequest(f"port {port} on {address} cannot be had ({error}); give another, or 0 for any") from None
+            ports.append(probe.getsockname()[1])
+        return ports
+
+
+def _end(guardian: subprocess.Popen[bytes], folder: Path) -> None:
+    guardian.terminate()
+    guardian.wait()
+    shutil.rmtree(folder, ignore_errors=True)
