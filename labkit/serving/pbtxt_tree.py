@@ -1,0 +1,190 @@
+"""Where each value stands in protobuf's text format; whether it is legal is not judged here.
+
+The format: https://protobuf.dev/reference/protobuf/textformat-spec/
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+TOKEN = re.compile(
+    r"""(?:\s|\#[^\n]*)*                                    # blanks and comments
+    (?: (?P<string> "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' )
+      | (?P<word> -?\s*[\w.+]+(?:-\d+)? )
+      | (?P<sign> [\[\]{}<>:,;] )
+      | (?P<end> \Z )
+      | (?P<other> . ) )""",
+    re.VERBOSE,
+)
+CLOSES = {"{": "}", "<": ">", "[": "]"}
+
+
+class Malformed(Exception):
+    """The text breaks off or has a sign where none can stand; `line` says where."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(what)
+        self.line = line
+
+
+@dataclass
+class Block:
+    """A message: what stands between two braces, or the whole file.
+
+    line: of the opening brace. start, end: its place in the text, braces included.
+    refused: names of fields that were taken out because they are not legal.
+    """
+
+    line: int
+    start: int = 0
+    end: int = 0
+    fields: list[Field] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Field:
+    """A name and one value; of `dims: [ 1, 2 ]` come two fields.
+
+    value: a block, or the scalar as it is written. line: of the value, or of the name if the value is a block after it.
+    start, end: the statement in the text, which the elements of a list share.
+    """
+
+    name: str
+    value: Block | str
+    line: int
+    start: int
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Token:
+    """A string, word or sign; `start` and `end` are its place in the text."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+class Lines:
+    """Line numbers, from 1, of places in a text, and the other way round."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def of(self, offset: int) -> int:
+        """The line of a place."""
+        return bisect_right(self._starts, offset)
+
+    def offset(self, line: int, column: int) -> int:
+        """The place of a line and column, both from 1."""
+        return self._starts[min(line, len(self._starts)) - 1] + column - 1
+
+
+def parse(text: str) -> Block:
+    """The tree of a text. Raises `Malformed` where it is none."""
+    return _Parser(text).whole()
+
+
+def path_to(block: Block, offset: int) -> list[tuple[Block, Field]]:
+    """The statements around a place from the outermost on, each with the block that holds it; empty where there is none."""
+    for statement in block.fields:
+        if isinstance(statement.value, Block) and statement.value.start <= offset < statement.value.end:
+            return [(block, statement), *path_to(statement.value, offset)]
+    return [(block, statement) for statement in block.fields if statement.start <= offset < statement.end][:1]
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._lines = Lines(text)
+        self._tokens = list(_tokens(text))
+        self._next = 0
+
+    def whole(self) -> Block:
+        block = Block(1)
+        self._fill(block, "")
+        return block
+
+    def _peek(self) -> Token:
+        return self._tokens[self._next]
+
+    def _take(self) -> Token:
+        token = self._peek()
+        self._next += token.kind != "end"
+        return token
+
+    def _took(self, *signs: str) -> bool:
+        if self._peek().text not in signs or self._peek().kind != "sign":
+            return False
+        self._take()
+        return True
+
+    def _fill(self, block: Block, closing: str) -> None:
+        while (token := self._take()).text != closing or token.kind not in ("sign", "end"):
+            if token.kind != "word":
+                raise self._unexpected(token, f"a field's name{f' or the {closing} of line {block.line}' if closing else ''}")
+            fields = self._statement(token)
+            for statement in fields:
+                statement.end = self._tokens[self._next - 1].end
+            block.fields += fields
+            self._took(",", ";")
+
+    def _statement(self, name: Token) -> list[Field]:
+        colon = self._took(":")
+        line = self._lines.of(name.start)
+        if self._peek().text in ("{", "<"):
+            return [Field(name.text, self._block(), line, name.start)]
+        if self._peek().text == "[":
+            return list(self._list(name))
+        if not colon:
+            raise self._unexpected(self._peek(), f"a colon or brace after {name.text}")
+        return [self._scalar(name, name.start)]
+
+    def _block(self) -> Block:
+        opening = self._take()
+        block = Block(self._lines.of(opening.start), opening.start)
+        self._fill(block, CLOSES[opening.text])
+        block.end = self._tokens[self._next - 1].end
+        return block
+
+    def _list(self, name: Token) -> Iterator[Field]:
+        opening = self._lines.of(self._take().start)
+        while not self._took("]"):
+            token = self._peek()
+            if token.text in ("{", "<"):
+                yield Field(name.text, self._block(), self._lines.of(token.start), name.start)
+            else:
+                yield self._scalar(name, name.start)
+            self._separator(name, opening)
+
+    def _separator(self, name: Token, opening: int) -> None:
+        comma = self._peek()
+        if self._took(",") and self._peek().text == "]":
+            raise Malformed(self._lines.of(comma.start), f"a comma stands after the last of {name.text}")
+        if comma.text not in (",", "]"):
+            raise self._unexpected(comma, f"a comma or the ] of {name.text}, line {opening},")
+
+    def _scalar(self, name: Token, start: int) -> Field:
+        token = self._take()
+        if token.kind not in ("word", "string"):
+            raise self._unexpected(token, f"a value of {name.text}")
+        written = [token.text]
+        while token.kind == "string" and self._peek().kind == "string":
+            written.append(self._take().text)
+        return Field(name.text, " ".join(written), self._lines.of(token.start), start)
+
+    def _unexpected(self, token: Token, wanted: str) -> Malformed:
+        given = {"end": "the file's end", "other": f"{token.text}, perhaps of a string that its line does not close,"}
+        return Malformed(self._lines.of(token.start), f"{given.get(token.kind, token.text)} stands where {wanted} must")
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    for match in TOKEN.finditer(text):
+        kind = str(match.lastgroup)
+        yield Token(kind, match[kind], match.start(kind), match.end(kind))
+        if kind == "end":
+            return

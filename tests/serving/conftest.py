@@ -1,0 +1,157 @@
+"""A real Triton Inference Server, where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+MODEL_CODE = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        import json
+        self.outputs = json.loads(args["model_config"])["output"]
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        return pb_utils.InferenceResponse([self.zeros(output) for output in self.outputs])
+
+    def zeros(self, output):
+        shape = [1] + [max(1, int(dim)) for dim in output["dims"]]
+        dtype = pb_utils.triton_string_to_numpy(output["data_type"])
+        return pb_utils.Tensor(output["name"], np.full(shape, b"") if dtype is np.object_ else np.zeros(shape, dtype))
+"""
+"""A model that answers with zeros, whatever it is given."""
+
+
+class Server:
+    """A server with no model loaded; `load` gives it one and says what it thinks of it."""
+
+    def __init__(self, installation: Path, folder: Path) -> None:
+        self.repository = folder / "repository"
+        self.repository.mkdir()
+        self.log = folder / "log"
+        self.ports = _free_ports(3)
+        self._process = self._start(installation)
+        self._wait_until_ready()
+
+    def _start(self, installation: Path) -> subprocess.Popen[bytes]:
+        libraries = [installation / "server/nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+        environment = {
+            **os.environ,
+            "PATH": f"{installation}/overlay/bin:{os.environ['PATH']}",
+            "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
+        }
+        http, grpc, metrics = self.ports
+        command = [
+            str(installation / "server/pytriton/tritonserver/bin/tritonserver"),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={installation}/backends",
+            *(f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")),
+            *(f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"),
+            *("--model-control-mode=explicit", "--exit-timeout-secs=5"),
+        ]
+        with self.log.open("wb") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self.ask("v2/health/ready")
+                return
+            except OSError:
+                time.sleep(0.1)
+        self.stop()
+        raise RuntimeError(self.log.read_text())
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """Ends the server and the processes of its models at once."""
+        family = psutil.Process(self._process.pid)
+        for process in [*family.children(recursive=True), family]:
+            process.kill()
+        self._process.wait(timeout=30)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 60) -> bytes:
+        """The answer to a GET, or to a POST of the body as JSON."""
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[0]}/{path}", data=data, timeout=timeout) as answer:
+            return bytes(answer.read())
+
+    def put(self, name: str, config: str, code: str = MODEL_CODE) -> None:
+        """Writes a model's folder, over one of that name."""
+        version = self.repository / name / "1"
+        version.mkdir(parents=True, exist_ok=True)
+        (version / "model.py").write_text(code)
+        (version.parent / "config.pbtxt").write_text(config)
+
+    def load(self, name: str) -> str:
+        """Loads a model and unloads it; the server's error, or nothing if it has none."""
+        complaint = self.try_to(f"v2/repository/models/{name}/load", {})
+        self.try_to(f"v2/repository/models/{name}/unload", {"parameters": {"unload_dependents": True}})
+        return complaint
+
+    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None) -> str:
+        """The server's error, or nothing if it has none; then its answer is appended to `answer`."""
+        try:
+            answered = self.ask(path, body)
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        if answer is not None:
+            answer.append(answered.decode())
+        return ""
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def triton_installation() -> Path:
+    """The folder with `server/`, `backends/` and `overlay/`, which LABKIT_TRITON_SERVER names."""
+    installation = os.environ.get("LABKIT_TRITON_SERVER")
+    if not installation:
+        pytest.skip("not measured here: no tritonserver")
+    return Path(installation)
+
+
+@pytest.fixture(scope="session")
+def tritonserver(triton_installation: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server that all tests share."""
+    server = Server(triton_installation, tmp_path_factory.mktemp("triton"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_tritonserver(triton_installation: Path, tmp_path: Path) -> Iterator[Server]:
+    """A running server for one test, which may ruin it; it is killed."""
+    folder = tmp_path / "triton"
+    folder.mkdir()
+    server = Server(triton_installation, folder)
+    yield server
+    server.kill()
