@@ -30,7 +30,7 @@ _ADVICE = {
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
     "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
     "'NoneType' and 'Tensor'": "dist.all_reduce and its like work in place and return nothing",
-    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns the sender's rank: go on with that tensor",
+    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: go on with that tensor",
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
