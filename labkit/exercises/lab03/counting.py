@@ -207,7 +207,7 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
     shards, stages = found
     gpus = machine["gpus"] * machine["nodes"]
     if shards * stages > gpus:
-        return f"{shards} shards x {stages} stages are {shards * stages} ranks; the machine has {gpus} GPUs."
+        return f"Shards times stages, {shards} x {stages}, are {shards * stages} ranks; the machine has {gpus} GPUs."
     if model["heads"] % shards:
         return f"Your {shards} shards do not divide the {model['heads']} heads."
     if stages > model["layers"]:
@@ -215,7 +215,7 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
     part = model["weight_bytes"] / (shards * stages)
     if part > machine["memory"]:
         return (
-            f"With {shards} shards x {stages} stages each GPU holds {part / 1e9:.3g} GB of weights; its memory is "
+            f"On {shards} x {stages} ranks each GPU holds {part / 1e9:.3g} GB of weights; its memory is "
             f"{machine['memory'] / 1e9:.3g} GB."
         )
     parts = [1e3 * seconds for seconds in _seconds(model, machine, shards, stages)]

@@ -241,7 +241,7 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
                 return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
             if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
                 return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
-            return f"{place}: stage {stage} is free and has micro-batch {piece} before that, and begins at once."
+            return f"{place}: stage {stage} is free and has micro-batch {piece} before that; it begins as soon as it can."
     if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
         return "Your begins are right, but idle is in percent; a share from 0 to 1 is asked for."
     return (
