@@ -271,16 +271,19 @@ check(sharded_argmax)
 # ## Count before you run
 #
 # That is a whole tensor parallel model. **Pipeline parallel** is the other way to cut: whole blocks go to different ranks,
-# called stages, and the hidden state goes from stage to stage. You can say what any step will send.
+# called stages, and the hidden state goes from stage to stage. You can say what any step will send. The rule that you wrote for
+# rows in 3.1 is given here, for blocks:
+
+# %%
+from labkit.exercises.lab03.counting import share
+
+print("7 blocks in 3 stages:", [share(7, stage, 3) for stage in range(3)])
 
 # %% [markdown]
 # {{exercise lab03.step_traffic}}
 
 
 # %%
-from labkit.exercises.lab03.counting import share
-
-
 def step_traffic(layers, hidden, tokens, shards, stages, stage):
     """{'all_reduce': [calls, bytes], 'send': [calls, bytes]} of a rank of this stage."""
     # BEGIN SOLUTION
