@@ -31,7 +31,7 @@ ROUNDS = 150
 """Of a measurement in turns, so that what else the machine does meets all alike."""
 CHUNKS = 6
 """Launches that share the rounds, so that there is something to tell in between."""
-PASSES, LAYOUT_ROUNDS = 4, 20
+PASSES, LAYOUT_ROUNDS = 5, 20
 TOKENS = 256
 WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
 """Of the layers that the timeline runs, and what goes through them."""
@@ -182,37 +182,42 @@ def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
 
 
 def run_pipelines(stage: Callable[..., Any], counts: Sequence[int], *, stages: int = 2) -> dict[int, Launched]:
-    """The learner's stage on real processes, `TOKENS_IN_ALL` tokens in so many micro-batches: the quickest pass of each."""
-    bar = progress_bar("numbers of micro-batches")
-    found = {}
-    for done, pieces in enumerate(counts):
-        bar(done, len(counts))
-        found[pieces] = min(_passes(launch(run_stage, stages, stage, pieces)), key=batch_seconds)
-    bar(len(counts), len(counts))
-    return found
+    """The learner's stage on real processes, `TOKENS_IN_ALL` tokens in so many micro-batches: the quickest pass of each.
+
+    They are taken in turn, so that what else the machine does meets all alike.
+    """
+    bar = progress_bar("rounds")
+    found: dict[int, list[Launched]] = {pieces: [] for pieces in counts}
+    for done in range(PASSES):
+        bar(done, PASSES)
+        launched = launch(run_stage, stages, stage, list(counts))
+        for pieces, run in zip(counts, _passes(launched), strict=True):
+            found[pieces].append(run)
+    bar(PASSES, PASSES)
+    return {pieces: min(runs, key=batch_seconds) for pieces, runs in found.items()}
 
 
-def run_stage(stage: Callable[..., Any], pieces: int) -> None:
-    """A rank's part of `run_pipelines`: everything once to warm up, then what counts, each pass behind a barrier."""
+def run_stage(stage: Callable[..., Any], counts: list[int]) -> None:
+    """A rank's part of `run_pipelines`: one pass to warm up, then one for each number of micro-batches, each behind a barrier."""
     generator = torch.Generator().manual_seed(dist.get_rank())
     layers = [torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(LAYERS_A_STAGE)]
-    parts = list(torch.split(torch.randn(TOKENS_IN_ALL, WIDTH, generator=generator), TOKENS_IN_ALL // pieces))
-    shapes = [list(part.shape) for part in parts]
-    for _ in range(1 + PASSES):
+    x = torch.randn(TOKENS_IN_ALL, WIDTH, generator=generator)
+    for pieces in (counts[0], *counts):
+        parts = list(torch.split(x, TOKENS_IN_ALL // pieces))
         dist.barrier()
-        stage(parts if dist.get_rank() == 0 else [], shapes, layers)
+        stage(parts if dist.get_rank() == 0 else [], [list(part.shape) for part in parts], layers)
 
 
 def _passes(launched: Launched) -> list[Launched]:
     """The passes that count, each with its own entries."""
-    found: list[list[Entry]] = [[] for _ in range(1 + PASSES)]
+    found: dict[int, list[Entry]] = {}
     for rank in range(len(launched.values)):
         number = -1
         for entry in sorted((entry for entry in launched.ledger if entry.rank == rank), key=lambda entry: entry.began):
             number += entry.what == "barrier"
             if entry.what != "barrier":
-                found[number].append(entry)
-    return [replace(launched, ledger=entries) for entries in found[1:]]
+                found.setdefault(number, []).append(entry)
+    return [replace(launched, ledger=found[number]) for number in sorted(found) if number > 0]
 
 
 def bars_of(launched: Launched) -> dict[str, list[tuple[int, float, float]]]:
