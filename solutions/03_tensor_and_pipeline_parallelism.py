@@ -434,7 +434,7 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
 # %% [markdown]
 # There is a best number. Up to it the bubble shrinks; beyond it what each micro-batch costs for itself weighs more: a stage
 # reads all its weights again for every one, so that small ones take more than their share of the work, and each is handed
-# on. (Is a single one the quickest here? Then your machine is busy with other things, and the two ranks have no core each.)
+# on. (Is a single one the quickest here? Then your two ranks have no core each.)
 #
 # Decoding has a bubble of its own: the next token of a sequence needs the one before. labkit's engine keeps a step of
 # different sequences in flight for each stage.
