@@ -4,7 +4,7 @@
 # **After this lab you can** cut a model over several processes or GPUs by hand, say before it runs what will pass between
 # them and what that costs, and choose a layout for a machine. You rebuild what Megatron-LM and FasterTransformer do.
 #
-# *About 170 minutes · 9 exercises, 100 points · runs on any machine: your functions run on real processes here, with the
+# *About 170 minutes, 140 of them for the 9 exercises · 100 points · runs on any machine: your functions run on real processes here, with the
 # same `torch.distributed` calls that they would make between GPUs or hosts.*
 
 # %%
@@ -32,6 +32,9 @@ progress_panel("03")
 # A distributed program is a function that several processes run at the same time. They are called **ranks**, numbered from 0,
 # and each asks for its own number. Data passes between them only where all of them call the same **collective**, or where one
 # sends and another receives. `launch(function, ranks, ...)` starts real processes, and calls your function on each.
+#
+# What travels to them: the function's source, and what it uses of yours, as long as that is a function made by `def`, a module,
+# a plain value, a tensor, or a list or dictionary of these. Classes and objects of your own stay here.
 
 
 # %%
@@ -80,18 +83,20 @@ except Exception as error:
 guess_small_us, guess_large_us = 200, 5000
 # END SOLUTION
 if predicted(small=guess_small_us, large=guess_large_us):
-    sizes = [4, 4_000, 40_000, 400_000, 4_000_000]
-    took = [1e6 * seconds for seconds in measured.sum_seconds(2, sizes)]
+    times = measured.sum_times(2, [4, 4_000, 40_000, 400_000, 4_000_000])
+    for size in (4_000, 4_000_000):
+        print(f"{size:,} bytes take {measure.ratio(times[size], times[4])} as long as 4 bytes")
+    took = {"measured: median": [1e6 * timing.median for timing in times.values()]}
+    half = {"measured: median": [(1e6 * timing.low, 1e6 * timing.high) for timing in times.values()]}
     guesses = {"your guesses, joined": [guess_small_us] * 4 + [guess_large_us]}
-    labels = {"xlabel": "bytes", "ylabel": "microseconds"}
+    labels = {"xlabel": "bytes", "ylabel": "microseconds (band: quartiles)", "caption": where}
     title = "How long an all-reduce takes on two ranks"
-    display(
-        plots.sweep_plot(sizes, {"measured": took}, limits=guesses, title=title, caption=where, **labels)
-    )
+    display(plots.sweep_plot(list(times), took, bands=half, limits=guesses, title=title, **labels))
 
 # %% [markdown]
-# A thousand times the bytes take two or three times as long at first. A token's hidden state in GPT-J 6B has 4,096 numbers,
-# 16 kB: latency is most of what there is to save. So count calls first, then bytes.
+# Compare the two lines above the figure: a thousand times the bytes are nearly free where the curve is flat, and a million
+# times are not. A token's hidden state in GPT-J 6B has 4,096 numbers, 16 kB. That lies in the flat part, so latency is most of
+# what there is to save. Count calls first, then bytes.
 #
 # ## A product in parts
 #
@@ -145,12 +150,12 @@ check(split_rows)
 # just what the second one needs there, and nothing passes between them. Attention is the same: heads are independent, from
 # query, key and value up to the output projection.
 #
-# **Predict:** the file of gptj-tiny holds 21 MB of weights, embedding and head included. How many MB does each of two ranks
-# read, each of four?
+# **Predict:** the file of gptj-tiny holds 21 MB of weights (2 bytes each, 8 blocks, hidden size 256), embedding and head
+# included. Which of its tensors cannot be cut, so that every rank reads them, and how many kB are they?
 
 # %%
-# BEGIN SOLUTION guess_two_mb, guess_four_mb = None, None
-guess_two_mb, guess_four_mb = 10.5, 5.3
+# BEGIN SOLUTION guess_whole_kb = None
+guess_whole_kb = 9
 # END SOLUTION
 
 # %% [markdown]
@@ -177,19 +182,15 @@ def shard_layer(layer, rank, ranks):
 check(shard_layer)
 
 # %%
-if passed(shard_layer) and predicted(two=guess_two_mb, four=guess_four_mb):
-    read = {count: [size / 1e6 for size in measured.bytes_read("gptj-tiny", count)] for count in (2, 4)}
-    print(
-        "MB read by each rank:",
-        {count: [round(size, 1) for size in sizes] for count, sizes in read.items()},
-    )
-    shown = {"your prediction": [guess_two_mb, guess_four_mb], "read": [max(read[2]), max(read[4])]}
-    title = "What a rank reads of the checkpoint"
-    display(plots.prediction_plot(["2 ranks", "4 ranks"], shown, ylabel="MB", title=title, caption=where))
+if passed(shard_layer) and predicted(whole=guess_whole_kb):
+    whole = {ranks: size / 1e3 for ranks, size in measured.whole_part("gptj-tiny").items()}
+    shown = {"your prediction": [guess_whole_kb] * len(whole), "measured": list(whole.values())}
+    title = "What every rank reads of a file of 21 MB"
+    display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
-# No rank ever holds the whole model: each reads its slices from the file, and nothing else. Only the layer norms are read by
-# all. FasterTransformer wrote a file for each rank instead; `labkit convert` reads and writes its form.
+# Next to nothing is read twice: only the layer norms, which need all numbers of a token (a weight and a bias of 256 each, once a
+# block and once at the end). So n ranks hold an n-th of the model each, and no rank ever holds it in full. FasterTransformer wrote a file for each rank instead; `labkit convert` reads and writes its form.
 #
 # ## A block, and one sum
 #
@@ -226,16 +227,20 @@ check(parallel_block)
 
 # %%
 if passed(parallel_block) and predicted(two_sums=guess_two_sums):
-    ways = {"yours": parallel_block, "two sums a block": measured.two_sums}
-    found = measured.one_token(ways)
-    names = [f"{name}: {sums} sums counted" for name, (sums, _) in found.items()]
-    times = [1e3 * seconds for _, seconds in found.values()]
-    shown = {"measured": times, "your prediction": [times[0], guess_two_sums * times[0]]}
-    title = "A token through 28 blocks"
-    display(plots.prediction_plot(names, shown, ylabel="ms", title=title, caption=where))
+    sums, (one, two) = measured.one_token(parallel_block, measured.two_sums)
+    times = measure.ratio(two, one)
+    print(f"Yours: {sums[0]} sums, {one}. The other: {sums[1]} sums, {two}. That is {times}.")
+    names = [f"{sums[1]} sums in place of {sums[0]}"]
+    shown = {"measured": [times.median], "your prediction": [guess_two_sums]}
+    half = {"measured": [(times.low, times.high)]}
+    labels = {"ylabel": "times as long (whisker: quartiles)", "caption": where}
+    title = "A token through 28 blocks: two sums a block against one"
+    display(plots.prediction_plot(names, shown, ranges=half, title=title, **labels))
 
 # %% [markdown]
-# FasterTransformer and Megatron-LM have one code for all their models and add up twice. labkit's engine adds up once a block.
+# Twice the sums are not twice the time, since only the waiting doubles: the products of a block are computed once in either
+# way. The smaller the products are (more shards, fewer tokens), the closer it comes to 2. FasterTransformer and Megatron-LM
+# have one code for all their models and add up twice. labkit's engine adds up once a block.
 #
 # ## The vocabulary
 #
@@ -266,7 +271,13 @@ check(sharded_argmax)
 # ## Count before you run
 #
 # That is a whole tensor parallel model. **Pipeline parallel** is the other way to cut: whole blocks go to different ranks,
-# called stages, and the hidden state goes from stage to stage. You can say what any step will send.
+# called stages, and the hidden state goes from stage to stage. You can say what any step will send. The rule that you wrote for
+# rows in 3.1 is given here, for blocks:
+
+# %%
+from labkit.exercises.lab03.counting import share
+
+print("7 blocks in 3 stages:", [share(7, stage, 3) for stage in range(3)])
 
 # %% [markdown]
 # {{exercise lab03.step_traffic}}
@@ -276,8 +287,7 @@ check(sharded_argmax)
 def step_traffic(layers, hidden, tokens, shards, stages, stage):
     """{'all_reduce': [calls, bytes], 'send': [calls, bytes]} of a rank of this stage."""
     # BEGIN SOLUTION
-    size, more = divmod(layers, stages)
-    held = size + (stage < more)
+    held = share(layers, stage, stages)
     sums = held + (stage == 0) if shards > 1 else 0
     sends = 1 if stage < stages - 1 else 0
     one = tokens * hidden * 4
@@ -294,21 +304,23 @@ check(step_traffic)
 
 # %%
 if passed(step_traffic):
-    names, yours, counts = [], [], []
-    for name, layout, stage in (("2 shards", Layout(2, 1), 0), ("2 stages", Layout(1, 2), 0)):
-        ledger = measured.counted(measured.engine_step(layout), layout.rank(stage, 0))
-        mine = step_traffic(8, 256, 4, layout.tensor_parallel, layout.pipeline_parallel, stage)
+    layouts, names, yours, counts = {"2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}, [], [], []
+    for name, ledger in measured.engine_steps(layouts).items():
+        layout = layouts[name]
+        mine = step_traffic(8, 256, 4, layout.tensor_parallel, layout.pipeline_parallel, 0)
         for what, (calls, size) in ledger.items():
-            names.append(f"{name}\n{calls} x {what}")
-            yours.append(mine[what][1] / 1e3)
-            counts.append(size / 1e3)
+            print(f"{name}, {what}: {calls} calls, {size:,} bytes; you said {mine[what]}")
+            if calls:
+                names.append(f"{name}: {what}")
+                yours.append(mine[what][0])
+                counts.append(calls)
     shown = {"yours": yours, "the engine's ledger": counts}
-    title = "A step of 4 sequences: what one rank calls, in kB"
-    display(plots.prediction_plot(names, shown, ylabel="kB", title=title, caption=where))
+    title = "A step of 4 sequences: how often one rank calls"
+    display(plots.prediction_plot(names, shown, ylabel="calls", title=title, caption=where))
 
 # %% [markdown]
-# Stages send far less, and far less often. What they cost instead is waiting: one token goes through one stage after the
-# other, and while it is in one, the others stand idle, unless they have something else to do.
+# Stages send far less, and far less often. That does not make them faster: one token goes through one stage after the other, and
+# while it is in one, the others stand idle, unless they have something else to do. Waiting is what stages cost.
 #
 # ## A pipeline
 #
@@ -380,36 +392,68 @@ check(pipeline_schedule)
 # Now your stage runs on two real processes, and the timeline shows who worked when: a bar is a micro-batch in a stage.
 
 # %%
-if passed(pipeline_stage) and predicted(two=guess_idle_2, eight=guess_idle_8):
-    runs = {count: measured.run_pipeline(pipeline_stage, count) for count in (1, 2, 4, 8)}
+if passed(pipeline_stage) and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
+    runs = measured.run_pipelines(pipeline_stage, (1, 2, 4, 8, 16, 32))
     for count in (1, 8):
         title = f"Micro-batches: {count}. Idle: {measured.idle_share(runs[count]):.0%}"
         display(plots.timeline_plot(measured.bars_of(runs[count]), title=title, caption=where))
 
 # %%
-if passed(pipeline_schedule) and passed(pipeline_stage) and predicted(eight=guess_idle_8):
-    stages = {count: measured.stage_seconds(run) for count, run in runs.items()}
-    plans = [pipeline_schedule(seconds, count)[1] for count, seconds in stages.items()]
-    idle = [measured.idle_share(run) for run in runs.values()]
-    shown = {"your timetable": [100 * x for x in plans], "measured": [100 * x for x in idle]}
-    guesses = {"your guess for 2": 100 * guess_idle_2, "your guess for 8": 100 * guess_idle_8}
-    title, names = "Idle time of two stages", [f"{count} micro-b." for count in runs]
-    display(
-        plots.prediction_plot(names, shown, limits=guesses, ylabel="percent", title=title, caption=where)
-    )
+is_planned = passed(pipeline_schedule) and passed(pipeline_stage)
+if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
+    plans = {n: pipeline_schedule(measured.stage_seconds(run), n) for n, run in runs.items()}
+    shown = {
+        "your timetable": [100 * idle for _, idle in plans.values()],
+        "measured": [100 * measured.idle_share(run) for run in runs.values()],
+    }
+    guesses = {"your guesses": {"2": 100 * guess_idle_2, "8": 100 * guess_idle_8}}
+    labels = {"ylabel": "percent of the time", "caption": f"groups: micro-batches; {where}"}
+    title = "Idle time of two stages, by the number of micro-batches"
+    display(plots.prediction_plot(list(map(str, runs)), shown, marks=guesses, title=title, **labels))
 
 # %% [markdown]
-# The more micro-batches, the smaller the bubble, as the timetable says. But each reads all weights of a stage again, and each
-# is handed on for itself, of which the timetable knows nothing. So there is a best number; a machine that has other things
-# to do, or cores that two ranks share, shows more idle time than any plan.
+# The more micro-batches, the smaller the bubble. Where the measured share lies above the timetable, it is what a timetable of
+# this kind leaves out: a micro-batch is handed on for itself, and that takes time on each. Is less idle time a faster batch?
+
+# %%
+if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
+    ends = [begins[-1][-1] + measured.stage_seconds(runs[n])[-1] for n, (begins, _) in plans.items()]
+    took = {n: 1e3 * measured.batch_seconds(run) for n, run in runs.items()}
+    shown = {"your timetable": [1e3 * end for end in ends], "measured": list(took.values())}
+    for n in (8, 32):
+        late = 1e3 * measured.hand_over_seconds(runs[n])
+        work = 1e3 * sum(measured.stage_seconds(runs[n])) / 2
+        print(
+            f"{n} micro-batches: each works {work:.2f} ms in a stage, and is handed on in {late:.2f} ms"
+        )
+    print(f"Quickest: {min(took, key=took.get)} micro-batches, {min(took.values()):.1f} ms")
+    labels = {"ylabel": "milliseconds", "caption": f"groups: micro-batches; {where}"}
+    title = "How long a batch of 512 tokens takes in two stages"
+    display(plots.prediction_plot(list(map(str, runs)), shown, title=title, **labels))
+
+# %% [markdown]
+# There is a best number. Up to it the bubble shrinks; beyond it what each micro-batch costs for itself weighs more: a stage
+# reads all its weights again for every one, so that small ones take more than their share of the work, and each is handed
+# on. (Is a single one the quickest here? Then your two ranks have no core each.)
 #
 # Decoding has a bubble of its own: the next token of a sequence needs the one before. labkit's engine keeps a step of
 # different sequences in flight for each stage.
 #
 # ## Choose
 #
-# Shards make a single token faster, and pay by many all-reduces. Stages save memory, and pay next to nothing. Which is best
-# depends on what lies between the GPUs.
+# Shards make a single token faster, and pay by many all-reduces. Stages save memory, and send next to nothing. Which is best
+# depends on what lies between the GPUs. The exercise takes a model and a machine, dictionaries of this form:
+
+# %%
+model = {"layers": 28, "hidden": 4096, "heads": 16, "weight_bytes": 12_100_000_000}  # GPT-J 6B
+machine = {
+    "nodes": 2,
+    "gpus": 2,  # in each node
+    "memory": 4e9,  # bytes of a GPU
+    "read": 6e11,  # bytes a second that a GPU reads of its memory
+    "inside": (20e-6, 12e9),  # of a message within a node: latency in seconds, rate in bytes a second
+    "between": (100e-6, 1.2e9),  # of a message from node to node
+}
 
 # %% [markdown]
 # {{exercise lab03.choose_layout}}
@@ -441,6 +485,12 @@ def choose_layout(model, machine):
 # %%
 check(choose_layout)
 
+# %%
+if passed(choose_layout):
+    for times in (1, 5, 50):  # the same machine, and with slower links
+        slower = {name: (times * machine[name][0], machine[name][1]) for name in ("inside", "between")}
+        print(f"{times} times the latency:", choose_layout(model, machine | slower))
+
 # %% [markdown]
 # ## Your machine
 #
@@ -455,17 +505,23 @@ check(choose_layout)
 # BEGIN SOLUTION guess_shards_share = None
 guess_shards_share = 0.8
 # END SOLUTION
-if predicted(share=guess_shards_share):
+if predicted(shards=guess_shards_share):
     layouts = {"one process": None, "2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}
-    times, ladder = measured.run_layouts(layouts), measure.Ladder()
+    (times, passes), ladder = measured.run_layouts(layouts), measure.Ladder()
     for name, timing in times.items():
         ladder.add_timing(f"lab 03: {name}", timing, tokens=measured.TOKENS, where=where)
-    share = measure.ratio(times["one process"], times["2 shards"])
-    print(f"Two shards: {share} as fast as one process; your prediction was {guess_shards_share}")
+    reached = measure.ratio(times["one process"], times["2 shards"])
+    print(f"Two shards: {reached} as fast as one process; your prediction was {guess_shards_share}")
+    print("Passes through the model for the same tokens:", passes)
     rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 
 # %% [markdown]
+# Stages send far less than shards; look at the passes to see why they need not be faster. To keep both stages busy, the engine
+# takes the eight sequences as two groups of four, so each stage makes twice the passes. A pass of four costs nearly as much as
+# one of eight, since it reads the same weights and calls the same operations. Between GPUs it is the same: stages pay off
+# where the model does not fit, or where there are sequences for large groups.
+#
 # ## What you have now
 #
 # - A transformer in parts, with the fewest sums, that no rank holds in full.

@@ -207,7 +207,7 @@ class TorchGuard:
         self._results_are_free = results_are_free
         self._code = getattr(function, "__code__", None)
         self._asked_for: list[str] = []
-        self._modes = _Functions(self._function), _Dispatches(self._dispatch)
+        self._modes = Functions(self._function), Dispatches(self._dispatch)
 
     def __enter__(self) -> TorchGuard:
         for mode in self._modes:
@@ -280,7 +280,7 @@ class TorchGuard:
         return own, ""
 
 
-class _Functions(TorchFunctionMode):
+class Functions(TorchFunctionMode):
     """Hands over each call of a torch function; what that one calls itself is not seen."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
@@ -291,7 +291,7 @@ class _Functions(TorchFunctionMode):
         return self._see(func, args, kwargs or {})
 
 
-class _Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands over each operation that torch runs in the end."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
@@ -324,7 +324,7 @@ class HeldContract:
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
         """Watch a call."""
         held = _Held(self.most(case))
-        with _Functions(held.function), _Dispatches(held.dispatch):
+        with Functions(held.function), Dispatches(held.dispatch):
             yield held
 
 
@@ -373,7 +373,7 @@ class NothingDrawn:
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
         """Watch a call."""
         drawn = _Drawn(self.instead)
-        with _Functions(drawn.function):
+        with Functions(drawn.function):
             yield drawn
 
 

@@ -43,8 +43,10 @@ class Exercise:
     measured here". `writes` lists the positions of arguments that the function is meant to change. `observe` turns a
     call's case and value into what is compared, for answers that also lie in what the function did to its arguments. `run`
     calls a function on a case, if not here and now: on several ranks, say.
-    `seconds` bounds one call. `contract` is what is asked for besides the values. `names` calls places of an answer by
-    name ("[1]": "normed"), and `words` says of a wrong number, given it and the right one, more than that it is wrong.
+    `seconds` bounds one call; with `ends_at_error` no further case is tried behind one that raises, where each costs seconds.
+    `contract` is what is asked for besides the values. `names` calls places of an answer by name ("[1]": "normed"), `words`
+    says of a wrong number, given it and the right one, more than that it is wrong, and `explain` says of a wrong answer of the
+    right form, given the case and the right one, what is wrong with it, or nothing where it does not know.
     """
 
     name: str
@@ -66,9 +68,11 @@ class Exercise:
     observe: Callable[[Case, Any], Any] = lambda case, value: value
     run: Callable[[Callable[..., Any], Case], Any] = directly
     seconds: float = 20.0
+    ends_at_error: bool = False
     contract: Contract | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     words: Callable[[Any, Any], str] | None = None
+    explain: Callable[[Case, Any, Any], str] | None = None
 
     def __post_init__(self) -> None:
         if not 4 <= len(self.mistakes) <= 16 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +30,7 @@ _ADVICE = {
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
     "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
     "'NoneType' and 'Tensor'": "dist.all_reduce and its like work in place and return nothing",
+    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: go on with that tensor",
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
@@ -39,7 +42,8 @@ _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 class Outcome:
     """One call: its value, or the error in one line (`error_kind` is the exception's name).
 
-    `changed` names an argument that the call altered; `breach` says what it did against the exercise's contract.
+    `changed` names an argument that the call altered; `breach` says what it did against the exercise's contract. `printed` is
+    what it printed and nobody has seen yet.
     """
 
     value: Any = None
@@ -47,6 +51,7 @@ class Outcome:
     error_kind: str = ""
     changed: str = ""
     breach: str = ""
+    printed: str = ""
 
 
 class OutOfTimeError(BaseException):
@@ -54,11 +59,17 @@ class OutOfTimeError(BaseException):
 
 
 def run_seeds(
-    function: Callable[..., Any], exercise: Exercise, seeds: Sequence[int], progress: Progress | None = None
+    function: Callable[..., Any],
+    exercise: Exercise,
+    seeds: Sequence[int],
+    progress: Progress | None = None,
+    *,
+    aloud: bool = False,
 ) -> dict[int, list[Outcome]]:
     """Call `function` on the cases of each seed, watched by the exercise's contract; `progress` is told of each case.
 
-    After a stub or a time-out the later seeds are not tried.
+    After a stub or a time-out the later seeds are not tried. What the function prints is held back, since the same would come
+    once a case: `aloud` lets what it prints for the first one through.
     """
     runs: dict[int, list[Outcome]] = {}
     if "triton" in exercise.requires:
@@ -66,28 +77,56 @@ def run_seeds(
             prepare()
     for index, seed in enumerate(seeds):
         steps = (lambda done, of, before=index: progress(before * of + done, len(seeds) * of)) if progress else None
-        runs[seed] = run_cases(function, exercise, seed, watched=True, progress=steps)
-        if any(outcome.error_kind in _ENDING for outcome in runs[seed]):
+        runs[seed] = run_cases(function, exercise, seed, watched=True, progress=steps, aloud=aloud and index == 0)
+        if any(_is_last(outcome, exercise) for outcome in runs[seed]):
             break
     return runs
 
 
+def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
+    """Whether no further case is tried behind this one."""
+    return outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
+
+
 def run_cases(
-    function: Callable[..., Any], exercise: Exercise, seed: int, *, watched: bool = False, progress: Progress | None = None
+    function: Callable[..., Any],
+    exercise: Exercise,
+    seed: int,
+    *,
+    watched: bool = False,
+    progress: Progress | None = None,
+    aloud: bool = False,
 ) -> list[Outcome]:
-    """Call `function` on every case of the seed; never raises for anything the function does."""
+    """Call `function` on every case of the seed; never raises for anything the function does.
+
+    What it prints is held back, but for the first case's if `aloud`.
+    """
     untouched = exercise.cases(seed)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for case, original in zip(exercise.cases(seed), untouched, strict=True):
-        outcome = call_and_observe(function, exercise, case, watched=watched)
+        with contextlib.nullcontext() if aloud and not outcomes else held_back() as held:
+            outcome = call_and_observe(function, exercise, case, watched=watched)
+        outcome = replace(outcome, printed=held.getvalue() if held else "")
         if not outcome.error:
             outcome = replace(outcome, changed=_changed(case, original, exercise.writes))
         outcomes.append(outcome)
         if progress:
             progress(len(outcomes), len(untouched))
-        if outcome.error_kind in _ENDING:
+        if _is_last(outcome, exercise):
             break
     return outcomes
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[io.StringIO]:
+    """Keep what is printed in this block; if the block is left by an interruption, it is printed after all."""
+    held = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(held):
+            yield held
+    except BaseException:
+        sys.stdout.write(held.getvalue())
+        raise
 
 
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:

@@ -26,19 +26,19 @@ def check(function: Callable[..., Any]) -> Verdict:
     that belongs to no exercise does (`InvalidRequest`, with the names that exist).
     """
     exercise = find(getattr(function, "__name__", repr(function)))
-    verdict = check_quietly(exercise, function)
+    verdict = check_quietly(exercise, function, aloud=True)
     Progress().record(verdict)
     show(str(verdict), verdict.html())
     return verdict
 
 
-def check_quietly(exercise: Exercise, function: Callable[..., Any]) -> Verdict:
-    """The verdict alone: nothing is shown and nothing is kept."""
+def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bool = False) -> Verdict:
+    """The verdict alone: nothing is kept, and nothing shown but, if `aloud`, what the function prints for the first input."""
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
     progress = progress_bar(f"inputs of exercise {exercise.number}", after=SILENT_SECONDS)
-    return judge(exercise, run_seeds(function, exercise, SEEDS, progress))
+    return judge(exercise, run_seeds(function, exercise, SEEDS, progress, aloud=aloud))
 
 
 def passed(function: Callable[..., Any] | str) -> bool:

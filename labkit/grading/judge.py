@@ -16,6 +16,9 @@ from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
 SEEDS = (11, 23, 47)
 """Each check runs the cases of all of these."""
 
+MOST_PRINTED = 12
+"""Lines of what a function printed for the case that failed, which a verdict shows."""
+
 
 def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
     """The verdict on the outcomes of each seed's cases (see `run_seeds`); without any, it fails."""
@@ -28,13 +31,13 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
             difference = None if outcome.error else _difference(exercise, outcome.value, right)
             if outcome.error or difference:
                 known = _known_mistake(exercise, runs)
-                return _failed(exercise, case, outcome, difference, known)
+                return _failed(exercise, case, outcome, right, difference, known)
             if outcome.changed:
                 message = f"The result is right, but your function changes its {outcome.changed}; work on a copy."
-                return make(exercise, FAILED, message, f"case: {case.label}\n{_hint(exercise)}")
+                return make(exercise, FAILED, message, _details(exercise, case, outcome))
             if outcome.breach:
                 message = f"The result is right, but {outcome.breach}."
-                return make(exercise, FAILED, message, f"case: {case.label}\n{_hint(exercise)}")
+                return make(exercise, FAILED, message, _details(exercise, case, outcome))
         if len(outcomes) != len(cases):
             return make(exercise, FAILED, f"Your function gave {len(outcomes)} answers to {len(cases)} cases.")
     if not runs:
@@ -60,25 +63,44 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
-def _failed(exercise: Exercise, case: Case, outcome: Outcome, difference: Difference | None, known: Mistake | None) -> Verdict:
-    details = f"case: {case.label}"
+def _failed(
+    exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference | None, known: Mistake | None
+) -> Verdict:
     if difference:
         description = describe_difference(replace(difference, path=_place(exercise, difference.path)))
-        details += f"\n{description.details}"
-        message = _wrong(exercise, outcome, difference, description.message)
+        more = description.details
+        message = known.message if known else _wrong(exercise, case, outcome, right, difference, description.message)
     else:
-        message = f"Your function did not finish: {outcome.error}."
-        details += f"\n{outcome.error}" if known else ""
-    return make(exercise, FAILED, known.message if known else message, f"{details}\n{_hint(exercise)}")
+        more = outcome.error if known else ""
+        message = known.message if known else f"Your function did not finish: {outcome.error}."
+    return make(exercise, FAILED, message, _details(exercise, case, outcome, more))
 
 
-def _wrong(exercise: Exercise, outcome: Outcome, difference: Difference, plain: str) -> str:
+def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:
+    """The case, what is told of it, what the function printed for it, and how to get a hint."""
+    printed = outcome.printed.splitlines()
+    if len(printed) > MOST_PRINTED:
+        printed = [f"... {len(printed) - MOST_PRINTED} lines more", *printed[-MOST_PRINTED:]]
+    lines = [f"case: {case.label}", *more.splitlines(), *(f"printed: {line}" for line in printed), _hint(exercise)]
+    return "\n".join(lines)
+
+
+def _explained(exercise: Exercise, case: Case, found: Any, right: Any) -> str:
+    try:
+        return exercise.explain(case, found, right) if exercise.explain else ""
+    except Exception:  # an answer may be anything
+        return ""
+
+
+def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
     """What is said of a wrong answer that is no known mistake."""
     if outcome.breach and difference.reason in ("value", "not finite"):
         return f"The result is not right, and {outcome.breach}."
-    if exercise.words and difference.reason == "value":
-        return exercise.words(difference.found, difference.expected)
-    return plain
+    if difference.reason != "value":
+        return plain
+    if said := _explained(exercise, case, outcome.value, right):
+        return said
+    return exercise.words(difference.found, difference.expected) if exercise.words else plain
 
 
 def _place(exercise: Exercise, path: str) -> str:

@@ -72,8 +72,8 @@ def _table(lab: str) -> str:
 
 def _row(exercise: Exercise, standing: Standing) -> str:
     colour = _COLOURS.get(standing.verdict, "#777777")
-    hints = f", {standing.hints} hints" if standing.hints else ""
+    hints = f", {standing.hints} hint{'s' * (standing.hints > 1)}" if standing.hints else ""
     return (
         f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
-        f"<td style='color:{colour}'>{standing.verdict}</td><td>{standing.points}/{exercise.points}{hints}</td></tr>"
+        f"<td style='color:{colour}'>{standing.words}</td><td>{standing.points}/{exercise.points}{hints}</td></tr>"
     )

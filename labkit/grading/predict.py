@@ -6,15 +6,21 @@ import math
 from typing import Any
 
 
-def predicted(**guesses: Any) -> bool:
-    """Whether every guess is a positive number; if not, ask for those that are not (for cells that measure)."""
-    open_ones = [name for name, value in guesses.items() if not _is_guess(value)]
+def predicted(*, as_share: bool = False, **guesses: Any) -> bool:
+    """Whether every guess is a positive number; if not, ask for those that are not (for cells that measure).
+
+    With `as_share` they are shares of a whole: from 0 to 1, both included.
+    """
+    open_ones = [name for name, value in guesses.items() if not _is_number(value) or not _is_in_range(value, as_share)]
     if open_ones:
-        print(
-            f"Write down your prediction first: {', '.join(open_ones)}, a number above 0. A wrong one teaches more than none."
-        )
+        asked = "a share from 0 to 1 (a half is 0.5, not 50)" if as_share else "a number above 0"
+        print(f"Write down your prediction first: {', '.join(open_ones)}, {asked}. A wrong one teaches more than none.")
     return not open_ones
 
 
-def _is_guess(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_in_range(value: float, share: bool) -> bool:
+    return 0 <= value <= 1 if share else value > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.exercises.registry import all_exercises, of_lab
-from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.home import home, write_atomically
 
 
@@ -24,6 +24,11 @@ class Standing:
     checks: int = 0
     hints: int = 0
     updated: str = ""
+
+    @property
+    def words(self) -> str:
+        """The last verdict, and where it was not the best that it was better before."""
+        return f"{self.verdict} now, passed before" if self.verdict == FAILED and self.points else self.verdict
 
 
 def _standing(row: Any) -> Standing:
@@ -95,7 +100,7 @@ class Progress:
         standings = self.standings()
         exercises = of_lab(lab)
         lines = [
-            f"{'✓' if standings[e.name].points else '·'} {e.number} {e.title}: {standings[e.name].verdict}, "
+            f"{'✓' if standings[e.name].points else '·'} {e.number} {e.title}: {standings[e.name].words}, "
             f"{standings[e.name].points}/{e.points}"
             for e in exercises
         ]

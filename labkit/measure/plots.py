@@ -138,14 +138,25 @@ def prediction_plot(
     *,
     ylabel: str,
     limits: Mapping[str, float] | None = None,
+    ranges: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    marks: Mapping[str, Mapping[str, float]] | None = None,
     log: bool = False,
     title: str = "Prediction and measurement",
     caption: str = "",
 ) -> Figure:
     """Groups of bars, one group a name: what was predicted, what the roofline allows, what was measured.
 
-    `limits` are dashed lines across all groups. Raises `InvalidRequest` when a series and `names` differ in length.
+    `limits` are dashed lines across all groups, `ranges` whiskers on the bars of a series (quartiles), `marks` diamonds over
+    groups by name: a guess for some of them. Raises `InvalidRequest` when a series or its ranges and `names` differ in length,
+    and for a mark over a group that there is not.
     """
+    for label, spans in (ranges or {}).items():
+        if label not in series or len(spans) != len(names):
+            raise InvalidRequest(
+                f"ranges of {label!r}: one for each of {len(names)} names, of a series that is drawn, is needed"
+            )
+    if strange := {name for at in (marks or {}).values() for name in at} - set(names):
+        raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
     figure = _figure(title, caption)
     axes = figure.add_subplot()
     width = 0.8 / max(len(series), 1)
@@ -154,9 +165,22 @@ def prediction_plot(
             raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
         places = [place - 0.4 + width * (index + 0.5) for place in range(len(names))]
         bars = axes.bar(places, values, width=0.9 * width, color=colour, label=label)
-        axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}", fontsize=7)
+        if ranges and label in ranges:
+            pairs = list(zip(values, ranges[label], strict=True))
+            below, above = [max(0.0, v - low) for v, (low, _) in pairs], [max(0.0, high - v) for v, (_, high) in pairs]
+            axes.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="#444444", capsize=4)
+        has_whisker = ranges is not None and label in ranges  # whose end would lie on the number
+        axes.bar_label(
+            bars,
+            fmt=lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}",
+            fontsize=7,
+            label_type="center" if has_whisker else "edge",
+            color="white" if has_whisker else "black",
+        )
     for (label, height), colour in zip((limits or {}).items(), ("#444444", GREY, "#AAAAAA") * 9, strict=False):
         axes.axhline(height, color=colour, linestyle="--", label=label)
+    for label, at in (marks or {}).items():
+        axes.plot([names.index(name) for name in at], list(at.values()), "D", color="black", markersize=7, label=label)
     if log:
         axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)

@@ -19,7 +19,7 @@ from labkit.parallel import noted_group
 from labkit.parallel.frames import SAID_ALL, receive, send
 from labkit.parallel.ledger import Ledger, encode_entries
 from labkit.parallel.noted_compute import noting
-from labkit.parallel.shipping import unpack
+from labkit.parallel.shipping import left_behind, unpack
 from labkit.parallel.worker import end_with_parent
 from labkit.plain_values import decode, encode
 
@@ -60,13 +60,28 @@ class Runner:
             with noting(self._ledger):
                 answer["value"] = encode(function(*args), tensors)
         except BaseException as error:  # whatever the function raises is told, and the process goes on
-            answer |= {"error": in_words(error), "kind": type(error).__name__, "others": isinstance(error, RankFailed)}
+            words = in_words(error) + _why_unknown(error, job)
+            answer |= {"error": words, "kind": type(error).__name__, "others": isinstance(error, RankFailed)}
         ledger = encode_entries(self._ledger.take()).decode()
         return answer | {"ledger": ledger, "at_rest": noted_group.is_at_rest()}
 
 
 def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
     return unpack(coded["function"], given) if "function" in coded else decode(coded, given)
+
+
+def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
+    """Of a name that is not defined on the rank: that it is where the function comes from, but cannot be sent."""
+    packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
+    left = {name: kind for one in packed for name, kind in left_behind(one).items()}
+    name = getattr(error, "name", None)
+    if not isinstance(error, NameError) or name not in left:
+        return ""
+    what = "class" if left[name] == "class" else f"value of type {left[name]}"
+    return (
+        f"; {name} is a {what} of yours, which does not travel to the ranks: functions made by `def`, modules, plain values, "
+        "tensors, and lists and dictionaries of these do"
+    )
 
 
 def in_words(error: BaseException) -> str:

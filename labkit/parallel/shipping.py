@@ -24,15 +24,14 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
     """What `unpack` makes the function of again, as JSON; tensors that it uses go into `tensors`.
 
     A function of a module is named. One of a notebook or a script goes along as source, with what it uses: functions, plain
-    values and names of modules. Raises `InvalidRequest` for what has neither a name nor a source of its own.
+    values and names of modules. Two functions that were defined under one name stay two. Raises `InvalidRequest` for what has
+    neither a name nor a source of its own.
     """
     if _is_importable(function):
         return {"module": function.__module__, "name": function.__qualname__}
-    pieces: dict[str, str] = {}
-    imports: dict[str, str] = {}
-    values: dict[str, Any] = {}
-    _collect(function, pieces, imports, values, tensors)
-    return {"name": function.__name__, "imports": imports, "values": values, "functions": pieces}
+    packing = _Packing(tensors)
+    packing.function(function)
+    return {"scopes": packing.scopes, "functions": packing.functions}
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
@@ -42,50 +41,92 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
         for part in packed["name"].split("."):
             found = getattr(found, part)
         return found  # type: ignore[no-any-return]
-    scope: dict[str, Any] = {"__name__": "launched"}
-    for line in packed["imports"].values():
-        exec(line, scope)
-    scope |= {name: decode(value, tensors) for name, value in packed["values"].items()}
-    for name, source in packed["functions"].items():
-        place = f"<{name}>"  # so that a traceback can quote the line
-        linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
-        exec(compile(source, place, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True), scope)
-    return scope[packed["name"]]  # type: ignore[no-any-return]
+    made: dict[int, Callable[..., Any]] = {}
+    scopes: list[dict[str, Any]] = []
+    for coded in packed["scopes"]:
+        scope: dict[str, Any] = {"__name__": "launched"}
+        for line in coded["imports"].values():
+            exec(line, scope)
+        scopes.append(scope | {name: decode(value, tensors) for name, value in coded["values"].items()})
+    for number in packed["functions"]:
+        _define(int(number), packed, scopes, made)
+    for coded, scope in zip(packed["scopes"], scopes, strict=True):
+        scope |= {name: made[number] for name, number in coded["functions"].items()}
+    return made[0]
 
 
-def _collect(
-    function: Callable[..., Any],
-    pieces: dict[str, str],
-    imports: dict[str, str],
-    values: dict[str, Any],
-    tensors: dict[str, Tensor],
-) -> None:
-    source, tree = _source_of(function)
-    pieces[function.__name__] = ""  # it may call itself
-    inner = inspect.getclosurevars(function)
-    known = getattr(function, "__globals__", {}) | dict(inner.nonlocals)
-    for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
-        if name in known and name not in pieces and not hasattr(builtins, name):
-            _take(name, known[name], pieces, imports, values, tensors)
-    pieces[function.__name__] = pieces.pop(function.__name__) or source  # behind those that it uses
+def left_behind(packed: dict[str, Any]) -> dict[str, str]:
+    """What the function and those it uses name, but what cannot be sent: the names, and what kind of thing each is."""
+    return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 
-def _take(
-    name: str, value: Any, pieces: dict[str, str], imports: dict[str, str], values: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
-    if isinstance(value, ModuleType):
-        imports[name] = f"import {value.__name__} as {name}"
-    elif _is_importable(value):
-        imports[name] = f"from {value.__module__} import {value.__qualname__} as {name}"
-    elif isinstance(value, FunctionType):
-        _collect(value, pieces, imports, values, tensors)
-    else:
-        coded = encode(value, tensors)
-        if not isinstance(decode(coded, tensors), Foreign):
-            values[name] = coded
+def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], made: dict[int, Callable[..., Any]]) -> None:
+    """Run a definition in its scope, behind those that it uses: a decorator or a default value may call them."""
+    name, source, place, at = (packed["functions"][str(number)][key] for key in ("name", "source", "scope", "uses"))
+    if number in made:
+        return
+    made[number] = lambda *given: None  # it may call itself, or one that calls it
+    for other in at:
+        _define(other, packed, scopes, made)
+    coded, scope = packed["scopes"][place], scopes[place]
+    scope |= {known: made[other] for known, other in coded["functions"].items() if other in made}
+    label = f"<{name}>" if number == 0 else f"<{name} {number}>"  # so that a traceback can quote the line
+    linecache.cache[label] = (len(source), None, source.splitlines(keepends=True), label)
+    exec(compile(source, label, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True), scope)
+    made[number] = scope[name]
 
 
-def _source_of(function: Callable[..., Any]) -> tuple[str, ast.AST]:
+class _Packing:
+    """Functions by number, each in a scope: functions of one module share theirs, one with names of its own has its own."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.functions: dict[str, dict[str, Any]] = {}
+        self.scopes: list[dict[str, Any]] = []
+        self._numbers: dict[int, int] = {}
+        self._scope_numbers: dict[int, int] = {}
+
+    def function(self, function: Callable[..., Any]) -> int:
+        """Take in a function and what it uses; its number."""
+        if id(function) in self._numbers:
+            return self._numbers[id(function)]
+        source, tree = _source_of(function)
+        number = self._numbers[id(function)] = len(self._numbers)
+        own = dict(inspect.getclosurevars(function).nonlocals)
+        known = getattr(function, "__globals__", {}) | own
+        place = self._scope(id(function) if own else id(getattr(function, "__globals__", None)))
+        uses: list[int] = []
+        self.functions[str(number)] = {"name": tree.name, "source": source, "scope": place, "uses": uses}
+        for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
+            if name in known and not hasattr(builtins, name):
+                uses += self._take(name, known[name], self.scopes[place])
+        return number
+
+    def _scope(self, key: int) -> int:
+        if key not in self._scope_numbers:
+            self._scope_numbers[key] = len(self.scopes)
+            self.scopes.append({"imports": {}, "values": {}, "functions": {}, "left": {}})
+        return self._scope_numbers[key]
+
+    def _take(self, name: str, value: Any, scope: dict[str, Any]) -> list[int]:
+        """Put what a name stands for into the scope; the number of it if it is a function."""
+        if isinstance(value, ModuleType):
+            scope["imports"][name] = f"import {value.__name__} as {name}"
+        elif _is_importable(value):
+            scope["imports"][name] = f"from {value.__module__} import {value.__qualname__} as {name}"
+        elif isinstance(value, FunctionType):
+            number = scope["functions"][name] = self.function(value)
+            return [number]
+        elif name not in scope["values"]:
+            coded = encode(value, self.tensors)
+            if isinstance(decode(coded, self.tensors), Foreign):
+                scope["left"][name] = "class" if isinstance(value, type) else type(value).__name__
+            else:
+                scope["values"][name] = coded
+        return []
+
+
+def _source_of(function: Callable[..., Any]) -> tuple[str, ast.FunctionDef]:
     name = getattr(function, "__name__", repr(function))
     try:
         source = textwrap.dedent(inspect.getsource(function))
@@ -94,7 +135,7 @@ def _source_of(function: Callable[..., Any]) -> tuple[str, ast.AST]:
         raise InvalidRequest(f"{name} has no source that could be sent to the ranks ({error}); define it by `def`") from error
     if not isinstance(tree.body[0], ast.FunctionDef):
         raise InvalidRequest(f"{name} is no function that was defined by `def`; the ranks are sent its source")
-    return source, tree
+    return source, tree.body[0]
 
 
 def _is_importable(value: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
-from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.block import PARALLEL_BLOCK, parallel_block
+from labkit.exercises.exercise import Case
+from labkit.exercises.lab03 import measured, small_gptj
+from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER, parallel_block, shard_layer
 from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS, split_rows
-from labkit.exercises.lab03.pipeline import PIPELINE_STAGE, run_layers
+from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, STEP_TRAFFIC, choose_layout, step_traffic
+from labkit.exercises.lab03.pipeline import (
+    PIPELINE_SCHEDULE,
+    PIPELINE_STAGE,
+    pipeline_schedule,
+    pipeline_stage,
+    run_layers,
+)
 from labkit.exercises.lab03.small_gptj import whole_block
 from labkit.exercises.lab03.vocabulary import SHARDED_ARGMAX
 from labkit.grading.call import run_seeds
@@ -36,6 +46,21 @@ def column_with_a_barrier(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     begin = rank * size + min(rank, more)
     dist.barrier()
     return F.linear(x, weight[begin : begin + size + (rank < more)], bias[begin : begin + size + (rank < more)])
+
+
+def column_of_the_whole(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Every rank computes everything, and keeps its share."""
+    return F.linear(x, weight, bias).tensor_split(dist.get_world_size(), 1)[dist.get_rank()]
+
+
+def column_of_the_whole_by_elements(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = (x[:, None] * weight).sum(-1) + bias
+    return out.tensor_split(dist.get_world_size(), 1)[dist.get_rank()]
+
+
+def column_outside_of_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = torch.from_numpy(x.numpy() @ weight.numpy().T) + bias
+    return out.tensor_split(dist.get_world_size(), 1)[dist.get_rank()]
 
 
 def row_by_gathering(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -118,6 +143,9 @@ def stage_by_broadcast(pieces: list[Tensor], shapes: list[list[int]], layers: li
 
 CHEATS: tuple[tuple[Any, Callable[..., Any], str], ...] = (
     (SPLIT_COLUMNS, column_with_a_barrier, "calls 1 x barrier where no collective is asked for"),
+    (SPLIT_COLUMNS, column_of_the_whole, "rank 0 of 2 multiplies 48 times where its own output features take 24"),
+    (SPLIT_COLUMNS, column_of_the_whole_by_elements, "rank 0 of 2 multiplies 48 times where"),
+    (SPLIT_COLUMNS, column_outside_of_torch, "takes 48 numbers out of torch where its share of weight has 24"),
     (SPLIT_ROWS, row_by_gathering, "2 x all_gather of|1 x all_gather of"),
     (SPLIT_ROWS, row_by_two_sums, "x all_reduce of"),
     (SPLIT_ROWS, row_on_rank_0, "1 x broadcast of"),
@@ -130,8 +158,6 @@ CHEATS: tuple[tuple[Any, Callable[..., Any], str], ...] = (
 
 @pytest.mark.parametrize(("exercise", "function", "words"), CHEATS, ids=[function.__name__ for _, function, _ in CHEATS])
 def test_right_values_by_the_wrong_traffic_fail(exercise: Any, function: Callable[..., Any], words: str) -> None:
-    import re
-
     verdict = verdict_on(exercise, function)
     assert verdict.verdict == FAILED
     assert verdict.message.startswith("The result is right, but "), verdict.message
@@ -144,6 +170,17 @@ def row_with_the_bias_behind(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     work = dist.all_reduce(out, async_op=True)
     work.wait()
     return out + bias
+
+
+def column_by_elements(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    weight, bias = weight.tensor_split(ranks)[rank], bias.tensor_split(ranks)[rank]
+    return (x[:, None] * weight).sum(-1) + bias
+
+
+def column_by_picked_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    own = torch.arange(len(weight)).tensor_split(dist.get_world_size())[dist.get_rank()]
+    return torch.einsum("ti,oi->to", x, weight[own]) + bias[own]
 
 
 def argmax_by_two_reduces(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Tensor:
@@ -177,7 +214,13 @@ def stage_that_asks_ahead(pieces: list[Tensor], shapes: list[list[int]], layers:
 
 @pytest.mark.parametrize(
     ("exercise", "function"),
-    [(SPLIT_ROWS, row_with_the_bias_behind), (SHARDED_ARGMAX, argmax_by_two_reduces), (PIPELINE_STAGE, stage_that_asks_ahead)],
+    [
+        (SPLIT_COLUMNS, column_by_elements),
+        (SPLIT_COLUMNS, column_by_picked_rows),
+        (SPLIT_ROWS, row_with_the_bias_behind),
+        (SHARDED_ARGMAX, argmax_by_two_reduces),
+        (PIPELINE_STAGE, stage_that_asks_ahead),
+    ],
 )
 def test_honest_ways_pass(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function)
@@ -219,3 +262,218 @@ def test_who_is_waited_for_in_vain_is_said() -> None:
     verdict = verdict_on(SPLIT_ROWS, only_some)
     assert "the others did not come" in verdict.message
     assert "rank 1 had come to the end of the function by then" in verdict.message
+
+
+# What a wrong answer is told -------------------------------------------------------------------------------------------
+def wait_in_vain_for_a_tensor(pieces: list[Tensor], shapes: list[list[int]], layers: list[Tensor]) -> list[Any]:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    done = []
+    for number, shape in enumerate(shapes):
+        x: Any = pieces[number] if rank == 0 else dist.recv(torch.empty(shape), rank - 1)
+        x = run_layers(x, layers, number)
+        if rank < ranks - 1:
+            dist.send(x, rank + 1)
+        else:
+            done.append(x)
+    return done
+
+
+def stage_by_its_own_means(pieces: list[Tensor], shapes: list[list[int]], layers: list[Tensor]) -> list[Tensor]:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    done = []
+    for number, shape in enumerate(shapes):
+        x = pieces[number] if rank == 0 else torch.empty(shape)
+        if rank:
+            dist.recv(x, rank - 1)
+        for weight in layers:
+            x = x + torch.tanh(x @ weight.T)
+        if rank < ranks - 1:
+            dist.send(x, rank + 1)
+        else:
+            done.append(x)
+    return done
+
+
+def test_a_case_that_raises_ends_the_check_and_says_what_recv_does() -> None:
+    runs = run_seeds(wait_in_vain_for_a_tensor, PIPELINE_STAGE, (11, 23))
+    assert [len(outcomes) for outcomes in runs.values()] == [1]
+    message = judge(PIPELINE_STAGE, runs).message
+    assert "unsupported operand type(s) for @: 'int' and 'Tensor'; dist.recv fills the tensor that it is given" in message
+
+
+def test_a_stage_that_never_calls_run_layers_is_told_so() -> None:
+    message = verdict_on(PIPELINE_STAGE, stage_by_its_own_means).message
+    assert message.startswith("The result is right, but rank 0 of 2 never calls run_layers"), message
+
+
+def counts_nothing_right(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
+    """Two mistakes at a time, so that it is none that is known."""
+    sums, one = layers // stages + (stage == 0), tokens * hidden * 4
+    return {"all_reduce": [sums, sums * one], "send": [int(stage < stages - 1), (stage < stages - 1) * one]}
+
+
+def a_sum_too_many(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
+    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    sums, one = found["all_reduce"][0] + (stage == 1), tokens * hidden * 4
+    return found | {"all_reduce": [sums, sums * one]}
+
+
+def half_a_send(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
+    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    return found | {"send": [found["send"][0], found["send"][1] // 2]}
+
+
+def two_sends(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
+    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    return found | {"send": [2 * count for count in found["send"]]}
+
+
+def sends_in_the_last(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
+    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    return found | {"send": [3, 3]} if stage == stages - 1 else found
+
+
+def busy_is_forgotten(seconds: list[float], pieces: int) -> Any:
+    begins, _ = pipeline_schedule(seconds, pieces)
+    early = [[row[0], *(before + 0.5 * own for before in row[:-1])] for row, own in zip(begins, seconds, strict=True)]
+    return early, 0.5
+
+
+def front_is_forgotten(seconds: list[float], pieces: int) -> Any:
+    begins, idle = pipeline_schedule(seconds, pieces)
+    return [begins[0], *([begin - 0.5 * seconds[0] for begin in row] for row in begins[1:])], idle
+
+
+def later_than_it_could(seconds: list[float], pieces: int) -> Any:
+    begins, idle = pipeline_schedule(seconds, pieces)
+    return [[begin + 0.25 * stage for begin in row] for stage, row in enumerate(begins)], idle
+
+
+def idle_in_percent(seconds: list[float], pieces: int) -> Any:
+    begins, idle = pipeline_schedule(seconds, pieces)
+    return begins, 100 * idle
+
+
+def idle_of_nothing(seconds: list[float], pieces: int) -> Any:
+    return pipeline_schedule(seconds, pieces)[0], 0.9
+
+
+def more_than_there_are(model: Any, machine: Any) -> tuple[int, int]:
+    return 2 * machine["nodes"], machine["gpus"]
+
+
+def every_layer_a_stage(model: Any, machine: Any) -> tuple[int, int]:
+    return 1, model["layers"] + 1
+
+
+def seven_shards(model: Any, machine: Any) -> tuple[int, int]:
+    return 7, 1
+
+
+def alone(model: Any, machine: Any) -> tuple[int, int]:
+    return 1, 1
+
+
+def a_stage_more(model: Any, machine: Any) -> tuple[int, int]:
+    shards, stages = choose_layout(model, machine)
+    return (shards, stages) if shards > 1 else (1, machine["nodes"] * machine["gpus"])
+
+
+TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
+    (STEP_TRAFFIC, counts_nothing_right, r"^You count 3 x all_reduce where there is a single shard"),
+    (
+        STEP_TRAFFIC,
+        a_sum_too_many,
+        r"^You count 13 x all_reduce in stage 1 of 2, which holds 12 of 24 blocks .* no embedding\.$",
+    ),
+    (
+        STEP_TRAFFIC,
+        half_a_send,
+        r"^You count 1 x send, which is right, but 16,384 bytes .*: each call carries 8 x 1024 numbers of 4",
+    ),
+    (STEP_TRAFFIC, two_sends, r"^You count 2 x send; stage 0 of 2 sends the hidden state once to the next\.$"),
+    (STEP_TRAFFIC, sends_in_the_last, r"^You count 3 x send; stage 0 of 1 is the last, and sends nothing\.$"),
+    (PIPELINE_SCHEDULE, busy_is_forgotten, r"^begins\[0\]\[1\] is 0\.5: stage 0 is still busy with micro-batch 0 then\.$"),
+    (PIPELINE_SCHEDULE, front_is_forgotten, r"^begins\[1\]\[0\] is 0\.5: stage 0 has not done micro-batch 0 by then\.$"),
+    (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 is free and has micro-batch 0 before that"),
+    (PIPELINE_SCHEDULE, idle_in_percent, r"^Your begins are right, but idle is in percent"),
+    (PIPELINE_SCHEDULE, idle_of_nothing, r"^Your begins are right, but idle is 0\.9, too large"),
+    (CHOOSE_LAYOUT, more_than_there_are, r"^Shards times stages, 2 x 8, are 16 ranks; the machine has 8 GPUs\.$"),
+    (CHOOSE_LAYOUT, every_layer_a_stage, r"^Shards times stages, 1 x 29, are 29 ranks"),
+    (CHOOSE_LAYOUT, seven_shards, r"^Your 7 shards do not divide the 16 heads\.$"),
+    (
+        CHOOSE_LAYOUT,
+        alone,
+        r"^\(1, 1\) can be had, but takes [\d.]+ ms a token: [\d.]+ ms of reading, 0 ms of all-reduces, 0 ms of",
+    ),
+    (CHOOSE_LAYOUT, a_stage_more, r"ms of sends\. The fastest layout takes [\d.]+ ms and leaves GPUs idle\.$"),
+)
+
+
+@pytest.mark.parametrize(("exercise", "function", "words"), TOLD, ids=[function.__name__ for _, function, _ in TOLD])
+def test_an_answer_that_is_no_known_mistake_is_told_what_is_wrong(
+    exercise: Any, function: Callable[..., Any], words: str
+) -> None:
+    verdict = verdict_on(exercise, function)
+    assert verdict.verdict == FAILED
+    assert re.search(words, verdict.message), verdict.message
+
+
+def test_too_little_memory_and_too_many_stages_are_named() -> None:
+    explain = CHOOSE_LAYOUT.explain
+    assert explain is not None
+    model, machine = next(case.args for case in CHOOSE_LAYOUT.cases(11) if case.args[1]["nodes"] == case.args[1]["gpus"] == 2)
+    assert explain(Case("", (model, machine)), (1, 1), (2, 2)).endswith("holds 12.1 GB of weights; its memory is 7 GB.")
+    few = model | {"layers": 3}
+    assert explain(Case("", (few, machine)), (1, 4), (1, 2)) == "You have 4 stages for 3 layers: one each is the most."
+
+
+def test_a_count_may_be_true_or_false() -> None:
+    def by_comparison(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = dict(step_traffic(layers, hidden, tokens, shards, stages, stage))
+        send = stage < stages - 1
+        return found | {"send": [send, send * tokens * hidden * 4]}
+
+    assert verdict_on(STEP_TRAFFIC, by_comparison).verdict == PASSED
+
+
+NOTEBOOK = (
+    "def shard_layer(layer, rank, ranks):\n    return right(layer, rank, ranks)\n",
+    "old = shard_layer\n",
+    "def shard_layer(layer, rank, ranks):\n    return 'nonsense'\n    return old(layer, rank, ranks)\n",
+)
+
+
+def test_a_new_function_is_not_taken_for_an_old_one_of_its_name() -> None:
+    scope: dict[str, Any] = {"right": shard_layer}
+    for number, source in enumerate(NOTEBOOK):
+        linecache.cache[f"<cell {number}>"] = (len(source), None, source.splitlines(keepends=True), f"<cell {number}>")
+        exec(compile(source, f"<cell {number}>", "exec"), scope)
+    assert verdict_on(SHARD_LAYER, scope["shard_layer"]).verdict == FAILED
+    assert verdict_on(SHARD_LAYER, scope["old"]).verdict == PASSED
+
+
+def test_a_right_function_that_keeps_its_draft_passes() -> None:
+    def split_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return x @ weight
+
+    draft = split_rows
+
+    def split_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[no-redef]
+        out = x @ weight.T + (bias if dist.get_rank() == 0 else 0)
+        dist.all_reduce(out)
+        return out if bool(out.isfinite().all()) else draft(x, weight, bias)
+
+    assert verdict_on(SPLIT_ROWS, split_rows).verdict == PASSED
+
+
+def test_what_every_rank_reads_and_how_the_stages_hand_on_are_measured() -> None:
+    whole = measured.whole_part("gptj-tiny")
+    assert list(whole) == ["2 ranks", "4 ranks"]
+    norms = 9 * 2 * 256 * 2
+    assert all(size == 0 or norms <= size < 1.2 * norms for size in whole.values())
+    runs = measured.run_pipelines(pipeline_stage, (1, 4))
+    for pieces, run in runs.items():
+        assert [[number for number, _, _ in row] for row in measured.bars_of(run).values()] == [list(range(pieces))] * 2
+        assert 0 < measured.idle_share(run) < 1
+        assert 0 <= measured.hand_over_seconds(run) < measured.batch_seconds(run)

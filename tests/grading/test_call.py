@@ -262,6 +262,43 @@ def test_a_place_is_called_by_its_name_and_a_failing_verdict_names_the_hint() ->
     assert words.message == "5, not 7"
 
 
+def test_an_exercise_may_say_what_is_wrong_with_an_answer() -> None:
+    def explain(case: Case, found: Any, right: Any) -> str:
+        return f"{case.label}: {found[1]} of {right}" if found[1] != 4 else ""
+
+    def verdict(answer: Any) -> Verdict:
+        return verdict_on(lambda x: answer, reference=lambda x: (1, 2), cases=on(7), explain=explain)
+
+    assert verdict((1, 3)).message == "input 0: 3 of (1, 2)"
+    assert verdict((1, 4)).message.startswith("The value at [1] is not right")  # it has nothing to say
+    assert verdict((1, "x")).message.startswith("The answer at [1] is a string")  # of another kind
+    assert verdict((2, object())).message.startswith("input 0")
+    assert verdict((1, 3, 4)).message == "Your function gives 3 items, 2 are asked for."
+
+
+def test_an_exercise_may_end_at_the_first_error() -> None:
+    calls: list[int] = []
+
+    def second_fails(rows: Any, scale: float) -> Any:
+        calls.append(1)
+        return row_sums(rows, scale) if len(calls) < 2 else 1 / 0
+
+    assert "ZeroDivisionError" in verdict_on(second_fails, ends_at_error=True).message
+    assert len(calls) == 2
+    calls.clear()
+    verdict_on(second_fails)
+    assert len(calls) == 6
+
+
+def test_a_long_print_is_cut() -> None:
+    def talks(rows: Any, scale: float) -> Any:
+        print("\n".join(f"line {number}" for number in range(40)))
+        return rows
+
+    printed = [line for line in verdict_on(talks).details.splitlines() if line.startswith("printed: ")]
+    assert (printed[0], printed[-1], len(printed)) == ("printed: ... 28 lines more", "printed: line 39", 13)
+
+
 def test_a_stub_is_not_attempted() -> None:
     def stub(rows: Any, scale: float) -> None:
         raise NotImplementedError("row_sums")

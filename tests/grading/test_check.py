@@ -53,6 +53,52 @@ def test_check_prints_the_verdict_and_keeps_it(home: Path, capsys: pytest.Captur
     assert (standing.verdict, standing.points, standing.checks) == (FAILED, 10, 2)  # points once earned stay
 
 
+def test_what_a_function_prints_is_shown_once_and_with_the_input_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def talks(config: Any, lengths: list[int], element_bytes: int) -> int:
+        seen.append(1)
+        print("call", len(seen))
+        return kv_cache_bytes(config, lengths, element_bytes) * (len(seen) != 3)
+
+    talks.__name__ = "kv_cache_bytes"
+    found = check(talks)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("call")] == ["call 1"]
+    assert [line for line in found.details.splitlines() if "printed" in line] == ["printed: call 3"]
+    assert not passed(talks) or len(seen) > 3
+    assert "call" not in capsys.readouterr().out.replace("calls", "")
+
+    def interrupted(config: Any, lengths: list[int], element_bytes: int) -> int:
+        seen.append(1)
+        print("last words of", len(seen))
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        return kv_cache_bytes(config, lengths, element_bytes)
+
+    interrupted.__name__ = "kv_cache_bytes"
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        check(interrupted)
+    assert capsys.readouterr().out == "last words of 1\nlast words of 2\n"
+
+
+def test_the_panel_says_what_passed_before(capsys: pytest.CaptureFixture[str]) -> None:
+    from labkit.grading.panel import _table
+
+    for kind in (PASSED, FAILED):
+        Progress().record(verdict(kind))
+    progress_panel("00")
+    assert "failed now, passed before, 10/10" in capsys.readouterr().out
+    Progress().next_hint(NAME)
+    assert "failed now, passed before" in _table("00")
+    assert "10/10, 1 hint<" in _table("00")
+    Progress().next_hint(NAME)
+    assert "10/10, 2 hints<" in _table("00")
+    Progress().record(verdict(PASSED))
+    assert "passed before" not in _table("00")
+
+
 def test_a_function_of_no_exercise_is_refused_with_those_that_exist() -> None:
     for call in (check, passed, hint):
         with pytest.raises(InvalidRequest, match=r"no exercise asks for .*kv_cache_bytes"):
@@ -104,6 +150,13 @@ def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == ""
     assert not predicted(a=1, first=None, second="5", third=0, fourth=float("nan"), fifth=True)
     assert "first, second, third, fourth, fifth, a number above 0." in capsys.readouterr().out
+
+
+def test_predicted_shares_lie_between_0_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted(a=0, b=1, c=0.3, as_share=True)
+    assert capsys.readouterr().out == ""
+    assert not predicted(a=0.5, first=33, second=-0.1, third=None, as_share=True)
+    assert "first, second, third, a share from 0 to 1 (a half is 0.5, not 50)." in capsys.readouterr().out
 
 
 # What the machine lacks -------------------------------------------------------------------------------------------------

@@ -264,6 +264,15 @@ def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
     assert_drawn(figure, tmp_path / "prediction.png")
     with pytest.raises(InvalidRequest, match="1 values for 2 names"):
         plots.prediction_plot(["a", "b"], {"x": [1.0]}, ylabel="ms")
+    drawn = plots.prediction_plot(
+        ["a", "b"], {"x": [1.0, 2.0]}, ylabel="ms", ranges={"x": [(0.5, 1.5), (1.9, 2.5)]}, marks={"guess": {"b": 3.0}}
+    )
+    (axes,) = drawn.axes
+    (mark,) = [line for line in axes.lines if line.get_label() == "guess"]
+    assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([1], [3.0])
+    for wrong in ({"ranges": {"x": [(0.5, 1.5)]}}, {"ranges": {"y": [(0, 1), (0, 1)]}}, {"marks": {"guess": {"c": 1.0}}}):
+        with pytest.raises(InvalidRequest, match=r"ranges of|marks over c"):
+            plots.prediction_plot(["a", "b"], {"x": [1.0, 2.0]}, ylabel="ms", **wrong)
 
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import linecache
 import math
 import os
 import signal
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -75,6 +77,59 @@ def test_a_function_made_a_moment_ago_takes_along_what_it_uses(capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "[rank 0] seen on 0\n" in printed
     assert "[rank 1] seen on 1\n" in printed
+
+
+def test_functions_of_one_name_stay_two() -> None:
+    def same() -> str:
+        return "old"
+
+    old = same
+
+    def same() -> str:  # type: ignore[no-redef]
+        return old() + " new"
+
+    assert launch(same, 2).values == ["old new"] * 2
+    assert launch(old, 2).values == ["old"] * 2
+    scope: dict[str, Any] = {"dist": dist}
+    for number, source in enumerate(SAME_NAME):  # as cells of a notebook, where they share what is global
+        linecache.cache[f"<cell {number}>"] = (len(source), None, source.splitlines(keepends=True), f"<cell {number}>")
+        exec(compile(source, f"<cell {number}>", "exec"), scope)
+    assert launch(scope["level"], 2, 3).values == [scope["level"](3)] * 2 == [["old 3", "new 2", "new 1", "new 0"]] * 2
+
+
+SAME_NAME = (
+    "def level(n):\n    return [f'old {n}']\n",
+    "old = level\n",
+    "def lower(n, how=old):\n    return level(n - 1) if n else []\n",
+    "def level(n, first=False):\n    return [*old(n)[:n == 3], *[f'new {n}'][:n < 3], *lower(n)]\n",
+)
+
+
+@dataclass
+class Own:
+    x: int
+
+
+def test_what_does_not_travel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Own, "__module__", "__main__")
+    table = Own(3)
+
+    def uses_a_class() -> int:
+        return Own(2).x
+
+    def uses_a_value() -> int:
+        return table.x
+
+    def misspelt() -> int:
+        return tabel.x  # type: ignore[name-defined,no-any-return] # noqa: F821
+
+    for function, words in (
+        (uses_a_class, r"name 'Own' is not defined .*; Own is a class of yours, which does not travel to the ranks: functions"),
+        (uses_a_value, r"name 'table' is not defined .*; table is a value of type Own of yours, which does not travel"),
+        (misspelt, r"name 'tabel' is not defined \(in your line `return tabel.x.*`\)$"),
+    ):
+        with pytest.raises(RankRaisedError, match=words):
+            launch(function, 2)
 
 
 def pids_of() -> list[int]:

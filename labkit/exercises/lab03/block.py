@@ -117,6 +117,7 @@ SHARD_LAYER = Exercise(
     difficulty=2,
     cases=_shard_cases,
     reference=shard_layer,
+    ends_at_error=True,
     run=inside(own_shard),
     observe=values_of,
     comparison=Comparison(),
@@ -221,6 +222,16 @@ def _with_residual(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     return part
 
 
+def _bias_behind(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    part = whole_block(normed, shard, head_dim) - shard["fc_out_bias"]
+    dist.all_reduce(part)
+    return part + shard["fc_out_bias"]
+
+
+def _residual_behind(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+    return normed + parallel_block(normed, shard, head_dim)
+
+
 def _all_heads(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     width = len(shard["query"])
     query, key, value = (normed @ shard[name].T for name in ("query", "key", "value"))
@@ -281,6 +292,7 @@ PARALLEL_BLOCK = Exercise(
     difficulty=3,
     cases=_block_cases,
     reference=parallel_block,
+    ends_at_error=True,
     run=inside(run_block),
     observe=values_of,
     comparison=Comparison(),
@@ -300,11 +312,16 @@ PARALLEL_BLOCK = Exercise(
         Mistake(
             "Your sum has the input in it, as often as there are ranks: the residual is added by the caller.", _with_residual
         ),
+        Mistake("You add the residual to the sum: the caller does that; return the sum alone.", _residual_behind),
+        Mistake(
+            "You add `fc_out_bias` behind the sum, where only rank 0 has one: add it before, as a part of rank 0's MLP.",
+            _bias_behind,
+        ),
         Mistake("You give attend one wide head in place of several: its last argument is the size of a head.", _all_heads),
     ),
     hints=(
         "A rank's heads need nobody until `out`; its inner features need nobody until `fc_out`.",
         "attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), shard['fc_out'], shard['fc_out_bias']) are parts of sums.",
-        "part = attention + mlp; dist.all_reduce(part); return part",
+        "Attention and MLP are of one shape, [tokens, hidden]: make one tensor of them first. all_reduce changes it in place.",
     ),
 )

@@ -12,9 +12,10 @@ from torch import distributed as dist
 
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, on_ranks, values_of
+from labkit.exercises.lab03.on_ranks import BY_RANK, Call, LedgerContract, RanksCase, exactly, inside, on_ranks, values_of
 from labkit.exercises.lab03.small_gptj import stretch
-from labkit.parallel import Each
+from labkit.exercises.lab03.work import Work
+from labkit.parallel import Each, Launched
 
 
 def _held(count: int) -> slice:
@@ -75,8 +76,43 @@ def _column_cases(seed: int) -> list[Case]:
     return cases
 
 
+def counted_share(split: Any, x: Tensor, weight: Tensor, bias: Tensor) -> list[Any]:
+    """A rank's value, how often it multiplied for it, and how many numbers it took out of torch at once."""
+    work = Work()
+    with work.counted():
+        value = split(x, weight, bias)
+    return [value, work.multiplied, work.taken_out]
+
+
+def _values(case: Case, launched: Launched) -> list[Any]:
+    return [value for value, *_ in launched.values]
+
+
 def _nothing(case: RanksCase, rank: int) -> Counter[Call]:
     return Counter()
+
+
+_SILENT = exactly(_nothing, "each rank has the whole of `x`, and needs nobody for its share")
+
+
+def _own_work(case: RanksCase, launched: Launched) -> str:
+    if words := _SILENT.rule(case, launched):
+        return words
+    x, weight, bias = case.args
+    for rank, (_, multiplied, taken_out) in enumerate(launched.values):
+        held = stretch(len(weight), rank, case.ranks)
+        share = (held.stop - held.start) * weight.shape[1]
+        if multiplied > len(x) * share:
+            return (
+                f"rank {rank} of {case.ranks} multiplies {multiplied} times where its own output features take "
+                f"{len(x) * share}: cut weight and bias before the product, not the output behind it"
+            )
+        if taken_out > max(share, x.numel(), len(bias)):
+            return (
+                f"rank {rank} of {case.ranks} takes {taken_out} numbers out of torch where its share of weight has {share}: cut "
+                "weight and bias first"
+            )
+    return ""
 
 
 SPLIT_COLUMNS = Exercise(
@@ -96,11 +132,12 @@ SPLIT_COLUMNS = Exercise(
     difficulty=1,
     cases=_column_cases,
     reference=split_columns,
-    run=on_ranks,
-    observe=values_of,
+    run=inside(counted_share),
+    observe=_values,
     comparison=Comparison(),
     names=BY_RANK,
-    contract=exactly(_nothing, "each rank has the whole of `x`, and needs nobody for its share"),
+    ends_at_error=True,
+    contract=LedgerContract(_own_work),
     mistakes=(
         Mistake("Each rank computes everything: cut the rows of weight and of bias before the product.", _everything),
         Mistake(
@@ -122,7 +159,7 @@ SPLIT_COLUMNS = Exercise(
     hints=(
         "Which rows of weight make which columns of the output?",
         "size, more = divmod(out, ranks): rank r begins at r * size + min(r, more), and has size + (r < more) rows.",
-        "begin = r * size + min(r, more); end = begin + size + (r < more); F.linear(x, weight[begin:end], bias[begin:end])",
+        "The end is the begin plus the number of rows. Slice weight and bias by the two, and give both slices to F.linear.",
     ),
 )
 
@@ -204,6 +241,7 @@ SPLIT_ROWS = Exercise(
     cases=_row_cases,
     reference=split_rows,
     run=on_ranks,
+    ends_at_error=True,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
@@ -222,6 +260,6 @@ SPLIT_ROWS = Exercise(
     hints=(
         "What does x @ weight.T give on a rank that knows some of the features only?",
         "A part of every output. Add the parts up; what is to be in the sum once, one rank adds.",
-        "out = x @ weight.T; on rank 0: out += bias; dist.all_reduce(out); return out",
+        "x @ weight.T is this rank's part; all_reduce changes it in place and returns nothing. The bias: on rank 0 before, or on every rank behind.",
     ),
 )

@@ -115,6 +115,11 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
                 "and recv, and nothing else does"
             )
         worked = [entry.piece for entry in launched.ledger if entry.rank == rank and entry.what == COMPUTE]
+        if not worked:
+            return (
+                f"rank {rank} of {case.ranks} never calls run_layers: a stage's work is run_layers(x, layers, number), which "
+                "enters it into the timeline as well"
+            )
         if worked != list(range(len(shapes))):
             return f"run_layers is told the numbers {worked} on rank {rank}: give it the number of the micro-batch, from 0"
         entries = sorted(of_rank(launched, rank), key=lambda entry: entry.began + entry.seconds * (entry.what == "recv"))
@@ -147,17 +152,18 @@ PIPELINE_STAGE = Exercise(
     title="Write a stage",
     function="pipeline_stage",
     statement=(
-        "Each rank is a stage of a pipeline. Stage 0 is given the micro-batches, `pieces`; the others are given none, but "
-        "`shapes` has the shape of each. Take each micro-batch (from `pieces`, or by `dist.recv(tensor, src)` into "
-        "`torch.empty(shape)`), put it through `run_layers(x, layers, number)` (the `number`-th, from 0, for the timeline), and `dist.send(tensor, dst)` it to the next "
-        "stage **before** you take the next one, so that all stages work at a time. The last stage returns the list of results; "
-        "the others return `[]`."
+        "Each rank is a stage. Stage 0 is given the micro-batches, `pieces`; the others only the shape of each, `shapes`. Take a "
+        "micro-batch (by `dist.recv(tensor, src)` into `torch.empty(shape)`, if not from `pieces`) and compute "
+        "`run_layers(x, layers, number)`: this stage's layers, weights of which each makes `x + tanh(x @ weight.T)`, on the "
+        "`number`-th micro-batch (from 0, for the timeline). `dist.send(tensor, dst)` it to the next stage **before** you take "
+        "the next one. The last stage returns the list of results; the others return `[]`."
     ),
     points=15,
     minutes=15,
     difficulty=3,
     cases=_stage_cases,
     reference=pipeline_stage,
+    ends_at_error=True,
     run=on_ranks,
     observe=values_of,
     comparison=Comparison(),
@@ -214,6 +220,36 @@ def _ends(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
     return [[begin + own for begin in row] for row, own in zip(begins, seconds, strict=True)], idle
 
 
+def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
+    begins = [[(stage + piece) * own for piece in range(pieces)] for stage, own in enumerate(seconds)]
+    return begins, (len(seconds) - 1) / (pieces + len(seconds) - 1)
+
+
+def _why_not(case: Case, found: Any, right: Any) -> str:
+    """The first begin that cannot be, or could be earlier, and why; or what the idle share is."""
+    seconds, _ = case.args
+    begins, idle = right
+    for stage, own in enumerate(begins):
+        for piece, begin in enumerate(own):
+            said = float(found[0][stage][piece])
+            if abs(said - begin) <= 1e-9 * begin:
+                continue
+            place = f"begins[{stage}][{piece}] is {said:.4g}"
+            if said < 0:
+                return f"{place}: time begins with 0."
+            if piece and said < own[piece - 1] + seconds[stage] - 1e-9:
+                return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
+            if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
+                return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
+            return f"{place}: stage {stage} is free and has micro-batch {piece} before that; it begins as soon as it can."
+    if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
+        return "Your begins are right, but idle is in percent; a share from 0 to 1 is asked for."
+    return (
+        f"Your begins are right, but idle is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: of all stages' time, "
+        "from 0 to the last end, it is what they do not work."
+    )
+
+
 def _by_piece(seconds: list[float], pieces: int) -> tuple[list[list[float]], float]:
     begins, idle = _schedule(seconds, pieces)
     return [[row[piece] for row in begins] for piece in range(pieces)], idle
@@ -252,8 +288,13 @@ PIPELINE_SCHEDULE = Exercise(
     cases=_schedule_cases,
     reference=pipeline_schedule,
     comparison=Comparison(relative=1e-9),
-    names={"[1]": "idle"},
+    names={"[0]": "begins", "[1]": "idle"},
+    explain=_why_not,
     mistakes=(
+        Mistake(
+            "You let every stage begin so many steps of its own later as it has stages in front: that holds for equal stages only.",
+            _equal_stages,
+        ),
         _planned("Your stages begin with a micro-batch while they still work on the one before.", busy=False),
         _planned("Your stages begin before the stage in front has handed on the micro-batch.", in_front=False),
         _planned("Your idle share is that of the slowest stage; take all stages together.", idle_of="slowest"),

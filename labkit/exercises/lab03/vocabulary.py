@@ -141,6 +141,7 @@ SHARDED_ARGMAX = Exercise(
     difficulty=3,
     cases=_cases,
     reference=sharded_argmax,
+    ends_at_error=True,
     run=inside(run_argmax),
     observe=values_of,
     comparison=Comparison(),
