@@ -81,7 +81,7 @@ class ParallelForward:
             self.steps += 1
             header, body = encode(Task(self.steps, batch, self._number(cache), cache.num_slots, freed))
             self.ranks.check()
-            self.ranks.links.send_task(header, body)
+            self._give(header, body)
             # The encoded batch is a copy: the caller's own may change before this rank comes to it.
             begun = Begun(decode(header, body, self.model.config.hidden_size), cache)
             self._begun.append(begun)
@@ -109,6 +109,14 @@ class ParallelForward:
             self._failed = RankFailed("the engine was closed; load it again")
             self.ranks.close()
 
+    def _give(self, header: Tensor, body: Tensor) -> None:
+        """A pass to the others; while they cannot take it, this rank runs its part of those begun: they may wait for that."""
+        while self._begun:
+            if self.ranks.links.try_send_task(header, body):
+                return
+            self._run_first()
+        self.ranks.links.send_task(header, body)
+
     def _logits(self, begun: Begun) -> Tensor:
         if begun.logits is None:
             with self._all_or_none():
@@ -119,8 +127,11 @@ class ParallelForward:
     def _run_until(self, last: Begun | None) -> None:
         """This rank's part of all passes up to that one; the ranks run them in the order in which they were begun."""
         while self._begun and (last is None or last.logits is None):
-            begun = self._begun.popleft()
-            begun.logits = self._own(begun.task.batch, begun.cache, begun.task.number)
+            self._run_first()
+
+    def _run_first(self) -> None:
+        begun = self._begun.popleft()
+        begun.logits = self._own(begun.task.batch, begun.cache, begun.task.number)
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:

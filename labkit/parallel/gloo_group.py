@@ -19,9 +19,6 @@ from labkit.native.library import ADD_UP
 NEVER = timedelta(days=30)
 """gloo's own time-out, after which a group is of no use: who has stopped is found out by the ranks' signs of life."""
 
-MOST_ON_THEIR_WAY = 4
-"""Broadcasts that the others have not taken yet, as shared memory holds two: who waited for the first could be waited for."""
-
 
 class GlooGroup:
     """Member `rank` of `ranks`; all make it at the same time, from one `torch.distributed.Store` and under one name.
@@ -50,11 +47,14 @@ class GlooGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """What `root` has in `tensor`, in place; it goes on while the tensor is on its way, and must not change it."""
+        """What `root` has in `tensor`, in place; it goes on while the tensor is on its way, and must not change it.
+
+        However many are: whom it waited for could wait for it. As ranks use it, these are the steps in flight.
+        """
         work = self._broadcast(tensor, root)
         if self.rank == root:
             self._on_their_way.append((work, tensor))
-            while len(self._on_their_way) > MOST_ON_THEIR_WAY or (self._on_their_way and self._first_has_arrived()):
+            while self._on_their_way and self._first_has_arrived():
                 self._arrive()
         else:
             self._wait(work, "broadcast", tensor)

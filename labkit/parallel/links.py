@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from labkit.engine.part import span
-from labkit.native.shared_group import SharedGroup
+from labkit.native.shared_group import SLOT_BYTES, SharedGroup
 from labkit.parallel.gloo_group import GlooGroup
 from labkit.parallel.layout import Layout
 from labkit.parallel.wire import HEADER, body_bytes
 
 Group = SharedGroup | GlooGroup
 """Some of the ranks, and what they do together."""
+
+PATIENCE_SECONDS = 0.002
+"""In which ranks that wait for a task have taken it, however deep they slept; those that have not are at work."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,24 @@ class Links:
         self.tasks.broadcast(header, 0)
         if body is not None:
             self.tasks.broadcast(body, 0)
+
+    def try_send_task(self, header: Tensor, body: Tensor) -> bool:
+        """`send_task`, unless the others have not come to the last one; then nothing is sent.
+
+        Through shared memory a task waits there until the one behind it is written, and a body of more than a slot until
+        all others read it.
+        """
+        if isinstance(self.tasks, SharedGroup):
+            if len(body) > SLOT_BYTES:
+                return False
+            if status := self.tasks.try_broadcast(header, 0, PATIENCE_SECONDS):
+                if status == 2:
+                    self.tasks.fail(status, "broadcast")
+                return False
+            self.tasks.broadcast(body, 0)  # who has taken the last header takes its body as well, whatever else waits
+            return True
+        self.send_task(header, body)
+        return True
 
     def receive_task(self) -> tuple[Tensor, Tensor] | None:
         """The next task's header and body; None when this rank is to end. Waits for the header as long as it takes."""
