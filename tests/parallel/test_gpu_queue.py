@@ -114,18 +114,16 @@ def test_a_pass_that_could_not_be_queued_is_not_under_way(links: Links) -> None:
 
 
 def test_a_forgotten_queue_is_watched_no_more(links: Links) -> None:
-    def watched() -> int:
-        return sum(thread.name == "labkit gpu queue" for thread in threading.enumerate())
+    def watching() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "labkit gpu queue"}
 
-    before = watched()
+    before = watching()
     queue = GpuQueue(links, mark=Stream().mark)
-    assert watched() == before + 1
+    (thread,) = watching() - before
     del queue
     gc.collect()
-    until = time.monotonic() + 5
-    while watched() > before and time.monotonic() < until:
-        time.sleep(0.05)
-    assert watched() == before
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_waiting_gives_its_time_and_comes_to_an_end() -> None:
