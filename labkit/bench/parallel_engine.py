@@ -1,4 +1,4 @@
-"""labkit on several ranks of this host, as engines of the bench: one class for each layout."""
+"""labkit on several ranks of this host, on its CPU or a GPU each, as engines of the bench: one class for each layout."""
 
 from __future__ import annotations
 
@@ -7,37 +7,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.bench.engines import PRECISIONS, LabkitEngine
+from labkit.bench.engines import LabkitEngine
 from labkit.checkpoints import Checkpoint
 from labkit.engine import FixedBatches, KVCache
 from labkit.engine.forward import threads_of
 from labkit.parallel import Layout, start
+from labkit.parallel.devices import rank_device
 from labkit.parallel.ledger import COMPUTE
 
 
 class ParallelLabkit(LabkitEngine):
     """One layout of labkit; made by `of_layout`. A batch is shared out to as many steps in flight as there are stages.
 
-    Notes the share of decode steps that rank 0 spent in collectives, or waiting in them for others.
+    Notes the bytes of rank 0's collectives, and on the CPU the share of decode steps that it spent in them, waiting for
+    others included. On GPUs no step comes from a CUDA graph, as those of one process do.
     """
 
     layout = Layout()
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        self._ranks = start(checkpoint, self.layout, precision)
+        self._ranks = start(checkpoint, self.layout, precision, device=device.type)
         self._model = self._ranks.model
         self._lanes: list[FixedBatches] = []
         self._prefills: set[int] = set()
         self._describe(precision, device)
-        self.detail += f", {self.layout.ranks} ranks"
+        self.detail += f", {self.layout.ranks} ranks" + (", no CUDA graph" if device.type == "cuda" else "")
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """Those of the CPU; on a GPU none: ranks of one host's CPU are what there is."""
-        return PRECISIONS[:-1] if device.type == "cpu" else ()
+        """Those of one process. Raises `NotAvailable` when there are fewer GPUs than ranks."""
+        rank_device(cls.layout, device.type)
+        return super().precisions(device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """As of one process; the prompts of each step in flight by themselves."""
+        """As of one process; the prompts of each step in flight by themselves. Batches are made in the host's memory."""
         batch, length = prompts.shape
         room = length + new_tokens
         if self._cache is None or self._cache.num_slots < batch * room:
@@ -48,7 +51,7 @@ class ParallelLabkit(LabkitEngine):
         with threads_of(self._ranks):
             for share in shares:
                 first = sum(lane.slot_table.numel() for lane in self._lanes)
-                self._lanes.append(FixedBatches(len(share), room, self._model.device, first_slot=first))
+                self._lanes.append(FixedBatches(len(share), room, self._ranks.batch_device, first_slot=first))
                 waiting.append(self._ranks.submit(self._lanes[-1].prefill(list(share)), self._cache))
                 self._prefills.add(self._ranks.steps)
             return torch.cat([logits().argmax(-1) for logits in waiting])
@@ -71,7 +74,7 @@ class ParallelLabkit(LabkitEngine):
         return torch.cat([torch.stack(lane, dim=1) for lane in made])
 
     def notes(self) -> dict[str, Any]:
-        """`communication_share` of rank 0's time in decode steps, waiting included, and its `communication_bytes` a step."""
+        """`communication_bytes` of rank 0 a decode step; `communication_share` of its time, where the host sees that pass."""
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]
@@ -81,7 +84,8 @@ class ParallelLabkit(LabkitEngine):
         if not steps:
             return {}
         waited, size = sum(entry.seconds for entry in apart), sum(entry.total_bytes for entry in apart)
-        return {"communication_share": waited / busy, "communication_bytes": size / steps}
+        share = {} if self._model.device.type == "cuda" else {"communication_share": waited / busy}
+        return share | {"communication_bytes": size / steps}
 
 
 def of_layout(layout: Layout) -> type[ParallelLabkit]:

@@ -87,7 +87,11 @@ def _draw(record: Record, path: Path) -> None:
 
     steps = [row["decode_ms_per_token"] for row in record.rows]
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
-    names = [f"batch {row['batch']}, {row['engine'].removeprefix('labkit-')}" for row in record.rows]
+    unseen = ["communication_bytes" in row and "communication_share" not in row for row in record.rows]  # GPUs pass on unseen
+    names = [
+        f"batch {row['batch']}, {row['engine'].removeprefix('labkit-')}{' (not apart)' if together else ''}"
+        for row, together in zip(record.rows, unseen, strict=True)
+    ]
     parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
     title = "A decode step, milliseconds"
     plots.parts_plot(names, parts, xlabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
@@ -117,10 +121,14 @@ def _print_table(record: Record) -> None:
     console = Console()
     console.print(table)
     for row in record.rows:
-        if "communication_share" in row:
-            size = f"{row['communication_bytes'] / 1e3:.1f} kB"
-            share = f"{100 * row['communication_share']:.0f} %"
-            console.print(f"{row['engine']}, batch {row['batch']}: {share} of a decode step in collectives, {size} a step")
+        if "communication_bytes" in row:
+            size = f"{row['communication_bytes'] / 1e3:.1f} kB a step"
+            share = (
+                f"{100 * row['communication_share']:.0f} % of a decode step"
+                if "communication_share" in row
+                else "no time apart"
+            )
+            console.print(f"{row['engine']}, batch {row['batch']}: {share} in collectives, {size}")
     if scaling := record.extra.get("predicted_scaling"):
         speeds = ", ".join(f"{gpus} GPUs {speed:.2f} x" for gpus, speed in scaling["times_faster"].items())
         console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one")

@@ -23,7 +23,7 @@ def generate(
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
-    tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer.")] = 1,
+    tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer; on the CPU unless --device is cuda.")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(help="Stages of layers, each on ranks of its own.")] = 1,
     max_new_tokens: option.MaxNewTokens = None,
     min_new_tokens: option.MinNewTokens = 0,
@@ -67,12 +67,9 @@ def generate(
 
 
 def _load_parallel(model: str, device: str | None, precision: str | None, seed: int, shards: int, stages: int) -> Engine:
-    from labkit.errors import NotAvailable
     from labkit.parallel import Layout, load_parallel
 
-    if device not in (None, "cpu"):
-        raise NotAvailable(f"--device {device} with several ranks: ranks run on the CPU of one host; leave --device out")
-    return load_parallel(model, Layout(shards, stages), dtype=precision, seed=seed)
+    return load_parallel(model, Layout(shards, stages), device=device, dtype=precision, seed=seed)
 
 
 def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, json: bool) -> None:

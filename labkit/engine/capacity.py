@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psutil
 import torch
 
 from labkit.config import GPTJConfig
+from labkit.engine.part import WHOLE, Part
 from labkit.errors import InsufficientResources, InvalidRequest
 
 GPU_SHARE = 0.9
@@ -24,14 +27,16 @@ def num_slots_for(
     max_step_tokens: int,
     num_slots: int | None = None,
     cache_bytes: int | None = None,
+    part: Part = WHOLE,
 ) -> int:
     """Slots for tokens: `num_slots`, or what `cache_bytes` hold, or what the free memory of `device` holds.
 
+    part: what of the model `device` holds, where others hold the rest.
     The cache has one more, for padding. Left to the memory, never more than `max_batch_size` sequences of a whole context
     need. Raises `InvalidRequest` for fewer than one slot asked for, `InsufficientResources` when not a single one fits, or
     not as many as asked for.
     """
-    slot = config.kv_bytes_per_token(dtype.itemsize)
+    slot = slot_bytes(config, device, dtype, part)
     free = free_bytes(device)
     asked = _asked(num_slots, cache_bytes, slot)
     if asked is not None and asked * slot > free:
@@ -47,6 +52,17 @@ def num_slots_for(
             f"values ({slot} bytes) fit. Choose a smaller model or precision, or lower max_batch_size and max_step_tokens"
         )
     return asked or min(fits, max_batch_size * config.context_length)
+
+
+def slot_bytes(config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE) -> int:
+    """Bytes of a token's keys and values on a device that holds a part: on a GPU those of the largest stage's part.
+
+    Ranks on the CPU share a host's memory, so there it is those of the whole model.
+    """
+    if device.type != "cuda":
+        return config.kv_bytes_per_token(dtype.itemsize)
+    largest = replace(part, stage=0)
+    return 2 * len(largest.layers(config.num_layers)) * largest.heads(config) * config.head_dim * dtype.itemsize
 
 
 def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | None:

@@ -269,6 +269,7 @@ class Engine:
                     max_step_tokens=self.max_step_tokens,
                     num_slots=size,
                     cache_bytes=cache_bytes,
+                    part=self.model.part,
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 self._loop = StepLoop(self.model, Scheduler(pool, self.max_batch_size, self.max_step_tokens))

@@ -36,6 +36,12 @@ def submit(forward: Forward, batch: Batch, cache: KVCache) -> Callable[[], Tenso
     return begin(batch, cache) if begin is not None else partial(forward, batch, cache)
 
 
+def batch_device(forward: Forward, model: GPTJ) -> torch.device:
+    """Where a forward wants its batches: its `batch_device`, if it has such; else where the model is."""
+    device: torch.device = getattr(forward, "batch_device", model.device)
+    return device
+
+
 @contextlib.contextmanager
 def threads_of(forward: Forward) -> Iterator[None]:
     """Let torch use the forward's `num_threads` in the block, if it has such.

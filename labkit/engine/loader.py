@@ -45,20 +45,24 @@ def load(
     return Engine(read_model(checkpoint, chosen, target), tokenizer_of(checkpoint), **options)
 
 
-def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-    """Raise `InsufficientResources` when the weights in `precision` exceed the free memory of `device`."""
-    _check_fits(checkpoint.name, checkpoint.config, device, precision)
+def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str, ranks: int = 1) -> None:
+    """Raise `InsufficientResources` when the weights in `precision` exceed the free memory of `device`.
+
+    ranks: among how many devices they are shared out.
+    """
+    _check_fits(checkpoint.name, checkpoint.config, device, precision, ranks)
 
 
-def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: str) -> None:
+def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: str, ranks: int = 1) -> None:
     embedding = config.vocab_size * config.hidden_size
     matrices = (config.parameter_count - embedding) * BITS[precision] / 8
-    needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM)
+    needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM) // ranks
     free = free_bytes(device)
     if needed > free:
         raise InsufficientResources(
-            f"{name} needs {needed / 1e9:.1f} GB on {device} in {precision}, {free / 1e9:.1f} GB are "
-            "free; choose a smaller precision (int8 takes a quarter of fp32), another device or a smaller model"
+            f"{name} needs {needed / 1e9:.1f} GB {'for each rank ' if ranks > 1 else ''}on {device} in {precision}, "
+            f"{free / 1e9:.1f} GB are free; choose a smaller precision (int8 takes a quarter of fp32), another device or a "
+            "smaller model"
         )
 
 

@@ -14,7 +14,7 @@ from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
 from labkit.engine.beam_lane import BeamLane
 from labkit.engine.cached_sequence import CachedSequence
-from labkit.engine.forward import Forward, steps_in_flight, submit
+from labkit.engine.forward import Forward, batch_device, steps_in_flight, submit
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
@@ -89,7 +89,8 @@ class StepLoop:
         model = self._model
         builder = self._builders.pop() if self._builders else None
         if builder is None:
-            builder = BatchBuilder(self.scheduler.max_batch_size, model.config.context_length, model.device)
+            device = batch_device(forward, model)
+            builder = BatchBuilder(self.scheduler.max_batch_size, model.config.context_length, device)
         plan = Plan(builder.line_up(plan.decodes), plan.chunks)
         for chunk in plan.chunks:
             self._write_prefix_prompt(chunk, forward, cache)

@@ -66,10 +66,16 @@ class SharedGroup:
         self._done(self.try_broadcast(tensor, root), "broadcast")
         return tensor
 
-    def try_broadcast(self, tensor: Tensor, root: int) -> int:
-        """`broadcast` that gives 1 where `root` was late, after which it can be tried again, and 2 after `abort`; else 0."""
-        size = tensor.numel() * tensor.element_size()
+    def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
+        """`broadcast` that gives 1 where somebody was late, 2 after `abort`, else 0.
+
+        patience: seconds to wait, `timeout` when left out. After 1 it can be tried again, unless a part of a tensor of more
+        than `SLOT_BYTES` has gone already.
+        """
+        size, timeout = tensor.numel() * tensor.element_size(), self._struct.timeout
+        self._struct.timeout = timeout if patience is None else patience
         status: int = library().lk_group_broadcast(byref(self._struct), root, tensor.data_ptr(), size)
+        self._struct.timeout = timeout
         return status
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from labkit import ops
@@ -19,6 +20,7 @@ from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.ledger import Entry, decode_entries, encode_entries
 from labkit.parallel.rank import RankForward
@@ -29,11 +31,15 @@ from labkit.parallel.wire import Prefix, Task, decode, encode, encode_prefix, re
 
 @dataclass(eq=False)
 class Begun:
-    """A pass that the other ranks have been given; this one runs its own part of it when its turn comes."""
+    """A pass that the other ranks have been given; this one runs its own part of it when its turn comes.
+
+    Then it has `logits`, which are there once `wait` has returned.
+    """
 
     task: Task
     cache: KVCache
     logits: Tensor | None = None
+    wait: Callable[[], None] = lambda: None
 
 
 class ParallelForward:
@@ -64,6 +70,11 @@ class ParallelForward:
         return self.model.part.stages
 
     @property
+    def batch_device(self) -> torch.device:
+        """Batches are made in the host's memory: they go to the other ranks from there, and to each one's own device."""
+        return CPU
+
+    @property
     def num_threads(self) -> int:
         """This rank's share of the cores."""
         return self._own.threads
@@ -79,9 +90,9 @@ class ParallelForward:
         with self._all_or_none():
             freed, self._freed[:] = tuple(self._freed), []
             self.steps += 1
-            header, body = encode(Task(self.steps, batch, self._number(cache), cache.num_slots, freed))
+            header, body = encode(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
             self.ranks.check()
-            self.ranks.links.send_task(header, body)
+            self._give(header, body)
             # The encoded batch is a copy: the caller's own may change before this rank comes to it.
             begun = Begun(decode(header, body, self.model.config.hidden_size), cache)
             self._begun.append(begun)
@@ -109,18 +120,30 @@ class ParallelForward:
             self._failed = RankFailed("the engine was closed; load it again")
             self.ranks.close()
 
+    def _give(self, header: Tensor, body: Tensor) -> None:
+        """A pass to the others; while they cannot take it, this rank runs its part of those begun: they may wait for that."""
+        while self._begun:
+            if self.ranks.links.try_send_task(header, body):
+                return
+            self._run_first()
+        self.ranks.links.send_task(header, body)
+
     def _logits(self, begun: Begun) -> Tensor:
-        if begun.logits is None:
-            with self._all_or_none():
-                self._run_until(begun)
+        with self._all_or_none():
+            self._run_until(begun)
+            begun.wait()
         assert begun.logits is not None
         return begun.logits
 
     def _run_until(self, last: Begun | None) -> None:
         """This rank's part of all passes up to that one; the ranks run them in the order in which they were begun."""
         while self._begun and (last is None or last.logits is None):
-            begun = self._begun.popleft()
-            begun.logits = self._own(begun.task.batch, begun.cache, begun.task.number)
+            self._run_first()
+
+    def _run_first(self) -> None:
+        begun = self._begun.popleft()
+        begun.logits = self._own(begun.task.batch, begun.cache, begun.task.number)
+        begun.wait = self._own.waiter()
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections import deque
 from datetime import timedelta
 from typing import Any
@@ -15,12 +14,10 @@ from torch import distributed as dist
 
 from labkit.errors import RankFailed
 from labkit.native.library import ADD_UP
+from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
 """gloo's own time-out, after which a group is of no use: who has stopped is found out by the ranks' signs of life."""
-
-MOST_ON_THEIR_WAY = 4
-"""Broadcasts that the others have not taken yet, as shared memory holds two: who waited for the first could be waited for."""
 
 
 class GlooGroup:
@@ -50,11 +47,14 @@ class GlooGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """What `root` has in `tensor`, in place; it goes on while the tensor is on its way, and must not change it."""
+        """What `root` has in `tensor`, in place; it goes on while the tensor is on its way, and must not change it.
+
+        However many are: whom it waited for could wait for it. As ranks use it, these are the steps in flight.
+        """
         work = self._broadcast(tensor, root)
         if self.rank == root:
             self._on_their_way.append((work, tensor))
-            while len(self._on_their_way) > MOST_ON_THEIR_WAY or (self._on_their_way and self._first_has_arrived()):
+            while self._on_their_way and self._first_has_arrived():
                 self._arrive()
         else:
             self._wait(work, "broadcast", tensor)
@@ -107,24 +107,15 @@ class GlooGroup:
         return self._group.broadcast([tensor], options)
 
     def _wait(self, work: Any, collective: str, tensor: Tensor, patience: float | None = None) -> None:
-        """Look again and again: a thread that gloo holds cannot be told that another rank has failed."""
-        began, looks = time.perf_counter(), 0
-        patience = self.timeout if patience is None else patience
-        while not work.is_completed():
-            waited = time.perf_counter() - began
-            if self._aborted.is_set() or waited > patience:
-                why = "all others were told to stop" if self._aborted.is_set() else f"nobody came within {patience:g} s"
-                raise RankFailed(f"{why} ({collective} of {self.names[self.rank]})")
-            looks += 1
-            if waited > 0.002:
-                time.sleep(0.0001 if waited < 0.1 else 0.001)
+        what = f"{collective} of {self.names[self.rank]}"
+        seconds = wait_until(work.is_completed, self._aborted, self.timeout if patience is None else patience, what)
         try:
             work.wait()
         except RuntimeError as error:
-            raise RankFailed(f"{collective} of {self.names[self.rank]}: {str(error).splitlines()[0]}") from None
+            raise RankFailed(f"{what}: {str(error).splitlines()[0]}") from None
         self._calls += 1
         self._bytes += tensor.numel() * tensor.element_size()
-        self._seconds += time.perf_counter() - began
+        self._seconds += seconds
 
     def _add_up(self, whom: int | None, data: ctypes._Pointer[ctypes.c_float], count: int) -> int:
         try:

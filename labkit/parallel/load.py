@@ -1,4 +1,4 @@
-"""From a model's name to an engine whose model lies on several ranks of this host."""
+"""From a model's name to an engine whose model lies on several ranks: of this host, or wherever torchrun started them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from labkit.engine.loader import check_memory, tokenizer_of
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.environment import usable_cores
 from labkit.errors import NotAvailable, RankFailed
+from labkit.parallel.devices import rank_device, torchrun_device
 from labkit.parallel.forward import ParallelForward
 from labkit.parallel.layout import Layout
 from labkit.parallel.rank import RankForward
@@ -28,6 +29,7 @@ def load_parallel(
     name: str | Path,
     layout: Layout,
     *,
+    device: str | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -36,20 +38,23 @@ def load_parallel(
 ) -> Engine:
     """An engine on `layout.ranks` processes of this host: this one, and others that it starts.
 
-    dtype, seed, options: as `labkit.load` has them. threads: of each rank; left out, the cores are shared out. progress:
-    called with the ranks that are ready and their number. Close the engine to end the ranks; they end with this process,
-    too, and when the engine is forgotten.
+    device: "cpu" (when left out) or "cuda": one GPU a rank, which talk over NCCL; decode steps come from no CUDA graph there,
+    `cuda_graphs` or not. dtype, seed, options: as `labkit.load` has them; the KV cache has as many slots as this rank's
+    memory allows. threads: of each rank; left out, the cores are shared out. progress: called with the ranks that are ready
+    and their number. Close the engine to end the ranks; they end with this process, too, and when the engine is forgotten.
 
-    Raises what `labkit.load` raises; `InvalidRequest` before a process starts when the model cannot be laid out so, and
-    `RankFailed` when a rank cannot read its part.
+    Raises what `labkit.load` raises; before a process starts `InvalidRequest` when the model cannot be laid out so, and
+    `NotAvailable` when there are fewer GPUs than ranks; and `RankFailed` when a rank cannot read its part or has less memory
+    than its share of weights and cache takes.
     """
     check_limits(options.get("max_batch_size", MAX_BATCH_SIZE), options.get("max_step_tokens", MAX_STEP_TOKENS))
-    device = torch.device("cpu")
+    own = _device(layout, device)  # before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
-    precision = as_precision(dtype, device)
-    check_memory(checkpoint, device, precision)
-    forward = start(checkpoint, layout, precision, threads=threads, progress=progress)
+    precision = as_precision(dtype, own)
+    if own.type == "cpu":  # ranks share the host's memory; each GPU is looked at by its rank
+        check_memory(checkpoint, own, precision)
+    forward = start(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
     return Engine(forward.model, tokenizer_of(checkpoint), forward=forward, **options)
 
 
@@ -58,6 +63,7 @@ def start(
     layout: Layout,
     precision: str,
     *,
+    device: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParallelForward:
@@ -69,23 +75,36 @@ def start(
     layout.check(checkpoint.config)
     if not native.available():
         raise NotAvailable(f"ranks on one host talk through labkit's native library, which is not used: {native.why_not()}")
+    own_device = _device(layout, device)
     if under_torchrun():
-        return _join(checkpoint, layout, precision, threads)
+        return _join(checkpoint, layout, precision, own_device, threads)
     each = threads or max(1, usable_cores() // layout.ranks)
     source = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
-    ranks = Ranks(layout, source | {"precision": precision, "threads": each})
+    ranks = Ranks(layout, source | {"precision": precision, "threads": each}, device=own_device)
     try:
+        ranks.links.connect()
         own = RankForward.load(checkpoint, precision, ranks.links, each)
         ranks.wait_ready(progress)
+    except RankFailed as error:
+        failure = ranks.failure() or error
+        ranks.close()
+        raise failure from None
     except BaseException:
         ranks.close()
         raise
     return ParallelForward(ranks, own)
 
 
-def _join(checkpoint: Checkpoint, layout: Layout, precision: str, threads: int | None) -> ParallelForward:
-    ranks = Joined(layout)
+def _device(layout: Layout, device: str | None) -> torch.device:
+    return torchrun_device(layout, device) if under_torchrun() else rank_device(layout, device)
+
+
+def _join(checkpoint: Checkpoint, layout: Layout, precision: str, device: torch.device, threads: int | None) -> ParallelForward:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    ranks = Joined(layout, device)
     try:
+        ranks.links.connect()
         each = threads or torch.get_num_threads()  # torchrun sets OMP_NUM_THREADS
         own = RankForward.load(checkpoint, precision, ranks.links, each)
         if ranks.rank == 0:

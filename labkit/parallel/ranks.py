@@ -21,7 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from labkit.errors import RankFailed
+from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links, create_groups
 from labkit.parallel.pulse import Pulse
@@ -38,25 +41,34 @@ LOST_OTHERS = 3
 class Ranks:
     """All ranks but this one, and this one's `links` to them; forgotten or closed, it ends them.
 
-    Each is started with the run's folder, which holds `run.json`: `spec`, and where the groups are. A rank's output appears
-    here line by line, labelled, by `say`. When a rank ends, or is silent for `SILENCE_SECONDS`, whoever waits is released,
-    the others are killed, and `check` raises `RankFailed` with rank, host, step and cause.
+    Each is started with the run's folder, which holds `run.json`: `spec`, where the groups are, and on what kind of `device`
+    (this rank's own) all compute. A rank's output appears here line by line, labelled, by `say`. When a rank ends, or is
+    silent for `SILENCE_SECONDS`, whoever waits is released, the others are killed, and `check` raises `RankFailed` with
+    rank, host, step and cause.
     """
 
     def __init__(
-        self, layout: Layout, spec: dict[str, Any], *, timeout: float = 600.0, say: Callable[[str], None] | None = None
+        self,
+        layout: Layout,
+        spec: dict[str, Any],
+        *,
+        device: torch.device = CPU,
+        timeout: float = 600.0,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.layout = layout
-        groups, beats = create_groups(layout), Pulse.create(layout.ranks)
+        groups, beats = create_groups(layout, device), Pulse.create(layout.ranks)
         folder = Path(tempfile.mkdtemp(prefix="labkit-run-"))
         shared = {
             "layout": asdict(layout),
             "groups": {name: str(path) for name, path in groups.items()},
             "pulse": str(beats),
             "timeout": timeout,
+            "device": device.type,
+            "meeting": str(folder / "meeting"),
         }
         (folder / "run.json").write_text(json.dumps(spec | shared))
-        self.links = Links.shared(layout, 0, groups, timeout)
+        self.links = Links.shared(layout, 0, groups, timeout, device=device, meeting=folder / "meeting")
         self._watch = Watch(layout, self.links, Pulse(beats, layout.ranks), folder, [*groups.values(), beats])
         self._end = weakref.finalize(self, self._watch.end)
         environ = os.environ | {"OMP_NUM_THREADS": str(spec["threads"]), "PYTHONUNBUFFERED": "1"}
@@ -148,6 +160,7 @@ class Watch:
             process.kill()
         for process in self.processes.values():
             process.wait()
+        self._links.close()
         for file in self._files:
             file.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)

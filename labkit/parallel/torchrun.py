@@ -15,9 +15,11 @@ import weakref
 from datetime import timedelta
 from typing import Any
 
+import torch
 from torch import distributed as dist
 
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
 from labkit.parallel.wire import stop_header
@@ -35,13 +37,13 @@ def under_torchrun() -> bool:
 
 
 class Joined:
-    """This rank among the others, with the interface of `Ranks`: `links`, `check`, `failure`, `close`.
+    """This rank among the others, with the interface of `Ranks`: `links`, `check`, `failure`, `close`; on `device`.
 
     Raises `InvalidRequest` when as many ranks were started as the layout does not have, and `RankFailed` when they do not
     all come within `patience` seconds.
     """
 
-    def __init__(self, layout: Layout, *, patience: float = 60.0, timeout: float = 600.0) -> None:
+    def __init__(self, layout: Layout, device: torch.device = CPU, *, patience: float = 60.0, timeout: float = 600.0) -> None:
         self.layout = layout
         self.rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if started != layout.ranks:
@@ -59,9 +61,9 @@ class Joined:
             late = [str(rank) for rank in range(started) if not store.check([f"host {rank}"])]
             raise RankFailed(f"of {started} ranks, {', '.join(late)} did not come within {patience:g} s") from None
         self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
-        self.links = Links.gloo(layout, self.rank, store, timeout)
+        self.links = Links.gloo(layout, self.rank, store.clone(), timeout, device=device)
         self._signs = Signs(store.clone(), layout, self.rank, self._hosts, self.links)
-        self._end = weakref.finalize(self, _end, self._signs, self.links if self.rank == 0 else None)
+        self._end = weakref.finalize(self, _end, self._signs, self.links)
 
     def say(self, step: int) -> None:
         """Note the step that this rank begins."""
@@ -140,14 +142,15 @@ class Signs:
         return self._layout.failure(rank, self._hosts[rank], step, cause)
 
 
-def _end(signs: Signs, links: Links | None) -> None:
-    if links is not None and not signs.failure:
+def _end(signs: Signs, links: Links) -> None:
+    if links.rank == 0 and not signs.failure:
         try:
             links.send_task(stop_header(), None)
             links.flush()
         except RankFailed as error:
             print(f"ranks could not be told to end: {error}", file=sys.stderr)
     signs.end()
+    links.close()
 
 
 def _leave() -> None:

@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest
 from labkit.parallel.layout import Layout
 
 HIDDEN_BYTES = 4
-"""Of a number of the hidden state, which this engine sends in float32."""
+"""Of a number of the hidden state, which ranks on the CPU send in float32; on GPUs it goes in the model's own dtype."""
 
 
 def all_reduces(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: int = 1) -> int:

@@ -60,7 +60,10 @@ def kind_of(header: Tensor) -> int:
 
 def encode_prefix(prefix: Prefix) -> tuple[Tensor, Tensor]:
     """The header `[HEADER]` int64 and what follows it, uint8; the numbers as float32."""
-    parts = prefix.slots.long().contiguous().view(torch.uint8), prefix.given.float().contiguous().view(-1).view(torch.uint8)
+    parts = (
+        prefix.slots.long().contiguous().view(torch.uint8),
+        prefix.given.cpu().float().contiguous().view(-1).view(torch.uint8),
+    )
     body = torch.cat(parts)
     return _header(PREFIX, len(body), prefix.cache, prefix.num_slots, *prefix.given.shape), body
 

@@ -17,6 +17,7 @@ import torch
 
 from labkit.checkpoints import open_checkpoint
 from labkit.errors import RankFailed
+from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
 from labkit.parallel.pulse import Pulse
@@ -34,7 +35,12 @@ def main(folder: Path, rank: int) -> int:
     pulse.beat(rank)
     try:
         torch.set_num_threads(spec["threads"])
-        links = Links.shared(layout, rank, spec["groups"], spec["timeout"])
+        device = CPU if spec["device"] == "cpu" else torch.device(spec["device"], rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        meeting = Path(spec["meeting"])
+        links = Links.shared(layout, rank, spec["groups"], spec["timeout"], device=device, meeting=meeting)
+        links.connect()
         checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
         forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])
         pulse.say_ready(rank)

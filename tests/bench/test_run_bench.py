@@ -14,6 +14,7 @@ import torch
 from labkit import native
 from labkit.bench import BenchSettings, run_bench
 from labkit.bench.engines import BenchEngine, LabkitEngine
+from labkit.bench.parallel_engine import of_layout
 from labkit.bench.peers import PEERS, HuggingFaceEngine
 from labkit.bench.rounds import Measured, Prompts
 from labkit.bench.rows import agreement, ratios_of, rows_of
@@ -21,6 +22,7 @@ from labkit.checkpoints import open_checkpoint
 from labkit.config import GPT_J_6B
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, Timing, roofline
+from labkit.parallel import Layout
 
 RUN = importlib.import_module("labkit.bench.run")
 LIMITS = Ceilings("cpu", 1, 1e10, {"fp32": 1e14, "bf16": 1e14, "fp16": 1e14})
@@ -121,6 +123,17 @@ def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
     (row,) = rows_of(1, "fp32", {"labkit": found}, about, limit_of, interleaved=True)
     assert row["fraction_of_limit"] == pytest.approx(limit_of(1e9).decode_seconds / 0.1)
     assert row["read_bytes_per_second"] == 1.5e9
+
+
+def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu = torch.device("cuda", 0)
+    of_layout(Layout(2, 1)).require(gpu, "fp8")
+    with pytest.raises(NotAvailable, match="4 ranks were asked for, one GPU each, and 2 GPUs are here"):
+        of_layout(Layout(2, 2)).require(gpu, "fp16")
+    with pytest.raises(NotAvailable, match=r"labkit-tp2-pp2 runs .* on cpu, not fp8"):
+        of_layout(Layout(2, 2)).require(torch.device("cpu"), "fp8")
 
 
 @pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")

@@ -111,6 +111,12 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["generate", "Once", "--device", "toaster"], 2, "cpu"),
     (["generate", "Once", "--device", "cuda:9"], 1, "use device cpu"),
     (["generate", "Once", "--max-new-tokens", "1000000"], 2, "1000000"),
+    (
+        ["generate", "Once", "--device", "cuda", "--tensor-parallel", "8", "--pipeline-parallel", "8"],
+        1,
+        "64 ranks were asked for, one GPU each, and",
+    ),
+    (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "ranks take one each"),
     (["fetch", "nothing"], 2, "gptj-tiny"),
     (["fetch", "gpt-j-6b"], 1, "HF_HUB_OFFLINE"),
     (["convert", "gptj-tiny", "x", "--format", "gguf"], 2, "'gguf'; hf, fastertransformer or megatron is accepted"),

@@ -1,7 +1,7 @@
 """All that needs a GPU, in one call: `python -m tests.gpu` runs the GPU tests and benchmarks and writes their records.
 
 Records go to the folder named by `OUT`, else to tests/benchmarks/results/. Where there is no GPU it says so and ends
-with status 1: nothing was measured.
+with status 1: nothing was measured. Ranks on GPUs need two of them: with one, the step says so.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def main() -> int:
     steps["growth"] = [sys.executable, "-m", "tests.benchmarks.growth", *grown]
     load = RESULTS / f"gpu_{name}_load_memory.json"
     steps["load_memory"] = [sys.executable, "-m", "tests.benchmarks.load_memory", "--save", str(load)]
+    ranks = RESULTS / f"gpu_{name}_ranks_gpt_j_6b_fp16.json"
+    steps["ranks"] = [sys.executable, "-m", "tests.benchmarks.ranks", "--save", str(ranks)]
     found = {}
     for step, command in steps.items():
         print(f"== {step}", flush=True)

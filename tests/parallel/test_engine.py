@@ -108,6 +108,17 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
     assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
 
 
+@pytest.mark.parametrize("stages", [3, 4])
+def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
+    """More pieces than what is between two stages holds, while the next steps are given out."""
+    options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
+    prompts, params = random_prompts(211, [88] * 48, seed=8), replace(GREEDY, max_new_tokens=4)
+    one = labkit.load(folder[0], dtype="fp32", **options).generate(prompts, params)
+    with load_parallel(folder[0], Layout(1, stages), dtype="fp32", **options) as engine:
+        several = engine.generate(prompts, params)
+    assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
 def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
     """A shard has its own scales, so numbers differ a little; they stay as near to float64 as those of one process."""
