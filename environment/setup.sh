@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
-wanted=$(cat pyproject.toml setup.py labkit/native/build.py labkit/native/src/* environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
+wanted=$(cat pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server_requirements.txt environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
 if [ -x "$venv/bin/labkit" ] && [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$wanted" ]; then
     echo "The environment in $venv is up to date."
     exit 0
@@ -25,7 +25,7 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-echo "[1/3] $venv with $("$python" --version)"
+echo "[1/4] $venv with $("$python" --version)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     if ! "$python" -m venv --clear "$venv" >/tmp/labkit-venv.$$ 2>&1; then
         cat /tmp/labkit-venv.$$ >&2
@@ -37,14 +37,17 @@ fi
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 quiet=$([ -t 1 ] || echo --quiet) # a terminal sees pip's progress bars, a log does not need them
-echo "[2/3] packages (the first time: several minutes and, without a CPU build of torch at hand, 3 GB)"
+echo "[2/4] packages (the first time: several minutes and, without a CPU build of torch at hand, 3 GB)"
 # torch first and alone, so that the build pip finds is the one everything else is fitted to.
 pip install $quiet --constraint environment/constraints.txt torch
 pip install $quiet --constraint environment/constraints.txt --editable '.[dev]'
 
-echo "[3/3] JupyterLab's settings"
+echo "[3/4] JupyterLab's settings"
 mkdir -p "$venv/share/jupyter/lab/settings"
 cp environment/jupyterlab_overrides.json "$venv/share/jupyter/lab/settings/overrides.json"
+
+echo "[4/4] Triton Inference Server, for lab 04 and labkit serve (75 MB)"
+"$venv/bin/labkit" serve --install || echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2
 
 echo "$wanted" >"$venv/.made-from"
 echo "Done: $venv/bin/labkit $("$venv/bin/labkit" --version 2>/dev/null || true)"

@@ -85,8 +85,16 @@ def describe() -> Machine:
         gpus=gpus,
         gpus_why_none=why,
         versions=find_versions(),
-        triton_server=shutil.which("tritonserver") or "",
+        triton_server=find_triton_server(),
     )
+
+
+def find_triton_server() -> str:
+    """Which Triton Inference Server `labkit.serving` would start, in words; empty without one."""
+    from labkit.serving.install import find_server
+
+    found = find_server()
+    return found.origin if found else ""
 
 
 def find_cpu(cpuinfo: str | None = None) -> CPU:

@@ -102,7 +102,7 @@ def _print_tables(machine: Machine, kernels: dict[str, str], labs: list[dict[str
         table.add_row(f"GPU {gpu.index}", f"{gpu.name}, {size}, {links}")
     if not machine.gpus:
         table.add_row("GPU", f"none: {machine.gpus_why_none}; labs run on the CPU")
-    table.add_row("Triton server", machine.triton_server or "not found on PATH")
+    table.add_row("Triton server", machine.triton_server or "none; `labkit serve --install` gets one")
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     report = Table(title="Labs", title_justify="left")
     for column in ("lab", "title", "runs here", "not measured here"):

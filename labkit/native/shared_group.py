@@ -54,8 +54,12 @@ class SharedGroup:
         self._struct.timeout = seconds
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place: float32, contiguous, of one shape everywhere; the same bits on all."""
-        assert tensor.dtype == torch.float32
+        """The sum over all members, in place: contiguous, of one shape and dtype everywhere; the same bits on all.
+
+        It is added up in float32, and rounded to the tensor's own dtype at the end.
+        """
+        if tensor.dtype != torch.float32:
+            return tensor.copy_(self.all_reduce(tensor.float()))
         assert tensor.is_contiguous()
         self._done(library().lk_group_all_reduce(self.native_add_up[1], tensor.data_ptr(), tensor.numel()), "all_reduce")
         return tensor

@@ -8,7 +8,11 @@ from collections.abc import Callable, Sequence
 
 from labkit.engine import Engine, SamplingParams, TokenEvent
 from labkit.errors import Cancelled, InvalidRequest, LabkitError, Overloaded, RankFailed
+from labkit.serving.host_counts import HostCounts
 from labkit.serving.word_lists import MOST_WORDS
+
+LOOK_SECONDS = 0.25
+"""Between two looks at the engine's state while it works."""
 
 OnEvent = Callable[["Job", TokenEvent], None]
 OnFailure = Callable[[LabkitError], None]
@@ -30,6 +34,7 @@ class Job:
         self.on_event, self.on_failure = on_event, on_failure
         self.deadline = deadline
         self.made = 0
+        self.since = time.monotonic()
         self.left = params.num_samples
         self._host = host
 
@@ -48,6 +53,8 @@ class EngineHost:
     def __init__(self, engine: Engine, *, max_waiting: int = 256) -> None:
         self.engine = engine
         self.max_waiting = max_waiting
+        self.counts = HostCounts()
+        self._looked = 0.0
         tokenizer = engine.tokenizer
         longest = max(map(len, map(tokenizer.token_bytes, range(tokenizer.vocab_size)))) if tokenizer else 0
         self._most_bytes = longest * engine.config.context_length
@@ -143,7 +150,8 @@ class EngineHost:
             late = {id(job) for job in self._jobs.values() if job.deadline is not None and job.deadline < now}
             self._cancel(late, "its deadline has passed")
             if self._jobs:
-                self._step()
+                self._step(now)
+            self._look()
 
     def _admit(self, job: Job) -> None:
         try:
@@ -153,6 +161,7 @@ class EngineHost:
             return
         with self._changed:
             self._jobs[number] = job
+        self.counts.requests += 1
 
     def _cancel(self, jobs: set[int], why: str) -> None:
         for number in [number for number, job in self._jobs.items() if id(job) in jobs] if jobs else ():
@@ -160,7 +169,16 @@ class EngineHost:
             job = self._forget(number)
             job.on_failure(Cancelled(f"{why}; it had made {job.made} tokens"))
 
-    def _step(self) -> None:
+    def _look(self) -> None:
+        """Note how the engine stands: now and then, and before the thread sleeps."""
+        now = time.monotonic()
+        if not self._jobs or now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            stats = self.engine.stats
+            self.counts.running, self.counts.waiting = stats.running, stats.waiting
+            self.counts.num_slots, self.counts.free_slots = stats.num_slots, stats.free_slots
+
+    def _step(self, now: float) -> None:
         try:
             events = self.engine.step()
         except RankFailed as error:
@@ -170,8 +188,12 @@ class EngineHost:
         except Exception as error:  # whose fault it was is not known: nobody is left without an answer
             self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
             return
+        if events:
+            self.counts.count_step(len(events))
         for event in events:
             job = self._jobs[event.request]
+            if not job.made:
+                self.counts.queue_seconds += now - job.since
             job.made += 1
             job.left -= event.finish_reason is not None
             if not job.left:

@@ -34,7 +34,7 @@ class ServerProgram:
     @property
     def origin(self) -> str:
         """Where it comes from, in words."""
-        return "installed by labkit" if self.environment else "on PATH"
+        return "installed by labkit from a wheel" if self.environment else str(self.executable)
 
 
 def find_server() -> ServerProgram | None:

@@ -29,7 +29,7 @@ class Server:
     grpc_port, metrics_port: free ones if left out. address: what it listens on. watch: look every few seconds whether each
     model answers, and load one anew that does not (`watchdog`). log: where the server's and the models' output goes, a
     temporary file if left out. program: what to start; `need_server()` if left out. progress: told in words what is being
-    waited for. start_seconds: until every model has answered.
+    waited for. give_up: asked while it waits for the start; true ends it. start_seconds: until every model has answered.
 
     When it is made every model has answered a real request. It ends with `stop`, with the block, when it is forgotten, and
     with this process, however that ends. Raises `InvalidRequest` for a repository without models or a port that is taken,
@@ -49,6 +49,7 @@ class Server:
         log: Path | None = None,
         program: ServerProgram | None = None,
         progress: Callable[[str], None] = lambda words: None,
+        give_up: Callable[[], bool] = lambda: False,
         start_seconds: float = 600.0,
     ) -> None:
         self.repository = Path(repository).resolve()
@@ -59,6 +60,7 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-server-"))
         self.log = log or self._folder / "log.txt"
         self.watchdog: Watchdog | None = None
+        self._give_up = give_up
         self.process = self._launch(program, address, ports)
         self._end = weakref.finalize(self, _end, self.process, self._folder)
         try:
@@ -128,6 +130,8 @@ class Server:
         while not what():
             if self.process.poll() is not None:
                 raise NotAvailable(f"tritonserver ended with status {self.process.returncode}\n{self._end_of_log()}")
+            if self._give_up():
+                raise NotAvailable("told to end before it was ready")
             if time.monotonic() > until:
                 raise NotAvailable(f"{otherwise} in time\n{self._end_of_log()}")
             time.sleep(0.02)

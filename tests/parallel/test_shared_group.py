@@ -48,6 +48,13 @@ def test_all_reduce_is_the_sum_in_the_order_of_the_ranks(ranks: int, count: int)
         assert all(torch.equal(a, b) for a, b in zip(member, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_all_reduce_of_halves_is_rounded_once(dtype: torch.dtype) -> None:
+    given = torch.randn(3, 513, generator=torch.Generator().manual_seed(5)).to(dtype)
+    expected = (given[0].float() + given[1].float() + given[2].float()).to(dtype)
+    assert all(torch.equal(made, expected) for made in together(3, lambda group: group.all_reduce(given[group.rank].clone())))
+
+
 @pytest.mark.parametrize("size", [1, SLOT_BYTES, SLOT_BYTES + 3])
 def test_broadcast_and_gather_between_other_calls(size: int) -> None:
     data = torch.randint(256, (3, size), dtype=torch.uint8)

@@ -23,6 +23,7 @@ from labkit.serving.engine_host import EngineHost, Job
 from labkit.serving.engine_socket import EngineSocket
 from labkit.serving.load_engine import load_engine
 from labkit.serving.python_backend.clients_gone import ClientsGone
+from labkit.serving.python_backend.metrics import EngineMetrics
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings, text_of
 from labkit.serving.run_folder import EngineNote, run_folder
@@ -49,6 +50,7 @@ class TritonPythonModel:
             note.say_failed(words)
             raise pb_utils.TritonModelException(words) from None
         note.say_ready()
+        self._metrics = EngineMetrics(self._host.counts, args["model_instance_name"])
         self._outbox = Outbox()
         self._clients = ClientsGone()
         self._numbers = itertools.count()
@@ -76,6 +78,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded. No thread is left behind: one would keep the process from ending."""
+        self._metrics.close()
         self._clients.close()
         self._socket.close()
         self._host.close()

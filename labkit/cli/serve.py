@@ -1,0 +1,144 @@
+"""`labkit serve`: GPT-J in a Triton Inference Server, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labkit.cli.output import DeviceOption, JsonOption, PrecisionOption, SeedOption, print_json, say
+
+if TYPE_CHECKING:
+    from labkit.serving.repository import ServeSettings
+    from labkit.serving.server import Server
+
+
+def serve(
+    name: Annotated[
+        str, typer.Argument(help="A model's name (gptj-tiny, gpt-j-6b), a directory or config.json.")
+    ] = "gptj-tiny",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    seed: SeedOption = 0,
+    tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="Stages of layers, each on ranks of its own.")] = 1,
+    instances: Annotated[int, typer.Option(help="Engines, each with weights and a cache of its own.")] = 1,
+    max_batch: Annotated[int, typer.Option(help="Sequences that an engine runs at a time.")] = 64,
+    max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; more are refused.")] = 256,
+    cache_bytes: Annotated[int | None, typer.Option(help="Of each KV cache; what memory allows when left out.")] = None,
+    http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8002,
+    address: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it yourself.")] = "127.0.0.1",
+    repository: Annotated[
+        Path | None, typer.Option(help="Where the model repository goes; a temporary folder if left out.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the server's output.")] = None,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the repository, and start nothing.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Get a Triton Inference Server where there is none, and end.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Serve a model with NVIDIA's Triton Inference Server until Ctrl-C: gRPC, HTTP, and metrics on the ports it prints.
+
+    Example: labkit serve gptj-tiny --max-batch 32
+
+        curl -d '{"text_input": "In the beginning"}' 127.0.0.1:8000/v2/models/gptj/generate
+    """
+    from labkit.serving.install import install_server, need_server
+    from labkit.serving.repository import ServeSettings, write_repository
+
+    if install:
+        say(f"Triton Inference Server: {install_server(say).executable}")
+        return
+    settings = ServeSettings(
+        model=name,
+        precision=precision,
+        device=device,
+        seed=seed,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        instances=instances,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        cache_bytes=cache_bytes,
+    )
+    if write_only:
+        folder = repository or Path(tempfile.mkdtemp(prefix="labkit-repository-"))
+        models = write_repository(folder, settings)
+        say(f"{folder} holds {', '.join(models)}")
+        if json:
+            print_json({"repository": str(folder), "models": models})
+        return
+    need_server()
+    with tempfile.TemporaryDirectory(prefix="labkit-repository-") as temporary:
+        folder = repository or Path(temporary)
+        say(f"{name}: the model repository is written to {folder}")
+        write_repository(folder, settings)
+        _run(folder, settings, (http_port, grpc_port, metrics_port), address, log, json=json)
+
+
+def _run(
+    folder: Path, settings: ServeSettings, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool
+) -> None:
+    from labkit.serving.server import Server
+
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    http, grpc, metrics = ports
+    server = Server(
+        folder,
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        address=address,
+        log=log,
+        progress=say,
+        give_up=told.is_set,
+    )
+    with server:
+        say(f"ready: HTTP {server.http}, gRPC {server.grpc}, metrics {server.metrics}; Ctrl-C ends it")
+        if json:
+            print_json(
+                {
+                    "http": server.http,
+                    "grpc": server.grpc,
+                    "metrics": server.metrics,
+                    "pid": server.pid,
+                    "models": server.models,
+                    "repository": str(folder),
+                }
+            )
+        _show_status(server, told, settings)
+
+
+def _show_status(server: Server, told: threading.Event, settings: ServeSettings) -> None:
+    """One line that is written over on a terminal, and what the watchdog did, until told to end."""
+    from labkit.errors import NotAvailable
+    from labkit.serving.status import status_line
+
+    shown = 0
+    began = time.monotonic()
+    while not told.wait(1.0):
+        if not server.is_running:
+            raise NotAvailable(f"tritonserver has ended; its log is {server.log}")
+        repairs = server.watchdog.repairs if server.watchdog else []
+        for repair in repairs[shown:]:
+            how = f"failed: {repair.failure}" if repair.failure else f"took {repair.seconds:.1f} s"
+            say(f"\n{repair.model} did not answer and was loaded anew, which {how}")
+        shown = len(repairs)
+        if sys.stderr.isatty():
+            width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            line = status_line(server.metrics, time.monotonic() - began, settings)
+            sys.stderr.write("\r" + line[:width].ljust(width))
+            sys.stderr.flush()
+    say("\nthe server ends")

@@ -1,0 +1,81 @@
+"""The engine's numbers on Triton's metrics endpoint: the server itself sees neither queue nor batch."""
+
+from __future__ import annotations
+
+import threading
+from itertools import accumulate
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from labkit.serving.host_counts import BATCH_SIZES, HostCounts
+
+PUBLISH_SECONDS = 0.5
+
+GAUGES = {
+    "running": "sequences that run",
+    "waiting": "sequences that wait",
+    "num_slots": "slots of the KV cache, one a token",
+    "free_slots": "slots of the KV cache that no sequence holds",
+}
+COUNTERS = {
+    "requests": "prompts taken in",
+    "tokens": "tokens made",
+    "steps": "steps of the engine that made tokens",
+    "queue_seconds": "seconds from a prompt's coming to the step that made its first token",
+}
+
+
+class EngineMetrics:
+    """Publishes a host's counts as `labkit_...`, for one instance of a model, from a thread of its own."""
+
+    def __init__(self, counts: HostCounts, instance: str) -> None:
+        self._counts = counts
+        self._labels = {"instance": instance}
+        self._families: list[Any] = []
+        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
+        self._gauges = {name: self._metric(name, words, gauge) for name, words in GAUGES.items()}
+        self._counters = {name: self._metric(f"{name}_total", words, counter) for name, words in COUNTERS.items()}
+        words = "steps that made tokens for at most so many sequences"
+        self._buckets = self._family("batch_size_bucket", words, counter)
+        edges = [*map(str, BATCH_SIZES), "+Inf"]
+        self._sizes = [self._buckets.Metric(labels=self._labels | {"le": edge}) for edge in edges]
+        self._published: dict[Any, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="labkit metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Publish no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def _family(self, name: str, words: str, kind: Any) -> Any:
+        return pb_utils.MetricFamily(name=f"labkit_{name}", description=words, kind=kind)
+
+    def _metric(self, name: str, words: str, kind: Any) -> Any:
+        family = self._family(name, words, kind)
+        metric = family.Metric(labels=self._labels)
+        self._families.append(family)  # a metric ends with its family
+        return metric
+
+    def _run(self) -> None:
+        while not self._ended.wait(PUBLISH_SECONDS):
+            for name, gauge in self._gauges.items():
+                self._set(gauge, float(getattr(self._counts, name)))
+            for name, counter in self._counters.items():
+                self._raise(counter, float(getattr(self._counts, name)))
+            for bucket, count in zip(self._sizes, accumulate(self._counts.batch_sizes), strict=True):
+                self._raise(bucket, float(count))
+
+    def _set(self, metric: Any, value: float) -> None:
+        """Each call asks the server's process: only what has changed is said."""
+        if self._published.get(metric) != value:
+            self._published[metric] = value
+            metric.set(value)
+
+    def _raise(self, metric: Any, value: float) -> None:
+        before = self._published.get(metric, 0.0)
+        if value > before:
+            self._published[metric] = value
+            metric.increment(value - before)
