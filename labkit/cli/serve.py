@@ -16,13 +16,15 @@ import typer
 from labkit.cli.output import DeviceOption, JsonOption, PrecisionOption, SeedOption, print_json, say
 
 if TYPE_CHECKING:
-    from labkit.serving.repository import ServeSettings
     from labkit.serving.server import Server
 
 
 def serve(
     name: Annotated[
-        str, typer.Argument(help="A model's name (gptj-tiny, gpt-j-6b), a directory or config.json.")
+        str,
+        typer.Argument(
+            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served as it is."
+        ),
     ] = "gptj-tiny",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
@@ -41,6 +43,7 @@ def serve(
         Path | None, typer.Option(help="Where the model repository goes; a temporary folder if left out.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the server's output.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Look the repository over, and start nothing.")] = False,
     write_only: Annotated[bool, typer.Option("--write-only", help="Write the repository, and start nothing.")] = False,
     install: Annotated[
         bool, typer.Option("--install", help="Get a Triton Inference Server where there is none, and end.")
@@ -52,12 +55,20 @@ def serve(
     Example: labkit serve gptj-tiny --max-batch 32
 
         curl -d '{"text_input": "In the beginning"}' 127.0.0.1:8000/v2/models/gptj/generate
+
+    A model repository of your own is looked over first: each fault of a config.pbtxt with its line and what to do.
     """
     from labkit.serving.install import install_server, need_server
     from labkit.serving.repository import ServeSettings, write_repository
 
     if install:
         say(f"Triton Inference Server: {install_server(say).executable}")
+        return
+    if check or is_repository(Path(name)):
+        look_over(Path(name))
+        if not check:
+            need_server()
+            _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, json=json)
         return
     settings = ServeSettings(
         model=name,
@@ -83,12 +94,31 @@ def serve(
         folder = repository or Path(temporary)
         say(f"{name}: the model repository is written to {folder}")
         write_repository(folder, settings)
-        _run(folder, settings, (http_port, grpc_port, metrics_port), address, log, json=json)
+        _run(folder, name, (http_port, grpc_port, metrics_port), address, log, json=json)
 
 
-def _run(
-    folder: Path, settings: ServeSettings, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool
-) -> None:
+def is_repository(folder: Path) -> bool:
+    """Whether a folder is a model repository, and no model."""
+    return any(folder.glob("*/config.pbtxt"))
+
+
+def look_over(repository: Path) -> None:
+    """Print what is wrong with a repository. Raises `InvalidRequest` if something is."""
+    from labkit.environment import find_gpus
+    from labkit.errors import InvalidRequest
+    from labkit.serving.repository_check import check_repository
+
+    faults = check_repository(repository, gpus=len(find_gpus()[0]))
+    for fault in faults:
+        say(str(fault))
+    if faults:
+        raise InvalidRequest(
+            f"{repository} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}, named above; mend them first"
+        )
+    say(f"{repository} is in order")
+
+
+def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool) -> None:
     from labkit.serving.server import Server
 
     told = threading.Event()
@@ -118,10 +148,10 @@ def _run(
                     "repository": str(folder),
                 }
             )
-        _show_status(server, told, settings)
+        _show_status(server, told, name)
 
 
-def _show_status(server: Server, told: threading.Event, settings: ServeSettings) -> None:
+def _show_status(server: Server, told: threading.Event, name: str) -> None:
     """One line that is written over on a terminal, and what the watchdog did, until told to end."""
     from labkit.errors import NotAvailable
     from labkit.serving.status import status_line
@@ -138,7 +168,7 @@ def _show_status(server: Server, told: threading.Event, settings: ServeSettings)
         shown = len(repairs)
         if sys.stderr.isatty():
             width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            line = status_line(server.metrics, time.monotonic() - began, settings)
+            line = status_line(server.metrics, time.monotonic() - began, name)
             sys.stderr.write("\r" + line[:width].ljust(width))
             sys.stderr.flush()
     say("\nthe server ends")

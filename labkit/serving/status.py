@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import urllib.request
 
-from labkit.serving.repository import ServeSettings
 
-
-def status_line(metrics: str, seconds: float, settings: ServeSettings) -> str:
+def status_line(metrics: str, seconds: float, name: str) -> str:
     """What runs and waits, tokens a second on average since the start, and slots of the cache in use, by the metrics."""
     try:
         with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=2.0) as answer:
@@ -20,7 +18,7 @@ def status_line(metrics: str, seconds: float, settings: ServeSettings) -> str:
     }
     used = 1 - values["free_slots"] / values["num_slots"] if values["num_slots"] else 0.0
     return (
-        f"{settings.model}: {values['running']:.0f} running, {values['waiting']:.0f} waiting, "
+        f"{name}: {values['running']:.0f} running, {values['waiting']:.0f} waiting, "
         f"{values['requests_total']:.0f} requests, {values['tokens_total']:.0f} tokens "
         f"({values['tokens_total'] / max(seconds, 1e-9):.0f}/s since the start), cache {used:.0%} full"
     )
