@@ -1,0 +1,79 @@
+"""`labkit serve` as a user runs it: the ready line, an answer over HTTP, Ctrl-C, and what it says of a repository."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from labkit.serving.install import find_server
+
+COMMAND = [sys.executable, "-m", "labkit", "serve"]
+ANY_PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+
+needs_server = pytest.mark.skipif(find_server() is None, reason="not measured here: no Triton Inference Server")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@needs_server
+def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "gptj-tiny", "--json", "--max-batch", "4", "--log", str(tmp_path / "log"), *ANY_PORTS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        ready = json.loads(command.stdout.readline())
+        family = [psutil.Process(ready["pid"]), *psutil.Process(command.pid).children(recursive=True)]
+        asked = {"text_input": "In the beginning", "max_new_tokens": 8}
+        request = urllib.request.Request(f"http://{ready['http']}/v2/models/gptj/generate", data=json.dumps(asked).encode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            reply = json.load(answer)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+    assert command.returncode == 0, said
+    assert reply["completion_tokens"] == 8
+    assert reply["text_output"].startswith(" of the")
+    assert {"gptj", "ensemble", "preprocessing", "fastertransformer", "postprocessing"} == set(ready["models"])
+    assert f"ready: HTTP {ready['http']}" in said
+    assert not [process for process in family if process.is_running()]
+    assert not Path(ready["repository"]).exists()
+    assert (tmp_path / "log").stat().st_size > 0
+
+
+def test_a_repository_is_written_and_looked_over(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    written = run("gptj-tiny", "--write-only", "--repository", str(folder), "--json")
+    assert json.loads(written.stdout.splitlines()[-1])["repository"] == str(folder)
+    assert run(str(folder), "--check").returncode == 0
+    config = folder / "gptj" / "config.pbtxt"
+    config.write_text(config.read_text().replace("decoupled: true", "decoupled: false"))
+    line = 1 + next(n for n, text in enumerate(config.read_text().splitlines()) if "decoupled" in text)
+    found = run(str(folder))
+    assert found.returncode == 2
+    assert f"gptj/config.pbtxt:{line}: " in found.stderr
+    assert "has 1 fault, named above; mend them first" in found.stderr
+
+
+def test_what_is_no_model_and_what_is_no_room_is_refused(tmp_path: Path) -> None:
+    found = run("nosuch", "--write-only", "--repository", str(tmp_path / "a"))
+    assert found.returncode == 2
+    assert "there is no model 'nosuch'" in found.stderr
+    (tmp_path / "mine.txt").write_text("a letter")
+    found = run("gptj-tiny", "--write-only", "--repository", str(tmp_path))
+    assert found.returncode == 2
+    assert "holds files that labkit did not write" in found.stderr
+    assert (tmp_path / "mine.txt").read_text() == "a letter"
+    found = run("gptj-tiny", "--max-batch", "0", "--write-only")
+    assert found.returncode == 2
+    assert "max_batch is 0; at least 1 is accepted" in found.stderr
