@@ -95,7 +95,7 @@ class Server:
         self.stop()
 
     def _launch(self, program: ServerProgram, address: str, ports: Sequence[int]) -> subprocess.Popen[bytes]:
-        regions = f"labkit-{os.getpid()}-{ports[1]}-"
+        regions = f"triton-labkit-{os.getpid()}-{ports[1]}-"
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "10"}
         for service, port in zip(("http", "grpc", "metrics"), ports, strict=True):
             options |= {f"{service}-address": address, f"{service}-port": str(port)}
