@@ -88,8 +88,8 @@ class EngineHost:
                 raise Cancelled("the model is being unloaded")
             if len(self._jobs) + len(self._arrived) >= self.most:
                 raise Overloaded(
-                    f"{self.most} requests are running or waiting ({self.engine.max_batch_size} + a queue of {self.max_waiting}), "
-                    "which is the limit; ask again later"
+                    f"{self.most} requests are running or waiting ({self.engine.max_batch_size} + a queue of "
+                    f"{self.max_waiting}), which is the limit; ask again later"
                 )
             self._arrived.append(job)
             self._changed.notify()

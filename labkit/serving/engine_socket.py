@@ -61,7 +61,7 @@ class EngineSocket:
 
 
 class _Connection:
-    """One client; when it goes, what it asked for is cancelled. Replies leave by a thread: the engine never waits for a client."""
+    """One client; when it goes, what it asked for is cancelled. Replies leave by a thread: no client holds the engine up."""
 
     def __init__(self, host: Any, connection: socket.socket) -> None:
         self._host, self._connection = host, connection
@@ -122,9 +122,8 @@ class _Call:
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
             if len(frame["prompts"]) > host.most:
-                raise InvalidRequest(
-                    f"the request has {len(frame['prompts'])} prompts; at most {host.most} run and wait at a time: ask for fewer"
-                )
+                count = len(frame["prompts"])
+                raise InvalidRequest(f"the request has {count} prompts; {host.most} at most run and wait: ask for fewer")
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
                 self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]

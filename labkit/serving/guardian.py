@@ -49,7 +49,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and the processes of its models: asked first, then killed; those that outlived it are children of this one."""
+    """End a server and the processes of its models: asked first, then killed; orphans of a killed one have come here."""
     if server.poll() is None:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

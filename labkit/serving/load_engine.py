@@ -14,7 +14,7 @@ Parameter = Callable[[str, str], str]
 def load_engine(parameter: Parameter) -> Engine:
     """The engine of `model`, `precision`, `device`, `seed`, `max_batch`, `cache_bytes`, `tensor_parallel`, `pipeline_parallel`.
 
-    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise, and `InsufficientResources` for a cache that does not fit.
+    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise, `InsufficientResources` for a cache too large.
     """
     name, precision = parameter("model", "gptj-tiny"), parameter("precision", "") or None
     options: EngineOptions = {"max_batch_size": int(parameter("max_batch", str(MAX_BATCH_SIZE)))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,7 @@ def offline(triton_server: None) -> Engine:
 @pytest.fixture(scope="session")
 def served(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of all five models, which tests leave as it is."""
-    repository = tmp_path_factory.mktemp("served") / "repository"
-    write_repository(repository, ServeSettings())
-    with Server(repository, watch=False) as server:
+    folder = tmp_path_factory.mktemp("served")
+    write_repository(folder / "repository", ServeSettings())
+    with Server(folder / "repository", watch=False, log=folder / "log") as server:
         yield server
