@@ -15,6 +15,7 @@ from labkit.errors import InvalidRequest
 
 DEFAULT_NEW_TOKENS = 64
 """New tokens at most where the caller does not say."""
+MOST_LENGTH_PENALTY = 64
 MOST_PROPOSALS = 64
 """Tokens that can be guessed a step at most."""
 
@@ -143,8 +144,9 @@ class SamplingParams:
         validate.number("top_p_min", self.top_p_min, f"0 to top_p ({self.top_p})", lambda p: 0 <= p <= self.top_p)
         accepted = "above 0 (1 is off)"
         validate.number("repetition_penalty", self.repetition_penalty, accepted, lambda r: 0 < r < math.inf)
-        for name in ("presence_penalty", "length_penalty"):
-            validate.number(name, getattr(self, name), "any finite number (0 is off)", math.isfinite)
+        validate.number("presence_penalty", self.presence_penalty, "any finite number (0 is off)", math.isfinite)
+        accepted = f"-{MOST_LENGTH_PENALTY} to {MOST_LENGTH_PENALTY} (0 is off)"  # a length to this power is a float
+        validate.number("length_penalty", self.length_penalty, accepted, lambda p: abs(p) <= MOST_LENGTH_PENALTY)
         for name in ("diversity_penalty", "diversity_rate"):
             validate.number(name, getattr(self, name), "0 (off) or above", lambda d: 0 <= d < math.inf)
 

@@ -67,6 +67,11 @@ class EngineHost:
         self._thread = threading.Thread(target=self._run, name="labkit engine", daemon=True)
         self._thread.start()
 
+    @property
+    def most(self) -> int:
+        """Prompts that run or wait at most."""
+        return self.engine.max_batch_size + self.max_waiting
+
     def submit(
         self,
         prompt: str | Sequence[int],
@@ -88,11 +93,10 @@ class EngineHost:
                 raise RankFailed(str(self._lost))
             if self._closed:
                 raise Cancelled("the model is being unloaded")
-            most = self.engine.max_batch_size + self.max_waiting
-            if len(self._jobs) + len(self._arrived) >= most:
+            if len(self._jobs) + len(self._arrived) >= self.most:
                 raise Overloaded(
-                    f"{most} requests are running or waiting ({self.engine.max_batch_size} + a queue of {self.max_waiting}), "
-                    "which is the limit; ask again later"
+                    f"{self.most} requests are running or waiting ({self.engine.max_batch_size} + a queue of "
+                    f"{self.max_waiting}), which is the limit; ask again later"
                 )
             self._arrived.append(job)
             self._changed.notify()
@@ -115,7 +119,7 @@ class EngineHost:
         """The prompt as token ids, in the caller's thread; what cannot fit the context is not even read."""
         config = self.engine.config
         if not isinstance(prompt, str):
-            return list(prompt)
+            return list(prompt[: config.context_length + 1])
         if self.engine.tokenizer is None:
             raise InvalidRequest("this model has no tokenizer (its weights are synthetic); give the prompt as token ids")
         if len(prompt) > self._most_bytes:

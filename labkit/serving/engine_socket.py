@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import queue
 import socket
 import struct
 import threading
@@ -60,15 +61,17 @@ class EngineSocket:
 
 
 class _Connection:
-    """One client; when it goes, what it asked for is cancelled."""
+    """One client; when it goes, what it asked for is cancelled. Replies leave by a thread: no client holds the engine up."""
 
     def __init__(self, host: Any, connection: socket.socket) -> None:
         self._host, self._connection = host, connection
         self._calls: dict[int, _Call] = {}
-        self._sending = threading.Lock()
+        self._replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def run(self) -> None:
-        with self._connection:
+        sending = threading.Thread(target=self._send_replies, name="labkit engine replies", daemon=True)
+        sending.start()
+        with contextlib.suppress(OSError):
             while (frame := _receive(self._connection)) is not None:
                 if "cancel" in frame:
                     if call := self._calls.get(frame["cancel"]):
@@ -77,6 +80,14 @@ class _Connection:
                     self._begin(frame)
         for call in list(self._calls.values()):
             call.cancel()
+        _shut(self._connection)
+        self._replies.put(None)
+        sending.join()
+
+    def _send_replies(self) -> None:
+        with contextlib.suppress(OSError):  # the client has gone
+            while (reply := self._replies.get()) is not None:
+                _send(self._connection, reply)
 
     def _begin(self, frame: dict[str, Any]) -> None:
         number = frame["id"]
@@ -91,8 +102,7 @@ class _Connection:
             reply |= {"error": type(found).__name__, "message": str(found)}
         else:
             reply["completions"] = found
-        with self._sending, contextlib.suppress(OSError):  # the client has gone
-            _send(self._connection, reply)
+        self._replies.put(reply)
 
 
 class _Call:
@@ -111,6 +121,9 @@ class _Call:
         seconds = frame.get("seconds")
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
+            if len(frame["prompts"]) > host.most:
+                count = len(frame["prompts"])
+                raise InvalidRequest(f"the request has {count} prompts; {host.most} at most run and wait: ask for fewer")
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
                 self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]
@@ -119,6 +132,8 @@ class _Call:
             self._fail(error)
         except (TypeError, ValueError) as error:
             self._fail(InvalidRequest(f"the call is not understood: {error}"))
+        if self._over.locked():  # one failed in the engine's thread while others were still joining
+            self.cancel()
 
     def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, deadline: float | None) -> None:
         left = params.num_samples
@@ -221,16 +236,19 @@ class _Line:
 
     def submit(self, call: dict[str, Any], done: Reply) -> Callable[[], None]:
         number = next(self._numbers)
+        data = json.dumps(call | {"id": number}).encode()
+        if len(data) > LONGEST_FRAME:
+            raise InvalidRequest(f"the request takes {len(data)} bytes on its way to the engine; {LONGEST_FRAME} are accepted")
         self._waiting[number] = done
-        self._send(call | {"id": number})
+        self._send(data)
         if self.broken and (lost := self._waiting.pop(number, None)):
             lost(_gone())
-        return lambda: self._send({"cancel": number})
+        return lambda: self._send(json.dumps({"cancel": number}).encode())
 
-    def _send(self, frame: dict[str, Any]) -> None:
+    def _send(self, data: bytes) -> None:
         try:
             with self._lock:
-                _send(self._socket, frame)
+                _send_bytes(self._socket, data)
         except OSError:
             self.broken = True
 
@@ -263,7 +281,10 @@ def _error(frame: dict[str, Any]) -> LabkitError:
 
 
 def _send(connection: socket.socket, frame: dict[str, Any]) -> None:
-    data = json.dumps(frame).encode()
+    _send_bytes(connection, json.dumps(frame).encode())
+
+
+def _send_bytes(connection: socket.socket, data: bytes) -> None:
     connection.sendall(struct.pack(">I", len(data)) + data)
 
 

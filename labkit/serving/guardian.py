@@ -5,11 +5,13 @@ went, and clears away what is left. Run as `python -m labkit.serving.guardian PA
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,10 @@ from labkit.serving.run_folder import run_folder
 
 LOOK_SECONDS = 0.1
 STOP_SECONDS = 20.0
+CHILDREN_SECONDS = 2.0
+"""For the processes of models to end by themselves behind their server."""
+
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 
 
 def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
@@ -28,12 +34,11 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    server = subprocess.Popen(command)
+    _control_process(SET_CHILD_SUBREAPER, 1)
+    server = subprocess.Popen(command, preexec_fn=_end_with_parent)
     (folder / "pid").write_text(str(server.pid))
-    while not told and os.getppid() == parent:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(LOOK_SECONDS)
-            break
+    while not told and os.getppid() == parent and not _has_ended(server):
+        time.sleep(LOOK_SECONDS)
     end(server)
     for region in Path("/dev/shm").glob(f"{regions}*"):
         region.unlink(missing_ok=True)
@@ -44,10 +49,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and the processes of its models: asked first, then killed."""
-    children = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(server.pid).children(recursive=True)
+    """End a server and the processes of its models: asked first, then killed; orphans of a killed one have come here."""
     if server.poll() is None:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -55,11 +57,29 @@ def end(server: subprocess.Popen[bytes]) -> None:
     if server.poll() is None:
         server.kill()
         server.wait()
-    _, alive = psutil.wait_procs(children, timeout=2.0)
+    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=CHILDREN_SECONDS)
     for child in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     psutil.wait_procs(alive, timeout=5.0)
+
+
+def _has_ended(server: subprocess.Popen[bytes]) -> bool:
+    """Whether the server has; the processes of its models that came here when a model's own one died are buried."""
+    while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+        if found.si_pid == server.pid:
+            return server.poll() is not None
+        os.waitpid(found.si_pid, 0)
+    return False
+
+
+def _end_with_parent() -> None:
+    """In the server's process: killed when the guardian is."""
+    _control_process(SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _control_process(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Parameter = Callable[[str, str], str]
 def load_engine(parameter: Parameter) -> Engine:
     """The engine of `model`, `precision`, `device`, `seed`, `max_batch`, `cache_bytes`, `tensor_parallel`, `pipeline_parallel`.
 
-    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise.
+    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise, `InsufficientResources` for a cache too large.
     """
     name, precision = parameter("model", "gptj-tiny"), parameter("precision", "") or None
     options: EngineOptions = {"max_batch_size": int(parameter("max_batch", str(MAX_BATCH_SIZE)))}
@@ -23,7 +23,14 @@ def load_engine(parameter: Parameter) -> Engine:
     device, seed = parameter("device", "") or None, int(parameter("seed", "0"))
     shards, stages = int(parameter("tensor_parallel", "1")), int(parameter("pipeline_parallel", "1"))
     if (shards, stages) == (1, 1):
-        return load(name, device=device, dtype=precision, seed=seed, **options)
-    from labkit.parallel import Layout, load_parallel
+        engine = load(name, device=device, dtype=precision, seed=seed, **options)
+    else:
+        from labkit.parallel import Layout, load_parallel
 
-    return load_parallel(name, Layout(shards, stages), dtype=precision, seed=seed, **options)
+        engine = load_parallel(name, Layout(shards, stages), dtype=precision, seed=seed, **options)
+    try:
+        _ = engine.stats  # makes the cache: one that does not fit is refused now, not with the first request
+    except BaseException:
+        engine.close()
+        raise
+    return engine

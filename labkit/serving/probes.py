@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,11 @@ from labkit.errors import NotAvailable
 
 ANSWER_SECONDS = 15.0
 """For one small request; a model that is busy with others' has longer."""
+
+LOAD_SECONDS = 600.0
+"""For weights to be read; also a model whose code never comes back from `initialize` is given up."""
+
+UNLOAD_SECONDS = 15.0
 
 _EXAMPLES: dict[str, Any] = {"BYTES": b"a", "BOOL": False}
 """Elements of a probe's tensors by Triton's data type; 1 for numbers."""
@@ -39,11 +43,13 @@ class Probes:
         except client_library().InferenceServerException:
             return False
 
-    def load(self, model: str) -> None:
-        """Load a model. Raises `NotAvailable` with the server's words if it cannot be."""
+    def load(self, model: str, seconds: float = LOAD_SECONDS) -> None:
+        """Load a model. Raises `NotAvailable` with the server's words if it cannot be, or not in time."""
         try:
-            self._client.load_model(model)
+            self._client.load_model(model, client_timeout=seconds)
         except client_library().InferenceServerException as error:
+            if "DEADLINE_EXCEEDED" in str(error.status()):
+                raise NotAvailable(f"{model} was not loaded within {seconds:.0f} seconds") from None
             raise NotAvailable(f"{model} could not be loaded: {error.message()}") from None
 
     def is_loaded(self, model: str) -> bool:
@@ -51,12 +57,12 @@ class Probes:
         return self._state(model) == "READY"
 
     def reload(self, model: str) -> None:
-        """Load a model anew, in a fresh process. Raises `NotAvailable`."""
+        """Load a model anew, in a fresh process. Raises `NotAvailable`.
+
+        Nobody waits for the old one to be gone: of a process that was killed the server keeps what was under way.
+        """
         try:
-            self._client.unload_model(model)
-            until = time.monotonic() + 30
-            while self._state(model) not in ("UNAVAILABLE", "") and time.monotonic() < until:
-                time.sleep(0.05)
+            self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)
         except client_library().InferenceServerException as error:
             raise NotAvailable(f"{model} could not be unloaded: {error.message()}") from None
         self.load(model)
@@ -104,7 +110,10 @@ class Probes:
         with library.InferenceServerClient(self._address) as client:
             client.start_stream(lambda result, error: found.put(error), stream_timeout=ANSWER_SECONDS)
             client.async_stream_infer(model, inputs)
-            error = found.get()
+            try:
+                error = found.get(timeout=2 * ANSWER_SECONDS)
+            except queue.Empty:
+                error = library.InferenceServerException("the stream is silent", status="StatusCode.DEADLINE_EXCEEDED")
             client.stop_stream(cancel_requests=True)
         if error is not None:
             raise error
@@ -117,8 +126,18 @@ class Probes:
             return 0
         return sum(int(one.inference_stats.success.count + one.inference_stats.fail.count) for one in statistics.model_stats)
 
+    def needs(self, model: str) -> list[str]:
+        """The models without which this one cannot answer: an ensemble's steps, and the engine's model."""
+        if model == "fastertransformer":
+            return ["gptj"]
+        try:
+            config = self._client.get_model_config(model, client_timeout=ANSWER_SECONDS).config
+        except client_library().InferenceServerException:
+            return []
+        return list(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
+
     def _state(self, model: str) -> str:
-        index = self._client.get_model_repository_index()
+        index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
         return next((one.state for one in index.models if one.name == model), "")
 
 

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import psutil
+
 from labkit.errors import NotAvailable
 
 NO_SIGN_SECONDS = 20.0
@@ -34,7 +36,7 @@ class EngineNote:
         """Loading has begun."""
         self._failed.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
-        self._loading.touch()
+        self._loading.write_text(str(os.getpid()))
 
     def say_ready(self) -> None:
         """The socket answers."""
@@ -57,6 +59,14 @@ def wait_for_engine(folder: Path) -> None:
     while not sockets(folder):
         if failed := sorted(folder.glob("*.failed")):
             raise NotAvailable(f"the model gptj could not be loaded: {failed[0].read_text()}")
-        if time.monotonic() > until and not list(folder.glob("*.loading")):
+        if time.monotonic() > until and not any(map(_is_loading, folder.glob("*.loading"))):
             raise NotAvailable("the model gptj, which has the engine, is not loaded; load it first")
         time.sleep(0.02)
+
+
+def _is_loading(note: Path) -> bool:
+    """Whether the process that wrote a note is still there; one that was killed leaves its note behind."""
+    try:
+        return psutil.pid_exists(int(note.read_text()))
+    except (OSError, ValueError):  # just deleted, or just being written
+        return note.exists()

@@ -14,9 +14,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.install import ServerProgram, need_server
 from labkit.serving.probes import Probes
+from labkit.serving.repository_check import MISSING_CODE, check_repository
 from labkit.serving.watchdog import Watchdog
 
 LOG_LINES = 40
@@ -32,8 +35,8 @@ class Server:
     waited for. give_up: asked while it waits for the start; true ends it. start_seconds: until every model has answered.
 
     When it is made every model has answered a real request. It ends with `stop`, with the block, when it is forgotten, and
-    with this process, however that ends. Raises `InvalidRequest` for a repository without models or a port that is taken,
-    `NotAvailable` with the end of the log when the server or a model does not start.
+    with this process, however that ends. Raises `InvalidRequest` for a repository without models, a model without
+    code, or a port that is taken, `NotAvailable` with the end of the log when the server or a model does not start.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Server:
     ) -> None:
         self.repository = Path(repository).resolve()
         self.models = list(models) if models is not None else models_in(self.repository)
+        check_code(self.repository, self.models)
         program = program or need_server()
         ports = free_ports(address, http_port, grpc_port, metrics_port)
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
@@ -61,8 +65,13 @@ class Server:
         self.log = log or self._folder / "log.txt"
         self.watchdog: Watchdog | None = None
         self._give_up = give_up
-        self.process = self._launch(program, address, ports)
-        self._end = weakref.finalize(self, _end, self.process, self._folder)
+        watchdogs: list[Watchdog] = []
+        try:
+            self.process = self._launch(program, address, ports)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._end = weakref.finalize(self, _end, self.process, self._folder, watchdogs)
         try:
             self.probes = Probes(self.grpc)
             self._start(time.monotonic() + start_seconds, progress)
@@ -71,11 +80,17 @@ class Server:
             raise
         if watch:
             self.watchdog = Watchdog(self.probes, self.models)
+            watchdogs.append(self.watchdog)
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's process is there."""
-        return self.process.poll() is None
+        """Whether the server's process is there; False at once when it has been killed."""
+        return self.process.poll() is None and self._is_there()
+
+    def _is_there(self) -> bool:
+        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        return False
 
     @property
     def pid(self) -> int:
@@ -84,9 +99,9 @@ class Server:
 
     def stop(self) -> None:
         """End it, its models' processes, and what they left in shared memory; again does nothing."""
+        self._end()
         if self.watchdog:
             self.watchdog.stop()
-        self._end()
 
     def __enter__(self) -> Server:
         return self
@@ -121,7 +136,7 @@ class Server:
             progress(f"{model} is loaded")
             try:
                 if not self.probes.is_loaded(model):  # an ensemble loads its steps
-                    self.probes.load(model)
+                    self.probes.load(model, max(1.0, until - time.monotonic()))
             except NotAvailable as error:
                 raise NotAvailable(f"{error}\n{self._end_of_log()}") from None
             self._wait(lambda name=model: self.probes.answers(name), until, f"{model} is loaded, but does not answer")  # type: ignore[misc]
@@ -151,12 +166,23 @@ def models_in(repository: Path) -> list[str]:
     return sorted(configs, key=lambda name: (name != "gptj", "ensemble_scheduling" not in configs[name], name))
 
 
+def check_code(repository: Path, models: Sequence[str]) -> None:
+    """Raise `InvalidRequest` where a model has no folder or no code: the server would wait for the code for ever."""
+    for model in models:
+        if not (repository / model / "config.pbtxt").is_file():
+            raise InvalidRequest(f"{repository} has no model {model}: there is no {model}/config.pbtxt")
+    for fault in check_repository(repository):
+        if fault.what == MISSING_CODE and Path(fault.file).parts[0] in models:
+            raise InvalidRequest(f"{repository}: {fault}")
+
+
 def free_ports(address: str, *wanted: int) -> list[int]:
     """The wanted ports, and a free one for each 0. Raises `InvalidRequest` for one that is taken."""
     with contextlib.ExitStack() as held:
         ports = []
         for port in wanted:
             probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that a server had a moment ago is free
             try:
                 probe.bind((address, port))
             except OSError as error:
@@ -165,7 +191,9 @@ def free_ports(address: str, *wanted: int) -> list[int]:
         return ports
 
 
-def _end(guardian: subprocess.Popen[bytes], folder: Path) -> None:
+def _end(guardian: subprocess.Popen[bytes], folder: Path, watchdogs: Sequence[Watchdog]) -> None:
+    for watchdog in watchdogs:
+        watchdog.end()
     guardian.terminate()
     guardian.wait()
     shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from labkit.errors import NotAvailable
 from labkit.serving.probes import Probes
 
 LOOK_SECONDS = 2.0
+MOST_REPAIRS = 1000
+"""That are remembered."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,26 @@ class Repair:
 
 
 class Watchdog:
-    """A thread that asks each model in turn, one every `look_seconds / len(models)`; `repairs` is what it had to do.
+    """A thread that asks each model in turn, one every `look_seconds / len(models)`; `repairs` is what it had to do, the last
+    `MOST_REPAIRS` of it.
 
-    A model that others are built of is mended before they are asked, since they are asked behind it.
+    Where a model does not answer, those that it needs are asked and mended first: often it was one of them.
     """
 
     def __init__(self, probes: Probes, models: Sequence[str], look_seconds: float = LOOK_SECONDS) -> None:
-        self.repairs: list[Repair] = []
+        self.repairs: deque[Repair] = deque(maxlen=MOST_REPAIRS)
         self._probes, self._models, self._pause = probes, list(models), look_seconds / max(1, len(models))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="labkit watchdog", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Look no more."""
+    def end(self) -> None:
+        """Look no more; what it is just doing goes on."""
         self._ended.set()
+
+    def stop(self) -> None:
+        """Look no more, and wait until it is done."""
+        self.end()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -50,8 +58,16 @@ class Watchdog:
             for model in self._models:
                 if self._ended.wait(self._pause):
                     return
-                if not self._probes.answers(model) and not self._ended.is_set():
-                    self._repair(model)
+                self._look(model)
+
+    def _look(self, model: str) -> bool:
+        """Ask a model, and mend it if need be. Whether it or one that it needs was mended."""
+        if self._probes.answers(model) or self._ended.is_set() or not self._probes.is_live():
+            return False
+        mended = [needed for needed in self._probes.needs(model) if self._look(needed)]
+        if not (mended and self._probes.answers(model)):
+            self._repair(model)
+        return True
 
     def _repair(self, model: str) -> None:
         when, began = time.time(), time.monotonic()
@@ -60,4 +76,5 @@ class Watchdog:
             self._probes.reload(model)
         except NotAvailable as error:
             failure = str(error)
-        self.repairs.append(Repair(model, when, time.monotonic() - began, failure))
+        if not self._ended.is_set():
+            self.repairs.append(Repair(model, when, time.monotonic() - began, failure))

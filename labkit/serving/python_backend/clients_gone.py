@@ -1,4 +1,9 @@
-"""Notices that a client has gone: Triton tells it only to who asks."""
+"""Notices that a client has gone: Triton tells it only to who asks.
+
+It tells of a gRPC client that cancels, closes its connection or waits no longer, and of an HTTP client that closes a stream.
+It does not tell of an HTTP client that leaves a request with one answer, nor, of an ensemble's client, the step that runs:
+such requests end by themselves, or by Triton's parameter `timeout`, which every step is given.
+"""
 
 from __future__ import annotations
 
@@ -11,43 +16,67 @@ LOOK_SECONDS = 0.1
 """Between two looks at the same request."""
 
 SHARE = 0.05
-"""Of the time that looking may take at most: each look asks the server's process."""
+"""Of the time that looking should take: each look asks the server's process."""
+
+MOST_SECONDS = 0.5
+"""Between two looks, however long they take."""
+
+
+class Client:
+    """Who waits for the answer to one request."""
+
+    def __init__(self, watched: dict[Client, Callable[[], None]], sender: Any, changed: threading.Event) -> None:
+        self._watched, self._sender, self._changed = watched, sender, changed
+        self._lock = threading.Lock()
+        self._over = False
+
+    def watch(self, cancel: Callable[[], None]) -> None:
+        """Begin to look after it; `cancel` is called when it has gone. Nothing happens behind `end`."""
+        with self._lock:
+            if not self._over:
+                self._watched[self] = cancel
+        self._changed.set()
+
+    def end(self) -> None:
+        """To be called before the last response is sent: whoever asks about a request behind it brings the server down."""
+        with self._lock:
+            self._over = True
+            self._watched.pop(self, None)
+
+    def has_gone(self) -> bool:
+        """Whether it waits no longer, while its answer is not complete."""
+        with self._lock:
+            return not self._over and bool(self._sender.is_cancelled())
 
 
 class ClientsGone:
-    """Calls `cancel` of a request whose client has cancelled it, closed its connection, or waits no longer."""
+    """Looks after the clients of a model in a thread."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, tuple[Any, Callable[[], None]]] = {}
-        self._changed = threading.Event()
-        self._closed = False
+        self._watched: dict[Client, Callable[[], None]] = {}
+        self._changed, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._look, name="labkit clients", daemon=True)
         self._thread.start()
 
-    def watch(self, number: int, sender: Any, cancel: Callable[[], None]) -> None:
-        """Begin to look after a request, by its response sender."""
-        self._watched[number] = sender, cancel
-        self._changed.set()
-
-    def forget(self, number: int) -> None:
-        """Look no more: the last response is on its way."""
-        self._watched.pop(number, None)
+    def of(self, sender: Any) -> Client:
+        """The client behind a response sender; not yet looked after."""
+        return Client(self._watched, sender, self._changed)
 
     def close(self) -> None:
         """Look no more at all."""
-        self._closed = True
+        self._closed.set()
         self._changed.set()
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._closed:
+        while not self._closed.is_set():
             self._changed.wait()
             self._changed.clear()
-            while self._watched and not self._closed:
+            while self._watched and not self._closed.is_set():
                 began = time.monotonic()
-                for number, (sender, cancel) in list(self._watched.items()):
-                    if sender.is_cancelled():
-                        self.forget(number)
+                for client, cancel in self._watched.copy().items():
+                    if client.has_gone():
+                        self._watched.pop(client, None)
                         cancel()
                 took = time.monotonic() - began
-                time.sleep(max(LOOK_SECONDS, took / SHARE))
+                self._closed.wait(min(MOST_SECONDS, max(LOOK_SECONDS, took / SHARE)))

@@ -5,9 +5,8 @@ Answers when a request is done, in whatever order: its prompts run with those of
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
+import sys
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -15,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 from labkit.errors import LabkitError
 from labkit.serving.engine_socket import RemoteEngine
 from labkit.serving.fastertransformer_request import outputs_of, prompts_of, sampling_of
-from labkit.serving.python_backend.clients_gone import ClientsGone
+from labkit.serving.python_backend.clients_gone import Client, ClientsGone
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error
 from labkit.serving.run_folder import run_folder, sockets, wait_for_engine
@@ -35,7 +34,6 @@ class TritonPythonModel:
         self._end_token = int(parameter(args, "end_token_id", "0"))
         self._engine = RemoteEngine(lambda: sockets(folder))
         self._clients = ClientsGone()
-        self._numbers = itertools.count()
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded."""
@@ -46,38 +44,44 @@ class TritonPythonModel:
         """Begin each; the response comes from another thread."""
         for request in requests:
             sender = request.get_response_sender()
+            answer = Answer(sender, self._clients.of(sender))
             try:
-                self._begin(request, sender)
+                self._begin(request, answer)
             except Exception as error:
-                _send(sender, pb_utils.InferenceResponse(error=as_triton_error(error)))
+                answer.send(pb_utils.InferenceResponse(error=as_triton_error(error)))
 
-    def _begin(self, request: Any, sender: Any) -> None:
+    def _begin(self, request: Any, answer: Answer) -> None:
         arrays = {spec.name: array_of(request, spec.name) for spec in FASTERTRANSFORMER_INPUTS}
         given = {name: array for name, array in arrays.items() if array is not None}
         prompts, params = prompts_of(given), sampling_of(given)
         ends = given["end_id"].reshape(-1) if "end_id" in given else [self._end_token]
-        number, end = next(self._numbers), int(ends[0])
-        over = threading.Event()
 
         def done(found: list[dict[str, Any]] | LabkitError) -> None:
-            over.set()
-            self._clients.forget(number)
             try:
                 if isinstance(found, LabkitError):
                     raise found
                 response = pb_utils.InferenceResponse(
-                    [pb_utils.Tensor(name, array) for name, array in outputs_of(prompts, found, end).items()]
+                    [pb_utils.Tensor(name, array) for name, array in outputs_of(prompts, found, int(ends[0])).items()]
                 )
             except Exception as error:
                 response = pb_utils.InferenceResponse(error=as_triton_error(error))
-            _send(sender, response)
+            answer.send(response)
 
         seconds = timeout / 1e6 if (timeout := request.timeout()) else None
-        cancel = self._engine.submit(prompts, params, done, seconds=seconds)
-        self._clients.watch(number, sender, cancel)
-        if over.is_set():
-            self._clients.forget(number)
+        answer.client.watch(self._engine.submit(prompts, params, done, seconds=seconds))
 
 
-def _send(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+class Answer:
+    """One request's way back."""
+
+    def __init__(self, sender: Any, client: Client) -> None:
+        self.client = client
+        self._sender = sender
+
+    def send(self, response: Any) -> None:
+        """The one response."""
+        self.client.end()
+        try:
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as error:  # the thread goes on: the next ones are other clients'
+            print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)

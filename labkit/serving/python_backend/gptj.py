@@ -5,7 +5,6 @@ Requests of any length and parameters join and leave between steps; so do those 
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
 import sys
@@ -22,7 +21,7 @@ from labkit.errors import InvalidRequest, LabkitError
 from labkit.serving.engine_host import EngineHost, Job
 from labkit.serving.engine_socket import EngineSocket
 from labkit.serving.load_engine import load_engine
-from labkit.serving.python_backend.clients_gone import ClientsGone
+from labkit.serving.python_backend.clients_gone import Client, ClientsGone
 from labkit.serving.python_backend.metrics import EngineMetrics
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings, text_of
@@ -53,12 +52,12 @@ class TritonPythonModel:
         self._metrics = EngineMetrics(self._host.counts, args["model_instance_name"])
         self._outbox = Outbox()
         self._clients = ClientsGone()
-        self._numbers = itertools.count()
 
     def execute(self, requests: list[Any]) -> None:
         """Begin each; the responses come from another thread."""
         for request in requests:
-            answer = Answer(next(self._numbers), request.get_response_sender(), self._outbox, self._clients)
+            sender = request.get_response_sender()
+            answer = Answer(sender, self._outbox, self._clients.of(sender))
             try:
                 self._begin(request, answer)
             except LabkitError as error:
@@ -74,7 +73,7 @@ class TritonPythonModel:
         timeout = request.timeout()
         deadline = time.monotonic() + timeout / 1e6 if timeout else None
         job = self._host.submit(prompt, params, on_event=answer.take, on_failure=answer.fail, deadline=deadline)
-        answer.watch(job)
+        answer.client.watch(job.cancel)
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded. No thread is left behind: one would keep the process from ending."""
@@ -117,38 +116,25 @@ def prompt_of(given: dict[str, Any]) -> str | list[int]:
 class Answer:
     """One request's way back: its events become responses, the last of them marked as such, by whatever way it ends."""
 
-    def __init__(self, number: int, sender: Any, outbox: Outbox, clients: ClientsGone) -> None:
+    def __init__(self, sender: Any, outbox: Outbox, client: Client) -> None:
         self.streams = False
-        self._number, self._sender, self._outbox, self._clients = number, sender, outbox, clients
+        self.client = client
+        self._sender, self._outbox = sender, outbox
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._made = 0
-        self._over = False
-
-    def watch(self, job: Job) -> None:
-        """It has been taken in, and may have ended by now."""
-        self._clients.watch(self._number, self._sender, job.cancel)
-        if self._over:
-            self._clients.forget(self._number)
 
     def take(self, job: Job, event: TokenEvent) -> None:
         """A token, in the engine's thread."""
-        if event.finish_reason is not None:
-            self._end()
         self._outbox.put(self._respond, (job, event))
 
     def fail(self, error: LabkitError) -> None:
         """No more will come but this."""
-        self._end()
         self._outbox.put(self._refuse, error)
 
-    def _end(self) -> None:
-        self._over = True
-        self._clients.forget(self._number)
-
     def _refuse(self, error: LabkitError) -> None:
-        _send_last(self._sender, pb_utils.InferenceResponse(error=as_triton_error(error)))
+        self._send_last(pb_utils.InferenceResponse(error=as_triton_error(error)))
 
     def _respond(self, made: tuple[Job, TokenEvent]) -> None:
         """In the thread that sends."""
@@ -178,7 +164,11 @@ class Answer:
             pb_utils.Tensor("prompt_tokens", np.array([len(job.token_ids)], np.int32)),
             pb_utils.Tensor("completion_tokens", np.array([self._made], np.int32)),
         ]
-        _send_last(self._sender, pb_utils.InferenceResponse(outputs))
+        self._send_last(pb_utils.InferenceResponse(outputs))
+
+    def _send_last(self, response: Any) -> None:
+        self.client.end()
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class Outbox:
@@ -205,7 +195,3 @@ class Outbox:
                 send(what)
             except Exception as error:  # the next ones are other clients'
                 print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)
-
-
-def _send_last(sender: Any, response: Any) -> None:
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

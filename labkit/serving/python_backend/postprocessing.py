@@ -9,7 +9,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from labkit.errors import InvalidRequest, LabkitError
+from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings
 from labkit.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", self._texts(request))])
-        except LabkitError as error:
+        except Exception as error:
             return pb_utils.InferenceResponse(error=as_triton_error(error))
 
     def _texts(self, request: Any) -> NDArray[Any]:

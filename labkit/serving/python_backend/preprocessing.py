@@ -9,7 +9,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from labkit.errors import InvalidRequest, LabkitError
+from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, text_of
 from labkit.serving.word_lists import to_word_lists, words_of_csv
@@ -33,7 +33,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         try:
             return pb_utils.InferenceResponse(self._outputs(request))
-        except LabkitError as error:
+        except Exception as error:
             return pb_utils.InferenceResponse(error=as_triton_error(error))
 
     def _outputs(self, request: Any) -> list[Any]:

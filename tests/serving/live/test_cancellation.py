@@ -1,0 +1,175 @@
+"""A request whose client has gone, or whose time is up, gives its place in the engine back."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from labkit.serving.probes import client_library
+from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.server import Server
+from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, post, streaming
+
+ROOM = 2
+"""Sequences that the server of this module runs at a time; nobody waits beside them: it refuses what finds no place."""
+
+NEW_TOKENS = 500
+ATTEMPTS = 4
+
+
+@pytest.fixture(scope="module")
+def narrow(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("narrow")
+    write_repository(folder / "repository", ServeSettings(max_batch=ROOM, max_queue=0))
+    with Server(folder / "repository", watch=False, log=folder / "log") as server:
+        yield server
+
+
+def is_full(server: Server) -> bool:
+    try:
+        ask(server, text_input="The", max_new_tokens=1)
+    except client_library().InferenceServerException as error:
+        if "which is the limit" not in str(error.message()):
+            raise
+        return True
+    return False
+
+
+def wait_until(server: Server, *, full: bool) -> float:
+    """Seconds until the engine has no place, or has one."""
+    began = time.monotonic()
+    while is_full(server) != full:
+        assert time.monotonic() - began < PATIENCE
+    return time.monotonic() - began
+
+
+def long_request(model: str) -> list[Any]:
+    if model == "gptj":
+        return gptj(text_input=PROMPT, max_new_tokens=NEW_TOKENS, ignore_eos=True, stream=True)
+    if model == "ensemble":
+        return ensemble([PROMPT], NEW_TOKENS, end_id=8000)
+    return fastertransformer([[260, 951]], NEW_TOKENS, end_id=8000)
+
+
+@pytest.fixture(scope="module")
+def whole(narrow: Server) -> float:
+    """Seconds that the long requests take when nobody cancels them."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(ROOM) as pool:
+        list(pool.map(lambda _: infer(narrow, "fastertransformer", long_request("fastertransformer")), range(ROOM)))
+    return time.monotonic() - began
+
+
+Way = Callable[[Server, str, contextlib.ExitStack], None]
+"""Fills the engine with requests to a model, and leaves them alone: what ends them is in the stack, or has been given."""
+
+
+def client_cancels(server: Server, model: str, stack: contextlib.ExitStack) -> None:
+    for _ in range(ROOM):
+        if model == "gptj":
+            stack.enter_context(streaming(server, long_request(model)))
+            continue
+        client = stack.enter_context(client_library().InferenceServerClient(server.grpc))
+        call = client.async_infer(model, long_request(model), lambda result, error: None)
+        stack.callback(call.cancel)
+
+
+def stream_is_closed(server: Server, model: str, stack: contextlib.ExitStack) -> None:
+    body = {"text_input": PROMPT, "max_new_tokens": NEW_TOKENS, "ignore_eos": True, "stream": True}
+    for _ in range(ROOM):
+        connection = http.client.HTTPConnection(server.http, timeout=PATIENCE)
+        connection.request("POST", f"/v2/models/{model}/generate_stream", json.dumps(body))
+        stack.callback(connection.close)
+
+
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [("gptj", client_cancels), ("fastertransformer", client_cancels), ("gptj", stream_is_closed)],
+)
+def test_a_client_that_goes_frees_its_place(narrow: Server, whole: float, model: str, way: Way) -> None:
+    took = []
+    for _ in range(ATTEMPTS):
+        with contextlib.ExitStack() as stack:
+            way(narrow, model, stack)
+            wait_until(narrow, full=True)
+        took.append(wait_until(narrow, full=False))
+        if took[-1] < whole / 2:
+            return
+    pytest.fail(f"the place was free only after {took} seconds; a whole request takes {whole}")
+
+
+@pytest.mark.parametrize("model", ["gptj", "fastertransformer", "ensemble"])
+@pytest.mark.parametrize("which", ["deadline", "timeout"])
+def test_a_request_whose_time_is_up_frees_its_place(narrow: Server, whole: float, model: str, which: str) -> None:
+    """`timeout` is Triton's parameter, in microseconds: its way through an ensemble is the only one that Triton has."""
+    if (model, which) == ("ensemble", "deadline"):
+        pytest.skip("not measured here: Triton hands on an ensemble's cancellation between its steps only")
+    seconds = whole / 8
+    took = []
+    for _ in range(ATTEMPTS):
+        began = time.monotonic()
+        with ThreadPoolExecutor(ROOM) as pool:
+            asked = [pool.submit(_ask_in_time, narrow, model, which, seconds) for _ in range(ROOM)]
+            messages = [_failure(one) for one in asked]
+        wait_until(narrow, full=False)
+        took.append(time.monotonic() - began)
+        words = "its deadline has passed; it had made" if which == "timeout" else "Deadline Exceeded"
+        assert all(words in message for message in messages), messages
+        if took[-1] < whole / 2:
+            return
+    pytest.fail(f"the place was free only after {took} seconds; a whole request takes {whole}")
+
+
+def _ask_in_time(server: Server, model: str, which: str, seconds: float) -> None:
+    microseconds = int(seconds * 1e6)
+    if model != "gptj":
+        infer(server, model, long_request(model), **_limit(which, "client_timeout", seconds, microseconds))
+        return
+    with streaming(server, long_request(model), **_limit(which, "seconds", seconds, microseconds)) as found:
+        while not isinstance(response := found.get(timeout=PATIENCE), Exception):
+            pass
+        raise response
+
+
+def _limit(which: str, name: str, seconds: float, microseconds: int) -> dict[str, Any]:
+    return {"timeout": microseconds} if which == "timeout" else {name: seconds}
+
+
+def _failure(asked: Future[None]) -> str:
+    error = asked.exception()
+    assert isinstance(error, client_library().InferenceServerException), error
+    return str(error.message())
+
+
+def test_timeout_over_http(narrow: Server) -> None:
+    body = {"text_input": PROMPT, "max_new_tokens": NEW_TOKENS, "ignore_eos": True, "parameters": {"timeout": 1000}}
+    status, text = post(narrow, "/v2/models/gptj/generate", {**body, "timeout": 1000})
+    assert status >= 400, text
+    assert "its deadline has passed" in text
+
+
+def test_a_full_queue_is_named(narrow: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        client_cancels(narrow, "fastertransformer", stack)
+        wait_until(narrow, full=True)
+        for model, inputs in (("ensemble", ensemble(["The"], 1)), ("fastertransformer", fastertransformer([[260]], 1))):
+            with pytest.raises(client_library().InferenceServerException) as caught:
+                infer(narrow, model, inputs)
+            assert "UNAVAILABLE" in caught.value.status()
+            assert "2 requests are running or waiting (2 + a queue of 0), which is the limit" in caught.value.message()
+        status, text = post(narrow, "/v2/models/gptj/generate", {"text_input": "The"})
+        assert (status, "which is the limit" in text) == (503, True)
+
+
+def test_more_prompts_than_ever_fit_are_refused_at_once(narrow: Server) -> None:
+    with pytest.raises(client_library().InferenceServerException) as caught:
+        infer(narrow, "fastertransformer", fastertransformer([[260]] * (ROOM + 1), 1))
+    assert "INVALID_ARGUMENT" in caught.value.status()
+    assert "3 prompts; 2 at most" in caught.value.message()
