@@ -87,7 +87,7 @@ class _Exchange:
     def pause_after(self, failure: Any) -> float:
         """Seconds until it may be made again; otherwise raises the failure as labkit's error."""
         self._tries += 1
-        pause = FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)  # not all clients at the same moment
+        pause: float = FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)  # not all clients at the same moment
         more = self._tries <= self._settings.retries and pause < self._until - time.monotonic()
         if self._tokens or not more or not is_safe_to_repeat(failure):
             raise error_of(failure, self._settings.address, self._seconds, self._tokens) from None
