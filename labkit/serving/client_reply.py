@@ -19,13 +19,15 @@ class Ending:
     """How a text ended.
 
     finish_reason: "stop" or "length". stop_reason: the text or token (as text) that ended it; None if none did.
-    prompt_tokens, completion_tokens: tokens of the prompt, and new ones.
+    prompt_tokens, completion_tokens: tokens of the prompt, and new ones. queue_seconds: how long the server let the prompt
+    wait before the step that made the first token began.
     """
 
     finish_reason: str
     stop_reason: str | None
     prompt_tokens: int
     completion_tokens: int
+    queue_seconds: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Reply:
     stop_reason: str | None
     prompt_tokens: int
     completion_tokens: int
+    queue_seconds: float
 
 
 def reply_of(pieces: Sequence[Piece]) -> Reply:
@@ -81,6 +84,7 @@ def piece_of(response: Any) -> Piece:
             found["stop_reason"] or None,
             found["prompt_tokens"][0],
             found["completion_tokens"][0],
+            found["queue_seconds"][0],
         )
     return Piece(found.get("text_output", ""), found.get("token_ids", []), found.get("logprobs", []), last)
 

@@ -15,7 +15,10 @@ OnFailure = Callable[[LabkitError], None]
 
 
 class Job:
-    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure."""
+    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure.
+
+    queue_seconds: from `submit` to the beginning of the step that made its first token; 0 until then.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,8 @@ class Job:
         self.on_event, self.on_failure = on_event, on_failure
         self.deadline = deadline
         self.made = 0
+        self.since = time.monotonic()
+        self.queue_seconds = 0.0
         self.left = params.num_samples
         self._host = host
 
@@ -143,7 +148,7 @@ class EngineHost:
             late = {id(job) for job in self._jobs.values() if job.deadline is not None and job.deadline < now}
             self._cancel(late, "its deadline has passed")
             if self._jobs:
-                self._step()
+                self._step(now)
 
     def _admit(self, job: Job) -> None:
         try:
@@ -160,7 +165,7 @@ class EngineHost:
             job = self._forget(number)
             job.on_failure(Cancelled(f"{why}; it had made {job.made} tokens"))
 
-    def _step(self) -> None:
+    def _step(self, now: float) -> None:
         try:
             events = self.engine.step()
         except RankFailed as error:
@@ -172,6 +177,8 @@ class EngineHost:
             return
         for event in events:
             job = self._jobs[event.request]
+            if not job.made:
+                job.queue_seconds = now - job.since
             job.made += 1
             job.left -= event.finish_reason is not None
             if not job.left:
