@@ -36,9 +36,8 @@ def throughput_plot(record: LoadRecord, *, title: str = "Throughput and latency 
         place = (row["tokens_per_second"], row["itl_ms"]["p99"])
         axes.annotate(row["load"], place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set(xlabel="tokens a second, all requests together", ylabel="milliseconds between tokens")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.12, y=0.15)
+    axes.set_xlim(0, 1.12 * max(row["tokens_per_second"] for row in rows))
+    axes.set_ylim(0, 1.15 * max(row["itl_ms"]["p99"] for row in rows))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     return figure
@@ -88,8 +87,7 @@ def _draw_bars(axes: Axes, requests: Sequence[RequestTimes]) -> None:
     for label, colour, lefts, rights in parts:
         widths = [right - left for left, right in zip(lefts, rights, strict=True)]
         axes.barh(range(len(requests)), widths, left=lefts, height=0.8, color=colour, label=label)
-    axes.invert_yaxis()
-    axes.set(ylabel="request")
+    axes.set(ylabel="request", ylim=(len(requests) - 0.4, -0.6))
     axes.locator_params(axis="y", integer=True)
     axes.legend(fontsize=8, loc="lower left")
 

@@ -47,7 +47,9 @@ class LoadSettings:
     @property
     def load(self) -> str:
         """Who asks, in words."""
-        return f"{self.users} users" if self.users is not None else f"{self.rate:g} requests/s"
+        if self.users is not None:
+            return f"{self.users} user{'s' * (self.users > 1)}"
+        return f"{self.rate:g} requests/s"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, lengths as text."""
