@@ -19,7 +19,10 @@ OnFailure = Callable[[LabkitError], None]
 
 
 class Job:
-    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure."""
+    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure.
+
+    queue_seconds: from `submit` to the beginning of the step that made its first token; 0 until then.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Job:
         self.deadline = deadline
         self.made = 0
         self.since = time.monotonic()
+        self.queue_seconds = 0.0
         self.left = params.num_samples
         self._host = host
 
@@ -197,7 +201,8 @@ class EngineHost:
         for event in events:
             job = self._jobs[event.request]
             if not job.made:
-                self.counts.queue_seconds += now - job.since
+                job.queue_seconds = now - job.since
+                self.counts.queue_seconds += job.queue_seconds
             job.made += 1
             job.left -= event.finish_reason is not None
             if not job.left:

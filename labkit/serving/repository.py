@@ -14,6 +14,13 @@ from labkit.serving.models import served_models
 ENGINE = "gptj"
 """The model that owns the engine; the others need it."""
 
+MODEL_CODE = """import os
+import sys
+
+sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # Triton's Python does not look there
+from labkit.serving.python_backend.{name} import TritonPythonModel  # noqa: E402, F401
+"""
+
 WITH_TOKENIZER = ("preprocessing", "postprocessing")
 
 
@@ -100,5 +107,4 @@ def _write_model(folder: Path, model: ModelConfig, instances: int) -> None:
         model = ModelConfig(**vars(model) | {"instances": Instances(instances)})
     (folder / "config.pbtxt").write_text(config_text(model))
     if model.backend == "python":
-        code = f"from labkit.serving.python_backend.{model.name} import TritonPythonModel  # noqa: F401\n"
-        (folder / "1" / "model.py").write_text(code)
+        (folder / "1" / "model.py").write_text(MODEL_CODE.format(name=model.name))

@@ -154,4 +154,5 @@ GPTJ_OUTPUTS = (
     TensorSpec("stop_reason", "STRING", (1,), "the text or token that ended it; empty if none did"),
     TensorSpec("prompt_tokens", "INT32", (1,), "tokens of the prompt"),
     TensorSpec("completion_tokens", "INT32", (1,), "new tokens up to now"),
+    TensorSpec("queue_seconds", "FP32", (1,), "from its coming to the beginning of the step that made its first token"),
 )

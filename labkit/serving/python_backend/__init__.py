@@ -1,4 +1,4 @@
 """The served models: what Triton's Python backend runs, each in a process of its own.
 
-A model repository holds a `model.py` of one line for each, `from labkit.serving.python_backend.NAME import TritonPythonModel`.
+A model repository holds a `model.py` for each, which imports its `TritonPythonModel`.
 """

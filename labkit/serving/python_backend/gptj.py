@@ -163,6 +163,7 @@ class Answer:
             pb_utils.Tensor("stop_reason", strings([reason])),
             pb_utils.Tensor("prompt_tokens", np.array([len(job.token_ids)], np.int32)),
             pb_utils.Tensor("completion_tokens", np.array([self._made], np.int32)),
+            pb_utils.Tensor("queue_seconds", np.array([job.queue_seconds], np.float32)),
         ]
         self._send_last(pb_utils.InferenceResponse(outputs))
 

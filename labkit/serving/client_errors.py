@@ -1,0 +1,39 @@
+"""From what gRPC says of a failed request to labkit's errors, and whether asking again is safe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
+
+WITH_STATUS = (("triton_grpc_error", "true"),)
+"""Metadata of a stream by which Triton ends it with a gRPC status in case of an error, in place of words without one."""
+
+_OVERLOAD = "which is the limit"
+_PROCESS_GONE = "is not healthy"
+_NOT_CONNECTED = "failed to connect to all addresses"
+
+
+def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitError:
+    """The error for a gRPC one (`code()`, `details()`) of a request that had `seconds`, of whose text `tokens` had come."""
+    status, words = failure.code().name, failure.details() or ""
+    came = f"{tokens} tokens of the text had come" if tokens else "nothing of the text had come"
+    if status == "DEADLINE_EXCEEDED":
+        return NotAvailable(f"{address} was not done within {seconds:g} s; {came}; give it more time, or ask for fewer tokens")
+    if status == "INVALID_ARGUMENT" and "not ready" not in words:
+        return InvalidRequest(words)
+    if status == "CANCELLED":
+        return Cancelled(words)
+    if status == "UNAVAILABLE" and _OVERLOAD in words:
+        return Overloaded(words)
+    if status == "UNAVAILABLE" and _NOT_CONNECTED in words:
+        return NotAvailable(f"no server answers at {address} ({words}); start one, or give another address")
+    if status in ("UNAVAILABLE", "NOT_FOUND", "INVALID_ARGUMENT") or _PROCESS_GONE in words:
+        return NotAvailable(f"{address}: {words}; {came}")
+    return LabkitError(f"{address}: {words} ({status}); {came}")
+
+
+def is_safe_to_repeat(failure: Any) -> bool:
+    """Whether the server has certainly not begun: it refused by its limit, or no connection was made."""
+    words = failure.details() or ""
+    return failure.code().name == "UNAVAILABLE" and (_OVERLOAD in words or _NOT_CONNECTED in words)
