@@ -1,63 +1,43 @@
 """What serving costs and brings, on gptj-tiny in a real Triton server, beside the same engine in this process.
 
-    python -m tests.benchmarks.serving [--rounds 12] [--streams 16] [--tokens 64] [--save FILE]
+    python -m tests.benchmarks.serving [--rounds 8] [--streams 16] [--tokens 64] [--seconds 1.5] [--save FILE]
 
-Three things, in turn, round after round, on fresh prompts of 32 tokens: one prompt by the engine directly; one stream through
-the server; `--streams` streams through the server at once. The goals: at least 4 times the tokens a second of one stream at
-a time; a 99th percentile of the time between tokens of at most 3 times that of a stream alone; at most 0.5 ms between the
-median times between tokens of a stream and of the engine directly. The last line is JSON.
+Four things, in turn, round after round, on fresh prompts of 32 tokens: the engine directly and the server, each with one
+stream at a time and with `--streams` at once, where a stream that ends is followed by the next. The goals: with all streams at
+least 4 times the tokens a second of one at a time; a 99th percentile of the time between tokens of at most 3 times that of a
+stream alone; at most 0.5 ms between the median times between tokens of a single stream through the server and directly. The
+engine's own figures say which part of the first two is not the server's. The last line is JSON.
+
+Server, engine and clients share the machine. The engine's threads are torch's, in both processes: OMP_NUM_THREADS=1 leaves a
+core of two to the server and the clients.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import labkit
 from labkit.engine import Engine, SamplingParams
-from labkit.measure import Record, Timing, ratio
-from labkit.serving.client import AsyncClient
+from labkit.measure import Record
 from labkit.serving.install import find_server
-from labkit.serving.load import Lengths, percentiles
+from labkit.serving.load import Lengths, LoadRun, LoadSettings, RequestTimes, percentiles, run_load
 from labkit.serving.load.prompts import Prompts
 from labkit.serving.repository import ServeSettings, write_repository
 from labkit.serving.server import Server
 
-MODEL, PROMPT_TOKENS = "gptj-tiny", 32
+MODEL, PROMPT_TOKENS, WARMUP = "gptj-tiny", 32, 0.5
 GOALS = {"throughput": 4.0, "p99": 3.0, "overhead_ms": 0.5}
-
-
-@dataclass
-class Way:
-    """A way to make tokens: seconds a token of each round, all tokens over all time; and all gaps, round by round."""
-
-    seconds_a_token: list[float] = field(default_factory=list)
-    gaps: list[list[float]] = field(default_factory=list)
-
-    def note(self, began: float, streams: list[list[float]]) -> None:
-        """A round: when it began, and when each token of each stream came."""
-        seconds = max(moments[-1] for moments in streams) - began
-        self.seconds_a_token.append(seconds / sum(map(len, streams)))
-        self.gaps.append([after - before for moments in streams for before, after in pairwise(moments)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Tokens a second and the time between tokens, over all rounds."""
-        timing = Timing(tuple(self.seconds_a_token))
-        return {
-            "tokens_per_second": 1 / timing.median,
-            "tokens_per_second_quartiles": [1 / timing.high, 1 / timing.low],
-            "itl_ms": percentiles([gap for gaps in self.gaps for gap in gaps]),
-        }
 
 
 @contextmanager
@@ -69,96 +49,146 @@ def served() -> Iterator[str]:
             yield server.grpc
 
 
-def direct(engine: Engine, prompt: Any, tokens: int) -> tuple[float, list[list[float]]]:
-    """A prompt by the engine: when it began and when its tokens came."""
+def direct(engine: Engine, settings: LoadSettings) -> LoadRun:
+    """What `run_load` does with users, by the engine itself: a request that ends is followed by the next."""
+    prompts = Prompts(settings.prompt_tokens, seed=settings.seed)
+    params = SamplingParams(max_new_tokens=settings.new_tokens.high, ignore_eos=True)
+    run, under_way = LoadRun(settings), {}
     began = time.perf_counter()
-    events = engine.stream(prompt, SamplingParams(max_new_tokens=tokens, ignore_eos=True))
-    return began, [[time.perf_counter() for _ in events]]
+    for _ in range(settings.users or 0):
+        under_way[engine.add_request(prompts.next(), params)] = RequestTimes(len(under_way), 0.0, 0.0)
+    run.requests += under_way.values()
+    while under_way:
+        events = engine.step()
+        now = time.perf_counter() - began
+        for event in events:
+            request = under_way[event.request]
+            request.pieces.append(now)
+            if event.finish_reason is None:
+                continue
+            request.ended = now
+            del under_way[event.request]
+            if now < run.end:
+                following = RequestTimes(len(run.requests), now, now)
+                under_way[engine.add_request(prompts.next(), params)] = following
+                run.requests.append(following)
+    return run
 
 
-async def streamed(client: AsyncClient, prompts: list[Any], tokens: int) -> tuple[float, list[list[float]]]:
-    """Prompts at once through the server."""
+class Way:
+    """A way to make tokens: the gaps between tokens (seconds) and the tokens a second of each round."""
 
-    async def one(prompt: Any) -> list[float]:
-        pieces = client.stream(prompt, max_new_tokens=tokens, ignore_eos=True)
-        return [time.perf_counter() async for _ in pieces]
+    def __init__(self, call: Callable[[LoadSettings], LoadRun], users: int) -> None:
+        self._call, self._users = call, users
+        self.gaps: list[list[float]] = []
+        self.speeds: list[float] = []
 
-    began = time.perf_counter()
-    return began, list(await asyncio.gather(*map(one, prompts)))
+    def run(self, number: int, seconds: float, tokens: int) -> None:
+        """A round, of prompts that no other has."""
+        lengths = Lengths(PROMPT_TOKENS, PROMPT_TOKENS), Lengths(tokens, tokens)
+        asked = LoadSettings(
+            users=self._users, seconds=seconds, warmup=WARMUP, prompt_tokens=lengths[0], new_tokens=lengths[1], seed=number
+        )
+        run = self._call(asked)
+        moments = [request.pieces for request in run.requests]
+        self.gaps.append([b - a for stream in moments for a, b in pairwise(stream) if run.begin <= b < run.end])
+        self.speeds.append(sum(run.begin <= moment < run.end for stream in moments for moment in stream) / seconds)
+
+    def median_gaps(self) -> list[float]:
+        """Milliseconds, of each round."""
+        return [1e3 * statistics.median(gaps) for gaps in self.gaps]
+
+    def p99(self) -> float:
+        """Milliseconds, of all rounds together."""
+        found = percentiles([gap for gaps in self.gaps for gap in gaps])["p99"]
+        assert found is not None
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tokens a second (quartiles of the rounds), and the time between tokens over all rounds."""
+        return {
+            "tokens_per_second": quartiles(self.speeds),
+            "itl_ms": percentiles([gap for gaps in self.gaps for gap in gaps]),
+        }
 
 
-async def measure(address: str, engine: Engine, rounds: int, streams: int, tokens: int) -> dict[str, Way]:
-    """All rounds but the first, which warms up."""
-    ways = {name: Way() for name in ("direct", "alone", "together")}
-    prompts = Prompts(Lengths(PROMPT_TOKENS, PROMPT_TOKENS))
-    async with AsyncClient(address) as client:
-        for number in range(rounds + 1):
-            found = {
-                "direct": direct(engine, prompts.next(), tokens),
-                "alone": await streamed(client, [prompts.next()], tokens),
-                "together": await streamed(client, [prompts.next() for _ in range(streams)], tokens),
-            }
-            for name, (began, moments) in found.items():
-                if number:
-                    ways[name].note(began, moments)
-    return ways
+def quartiles(values: list[float]) -> list[float]:
+    """Lower quartile, median, upper quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive")
 
 
 def compared(ways: dict[str, Way]) -> dict[str, Any]:
-    """The three figures, with quartiles over rounds where there are any, and whether they keep the goals."""
-    alone, together, engine = (ways[name] for name in ("alone", "together", "direct"))
-    throughput = ratio(Timing(tuple(alone.seconds_a_token)), Timing(tuple(together.seconds_a_token)))
-    p99 = together.to_dict()["itl_ms"]["p99"] / alone.to_dict()["itl_ms"]["p99"]
-    medians = [[statistics.median(gaps) for gaps in way.gaps] for way in (alone, engine)]
-    overhead = sorted(1e3 * (through - without) for through, without in zip(*medians, strict=True))
-    low, middle, high = statistics.quantiles(overhead, n=4, method="inclusive")
+    """The three figures, as quartiles over rounds where there are any, and whether they keep the goals."""
+    one, many, engine_one, engine_many = (ways[name] for name in ("served 1", "served all", "engine 1", "engine all"))
+    throughput = quartiles([fast / slow for fast, slow in zip(many.speeds, one.speeds, strict=True)])
+    engine_throughput = quartiles([f / s for f, s in zip(engine_many.speeds, engine_one.speeds, strict=True)])
+    p99, engine_p99 = many.p99() / one.p99(), engine_many.p99() / engine_one.p99()
+    overhead = quartiles([a - b for a, b in zip(one.median_gaps(), engine_one.median_gaps(), strict=True)])
     return {
-        "throughput": throughput.median,
-        "throughput_quartiles": [throughput.low, throughput.high],
+        "throughput": throughput,
         "p99": p99,
-        "overhead_ms": middle,
-        "overhead_ms_quartiles": [low, high],
+        "overhead_ms": overhead,
+        "engine_throughput": engine_throughput,
+        "engine_p99": engine_p99,
         "within_goal": {
-            "throughput": throughput.median >= GOALS["throughput"],
+            "throughput": throughput[1] >= GOALS["throughput"],
             "p99": p99 <= GOALS["p99"],
-            "overhead_ms": middle <= GOALS["overhead_ms"],
+            "overhead_ms": overhead[1] <= GOALS["overhead_ms"],
         },
     }
 
 
+def print_figures(ways: dict[str, Way], found: dict[str, Any], streams: int) -> None:
+    """For people."""
+    kept = {name: "kept" if kept else "MISSED" for name, kept in found["within_goal"].items()}
+    low, middle, high = found["throughput"]
+    print(
+        f"{streams} streams over one at a time, tokens a second: {middle:.2f} x ({low:.2f} to {high:.2f}); goal >= 4: "
+        f"{kept['throughput']}; the engine alone {found['engine_throughput'][1]:.2f} x"
+    )
+    print(
+        f"{streams} streams over one at a time, p99 between tokens: {found['p99']:.2f} x; goal <= 3: {kept['p99']}; the engine "
+        f"alone {found['engine_p99']:.2f} x"
+    )
+    low, middle, high = found["overhead_ms"]
+    print(
+        f"one stream, the server's part in the time between tokens: {middle:.3f} ms ({low:.3f} to {high:.3f}); goal <= 0.5: "
+        f"{kept['overhead_ms']}"
+    )
+    for name, way in ways.items():
+        row = way.to_dict()
+        itl = row["itl_ms"]
+        speed = row["tokens_per_second"][1]
+        print(f"  {name:10}  {speed:6.0f} tokens/s, between tokens {itl['p50']:.2f} ms, p99 {itl['p99']:.2f} ms")
+
+
 def main() -> None:
-    """Measure, print the three figures and JSON."""
+    """Measure, print the figures and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--save")
     options = parser.parse_args()
     if find_server() is None:
         print("not measured here: no tritonserver; labkit serve --install gets one")
         return
     with served() as address, labkit.load(MODEL) as engine:
-        ways = asyncio.run(measure(address, engine, options.rounds, options.streams, options.tokens))
+        ways = {
+            "engine 1": Way(lambda asked: direct(engine, asked), 1),
+            "served 1": Way(lambda asked: run_load(address, asked), 1),
+            "engine all": Way(lambda asked: direct(engine, asked), options.streams),
+            "served all": Way(lambda asked: run_load(address, asked), options.streams),
+        }
+        for number in range(options.rounds):
+            for place, way in enumerate(ways.values()):
+                way.run(len(ways) * number + place, options.seconds, options.tokens)
     found = compared(ways)
-    rows = [{"way": name, **way.to_dict()} for name, way in ways.items()]
-    kept = {name: "kept" if kept else "MISSED" for name, kept in found["within_goal"].items()}
-    print(
-        f"{options.streams} streams at once, tokens a second over one at a time: {found['throughput']:.2f} x, quartiles "
-        f"{found['throughput_quartiles'][0]:.2f} to {found['throughput_quartiles'][1]:.2f} (goal >= 4: {kept['throughput']})\n"
-        f"{options.streams} streams at once, p99 between tokens over a stream alone: {found['p99']:.2f} x "
-        f"(goal <= 3: {kept['p99']})\n"
-        f"the server's part in the time between tokens: {found['overhead_ms']:.3f} ms, quartiles "
-        f"{found['overhead_ms_quartiles'][0]:.3f} to {found['overhead_ms_quartiles'][1]:.3f} "
-        f"(goal <= 0.5: {kept['overhead_ms']})"
-    )
-    for row in rows:
-        itl = row["itl_ms"]
-        print(
-            f"  {row['way']:8}  {row['tokens_per_second']:7.0f} tokens/s, between tokens {itl['p50']:.2f} ms, "
-            f"p99 {itl['p99']:.2f}"
-        )
-    settings = {"model": MODEL, "prompt_tokens": PROMPT_TOKENS, **vars(options)}
+    print_figures(ways, found, options.streams)
+    settings = {"model": MODEL, "prompt_tokens": PROMPT_TOKENS, "threads": torch.get_num_threads(), **vars(options)}
     del settings["save"]
+    rows = [{"way": name, **way.to_dict()} for name, way in ways.items()]
     record = Record("serving", settings, rows, extra={"compared": found, "goals": GOALS})
     if options.save:
         record.save(options.save)

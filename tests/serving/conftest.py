@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+
+from labkit.serving import server as serving
+from labkit.serving.install import ServerProgram, find_server
+from labkit.serving.repository import ServeSettings, write_repository
 
 MODEL_CODE = """
 import numpy as np
@@ -43,30 +46,24 @@ class TritonPythonModel:
 class Server:
     """A server with no model loaded; `load` gives it one and says what it thinks of it."""
 
-    def __init__(self, installation: Path, folder: Path) -> None:
+    def __init__(self, program: ServerProgram, folder: Path) -> None:
         self.repository = folder / "repository"
         self.repository.mkdir()
         self.log = folder / "log"
         self.ports = _free_ports(3)
-        self._process = self._start(installation)
+        self._process = self._start(program)
         self._wait_until_ready()
 
-    def _start(self, installation: Path) -> subprocess.Popen[bytes]:
-        libraries = [installation / "server/nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
-        environment = {
-            **os.environ,
-            "PATH": f"{installation}/overlay/bin:{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        }
+    def _start(self, program: ServerProgram) -> subprocess.Popen[bytes]:
         http, grpc, metrics = self.ports
         command = [
-            str(installation / "server/pytriton/tritonserver/bin/tritonserver"),
+            *(str(program.executable), *program.arguments),
             f"--model-repository={self.repository}",
-            f"--backend-directory={installation}/backends",
             *(f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")),
             *(f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"),
             *("--model-control-mode=explicit", "--exit-timeout-secs=5"),
         ]
+        environment = os.environ | program.environment
         with self.log.open("wb") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
@@ -131,27 +128,36 @@ def _free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def triton_installation() -> Path:
-    """The folder with `server/`, `backends/` and `overlay/`, which LABKIT_TRITON_SERVER names."""
-    installation = os.environ.get("LABKIT_TRITON_SERVER")
-    if not installation:
+def server_program() -> ServerProgram:
+    """The server that `find_server` finds."""
+    program = find_server()
+    if program is None:
         pytest.skip("not measured here: no tritonserver")
-    return Path(installation)
+    return program
 
 
 @pytest.fixture(scope="session")
-def tritonserver(triton_installation: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def tritonserver(server_program: ServerProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running server that all tests share."""
-    server = Server(triton_installation, tmp_path_factory.mktemp("triton"))
+    server = Server(server_program, tmp_path_factory.mktemp("triton"))
     yield server
     server.stop()
 
 
 @pytest.fixture
-def own_tritonserver(triton_installation: Path, tmp_path: Path) -> Iterator[Server]:
+def own_tritonserver(server_program: ServerProgram, tmp_path: Path) -> Iterator[Server]:
     """A running server for one test, which may ruin it; it is killed."""
     folder = tmp_path / "triton"
     folder.mkdir()
-    server = Server(triton_installation, folder)
+    server = Server(server_program, folder)
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def gptj_server(server_program: ServerProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
+    """A server of the built-in model's `gptj`, which runs 16 at a time and lets 4 wait; all tests share it."""
+    folder = tmp_path_factory.mktemp("repository")
+    write_repository(folder, ServeSettings(max_batch=16, max_queue=4))
+    with serving.Server(folder, models=["gptj"], program=server_program) as server:
+        yield server

@@ -68,7 +68,8 @@ def timeline_plot(record: LoadRecord, row: int = -1, *, title: str = "Requests a
 
 def running_batch(requests: Sequence[RequestTimes]) -> tuple[list[float], list[int]]:
     """Moments at which the number of requests between their first and last token changes, and that number from then on."""
-    changes = sorted(change for request in requests for change in ((request.pieces[0], 1), (request.pieces[-1], -1)))
+    changes = [change for request in requests for change in ((request.pieces[0], 1), (request.pieces[-1], -1))]
+    changes.sort(key=lambda change: (change[0], -change[1]))  # one with a single token begins before it ends
     moments, sizes, size = [], [], 0
     for moment, change in changes:
         size += change

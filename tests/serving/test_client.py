@@ -1,0 +1,285 @@
+"""Clients of `gptj`: texts and pieces, refusals before and behind the wire, ends of all kinds, and no caller left hanging."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
+from labkit.serving.client import AsyncClient, Client, Piece, Reply
+from labkit.serving.client_errors import error_of, is_safe_to_repeat
+from labkit.serving.client_request import request_of
+from labkit.serving.install import ServerProgram
+from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.server import Server
+
+PROMPT = "In the beginning God created the heaven and the earth"
+LONG = {"max_new_tokens": 400, "ignore_eos": True}
+
+
+@pytest.fixture
+def client(gptj_server: Server) -> Iterator[Client]:
+    with Client(gptj_server.grpc, timeout=30) as made:
+        yield made
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    return f"127.0.0.1:{port}"
+
+
+def test_a_text_and_its_pieces_are_what_the_engine_makes(client: Client) -> None:
+    import labkit
+
+    with labkit.load("gptj-tiny") as engine:
+        (expected,) = engine.generate([PROMPT], labkit.SamplingParams(max_new_tokens=12, ignore_eos=True, logprobs=0))
+    reply = client.generate(PROMPT, max_new_tokens=12, ignore_eos=True, logprobs=True)
+    assert (reply.text, reply.token_ids) == (expected.text, expected.token_ids)
+    assert (reply.finish_reason, reply.stop_reason) == ("length", None)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (len(expected.prompt_token_ids), 12)
+    np.testing.assert_allclose(
+        reply.logprobs, [one.logprob for one in expected.completions[0].logprobs or ()], atol=1e-4, rtol=0
+    )
+    pieces = list(client.stream(PROMPT, max_new_tokens=12, ignore_eos=True, logprobs=True))
+    assert len(pieces) == 12
+    assert "".join(piece.text for piece in pieces) == reply.text
+    assert [token for piece in pieces for token in piece.token_ids] == reply.token_ids
+    assert [piece.last is None for piece in pieces] == [True] * 11 + [False]
+    assert pieces[-1].last is not None
+    assert pieces[-1].last.completion_tokens == 12
+
+
+def test_token_ids_and_every_parameter_reach_the_engine(client: Client) -> None:
+    text = client.generate(PROMPT, max_new_tokens=6)
+    assert len(text.token_ids) == 6
+    by_ids = client.generate(np.array([5, 6, 7]), max_new_tokens=6, ignore_eos=True)
+    assert by_ids.prompt_tokens == 3
+    assert client.generate([5, 6, 7], max_new_tokens=6, ignore_eos=True) == Reply(
+        **vars(by_ids) | {"queue_seconds": pytest.approx(0, abs=5)}
+    )
+    stopped = client.generate([5, 6, 7], max_new_tokens=6, ignore_eos=True, stop_token_ids=by_ids.token_ids[2])
+    assert (stopped.finish_reason, stopped.stop_reason) == ("stop", str(by_ids.token_ids[2]))
+    assert len(stopped.token_ids) == 3
+    sampling: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 3, "repetition_penalty": 1.1}
+    drawn = client.generate(PROMPT, max_new_tokens=6, ignore_eos=True, bad_words=["Lord", "God"], stop=(), **sampling)
+    assert client.generate(PROMPT, max_new_tokens=6, ignore_eos=True, bad_words=["Lord", "God"], **sampling).text == drawn.text
+
+
+def test_async_client_does_the_same(gptj_server: Server, client: Client) -> None:
+    async def ask() -> tuple[list[Reply], list[Piece]]:
+        async with AsyncClient(gptj_server.grpc, timeout=30) as asking:
+            replies = await asyncio.gather(*(asking.generate(PROMPT, max_new_tokens=number) for number in (3, 4, 5)))
+            return list(replies), [piece async for piece in asking.stream(PROMPT, max_new_tokens=5)]
+
+    replies, pieces = asyncio.run(ask())
+    assert [reply.completion_tokens for reply in replies] == [3, 4, 5]
+    assert replies[2].text == "".join(piece.text for piece in pieces) == client.generate(PROMPT, max_new_tokens=5).text
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"max_new_token": 3}, "max_new_token is no parameter of gptj; write max_new_tokens"),
+        ({"temprature": 3}, "temprature is no parameter of gptj; write temperature"),
+        ({"stream": True}, "stream is no parameter of gptj; write one of max_new_tokens, min_new_tokens, stop"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; a whole number from -2147483648 to 2147483647 is accepted"),
+        ({"max_new_tokens": True}, "max_new_tokens is True; a whole number"),
+        ({"seed": 2**70}, f"seed is {2**70}; a whole number"),
+        ({"temperature": "hot"}, "temperature is 'hot'; a number is accepted"),
+        ({"ignore_eos": 1}, "ignore_eos is 1; True or False is accepted"),
+        ({"stop": [3]}, "stop is 3; text is accepted"),
+        ({"stop_token_ids": 2.5}, "stop_token_ids is 2.5; a list is accepted"),
+        ({"timeout": 0}, "timeout is 0; a number of seconds above 0 is accepted"),
+        ({"timeout": float("nan")}, "timeout is nan; a number of seconds above 0 is accepted"),
+    ],
+)
+def test_what_is_not_accepted_is_refused_before_anything_is_sent(nobody: str, params: dict[str, Any], words: str) -> None:
+    pytest.importorskip("tritonclient.grpc")
+    with Client(nobody) as unheard:
+        for call in (unheard.generate, unheard.stream):
+            with pytest.raises(InvalidRequest) as refused:
+                call(PROMPT, **params)
+            assert str(refused.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([], "the prompt has no token"),
+        ([-1], "input_ids is -1; a whole number from 0 to"),
+        (3, "input_ids is 3; a text, or token ids is accepted"),
+        ("\ud800", "text_input has half a character at 0"),
+    ],
+)
+def test_prompts_that_are_none(prompt: Any, words: str) -> None:
+    pytest.importorskip("tritonclient.grpc")
+    with pytest.raises(InvalidRequest, match="^" + words):
+        request_of("gptj", prompt, {}, stream=False)
+
+
+@pytest.mark.parametrize("address", ["localhost", "http://localhost:8001", ":8001", "host:port", ""])
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"HOST:PORT of the server's gRPC is accepted"):
+        Client(address)
+
+
+def test_the_models_refusal_comes_as_its_own_words(client: Client) -> None:
+    for call in (lambda: client.generate(PROMPT, max_new_tokens=-1), lambda: list(client.stream(PROMPT, max_new_tokens=-1))):
+        with pytest.raises(InvalidRequest, match=r"^max_new_tokens is -1"):
+            call()
+    with pytest.raises(InvalidRequest, match="a prompt holds 1000000; token ids are 0 to"):
+        client.generate([10**6], max_new_tokens=1)
+
+
+def test_closing_a_stream_ends_its_request_and_no_other(client: Client) -> None:
+    others = client.stream(PROMPT, max_new_tokens=60, ignore_eos=True)
+    next(others)
+    streams = [client.stream(PROMPT, **LONG) for _ in range(15)]
+    for stream in streams:
+        next(stream)
+    for stream in streams:
+        stream.close()  # type: ignore[attr-defined]
+    began = time.monotonic()
+    assert len(list(others)) == 59
+    waiting = [client.stream(PROMPT, max_new_tokens=1) for _ in range(15)]
+    assert all(next(stream).last for stream in waiting)
+    assert time.monotonic() - began < 20
+
+
+def test_cancelling_a_task_ends_its_request(gptj_server: Server) -> None:
+    async def ask() -> Reply:
+        async with AsyncClient(gptj_server.grpc, timeout=30) as asking:
+            tasks = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(16)]
+            await asyncio.sleep(0.2)
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+            return await asking.generate(PROMPT, max_new_tokens=1)
+
+    assert asyncio.run(ask()).completion_tokens == 1
+
+
+def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> None:
+    async def ask() -> None:
+        async with AsyncClient(gptj_server.grpc, timeout=60, retries=0) as asking:
+            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(20)]
+            await asyncio.sleep(0.3)
+            with pytest.raises(Overloaded, match=r"20 requests are running or waiting \(16 \+ a queue of 4\)"):
+                await asking.generate(PROMPT, max_new_tokens=1)
+            async with AsyncClient(gptj_server.grpc, timeout=60, retries=8) as patient:
+                again = asyncio.create_task(patient.generate(PROMPT, max_new_tokens=1))
+                await asyncio.sleep(0.1)
+                for task in busy:
+                    task.cancel()
+                assert (await again).completion_tokens == 1
+            await asyncio.gather(*busy, return_exceptions=True)
+
+    asyncio.run(ask())
+
+
+def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> None:
+    with pytest.raises(NotAvailable, match=r"was not done within 0\.05 s; nothing of the text had come; give it more time"):
+        client.generate(PROMPT * 4, timeout=0.05, **LONG)
+
+    def read_slowly() -> None:
+        for _ in client.stream(PROMPT, timeout=0.4, **LONG):
+            time.sleep(0.01)
+
+    with pytest.raises(NotAvailable, match=r"was not done within 0\.4 s; \d+ tokens of the text had come"):
+        read_slowly()
+
+
+def test_nobody_at_the_address(nobody: str) -> None:
+    pytest.importorskip("tritonclient.grpc")
+    began = time.monotonic()
+    with Client(nobody, retries=1) as alone, pytest.raises(NotAvailable, match=f"no server answers at {nobody}"):
+        alone.generate(PROMPT)
+    assert 0.15 < time.monotonic() - began < 10
+
+
+def test_an_address_that_takes_connections_and_says_nothing() -> None:
+    pytest.importorskip("tritonclient.grpc")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        began = time.monotonic()
+        with Client(address, timeout=0.5) as waiting, pytest.raises(NotAvailable):
+            waiting.generate(PROMPT)
+        assert time.monotonic() - began < 5
+
+
+def test_a_model_that_the_server_does_not_have(gptj_server: Server) -> None:
+    with Client(gptj_server.grpc, model="gptk") as lost, pytest.raises(NotAvailable, match="unknown model: 'gptk'"):
+        lost.generate(PROMPT)
+
+
+def test_a_server_that_is_killed_leaves_nobody_waiting(server_program: ServerProgram, tmp_path: Path) -> None:
+    write_repository(tmp_path, ServeSettings())
+    with (
+        Server(tmp_path, models=["gptj"], program=server_program, watch=False) as server,
+        Client(server.grpc, timeout=30) as client,
+    ):
+        stream = client.stream(PROMPT, **LONG)
+        next(stream)
+        os.kill(server.pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(NotAvailable, match=r"tokens of the text had come"):
+            list(stream)
+        with pytest.raises(NotAvailable):
+            client.generate(PROMPT)
+        assert time.monotonic() - began < 10
+
+
+def failure(status: str, words: str) -> Any:
+    return SimpleNamespace(code=lambda: SimpleNamespace(name=status), details=lambda: words)
+
+
+OVERLOAD = "20 requests are running or waiting (16 + a queue of 4), which is the limit; ask again later"
+NO_CONNECTION = "failed to connect to all addresses; last error: refused"
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind", "again"),
+    [
+        ("INVALID_ARGUMENT", "top_p is 3", InvalidRequest, False),
+        ("INVALID_ARGUMENT", "Request for unknown model: 'gptj' is not ready", NotAvailable, False),
+        ("UNAVAILABLE", OVERLOAD, Overloaded, True),
+        ("UNAVAILABLE", NO_CONNECTION, NotAvailable, True),
+        ("UNAVAILABLE", "Socket closed", NotAvailable, False),
+        ("CANCELLED", "the model is being unloaded", Cancelled, False),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", NotAvailable, False),
+        ("INTERNAL", "Stub process 'gptj_0_0' is not healthy.", NotAvailable, False),
+        ("INTERNAL", "KeyError: 3", LabkitError, False),
+    ],
+)
+def test_what_each_status_means(status: str, words: str, kind: type[Exception], again: bool) -> None:
+    assert type(error_of(failure(status, words), "a:1", 3, 0)) is kind
+    assert is_safe_to_repeat(failure(status, words)) is again
+
+
+def test_nothing_is_asked_again_of_which_an_answer_has_begun() -> None:
+    pytest.importorskip("tritonclient.grpc")
+    with Client("127.0.0.1:1", retries=5) as client:
+        exchange = client._settings.exchange("a", {}, 10, stream=True)
+        assert 0.2 <= exchange.pause_after(failure("UNAVAILABLE", OVERLOAD)) <= 0.3
+        assert 0.4 <= exchange.pause_after(failure("UNAVAILABLE", NO_CONNECTION)) <= 0.6
+        exchange._tokens = 1
+        with pytest.raises(Overloaded):
+            exchange.pause_after(failure("UNAVAILABLE", OVERLOAD))
+        short = client._settings.exchange("a", {}, 0.1, stream=True)
+        with pytest.raises(Overloaded), contextlib.closing(client):
+            short.pause_after(failure("UNAVAILABLE", OVERLOAD))
