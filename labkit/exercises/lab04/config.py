@@ -46,7 +46,7 @@ def _text(
     lines = [f'name: "{name}"', backend, f"max_batch_size: {max_batch_size}"]
     for label, tensors in (("input", inputs), ("output", outputs)):
         for tensor, data_type, shape in tensors if label != missing else []:
-            dims = ", ".join("-1" if size == "batch" else str(size) for size in map(lambda d: d if d == "batch" else size(d), shape[first:]))
+            dims = ", ".join("-1" if one == "batch" else str(size(one)) for one in shape[first:])
             lines.append(f'{label} {{ name: "{tensor}" data_type: {kind}{data_type} dims: [ {dims} ] }}')
     return "\n".join([*lines, *([f"instance_group {{ {group} }}"] if group else [])])
 
@@ -225,7 +225,8 @@ STAGE_CONFIG = Exercise(
         Mistake("There is no instance_group: write how many copies, and of which kind.", _no_group),
         Mistake("KIND_GPU asks for a copy on each GPU, and a stage that handles text has no use for one: KIND_CPU.", _on_gpu),
         Mistake(
-            "Your instance_group has no kind, so that the server takes a GPU where there is one: write kind: KIND_CPU.", _no_kind
+            "Your instance_group has no kind, so that the server takes a GPU where there is one: write kind: KIND_CPU.",
+            _no_kind,
         ),
         Mistake('python is a backend: write backend: "python"; platform is for ensembles.', _platform),
         Mistake("Your text has no outputs: write a block output { ... } for each.", _no_outputs),

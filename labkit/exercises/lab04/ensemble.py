@@ -86,7 +86,9 @@ def _no_lengths() -> Maps:
 
 def _no_words() -> Maps:
     maps = _changed("preprocessing", None, {"BAD_WORDS_IDS": "", "STOP_WORDS_IDS": ""})
-    return maps | {"fastertransformer": _changed("fastertransformer", {"bad_words_list": "", "stop_words_list": ""})["fastertransformer"]}
+    return maps | {
+        "fastertransformer": _changed("fastertransformer", {"bad_words_list": "", "stop_words_list": ""})["fastertransformer"]
+    }
 
 
 def _no_stop_words() -> Maps:
@@ -139,7 +141,9 @@ def stage_configs() -> dict[str, ModelConfig]:
     return {name: stage(name) for name in STAGES} | {"fastertransformer": replace(engine, inputs=inputs, outputs=outputs)}
 
 
-def request_inputs(prompts: list[str], counts: list[int], bad: list[str], stop: list[str]) -> dict[str, tuple[str, NDArray[Any]]]:
+def request_inputs(
+    prompts: list[str], counts: list[int], bad: list[str], stop: list[str]
+) -> dict[str, tuple[str, NDArray[Any]]]:
     """The inputs of the ensemble."""
     lengths = "UINT32", np.array([[count] for count in counts], np.uint32)
     words = {"INPUT_2": texts([[one] for one in bad]), "INPUT_3": texts([[one] for one in stop])}
@@ -172,7 +176,10 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
     if server.loaded.get("ensemble") is None:
         stubs = stage_configs()
         server.load_all(
-            [partial(server.load_stub, stubs[name], stub, tokenizer=name != "fastertransformer") for name, stub in STAGES.items()]
+            [
+                partial(server.load_stub, stubs[name], stub, tokenizer=name != "fastertransformer")
+                for name, stub in STAGES.items()
+            ]
         )
     server.load("ensemble", config_text(config))
     before = _runs(server)
@@ -213,7 +220,9 @@ def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
 def _explain(case: Case, found: Any, right: Any) -> str:
     if found["fault"]:
         return f"{found['fault']}."
-    return f"The ensemble loads, but its texts are not the right ones: {str(found['texts'])[:160]}. Follow each wire by its name."
+    return (
+        f"The ensemble loads, but its texts are not the right ones: {str(found['texts'])[:160]}. Follow each wire by its name."
+    )
 
 
 def _cases(seed: int) -> list[Case]:
@@ -266,9 +275,17 @@ ENSEMBLE_MAPS = Exercise(
             "postprocessing does not get the lengths, takes all tokens for text, and your texts end in rubbish: map SEQUENCE_LENGTH.",
             _no_lengths,
         ),
-        Mistake("Bad and stop words end in preprocessing: the engine has inputs for both, optional ones that nobody misses.", _no_words),
-        Mistake("The stop words do not reach the engine: its input is optional, so that only the texts show it.", _no_stop_words),
-        Mistake("The engine makes as many tokens as the prompt has: request_output_len is on the wire of the lengths.", _prompt_again),
+        Mistake(
+            "Bad and stop words end in preprocessing: the engine has inputs for both, optional ones that nobody misses.",
+            _no_words,
+        ),
+        Mistake(
+            "The stop words do not reach the engine: its input is optional, so that only the texts show it.", _no_stop_words
+        ),
+        Mistake(
+            "The engine makes as many tokens as the prompt has: request_output_len is on the wire of the lengths.",
+            _prompt_again,
+        ),
         Mistake("Nothing is on the wire OUTPUT_0, which the client reads: map postprocessing's OUTPUT to it.", _no_text_out),
         Mistake("Text cannot go past preprocessing: without that step the engine has no token ids.", _two_stages),
         Mistake(

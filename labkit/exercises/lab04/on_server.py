@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import queue
 import shutil
+import signal
 import tempfile
 import threading
 import weakref
@@ -56,9 +59,14 @@ class LabServer:
         program = need_server()
         program = replace(program, arguments=(*program.arguments, *OPTIONS))
         self.server = Server(self.folder, models=[], watch=False, program=program)
+        self._end = weakref.finalize(self, _end, self.server)
         self.client = client_library().InferenceServerClient(self.server.grpc)
         self.loaded: dict[str, str] = {}
         self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """End it at once: it would wait ten seconds for a model whose process was killed."""
+        self._end()
 
     def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
         """Put a model into the repository and load it, unless it is loaded as it is. Raises `NotAvailable`."""
@@ -171,6 +179,12 @@ class LabServer:
         self.server.probes.load(model)
 
 
+def _end(server: Server) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+
+
 def model_code(module: str) -> str:
     """The text of a `model.py` whose model is that of a module, of the labkit that runs here."""
     root = str(Path(labkit.__file__).parents[1])
@@ -200,7 +214,7 @@ def lab_server() -> LabServer:
 def stop_server() -> None:
     """End this process's server, if there is one."""
     for kept in _KEPT:
-        kept.server.stop()
+        kept.stop()
     _KEPT.clear()
 
 

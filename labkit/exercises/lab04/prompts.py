@@ -15,7 +15,7 @@ from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import line, sentence, some_words
 from labkit.exercises.stubs import stages
-from labkit.exercises.stubs.stages import PAD, Encode, pad_prompts, word_lists
+from labkit.exercises.stubs.stages import Encode, pad_prompts, word_lists
 
 STAGE = "preprocessing"
 OWN: dict[str, Callable[..., Any]] = {"pad_prompts": pad_prompts, "word_lists": word_lists}
@@ -70,7 +70,9 @@ def _cases(seed: int) -> list[Case]:
         bad, stop = ([line(some_words(draw, draw.randint(0, 3))) for _ in prompts] for _ in range(2))
         cases.append(Case(f"{count} prompt{'s' * (count > 1)} and their words", (prompts, bad, stop)))
     prompts = [sentence(draw, 12), "", sentence(draw, 2) + " naïve – 😀"]
-    cases.append(Case("an empty prompt among others, signs of several bytes", (prompts, ["", "", ""], ["a,b c", "", "the end"])))
+    cases.append(
+        Case("an empty prompt among others, signs of several bytes", (prompts, ["", "", ""], ["a,b c", "", "the end"]))
+    )
     return cases
 
 
@@ -173,10 +175,10 @@ PAD_PROMPTS = Exercise(
         Mistake("Your lengths are [batch]; [batch, 1] is asked for, since REQUEST_INPUT_LEN has dims [ 1 ].", _flat_lengths),
         Mistake("All rows are the first prompt: encode each one.", _one_for_all),
         Mistake("You change the text (its case, its spaces) before you encode it; a model sees both.", _stripped),
-        Mistake("Your array has a fixed width: each batch is as wide as its longest prompt, since padding costs time.", _fixed_width),
         Mistake(
-            "Your ids are no np.uint32: an ensemble hands them on as they are, and the next stage refuses them.", _signed
+            "Your array has a fixed width: each batch is as wide as its longest prompt, since padding costs time.", _fixed_width
         ),
+        Mistake("Your ids are no np.uint32: an ensemble hands them on as they are, and the next stage refuses them.", _signed),
     ),
     hints=(
         "Encode all texts first: only then is it known how wide the array is.",
@@ -291,11 +293,17 @@ WORD_LISTS = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("Row 1 holds each word's own length; ends are counted from the first word's begin: a running sum.", _own_lengths),
+        Mistake(
+            "Row 1 holds each word's own length; ends are counted from the first word's begin: a running sum.", _own_lengths
+        ),
         Mistake("Row 1 holds where words begin; where they end is asked for.", _starts),
-        Mistake("Row 1 holds the place of each word's last token; the number of tokens up to and with it is one more.", _last_index),
+        Mistake(
+            "Row 1 holds the place of each word's last token; the number of tokens up to and with it is one more.", _last_index
+        ),
         Mistake("Row 1 is filled up with 0, which the engine takes for an end: fill it with -1.", _zero_ends),
-        Mistake("You keep only the first token of each word, so that longer words stop at their begin: take all.", _first_tokens),
+        Mistake(
+            "You keep only the first token of each word, so that longer words stop at their begin: take all.", _first_tokens
+        ),
         Mistake("Every prompt gets the words of the first one: each has a list of its own.", _one_list),
         Mistake("Your array is [batch, n, 2]; [batch, 2, n] is asked for: all tokens, then all ends.", _turned),
         Mistake("Every prompt gets the words of all prompts: each has a list of its own.", _all_joined),

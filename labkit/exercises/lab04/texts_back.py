@@ -122,13 +122,21 @@ POSTPROCESS = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("You decode all there is, and what lies behind the end becomes text: take as many tokens as lengths says.", _all_of_it),
-        Mistake("You stop at the first padding token, but one may be part of a text: lengths says where the end is.", _to_first_padding),
+        Mistake(
+            "You decode all there is, and what lies behind the end becomes text: take as many tokens as lengths says.",
+            _all_of_it,
+        ),
+        Mistake(
+            "You stop at the first padding token, but one may be part of a text: lengths says where the end is.",
+            _to_first_padding,
+        ),
         Mistake("Every beam gets the text of the first: each has tokens of its own.", _first_beam),
         Mistake("Every beam is cut at the first one's length: each has its own.", _first_length),
         Mistake("Everything is cut at the longest text's length: each beam has its own.", _longest),
         Mistake("Each text lacks its last token: lengths counts it, so that ids[:length] is all of it.", _one_short),
-        Mistake("You decode token by token, but a sign like 😀 is made of several: decode the whole list at once.", _token_by_token),
+        Mistake(
+            "You decode token by token, but a sign like 😀 is made of several: decode the whole list at once.", _token_by_token
+        ),
         Mistake("You put spaces between tokens; they bring their own: decode the whole list at once.", _with_spaces),
     ),
     hints=(

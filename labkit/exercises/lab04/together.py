@@ -1,4 +1,4 @@
-"""Exercise 4.6: answer all requests that the server has joined by one batch, under the server's dynamic batching."""
+"""Exercise 4.7: answer all requests that the server has joined by one batch, under the server's dynamic batching."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class OneBatch:
     def breach(self, value: Any) -> str:
         """What is wrong with the number of calls."""
         most = max(value["calls"])
-        return "" if most == 1 else f"generate is called {most} times in a batch: one call for all jobs is what batching gains by"
+        return (
+            "" if most == 1 else f"generate is called {most} times in a batch: one call for all jobs is what batching gains by"
+        )
 
 
 def _a_request_each(requests: Requests, generate: Generate) -> Any:
@@ -122,7 +124,11 @@ def _cases(seed: int) -> list[Case]:
         return [(sentence(draw, draw.randint(2, 6)), draw.randint(3, 11)) for _ in range(count)]
 
     cases = [Case("one request of one job", ([request(1)],))]
-    sizes = {"3 requests of one job": (1, 1, 1), "requests of 2, 1 and 4 jobs": (2, 1, 4), "5 requests, one of 3 jobs": (1, 1, 3, 1, 1)}
+    sizes = {
+        "3 requests of one job": (1, 1, 1),
+        "requests of 2, 1 and 4 jobs": (2, 1, 4),
+        "5 requests, one of 3 jobs": (1, 1, 3, 1, 1),
+    }
     return cases + [Case(label, ([request(size) for size in counts],)) for label, counts in sizes.items()]
 
 
@@ -136,7 +142,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
 ANSWER_TOGETHER = Exercise(
     name="lab04.answer_together",
     lab="04",
-    number="4.6",
+    number="4.7",
     title="One batch of many requests",
     function="answer_together",
     statement=(
@@ -157,13 +163,19 @@ ANSWER_TOGETHER = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("You call generate once a request: each waits for the one before, and the server's joining gains nothing.", _a_request_each),
+        Mistake(
+            "You call generate once a request: each waits for the one before, and the server's joining gains nothing.",
+            _a_request_each,
+        ),
         Mistake("You call generate once a job, which is no batch at all: give it all jobs of all requests.", _a_job_each),
         Mistake("You generate only the first job of each request: a request may hold several.", _first_jobs),
         Mistake("You split the texts as if every request had as many jobs as the first: each has its own number.", _even_split),
         Mistake("You give every job the largest number of new tokens: each keeps its own.", _same_count),
         Mistake("The texts go to the wrong requests: you put the jobs into the batch in another order.", _reversed),
-        Mistake("You sort the jobs, so that the texts come in another order than the requests: put them back, or do not sort.", _sorted),
+        Mistake(
+            "You sort the jobs, so that the texts come in another order than the requests: put them back, or do not sort.",
+            _sorted,
+        ),
         Mistake("You return all texts in one list; a list for each request is asked for.", _flat),
         Mistake("You answer the first request alone; the others' clients would wait for ever.", _only_first),
     ),

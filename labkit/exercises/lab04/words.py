@@ -5,10 +5,38 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-WORDS = (
-    "the a ship night river stone mountain council of under slowly bright winter letter garden remembers answered nothing "
-    "extraordinary whispering lanterns and but behind golden unfathomable clockwork seven harbour rain"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "ship",
+    "night",
+    "river",
+    "stone",
+    "mountain",
+    "council",
+    "of",
+    "under",
+    "slowly",
+    "bright",
+    "winter",
+    "letter",
+    "garden",
+    "remembers",
+    "answered",
+    "nothing",
+    "extraordinary",
+    "whispering",
+    "lanterns",
+    "and",
+    "but",
+    "behind",
+    "golden",
+    "unfathomable",
+    "clockwork",
+    "seven",
+    "harbour",
+    "rain",
+]
 
 
 def some_words(draw: random.Random, count: int) -> list[str]:

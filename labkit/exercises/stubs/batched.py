@@ -1,4 +1,4 @@
-"""Exercise 4.6 in the server: a model with a batch around `answer_together`; its work is that of the parameter `work`.
+"""Exercise 4.7 in the server: a model with a batch around `answer_together`; its work is that of the parameter `work`.
 
 `echo`: turns each prompt around, at once, and says how often it was called. `sleep`: takes as long as the parameters `first`
 and `more` say, whatever the machine is. `engine`: labkit's engine, and a batch lasts as long as its longest text.

@@ -128,5 +128,6 @@ def of_type(array: Any, dtype: Any, what: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"the {what} are a {type(array).__name__}, a numpy array is asked for")
     if array.dtype != dtype:
-        raise TypeError(f"the {what} are {array.dtype}, config.pbtxt says {np.dtype(dtype).name}: np.full(..., np.{np.dtype(dtype).name})")
+        name = np.dtype(dtype).name
+        raise TypeError(f"the {what} are {array.dtype}, config.pbtxt says {name}: np.full(..., np.{name})")
     return array

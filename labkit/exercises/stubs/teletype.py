@@ -1,4 +1,4 @@
-"""A model that streams for exercise 4.7: a word of its prompt at a time, the next when the last one was read.
+"""A model that streams for exercise 4.6: a word of its prompt at a time, the next when the last one was read.
 
 It looks for files in the folder that the prompt's first word names: `N` says that N pieces were read. It notes what it saw
 there: `late` when it waited for a reader in vain, `cancelled` when its client was gone, `ended` at the end.
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-PATIENCE = 0.4
+PATIENCE = 1.0
+"""Seconds that it waits for a reader, once: a reader that was late is not waited for again."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -52,7 +53,7 @@ def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
 def _wait(sender: Any, place: Path, read: int) -> bool:
     """Until so many pieces were read; whether the client is there."""
     until = time.monotonic() + PATIENCE
-    while read and not (place / str(read)).exists():
+    while read and not ((place / str(read)).exists() or (place / "late").exists()):
         if sender.is_cancelled():
             _note(place, "cancelled")
             return False
