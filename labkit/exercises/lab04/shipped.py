@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from labkit.errors import InvalidRequest
@@ -19,17 +20,29 @@ def as_module(function: Callable[..., Any], name: str) -> str:
     packed = pack(function, {})
     if "module" in packed:
         return f"from {packed['module']} import {packed['name']} as {name}\n"
-    if left := left_behind(packed):
+    read = {known for about in packed["functions"].values() for known in _read_outside(about["source"])}
+    if left := {known: kind for known, kind in left_behind(packed).items() if known in read}:
         words = ", ".join(f"{known} (a {kind})" for known, kind in left.items())
         raise InvalidRequest(f"{name} uses {words}, which stays in the notebook; make what it needs inside it")
     lines = ["from __future__ import annotations", ""]
     for scope in packed["scopes"]:
         lines += scope["imports"].values()
-        lines += [f"{known} = {_plain(known, coded)}" for known, coded in scope["values"].items()]
+        lines += [f"{known} = {_plain(known, coded)}" for known, coded in scope["values"].items() if known in read]
     written: set[int] = set()
     _write(0, packed, lines, written)
     first = packed["functions"]["0"]["name"]
     return "\n".join([*lines, *([f"{name} = {first}"] if first != name else [])]) + "\n"
+
+
+def _read_outside(source: str) -> set[str]:
+    """The names that a definition reads and does not give itself."""
+    names: set[str] = set()
+    codes: list[CodeType] = [compile(source, "<function>", "exec")]
+    while codes:
+        code = codes.pop()
+        names |= set(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return names
 
 
 def digest(text: str) -> str:
