@@ -5,4 +5,5 @@ LAB_TITLES = {
     "01": "Hugging Face baseline",
     "02": "Fused kernels",
     "03": "Tensor and pipeline parallelism",
+    "04": "Triton deployment",
 }

@@ -1,0 +1,197 @@
+"""Exercise 4.9: copies and delay for a latency bound, by arithmetic, before the server is asked."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+
+Plan = tuple[int, int, float, float]
+"""Instances, batch, delay and longest latency in seconds."""
+
+
+def choose_batching(rate: float, first: float, more: float, most: int, bound: float) -> Plan | None:
+    """The reference of exercise 4.9."""
+    return _choose(rate, first, more, most, bound)
+
+
+def _choose(
+    rate: float,
+    first: float,
+    more: float,
+    most: int,
+    bound: float,
+    *,
+    gaps: int = -1,
+    waits: float = 1.0,
+    copies: Callable[[float], float] = math.ceil,
+    order: Callable[[Plan], Any] = lambda plan: (plan[0], plan[3]),
+    fits: Callable[[float, float], bool] = lambda latency, bound: latency <= bound,
+) -> Plan | None:
+    plans: list[Plan] = []
+    for batch in range(1, most + 1):
+        delay, work = (batch + gaps) / rate, first + more * batch
+        latency = waits * delay + work
+        if fits(latency, bound):
+            plans.append((max(1, int(copies(work * rate / batch - 1e-9))), batch, delay, latency))
+    return min(plans, key=order) if plans else None
+
+
+def _without_waiting(*given: Any) -> Any:
+    return _choose(*given, waits=0.0)
+
+
+def _one_gap_more(*given: Any) -> Any:
+    return _choose(*given, gaps=0)
+
+
+def _half_the_wait(*given: Any) -> Any:
+    return _choose(*given, waits=0.5)
+
+
+def _too_few(*given: Any) -> Any:
+    return _choose(*given, copies=math.floor)
+
+
+def _fastest(*given: Any) -> Any:
+    return _choose(*given, order=lambda plan: plan[3])
+
+
+def _largest(*given: Any) -> Any:
+    return _choose(*given, order=lambda plan: -plan[1])
+
+
+def _no_bound(*given: Any) -> Any:
+    return _choose(*given, fits=lambda latency, bound: True)
+
+
+def _one_copy(*given: Any) -> Any:
+    return _choose(*given, copies=lambda needed: 1)
+
+
+def _no_batch(rate: float, first: float, more: float, most: int, bound: float) -> Any:
+    return _choose(rate, first, more, 1, bound)
+
+
+def _milliseconds(*given: Any) -> Any:
+    plan = _choose(*given)
+    return plan and (*plan[:2], 1e3 * plan[2], 1e3 * plan[3])
+
+
+def _cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+    cases: list[Case] = []
+    wanted: dict[str, Callable[[Any, Any], bool]] = {
+        "batches save copies": lambda plan, lone: plan and lone and plan[1] > 2 and 1 < plan[0] < lone[0],
+        "a tight bound": lambda plan, lone: plan and plan[1] > 1 and plan[0] > 2,
+        "one copy is enough": lambda plan, lone: plan and plan[0] == 1 and plan[1] > 1,
+        "no batch is needed": lambda plan, lone: plan and plan[1] == 1 and plan[0] <= 2,
+        "the largest batch is the limit": lambda plan, lone: plan and plan[0] > 1 and plan[1] < 4,
+        "out of reach": lambda plan, lone: plan is None,
+    }
+    for label, is_such in wanted.items():
+        while True:
+            args = (
+                float(draw.choice((20, 40, 50, 80, 125, 200))),
+                draw.randint(20, 120) / 1e3,
+                draw.randint(1, 9) / 1e3,
+                draw.choice((4, 8, 16)),
+                draw.randint(60, 420) / 1e3,
+            )
+            if is_such(_choose(*args), _no_batch(*args)) and _is_clear(*args):
+                break
+        cases.append(
+            Case(
+                f"{label}: {args[0]:g} requests/s, {1e3 * args[1]:g} + {1e3 * args[2]:g} ms a batch, bound {1e3 * args[4]:g} ms",
+                args,
+            )
+        )
+    return cases
+
+
+def _is_clear(rate: float, first: float, more: float, most: int, bound: float) -> bool:
+    """No number lies where rounding decides, and no two plans are alike."""
+    for batch in range(1, most + 1):
+        work = first + more * batch
+        copies = work * rate / batch
+        if abs(copies - round(copies)) < 1e-3 or abs((batch - 1) / rate + work - bound) < 1e-6:
+            return False
+    return True
+
+
+def _explain(case: Case, found: Any, right: Any) -> str:
+    rate, first, more, most, bound = case.args
+    if right is None:
+        return f"No batch from 1 to {most} meets the bound of {bound:g} s here: return None."
+    if found is None:
+        return f"A batch of {right[1]} would meet the bound."
+    if not isinstance(found, tuple | list) or len(found) != 4 or not all(isinstance(n, int | float) for n in found):
+        return ""
+    copies, batch, delay, latency = found
+    if not 1 <= batch <= most or int(batch) != batch:
+        return f"Your batch is {batch:g}; whole numbers from 1 to {most} are possible."
+    work, wait = first + more * batch, (batch - 1) / rate
+    if abs(delay - wait) > 1e-6:
+        return f"For a batch of {batch} the delay is {delay:g} s in your plan; the last of {batch} comes {wait:g} s behind the first."
+    if abs(latency - wait - work) > 1e-6:
+        return f"For a batch of {batch} the longest latency is {latency:g} s in your plan; the first waits {wait:g} s, and then {work:g} s."
+    if copies * batch < rate * work - 1e-6:
+        return f"{copies} copies make {copies * batch / work:.4g} requests a second, and {rate:g} come."
+    if latency > bound:
+        return f"Your plan takes {latency:g} s, over the bound of {bound:g} s."
+    if copies != right[0]:
+        return f"{copies} copies of batches of {batch} do it; fewer do, too, with another batch."
+    return f"With {copies} copies there is a plan of less latency than {latency:g} s."
+
+
+CHOOSE_BATCHING = Exercise(
+    name="lab04.choose_batching",
+    lab="04",
+    number="4.9",
+    title="Choose copies and delay",
+    function="choose_batching",
+    statement=(
+        "Requests come evenly, `rate` a second. A batch of n takes `first + more * n` seconds on one copy, and n is at most `most`. The "
+        "server waits for a batch to fill, as long as its first request must for the n-th to come: that is the delay. The copies together "
+        "must keep up. Of all n whose longest latency (delay, then batch) is at most `bound`, choose the fewest copies, then the least "
+        "latency. Return `(copies, n, delay, latency)` in seconds, or None if no n meets it."
+    ),
+    points=10,
+    minutes=20,
+    difficulty=3,
+    cases=_cases,
+    reference=choose_batching,
+    comparison=Comparison(),
+    names={"[0]": "the copies", "[1]": "the batch", "[2]": "the delay", "[3]": "the latency"},
+    explain=_explain,
+    mistakes=(
+        Mistake(
+            "Your latency is that of the batch alone; the first request waits for the others before that.", _without_waiting
+        ),
+        Mistake("Your delay has one gap too many: between n requests there are n - 1 gaps of 1 / rate.", _one_gap_more),
+        Mistake(
+            "You take the mean wait; the bound is for the longest latency: the first request waits the whole delay.",
+            _half_the_wait,
+        ),
+        Mistake("You round the copies down, and then they do not keep up: the queue grows without end. Round up.", _too_few),
+        Mistake("You choose the least latency of all, which is always a batch of 1; the fewest copies come first.", _fastest),
+        Mistake(
+            "You choose the largest batch that meets the bound; a smaller one may need as few copies, and answers sooner.",
+            _largest,
+        ),
+        Mistake("Your plan does not look at the bound.", _no_bound),
+        Mistake(
+            "You always take one copy; copies * n / (first + more * n) requests a second must be at least rate.", _one_copy
+        ),
+        Mistake("Delay and latency are in milliseconds; seconds are asked for.", _milliseconds),
+    ),
+    hints=(
+        "Take one n first: what is its delay, its work, its latency, how many copies does it need? Then loop over n.",
+        "One copy makes n / (first + more * n) requests a second; rate over that, rounded up (math.ceil), are the copies.",
+        "plans.append((copies, n, delay, latency)) for those within the bound; min(plans, key=lambda p: (p[0], p[3]), default=None).",
+    ),
+)

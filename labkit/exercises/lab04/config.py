@@ -1,0 +1,240 @@
+"""Exercise 4.1: the `config.pbtxt` of a stage, held against labkit's checker, then read by the server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.errors import NotAvailable
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab04.on_server import is_own, lab_server, model_code, stage
+from labkit.serving.config_check import check_config
+from labkit.serving.pbtxt import model_config_class
+
+Tensor = tuple[str, str, list[Any]]
+"""Name, data type and shape, whose first entry is "batch"."""
+
+
+@dataclass(frozen=True)
+class ConfigCase(Case):
+    """`loads`: whether the server is asked to load it, which takes more than a second."""
+
+    loads: bool = False
+
+
+def stage_config(name: str, inputs: list[Tensor], outputs: list[Tensor], max_batch_size: int, count: int) -> str:
+    """The reference of exercise 4.1."""
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU")
+
+
+def _text(
+    name: str,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    max_batch_size: int,
+    group: str,
+    *,
+    backend: str = 'backend: "python"',
+    kind: str = "TYPE_",
+    first: int = 1,
+    missing: str = "",
+    size: Callable[[int], int] = lambda size: size,
+) -> str:
+    lines = [f'name: "{name}"', backend, f"max_batch_size: {max_batch_size}"]
+    for label, tensors in (("input", inputs), ("output", outputs)):
+        for tensor, data_type, shape in tensors if label != missing else []:
+            dims = ", ".join("-1" if one == "batch" else str(size(one)) for one in shape[first:])
+            lines.append(f'{label} {{ name: "{tensor}" data_type: {kind}{data_type} dims: [ {dims} ] }}')
+    return "\n".join([*lines, *([f"instance_group {{ {group} }}"] if group else [])])
+
+
+def _batch_in_dims(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU", first=0)
+
+
+def _no_batch(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, 0, f"count: {count} kind: KIND_CPU")
+
+
+def _no_batch_in_dims(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, 0, f"count: {count} kind: KIND_CPU", first=0)
+
+
+def _no_type(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU", kind="")
+
+
+def _one_name(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return stage_config("preprocessing", inputs, outputs, max_batch_size, count)
+
+
+def _one_copy(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, "kind: KIND_CPU")
+
+
+def _no_group(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, "")
+
+
+def _on_gpu(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_GPU")
+
+
+def _no_kind(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count}")
+
+
+def _platform(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU", backend='platform: "python"')
+
+
+def _no_outputs(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU", missing="output")
+
+
+def _any_size(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return _text(name, inputs, outputs, max_batch_size, f"count: {count} kind: KIND_CPU", size=lambda size: -1)
+
+
+def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """What is wrong with the text, or what it says; the server has loaded it by then, where the case asks for that."""
+    assert isinstance(case, ConfigCase)
+    text = function(*case.args)
+    if not isinstance(text, str):
+        return {"fault": f"it gives {text!r:.40}, where the text of a config.pbtxt is asked for", "says": {}}
+    if faults := check_config(text, gpus=0):
+        return {"fault": str(faults[0]), "says": {}}
+    config = _parsed(text)
+    if case.loads and not is_own(function) and config.name == case.args[0]:
+        _load(config.name, text)
+    return {"fault": "", "says": _says(config)}
+
+
+def _parsed(text: str) -> Any:
+    from google.protobuf import text_format
+
+    return text_format.Parse(text, model_config_class()())
+
+
+def _load(name: str, text: str) -> None:
+    """Raises what the server says if it does not load it, or does not answer by it."""
+    server = lab_server()
+    server.load(name, text, model_code("labkit.exercises.stubs.zeros"))
+    try:
+        if not server.server.probes.answers(name):
+            raise NotAvailable(f"the server loads {name}, but a request to it is not answered")
+    finally:
+        server.unload(name)
+
+
+def _says(config: Any) -> dict[str, Any]:
+    from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
+
+    def tensors(given: Any) -> dict[str, Any]:
+        return {one.name: [DataType.Name(one.data_type), list(one.dims)] for one in given}
+
+    groups = [[group.count or 1, ModelInstanceGroup.Kind.Name(group.kind)] for group in config.instance_group]
+    return {
+        "name": config.name,
+        "backend": config.backend,
+        "max_batch_size": config.max_batch_size,
+        "inputs": tensors(config.input),
+        "outputs": tensors(config.output),
+        "instances (count, kind)": groups or [[1, "KIND_AUTO"]],
+    }
+
+
+def _explain(case: Case, found: Any, right: Any) -> str:
+    if found["fault"]:
+        return f"{found['fault']}."
+    for name, value in right["says"].items():
+        given = found["says"][name]
+        if isinstance(value, dict) and set(given) != set(value):
+            return f"Your {name} are {', '.join(given) or 'none'}; {', '.join(value)} are asked for."
+        for tensor in value if isinstance(value, dict) else ():
+            if given[tensor] != value[tensor]:
+                return f"Your {tensor} is {given[tensor][0]} {given[tensor][1]}; {value[tensor][0]} {value[tensor][1]} is asked for."
+        if given != value:
+            return f"The {name} is {given} in your text, {value} is asked for."
+    return ""
+
+
+def _tensors(specs: Any) -> list[Tensor]:
+    return [(spec.name, spec.dtype, ["batch", *spec.dims]) for spec in specs]
+
+
+def _cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+    cases: list[Case] = []
+    for name in ("preprocessing", "postprocessing"):
+        config = stage(name)
+        size, count = draw.choice((2, 8, 1024)), draw.choice((2, 3))
+        args = (name, _tensors(config.inputs), _tensors(config.outputs), size, count)
+        cases.append(ConfigCase(f"{name}, batches up to {size}, {count} copies", args, loads=name == "preprocessing"))
+    for number in range(2):
+        name, width = f"stage_{draw.randrange(10_000)}", draw.choice((3, 16, 768))
+        inputs: list[Tensor] = [(f"X{number}", "FP32", ["batch", width]), ("MASK", "BOOL", ["batch", 1, -1])]
+        outputs: list[Tensor] = [("Y", draw.choice(("INT64", "FP16")), ["batch", width, -1])]
+        size = draw.choice((4, 32))
+        cases.append(ConfigCase(f"{name} of {width} numbers, batches up to {size}", (name, inputs, outputs, size, 2 + number)))
+    return cases
+
+
+STAGE_CONFIG = Exercise(
+    name="lab04.stage_config",
+    lab="04",
+    number="4.1",
+    title="Describe a stage",
+    function="stage_config",
+    statement=(
+        "Return the text of a `config.pbtxt` for a model of the backend `python`, with `count` copies on the CPU (`KIND_CPU`), "
+        "whatever the machine has. `inputs` and `outputs` list tensors as the model sees them: `(name, data type, shape)`, as "
+        '`("INPUT_ID", "UINT32", ["batch", -1])`; -1 is any size. For a model with a `max_batch_size`, the server writes the batch '
+        "in front of `dims` by itself. labkit looks your text over line by line, then the real server loads it and answers a request by it."
+    ),
+    points=10,
+    minutes=15,
+    difficulty=2,
+    requires=("triton_server",),
+    cases=_cases,
+    reference=stage_config,
+    run=run_config,
+    seconds=60.0,
+    ends_at_error=True,
+    comparison=Comparison(),
+    explain=_explain,
+    mistakes=(
+        Mistake(
+            "Your dims hold the batch; with a max_batch_size the server adds it, so that it would be there twice: leave it out.",
+            _batch_in_dims,
+        ),
+        Mistake(
+            "Your max_batch_size is 0, which makes dims whole shapes: these are without the batch. Write the size that is given.",
+            _no_batch,
+        ),
+        Mistake(
+            "max_batch_size 0 with the batch in dims does load, but then the server never joins requests: write the size that is given.",
+            _no_batch_in_dims,
+        ),
+        Mistake("Data types are TYPE_UINT32, TYPE_STRING and so on in a config.pbtxt: put TYPE_ in front.", _no_type),
+        Mistake("Every model of yours is called preprocessing: write the name that is given.", _one_name),
+        Mistake("Your instance_group has no count, and so one copy: write count.", _one_copy),
+        Mistake("There is no instance_group: write how many copies, and of which kind.", _no_group),
+        Mistake("KIND_GPU asks for a copy on each GPU, and a stage that handles text has no use for one: KIND_CPU.", _on_gpu),
+        Mistake(
+            "Your instance_group has no kind, so that the server takes a GPU where there is one: write kind: KIND_CPU.",
+            _no_kind,
+        ),
+        Mistake('python is a backend: write backend: "python"; platform is for ensembles.', _platform),
+        Mistake("Your text has no outputs: write a block output { ... } for each.", _no_outputs),
+        Mistake("You let every size vary (-1); write those that are given, so that the server can refuse others.", _any_size),
+    ),
+    hints=(
+        "Write one by hand for the first case, then replace what differs from case to case by {...} in an f-string.",
+        'One tensor: input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }. Such blocks may be repeated. In an f-string a brace is {{.',
+        'dims are shape[1:]; the rest: name, backend: "python", max_batch_size: ..., instance_group { count: ... kind: KIND_CPU }.',
+    ),
+)

@@ -1,0 +1,101 @@
+"""The learner's own deployment: labkit's engine, and around it the stages and the ensemble that the learner wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from labkit.exercises.lab04.ensemble import ensemble_of, request_inputs
+from labkit.exercises.lab04.failure import kill_process
+from labkit.exercises.lab04.on_server import MODEL, LabServer, batched_config, model_code, stage
+from labkit.measure import progress_bar
+from labkit.serving.model_config import config_text
+from labkit.serving.models import served_models
+from labkit.serving.repository import ServeSettings
+
+ENGINE_SECONDS = 60.0
+_RUNNING: list[Deployment] = []
+
+
+class Deployment:
+    """A server with the learner's models; the one of before ends when a new one begins."""
+
+    def __init__(self) -> None:
+        for old in _RUNNING:
+            old.stop()
+        _RUNNING[:] = [self]
+        self.server = LabServer()
+        self.client = self.server.client
+
+    @property
+    def grpc(self) -> str:
+        """Where clients reach it."""
+        return self.server.server.grpc
+
+    @property
+    def metrics(self) -> str:
+        """The address of its counters."""
+        return f"http://{self.server.server.metrics}/metrics"
+
+    def stop(self) -> None:
+        """End the server and all its models."""
+        self.server.stop()
+
+    def load_engine(self) -> None:
+        """Load `gptj` and `fastertransformer`, labkit's engine under two interfaces."""
+        given = ServeSettings(model=MODEL).parameters() | {"end_token_id": "0"}
+        models = served_models(given)
+        for name in ("gptj", "fastertransformer"):
+            self.server.load(name, config_text(models[name]), model_code(f"labkit.serving.python_backend.{name}"))
+
+    def load_stage(self, name: str, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Load a stage whose functions are the learner's."""
+        digests = {known: self.server.put(name, function, known) for known, function in functions.items()}
+        self.server.load_stub(replace(stage(name), parameters=digests), name, tokenizer=True)
+
+    def load_batched(
+        self,
+        name: str,
+        answer_together: Callable[..., Any],
+        work: Mapping[str, str],
+        *,
+        largest: int,
+        copies: int = 1,
+        delay: float | None = None,
+    ) -> None:
+        """Load a model with a batch around the learner's function; `delay` None is no dynamic batching."""
+        parameters = {"answer_together": self.server.put(name, answer_together, "answer_together"), **work}
+        config = batched_config(name, parameters, largest=largest, instances=copies, delay=delay)
+        self.server.load_stub(config, "batched")
+
+    def ask(self, prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: str = "") -> list[str]:
+        """The texts of the ensemble, whose prompts come first."""
+        count = len(prompts)
+        inputs = request_inputs(list(prompts), [new_tokens] * count, [bad] * count, [stop] * count)
+        answer = self.server.ask("ensemble", inputs, seconds=ENGINE_SECONDS)
+        return [row[0].decode() for row in answer["OUTPUT_0"]]
+
+    def kill(self, model: str) -> None:
+        """Kill a model's process, as the kernel does when memory runs out."""
+        kill_process(self.server, model)
+
+
+def deploy(
+    pad_prompts: Callable[..., Any],
+    word_lists: Callable[..., Any],
+    postprocess: Callable[..., Any],
+    ensemble_maps: Callable[..., Any],
+) -> Deployment:
+    """Start a server with labkit's engine, the learner's stages around it, and the learner's ensemble over all."""
+    bar = progress_bar("models loaded")
+    bar(0, 5)
+    made = Deployment()
+    made.load_engine()
+    bar(2, 5)
+    made.load_stage("preprocessing", {"pad_prompts": pad_prompts, "word_lists": word_lists})
+    made.load_stage("postprocessing", {"postprocess": postprocess})
+    bar(4, 5)
+    made.server.load("ensemble", config_text(ensemble_of(ensemble_maps())))
+    bar(5, 5)
+    return made

@@ -1,0 +1,301 @@
+"""Exercise 4.5: the wires of an ensemble, loaded by the real server and asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.checkpoints import open_checkpoint
+from labkit.errors import NotAvailable
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
+from labkit.exercises.lab04.words import WORDS, line, sentence
+from labkit.exercises.stubs import stages
+from labkit.serving.config_check import check_config
+from labkit.serving.model_config import ModelConfig, Step, config_text
+
+Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
+Arrays = dict[str, NDArray[Any]]
+STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
+"""The ensemble's models in order, and the code of each in the check."""
+
+
+@dataclass(frozen=True)
+class EnsembleCase(Case):
+    """A request to the ensemble: prompts, new tokens of each, and lines of bad and of stop words."""
+
+    request: tuple[list[str], list[int], list[str], list[str]] = ((), (), (), ())  # type: ignore[assignment]
+
+
+def ensemble_maps() -> Maps:
+    """The reference of exercise 4.5."""
+    return {
+        "preprocessing": (
+            {"QUERY": "INPUT_0", "REQUEST_OUTPUT_LEN": "INPUT_1", "BAD_WORDS_DICT": "INPUT_2", "STOP_WORDS_DICT": "INPUT_3"},
+            {
+                "INPUT_ID": "_ids",
+                "REQUEST_INPUT_LEN": "_lengths",
+                "REQUEST_OUTPUT_LEN": "_asked",
+                "BAD_WORDS_IDS": "_bad",
+                "STOP_WORDS_IDS": "_stop",
+            },
+        ),
+        "fastertransformer": (
+            {
+                "input_ids": "_ids",
+                "input_lengths": "_lengths",
+                "request_output_len": "_asked",
+                "bad_words_list": "_bad",
+                "stop_words_list": "_stop",
+            },
+            {"output_ids": "_tokens", "sequence_length": "sequence_length"},
+        ),
+        "postprocessing": ({"TOKENS_BATCH": "_tokens", "SEQUENCE_LENGTH": "sequence_length"}, {"OUTPUT": "OUTPUT_0"}),
+    }
+
+
+def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
+    """The reference with other entries; an empty wire takes an entry out."""
+    maps = ensemble_maps()
+    own_inputs, own_outputs = (
+        {key: wire for key, wire in (given | (more or {})).items() if wire}
+        for given, more in zip(maps[name], (inputs, outputs), strict=True)
+    )
+    return maps | {name: (own_inputs, own_outputs)}
+
+
+def _words_swapped() -> Maps:
+    return _changed("fastertransformer", {"bad_words_list": "_stop", "stop_words_list": "_bad"})
+
+
+def _turned_around() -> Maps:
+    maps = ensemble_maps()
+    return {name: ({w: k for k, w in i.items()}, {w: k for k, w in o.items()}) for name, (i, o) in maps.items()}
+
+
+def _no_lengths() -> Maps:
+    return _changed("postprocessing", {"SEQUENCE_LENGTH": ""})
+
+
+def _no_words() -> Maps:
+    maps = _changed("preprocessing", None, {"BAD_WORDS_IDS": "", "STOP_WORDS_IDS": ""})
+    return maps | {
+        "fastertransformer": _changed("fastertransformer", {"bad_words_list": "", "stop_words_list": ""})["fastertransformer"]
+    }
+
+
+def _no_stop_words() -> Maps:
+    return _changed("fastertransformer", {"stop_words_list": ""})
+
+
+def _prompt_again() -> Maps:
+    maps = _changed("fastertransformer", {"request_output_len": "_lengths"})
+    return maps | {"preprocessing": _changed("preprocessing", None, {"REQUEST_OUTPUT_LEN": ""})["preprocessing"]}
+
+
+def _no_text_out() -> Maps:
+    return _changed("postprocessing", None, {"OUTPUT": "text"})
+
+
+def _two_stages() -> Maps:
+    maps = ensemble_maps()
+    return {"fastertransformer": maps["fastertransformer"], "postprocessing": maps["postprocessing"]}
+
+
+def _own_names() -> Maps:
+    maps = ensemble_maps()
+    return {name: (inputs, {key: key for key in outputs}) for name, (inputs, outputs) in maps.items()}
+
+
+def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
+    """The ensemble of these maps. Raises `TypeError` for what are none."""
+    form = "a dictionary {model: (input_map, output_map)} is asked for, with a dictionary {tensor: wire} for each map"
+    if not isinstance(maps, dict):
+        raise TypeError(f"it gives {maps!r:.60}; {form}")
+    steps = []
+    for model, both in maps.items():
+        fits = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(one, dict) for one in both)
+        if not fits or not all(isinstance(word, str) for one in both for pair in one.items() for word in pair):
+            raise TypeError(f"for {model!r} it gives {both!r:.60}; {form}")
+        steps.append(Step(str(model), *both))
+    whole = stage("ensemble")
+    served = {"INPUT_0", "INPUT_1", "INPUT_2", "INPUT_3"}
+    inputs = tuple(spec for spec in whole.inputs if spec.name in served)
+    outputs = tuple(spec for spec in whole.outputs if spec.name in ("OUTPUT_0", "sequence_length"))
+    return replace(whole, name=name, inputs=inputs, outputs=outputs, steps=tuple(steps), max_batch_size=64)
+
+
+def stage_configs() -> dict[str, ModelConfig]:
+    """The three stages; the engine's takes what this ensemble gives it, and no settings."""
+    engine = stage("fastertransformer")
+    wanted = ("input_ids", "input_lengths", "request_output_len", "bad_words_list", "stop_words_list")
+    inputs = tuple(replace(spec, scalar=False) for spec in engine.inputs if spec.name in wanted)
+    outputs = tuple(spec for spec in engine.outputs if spec.name in ("output_ids", "sequence_length"))
+    return {name: stage(name) for name in STAGES} | {"fastertransformer": replace(engine, inputs=inputs, outputs=outputs)}
+
+
+def request_inputs(
+    prompts: list[str], counts: list[int], bad: list[str], stop: list[str]
+) -> dict[str, tuple[str, NDArray[Any]]]:
+    """The inputs of the ensemble."""
+    lengths = "UINT32", np.array([[count] for count in counts], np.uint32)
+    words = {"INPUT_2": texts([[one] for one in bad]), "INPUT_3": texts([[one] for one in stop])}
+    return {"INPUT_0": texts([[prompt] for prompt in prompts]), "INPUT_1": lengths, **words}
+
+
+def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """What is wrong with the wires, or the texts that come out; labkit's own maps are followed on paper."""
+    assert isinstance(case, EnsembleCase)
+    maps = function()
+    try:
+        config = ensemble_of(maps)
+    except TypeError as error:
+        return {"fault": str(error), "texts": []}
+    if missing := [name for name in STAGES if name not in maps]:
+        return {"fault": f"{', '.join(missing)} is no step of your ensemble; all three stages are asked for", "texts": []}
+    configs = {name: config_text(one) for name, one in stage_configs().items()}
+    if faults := check_config(config_text(config), others=configs):
+        return {"fault": str(faults[0]), "texts": []}
+    inputs = request_inputs(*case.request)
+    if is_own(function):
+        found = _on_paper(maps, {name: values for name, (_, values) in inputs.items()})
+    else:
+        found = _in_server(config, inputs)
+    return {"fault": "", "texts": [[text.decode() for text in row] for row in found["OUTPUT_0"]]}
+
+
+def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]]) -> Arrays:
+    server = lab_server()
+    if server.loaded.get("ensemble") is None:
+        stubs = stage_configs()
+        server.load_all(
+            [
+                partial(server.load_stub, stubs[name], stub, tokenizer=name != "fastertransformer")
+                for name, stub in STAGES.items()
+            ]
+        )
+    server.load("ensemble", config_text(config))
+    before = _runs(server)
+    found = server.ask("ensemble", inputs)
+    idle = [name for name, count in _runs(server).items() if count == before[name]]
+    if idle:
+        raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} had nothing to do")
+    return found
+
+
+def _runs(server: Any) -> dict[str, int]:
+    """How often each stage has run."""
+    statistics = {name: server.client.get_inference_statistics(name).model_stats for name in STAGES}
+    return {name: sum(int(one.execution_count) for one in stats) for name, stats in statistics.items()}
+
+
+def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
+    """What the server does with an ensemble: each step when its inputs are there."""
+    tokenizer = open_checkpoint(MODEL).tokenizer()
+
+    def preprocessing(given: Arrays) -> Arrays:
+        out = stages.preprocessing(given, tokenizer.encode, stages.pad_prompts, stages.word_lists)
+        return out | {"REQUEST_OUTPUT_LEN": given["REQUEST_OUTPUT_LEN"]}
+
+    def postprocessing(given: Arrays) -> Arrays:
+        tokens = given["TOKENS_BATCH"]
+        lengths = given.get("SEQUENCE_LENGTH", np.full(tokens.shape[:2], tokens.shape[2]))
+        return {"OUTPUT": stages.postprocessing(tokens, lengths, tokenizer.decode, stages.postprocess)}
+
+    run = {"preprocessing": preprocessing, "fastertransformer": stages.toy_engine, "postprocessing": postprocessing}
+    for name in STAGES:
+        inputs, outputs = maps[name]
+        made = run[name]({key: wires[wire] for key, wire in inputs.items()})
+        wires = wires | {wire: made[key] for key, wire in outputs.items()}
+    return wires
+
+
+def _explain(case: Case, found: Any, right: Any) -> str:
+    if found["fault"]:
+        return f"{found['fault']}."
+    return (
+        f"The ensemble loads, but its texts are not the right ones: {str(found['texts'])[:160]}. Follow each wire by its name."
+    )
+
+
+def _cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+    encode = open_checkpoint(MODEL).tokenizer().encode
+    single = [word for word in WORDS if len(encode(" " + word)) == 1]
+    cases: list[Case] = []
+    for count in (1, 3):
+        prompts = [sentence(draw, draw.randint(3, 9)) for _ in range(count)]
+        request = prompts, [draw.randint(5, 20) for _ in prompts], [""] * count, [""] * count
+        cases.append(EnsembleCase(f"{count} prompt{'s' * (count > 1)}, no words", request=request))
+    for label, count in (("bad and stop words", 1), ("bad and stop words for each", 2)):
+        rows = [draw.sample(single, 6) for _ in range(count)]
+        prompts = ["Now " + " ".join(row) for row in rows]
+        bad, stop = [line(row[4:5]) for row in rows], [line(row[1:2]) for row in rows]
+        cases.append(EnsembleCase(f"{count} prompt{'s' * (count > 1)}, {label}", request=(prompts, [20] * count, bad, stop)))
+    return cases
+
+
+ENSEMBLE_MAPS = Exercise(
+    name="lab04.ensemble_maps",
+    lab="04",
+    number="4.5",
+    title="Wire the ensemble",
+    function="ensemble_maps",
+    statement=(
+        "Return `{model: (input_map, output_map)}` for the three stages. Each map is `{tensor of the model: wire}`; a wire is a name of "
+        "your choice, or a tensor of the ensemble. The client gives `INPUT_0` (prompt), `INPUT_1` (new tokens at most), `INPUT_2` "
+        "(bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and `sequence_length`. The table above lists the models' "
+        "tensors. Your ensemble is looked over, loaded by the real server, and asked; in the check the engine is a toy that obeys every input."
+    ),
+    points=12,
+    minutes=20,
+    difficulty=3,
+    requires=("triton_server",),
+    cases=_cases,
+    reference=ensemble_maps,
+    run=run_ensemble,
+    seconds=60.0,
+    ends_at_error=True,
+    comparison=Comparison(),
+    explain=_explain,
+    mistakes=(
+        Mistake(
+            "The engine gets the stop words as bad words, and the other way: two wires are swapped, in front of preprocessing or behind.",
+            _words_swapped,
+        ),
+        Mistake("Your maps are turned around: the key is the model's own tensor, the value the wire.", _turned_around),
+        Mistake(
+            "postprocessing does not get the lengths, takes all tokens for text, and your texts end in rubbish: map SEQUENCE_LENGTH.",
+            _no_lengths,
+        ),
+        Mistake(
+            "Bad and stop words end in preprocessing: the engine has inputs for both, optional ones that nobody misses.",
+            _no_words,
+        ),
+        Mistake(
+            "The stop words do not reach the engine: its input is optional, so that only the texts show it.", _no_stop_words
+        ),
+        Mistake(
+            "The engine makes as many tokens as the prompt has: request_output_len is on the wire of the lengths.",
+            _prompt_again,
+        ),
+        Mistake("Nothing is on the wire OUTPUT_0, which the client reads: map postprocessing's OUTPUT to it.", _no_text_out),
+        Mistake("Text cannot go past preprocessing: without that step the engine has no token ids.", _two_stages),
+        Mistake(
+            "What a step puts on a wire of one name, the next reads from a wire of another: value of the output_map and value of the input_map are the same word.",
+            _own_names,
+        ),
+    ),
+    hints=(
+        "Draw three boxes. Each line between two of them is one wire, and its name stands as a value on both sides.",
+        "preprocessing's outputs all go to the engine. postprocessing has two inputs; one is what the client reads as well.",
+        '"postprocessing": ({"TOKENS_BATCH": "_tokens", "SEQUENCE_LENGTH": "sequence_length"}, {"OUTPUT": "OUTPUT_0"}); the other two alike.',
+    ),
+)

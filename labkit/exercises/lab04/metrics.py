@@ -1,0 +1,193 @@
+"""Exercise 4.8: what the server's counters say of a stretch of time."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+
+SUCCESS, ITEMS, RUNS = "nv_inference_request_success", "nv_inference_count", "nv_inference_exec_count"
+QUEUE, COMPUTE = "nv_inference_queue_duration_us", "nv_inference_compute_infer_duration_us"
+FAMILIES = {
+    SUCCESS: "Number of successful inference requests, all batch sizes",
+    ITEMS: "Number of inferences performed (does not include cached requests)",
+    RUNS: "Number of model executions performed (does not include cached requests)",
+    "nv_inference_request_duration_us": "Cumulative inference request duration in microseconds (includes cached requests)",
+    QUEUE: "Cumulative inference queuing duration in microseconds (includes cached requests)",
+    COMPUTE: "Cumulative compute inference duration in microseconds (does not include cached requests)",
+}
+
+
+def read_metrics(before: str, after: str, model: str) -> tuple[float, float]:
+    """The reference of exercise 4.8."""
+    grown = _grown(before, after, model)
+    return _share(grown[QUEUE] / 1e6, grown[SUCCESS]), _share(grown[ITEMS], grown[RUNS])
+
+
+def _value(text: str, family: str, model: str) -> float:
+    found = re.search(rf'^{family}{{model="{re.escape(model)}",[^}}]*}} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def _grown(before: str, after: str, model: str) -> dict[str, float]:
+    return {family: _value(after, family, model) - _value(before, family, model) for family in FAMILIES}
+
+
+def _share(one: float, other: float) -> float:
+    return one / other if other else 0.0
+
+
+def _since_start(before: str, after: str, model: str) -> Any:
+    return read_metrics("", after, model)
+
+
+def _microseconds(before: str, after: str, model: str) -> Any:
+    queue, batch = read_metrics(before, after, model)
+    return 1e6 * queue, batch
+
+
+def _by_run(before: str, after: str, model: str) -> Any:
+    grown = _grown(before, after, model)
+    return _share(grown[QUEUE] / 1e6, grown[RUNS]), _share(grown[ITEMS], grown[RUNS])
+
+
+def _by_item(before: str, after: str, model: str) -> Any:
+    grown = _grown(before, after, model)
+    return _share(grown[QUEUE] / 1e6, grown[ITEMS]), _share(grown[ITEMS], grown[RUNS])
+
+
+def _requests_a_run(before: str, after: str, model: str) -> Any:
+    grown = _grown(before, after, model)
+    return _share(grown[QUEUE] / 1e6, grown[SUCCESS]), _share(grown[SUCCESS], grown[RUNS])
+
+
+def _compute(before: str, after: str, model: str) -> Any:
+    grown = _grown(before, after, model)
+    return _share(grown[COMPUTE] / 1e6, grown[SUCCESS]), _share(grown[ITEMS], grown[RUNS])
+
+
+def _whole_request(before: str, after: str, model: str) -> Any:
+    grown = _grown(before, after, model)
+    return _share(grown["nv_inference_request_duration_us"] / 1e6, grown[SUCCESS]), _share(grown[ITEMS], grown[RUNS])
+
+
+def _first_model(before: str, after: str, model: str) -> Any:
+    first = re.search(r'model="([^"]+)"', after)
+    return read_metrics(before, after, first[1] if first else model)
+
+
+def _all_models(before: str, after: str, model: str) -> Any:
+    names = set(re.findall(r'model="([^"]+)"', after))
+    grown = [_grown(before, after, name) for name in names]
+    sums = {family: sum(one[family] for one in grown) for family in FAMILIES}
+    return _share(sums[QUEUE] / 1e6, sums[SUCCESS]), _share(sums[ITEMS], sums[RUNS])
+
+
+def _total(before: str, after: str, model: str) -> Any:
+    grown = _grown(before, after, model)
+    return grown[QUEUE] / 1e6, _share(grown[ITEMS], grown[RUNS])
+
+
+def _swapped(before: str, after: str, model: str) -> Any:
+    queue, batch = read_metrics(before, after, model)
+    return batch, queue
+
+
+def scrape(counts: dict[str, dict[str, float]]) -> str:
+    """The text of an endpoint of these counts by model and family, as the server writes it."""
+    lines = []
+    for family, words in FAMILIES.items():
+        lines += [f"# HELP {family} {words}", f"# TYPE {family} counter"]
+        lines += [f'{family}{{model="{model}",version="1"}} {of[family]:g}' for model, of in counts.items()]
+    return "\n".join([*lines, "# HELP nv_cpu_utilization CPU utilization rate [0.0 - 1.0]", "nv_cpu_utilization 0.25", ""])
+
+
+def _cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+    cases: list[Case] = []
+    for label, models in {
+        "one model": ["batched"],
+        "three models": ["ensemble", "gptj", "batched"],
+        "names that begin alike": ["gptj_small", "gptj", "gptj_large"],
+    }.items():
+        counts = {model: _counts(draw) for model in models}
+        later = {
+            model: {family: count + more[family] for family, count in counts[model].items()}
+            for model in models
+            for more in [_counts(draw)]
+        }
+        asked = models[len(models) // 2]
+        cases.append(Case(f"{label}, asked for {asked}", (scrape(counts), scrape(later), asked)))
+    idle = {"batched": _counts(draw), "gptj": _counts(draw)}
+    cases.append(Case("a model that did nothing in between", (scrape(idle), scrape(idle), "gptj")))
+    return cases
+
+
+def _counts(draw: random.Random) -> dict[str, float]:
+    runs = draw.randint(20, 90)
+    requests = runs * draw.randint(2, 5) + draw.randint(1, 15)
+    queue, compute = requests * draw.randint(300, 900), requests * draw.randint(1000, 2000)
+    return {
+        SUCCESS: requests,
+        ITEMS: requests + draw.randint(20, 100),
+        RUNS: runs,
+        "nv_inference_request_duration_us": queue + compute + requests * 7,
+        QUEUE: queue,
+        COMPUTE: compute,
+    }
+
+
+READ_METRICS = Exercise(
+    name="lab04.read_metrics",
+    lab="04",
+    number="4.8",
+    title="Read the server's counters",
+    function="read_metrics",
+    statement=(
+        "`before` and `after` are the texts of `/metrics`, read at two times. Return `(queue seconds, batch)` of `model` for the "
+        "time between: how long a **request** waited on average, and how many **inferences** one execution held on average. Counters "
+        "only grow, since the server's start, and `_us` is microseconds. A request may hold several inferences. Lines look like "
+        '`nv_inference_count{model="gptj",version="1"} 6`; 4.7\'s text is printed above. If nothing ran, both are 0.'
+    ),
+    points=6,
+    minutes=15,
+    difficulty=2,
+    cases=_cases,
+    reference=read_metrics,
+    comparison=Comparison(relative=1e-3),
+    names={"[0]": "the queue seconds", "[1]": "the batch"},
+    mistakes=(
+        Mistake("Your numbers are those since the server's start: subtract what was there before.", _since_start),
+        Mistake("Your waiting time is in microseconds; seconds are asked for.", _microseconds),
+        Mistake(
+            "You divide the waiting time by executions; it is counted for each request: divide by successful requests.", _by_run
+        ),
+        Mistake(
+            "You divide the waiting time by inferences; a request of several waits once: divide by successful requests.",
+            _by_item,
+        ),
+        Mistake(
+            "Your batch counts requests an execution; inferences an execution are asked for: nv_inference_count.",
+            _requests_a_run,
+        ),
+        Mistake("You take the time of computing; waiting is nv_inference_queue_duration_us.", _compute),
+        Mistake(
+            "You take the whole time of requests, computing included; waiting is nv_inference_queue_duration_us.",
+            _whole_request,
+        ),
+        Mistake(
+            'You read the first model in the text, whichever is asked for: look for its name in model="...".', _first_model
+        ),
+        Mistake("You add up all models: only the lines of the one that is asked for count.", _all_models),
+        Mistake("Your waiting time is the sum over all requests; the mean of one is asked for.", _total),
+        Mistake("You return the batch first; the queue seconds come first.", _swapped),
+    ),
+    hints=(
+        "Write a small function first: the value of one counter for one model in one text. You need it for 3 or 4 counters, twice each.",
+        'A line is name{model="gptj",version="1"} value: line.startswith(f\'{name}{{model="{model}",\'), and the value is line.split()[-1].',
+        "Waiting: growth of nv_inference_queue_duration_us / growth of nv_inference_request_success / 1e6. Batch: nv_inference_count / nv_inference_exec_count.",
+    ),
+)

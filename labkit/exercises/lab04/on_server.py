@@ -1,0 +1,252 @@
+"""The one Triton Inference Server of this process: models are put into its repository, loaded, and asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import labkit
+from labkit.checkpoints import open_checkpoint
+from labkit.exercises.lab04.shipped import as_module, digest
+from labkit.exercises.stubs.learner_folder import FOLDER
+from labkit.serving.install import need_server
+from labkit.serving.model_config import Batching, Instances, ModelConfig, config_text
+from labkit.serving.models import served_models
+from labkit.serving.probes import as_input, client_library
+from labkit.serving.server import Server
+from labkit.serving.tensors import TensorSpec
+
+MODEL = "gptj-tiny"
+ASK_SECONDS = 8.0
+"""For one request to a model with a learner's function."""
+
+OPTIONS = ("--disable-auto-complete-config",)
+"""The server then starts a model's process once a load, where it else starts a first one to ask for what a configuration lacks."""
+
+BATCHED_INPUTS = (
+    TensorSpec("PROMPT", "STRING", (1,), "the prompt of a job, UTF-8"),
+    TensorSpec("NEW_TOKENS", "INT32", (1,), "how many tokens it is to get"),
+)
+BATCHED_OUTPUTS = (
+    TensorSpec("TEXT", "STRING", (1,), "what was made for a job"),
+    TensorSpec("BATCH", "FP64", (5,), "calls so far in its batch, number and jobs of the batch, when it began and ended"),
+)
+
+
+class LabServer:
+    """A server with nothing loaded at first, over a temporary repository; ends with its process.
+
+    `gone` is what a request raises whose model does not answer.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="labkit-lab04-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, True)
+        program = need_server()
+        program = replace(program, arguments=(*program.arguments, *OPTIONS))
+        self.server = Server(self.folder, models=[], watch=False, program=program)
+        self._end = weakref.finalize(self, _end, self.server)
+        self.client = client_library().InferenceServerClient(self.server.grpc)
+        self.loaded: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """End it at once: it would wait ten seconds for a model whose process was killed."""
+        self._end()
+
+    def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
+        """Put a model into the repository and load it, unless it is loaded as it is. Raises `NotAvailable`."""
+        wanted = digest(config + code)
+        if self.loaded.get(name) == wanted:
+            return
+        version = self.folder / name / "1"
+        version.mkdir(parents=True, exist_ok=True)
+        (version / FOLDER).mkdir(exist_ok=True)
+        (self.folder / name / "config.pbtxt").write_text(config)
+        if code:
+            (version / "model.py").write_text(code)
+        if tokenizer:
+            shutil.copyfile(open_checkpoint(MODEL).tokenizer().path, version / "tokenizer.json")
+        self.loaded.pop(name, None)
+        self.server.probes.load(name)
+        self.loaded[name] = wanted
+
+    def load_all(self, loads: Sequence[Callable[[], None]]) -> None:
+        """Run several `load`s at a time, since most of each is waiting. Raises what the first of them raises."""
+        failed: list[BaseException] = []
+
+        def run(load: Callable[[], None]) -> None:
+            try:
+                load()
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=run, args=(load,)) for load in loads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    def load_stub(self, config: ModelConfig, stub: str, *, tokenizer: bool = False) -> None:
+        """Load a model whose code is `labkit.exercises.stubs.<stub>`."""
+        self.load(config.name, config_text(config), model_code(f"labkit.exercises.stubs.{stub}"), tokenizer=tokenizer)
+
+    def unload(self, name: str) -> None:
+        """Take a model out; one that is not there is no matter."""
+        if self.loaded.pop(name, None):
+            self.client.unload_model(name)
+
+    def put(self, model: str, function: Callable[..., Any], name: str) -> str:
+        """Write a function into a model's folder; the name by which requests and configurations call it."""
+        text = as_module(function, name)
+        place = self.folder / model / "1" / FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{digest(text)}.py").write_text(text)
+        return digest(text)
+
+    def ask(
+        self,
+        model: str,
+        inputs: Mapping[str, tuple[str, Any]],
+        parameters: Mapping[str, str] | None = None,
+        seconds: float = ASK_SECONDS,
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs of a model for inputs `{name: (data type, values)}`.
+
+        What a learner's function raised in the server is raised here, under the same name. A model whose process died or
+        hangs is loaded anew, and that is said.
+        """
+        return self.ask_all(model, [inputs], parameters, seconds)[0]
+
+    def ask_all(
+        self,
+        model: str,
+        requests: Sequence[Mapping[str, tuple[str, Any]]],
+        parameters: Mapping[str, str] | None = None,
+        seconds: float = ASK_SECONDS,
+    ) -> list[dict[str, NDArray[Any]]]:
+        """As `ask`, of several requests that are sent at a time, in their order."""
+        found: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
+        for number, inputs in enumerate(requests):
+            tensors = [as_input(name, *given) for name, given in inputs.items()]
+            self.client.async_infer(
+                model,
+                tensors,
+                lambda result, error, number=number: found.put((number, result, error)),
+                client_timeout=seconds,
+                parameters=dict(parameters or {}),
+            )
+        answers: list[Any] = [None] * len(requests)
+        for _ in requests:
+            number, result, error = found.get()
+            answers[number] = result
+            if error is not None:
+                raise self._error(model, error, seconds) from None
+        return [{output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs} for answer in answers]
+
+    def _error(self, model: str, error: Any, seconds: float) -> BaseException:
+        words = error.message() or ""
+        if words.startswith("["):
+            kind, said = json.loads(words)
+            return like(kind, said)
+        if "DEADLINE_EXCEEDED" in str(error.status()):
+            self.revive(model)
+            return TimeoutError(f"the model did not answer within {seconds:g} seconds")
+        if "not healthy" in words:
+            self.revive(model)
+            return ChildProcessError("the model's process ended")
+        return like("InferenceServerException", words)
+
+    def revive(self, model: str) -> None:
+        """Load a model anew, in a fresh process."""
+        self.client.unload_model(model)
+        self.server.probes.load(model)
+
+
+def _end(server: Server) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+
+
+def model_code(module: str) -> str:
+    """The text of a `model.py` whose model is that of a module, of the labkit that runs here."""
+    root = str(Path(labkit.__file__).parents[1])
+    return f"import sys\n\nsys.path.insert(0, {root!r})\nfrom {module} import TritonPythonModel  # noqa: E402, F401\n"
+
+
+def like(kind: str, words: str) -> BaseException:
+    """An exception of this name, as it was raised in another process."""
+    if kind == "NotImplementedError":
+        return NotImplementedError(words)
+    made: type[Exception] = type(kind, (Exception,), {})
+    return made(words)
+
+
+_KEPT: list[LabServer] = []
+
+
+def lab_server() -> LabServer:
+    """This process's server, started when it is first asked for, and again if it has ended. Raises `NotAvailable`."""
+    if _KEPT and not _KEPT[0].server.is_running:
+        _KEPT.clear()
+    if not _KEPT:
+        _KEPT.append(LabServer())
+    return _KEPT[0]
+
+
+def stop_server() -> None:
+    """End this process's server, if there is one."""
+    for kept in _KEPT:
+        kept.stop()
+    _KEPT.clear()
+
+
+def is_own(function: Callable[..., Any]) -> bool:
+    """Whether a function is labkit's reference or planted mistake, which is run on paper: the server would say the same."""
+    return getattr(function, "__module__", "").startswith("labkit.exercises.lab04") or "stubs.stages" in getattr(
+        function, "__module__", ""
+    )
+
+
+def stage(name: str) -> ModelConfig:
+    """The configuration of one of FasterTransformer's stages, as labkit serves it."""
+    return served_models({})[name]
+
+
+def batched_config(
+    name: str, parameters: Mapping[str, str], *, largest: int, instances: int = 1, delay: float | None = None
+) -> ModelConfig:
+    """A model with a batch around `answer_together`; `delay` in seconds joins requests, and without one nothing does."""
+    return ModelConfig(
+        name=name,
+        meaning="Jobs in batches.",
+        backend="python",
+        max_batch_size=largest,
+        inputs=BATCHED_INPUTS,
+        outputs=BATCHED_OUTPUTS,
+        instances=Instances(instances),
+        parameters=parameters,
+        batching=None if delay is None else Batching(max_queue_delay_microseconds=round(1e6 * delay)),
+    )
+
+
+def texts(values: Sequence[Sequence[str]]) -> tuple[str, NDArray[Any]]:
+    """An input of strings [rows, columns]."""
+    return "BYTES", np.array([[value.encode() for value in row] for row in values], np.object_)

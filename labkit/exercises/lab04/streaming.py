@@ -1,0 +1,303 @@
+"""Exercise 4.6: a streaming client over gRPC, asked of a model that notices who reads as it writes, who waits, and who leaves."""
+
+from __future__ import annotations
+
+import queue
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab04.on_server import lab_server, texts
+from labkit.exercises.lab04.words import sentence
+from labkit.serving.model_config import Instances, ModelConfig
+from labkit.serving.probes import as_input, client_library
+from labkit.serving.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
+
+MODEL = "teletype"
+SILENT_SECONDS = 2.5
+"""A client that is silent for so long waits for ever."""
+PATIENCE = 1.5
+"""For what the model does when its client has left."""
+
+
+@dataclass(frozen=True)
+class StreamCase(Case):
+    """What is asked of the model, and after how many pieces the reader leaves (0: never)."""
+
+    words: str = ""
+    count: int = 0
+    leaves_after: int = 0
+
+
+def stream_text(client: Any, model: str, inputs: list[Any]) -> Iterator[str]:
+    """The reference of exercise 4.6."""
+    yield from _stream(client, model, inputs)
+
+
+def _stream(
+    client: Any,
+    model: str,
+    inputs: list[Any],
+    *,
+    final: bool = True,
+    cancels: bool = True,
+    raises: bool = True,
+    empty: bool = False,
+    wait: float | None = None,
+) -> Iterator[str]:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    client.async_stream_infer(model, inputs, enable_empty_final_response=final)
+    try:
+        while True:
+            try:
+                result, error = answers.get() if wait is None else answers.get_nowait()
+            except queue.Empty:
+                return
+            if error is not None:
+                if raises:
+                    raise error
+                return
+            text = result.as_numpy("text_output")
+            if text is not None or empty:
+                yield "" if text is None else text[0].decode()
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return
+    finally:
+        client.stop_stream(cancel_requests=cancels)
+
+
+def _collected(client: Any, model: str, inputs: list[Any]) -> Any:
+    return iter(list(_stream(client, model, inputs)))
+
+
+def _error_swallowed(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, raises=False)
+
+
+def _no_final(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, final=False)
+
+
+def _not_cancelled(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, cancels=False)
+
+
+def _empty_piece(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, empty=True)
+
+
+def _does_not_wait(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, wait=0.0)
+
+
+def _all_so_far(client: Any, model: str, inputs: list[Any]) -> Any:
+    text = ""
+    for piece in _stream(client, model, inputs):
+        text += piece
+        yield text
+
+
+def _stripped(client: Any, model: str, inputs: list[Any]) -> Any:
+    for piece in _stream(client, model, inputs):
+        yield piece.strip()
+
+
+def _bytes(client: Any, model: str, inputs: list[Any]) -> Any:
+    for piece in _stream(client, model, inputs):
+        yield piece.encode()
+
+
+def _first_only(client: Any, model: str, inputs: list[Any]) -> Any:
+    for piece in _stream(client, model, inputs):
+        yield piece
+        return
+
+
+def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
+    yield client.infer(model, inputs).as_numpy("text_output")[0].decode()
+
+
+def teletype_config() -> ModelConfig:
+    """The model that streams: with the tensors of `gptj` that this lab uses."""
+    inputs = tuple(spec for spec in GPTJ_INPUTS if spec.name in ("text_input", "stream", "max_new_tokens"))
+    outputs = tuple(spec for spec in GPTJ_OUTPUTS if spec.name == "text_output")
+    return ModelConfig(
+        name=MODEL,
+        meaning="Words one by one.",
+        backend="python",
+        max_batch_size=0,
+        decoupled=True,
+        inputs=inputs,
+        outputs=outputs,
+        instances=Instances(),
+    )
+
+
+def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> list[Any]:
+    """The input tensors of a request to `gptj`, as tritonclient's gRPC takes them."""
+    given: dict[str, tuple[str, Any]] = {
+        "text_input": ("BYTES", texts([[prompt]])[1][0]),
+        "max_new_tokens": ("INT32", np.array([max_new_tokens], np.int32)),
+        "stream": ("BOOL", np.array([stream])),
+    }
+    return [as_input(name, *values) for name, values in given.items()]
+
+
+def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """What a reader of the stream gets, and what the model saw of it."""
+    assert isinstance(case, StreamCase)
+    server = lab_server()
+    server.load_stub(teletype_config(), MODEL)
+    client = client_library().InferenceServerClient(server.server.grpc)
+    with tempfile.TemporaryDirectory(prefix="labkit-stream-") as folder:
+        reader = _Reader(function, client, case, Path(folder))
+        try:
+            reader.run()
+            if case.leaves_after:
+                _until(lambda: (Path(folder) / "cancelled").exists() or (Path(folder) / "ended").exists())
+            notes = {name: (Path(folder) / name).exists() for name in ("late", "cancelled")}
+        finally:
+            client.close()
+        return {
+            "pieces": reader.pieces,
+            "each piece before the next is made": not notes["late"],
+            "error": reader.error,
+            "cancelled": bool(case.leaves_after) and notes["cancelled"],
+        }
+
+
+class _Reader:
+    """Reads what a learner's client yields, in a thread of its own, and says so to the model piece by piece."""
+
+    def __init__(self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path) -> None:
+        self.pieces: list[Any] = []
+        self.error = ""
+        self._function, self._client, self._case, self._folder = function, client, case, folder
+        self._raised: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def run(self) -> None:
+        """Until it ends; raises `TimeoutError` when it is silent for long, and what the learner's code raises of its own."""
+        self._thread.start()
+        count, until = 0, time.monotonic() + SILENT_SECONDS
+        while self._thread.is_alive():
+            self._thread.join(0.01)
+            if len(self.pieces) != count:
+                count, until = len(self.pieces), time.monotonic() + SILENT_SECONDS
+            if time.monotonic() > until:
+                raise TimeoutError(f"after {count} pieces it still waits, and no more will come")
+        if self._raised is not None:
+            raise self._raised
+
+    def _read(self) -> None:
+        case = self._case
+        try:
+            stream = self._function(self._client, MODEL, prompt_inputs(f"{self._folder} {case.words}", case.count))
+            for piece in stream:
+                self.pieces.append(piece if isinstance(piece, str) else repr(piece))
+                if len(self.pieces) == case.leaves_after:
+                    if hasattr(stream, "close"):
+                        stream.close()
+                    return
+                (self._folder / str(len(self.pieces))).touch()
+        except client_library().InferenceServerException as error:
+            self.error = error.message()
+        except BaseException as error:
+            self._raised = error
+
+
+def _until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+    words = [sentence(draw, draw.randint(4, 7)) for _ in range(4)]
+    return [
+        StreamCase("a stream to its end", words=words[0], count=3),
+        StreamCase("a text that ends before max_new_tokens", words=words[1], count=30),
+        StreamCase("an error within the stream", words=words[2] + " ! never", count=30),
+        StreamCase("a reader who leaves after 2 pieces", words=words[3], count=30, leaves_after=2),
+    ]
+
+
+def _explain(case: Case, found: Any, right: Any) -> str:
+    if found["error"] and not right["error"]:
+        return f"The server refuses your request: {found['error']}."
+    if right["error"] and not found["error"]:
+        return "The server's error does not reach the reader: raise the one that the callback was given."
+    if found["pieces"] != right["pieces"]:
+        return f"The reader gets {str(found['pieces'])[:160]}; {str(right['pieces'])[:160]} was sent."
+    if not found["each piece before the next is made"]:
+        return "The reader gets the pieces late: yield each when it comes."
+    if found["cancelled"] != right["cancelled"]:
+        return "The reader has left, and the model goes on writing: cancel in a finally: block."
+    return ""
+
+
+STREAM_TEXT = Exercise(
+    name="lab04.stream_text",
+    lab="04",
+    number="4.6",
+    title="A client that streams",
+    function="stream_text",
+    statement=(
+        "Write a generator that yields each piece of text (a `str`) when it comes. `client.start_stream(callback)` calls "
+        "`callback(result, error)` in another thread; `client.async_stream_infer(model, inputs, enable_empty_final_response=True)` asks. "
+        '`result.as_numpy("text_output")` is an array of bytes, or None in a last response that only says so: '
+        '`result.get_response().parameters["triton_final_response"].bool_param`. Raise an error that comes. However the reader leaves, '
+        "end by `client.stop_stream(cancel_requests=True)`. The model of the check sees when you read."
+    ),
+    points=12,
+    minutes=25,
+    difficulty=4,
+    requires=("triton_server",),
+    cases=_cases,
+    reference=stream_text,
+    run=run_stream,
+    seconds=30.0,
+    ends_at_error=True,
+    comparison=Comparison(),
+    explain=_explain,
+    mistakes=(
+        Mistake(
+            "You collect all pieces before the reader gets the first: that is no stream. yield each when it comes.", _collected
+        ),
+        Mistake("You end quietly at an error, so that half a text looks whole: raise the error that came.", _error_swallowed),
+        Mistake(
+            "Your client waits for ever: the last response may hold no text, and comes only with enable_empty_final_response=True.",
+            _no_final,
+        ),
+        Mistake(
+            "When the reader leaves, the model goes on writing for nobody: stop_stream(cancel_requests=True), in a finally: block.",
+            _not_cancelled,
+        ),
+        Mistake("You yield an empty piece for the last response, which only says that it is the last.", _empty_piece),
+        Mistake("You look into the queue without waiting, find nothing yet, and end: queue.get() waits.", _does_not_wait),
+        Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
+        Mistake("You strip the pieces; their spaces belong to the text.", _stripped),
+        Mistake("Your pieces are bytes; decode() makes text of them.", _bytes),
+        Mistake("You end after the first piece: go on until the response that is marked as the last.", _first_only),
+        Mistake(
+            "infer is for models that answer once; one that streams is asked by start_stream and async_stream_infer.",
+            _one_request,
+        ),
+    ),
+    hints=(
+        "The callback runs in another thread: let it put (result, error) into a queue.SimpleQueue, and read that in your generator.",
+        "try: while True: result, error = answers.get() ... finally: stop_stream. A generator's finally runs when its reader leaves, too.",
+        "In the loop: raise error if there is one; yield text[0].decode() if text is not None; return if the response is the last.",
+    ),
+)

@@ -1,0 +1,187 @@
+"""Exercise 4.7: answer all requests that the server has joined by one batch, under the server's dynamic batching."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labkit.exercises.comparison import Comparison
+from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.lab04.on_server import batched_config, is_own, lab_server, texts
+from labkit.exercises.lab04.words import sentence
+from labkit.exercises.stubs import stages
+from labkit.exercises.stubs.stages import Job, answer_together
+
+MODEL = "together"
+WAIT_SECONDS = 0.15
+"""How long the server waits for requests to join in the check."""
+
+Generate = Callable[[list[Job]], list[str]]
+Requests = list[list[Job]]
+
+
+def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The texts of requests that come at a time, and whether each batch was made by one call."""
+    (requests,) = case.args
+    if is_own(function):
+        calls = 0
+
+        def generate(jobs: list[Job]) -> list[str]:
+            nonlocal calls
+            calls += 1
+            return [prompt[::-1][:count] for prompt, count in jobs]
+
+        found = function([list(request) for request in requests], generate)
+        stages.check_form(found, requests)
+        return {"texts": found, "calls": [calls] * len(requests)}
+    server = lab_server()
+    server.load_stub(batched_config(MODEL, {"work": "echo"}, largest=64, delay=WAIT_SECONDS), "batched")
+    given = {"answer_together": server.put(MODEL, function, "answer_together")}
+    answers = server.ask_all(MODEL, [job_inputs(request) for request in requests], given)
+    return {
+        "texts": [[text[0].decode() for text in answer["TEXT"]] for answer in answers],
+        "calls": [int(answer["BATCH"][0, 0]) for answer in answers],
+    }
+
+
+def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
+    """A request's inputs."""
+    counts = np.array([[count] for _, count in jobs], np.int32)
+    return {"PROMPT": texts([[prompt] for prompt, _ in jobs]), "NEW_TOKENS": ("INT32", counts)}
+
+
+@dataclass(frozen=True)
+class OneBatch:
+    """One call a batch is asked for."""
+
+    @contextlib.contextmanager
+    def watch(self, case: Case, function: Any) -> Iterator[OneBatch]:
+        """Watch a call."""
+        yield self
+
+    def breach(self, value: Any) -> str:
+        """What is wrong with the number of calls."""
+        most = max(value["calls"])
+        return (
+            "" if most == 1 else f"generate is called {most} times in a batch: one call for all jobs is what batching gains by"
+        )
+
+
+def _a_request_each(requests: Requests, generate: Generate) -> Any:
+    return [generate(request) for request in requests]
+
+
+def _a_job_each(requests: Requests, generate: Generate) -> Any:
+    return [[generate([job])[0] for job in request] for request in requests]
+
+
+def _first_jobs(requests: Requests, generate: Generate) -> Any:
+    made = generate([request[0] for request in requests])
+    return [[text] * len(request) for text, request in zip(made, requests, strict=True)]
+
+
+def _even_split(requests: Requests, generate: Generate) -> Any:
+    made = generate([job for request in requests for job in request])
+    size = len(requests[0])
+    parts = [made[number * size : (number + 1) * size] for number in range(len(requests))]
+    return [(part + [""] * len(own))[: len(own)] for part, own in zip(parts, requests, strict=True)]
+
+
+def _same_count(requests: Requests, generate: Generate) -> Any:
+    most = max(count for request in requests for _, count in request)
+    made = iter(generate([(prompt, most) for request in requests for prompt, _ in request]))
+    return [[next(made) for _ in request] for request in requests]
+
+
+def _reversed(requests: Requests, generate: Generate) -> Any:
+    made = iter(generate([job for request in reversed(requests) for job in request]))
+    return [[next(made) for _ in request] for request in requests]
+
+
+def _sorted(requests: Requests, generate: Generate) -> Any:
+    jobs = sorted((job for request in requests for job in request), key=lambda job: job[1])
+    made = iter(generate(jobs))
+    return [[next(made) for _ in request] for request in requests]
+
+
+def _flat(requests: Requests, generate: Generate) -> Any:
+    return generate([job for request in requests for job in request])
+
+
+def _only_first(requests: Requests, generate: Generate) -> Any:
+    return [generate(requests[0])]
+
+
+def _cases(seed: int) -> list[Case]:
+    draw = random.Random(seed)
+
+    def request(count: int) -> list[Job]:
+        return [(sentence(draw, draw.randint(2, 6)), draw.randint(3, 11)) for _ in range(count)]
+
+    cases = [Case("one request of one job", ([request(1)],))]
+    sizes = {
+        "3 requests of one job": (1, 1, 1),
+        "requests of 2, 1 and 4 jobs": (2, 1, 4),
+        "5 requests, one of 3 jobs": (1, 1, 3, 1, 1),
+    }
+    return cases + [Case(label, ([request(size) for size in counts],)) for label, counts in sizes.items()]
+
+
+def _explain(case: Case, found: Any, right: Any) -> str:
+    for number, (own, wanted) in enumerate(zip(found["texts"], right["texts"], strict=True)):
+        if own != wanted:
+            return f"Request {number} gets texts that are not of its own jobs, or not in their order: {str(own)[:120]}."
+    return OneBatch().breach(found).capitalize() + "."
+
+
+ANSWER_TOGETHER = Exercise(
+    name="lab04.answer_together",
+    lab="04",
+    number="4.7",
+    title="One batch of many requests",
+    function="answer_together",
+    statement=(
+        "With `dynamic_batching` the server hands a model several clients' requests at once. It does not join their tensors: a model "
+        "that answers one after another gains nothing. `requests` holds a list of jobs `(prompt, new tokens)` for each; "
+        "`generate(jobs)` runs one batch and returns a text a job. Call it **once** for all jobs of all requests, and return a list of "
+        "texts for each request, in order. The check sends requests at a time to a real server that joins them."
+    ),
+    points=12,
+    minutes=12,
+    difficulty=2,
+    requires=("triton_server",),
+    cases=_cases,
+    reference=answer_together,
+    run=run_together,
+    seconds=60.0,
+    ends_at_error=True,
+    comparison=Comparison(),
+    explain=_explain,
+    mistakes=(
+        Mistake(
+            "You call generate once a request: each waits for the one before, and the server's joining gains nothing.",
+            _a_request_each,
+        ),
+        Mistake("You call generate once a job, which is no batch at all: give it all jobs of all requests.", _a_job_each),
+        Mistake("You generate only the first job of each request: a request may hold several.", _first_jobs),
+        Mistake("You split the texts as if every request had as many jobs as the first: each has its own number.", _even_split),
+        Mistake("You give every job the largest number of new tokens: each keeps its own.", _same_count),
+        Mistake("The texts go to the wrong requests: you put the jobs into the batch in another order.", _reversed),
+        Mistake(
+            "You sort the jobs, so that the texts come in another order than the requests: put them back, or do not sort.",
+            _sorted,
+        ),
+        Mistake("You return all texts in one list; a list for each request is asked for.", _flat),
+        Mistake("You answer the first request alone; the others' clients would wait for ever.", _only_first),
+    ),
+    hints=(
+        "Three steps: all jobs in one list, one call, and the texts cut up again.",
+        "[job for request in requests for job in request] is the flat list; each request takes len(request) texts back.",
+        "texts = iter(generate(jobs)), then [[next(texts) for _ in request] for request in requests].",
+    ),
+)

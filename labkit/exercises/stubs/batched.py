@@ -1,0 +1,102 @@
+"""Exercise 4.7 in the server: a model with a batch around `answer_together`; its work is that of the parameter `work`.
+
+`echo`: turns each prompt around, at once, and says how often it was called. `sleep`: takes as long as the parameters `first`
+and `more` say, whatever the machine is. `engine`: labkit's engine, and a batch lasts as long as its longest text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from labkit.exercises.stubs import stages
+from labkit.exercises.stubs.learner import Functions, refusal
+from labkit.serving.python_backend.parameters import parameter
+
+
+class TritonPythonModel:
+    """Answers all requests that the server has joined by one call of the learner's function."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton before the first request."""
+        self._functions = Functions(args, {"answer_together": stages.answer_together})
+        self._work = WORK[parameter(args, "work", "echo")](args)
+        self._batches = itertools.count(1)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """A response a request, of one batch."""
+        try:
+            return self._answer(requests)
+        except BaseException as error:
+            return [refusal(error) for _ in requests]
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        began, number, calls = time.time(), next(self._batches), itertools.count(1)
+        jobs = [_jobs(request) for request in requests]
+        called = 0
+
+        def generate(given: list[stages.Job]) -> list[str]:
+            nonlocal called
+            called = next(calls)
+            return self._work(given)
+
+        found = self._functions.get("answer_together", requests[0])(jobs, generate)
+        stages.check_form(found, jobs)
+        ended, size = time.time(), sum(map(len, jobs))
+        responses = []
+        for texts in found:
+            about = [called, number, size, began, ended]
+            outputs = {
+                "TEXT": np.array([[text.encode()] for text in texts], np.object_),
+                "BATCH": np.array([about] * len(texts), np.float64),
+            }
+            responses.append(pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()]))
+        return responses
+
+
+def _jobs(request: Any) -> list[stages.Job]:
+    prompts, counts = (pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("PROMPT", "NEW_TOKENS"))
+    return [(prompt[0].decode(), int(count[0])) for prompt, count in zip(prompts, counts, strict=True)]
+
+
+def echo(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
+    """Turns each prompt around, as far as its number of tokens goes."""
+    return lambda jobs: [prompt[::-1][:count] for prompt, count in jobs]
+
+
+def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
+    """Takes `first` seconds a batch and `more` a job."""
+    first, more = (float(parameter(args, name)) for name in ("first", "more"))
+
+    def work(jobs: list[stages.Job]) -> list[str]:
+        time.sleep(first + more * len(jobs))
+        return [prompt for prompt, _ in jobs]
+
+    return work
+
+
+def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
+    """labkit's engine: returns when the longest text of the batch is done."""
+    import labkit
+    from labkit import SamplingParams
+
+    loaded = labkit.load(parameter(args, "model", "gptj-tiny"))
+
+    def work(jobs: list[stages.Job]) -> list[str]:
+        params = [SamplingParams(temperature=0.0, max_new_tokens=count, ignore_eos=True) for _, count in jobs]
+        return [output.text for output in loaded.generate([prompt for prompt, _ in jobs], params)]
+
+    work([("a", 2)])  # the first step makes what later ones keep
+    return work
+
+
+WORK: dict[str, Callable[[dict[str, str]], Callable[[list[stages.Job]], list[str]]]] = {
+    "echo": echo,
+    "sleep": sleep,
+    "engine": engine,
+}

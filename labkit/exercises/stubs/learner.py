@@ -1,0 +1,55 @@
+"""A learner's function in a model's process: read from a file beside `model.py`, and its errors handed back by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from labkit.exercises.stubs.learner_folder import FOLDER
+
+
+class Functions:
+    """The functions of one model, by what they are for: the one that a request names, else the configuration's, else labkit's.
+
+    own: labkit's functions by name, which run where no learner's is given.
+    """
+
+    def __init__(self, args: dict[str, str], own: dict[str, Callable[..., Any]]) -> None:
+        self._folder = Path(args["model_repository"]) / args["model_version"] / FOLDER
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        self._configured = {name: value["string_value"] for name, value in parameters.items()}
+        self._own = own
+        self._loaded: dict[str, Callable[..., Any]] = {}
+
+    def get(self, name: str, request: Any) -> Callable[..., Any]:
+        """The function for this request; raises what its definition raises."""
+        given = json.loads(request.parameters() or "{}")
+        digest = given.get(name) or self._configured.get(name)
+        if not digest:
+            return self._own[name]
+        if digest not in self._loaded:
+            spec = importlib.util.spec_from_file_location(f"learner_{digest}", self._folder / f"{digest}.py")
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            self._loaded[digest] = getattr(module, name)
+        return self._loaded[digest]
+
+
+def answer(outputs: Callable[[], dict[str, Any]]) -> Any:
+    """A response of these arrays, or of the error that making them raised."""
+    try:
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs().items()])
+    except BaseException as error:  # whatever a learner's code raises is its own, and the process goes on
+        return refusal(error)
+
+
+def refusal(error: BaseException) -> Any:
+    """A response that carries an exception's name and words."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(json.dumps([type(error).__name__, str(error)])))

@@ -1,0 +1,69 @@
+"""A model that streams for exercise 4.6: a word of its prompt at a time, the next when the last one was read.
+
+It looks for files in the folder that the prompt's first word names: `N` says that N pieces were read. It notes what it saw
+there: `late` when it waited for a reader in vain, `cancelled` when its client was gone, `ended` at the end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+PATIENCE = 1.0
+"""Seconds that it waits for a reader, once: a reader that was late is not waited for again."""
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    """A thread a request."""
+
+    def execute(self, requests: list[Any]) -> None:
+        """Begin each."""
+        for request in requests:
+            tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in ("text_input", "max_new_tokens", "stream")]
+            prompt, count = tensors[0].as_numpy().reshape(-1)[0].decode(), int(tensors[1].as_numpy().reshape(-1)[0])
+            streams = tensors[2] is not None and bool(tensors[2].as_numpy().reshape(-1)[0])
+            threading.Thread(target=run, args=(request.get_response_sender(), prompt, count, streams), daemon=True).start()
+
+
+def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
+    """Send `count` words of the prompt; the word `!` is an error."""
+    folder, *words = prompt.split(" ")
+    place = Path(folder)
+    pieces = [f" {word}" for word in words[:count]]
+    if not streams:
+        pieces = ["".join(pieces)]
+    for number, piece in enumerate(pieces):
+        if not _wait(sender, place, number):
+            sender.send(flags=FINAL)
+            return
+        if piece == " !":
+            sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("the machine is out of paper")), flags=FINAL)
+            return
+        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text_output", np.array([piece.encode()], np.object_))]))
+    sender.send(flags=FINAL)
+    _note(place, "ended")
+
+
+def _wait(sender: Any, place: Path, read: int) -> bool:
+    """Until so many pieces were read; whether the client is there."""
+    until = time.monotonic() + PATIENCE
+    while read and not ((place / str(read)).exists() or (place / "late").exists()):
+        if sender.is_cancelled():
+            _note(place, "cancelled")
+            return False
+        if time.monotonic() > until:
+            _note(place, "late")
+            break
+        time.sleep(0.002)
+    return True
+
+
+def _note(place: Path, what: str) -> None:
+    if place.is_dir():
+        (place / what).touch()
