@@ -108,7 +108,10 @@ class Probes:
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with library.InferenceServerClient(self._address) as client:
-            client.start_stream(lambda result, error: found.put(error), stream_timeout=ANSWER_SECONDS)
+            # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
+            client.start_stream(
+                lambda result, error: found.put(error), stream_timeout=ANSWER_SECONDS, headers={"triton_grpc_error": "true"}
+            )
             client.async_stream_infer(model, inputs)
             try:
                 error = found.get(timeout=2 * ANSWER_SECONDS)

@@ -178,9 +178,10 @@ def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> No
     async def ask() -> None:
         async with AsyncClient(gptj_server.grpc, timeout=60, retries=0) as asking:
             busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(20)]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
             with pytest.raises(Overloaded, match=r"20 requests are running or waiting \(16 \+ a queue of 4\)"):
                 await asking.generate(PROMPT, max_new_tokens=1)
+            assert await asyncio.to_thread(gptj_server.probes.answers, "gptj"), "a refusal by the limit is an answer"
             async with AsyncClient(gptj_server.grpc, timeout=60, retries=8) as patient:
                 again = asyncio.create_task(patient.generate(PROMPT, max_new_tokens=1))
                 await asyncio.sleep(0.1)
