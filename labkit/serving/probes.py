@@ -109,15 +109,17 @@ class Probes:
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with library.InferenceServerClient(self._address) as client:
             # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
+            status = {"triton_grpc_error": "true"}
             client.start_stream(
-                lambda result, error: found.put(error), stream_timeout=ANSWER_SECONDS, headers={"triton_grpc_error": "true"}
+                lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status
             )
             client.async_stream_infer(model, inputs)
             try:
-                error = found.get(timeout=2 * ANSWER_SECONDS)
+                result, error = found.get(timeout=2 * ANSWER_SECONDS)
             except queue.Empty:
-                error = library.InferenceServerException("the stream is silent", status="StatusCode.DEADLINE_EXCEEDED")
-            client.stop_stream(cancel_requests=True)
+                result, error = None, library.InferenceServerException("silence", status="StatusCode.DEADLINE_EXCEEDED")
+            # A cancellation that meets the end of its request keeps the server from ever unloading the model.
+            client.stop_stream(cancel_requests=result is not None and not is_last(result))
         if error is not None:
             raise error
 
@@ -142,6 +144,11 @@ class Probes:
     def _state(self, model: str) -> str:
         index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
         return next((one.state for one in index.models if one.name == model), "")
+
+
+def is_last(result: Any) -> bool:
+    """Whether a response of a decoupled model is its request's last."""
+    return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 
 def as_input(name: str, datatype: str, values: Any) -> Any:

@@ -6,12 +6,13 @@ import contextlib
 import http.client
 import json
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from labkit.serving.probes import as_input, client_library
+from labkit.serving.probes import as_input, client_library, is_last
 from labkit.serving.server import Server
 from labkit.serving.tensors import ENSEMBLE_INPUTS, FASTERTRANSFORMER_INPUTS, GPTJ_INPUTS, TensorSpec
 
@@ -79,11 +80,18 @@ def streaming(
 ) -> Iterator[queue.SimpleQueue[Any]]:
     """A stream of `gptj`'s: outputs by name, or an error, in the order in which they come. Cancelled behind the block."""
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    over = threading.Event()
+
+    def take(result: Any, error: Any) -> None:
+        if error is not None or is_last(result):
+            over.set()
+        found.put(error or _values(result))
+
     with client_library().InferenceServerClient(server.grpc) as client:
-        client.start_stream(lambda result, error: found.put(error or _values(result)), stream_timeout=seconds)
+        client.start_stream(take, stream_timeout=seconds)
         client.async_stream_infer("gptj", inputs, **options)
         yield found
-        client.stop_stream(cancel_requests=True)
+        client.stop_stream(cancel_requests=not over.is_set())
 
 
 def stream(server: Server, inputs: list[Any], **options: Any) -> list[dict[str, Any]]:

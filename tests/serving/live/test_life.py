@@ -1,0 +1,270 @@
+"""What becomes of servers and models when processes are killed, ports are taken, or a repository cannot be served."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import psutil
+import pytest
+
+from labkit.engine import Engine, SamplingParams
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.probes import client_library
+from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.run_folder import run_folder
+from labkit.serving.server import Server
+from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, infer
+
+CONFIG = """
+name: "mine"
+backend: "python"
+input [ { name: "A" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "B" data_type: TYPE_INT32 dims: [ 1 ] } ]
+"""
+
+ECHO = """
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("B", r.inputs()[0].as_numpy())]) for r in requests]
+"""
+
+
+def learners(folder: Path, code: str | None) -> Path:
+    """A repository of one model; without code if that is None."""
+    (folder / "mine" / "1").mkdir(parents=True)
+    (folder / "mine" / "config.pbtxt").write_text(CONFIG)
+    if code is not None:
+        (folder / "mine" / "1" / "model.py").write_text(code)
+    return folder
+
+
+def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def processes(server: Server) -> list[psutil.Process]:
+    return [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+
+
+def stub_of(server: Server, model: str) -> psutil.Process:
+    """The process that runs a model; of one that is being replaced, the newer."""
+    found = []
+    for process in processes(server):
+        try:
+            if f"{model}_0_0" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return max(found, key=psutil.Process.create_time)
+
+
+def remains(server: Server, pid: int, regions: str) -> list[str]:
+    """What a server has left behind."""
+    left = [str(path) for path in Path("/dev/shm").glob(f"{regions}*")]
+    folders = [server.log.parent, Path(run_folder(pid).parent, str(pid))]
+    run_folder(pid).rmdir() if not any(run_folder(pid).iterdir()) else None
+    return left + [str(folder) for folder in folders if folder.exists()]
+
+
+@pytest.fixture(scope="module")
+def watched(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("watched")
+    write_repository(folder / "repository", ServeSettings())
+    with Server(folder / "repository", log=folder / "log") as server:
+        yield server
+
+
+@pytest.mark.parametrize("model", ["preprocessing", "postprocessing", "fastertransformer", "gptj"])
+def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: str) -> None:
+    assert watched.watchdog is not None
+    before, server = len(watched.watchdog.repairs), watched.pid
+    stub_of(watched, model).kill()
+    words = []
+
+    def answers() -> bool:
+        try:
+            if model == "gptj":
+                ask(watched, text_input=PROMPT, max_new_tokens=2)
+            else:
+                infer(watched, "ensemble", ensemble([PROMPT], 2))
+        except client_library().InferenceServerException as error:
+            words.append(str(error.message()))
+            return False
+        return True
+
+    wait_for(lambda: len(watched.watchdog.repairs) > before if watched.watchdog else False)
+    wait_for(answers)
+    assert [(repair.model, repair.failure) for repair in list(watched.watchdog.repairs)[before:]] == [(model, "")]
+    assert all(words), "an error without words"
+    assert watched.pid == server
+    expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].text
+    assert ask(watched, text_input=PROMPT, max_new_tokens=8)["text_output"][0] == expected
+    assert infer(watched, "ensemble", ensemble([PROMPT], 8))["OUTPUT_0"][0, 0] == PROMPT + expected
+
+
+def test_two_servers_on_one_repository(watched: Server, offline: Engine) -> None:
+    """Also in a thread; and what one leaves behind when it ends is nothing, while the other goes on."""
+    made: list[Server] = []
+    thread = threading.Thread(target=lambda: made.append(Server(watched.repository)))
+    thread.start()
+    thread.join()
+    (second,) = made
+    pid, family = second.pid, processes(second)
+    expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=4))[0].text
+    for server in (watched, second):
+        assert infer(server, "ensemble", ensemble([PROMPT], 4))["OUTPUT_0"][0, 0] == PROMPT + expected
+    regions = next(part for part in stub_of(second, "gptj").cmdline() if part.startswith("labkit-")).rsplit("-", 5)[0]
+    port = int(second.grpc.rsplit(":", 1)[1])
+    with pytest.raises(InvalidRequest, match=f"port {port}"):
+        Server(watched.repository, grpc_port=port)
+    second.stop()
+    second.stop()
+    assert not second.is_running
+    assert remains(second, pid, regions) == []
+    assert not any(process.is_running() for process in family)
+    with Server(learners(second.log.parent / "next", ECHO), grpc_port=port):  # a port is free when its server has ended
+        pass
+    assert ask(watched, text_input=PROMPT, max_new_tokens=4)["text_output"][0] == expected
+
+
+def test_a_killed_server_is_told(tmp_path: Path) -> None:
+    with Server(learners(tmp_path, ECHO)) as server:
+        family = processes(server)
+        psutil.Process(server.pid).kill()
+        wait_for(lambda: not server.is_running)
+        wait_for(lambda: server.process.poll() is not None)
+        assert not any(process.is_running() for process in family)
+
+
+START = """
+import sys, time
+from labkit.serving.server import Server
+with Server(sys.argv[1]) as server:
+    print(server.pid, server.log.parent, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_the_python_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", START, str(learners(tmp_path, ECHO))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0) as owner:
+        assert owner.stdout is not None
+        pid, folder = owner.stdout.readline().split()
+        family = [*psutil.Process(owner.pid).children(recursive=True)]
+        assert int(pid) in [process.pid for process in family]
+        regions = f"labkit-{owner.pid}-"
+        assert list(Path("/dev/shm").glob(f"{regions}*"))
+        owner.send_signal(number)
+    wait_for(lambda: not any(process.is_running() for process in family))
+    wait_for(lambda: not Path(folder).exists())
+    assert not list(Path("/dev/shm").glob(f"{regions}*"))
+    assert not (Path(run_folder(1).parent) / pid).exists()
+
+
+def test_a_model_without_code_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"mine/1/model\.py"):
+        Server(learners(tmp_path, None))
+
+
+def test_no_models(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"config\.pbtxt"):
+        Server(tmp_path)
+    with pytest.raises(InvalidRequest, match="no model other"):
+        Server(learners(tmp_path, ECHO), models=["other"])
+
+
+def test_code_that_raises_is_told_in_its_words(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match="the weights of Atlantis"):
+        Server(learners(tmp_path, "raise ValueError('the weights of Atlantis')"))
+
+
+def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match="mine was not loaded within"):
+        Server(learners(tmp_path, "import time\ntime.sleep(600)"), start_seconds=6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"cache_bytes": "99000000000000"}, "a KV cache of"), ({"model": "no-such-model"}, "no-such-model")],
+)
+def test_an_engine_that_cannot_be_loaded(tmp_path: Path, settings: dict[str, str], words: str) -> None:
+    """The cause reaches whoever starts the server, and whoever loads fastertransformer, which needs the engine."""
+    write_repository(tmp_path, ServeSettings())
+    _set_parameters(tmp_path / "gptj" / "config.pbtxt", settings)
+    with Server(tmp_path, models=[]) as server:
+        for model in ("gptj", "fastertransformer"):
+            with pytest.raises(NotAvailable, match=words):
+                server.probes.load(model)
+            assert not server.probes.is_loaded(model)
+
+
+def _set_parameters(config: Path, settings: dict[str, str]) -> None:
+    text = config.read_text()
+    for name, value in settings.items():
+        entry = dedent(f"""
+            parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}
+        """)
+        lines = text.split("parameters {")
+        text = "parameters {".join(part for part in lines if f'key: "{name}"' not in part) + entry
+    config.write_text(text)
+
+
+def test_ranks(tmp_path: Path, offline: Engine) -> None:
+    """An engine on two processes gives the same tokens; when one is killed requests say so, and the model comes back."""
+    write_repository(tmp_path / "repository", ServeSettings(tensor_parallel=2))
+    with Server(tmp_path / "repository", models=["gptj"], log=tmp_path / "log") as server:
+        assert server.watchdog is not None
+        expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].token_ids
+        assert ask(server, text_input=PROMPT, max_new_tokens=8)["token_ids"].tolist() == expected
+        (rank,) = [each for each in processes(server) if "labkit.parallel.worker" in each.cmdline()]
+        rank.kill()
+        words = []
+
+        def answers() -> bool:
+            try:
+                ask(server, text_input=PROMPT, max_new_tokens=200, ignore_eos=True)
+            except client_library().InferenceServerException as error:
+                words.append(str(error.message()))
+                return False
+            return bool(server.watchdog and server.watchdog.repairs)
+
+        wait_for(answers)
+        assert any("rank 1" in each for each in words), words
+        assert [(repair.model, repair.failure) for repair in server.watchdog.repairs] == [("gptj", "")]
+        assert ask(server, text_input=PROMPT, max_new_tokens=8)["token_ids"].tolist() == expected
+
+
+def test_two_instances(tmp_path: Path, offline: Engine) -> None:
+    """Both engines get work: each has a process, and both use the processor."""
+    write_repository(tmp_path / "repository", ServeSettings(instances=2, cache_bytes=64 * 2**20))
+    with Server(tmp_path / "repository", watch=False, log=tmp_path / "log") as server:
+        stubs = [each for each in processes(server) if any(f"gptj_0_{number}" in each.cmdline() for number in (0, 1))]
+        assert len(stubs) == 2
+        before = [sum(each.cpu_times()[:2]) for each in stubs]
+        expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=40))[0].text
+        texts = []
+        asking = [
+            threading.Thread(target=lambda: texts.append(infer(server, "ensemble", ensemble([PROMPT] * 4, 40))["OUTPUT_0"]))
+            for _ in range(8)
+        ]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        assert all(text[row, 0] == PROMPT + expected for text in texts for row in range(4))
+        worked = [sum(each.cpu_times()[:2]) - start for each, start in zip(stubs, before, strict=True)]
+        assert min(worked) > max(worked) / 10, worked
