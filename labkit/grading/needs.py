@@ -12,7 +12,10 @@ NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
     "cuda": ("an NVIDIA GPU", lambda machine: bool(machine.gpus)),
     "two_gpus": ("two NVIDIA GPUs", lambda machine: len(machine.gpus) >= 2),
     "triton": ("the package triton", lambda machine: has_triton()),
-    "triton_server": ("a Triton Inference Server", lambda machine: bool(machine.triton_server)),
+    "triton_server": (
+        "a Triton Inference Server (`labkit serve --install` gets one)",
+        lambda machine: bool(machine.triton_server),
+    ),
 }
 """What `Exercise.requires` can name: the words for it, and how to see whether it is there."""
 

@@ -11,9 +11,18 @@ from labkit.exercises.registry import all_exercises
 from labkit.grading.call import run_cases
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.serving.install import find_server
 
 EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
 MISTAKES = [(name, index) for name, exercise in EXERCISES.items() for index in range(len(exercise.mistakes))]
+
+
+@pytest.fixture(autouse=True)
+def has_what_it_needs(request: pytest.FixtureRequest) -> None:
+    """Where the machine has no server for an exercise, that is said."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    if name and "triton_server" in EXERCISES[name].requires and find_server() is None:
+        pytest.skip("not measured here: no tritonserver")
 
 
 def verdict_on(exercise: Exercise, function: Any, seeds: tuple[int, ...] = SEEDS) -> Verdict:

@@ -131,13 +131,15 @@ def by_clients(
     """The learner's batched engine under so many clients, without and with the server's dynamic batching."""
     found: dict[str, list[list[Answered]]] = {}
     bar = progress_bar("loads")
-    for place, (name, delay) in enumerate({"one request a batch": None, "dynamic batching": 0.0}.items()):
-        deployment.load_batched("batched", answer_together, {"work": "engine"}, largest=LARGEST, delay=delay)
-        closed_load(deployment, "batched", 2, new_tokens, 0.3)
+    kinds = {"one request a batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
+    for place, (name, (model, delay)) in enumerate(kinds.items()):
+        bar(place * len(counts), 2 * len(counts))
+        deployment.load_batched(model, answer_together, {"work": "engine"}, largest=LARGEST, delay=delay)
         found[name] = []
         for number, count in enumerate(counts):
             bar(place * len(counts) + number, 2 * len(counts))
-            found[name].append(closed_load(deployment, "batched", count, new_tokens, CLOSED_SECONDS))
+            found[name].append(closed_load(deployment, model, count, new_tokens, CLOSED_SECONDS))
+    deployment.server.unload("alone")
     bar(1, 1)
     return found
 

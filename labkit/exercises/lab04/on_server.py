@@ -55,7 +55,6 @@ class LabServer:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="labkit-lab04-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, True)
         program = need_server()
         program = replace(program, arguments=(*program.arguments, *OPTIONS))
         self.server = Server(self.folder, models=[], watch=False, program=program)
@@ -183,6 +182,7 @@ def _end(server: Server) -> None:
     with contextlib.suppress(OSError, ValueError):
         os.kill(server.pid, signal.SIGKILL)
     server.stop()
+    shutil.rmtree(server.repository, ignore_errors=True)
 
 
 def model_code(module: str) -> str:

@@ -1,0 +1,296 @@
+"""Lab 04 in the real server: what is planted is known there as on paper, cheats fail, honest ways pass, nothing is left."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.lab04 import EXERCISES, config, ensemble, failure, on_server, prompts, texts_back, together
+from labkit.exercises.lab04.config import STAGE_CONFIG, stage_config
+from labkit.exercises.lab04.ensemble import ENSEMBLE_MAPS, ensemble_maps
+from labkit.exercises.lab04.failure import KEEP_ALIVE
+from labkit.exercises.lab04.prompts import PAD_PROMPTS, WORD_LISTS
+from labkit.exercises.lab04.shipped import as_module
+from labkit.exercises.lab04.streaming import STREAM_TEXT, stream_text
+from labkit.exercises.lab04.texts_back import POSTPROCESS
+from labkit.exercises.lab04.together import ANSWER_TOGETHER
+from labkit.exercises.stubs.stages import to_word_lists
+from labkit.grading import needs
+from labkit.grading.call import run_seeds
+from labkit.grading.check import check_quietly
+from labkit.grading.judge import judge
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
+from labkit.serving.install import find_server
+
+BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
+ON_PAPER = (config, prompts, texts_back, ensemble, together, failure)
+PLANTED = [(e.function, number) for e in EXERCISES if e.requires for number in range(len(e.mistakes))]
+with_server = pytest.mark.skipif(find_server() is None, reason="not measured here: no tritonserver")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_server() -> Iterator[None]:
+    yield
+    on_server.stop_server()
+
+
+def verdict_on(exercise: Any, function: Callable[..., Any], seeds: tuple[int, ...] = (11,)) -> Verdict:
+    return judge(exercise, run_seeds(function, exercise, seeds))
+
+
+# What is planted, through the server ------------------------------------------------------------------------------------
+def in_the_server(monkeypatch: pytest.MonkeyPatch, exercise: Any, function: Callable[..., Any]) -> Verdict:
+    with monkeypatch.context() as patched:
+        for module in ON_PAPER:
+            patched.setattr(module, "is_own", lambda function: False)
+        runs = run_seeds(function, exercise, (11,))
+    return judge(exercise, runs)
+
+
+@with_server
+@pytest.mark.parametrize("name", [e.function for e in EXERCISES if e.requires])
+def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    verdict = in_the_server(monkeypatch, BY_FUNCTION[name], BY_FUNCTION[name].reference)
+    assert verdict.verdict == PASSED, str(verdict)
+
+
+@with_server
+@pytest.mark.parametrize(("name", "number"), PLANTED)
+def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    mistake = BY_FUNCTION[name].mistakes[number]
+    verdict = in_the_server(monkeypatch, BY_FUNCTION[name], mistake.implementation)
+    assert verdict.verdict == FAILED
+    if name != "answer_together":  # requests that come at a time may be joined otherwise than on paper
+        assert verdict.message == mistake.message
+
+
+# Cheats ---------------------------------------------------------------------------------------------------------------
+def ids_of_the_first_case(texts: list[str], encode: Any, pad: int) -> Any:
+    return np.array([[5, 6, 7]] * len(texts), np.uint32), np.array([[3]] * len(texts), np.uint32)
+
+
+def config_without_a_batch(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    return stage_config(name, inputs, outputs, max_batch_size, count).replace(
+        f"max_batch_size: {max_batch_size}", "max_batch_size: 0"
+    )
+
+
+def ensemble_past_preprocessing() -> Any:
+    maps = dict(ensemble_maps())
+    del maps["preprocessing"]
+    return maps
+
+
+def ensemble_of_nothing() -> Any:
+    return {"postprocessing": ({"TOKENS_BATCH": "INPUT_0"}, {"OUTPUT": "OUTPUT_0"})}
+
+
+def client_that_collects(client: Any, model: str, inputs: Any) -> Any:
+    pieces = []
+    for piece in stream_text(client, model, inputs):
+        pieces.append(piece)
+    yield from pieces
+
+
+def client_that_reads_one_behind(client: Any, model: str, inputs: Any) -> Any:
+    held = None
+    for piece in stream_text(client, model, inputs):
+        if held is not None:
+            yield held
+        held = piece
+    yield held
+
+
+def batch_that_is_none(requests: Any, generate: Any) -> Any:
+    generate([job for request in requests for job in request])
+    return [[generate([job])[0] for job in request] for request in requests]
+
+
+def words_without_encode(words: Any, encode: Any) -> Any:
+    return to_word_lists([[1]] * len(words))[None].repeat(len(words), 0)
+
+
+def texts_of_nothing(token_ids: Any, lengths: Any, decode: Any) -> Any:
+    return [[""] * token_ids.shape[1] for _ in token_ids]
+
+
+def always_repaired(client: Any, model: str, inputs: Any) -> bool:
+    return True
+
+
+CHEATS: tuple[tuple[Any, Callable[..., Any]], ...] = (
+    (PAD_PROMPTS, ids_of_the_first_case),
+    (STAGE_CONFIG, config_without_a_batch),
+    (ENSEMBLE_MAPS, ensemble_past_preprocessing),
+    (ENSEMBLE_MAPS, ensemble_of_nothing),
+    (STREAM_TEXT, client_that_collects),
+    (STREAM_TEXT, client_that_reads_one_behind),
+    (ANSWER_TOGETHER, batch_that_is_none),
+    (WORD_LISTS, words_without_encode),
+    (POSTPROCESS, texts_of_nothing),
+    (KEEP_ALIVE, always_repaired),
+)
+
+
+@with_server
+@pytest.mark.parametrize(("exercise", "function"), CHEATS, ids=[function.__name__ for _, function in CHEATS])
+def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
+    verdict = verdict_on(exercise, function)
+    assert verdict.verdict == FAILED
+    assert verdict.message
+
+
+@with_server
+def test_a_model_that_ends_its_process_or_hangs_is_said_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deadly(texts: Any, encode: Any, pad: int) -> Any:
+        import os
+
+        os._exit(3)
+
+    def endless(texts: Any, encode: Any, pad: int) -> Any:
+        while True:
+            pass
+
+    monkeypatch.setattr(on_server.LabServer.ask_all, "__defaults__", (None, 1.5))
+    monkeypatch.setattr(on_server.LabServer.ask, "__defaults__", (None, 1.5))
+    assert "process ended" in verdict_on(PAD_PROMPTS, deadly).message
+    assert "did not answer within" in verdict_on(PAD_PROMPTS, endless).message
+    assert verdict_on(PAD_PROMPTS, padded_by_hand).verdict == PASSED
+
+
+# Honest ways ------------------------------------------------------------------------------------------------------------
+def longest_of(rows: list[list[int]]) -> int:
+    return max([1, *(len(row) for row in rows)])
+
+
+def padded_by_hand(texts: list[str], encode: Any, pad: int) -> Any:
+    rows = [encode(text) for text in texts]
+    width = longest_of(rows)
+    ids = [row + [pad] * (width - len(row)) for row in rows]
+    return np.array(ids, dtype="uint32"), np.array([len(row) for row in rows], dtype=np.uint32).reshape(-1, 1)
+
+
+def config_in_lists(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: int) -> str:
+    def block(tensor: str, data_type: str, shape: Any) -> str:
+        return f'{{\n  name: "{tensor}"\n  data_type: TYPE_{data_type}\n  dims: {list(shape[1:])}\n}}'
+
+    parts = [
+        f"{kind} [\n" + ",\n".join(block(*one) for one in tensors) + "\n]"
+        for kind, tensors in (("input", inputs), ("output", outputs))
+    ]
+    group = f"instance_group [ {{ kind: KIND_CPU, count: {count} }} ]"
+    return f'name: "{name}"\nbackend: "python"\nmax_batch_size: {max_batch_size}\n' + "\n".join([*parts, group])
+
+
+def maps_with_other_names() -> Any:
+    def renamed(wires: dict[str, str]) -> dict[str, str]:
+        return {key: f"wire of {wire[1:]}" if wire.startswith("_") else wire for key, wire in wires.items()}
+
+    return {name: [renamed(one), renamed(other)] for name, (one, other) in reversed(ensemble_maps().items())}
+
+
+def client_as_a_class(client: Any, model: str, inputs: Any) -> Any:
+    class Pieces:
+        def __init__(self) -> None:
+            self.answers: Any = queue.Queue()
+            client.start_stream(self.take)
+            client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+
+        def take(self, result: Any, error: Any) -> None:
+            self.answers.put(error or result)
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> str:
+            answer = self.answers.get()
+            if isinstance(answer, Exception):
+                self.close()
+                raise answer
+            final = answer.get_response().parameters["triton_final_response"].bool_param
+            text = answer.as_numpy("text_output")
+            if text is None:
+                self.close()
+                assert final
+                raise StopIteration
+            return str(text.item().decode())
+
+        def close(self) -> None:
+            client.stop_stream(cancel_requests=True)
+
+    return Pieces()
+
+
+def together_by_counting(requests: Any, generate: Any) -> Any:
+    texts = list(generate(list(itertools.chain.from_iterable(requests))))
+    ends = list(itertools.accumulate(map(len, requests)))
+    return [texts[end - len(request) : end] for request, end in zip(requests, ends, strict=True)]
+
+
+HONEST: tuple[tuple[Any, Callable[..., Any]], ...] = (
+    (PAD_PROMPTS, padded_by_hand),
+    (STAGE_CONFIG, config_in_lists),
+    (ENSEMBLE_MAPS, maps_with_other_names),
+    (STREAM_TEXT, client_as_a_class),
+    (ANSWER_TOGETHER, together_by_counting),
+)
+
+
+@with_server
+@pytest.mark.parametrize(("exercise", "function"), HONEST, ids=[function.__name__ for _, function in HONEST])
+def test_honest_ways_pass(exercise: Any, function: Callable[..., Any]) -> None:
+    verdict = verdict_on(exercise, function, (11, 23))
+    assert verdict.verdict == PASSED, str(verdict)
+
+
+@with_server
+def test_a_stub_in_a_models_process_is_named() -> None:
+    def pad_prompts(texts: Any, encode: Any, pad: int) -> Any:
+        raise NotImplementedError("pad_prompts")
+
+    assert verdict_on(PAD_PROMPTS, pad_prompts).verdict == NOT_ATTEMPTED
+
+
+# Without a server, and afterwards ---------------------------------------------------------------------------------------
+def test_without_a_server_it_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(needs.NEEDS, "triton_server", (needs.NEEDS["triton_server"][0], lambda machine: False))
+    for exercise in EXERCISES:
+        verdict = check_quietly(exercise, exercise.reference)
+        assert verdict.verdict == (NOT_MEASURED if exercise.requires else PASSED)
+        assert "labkit serve --install" in verdict.message or not exercise.requires
+
+
+@with_server
+def test_the_server_and_its_models_end() -> None:
+    server = on_server.lab_server()
+    verdict_on(POSTPROCESS, texts_of_nothing)
+    pids = [process.pid for process in psutil.Process(server.server.process.pid).children(recursive=True)]
+    assert pids
+    folder = server.folder
+    on_server.stop_server()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not folder.exists()
+
+
+def test_a_function_is_shipped_with_what_it_uses() -> None:
+    text = as_module(padded_by_hand, "padded_by_hand")
+    assert "import numpy as np" in text or "from tests" in text
+    thing = object()
+
+    def uses_a_thing(texts: Any) -> Any:
+        return thing
+
+    with pytest.raises(InvalidRequest, match=r"uses thing \(a object\), which stays"):
+        as_module(uses_a_thing, "uses_a_thing")
+
+
+def test_no_absolute_path_is_kept() -> None:
+    assert str(Path.home()) not in "".join(exercise.statement for exercise in EXERCISES)
