@@ -110,9 +110,7 @@ class Probes:
         with library.InferenceServerClient(self._address) as client:
             # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
             status = {"triton_grpc_error": "true"}
-            client.start_stream(
-                lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status
-            )
+            client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
             client.async_stream_infer(model, inputs)
             try:
                 result, error = found.get(timeout=2 * ANSWER_SECONDS)
