@@ -122,12 +122,14 @@ class Probes:
             raise error
 
     def _answered(self, model: str) -> int:
-        """Requests that the model has answered up to now."""
+        """Requests that the model has answered up to now, refusals not counted."""
         try:
             statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
         except client_library().InferenceServerException:
             return 0
-        return sum(int(one.inference_stats.success.count + one.inference_stats.fail.count) for one in statistics.model_stats)
+        return sum(
+            int(one.inference_stats.success.count) for one in statistics.model_stats
+        )  # a dead process fails one a second
 
     def needs(self, model: str) -> list[str]:
         """The models without which this one cannot answer: an ensemble's steps, and the engine's model."""
