@@ -126,7 +126,7 @@ def test_two_servers_on_one_repository(watched: Server, offline: Engine) -> None
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=4))[0].text
     for server in (watched, second):
         assert infer(server, "ensemble", ensemble([PROMPT], 4))["OUTPUT_0"][0, 0] == PROMPT + expected
-    regions = next(part for part in stub_of(second, "gptj").cmdline() if part.startswith("labkit-")).rsplit("-", 5)[0]
+    regions = next(part for part in stub_of(second, "gptj").cmdline() if part.startswith("triton-labkit-")).rsplit("-", 5)[0]
     port = int(second.grpc.rsplit(":", 1)[1])
     with pytest.raises(InvalidRequest, match=f"port {port}"):
         Server(watched.repository, grpc_port=port)
@@ -166,9 +166,10 @@ def test_nothing_outlives_the_python_that_started_it(tmp_path: Path, number: sig
         pid, folder = owner.stdout.readline().split()
         family = [*psutil.Process(owner.pid).children(recursive=True)]
         assert int(pid) in [process.pid for process in family]
-        regions = f"labkit-{owner.pid}-"
-        assert list(Path("/dev/shm").glob(f"{regions}*"))
+        regions = f"triton-labkit-{owner.pid}-"
+        found = list(Path("/dev/shm").glob(f"{regions}*"))
         owner.send_signal(number)
+    assert found
     wait_for(lambda: not any(process.is_running() for process in family))
     wait_for(lambda: not Path(folder).exists())
     assert not list(Path("/dev/shm").glob(f"{regions}*"))
