@@ -174,6 +174,14 @@ def one_job() -> list[Any]:
     return _inputs("batched", ("alive?", 6))
 
 
+def said_by(deployment: Deployment, model: str) -> str:
+    """What comes back of a small request to a batched model: its text, or the error in words."""
+    try:
+        return str(deployment.client.infer(model, one_job(), client_timeout=5.0).as_numpy("TEXT"))
+    except client_library().InferenceServerException as error:
+        return str(error)
+
+
 def batch_histogram(deployment: Deployment, model: str) -> dict[int, int]:
     """How many executions held how many inferences, since the model was loaded."""
     statistics = deployment.client.get_inference_statistics(model).model_stats
