@@ -169,11 +169,12 @@ def test_what_is_missing_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = GPU(0, "NVIDIA H100", 80 * 2**30, "570", "9.0", "gen 5 x16", 18)
     none = replace(describe(), gpus=(), triton_server="")
     one, two = replace(none, gpus=(gpu,)), replace(none, gpus=(gpu, gpu), triton_server="/bin/tritonserver")
+    server = "a Triton Inference Server (`labkit serve --install` gets one)"
     for requires, on_none, on_one in [
         ((), "", ""),
         (("cuda",), "needs an NVIDIA GPU", ""),
         (("two_gpus",), "needs two NVIDIA GPUs", "needs two NVIDIA GPUs"),
-        (("cuda", "triton_server"), "needs an NVIDIA GPU and a Triton Inference Server", "needs a Triton Inference Server"),
+        (("cuda", "triton_server"), f"needs an NVIDIA GPU and {server}", f"needs {server}"),
     ]:
         exercise = replace(find(NAME), requires=requires)
         assert [missing(exercise, machine) for machine in (none, one, two)] == [on_none, on_one, ""]

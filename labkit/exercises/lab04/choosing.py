@@ -155,10 +155,10 @@ CHOOSE_BATCHING = Exercise(
     title="Choose copies and delay",
     function="choose_batching",
     statement=(
-        "Requests come evenly, `rate` a second. A batch of n takes `first + more * n` seconds on one copy, and n is at most `most`. The "
-        "server waits for a batch to fill, as long as its first request must for the n-th to come: that is the delay. The copies together "
-        "must keep up. Of all n whose longest latency (delay, then batch) is at most `bound`, choose the fewest copies, then the least "
-        "latency. Return `(copies, n, delay, latency)` in seconds, or None if no n meets it."
+        "Requests come evenly, `rate` a second. A batch of n takes `first + more * n` seconds on one copy, and n is at most `most`. "
+        "The first request of a batch waits for the n-th to come: that is the delay. The copies together must keep up. Of all n whose "
+        "longest latency (delay, then batch) is at most `bound`, choose the fewest copies, then the least latency. Return "
+        "`(copies, n, delay, latency)` in seconds, or None if no n meets it."
     ),
     points=10,
     minutes=20,

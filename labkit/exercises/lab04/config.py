@@ -169,11 +169,11 @@ def _tensors(specs: Any) -> list[Tensor]:
 def _cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     cases: list[Case] = []
-    for name in ("preprocessing", "postprocessing"):
-        config = stage(name)
+    for kind in ("preprocessing", "postprocessing"):
+        config, name = stage(kind), f"{kind}_{draw.randrange(100)}"
         size, count = draw.choice((2, 8, 1024)), draw.choice((2, 3))
         args = (name, _tensors(config.inputs), _tensors(config.outputs), size, count)
-        cases.append(ConfigCase(f"{name}, batches up to {size}, {count} copies", args, loads=name == "preprocessing"))
+        cases.append(ConfigCase(f"{name}, batches up to {size}, {count} copies", args, loads=kind == "preprocessing"))
     for number in range(2):
         name, width = f"stage_{draw.randrange(10_000)}", draw.choice((3, 16, 768))
         inputs: list[Tensor] = [(f"X{number}", "FP32", ["batch", width]), ("MASK", "BOOL", ["batch", 1, -1])]

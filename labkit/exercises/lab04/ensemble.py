@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,10 @@ Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
 STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
 """The ensemble's models in order, and the code of each in the check."""
+
+
+COUNT_SECONDS = 2.0
+"""The server counts an execution a little after it has answered."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +189,11 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
     server.load("ensemble", config_text(config))
     before = _runs(server)
     found = server.ask("ensemble", inputs)
-    idle = [name for name, count in _runs(server).items() if count == before[name]]
-    if idle:
-        raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} had nothing to do")
+    until = time.monotonic() + COUNT_SECONDS
+    while idle := [name for name, count in _runs(server).items() if count == before[name]]:
+        if time.monotonic() > until:
+            raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} had nothing to do")
+        time.sleep(0.01)
     return found
 
 

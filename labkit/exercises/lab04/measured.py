@@ -121,7 +121,7 @@ def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: floa
 def _inputs(model: str, job: Job) -> list[Any]:
     if model == "gptj":
         more = as_input("ignore_eos", "BOOL", np.array([True]))
-        return [*prompt_inputs(*job), more]
+        return [*prompt_inputs(*job, stream=False), more]
     return [as_input(name, *given) for name, given in job_inputs([job]).items()]
 
 
@@ -174,6 +174,14 @@ def one_job() -> list[Any]:
     return _inputs("batched", ("alive?", 6))
 
 
+def said_by(deployment: Deployment, model: str) -> str:
+    """What comes back of a small request to a batched model: its text, or the error in words."""
+    try:
+        return str(deployment.client.infer(model, one_job(), client_timeout=5.0).as_numpy("TEXT"))
+    except client_library().InferenceServerException as error:
+        return str(error)
+
+
 def batch_histogram(deployment: Deployment, model: str) -> dict[int, int]:
     """How many executions held how many inferences, since the model was loaded."""
     statistics = deployment.client.get_inference_statistics(model).model_stats
@@ -199,6 +207,13 @@ def run_plan(
     answers = open_load(deployment, "planned", jobs, 1 / rate)
     bar(1, 1)
     return answers, before, scrape(deployment)
+
+
+def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
+    """Requests a second of a mixed load that are a quarter, a half and nearly all of what these loads reached at most."""
+    tokens = (3 * SHORT + LONG) / 4
+    most = max(tokens_per_second(one) for one in loads) / tokens
+    return [max(1.0, float(round(share * most))) for share in (0.25, 0.5, 0.9)]
 
 
 def mixed_jobs(count: int) -> list[Job]:

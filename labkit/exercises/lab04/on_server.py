@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import shutil
-import signal
 import tempfile
 import threading
 import weakref
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 import labkit
@@ -31,7 +30,7 @@ from labkit.serving.server import Server
 from labkit.serving.tensors import TensorSpec
 
 MODEL = "gptj-tiny"
-ASK_SECONDS = 8.0
+ASK_SECONDS = 15.0
 """For one request to a model with a learner's function."""
 
 OPTIONS = ("--disable-auto-complete-config",)
@@ -179,8 +178,10 @@ class LabServer:
 
 
 def _end(server: Server) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        os.kill(server.pid, signal.SIGKILL)
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        whole = psutil.Process(server.pid)
+        for process in [*whole.children(recursive=True), whole]:
+            process.kill()
     server.stop()
     shutil.rmtree(server.repository, ignore_errors=True)
 

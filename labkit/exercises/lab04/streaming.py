@@ -16,14 +16,14 @@ import numpy as np
 
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
-from labkit.exercises.lab04.on_server import lab_server, texts
+from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
 from labkit.serving.model_config import Instances, ModelConfig
 from labkit.serving.probes import as_input, client_library
 from labkit.serving.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
 
 MODEL = "teletype"
-SILENT_SECONDS = 2.5
+SILENT_SECONDS = 2.0
 """A client that is silent for so long waits for ever."""
 PATIENCE = 1.5
 """For what the model does when its client has left."""
@@ -153,9 +153,28 @@ def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> l
     return [as_input(name, *values) for name, values in given.items()]
 
 
+_KNOWN: dict[tuple[str, str, str], dict[str, Any] | BaseException] = {}
+"""What labkit's own clients did, by name and case: some wait in vain for seconds, always in the same way."""
+
+
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
     """What a reader of the stream gets, and what the model saw of it."""
     assert isinstance(case, StreamCase)
+    if not is_own(function):
+        return _read(function, case)
+    key = function.__name__, case.label, case.words
+    if key not in _KNOWN:
+        try:
+            _KNOWN[key] = _read(function, case)
+        except Exception as error:
+            _KNOWN[key] = error
+    found = _KNOWN[key]
+    if isinstance(found, BaseException):
+        raise found
+    return dict(found)
+
+
+def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
     client = client_library().InferenceServerClient(server.server.grpc)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-PATIENCE = 1.0
+PATIENCE = 0.8
 """Seconds that it waits for a reader, once: a reader that was late is not waited for again."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
