@@ -78,7 +78,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        if watch:
+        if watch and self.models:
             self.watchdog = Watchdog(self.probes, self.models)
             watchdogs.append(self.watchdog)
 

@@ -54,7 +54,7 @@ class Watchdog:
             self._thread.join()
 
     def _run(self) -> None:
-        while True:
+        while self._models:
             for model in self._models:
                 if self._ended.wait(self._pause):
                     return
