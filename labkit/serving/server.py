@@ -111,12 +111,13 @@ class Server:
 
     def _launch(self, program: ServerProgram, address: str, ports: Sequence[int]) -> subprocess.Popen[bytes]:
         regions = f"triton-labkit-{os.getpid()}-{ports[1]}-"
-        options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "10"}
+        options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), ports, strict=True):
             options |= {f"{service}-address": address, f"{service}-port": str(port)}
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.guardian", str(os.getpid()), str(self._folder), regions]
         command = [str(program.executable), *program.arguments, *(f"--{name}={value}" for name, value in options.items())]
+        command.append("--disable-auto-complete-config")  # for which Triton would start each model's code once more
         # The guardian runs in this Python, its server in the environment that the program asks for.
         setting = [f"{name}={value}" for name, value in program.environment.items()]
         with self.log.open("ab") as output:

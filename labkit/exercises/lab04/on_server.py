@@ -10,7 +10,6 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.exercises.lab04.shipped import as_module, digest
 from labkit.exercises.stubs.learner_folder import FOLDER
-from labkit.serving.install import need_server
 from labkit.serving.model_config import Batching, Instances, ModelConfig, config_text
 from labkit.serving.models import served_models
 from labkit.serving.probes import as_input, client_library
@@ -32,9 +30,6 @@ from labkit.serving.tensors import TensorSpec
 MODEL = "gptj-tiny"
 ASK_SECONDS = 15.0
 """For one request to a model with a learner's function."""
-
-OPTIONS = ("--disable-auto-complete-config",)
-"""The server then starts a model's process once a load, where it else starts a first one to ask for what a configuration lacks."""
 
 BATCHED_INPUTS = (
     TensorSpec("PROMPT", "STRING", (1,), "the prompt of a job, UTF-8"),
@@ -54,9 +49,7 @@ class LabServer:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="labkit-lab04-"))
-        program = need_server()
-        program = replace(program, arguments=(*program.arguments, *OPTIONS))
-        self.server = Server(self.folder, models=[], watch=False, program=program)
+        self.server = Server(self.folder, models=[], watch=False)
         self._end = weakref.finalize(self, _end, self.server)
         self.client = client_library().InferenceServerClient(self.server.grpc)
         self.loaded: dict[str, str] = {}
