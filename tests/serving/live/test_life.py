@@ -115,7 +115,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
     assert infer(watched, "ensemble", ensemble([PROMPT], 8))["OUTPUT_0"][0, 0] == PROMPT + expected
 
 
-def test_two_servers_on_one_repository(watched: Server, offline: Engine) -> None:
+def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_path: Path) -> None:
     """Also in a thread; and what one leaves behind when it ends is nothing, while the other goes on."""
     made: list[Server] = []
     thread = threading.Thread(target=lambda: made.append(Server(watched.repository)))
@@ -135,7 +135,7 @@ def test_two_servers_on_one_repository(watched: Server, offline: Engine) -> None
     assert not second.is_running
     assert remains(second, pid, regions) == []
     assert not any(process.is_running() for process in family)
-    with Server(learners(second.log.parent / "next", ECHO), grpc_port=port):  # a port is free when its server has ended
+    with Server(learners(tmp_path, ECHO), grpc_port=port):  # a port is free when its server has ended
         pass
     assert ask(watched, text_input=PROMPT, max_new_tokens=4)["text_output"][0] == expected
 
