@@ -25,6 +25,10 @@ class RankFailed(LabkitError):
     """A rank of a distributed run raised, ended or stopped answering; the message names it, its host, step and cause."""
 
 
+THE_LIMIT = "which is the limit"
+"""Words of every `Overloaded`: over the network only the words tell it from a server that is gone."""
+
+
 class Overloaded(LabkitError):
     """A server has as much to do as its limit, which the message names, allows; ask again later."""
 

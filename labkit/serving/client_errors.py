@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
+from labkit.errors import THE_LIMIT, Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
 
 WITH_STATUS = (("triton_grpc_error", "true"),)
 """Metadata of a stream by which Triton ends it with a gRPC status in case of an error, in place of words without one."""
 
-_OVERLOAD = "which is the limit"
 _PROCESS_GONE = "is not healthy"
 _NOT_CONNECTED = "failed to connect to all addresses"
 
@@ -24,7 +23,7 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
         return InvalidRequest(words)
     if status == "CANCELLED":
         return Cancelled(words)
-    if status == "UNAVAILABLE" and _OVERLOAD in words:
+    if status == "UNAVAILABLE" and THE_LIMIT in words:
         return Overloaded(words)
     if status == "UNAVAILABLE" and _NOT_CONNECTED in words:
         return NotAvailable(f"no server answers at {address} ({words}); start one, or give another address")
@@ -36,4 +35,4 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
 def is_safe_to_repeat(failure: Any) -> bool:
     """Whether the server has certainly not begun: it refused by its limit, or no connection was made."""
     words = failure.details() or ""
-    return failure.code().name == "UNAVAILABLE" and (_OVERLOAD in words or _NOT_CONNECTED in words)
+    return failure.code().name == "UNAVAILABLE" and (THE_LIMIT in words or _NOT_CONNECTED in words)

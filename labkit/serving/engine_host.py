@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from labkit.engine import Engine, SamplingParams, TokenEvent
-from labkit.errors import Cancelled, InvalidRequest, LabkitError, Overloaded, RankFailed
+from labkit.errors import THE_LIMIT, Cancelled, InvalidRequest, LabkitError, Overloaded, RankFailed
 from labkit.serving.host_counts import HostCounts
 from labkit.serving.word_lists import MOST_WORDS
 
@@ -100,7 +100,7 @@ class EngineHost:
             if len(self._jobs) + len(self._arrived) >= self.most:
                 raise Overloaded(
                     f"{self.most} requests are running or waiting ({self.engine.max_batch_size} + a queue of "
-                    f"{self.max_waiting}), which is the limit; ask again later"
+                    f"{self.max_waiting}), {THE_LIMIT}; ask again later"
                 )
             self._arrived.append(job)
             self._changed.notify()

@@ -18,80 +18,13 @@ from labkit.serving.tensors import (
     PREPROCESSING_INPUTS,
     PREPROCESSING_OUTPUTS,
     SAMPLING_INPUTS,
+    TensorSpec,
 )
+
+Specs = tuple[TensorSpec, ...]
 
 MAX_BATCH_SIZE = 1024
 """Prompts in a request to one of FasterTransformer's four models at most, as in its own configurations."""
-
-
-def preprocessing(parameters: Mapping[str, str]) -> ModelConfig:
-    """Text to token ids, on the CPU; the parameters are for the model's code."""
-    return ModelConfig(
-        name="preprocessing",
-        meaning="Text to token ids.",
-        backend="python",
-        max_batch_size=MAX_BATCH_SIZE,
-        inputs=PREPROCESSING_INPUTS,
-        outputs=PREPROCESSING_OUTPUTS,
-        instances=Instances(),
-        parameters=parameters,
-    )
-
-
-def fastertransformer(parameters: Mapping[str, str]) -> ModelConfig:
-    """Token ids to token ids; the parameters (model, precision, tensor_parallel) are for the model's code."""
-    return ModelConfig(
-        name="fastertransformer",
-        meaning="The tokens of prompts to those of the texts that begin with them; FasterTransformer's interface.",
-        backend="python",
-        max_batch_size=MAX_BATCH_SIZE,
-        inputs=FASTERTRANSFORMER_INPUTS,
-        outputs=FASTERTRANSFORMER_OUTPUTS,
-        instances=Instances(),
-        parameters=parameters,
-    )
-
-
-def postprocessing(parameters: Mapping[str, str]) -> ModelConfig:
-    """Token ids to text, on the CPU; the parameters are for the model's code."""
-    return ModelConfig(
-        name="postprocessing",
-        meaning="Token ids to text.",
-        backend="python",
-        max_batch_size=MAX_BATCH_SIZE,
-        inputs=POSTPROCESSING_INPUTS,
-        outputs=POSTPROCESSING_OUTPUTS,
-        instances=Instances(),
-        parameters=parameters,
-    )
-
-
-def ensemble() -> ModelConfig:
-    """Text in, text out: the three models in a row, within the server."""
-    return ModelConfig(
-        name="ensemble",
-        meaning="Text in, text out: preprocessing, fastertransformer and postprocessing in a row.",
-        platform="ensemble",
-        max_batch_size=MAX_BATCH_SIZE,
-        inputs=ENSEMBLE_INPUTS,
-        outputs=ENSEMBLE_OUTPUTS,
-        steps=ENSEMBLE_STEPS,
-    )
-
-
-def gptj(parameters: Mapping[str, str]) -> ModelConfig:
-    """Text or token ids in, text out, streamed or at once; a prompt a request, which the engine batches itself."""
-    return ModelConfig(
-        name="gptj",
-        meaning="A prompt in, its text out, streamed or at once. The engine batches; the server does not.",
-        backend="python",
-        max_batch_size=0,
-        decoupled=True,
-        inputs=GPTJ_INPUTS,
-        outputs=GPTJ_OUTPUTS,
-        instances=Instances(),
-        parameters=parameters,
-    )
 
 
 ENSEMBLE_STEPS = (
@@ -133,12 +66,41 @@ ENSEMBLE_STEPS = (
 
 
 def served_models(parameters: Mapping[str, str]) -> dict[str, ModelConfig]:
-    """All five by name; every one that runs code of ours gets the parameters."""
+    """All five by name; every one that runs code of ours gets the parameters.
+
+    `ensemble` is the three stages in a row, within the server. Of `gptj` the engine batches, not the server: a request is a
+    prompt.
+    """
+
+    def ours(name: str, meaning: str, inputs: Specs, outputs: Specs, *, streams: bool = False) -> ModelConfig:
+        return ModelConfig(
+            name=name,
+            meaning=meaning,
+            backend="python",
+            max_batch_size=0 if streams else MAX_BATCH_SIZE,
+            decoupled=streams,
+            inputs=inputs,
+            outputs=outputs,
+            instances=Instances(),
+            parameters=parameters,
+        )
+
+    tokens_to_tokens = "The tokens of prompts to those of the texts that begin with them; FasterTransformer's interface."
+    streaming = "A prompt in, its text out, streamed or at once. The engine batches; the server does not."
+    ensemble = ModelConfig(
+        name="ensemble",
+        meaning="Text in, text out: preprocessing, fastertransformer and postprocessing in a row.",
+        platform="ensemble",
+        max_batch_size=MAX_BATCH_SIZE,
+        inputs=ENSEMBLE_INPUTS,
+        outputs=ENSEMBLE_OUTPUTS,
+        steps=ENSEMBLE_STEPS,
+    )
     configs = (
-        preprocessing(parameters),
-        fastertransformer(parameters),
-        postprocessing(parameters),
-        ensemble(),
-        gptj(parameters),
+        ours("preprocessing", "Text to token ids.", PREPROCESSING_INPUTS, PREPROCESSING_OUTPUTS),
+        ours("fastertransformer", tokens_to_tokens, FASTERTRANSFORMER_INPUTS, FASTERTRANSFORMER_OUTPUTS),
+        ours("postprocessing", "Token ids to text.", POSTPROCESSING_INPUTS, POSTPROCESSING_OUTPUTS),
+        ensemble,
+        ours("gptj", streaming, GPTJ_INPUTS, GPTJ_OUTPUTS, streams=True),
     )
     return {config.name: config for config in configs}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.errors import NotAvailable
+from labkit.errors import THE_LIMIT, NotAvailable
 
 ANSWER_SECONDS = 15.0
 """For one small request; a model that is busy with others' has longer."""
@@ -77,7 +77,7 @@ class Probes:
             if "DEADLINE_EXCEEDED" in status:
                 return self._answered(model) > before
             if "UNAVAILABLE" in status:
-                return "which is the limit" in words
+                return THE_LIMIT in words
             return "INVALID_ARGUMENT" in status and "not ready" not in words
         return True
 

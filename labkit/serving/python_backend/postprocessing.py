@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
-from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings
+from labkit.serving.python_backend.tensors_in import answer_each, array_of, strings
 from labkit.tokenizer import Tokenizer
 
 
@@ -23,13 +23,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response a request; one that is refused does not touch the others."""
-        return [self._answer(request) for request in requests]
+        return answer_each(requests, self._outputs)
 
-    def _answer(self, request: Any) -> Any:
-        try:
-            return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", self._texts(request))])
-        except Exception as error:
-            return pb_utils.InferenceResponse(error=as_triton_error(error))
+    def _outputs(self, request: Any) -> list[Any]:
+        return [pb_utils.Tensor("OUTPUT", self._texts(request))]
 
     def _texts(self, request: Any) -> NDArray[Any]:
         """`[batch, beam]` of UTF-8."""

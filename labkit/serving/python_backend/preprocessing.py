@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.parameters import parameter
-from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, text_of
+from labkit.serving.python_backend.tensors_in import answer_each, array_of, text_of
 from labkit.serving.word_lists import to_word_lists, words_of_csv
 from labkit.tokenizer import Tokenizer
 
@@ -28,13 +28,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response a request; one that is refused does not touch the others."""
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Any) -> Any:
-        try:
-            return pb_utils.InferenceResponse(self._outputs(request))
-        except Exception as error:
-            return pb_utils.InferenceResponse(error=as_triton_error(error))
+        return answer_each(requests, self._outputs)
 
     def _outputs(self, request: Any) -> list[Any]:
         query, lengths = array_of(request, "QUERY"), array_of(request, "REQUEST_OUTPUT_LEN")

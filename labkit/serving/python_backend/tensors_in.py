@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,14 @@ def as_triton_error(error: Exception) -> Any:
     known = isinstance(error, LabkitError)
     words = str(error) if known else f"{type(error).__name__}: {error}"
     return pb_utils.TritonError(words, codes.get(type(error), pb_utils.TritonError.INTERNAL))
+
+
+def answer_each(requests: list[Any], outputs: Callable[[Any], list[Any]]) -> list[Any]:
+    """A response a request, of the tensors that `outputs` makes of it; one that it refuses does not touch the others."""
+    responses = []
+    for request in requests:
+        try:
+            responses.append(pb_utils.InferenceResponse(outputs(request)))
+        except LabkitError as error:
+            responses.append(pb_utils.InferenceResponse(error=as_triton_error(error)))
+    return responses
