@@ -32,7 +32,7 @@ class GlooGroup:
         self.rank, self.ranks, self.timeout = rank, ranks, timeout
         self.names = names or tuple(f"rank {number}" for number in range(ranks))
         api: Any = dist  # whose stubs lack most of what follows
-        self._group = api.ProcessGroupGloo(api.PrefixStore(name, store), rank, ranks, NEVER)
+        self._group: Any = api.ProcessGroupGloo(api.PrefixStore(name, store), rank, ranks, NEVER)
         self._aborted = threading.Event()
         self._calls = self._bytes = 0
         self._seconds = 0.0
@@ -90,6 +90,16 @@ class GlooGroup:
         """Let every current and later call of this process end with `RankFailed`."""
         self._aborted.set()
 
+    def close(self) -> None:
+        """End gloo's threads, once nothing is on its way; not where something has failed, which they would wait for.
+
+        They let go of a tensor a moment after its call is done. Should the interpreter be going away then, that would end
+        the process with SIGABRT. Of no use behind that.
+        """
+        if not self._aborted.is_set():
+            self.flush()
+            self._group = None
+
     def take_account(self) -> tuple[int, int, float]:
         """Calls since the last account, their bytes, and the seconds in them, waiting for others included."""
         account = self._calls, self._bytes, self._seconds
@@ -108,10 +118,14 @@ class GlooGroup:
 
     def _wait(self, work: Any, collective: str, tensor: Tensor, patience: float | None = None) -> None:
         what = f"{collective} of {self.names[self.rank]}"
-        seconds = wait_until(work.is_completed, self._aborted, self.timeout if patience is None else patience, what)
         try:
+            seconds = wait_until(work.is_completed, self._aborted, self.timeout if patience is None else patience, what)
             work.wait()
+        except RankFailed:
+            self.abort()  # the call is still on its way
+            raise
         except RuntimeError as error:
+            self.abort()
             raise RankFailed(f"{what}: {str(error).splitlines()[0]}") from None
         self._calls += 1
         self._bytes += tensor.numel() * tensor.element_size()

@@ -214,13 +214,16 @@ class Links:
                 group.abort()
 
     def close(self) -> None:
-        """Let go of what the groups hold of a GPU; of no use behind that."""
+        """Let go of what the groups hold of a GPU, and of gloo's threads; of no use behind that."""
         on_gpu = [group for group in self._groups.values() if isinstance(group, NcclGroup)]
         for group in on_gpu:
             group.abort()
         until = time.monotonic() + END_SECONDS
         for group in on_gpu:
             group.join(max(0.0, until - time.monotonic()))
+        for each in self._groups.values():
+            if isinstance(each, GlooGroup):
+                each.close()
 
     def take_account(self, name: str) -> Account | None:
         """What the group called so did since the last time; None for nothing."""

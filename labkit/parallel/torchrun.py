@@ -73,6 +73,7 @@ class Joined:
         """Tell the others what went wrong here."""
         self._signs.cause = cause
         time.sleep(2 * BEAT_SECONDS)
+        self.links.abort()
 
     def check(self) -> None:
         """Raise `RankFailed` if a rank has failed."""

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ class TritonPythonModel:
 """A model that answers with zeros, whatever it is given."""
 
 
+HANG_SECONDS = 30.0
+"""A load takes two seconds. Now and then one never ends, and the server answers nobody from then on."""
+
+
 class Server:
     """A server with no model loaded; `load` gives it one and says what it thinks of it."""
 
@@ -50,8 +55,12 @@ class Server:
         self.repository = folder / "repository"
         self.repository.mkdir()
         self.log = folder / "log"
+        self._program = program
+        self._begin()
+
+    def _begin(self) -> None:
         self.ports = _free_ports(3)
-        self._process = self._start(program)
+        self._process = self._start(self._program)
         self._wait_until_ready()
 
     def _start(self, program: ServerProgram) -> subprocess.Popen[bytes]:
@@ -103,15 +112,39 @@ class Server:
         (version.parent / "config.pbtxt").write_text(config)
 
     def load(self, name: str) -> str:
-        """Loads a model and unloads it; the server's error, or nothing if it has none."""
-        complaint = self.try_to(f"v2/repository/models/{name}/load", {})
-        self.try_to(f"v2/repository/models/{name}/unload", {"parameters": {"unload_dependents": True}})
-        return complaint
+        """Loads a model; the server's error, or nothing if it has none. A server that hangs is begun anew, once."""
+        path = f"v2/repository/models/{name}/load"
+        try:
+            return self.try_to(path, {}, timeout=HANG_SECONDS)
+        except TimeoutError:
+            self._begin_anew(path)
+        return self.try_to(path, {}, timeout=HANG_SECONDS)
 
-    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None) -> str:
+    def unload(self, name: str) -> None:
+        """Unloads a model and those that it is made of."""
+        path = f"v2/repository/models/{name}/unload"
+        try:
+            self.try_to(path, {"parameters": {"unload_dependents": True}}, timeout=HANG_SECONDS)
+        except TimeoutError:
+            self._begin_anew(path)
+
+    def complaint(self, name: str) -> str:
+        """What the server has against a model; it is unloaded behind that."""
+        found = self.load(name)
+        self.unload(name)
+        return found
+
+    def _begin_anew(self, path: str) -> None:
+        last = self.log.read_text(errors="replace")[-2000:]
+        words = f"tritonserver hung in {path} for {HANG_SECONDS:.0f} s and was begun anew; its log:\n{last}"
+        warnings.warn(words, stacklevel=3)
+        self.kill()
+        self._begin()
+
+    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = 60) -> str:
         """The server's error, or nothing if it has none; then its answer is appended to `answer`."""
         try:
-            answered = self.ask(path, body)
+            answered = self.ask(path, body, timeout)
         except urllib.error.HTTPError as error:
             return error.read().decode()
         if answer is not None:

@@ -97,7 +97,7 @@ def test_what_the_real_server_does_about_it(mistake: Mistake, tritonserver: Serv
     for name, text in TEXTS.items():
         tritonserver.put(name, text)
     tritonserver.put(mistake.model, mistake.planted())
-    complaint = tritonserver.load(mistake.model)
+    complaint = tritonserver.complaint(mistake.model)
     assert bool(complaint) is (mistake.server == REFUSED), complaint
 
 
@@ -105,7 +105,7 @@ def test_what_the_real_server_does_about_it(mistake: Mistake, tritonserver: Serv
 def test_the_real_server_takes_what_is_generated(model: str, tritonserver: Server) -> None:
     for name, text in TEXTS.items():
         tritonserver.put(name, text)
-    assert tritonserver.load(model) == ""
+    assert tritonserver.complaint(model) == ""
 
 
 def test_many_mistakes_are_told_at_once_in_the_order_of_lines() -> None:

@@ -76,13 +76,13 @@ def request(**tensors: list[int]) -> dict[str, Any]:
 def answer(server: Server, config: ModelConfig, body: dict[str, Any], code: str = CODE) -> str:
     """What a client is told by a model that loads without complaint."""
     server.put(config.name, config_text(config), code)
-    assert server.try_to(f"v2/repository/models/{config.name}/load", {}) == ""
+    assert server.load(config.name) == ""
     try:
         answered: list[str] = []
         error = server.try_to(f"v2/models/{config.name}/infer", body, answered)
         return error or answered[0]
     finally:
-        server.try_to(f"v2/repository/models/{config.name}/unload", {"parameters": {"unload_dependents": True}})
+        server.unload(config.name)
 
 
 def outputs(text: str) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ def test_a_step_that_makes_the_ensembles_input_anew_runs_for_ever(own_tritonserv
     own_tritonserver.put("echo", config_text(ECHO), CODE)
     config = replace(ENSEMBLE, steps=(Step("echo", {"A": "X"}, {"B": "X"}), *ENSEMBLE.steps))
     own_tritonserver.put("around", config_text(config))
-    assert own_tritonserver.try_to("v2/repository/models/around/load", {}) == ""
+    assert own_tritonserver.load("around") == ""
     with pytest.raises(TimeoutError):
         own_tritonserver.ask("v2/models/around/infer", request(X=[1, 2]), timeout=2)
     assert own_tritonserver.log.read_text().count("echo got") > 100
