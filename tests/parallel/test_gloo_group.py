@@ -1,0 +1,50 @@
+"""gloo's threads, which must be gone before the interpreter is."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from labkit.errors import RankFailed
+from labkit.parallel.gloo_group import GlooGroup
+
+
+def groups(folder: Path, timeout: float) -> list[GlooGroup]:
+    """Both members, in this process."""
+    store = dist.FileStore(str(folder / "store"), 2)
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda rank: GlooGroup(store, "sums", rank, 2, timeout=timeout), range(2)))
+
+
+def gloo_threads() -> int:
+    return sum("gloo" in path.joinpath("comm").read_text() for path in Path("/proc/self/task").iterdir())
+
+
+def test_no_thread_is_left_behind_close(tmp_path: Path) -> None:
+    before = gloo_threads()
+    members = groups(tmp_path, timeout=20)
+    with ThreadPoolExecutor(2) as pool:
+        sums = list(pool.map(lambda member: member.all_reduce(torch.ones(3) + member.rank), members))
+        sent = pool.submit(members[0].broadcast, torch.arange(4), 0)
+        received = pool.submit(members[1].broadcast, torch.zeros(4, dtype=torch.int64), 0)
+        assert sent.result().tolist() == received.result().tolist() == [0, 1, 2, 3]
+    assert [found.tolist() for found in sums] == [[3.0] * 3] * 2
+    assert gloo_threads() > before
+    for member in members:
+        member.close()
+    assert gloo_threads() == before
+
+
+def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> None:
+    here, late = groups(tmp_path, timeout=0.2)
+    with pytest.raises(RankFailed, match=r"nobody came within 0.2 s \(all_reduce of rank 0\)"):
+        here.all_reduce(torch.ones(3))
+    began = time.monotonic()
+    here.close()
+    assert time.monotonic() - began < 0.1
+    late.all_reduce(torch.ones(3))  # else gloo would wait for it at the end of the tests
