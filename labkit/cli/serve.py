@@ -35,6 +35,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(help="Sequences that an engine runs at a time.")] = 64,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; more are refused.")] = 256,
     cache_bytes: Annotated[int | None, typer.Option(help="Of each KV cache; what memory allows when left out.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of an engine on the CPU; for small models one core is left to the server otherwise.")
+    ] = None,
     http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8002,
@@ -81,6 +84,7 @@ def serve(
         max_batch=max_batch,
         max_queue=max_queue,
         cache_bytes=cache_bytes,
+        threads=threads,
     )
     if write_only:
         folder = repository or Path(tempfile.mkdtemp(prefix="labkit-repository-"))

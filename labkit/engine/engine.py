@@ -41,6 +41,7 @@ class EngineOptions(TypedDict, total=False):
     prefix_reuse: bool
     num_slots: int | None
     cache_bytes: int | None
+    max_mixed_prefill: int | None
     cuda_graphs: bool
 
 
@@ -52,7 +53,8 @@ class Engine:
     max_batch_size: sequences that run at a time. max_step_tokens: tokens that one forward pass computes at most; a longer
     prompt goes in chunks, between which running sequences go on. prefix_reuse: what was computed of a text is kept, while
     there is room, and used again for others that begin alike. num_slots, cache_bytes: the size of the KV cache in tokens
-    or bytes; left out, what memory allows (`capacity`). The cache is made with the first request. cuda_graphs: on a GPU,
+    or bytes; left out, what memory allows (`capacity`). The cache is made with the first request. max_mixed_prefill: tokens
+    of prompts in a step in which others decode, who wait for them; left out, as many as in any. cuda_graphs: on a GPU,
     replay decode steps from graphs. forward: runs the model, in place of the fastest way there is in this process; the
     engine's `close` calls its `close`, if it has one.
     """
@@ -67,14 +69,16 @@ class Engine:
         prefix_reuse: bool = True,
         num_slots: int | None = None,
         cache_bytes: int | None = None,
+        max_mixed_prefill: int | None = None,
         cuda_graphs: bool = True,
         forward: Forward | None = None,
     ) -> None:
-        check_limits(max_batch_size, max_step_tokens)
+        check_limits(max_batch_size, max_step_tokens, max_mixed_prefill)
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch_size = max_batch_size
         self.max_step_tokens = max_step_tokens
+        self._max_mixed_prefill = max_mixed_prefill
         self._prefix_reuse = prefix_reuse
         self._size = num_slots, cache_bytes
         self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if cuda_graphs else None)
@@ -203,6 +207,16 @@ class Engine:
         with self._lock:
             return self._ready().scheduler.stats()
 
+    def occupy_cache(self) -> None:
+        """Make the KV cache now, with all its memory, before anything is asked: for servers.
+
+        Otherwise the system gives the CPU's memory as it is first written, in large pages, and single steps wait for that,
+        40 ms say. Of a model on several ranks it is the memory of this process. Raises `InvalidRequest` once there were
+        requests, `InsufficientResources` for a cache too large.
+        """
+        with self._lock:
+            self._ready().occupy_cache()
+
     def forget_prefixes(self) -> None:
         """Use nothing again that was computed up to now; for whoever changes the weights of the model in place."""
         with self._lock:
@@ -272,5 +286,6 @@ class Engine:
                     part=self.model.part,
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
-                self._loop = StepLoop(self.model, Scheduler(pool, self.max_batch_size, self.max_step_tokens))
+                scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
+                self._loop = StepLoop(self.model, scheduler)
             return self._loop

@@ -36,6 +36,12 @@ class KVCache:
             native.advise_large_pages(self.keys)
             native.advise_large_pages(self.values)
 
+    def occupy(self) -> None:
+        """Have the system back every page now: on the CPU by writing zeros, over whatever is there; on a GPU it has."""
+        if self.keys.device.type == "cpu":
+            self.keys.zero_()
+            self.values.zero_()
+
     @property
     def byte_count(self) -> int:
         """Bytes of keys and values together."""

@@ -37,7 +37,11 @@ def load(
     Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
     the weights do not fit the memory that is free.
     """
-    check_limits(options.get("max_batch_size", MAX_BATCH_SIZE), options.get("max_step_tokens", MAX_STEP_TOKENS))
+    check_limits(
+        options.get("max_batch_size", MAX_BATCH_SIZE),
+        options.get("max_step_tokens", MAX_STEP_TOKENS),
+        options.get("max_mixed_prefill"),
+    )
     target = as_device(device)
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed

@@ -117,11 +117,11 @@ class Scheduler:
     """First come, first served, and decoding is never held up by prompts.
 
     Each step decodes one token of every running sequence; what is left of `max_step_tokens` goes to chunks of prompts in
-    the order of their admission. So a running sequence gets a token a step, and prompts advance by
-    `max_step_tokens - max_batch_size` tokens a step or more: an admitted prompt has its first token after at most
-    ceil(T / (max_step_tokens - max_batch_size)) steps, T being the tokens of the prompts admitted up to and with it,
-    unless it is preempted. Requests are admitted in order as rows and slots allow; none overtakes, except that a prompt
-    steps back while a running one computes a long prefix which both share.
+    the order of their admission, but no more than `max_mixed_prefill` in a step for which decoding sequences wait. So a
+    running sequence gets a token a step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless
+    it is preempted: T are the tokens of the prompts admitted up to and with it, m is `max_step_tokens - max_batch_size` or
+    `max_mixed_prefill`, whichever is less. Requests are admitted in order as rows and slots allow; none overtakes, except
+    that a prompt steps back while a running one computes a long prefix which both share.
 
     Where several steps are under way at a time (stages of a pipeline), each decodes its share of the sequences, so that a
     sequence gets a token in every round of them.
@@ -134,11 +134,12 @@ class Scheduler:
     beam searches, and every request fits the pool alone (`SlotPool.check`), so something always goes on.
     """
 
-    def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int) -> None:
-        check_limits(max_batch_size, max_step_tokens)
+    def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
+        check_limits(max_batch_size, max_step_tokens, max_mixed_prefill)
         self.pool = pool
         self.max_batch_size = max_batch_size
         self.max_step_tokens = max_step_tokens
+        self.max_mixed_prefill = max_mixed_prefill or max_step_tokens
         self.waiting: deque[list[Sequence]] = deque()  # the samples of a prompt, or a preempted sequence
         self.running: list[CachedSequence] = []  # in the order of admission
         self.reservations: list[Reservation] = []
@@ -161,16 +162,18 @@ class Scheduler:
         Of up to `steps` that are under way at a time, each decodes its share of the sequences. `busy`: those of the others.
         """
         plan = Plan(self._decodes(steps, busy), [])
-        budget = self.max_step_tokens - len(plan.decodes)
+        left = self.max_mixed_prefill if plan.decodes else self.max_step_tokens  # of prompts' tokens
         prompts = [entry for entry in self.running if not entry.decoding and entry not in busy]
-        while budget > 0 and (entry := prompts.pop(0) if prompts else self._admit()) is not None:
+        while (budget := min(left, self.max_step_tokens - plan.num_tokens)) > 0:
+            entry = prompts.pop(0) if prompts else self._admit()
+            if entry is None:
+                break
             if entry.decoding:
                 plan.decodes.append(entry)
-                budget -= 1
             else:
                 plan.chunks.append(Chunk.next_of(entry, budget))
-                budget -= plan.chunks[-1].count
-        self._speculate(plan, budget)
+                left -= plan.chunks[-1].count
+        self._speculate(plan, self.max_step_tokens - plan.num_tokens)
         return plan
 
     def gone(self, plan: Plan) -> set[CachedSequence]:
@@ -327,8 +330,10 @@ def width_of(samples: SequenceOf[Sequence]) -> int:
     return beams if beams > 1 else len(samples)
 
 
-def check_limits(max_batch_size: int, max_step_tokens: int) -> None:
+def check_limits(max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
     """Raise `InvalidRequest` for limits under which prompts could stand still."""
+    if max_mixed_prefill is not None and max_mixed_prefill < 1:
+        raise InvalidRequest(f"max_mixed_prefill is {max_mixed_prefill}; at least 1 is accepted, or none for no such limit")
     if max_batch_size < 1:
         raise InvalidRequest(f"max_batch_size is {max_batch_size}; at least 1 is accepted")
     if max_step_tokens <= max_batch_size:

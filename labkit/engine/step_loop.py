@@ -22,6 +22,7 @@ from labkit.engine.prefix_prompt import write_prefix_prompt
 from labkit.engine.sampler import Sampler, logprobs, token_logprobs
 from labkit.engine.scheduler import Chunk, Plan, Scheduler
 from labkit.engine.sequence import Sequence
+from labkit.errors import InvalidRequest
 
 SCORED_AT_ONCE = 64
 """Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""
@@ -53,11 +54,17 @@ class StepLoop:
         self._beams = BeamLane(scheduler, model.config.vocab_size)
         self._operations = ops.replacements()
 
+    def occupy_cache(self) -> None:
+        """Make the cache now, with all its memory. Raises `InvalidRequest` when there is one already."""
+        if self._cache is not None:
+            raise InvalidRequest("the KV cache is in use already; have its memory taken before the first request")
+        self._cache = self._new_cache()
+        self._cache.occupy()
+
     def add(self, samples: SequenceOf[Sequence]) -> None:
         """Let the samples of a prompt wait for their turn."""
         if self._cache is None:
-            model, slots = self._model, self.scheduler.pool.num_slots + 1  # and the one for padding
-            self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
+            self._cache = self._new_cache()
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:
@@ -84,6 +91,10 @@ class StepLoop:
         """Let these sequences (all samples of a prompt) go, wherever they are."""
         self.scheduler.cancel(sequences)
         self._beams.cancel(sequences)
+
+    def _new_cache(self) -> KVCache:
+        model, slots = self._model, self.scheduler.pool.num_slots + 1  # and the one for padding
+        return KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
 
     def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> None:
         model = self._model

@@ -47,7 +47,11 @@ def load_parallel(
     `NotAvailable` when there are fewer GPUs than ranks; and `RankFailed` when a rank cannot read its part or has less memory
     than its share of weights and cache takes.
     """
-    check_limits(options.get("max_batch_size", MAX_BATCH_SIZE), options.get("max_step_tokens", MAX_STEP_TOKENS))
+    check_limits(
+        options.get("max_batch_size", MAX_BATCH_SIZE),
+        options.get("max_step_tokens", MAX_STEP_TOKENS),
+        options.get("max_mixed_prefill"),
+    )
     own = _device(layout, device)  # before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)

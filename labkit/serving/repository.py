@@ -31,6 +31,7 @@ class ServeSettings:
     model, precision, device, seed: as `labkit.load` takes them. tensor_parallel, pipeline_parallel: ranks that an engine
     lies on. instances: engines, each with weights and a cache of its own. max_batch: sequences that an engine runs at a
     time; max_queue: prompts that wait beside them. cache_bytes: of each engine's KV cache; what memory allows if left out.
+    threads: of an engine on the CPU and not on ranks; left out, as many as `compute_threads` finds.
     """
 
     model: str = "gptj-tiny"
@@ -43,11 +44,12 @@ class ServeSettings:
     max_batch: int = 64
     max_queue: int = 256
     cache_bytes: int | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tensor_parallel", "pipeline_parallel", "instances", "max_batch"):
-            if getattr(self, name) < 1:
-                raise InvalidRequest(f"{name} is {getattr(self, name)}; at least 1 is accepted")
+        for name in ("tensor_parallel", "pipeline_parallel", "instances", "max_batch", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidRequest(f"{name} is {value}; at least 1 is accepted")
         if self.max_queue < 0:
             raise InvalidRequest(f"max_queue is {self.max_queue}; 0 (nobody waits) or more is accepted")
 

@@ -8,8 +8,8 @@ least 4 times the tokens a second of one at a time; a 99th percentile of the tim
 stream alone; at most 0.5 ms between the median times between tokens of a single stream through the server and directly. The
 engine's own figures say which part of the first two is not the server's. The last line is JSON.
 
-Server, engine and clients share the machine. The engine's threads are torch's, in both processes: OMP_NUM_THREADS=1 leaves a
-core of two to the server and the clients.
+Server, engine and clients share the machine. Both engines are the same, of `--threads` threads each: as many as a served one
+takes, if left out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import labkit
+from labkit.checkpoints import config_of
 from labkit.engine import Engine, SamplingParams
+from labkit.environment import usable_cores
 from labkit.measure import Record
 from labkit.serving.install import find_server
 from labkit.serving.load import Lengths, LoadRun, LoadSettings, RequestTimes, percentiles, run_load
 from labkit.serving.load.prompts import Prompts
+from labkit.serving.load_engine import compute_threads, load_engine
 from labkit.serving.repository import ServeSettings, write_repository
 from labkit.serving.server import Server
 
@@ -41,10 +41,10 @@ GOALS = {"throughput": 4.0, "p99": 3.0, "overhead_ms": 0.5}
 
 
 @contextmanager
-def served() -> Iterator[str]:
+def served(settings: ServeSettings) -> Iterator[str]:
     """The gRPC address of a server of gptj alone. Nobody looks after it, so that nobody asks it anything meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
-        write_repository(Path(folder), ServeSettings(model=MODEL))
+        write_repository(Path(folder), settings)
         with Server(folder, models=["gptj"], watch=False) as server:
             yield server.grpc
 
@@ -169,12 +169,15 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--threads", type=int, default=compute_threads(config_of(MODEL), usable_cores()))
     parser.add_argument("--save")
     options = parser.parse_args()
     if find_server() is None:
         print("not measured here: no tritonserver; labkit serve --install gets one")
         return
-    with served() as address, labkit.load(MODEL) as engine:
+    asked = ServeSettings(model=MODEL, threads=options.threads)
+    parameters = asked.parameters()
+    with served(asked) as address, load_engine(lambda name, default: parameters.get(name, default)) as engine:
         ways = {
             "engine 1": Way(lambda asked: direct(engine, asked), 1),
             "served 1": Way(lambda asked: run_load(address, asked), 1),
@@ -186,7 +189,7 @@ def main() -> None:
                 way.run(len(ways) * number + place, options.seconds, options.tokens)
     found = compared(ways)
     print_figures(ways, found, options.streams)
-    settings = {"model": MODEL, "prompt_tokens": PROMPT_TOKENS, "threads": torch.get_num_threads(), **vars(options)}
+    settings = {"model": MODEL, "prompt_tokens": PROMPT_TOKENS, **vars(options)}
     del settings["save"]
     rows = [{"way": name, **way.to_dict()} for name, way in ways.items()]
     record = Record("serving", settings, rows, extra={"compared": found, "goals": GOALS})

@@ -8,6 +8,7 @@ import random
 import threading
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -78,8 +79,8 @@ def test_random_arrivals_cancellations_and_preemptions_leave_every_token_as_it_i
     draw = random.Random(seed)
     prompts, params = requests(draw, 16)
     expected = alone(peer, prompts, params)
-    limits = draw.choice([(3, 9), (6, 24)])
-    engine = engine_of(peer, num_slots=num_slots, max_batch_size=limits[0], max_step_tokens=limits[1])
+    rows, tokens, mixed = draw.choice([(3, 9, None), (6, 24, None), (6, 24, 5)])
+    engine = engine_of(peer, num_slots=num_slots, max_batch_size=rows, max_step_tokens=tokens, max_mixed_prefill=mixed)
     poison(engine)
     arriving = list(range(len(prompts)))
     ids: dict[int, int] = {}
@@ -323,6 +324,17 @@ def test_loading_takes_no_memory_for_the_cache_and_its_size_can_be_given_in_byte
     ):
         with pytest.raises(error, match=words):
             engine_of(peer, **options).generate([[1]])
+
+
+def test_the_caches_memory_can_be_taken_before_the_first_request(peer: Any) -> None:
+    engine, lazy = engine_of(peer, cache_bytes=2**28), engine_of(peer, cache_bytes=2**28)
+    process, before = psutil.Process(), psutil.Process().memory_info().rss
+    engine.occupy_cache()
+    assert process.memory_info().rss - before > 0.9 * 2**28
+    assert engine.generate([[1, 2]])[0].token_ids == lazy.generate([[1, 2]])[0].token_ids
+    assert process.memory_info().rss - before < 1.5 * 2**28
+    with pytest.raises(InvalidRequest, match="before the first request"):
+        lazy.occupy_cache()
 
 
 @pytest.mark.parametrize("step", [200, 7])

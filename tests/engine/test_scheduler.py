@@ -30,8 +30,10 @@ def sequence(prompt: list[int], new_tokens: int = 4, sample: int = 0, **params: 
     )
 
 
-def scheduler(num_slots: int = 1000, rows: int = 8, tokens: int = 32, *, prefix_reuse: bool = True) -> Scheduler:
-    return Scheduler(SlotPool(num_slots, prefix_reuse=prefix_reuse), rows, tokens)
+def scheduler(
+    num_slots: int = 1000, rows: int = 8, tokens: int = 32, mixed: int | None = None, *, prefix_reuse: bool = True
+) -> Scheduler:
+    return Scheduler(SlotPool(num_slots, prefix_reuse=prefix_reuse), rows, tokens, mixed)
 
 
 def step(one: Scheduler) -> tuple[Plan, list[Sequence]]:
@@ -316,7 +318,33 @@ def test_schedules_with_small_pools_do_preempt() -> None:
     assert preemptions > 10
 
 
-@pytest.mark.parametrize(("rows", "tokens", "words"), [(0, 8, "max_batch_size is 0"), (8, 8, "max_step_tokens is 8")])
-def test_limits_under_which_prompts_would_stand_still_are_refused(rows: int, tokens: int, words: str) -> None:
+@pytest.mark.parametrize("mixed", [1, 5, 12])
+def test_who_decodes_waits_for_few_tokens_of_prompts(mixed: int) -> None:
+    one = scheduler(rows=4, tokens=32, mixed=mixed)
+    one.add([sequence(list(range(30)), 60)])
+    assert step(one)[0].num_tokens == 30, "nobody waits for the first prompt"
+    late = [sequence(list(range(100 * n, 100 * n + 20))) for n in (1, 2)]
+    for each in late:
+        one.add([each])
+    steps = 0
+    while not late[1].new_tokens:
+        plan, given = step(one)
+        steps += 1
+        assert given[0] not in late, "the first goes on in each step"
+        assert sum(chunk.count for chunk in plan.chunks) <= mixed
+    assert steps == math.ceil(40 / mixed)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "mixed", "words"),
+    [
+        (0, 8, None, "max_batch_size is 0"),
+        (8, 8, None, "max_step_tokens is 8"),
+        (2, 8, 0, "max_mixed_prefill is 0"),
+    ],
+)
+def test_limits_under_which_prompts_would_stand_still_are_refused(
+    rows: int, tokens: int, mixed: int | None, words: str
+) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        scheduler(rows=rows, tokens=tokens)
+        scheduler(rows=rows, tokens=tokens, mixed=mixed)

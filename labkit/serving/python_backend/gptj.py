@@ -5,6 +5,7 @@ Requests of any length and parameters join and leave between steps; so do those 
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import sys
@@ -48,6 +49,8 @@ class TritonPythonModel:
             words = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
             note.say_failed(words)
             raise pb_utils.TritonModelException(words) from None
+        gc.collect()
+        gc.freeze()  # all that is loaded stays, and need not be looked through again for garbage
         note.say_ready()
         self._metrics = EngineMetrics(self._host.counts, args["model_instance_name"])
         self._outbox = Outbox()
