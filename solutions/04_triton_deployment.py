@@ -410,14 +410,12 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
     mixed = measured.mixed_load(mine, answer_together)
     short = {name: [one for one in runs if one.job[1] == measured.SHORT] for name, runs in mixed.items()}
     joined, in_flight = (measured.latency(one, 0.5) for one in short.values())
-    print(
-        f"short requests: {1e3 * joined:.0f} ms joined, {1e3 * in_flight:.0f} ms in flight: {joined / in_flight:.1f} times"
-    )
-    where = (
-        f"a bar: from sending to the answer; colours: batches, or requests; you predicted {guess_times}"
-    )
+    times = f"{joined / in_flight:.1f} times; your prediction: {guess_times}"
+    print(f"short requests: {1e3 * joined:.0f} ms joined, {1e3 * in_flight:.0f} ms in flight: {times}")
+    where = "a bar: from sending to the answer; its number: of its batch, or its own"
     for name, runs in mixed.items():
-        display(plots.timeline_plot(measured.bars(runs), title=name.capitalize(), caption=where))
+        look = {"seconds": measured.longest(mixed.values()), "title": name.capitalize()}
+        display(plots.timeline_plot(measured.bars(runs), caption=where, **look))
 
 # %% [markdown]
 # Look at the ends of the bars. Joined by the server, everybody waits twice: for the batch before to end, and for the longest text of

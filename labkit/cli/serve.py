@@ -110,7 +110,7 @@ def look_over(repository: Path) -> None:
     """Print what is wrong with a repository. Raises `InvalidRequest` if something is."""
     from labkit.environment import find_gpus
     from labkit.errors import InvalidRequest
-    from labkit.serving.repository_check import check_repository
+    from labkit.serving.validator.repository_check import check_repository
 
     faults = check_repository(repository, gpus=len(find_gpus()[0]))
     for fault in faults:

@@ -222,26 +222,38 @@ def parts_plot(
     return figure
 
 
+NUMBER_WIDTH = 0.012
+"""Of a digit in a bar of `timeline_plot`, as a share of the figure's width."""
+
+
 def timeline_plot(
-    rows: Mapping[str, Sequence[tuple[int, float, float]]], *, title: str = "Timeline", caption: str = ""
+    rows: Mapping[str, Sequence[tuple[int, float, float]]],
+    *,
+    seconds: float | None = None,
+    title: str = "Timeline",
+    caption: str = "",
 ) -> Figure:
     """Who worked when: a row a worker, top down, with bars `(number, began, seconds)`; what has one number has one colour.
 
-    Time begins with the first bar. What is left white is idle. Raises `InvalidRequest` when there is no bar at all.
+    Time begins with the first bar, and ends after `seconds`, if given: timelines to be compared have one axis. A bar too
+    narrow for its number has none. What is left white is idle. Raises `InvalidRequest` when there is no bar at all.
     """
-    begins = [began for bars in rows.values() for _, began, _ in bars]
-    if not begins:
+    every = [bar for bars in rows.values() for bar in bars]
+    if not every:
         raise InvalidRequest("the timeline has no bars; run something that notes its work first")
-    start = min(begins)
-    figure = _figure(title, caption, height=1.2 + 0.5 * len(rows))
+    start = min(began for _, began, _ in every)
+    shown = 1e3 * (seconds or max(began + took for _, began, took in every) - start)
+    figure = _figure(title, caption, height=1.2 + (0.5 if len(rows) <= 8 else 0.28) * len(rows))
     axes = figure.add_subplot()
     for place, bars in enumerate(rows.values()):
-        for number, began, seconds in bars:
-            left, width = 1e3 * (began - start), 1e3 * seconds
+        for number, began, took in bars:
+            left, width = 1e3 * (began - start), 1e3 * took
             axes.barh(
                 place, width, left=left, height=0.7, color=COLOURS[number % len(COLOURS)], edgecolor="white", linewidth=0.5
             )
-            axes.text(left + width / 2, place, str(number), ha="center", va="center", fontsize=7, color="white", clip_on=True)
+            if width > NUMBER_WIDTH * len(str(number)) * shown:
+                axes.text(left + width / 2, place, str(number), ha="center", va="center", fontsize=7, color="white")
+    axes.set_xlim(0, 1.02 * shown)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set(xlabel="milliseconds")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import InvalidRequest
-from labkit.serving.fault import one_of
 from labkit.serving.probes import client_library
 from labkit.serving.tensors import GPTJ_INPUTS, TensorSpec
+from labkit.serving.validator.fault import one_of
 
 _OF_THE_CLIENT = ("text_input", "input_ids", "stream")
 PARAMETERS = {spec.name: spec for spec in GPTJ_INPUTS if spec.name not in _OF_THE_CLIENT}

@@ -19,7 +19,7 @@ import psutil
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.install import ServerProgram, need_server
 from labkit.serving.probes import Probes
-from labkit.serving.repository_check import MISSING_CODE, check_repository
+from labkit.serving.validator.repository_check import MISSING_CODE, check_repository
 from labkit.serving.watchdog import Watchdog
 
 LOG_LINES = 40

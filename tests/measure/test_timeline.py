@@ -31,3 +31,14 @@ def test_parts_follow_one_another_with_their_sum_at_the_end() -> None:
 def test_no_bar_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="no bars"):
         plots.timeline_plot({"stage 0": []})
+
+
+def test_timelines_to_be_compared_have_one_axis() -> None:
+    first, second = (plots.timeline_plot({"a": [(1, 5.0, took)]}, seconds=2.0).axes[0] for took in (0.5, 2.0))
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_xlim()[1] >= 2000
+
+
+def test_a_bar_has_its_number_where_there_is_room() -> None:
+    axes = plots.timeline_plot({"a": [(7, 0.0, 1.0), (8, 1.0, 0.001), (1234, 2.0, 0.03)]}).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["7"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -237,12 +237,18 @@ def mixed_load(
 
 
 def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]]]:
-    """A row a request for a timeline: from sending to its end; its number is its batch, or the request's own."""
+    """A row a request for a timeline: from sending to its end; its number is its batch, from 1 on, or the request's own."""
     begin = min(one.sent for one in answers)
+    earlier = min(one.batch for one in answers) - 1
     return {
-        f"{number}: {one.job[1]} tokens": [(one.batch or number, one.sent - begin, one.seconds)]
-        for number, one in enumerate(answers)
+        f"{number}: {one.job[1]} tokens": [(one.batch - earlier if one.batch else number, one.sent - begin, one.seconds)]
+        for number, one in enumerate(answers, 1)
     }
+
+
+def longest(loads: Iterable[Sequence[Answered]]) -> float:
+    """Seconds of the load that took longest, from its first sending to its last answer."""
+    return max(max(one.ended for one in load) - min(one.sent for one in load) for load in loads)
 
 
 def trade_off(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from labkit.serving.ensemble_wires import entries, wire_faults
-from labkit.serving.fault import Fault, nearest, one_of
-from labkit.serving.pbtxt import Node
+from labkit.serving.validator.ensemble_wires import entries, wire_faults
+from labkit.serving.validator.fault import Fault, nearest, one_of
+from labkit.serving.validator.pbtxt import Node
 
 
 def ensemble_faults(config: Node, others: Mapping[str, Node] | None) -> Iterator[Fault]:

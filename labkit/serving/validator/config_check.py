@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from labkit.serving.check_ensemble import ensemble_faults
-from labkit.serving.check_expected import expected_faults
-from labkit.serving.check_model import is_ensemble, model_faults
-from labkit.serving.check_tensors import tensor_faults
-from labkit.serving.fault import Fault
 from labkit.serving.model_config import ModelConfig
-from labkit.serving.pbtxt import Node, read
+from labkit.serving.validator.check_ensemble import ensemble_faults
+from labkit.serving.validator.check_expected import expected_faults
+from labkit.serving.validator.check_model import is_ensemble, model_faults
+from labkit.serving.validator.check_tensors import tensor_faults
+from labkit.serving.validator.fault import Fault
+from labkit.serving.validator.pbtxt import Node, read
 
 NOT_UTF8 = "\ufffd"
 """Stands for bytes that are no UTF-8."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from labkit.serving.fault import Fault
-from labkit.serving.pbtxt import Node
+from labkit.serving.validator.fault import Fault
+from labkit.serving.validator.pbtxt import Node
 
 
 def label(kind: str, tensor: Node) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import NotAvailable
-from labkit.serving.fault import Fault, nearest
-from labkit.serving.pbtxt_refusals import refused
-from labkit.serving.pbtxt_tree import Block, Field, Lines, Malformed, parse, path_to
+from labkit.serving.validator.fault import Fault, nearest
+from labkit.serving.validator.pbtxt_refusals import refused
+from labkit.serving.validator.pbtxt_tree import Block, Field, Lines, Malformed, parse, path_to
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from labkit.errors import InvalidRequest
-from labkit.serving.config_check import check_config, text_of
-from labkit.serving.fault import Fault
 from labkit.serving.models import served_models
-from labkit.serving.pbtxt import read
+from labkit.serving.validator.config_check import check_config, text_of
+from labkit.serving.validator.fault import Fault
+from labkit.serving.validator.pbtxt import read
 
 CONFIG = "config.pbtxt"
 MISSING_CODE = "there is no such file, and the server would wait for it for ever"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labkit.serving.fault import Fault
-from labkit.serving.pbtxt import Node
+from labkit.serving.validator.fault import Fault
+from labkit.serving.validator.pbtxt import Node
 
 FOR_ENSEMBLE = 'write platform: "ensemble" and no backend'
 

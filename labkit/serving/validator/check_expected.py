@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labkit.serving.check_tensors import dims_text
-from labkit.serving.fault import Fault, nearest
 from labkit.serving.model_config import ModelConfig
-from labkit.serving.pbtxt import Node
 from labkit.serving.tensors import TensorSpec
+from labkit.serving.validator.check_tensors import dims_text
+from labkit.serving.validator.fault import Fault, nearest
+from labkit.serving.validator.pbtxt import Node
 
 
 def expected_faults(config: Node, expected: ModelConfig, gpus: int | None) -> Iterator[Fault]:

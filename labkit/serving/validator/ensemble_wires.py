@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from labkit.serving.check_tensors import dims_text
-from labkit.serving.fault import Fault, nearest
-from labkit.serving.pbtxt import Node
+from labkit.serving.validator.check_tensors import dims_text
+from labkit.serving.validator.fault import Fault, nearest
+from labkit.serving.validator.pbtxt import Node
 
 CLIENT = "the ensemble"
 """Who gives an ensemble's inputs and takes its outputs."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.serving.fault import Fault, one_of
-from labkit.serving.pbtxt_tree import Block, Field
+from labkit.serving.validator.fault import Fault, one_of
+from labkit.serving.validator.pbtxt_tree import Block, Field
 
 OTHER_TYPE_NAMES = {
     "BYTES": "TYPE_STRING",
