@@ -27,8 +27,20 @@ progress_panel("04")
 # %% [markdown]
 # ## What a server is told
 #
-# Triton serves a **model repository**: a folder a model, in it `config.pbtxt` and `1/model.py`, version 1 of its code. Each Python
-# model runs in a process of its own. The server takes requests over HTTP and gRPC, queues them, joins them to batches, and counts.
+# Triton serves a **model repository**: one folder for each model, in it `config.pbtxt` and `1/model.py`, version 1 of its code. Each
+# Python model runs in a process of its own. The server takes requests over HTTP and gRPC, queues them, joins them to batches, and counts.
+# A model that turns text to upper case would be described so:
+#
+# ```
+# name: "upper"
+# backend: "python"
+# max_batch_size: 8
+# input { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] }
+# output { name: "LOUD" data_type: TYPE_STRING dims: [ 1 ] }
+# instance_group { count: 2 kind: KIND_CPU }
+# ```
+#
+# Its arrays have the shape `[batch, 1]`: the batch, at most 8 here, is not written. Two copies of it run, each in its own process.
 #
 # GPT-J is served as FasterTransformer's users know it, by three models: `preprocessing` (text to tokens), `fastertransformer` (tokens
 # to tokens) and `postprocessing` (tokens to text). Each begins with its description.
@@ -275,10 +287,10 @@ if has_load:
     alone, joined = speeds.values()
     gain = joined[-1] / alone[-1]
     print(f"8 clients: {gain:.1f} times the tokens a second; your prediction: {guess_gain}")
-    where = {"xlabel": "clients", "caption": "gptj-tiny, 32 tokens a request"}
-    limits = {"your prediction": [alone[-1] * guess_gain] * len(counts)}
+    where = {"xlabel": "clients", "caption": "gptj-tiny, 32 tokens a request", "log": False}
+    marks = {"your prediction": (counts[-1], alone[-1] * guess_gain)}
     labels = {"ylabel": "tokens a second", "title": "Throughput"}
-    display(plots.sweep_plot(counts, speeds, limits=limits, **labels, **where))
+    display(plots.sweep_plot(counts, speeds, marks=marks, **labels, **where))
 
 # %%
 if has_load:
@@ -287,8 +299,9 @@ if has_load:
     display(plots.sweep_plot(counts, waits, **labels, **where))
 
 # %% [markdown]
-# Without joining, clients queue, and the latency grows with their number; the throughput does not. Joined, they share the steps. There
-# is nothing to wait for here: while one batch runs, the next ones gather by themselves.
+# Without joining, clients queue: the latency grows with their number, and the throughput hardly does. Joined, they share the steps.
+# There is nothing to wait for here: while one batch runs, the next ones gather by themselves. (These are runs of a second: where other
+# programs use your cores, a line may bend. Run the cell again before you believe a bend.)
 #
 # ## What the server has seen
 #
@@ -326,17 +339,14 @@ check(read_metrics)
 if has_load and passed(read_metrics):
     waited, batch = read_metrics(before, after, "batched")
     print(f"On average a request waited {1e3 * waited:.0f} ms, and an execution held {batch:.1f}.")
-    sizes = measured.batch_histogram(mine, "batched")
-    shown = {"executions": list(sizes.values())}
-    title = "How many inferences an execution held, with dynamic batching"
-    names = list(map(str, sizes))
-    display(
-        plots.prediction_plot(names, shown, ylabel="executions", title=title, caption="1 to 8 clients")
-    )
+    sizes = measured.batch_sizes(mine, "batched", clients=8)
+    labels = {"xlabel": "inferences in an execution", "ylabel": "executions"}
+    labels |= {"title": "How large batches were", "caption": "dynamic batching, 8 clients, 1 second"}
+    display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# Does the histogram surprise you? Of 8 clients, one finds the model idle and goes alone. The other seven gather meanwhile. A mean of
-# batches hides that; so look at the histogram before you turn a knob.
+# The cell ran 8 clients once more for the histogram. Does it surprise you? One client finds the model idle and goes alone; the other
+# seven gather meanwhile. A mean of batches hides that; so look at the histogram before you turn a knob.
 #
 # ## Waiting on purpose
 #
@@ -374,7 +384,12 @@ check(choose_batching)
 guess_late = 10
 # END SOLUTION
 rate, first, more, bound = 80, 0.060, 0.004, 0.200
-if is_wired and passed(answer_together) and passed(choose_batching) and predicted(late=guess_late):
+if (
+    is_wired
+    and passed(answer_together)
+    and passed(choose_batching)
+    and predicted(late=guess_late, as_percent=True)
+):
     plan = choose_batching(rate, first, more, 16, bound)
     print("copies, n, delay, latency:", plan)
     answers, *around = measured.run_plan(mine, answer_together, plan, rate, first, more)
@@ -443,17 +458,17 @@ if has_load and predicted(median_ms=guess_median_ms):
         print(
             f"{name}: {', '.join(f'{measured.tokens_per_second(one):.0f}' for one in load)} tokens a second"
         )
-    labels = {"xlabel": "requests a second", "ylabel": "milliseconds"}
+    labels = {"xlabel": "requests a second", "ylabel": "milliseconds", "log": False}
     labels["caption"] = "gptj-tiny, every fourth request 96 tokens, others 8"
-    guesses = {"your prediction for the highest rate, in flight": [guess_median_ms] * len(rates)}
+    guesses = {"your prediction, in flight": (rates[-1], guess_median_ms)}
     for share, title in ((0.5, "Latency, median"), (0.95, "Latency of 95 % of the requests")):
         took = {name: [1e3 * measured.latency(one, share) for one in load] for name, load in runs.items()}
-        limits = guesses if share == 0.5 else None
-        display(plots.sweep_plot(rates, took, limits=limits, title=title, **labels))
+        marks = guesses if share == 0.5 else None
+        display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is a short request; the 95th percentile is a long one, which takes its 96 steps in either way, so that the ways differ less
-# there. Which of the two would your users notice? And what did waiting on purpose (the delay) buy?
+# The median is a short request; the 95th percentile is a long one, which takes its 96 steps in either way, and waits for a batch besides
+# where the server joins. Which of the two would your users notice? And what did waiting on purpose (the delay) buy?
 #
 # ## When it breaks
 #

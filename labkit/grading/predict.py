@@ -6,14 +6,18 @@ import math
 from typing import Any
 
 
-def predicted(*, as_share: bool = False, **guesses: Any) -> bool:
+def predicted(*, as_share: bool = False, as_percent: bool = False, **guesses: Any) -> bool:
     """Whether every guess is a positive number; if not, ask for those that are not (for cells that measure).
 
-    With `as_share` they are shares of a whole: from 0 to 1, both included.
+    With `as_share` they are shares of a whole, from 0 to 1, with `as_percent` from 0 to 100, both included.
     """
-    open_ones = [name for name, value in guesses.items() if not _is_number(value) or not _is_in_range(value, as_share)]
+    most, asked = math.inf, "a number above 0"
+    if as_share:
+        most, asked = 1, "a share from 0 to 1 (a half is 0.5, not 50)"
+    elif as_percent:
+        most, asked = 100, "a percentage from 0 to 100 (a half is 50, not 0.5)"
+    open_ones = [name for name, value in guesses.items() if not _is_number(value) or not _is_in_range(value, most)]
     if open_ones:
-        asked = "a share from 0 to 1 (a half is 0.5, not 50)" if as_share else "a number above 0"
         print(f"Write down your prediction first: {', '.join(open_ones)}, {asked}. A wrong one teaches more than none.")
     return not open_ones
 
@@ -22,5 +26,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_in_range(value: float, share: bool) -> bool:
-    return 0 <= value <= 1 if share else value > 0
+def _is_in_range(value: float, most: float) -> bool:
+    return value > 0 if most == math.inf else 0 <= value <= most

@@ -57,6 +57,10 @@ def roofline_plot(
     return figure
 
 
+FEW_TICKS = 10
+"""Points of a sweep that all have their tick."""
+
+
 def sweep_plot(
     x: Sequence[float],
     lines: Mapping[str, Sequence[float]],
@@ -65,13 +69,15 @@ def sweep_plot(
     ylabel: str,
     bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     limits: Mapping[str, Sequence[float]] | None = None,
+    marks: Mapping[str, tuple[float, float]] | None = None,
     log: bool = True,
     title: str = "Sweep",
     caption: str = "",
 ) -> Figure:
-    """One line a thing over the same x values; `bands` are quartiles, `limits` dashed lines (a prediction, a roofline).
+    """One line a thing over the same x values; `bands` are quartiles, `limits` dashed lines (a roofline).
 
-    Raises `InvalidRequest` when a line, band or limit and `x` differ in length.
+    `marks` are points that somebody said of one place: x and y of a prediction. Raises `InvalidRequest` when a line, band or
+    limit and `x` differ in length.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
@@ -84,6 +90,8 @@ def sweep_plot(
             axes.fill_between(x, [low for low, _ in bands[name]], [high for _, high in bands[name]], color=colour, alpha=0.2)
     for (name, values), colour in zip((limits or {}).items(), [GREY, "#AAAAAA", "#444444"] * 9, strict=False):
         axes.plot(x, values, "--", color=colour, label=name)
+    for name, (where, value) in (marks or {}).items():
+        axes.plot([where], [value], "D", color="black", markersize=7, label=name)
     if log:
         from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -94,12 +102,16 @@ def sweep_plot(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), [plain(value) for value in x])
         axes.minorticks_off()
+        ylabel += " (log scale)"
     else:
-        axes.locator_params(axis="x", integer=True)
+        if len(x) <= FEW_TICKS:
+            axes.set_xticks(list(x), [plain(value) for value in x])
+        else:
+            axes.locator_params(axis="x", integer=True)
         axes.set_ylim(bottom=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # not over the lines
     return figure
 
 
@@ -141,6 +153,7 @@ def prediction_plot(
     ranges: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     marks: Mapping[str, Mapping[str, float]] | None = None,
     log: bool = False,
+    xlabel: str = "",
     title: str = "Prediction and measurement",
     caption: str = "",
 ) -> Figure:
@@ -178,16 +191,18 @@ def prediction_plot(
             color="white" if has_whisker else "black",
         )
     for (label, height), colour in zip((limits or {}).items(), ("#444444", GREY, "#AAAAAA") * 9, strict=False):
-        axes.axhline(height, color=colour, linestyle="--", label=label)
+        style = "--" if colour == "#444444" else ":"
+        axes.axhline(height, color=colour, linestyle=style, label=label)
     for label, at in (marks or {}).items():
         axes.plot([names.index(name) for name in at], list(at.values()), "D", color="black", markersize=7, label=label)
     if log:
         axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel=ylabel, xlim=(-0.55, len(names) - 0.45))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.55, len(names) - 0.45))
     axes.margins(y=0.3)  # the legend goes above the bars
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
+    if len(series) + len(limits or {}) + len(marks or {}) > 1:
+        axes.legend(fontsize=8)
     return figure
 
 

@@ -88,7 +88,7 @@ def need_server() -> ServerProgram:
 
 
 def _place() -> Path:
-    return Path(sys.prefix) / "triton-server"
+    return Path(sys.prefix).resolve() / "triton-server"
 
 
 def _fill(part: Path, progress: Progress) -> None:

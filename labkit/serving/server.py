@@ -119,7 +119,9 @@ class Server:
         command = [str(program.executable), *program.arguments, *(f"--{name}={value}" for name, value in options.items())]
         command.append("--disable-auto-complete-config")  # for which Triton would start each model's code once more
         # The guardian runs in this Python, its server in the environment that the program asks for.
-        setting = [f"{name}={value}" for name, value in program.environment.items()]
+        # Between two steps an engine's threads leave their cores to those that send, unless somebody wants it otherwise.
+        waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+        setting = [f"{name}={value}" for name, value in (waiting | program.environment).items()]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [*guardian, "/usr/bin/env", *setting, *command],

@@ -26,7 +26,7 @@ from labkit.parallel import Layout
 
 RUN = importlib.import_module("labkit.bench.run")
 LIMITS = Ceilings("cpu", 1, 1e10, {"fp32": 1e14, "bf16": 1e14, "fp16": 1e14})
-SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3), device="cpu", precision="fp32")
+SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=0.2, rounds=2, batches=(1, 3), device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -154,9 +154,12 @@ def test_predictions_are_positive_numbers(capsys: pytest.CaptureFixture[str]) ->
 
 def test_predicted_shares_lie_between_0_and_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert predicted(a=0, b=1, c=0.3, as_share=True)
+    assert predicted(a=0, b=100, as_percent=True)
     assert capsys.readouterr().out == ""
     assert not predicted(a=0.5, first=33, second=-0.1, third=None, as_share=True)
     assert "first, second, third, a share from 0 to 1 (a half is 0.5, not 50)." in capsys.readouterr().out
+    assert not predicted(a=101, as_percent=True)
+    assert "a, a percentage from 0 to 100" in capsys.readouterr().out
 
 
 # What the machine lacks -------------------------------------------------------------------------------------------------

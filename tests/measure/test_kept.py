@@ -219,12 +219,18 @@ def test_sweep_plot(tmp_path: Path) -> None:
     x, ours, theirs, limit = [1, 2, 4, 8], [10.0, 19.0, 33.0, 60.0], [5.0, 9.0, 16.0, 31.0], [20.0, 40.0, 80.0, 160.0]
     bands = {"ours": [(value * 0.9, value * 1.1) for value in ours]}
     figure = plots.sweep_plot(
-        x, {"ours": ours, "theirs": theirs}, xlabel="batch", ylabel="tokens/s", bands=bands, limits={"limit": limit}
+        x,
+        {"ours": ours, "theirs": theirs},
+        xlabel="batch",
+        ylabel="tokens/s",
+        bands=bands,
+        limits={"limit": limit},
+        marks={"guess": (4, 50.0)},
     )
     lines = lines_of(figure)
-    assert lines == {"ours": (x, ours), "theirs": (x, theirs), "limit": (x, limit)}
+    assert lines == {"ours": (x, ours), "theirs": (x, theirs), "limit": (x, limit), "guess": ([4], [50.0])}
     (axes,) = figure.axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("batch", "tokens/s")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("batch", "tokens/s (log scale)")
     (band,) = axes.collections
     corners = band.get_paths()[0].vertices
     assert corners[:, 1].min() == pytest.approx(9.0)

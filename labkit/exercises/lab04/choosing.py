@@ -134,6 +134,8 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     copies, batch, delay, latency = found
     if not 1 <= batch <= most or int(batch) != batch:
         return f"Your batch is {batch:g}; whole numbers from 1 to {most} are possible."
+    if int(copies) != copies:
+        return f"You plan {copies:g} copies; half a process cannot be started: round up."
     work, wait = first + more * batch, (batch - 1) / rate
     if abs(delay - wait) > 1e-6:
         return f"For a batch of {batch} the delay is {delay:g} s in your plan; the last of {batch} comes {wait:g} s behind the first."
@@ -155,8 +157,9 @@ CHOOSE_BATCHING = Exercise(
     title="Choose copies and delay",
     function="choose_batching",
     statement=(
-        "Requests come evenly, `rate` a second. A batch of n takes `first + more * n` seconds on one copy, and n is at most `most`. "
-        "The first request of a batch waits for the n-th to come: that is the delay. The copies together must keep up. Of all n whose "
+        "Requests come evenly, `rate` a second in all; each n of them are a batch for one of the copies, which takes "
+        "`first + more * n` seconds. n is at most `most`. The first request waits for the n-th: that is the delay. "
+        "The copies, a whole number, must keep up together. Of all n whose "
         "longest latency (delay, then batch) is at most `bound`, choose the fewest copies, then the least latency. Return "
         "`(copies, n, delay, latency)` in seconds, or None if no n meets it."
     ),

@@ -164,16 +164,32 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
     except TypeError as error:
         return {"fault": str(error), "texts": []}
     if missing := [name for name in STAGES if name not in maps]:
-        return {"fault": f"{', '.join(missing)} is no step of your ensemble; all three stages are asked for", "texts": []}
+        return {"fault": f"not every stage is a step of your ensemble: {', '.join(missing)} missing", "texts": []}
+    if words := _turned(maps):
+        return {"fault": words, "texts": []}
+    text = config_text(config)
     configs = {name: config_text(one) for name, one in stage_configs().items()}
-    if faults := check_config(config_text(config), others=configs):
-        return {"fault": str(faults[0]), "texts": []}
+    if faults := check_config(text, others=configs):
+        line = f" (your maps made the line `{text.splitlines()[faults[0].line - 1].strip()}`)" if faults[0].line else ""
+        return {"fault": f"{faults[0].what}; {faults[0].do}{line}", "texts": []}
     inputs = request_inputs(*case.request)
     if is_own(function):
         found = _on_paper(maps, {name: values for name, (_, values) in inputs.items()})
     else:
         found = _in_server(config, inputs)
     return {"fault": "", "texts": [[text.decode() for text in row] for row in found["OUTPUT_0"]]}
+
+
+def _turned(maps: Maps) -> str:
+    """What to say of maps from wires to tensors."""
+    for name, stage_config in stage_configs().items():
+        for what, given, specs in zip(
+            ("input_map", "output_map"), maps[name], (stage_config.inputs, stage_config.outputs), strict=True
+        ):
+            own = {spec.name for spec in specs}
+            if given and not own & set(given) and set(given.values()) <= own:
+                return f"the {what} of {name} is turned around: the model's own tensor is the key, the wire the value"
+    return ""
 
 
 def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]]) -> Arrays:

@@ -21,6 +21,8 @@ from labkit.serving.probes import as_input, client_library
 MODEL = "mortal"
 _NUMBERS = itertools.count(1)
 ANSWER_SECONDS = 2.0
+BUSY_SECONDS = 0.5
+"""What a model that is well may take."""
 REAL_SEED = 11
 """The first seed of a check: with it a process is killed in the server; once is enough."""
 
@@ -62,9 +64,16 @@ class PaperClient:
             raise self._error(f"Request for unknown model: '{model}' is not found", "NOT_FOUND")
         if self.state == "dead":
             raise self._error(f"Stub process '{model}_0_0' is not healthy.", "INTERNAL")
+        if self.state == "healthy" and client_timeout is not None and client_timeout < BUSY_SECONDS:
+            raise self._error("Deadline Exceeded", "DEADLINE_EXCEEDED")
         if self.state == "hanging":
-            if client_timeout is None:
-                raise Hanging("the model hangs, and your request has no client_timeout: it waits for ever")
+            if client_timeout is None or client_timeout > ANSWER_SECONDS:
+                waits = (
+                    "has no client_timeout: it waits for ever"
+                    if client_timeout is None
+                    else f"waits {client_timeout:g} seconds"
+                )
+                raise Hanging(f"the model hangs, and your request {waits}; {ANSWER_SECONDS:g} at most are asked for")
             raise self._error("Deadline Exceeded", "DEADLINE_EXCEEDED")
         if self.state == "refusing":
             raise self._error("max_new_tokens is 0; at least 1 is accepted", "INVALID_ARGUMENT")
@@ -210,6 +219,14 @@ def _no_time_limit(client: Any, model: str, inputs: list[Any]) -> Any:
         return "INVALID_ARGUMENT" not in str(error.status()) and _repair(client, model)
 
 
+def _impatient(client: Any, model: str, inputs: list[Any]) -> Any:
+    try:
+        client.infer(model, inputs, client_timeout=0.01)
+        return False
+    except client_library().InferenceServerException as error:
+        return "INVALID_ARGUMENT" not in str(error.status()) and _repair(client, model)
+
+
 def _only_time_outs(client: Any, model: str, inputs: list[Any]) -> Any:
     try:
         client.infer(model, inputs, client_timeout=ANSWER_SECONDS)
@@ -242,7 +259,7 @@ def _cases(seed: int) -> list[Case]:
     states = ["healthy", "dead", "hanging", "refusing"]
     random.Random(seed).shuffle(states)
     words = {
-        "healthy": "a model that answers",
+        "healthy": f"a model that is well, and answers within {BUSY_SECONDS:g} seconds",
         "dead": "a model whose process is gone",
         "hanging": "a model that never answers",
         "refusing": "a model that refuses the request",
@@ -292,8 +309,12 @@ KEEP_ALIVE = Exercise(
         Mistake("Loading a model that is loaded does nothing: unload it first.", _load_only),
         Mistake("You unload it, and then nobody serves it: load it again.", _unload_only),
         Mistake("You load it anew whatever it answers: a model that works loses its clients' requests by that.", _always),
-        Mistake("A model that refuses a request is alive: leave it alone on INVALID_ARGUMENT.", _refusal_is_death),
+        Mistake(
+            "A model that refuses a request is alive: leave it alone when str(error.status()) is 'StatusCode.INVALID_ARGUMENT'.",
+            _refusal_is_death,
+        ),
         Mistake("A model that hangs makes your request wait for ever: give client_timeout.", _no_time_limit),
+        Mistake("You give up so soon that a model which is only busy is loaded anew: wait up to 2 seconds.", _impatient),
         Mistake(
             "You repair a model that hangs, but not one whose process is gone: that is another error, INTERNAL.",
             _only_time_outs,

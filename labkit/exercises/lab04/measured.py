@@ -182,8 +182,15 @@ def said_by(deployment: Deployment, model: str) -> str:
         return str(error)
 
 
-def batch_histogram(deployment: Deployment, model: str) -> dict[int, int]:
-    """How many executions held how many inferences, since the model was loaded."""
+def batch_sizes(deployment: Deployment, model: str, clients: int) -> dict[str, int]:
+    """How many executions held 1, 2, ... inferences, under a load of so many clients, by the server's statistics."""
+    before = _batches(deployment, model)
+    closed_load(deployment, model, clients, 32, CLOSED_SECONDS)
+    after = _batches(deployment, model)
+    return {str(size): after.get(size, 0) - before.get(size, 0) for size in range(1, clients + 1)}
+
+
+def _batches(deployment: Deployment, model: str) -> dict[int, int]:
     statistics = deployment.client.get_inference_statistics(model).model_stats
     return {int(one.batch_size): int(one.compute_infer.count) for one in statistics[0].batch_stats}
 

@@ -150,7 +150,7 @@ READ_METRICS = Exercise(
         "`before` and `after` are the texts of `/metrics`, read at two times. Return `(queue seconds, batch)` of `model` for the "
         "time between: how long a **request** waited on average, and how many **inferences** one execution held on average. Counters "
         "only grow, since the server's start, and `_us` is microseconds. A request may hold several inferences. Lines look like "
-        '`nv_inference_count{model="gptj",version="1"} 6`; 4.7\'s text is printed above. If nothing ran, both are 0.'
+        '`nv_inference_count{model="gptj",version="1"} 6`; your load\'s are printed above. If nothing ran, both are 0.'
     ),
     points=6,
     minutes=15,

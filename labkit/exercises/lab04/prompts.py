@@ -48,7 +48,7 @@ def _seen(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
     names = {"INPUT_ID": "ids", "REQUEST_INPUT_LEN": "lengths", "BAD_WORDS_IDS": "bad words", "STOP_WORDS_IDS": "stop words"}
     found: dict[str, Any] = {}
     for name, words in names.items():
-        found |= {f"shape of {words}": list(outputs[name].shape), words: outputs[name].tolist()}
+        found |= {f"shape of {words}": str(list(outputs[name].shape)), words: outputs[name].tolist()}
     return found
 
 
@@ -68,11 +68,12 @@ def _cases(seed: int) -> list[Case]:
     for count in (1, 2, 5):
         prompts = [sentence(draw, draw.randint(1, 9)) for _ in range(count)]
         bad, stop = ([line(some_words(draw, draw.randint(0, 3))) for _ in prompts] for _ in range(2))
-        cases.append(Case(f"{count} prompt{'s' * (count > 1)} and their words", (prompts, bad, stop)))
+        cases.append(Case(f"{count} prompt{'s' * (count > 1)}", (prompts, bad, stop)))
     prompts = [sentence(draw, 12), "", sentence(draw, 2) + " naïve – 😀"]
     cases.append(
         Case("an empty prompt among others, signs of several bytes", (prompts, ["", "", ""], ["a,b c", "", "the end"]))
     )
+    cases.append(Case("nothing but empty prompts, and no words", (["", ""], ["", ""], ["", ""])))
     return cases
 
 
@@ -178,7 +179,10 @@ PAD_PROMPTS = Exercise(
         Mistake(
             "Your array has a fixed width: each batch is as wide as its longest prompt, since padding costs time.", _fixed_width
         ),
-        Mistake("Your ids are no np.uint32: an ensemble hands them on as they are, and the next stage refuses them.", _signed),
+        Mistake(
+            "Your ids or lengths are no np.uint32: an ensemble hands them on as they are, and the next stage refuses them.",
+            _signed,
+        ),
     ),
     hints=(
         "Encode all texts first: only then is it known how wide the array is.",

@@ -149,7 +149,7 @@ ANSWER_TOGETHER = Exercise(
         "With `dynamic_batching` the server hands a model several clients' requests at once. It does not join their tensors: a model "
         "that answers one after another gains nothing. `requests` holds a list of jobs `(prompt, new tokens)` for each; "
         "`generate(jobs)` runs one batch and returns a text a job. Call it **once** for all jobs of all requests, and return a list of "
-        "texts for each request, in order. The check sends requests at a time to a real server that joins them."
+        "texts for each request, in order. The check sends several requests at once to a real server that joins them."
     ),
     points=12,
     minutes=12,

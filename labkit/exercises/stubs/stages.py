@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from labkit.serving.word_lists import from_word_lists, to_word_lists, words_of_csv
 
-PAD = 0
-"""The token that fills short rows: gptj-tiny's end of text."""
+PAD = 3
+"""The token that fills short rows. Any would do, since nobody reads behind the lengths; 0 would hide a `pad` not used."""
 
 Arrays = dict[str, NDArray[Any]]
 Encode = Callable[[str], list[int]]

@@ -1,4 +1,4 @@
-// The threads of one call: a barrier that spins, and counters from which each takes its next piece of work.
+// The threads of one call: a barrier that spins and then sleeps, and counters from which each takes its next piece of work.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -6,6 +6,11 @@
 #include <vector>
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 static inline void pause_cpu() {
@@ -57,18 +62,38 @@ class Team {
         int phase = phase_.load(std::memory_order_acquire);
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
             arrived_.store(0, std::memory_order_relaxed);
-            phase_.store(phase + 1, std::memory_order_release);
+            phase_.store(phase + 1);
+            if (asleep_.load() != 0) wake();
             return;
         }
-        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; spins++) {
-            if (spins < 4096)
-                pause_cpu();
-            else
-                std::this_thread::yield(); // more threads than free cores
+        for (int spins = 0; spins < SPINS; spins++) {
+            if (phase_.load(std::memory_order_acquire) != phase) return;
+            pause_cpu();
         }
+        // Someone else uses a core, and the thread that is waited for may stand behind him: it can have this one.
+        asleep_.fetch_add(1);
+        while (phase_.load() == phase) sleep(phase);
+        asleep_.fetch_sub(1);
     }
 
   private:
+    static constexpr int SPINS = 1024; // some tens of microseconds
+
+    // Until somebody calls wake, unless the phase has changed already.
+    void sleep(int phase) {
+#ifdef __linux__
+        syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
+#else
+        (void)phase;
+        std::this_thread::yield();
+#endif
+    }
+    void wake() {
+#ifdef __linux__
+        syscall(SYS_futex, &phase_, FUTEX_WAKE_PRIVATE, threads_, nullptr, nullptr, 0);
+#endif
+    }
+
     struct alignas(64) Counter {
         std::atomic<int64_t> value{0};
     };
@@ -81,4 +106,5 @@ class Team {
     std::vector<Counter> counters_;
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<int> phase_{0};
+    alignas(64) std::atomic<int> asleep_{0};
 };
