@@ -345,8 +345,9 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# The cell ran 8 clients once more for the histogram. Does it surprise you? One client finds the model idle and goes alone; the other
-# seven gather meanwhile. A mean of batches hides that; so look at the histogram before you turn a knob.
+# The cell ran 8 clients once more for the histogram. Does it surprise you? Hardly any batch holds all 8: while one runs, those who were
+# answered ask again and gather behind it, so the clients fall into two groups that take turns. A mean hides that; so look at the
+# histogram before you turn a knob.
 #
 # ## Waiting on purpose
 #
@@ -467,8 +468,9 @@ if has_load and predicted(median_ms=guess_median_ms):
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is a short request; the 95th percentile is a long one, which takes its 96 steps in either way, and waits for a batch besides
-# where the server joins. Which of the two would your users notice? And what did waiting on purpose (the delay) buy?
+# The median is a short request; the 95th percentile is a long one, which takes its 96 steps in either way. In flight it shares each of
+# them with whoever comes, new prompts too; joined, it first waits for the batch before. Which of the two figures would your users
+# notice? And what did waiting on purpose (the delay) buy?
 #
 # ## When it breaks
 #

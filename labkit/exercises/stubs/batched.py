@@ -81,11 +81,11 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 
 
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """labkit's engine: returns when the longest text of the batch is done."""
-    import labkit
+    """The engine that `gptj` has: returns when the longest text of the batch is done."""
     from labkit import SamplingParams
+    from labkit.serving.load_engine import load_engine
 
-    loaded = labkit.load(parameter(args, "model", "gptj-tiny"))
+    loaded = load_engine(lambda name, default: parameter(args, name, default))
 
     def work(jobs: list[stages.Job]) -> list[str]:
         params = [SamplingParams(temperature=0.0, max_new_tokens=count, ignore_eos=True) for _, count in jobs]
