@@ -166,24 +166,13 @@ def test_solved_lab_00_draws_and_its_slider_redraws(browser: Any, server: str) -
     page.close()
 
 
-def test_solved_lab_01_climbs_a_ladder(browser: Any, server: str) -> None:
-    notebook = "solutions/01_huggingface_baseline.ipynb"
-    page = open_and_run(browser, server, notebook)
-    outputs = saved_outputs(server, notebook)
-    assert not [output for output in outputs if output["output_type"] == "error"]
-    assert verdicts(outputs) == ["passed"] * 6
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
-    keep_screenshot(page, "01_solved")
-    page.close()
-
-
-def test_solved_lab_02_runs_its_kernels(browser: Any, server: str) -> None:
-    notebook = "solutions/02_fused_kernels.ipynb"
-    page = open_and_run(browser, server, notebook)
-    outputs = saved_outputs(server, notebook)
-    assert not [output for output in outputs if output["output_type"] == "error"]
-    assert set(verdicts(outputs)) <= {"passed", "not measured here"}
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 8
-    scroll_to(page, ".jp-Cell:has-text('norm_kernel') .labkit-verdict, .labkit-verdict:has-text('2.3')")
-    keep_screenshot(page, "02_solved")
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "solutions").glob("*.ipynb")))
+def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -> None:
+    """As it was released: that it runs is seen without a browser, by `tests/labs`."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    page.goto(f"{server}/lab/tree/solutions/{name}.ipynb?token={TOKEN}&reset")
+    page.wait_for_selector(IDLE, timeout=120_000)
+    figure = scroll_to(page, ".jp-RenderedImage img")
+    assert figure.evaluate("image => image.complete && image.naturalWidth") > 300
+    keep_screenshot(page, f"{name}_solved")
     page.close()
