@@ -25,6 +25,15 @@ from labkit.serving.watchdog import Watchdog
 LOG_LINES = 40
 
 
+USUAL_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # between two steps an engine's threads leave their cores to those that send
+    "MALLOC_ARENA_MAX": "2",  # with these three, what a huge request took goes back to the system
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**20),
+}
+"""Of a server, where the caller's environment says nothing else."""
+
+
 class Server:
     """A running server over a model repository; a context manager.
 
@@ -114,14 +123,14 @@ class Server:
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), ports, strict=True):
             options |= {f"{service}-address": address, f"{service}-port": str(port)}
+        options["grpc-infer-allocation-pool-size"] = "1"  # each keeps the memory of the largest request that it ever held
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.guardian", str(os.getpid()), str(self._folder), regions]
         command = [str(program.executable), *program.arguments, *(f"--{name}={value}" for name, value in options.items())]
         command.append("--disable-auto-complete-config")  # for which Triton would start each model's code once more
         # The guardian runs in this Python, its server in the environment that the program asks for.
-        # Between two steps an engine's threads leave their cores to those that send, unless somebody wants it otherwise.
-        waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-        setting = [f"{name}={value}" for name, value in (waiting | program.environment).items()]
+        usual = {name: value for name, value in USUAL_ENVIRONMENT.items() if name not in os.environ}
+        setting = [f"{name}={value}" for name, value in (usual | program.environment).items()]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [*guardian, "/usr/bin/env", *setting, *command],
