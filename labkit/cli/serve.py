@@ -160,16 +160,15 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
     from labkit.errors import NotAvailable
     from labkit.serving.status import status_line
 
-    shown = 0
+    last = 0.0
     began = time.monotonic()
     while not told.wait(1.0):
         if not server.is_running:
             raise NotAvailable(f"tritonserver has ended; its log is {server.log}")
-        repairs = server.watchdog.repairs if server.watchdog else []
-        for repair in repairs[shown:]:
+        for repair in [one for one in list(server.watchdog.repairs) if one.when > last] if server.watchdog else ():
+            last = repair.when
             how = f"failed: {repair.failure}" if repair.failure else f"took {repair.seconds:.1f} s"
             say(f"\n{repair.model} did not answer and was loaded anew, which {how}")
-        shown = len(repairs)
         if sys.stderr.isatty():
             width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
             line = status_line(server.metrics, time.monotonic() - began, name)

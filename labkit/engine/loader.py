@@ -37,16 +37,21 @@ def load(
     Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
     the weights do not fit the memory that is free.
     """
-    check_limits(
-        options.get("max_batch_size", MAX_BATCH_SIZE),
-        options.get("max_step_tokens", MAX_STEP_TOKENS),
-        options.get("max_mixed_prefill"),
-    )
+    check_options(options)
     target = as_device(device)
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
     return Engine(read_model(checkpoint, chosen, target), tokenizer_of(checkpoint), **options)
+
+
+def check_options(options: EngineOptions) -> None:
+    """Raise `InvalidRequest` for an engine's options under which prompts could stand still."""
+    check_limits(
+        options.get("max_batch_size", MAX_BATCH_SIZE),
+        options.get("max_step_tokens", MAX_STEP_TOKENS),
+        options.get("max_mixed_prefill"),
+    )
 
 
 def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str, ranks: int = 1) -> None:

@@ -11,8 +11,7 @@ import torch
 from labkit import native
 from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.engine import Engine, EngineOptions
-from labkit.engine.loader import check_memory, tokenizer_of
-from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
+from labkit.engine.loader import check_memory, check_options, tokenizer_of
 from labkit.environment import usable_cores
 from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.devices import rank_device, torchrun_device
@@ -47,11 +46,7 @@ def load_parallel(
     `NotAvailable` when there are fewer GPUs than ranks; and `RankFailed` when a rank cannot read its part or has less memory
     than its share of weights and cache takes.
     """
-    check_limits(
-        options.get("max_batch_size", MAX_BATCH_SIZE),
-        options.get("max_step_tokens", MAX_STEP_TOKENS),
-        options.get("max_mixed_prefill"),
-    )
+    check_options(options)
     own = _device(layout, device)  # before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)

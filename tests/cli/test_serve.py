@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import termios
 import urllib.request
 from pathlib import Path
 
@@ -49,6 +51,34 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
     assert not [process for process in family if process.is_running()]
     assert not Path(ready["repository"]).exists()
     assert (tmp_path / "log").stat().st_size > 0
+
+
+@needs_server
+def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -> None:
+    screen, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 150))
+    said = ""
+    with subprocess.Popen([*COMMAND, "gptj-tiny", "--max-batch", "4", *ANY_PORTS], stderr=terminal) as command:
+        os.close(terminal)
+
+        def read_until(words: str) -> None:
+            nonlocal said
+            while words not in said:
+                said += os.read(screen, 65536).decode()
+
+        read_until("gptj-tiny: 0 running, 0 waiting, ")
+        (killed,) = [
+            process
+            for process in psutil.Process(command.pid).children(recursive=True)
+            if any("/preprocessing/1/model.py" in word for word in process.cmdline())
+        ]
+        killed.kill()
+        read_until("preprocessing did not answer and was loaded anew, which took ")
+        read_until("cache 0% full")
+        command.send_signal(signal.SIGINT)
+        read_until("the server ends")
+    os.close(screen)
+    assert command.returncode == 0
 
 
 def test_a_repository_is_written_and_looked_over(tmp_path: Path) -> None:
