@@ -28,8 +28,7 @@ progress_panel("04")
 # ## What a server is told
 #
 # Triton serves a **model repository**: one folder for each model, in it `config.pbtxt` and `1/model.py`, version 1 of its code. Each
-# Python model runs in a process of its own. The server takes requests over HTTP and gRPC, queues them, joins them to batches, and counts.
-# A model that turns text to upper case would be described so:
+# Python model runs in a process of its own. The server queues requests, joins them to batches, and counts. A description:
 #
 # ```
 # name: "upper"
@@ -40,7 +39,7 @@ progress_panel("04")
 # instance_group { count: 2 kind: KIND_CPU }
 # ```
 #
-# Its arrays have the shape `[batch, 1]`: the batch, at most 8 here, is not written. Two copies of it run, each in its own process.
+# Its arrays are `[batch, 1]`: the batch, at most 8, is not written. Two copies run.
 #
 # GPT-J is served as FasterTransformer's users know it, by three models: `preprocessing` (text to tokens), `fastertransformer` (tokens
 # to tokens) and `postprocessing` (tokens to text). Each begins with its description.
@@ -244,7 +243,7 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
     display(plots.timeline_plot(rows, title="When each piece reached your client", caption=where))
 
 # %% [markdown]
-# The first number in the row is the wait for the prompt and one token, the rest one step each.
+# Bar 0 is the prompt and one token, the rest are one step each.
 #
 # ## Many clients
 #
@@ -300,8 +299,7 @@ if has_load:
 
 # %% [markdown]
 # Without joining, clients queue: the latency grows with their number, and the throughput hardly does. Joined, they share the steps.
-# There is nothing to wait for here: while one batch runs, the next ones gather by themselves. (These are runs of a second: where other
-# programs use your cores, a line may bend. Run the cell again before you believe a bend.)
+# While one batch runs, the next ones gather by themselves. (Where other programs use your cores, run the cell again.)
 #
 # ## What the server has seen
 #
@@ -345,9 +343,8 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# The cell ran 8 clients once more for the histogram. Does it surprise you? Hardly any batch holds all 8: while one runs, those who were
-# answered ask again and gather behind it, so the clients fall into two groups that take turns. A mean hides that; so look at the
-# histogram before you turn a knob.
+# Does the histogram surprise you? Hardly any batch holds all 8: while one runs, those who were answered gather behind it, so the clients
+# fall into two groups that take turns. A mean hides that; look at the histogram before you turn a knob.
 #
 # ## Waiting on purpose
 #
@@ -385,12 +382,8 @@ check(choose_batching)
 guess_late = 10
 # END SOLUTION
 rate, first, more, bound = 80, 0.060, 0.004, 0.200
-if (
-    is_wired
-    and passed(answer_together)
-    and passed(choose_batching)
-    and predicted(late=guess_late, as_percent=True)
-):
+has_plan = is_wired and passed(answer_together) and passed(choose_batching)
+if has_plan and predicted(late=guess_late, as_percent=True):
     plan = choose_batching(rate, first, more, 16, bound)
     print("copies, n, delay, latency:", plan)
     answers, *around = measured.run_plan(mine, answer_together, plan, rate, first, more)
@@ -406,7 +399,7 @@ if (
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
 
 # %% [markdown]
-# A plan on paper knows no network, no scheduling, and no request that comes a little late and closes a batch later. Where a plan has
+# A plan on paper knows no network and no request that comes a little late and closes a batch later. Where a plan has
 # one copy busy most of the time, a small delay of one batch is handed on to the next. Leave room: plan for 80 % of the bound.
 #
 # ## Batches that fit a language model
@@ -468,9 +461,8 @@ if has_load and predicted(median_ms=guess_median_ms):
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is a short request; the 95th percentile is a long one, which takes its 96 steps in either way. In flight it shares each of
-# them with whoever comes, new prompts too; joined, it first waits for the batch before. Which of the two figures would your users
-# notice? And what did waiting on purpose (the delay) buy?
+# The median is a short request, the 95th percentile a long one. In flight it shares its 96 steps with whoever comes; joined, it first
+# waits for the batch before. Which figure would your users notice? And what did waiting on purpose (the delay) buy?
 #
 # ## When it breaks
 #

@@ -88,7 +88,7 @@ def test_figures_follow_from_one_another(record: Record) -> None:
         assert "weights" in row["detail"]
         assert "fp32" in row["detail"]
         assert set(row["spread"]) == {"prefill", "decode", "end_to_end"}
-        assert row["runs"] >= 5
+        assert row["runs"] >= SMALL.rounds
         assert row["precision"] == "fp32"
         assert 0 <= row["peak_bytes"] < 10 * 4 * config.parameter_count
         assert all(0 <= value < 5 for value in row["spread"].values())

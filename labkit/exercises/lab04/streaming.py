@@ -178,7 +178,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
     client = client_library().InferenceServerClient(server.server.grpc)
-    with tempfile.TemporaryDirectory(prefix="labkit-stream-") as folder:
+    with tempfile.TemporaryDirectory(prefix="labkit-stream-", ignore_cleanup_errors=True) as folder:
         reader = _Reader(function, client, case, Path(folder))
         try:
             reader.run()
