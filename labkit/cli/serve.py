@@ -165,7 +165,9 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
     while not told.wait(1.0):
         if not server.is_running:
             raise NotAvailable(f"tritonserver has ended; its log is {server.log}")
-        for repair in [one for one in list(server.watchdog.repairs) if one.when > last] if server.watchdog else ():
+        for repair in list(server.watchdog.repairs) if server.watchdog else []:
+            if repair.when <= last:
+                continue
             last = repair.when
             how = f"failed: {repair.failure}" if repair.failure else f"took {repair.seconds:.1f} s"
             say(f"\n{repair.model} did not answer and was loaded anew, which {how}")

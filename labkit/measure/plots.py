@@ -190,8 +190,8 @@ def prediction_plot(
             label_type="center" if has_whisker else "edge",
             color="white" if has_whisker else "black",
         )
-    for (label, height), colour in zip((limits or {}).items(), ("#444444", GREY, "#AAAAAA") * 9, strict=False):
-        style = "--" if colour == "#444444" else ":"
+    strokes = [("#444444", "--"), (GREY, ":"), ("#AAAAAA", ":")] * 9
+    for (label, height), (colour, style) in zip((limits or {}).items(), strokes, strict=False):
         axes.axhline(height, color=colour, linestyle=style, label=label)
     for label, at in (marks or {}).items():
         axes.plot([names.index(name) for name in at], list(at.values()), "D", color="black", markersize=7, label=label)

@@ -211,20 +211,20 @@ def _refusal_is_death(client: Any, model: str, inputs: list[Any]) -> Any:
         return _repair(client, model)
 
 
-def _no_time_limit(client: Any, model: str, inputs: list[Any]) -> Any:
+def _with_limit(client: Any, model: str, inputs: list[Any], **limit: float) -> Any:
     try:
-        client.infer(model, inputs)
+        client.infer(model, inputs, **limit)
         return False
     except client_library().InferenceServerException as error:
         return "INVALID_ARGUMENT" not in str(error.status()) and _repair(client, model)
+
+
+def _no_time_limit(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _with_limit(client, model, inputs)
 
 
 def _impatient(client: Any, model: str, inputs: list[Any]) -> Any:
-    try:
-        client.infer(model, inputs, client_timeout=0.01)
-        return False
-    except client_library().InferenceServerException as error:
-        return "INVALID_ARGUMENT" not in str(error.status()) and _repair(client, model)
+    return _with_limit(client, model, inputs, client_timeout=0.01)
 
 
 def _only_time_outs(client: Any, model: str, inputs: list[Any]) -> Any:
