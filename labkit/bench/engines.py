@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from labkit import __version__
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine import FixedBatches, KVCache
@@ -89,7 +90,7 @@ class BenchEngine(ABC):
     @classmethod
     def version(cls) -> str:
         """The version of its first package, or labkit's own."""
-        return metadata.version(cls.packages[0] if cls.packages else "labkit")
+        return metadata.version(cls.packages[0]) if cls.packages else __version__
 
 
 class LabkitEngine(BenchEngine):

@@ -1,4 +1,4 @@
-"""Decode steps replayed from CUDA graphs: a few hundred launches become one, which the host gives in microseconds.
+"""Decode steps and short prefills replayed from CUDA graphs: the host gives a few hundred launches as one, in microseconds.
 
 Knows how to run a step, not what for: it takes a `Batch` and gives logits as `GPTJ.forward` does, or decodes greedily by
 itself, in which case no token visits the host.
@@ -19,12 +19,17 @@ from labkit.engine.batch import Batch
 from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
+from labkit.engine.prefill_inputs import PrefillInputs
+from labkit.engine.side_stream import SideStream
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.ops.backend import on_triton
 
+Bucket = int | tuple[int, int]
+"""What a graph is captured for: sequences that decode, or sequences and tokens of a prefill."""
+
 
 class GraphedGPTJ:
-    """Runs a `GPTJ`; batches of decodes alone come from a graph of their bucket, all others operation by operation.
+    """Runs a `GPTJ`; decodes alone and short prefills come from a graph of their bucket, all others operation by operation.
 
     `padding_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
     captured when a bucket is first met, or ahead by `capture`; for another cache they are captured anew, and while an
@@ -41,9 +46,11 @@ class GraphedGPTJ:
         self.model = model
         self.padding_slot = padding_slot
         self.buckets = tuple(sorted(buckets))
+        self._beside = SideStream(model.device) if model.device.type == "cuda" else None
         self._inputs = self._make_inputs(self.buckets[-1])
+        self._prefill_inputs = PrefillInputs(self.config.context_length, padding_slot, self.device)
         self._cache: weakref.ref[KVCache] | None = None
-        self._steps: dict[int, _Captured] = {}
+        self._steps: dict[Bucket, _Captured] = {}
         self._greedy_steps: dict[int, _Captured] = {}
         self._pool: Any = None
 
@@ -70,9 +77,10 @@ class GraphedGPTJ:
             return self.model.forward(batch, cache)
         self._bind(cache)
         if bucket not in self._steps:
-            self._steps[bucket] = self._captured(bucket, cache, self.model.forward)
-        self._inputs.load(batch)
-        return self._steps[bucket].replay()[batch.logit_rows]
+            self._steps[bucket] = self._captured(bucket, cache, self._plain)
+        (self._inputs if batch.is_decode else self._prefill_inputs).load(batch)
+        logits = self._steps[bucket].replay()
+        return logits[batch.logit_rows] if batch.is_decode else logits[: batch.logit_rows.shape[0]].clone()
 
     @torch.inference_mode()
     def decode_greedy(self, batch: Batch, cache: KVCache, steps: int) -> Tensor:
@@ -85,7 +93,7 @@ class GraphedGPTJ:
         """
         self._check_room(batch, steps)
         bucket = self._bucket(batch)
-        if bucket is None:
+        if not isinstance(bucket, int):
             inputs = self._make_inputs(batch.num_sequences)
             inputs.load(batch)
             for _ in range(steps):
@@ -112,16 +120,18 @@ class GraphedGPTJ:
         self._bind(cache)
         for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
             if bucket not in self._steps:
-                self._steps[bucket] = self._captured(bucket, cache, self.model.forward)
+                self._steps[bucket] = self._captured(bucket, cache, self._plain)
             if greedy and bucket not in self._greedy_steps:
                 self._greedy_steps[bucket] = self._captured(bucket, cache, lambda b, c: self._greedy(self._inputs, b, c))
 
-    def _bucket(self, batch: Batch) -> int | None:
+    def _bucket(self, batch: Batch) -> Bucket | None:
         """The bucket whose graph runs this batch; None when it goes operation by operation."""
-        plain = batch.is_decode and batch.soft_rows is None and batch.slot_table.shape[1] <= self._inputs.width
-        if not plain or ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
+        if ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
             return None
-        return bucket_of(batch.num_sequences, self.buckets)
+        if not batch.is_decode:
+            return self._prefill_inputs.bucket(batch)
+        plain = batch.soft_rows is None and batch.slot_table.shape[1] <= self._inputs.width
+        return bucket_of(batch.num_sequences, self.buckets) if plain else None
 
     def _bind(self, cache: KVCache) -> None:
         """Drop all graphs if they were captured with another cache: they hold its addresses."""
@@ -136,15 +146,23 @@ class GraphedGPTJ:
             self._pool = None
             self._cache = weakref.ref(cache)
 
-    def _captured(self, bucket: int, cache: KVCache, run: Callable[[Batch, KVCache], Tensor]) -> _Captured:
-        self._inputs.clear()  # all padding: running it harms nobody
+    def _captured(self, bucket: Bucket, cache: KVCache, run: Callable[[Batch, KVCache], Tensor]) -> _Captured:
+        if isinstance(bucket, int):
+            self._inputs.clear()  # all padding: running it harms nobody
+            batch = self._inputs.batch(bucket)
+        else:
+            self._prefill_inputs.clear()
+            batch = self._prefill_inputs.batch(bucket)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         with torch.cuda.device(self.device):
-            return _Captured(lambda: run(self._inputs.batch(bucket), cache), self._pool)
+            return _Captured(lambda: run(batch, cache), self._pool)
+
+    def _plain(self, batch: Batch, cache: KVCache) -> Tensor:
+        return self.model.forward(batch, cache, beside=self._beside)
 
     def _greedy(self, inputs: DecodeInputs, batch: Batch, cache: KVCache) -> Tensor:
-        tokens = self.model.forward(batch, cache).argmax(-1)
+        tokens = self._plain(batch, cache).argmax(-1)
         inputs.advance(tokens)
         return tokens
 
@@ -170,11 +188,9 @@ class _Captured:
     """A captured call without arguments, and the tensor that it gave, which every replay writes anew."""
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            run()  # compiles kernels and lets libraries take their workspaces, neither of which a capture may do
-        torch.cuda.current_stream().wait_stream(side)
+        # Compiles kernels and lets libraries take their workspaces, neither of which a capture may do; not on a queue made
+        # for it, since a library keeps a workspace of tens of megabytes for each queue it was called on.
+        run()
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU (a server's do), so long as this one captures.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.linear import Linear
 from labkit.engine.part import WHOLE, Part
+from labkit.engine.side_stream import SideStream
 from labkit.precision import precision_name
 
 
@@ -126,11 +128,14 @@ class GPTJ:
         return self.layers[0].ln_1_weight.dtype
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
+    def forward(
+        self, batch: Batch, cache: KVCache, hidden: Tensor | None = None, *, beside: SideStream | None = None
+    ) -> Tensor:
         """Run the batch's new tokens, write their keys and values to `cache`; logits `[rows, vocab_size]`.
 
         A part without the first layers takes `hidden` `[tokens, hidden_size]`, what the part in front gave; one without the
-        last layers gives that in place of logits, and a shard those of its share of the vocabulary.
+        last layers gives that in place of logits, and a shard those of its share of the vocabulary. Attention goes to
+        `beside`, where a GPU runs it and the MLP at a time.
         Goes operation by operation: the specification of every faster way, and the way in which swapped operations run.
         """
         if hidden is None:
@@ -138,12 +143,11 @@ class GPTJ:
         epsilon = self.config.layer_norm_epsilon
         normed = ops.layer_norm(hidden, *self._norm(0), epsilon)
         for index, layer in enumerate(self.layers):
-            keys, values = cache.keys[index], cache.values[index]
-            qkv = layer.qkv(normed)
-            query = ops.rotary_cache_write(qkv, batch.positions, self.sin, self.cos, keys, values, batch.slot_mapping)
-            attended = self._attention(query, keys, values, batch)
-            attention = layer.out_proj(attended.view(batch.num_tokens, -1))
+            attend = partial(self._attend, layer, normed, cache.keys[index], cache.values[index], batch)
+            attention = beside.fork(attend) if beside else attend()
             mlp = layer.fc_out(layer.fc_in(normed))
+            if beside:
+                beside.join()
             if self.add_up is not None:  # both at once: a block's halves are parallel, and one sum serves them
                 attention, mlp = self.add_up(attention + mlp), torch.zeros_like(mlp)
             if index + 1 == len(self.layers) and self.lm_head is None:
@@ -151,6 +155,13 @@ class GPTJ:
             hidden, normed = ops.residual_layer_norm(hidden, attention, mlp, *self._norm(index + 1), epsilon)
         assert self.lm_head is not None
         return self.lm_head(normed[batch.logit_rows])
+
+    def _attend(self, layer: Layer, normed: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+        """A block's attention half, from its normed input to its output projection `[tokens, hidden_size]`."""
+        qkv = layer.qkv(normed)
+        query = ops.rotary_cache_write(qkv, batch.positions, self.sin, self.cos, keys, values, batch.slot_mapping)
+        attended = self._attention(query, keys, values, batch)
+        return layer.out_proj(attended.view(batch.num_tokens, -1))
 
     def _embed(self, batch: Batch) -> Tensor:
         assert self.wte is not None, "a part without the embedding was given no hidden state"

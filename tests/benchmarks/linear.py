@@ -1,27 +1,28 @@
 """How near the linear kernels come to the GPU's bandwidth, for every kind of weight, on GPT-J 6B's shapes.
 
-    python -m tests.benchmarks.linear [--rows 1,8,64] [--kinds dense,int8] [--tune] [--seconds 0.3] [--save FILE]
+    python -m tests.benchmarks.linear [--rows 1,8,64] [--kinds dense,int8] [--tune] [--compile] [--seconds 0.3] [--save FILE]
 
 Each row gives the bytes that the layer must move (weight with its scales, input, output) over its time, as a share of what
 a copy of a large tensor moves on this GPU (reads and writes both counted), measured in the same process. Calls run inside a
-CUDA graph over as many matrices as pass the L2 cache. With `--tune` every shape is tuned first, in a home of its own, and
-measured again; the record then holds the times of all candidates.
+CUDA graph over as many matrices as pass the L2 cache. With `--tune` every shape that labkit's home has no choice for is
+tuned first and all are measured again; the record then holds the times of all candidates. `--compile` measures nothing: it
+leaves every candidate in Triton's cache, which several processes do faster than one.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from labkit.checkpoints import config_of
-from labkit.home import fresh_home
+from labkit.home import home
 from labkit.measure import Record, time_call
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.autotune import Tuner
@@ -64,17 +65,20 @@ def byte_count(kind: str, num_in: int, num_out: int) -> int:
     return num_out * num_in // 2 + 2 * groups if kind == "int4" else num_out * num_in + 4 * num_out
 
 
-@contextlib.contextmanager
-def tuned(kinds: list[str], rows: list[int]) -> Iterator[dict[str, Any]]:
-    """Everything tuned inside, and the entries of the file that holds the choices."""
-    with fresh_home() as home:
-        before, linear.tuner = linear.tuner, Tuner(linear.SOURCES)
-        for kind in kinds:
-            tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE, report=print)
-        try:
-            yield json.loads((home / "autotune.json").read_text())["devices"]
-        finally:
-            linear.tuner = before
+def tuned(kinds: list[str], rows: list[int]) -> dict[str, Any]:
+    """Tune everything that labkit's own file has no choice for; what that file then holds."""
+    linear.tuner = Tuner(linear.SOURCES)
+    for kind in kinds:
+        tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE, report=print)
+    devices: dict[str, Any] = json.loads((home() / "autotune.json").read_text())["devices"]
+    return devices
+
+
+def compile_all(kinds: list[str], rows: list[int]) -> None:
+    """Run every candidate of every shape once, so that Triton's cache holds them all."""
+    for kind in kinds:
+        tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE)
+    torch.cuda.synchronize()
 
 
 def measure(case: Case, how: str, copy: float, seconds: float) -> dict[str, Any]:
@@ -96,6 +100,7 @@ def main() -> int:
     parser.add_argument("--rows", default="1,8,64", help="rows (tokens), separated by commas")
     parser.add_argument("--kinds", default=",".join(QUANTIZE), help="kinds of weight, separated by commas")
     parser.add_argument("--tune", action="store_true", help="tune first and measure again")
+    parser.add_argument("--compile", action="store_true", help="only compile what --tune tries")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each case")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
     options = parser.parse_args()
@@ -106,14 +111,21 @@ def main() -> int:
     if arch_of(torch.device("cuda", 0)) < linear.FP8_ARCH and "fp8" in kinds:
         print("not measured here: FP8, which needs compute capability 8.9 or above")
         kinds.remove("fp8")
-    copy = copy_rate(options.seconds)
-    shapes = linear_shapes(config_of(MODEL))
-    cases = [layer_case(kind, name, *shapes[name], count) for kind, name, count in itertools.product(kinds, shapes, rows)]
-    found = [measure(case, "default", copy, options.seconds) for case in cases]
+    with tempfile.TemporaryDirectory() as folder:  # of choices that are nobody's: none at first
+        nothing = Path(folder) / "autotune.json"
+        if options.compile:
+            linear.tuner = Tuner(linear.SOURCES, path=nothing, do_bench=lambda call: float(call() is None))
+            compile_all(kinds, rows)
+            return 0
+        copy = copy_rate(options.seconds)
+        shapes = linear_shapes(config_of(MODEL))
+        cases = [layer_case(kind, name, *shapes[name], count) for kind, name, count in itertools.product(kinds, shapes, rows)]
+        linear.tuner = Tuner(linear.SOURCES, path=nothing)
+        found = [measure(case, "default", copy, options.seconds) for case in cases]
     extra: dict[str, Any] = {"copy_bytes_per_second": copy}
     if options.tune:
-        with tuned(kinds, rows) as extra["autotune"]:
-            found += [measure(case, "tuned", copy, options.seconds) for case in cases]
+        extra["autotune"] = tuned(kinds, rows)
+        found += [measure(case, "tuned", copy, options.seconds) for case in cases]
     record = Record("linear", {"model": MODEL, "dtype": "fp16", "rows": rows}, found, extra=extra)
     if options.save:
         record.save(options.save)

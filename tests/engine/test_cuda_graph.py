@@ -17,6 +17,7 @@ from labkit.engine import GPTJ, FixedBatches, KVCache, cuda_graph
 from labkit.engine.batch import Batch
 from labkit.engine.cuda_graph import GraphedGPTJ
 from labkit.engine.decode_inputs import BUCKETS, DecodeInputs, bucket_of
+from labkit.engine.prefill_inputs import PrefillInputs
 from labkit.errors import InvalidRequest, NotAvailable
 from tests.models import SHAPES, peer_greedy, random_peer, random_prompts
 
@@ -180,18 +181,24 @@ def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
         graphed.forward(decoding.batch(), decoding.cache)
     assert seen == [3], "the swapped operation did not run, or on a padded batch"
     graphed.forward(decoding.batches.prefill([torch.tensor([1, 2])] * 3), decoding.cache)
-    assert Eager.made == 1
+    assert Eager.made == 2, "a short prefill has a graph of its own"
+    graphed.forward(decoding.batches.prefill([torch.tensor([1, 2])] * 3, all_logits=True), decoding.cache)
+    graphed.forward(decoding.batches.prefill([torch.tensor([1])] * 3), decoding.cache)
+    assert Eager.made == 3, "eight rows are padded as six are"
+    mixed = dataclasses.replace(decoding.batches.prefill([torch.tensor([1])] * 3), num_decodes=2)
+    graphed.forward(mixed, decoding.cache)
+    assert Eager.made == 3
     rows = torch.tensor([2, 0])
     wanted = dataclasses.replace(decoding.batch(), logit_rows=rows)
     assert torch.equal(graphed.forward(wanted, decoding.cache), graphed.forward(dataclasses.replace(wanted), decoding.cache))
     assert graphed.forward(wanted, decoding.cache).shape[0] == 2
     graphed.capture(decoding.cache, greedy=True)
-    assert Eager.made == 4
+    assert Eager.made == 6
     another = KVCache(decoding.model.config, decoding.padding + 1, device=CPU, dtype=torch.float32)
     another.keys.zero_()
     another.values.zero_()
     graphed.forward(decoding.batch(), another)
-    assert Eager.made == 5
+    assert Eager.made == 7
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
@@ -218,3 +225,42 @@ def test_refusals() -> None:
     small = KVCache(decoding.model.config, decoding.padding, device=CPU, dtype=torch.float32)
     with pytest.raises(InvalidRequest, match=f"slot {decoding.padding}, but the KV cache has {decoding.padding} slots"):
         graphed._bind(small)
+
+
+def test_which_prefills_are_padded_to_what() -> None:
+    inputs = PrefillInputs(700, 0, CPU)
+    for counts, bucket in {(1,): (1, 16), (17, 1): (2, 32), (1, 1, 1): (4, 16), (300, 200): (2, 512), (513,): None}.items():
+        batches = FixedBatches(len(counts), 600, CPU)
+        assert inputs.bucket(batches.prefill([torch.ones(count, dtype=torch.int64) for count in counts])) == bucket
+    batches = FixedBatches(1, 600, CPU)
+    scored = batches.prefill([torch.ones(9, dtype=torch.int64)], all_logits=True)
+    assert inputs.bucket(scored) is None, "more rows of logits than sequences"
+    batches = FixedBatches(1, 701, CPU)
+    assert inputs.bucket(batches.prefill([torch.ones(9, dtype=torch.int64)])) is None, "more slots than fit"
+    soft = dataclasses.replace(batches.prefill([torch.ones(9, dtype=torch.int64)]), soft_rows=torch.tensor([0]))
+    assert PrefillInputs(800, 0, CPU).bucket(soft) is None
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padded_prefills_give_the_plain_models_logits(shape: str) -> None:
+    """Whole prompts and what follows them in pieces, of fewer sequences and tokens than the graph has room for."""
+    padded, plain = Decoding([5, 1, 9], 60, shape), Decoding([5, 1, 9], 60, shape)
+    graphed = GraphedGPTJ(padded.model, padded.padding)
+    vocab = padded.model.config.vocab_size
+    for number, counts in enumerate([(3, 1, 6), (1, 2, 1), (4, 4, 2)]):
+        prompts = [torch.tensor(tokens) for tokens in random_prompts(vocab, list(counts), number)]
+        found = graphed.forward(padded.batches.prefill(prompts), padded.cache)
+        expected = plain.model.forward(plain.batches.prefill(prompts), plain.cache)
+        assert found.shape == expected.shape
+        assert bool(found.isfinite().all())
+        assert (found - expected).norm() / expected.norm() < 1e-5
+    for mine, others in ((padded.cache.keys, plain.cache.keys), (padded.cache.values, plain.cache.values)):
+        assert torch.allclose(mine[:, :-1], others[:, :-1], rtol=1e-4, atol=1e-5, equal_nan=True)
+    rows = torch.tensor([4, 0])
+    prompts = [torch.tensor(tokens) for tokens in random_prompts(vocab, [2, 2, 2], 9)]
+    wanted = dataclasses.replace(padded.batches.prefill(prompts), logit_rows=rows)
+    expected = plain.model.forward(dataclasses.replace(plain.batches.prefill(prompts), logit_rows=rows), plain.cache)
+    found = graphed.forward(wanted, padded.cache)
+    assert (found - expected).norm() / expected.norm() < 1e-5
+    assert graphed.forward(dataclasses.replace(wanted, logit_rows=rows[:0]), padded.cache).shape == (0, vocab)

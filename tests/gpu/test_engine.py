@@ -54,6 +54,7 @@ def test_equal_seeds_give_equal_text_in_any_batch() -> None:
 
 
 def test_synthetic_weights_are_made_on_the_device() -> None:
+    labkit.load("gptj-tiny", device="cuda").generate("The sea", SamplingParams(max_new_tokens=2))  # loads CUDA's libraries
     with measure.peak_host_memory() as host:
         engine = labkit.load("gpt-j-405m-synthetic", device="cuda", dtype="fp16")
     weights = 2 * engine.config.parameter_count

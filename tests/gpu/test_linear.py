@@ -29,6 +29,8 @@ pytestmark = [
 DEVICE = torch.device("cuda", 0)
 BOUNDS = {torch.float32: 3e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 AWKWARD = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (3, 257, 130), (17, 33, 17), (33, 70, 130), (65, 48, 80), (300, 257, 33)]
+FP8_BOUND = 3e-4
+"""Hopper's tensor cores keep about 14 bits of a sum of FP8 products, whatever it is then added to: 1.3e-4 was seen."""
 SIX_B = [(4096, 12288), (4096, 4096), (4096, 16384), (16384, 4096), (4096, 50400)]
 
 
@@ -45,6 +47,10 @@ def kinds() -> list[str]:
 def need(kind: str) -> None:
     if kind == "fp8" and arch_of(DEVICE) < linear.FP8_ARCH:
         pytest.skip("not measured here: FP8 needs a GPU of compute capability 8.9 or above")
+
+
+def bound_of(kind: str, dtype: torch.dtype) -> float:
+    return max(BOUNDS[dtype], FP8_BOUND if kind == "fp8" else 0.0)
 
 
 def given(rows: int, num_in: int, num_out: int, kind: str, dtype: torch.dtype) -> tuple[torch.Tensor, GPUWeight, torch.Tensor]:
@@ -75,7 +81,7 @@ def test_awkward_shapes(shape: tuple[int, int, int], kind: str, dtype: torch.dty
     for used, gelu in ((None, False), (bias, True)):
         found = linear_triton(misaligned(x), weight, used, gelu=gelu)
         assert found.dtype == dtype
-        assert relative(found, expected(x, weight, used, gelu)) < BOUNDS[dtype]
+        assert relative(found, expected(x, weight, used, gelu)) < bound_of(kind, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,10 +12,12 @@ import functools
 import hashlib
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -26,6 +28,10 @@ from labkit.home import home, write_atomically
 
 FORMAT = 1
 """Of the file. One of another format is set aside."""
+TIMED_RUNS = 15
+"""Runs whose median counts."""
+CYCLES_PER_SECOND = 2e9
+"""Of a GPU, at most: to sleep for so many cycles takes a second at least."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
 """By problem: `choice`, `milliseconds` by candidate (null: it failed), `versions`, `tuned` (a date)."""
@@ -94,7 +100,7 @@ def _devices(stored: Any) -> dict[str, Entries]:
 
 class Tuner:
     """Chooses among candidates. `path`: of the file, labkit's own when left out; `sources`: the files of the kernels, whose
-    change makes old choices stale; `do_bench`: milliseconds that a call takes, Triton's with an emptied L2 when left out.
+    change makes old choices stale; `do_bench`: milliseconds that a call takes, `gpu_milliseconds` when left out.
     """
 
     def __init__(
@@ -108,7 +114,7 @@ class Tuner:
     ) -> None:
         self._sources = sources
         self._path = path
-        self._do_bench = do_bench or _triton_do_bench
+        self._do_bench = do_bench or gpu_milliseconds
         self._device_name = device_name or _device_name
         self._find_versions = versions or _machine_versions
         self._chosen: dict[Problem, str | None] = {}
@@ -201,11 +207,33 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _triton_do_bench(call: Callable[[], object]) -> float:
-    from triton.testing import do_bench
+def gpu_milliseconds(call: Callable[[], object]) -> float:
+    """The median of what `call` takes on the current GPU alone, with an emptied L2 cache.
 
-    taken: float = do_bench(call, warmup=10, rep=50, return_mode="median")
-    return taken
+    A kernel of a few microseconds takes longer to launch than to run. So the GPU is put to sleep until the host has queued
+    all runs: what then lies between the events of a run is the GPU's own time.
+    """
+    for _ in range(2):
+        call()  # the first one compiles
+    torch.cuda.synchronize()
+    cache_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    flushed = torch.empty(2 * cache_bytes, dtype=torch.int8, device="cuda")
+    begins, ends = ([_event() for _ in range(TIMED_RUNS)] for _ in range(2))
+    started = time.perf_counter()
+    call()
+    to_queue = TIMED_RUNS * (time.perf_counter() - started + 1e-4)
+    torch.cuda._sleep(int(2 * to_queue * CYCLES_PER_SECOND))  # type: ignore[no-untyped-call]
+    for begin, end in zip(begins, ends, strict=True):
+        flushed.zero_()
+        begin.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return float(median(begin.elapsed_time(end) for begin, end in zip(begins, ends, strict=True)))
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _machine_versions() -> dict[str, str]:

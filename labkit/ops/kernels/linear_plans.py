@@ -58,13 +58,21 @@ def rows_bucket(rows: int) -> int:
 
 
 def _row(vector: int) -> list[Plan]:
-    """Each warp's loads of a step lie behind one another in an output row; more outputs, more loads in flight."""
-    blocks = ((8, 4), (4, 4), (16, 4), (8, 8))
-    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector, "num_warps": warps}) for out, warps in blocks]
+    """Outputs, warps, and the loads of a step that a thread has in flight for each output; behind one another in its row.
+
+    The first ones were the fastest on an H200, where a matrix of 8-bit weights wants more outputs for each value of x.
+    """
+    blocks = [(4, 4, 2), (4, 4, 1), (8, 8, 1), (1, 4, 2), (8, 2, 1)]
+    if vector < 16:
+        blocks = [(2, 4, 2), (1, 4, 2), (2, 8, 2), (2, 4, 1), (4, 4, 2), (8, 4, 1)]
+    return [
+        Plan("row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector * loads, "num_warps": warps})
+        for out, warps, loads in blocks
+    ]
 
 
 def _row_int4() -> list[Plan]:
-    blocks = ((8, 4), (4, 4), (8, 2), (4, 2))
+    blocks = ((8, 2), (8, 1), (4, 1), (4, 4), (8, 4), (16, 2))
     return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
 
@@ -76,16 +84,18 @@ def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> l
         return _tiles_int4(rows, arch) if group % 4 == 0 and 256 % group == 0 else []
     if rows <= 16:
         step = 2 if kind == "dense" else 1  # bytes of a weight: blocks of bytes keep the same loads in flight
-        return [_tile(32, 256 // step, rows, 2, 5), _tile(64, 256 // step, rows, 4, 4)]
-    tiles = [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3)]
-    return tiles if arch >= 90 or rows <= 32 else tiles[:1]  # before Hopper the larger one spills registers
+        blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
+        return [_tile(out, inputs // step, rows, warps, stages) for out, inputs, warps, stages in blocks]
+    tiles = [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3), _tile(64, 128, rows, 4, 4), _tile(128, 128, rows, 8, 4)]
+    return tiles if arch >= 90 else tiles[: 2 if rows <= 32 else 1]  # before Hopper the larger one spills registers
 
 
 def _tiles_int4(rows: int, arch: int) -> list[dict[str, int]]:
     if rows <= 16:
-        return [_tile(64, 256, rows, 4, 4), _tile(32, 256, rows, 2, 5)]
-    # Before Hopper the operands of 64 rows do not fit into the registers: two programs of 32 read the same weights.
-    return [_tile(64, 256, rows if arch >= 90 else 32, 4, 3)]
+        return [_tile(64, 256, rows, 4, 4), _tile(32, 256, rows, 2, 5), _tile(64, 128, rows, 4, 5)]
+    if arch < 90:  # the operands of 64 rows do not fit into the registers: two programs of 32 read the same weights
+        return [_tile(64, 256, 32, 4, 3)]
+    return [_tile(64, 256, rows, 4, 3), _tile(64, 128, rows, 4, 4), _tile(128, 128, rows, 8, 3)]
 
 
 def _tile(out: int, inputs: int, rows: int, warps: int, stages: int) -> dict[str, int]:
