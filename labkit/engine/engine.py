@@ -211,11 +211,11 @@ class Engine:
         """Make the KV cache now, with all its memory, before anything is asked: for servers.
 
         Otherwise the system gives the CPU's memory as it is first written, in large pages, and single steps wait for that,
-        40 ms say. Of a model on several ranks it is the memory of this process. Raises `InvalidRequest` once there were
-        requests, `InsufficientResources` for a cache too large.
+        40 ms say. Of a model on several ranks each takes its own. Raises `InvalidRequest` once there were requests,
+        `InsufficientResources` for a cache too large.
         """
         with self._lock:
-            self._ready().occupy_cache()
+            self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
         """Use nothing again that was computed up to now; for whoever changes the weights of the model in place."""

@@ -36,6 +36,12 @@ def submit(forward: Forward, batch: Batch, cache: KVCache) -> Callable[[], Tenso
     return begin(batch, cache) if begin is not None else partial(forward, batch, cache)
 
 
+def occupy(forward: Forward, cache: KVCache) -> None:
+    """Take the cache's memory now, by the forward's own `occupy` where parts of the cache are elsewhere."""
+    take: Callable[[KVCache], None] = getattr(forward, "occupy", KVCache.occupy)
+    take(cache)
+
+
 def batch_device(forward: Forward, model: GPTJ) -> torch.device:
     """Where a forward wants its batches: its `batch_device`, if it has such; else where the model is."""
     device: torch.device = getattr(forward, "batch_device", model.device)

@@ -14,7 +14,7 @@ from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
 from labkit.engine.beam_lane import BeamLane
 from labkit.engine.cached_sequence import CachedSequence
-from labkit.engine.forward import Forward, batch_device, steps_in_flight, submit
+from labkit.engine.forward import Forward, batch_device, occupy, steps_in_flight, submit
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
@@ -54,12 +54,12 @@ class StepLoop:
         self._beams = BeamLane(scheduler, model.config.vocab_size)
         self._operations = ops.replacements()
 
-    def occupy_cache(self) -> None:
+    def occupy_cache(self, forward: Forward) -> None:
         """Make the cache now, with all its memory. Raises `InvalidRequest` when there is one already."""
         if self._cache is not None:
             raise InvalidRequest("the KV cache is in use already; have its memory taken before the first request")
         self._cache = self._new_cache()
-        self._cache.occupy()
+        occupy(forward, self._cache)
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
         """Let the samples of a prompt wait for their turn."""

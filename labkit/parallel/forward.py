@@ -26,7 +26,7 @@ from labkit.parallel.ledger import Entry, decode_entries, encode_entries
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import Ranks
 from labkit.parallel.torchrun import Joined
-from labkit.parallel.wire import Prefix, Task, decode, encode, encode_prefix, report_header
+from labkit.parallel.wire import Prefix, Task, decode, encode, encode_prefix, occupy_header, report_header
 
 
 @dataclass(eq=False)
@@ -97,6 +97,12 @@ class ParallelForward:
             begun = Begun(decode(header, body, self.model.config.hidden_size), cache)
             self._begun.append(begun)
         return partial(self._logits, begun)
+
+    def occupy(self, cache: KVCache) -> None:
+        """Have every rank take the memory of its part of a cache now."""
+        with self._all_or_none():
+            self.ranks.links.send_task(occupy_header(self._number(cache), cache.num_slots), None)
+            cache.occupy()
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
         """Keys and values that a request brings along, to each rank's layers and heads; passes that were begun come first."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.engine.batch import Batch
 
 HEADER = 16
-STEP, STOP, REPORT, PREFIX = 1, 2, 3, 4
+STEP, STOP, REPORT, PREFIX, OCCUPY = 1, 2, 3, 4, 5
 _KIND, _BYTES, _TOKENS, _SEQUENCES, _WIDTH, _ROWS, _DECODES, _SOFT, _FREED, _CACHE, _SLOTS, _NUMBER = range(12)
 
 
@@ -47,6 +47,16 @@ def report_header() -> Tensor:
     return _header(REPORT)
 
 
+def occupy_header(cache: int, num_slots: int) -> Tensor:
+    """The header `[HEADER]` int64 that has each rank take the memory of a cache; nothing follows it."""
+    return _header(OCCUPY, 0, cache, num_slots)
+
+
+def decode_occupy(header: Tensor) -> tuple[int, int]:
+    """Number and slots of that cache."""
+    return int(header[2]), int(header[3])
+
+
 def _header(*numbers: int) -> Tensor:
     header = torch.zeros(HEADER, dtype=torch.int64)
     header[: len(numbers)] = torch.tensor(numbers)
@@ -54,7 +64,7 @@ def _header(*numbers: int) -> Tensor:
 
 
 def kind_of(header: Tensor) -> int:
-    """`STEP`, `STOP`, `REPORT` or `PREFIX`."""
+    """`STEP`, `STOP`, `REPORT`, `PREFIX` or `OCCUPY`."""
     return int(header[_KIND])
 
 

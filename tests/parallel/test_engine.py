@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -139,3 +140,14 @@ def test_a_closed_engine_says_so(folder: tuple[Path, Any]) -> None:
     engine.close()
     with pytest.raises(RankFailed, match="the engine was closed; load it again"):
         engine.generate([[1, 2]], GREEDY)
+
+
+def test_every_rank_can_take_its_caches_memory_before_the_first_request(folder: tuple[Path, Any]) -> None:
+    options: dict[str, Any] = {"dtype": "fp32", "cache_bytes": 2**27}
+    with load_parallel(folder[0], Layout(2, 1), **options) as parallel, labkit.load(folder[0], **options) as one:
+        (rank,) = (psutil.Process(pid) for pid in parallel.forward.ranks.process_ids.values())  # type: ignore[attr-defined]
+        before = rank.memory_info().rss
+        parallel.occupy_cache()
+        prompt = random_prompts(211, [7], seed=9)
+        assert parallel.generate(prompt, GREEDY)[0].token_ids == one.generate(prompt, GREEDY)[0].token_ids
+        assert rank.memory_info().rss - before > 0.9 * 2**26, "half of the heads, half of the bytes"
