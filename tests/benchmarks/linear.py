@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(QUANTIZE), help="kinds of weight, separated by commas")
     parser.add_argument("--tune", action="store_true", help="tune first and measure again")
     parser.add_argument("--compile", action="store_true", help="only compile what --tune tries")
-    parser.add_argument("--seconds", type=float, default=0.3, help="time for each case")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time for each case; 0 measures none, and only tunes")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -116,6 +116,9 @@ def main() -> int:
         if options.compile:
             linear.tuner = Tuner(linear.SOURCES, path=nothing, do_bench=lambda call: float(call() is None))
             compile_all(kinds, rows)
+            return 0
+        if not options.seconds:
+            tuned(kinds, rows)
             return 0
         copy = copy_rate(options.seconds)
         shapes = linear_shapes(config_of(MODEL))

@@ -5,8 +5,8 @@ with status 1: nothing was measured. Ranks on GPUs need two of them: with one, t
 
 A GPU's minutes are dear, and most of a first run is the compiling of kernels: the tests and the candidates of the linear
 kernels are compiled by several processes at a time, before anything is timed. Then the linear kernels are tuned, in a home
-of this run, so that all figures behind are those of tuned kernels; what matters most comes first. `--budget SECONDS` ends
-with the step that is running then, and names those that were left out.
+of this run (or in `LABKIT_HOME`), so that all figures behind are those of tuned kernels; what matters most comes first.
+`--budget SECONDS` ends with the step that is running then, and names those that were left out.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ RESULTS = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "benchmarks"
 KINDS, ROWS = ("dense", "int8", "int4", "fp8", "int8 dynamic"), ("1", "8", "64")
 SIX_B = ["--model", "gpt-j-6b-synthetic", "--new-tokens", "128"]
 PEERS = ["--against", "hf,hf-compiled"]
+OWN = ["--against", ""]
 BENCHES = {
-    "gpt_j_6b_fp16": [*SIX_B, "--precision", "fp16", "--batch", "1,8", *PEERS, "--seconds", "40", "--rounds", "3"],
-    "gpt_j_6b_fp8": [*SIX_B, "--precision", "fp8", "--batch", "64", "--against", "", "--seconds", "10"],
-    "gpt_j_6b_int8": [*SIX_B, "--precision", "int8", "--batch", "1,8", "--against", "", "--seconds", "8"],
-    "gpt_j_6b_int4": [*SIX_B, "--precision", "int4", "--batch", "1,8", "--against", "", "--seconds", "8"],
+    "gpt_j_6b_fp8": [*SIX_B, "--precision", "fp8", "--batch", "64", *OWN, "--seconds", "10"],
+    "gpt_j_6b_int8": [*SIX_B, "--precision", "int8", "--batch", "1,8", *OWN, "--seconds", "8"],
+    "gpt_j_6b_int4": [*SIX_B, "--precision", "int4", "--batch", "1,8", *OWN, "--seconds", "8"],
     "gpt_j_6b_fp16_1024": [
         *("--model", "gpt-j-6b-synthetic", "--prompt-tokens", "1024", "--new-tokens", "8", "--precision", "fp16"),
-        *("--batch", "8", "--against", "", "--seconds", "8"),
+        *("--batch", "8", *OWN, "--seconds", "8"),
     ],
+    "gpt_j_6b_fp16": [*SIX_B, "--precision", "fp16", "--batch", "1,8", *PEERS, "--seconds", "40", "--rounds", "3"],
     "gpt_j_405m_fp16": ["--model", "gpt-j-405m-synthetic", "--precision", "fp16", "--batch", "1,8", "--seconds", "15"],
     "gptj_tiny_fp32": ["--model", "gptj-tiny", "--precision", "fp32", "--batch", "1,8", "--seconds", "10"],
 }
@@ -52,7 +53,7 @@ def main() -> int:
     started = time.monotonic()
     name = torch.cuda.get_device_name(0).lower().replace("nvidia ", "").replace(" ", "_")
     with tempfile.TemporaryDirectory() as home:
-        os.environ["LABKIT_HOME"] = home
+        os.environ.setdefault("LABKIT_HOME", home)
         found = {"tests and compiling": prepare()}
         for step, arguments in steps(name).items():
             if time.monotonic() - started > budget:
@@ -92,11 +93,13 @@ def steps(gpu: str) -> dict[str, list[str]]:
         return ["--save", str(RESULTS / f"gpu_{gpu}_{step}.json")]
 
     grown = ["--model", "gpt-j-6b-synthetic", "--precision", "fp16", "--seconds", "0.5"]
+    kinds = ["--kinds", ",".join(KINDS)]
     return {
-        "linear": ["tests.benchmarks.linear", "--tune", "--seconds", "0.1", "--kinds", ",".join(KINDS), *save("linear")],
+        "tune": ["tests.benchmarks.linear", "--tune", "--seconds", "0", *kinds],
         **{step: ["labkit", "bench", *options, "--device", "cuda", *save(step)] for step, options in BENCHES.items()},
         "kernels": ["tests.benchmarks.kernels", "--seconds", "0.2", *save("kernels")],
         "growth": ["tests.benchmarks.growth", *grown, *save("growth_gpt_j_6b_fp16")],
+        "linear": ["tests.benchmarks.linear", "--tune", "--seconds", "0.1", *kinds, *save("linear")],
         "load_memory": ["tests.benchmarks.load_memory", *save("load_memory")],
         "ranks": ["tests.benchmarks.ranks", *save("ranks_gpt_j_6b_fp16")],
     }
