@@ -18,7 +18,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMANDS = ("doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "load", "check", "release", "tour", "lab")
+COMMANDS = (
+    "doctor",
+    "fetch",
+    "convert",
+    "generate",
+    "evaluate",
+    "bench",
+    "tune",
+    "serve",
+    "load",
+    "check",
+    "release",
+    "tour",
+    "lab",
+)
 
 
 def _print_version(asked: bool) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say
-from labkit.errors import InvalidRequest
+from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say, whole_numbers
 
 if TYPE_CHECKING:
     from labkit.measure import Record
@@ -49,7 +48,7 @@ def bench(
 
     settings = BenchSettings(
         model=str(config) if config else model,
-        batches=_whole_numbers(batch, "--batch"),
+        batches=whole_numbers(batch, "--batch"),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         precision=precision,
@@ -59,8 +58,8 @@ def bench(
         seconds=seconds,
         rounds=rounds,
         one_at_a_time=one_at_a_time,
-        tensor_parallel=_whole_numbers(tensor_parallel, "--tensor-parallel"),
-        pipeline_parallel=_whole_numbers(pipeline_parallel, "--pipeline-parallel"),
+        tensor_parallel=whole_numbers(tensor_parallel, "--tensor-parallel"),
+        pipeline_parallel=whole_numbers(pipeline_parallel, "--pipeline-parallel"),
     )
     record = run_bench(settings, progress=say)
     _print_table(record)
@@ -73,13 +72,6 @@ def bench(
         values = record.to_dict()
         keys = ("rows", "machine", "versions", "settings", "created")
         print_json({key: values[key] for key in keys} | {key: record.extra[key] for key in ("ratios", "not_measured")})
-
-
-def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
 
 
 def _draw(record: Record, path: Path) -> None:

@@ -57,6 +57,14 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
     return wrapped
 
 
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """The numbers of an option such as `1,8`. Raises `InvalidRequest` naming the option."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print `value` as one line of JSON; NaN and infinities are refused rather than written."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")

@@ -134,6 +134,8 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["bench", "--precision", "fp64"], 2, "fp32, bf16, fp16"),
     (["bench", "--prompt-tokens", "100000"], 2, "exceed the context"),
     (["bench", "--config", "gone.json"], 2, "gone.json"),
+    (["tune", "--device", "cpu"], 1, "tuning chooses among the kernels of a GPU, and the device is cpu"),
+    (["tune", "--batch", "1,x", "--device", "cpu"], 2, "--batch is '1,x'"),
     (["check", "gone.ipynb"], 2, "gone.ipynb is no notebook"),
     (["release", "--course", "gone"], 2, "gone has no solutions/"),
     (["tour", "--course", "gone"], 2, "gone has no solutions/"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +170,18 @@ def test_tuning_measures_on_this_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert torch.cuda.get_device_name(0) in (tmp_path / "autotune.json").read_text()
     x, weight, bias = given(4, CONFIG.hidden_size, 3 * CONFIG.hidden_size, "int8", torch.float16)
     assert relative(linear_triton(x, weight, bias), expected(x, weight, bias, False)) < 2e-3
+
+
+def test_the_command_tunes_a_model_and_the_second_time_has_nothing_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "labkit", "tune", "--model", "gptj-tiny", "--batch", "1", "--json"]
+    found = []
+    for _ in range(2):
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, env={**os.environ, "LABKIT_HOME": str(tmp_path)}, check=True
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [len(row["tuned"]) for row in found] == [5, 0]
+    assert torch.cuda.get_device_name(0) in (tmp_path / "autotune.json").read_text()
 
 
 def test_kinds_are_named() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from labkit.errors import InvalidRequest
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.linear_plans import STREAMED_ROWS, rows_bucket
 from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
+from labkit.precision import compute_dtype
 
 QUANTIZE: dict[str, Callable[[Tensor], linear.GPUWeight]] = {
     "dense": lambda weight: weight,
@@ -21,6 +22,10 @@ QUANTIZE: dict[str, Callable[[Tensor], linear.GPUWeight]] = {
     "fp8": Fp8Weight.quantize,
 }
 """Kinds of weight, and how a dense one becomes one."""
+
+
+LAYERS = ("qkv", "out_proj", "fc_in", "fc_out", "lm_head")
+"""The linear layers of a model by name."""
 
 
 def linear_shapes(config: GPTJConfig, parts: int = 1) -> dict[str, tuple[int, int]]:
@@ -43,22 +48,38 @@ def tune(
     dtype: torch.dtype = torch.float16,
     device: torch.device | None = None,
     parts: int = 1,
+    layers: Sequence[str] = LAYERS,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Tune the linear layers of `config` for decode steps of `batches` sequences; shapes tuned before cost nothing.
 
-    `kind`: of weight, a key of `QUANTIZE`; `dtype`: of activations; `parts`: of tensor parallelism; `report` gets a line a
-    shape. Takes some seconds a shape, most of them for compiling, and the memory of one matrix in float32. To be called
-    before CUDA graphs are captured. Raises `InvalidRequest` for a kind that there is not.
+    `kind`: of weight, a key of `QUANTIZE`; `dtype`: of activations; `parts`: of tensor parallelism; `layers`: which of them;
+    `report` gets a line a shape. Takes some seconds a shape, most of them for compiling, and the memory of one matrix in
+    float32. To be called before CUDA graphs are captured. Raises `InvalidRequest` for a kind that there is not.
     """
     if kind not in QUANTIZE:
         raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
     target = device or torch.device("cuda", torch.cuda.current_device())
     buckets = sorted({rows_bucket(rows) for rows in batches if rows <= STREAMED_ROWS[kind]})
     with torch.inference_mode(), linear.tuner.tuning(report):
-        for num_in, num_out in dict.fromkeys(linear_shapes(config, parts).values()):
+        shapes = linear_shapes(config, parts)
+        for num_in, num_out in dict.fromkeys(shapes[name] for name in layers):
             for x, weight, bias in _layers(num_in, num_out, buckets, kind, dtype, target):
                 linear.linear_triton(x, weight, bias)
+
+
+def tune_model(
+    config: GPTJConfig,
+    precision: str,
+    batches: Iterable[int],
+    device: torch.device,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Tune what a model stored in `precision` multiplies by on a GPU: of int4 the head is int8, as `weight_store` keeps it."""
+    kind = precision if precision in QUANTIZE else "dense"
+    dtype, batches = compute_dtype(precision, device), list(batches)
+    for layers, of_layers in ((LAYERS[:-1], kind), (LAYERS[-1:], "int8" if kind == "int4" else kind)):
+        tune(config, batches, kind=of_layers, dtype=dtype, device=device, layers=layers, report=report)
 
 
 def _layers(

@@ -12,9 +12,9 @@ import torch
 from labkit import ops
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
-from labkit.ops.kernels import linear
+from labkit.ops.kernels import linear, linear_tune
 from labkit.ops.kernels.autotune import Tuner
-from labkit.ops.kernels.linear_tune import linear_shapes, tune
+from labkit.ops.kernels.linear_tune import linear_shapes, tune, tune_model
 
 CONFIG = GPTJConfig(
     vocab_size=50, hidden_size=32, num_layers=2, num_heads=2, rotary_dim=4, context_length=16, intermediate_size=64
@@ -70,6 +70,17 @@ def test_every_shape_and_bucket_is_tuned_once_and_the_choice_runs(
         linear.linear_triton(torch.zeros(rows, 32).half(), ops.Int8Weight.quantize(torch.ones(96, 32)))
     assert ran[0] == "library", "the choice that was found did not run"
     assert ran[1].startswith("rows "), "a shape that was not tuned takes the first candidate"
+
+
+def test_a_model_in_int4_has_a_head_in_int8(clock: Backwards, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_tune, "compute_dtype", lambda precision, device: torch.float16)
+    for precision, kinds in {"int4": ("int4 group 32", "int8"), "fp16": ("dense", "dense")}.items():
+        lines: list[str] = []
+        tune_model(CONFIG, precision, (1,), CPU, lines.append)
+        assert [line.split(" 1x")[0] for line in lines] == [f"linear {kind}" for kind in (*[kinds[0]] * 4, kinds[1])]
+    again: list[str] = []
+    tune_model(CONFIG, "int4", (1,), CPU, again.append)
+    assert again == []
 
 
 def test_a_kind_that_there_is_not() -> None:

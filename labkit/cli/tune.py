@@ -1,0 +1,45 @@
+"""`labkit tune`: which kernels are the fastest for a model on this GPU."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, print_json, say, whole_numbers
+from labkit.errors import NotAvailable
+
+
+def tune(
+    model: ModelOption = "gpt-j-6b",
+    precision: PrecisionOption = None,
+    batch: Annotated[str, typer.Option(help="Sequences of a decode step, separated by commas.")] = "1,2,4,8,16,32,64",
+    device: DeviceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure the kernels of a model's linear layers on this GPU, once, and keep the fastest in autotune.json.
+
+    Needs no weights. Engines that are loaded later find the choices; other versions of driver, torch or Triton are tuned anew.
+
+    Example: labkit tune --model gpt-j-6b --precision int8 --batch 1,8
+    """
+    from labkit.checkpoints import config_of
+    from labkit.home import home
+    from labkit.precision import as_device, as_precision
+
+    batches, target = whole_numbers(batch, "--batch"), as_device(device)
+    if target.type != "cuda":
+        raise NotAvailable(f"tuning chooses among the kernels of a GPU, and the device is {target}; the CPU's need none")
+    from labkit.ops.kernels.linear_tune import tune_model
+
+    lines: list[str] = []
+
+    def report(line: str) -> None:
+        lines.append(line)
+        say(line)
+
+    tune_model(config_of(model), as_precision(precision, target), batches, target, report)
+    if not lines:
+        say("everything had been tuned before")
+    if json:
+        print_json({"tuned": lines, "file": str(home() / "autotune.json")})
