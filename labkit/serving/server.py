@@ -18,18 +18,17 @@ import psutil
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.install import ServerProgram, need_server
+from labkit.serving.malloc import GIVE_BACK
+from labkit.serving.model_processes import ModelProcesses, is_there
 from labkit.serving.probes import Probes
 from labkit.serving.validator.repository_check import MISSING_CODE, check_repository
 from labkit.serving.watchdog import Watchdog
 
 LOG_LINES = 40
 
-
 USUAL_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # between two steps an engine's threads leave their cores to those that send
-    "MALLOC_ARENA_MAX": "2",  # with these three, what a huge request took goes back to the system
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**20),
+    **GIVE_BACK,
 }
 """Of a server, where the caller's environment says nothing else."""
 
@@ -88,7 +87,8 @@ class Server:
             self.stop()
             raise
         if watch and self.models:
-            self.watchdog = Watchdog(self.probes, self.models)
+            processes = ModelProcesses(self.pid, self.repository, self.models)
+            self.watchdog = Watchdog(self.probes, self.models, processes.have_ended)
             watchdogs.append(self.watchdog)
 
     @property
@@ -98,7 +98,7 @@ class Server:
 
     def _is_there(self) -> bool:
         with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
-            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+            return is_there(psutil.Process(self.pid))
         return False
 
     @property

@@ -22,6 +22,7 @@ from labkit.errors import InvalidRequest, LabkitError
 from labkit.serving.engine_host import EngineHost, Job
 from labkit.serving.engine_socket import EngineSocket
 from labkit.serving.load_engine import load_engine
+from labkit.serving.malloc import keep_blocks
 from labkit.serving.python_backend.clients_gone import Client, ClientsGone
 from labkit.serving.python_backend.metrics import EngineMetrics
 from labkit.serving.python_backend.parameters import parameter
@@ -39,6 +40,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request; weights that are missing or do not fit keep the model from being ready."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        keep_blocks()
         note = EngineNote(run_folder(os.getppid()), args["model_instance_name"])
         note.say_loading()
         try:

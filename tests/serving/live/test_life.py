@@ -23,6 +23,9 @@ from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
 from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, infer
 
+NOTICE_SECONDS = 5.0
+"""Until a model without a process is loaded anew; to ask it would take longer."""
+
 CONFIG = """
 name: "mine"
 backend: "python"
@@ -92,7 +95,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
     assert watched.watchdog is not None
     before, server = len(watched.watchdog.repairs), watched.pid
     stub_of(watched, model).kill()
-    words = []
+    words, killed = [], time.time()
 
     def answers() -> bool:
         try:
@@ -108,6 +111,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
     wait_for(lambda: len(watched.watchdog.repairs) > before if watched.watchdog else False)
     wait_for(answers)
     assert [(repair.model, repair.failure) for repair in list(watched.watchdog.repairs)[before:]] == [(model, "")]
+    assert watched.watchdog.repairs[before].when - killed < NOTICE_SECONDS
     assert all(words), "an error without words"
     assert watched.pid == server
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].text
