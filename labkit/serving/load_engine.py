@@ -13,7 +13,7 @@ from labkit.engine.scheduler import MAX_BATCH_SIZE
 from labkit.environment import usable_cores
 from labkit.precision import as_device
 
-MIXED_PREFILL = 32
+MIXED_PREFILL = 16
 """Tokens of prompts in a step in which others decode, on the CPU: there each costs about what a sequence's token costs."""
 
 SMALL_MODEL = 100_000_000
