@@ -54,6 +54,21 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
 
 
 @needs_server
+def test_an_interruption_while_it_loads_leaves_nothing() -> None:
+    with subprocess.Popen([*COMMAND, "gptj-tiny", *ANY_PORTS], stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr is not None
+        said = [command.stderr.readline(), command.stderr.readline()]
+        assert said[1] == "the server starts\n"
+        family = psutil.Process(command.pid).children(recursive=True)
+        command.send_signal(signal.SIGINT)
+        said.append(command.stderr.read())
+    assert command.returncode == 1
+    assert said[2] == "labkit: told to end before it was ready\n"
+    assert not [process for process in family if process.is_running()]
+    assert not Path(said[0].split()[-1]).exists(), "the repository that it wrote"
+
+
+@needs_server
 def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -> None:
     screen, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (24, 150))
