@@ -21,6 +21,7 @@ from labkit.ops.kernels.linear_plans import LIBRARY, STREAMED_ROWS, Plan, plans,
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.ops.kernels.linear_row import row_triton
 from labkit.ops.kernels.linear_row_int4 import row_int4_triton
+from labkit.ops.kernels.linear_row_int8 import row_int8_triton
 from labkit.ops.kernels.linear_rows import rows_triton
 from labkit.ops.kernels.linear_rows_int4 import rows_int4_triton
 from labkit.ops.kernels.support import arch_of
@@ -84,9 +85,11 @@ def run_plan(plan: Plan, x: Tensor, weight: GPUWeight, bias: Tensor | None, *, g
         if plan.kernel == "rows":
             return rows_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
         return spread_library(x, weight, bias, gelu=gelu)
-    values, scales = (weight, None) if isinstance(weight, Tensor) else (weight.values, weight.scales)
     if plan.kernel == "row":
-        return row_triton(x, values, scales, bias, gelu=gelu, config=plan.config)
+        if isinstance(weight, Int8Weight):
+            return row_int8_triton(x, weight, bias, gelu=gelu, config=plan.config)
+        return row_triton(x, weight, bias, gelu=gelu, config=plan.config)
+    values, scales = (weight, None) if isinstance(weight, Tensor) else (weight.values, weight.scales)
     if plan.kernel == "rows":
         return rows_triton(x, values, None, scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)
     if isinstance(weight, Int8Weight):

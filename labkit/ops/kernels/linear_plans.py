@@ -1,6 +1,6 @@
 """The ways to compute a linear layer on a GPU, by kind of weight and number of rows; the first is taken until tuned.
 
-`row` and `rows` are the kernels of `linear_row` and `linear_rows` (or their int4 forms), `library` is NVIDIA's.
+`row` and `rows` are the kernels of `linear_row` and `linear_rows` (or their int8 and int4 forms), `library` is NVIDIA's.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, g
     capability, 80 or 90.
     """
     found: list[Plan] = []
-    if rows == 1 and kind in ("dense", "int8"):
-        found += _row(4 if dtype == torch.float32 and kind == "dense" else 16 if kind == "int8" else 8)
+    if rows == 1 and kind == "dense":
+        found += _row(16 // dtype.itemsize)
+    if rows == 1 and kind == "int8" and num_in % 4 == 0:
+        found += _row_vectors((8, 2, 1), (8, 4, 1), (4, 4, 1), (16, 2, 1), (8, 1, 1), (4, 2, 1))
     if rows == 1 and kind == "int4" and group % 32 == 0:
-        found += _row_int4()
+        found += _row_vectors((8, 2, 1), (8, 1, 1), (4, 1, 1), (4, 4, 1), (8, 4, 1), (16, 2, 1))
     for tile in _tiles(kind, rows, dtype, group, arch):
         found += [Plan("rows", parted) for parted in _parted(tile, num_in, num_out)]
     return {plan.label: plan for plan in (*found, LIBRARY)}
@@ -60,20 +62,20 @@ def rows_bucket(rows: int) -> int:
 def _row(vector: int) -> list[Plan]:
     """Outputs, warps, and the loads of a step that a thread has in flight for each output; behind one another in its row.
 
-    The first ones were the fastest on an H200, where a matrix of 8-bit weights wants more outputs for each value of x.
+    The first ones were the fastest on an H200.
     """
-    blocks = [(4, 4, 2), (4, 4, 1), (8, 8, 1), (1, 4, 2), (8, 2, 1)]
-    if vector < 16:
-        blocks = [(2, 4, 2), (1, 4, 2), (2, 8, 2), (2, 4, 1), (4, 4, 2), (8, 4, 1)]
+    blocks = ((2, 4, 2), (1, 4, 2), (2, 8, 2), (2, 4, 1), (4, 4, 2), (8, 4, 1))
     return [
         Plan("row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector * loads, "num_warps": warps})
         for out, warps, loads in blocks
     ]
 
 
-def _row_int4() -> list[Plan]:
-    blocks = ((8, 2), (8, 1), (4, 1), (4, 4), (8, 4), (16, 2))
-    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
+def _row_vectors(*blocks: tuple[int, int, int]) -> list[Plan]:
+    """As `_row`, of vectors of 16 bytes of a quantized matrix: it wants more outputs for each value of x."""
+    return [
+        Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps * loads, "num_warps": warps}) for out, warps, loads in blocks
+    ]
 
 
 def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:

@@ -1,7 +1,6 @@
-"""The product of a single row with a matrix: all the work is to stream the matrix through, once.
+"""The product of a single row with a dense matrix: all the work is to stream the matrix through, once.
 
-For dense weights and int8 ones with a scale an output row. No tensor cores: two instructions a weight keep up with the
-memory, and no row of a tile is spent on nothing.
+No tensor cores: two instructions a weight keep up with the memory, and no row of a tile is spent on nothing.
 """
 
 from __future__ import annotations
@@ -14,21 +13,9 @@ from labkit.ops.kernels.support import ceil_div, jit, launch, tl
 
 
 @jit
-def as_float32(weight: tl.tensor) -> tl.tensor:
-    """A loaded weight in float32."""
-    if weight.dtype == tl.int8:
-        # An int-to-float conversion runs at a quarter of the rate. Instead: the byte, made unsigned by flipping its sign
-        # bit, becomes the last bits of a float in [2^23, 2^24), where the step is 1; the offset is then taken off.
-        byte = (weight.to(tl.uint8, bitcast=True) ^ 128).to(tl.uint32)
-        return (byte | 0x4B000000).to(tl.float32, bitcast=True) - 8388736.0  # 2^23 + 128
-    return weight.to(tl.float32)
-
-
-@jit
 def row_kernel(
     x: tl.tensor,
     weight: tl.tensor,
-    out_scales: tl.tensor,
     bias: tl.tensor,
     out: tl.tensor,
     num_in: tl.tensor,
@@ -51,18 +38,16 @@ def row_kernel(
         # Weights are used once: let them leave the L2 cache first, x and what other kernels share stays.
         w = tl.load(matrix_row + ins[None], mask=inside, other=0, eviction_policy="evict_first")
         values = tl.load(x + ins, mask=ins < num_in, other=0.0)
-        total += tl.sum(as_float32(w) * values.to(tl.float32)[None], 2)
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, out_scales, bias, GELU)
+        total += tl.sum(w.to(tl.float32) * values.to(tl.float32)[None], 2)
+    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=outs < num_out)
 
 
-def row_triton(
-    x: Tensor, weight: Tensor, out_scales: Tensor | None, bias: Tensor | None, *, gelu: bool, config: dict[str, int]
-) -> Tensor:
-    """`[1, out]` for `x` `[1, in]`; `weight` `[out, in]` is float, or int8 with `out_scales` `[out]` float32."""
+def row_triton(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+    """`[1, out]` for `x` `[1, in]` and `weight` `[out, in]`, both float."""
     num_out, num_in = weight.shape
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     grid = (ceil_div(num_out, config["BLOCK_OUT"]),)
     vector = 16 // weight.element_size()
-    launch(row_kernel, grid, x, weight, out_scales, bias, out, num_in, num_out, GELU=gelu, VECTOR=vector, **config)
+    launch(row_kernel, grid, x, weight, bias, out, num_in, num_out, GELU=gelu, VECTOR=vector, **config)
     return out

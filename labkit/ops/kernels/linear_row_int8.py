@@ -1,0 +1,87 @@
+"""The product of a single row with an int8 matrix: three instructions a weight, no conversion among them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.ops.kernels.linear_finish import finish
+from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.weights import Int8Weight
+
+WORDS = 4
+"""32-bit words that a thread loads at once; they hold 16 neighbours of a row."""
+ONE = 0x3FC00000
+"""The bits of 1.0, and the bit that a byte's sign meets. Given at launch: of two constants in one logical instruction the
+compiler would make two."""
+
+
+@jit
+def placed(words: tl.tensor, one: tl.tensor) -> tl.tensor:
+    """1 + (byte + 128) / 256, of the signed byte that lies at the top of the 23 bits behind a float's point.
+
+    Flipping its sign bit adds the 128. What is added to the byte is taken off a sum later, which costs some four of float32's
+    24 bits and saves a subtraction a weight.
+    """
+    return ((words & 0x7F8000) ^ one).to(tl.float32, bitcast=True)
+
+
+@jit
+def row_int8_kernel(
+    x: tl.tensor,
+    weight: tl.tensor,
+    scales: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    num_in: tl.tensor,
+    num_out: tl.tensor,
+    num_words: tl.tensor,
+    one: tl.tensor,
+    GELU: tl.constexpr,
+    WORDS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_VECTORS: tl.constexpr,
+) -> None:
+    """One program for BLOCK_OUT outputs; a vector is the 4 words that a thread loads at once."""
+    outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    out_inside = outs < num_out
+    matrix_row = weight + outs.to(tl.int64)[:, None, None] * num_words
+    total = tl.zeros((BLOCK_OUT, BLOCK_VECTORS), tl.float32)
+    for start in range(0, tl.cdiv(num_words, WORDS), BLOCK_VECTORS):
+        vectors = start + tl.arange(0, BLOCK_VECTORS)
+        words = vectors[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
+        inside = words < num_words
+        # Weights are used once: let them leave the L2 cache first, x and what other kernels share stays.
+        w = tl.load(
+            matrix_row + words[None], mask=out_inside[:, None, None] & inside[None], other=0, eviction_policy="evict_first"
+        ).to(tl.uint32, bitcast=True)
+        ins = words[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
+        values = tl.load(x + ins, mask=ins < num_in, other=0.0).to(tl.float32)  # [BLOCK_VECTORS, WORDS, 4]
+        # Each split takes the last bit off the place of an x in its word.
+        even, odd = tl.split(tl.reshape(values, (BLOCK_VECTORS, WORDS, 2, 2)))
+        x0, x2 = tl.split(even)
+        x1, x3 = tl.split(odd)
+        product = placed(w << 15, one) * x0[None] + placed(w << 7, one) * x1[None]
+        product += placed(w >> 1, one) * x2[None]
+        product += placed(w >> 9, one) * x3[None]
+        # What the ones and the 128 added: the same for every output.
+        offset = tl.sum(x0 + x1 + x2 + x3, 1)
+        total += 256.0 * tl.sum(product, 2) - 384.0 * offset[None]
+    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, scales, bias, GELU)
+    tl.store(out + outs, result.to(out.dtype.element_ty), mask=out_inside)
+
+
+def row_int8_triton(x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+    """`[1, out]` for `x` `[1, in]`; the number of inputs must be a multiple of 4, whole words."""
+    num_out, num_in = weight.shape
+    words = weight.values.contiguous().view(torch.int32)
+    out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
+    launch(
+        row_int8_kernel,
+        (ceil_div(num_out, config["BLOCK_OUT"]),),
+        *(x, words, weight.scales, bias, out, num_in, num_out, words.shape[1], ONE),
+        GELU=gelu,
+        WORDS=WORDS,
+        **config,
+    )
+    return out
