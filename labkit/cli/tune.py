@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, print_json, say, whole_numbers
-from labkit.errors import NotAvailable
+from labkit.errors import InvalidRequest, NotAvailable
 
 
 def tune(
@@ -28,6 +28,8 @@ def tune(
     from labkit.precision import as_device, as_precision
 
     batches, target = whole_numbers(batch, "--batch"), as_device(device)
+    if min(batches) < 1:
+        raise InvalidRequest(f"--batch is {batch!r}; at least one sequence is accepted")
     if target.type != "cuda":
         raise NotAvailable(f"tuning chooses among the kernels of a GPU, and the device is {target}; the CPU's need none")
     from labkit.ops.kernels.linear_tune import tune_model
@@ -40,6 +42,6 @@ def tune(
 
     tune_model(config_of(model), as_precision(precision, target), batches, target, report)
     if not lines:
-        say("everything had been tuned before")
+        say("nothing to tune: the choices are there, or so many sequences are the library's work")
     if json:
         print_json({"tuned": lines, "file": str(home() / "autotune.json")})

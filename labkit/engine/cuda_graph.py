@@ -32,9 +32,9 @@ class GraphedGPTJ:
     """Runs a `GPTJ`; decodes alone and short prefills come from a graph of their bucket, all others operation by operation.
 
     `padding_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
-    captured when a bucket is first met, or ahead by `capture`; for another cache they are captured anew, and while an
-    operation is swapped (`ops.use`) none is used. A captured step keeps the kernel configurations of its capture: tune
-    (`labkit.ops.kernels.linear_tune`) before. Graphs share one pool of memory, so one step runs at a time.
+    captured when a bucket is first met, those of decodes also ahead by `capture`; for decodes over another cache they are
+    captured anew, and while an operation is swapped (`ops.use`) none is used. A captured step keeps the kernel configurations
+    of its capture: tune (`labkit tune`) before. Graphs share one pool of memory, so one step runs at a time.
     """
 
     def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
@@ -73,7 +73,7 @@ class GraphedGPTJ:
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """As `GPTJ.forward`. Raises `InvalidRequest` when the cache has no padding slot."""
         bucket = self._bucket(batch)
-        if bucket is None:
+        if bucket is None or (not batch.is_decode and self._has_another(cache)):
             return self.model.forward(batch, cache)
         self._bind(cache)
         if bucket not in self._steps:
@@ -97,18 +97,18 @@ class GraphedGPTJ:
             inputs = self._make_inputs(batch.num_sequences)
             inputs.load(batch)
             for _ in range(steps):
-                self._greedy(inputs, inputs.batch(batch.num_sequences), cache)
+                inputs.advance(self.model.forward(inputs.batch(batch.num_sequences), cache).argmax(-1))
             return inputs.made(batch.num_sequences, steps)
         self._bind(cache)
         if bucket not in self._greedy_steps:
-            self._greedy_steps[bucket] = self._captured(bucket, cache, lambda b, c: self._greedy(self._inputs, b, c))
+            self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
         self._inputs.load(batch)
         for _ in range(steps):
             self._greedy_steps[bucket].replay()
         return self._inputs.made(batch.num_sequences, steps)
 
     def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
-        """Capture the graphs of `buckets` (left out: all) now; of greedy steps too, if asked.
+        """Capture the graphs of decodes of `buckets` (left out: all) now; of greedy steps too, if asked.
 
         Raises `NotAvailable` where there are no graphs, and `InvalidRequest` for a bucket that is none of this object's.
         """
@@ -122,7 +122,7 @@ class GraphedGPTJ:
             if bucket not in self._steps:
                 self._steps[bucket] = self._captured(bucket, cache, self._plain)
             if greedy and bucket not in self._greedy_steps:
-                self._greedy_steps[bucket] = self._captured(bucket, cache, lambda b, c: self._greedy(self._inputs, b, c))
+                self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
 
     def _bucket(self, batch: Batch) -> Bucket | None:
         """The bucket whose graph runs this batch; None when it goes operation by operation."""
@@ -132,6 +132,11 @@ class GraphedGPTJ:
             return self._prefill_inputs.bucket(batch)
         plain = batch.soft_rows is None and batch.slot_table.shape[1] <= self._inputs.width
         return bucket_of(batch.num_sequences, self.buckets) if plain else None
+
+    def _has_another(self, cache: KVCache) -> bool:
+        """Whether there are graphs for another cache that is in use: a prefill alone is not worth giving them up."""
+        bound = self._cache() if self._cache is not None else None
+        return bound is not None and bound is not cache
 
     def _bind(self, cache: KVCache) -> None:
         """Drop all graphs if they were captured with another cache: they hold its addresses."""
@@ -161,9 +166,9 @@ class GraphedGPTJ:
     def _plain(self, batch: Batch, cache: KVCache) -> Tensor:
         return self.model.forward(batch, cache, beside=self._beside)
 
-    def _greedy(self, inputs: DecodeInputs, batch: Batch, cache: KVCache) -> Tensor:
+    def _greedy(self, batch: Batch, cache: KVCache) -> Tensor:
         tokens = self._plain(batch, cache).argmax(-1)
-        inputs.advance(tokens)
+        self._inputs.advance(tokens)
         return tokens
 
     def _make_inputs(self, rows: int) -> DecodeInputs:

@@ -55,8 +55,8 @@ class Engine:
     there is room, and used again for others that begin alike. num_slots, cache_bytes: the size of the KV cache in tokens
     or bytes; left out, what memory allows (`capacity`). The cache is made with the first request. max_mixed_prefill: tokens
     of prompts in a step in which others decode, who wait for them; left out, as many as in any. cuda_graphs: on a GPU,
-    replay decode steps from graphs. forward: runs the model, in place of the fastest way there is in this process; the
-    engine's `close` calls its `close`, if it has one.
+    replay decode steps and short prefills from graphs. forward: runs the model, in place of the fastest way there is in this
+    process; the engine's `close` calls its `close`, if it has one.
     """
 
     def __init__(
@@ -145,8 +145,9 @@ class Engine:
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
         """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
         self._door.check_tokens(list(token_ids))
-        cache = KVCache(self.config, len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
-        batches = FixedBatches(1, len(token_ids), self.device)
+        first = PADDING_SLOT + 1
+        cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
+        batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
         with self._lock, threads_of(self._forward):
             logits = self._forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()

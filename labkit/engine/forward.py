@@ -69,9 +69,9 @@ def threads_of(forward: Forward) -> Iterator[None]:
 def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
     """One native call a pass on the CPU, where the weights are packed; else operation by operation.
 
-    On a GPU, decode steps are replayed from CUDA graphs if there is a `padding_slot`: a slot of every cache that it will be
-    given, which no sequence may hold. While an operation is swapped (`ops.use`), every pass goes operation by operation, so
-    that the swapped one runs.
+    On a GPU, decode steps and short prefills are replayed from CUDA graphs if there is a `padding_slot`: a slot of every cache
+    that it will be given, which no sequence may hold. While an operation is swapped (`ops.use`), every pass goes operation by
+    operation, so that the swapped one runs.
     """
     if padding_slot is not None and on_triton(model.layers[0].ln_1_weight):
         from labkit.engine.cuda_graph import GraphedGPTJ

@@ -15,8 +15,9 @@ from torch import Tensor
 class SideStream:
     """A queue of its own on `device`, whose kernels are begun before those of the current queue where both wait.
 
-    Inside the capture of a CUDA graph the fork and the join become edges of the graph. Tensors made on one side may be read
-    on the other between a fork and the join behind it, and be let go after that join.
+    Inside the capture of a CUDA graph the fork and the join become edges of the graph. What was made in front of a fork may
+    be read beside, and let go behind the join; what was made beside may be read behind the join, and let go once all that
+    reads it is queued: the next fork waits for that.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,10 +25,10 @@ class SideStream:
 
     def fork(self, call: Callable[[], Tensor]) -> Tensor:
         """Queue `call` behind all that the current queue holds now; its result is valid behind `join`."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             return call()
 
     def join(self) -> None:
         """Let the current queue wait for this one."""
-        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)

@@ -99,10 +99,12 @@ class ParallelForward:
         return partial(self._logits, begun)
 
     def occupy(self, cache: KVCache) -> None:
-        """Have every rank take the memory of its part of a cache now."""
+        """Have every rank take the memory of its part of a cache, and wait until all have it."""
         with self._all_or_none():
+            self._run_until(None)
             self.ranks.links.send_task(occupy_header(self._number(cache), cache.num_slots), None)
             cache.occupy()
+            self.ranks.links.gather_bytes(b"")
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
         """Keys and values that a request brings along, to each rank's layers and heads; passes that were begun come first."""

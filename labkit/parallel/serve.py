@@ -28,6 +28,7 @@ def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> Non
             links.gather_bytes(encode_entries(forward.ledger.take()))
         elif kind_of(header) == OCCUPY:
             cache_of(*decode_occupy(header)).occupy()
+            links.gather_bytes(b"")
         elif kind_of(header) == PREFIX:
             prefix = decode_prefix(header, body)
             put_prefix_prompt(cache_of(prefix.cache, prefix.num_slots), prefix.slots, prefix.given)

@@ -19,7 +19,7 @@ M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def keep_blocks() -> None:
-    """Let this process keep freed blocks of less than `KEPT_BYTES`, for one whose steps need the same ones again and again.
+    """Let this process map no block of less than `KEPT_BYTES` for itself: its steps need the same ones again and again.
 
     In the environment of `GIVE_BACK`, for itself and for those that it starts; where a caller has set another threshold,
     that holds.

@@ -13,14 +13,19 @@ class ModelProcesses:
 
     def __init__(self, server: int, repository: Path, models: Sequence[str]) -> None:
         self._server, self._repository = server, repository
-        self._of = {model: found for model in models if (found := self._find(model))}
+        self._of = {model: self._find(model) for model in models}
 
     def have_ended(self, model: str) -> bool:
-        """Whether a model that had processes has none now; told once, until it has some again."""
-        if model not in self._of or any(map(is_there, self._of[model])):
+        """Whether a model that had processes when it was last looked at has none now."""
+        if not self._of.get(model) or any(map(is_there, self._of[model])):
             return False
-        had, self._of[model] = self._of[model], self._find(model)
-        return bool(had) and not self._of[model]
+        if found := self._find(model):
+            self._of[model] = found
+        return not found
+
+    def look_at(self, model: str) -> None:
+        """Note the processes that a model has now, if any."""
+        self._of[model] = self._find(model)
 
     def _find(self, model: str) -> list[psutil.Process]:
         """Those that were started with the model's code; of one that is being replaced, both."""

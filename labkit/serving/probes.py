@@ -53,8 +53,12 @@ class Probes:
             raise NotAvailable(f"{model} could not be loaded: {error.message()}") from None
 
     def is_loaded(self, model: str) -> bool:
-        """Whether the server calls a model ready."""
-        return self._state(model) == "READY"
+        """Whether the server calls a model ready; False where it does not say."""
+        try:
+            index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
+        except client_library().InferenceServerException:
+            return False
+        return any(one.name == model and one.state == "READY" for one in index.models)
 
     def reload(self, model: str) -> None:
         """Load a model anew, in a fresh process. Raises `NotAvailable`.
@@ -140,10 +144,6 @@ class Probes:
         except client_library().InferenceServerException:
             return []
         return list(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
-
-    def _state(self, model: str) -> str:
-        index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
-        return next((one.state for one in index.models if one.name == model), "")
 
 
 def is_last(result: Any) -> bool:

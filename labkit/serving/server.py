@@ -12,6 +12,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,8 @@ from labkit.serving.validator.repository_check import MISSING_CODE, check_reposi
 from labkit.serving.watchdog import Watchdog
 
 LOG_LINES = 40
+LATE_SECONDS = 5.0
+"""That a call may take beyond the time that it was given."""
 
 USUAL_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # between two steps an engine's threads leave their cores to those that send
@@ -88,7 +91,7 @@ class Server:
             raise
         if watch and self.models:
             processes = ModelProcesses(self.pid, self.repository, self.models)
-            self.watchdog = Watchdog(self.probes, self.models, processes.have_ended)
+            self.watchdog = Watchdog(self.probes, self.models, processes)
             watchdogs.append(self.watchdog)
 
     @property
@@ -146,19 +149,27 @@ class Server:
         self._wait(self.probes.is_live, until, "the server did not come up")
         for model in self.models:
             progress(f"{model} is loaded")
-            try:
-                if not self.probes.is_loaded(model):  # an ensemble loads its steps
-                    self.probes.load(model, max(1.0, until - time.monotonic()))
-            except NotAvailable as error:
-                raise NotAvailable(f"{error}\n{self._end_of_log()}") from None
+            if not self.probes.is_loaded(model):  # an ensemble loads its steps
+                self._load(model, until)
             self._wait(lambda name=model: self.probes.answers(name), until, f"{model} is loaded, but does not answer")  # type: ignore[misc]
+
+    def _load(self, model: str, until: float) -> None:
+        """In a thread, so that who waits can give up; with the server its call ends."""
+        loader = ThreadPoolExecutor(1)
+        loading = loader.submit(self.probes.load, model, max(1.0, until - time.monotonic()))
+        loader.shutdown(wait=False)
+        self._wait(loading.done, until + LATE_SECONDS, f"{model} was not loaded")
+        try:
+            loading.result()
+        except NotAvailable as error:
+            raise NotAvailable(f"{error}\n{self._end_of_log()}") from None
 
     def _wait(self, what: Callable[[], bool], until: float, otherwise: str) -> None:
         while not what():
-            if self.process.poll() is not None:
-                raise NotAvailable(f"tritonserver ended with status {self.process.returncode}\n{self._end_of_log()}")
             if self._give_up():
                 raise NotAvailable("told to end before it was ready")
+            if self.process.poll() is not None:
+                raise NotAvailable(f"tritonserver ended with status {self.process.returncode}\n{self._end_of_log()}")
             if time.monotonic() > until:
                 raise NotAvailable(f"{otherwise} in time\n{self._end_of_log()}")
             time.sleep(0.02)

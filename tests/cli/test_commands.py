@@ -136,6 +136,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["bench", "--config", "gone.json"], 2, "gone.json"),
     (["tune", "--device", "cpu"], 1, "tuning chooses among the kernels of a GPU, and the device is cpu"),
     (["tune", "--batch", "1,x", "--device", "cpu"], 2, "--batch is '1,x'"),
+    (["tune", "--batch", "0", "--device", "cpu"], 2, "at least one sequence"),
     (["check", "gone.ipynb"], 2, "gone.ipynb is no notebook"),
     (["release", "--course", "gone"], 2, "gone has no solutions/"),
     (["tour", "--course", "gone"], 2, "gone has no solutions/"),

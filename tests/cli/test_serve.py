@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +19,26 @@ from labkit.serving.install import find_server
 
 COMMAND = [sys.executable, "-m", "labkit", "serve"]
 ANY_PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+
+SLOW_CONFIG = """
+name: "slow"
+backend: "python"
+max_batch_size: 0
+input [ { name: "x" data_type: TYPE_INT32 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_INT32 dims: [ 1 ] } ]
+instance_group [ { kind: KIND_CPU } ]
+"""
+SLOW_MODEL = """
+import pathlib, time
+
+class TritonPythonModel:
+    def initialize(self, args):
+        pathlib.Path(args["model_repository"]).parent.joinpath("begun").touch()
+        time.sleep(60)
+
+    def execute(self, requests):
+        return []
+"""
 
 needs_server = pytest.mark.skipif(find_server() is None, reason="not measured here: no Triton Inference Server")
 
@@ -54,18 +75,25 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
 
 
 @needs_server
-def test_an_interruption_while_it_loads_leaves_nothing() -> None:
-    with subprocess.Popen([*COMMAND, "gptj-tiny", *ANY_PORTS], stderr=subprocess.PIPE, text=True) as command:
+def test_an_interruption_while_a_model_loads_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "slow" / "1").mkdir(parents=True)
+    (tmp_path / "slow" / "config.pbtxt").write_text(SLOW_CONFIG)
+    (tmp_path / "slow" / "1" / "model.py").write_text(SLOW_MODEL)
+    with subprocess.Popen([*COMMAND, str(tmp_path), *ANY_PORTS], stderr=subprocess.PIPE, text=True) as command:
         assert command.stderr is not None
-        said = [command.stderr.readline(), command.stderr.readline()]
-        assert said[1] == "the server starts\n"
+        while command.stderr.readline() != "slow is loaded\n":
+            assert command.poll() is None
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
         family = psutil.Process(command.pid).children(recursive=True)
+        began = time.monotonic()
         command.send_signal(signal.SIGINT)
-        said.append(command.stderr.read())
+        said = command.stderr.read()
+    assert time.monotonic() - began < 40, "the server has 20 seconds to end by itself"
     assert command.returncode == 1
-    assert said[2] == "labkit: told to end before it was ready\n"
+    assert said == "labkit: told to end before it was ready\n"
+    assert len(family) >= 3, "guardian, server and model"
     assert not [process for process in family if process.is_running()]
-    assert not Path(said[0].split()[-1]).exists(), "the repository that it wrote"
 
 
 @needs_server

@@ -199,6 +199,8 @@ def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
     another.values.zero_()
     graphed.forward(decoding.batch(), another)
     assert Eager.made == 7
+    graphed.forward(decoding.batches.prefill([torch.tensor([1])] * 3), decoding.cache)
+    assert Eager.made == 7, "a prefill over another cache has the graphs dropped"
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

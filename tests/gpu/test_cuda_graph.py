@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from labkit import ops
+from labkit.checkpoints import open_checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine import GPTJ, FixedBatches, KVCache
 from labkit.engine.cuda_graph import GraphedGPTJ
+from labkit.engine.weight_store import read_model
 from labkit.errors import InvalidRequest
-from labkit.ops import Int4Weight, Int8Weight
+from labkit.ops import Fp8Weight, Int4Weight, Int8Weight
 from tests.models import SHAPES, peer_greedy, random_peer, random_prompts
 
 pytestmark = [
@@ -84,6 +87,30 @@ def test_short_prefills_are_replayed_and_give_the_plain_models_logits(dtype: tor
     written = captured.cache.keys[:, :-1], plain.cache.keys[:, :-1]
     assert torch.equal(written[0].isnan(), written[1].isnan()), "a slot that no sequence holds was written"
     assert set(captured.graphed._steps) == {(4, 16)}
+
+
+@pytest.mark.parametrize("quantize", [None, Int8Weight.quantize, Fp8Weight.quantize])
+@pytest.mark.parametrize("counts", [[40], [130, 7], [300], [500]])
+def test_prefills_of_several_blocks_are_replayed(counts: list[int], quantize) -> None:  # type: ignore[no-untyped-def]
+    if quantize is Fp8Weight.quantize and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("not measured here: FP8 needs a GPU of compute capability 8.9 or above")
+    model = read_model(open_checkpoint("gptj-tiny"), "fp16", DEVICE)
+    if quantize:
+        layers = []
+        for layer in model.layers:
+            parts = {name: getattr(layer, name) for name in ("qkv", "fc_in", "fc_out")}
+            layers.append(replace(layer, **{name: replace(part, weight=quantize(part.weight)) for name, part in parts.items()}))
+        model = model.with_layers(layers)
+    prompts = [torch.tensor(tokens) for tokens in random_prompts(model.config.vocab_size, counts, 5)]
+    logits = []
+    for forward in (GraphedGPTJ(model, 0).forward, model.forward):
+        cache = KVCache(model.config, 1 + len(counts) * 512, device=DEVICE, dtype=model.dtype)
+        cache.keys.fill_(math.nan)
+        cache.values.fill_(math.nan)
+        batches = FixedBatches(len(counts), 512, DEVICE, first_slot=1)
+        logits.append(forward(batches.prefill(prompts), cache))
+    assert bool(logits[1].isfinite().all())
+    assert relative(*logits) < 4e-3
 
 
 @pytest.mark.parametrize("shape", SHAPES)

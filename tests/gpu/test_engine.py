@@ -38,6 +38,20 @@ def test_logits_follow_the_float64_reference(dtype: torch.dtype, bound: float) -
     assert (found - expected).norm() / expected.norm() < bound
 
 
+@pytest.mark.parametrize("length", [1, 3, 8, 9])
+def test_logits_of_short_texts_are_transformers_own(length: int) -> None:
+    """So few that their prefill could come from a graph, whose padding needs a slot that is none of theirs."""
+    peer = random_peer("head of 256", 9)
+    (prompt,) = random_prompts(peer.config.vocab_size, [length], 9)
+    with torch.no_grad():
+        expected = peer(torch.tensor([prompt])).logits[0].double()
+    engine = engine_of(peer.to("cuda"))
+    before = engine.generate([[1, 2, 3]])[0].token_ids
+    found = engine.logits(prompt).double().cpu()
+    assert (found - expected).norm() / expected.norm() < 1e-5
+    assert engine.generate([[1, 2, 3]])[0].token_ids == before
+
+
 def test_the_best_device_is_the_gpu_in_fp16() -> None:
     engine = labkit.load("gptj-tiny")
     assert engine.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""The product of a single row with an int8 matrix: three instructions a weight, no conversion among them."""
+"""The product of a single row with an int8 matrix: three instructions a weight of its own, no conversion among them."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -61,7 +62,8 @@ def tune(
         raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
     target = device or torch.device("cuda", torch.cuda.current_device())
     buckets = sorted({rows_bucket(rows) for rows in batches if rows <= STREAMED_ROWS[kind]})
-    with torch.inference_mode(), linear.tuner.tuning(report):
+    on_target = torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()  # where it is timed
+    with on_target, torch.inference_mode(), linear.tuner.tuning(report):
         shapes = linear_shapes(config, parts)
         for num_in, num_out in dict.fromkeys(shapes[name] for name in layers):
             for x, weight, bias in _layers(num_in, num_out, buckets, kind, dtype, target):

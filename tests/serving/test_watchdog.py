@@ -1,0 +1,108 @@
+"""When the watchdog loads a model anew, by itself: its two threads against each other, without a server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from labkit.serving.watchdog import Watchdog
+
+
+class Probes:
+    """Says what it is told to; a model that was loaded anew answers and has a process."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.silent: set[str] = set()
+        self.gone: set[str] = set()
+        self.live, self.loaded = True, True
+        self.reloaded: list[str] = []
+        self._seconds = seconds
+
+    def is_live(self) -> bool:
+        return self.live
+
+    def is_loaded(self, model: str) -> bool:
+        return self.loaded
+
+    def answers(self, model: str) -> bool:
+        return model not in self.silent
+
+    def needs(self, model: str) -> list[str]:
+        return ["engine"] if model == "front" else []
+
+    def reload(self, model: str) -> None:
+        time.sleep(self._seconds)
+        self.reloaded.append(model)
+        if model == "engine":
+            self.silent.clear()
+        self.silent.discard(model)
+        self.gone.discard(model)
+
+    # and as `ModelProcesses`
+    def have_ended(self, model: str) -> bool:
+        return model in self.gone
+
+    def look_at(self, model: str) -> None:
+        """Nothing to note."""
+
+
+def watchdog(probes: Probes, models: list[str], look_seconds: float) -> Watchdog:
+    double: Any = probes
+    return Watchdog(double, models, double, look_seconds)
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    until = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_model_without_a_process_is_mended_without_being_asked() -> None:
+    probes = Probes()
+    dog = watchdog(probes, ["engine"], look_seconds=1000)
+    probes.silent.add("engine")
+    probes.gone.add("engine")
+    wait_for(lambda: dog.repairs)
+    dog.stop()
+    assert probes.reloaded == ["engine"]
+
+
+def test_it_waits_for_the_server_and_leaves_alone_what_was_unloaded() -> None:
+    probes = Probes()
+    probes.live, probes.loaded = False, False
+    probes.gone.add("engine")
+    dog = watchdog(probes, ["engine"], look_seconds=1000)
+    time.sleep(0.5)
+    probes.live = True
+    time.sleep(0.5)
+    assert not probes.reloaded
+    probes.loaded = True
+    wait_for(lambda: dog.repairs)
+    dog.stop()
+    assert probes.reloaded == ["engine"]
+
+
+def test_both_threads_see_it_and_one_mends_it() -> None:
+    for _ in range(5):
+        probes = Probes(seconds=0.3)
+        probes.silent |= {"engine", "front"}
+        probes.gone.add("engine")
+        dog = watchdog(probes, ["front", "engine"], look_seconds=0.02)
+        wait_for(lambda: dog.repairs)  # noqa: B023
+        time.sleep(0.2)
+        dog.stop()
+        assert probes.reloaded == ["engine"], "what needs it answers then too"
+
+
+def test_stopped_it_mends_nothing_more() -> None:
+    probes = Probes()
+    dog = watchdog(probes, ["engine"], look_seconds=0.02)
+    dog.stop()
+    assert not any(thread.name.startswith("labkit watchdog") for thread in threading.enumerate())
+    probes.silent.add("engine")
+    probes.gone.add("engine")
+    time.sleep(0.4)
+    assert not probes.reloaded
