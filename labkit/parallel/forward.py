@@ -26,7 +26,7 @@ from labkit.parallel.ledger import Entry, decode_entries, encode_entries
 from labkit.parallel.rank import RankForward
 from labkit.parallel.ranks import Ranks
 from labkit.parallel.torchrun import Joined
-from labkit.parallel.wire import Prefix, Task, decode, encode, encode_prefix, occupy_header, report_header
+from labkit.parallel.wire import DONE, Prefix, Task, decode, encode, encode_prefix, occupy_header, report_header
 
 
 @dataclass(eq=False)
@@ -104,7 +104,7 @@ class ParallelForward:
             self._run_until(None)
             self.ranks.links.send_task(occupy_header(self._number(cache), cache.num_slots), None)
             cache.occupy()
-            self.ranks.links.gather_bytes(b"")
+            self.ranks.links.gather_bytes(DONE)
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
         """Keys and values that a request brings along, to each rank's layers and heads; passes that were begun come first."""
@@ -176,8 +176,11 @@ class ParallelForward:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, or a notebook's Stop, back until the block has come to its end."""
-    if threading.current_thread() is not threading.main_thread():
+    """Hold Ctrl-C, or a notebook's Stop, back until the block has come to its end.
+
+    Not where the handler is none of Python's: in a program that has Python in it, as a server's, it cannot be put back.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
     held: list[tuple[Any, ...]] = []

@@ -9,7 +9,7 @@ from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.parallel.ledger import encode_entries
 from labkit.parallel.links import Links
 from labkit.parallel.rank import RankForward
-from labkit.parallel.wire import OCCUPY, PREFIX, REPORT, decode, decode_occupy, decode_prefix, kind_of
+from labkit.parallel.wire import DONE, OCCUPY, PREFIX, REPORT, decode, decode_occupy, decode_prefix, kind_of
 
 
 def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> None:
@@ -28,7 +28,7 @@ def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> Non
             links.gather_bytes(encode_entries(forward.ledger.take()))
         elif kind_of(header) == OCCUPY:
             cache_of(*decode_occupy(header)).occupy()
-            links.gather_bytes(b"")
+            links.gather_bytes(DONE)
         elif kind_of(header) == PREFIX:
             prefix = decode_prefix(header, body)
             put_prefix_prompt(cache_of(prefix.cache, prefix.num_slots), prefix.slots, prefix.given)

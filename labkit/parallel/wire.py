@@ -12,6 +12,8 @@ from torch import Tensor
 from labkit.engine.batch import Batch
 
 HEADER = 16
+DONE = b"done"
+"""What a rank gives where the others only wait for it."""
 STEP, STOP, REPORT, PREFIX, OCCUPY = 1, 2, 3, 4, 5
 _KIND, _BYTES, _TOKENS, _SEQUENCES, _WIDTH, _ROWS, _DECODES, _SOFT, _FREED, _CACHE, _SLOTS, _NUMBER = range(12)
 
