@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +100,7 @@ def test_stopped_it_mends_nothing_more() -> None:
     probes = Probes()
     dog = watchdog(probes, ["engine"], look_seconds=0.02)
     dog.stop()
-    assert not any(thread.name.startswith("labkit watchdog") for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in dog._threads)
     probes.silent.add("engine")
     probes.gone.add("engine")
     time.sleep(0.4)
