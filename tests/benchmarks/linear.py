@@ -68,8 +68,7 @@ def byte_count(kind: str, num_in: int, num_out: int) -> int:
 def tuned(kinds: list[str], rows: list[int]) -> dict[str, Any]:
     """Tune everything that labkit's own file has no choice for; what that file then holds."""
     linear.tuner = Tuner(linear.SOURCES)
-    for kind in kinds:
-        tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE, report=print)
+    tune_all(kinds, rows, print)
     devices: dict[str, Any] = json.loads((home() / "autotune.json").read_text())["devices"]
     return devices
 
@@ -80,11 +79,10 @@ def once(call: Callable[[], object]) -> float:
     return 0.0
 
 
-def compile_all(kinds: list[str], rows: list[int]) -> None:
-    """Run every candidate of every shape once, so that Triton's cache holds them all."""
+def tune_all(kinds: list[str], rows: list[int], report: Callable[[str], None] = lambda line: None) -> None:
+    """Have `linear.tuner` try every candidate of every shape."""
     for kind in kinds:
-        tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE)
-    torch.cuda.synchronize()
+        tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE, report=report)
 
 
 def measure(case: Case, how: str, copy: float, seconds: float) -> dict[str, Any]:
@@ -121,7 +119,8 @@ def main() -> int:
         nothing = Path(folder) / "autotune.json"
         if options.compile:
             linear.tuner = Tuner(linear.SOURCES, path=nothing, do_bench=once)
-            compile_all(kinds, rows)
+            tune_all(kinds, rows)
+            torch.cuda.synchronize()
             return 0
         if not options.seconds:
             tuned(kinds, rows)

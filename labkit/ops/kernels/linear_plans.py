@@ -46,9 +46,9 @@ def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, g
     if rows == 1 and kind == "dense":
         found += _row(16 // dtype.itemsize)
     if rows == 1 and kind == "int8" and num_in % 4 == 0:
-        found += _row_vectors((8, 2, 1), (8, 4, 1), (4, 4, 1), (16, 2, 1), (8, 1, 1), (4, 2, 1))
+        found += _row_vectors((8, 2), (8, 4), (4, 4), (16, 2), (8, 1), (4, 2))
     if rows == 1 and kind == "int4" and group % 32 == 0:
-        found += _row_vectors((8, 2, 1), (8, 1, 1), (4, 1, 1), (4, 4, 1), (8, 4, 1), (16, 2, 1))
+        found += _row_vectors((8, 2), (8, 1), (4, 1), (4, 4), (8, 4), (16, 2))
     for tile in _tiles(kind, rows, dtype, group, arch):
         found += [Plan("rows", parted) for parted in _parted(tile, num_in, num_out)]
     return {plan.label: plan for plan in (*found, LIBRARY)}
@@ -71,11 +71,9 @@ def _row(vector: int) -> list[Plan]:
     ]
 
 
-def _row_vectors(*blocks: tuple[int, int, int]) -> list[Plan]:
-    """As `_row`, of vectors of 16 bytes of a quantized matrix: it wants more outputs for each value of x."""
-    return [
-        Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps * loads, "num_warps": warps}) for out, warps, loads in blocks
-    ]
+def _row_vectors(*blocks: tuple[int, int]) -> list[Plan]:
+    """Outputs and warps, for a quantized matrix in vectors of 16 bytes: it wants more outputs for each value of x."""
+    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
 
 def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
