@@ -1,13 +1,14 @@
-"""The shape of a GPT-J, and the shapes that have names. Imports nothing else of labkit but its errors."""
+"""The shape of a GPT-J, and the shapes that have names. Imports nothing else of labkit but its errors and `json_file`."""
 
 from __future__ import annotations
 
-import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import InvalidRequest
+from labkit.json_file import read_json_object
 
 _HUGGINGFACE_NAMES = {
     "hidden_size": "n_embd",
@@ -17,6 +18,26 @@ _HUGGINGFACE_NAMES = {
     "context_length": "n_positions",
     "vocab_size": "vocab_size",
 }
+_MOST = {
+    "hidden_size": 2**17,
+    "num_layers": 2**12,
+    "num_heads": 2**12,
+    "rotary_dim": 2**17,
+    "context_length": 2**20,
+    "vocab_size": 2**24,
+    "intermediate_size": 2**20,
+}
+"""What is larger than this is a mistake, and would need more memory than any machine has."""
+LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
+_FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's; 'gelu_new' (tanh form) is accepted"),
+    "tie_word_embeddings": ((False, None), "is {}; GPT-J has an untied head, false is accepted"),
+    "rotary": ((True, None), "is {}; GPT-J's positions are rotary, true is accepted"),
+    "scale_attn_weights": ((True, None), "is {}; GPT-J scales attention by the head size, true is accepted"),
+    "scale_attn_by_inverse_layer_idx": ((False, None), "is {}; GPT-J has no such scale, false is accepted"),
+    "add_cross_attention": ((False, None), "is {}; GPT-J has no cross-attention, false is accepted"),
+}
+"""Settings of a `config.json` that GPT-J leaves no choice in, and the values that they may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +45,10 @@ class GPTJConfig:
     """A GPT-J architecture.
 
     `hidden_size` is split evenly over `num_heads`; the first `rotary_dim` of each head's dimensions carry rotary
-    positions in interleaved pairs. Raises `InvalidRequest` when the numbers do not fit together.
+    positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several of them, of which each does;
+    a list becomes a tuple. Token ids outside of the vocabulary can never be made: they are dropped with a warning, as a
+    `vocab_size` that was changed leaves them in many a config. Raises `InvalidRequest` when the numbers do not fit
+    together.
     """
 
     hidden_size: int
@@ -36,23 +60,61 @@ class GPTJConfig:
     intermediate_size: int = 0
     layer_norm_epsilon: float = 1e-5
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_HUGGINGFACE_NAMES, "intermediate_size"):
-            value = getattr(self, name)
-            if name == "intermediate_size" and value == 0:
-                object.__setattr__(self, name, 4 * self.hidden_size)
-            elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidRequest(f"GPT-J config: {name} is {value!r}; give a whole number of at least 1")
+        for name in _HUGGINGFACE_NAMES:
+            self._check_whole(name)
+        if type(self.intermediate_size) is int and self.intermediate_size == 0:
+            object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
+        self._check_whole("intermediate_size")
         if self.hidden_size % self.num_heads:
             raise InvalidRequest(
-                f"GPT-J config: hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+                f"GPT-J config: hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads} (n_embd and "
+                "n_head in config.json)"
             )
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise InvalidRequest(
                 f"GPT-J config: rotary_dim {self.rotary_dim} must be even and at most the head size {self.head_dim}"
             )
+        epsilon = self.layer_norm_epsilon
+        if type(epsilon) not in (int, float) or not LEAST_EPSILON <= epsilon <= MOST_EPSILON:
+            raise InvalidRequest(
+                f"GPT-J config: layer_norm_epsilon is {epsilon!r:.80}; a number from {LEAST_EPSILON} to {MOST_EPSILON} is "
+                "accepted, GPT-J 6B has 1e-05"
+            )
+        start = self._tokens("bos_token_id", self.bos_token_id, one=True)
+        object.__setattr__(self, "bos_token_id", start[0] if start else None)
+        ends = self._tokens("eos_token_id", self.eos_token_id)
+        object.__setattr__(self, "eos_token_id", ends if len(ends) > 1 else ends[0] if ends else None)
+
+    def _check_whole(self, name: str) -> None:
+        value, most = getattr(self, name), _MOST[name]
+        if type(value) is not int or not 1 <= value <= most:
+            theirs = _HUGGINGFACE_NAMES.get(name, "n_inner")
+            also = "" if theirs == name else f" ({theirs} in config.json)"
+            raise InvalidRequest(f"GPT-J config: {name} is {value!r:.80}{also}; a whole number from 1 to {most} is accepted")
+
+    def _tokens(self, name: str, given: Any, *, one: bool = False) -> tuple[int, ...]:
+        """The token ids that a setting names, each once, without those outside of the vocabulary."""
+        several = isinstance(given, list | tuple) and not one
+        tokens = () if given is None else tuple(given) if several else (given,)
+        if any(type(token) is not int for token in tokens):
+            accepted = "a token id or null is" if one else "a token id, a list of them or null is"
+            raise InvalidRequest(f"GPT-J config: {name} is {given!r:.80}; {accepted} accepted")
+        if outside := [token for token in tokens if not 0 <= token < self.vocab_size]:
+            warnings.warn(
+                f"{name} {', '.join(f'{token!r:.40}' for token in outside[:3])} is outside of the vocabulary of "
+                f"{self.vocab_size} tokens, which never makes it: it is left out",
+                stacklevel=4,
+            )
+        return tuple(dict.fromkeys(token for token in tokens if 0 <= token < self.vocab_size))
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a text; none where the model has no end of text."""
+        ends = self.eos_token_id
+        return () if ends is None else (ends,) if isinstance(ends, int) else ends
 
     @property
     def head_dim(self) -> int:
@@ -75,18 +137,23 @@ class GPTJConfig:
         """From the dictionary of a Hugging Face `config.json` of `model_type` `gptj`."""
         kind = values.get("model_type", "gptj")
         if kind != "gptj":
-            raise InvalidRequest(f"config.json describes a model of type {kind!r}; labkit runs GPT-J ('gptj') only")
-        activation = values.get("activation_function", "gelu_new")
-        if activation not in ("gelu_new", "gelu_pytorch_tanh"):
-            raise InvalidRequest(f"activation_function {activation!r} is not GPT-J's; 'gelu_new' (tanh form) is accepted")
-        if values.get("tie_word_embeddings"):
-            raise InvalidRequest("tie_word_embeddings is true; GPT-J has an untied head, set it to false")
+            raise InvalidRequest(
+                f"config.json describes a model of type {kind!r:.80}; labkit runs GPT-J only, whose model_type is 'gptj'"
+            )
+        for name, (accepted, why) in _FIXED.items():
+            value = values.get(name, accepted[0])
+            if not any(value is fit or (isinstance(value, str) and value == fit) for fit in accepted):
+                shown = {True: "true", False: "false"}[value] if isinstance(value, bool) else f"{value!r:.80}"
+                raise InvalidRequest(f"{name} {why.format(shown)}")
         missing = [name for name in _HUGGINGFACE_NAMES.values() if values.get(name) is None]
         if missing:
             raise InvalidRequest(f"config.json lacks {', '.join(missing)}; a GPT-J config needs them all")
+        inner = values.get("n_inner")
+        if type(inner) is int and inner == 0:
+            raise InvalidRequest("n_inner is 0; a whole number of at least 1, or null for 4 times n_embd, is accepted")
         return cls(
             **{ours: values[theirs] for ours, theirs in _HUGGINGFACE_NAMES.items()},
-            intermediate_size=values.get("n_inner") or 0,
+            intermediate_size=0 if inner is None else inner,
             layer_norm_epsilon=values.get("layer_norm_epsilon", 1e-5),
             bos_token_id=values.get("bos_token_id"),
             eos_token_id=values.get("eos_token_id"),
@@ -94,14 +161,15 @@ class GPTJConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> GPTJConfig:
-        """From a `config.json` file; raises `InvalidRequest` naming the file when it is not one."""
+        """From a `config.json` file; raises `InvalidRequest` naming the file and what is wrong in it."""
         try:
-            values = json.loads(Path(path).read_text("utf-8"))
+            values = read_json_object(path)
         except (OSError, ValueError) as error:
             raise InvalidRequest(f"cannot read {path} as a GPT-J config.json: {error}") from error
-        if not isinstance(values, dict):
-            raise InvalidRequest(f"{path} holds {type(values).__name__}, not the object that a config.json is")
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary of a Hugging Face `config.json` that `from_dict` reads back."""
@@ -114,7 +182,7 @@ class GPTJConfig:
             "n_inner": self.intermediate_size,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_id,
+            "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
         }
 
 

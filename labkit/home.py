@@ -11,12 +11,17 @@ from pathlib import Path
 from labkit.errors import NotAvailable
 
 
+def home_path() -> Path:
+    """The folder named by `LABKIT_HOME`, else `~/.labkit`, whether it is there or not: for what is only read."""
+    return Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
+
+
 def home() -> Path:
-    """The folder named by `LABKIT_HOME`, else `~/.labkit`; made when it is missing.
+    """The folder of `home_path`, made when it is missing.
 
     Raises `NotAvailable` when it cannot be made or written to.
     """
-    path = Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
+    path = home_path()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

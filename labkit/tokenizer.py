@@ -11,15 +11,16 @@ from labkit.errors import CheckpointError, InvalidRequest
 class Tokenizer:
     """Wraps the `tokenizers` library around one `tokenizer.json`, at `path`.
 
-    Raises `CheckpointError` when it cannot be read.
+    content: the text of a `tokenizer.json`, where it was made of other files, of which `path` is one. Raises
+    `CheckpointError` when it cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, content: str | None = None) -> None:
         from tokenizers import Tokenizer as Backend
 
         self.path = Path(path)
         try:
-            self._backend = Backend.from_file(str(path))
+            self._backend = Backend.from_file(str(path)) if content is None else Backend.from_str(content)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"cannot read the tokenizer {path}: {error}") from error
         self._bytes: dict[int, bytes] = {}
@@ -29,6 +30,16 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, added ones included."""
         return int(self._backend.get_vocab_size())
+
+    @property
+    def highest_ids(self) -> tuple[int, int]:
+        """The highest token id without the added tokens, and with them; -1 where there is none."""
+        plain, all_tokens = (self._backend.get_vocab(with_added_tokens=added).values() for added in (False, True))
+        return max(plain, default=-1), max(all_tokens, default=-1)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a `tokenizer.json`."""
+        self._backend.save(str(path))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; raises `InvalidRequest` for anything but a string that UTF-8 can write."""

@@ -11,9 +11,10 @@ import torch
 from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.fastertransformer import FasterTransformerCheckpoint
 from labkit.checkpoints.fastertransformer_writer import write_fastertransformer
+from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.huggingface_writer import SHARD_BYTES, write_huggingface
 from labkit.checkpoints.megatron_writer import padded_vocab, write_megatron
-from labkit.checkpoints.output import Progress, check_target, copy_tokenizer, new_folder
+from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_target, copy_beside, new_folder
 from labkit.checkpoints.partition import check_pipeline_parallel, check_tensor_parallel
 from labkit.checkpoints.resolve import config_of, open_checkpoint
 from labkit.errors import InvalidRequest
@@ -71,15 +72,16 @@ def convert(
     with new_folder(place, needed_bytes=needed, force=force) as folder:
         if form == "hf":
             write_huggingface(checkpoint, folder, dtypes, progress, shard_bytes)
+            copy_beside(checkpoint.path, folder, (GENERATION_CONFIG,))
         elif form == "megatron":
             write_megatron(checkpoint, folder, tensor_parallel, pipeline_parallel, _the_one(dtypes), progress)
         else:
             source_dtype = _the_one(_dtypes(checkpoint, None)) or torch.float32
             write_fastertransformer(checkpoint, folder, tensor_parallel, dtype or torch.float32, source_dtype, progress)
         if form != "fastertransformer":
-            copy_tokenizer(_tokenizer_folder(checkpoint), folder)
+            copy_beside(_tokenizer_folder(checkpoint), folder)
     if form == "fastertransformer":  # which has no tokenizer of its own: beside its folder, where it is found again
-        copy_tokenizer(_tokenizer_folder(checkpoint), place.parent)
+        copy_beside(_tokenizer_folder(checkpoint), place.parent)
     files = [file for file in place.rglob("*") if file.is_file()]
     return ConvertResult(place, len(files), sum(file.stat().st_size for file in files))
 
@@ -132,6 +134,6 @@ def _needed_bytes(
 
 def _tokenizer_folder(checkpoint: Checkpoint) -> Path | None:
     path = checkpoint.path
-    if path is not None and re.fullmatch(r"\d+-gpu", path.name) and not (path / "tokenizer.json").exists():
+    if path is not None and re.fullmatch(r"\d+-gpu", path.name) and not any((path / n).exists() for n in TOKENIZER_FILES):
         return path.parent
     return path

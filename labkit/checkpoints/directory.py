@@ -1,50 +1,49 @@
-"""A directory in Hugging Face's layout: `config.json` and safetensors (one file or shards) or `pytorch_model.bin`."""
+"""A directory in Hugging Face's layout: `config.json`, and safetensors or PyTorch files, one or several."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
-from labkit.checkpoints.pytorch_file import PytorchFile
-from labkit.checkpoints.safetensors_file import SafetensorsFile
-from labkit.checkpoints.tensor_file import TensorFile
-from labkit.config import GPTJConfig
-from labkit.errors import CheckpointError, NotAvailable
+from labkit.checkpoints.checkpoint import Checkpoint
+from labkit.checkpoints.fit import check_fit
+from labkit.checkpoints.folder_config import read_config
+from labkit.checkpoints.tokenizer_files import find_tokenizer
+from labkit.checkpoints.unsupported import refuse_files, refuse_quantized, refuse_quantized_tensors
+from labkit.checkpoints.weight_files import PYTORCH, PYTORCH_INDEX, SAFETENSORS, SAFETENSORS_INDEX, open_weights
+from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
 
-SAFETENSORS_INDEX = "model.safetensors.index.json"
 CHECKSUMS = "SHA256SUMS"
 
 
 class DirectoryCheckpoint(Checkpoint):
     """Weights of a local directory; opening checks that every tensor is there in its shape, reading checks values.
 
-    A file `SHA256SUMS` beside the weights (the form `sha256sum` writes) is verified first when there is one.
+    Tensors that the model of `config.json` has no place for are refused by name where they would change what it computes
+    (more layers, biases, adapters), and named in a warning otherwise. A file `SHA256SUMS` beside the weights (the form
+    `sha256sum` writes) is verified first when there is one.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         self.name = name or str(path)
-        self.config = GPTJConfig.from_file(path / "config.json")
+        self.config = read_config(path)
+        refuse_quantized(path)
         verify_checksums(path)
-        self._tensors = _open_tensors(path)
-        self._check_tensors()
+        weights = open_weights(path)
+        if weights is None:
+            refuse_files(path)
+            raise CheckpointError(
+                f"{path} holds no weights: {SAFETENSORS}, {SAFETENSORS_INDEX}, {PYTORCH} or {PYTORCH_INDEX} is looked for"
+            )
+        refuse_quantized_tensors(path, weights.names)
+        self._tensors = weights.tensors
+        check_fit(path, self.config, weights)
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
-
-    def _check_tensors(self) -> None:
-        for name, shape in expected_shapes(self.config).items():
-            if name not in self._tensors:
-                raise CheckpointError(
-                    f"{self.path} lacks the weight {name} (shape {shape}, floating point); the checkpoint is incomplete"
-                )
-            found = self._tensors[name].entries[name].shape
-            if found != shape:
-                raise CheckpointError(f"{self.path}: {name} has shape {found}, but config.json calls for {shape}")
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         return self._tensors[name].entries[name].dtype
@@ -53,45 +52,9 @@ class DirectoryCheckpoint(Checkpoint):
         self._tensors[name].read(name, rows, columns, target)
 
     def tokenizer(self) -> Tokenizer:
-        """The directory's `tokenizer.json`."""
+        """The directory's `tokenizer.json`, or what its `vocab.json` and `merges.txt` make."""
         assert self.path is not None
-        file = self.path / "tokenizer.json"
-        if not file.exists():
-            raise NotAvailable(f"{self.path} has no tokenizer.json; give prompts as token ids, or copy the file there")
-        return Tokenizer(file)
-
-
-def _open_tensors(path: Path) -> dict[str, TensorFile]:
-    """Each tensor's file."""
-    if (path / SAFETENSORS_INDEX).exists():
-        return _open_shards(path)
-    if (path / "model.safetensors").exists():
-        return _in_one_file(SafetensorsFile(path / "model.safetensors"))
-    if (path / "pytorch_model.bin").exists():
-        return _in_one_file(PytorchFile(path / "pytorch_model.bin"))
-    raise CheckpointError(f"{path} holds no weights: model.safetensors, {SAFETENSORS_INDEX} or pytorch_model.bin is looked for")
-
-
-def _in_one_file(file: TensorFile) -> dict[str, TensorFile]:
-    return dict.fromkeys(file.entries, file)
-
-
-def _open_shards(path: Path) -> dict[str, TensorFile]:
-    index = path / SAFETENSORS_INDEX
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-        names = {tensor: Path(file).name for tensor, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no safetensors index: {error!r}") from error
-    files: dict[str, SafetensorsFile] = {}
-    for tensor, file in names.items():
-        if not (path / file).exists():
-            raise CheckpointError(f"{path} lacks {file}, where {index.name} says that {tensor} is")
-        if file not in files:
-            files[file] = SafetensorsFile(path / file)
-        if tensor not in files[file].names:
-            raise CheckpointError(f"{path / file} lacks {tensor}, which {index.name} says it holds")
-    return {tensor: files[file] for tensor, file in names.items() if tensor in files[file].entries}
+        return find_tokenizer([self.path], self.config.vocab_size)
 
 
 def verify_checksums(path: Path) -> None:
@@ -100,7 +63,7 @@ def verify_checksums(path: Path) -> None:
     Raises `CheckpointError` naming the first file that differs or is missing.
     """
     sums = path / CHECKSUMS
-    if not sums.exists():
+    if not sums.is_file():
         return
     for line in sums.read_text("utf-8", "replace").splitlines():
         if not line.strip():

@@ -7,8 +7,9 @@ of the inner size, in a file of its own. FasterTransformer loads on with a warni
 that is refused. Its converters write float32 always; its GPT-J loader heeds `weight_data_type` since release 5.1 only.
 
 `config.ini` does not say how long a context the model has, nor its norms' epsilon. `labkit convert` adds a section
-`[labkit]` with both, which FasterTransformer does not look at; without it the context is 2048 and the epsilon is 1e-5, as
-in GPT-J 6B (FasterTransformer itself computes with 1e-6 whatever the model).
+`[labkit]` with both, and with `end_ids` where several tokens end a text (FasterTransformer's `end_id` is the first of them),
+which FasterTransformer does not look at; without it the context is 2048 and the epsilon is 1e-5, as in GPT-J 6B
+(FasterTransformer itself computes with 1e-6 whatever the model).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.partition import check_tensor_parallel
 from labkit.checkpoints.pieces import Piece, read_pieces
 from labkit.checkpoints.tensor_file import Entry, TensorFile
+from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.config import GPT_J_6B, GPTJConfig
-from labkit.errors import CheckpointError, InvalidRequest, NotAvailable
+from labkit.errors import CheckpointError, InvalidRequest
 from labkit.tokenizer import Tokenizer
 
 CONFIG = "config.ini"
@@ -164,13 +166,10 @@ class FasterTransformerCheckpoint(Checkpoint):
         return Piece(self._files[file], file, rows, columns, 0, which * length, transposed=True)
 
     def tokenizer(self) -> Tokenizer:
-        """A `tokenizer.json` in the folder or beside it; the form itself has none."""
+        """The tokenizer's files in the folder or beside it; the form itself has none."""
         assert self.path is not None
         beside = [self.path.parent] if is_folder(self.path) else []
-        for folder in (self.path, *beside):
-            if (folder / "tokenizer.json").exists():
-                return Tokenizer(folder / "tokenizer.json")
-        raise NotAvailable(f"{self.path} has no tokenizer.json; give prompts as token ids, or copy the file there")
+        return find_tokenizer([self.path, *beside], self.config.vocab_size)
 
 
 def _read_config(path: Path) -> Mapping[str, Mapping[str, str]]:
@@ -194,22 +193,31 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
         heads, size, inner, layers, rotary, vocab = (int(gptj[key]) for key in _CONFIG_KEYS)
         context = int(ours.get("context_length", GPT_J_6B.context_length))
         epsilon = float(ours.get("layer_norm_epsilon", GPT_J_6B.layer_norm_epsilon))
-        start, end = (None if gptj.get(key, "None") == "None" else int(gptj[key]) for key in ("start_id", "end_id"))
-        start, end = (None if token is not None and token < 0 else token for token in (start, end))
+        start, end = (_token(gptj.get(key, "None")) for key in ("start_id", "end_id"))
+        ends = [int(token) for token in ours["end_ids"].split(",")] if "end_ids" in ours else end
     except ValueError as error:
         raise InvalidRequest(f"{folder / CONFIG} has a value that is no number: {error}") from error
-    return GPTJConfig(
-        hidden_size=heads * size,
-        num_layers=layers,
-        num_heads=heads,
-        rotary_dim=rotary,
-        context_length=context,
-        vocab_size=vocab,
-        intermediate_size=inner,
-        layer_norm_epsilon=epsilon,
-        bos_token_id=start,
-        eos_token_id=end,
-    )
+    try:
+        return GPTJConfig(
+            hidden_size=heads * size,
+            num_layers=layers,
+            num_heads=heads,
+            rotary_dim=rotary,
+            context_length=context,
+            vocab_size=vocab,
+            intermediate_size=inner,
+            layer_norm_epsilon=epsilon,
+            bos_token_id=start,
+            eos_token_id=ends if isinstance(ends, int) or ends is None else tuple(ends),
+        )
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{folder / CONFIG}: {error}") from error
+
+
+def _token(text: str) -> int | None:
+    """A token id; none for the `None` of FasterTransformer's converters and for negative numbers."""
+    token = None if text == "None" else int(text)
+    return None if token is None or token < 0 else token
 
 
 def _dtype_of(folder: Path, name: str) -> torch.dtype:

@@ -83,13 +83,14 @@ def _config_text(config: GPTJConfig, dtype: torch.dtype, source: torch.dtype) ->
             "rotary_embedding": config.rotary_dim,
             "vocab_size": config.vocab_size,
             "start_id": NO_TOKEN if config.bos_token_id is None else config.bos_token_id,
-            "end_id": NO_TOKEN if config.eos_token_id is None else config.eos_token_id,
+            "end_id": config.end_token_ids[0] if config.end_token_ids else NO_TOKEN,
             "weight_data_type": names[dtype],
         },
         "labkit": {
             "context_length": config.context_length,
             "layer_norm_epsilon": repr(config.layer_norm_epsilon),
             "source_data_type": names.get(source, names[dtype]),
+            **({"end_ids": ",".join(map(str, config.end_token_ids))} if len(config.end_token_ids) > 1 else {}),
         },
     }
     parser = configparser.ConfigParser(interpolation=None)

@@ -1,5 +1,8 @@
 """Getting a named model's files onto this disk: the built-in one is there already, the others come from a hub.
 
+A model that is here is only read: `LABKIT_HOME` may be read-only then, and a copy in the hub's own cache (`HF_HUB_CACHE`,
+`HF_HOME`), where `transformers` puts it, is as good.
+
 A download checks the disk first, shows its progress, goes on where an earlier one stopped (be it in another process),
 and is verified against the hub's checksums before it counts. `LABKIT_HUB_ENDPOINT` names a mirror with the hub's
 interface; `HF_HUB_OFFLINE=1` forbids the network.
@@ -24,15 +27,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from labkit.checkpoints.directory import sha256_of
+from labkit.checkpoints.hub_cache import cached_snapshot, is_whole
+from labkit.checkpoints.weight_files import names_of_files
 from labkit.config import GPT_J_6B, GPTJConfig
 from labkit.errors import CheckpointError, InsufficientResources, InvalidRequest, NotAvailable
-from labkit.home import home, write_atomically
+from labkit.home import home, home_path, write_atomically
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 BUILT_IN = {"gptj-tiny": Path(__file__).parents[1] / "builtin" / "gptj-tiny"}
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,7 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
     if name in BUILT_IN:
         path = BUILT_IN[name]
     elif name in HUB_MODELS:
-        path = local_path(name)
-        if not _is_complete(path):
-            _download(HUB_MODELS[name], path)
+        path = find_local(name) or _download(HUB_MODELS[name], home() / "models" / name)
     else:
         known = ", ".join([*BUILT_IN, *HUB_MODELS])
         raise InvalidRequest(f"{name!r} has no files to fetch; {known} have (synthetic models need none)")
@@ -79,13 +81,21 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
     return FetchResult(path, size, _checksum(path) if with_checksum else "")
 
 
-def local_path(name: str) -> Path:
-    """Where the files of a hub's model are, or will be, on this disk."""
-    return home() / "models" / name
+def find_local(name: str) -> Path | None:
+    """The folder of a hub's model that is on this disk, None where a download is needed; nothing is written.
+
+    Looked for in labkit's home and then in the hub's own cache.
+    """
+    model, path = HUB_MODELS[name], home_path() / "models" / name
+    if _is_complete(path) or (is_whole(path) and not os.access(path, os.W_OK)):  # where nobody can finish what is begun
+        return path
+    return cached_snapshot(model.repository, (model.revision, "main"))
 
 
 def _checksum(path: Path) -> str:
-    return next(sha256_of(path / file) for file in WEIGHT_FILES if (path / file).exists())
+    """Of the weights; of several files that of their checksums, one after another."""
+    sums = [sha256_of(path / file) for file in names_of_files(path)]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _is_complete(path: Path) -> bool:
@@ -96,7 +106,7 @@ def _is_complete(path: Path) -> bool:
         return False
 
 
-def _download(model: HubModel, path: Path) -> None:
+def _download(model: HubModel, path: Path) -> Path:
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         raise NotAvailable(
             f"{model.repository} is not on this disk and HF_HUB_OFFLINE forbids fetching it; unset that, or use "
@@ -104,13 +114,14 @@ def _download(model: HubModel, path: Path) -> None:
         )
     with _locked(path):
         if _is_complete(path):  # another process fetched it while this one waited for the lock
-            return
+            return path
         files = _listed_files(model, path)
         missing = [file for file in files if not (file.path.exists() and file.is_right(file.path))]
         _check_disk(path, missing)
         for file in missing:
             _download_file(file, model.repository)
         write_atomically(path / MARKER, json.dumps({file.path.name: file.size for file in files}))
+    return path
 
 
 @contextmanager

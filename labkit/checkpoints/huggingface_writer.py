@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
-from labkit.checkpoints.directory import SAFETENSORS_INDEX
 from labkit.checkpoints.output import Progress, write_tensor
 from labkit.checkpoints.safetensors_file import DTYPES
+from labkit.checkpoints.weight_files import SAFETENSORS_INDEX
 
 SHARD_BYTES = 5 * 10**9
 """The most that a file holds, unless one tensor is larger."""

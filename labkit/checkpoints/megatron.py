@@ -23,9 +23,10 @@ from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, one_name, qkv_
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
 from labkit.checkpoints.partition import check_tensor_parallel
 from labkit.checkpoints.pieces import Piece, read_pieces
+from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
-from labkit.errors import CheckpointError, InvalidRequest, NotAvailable
+from labkit.errors import CheckpointError, InvalidRequest
 from labkit.tokenizer import Tokenizer
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -220,11 +221,9 @@ class RankedCheckpoint(Checkpoint):
         return pieces
 
     def tokenizer(self) -> Tokenizer:
-        """A `tokenizer.json` beside the weights; Megatron and NeMo keep other files, which are not read."""
+        """GPT-2's files beside the weights; Megatron and NeMo keep other files, which are not read."""
         assert self.path is not None
-        if not (self.path / "tokenizer.json").exists():
-            raise NotAvailable(f"{self.path} has no tokenizer.json; give prompts as token ids, or copy the file there")
-        return Tokenizer(self.path / "tokenizer.json")
+        return find_tokenizer([self.path], self.config.vocab_size)
 
 
 class _Grid:

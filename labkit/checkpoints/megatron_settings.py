@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from labkit.config import GPTJConfig
-from labkit.errors import CheckpointError
+from labkit.errors import CheckpointError, InvalidRequest
 
 _NUMBERS = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
 ROTARY_BASE = 10000
@@ -109,18 +109,21 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
         epsilon = float(settings.get("layernorm_epsilon") or settings.get("norm_epsilon") or 1e-5)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{label}: rotary_percent or layernorm_epsilon is no number: {error}") from error
-    return GPTJConfig(
-        hidden_size=settings["hidden_size"],
-        num_layers=settings["num_layers"],
-        num_heads=settings["num_attention_heads"],
-        rotary_dim=round(percent * head_dim),
-        context_length=settings["max_position_embeddings"],
-        vocab_size=vocab,
-        intermediate_size=settings.get("ffn_hidden_size") or 0,
-        layer_norm_epsilon=epsilon,
-        bos_token_id=settings.get("bos_token_id"),
-        eos_token_id=settings.get("eos_token_id"),
-    )
+    try:
+        return GPTJConfig(
+            hidden_size=settings["hidden_size"],
+            num_layers=settings["num_layers"],
+            num_heads=settings["num_attention_heads"],
+            rotary_dim=round(percent * head_dim),
+            context_length=settings["max_position_embeddings"],
+            vocab_size=vocab,
+            intermediate_size=settings.get("ffn_hidden_size") or 0,
+            layer_norm_epsilon=epsilon,
+            bos_token_id=settings.get("bos_token_id"),
+            eos_token_id=settings.get("eos_token_id"),
+        )
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{label}: {error}") from error
 
 
 def settings_of(config: GPTJConfig, tensor_parallel: int, pipeline_parallel: int, padded_vocab: int) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def settings_of(config: GPTJConfig, tensor_parallel: int, pipeline_parallel: int
         "vocab_size": config.vocab_size,
         "padded_vocab_size": padded_vocab,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": list(config.end_token_ids) if len(config.end_token_ids) > 1 else config.eos_token_id,
         "tensor_model_parallel_size": tensor_parallel,
         "pipeline_model_parallel_size": pipeline_parallel,
     }

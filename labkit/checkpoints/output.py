@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +19,10 @@ from labkit.errors import InsufficientResources, InvalidRequest
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and the name of what comes next."""
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt"),
+)
 _REPLACEABLE = (
     *(
         "*.bin",
@@ -122,8 +125,8 @@ def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
     file.write(memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)))  # type: ignore[arg-type]
 
 
-def copy_tokenizer(source: Path | None, folder: Path) -> None:
-    """Copy the tokenizer's files of a checkpoint, those that there are; what `folder` has already is kept."""
-    for name in TOKENIZER_FILES:
+def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENIZER_FILES) -> None:
+    """Copy a checkpoint's files (its tokenizer's if none are named), those that are there; what `folder` has is kept."""
+    for name in names:
         if source is not None and (source / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source / name, folder / name)

@@ -27,7 +27,8 @@ class PytorchFile(TensorFile):
     """The tensors of one PyTorch file, of which only their places are unpickled.
 
     The pickle may call for nothing but what a dictionary of tensors needs, so it cannot run code. Tensors that are not
-    floating point are left out. Raises `CheckpointError` naming the file, and the tensor if it is one tensor's fault.
+    floating point are left out of `entries`; `names` are those of all. Raises `CheckpointError` naming the file, and the
+    tensor if it is one tensor's fault.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +37,7 @@ class PytorchFile(TensorFile):
                 index = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
                 with archive.open(index) as file:
                     tensors = _Unpickler(file).load()
-                places = {name: place for name, place in tensors.items() if isinstance(place, _Place)}
+                places = {str(name): place for name, place in tensors.items() if isinstance(place, _Place)}
                 entries = {
                     name: _entry(archive, f"{index.removesuffix('.pkl')}/{place.key}", name, place)
                     for name, place in places.items()
@@ -48,6 +49,7 @@ class PytorchFile(TensorFile):
                 f"cannot read {path} as tensors only, in the form that torch writes since 1.6: {reason}"
             ) from error
         super().__init__(path, entries)
+        self.names = set(places)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class _Unpickler(pickle.Unpickler):
 
 def _entry(archive: zipfile.ZipFile, record: str, name: str, place: _Place) -> Entry:
     """Where in the file a tensor's bytes begin; raises `ValueError` naming the tensor when they are not all there."""
+    numbers = (place.offset, *place.shape, *place.stride)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"{name} has the shape {place.shape}, stride {place.stride} and offset {place.offset}")
     info = archive.getinfo(record)
     dtype = STORAGES[place.storage]
     entry = Entry(dtype, tuple(place.shape), _start(archive, info) + place.offset * dtype.itemsize)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.directory import DirectoryCheckpoint
-from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch, local_path
+from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch, find_local
+from labkit.checkpoints.folder_config import read_config
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
+from labkit.checkpoints.unsupported import refuse_file, refuse_files
 from labkit.config import GPT_J_6B, GPT_J_405M, GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest
 
@@ -24,19 +26,25 @@ def config_of(name: str | Path) -> GPTJConfig:
     if str(name) in SYNTHETIC:
         return SYNTHETIC[str(name)]
     if str(name) in HUB_MODELS:
-        here = local_path(str(name)) / "config.json"
-        return GPTJConfig.from_file(here) if here.exists() else HUB_MODELS[str(name)].config
+        here = find_local(str(name))
+        return read_config(here) if here else HUB_MODELS[str(name)].config
     path = BUILT_IN.get(str(name)) or Path(name).expanduser()
     if path.is_file() and path.suffix == ".json":
         return GPTJConfig.from_file(path)
     if path.is_dir() and (path / "config.json").exists():
-        return GPTJConfig.from_file(path / "config.json")
+        return read_config(path)
+    refuse_file(path)
     if (other := _open_other(path)) is not None:
         return other.config
     if path.is_dir():
+        refuse_files(path)
         raise CheckpointError(
             f"{path} has no config.json, nor is it in FasterTransformer's, Megatron-LM's or NeMo's layout; a directory in "
             "Hugging Face's or one of these is needed"
+        )
+    if path.is_file():
+        raise InvalidRequest(
+            f"{path} is a file; give the directory that holds the weights and config.json, a config.json or a .nemo file"
         )
     raise InvalidRequest(
         f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory, a config.json or a .nemo file"

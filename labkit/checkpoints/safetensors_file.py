@@ -5,7 +5,8 @@ The header is `{name: {dtype, shape, data_offsets}}`, with offsets that count fr
 
 from __future__ import annotations
 
-import json
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import torch
 
 from labkit.checkpoints.tensor_file import Entry, TensorFile
 from labkit.errors import CheckpointError
+from labkit.json_file import MOST_INDEX_BYTES, parse_json_object
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_HEADER_LIMIT = 100_000_000
+OTHER_BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64},
+    **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+}
+"""The format's other dtypes, which no weight of a GPT-J has, and their bits."""
 
 
 class SafetensorsFile(TensorFile):
@@ -30,29 +36,54 @@ class SafetensorsFile(TensorFile):
             size = path.stat().st_size
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+                if not 2 <= length <= min(MOST_INDEX_BYTES, size - 8):
                     raise ValueError(f"a header of {length} bytes in a file of {size}")
-                header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+                header = parse_json_object(file.read(length))
             header.pop("__metadata__", None)
-            entries = {name: _entry(name, row, 8 + length) for name, row in header.items() if row["dtype"] in DTYPES}
+            spans = {name: _span(name, row) for name, row in header.items()}
+            entries = {name: _entry(header[name], 8 + length + spans[name][0]) for name in header if _is_float(header[name])}
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, OverflowError) as error:
             raise CheckpointError(f"{path} is no safetensors file, or is cut off: {error}") from error
-        for name, entry in entries.items():
-            end = entry.offset + entry.byte_count
-            if end > size:
+        ordered = sorted(spans.items(), key=lambda item: item[1])
+        for name, (_, last) in ordered:
+            if (end := 8 + length + last) > size:
                 raise CheckpointError(f"{path} is cut off: {name} ends at byte {end}, the file at {size}")
+        for (one, (_, end)), (other, (begin, last)) in pairwise(ordered):
+            if begin < end and begin < last:
+                raise CheckpointError(f"{path} is no safetensors file: {one} and {other} overlap")
         super().__init__(path, entries)
         self.names = set(header)
 
 
-def _entry(name: str, row: dict[str, Any], data: int) -> Entry:
-    """One line of the header whose data begin at byte `data`; raises `ValueError` when its numbers do not agree."""
-    begin, end = (int(offset) for offset in row["data_offsets"])
-    entry = Entry(DTYPES[row["dtype"]], tuple(int(length) for length in row["shape"]), data + begin)
-    if begin < 0 or min(entry.shape, default=0) < 0:
-        raise ValueError(f"{name} has the shape {entry.shape} and begins at {begin}")
-    if end - begin != entry.byte_count:
-        raise ValueError(f"{name} of shape {entry.shape} needs {entry.byte_count} bytes, has {end - begin}")
-    return entry
+def _is_float(row: dict[str, Any]) -> bool:
+    return row["dtype"] in DTYPES
+
+
+def _entry(row: dict[str, Any], offset: int) -> Entry:
+    return Entry(DTYPES[row["dtype"]], tuple(row["shape"]), offset)
+
+
+def _span(name: str, row: Any) -> tuple[int, int]:
+    """A tensor's first byte and its end, counted from the header's end; raises `ValueError` when its numbers do not agree."""
+    if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
+        raise ValueError(f"{name} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES.keys() | OTHER_BITS.keys():
+        raise ValueError(f"{name} has the dtype {dtype!r:.80}; {', '.join([*DTYPES, *OTHER_BITS])} are accepted")
+    if not _are_whole(shape):
+        raise ValueError(f"{name} has the shape {shape!r:.80}; a list of whole numbers is accepted")
+    if not _are_whole(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name} begins at and ends at {offsets!r:.80}; two whole numbers are accepted")
+    begin, end = offsets
+    bits = 8 * DTYPES[dtype].itemsize if dtype in DTYPES else OTHER_BITS[dtype]
+    needed = -(-math.prod(shape) * bits // 8)
+    if end - begin != needed:
+        raise ValueError(f"{name} of shape {tuple(shape)} needs {needed} bytes, has {end - begin}")
+    return begin, end
+
+
+def _are_whole(values: Any) -> bool:
+    """Whether this is a list of whole numbers of at least 0, none of them too large for a file."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)

@@ -66,6 +66,7 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
     embedding = config.vocab_size * config.hidden_size
     matrices = (config.parameter_count - embedding) * BITS[precision] / 8
     needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM) // ranks
+    needed += 4 * config.context_length * (config.rotary_dim + MAX_BATCH_SIZE)  # rotary positions, and each line's slots
     free = free_bytes(device)
     if needed > free:
         raise InsufficientResources(

@@ -14,8 +14,8 @@ from labkit.engine.text_stream import TextStream
 class Sequence:
     """A prompt and what has been made behind it so far.
 
-    `stop_token_ids` are the tokens that end it (the end of text among them unless ignored); `bad_words` the forbidden
-    token sequences; `seed` decides its random draws together with `sample`;
+    `eos_token_id` is the model's end of text, or several; `stop_token_ids` the tokens that end it (the end of text among
+    them unless ignored); `bad_words` the forbidden token sequences; `seed` decides its random draws together with `sample`;
     `token_bytes` turns a token into its part of the text, and `stop_words` are the stops given as token ids.
     """
 
@@ -27,7 +27,7 @@ class Sequence:
         prompt: list[int],
         params: SamplingParams,
         max_new_tokens: int,
-        eos_token_id: int | None,
+        eos_token_id: int | SequenceOf[int] | None,
         bad_words: SequenceOf[tuple[int, ...]],
         seed: int,
         token_bytes: Callable[[int], bytes],
@@ -38,7 +38,7 @@ class Sequence:
         self.params = params
         self.max_new_tokens = max_new_tokens
         end = eos_token_id if params.end_token_id is None else params.end_token_id
-        ending = () if end is None or params.ignore_eos else (end,)
+        ending = () if end is None or params.ignore_eos else (end,) if isinstance(end, int) else tuple(end)
         self.stop_token_ids = frozenset((*params.stop_token_ids, *ending))
         self.bad_words = tuple(bad_words)
         self.seed = seed

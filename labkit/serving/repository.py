@@ -72,8 +72,8 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     given = settings.parameters()
     if checkpoint.path is not None and settings.model != checkpoint.name:
         given["model"] = str(checkpoint.path.resolve())
-    if config.eos_token_id is not None:
-        given["end_token_id"] = str(config.eos_token_id)
+    if config.end_token_ids:
+        given["end_token_id"] = str(config.end_token_ids[0])  # what outputs are padded with; each of them ends a text
     try:
         tokenizer = checkpoint.tokenizer()
     except NotAvailable:
@@ -87,7 +87,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     for name, model in models.items():
         _write_model(folder / name, model, settings.instances if name == ENGINE else 1)
         if tokenizer is not None and name in WITH_TOKENIZER:
-            shutil.copyfile(tokenizer.path, folder / name / "1" / "tokenizer.json")
+            tokenizer.save(folder / name / "1" / "tokenizer.json")
     return list(models)
 
 

@@ -183,7 +183,7 @@ def test_a_file_cut_while_it_is_read(whole: Path) -> None:
         ({"data_offsets": [-384, 0]}, "begins at"),
         ({"data_offsets": "ab"}, "no safetensors file"),
         ({"shape": None}, "no safetensors file"),
-        ({"dtype": None}, "lacks the weight"),
+        ({"dtype": None}, "has the dtype None; F64, F32"),
     ],
 )
 def test_a_header_that_does_not_agree_with_itself(whole: Path, change: dict[str, Any], words: str) -> None:

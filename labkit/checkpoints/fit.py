@@ -1,0 +1,58 @@
+"""Whether a directory's weights are those of the model that its `config.json` describes."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.weight_files import WeightFiles
+from labkit.config import GPTJConfig
+from labkit.errors import CheckpointError
+
+_NO_WEIGHTS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias|scale_attn|embed_positions|rotary_emb\.inv_freq)")
+"""Masks and tables of positions, which older versions of transformers stored and which every GPT-J computes."""
+_LAYER = re.compile(r"transformer\.h\.(\d+)\.")
+_MOST_NAMED = 3
+
+
+def check_fit(folder: Path, config: GPTJConfig, weights: WeightFiles) -> None:
+    """Raise `CheckpointError` for a weight that is missing, misshapen or without a place in the model, with the reason."""
+    expected = expected_shapes(config)
+    for name, shape in expected.items():
+        if name not in weights.tensors:
+            raise CheckpointError(
+                f"{folder} lacks the weight {name} (shape {shape}, floating point); the checkpoint is incomplete"
+                + (f", or n_layer {config.num_layers} in config.json is too many" if _LAYER.match(name) else "")
+            )
+        found = weights.tensors[name].entries[name].shape
+        if found != shape:
+            fields = _fields(config, shape)
+            raise CheckpointError(f"{folder}: {name} has shape {found}, but config.json calls for {shape} ({fields})")
+    _check_strays(folder, config, sorted(name for name in weights.names - expected.keys() if not _NO_WEIGHTS.fullmatch(name)))
+
+
+def _check_strays(folder: Path, config: GPTJConfig, strays: list[str]) -> None:
+    if not strays:
+        return
+    more = f" and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
+    named = ", ".join(strays[:_MOST_NAMED]) + more
+    layers = 1 + max((int(found[1]) for name in strays if (found := _LAYER.match(name))), default=-1)
+    if layers > config.num_layers:
+        raise CheckpointError(
+            f"{folder} holds weights of {layers} layers, but n_layer in config.json is {config.num_layers}: {named} would "
+            "not be used; mend n_layer, or take the weights of the model that config.json describes"
+        )
+    if any(name.startswith(("transformer.", "lm_head.")) for name in strays):
+        raise CheckpointError(
+            f"{folder} holds weights that a GPT-J has no place for: {named}; the model that they belong to computes something "
+            "else (merge adapters into the weights first)"
+        )
+    warnings.warn(f"{folder} holds weights that are no part of a GPT-J and are not used: {named}", stacklevel=4)
+
+
+def _fields(config: GPTJConfig, shape: tuple[int, ...]) -> str:
+    """The settings of `config.json` that the lengths of a shape are."""
+    lengths = {"vocab_size": config.vocab_size, "n_embd": config.hidden_size, "n_inner": config.intermediate_size}
+    return ", ".join(f"{name} {length}" for name, length in lengths.items() if length in shape)

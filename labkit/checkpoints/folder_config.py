@@ -1,0 +1,59 @@
+"""The shape and the ends of text of a directory in Hugging Face's layout: `config.json` and `generation_config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+from labkit.config import GPTJConfig
+from labkit.errors import InvalidRequest
+from labkit.json_file import read_json_object
+
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size"), (0,)),
+    **dict.fromkeys(("num_beams", "num_return_sequences", "num_beam_groups"), (1,)),
+    **dict.fromkeys(("top_p", "typical_p", "temperature", "length_penalty", "repetition_penalty"), (1,)),
+    **dict.fromkeys(("diversity_penalty", "penalty_alpha"), (0,)),
+    **dict.fromkeys(("do_sample", "early_stopping"), (False,)),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"), ([],)),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "stop_strings"), ()),
+    **{"top_k": (0, 50), "max_length": (20,), "max_new_tokens": ()},
+}
+"""Settings of a generation that `transformers` takes as defaults, and the values with which they do nothing there."""
+
+
+def read_config(folder: Path) -> GPTJConfig:
+    """The config in a folder, with the end of text that `generation_config.json` names, where there is such a file.
+
+    As in `transformers`, its `eos_token_id` (a token id, or a list of which each ends a text) counts before that of
+    `config.json`, and so does its `bos_token_id`. Where it names none, those of `config.json` stay (`transformers` would
+    know no end of text then). Nothing else of it is taken: how to choose tokens (`do_sample`, `temperature`, `top_k`,
+    `top_p`, beams, penalties, lengths, banned and forced tokens) is what `SamplingParams` says, whose defaults are the
+    same for every model. A warning names the settings that `transformers` would have taken.
+
+    Raises `InvalidRequest` naming the file and what is wrong in it.
+    """
+    config = GPTJConfig.from_file(folder / CONFIG)
+    path = folder / GENERATION_CONFIG
+    if not path.exists():
+        return config
+    try:
+        values = read_json_object(path)
+        ends = {name: values[name] for name in ("bos_token_id", "eos_token_id") if values.get(name) is not None}
+        config = dataclasses.replace(config, **ends)
+    except (OSError, ValueError) as error:  # InvalidRequest is a ValueError
+        raise InvalidRequest(f"cannot read {path} as a generation config: {error}") from error
+    if ignored := [f"{name} {values[name]!r:.40}" for name, neutral in _NEUTRAL.items() if _differs(values.get(name), neutral)]:
+        warnings.warn(
+            f"{path} sets {', '.join(ignored)}; labkit takes the end of text from there and nothing else, ask for the rest "
+            "by SamplingParams or the command line's options",
+            stacklevel=2,
+        )
+    return config
+
+
+def _differs(value: Any, neutral: tuple[Any, ...]) -> bool:
+    return value is not None and value not in neutral

@@ -1,0 +1,86 @@
+"""Forms of weights that labkit knows by name and does not read, and what to do in place of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import CheckpointError
+from labkit.json_file import read_json_object
+
+_ADVICE = (
+    "labkit reads weights of 16, 32 or 64 bits and quantizes them itself: take the model's unquantized checkpoint and "
+    "choose dtype int8 or int4"
+)
+_SETTINGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files beside the weights that older quantizers write, and whose they are."""
+_NAMES = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors (llm-compressor)",
+    "fp8": "8-bit floating-point",
+}
+_TENSORS = (
+    ((".g_idx",), "GPTQ"),
+    ((".qweight", ".qzeros"), "GPTQ or AWQ"),
+    ((".SCB", ".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"), "bitsandbytes"),
+    ((".weight_packed", ".weight_scale"), "compressed-tensors (llm-compressor)"),
+    ((".weight_scale_inv",), "8-bit floating-point"),
+)
+"""Ends of the names of tensors that quantizers add, and whose they are."""
+_FILES = {
+    ".gguf": ("GGUF (llama.cpp)", "take the model's Hugging Face checkpoint"),
+    ".ggml": ("GGML (llama.cpp)", "take the model's Hugging Face checkpoint"),
+    ".msgpack": ("Flax", "load it with transformers (from_flax=True) and save it"),
+    ".h5": ("TensorFlow", "load it with transformers (from_tf=True) and save it"),
+    ".ot": ("rust-bert", "take the model's Hugging Face checkpoint"),
+    ".onnx": ("ONNX", "take the model's Hugging Face checkpoint"),
+}
+"""Ends of the names of files of other programs, and how to come by one that labkit reads."""
+
+
+def refuse_quantized(folder: Path) -> None:
+    """Raise `CheckpointError` with the method's name when the settings in a folder say that its weights are quantized."""
+    said = _object(folder / "config.json").get("quantization_config")
+    if said is not None:
+        method = said.get("quant_method") if isinstance(said, dict) else said
+        older = isinstance(said, dict) and method is None and bool(said.get("load_in_8bit") or said.get("load_in_4bit"))
+        _refuse(folder, "bitsandbytes" if older else method, "its config.json has a quantization_config")
+    for file, method in _SETTINGS.items():
+        if (folder / file).is_file():
+            found = _object(folder / file).get("quant_method", method)
+            _refuse(folder, found, f"there is a {file}")
+
+
+def refuse_quantized_tensors(folder: Path, names: Iterable[str]) -> None:
+    """Raise `CheckpointError` with the method's name when some of the tensors are a quantizer's."""
+    for ends, method in _TENSORS:
+        if found := next((name for name in sorted(names) if name.endswith(ends)), None):
+            raise CheckpointError(f"{folder} holds weights in {method} form (the tensor {found}), which is not read; {_ADVICE}")
+
+
+def refuse_file(path: Path) -> None:
+    """Raise `CheckpointError` with the format's name for a file of weights of another program."""
+    if path.is_file() and path.suffix in _FILES:
+        form, advice = _FILES[path.suffix]
+        raise CheckpointError(f"{path} is a {form} file, which is not read; {advice} and give its directory")
+
+
+def refuse_files(folder: Path) -> None:
+    """Raise `CheckpointError` with the format's name when a folder holds another program's file of weights."""
+    for path in sorted(folder.iterdir()):
+        refuse_file(path)
+
+
+def _refuse(folder: Path, method: Any, why: str) -> None:
+    name = _NAMES.get(method, repr(method)) if isinstance(method, str) else "a form without a name"
+    raise CheckpointError(f"{folder} holds weights quantized by {name} ({why}), which are not read; {_ADVICE}")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except (OSError, ValueError):
+        return {}  # whoever needs the file says what is wrong with it

@@ -1,0 +1,84 @@
+"""The weight files of a directory in Hugging Face's layout: one file or shards, safetensors or PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from labkit.checkpoints.pytorch_file import PytorchFile
+from labkit.checkpoints.safetensors_file import SafetensorsFile
+from labkit.checkpoints.tensor_file import TensorFile
+from labkit.errors import CheckpointError
+from labkit.json_file import MOST_INDEX_BYTES, read_json_object
+
+SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
+SAFETENSORS_INDEX, PYTORCH_INDEX = f"{SAFETENSORS}.index.json", f"{PYTORCH}.index.json"
+NamedFile = SafetensorsFile | PytorchFile
+_OPENERS: dict[str, Callable[[Path], NamedFile]] = {SAFETENSORS: SafetensorsFile, PYTORCH: PytorchFile}
+_FORMS = {SAFETENSORS: "safetensors", PYTORCH: "PyTorch"}
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """`tensors`: the file of each floating-point tensor; `names`: of all tensors that the files hold."""
+
+    tensors: dict[str, TensorFile]
+    names: set[str]
+
+
+def open_weights(folder: Path) -> WeightFiles | None:
+    """Open the weights, in the order in which transformers looks for them; None where there are none.
+
+    Raises `CheckpointError` naming a file that is missing or not what it should be.
+    """
+    for single, opener in _OPENERS.items():
+        if (folder / single).exists():
+            file = opener(folder / single)
+            return WeightFiles(dict.fromkeys(file.entries, file), set(file.names))
+        if (folder / f"{single}.index.json").exists():
+            return _open_shards(folder, single)
+    return None
+
+
+def names_of_files(folder: Path) -> list[str]:
+    """The weight files that a directory should have, whether they are there or not; none where it has no weights."""
+    for single in _OPENERS:
+        if (folder / single).exists():
+            return [single]
+        if (folder / f"{single}.index.json").exists():
+            return sorted({*_weight_map(folder, single).values()})
+    return []
+
+
+def _open_shards(folder: Path, single: str) -> WeightFiles:
+    weight_map, index = _weight_map(folder, single), f"{single}.index.json"
+    files: dict[str, NamedFile] = {}
+    for tensor, name in weight_map.items():
+        if not (folder / name).exists():
+            raise CheckpointError(f"{folder} lacks {name}, where {index} says that {tensor} is")
+        if name not in files:
+            files[name] = _OPENERS[single](folder / name)
+        if tensor not in files[name].names:
+            raise CheckpointError(f"{folder / name} lacks {tensor}, which {index} says it holds")
+    tensors: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].entries}
+    return WeightFiles(tensors, {name for file in files.values() for name in file.names})
+
+
+def _weight_map(folder: Path, single: str) -> dict[str, str]:
+    """Each tensor's file, a path inside of the folder; raises `CheckpointError` for an index that says anything else."""
+    index = folder / f"{single}.index.json"
+    try:
+        weight_map = read_json_object(index, MOST_INDEX_BYTES).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
+            raise ValueError("its weight_map is no object that gives the name of a file for each tensor")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{index} is no {_FORMS[single]} index: {error}") from error
+    for tensor, name in weight_map.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+            raise CheckpointError(
+                f"{index} says that {tensor} is in {name!r:.80}, which may lie outside of {folder}; a file inside of it is "
+                "accepted, and nothing was read"
+            )
+    return weight_map

@@ -1,0 +1,46 @@
+"""Reading a JSON object from a file that someone else wrote; every flaw is a `ValueError` in one short sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 2**20
+"""A file of settings is far smaller than this."""
+MOST_INDEX_BYTES = 100 * 2**20
+"""Of an index or a header that has a line for each of many tensors."""
+
+
+def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises `OSError` when the file cannot be read, and `ValueError` when it is larger than `most_bytes`, no JSON, nested
+    too deeply, no object, or names something twice.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    if (size := path.stat().st_size) > most_bytes:
+        raise ValueError(f"it has {size:,} bytes; at most {most_bytes:,} are accepted")
+    return parse_json_object(path.read_bytes())
+
+
+def parse_json_object(content: bytes) -> dict[str, Any]:
+    """The object in UTF-8 JSON; raises `ValueError` as `read_json_object` does."""
+    try:
+        values = json.loads(content.decode("utf-8"), object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("its lists and objects are nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds a {type(values).__name__}; an object, {{...}}, is accepted")
+    return values
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it names {twice!r:.80} twice; name it once")
+    return values
