@@ -56,9 +56,11 @@ def _from_vocabulary(folder: Path) -> str:
     """The text of the `tokenizer.json` that stands for the older files; it tokenizes as transformers' GPT-2 class does."""
     from tokenizers import models
 
-    settings, special = _read(folder / "tokenizer_config.json"), _read(folder / SPECIAL)
+    settings, special, vocab = (_read(folder / name) for name in ("tokenizer_config.json", SPECIAL, VOCAB))
     try:
-        vocab, merges = models.BPE.read_file(str(folder / VOCAB), str(folder / MERGES))
+        if not vocab or any(type(token) is not int or token < 0 for token in vocab.values()):
+            raise ValueError("its vocabulary is no object that gives a token id for each token")
+        merges = models.BPE.read_file(str(folder / VOCAB), str(folder / MERGES))[1]
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"cannot read the tokenizer {folder / VOCAB} with {MERGES}: {error}") from error
     byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
@@ -88,17 +90,22 @@ def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]
         if isinstance(row, dict) and isinstance(name := row.get("content"), str) and token.isdecimal():
             ids[name] = int(token)
             found |= {name} if row.get("special") is True else set()
+    _check_ids(folder, vocab, ids)
     for name in sorted(found - ids.keys()):
         ids[name] = 1 + max([*vocab.values(), *ids.values()])
-    if wrong := [name for name, token in ids.items() if type(token) is not int or vocab.get(name, token) != token]:
-        raise CheckpointError(f"{folder}: the added token {wrong[0]!r:.80} has the id {ids[wrong[0]]!r:.40}, not its own")
-    expected = itertools.count(1 + max(vocab.values(), default=-1))
-    for name in sorted(ids.keys() - vocab.keys(), key=lambda name: ids[name]):
-        if ids[name] != (follows := next(expected)):
-            raise CheckpointError(f"{folder}: the added token {name!r:.80} has the id {ids[name]}; {follows} comes next")
     rules = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     rows = [{"id": token, "content": name, "special": name in found, **rules} for name, token in ids.items()]
     return sorted(rows, key=lambda row: int(row["id"]))
+
+
+def _check_ids(folder: Path, vocab: dict[str, int], ids: dict[str, Any]) -> None:
+    """Raise `CheckpointError` unless the added tokens have their ids of the vocabulary, or those that follow it."""
+    if wrong := [name for name, token in ids.items() if type(token) is not int or vocab.get(name, token) != token]:
+        raise CheckpointError(f"{folder}: the added token {wrong[0]!r:.80} has the id {ids[wrong[0]]!r:.40}, not its own")
+    expected = itertools.count(1 + max(vocab.values()))
+    for name in sorted(ids.keys() - vocab.keys(), key=lambda name: int(ids[name])):
+        if ids[name] != (follows := next(expected)):
+            raise CheckpointError(f"{folder}: the added token {name!r:.80} has the id {ids[name]}; {follows} comes next")
 
 
 def _list(value: Any) -> list[Any]:

@@ -75,7 +75,7 @@ def refuse_files(folder: Path) -> None:
 
 
 def _refuse(folder: Path, method: Any, why: str) -> None:
-    name = _NAMES.get(method, repr(method)) if isinstance(method, str) else "a form without a name"
+    name = _NAMES.get(method, f"{method!r:.80}") if isinstance(method, str) else "a form without a name"
     raise CheckpointError(f"{folder} holds weights quantized by {name} ({why}), which are not read; {_ADVICE}")
 
 

@@ -42,7 +42,8 @@ def load(
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    return Engine(read_model(checkpoint, chosen, target), tokenizer_of(checkpoint), **options)
+    tokenizer = tokenizer_of(checkpoint)  # before the weights are read: it may not fit the model
+    return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
 
 
 def check_options(options: EngineOptions) -> None:

@@ -53,8 +53,9 @@ def load_parallel(
     precision = as_precision(dtype, own)
     if own.type == "cpu":  # ranks share the host's memory; each GPU is looked at by its rank
         check_memory(checkpoint, own, precision)
+    tokenizer = tokenizer_of(checkpoint)  # before a process starts: it may not fit the model
     forward = start(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
-    return Engine(forward.model, tokenizer_of(checkpoint), forward=forward, **options)
+    return Engine(forward.model, tokenizer, forward=forward, **options)
 
 
 def start(
