@@ -87,7 +87,8 @@ def find_local(name: str) -> Path | None:
     Looked for in labkit's home and then in the hub's own cache.
     """
     model, path = HUB_MODELS[name], home_path() / "models" / name
-    if _is_complete(path) or (is_whole(path) and not os.access(path, os.W_OK)):  # where nobody can finish what is begun
+    unmarked = is_whole(path) and not (path / MARKER).exists()  # copied there by hand, or the last download's end is missing
+    if _is_complete(path) or (unmarked and (_is_offline() or not os.access(path, os.W_OK))):
         return path
     return cached_snapshot(model.repository, (model.revision, "main"))
 
@@ -107,10 +108,10 @@ def _is_complete(path: Path) -> bool:
 
 
 def _download(model: HubModel, path: Path) -> Path:
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+    if _is_offline():
         raise NotAvailable(
-            f"{model.repository} is not on this disk and HF_HUB_OFFLINE forbids fetching it; unset that, or use "
-            "gptj-tiny or gpt-j-6b-synthetic"
+            f"{model.repository} is not on this disk, in {path} or in the hub's cache, and HF_HUB_OFFLINE forbids fetching it; "
+            "unset that, or use gptj-tiny or gpt-j-6b-synthetic"
         )
     with _locked(path):
         if _is_complete(path):  # another process fetched it while this one waited for the lock
@@ -122,6 +123,10 @@ def _download(model: HubModel, path: Path) -> Path:
             _download_file(file, model.repository)
         write_atomically(path / MARKER, json.dumps({file.path.name: file.size for file in files}))
     return path
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
 
 
 @contextmanager

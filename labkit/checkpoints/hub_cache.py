@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from labkit.checkpoints.weight_files import names_of_files
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def named_snapshot(name: str) -> Path | None:
+    """The folder of a repository on the hub (`owner/model`) that the cache has; None for any other name."""
+    return cached_snapshot(name, ("main",)) if _NAME.fullmatch(name) and ".." not in name and "--" not in name else None
 
 
 def cached_snapshot(repository: str, revisions: Sequence[str]) -> Path | None:

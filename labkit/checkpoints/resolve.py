@@ -8,6 +8,7 @@ from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.directory import DirectoryCheckpoint
 from labkit.checkpoints.fetch import BUILT_IN, HUB_MODELS, fetch, find_local
 from labkit.checkpoints.folder_config import read_config
+from labkit.checkpoints.hub_cache import named_snapshot
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.checkpoints.unsupported import refuse_file, refuse_files
 from labkit.config import GPT_J_6B, GPT_J_405M, GPTJConfig
@@ -28,7 +29,7 @@ def config_of(name: str | Path) -> GPTJConfig:
     if str(name) in HUB_MODELS:
         here = find_local(str(name))
         return read_config(here) if here else HUB_MODELS[str(name)].config
-    path = BUILT_IN.get(str(name)) or Path(name).expanduser()
+    path = BUILT_IN.get(str(name)) or _located(name)
     if path.is_file() and path.suffix == ".json":
         return GPTJConfig.from_file(path)
     if path.is_dir() and (path / "config.json").exists():
@@ -57,12 +58,14 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     A folder that FasterTransformer (`<TP>-gpu`, or one that holds it), Megatron-LM or NeMo reads works too, as does a
     `.nemo` file, where the model in it is a GPT-J; `megatron_settings` says which are.
 
-    `gpt-j-6b` is downloaded first, with progress, unless it is there already. `seed` decides synthetic weights.
+    `gpt-j-6b` is downloaded first, with progress, unless it is there already. A model that the hub's own cache has
+    (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and never downloaded. `seed` decides synthetic
+    weights.
     Raises `InvalidRequest` for a name that is none of these and `CheckpointError` for weights that are not whole.
     """
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
-    path = Path(name).expanduser()
+    path = _located(name)
     named = str(name) in SYNTHETIC or (path / "config.json").exists()
     if not named and (other := _open_other(path)) is not None:
         return other
@@ -70,6 +73,12 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     if str(name) in SYNTHETIC or (path.is_file() and path.suffix == ".json"):
         return SyntheticCheckpoint(config, str(name), seed)
     return DirectoryCheckpoint(path)
+
+
+def _located(name: str | Path) -> Path:
+    """The path that is meant; that of the hub's cache for a repository's name, where nothing else is called so."""
+    path = Path(name).expanduser()
+    return path if path.exists() else named_snapshot(str(name)) or path
 
 
 def _open_other(path: Path) -> Checkpoint | None:
