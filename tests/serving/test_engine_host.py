@@ -12,7 +12,7 @@ import pytest
 
 import labkit
 from labkit import SamplingParams
-from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
+from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
 from labkit.serving.engine_host import EngineHost
 from labkit.serving.engine_socket import EngineSocket, RemoteEngine
 
@@ -85,10 +85,11 @@ def test_a_cancelled_request_gives_its_slots_back(host: EngineHost) -> None:
 
 
 def test_a_deadline_ends_a_request_waiting_or_running(host: EngineHost) -> None:
-    _, late = submit(host, "Now", LONG, deadline=time.monotonic() + 0.05)
+    _, late = submit(host, "Now", LONG, seconds=0.05)
     assert late.over.wait(30)
-    assert isinstance(late.failures[0], Cancelled)
+    assert isinstance(late.failures[0], DeadlinePassed)
     assert "its deadline has passed" in str(late.failures[0])
+    assert "its timeout was 0.05 s" in str(late.failures[0])
 
 
 def test_more_than_may_wait_are_refused_with_the_limit(host: EngineHost) -> None:
