@@ -161,7 +161,7 @@ class EngineHost:
             for job in arrived:
                 self._admit(job)
             for job in withdrawn:
-                self._end(job, Cancelled(f"its client has gone; it had made {job.made} tokens"))
+                self._end(job, Cancelled(f"its client has gone; it had made {_tokens(job.made)}"))
             now = time.monotonic()
             for job in [job for job in self._jobs.values() if job.deadline < now]:
                 self._end(job, self._too_late(job))
@@ -186,7 +186,7 @@ class EngineHost:
             self._forget(number).on_failure(error)
 
     def _too_late(self, job: Job) -> DeadlinePassed:
-        made = f"its deadline has passed; it had made {job.made} tokens"
+        made = f"its deadline has passed; it had made {_tokens(job.made)}"
         if job.seconds is not None and job.seconds <= self.request_seconds:
             return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give it more, or ask for fewer tokens")
         return DeadlinePassed(
@@ -235,3 +235,7 @@ class EngineHost:
     def _forget(self, number: int) -> Job:
         with self._changed:
             return self._jobs.pop(number)
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" + ("" if count == 1 else "s")

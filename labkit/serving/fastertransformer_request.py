@@ -68,7 +68,9 @@ def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
     if given.get("is_return_log_probs"):
         params["logprobs"] = 0
     temperature = given.get("temperature", 1.0)
-    if (beams := given.get("beam_width", 1)) != 1:
+    if (beams := given.get("beam_width", 1)) < 1:
+        raise InvalidRequest(f"beam_width is {beams}; 1 (no beam search) or more is accepted")
+    if beams != 1:
         diversity = given.get("beam_search_diversity_rate", 0.0)
         length_penalty = given.get("len_penalty", 0.0)
         return params | {

@@ -99,9 +99,9 @@ FASTERTRANSFORMER_OUTPUTS = (
     *GENERATION_OUTPUTS,
     TensorSpec("text_length", "UINT32", (-1,), "sequence_length once more, for the next step of an ensemble"),
 )
-"""`text_length` is there because of Triton 2.51. Its ensembles leave out a step whose outputs no client asks for and no step needs.
-They count wrongly when a client can ask for an output that another step reads: with `sequence_length` in both places, a client
-that asked for one output alone got none, since `fastertransformer` was left out.
+"""`text_length` is there because of Triton 2.51. Its ensembles leave out a step whose outputs neither the client asks for nor
+another step needs. They count wrongly where a client can ask for an output that another step reads: with `sequence_length` in
+both places, a client that asked for one output alone got an error, since `fastertransformer` was left out.
 """
 
 POSTPROCESSING_INPUTS = (

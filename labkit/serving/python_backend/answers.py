@@ -19,7 +19,10 @@ class Answers:
     """Answers the requests of a model that has its outputs at once, and counts those that are refused."""
 
     def __init__(self, args: dict[str, str], inputs: Iterable[TensorSpec], outputs: Callable[[Any], list[Any]]) -> None:
-        """args: of `initialize`. outputs: the tensors that the model makes of a request; what it raises is the answer."""
+        """args: of `initialize`. inputs: what a name that is no parameter may mean.
+
+        outputs: the tensors that the model makes of a request; what it raises is the answer.
+        """
         self._model, self._inputs, self._outputs = args["model_name"], [spec.name for spec in inputs], outputs
         self._folder = run_folder(os.getppid())
         self._refusals = RefusalMetrics(self._model, args["model_instance_name"])

@@ -13,7 +13,7 @@ from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.answers import Answers
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, text_of
-from labkit.serving.tensors import PREPROCESSING_INPUTS
+from labkit.serving.tensors import ENSEMBLE_INPUTS, PREPROCESSING_INPUTS
 from labkit.serving.word_lists import to_word_lists, words_of_csv
 from labkit.tokenizer import Tokenizer
 
@@ -27,7 +27,8 @@ class TritonPythonModel:
         self._tokenizer = Tokenizer(folder / "tokenizer.json")
         self._pad = int(parameter(args, "end_token_id", "0"))
         self._most_bytes = int(parameter(args, "most_prompt_bytes", str(2**20)))
-        self._answers = Answers(args, PREPROCESSING_INPUTS, self._outputs)
+        # An ensemble hands on all its parameters, and this step sees them first: its names are among those that may be meant.
+        self._answers = Answers(args, (*ENSEMBLE_INPUTS, *PREPROCESSING_INPUTS), self._outputs)
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded."""

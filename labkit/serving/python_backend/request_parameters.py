@@ -16,24 +16,24 @@ from labkit.errors import InvalidRequest
 from labkit.serving.probe_mark import PARAMETER, is_mark
 from labkit.serving.validator.fault import nearest
 
-_ELSEWHERE = {
-    "max_new_tokens": ("max_tokens", "max_length", "max_output_tokens", "n_predict", "num_predict", "request_output_len"),
-    "min_new_tokens": ("min_tokens", "min_length"),
-    "stop": ("stop_sequences", "stop_words", "stop_strings"),
-    "text_input": ("prompt", "inputs", "input", "query", "text"),
-    "end_token_id": ("eos_token_id", "end_id"),
-    "start_token_id": ("bos_token_id", "start_id"),
-    "temperature": ("do_sample",),
-    "presence_penalty": ("frequency_penalty",),
-    "logprobs": ("return_log_probs", "top_logprobs", "is_return_log_probs"),
-    "seed": ("random_seed",),
-    "top_k": ("runtime_top_k",),
-    "top_p": ("runtime_top_p", "typical_p"),
-}
-_MEANT = {theirs: ours for ours, many in _ELSEWHERE.items() for theirs in many}
-"""Names that other systems have, by which of `gptj`'s does the same, or what comes closest to it."""
-
-_SEVERAL = ("n", "best_of", "num_samples", "num_beams", "num_return_sequences", "beam_width")
+_SAME = (
+    ("text_input", "INPUT_0", "QUERY", "prompt", "inputs", "input", "query", "text"),
+    ("max_new_tokens", "INPUT_1", "request_output_len", "max_tokens", "max_length", "max_output_tokens", "n_predict"),
+    ("min_new_tokens", "min_tokens", "min_length"),
+    ("bad_words", "INPUT_2", "bad_words_list", "bad_words_ids"),
+    ("stop", "INPUT_3", "stop_words_list", "stop_sequences", "stop_words", "stop_strings"),
+    ("start_token_id", "start_id", "bos_token_id"),
+    ("end_token_id", "end_id", "eos_token_id"),
+    ("top_k", "runtime_top_k"),
+    ("top_p", "runtime_top_p"),
+    ("seed", "random_seed"),
+    ("presence_penalty", "frequency_penalty"),
+    ("logprobs", "is_return_log_probs", "return_log_probs"),
+    ("len_penalty", "length_penalty"),
+    ("beam_search_diversity_rate", "diversity_rate"),
+    ("beam_width", "num_beams", "n", "best_of", "num_samples", "num_return_sequences"),
+)
+"""Names of the same thing in labkit's models and in other systems."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ def _instead(name: str, inputs: tuple[str, ...]) -> str:
     """What to do about a name that is no parameter."""
     if name in inputs:
         return "it is an input: give it as a tensor among the inputs"
-    if name in _SEVERAL and "text_input" in inputs:
-        return "it makes one text a request: ask again with another seed, or give beam_width to the model ensemble"
-    meant = _MEANT.get(name)
-    if (near := meant if meant in inputs else nearest(name, (*inputs, "timeout"))) is not None:
-        return f"write {near}"
+    same = next((names for names in _SAME if name in names), ())
+    if "beam_width" in same and "text_input" in inputs:
+        return "it makes one text per request: ask again with another seed, or give beam_width to the model ensemble"
+    found = [known for known in same if known in inputs] or [near for near in [nearest(name, (*inputs, "timeout"))] if near]
+    if found:
+        return f"write {found[0]}"
     return f"the inputs are {', '.join(inputs)}, and timeout (microseconds) is the one parameter"
