@@ -35,3 +35,7 @@ class Overloaded(LabkitError):
 
 class Cancelled(LabkitError):
     """A request ended before its text did: its client has gone, or its deadline has passed."""
+
+
+class DeadlinePassed(Cancelled):
+    """A request was not done in the time that it, or any request to this server, is given; the message says which."""

@@ -34,6 +34,7 @@ def serve(
     instances: Annotated[int, typer.Option(help="Engines, each with weights and a cache of its own.")] = 1,
     max_batch: Annotated[int, typer.Option(help="Sequences that an engine runs at a time.")] = 64,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; more are refused.")] = 256,
+    request_seconds: Annotated[float, typer.Option(help="That a request may take; then it ends with an error.")] = 600.0,
     cache_bytes: Annotated[int | None, typer.Option(help="Of each KV cache; what memory allows when left out.")] = None,
     threads: Annotated[
         int | None, typer.Option(help="Of an engine on the CPU; for small models one core is left to the server otherwise.")
@@ -83,6 +84,7 @@ def serve(
         instances=instances,
         max_batch=max_batch,
         max_queue=max_queue,
+        request_seconds=request_seconds,
         cache_bytes=cache_bytes,
         threads=threads,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.errors import THE_LIMIT, Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
+from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded
 
 WITH_STATUS = (("triton_grpc_error", "true"),)
 """Metadata of a stream by which Triton ends it with a gRPC status in case of an error, in place of words without one."""
@@ -21,6 +21,8 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
         return NotAvailable(f"{address} was not done within {seconds:g} s; {came}; give it more time, or ask for fewer tokens")
     if status == "INVALID_ARGUMENT" and "not ready" not in words:
         return InvalidRequest(words)
+    if status == "CANCELLED" and "its deadline has passed" in words:
+        return DeadlinePassed(words)
     if status == "CANCELLED":
         return Cancelled(words)
     if status == "UNAVAILABLE" and THE_LIMIT in words:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from labkit.engine import Engine, SamplingParams, TokenEvent
-from labkit.errors import THE_LIMIT, Cancelled, InvalidRequest, LabkitError, Overloaded, RankFailed
+from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, Overloaded, RankFailed
 from labkit.serving.host_counts import HostCounts
 from labkit.serving.word_lists import MOST_WORDS
 
@@ -21,6 +22,7 @@ OnFailure = Callable[[LabkitError], None]
 class Job:
     """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure.
 
+    seconds: that its client gives it, None for as long as the host does. is_counted: whether it is in the host's counts.
     queue_seconds: from `submit` to the beginning of the step that made its first token; 0 until then.
     """
 
@@ -31,13 +33,15 @@ class Job:
         params: SamplingParams,
         on_event: OnEvent,
         on_failure: OnFailure,
-        deadline: float | None,
+        seconds: float | None,
+        is_counted: bool,
     ) -> None:
         self.token_ids, self.params = token_ids, params
         self.on_event, self.on_failure = on_event, on_failure
-        self.deadline = deadline
+        self.seconds, self.is_counted = seconds, is_counted
         self.made = 0
         self.since = time.monotonic()
+        self.deadline = self.since + min(host.request_seconds, math.inf if seconds is None else seconds)
         self.queue_seconds = 0.0
         self.left = params.num_samples
         self._host = host
@@ -50,13 +54,14 @@ class Job:
 class EngineHost:
     """Runs an engine's steps as long as there is something to do.
 
-    At most `max_waiting` prompts wait beside those that the engine runs at a time. Callbacks are called in the engine's
+    At most `max_waiting` prompts wait beside those that the engine runs at a time. A prompt that is not done after
+    `request_seconds` fails: its client may be gone without anybody having been told. Callbacks are called in the engine's
     thread, between steps: they hand on and return. `close` ends it; the engine stays the caller's.
     """
 
-    def __init__(self, engine: Engine, *, max_waiting: int = 256) -> None:
+    def __init__(self, engine: Engine, *, max_waiting: int = 256, request_seconds: float = math.inf) -> None:
         self.engine = engine
-        self.max_waiting = max_waiting
+        self.max_waiting, self.request_seconds = max_waiting, request_seconds
         self.counts = HostCounts()
         self._looked = 0.0
         tokenizer = engine.tokenizer
@@ -83,15 +88,17 @@ class EngineHost:
         *,
         on_event: OnEvent,
         on_failure: OnFailure,
-        deadline: float | None = None,
+        seconds: float | None = None,
+        is_counted: bool = True,
     ) -> Job:
         """Let a prompt (a text or token ids) join. Its events go to `on_event`; or `on_failure` is called once, and no more.
 
-        deadline: of `time.monotonic`; a prompt that is not done by then fails with `Cancelled`. Raises `InvalidRequest`,
+        seconds: a prompt that is not done by then fails with `DeadlinePassed`; `request_seconds` where that is less.
+        is_counted: False leaves it out of `counts`, but for those that run and wait. Raises `InvalidRequest`,
         `Overloaded` when as many wait as may, `RankFailed` when a rank of the model is gone, `Cancelled` after `close`.
         """
         self._check_words(params)
-        job = Job(self, self._tokens(prompt), params, on_event, on_failure, deadline)
+        job = Job(self, self._tokens(prompt), params, on_event, on_failure, seconds, is_counted)
         with self._changed:
             if self._lost:
                 raise RankFailed(str(self._lost))
@@ -153,10 +160,11 @@ class EngineHost:
                 return
             for job in arrived:
                 self._admit(job)
-            self._cancel({id(job) for job in withdrawn}, "its client has gone")
+            for job in withdrawn:
+                self._end(job, Cancelled(f"its client has gone; it had made {_tokens(job.made)}"))
             now = time.monotonic()
-            late = {id(job) for job in self._jobs.values() if job.deadline is not None and job.deadline < now}
-            self._cancel(late, "its deadline has passed")
+            for job in [job for job in self._jobs.values() if job.deadline < now]:
+                self._end(job, self._too_late(job))
             if self._jobs:
                 self._step(now)
             self._look()
@@ -169,13 +177,21 @@ class EngineHost:
             return
         with self._changed:
             self._jobs[number] = job
-        self.counts.requests += 1
+        self.counts.requests += job.is_counted
 
-    def _cancel(self, jobs: set[int], why: str) -> None:
-        for number in [number for number, job in self._jobs.items() if id(job) in jobs] if jobs else ():
+    def _end(self, job: Job, error: LabkitError) -> None:
+        """End a job before it is done; nothing happens to one that has ended."""
+        for number in [number for number, other in self._jobs.items() if other is job]:
             self.engine.cancel(number)
-            job = self._forget(number)
-            job.on_failure(Cancelled(f"{why}; it had made {job.made} tokens"))
+            self._forget(number).on_failure(error)
+
+    def _too_late(self, job: Job) -> DeadlinePassed:
+        made = f"its deadline has passed; it had made {_tokens(job.made)}"
+        if job.seconds is not None and job.seconds <= self.request_seconds:
+            return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give it more, or ask for fewer tokens")
+        return DeadlinePassed(
+            f"{made}; this server gives a request {self.request_seconds:g} s (request_seconds): ask for fewer tokens"
+        )
 
     def _look(self) -> None:
         """Note how the engine stands: now and then, and before the thread sleeps."""
@@ -196,13 +212,13 @@ class EngineHost:
         except Exception as error:  # whose fault it was is not known: nobody is left without an answer
             self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
             return
-        if events:
-            self.counts.count_step(len(events))
+        if counted := sum(self._jobs[event.request].is_counted for event in events):
+            self.counts.count_step(counted)
         for event in events:
             job = self._jobs[event.request]
             if not job.made:
                 job.queue_seconds = now - job.since
-                self.counts.queue_seconds += job.queue_seconds
+                self.counts.queue_seconds += job.queue_seconds * job.is_counted
             job.made += 1
             job.left -= event.finish_reason is not None
             if not job.left:
@@ -219,3 +235,7 @@ class EngineHost:
     def _forget(self, number: int) -> Job:
         with self._changed:
             return self._jobs.pop(number)
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" + ("" if count == 1 else "s")

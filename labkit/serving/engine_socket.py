@@ -13,7 +13,6 @@ import queue
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,8 +117,6 @@ class _Call:
     def begin(self, host: Any, frame: dict[str, Any]) -> None:
         from labkit.engine import SamplingParams
 
-        seconds = frame.get("seconds")
-        deadline = None if seconds is None else time.monotonic() + seconds
         try:
             if len(frame["prompts"]) > host.most:
                 count = len(frame["prompts"])
@@ -127,7 +124,7 @@ class _Call:
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
                 self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]
-                self._begin_one(host, number, prompt, chosen, deadline)
+                self._begin_one(host, number, prompt, chosen, frame)
         except LabkitError as error:
             self._fail(error)
         except (TypeError, ValueError) as error:
@@ -135,7 +132,7 @@ class _Call:
         if self._over.locked():  # one failed in the engine's thread while others were still joining
             self.cancel()
 
-    def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, deadline: float | None) -> None:
+    def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, frame: dict[str, Any]) -> None:
         left = params.num_samples
 
         def on_event(_job: Any, event: Any) -> None:
@@ -150,7 +147,8 @@ class _Call:
                 if not left:
                     self._one_done()
 
-        self._jobs.append(host.submit(prompt, params, on_event=on_event, on_failure=self._fail, deadline=deadline))
+        limits = {"seconds": frame.get("seconds"), "is_counted": frame.get("is_counted", True)}
+        self._jobs.append(host.submit(prompt, params, on_event=on_event, on_failure=self._fail, **limits))
 
     def cancel(self) -> None:
         for job in self._jobs:
@@ -184,16 +182,24 @@ class RemoteEngine:
         self._lock = threading.Lock()
 
     def submit(
-        self, prompts: Sequence[Sequence[int]], params: Sequence[dict[str, Any]], done: Reply, *, seconds: float | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[dict[str, Any]],
+        done: Reply,
+        *,
+        seconds: float | None = None,
+        is_counted: bool = True,
     ) -> Callable[[], None]:
         """Continue prompts; `done` is called once, from another thread. What is returned cancels them.
 
         params: the arguments of `SamplingParams`, a dict a prompt. A completion is a dict of `token_ids`, `logprobs` (none
-        unless asked for), `finish_reason`, and `stop_tokens`: how many of the last tokens ended the text.
+        unless asked for), `finish_reason`, and `stop_tokens`: how many of the last tokens ended the text. seconds,
+        is_counted: as `EngineHost.submit` takes them.
         """
         with self._lock:
             line = self._least_busy()
-        return line.submit({"prompts": [list(p) for p in prompts], "params": list(params), "seconds": seconds}, done)
+        call = {"prompts": [list(p) for p in prompts], "params": list(params)}
+        return line.submit(call | {"seconds": seconds, "is_counted": is_counted}, done)
 
     def close(self) -> None:
         """End the connections; what is under way fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,10 +64,13 @@ def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
     for theirs, ours in (("start_id", "start_token_id"), ("end_id", "end_token_id"), ("repetition_penalty",) * 2):
         if theirs in given:
             params[ours] = given[theirs]
+    _check_numbers(given)
     if given.get("is_return_log_probs"):
         params["logprobs"] = 0
     temperature = given.get("temperature", 1.0)
-    if (beams := given.get("beam_width", 1)) != 1:
+    if (beams := given.get("beam_width", 1)) < 1:
+        raise InvalidRequest(f"beam_width is {beams}; 1 (no beam search) or more is accepted")
+    if beams != 1:
         diversity = given.get("beam_search_diversity_rate", 0.0)
         length_penalty = given.get("len_penalty", 0.0)
         return params | {
@@ -78,7 +82,7 @@ def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
         }
     top_k, top_p = given.get("runtime_top_k", 0), given.get("runtime_top_p", 0.0)
     greedy = top_k == 1 or (top_k == 0 and top_p == 0)
-    params |= {"temperature": 0.0 if greedy and temperature == temperature else temperature}  # not-a-number is refused
+    params |= {"temperature": 0.0 if greedy else temperature}
     if not greedy:
         params |= {"top_k": top_k, "top_p": top_p or 1.0}
     for name in ("top_p_decay", "top_p_min"):
@@ -87,6 +91,17 @@ def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
     if "top_p_reset_ids" in given:
         params["top_p_reset_ids"] = [given["top_p_reset_ids"]]
     return params
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    """Raise `InvalidRequest` for a number that can mean nothing, even where beams or greedy search do not look at it."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequest(f"{name} is {value}; a finite number is accepted")
+    if (temperature := given.get("temperature", 1.0)) < 0:
+        raise InvalidRequest(f"temperature is {temperature:g}; 0 (greedy) or above is accepted")
+    if not 0 <= (top_p := given.get("runtime_top_p", 0.0)) <= 1:
+        raise InvalidRequest(f"runtime_top_p is {top_p:g}; 0 (off) to 1 is accepted")
 
 
 def _words(arrays: Arrays, row: int) -> dict[str, Any]:
@@ -123,6 +138,7 @@ def outputs_of(
     return {
         "output_ids": ids,
         "sequence_length": lengths,
+        "text_length": lengths,
         "cum_log_probs": log_probs.sum(-1, dtype=np.float64).astype(np.float32),
         "output_log_probs": log_probs,
     }

@@ -1,4 +1,20 @@
-"""A server's metrics (Prometheus): what its models did up to now, and between two looks."""
+"""A server's metrics (Prometheus): what its models did up to now, and between two looks.
+
+What the counters count:
+
+| counter | counts |
+| --- | --- |
+| `labkit_requests_total` | prompts that the engine has taken in |
+| `labkit_refused_total{model,reason}` | requests that ended with an error; `refusals.REASONS` explains the reasons |
+| `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | new tokens, and the steps that made them |
+| `nv_inference_request_success{model}` | requests that the model's code has taken in, *also those that it refused* |
+| `nv_inference_request_failure{model}` | requests in which the model's code broke; of an ensemble *twice* each failed one |
+
+Those of labkit leave out the watchdog's probes. A refused request of an ensemble is counted once, by the step that refused it.
+Those with `nv_` are Triton's (2.51), probes included: it counts a request when the call of the model's code returns, and never
+looks at the answer, so the model's code cannot set it right. What Triton refuses itself (an unknown input, a wrong data type)
+reaches no model, and is not counted.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.refusals import REASONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +33,7 @@ if TYPE_CHECKING:
 _GAUGES = ("labkit_running", "labkit_waiting", "labkit_free_slots", "labkit_num_slots", "nv_inference_pending_request_count")
 """Families that stand for how things are; all others count from the server's start."""
 
+_ENSEMBLE = "ensemble"
 _BATCHES = "labkit_batch_size_bucket"
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -52,13 +70,26 @@ class Metrics:
         return sorted({value for _, labels in self.values for name, value in labels if name == "model"})
 
     def model(self, name: str) -> ModelCounts:
-        """What Triton counted of a model: of `gptj`, which is decoupled, the time until a request was handed to the engine."""
+        """What a model did: of `gptj`, which is decoupled, the times are those until a request was handed to the engine.
+
+        From Triton's counters, mended where labkit knows better: `requests` are without those that labkit's models refused,
+        which are among the `failures`; of `ensemble`, whose failures Triton counts twice, they are half of its number.
+        """
 
         def count(family: str) -> int:
             return int(self.total(f"nv_inference_{family}", model=name))
 
         parts = {part: self.total(f"nv_inference_{part}_duration_us", model=name) / 1e6 for part in _PARTS}
-        return ModelCounts(count("request_success"), count("request_failure"), count("count"), count("exec_count"), parts)
+        refused = sum(self.refused(name).values())
+        failures = count("request_failure") // (2 if name == _ENSEMBLE else 1) + refused
+        answered = max(0, count("request_success") - refused)  # the one is written each half second
+        return ModelCounts(answered, failures, count("count"), count("exec_count"), parts)
+
+    def refused(self, model: str | None = None) -> dict[str, int]:
+        """Requests that ended with an error by reason (`refusals.REASONS`): of one of labkit's models, or of all."""
+        labels = {} if model is None else {"model": model}
+        found = {reason: int(self.total("labkit_refused_total", reason=reason, **labels)) for reason in REASONS}
+        return {reason: count for reason, count in found.items() if count}
 
     def batch_sizes(self) -> dict[str, int]:
         """Steps of the engine by the number of sequences in them: "1", "2", "3-4", ..., "65+"; empty when none were counted."""
@@ -198,6 +229,9 @@ def _queue_and_compute(metrics: Metrics, name: str) -> tuple[float, float]:
     seconds: Any = dict(counts.seconds)
     wait = seconds.pop("queue")
     if name == "gptj":
-        wait += metrics.engine().queue_seconds
+        engine = metrics.engine()
+        in_engine = 1e3 * engine.queue_seconds / max(1, engine.requests)
+    else:
+        in_engine = 0.0
     requests = max(1, counts.requests)
-    return 1e3 * wait / requests, 1e3 * sum(seconds.values()) / requests
+    return 1e3 * wait / requests + in_engine, 1e3 * sum(seconds.values()) / requests

@@ -54,11 +54,15 @@ ENSEMBLE_STEPS = (
             "stop_words_list": "_STOP_WORDS_IDS",
             **{spec.name: spec.name for spec in SAMPLING_INPUTS},
         },
-        output_map={"output_ids": "_TOKENS_BATCH", **{spec.name: spec.name for spec in GENERATION_OUTPUTS}},
+        output_map={
+            "output_ids": "_TOKENS_BATCH",
+            "text_length": "_TEXT_LENGTH",
+            **{spec.name: spec.name for spec in GENERATION_OUTPUTS},
+        },
     ),
     Step(
         "postprocessing",
-        input_map={"TOKENS_BATCH": "_TOKENS_BATCH", "SEQUENCE_LENGTH": "sequence_length"},
+        input_map={"TOKENS_BATCH": "_TOKENS_BATCH", "SEQUENCE_LENGTH": "_TEXT_LENGTH"},
         output_map={"OUTPUT": "OUTPUT_0"},
     ),
 )

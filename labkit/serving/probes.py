@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from labkit.errors import THE_LIMIT, NotAvailable
+from labkit.serving.probe_mark import PARAMETER
 
 ANSWER_SECONDS = 15.0
 """For one small request; a model that is busy with others' has longer."""
@@ -32,8 +34,9 @@ _REQUESTS: dict[str, dict[str, Any]] = {
 class Probes:
     """Small requests to the models of one server, and their loading, over gRPC."""
 
-    def __init__(self, grpc: str) -> None:
-        self._address = grpc
+    def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
+        """grpc: HOST:PORT. mark: what tells the models that a request is a probe (`probe_mark`); without it they count it."""
+        self._address, self._mark = grpc, mark
         self._client = client_library().InferenceServerClient(grpc)
 
     def is_live(self) -> bool:
@@ -102,12 +105,13 @@ class Probes:
                 shape = [max(1, size) for size in shape]
                 element = _EXAMPLES.get(tensor.datatype, 1)
                 inputs.append(as_input(tensor.name, tensor.datatype, np.full(shape, element, dtype=object)))
+        parameters = {PARAMETER: mark} if (mark := self._mark()) else {}
         if config.model_transaction_policy.decoupled:
-            self._stream(model, inputs)
+            self._stream(model, inputs, parameters)
         else:
-            self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS)
+            self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS, parameters=parameters)
 
-    def _stream(self, model: str, inputs: list[Any]) -> None:
+    def _stream(self, model: str, inputs: list[Any], parameters: dict[str, str]) -> None:
         """Of a decoupled model the first response counts."""
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -115,7 +119,7 @@ class Probes:
             # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
             status = {"triton_grpc_error": "true"}
             client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
-            client.async_stream_infer(model, inputs)
+            client.async_stream_infer(model, inputs, parameters=parameters)
             try:
                 result, error = found.get(timeout=2 * ANSWER_SECONDS)
             except queue.Empty:
@@ -126,7 +130,7 @@ class Probes:
             raise error
 
     def _answered(self, model: str) -> int:
-        """Requests that the model has answered up to now, refusals not counted."""
+        """Requests that the model's code has taken in up to now; those that it refused are among them."""
         try:
             statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
         except client_library().InferenceServerException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class ServeSettings:
     model, precision, device, seed: as `labkit.load` takes them. tensor_parallel, pipeline_parallel: ranks that an engine
     lies on. instances: engines, each with weights and a cache of its own. max_batch: sequences that an engine runs at a
     time; max_queue: prompts that wait beside them. cache_bytes: of each engine's KV cache; what memory allows if left out.
+    request_seconds: that a request may take, from its coming to its end, whatever timeout it asks for itself.
     threads: of an engine on the CPU and not on ranks; left out, as many as `compute_threads` finds.
     """
 
@@ -43,6 +45,7 @@ class ServeSettings:
     instances: int = 1
     max_batch: int = 64
     max_queue: int = 256
+    request_seconds: float = 600.0
     cache_bytes: int | None = None
     threads: int | None = None
 
@@ -50,6 +53,8 @@ class ServeSettings:
         for name in ("tensor_parallel", "pipeline_parallel", "instances", "max_batch", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidRequest(f"{name} is {value}; at least 1 is accepted")
+        if not 0 < self.request_seconds < math.inf:
+            raise InvalidRequest(f"request_seconds is {self.request_seconds}; a number of seconds above 0 is accepted")
         if self.max_queue < 0:
             raise InvalidRequest(f"max_queue is {self.max_queue}; 0 (nobody waits) or more is accepted")
 

@@ -21,7 +21,9 @@ from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.install import ServerProgram, need_server
 from labkit.serving.malloc import GIVE_BACK
 from labkit.serving.model_processes import ModelProcesses, is_there
+from labkit.serving.probe_mark import mark_of
 from labkit.serving.probes import Probes
+from labkit.serving.run_folder import run_folder
 from labkit.serving.validator.repository_check import MISSING_CODE, check_repository
 from labkit.serving.watchdog import Watchdog
 
@@ -84,7 +86,7 @@ class Server:
             raise
         self._end = weakref.finalize(self, _end, self.process, self._folder, watchdogs)
         try:
-            self.probes = Probes(self.grpc)
+            self.probes = Probes(self.grpc, lambda: mark_of(run_folder(self.pid)))
             self._start(time.monotonic() + start_seconds, progress)
         except BaseException:
             self.stop()

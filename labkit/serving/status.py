@@ -7,13 +7,17 @@ from labkit.serving.metrics import read_metrics
 
 
 def status_line(metrics: str, seconds: float, name: str) -> str:
-    """What runs and waits, tokens a second on average since the start, and slots of the cache in use, by the metrics."""
+    """What runs and waits, requests, refusals, tokens a second on average since the start, and slots of the cache in use.
+
+    By the metrics; the watchdog's probes are not counted. `metrics`: HOST:PORT. seconds: since the start.
+    """
     try:
-        engine = read_metrics(metrics, timeout=2.0).engine()
+        found = read_metrics(metrics, timeout=2.0)
     except NotAvailable as error:
         return str(error)
+    engine, refused = found.engine(), sum(found.refused().values())
     used = 1 - engine.free_slots / engine.num_slots if engine.num_slots else 0.0
     return (
-        f"{name}: {engine.running} running, {engine.waiting} waiting, {engine.requests} requests, {engine.tokens} tokens "
-        f"({engine.tokens / max(seconds, 1e-9):.0f}/s since the start), cache {used:.0%} full"
+        f"{name}: {engine.running} running, {engine.waiting} waiting, {engine.requests} requests, {refused} refused, "
+        f"{engine.tokens} tokens ({engine.tokens / max(seconds, 1e-9):.0f}/s since the start), cache {used:.0%} full"
     )

@@ -97,7 +97,12 @@ FASTERTRANSFORMER_INPUTS = (
 FASTERTRANSFORMER_OUTPUTS = (
     TensorSpec("output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, the prompt's first, padded with the end token"),
     *GENERATION_OUTPUTS,
+    TensorSpec("text_length", "UINT32", (-1,), "sequence_length once more, for the next step of an ensemble"),
 )
+"""`text_length` is there because of Triton 2.51. Its ensembles leave out a step whose outputs neither the client asks for nor
+another step needs. They count wrongly where a client can ask for an output that another step reads: with `sequence_length` in
+both places, a client that asked for one output alone got an error, since `fastertransformer` was left out.
+"""
 
 POSTPROCESSING_INPUTS = (
     TensorSpec("TOKENS_BATCH", "UINT32", (-1, -1), "`[beam, tokens]`"),
@@ -130,6 +135,7 @@ GPTJ_INPUTS = (
     _optional("min_new_tokens", "INT32", "new tokens before the text may end"),
     _optional("stop", "STRING", "texts that end the text", many=True),
     _optional("stop_token_ids", "INT32", "tokens that end the text", many=True),
+    _optional("start_token_id", "INT32", "token that an empty prompt begins with"),
     _optional("end_token_id", "INT32", "the token that ends the text in place of the model's own"),
     _optional("ignore_eos", "BOOL", "go on past the end of text"),
     _optional("temperature", "FP32", "0 is greedy, and so is leaving it out"),

@@ -12,7 +12,7 @@ import pytest
 
 import labkit
 from labkit import SamplingParams
-from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
+from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
 from labkit.serving.engine_host import EngineHost
 from labkit.serving.engine_socket import EngineSocket, RemoteEngine
 
@@ -85,10 +85,32 @@ def test_a_cancelled_request_gives_its_slots_back(host: EngineHost) -> None:
 
 
 def test_a_deadline_ends_a_request_waiting_or_running(host: EngineHost) -> None:
-    _, late = submit(host, "Now", LONG, deadline=time.monotonic() + 0.05)
+    _, late = submit(host, "Now", LONG, seconds=0.05)
     assert late.over.wait(30)
-    assert isinstance(late.failures[0], Cancelled)
+    assert isinstance(late.failures[0], DeadlinePassed)
     assert "its deadline has passed" in str(late.failures[0])
+    assert "its timeout was 0.05 s" in str(late.failures[0])
+
+
+def test_the_hosts_limit_ends_what_has_a_longer_timeout_or_none(host: EngineHost) -> None:
+    host.request_seconds = 0.05
+    for seconds in (None, 3600.0):
+        _, late = submit(host, "Now", LONG, seconds=seconds)
+        assert late.over.wait(30)
+        assert isinstance(late.failures[0], DeadlinePassed)
+        assert "this server gives a request 0.05 s" in str(late.failures[0])
+    host.request_seconds = 3600.0
+    _, after = submit(host, "Now", SHORT, seconds=3600.0)
+    assert after.over.wait(30)
+    assert not after.failures
+
+
+def test_what_is_not_counted_changes_no_count(host: EngineHost) -> None:
+    for is_counted in (False, True, False):
+        _, kept = submit(host, "Now", SHORT, is_counted=is_counted)
+        assert kept.over.wait(30)
+    counts = host.counts
+    assert (counts.requests, counts.tokens, counts.steps, sum(counts.batch_sizes)) == (1, 5, 5, 5)
 
 
 def test_more_than_may_wait_are_refused_with_the_limit(host: EngineHost) -> None:

@@ -86,9 +86,8 @@ def test_what_does_not_fit_the_batch_is_refused(given: dict[str, Any], words: st
 
 
 def test_not_a_number_is_not_taken_for_greedy() -> None:
-    (row,) = sampling_of(request(1, temperature=[float("nan")]))
     with pytest.raises(InvalidRequest, match="temperature is nan"):
-        SamplingParams(**row)
+        sampling_of(request(1, temperature=[float("nan")]))
 
 
 def test_outputs_are_padded_and_what_ended_a_text_is_not_counted() -> None:

@@ -6,9 +6,18 @@ import socket
 
 import pytest
 
-from labkit.errors import InvalidRequest, NotAvailable
+from labkit.errors import (
+    Cancelled,
+    CheckpointError,
+    DeadlinePassed,
+    InvalidRequest,
+    NotAvailable,
+    Overloaded,
+    RankFailed,
+)
 from labkit.serving.client import Client
 from labkit.serving.metrics import Metrics, metrics_plot, parse_metrics, read_metrics
+from labkit.serving.refusals import REASONS, reason_of
 from labkit.serving.server import Server
 
 pytest.importorskip("prometheus_client")
@@ -79,6 +88,33 @@ def test_a_difference_counts_what_came_between_and_leaves_gauges_as_they_are() -
     assert (engine.running, engine.num_slots) == (2, 100)
     assert (engine.tokens, engine.steps, engine.mean_batch, engine.queue_seconds) == (90, 30, 3.0, 0.0)
     assert found.seconds == pytest.approx(after.seconds - before.seconds)
+
+
+REFUSED = """
+# TYPE labkit_refused_total counter
+labkit_refused_total{instance="gptj_0_0",model="gptj",reason="invalid"} 3
+labkit_refused_total{instance="gptj_0_0",model="gptj",reason="deadline"} 1
+labkit_refused_total{instance="gptj_0_0",model="gptj",reason="failed"} 0
+labkit_refused_total{instance="preprocessing_0_0",model="preprocessing",reason="invalid"} 2
+# TYPE nv_inference_request_failure counter
+nv_inference_request_failure{model="ensemble",reason="OTHER",version="1"} 4
+"""
+
+
+def test_refused_requests_are_failures_though_triton_counts_successes() -> None:
+    found = parse_metrics(BEFORE.replace("# TYPE nv_inference_request_failure counter", "") + REFUSED)
+    assert found.refused() == {"invalid": 5, "deadline": 1}
+    assert found.refused("gptj") == {"invalid": 3, "deadline": 1}
+    gptj, ensemble = found.model("gptj"), found.model("ensemble")
+    assert (gptj.requests, gptj.failures) == (10 - 4, 1 + 4)
+    assert (ensemble.requests, ensemble.failures) == (4, 2), "Triton counts an ensemble's failures twice"
+
+
+def test_the_reason_of_each_error() -> None:
+    errors = [InvalidRequest, Overloaded, DeadlinePassed, Cancelled, NotAvailable, RankFailed, CheckpointError, ValueError]
+    reasons = [reason_of(error("words")) for error in errors]
+    assert reasons == ["invalid", "overloaded", "deadline", "cancelled", "unavailable", "unavailable", "failed", "failed"]
+    assert set(reasons) == set(REASONS)
 
 
 def test_batch_sizes_are_told_apart_from_their_running_sums() -> None:

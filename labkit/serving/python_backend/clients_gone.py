@@ -2,7 +2,7 @@
 
 It tells of a gRPC client that cancels, closes its connection or waits no longer, and of an HTTP client that closes a stream.
 It does not tell of an HTTP client that leaves a request with one answer, nor, of an ensemble's client, the step that runs:
-such requests end by themselves, or by Triton's parameter `timeout`, which every step is given.
+such requests end by themselves, by their parameter `timeout`, which every step is given, or by the server's `request_seconds`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from labkit.errors import LabkitError
@@ -16,9 +17,14 @@ from labkit.serving.engine_socket import RemoteEngine
 from labkit.serving.fastertransformer_request import outputs_of, prompts_of, sampling_of
 from labkit.serving.python_backend.clients_gone import Client, ClientsGone
 from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
+from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error
+from labkit.serving.refusals import Refusals
 from labkit.serving.run_folder import run_folder, sockets, wait_for_engine
-from labkit.serving.tensors import FASTERTRANSFORMER_INPUTS
+from labkit.serving.tensors import FASTERTRANSFORMER_INPUTS, TensorSpec
+
+INPUT_NAMES = tuple(spec.name for spec in FASTERTRANSFORMER_INPUTS)
 
 
 class TritonPythonModel:
@@ -26,17 +32,20 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
-        folder = run_folder(os.getppid())
+        self._model = args["model_name"]
+        self._folder = folder = run_folder(os.getppid())
         try:
             wait_for_engine(folder)
         except LabkitError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._end_token = int(parameter(args, "end_token_id", "0"))
         self._engine = RemoteEngine(lambda: sockets(folder))
+        self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
         self._clients = ClientsGone()
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded."""
+        self._refusals.close()
         self._clients.close()
         self._engine.close()
 
@@ -44,14 +53,16 @@ class TritonPythonModel:
         """Begin each; the response comes from another thread."""
         for request in requests:
             sender = request.get_response_sender()
-            answer = Answer(sender, self._clients.of(sender))
+            answer = Answer(sender, self._clients.of(sender), self._refusals)
             try:
-                self._begin(request, answer)
+                parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
+                answer.is_counted = not parameters.probe
+                self._begin(request, parameters, answer)
             except Exception as error:
-                answer.send(pb_utils.InferenceResponse(error=as_triton_error(error)))
+                answer.fail(error)
 
-    def _begin(self, request: Any, answer: Answer) -> None:
-        arrays = {spec.name: array_of(request, spec.name) for spec in FASTERTRANSFORMER_INPUTS}
+    def _begin(self, request: Any, parameters: RequestParameters, answer: Answer) -> None:
+        arrays = {spec.name: _array_of(request, spec) for spec in FASTERTRANSFORMER_INPUTS}
         given = {name: array for name, array in arrays.items() if array is not None}
         prompts, params = prompts_of(given), sampling_of(given)
         ends = given["end_id"].reshape(-1) if "end_id" in given else [self._end_token]
@@ -64,19 +75,35 @@ class TritonPythonModel:
                     [pb_utils.Tensor(name, array) for name, array in outputs_of(prompts, found, int(ends[0])).items()]
                 )
             except Exception as error:
-                response = pb_utils.InferenceResponse(error=as_triton_error(error))
-            answer.send(response)
+                answer.fail(error)
+            else:
+                answer.send(response)
 
-        seconds = timeout / 1e6 if (timeout := request.timeout()) else None
-        answer.client.watch(self._engine.submit(prompts, params, done, seconds=seconds))
+        seconds, is_counted = parameters.seconds, answer.is_counted
+        answer.client.watch(self._engine.submit(prompts, params, done, seconds=seconds, is_counted=is_counted))
+
+
+def _array_of(request: Any, spec: TensorSpec) -> Any:
+    """As `array_of`. The prompts may have no token, all of them: they begin with `start_id`."""
+    tensor = pb_utils.get_input_tensor_by_name(request, spec.name) if spec.name == "input_ids" else None
+    if tensor is not None and len(tensor.shape()) > 0 and tensor.shape()[0] and not tensor.shape()[-1]:
+        return np.zeros(tensor.shape(), np.uint32)
+    return array_of(request, spec.name, optional=spec.optional)
 
 
 class Answer:
     """One request's way back."""
 
-    def __init__(self, sender: Any, client: Client) -> None:
+    def __init__(self, sender: Any, client: Client, refusals: Refusals) -> None:
         self.client = client
-        self._sender = sender
+        self.is_counted = True
+        self._sender, self._refusals = sender, refusals
+
+    def fail(self, error: Exception) -> None:
+        """The one response is an error."""
+        if self.is_counted:
+            self._refusals.count(error)
+        self.send(pb_utils.InferenceResponse(error=as_triton_error(error)))
 
     def send(self, response: Any) -> None:
         """The one response."""

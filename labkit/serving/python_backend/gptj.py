@@ -10,7 +10,6 @@ import os
 import queue
 import sys
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,14 @@ from labkit.serving.malloc import keep_blocks
 from labkit.serving.python_backend.clients_gone import Client, ClientsGone
 from labkit.serving.python_backend.metrics import EngineMetrics
 from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
+from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings, text_of
+from labkit.serving.refusals import Refusals
 from labkit.serving.run_folder import EngineNote, run_folder
-from labkit.serving.tensors import GPTJ_INPUTS
+from labkit.serving.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
+
+INPUT_NAMES = tuple(spec.name for spec in GPTJ_INPUTS)
 
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter while another waits for it: the engine must not wait for those that send."""
@@ -41,11 +45,16 @@ class TritonPythonModel:
         """Called by Triton before the first request; weights that are missing or do not fit keep the model from being ready."""
         sys.setswitchinterval(SWITCH_SECONDS)
         keep_blocks()
-        note = EngineNote(run_folder(os.getppid()), args["model_instance_name"])
+        self._model, self._folder = args["model_name"], run_folder(os.getppid())
+        note = EngineNote(self._folder, args["model_instance_name"])
         note.say_loading()
         try:
             self._engine = load_engine(lambda name, default: parameter(args, name, default))
-            self._host = EngineHost(self._engine, max_waiting=int(parameter(args, "max_queue", "256")))
+            self._host = EngineHost(
+                self._engine,
+                max_waiting=int(parameter(args, "max_queue", "256")),
+                request_seconds=float(parameter(args, "request_seconds", "600")),
+            )
             self._socket = EngineSocket(self._host, note.socket)
         except Exception as error:
             words = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
@@ -55,6 +64,7 @@ class TritonPythonModel:
         gc.freeze()  # all that is loaded stays, and need not be looked through again for garbage
         note.say_ready()
         self._metrics = EngineMetrics(self._host.counts, args["model_instance_name"])
+        self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
         self._outbox = Outbox()
         self._clients = ClientsGone()
 
@@ -62,27 +72,35 @@ class TritonPythonModel:
         """Begin each; the responses come from another thread."""
         for request in requests:
             sender = request.get_response_sender()
-            answer = Answer(sender, self._outbox, self._clients.of(sender))
+            answer = Answer(sender, self._outbox, self._clients.of(sender), self._refusals)
             try:
-                self._begin(request, answer)
+                parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
+                answer.is_counted = not parameters.probe
+                self._begin(request, parameters, answer)
             except LabkitError as error:
                 answer.fail(error)
             except Exception as error:
                 answer.fail(LabkitError(f"{type(error).__name__}: {error}"))
 
-    def _begin(self, request: Any, answer: Answer) -> None:
+    def _begin(self, request: Any, parameters: RequestParameters, answer: Answer) -> None:
         given = values_of(request)
         prompt = prompt_of(given)
         answer.streams = bool(given.pop("stream", False))
         params = SamplingParams(**given)
-        timeout = request.timeout()
-        deadline = time.monotonic() + timeout / 1e6 if timeout else None
-        job = self._host.submit(prompt, params, on_event=answer.take, on_failure=answer.fail, deadline=deadline)
+        job = self._host.submit(
+            prompt,
+            params,
+            on_event=answer.take,
+            on_failure=answer.fail,
+            seconds=parameters.seconds,
+            is_counted=answer.is_counted,
+        )
         answer.client.watch(job.cancel)
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded. No thread is left behind: one would keep the process from ending."""
         self._metrics.close()
+        self._refusals.close()
         self._clients.close()
         self._socket.close()
         self._host.close()
@@ -94,7 +112,7 @@ def values_of(request: Any) -> dict[str, Any]:
     """A request's inputs by name, as Python's values; those that are left out are missing. Raises `InvalidRequest`."""
     found: dict[str, Any] = {}
     for spec in GPTJ_INPUTS:
-        array = array_of(request, spec.name)
+        array = array_of(request, spec.name, optional=True)
         if array is None:
             continue
         values = array.reshape(-1).tolist()
@@ -103,6 +121,9 @@ def values_of(request: Any) -> dict[str, Any]:
         if spec.dims == (1,) and len(values) != 1:
             raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted: a request is one prompt")
         found[spec.name] = values[0] if spec.dims == (1,) else values
+    asked = request.requested_output_names()
+    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # by name, not because all are sent where none is named
+        found.setdefault("logprobs", True)
     if "logprobs" in found:
         found["logprobs"] = 0 if found["logprobs"] else None
     return found
@@ -121,10 +142,11 @@ def prompt_of(given: dict[str, Any]) -> str | list[int]:
 class Answer:
     """One request's way back: its events become responses, the last of them marked as such, by whatever way it ends."""
 
-    def __init__(self, sender: Any, outbox: Outbox, client: Client) -> None:
+    def __init__(self, sender: Any, outbox: Outbox, client: Client, refusals: Refusals) -> None:
         self.streams = False
+        self.is_counted = True
         self.client = client
-        self._sender, self._outbox = sender, outbox
+        self._sender, self._outbox, self._refusals = sender, outbox, refusals
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
@@ -136,6 +158,8 @@ class Answer:
 
     def fail(self, error: LabkitError) -> None:
         """No more will come but this."""
+        if self.is_counted:
+            self._refusals.count(error)
         self._outbox.put(self._refuse, error)
 
     def _refuse(self, error: LabkitError) -> None:

@@ -1,4 +1,7 @@
-"""The engine's numbers on Triton's metrics endpoint: the server itself sees neither queue nor batch."""
+"""The engine's numbers on Triton's metrics endpoint: the server itself sees neither queue nor batch.
+
+The watchdog's probes are not in them, but for the moment in which one is among the sequences that run or wait.
+"""
 
 from __future__ import annotations
 

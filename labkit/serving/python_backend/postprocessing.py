@@ -10,7 +10,9 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
-from labkit.serving.python_backend.tensors_in import answer_each, array_of, strings
+from labkit.serving.python_backend.answers import Answers
+from labkit.serving.python_backend.tensors_in import array_of, strings
+from labkit.serving.tensors import POSTPROCESSING_INPUTS
 from labkit.tokenizer import Tokenizer
 
 
@@ -20,17 +22,22 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
         self._tokenizer = Tokenizer(Path(args["model_repository"]) / args["model_version"] / "tokenizer.json")
+        self._answers = Answers(args, POSTPROCESSING_INPUTS, self._outputs)
+
+    def finalize(self) -> None:
+        """Called by Triton when the model is unloaded."""
+        self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response a request; one that is refused does not touch the others."""
-        return answer_each(requests, self._outputs)
+        return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:
         return [pb_utils.Tensor("OUTPUT", self._texts(request))]
 
     def _texts(self, request: Any) -> NDArray[Any]:
         """`[batch, beam]` of UTF-8."""
-        tokens, lengths = array_of(request, "TOKENS_BATCH"), array_of(request, "SEQUENCE_LENGTH")
+        tokens, lengths = array_of(request, "TOKENS_BATCH"), array_of(request, "SEQUENCE_LENGTH", optional=True)
         assert tokens is not None
         if tokens.ndim != 3:
             raise InvalidRequest(f"TOKENS_BATCH has shape {list(tokens.shape)}; [batch, beam, tokens] is accepted")

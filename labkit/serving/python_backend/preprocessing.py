@@ -10,8 +10,10 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
+from labkit.serving.python_backend.answers import Answers
 from labkit.serving.python_backend.parameters import parameter
-from labkit.serving.python_backend.tensors_in import answer_each, array_of, text_of
+from labkit.serving.python_backend.tensors_in import array_of, text_of
+from labkit.serving.tensors import ENSEMBLE_INPUTS, PREPROCESSING_INPUTS
 from labkit.serving.word_lists import to_word_lists, words_of_csv
 from labkit.tokenizer import Tokenizer
 
@@ -25,10 +27,16 @@ class TritonPythonModel:
         self._tokenizer = Tokenizer(folder / "tokenizer.json")
         self._pad = int(parameter(args, "end_token_id", "0"))
         self._most_bytes = int(parameter(args, "most_prompt_bytes", str(2**20)))
+        # An ensemble hands on all its parameters, and this step sees them first: its names are among those that may be meant.
+        self._answers = Answers(args, (*ENSEMBLE_INPUTS, *PREPROCESSING_INPUTS), self._outputs)
+
+    def finalize(self) -> None:
+        """Called by Triton when the model is unloaded."""
+        self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response a request; one that is refused does not touch the others."""
-        return answer_each(requests, self._outputs)
+        return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:
         query, lengths = array_of(request, "QUERY"), array_of(request, "REQUEST_OUTPUT_LEN")
@@ -56,7 +64,7 @@ class TritonPythonModel:
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
         """`[batch, 2, n]`. A word is looked for both as it stands and behind a space: these are different tokens."""
-        lines = array_of(request, name)
+        lines = array_of(request, name, optional=True)
         if lines is None:
             return np.stack([to_word_lists([])] * batch)
         if lines.ndim != 2 or lines.shape[0] != batch:

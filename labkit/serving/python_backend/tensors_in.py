@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
+from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
 
 
-def array_of(request: Any, name: str) -> NDArray[Any] | None:
-    """An input as an array, None where the request does not bring it. Raises `InvalidRequest` for one without elements."""
+def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any] | None:
+    """An input as an array, None where the request does not bring it.
+
+    optional: one without elements, an empty list, is None as well. Raises `InvalidRequest` for it otherwise.
+    """
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return None
     array: NDArray[Any] = tensor.as_numpy()
+    if array.size == 0 and optional:
+        return None
     if array.size == 0:
         raise InvalidRequest(f"{name} has shape {list(array.shape)} and so no element; give at least one, or leave it out")
     return array
@@ -46,18 +50,8 @@ def as_triton_error(error: Exception) -> Any:
         NotAvailable: pb_utils.TritonError.UNAVAILABLE,
         RankFailed: pb_utils.TritonError.UNAVAILABLE,
         Cancelled: pb_utils.TritonError.CANCELLED,
+        DeadlinePassed: pb_utils.TritonError.CANCELLED,
     }
     known = isinstance(error, LabkitError)
     words = str(error) if known else f"{type(error).__name__}: {error}"
     return pb_utils.TritonError(words, codes.get(type(error), pb_utils.TritonError.INTERNAL))
-
-
-def answer_each(requests: list[Any], outputs: Callable[[Any], list[Any]]) -> list[Any]:
-    """A response a request, of the tensors that `outputs` makes of it; one that it refuses does not touch the others."""
-    responses = []
-    for request in requests:
-        try:
-            responses.append(pb_utils.InferenceResponse(outputs(request)))
-        except LabkitError as error:
-            responses.append(pb_utils.InferenceResponse(error=as_triton_error(error)))
-    return responses

@@ -1,0 +1,42 @@
+"""Why requests end without their answer: a small fixed set of reasons, and how often each was the one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, NotAvailable, Overloaded, RankFailed
+
+REASONS = {
+    "invalid": "the request is wrong: a name, a value, a shape",
+    "overloaded": "as many run and wait as may",
+    "deadline": "the request's timeout, or the server's limit for any request, has passed",
+    "cancelled": "its client has gone, or the model was unloaded",
+    "unavailable": "the engine is gone or is being loaded again",
+    "failed": "an error that nobody foresaw",
+}
+"""What each value of the label `reason` of `labkit_refused_total` means."""
+
+_OF_ERRORS: dict[type[Exception], str] = {
+    InvalidRequest: "invalid",
+    Overloaded: "overloaded",
+    DeadlinePassed: "deadline",
+    Cancelled: "cancelled",
+    NotAvailable: "unavailable",
+    RankFailed: "unavailable",
+}
+
+
+def reason_of(error: Exception) -> str:
+    """The reason, one of `REASONS`, for an error that a request ended with."""
+    return next((reason for kind, reason in _OF_ERRORS.items() if isinstance(error, kind)), "failed")
+
+
+class Refusals:
+    """Counts the requests of one model that ended with an error, by reason. To be counted once a request."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+
+    def count(self, error: Exception) -> None:
+        """One more request ended with this error."""
+        self.counts[reason_of(error)] += 1

@@ -1,0 +1,113 @@
+"""labkit's counters: each refused request once, by its reason, and none of the watchdog's probes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from labkit.serving.metrics import Metrics, read_metrics
+from labkit.serving.probe_mark import PARAMETER
+from labkit.serving.probes import client_library
+from labkit.serving.server import Server
+from labkit.serving.status import status_line
+from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, stream
+
+TIMES = 3
+
+
+def at_rest(server: Server) -> Metrics:
+    """A look at metrics that have stopped changing: they are written each half second."""
+    look = read_metrics(server.metrics)
+    until = time.monotonic() + PATIENCE
+    while True:
+        time.sleep(1.2)
+        before, look = look, read_metrics(server.metrics)
+        if _own(look) == _own(before):
+            return look
+        assert time.monotonic() < until, "the counters did not come to rest"
+
+
+def _own(look: Metrics) -> dict[Any, float]:
+    return {key: value for key, value in look.values.items() if key[0].startswith("labkit_")}
+
+
+def when(server: Server, before: Metrics, counted: Callable[[Metrics], bool]) -> Metrics:
+    """What has been counted since `before`, when at least that much has been."""
+    until = time.monotonic() + PATIENCE
+    while not counted(found := read_metrics(server.metrics) - before):
+        assert time.monotonic() < until, _own(found)
+        time.sleep(0.1)
+    return found
+
+
+def refuse(ask_once: Callable[[], Any]) -> None:
+    with contextlib.suppress(client_library().InferenceServerException):
+        pytest.fail(f"answered: {ask_once()}")
+
+
+REFUSED: dict[tuple[str, str], Callable[[Server], Any]] = {
+    ("gptj", "invalid"): lambda server: ask(server, text_input=PROMPT, temperature=-1.0),
+    ("gptj", "deadline"): lambda server: stream(server, gptj(text_input=PROMPT, max_new_tokens=400), timeout=1),
+    ("fastertransformer", "invalid"): lambda server: infer(server, "ensemble", ensemble([PROMPT], 2, temperature=-1.0)),
+    ("fastertransformer", "deadline"): lambda server: infer(
+        server, "fastertransformer", fastertransformer([[260]], 400, end_id=8000), timeout=1
+    ),
+    ("preprocessing", "invalid"): lambda server: infer(server, "ensemble", ensemble([PROMPT], 2, bad='"open')),
+    ("postprocessing", "invalid"): lambda server: infer(
+        server, "postprocessing", _renamed(), parameters={"nonsense": 1}
+    ),
+}  # fmt: skip
+
+
+def _renamed() -> list[Any]:
+    from labkit.serving.probes import as_input
+
+    return [as_input("TOKENS_BATCH", "UINT32", [[[260]]])]
+
+
+def test_each_refused_request_is_counted_once(served: Server) -> None:
+    before = at_rest(served)
+    for ask_once in REFUSED.values():
+        for _ in range(TIMES):
+            refuse(lambda ask_once=ask_once: ask_once(served))  # type: ignore[misc]
+    ask(served, text_input=PROMPT, max_new_tokens=2)
+    infer(served, "ensemble", ensemble([PROMPT], 2))
+    requests = 2 + 2 * TIMES  # two were answered, and those whose time was up had been taken in
+    all_of_them = len(REFUSED) * TIMES
+    found = when(
+        served, before, lambda look: sum(look.refused().values()) >= all_of_them and look.engine().requests >= requests
+    )
+    counted = {(model, reason): count for model in found.models() for reason, count in found.refused(model).items()}
+    assert counted == dict.fromkeys(REFUSED, TIMES)
+    assert found.engine().requests == requests
+    assert (found.model("gptj").requests, found.model("gptj").failures) == (1, 2 * TIMES)
+    # Of the ensemble's requests the first step refused some, the second others, and one was answered.
+    assert (found.model("ensemble").requests, found.model("ensemble").failures) == (1, 2 * TIMES)
+    assert (found.model("fastertransformer").requests, found.model("fastertransformer").failures) == (1, 2 * TIMES)
+
+
+def test_probes_are_not_counted(served: Server) -> None:
+    before = at_rest(served)
+    for model in served.models:
+        assert served.probes.answers(model)
+    ask(served, text_input=PROMPT, max_new_tokens=2)
+    found = when(served, before, lambda look: look.engine().tokens >= 2 and sum(look.batch_sizes().values()) >= 2)
+    assert found.model("gptj").requests == 2, "Triton counts the probe as well"
+    engine = found.engine()
+    assert (engine.requests, engine.tokens, engine.steps) == (1, 2, 2)
+    assert found.batch_sizes()["1"] == 2
+    assert found.refused() == {}
+
+
+def test_a_client_cannot_hide_by_a_mark_of_its_own_and_the_status_line_shows_it(served: Server) -> None:
+    before = at_rest(served)
+    for mark in ("", "0" * 32):
+        refuse(lambda mark=mark: stream(served, gptj(text_input=PROMPT), parameters={PARAMETER: mark}))  # type: ignore[misc]
+    assert when(served, before, lambda look: sum(look.refused().values()) >= 2).refused() == {"invalid": 2}
+    look = read_metrics(served.metrics)
+    line = status_line(served.metrics, 1.0, "gptj-tiny")
+    assert f"{look.engine().requests} requests, {sum(look.refused().values())} refused, " in line

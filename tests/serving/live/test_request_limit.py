@@ -1,0 +1,55 @@
+"""`request_seconds`: a request whose client is gone without a word does not hold its place until its text is done."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from labkit.errors import DeadlinePassed, Overloaded
+from labkit.serving.client import Client
+from labkit.serving.metrics import read_metrics
+from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.server import Server
+from tests.serving.live.requests import PATIENCE, PROMPT
+
+LIMIT = 0.2
+LONG = {"max_new_tokens": 500, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def limited(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that runs one request at a time and lets none wait."""
+    folder = tmp_path_factory.mktemp("limited")
+    settings = ServeSettings(max_batch=1, max_queue=0, threads=1, request_seconds=LIMIT)
+    write_repository(folder / "repository", settings)
+    with Server(folder / "repository", models=["gptj"], watch=False, log=folder / "log") as server:
+        yield server
+
+
+def test_an_http_client_that_is_gone(limited: Server) -> None:
+    connection = http.client.HTTPConnection(limited.http, timeout=PATIENCE)
+    connection.request("POST", "/v2/models/gptj/generate", json.dumps({"text_input": PROMPT} | LONG))
+    time.sleep(LIMIT / 2)
+    connection.close()
+    until = time.monotonic() + PATIENCE
+    with Client(limited.grpc, retries=0) as client:
+        while True:
+            try:
+                assert len(client.generate("The", max_new_tokens=1).token_ids) == 1
+                break
+            except (Overloaded, DeadlinePassed):
+                assert time.monotonic() < until, "its place was not given back"
+                time.sleep(0.02)
+    while not read_metrics(limited.metrics).refused("gptj").get("deadline"):
+        assert time.monotonic() < until, "the request that was cut off was not counted"
+        time.sleep(0.1)
+
+
+def test_the_error_names_the_servers_limit(limited: Server) -> None:
+    words = r"its deadline has passed; it had made \d+ tokens?; this server gives a request 0.2 s"
+    with Client(limited.grpc) as client, pytest.raises(DeadlinePassed, match=words):
+        client.generate(PROMPT, **LONG)
