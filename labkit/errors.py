@@ -25,6 +25,10 @@ class RankFailed(LabkitError):
     """A rank of a distributed run raised, ended or stopped answering; the message names it, its host, step and cause."""
 
 
+class RequestFailed(LabkitError):
+    """One request failed in a step of the engine and was ended, the others go on; the message names it and the cause."""
+
+
 THE_LIMIT = "which is the limit"
 """Words of every `Overloaded`: over the network only the words tell it from a server that is gone."""
 

@@ -48,7 +48,7 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
     if precision is None:
         return "fp16" if device.type == "cuda" else "fp32"
     name = precision_name(precision) if isinstance(precision, torch.dtype) and precision in DTYPES.values() else precision
-    if name not in BITS:
+    if not isinstance(name, str) or name not in BITS:
         raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, int4 or fp8 is accepted")
     if name == "fp8" and device.type != "cuda":
         raise NotAvailable("precision fp8 was asked for, but the CPU multiplies no fp8; int8 takes as many bytes")

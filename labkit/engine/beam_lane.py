@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from labkit.engine.beam_group import Hypothesis
 from labkit.engine.beam_search import BeamSearch
 from labkit.engine.beam_tree import path
+from labkit.engine.failures import failed, may_be_of_one
 from labkit.engine.forward import Forward
+from labkit.engine.interrupts import held
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.outputs import TokenEvent
 from labkit.engine.scheduler import Reservation, Scheduler
 from labkit.engine.sequence import Sequence
+from labkit.errors import LabkitError
 
 
 @dataclass(eq=False)
@@ -29,7 +32,9 @@ class BeamLane:
     """Runs what the scheduler has reserved slots for.
 
     Prompts that are admitted together are searched together. One that is cancelled gives its slots back when the others
-    of its search have ended, or at once if it is the last. A search that fails starts anew unless its callers give up.
+    of its search have ended, or at once if it is the last. When a search fails, each of its prompts is searched anew alone, and
+    one that fails alone is ended by an event with the `error`. What is no prompt's fault (`may_be_of_one`) goes to the caller,
+    and the search starts anew unless its callers give up.
     """
 
     def __init__(self, scheduler: Scheduler, vocab_size: int) -> None:
@@ -42,19 +47,23 @@ class BeamLane:
         """A pass of every search; the tokens of those that have come to their end."""
         begun = self._begun()
         if new := [reservation for reservation in self._scheduler.reservations if reservation not in begun]:
-            self._searches.append(self._start(new, forward, cache))
+            yield from self._start(new, forward, cache)
         for search in list(self._searches):
             try:
                 ended = next(search.passes, self) is self
-            except BaseException:
+            except BaseException as error:
+                if may_be_of_one(error):
+                    yield from self._apart(search, error, forward, cache)
+                    continue
                 for samples in reversed(self._end(search)):
                     self._scheduler.waiting.appendleft(samples)
                 raise
             if ended:
-                wanted = self._end(search)
-                for reservation, hypotheses in zip(search.reservations, search.beams.hypotheses, strict=True):
-                    if reservation.samples in wanted:
-                        yield from _events(reservation.samples, hypotheses)
+                with held():
+                    wanted = self._end(search)
+                    for reservation, hypotheses in zip(search.reservations, search.beams.hypotheses, strict=True):
+                        if reservation.samples in wanted:
+                            yield from _events(reservation.samples, hypotheses)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
         """Let these sequences (all samples of a prompt) go."""
@@ -69,12 +78,41 @@ class BeamLane:
     def _begun(self) -> set[Reservation]:
         return {reservation for search in self._searches for reservation in search.reservations}
 
-    def _start(self, reservations: list[Reservation], forward: Forward, cache: KVCache) -> Search:
+    def _start(
+        self, reservations: list[Reservation], forward: Forward, cache: KVCache
+    ) -> Iterator[tuple[Sequence, TokenEvent]]:
         slots = [slot for reservation in reservations for slot in reservation.slots.tolist()]
         sequences = [reservation.samples[0] for reservation in reservations]
         limit = self._scheduler.max_step_tokens
-        beams = BeamSearch(forward, self._vocab_size, cache, slots, sequences, max_prefill_tokens=limit)
-        return Search(reservations, beams, beams.passes())
+        try:
+            beams = BeamSearch(forward, self._vocab_size, cache, slots, sequences, max_prefill_tokens=limit)
+        except Exception as error:
+            if not may_be_of_one(error):
+                raise
+            if len(reservations) > 1:
+                for reservation in reservations:
+                    yield from self._start([reservation], forward, cache)
+                return
+            self._scheduler.release(reservations[0])
+            yield failed(sequences[0], error)
+            return
+        self._searches.append(Search(reservations, beams, beams.passes()))
+
+    def _apart(
+        self, search: Search, error: BaseException, forward: Forward, cache: KVCache
+    ) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """A search failed: each prompt that is still wanted is searched anew, alone; one that was alone is ended."""
+        if len(search.reservations) == 1:
+            for samples in self._end(search):
+                yield failed(samples[0], error)
+            return
+        self._searches.remove(search)
+        for reservation in search.reservations:
+            if reservation.samples[0] in self._gone:
+                self._gone.remove(reservation.samples[0])
+                self._scheduler.release(reservation)
+            else:
+                yield from self._start([reservation], forward, cache)
 
     def _end(self, search: Search) -> list[list[Sequence]]:
         """Give back what a search held; the samples that are still wanted, prompt by prompt."""
@@ -89,13 +127,17 @@ class BeamLane:
 
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
     """The tokens of the best hypotheses, best first, one a sample; the last one again where bad words left too few."""
+    if not hypotheses:
+        yield failed(samples[0], LabkitError("every token is forbidden, by bad_words or by min_new_tokens; allow some"))
+        return
     for number, sample in enumerate(samples):
-        best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
-        nodes = path(best.node) if best is not None else []
-        for node in nodes[:-1]:
-            yield sample, sample.append(node.token, node.logprob)
-        # With every token forbidden there is no hypothesis: one token 0, which plain sampling takes then, ends the text.
-        token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (0, None)
-        last = sample.append(token, logprob)
-        score = None if best is None else best.score
-        yield sample, replace(last, finish_reason=last.finish_reason or "length", score=score)
+        best = hypotheses[min(number, len(hypotheses) - 1)]
+        nodes = path(best.node)
+        try:
+            for node in nodes[:-1]:
+                yield sample, sample.append(node.token, node.logprob)
+            last = sample.append(nodes[-1].token, nodes[-1].logprob)
+        except Exception as error:
+            yield failed(sample, error)
+            return
+        yield sample, replace(last, finish_reason=last.finish_reason or "length", score=best.score)

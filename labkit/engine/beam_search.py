@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from labkit import ops
 from labkit.engine.batch import Batch
 from labkit.engine.beam_group import Hypothesis
 from labkit.engine.beam_prefill import prompt_batch
 from labkit.engine.beam_prompt import BeamPrompt, positions_of
 from labkit.engine.beam_tree import BeamTree, Node
+from labkit.engine.failures import check_numbers
 from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.sampler import Sampler, token_logprobs
@@ -84,6 +86,8 @@ class BeamSearch:
             found.append(self._forward(batch, self._cache))
             yield
         logits = torch.cat(found)
+        if not ops.swapped():
+            check_numbers(logits)
         while self._step(logits):
             logits = self._forward(self._decode(), self._cache)
             yield

@@ -38,12 +38,7 @@ def num_slots_for(
     """
     slot = slot_bytes(config, device, dtype, part)
     free = free_bytes(device)
-    asked = _asked(num_slots, cache_bytes, slot)
-    if asked is not None and asked * slot > free:
-        raise InsufficientResources(
-            f"a KV cache of {asked} tokens takes {asked * slot / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free on {device}; "
-            "ask for a smaller one"
-        )
+    asked = asked_slots(config, device, dtype, num_slots=num_slots, cache_bytes=cache_bytes, part=part)
     workspace = workspace_bytes(config, dtype, max_batch_size, max_step_tokens)
     fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot - 1
     if asked is None and fits < 1:
@@ -52,6 +47,26 @@ def num_slots_for(
             f"values ({slot} bytes) fit. Choose a smaller model or precision, or lower max_batch_size and max_step_tokens"
         )
     return asked or min(fits, max_batch_size * config.context_length)
+
+
+def asked_slots(
+    config: GPTJConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_slots: int | None,
+    cache_bytes: int | None,
+    part: Part = WHOLE,
+) -> int | None:
+    """Slots that the caller asks for, None where it is left to the memory; raises as `num_slots_for`."""
+    slot = slot_bytes(config, device, dtype, part)
+    asked, free = _asked(num_slots, cache_bytes, slot), free_bytes(device)
+    if asked is not None and asked * slot > free:
+        raise InsufficientResources(
+            f"a KV cache of {asked} tokens takes {asked * slot / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free on {device}; "
+            "ask for a smaller one"
+        )
+    return asked
 
 
 def slot_bytes(config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE) -> int:

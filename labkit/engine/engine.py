@@ -8,47 +8,47 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from collections.abc import Sequence as SequenceOf
-from typing import TypedDict
+from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
+from labkit.engine.asynchronous import AsyncSteps, stream_of
 from labkit.engine.batch import FixedBatches
-from labkit.engine.capacity import num_slots_for
+from labkit.engine.capacity import asked_slots, num_slots_for
+from labkit.engine.failures import failed, may_be_of_one
 from labkit.engine.forward import Forward, fastest_forward, threads_of
+from labkit.engine.interrupts import held, watched
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
+from labkit.engine.options import EngineOptions, checked_options
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
-from labkit.engine.requests import Door, Params, Prompts, Request
+from labkit.engine.prompt_forms import Params, Prompts, one_prompt
+from labkit.engine.requests import Door, Inbox, Request
 from labkit.engine.sampling_params import SamplingParams
-from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler, check_limits
+from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
-
-
-class EngineOptions(TypedDict, total=False):
-    """The keyword arguments of `Engine`."""
-
-    max_batch_size: int
-    max_step_tokens: int
-    prefix_reuse: bool
-    num_slots: int | None
-    cache_bytes: int | None
-    max_mixed_prefill: int | None
-    cuda_graphs: bool
+from labkit.errors import NotAvailable
 
 
 class Engine:
     """Runs a `GPTJ`: `generate` for whole continuations, `stream` for tokens as they are made, `logits` to score.
 
-    Servers use `add_request`, `step` and `cancel`. Any thread may call anything; steps happen one at a time.
+    Servers use `add_request`, `step` and `cancel`; programs with an event loop `astream` and `agenerate`. Any thread may call
+    anything; steps happen one at a time.
+
+    A request that fails in a step is ended alone: its caller has a `RequestFailed`, the others go on with the tokens that they
+    would have anyway. When a rank is lost, all callers have `RankFailed`. After Ctrl-C the caller's requests are ended, and the
+    others go on.
 
     max_batch_size: sequences that run at a time. max_step_tokens: tokens that one forward pass computes at most; a longer
     prompt goes in chunks, between which running sequences go on. prefix_reuse: what was computed of a text is kept, while
@@ -73,18 +73,30 @@ class Engine:
         cuda_graphs: bool = True,
         forward: Forward | None = None,
     ) -> None:
-        check_limits(max_batch_size, max_step_tokens, max_mixed_prefill)
+        given: EngineOptions = {
+            "max_batch_size": max_batch_size,
+            "max_step_tokens": max_step_tokens,
+            "prefix_reuse": prefix_reuse,
+            "num_slots": num_slots,
+            "cache_bytes": cache_bytes,
+            "max_mixed_prefill": max_mixed_prefill,
+            "cuda_graphs": cuda_graphs,
+        }
+        options = checked_options(given)
         self.model = model
         self.tokenizer = tokenizer
-        self.max_batch_size = max_batch_size
-        self.max_step_tokens = max_step_tokens
-        self._max_mixed_prefill = max_mixed_prefill
-        self._prefix_reuse = prefix_reuse
-        self._size = num_slots, cache_bytes
-        self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if cuda_graphs else None)
-        self._door = Door(model.config, tokenizer, max_batch_size, self._check)
+        self.max_batch_size = options["max_batch_size"]
+        self.max_step_tokens = options["max_step_tokens"]
+        self._max_mixed_prefill = options["max_mixed_prefill"]
+        self._prefix_reuse = options["prefix_reuse"]
+        self._size: dict[str, Any] = {"num_slots": options["num_slots"], "cache_bytes": options["cache_bytes"]}
+        asked_slots(model.config, model.device, model.dtype, **self._size, part=model.part)
+        self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if options["cuda_graphs"] else None)
+        self._door = Door(model.config, tokenizer, self.max_batch_size, self._check)
         self._loop: StepLoop | None = None
+        self._closed = False
         self._lock = threading.RLock()
+        self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
         self._running: dict[Sequence, Request] = {}
         self._added: dict[int, Request] = {}
         self._events: deque[TokenEvent] = deque()
@@ -110,28 +122,18 @@ class Engine:
         return self.model.dtype
 
     def generate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
-        """Continue every prompt: one text, several texts, or several lists of token ids.
+        """Continue every prompt: one text, several texts, or several lists of token ids (arrays, too).
 
         `params` is one for all or one a prompt; left out, greedy with 64 new tokens. Raises `InvalidRequest` before
-        anything runs when a prompt or a parameter cannot be met.
+        anything runs when a prompt or a parameter cannot be met, `RequestFailed` when one of them fails in a step (which ends
+        this call), `RankFailed`, and `NotAvailable` once the engine is closed.
         """
         inbox: deque[TokenEvent] = deque()
-        requests = self._door.requests(prompts, params, inbox, number=True)
-        outputs = [
-            RequestOutput(request.prompt.text, request.prompt.token_ids, [Completion() for _ in request.sequences])
-            for request in requests
-        ]
-        for event in self._run(requests, inbox):
-            completion = outputs[event.request].completions[event.sample]
-            if event.prompt_logprobs is not None:
-                outputs[event.request].prompt_logprobs = list(event.prompt_logprobs)
-            completion.token_ids.append(event.token_id)
-            completion.text += event.text
-            if event.logprob is not None:
-                completion.logprobs = [*(completion.logprobs or []), event.logprob]
-            if event.finish_reason is not None:
-                completion.finish_reason, completion.stop_reason = event.finish_reason, event.stop_reason
-                completion.score = event.score
+        requests = self._requests(prompts, params, inbox)
+        outputs = _outputs(requests)
+        with watched():
+            for event in self._run(requests, inbox):
+                outputs[event.request].take(event)
         return outputs
 
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
@@ -140,11 +142,33 @@ class Engine:
         It begins with the first `next`. A stream that is closed, or that nobody holds any longer, gives its slots back.
         """
         inbox: deque[TokenEvent] = deque()
-        return self._run(self._door.requests(prompts, params, inbox, number=True), inbox)
+        return self._run(self._requests(prompts, params, inbox), inbox)
+
+    def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[TokenEvent, None]:
+        """As `stream`, for `async for`: the event loop goes on meanwhile, and several share the running batch.
+
+        Refusals come with the first event. A task that is cancelled, or a stream that is closed (`aclose`), gives its slots
+        back before the next step. Steps run in a thread of the engine's own while there is such a request.
+        """
+        return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
+
+    async def agenerate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
+        """As `generate`, for `await`."""
+        outputs: list[RequestOutput] = []
+
+        def begin(inbox: Inbox) -> list[Request]:
+            requests = self._requests(prompts, params, inbox)
+            outputs.extend(_outputs(requests))
+            return requests
+
+        async for event in stream_of(self._async_steps, begin):
+            outputs[event.request].take(event)
+        return outputs
 
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
         """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
-        self._door.check_tokens(list(token_ids))
+        self._check_open()
+        token_ids = self._door.token_ids(token_ids)
         first = PADDING_SLOT + 1
         cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
         batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
@@ -157,15 +181,19 @@ class Engine:
 
         Raises `InvalidRequest` when the prompt or a parameter cannot be met.
         """
-        prompts: Prompts = [prompt] if isinstance(prompt, str) else [list(prompt)]
-        (request,) = self._door.requests(prompts, params, self._events, number=False)
+        self._check_open()
+        (request,) = self._door.requests([one_prompt(prompt)], params, self._events, number=False)
         with self._lock:
             self._submit([request])
             self._added[request.request_id] = request
         return request.request_id
 
     def step(self) -> list[TokenEvent]:
-        """Run one forward pass over what there is to do; the new tokens of added requests, in the order they were made."""
+        """Run one forward pass over what there is to do; the new tokens of added requests, in the order they were made.
+
+        A request that failed is ended by an event with an `error`. Raises `RankFailed` when a rank is lost, and
+        `NotAvailable` once the engine is closed.
+        """
         with self._lock:
             self._advance()
             events = list(self._events)
@@ -174,7 +202,7 @@ class Engine:
 
     def cancel(self, request_id: int) -> bool:
         """End an added request at once, waiting or running; no event of it comes any more. Whether it was unfinished."""
-        with self._lock:
+        with held(), self._lock:
             request = self._added.get(request_id)
             if request is None:
                 return False
@@ -185,8 +213,15 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """End what else runs for the engine: ranks of a model that lies on several. Nothing can be generated after that."""
+        """End what runs, ranks of a model that lies on several included, and give the cache's memory back.
+
+        Nothing can be generated after that: whoever tries, or was under way, has `NotAvailable`.
+        """
         with self._lock:
+            self._closed = True
+            self._withdraw(list(dict.fromkeys(self._running.values())))
+            if self._loop is not None:
+                self._loop.drop_cache()
             close = getattr(self._forward, "close", None)
             if close is not None:
                 close()
@@ -216,6 +251,7 @@ class Engine:
         `InsufficientResources` for a cache too large.
         """
         with self._lock:
+            self._check_open()
             self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
@@ -223,50 +259,101 @@ class Engine:
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
 
+    def _requests(self, prompts: Prompts, params: Params, inbox: Inbox) -> list[Request]:
+        self._check_open()
+        return self._door.requests(prompts, params, inbox)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotAvailable("the engine was closed; load it again")
+
     def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
         """Step until these requests have ended; others that run go on with every step, their events to their inboxes."""
         left = sum(len(request.sequences) for request in requests)
         try:
-            with self._lock:
-                self._submit(requests)
+            self._submit(requests)
             while left:
-                with self._lock:
-                    if not inbox:
-                        self._advance()
+                if not inbox:
+                    with self._lock:
+                        if not inbox:
+                            self._advance()
                 while inbox:
                     event = inbox.popleft()
+                    if event.error is not None:
+                        raise event.error
                     left -= event.finish_reason is not None
                     yield event
         finally:
-            with self._lock:
-                self._withdraw(requests)
+            self._withdraw(requests)
 
     def _advance(self) -> None:
-        with threads_of(self._forward):
-            for sequence, event in self._ready().step(self._forward):
-                request = self._running[sequence]
-                request.inbox.append(event)
-                if event.finish_reason is not None:
-                    del self._running[sequence]
-                    request.unfinished -= 1
-                    if not request.unfinished:
-                        self._added.pop(request.request_id, None)
+        """One step; what it makes goes to the inboxes of those that it is for."""
+        with self._lock, watched():
+            self._check_open()
+            ended: list[Request] = []
+            try:
+                # Closed in any case: a generator that an exception's traceback keeps alive would keep what it holds.
+                with threads_of(self._forward), closing(self._ready().step(self._forward)) as events:
+                    for sequence, event in events:
+                        self._deliver(sequence, event, ended)
+            except Exception as error:
+                if not may_be_of_one(error):
+                    raise
+                self._fail_all(error)
+            finally:
+                self._withdraw(ended)
+
+    def _deliver(self, sequence: Sequence, event: TokenEvent, ended: list[Request]) -> None:
+        """Hand an event on; a request that failed joins `ended`, and nothing more of it is handed on."""
+        request = self._running[sequence]
+        if request in ended:
+            return
+        request.inbox.append(event)
+        if event.error is not None:
+            ended.append(request)
+        elif event.finish_reason is not None:
+            del self._running[sequence]
+            request.unfinished -= 1
+            if not request.unfinished:
+                self._added.pop(request.request_id, None)
+
+    def _fail_all(self, error: Exception) -> None:
+        """The bookkeeping itself failed: nobody can go on. All are told, and the next request begins anew."""
+        with held():
+            for request in dict.fromkeys(self._running.values()):
+                request.unfinished = 0
+                request.inbox.append(failed(request.sequences[0], error)[1])
+            self._running.clear()
+            self._added.clear()
+            if self._loop is not None:
+                self._loop.start_anew()
 
     def _submit(self, requests: list[Request]) -> None:
-        loop = self._ready()
-        for request in requests:
-            self._running.update(dict.fromkeys(request.sequences, request))
-            loop.add(request.sequences)
+        with self._lock:
+            self._check_open()
+            loop = self._ready()
+            try:
+                with held():
+                    for request in requests:
+                        self._running.update(dict.fromkeys(request.sequences, request))
+                        loop.add(request.sequences)
+            except BaseException:
+                self._withdraw(requests)
+                raise
 
     def _withdraw(self, requests: list[Request]) -> None:
         """Take back what has not ended of these requests."""
-        left = {sequence for request in requests for sequence in request.sequences if sequence in self._running}
-        if left:
-            self._ready().cancel(left)
-        for sequence in left:
-            del self._running[sequence]
-        for request in requests:
-            self._added.pop(request.request_id, None)
+        if not requests:
+            return
+        with held(), self._lock:
+            left = {sequence for request in requests for sequence in request.sequences if sequence in self._running}
+            if left:
+                self._ready().cancel(left)
+            for sequence in left:
+                del self._running[sequence]
+            for request in requests:
+                request.unfinished = 0
+                self._added.pop(request.request_id, None)
 
     def _check(self, sequence: Sequence) -> None:
         self._ready().scheduler.pool.check(sequence)
@@ -275,18 +362,24 @@ class Engine:
         """The loop; made with the first request, when it is seen how much memory is left beside the weights."""
         with self._lock:
             if self._loop is None:
-                size, cache_bytes = self._size
                 slots = num_slots_for(
                     self.config,
                     self.device,
                     self.dtype,
                     max_batch_size=self.max_batch_size,
                     max_step_tokens=self.max_step_tokens,
-                    num_slots=size,
-                    cache_bytes=cache_bytes,
+                    **self._size,
                     part=self.model.part,
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
                 self._loop = StepLoop(self.model, scheduler)
             return self._loop
+
+
+def _outputs(requests: list[Request]) -> list[RequestOutput]:
+    """What is to be filled with the events of these requests."""
+    return [
+        RequestOutput(request.prompt.text, request.prompt.token_ids, [Completion() for _ in request.sequences])
+        for request in requests
+    ]

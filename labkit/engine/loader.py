@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Unpack
 
@@ -9,11 +10,12 @@ import torch
 
 from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
 from labkit.config import GPTJConfig
+from labkit.engine import forms
 from labkit.engine.capacity import free_bytes
-from labkit.engine.engine import Engine, EngineOptions
-from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
+from labkit.engine.engine import Engine
+from labkit.engine.options import EngineOptions, checked_options
 from labkit.engine.weight_store import read_model
-from labkit.errors import InsufficientResources, NotAvailable
+from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.precision import BITS, as_device, as_precision, compute_dtype
 
 HEADROOM = 1.05
@@ -38,6 +40,9 @@ def load(
     the weights do not fit the memory that is free.
     """
     check_options(options)
+    if not isinstance(name, str | os.PathLike):
+        raise InvalidRequest(f"name is {forms.shown(name)}; a model's name, a directory or a config.json is accepted")
+    seed = forms.whole("seed", seed, 0, 2**64 - 1)
     target = as_device(device)
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
@@ -47,12 +52,8 @@ def load(
 
 
 def check_options(options: EngineOptions) -> None:
-    """Raise `InvalidRequest` for an engine's options under which prompts could stand still."""
-    check_limits(
-        options.get("max_batch_size", MAX_BATCH_SIZE),
-        options.get("max_step_tokens", MAX_STEP_TOKENS),
-        options.get("max_mixed_prefill"),
-    )
+    """Raise `InvalidRequest` for an option that an engine does not have, or whose value it cannot work with."""
+    checked_options(options)
 
 
 def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str, ranks: int = 1) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from labkit.errors import RequestFailed
+
 StopReason = int | str | tuple[int, ...] | None
 """What ended a text: a stop token, a stop string, a sequence of token ids; None when nothing of these did."""
 
@@ -26,6 +28,10 @@ class TokenEvent:
     text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length". `prompt_logprobs` comes with
     the first token of the first sample, where it was asked for: one entry a token of the prompt, None for the first.
     `score` comes with the last token of a beam search's hypothesis.
+
+    A request that fails is ended, with all its samples, by one event that has an `error` (which names the request and the
+    cause), the `finish_reason` "error", and no token (`token_id` -1). Only `Engine.step` gives such events: `generate` and
+    `stream` raise the error.
     """
 
     request: int
@@ -37,6 +43,7 @@ class TokenEvent:
     stop_reason: StopReason = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     score: float | None = None
+    error: RequestFailed | None = None
 
 
 @dataclass
@@ -86,3 +93,16 @@ class RequestOutput:
     def finish_reason(self) -> str:
         """Why the first continuation ended: "stop" or "length"."""
         return self.completions[0].finish_reason
+
+    def take(self, event: TokenEvent) -> None:
+        """Put a new token of this prompt where it belongs."""
+        completion = self.completions[event.sample]
+        if event.prompt_logprobs is not None:
+            self.prompt_logprobs = list(event.prompt_logprobs)
+        completion.token_ids.append(event.token_id)
+        completion.text += event.text
+        if event.logprob is not None:
+            completion.logprobs = [*(completion.logprobs or []), event.logprob]
+        if event.finish_reason is not None:
+            completion.finish_reason, completion.stop_reason = event.finish_reason, event.stop_reason
+            completion.score = event.score

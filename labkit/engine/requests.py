@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
 from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
+from labkit.engine.forms import shown
 from labkit.engine.outputs import TokenEvent
+from labkit.engine.prompt_forms import Params, Prompts, one_prompt, params_list, prompt_list
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.sequence import Sequence
 from labkit.errors import InvalidRequest
-
-Prompts = str | SequenceOf[str] | SequenceOf[SequenceOf[int]]
-"""One text, several texts, or several lists of token ids."""
-
-Params = SamplingParams | SequenceOf[SamplingParams] | None
-"""One for all prompts, one a prompt, or the defaults."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,13 @@ class Prompt:
     token_ids: list[int]
 
 
+class Inbox(Protocol):
+    """Where the events of a request go."""
+
+    def append(self, event: TokenEvent, /) -> None:
+        """Take the next event, in the thread that runs the step; it must not raise."""
+
+
 @dataclass(eq=False)
 class Request:
     """A prompt and the sequences that continue it, one a sample; their events go to `inbox`."""
@@ -38,11 +40,15 @@ class Request:
     request_id: int
     prompt: Prompt
     sequences: list[Sequence]
-    inbox: deque[TokenEvent]
+    inbox: Inbox
     unfinished: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.unfinished = len(self.sequences)
+
+
+MOST_WORD_TOKENS = 2**17
+"""Of the bad words of a request: their number times the longest's tokens. The sampler has room for as many in every row."""
 
 
 class Door:
@@ -57,36 +63,31 @@ class Door:
         self._check = check
         self._ids = itertools.count()
 
-    def requests(self, prompts: Prompts, params: Params, inbox: deque[TokenEvent], *, number: bool) -> list[Request]:
+    def requests(self, prompts: Prompts, params: Params, inbox: Inbox, *, number: bool = True) -> list[Request]:
         """A request a prompt. Their events carry the prompt's number in the call, or with `number` off the request's id.
 
         Raises `InvalidRequest` when any of them cannot be met.
         """
-        asked = self.prompts(prompts)
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(asked)
-        if len(params) != len(asked):
-            raise InvalidRequest(f"{len(params)} sampling params for {len(asked)} prompts; give one, or one a prompt")
+        asked = prompt_list(prompts)
+        chosen_params = params_list(params, len(asked))
         made = []
-        for index, (given, chosen) in enumerate(zip(asked, params, strict=True)):
+        for index, (given, chosen) in enumerate(zip(map(self._prompt, asked), chosen_params, strict=True)):
             request_id = next(self._ids)
             prompt = self._started(given, chosen)
             sequences = self._samples(index if number else request_id, prompt.token_ids, chosen)
             made.append(Request(request_id, prompt, sequences, inbox))
         return made
 
-    def prompts(self, prompts: Prompts) -> list[Prompt]:
-        """Texts as tokens. Raises `InvalidRequest` for what is no prompt."""
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        if not isinstance(prompts, SequenceOf) or not prompts:
-            raise InvalidRequest(f"prompts is {prompts!r}; a text, or a list of texts or of token-id lists is accepted")
-        if isinstance(prompts[0], int):
-            raise InvalidRequest("prompts is a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one prompt")
-        return [
-            Prompt(prompt, self._need_tokenizer().encode(prompt)) if isinstance(prompt, str) else Prompt(None, list(prompt))
-            for prompt in prompts
-        ]
+    def _prompt(self, prompt: str | list[int]) -> Prompt:
+        return Prompt(prompt, self._need_tokenizer().encode(prompt)) if isinstance(prompt, str) else Prompt(None, prompt)
+
+    def token_ids(self, tokens: Any) -> list[int]:
+        """The token ids of one text, given as any collection of numbers. Raises `InvalidRequest` unless it is that."""
+        given = one_prompt(tokens)
+        if isinstance(given, str):
+            raise InvalidRequest(f"token_ids is {shown(tokens)}; a list of token ids is accepted")
+        self.check_tokens(given)
+        return given
 
     def check_tokens(self, tokens: list[int]) -> None:
         """Raise `InvalidRequest` unless these are one to a context of tokens of the model."""
@@ -100,7 +101,7 @@ class Door:
             )
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._config.vocab_size:
-                raise InvalidRequest(f"a prompt holds {token!r}; token ids are 0 to {self._config.vocab_size - 1}")
+                raise InvalidRequest(f"a prompt holds {shown(token)}; token ids are 0 to {self._config.vocab_size - 1}")
 
     def _started(self, prompt: Prompt, params: SamplingParams) -> Prompt:
         """The prompt, or the start token in place of an empty one."""
@@ -124,6 +125,7 @@ class Door:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
         bad_words = self._bad_words(params)
+        _check_size(bad_words)
         samples = [
             Sequence(
                 request=number,
@@ -151,3 +153,12 @@ class Door:
             else:
                 banned.append(tuple(word))
         return list(dict.fromkeys(banned))
+
+
+def _check_size(bad_words: list[tuple[int, ...]]) -> None:
+    longest = max(map(len, bad_words), default=0)
+    if longest > 1 and longest * len(bad_words) > MOST_WORD_TOKENS:
+        raise InvalidRequest(
+            f"bad_words holds {len(bad_words)} words of up to {longest} tokens; the number times the longest may be "
+            f"{MOST_WORD_TOKENS}: leave out the longest, or some"
+        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from labkit.config import GPTJConfig
-from labkit.engine import validate
+from labkit.engine import forms
 from labkit.errors import InvalidRequest
 
 DEFAULT_NEW_TOKENS = 64
@@ -18,11 +18,17 @@ DEFAULT_NEW_TOKENS = 64
 MOST_LENGTH_PENALTY = 64
 MOST_PROPOSALS = 64
 """Tokens that can be guessed a step at most."""
+LEAST, MOST = 1e-10, 1e10
+"""Between these a factor of a logit leaves it finite in float32, other factors included; `MOST` bounds differences, too."""
+MOST_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How to continue a prompt.
+
+    Numbers and arrays may be Python's, numpy's or torch's. Lists may be any collection; one text is a list of one, and
+    None an empty one. What is kept is plain: whole numbers, floats, booleans and tuples.
 
     Length and end
     max_new_tokens: tokens to make at most; left out: 64, or fewer where the context ends.
@@ -33,19 +39,21 @@ class SamplingParams:
     start_token_id: the token that an empty prompt begins with; without it an empty prompt is refused.
 
     Sampling
-    temperature: 0 is greedy; logits are divided by it otherwise.
+    temperature: 0 is greedy; logits are divided by it otherwise (1e-10 to 1e10).
     top_k: keep the k likeliest tokens; 0 keeps all.
-    top_p: keep the smallest set of tokens whose probability reaches p, in (0, 1].
+    top_p: keep the smallest set of tokens whose probability reaches p, in [1e-10, 1].
+    top_k and top_p choose among draws. With temperature 0 nothing is drawn: the text is greedy, and a warning says so. Other
+        libraries whose default temperature is 1 draw then; give `temperature=1.0` for the same here.
     top_p_decay, top_p_min, top_p_reset_ids: factual-nucleus sampling (Lee et al. 2022): top_p is multiplied by
         `top_p_decay` after each token, down to `top_p_min`, and is itself again after a token of `top_p_reset_ids`
         (a full stop, say).
-    seed: equal seeds give equal text; left out, every call draws its own.
+    seed: equal seeds (0 to 2**64 - 1) give equal text; left out, every call draws its own.
     num_samples: continuations of this prompt, each with its own random draws (of beam search: its best ones).
 
     Penalties and bans
     repetition_penalty: logits of tokens in prompt or continuation are divided (if positive) or multiplied (if
-        negative) by it (Keskar et al. 2019); 1 is off.
-    presence_penalty: subtracted from the logits of tokens already in the continuation; 0 is off.
+        negative) by it (Keskar et al. 2019), 1e-10 to 1e10; 1 is off.
+    presence_penalty: subtracted from the logits of tokens already in the continuation, -1e10 to 1e10; 0 is off.
     bad_words: strings, or sequences of token ids, that must not be written.
 
     Beam search (no draw is made: `temperature` divides the logits, 0 leaves them; penalties and bans work on
@@ -108,17 +116,7 @@ class SamplingParams:
     speculate: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        for name, least in _WHOLE.items():
-            if (value := getattr(self, name)) is not None or name not in _MAY_BE_NONE:
-                validate.whole(name, value, least)
-        for name in ("stop_token_ids", "top_p_reset_ids"):
-            for token in getattr(self, name):
-                validate.whole(name, token, 0)
-        validate.words("stop", self.stop)
-        validate.words("bad_words", self.bad_words)
-        self._check_numbers()
+        self._take_forms()
         self._check_beams()
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InvalidRequest(
@@ -129,30 +127,42 @@ class SamplingParams:
                 f"num_samples {self.num_samples} with temperature 0 would give equal texts; set a temperature above 0, "
                 "or num_beams"
             )
-        if self.speculate > MOST_PROPOSALS:
-            raise InvalidRequest(f"speculate is {self.speculate}; 0 (off) to {MOST_PROPOSALS} tokens a step are accepted")
+        if self.temperature == 0 and (self.top_p < 1 or self.top_k > 1):
+            name = "top_p" if self.top_p < 1 else "top_k"
+            warnings.warn(
+                f"{name} is {getattr(self, name)}, but temperature is 0: the text is greedy, and {name} changes nothing; set a "
+                f"temperature above 0 to draw tokens (other libraries draw at 1.0), or leave {name} out",
+                stacklevel=3,
+            )
+
+    def _take_forms(self) -> None:
+        """Put each value in its plain form; raises `InvalidRequest` for one that has none, or is out of its range."""
+        kept: dict[str, Any] = {}
+        for name, (least, most) in _WHOLE.items():
+            value = getattr(self, name)
+            kept[name] = None if value is None and name in _MAY_BE_NONE else forms.whole(name, value, least, most)
+        for name in ("stop_token_ids", "top_p_reset_ids"):
+            kept[name] = forms.token_ids(name, getattr(self, name))
+        for name in ("stop", "bad_words"):
+            kept[name] = forms.words(name, getattr(self, name))
+        for name, (accepted, ok) in _NUMBERS.items():
+            kept[name] = forms.number(name, getattr(self, name), accepted, ok)
+        top_p = kept["top_p"]
+        kept["top_p_min"] = forms.number("top_p_min", self.top_p_min, f"0 to top_p ({top_p})", lambda p: 0 <= p <= top_p)
+        never = isinstance(self.early_stopping, str) and self.early_stopping == "never"
+        kept["early_stopping"] = (
+            "never" if never else forms.flag("early_stopping", self.early_stopping, 'True, False or "never"')
+        )
+        kept["ignore_eos"] = forms.flag("ignore_eos", self.ignore_eos)
         if self.soft_prompt is not None:
-            validate.floats("soft_prompt", self.soft_prompt, ("tokens", "hidden_size"))
+            kept["soft_prompt"] = forms.floats("soft_prompt", self.soft_prompt, ("tokens", "hidden_size"))
         if self.prefix_prompt is not None:
             shape = ("num_layers", "2", "num_heads", "prefix_len", "head_dim")
-            validate.floats("prefix_prompt", self.prefix_prompt, shape)
-
-    def _check_numbers(self) -> None:
-        validate.number("temperature", self.temperature, "0 (greedy) or above", lambda t: 0 <= t < math.inf)
-        validate.number("top_p", self.top_p, "above 0 and at most 1", lambda p: 0 < p <= 1)
-        validate.number("top_p_decay", self.top_p_decay, "above 0 and at most 1 (1 is off)", lambda d: 0 < d <= 1)
-        validate.number("top_p_min", self.top_p_min, f"0 to top_p ({self.top_p})", lambda p: 0 <= p <= self.top_p)
-        accepted = "above 0 (1 is off)"
-        validate.number("repetition_penalty", self.repetition_penalty, accepted, lambda r: 0 < r < math.inf)
-        validate.number("presence_penalty", self.presence_penalty, "any finite number (0 is off)", math.isfinite)
-        accepted = f"-{MOST_LENGTH_PENALTY} to {MOST_LENGTH_PENALTY} (0 is off)"  # a length to this power is a float
-        validate.number("length_penalty", self.length_penalty, accepted, lambda p: abs(p) <= MOST_LENGTH_PENALTY)
-        for name in ("diversity_penalty", "diversity_rate"):
-            validate.number(name, getattr(self, name), "0 (off) or above", lambda d: 0 <= d < math.inf)
+            kept["prefix_prompt"] = forms.floats("prefix_prompt", self.prefix_prompt, shape)
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     def _check_beams(self) -> None:
-        if self.early_stopping not in (True, False, "never"):
-            raise InvalidRequest(f'early_stopping is {self.early_stopping!r}; True, False and "never" are accepted')
         if self.num_beams % self.num_beam_groups:
             raise InvalidRequest(f"num_beams {self.num_beams} does not divide into num_beam_groups {self.num_beam_groups}")
         if (self.num_beam_groups > 1) != (self.diversity_penalty > 0):
@@ -239,18 +249,32 @@ class SamplingParams:
 
 
 _WHOLE = {
-    "max_new_tokens": 1,
-    "min_new_tokens": 0,
-    "end_token_id": 0,
-    "start_token_id": 0,
-    "top_k": 0,
-    "seed": 0,
-    "num_samples": 1,
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "logprobs": 0,
-    "prompt_logprobs": 0,
-    "memory_len": 1,
-    "speculate": 0,
+    "max_new_tokens": (1, forms.LARGEST),
+    "min_new_tokens": (0, forms.LARGEST),
+    "end_token_id": (0, forms.LARGEST),
+    "start_token_id": (0, forms.LARGEST),
+    "top_k": (0, forms.LARGEST),
+    "seed": (0, MOST_SEED),
+    "num_samples": (1, forms.LARGEST),
+    "num_beams": (1, forms.LARGEST),
+    "num_beam_groups": (1, forms.LARGEST),
+    "logprobs": (0, forms.LARGEST),
+    "prompt_logprobs": (0, forms.LARGEST),
+    "memory_len": (1, forms.LARGEST),
+    "speculate": (0, MOST_PROPOSALS),
 }
 _MAY_BE_NONE = {"max_new_tokens", "end_token_id", "start_token_id", "seed", "logprobs", "prompt_logprobs", "memory_len"}
+_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "temperature": (f"0 (greedy), or {LEAST:g} to {MOST:g},", lambda t: t == 0 or LEAST <= t <= MOST),
+    "top_p": (f"above 0 ({LEAST:g} or more) and at most 1", lambda p: LEAST <= p <= 1),
+    "top_p_decay": ("above 0 and at most 1 (1 is off)", lambda d: 0 < d <= 1),
+    "repetition_penalty": (f"above 0, from {LEAST:g} to {MOST:g} (1 is off),", lambda r: LEAST <= r <= MOST),
+    "presence_penalty": (f"-{MOST:g} to {MOST:g} (0 is off)", lambda p: abs(p) <= MOST),
+    # A length to the power of the penalty is a float.
+    "length_penalty": (
+        f"-{MOST_LENGTH_PENALTY} to {MOST_LENGTH_PENALTY} (0 is off)",
+        lambda p: abs(p) <= MOST_LENGTH_PENALTY,
+    ),
+    "diversity_penalty": (f"0 (off) to {MOST:g}", lambda d: 0 <= d <= MOST),
+    "diversity_rate": (f"0 (off) to {MOST:g}", lambda d: 0 <= d <= MOST),
+}

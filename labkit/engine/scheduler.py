@@ -101,11 +101,17 @@ class Plan:
         """The sequences that take part."""
         return [*self.decodes, *(chunk.entry for chunk in self.chunks)]
 
-    def without(self, gone: Collection[CachedSequence]) -> tuple[Plan, list[int]]:
-        """The plan of the others, and the rows of this one's logits that are theirs."""
+    def parts(self) -> list[Plan]:
+        """The same step, a plan for each sequence."""
+        return [Plan([entry], []) for entry in self.decodes] + [Plan([], [chunk]) for chunk in self.chunks]
+
+    def without(self, gone: Collection[CachedSequence], *, scored: bool = True) -> tuple[Plan, list[int]]:
+        """The plan of the others, and the rows of this one's logits that are theirs; of prompts' scores only with `scored`."""
         rows = 0
         kept: list[int] = []
-        for entry, count in [(e, 1) for e in self.decodes] + [(c.entry, len(c.scored) + len(c.sampled)) for c in self.chunks]:
+        counts = [len(chunk.scored) * scored + len(chunk.sampled) for chunk in self.chunks]
+        entries = self.entries
+        for entry, count in zip(entries, [1] * len(self.decodes) + counts, strict=True):
             if entry not in gone:
                 kept += range(rows, rows + count)
             rows += count

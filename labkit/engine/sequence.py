@@ -47,11 +47,23 @@ class Sequence:
         self._text = TextStream([word for word in params.stop if isinstance(word, str)])
         self.stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
         self._held: list[bytes] = []  # of the last tokens, which may be the beginning of a stop word
+        self._banned: dict[int, list[tuple[int, ...]]] = {}  # bad words by their last token, without it
+        for word in self.bad_words:
+            self._banned.setdefault(word[-1], []).append(word[:-1])
 
     @property
     def may_stop(self) -> bool:
         """Whether the minimum length is reached, so that the next token may be a stop token."""
         return len(self.new_tokens) >= self.params.min_new_tokens
+
+    def forbids(self, token: int) -> bool:
+        """Whether the token completes a bad word or ends the text too early: it is made where every token is forbidden."""
+        if token in self.stop_token_ids and not self.may_stop:
+            return True
+        if token not in self._banned:
+            return False
+        tokens = (*self.prompt, *self.new_tokens)
+        return any(tokens[len(tokens) - len(begun) :] == begun for begun in self._banned[token])
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         """Take the next token; the event says what it adds and whether it was the last."""

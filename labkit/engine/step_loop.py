@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
 from labkit.engine.beam_lane import BeamLane
 from labkit.engine.cached_sequence import CachedSequence
+from labkit.engine.failures import check_numbers, failed, may_be_of_one
 from labkit.engine.forward import Forward, batch_device, occupy, steps_in_flight, submit
+from labkit.engine.interrupts import held
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
@@ -22,7 +25,8 @@ from labkit.engine.prefix_prompt import write_prefix_prompt
 from labkit.engine.sampler import Sampler, logprobs, token_logprobs
 from labkit.engine.scheduler import Chunk, Plan, Scheduler
 from labkit.engine.sequence import Sequence
-from labkit.errors import InvalidRequest
+from labkit.engine.slot_pool import SlotPool
+from labkit.errors import InvalidRequest, LabkitError
 
 SCORED_AT_ONCE = 64
 """Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""
@@ -40,19 +44,33 @@ class Flight:
 class StepLoop:
     """The scheduler, and the tensors that its sequences live in. The cache is made when the first request comes.
 
-    A forward that works on several steps at a time (stages of a pipeline) is given as many, of different sequences. A step
-    that fails leaves everything as it was, but for keys and values that the next one writes anew.
+    A forward that works on several steps at a time (stages of a pipeline) is given as many, of different sequences.
+
+    A step that fails is tried again, one sequence at a time. Whoever fails alone has an event with the `error`; until its
+    request is cancelled, which is for the caller to do, it stays as it was. Not so while an operation is swapped (`ops.use`):
+    what the swapped function raises goes to the caller. `RankFailed` does, too, and what is no `Exception` (Ctrl-C): then
+    everything is as it was before, but for keys and values that the next step writes anew.
     """
 
     def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
         self._model = model
         self._cache: KVCache | None = None
+        self._operations = ops.replacements()
+        self._begin_with(scheduler)
+
+    def start_anew(self) -> None:
+        """Forget all sequences, and whatever a fault in the bookkeeping left behind; the cache's memory is kept."""
+        old = self.scheduler
+        pool = SlotPool(old.pool.num_slots, prefix_reuse=old.pool.prefix_reuse)
+        self._begin_with(Scheduler(pool, old.max_batch_size, old.max_step_tokens, old.max_mixed_prefill))
+
+    def _begin_with(self, scheduler: Scheduler) -> None:
+        vocab_size = self._model.config.vocab_size
+        self.scheduler = scheduler
         self._builders: list[BatchBuilder] = []  # of which no step is under way
         self._flights: deque[Flight] = deque()
-        self._sampler = Sampler(scheduler.max_batch_size, model.config.vocab_size, model.device)
-        self._beams = BeamLane(scheduler, model.config.vocab_size)
-        self._operations = ops.replacements()
+        self._sampler = Sampler(scheduler.max_batch_size, vocab_size, self._model.device)
+        self._beams = BeamLane(scheduler, vocab_size)
 
     def occupy_cache(self, forward: Forward) -> None:
         """Make the cache now, with all its memory. Raises `InvalidRequest` when there is one already."""
@@ -61,13 +79,19 @@ class StepLoop:
         self._cache = self._new_cache()
         occupy(forward, self._cache)
 
+    def drop_cache(self) -> None:
+        """Give the cache's memory back; nothing may run."""
+        self._cache = None
+        self._flights.clear()
+        self._builders.clear()
+
     def add(self, samples: SequenceOf[Sequence]) -> None:
         """Let the samples of a prompt wait for their turn."""
         if self._cache is None:
             self._cache = self._new_cache()
         self.scheduler.add(samples)
 
-    def step(self, forward: Forward) -> Iterator[tuple[Sequence, TokenEvent]]:
+    def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
         """One forward pass (and one of each beam search), and a token for each sequence whose tokens are all computed then.
 
         Nothing if nothing runs. It is the pass that was begun first; as many as the forward works on are begun before.
@@ -79,12 +103,16 @@ class StepLoop:
             return
         steps = steps_in_flight(forward)
         while len(self._flights) < steps:
-            plan = self.scheduler.plan(steps, {entry for flight in self._flights for entry in flight.plan.entries})
+            with held():
+                plan = self.scheduler.plan(steps, {entry for flight in self._flights for entry in flight.plan.entries})
             if not plan.num_tokens:
                 break
-            self._begin(plan, forward, self._cache)
+            try:
+                self._flights.append(self._begin(plan, forward, self._cache))
+            except Exception as error:
+                yield from self._one_by_one(plan, forward, self._cache, error)
         if self._flights:
-            yield from self._end()
+            yield from self._end(self._flights.popleft(), forward, self._cache)
         yield from self._beams.step(forward, self._cache)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
@@ -96,7 +124,7 @@ class StepLoop:
         model, slots = self._model, self.scheduler.pool.num_slots + 1  # and the one for padding
         return KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
 
-    def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> None:
+    def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> Flight:
         model = self._model
         builder = self._builders.pop() if self._builders else None
         if builder is None:
@@ -105,47 +133,118 @@ class StepLoop:
         plan = Plan(builder.line_up(plan.decodes), plan.chunks)
         for chunk in plan.chunks:
             self._write_prefix_prompt(chunk, forward, cache)
-        self._flights.append(Flight(plan, builder, submit(forward, builder.build(plan), cache)))
+        return Flight(plan, builder, submit(forward, builder.build(plan), cache))
 
-    def _end(self) -> Iterator[tuple[Sequence, TokenEvent]]:
-        flight = self._flights.popleft()
-        plan = flight.plan
+    def _end(self, flight: Flight, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
         try:
             logits = flight.logits()
+        except Exception as error:
+            self._flights.clear()  # those begun behind it are planned again
+            plan, _ = flight.plan.without(self.scheduler.gone(flight.plan))
+            yield from self._one_by_one(plan, forward, cache, error)
+            return
         except BaseException:
-            self._flights.clear()  # those begun behind it are planned again as well
+            self._flights.clear()
             raise
         self._builders.append(flight.builder)
+        yield from self._take(flight.plan, logits)
+
+    def _one_by_one(
+        self, plan: Plan, forward: Forward, cache: KVCache, error: Exception
+    ) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """The step of a plan that failed, sequence by sequence: those that fail alone have an event that says so."""
+        parts = plan.parts()
+        if not may_be_of_one(error):
+            raise error
+        if len(parts) == 1:
+            yield failed(parts[0].entries[0].sequence, error)
+            return
+        for part in parts:
+            try:
+                flight = self._begin(part, forward, cache)
+                logits = flight.logits()
+            except Exception as own:
+                if not may_be_of_one(own):
+                    raise
+                yield failed(part.entries[0].sequence, own)
+                continue
+            self._builders.append(flight.builder)
+            yield from self._take(flight.plan, logits)
+
+    def _take(self, plan: Plan, logits: Tensor) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """What follows from the logits of a step: log-probabilities of prompts, then a token for each sequence."""
         if gone := self.scheduler.gone(plan):
             plan, rows = plan.without(gone)
             logits = logits[rows]
         if any(len(chunk.scored) for chunk in plan.chunks):
-            logits = _score_prompts(plan, logits)
-        if entries := self.scheduler.commit(plan):
+            rows, failures = _score_prompts(plan, logits)
+            logits = logits[rows]
+            if failures:
+                yield from (failed(entry.sequence, error) for entry, error in failures.items())
+                plan, rows = plan.without(failures, scored=False)
+                logits = logits[rows]
+        with held():
+            entries = self.scheduler.commit(plan)
+        if entries:
             yield from self._take_tokens(logits, entries)
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
         """Sample; each event as soon as its sequence has taken the token, so that none is lost if another one fails."""
+        try:
+            made, scores = self._choose(logits, entries)
+        except Exception as error:
+            if not may_be_of_one(error):
+                raise
+            if len(entries) == 1:
+                yield failed(entries[0].sequence, error)
+                return
+            counts = [1 + len(entry.guesses) for entry in entries]
+            for entry, rows in zip(entries, torch.split(logits, counts), strict=True):
+                yield from self._take_tokens(rows, [entry])
+            return
+        with held():
+            for entry, tokens, scored in zip(entries, made, scores, strict=True):
+                yield from self._append(entry, tokens, scored)
+
+    def _choose(self, logits: Tensor, entries: list[CachedSequence]) -> tuple[list[list[int]], list[list[TokenLogprob | None]]]:
+        """The next tokens of each sequence, and their log-probabilities where it asks for them."""
+        new = [place for place, entry in enumerate(entries) if not entry.sequence.new_tokens]
+        if new and not ops.swapped():
+            check_numbers(logits[new])
         for entry in entries:
             if entry.sampled != len(entry.sequence.new_tokens):  # new in its row, or the last step did not come to its end
                 self._sampler.join(entry.row, entry.sequence)
-                entry.sampled = len(entry.sequence.new_tokens)
+            entry.sampled = -1  # until its tokens are there
         made = self._sample(logits, entries)
-        for entry, tokens, scores in zip(entries, made, _logprobs(logits, entries, made), strict=True):
-            entry.sampled += len(tokens)
-            entry.computed += len(tokens) - 1  # the guesses that were right
-            self.scheduler.guesses_right += len(tokens) - 1
-            for token, score in zip(tokens, scores, strict=True):
-                first = not entry.sequence.new_tokens and entry.scores_prompt and entry.sequence.sample == 0
-                event = entry.sequence.append(token, score)
-                if first:
-                    event = replace(event, prompt_logprobs=_prompt_logprobs(entry))
-                if event.finish_reason is not None:
-                    self._sampler.leave(entry.row)
-                    self.scheduler.finish(entry)
-                yield entry.sequence, event
-                if event.finish_reason is not None:
-                    break
+        scores = _logprobs(logits, entries, made)
+        for entry, tokens in zip(entries, made, strict=True):
+            entry.sampled = len(entry.sequence.new_tokens) + len(tokens)
+        return made, scores
+
+    def _append(
+        self, entry: CachedSequence, tokens: list[int], scores: list[TokenLogprob | None]
+    ) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """Let a sequence take its tokens."""
+        sequence = entry.sequence
+        entry.computed += len(tokens) - 1  # the guesses that were right
+        self.scheduler.guesses_right += len(tokens) - 1
+        for token, score in zip(tokens, scores, strict=True):
+            first = not sequence.new_tokens and entry.scores_prompt and sequence.sample == 0
+            try:
+                if sequence.forbids(token):
+                    raise LabkitError("every token is forbidden here, by bad_words or by min_new_tokens; allow some")
+                event = sequence.append(token, score)
+            except Exception as error:
+                yield failed(sequence, error)
+                return
+            if first:
+                event = replace(event, prompt_logprobs=_prompt_logprobs(entry))
+            if event.finish_reason is not None:
+                self._sampler.leave(entry.row)
+                self.scheduler.finish(entry)
+            yield sequence, event
+            if event.finish_reason is not None:
+                return
 
     def _sample(self, logits: Tensor, entries: list[CachedSequence]) -> list[list[int]]:
         """The next token of each sequence, and those behind it where its guesses are right."""
@@ -174,21 +273,33 @@ def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int
     return [list(itertools.islice(scores, len(tokens))) for tokens in made]
 
 
-def _score_prompts(plan: Plan, logits: Tensor) -> Tensor:
-    """Note the log-probabilities of prompts' tokens that this step can tell; the rows behind which tokens are made."""
+def _score_prompts(plan: Plan, logits: Tensor) -> tuple[list[int], dict[CachedSequence, Exception]]:
+    """Note the log-probabilities of prompts' tokens that this step can tell.
+
+    Gives the rows after which tokens are made, and the sequences for which it failed.
+    """
     left, row = list(range(len(plan.decodes))), len(plan.decodes)
+    failures: dict[CachedSequence, Exception] = {}
     for chunk in plan.chunks:
-        entry, count = chunk.entry, len(chunk.scored)
-        places = [chunk.begin + position - entry.lead + 1 for position in chunk.scored]
-        for start in range(0, count, SCORED_AT_ONCE):
-            part = places[start : start + SCORED_AT_ONCE]
-            tokens = [entry.sequence.prompt[place] for place in part]
-            most = entry.sequence.params.prompt_logprobs or 0
-            found = token_logprobs(logits[row + start : row + start + len(part)], tokens, [most] * len(part))
-            entry.prompt_logprobs.update(zip(part, found, strict=True))
+        count = len(chunk.scored)
+        try:
+            _score_chunk(chunk, logits[row : row + count])
+        except Exception as error:
+            failures[chunk.entry] = error
         left += range(row + count, row + count + len(chunk.sampled))
         row += count + len(chunk.sampled)
-    return logits[left]
+    return left, failures
+
+
+def _score_chunk(chunk: Chunk, logits: Tensor) -> None:
+    entry = chunk.entry
+    places = [chunk.begin + position - entry.lead + 1 for position in chunk.scored]
+    most = entry.sequence.params.prompt_logprobs or 0
+    for start in range(0, len(places), SCORED_AT_ONCE):
+        part = places[start : start + SCORED_AT_ONCE]
+        tokens = [entry.sequence.prompt[place] for place in part]
+        found = token_logprobs(logits[start : start + len(part)], tokens, [most] * len(part))
+        entry.prompt_logprobs.update(zip(part, found, strict=True))
 
 
 def _prompt_logprobs(entry: CachedSequence) -> tuple[TokenLogprob | None, ...]:

@@ -10,8 +10,9 @@ import torch
 
 from labkit import native
 from labkit.checkpoints import Checkpoint, open_checkpoint
-from labkit.engine.engine import Engine, EngineOptions
+from labkit.engine.engine import Engine
 from labkit.engine.loader import check_memory, check_options, tokenizer_of
+from labkit.engine.options import EngineOptions
 from labkit.environment import usable_cores
 from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.devices import rank_device, torchrun_device

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from labkit import ops
 from labkit.checkpoints import open_checkpoint
-from labkit.engine import GPTJ, Engine, SamplingParams
-from labkit.engine.engine import EngineOptions
+from labkit.engine import GPTJ, Engine, EngineOptions, SamplingParams
 from labkit.engine.linear import Linear
 from labkit.engine.model import Layer
 from labkit.errors import NotAvailable

@@ -1,0 +1,188 @@
+"""From what a person writes to the one form that the engine keeps.
+
+What is unambiguous is accepted, numbers and arrays of numpy and torch included; the rest raises `InvalidRequest`, which names
+the parameter, what was given and what is accepted. Knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Mapping, Set
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.errors import InvalidRequest
+
+LARGEST = 2**63 - 1
+"""The largest whole number that a tensor of int64 holds."""
+LONGEST_WORD = 1024
+"""Characters or tokens of one stop or bad word at most."""
+LONGEST_LIST = 2**16
+"""Characters and tokens of all stop or bad words of a request together at most: every step looks for them."""
+_SHOWN = 200  # characters of a value that a message repeats at most
+
+Word: TypeAlias = str | tuple[int, ...]
+"""A stop or bad word: a text, or token ids."""
+
+
+def shown(value: Any) -> str:
+    """The value as a message repeats it: in one line, and cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr may fail; of a whole number of thousands of digits it does
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy or torch, or an array without dimensions, as Python's own; anything else as it is."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        try:
+            return value.item()
+        except Exception:  # a tensor without data, say; whoever asked refuses it by name
+            return value
+    return value
+
+
+def listed(value: Any) -> Any:
+    """An array with dimensions as (nested) lists of Python's own numbers; anything else as `plain` gives it."""
+    if getattr(value, "shape", ()) != () and hasattr(value, "tolist"):
+        try:
+            return value.tolist()
+        except Exception:
+            return value
+    return plain(value)
+
+
+def whole(name: str, value: Any, least: int, most: int = LARGEST, verb: str = "is") -> int:
+    """A whole number from `least` to `most` (True, False and 2.0 are none)."""
+    given = plain(value)
+    try:
+        found = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        found = None
+    if found is None or not least <= found <= most:
+        limits = f"of at least {least}" if most == LARGEST and (found or 0) <= most else f"from {least} to {most}"
+        raise InvalidRequest(f"{name} {verb} {shown(value)}; a whole number {limits} is accepted")
+    return found
+
+
+def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> float:
+    """A number for which `ok` holds; `accepted` says that in words."""
+    given = plain(value)
+    if isinstance(given, numbers.Real | Decimal) and not isinstance(given, bool):
+        try:
+            found = float(given)
+        except (OverflowError, ValueError):
+            found = math.nan
+        if not math.isnan(found) and ok(found):
+            return found
+    raise InvalidRequest(f"{name} is {shown(value)}; {accepted} is accepted")
+
+
+def flag(name: str, value: Any, accepted: str = "True or False") -> bool:
+    """True or False, or 1 or 0; a text such as "false" is neither."""
+    given = plain(value)
+    if isinstance(given, bool) or (type(given) is int and given in (0, 1)):
+        return bool(given)
+    raise InvalidRequest(f"{name} is {shown(value)}; {accepted} is accepted")
+
+
+def items(value: Any) -> list[Any] | None:
+    """What a list, a tuple, an array, a generator or the like holds; None for what is no such thing (a text, a dict)."""
+    value = listed(value)
+    if isinstance(value, str | bytes | bytearray | memoryview | Mapping) or not isinstance(value, Iterable):
+        return None
+    return list(value)
+
+
+def token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """Token ids, each once: none (None), one number, or any collection of numbers."""
+    if value is None:
+        return ()
+    found = items(value)
+    if found is None:
+        try:
+            return (whole(name, value, 0),)
+        except InvalidRequest:
+            raise InvalidRequest(f"{name} is {shown(value)}; token ids are accepted: [13, 198]") from None
+    return tuple(dict.fromkeys(whole(name, token, 0, verb="holds") for token in found))
+
+
+def words(name: str, value: Any) -> tuple[Word, ...]:
+    """Words, each a text or token ids: none (None), one text, or any collection of words."""
+    if value is None:
+        return ()
+    given = plain(value)
+    found = [given] if isinstance(given, str) else items(value)
+    if found is None:
+        raise InvalidRequest(f"{name} is {shown(value)}; a text or a list of words is accepted{_decoded(given)}")
+    if found and all(isinstance(plain(word), int) for word in found):
+        raise InvalidRequest(
+            f"{name} is {shown(value)}, a list of numbers; write [[13, 198]] for one word of two tokens, [[13], [198]] for two "
+            "words of one token each"
+        )
+    kept = tuple(_word(name, word) for word in found)
+    lengths = [len(word) for word in kept]
+    if max(lengths, default=0) > LONGEST_WORD or sum(lengths) > LONGEST_LIST:
+        raise InvalidRequest(
+            f"{name} holds {len(kept)} words of up to {max(lengths)} characters or tokens, {sum(lengths)} in all; at most "
+            f"{LONGEST_WORD} a word and {LONGEST_LIST} in all are accepted"
+        )
+    return kept
+
+
+def _word(name: str, value: Any) -> Word:
+    given = plain(value)
+    if isinstance(given, str):
+        if given and _is_text(given):
+            return str(given)
+    elif not isinstance(given, Set) and (found := items(given)):  # a set has no order
+        try:
+            return tuple(whole(name, token, 0) for token in found)
+        except InvalidRequest:
+            pass
+    raise InvalidRequest(
+        f"{name} holds {shown(value)}; each is a string of at least one character or a sequence of token ids{_decoded(given)}"
+    )
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can write it: half a character ("\\ud83d") never stands in a text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _decoded(value: Any) -> str:
+    """Advice to whoever gave bytes."""
+    return "; bytes are no text: decode() them" if isinstance(value, bytes | bytearray | memoryview) else ""
+
+
+def floats(name: str, value: Any, shape: tuple[str, ...]) -> Tensor:
+    """A tensor of finite floats (or such an array of numpy) with as many dimensions as `shape` names."""
+    given = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype in _FLOATS else value
+    if (
+        not isinstance(given, Tensor)
+        or given.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        or given.layout is not torch.strided
+        or given.is_meta
+        or given.dim() != len(shape)
+    ):
+        is_array = isinstance(value, Tensor | np.ndarray)
+        what = f"a {value.dtype} array of shape {list(value.shape)}" if is_array else shown(value)
+        raise InvalidRequest(f"{name} is {what}; a tensor of floats of shape [{', '.join(shape)}] is accepted")
+    if not bool(torch.isfinite(given.float()).all()):
+        raise InvalidRequest(f"{name} holds numbers that are not finite in float32; mend them, or leave {name} out")
+    return given.detach()
+
+
+_FLOATS = (np.float16, np.float32, np.float64)
