@@ -123,8 +123,11 @@ def look_over(repository: Path) -> None:
 
 
 def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool) -> None:
+    from labkit.serving.access import opening_words
     from labkit.serving.server import Server
 
+    if opens := opening_words(address):
+        say(f"--address {address}: {opens}")
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import THE_LIMIT, NotAvailable
+from labkit.serving.channels import grpc_client
 
 ANSWER_SECONDS = 15.0
 """For one small request; a model that is busy with others' has longer."""
@@ -34,7 +35,7 @@ class Probes:
 
     def __init__(self, grpc: str) -> None:
         self._address = grpc
-        self._client = client_library().InferenceServerClient(grpc)
+        self._client = grpc_client(grpc)
 
     def is_live(self) -> bool:
         """Whether the server answers at all."""
@@ -111,7 +112,7 @@ class Probes:
         """Of a decoupled model the first response counts."""
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        with library.InferenceServerClient(self._address) as client:
+        with grpc_client(self._address) as client:
             # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
             status = {"triton_grpc_error": "true"}
             client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)

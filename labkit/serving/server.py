@@ -18,9 +18,11 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.access import make_secret
 from labkit.serving.install import ServerProgram, need_server
 from labkit.serving.malloc import GIVE_BACK
 from labkit.serving.model_processes import ModelProcesses, is_there
+from labkit.serving.private_folder import private_folder
 from labkit.serving.probes import Probes
 from labkit.serving.validator.repository_check import MISSING_CODE, check_repository
 from labkit.serving.watchdog import Watchdog
@@ -72,7 +74,8 @@ class Server:
         program = program or need_server()
         ports = free_ports(address, http_port, grpc_port, metrics_port)
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
-        self._folder = Path(tempfile.mkdtemp(prefix="labkit-server-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="server-", dir=private_folder()))
+        make_secret(self._folder, [self.http, self.grpc])
         self.log = log or self._folder / "log.txt"
         self.watchdog: Watchdog | None = None
         self._give_up = give_up
@@ -136,7 +139,7 @@ class Server:
         setting = [f"{name}={value}" for name, value in (usual | program.environment).items()]
         with self.log.open("ab") as output:
             return subprocess.Popen(
-                [*guardian, "/usr/bin/env", *setting, *command],
+                [*guardian, *setting, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
