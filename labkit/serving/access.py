@@ -43,12 +43,14 @@ def make_secret(folder: Path, addresses: Sequence[str]) -> None:
         write_private(_folder() / address, secret)
 
 
-def withdraw_secret(secret: str) -> None:
-    """Delete the files of a server that has ended; those of a newer server on its ports stay."""
-    for file in _folder().iterdir():
-        with contextlib.suppress(OSError):
-            if file.read_text() == secret:
-                file.unlink()
+def withdraw_secret(folder: Path) -> None:
+    """Delete the files by which the server of this folder is found; those of a newer server on its ports stay."""
+    with contextlib.suppress(OSError):
+        secret = (folder / SECRET_FILE).read_text()
+        for file in _folder().iterdir():
+            with contextlib.suppress(OSError):
+                if file.read_text() == secret:
+                    file.unlink()
 
 
 def secret_of(address: str) -> str | None:

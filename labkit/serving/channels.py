@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +31,10 @@ def grpc_client(address: str) -> Any:
     return client
 
 
-def open_url(url: str, *, timeout: float) -> Any:
+def open_url(url: str | urllib.request.Request, *, timeout: float) -> Any:
     """`urllib.request.urlopen` without a proxy on this machine."""
-    host = url.split("://", 1)[-1].split("/", 1)[0]
-    handlers = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
+    host = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
+    handlers = [urllib.request.ProxyHandler({})] if is_loopback(f"{host}:") else []
     return urllib.request.build_opener(*handlers).open(url, timeout=timeout)
 
 

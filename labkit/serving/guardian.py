@@ -47,8 +47,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     for region in Path("/dev/shm").glob(f"{regions}*"):
         region.unlink(missing_ok=True)
     shutil.rmtree(run_folder(server.pid), ignore_errors=True)
-    if secret:
-        withdraw_secret(secret)
+    withdraw_secret(folder)
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)
     return server.returncode
