@@ -8,6 +8,7 @@ shapes, counts and paths, clients need them, and nothing can be changed through 
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def access_headers(http_address: str) -> dict[str, str]:
 def is_loopback(address: str) -> bool:
     """Whether HOST:PORT is on this machine by its name: nothing that is sent there needs a proxy."""
     host = address.rpartition(":")[0]
-    return host in LOOPBACK or host.startswith("127.")
+    return host in LOOPBACK or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
 def opening_words(address: str) -> str:

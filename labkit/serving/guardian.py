@@ -65,10 +65,10 @@ def _start(command: list[str], secret_options: list[str]) -> subprocess.Popen[by
         name, _, environment[name] = command.pop(0).partition("=")
     if secret_options:
         try:
-            return start_hidden(command, secret_options, environment, _end_with_parent)
+            return start_hidden(command, secret_options, environment, _prepare)
         except CannotHide as error:
             print(f"labkit: the server's secret is visible in the process list: {error}", file=sys.stderr, flush=True)
-    return subprocess.Popen([*command, *secret_options], env=environment, preexec_fn=_end_with_parent)
+    return subprocess.Popen([*command, *secret_options], env=environment, preexec_fn=_prepare)
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
@@ -96,8 +96,9 @@ def _has_ended(server: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _end_with_parent() -> None:
-    """In the server's process: killed when the guardian is."""
+def _prepare() -> None:
+    """In the server's process: killed when the guardian is; what it shares in memory and writes is for its user alone."""
+    os.umask(0o077)
     _control_process(SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -235,7 +235,7 @@ def free_ports(address: str, *wanted: int) -> list[int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that a server had a moment ago is free
             try:
                 probe.bind((address, port))
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise InvalidRequest(f"port {port} on {address} cannot be had ({error}); give another, or 0 for any") from None
             ports.append(probe.getsockname()[1])
         return ports
