@@ -9,15 +9,17 @@ from pathlib import Path
 
 from labkit.errors import NotAvailable
 
+PLACE = "/tmp"
+
 
 def private_folder() -> Path:
     """The folder, mode 700, made when it is missing; the same for all of this user's processes.
 
-    It lies in `/tmp`, whatever TMPDIR says: the path of a socket has 107 bytes at most, and a server and its clients must look
+    It lies in `PLACE`, whatever TMPDIR says: the path of a socket has 107 bytes at most, and a server and its clients must look
     in one place. Where that cannot be used, it lies in the temporary folder. Raises `NotAvailable` when both cannot be used.
     """
     faults = []
-    for parent in dict.fromkeys(("/tmp", tempfile.gettempdir())):
+    for parent in dict.fromkeys((PLACE, tempfile.gettempdir())):
         folder = Path(parent) / f"labkit-serving-{os.getuid()}"
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
