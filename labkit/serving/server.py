@@ -178,9 +178,9 @@ class Server:
         watch = LoadWatch(self.pid)
         self._wait(lambda: loading.done() or watch.has_lost_one(), until + LATE_SECONDS, f"{model} was not loaded")
         if not loading.done():
-            raise NotAvailable(
-                f"the process of the model {model}, or of one that it needs, ended as it began\n{self._end_of_log()}"
-            )
+            psutil.Process(self.pid).kill()  # it would wait for that process before it ends
+            lost = f"the process of {model}, or of a model that it needs, ended as it began"
+            raise NotAvailable(f"{lost}\n{self._end_of_log()}")
         try:
             loading.result()
         except NotAvailable as error:
