@@ -76,6 +76,12 @@ def is_loopback(address: str) -> bool:
     return host in LOOPBACK or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
+def is_visible(pid: int, address: str) -> bool:
+    """Whether the process list shows the secret of the server with this process at HOST:PORT."""
+    secret = secret_of(address)
+    return secret is not None and secret in Path(f"/proc/{pid}/cmdline").read_text()
+
+
 def opening_words(address: str) -> str:
     """One sentence about what a server opens that listens on `address`; empty for loopback."""
     if is_loopback(f"{address}:0") and address != "0.0.0.0":
