@@ -26,6 +26,7 @@ def lab(
     Example: labkit lab --port 9000
     """
     from labkit.cli.doctor import doctor
+    from labkit.serving.access import is_loopback
 
     labs = sorted((course / "labs").glob("[0-9][0-9]_*.ipynb"))
     if not labs:
@@ -37,6 +38,10 @@ def lab(
         print(f"JupyterLab is already running here: {address(running, first)}")
         return
     has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or sys.platform == "darwin"
+    if not is_loopback(f"{ip}:{port}") or ip == "0.0.0.0":
+        say(
+            f"--ip {ip}: whoever reaches this machine there and knows the token can run programs as you; it travels unencrypted"
+        )
     arguments = [f"--ServerApp.ip={ip}", f"--ServerApp.port={port}", f"--ServerApp.root_dir={course.resolve()}"]
     arguments += [f"--LabApp.default_url=/lab/tree/{first.as_posix()}"]
     arguments += [] if browser and has_display else ["--no-browser"]

@@ -125,8 +125,11 @@ def look_over(repository: Path) -> None:
 
 
 def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool) -> None:
+    from labkit.serving.access import is_visible, opening_words
     from labkit.serving.server import Server
 
+    if opens := opening_words(address):
+        say(f"--address {address}: {opens}")
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
@@ -142,6 +145,8 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
         give_up=told.is_set,
     )
     with server:
+        if is_visible(server.pid, server.grpc):
+            say("this machine forbids ptrace: all its users can see in the process list what lets them load models here")
         say(f"ready: HTTP {server.http}, gRPC {server.grpc}, metrics {server.metrics}; Ctrl-C ends it")
         if json:
             print_json(

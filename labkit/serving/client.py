@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.channels import channel_options
 from labkit.serving.client_errors import WITH_STATUS, error_of, is_safe_to_repeat
 from labkit.serving.client_reply import Ending, Piece, Reply, piece_of, reply_of
 from labkit.serving.client_request import request_of
@@ -24,8 +25,6 @@ FIRST_PAUSE = 0.2
 """Seconds before a request is made again for the first time; before each further time it is doubled."""
 
 _OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", int(500 * FIRST_PAUSE)),
     ("grpc.min_reconnect_backoff_ms", int(500 * FIRST_PAUSE)),
 )
@@ -108,7 +107,7 @@ class Client:
         library = client_library()
         import grpc
 
-        self._channel = grpc.insecure_channel(grpc_address, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(grpc_address, options=channel_options(grpc_address, _OPTIONS))
         self._call = library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelStreamInfer
 
     def generate(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Reply:
@@ -166,7 +165,7 @@ class AsyncClient:
         library = client_library()
         import grpc
 
-        self._channel = grpc.aio.insecure_channel(grpc_address, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(grpc_address, options=channel_options(grpc_address, _OPTIONS))
         self._call = library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelStreamInfer
 
     async def generate(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Reply:

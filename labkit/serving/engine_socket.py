@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from labkit import errors
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 
 LONGEST_FRAME = 64 * 2**20
+LONGEST_PATH = 107
 Reply = Callable[[list[dict[str, Any]] | LabkitError], None]
 """Called once with the completions, one prompt's behind another's, or with what went wrong."""
 
@@ -33,7 +35,8 @@ class EngineSocket:
         self._host = host
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
+        with _reachable(path) as address:
+            self._listener.bind(address)
         self._listener.listen()
         self._clients: list[tuple[socket.socket, threading.Thread]] = []
         self._thread = threading.Thread(target=self._accept, name="labkit engine socket", daemon=True)
@@ -225,7 +228,8 @@ class _Line:
     def __init__(self, path: Path) -> None:
         self.broken = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
+        with _reachable(path) as address:
+            self._socket.connect(address)
         self._waiting: dict[int, Reply] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -268,6 +272,19 @@ class _Line:
         while self._waiting:
             _, done = self._waiting.popitem()
             done(_gone())
+
+
+@contextlib.contextmanager
+def _reachable(path: Path) -> Iterator[str]:
+    """An address for a socket's path, of which Linux takes 107 bytes at most: a longer one goes by its opened folder."""
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _shut(connection: socket.socket) -> None:

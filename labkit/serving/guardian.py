@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from labkit.serving.access import SECRET_FILE, restricting_options, withdraw_secret
+from labkit.serving.hidden_arguments import CannotHide, start_hidden
 from labkit.serving.run_folder import run_folder
 
 LOOK_SECONDS = 0.1
@@ -29,13 +31,15 @@ SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     """Run the command until it ends, a SIGTERM comes, or process `parent` is gone; its exit status.
 
-    Writes the server's process id to `folder/pid`; deletes `folder`, the server's run folder, and its shared memory, whose
-    names begin with `regions`.
+    command: NAME=VALUE of environment variables, then the program and its arguments. Where there is a file `folder/secret`,
+    the server gets the options that close it with that secret. Writes the server's process id to `folder/pid`; deletes
+    `folder`, the server's run folder, the files of its secret, and its shared memory, whose names begin with `regions`.
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     _control_process(SET_CHILD_SUBREAPER, 1)
-    server = subprocess.Popen(command, preexec_fn=_end_with_parent)
+    secret = _secret(folder)
+    server = _start(command, restricting_options(secret) if secret else [])
     (folder / "pid").write_text(str(server.pid))
     while not told and os.getppid() == parent and not _has_ended(server):
         time.sleep(LOOK_SECONDS)
@@ -43,9 +47,28 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     for region in Path("/dev/shm").glob(f"{regions}*"):
         region.unlink(missing_ok=True)
     shutil.rmtree(run_folder(server.pid), ignore_errors=True)
+    withdraw_secret(folder)
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)
     return server.returncode
+
+
+def _secret(folder: Path) -> str:
+    """The server's; empty where it has none."""
+    file = folder / SECRET_FILE
+    return file.read_text() if file.exists() else ""
+
+
+def _start(command: list[str], secret_options: list[str]) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    while "=" in command[0] and not command[0].startswith("/"):
+        name, _, environment[name] = command.pop(0).partition("=")
+    if secret_options:
+        try:
+            return start_hidden(command, secret_options, environment, _prepare)
+        except CannotHide as error:
+            print(f"labkit: the server's secret is visible in the process list: {error}", file=sys.stderr, flush=True)
+    return subprocess.Popen([*command, *secret_options], env=environment, preexec_fn=_prepare)
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
@@ -73,8 +96,9 @@ def _has_ended(server: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _end_with_parent() -> None:
-    """In the server's process: killed when the guardian is."""
+def _prepare() -> None:
+    """In the server's process: killed when the guardian is; what it shares in memory and writes is for its user alone."""
+    os.umask(0o077)
     _control_process(SET_PDEATHSIG, signal.SIGKILL)
 
 

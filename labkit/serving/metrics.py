@@ -19,12 +19,12 @@ reaches no model, and is not counted.
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.channels import open_url
 from labkit.serving.refusals import REASONS
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def read_metrics(address: str, *, timeout: float = 5.0) -> Metrics:
     Raises `NotAvailable` when nothing answers there, or something else than metrics.
     """
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=timeout) as answer:
+        with open_url(f"http://{address}/metrics", timeout=timeout) as answer:
             text = answer.read().decode("utf-8", "replace")
     except (OSError, ValueError) as error:
         raise NotAvailable(f"no metrics at http://{address}/metrics: {error}; give the server's metrics port") from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import THE_LIMIT, NotAvailable
+from labkit.serving.channels import grpc_client
 from labkit.serving.probe_mark import PARAMETER
 
 ANSWER_SECONDS = 15.0
@@ -37,7 +38,7 @@ class Probes:
     def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
         """grpc: HOST:PORT. mark: what tells the models that a request is a probe (`probe_mark`); without it they count it."""
         self._address, self._mark = grpc, mark
-        self._client = client_library().InferenceServerClient(grpc)
+        self._client = grpc_client(grpc)
 
     def is_live(self) -> bool:
         """Whether the server answers at all."""
@@ -115,7 +116,7 @@ class Probes:
         """Of a decoupled model the first response counts."""
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        with library.InferenceServerClient(self._address) as client:
+        with grpc_client(self._address) as client:
             # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
             status = {"triton_grpc_error": "true"}
             client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)

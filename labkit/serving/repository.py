@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.checkpoints import config_of, open_checkpoint
+from labkit.checkpoints.resolve import model_names
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.model_config import Instances, ModelConfig, config_text
 from labkit.serving.models import served_models
@@ -75,8 +76,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
     config = config_of(settings.model)
     given = settings.parameters()
-    if checkpoint.path is not None and settings.model != checkpoint.name:
-        given["model"] = str(checkpoint.path.resolve())
+    given["model"] = _absolute(settings.model)
     if config.end_token_ids:
         given["end_token_id"] = str(config.end_token_ids[0])  # what outputs are padded with; each of them ends a text
     try:
@@ -94,6 +94,11 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
         if tokenizer is not None and name in WITH_TOKENIZER:
             tokenizer.save(folder / name / "1" / "tokenizer.json")
     return list(models)
+
+
+def _absolute(model: str) -> str:
+    """A model as it is called from any folder: one that labkit knows by name as it is, all others by their path."""
+    return model if model in model_names() else str(Path(model).expanduser().resolve())
 
 
 def _make_room(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import NotAvailable
+from labkit.serving.private_folder import private_folder
 
 NO_SIGN_SECONDS = 20.0
 """An engine that has not even begun to load by then is not going to."""
@@ -16,11 +17,7 @@ NO_SIGN_SECONDS = 20.0
 
 def run_folder(server_pid: int) -> Path:
     """The folder of a server, for this user alone; made when it is missing. Raises `NotAvailable` if it is not safe."""
-    base = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-serving-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
-    if base.stat().st_uid != os.getuid() or base.stat().st_mode & 0o077:
-        raise NotAvailable(f"{base} belongs to somebody else or is open to others; delete it, or set TMPDIR")
-    folder = base / str(server_pid)
+    folder = private_folder() / str(server_pid)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

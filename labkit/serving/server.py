@@ -18,12 +18,16 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.access import make_secret, withdraw_secret
 from labkit.serving.install import ServerProgram, need_server
+from labkit.serving.load_watch import LoadWatch
 from labkit.serving.malloc import GIVE_BACK
 from labkit.serving.model_processes import ModelProcesses, is_there
+from labkit.serving.private_folder import private_folder
 from labkit.serving.probe_mark import mark_of
 from labkit.serving.probes import Probes
 from labkit.serving.run_folder import run_folder
+from labkit.serving.surroundings import absolute_paths, is_plain, plain_path
 from labkit.serving.validator.repository_check import MISSING_CODE, check_repository
 from labkit.serving.watchdog import Watchdog
 
@@ -74,7 +78,9 @@ class Server:
         program = program or need_server()
         ports = free_ports(address, http_port, grpc_port, metrics_port)
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
-        self._folder = Path(tempfile.mkdtemp(prefix="labkit-server-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="server-", dir=private_folder()))
+        make_secret(self._folder, [self.http, self.grpc])
+        self._served = plain_path(self.repository, self._folder, "repository")
         self.log = log or self._folder / "log.txt"
         self.watchdog: Watchdog | None = None
         self._give_up = give_up
@@ -82,6 +88,7 @@ class Server:
         try:
             self.process = self._launch(program, address, ports)
         except BaseException:
+            withdraw_secret(self._folder)
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         self._end = weakref.finalize(self, _end, self.process, self._folder, watchdogs)
@@ -92,7 +99,7 @@ class Server:
             self.stop()
             raise
         if watch and self.models:
-            processes = ModelProcesses(self.pid, self.repository, self.models)
+            processes = ModelProcesses(self.pid, self._served, self.models)
             self.watchdog = Watchdog(self.probes, self.models, processes)
             watchdogs.append(self.watchdog)
 
@@ -125,26 +132,36 @@ class Server:
 
     def _launch(self, program: ServerProgram, address: str, ports: Sequence[int]) -> subprocess.Popen[bytes]:
         regions = f"triton-labkit-{os.getpid()}-{ports[1]}-"
-        options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
+        options = {"model-repository": str(self._served), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), ports, strict=True):
             options |= {f"{service}-address": address, f"{service}-port": str(port)}
         options["grpc-infer-allocation-pool-size"] = "1"  # each keeps the memory of the largest request that it ever held
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.guardian", str(os.getpid()), str(self._folder), regions]
-        command = [str(program.executable), *program.arguments, *(f"--{name}={value}" for name, value in options.items())]
+        command = [
+            str(program.executable),
+            *self._arguments(program),
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]
         command.append("--disable-auto-complete-config")  # for which Triton would start each model's code once more
         # The guardian runs in this Python, its server in the environment that the program asks for.
         usual = {name: value for name, value in USUAL_ENVIRONMENT.items() if name not in os.environ}
         setting = [f"{name}={value}" for name, value in (usual | program.environment).items()]
         with self.log.open("ab") as output:
             return subprocess.Popen(
-                [*guardian, "/usr/bin/env", *setting, *command],
+                [*guardian, *setting, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
+                env=os.environ | absolute_paths(os.environ),
                 process_group=0,  # a Ctrl-C is for the process that started it
             )
+
+    def _arguments(self, program: ServerProgram) -> list[str]:
+        """Those of the program, with paths that Triton can use."""
+        pairs = [argument.partition("=") for argument in program.arguments]
+        return [name + equals + str(plain_path(Path(value), self._folder, name.strip("-"))) for name, equals, value in pairs]
 
     def _start(self, until: float, progress: Callable[[str], None]) -> None:
         progress("the server starts")
@@ -160,7 +177,12 @@ class Server:
         loader = ThreadPoolExecutor(1)
         loading = loader.submit(self.probes.load, model, max(1.0, until - time.monotonic()))
         loader.shutdown(wait=False)
-        self._wait(loading.done, until + LATE_SECONDS, f"{model} was not loaded")
+        watch = LoadWatch(self.pid)
+        self._wait(lambda: loading.done() or watch.has_lost_one(), until + LATE_SECONDS, f"{model} was not loaded")
+        if not loading.done():
+            psutil.Process(self.pid).kill()  # it would wait for that process before it ends
+            lost = f"the process of {model}, or of a model that it needs, ended as it began"
+            raise NotAvailable(f"{lost}\n{self._end_of_log()}")
         try:
             loading.result()
         except NotAvailable as error:
@@ -196,6 +218,11 @@ def check_code(repository: Path, models: Sequence[str]) -> None:
     for model in models:
         if not (repository / model / "config.pbtxt").is_file():
             raise InvalidRequest(f"{repository} has no model {model}: there is no {model}/config.pbtxt")
+        if not is_plain(model) and any((repository / model).glob("*/model.py")):
+            raise InvalidRequest(
+                f"Triton cannot start the Python model {model!r} of {repository}; its name may have letters, digits, "
+                "'_', '-' and '.': rename its folder, and the name in its config.pbtxt"
+            )
     for fault in check_repository(repository):
         if fault.what == MISSING_CODE and Path(fault.file).parts[0] in models:
             raise InvalidRequest(f"{repository}: {fault}")
@@ -210,7 +237,7 @@ def free_ports(address: str, *wanted: int) -> list[int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that a server had a moment ago is free
             try:
                 probe.bind((address, port))
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise InvalidRequest(f"port {port} on {address} cannot be had ({error}); give another, or 0 for any") from None
             ports.append(probe.getsockname()[1])
         return ports
@@ -221,4 +248,5 @@ def _end(guardian: subprocess.Popen[bytes], folder: Path, watchdogs: Sequence[Wa
         watchdog.end()
     guardian.terminate()
     guardian.wait()
+    withdraw_secret(folder)
     shutil.rmtree(folder, ignore_errors=True)

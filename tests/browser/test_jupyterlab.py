@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from labkit.exercises.registry import of_lab
+from labkit.serving.channels import open_url
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -66,7 +66,7 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(240):
         assert process.poll() is None, log.read_text()[-2000:]
         try:
-            urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=2)
+            open_url(f"{address}/api?token={TOKEN}", timeout=2)
             return
         except OSError:
             time.sleep(0.5)
@@ -99,7 +99,7 @@ def open_and_run(browser: Any, server: str, notebook: str) -> Any:
 
 def saved_outputs(server: str, notebook: str) -> list[dict[str, Any]]:
     """The cells' outputs as they are on disk."""
-    with urllib.request.urlopen(f"{server}/api/contents/{notebook}?token={TOKEN}", timeout=10) as answer:
+    with open_url(f"{server}/api/contents/{notebook}?token={TOKEN}", timeout=10) as answer:
         content = json.load(answer)["content"]
     return [output for cell in content["cells"] for output in cell.get("outputs", [])]
 

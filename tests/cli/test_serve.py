@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from labkit.serving.channels import open_url
 from labkit.serving.install import find_server
 
 COMMAND = [sys.executable, "-m", "labkit", "serve"]
@@ -60,7 +61,7 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
         family = [psutil.Process(ready["pid"]), *psutil.Process(command.pid).children(recursive=True)]
         asked = {"text_input": "In the beginning", "max_new_tokens": 8}
         request = urllib.request.Request(f"http://{ready['http']}/v2/models/gptj/generate", data=json.dumps(asked).encode())
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with open_url(request, timeout=30) as answer:
             reply = json.load(answer)
         command.send_signal(signal.SIGINT)
         _, said = command.communicate(timeout=60)

@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import pytest
+
+from labkit.serving.channels import open_url
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -184,7 +186,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"http://127.0.0.1:{self.port}{path}", data=data, headers=headers, method=method)
         try:
-            with urlopen(request, timeout=30) as answer:
+            with open_url(request, timeout=30) as answer:
                 text = answer.read().decode()
                 status = answer.status
         except HTTPError as error:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from labkit.serving import server as serving
+from labkit.serving.channels import open_url
 from labkit.serving.install import ServerProgram, find_server
 from labkit.serving.repository import ServeSettings, write_repository
 
@@ -101,7 +102,8 @@ class Server:
     def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 60) -> bytes:
         """The answer to a GET, or to a POST of the body as JSON."""
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[0]}/{path}", data=data, timeout=timeout) as answer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[0]}/{path}", data=data)
+        with open_url(request, timeout=timeout) as answer:
             return bytes(answer.read())
 
     def put(self, name: str, config: str, code: str = MODEL_CODE) -> None:

@@ -16,6 +16,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab04.on_server import LabServer, batched_config, is_own, lab_server
 from labkit.exercises.lab04.together import job_inputs
+from labkit.serving.channels import grpc_client
 from labkit.serving.probes import as_input, client_library
 
 MODEL = "mortal"
@@ -137,7 +138,7 @@ def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     server.load_stub(batched_config(model, {"work": "echo"}, largest=8), "batched")
     server.server.probes.load(model)  # Python has put its own files beside the model's, which counts as a change once
     kill_process(server, model)
-    client = client_library().InferenceServerClient(server.server.grpc)
+    client = grpc_client(server.server.grpc)
     inputs = [as_input(name, *given) for name, given in job_inputs([("alive?", 6)]).items()]
     recorder = Recorder(client)
     said = function(recorder, model, inputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from labkit.exercises.lab04.streaming import prompt_inputs
 from labkit.exercises.lab04.together import job_inputs
 from labkit.exercises.stubs.stages import Job
 from labkit.measure import progress_bar
+from labkit.serving.channels import grpc_client, open_url
 from labkit.serving.probes import as_input, client_library
 
 Together = Callable[..., Any]
@@ -53,7 +53,7 @@ def prompt(number: int) -> str:
 
 def scrape(deployment: Deployment) -> str:
     """The text of the server's metrics."""
-    with urllib.request.urlopen(deployment.metrics, timeout=5.0) as answer:
+    with open_url(deployment.metrics, timeout=5.0) as answer:
         return str(answer.read().decode())
 
 
@@ -106,7 +106,7 @@ def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: floa
             if not left[0]:
                 done.set()
 
-    with client_library().InferenceServerClient(deployment.grpc) as client:
+    with grpc_client(deployment.grpc) as client:
         client.start_stream(take)
         begin = time.perf_counter()
         for number, job in enumerate(jobs):

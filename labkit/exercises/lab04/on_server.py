@@ -21,9 +21,10 @@ import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.exercises.lab04.shipped import as_module, digest
 from labkit.exercises.stubs.learner_folder import FOLDER
+from labkit.serving.channels import grpc_client
 from labkit.serving.model_config import Batching, Instances, ModelConfig, config_text
 from labkit.serving.models import served_models
-from labkit.serving.probes import as_input, client_library
+from labkit.serving.probes import as_input
 from labkit.serving.server import Server
 from labkit.serving.tensors import TensorSpec
 
@@ -51,7 +52,7 @@ class LabServer:
         self.folder = Path(tempfile.mkdtemp(prefix="labkit-lab04-"))
         self.server = Server(self.folder, models=[], watch=False)
         self._end = weakref.finalize(self, _end, self.server)
-        self.client = client_library().InferenceServerClient(self.server.grpc)
+        self.client = grpc_client(self.server.grpc)
         self.loaded: dict[str, str] = {}
         self._lock = threading.Lock()
 

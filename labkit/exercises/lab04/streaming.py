@@ -18,6 +18,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
+from labkit.serving.channels import grpc_client
 from labkit.serving.model_config import Instances, ModelConfig
 from labkit.serving.probes import as_input, client_library
 from labkit.serving.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
@@ -177,7 +178,7 @@ def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
-    client = client_library().InferenceServerClient(server.server.grpc)
+    client = grpc_client(server.server.grpc)
     with tempfile.TemporaryDirectory(prefix="labkit-stream-", ignore_cleanup_errors=True) as folder:
         reader = _Reader(function, client, case, Path(folder))
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from labkit.errors import NotAvailable
 from labkit.measure import Record
+from labkit.serving.channels import grpc_client
 from labkit.serving.load.summary import summarise
 from labkit.serving.load.times import LoadRun, RequestTimes
 from labkit.serving.probes import client_library
@@ -38,7 +39,7 @@ def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:
     What a model's configuration leaves to the server is called "left to the server". Raises `NotAvailable` without one.
     """
     library = client_library()
-    with library.InferenceServerClient(grpc_address) as client:
+    with grpc_client(grpc_address) as client:
         try:
             about = client.get_server_metadata(client_timeout=10.0)
             config = client.get_model_config(model, client_timeout=10.0).config

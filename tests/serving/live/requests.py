@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from labkit.serving.probes import as_input, client_library, is_last
+from labkit.serving.channels import grpc_client
+from labkit.serving.probes import as_input, is_last
 from labkit.serving.server import Server
 from labkit.serving.tensors import ENSEMBLE_INPUTS, FASTERTRANSFORMER_INPUTS, GPTJ_INPUTS, TensorSpec
 
@@ -69,7 +70,7 @@ def _encoded(values: list[Any]) -> list[Any]:
 
 def infer(server: Server, model: str, inputs: list[Any], **options: Any) -> dict[str, Any]:
     """The outputs of a model that answers once, by name."""
-    with client_library().InferenceServerClient(server.grpc) as client:
+    with grpc_client(server.grpc) as client:
         result = client.infer(model, inputs, **{"client_timeout": PATIENCE} | options)
     return _values(result)
 
@@ -87,7 +88,7 @@ def streaming(
             over.set()
         found.put(error or _values(result))
 
-    with client_library().InferenceServerClient(server.grpc) as client:
+    with grpc_client(server.grpc) as client:
         client.start_stream(take, stream_timeout=seconds)
         client.async_stream_infer("gptj", inputs, **options)
         yield found

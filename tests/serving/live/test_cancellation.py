@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from labkit.serving.channels import grpc_client
 from labkit.serving.probes import client_library
 from labkit.serving.repository import ServeSettings, write_repository
 from labkit.serving.server import Server
@@ -89,7 +90,7 @@ def http_streams_end(server: Server, stack: contextlib.ExitStack) -> None:
 
 
 def grpc_calls_end(server: Server, stack: contextlib.ExitStack) -> None:
-    client = stack.enter_context(client_library().InferenceServerClient(server.grpc))
+    client = stack.enter_context(grpc_client(server.grpc))
     for _ in range(ROOM):
         given = long_request("fastertransformer")
         stack.callback(client.async_infer("fastertransformer", given, lambda result, error: None).cancel)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from labkit.engine import Engine, SamplingParams
+from labkit.serving.channels import channel_options
 from labkit.serving.server import Server
 from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, post
 
@@ -233,8 +234,7 @@ def _stub(server: Server) -> Any:
     from tritonclient.grpc import service_pb2_grpc
 
     if server.grpc not in _CHANNELS:
-        options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        _CHANNELS[server.grpc] = grpc.insecure_channel(server.grpc, options)
+        _CHANNELS[server.grpc] = grpc.insecure_channel(server.grpc, channel_options(server.grpc))
     return service_pb2_grpc.GRPCInferenceServiceStub(_CHANNELS[server.grpc])
 
 

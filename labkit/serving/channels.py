@@ -1,0 +1,49 @@
+"""Connections to servers: on this machine never through a proxy, and with the secret of a server that is this user's."""
+
+from __future__ import annotations
+
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from labkit.serving.access import GRPC_HEADER, is_loopback, secret_of
+
+Options = list[tuple[str, int]]
+
+_LARGEST: Options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Options:
+    """gRPC's options for HOST:PORT: messages of any size, and no proxy on this machine, whatever the environment says."""
+    return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if is_loopback(address) else [])]
+
+
+def grpc_client(address: str) -> Any:
+    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT, which may load models if the server is this user's.
+
+    Raises `NotAvailable` where tritonclient is not installed.
+    """
+    from labkit.serving.probes import client_library
+
+    client = client_library().InferenceServerClient(address, channel_args=channel_options(address))
+    client.register_plugin(_BringsSecret(address))
+    return client
+
+
+def open_url(url: str | urllib.request.Request, *, timeout: float) -> Any:
+    """`urllib.request.urlopen` without a proxy on this machine."""
+    host = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
+    handlers = [urllib.request.ProxyHandler({})] if is_loopback(f"{host}:") else []
+    return urllib.request.build_opener(*handlers).open(url, timeout=timeout)
+
+
+class _BringsSecret:
+    """Adds the secret that belongs to the address at the time of a call: a server that is started anew has a new one."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def __call__(self, request: Any) -> None:
+        if (secret := secret_of(self._address)) is not None:
+            request.headers = {**(request.headers or {}), GRPC_HEADER: secret}

@@ -1,0 +1,46 @@
+"""Sees that a model's process ended while the model was being loaded: Triton waits for such a process for ever."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+GRACE_SECONDS = 3.0
+"""A process that reports why a model cannot be loaded and then ends is asked for its status by the server long before."""
+
+LOOK_SECONDS = 0.25
+
+
+class LoadWatch:
+    """Looks at the processes that a server starts from now on."""
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+        self._old = set(self._ended())
+        self._since: dict[int, float] = {}
+        self._looked = 0.0
+
+    def has_lost_one(self) -> bool:
+        """Whether one of them has ended, and the server has not noticed for `GRACE_SECONDS`."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = now
+        ended = self._ended() - self._old
+        self._since = {pid: self._since.get(pid, now) for pid in ended}
+        return any(now - since > GRACE_SECONDS for since in self._since.values())
+
+    def _ended(self) -> set[int]:
+        try:
+            children = psutil.Process(self._server).children()
+        except psutil.Error:
+            return set()
+        return {child.pid for child in children if _is_zombie(child)}
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
