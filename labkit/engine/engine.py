@@ -149,7 +149,8 @@ class Engine:
         cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
         batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
         with self._lock, threads_of(self._forward):
-            logits = self._forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
+            prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
+            logits = self._forward(batches.prefill([prompt], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def add_request(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> int:
