@@ -31,6 +31,7 @@ from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
+from labkit.engine.undisturbed import undisturbed
 
 
 class EngineOptions(TypedDict, total=False):
@@ -146,9 +147,9 @@ class Engine:
         """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
         self._door.check_tokens(list(token_ids))
         first = PADDING_SLOT + 1
-        cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
-        batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
-        with self._lock, threads_of(self._forward):
+        with self._lock, undisturbed(), threads_of(self._forward):
+            cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
+            batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
             prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
             logits = self._forward(batches.prefill([prompt], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()
@@ -216,7 +217,7 @@ class Engine:
         40 ms say. Of a model on several ranks each takes its own. Raises `InvalidRequest` once there were requests,
         `InsufficientResources` for a cache too large.
         """
-        with self._lock:
+        with self._lock, undisturbed():
             self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
@@ -243,7 +244,7 @@ class Engine:
                 self._withdraw(requests)
 
     def _advance(self) -> None:
-        with threads_of(self._forward):
+        with undisturbed(), threads_of(self._forward):
             for sequence, event in self._ready().step(self._forward):
                 request = self._running[sequence]
                 request.inbox.append(event)
@@ -253,6 +254,7 @@ class Engine:
                     if not request.unfinished:
                         self._added.pop(request.request_id, None)
 
+    @undisturbed()
     def _submit(self, requests: list[Request]) -> None:
         loop = self._ready()
         for request in requests:
@@ -289,5 +291,6 @@ class Engine:
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
-                self._loop = StepLoop(self.model, scheduler)
+                with undisturbed():
+                    self._loop = StepLoop(self.model, scheduler)
             return self._loop
