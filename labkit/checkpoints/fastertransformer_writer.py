@@ -55,7 +55,7 @@ def _content(checkpoint: Checkpoint, stem: str, tensor_parallel: int, dtype: tor
     part, _, rank = part.rpartition(".")
     heads, inner = (share(size, int(rank), tensor_parallel) for size in _sizes(checkpoint.config))
     if part == "attention.query_key_value.weight":
-        fused = torch.empty(checkpoint.config.hidden_size, 3, heads.stop - heads.start, dtype=dtype)
+        fused = torch.empty(checkpoint.config.hidden_size, 3, heads.stop - heads.start, dtype=dtype, device="cpu")
         for index, which in enumerate("qkv"):
             fused[:, index] = checkpoint.read(f"{prefix}attn.{which}_proj.weight", rows=heads, dtype=dtype).T
         return fused

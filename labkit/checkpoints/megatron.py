@@ -299,7 +299,7 @@ class _Grid:
                 if name.endswith(part):
                     archive = self._archives[stage, rank]
                     entry = archive.entries[stored]
-                    values = torch.empty(entry.shape, dtype=entry.dtype)
+                    values = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
                     archive.read(stored, slice(0, entry.shape[0]), None, values)
                     if values.count_nonzero():
                         return True

@@ -84,6 +84,6 @@ def _read_transposed(piece: Piece, rows: slice, columns: slice, part: Tensor) ->
     length, width = part.shape[1], part.shape[0]
     step = max(1, BLOCK_BYTES // (width * dtype.itemsize))
     for begin in range(0, length, step):
-        block = torch.empty(min(step, length - begin), width, dtype=dtype)
+        block = torch.empty(min(step, length - begin), width, dtype=dtype, device="cpu")
         piece.file.read(piece.entry, slice(first + begin, first + begin + len(block)), stored_columns, block)
         part[:, begin : begin + len(block)] = block.T

@@ -46,7 +46,7 @@ class TensorFile:
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
         as_stored = target.dtype == entry.dtype and target.device.type == "cpu"
         step = max(1, BLOCK_BYTES // max(1, row_bytes))
-        block = torch.empty(0 if as_stored else min(step, len(target)), *target.shape[1:], dtype=entry.dtype)
+        block = torch.empty(0 if as_stored else min(step, len(target)), *target.shape[1:], dtype=entry.dtype, device="cpu")
         with self.path.open("rb") as file:
             for begin in range(0, len(target), step):
                 part = target[begin : begin + step]

@@ -19,9 +19,9 @@ class BadWords:
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
-        self.beginnings = torch.full((rows, 1, 1), _NEVER, device=device)
+        self.beginnings = torch.full((rows, 1, 1), _NEVER, dtype=torch.int64, device=device)
         self.lasts = torch.zeros(rows, 1, dtype=torch.int64, device=device)
-        self.recent = torch.full((rows, 1), _NONE, device=device)
+        self.recent = torch.full((rows, 1), _NONE, dtype=torch.int64, device=device)
 
     @property
     def state(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,15 +33,16 @@ class BadWords:
         width = max((len(word) - 1 for word in words), default=1)
         self._grow(len(words), width)
         count, width = self.beginnings.shape[1:]
-        beginnings = torch.full((count, width), _NEVER)
-        lasts = torch.zeros(count, dtype=torch.int64)
+        beginnings = torch.full((count, width), _NEVER, dtype=torch.int64, device="cpu")
+        lasts = torch.zeros(count, dtype=torch.int64, device="cpu")
         for line, word in enumerate(words):
-            beginnings[line] = torch.tensor([_ANY] * (width + 1 - len(word)) + list(word[:-1]))
+            beginning = [_ANY] * (width + 1 - len(word)) + list(word[:-1])
+            beginnings[line] = torch.tensor(beginning, dtype=torch.int64, device="cpu")
             lasts[line] = word[-1]
         held = [_NONE] * width + list(tokens[-width:])
         self.beginnings[row].copy_(beginnings)
         self.lasts[row].copy_(lasts)
-        self.recent[row].copy_(torch.tensor(held[-width:]))
+        self.recent[row].copy_(torch.tensor(held[-width:], dtype=torch.int64, device="cpu"))
 
     def ban(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Logits `[n, vocab_size]` of these rows with minus infinity where a word would be completed; in place."""

@@ -72,18 +72,19 @@ class FixedBatches:
         self.slot_table = slots.view(sequences, capacity)
         self.lengths = torch.zeros(sequences, dtype=torch.int32, device=device)
         self._steps = torch.arange(sequences + 1, dtype=torch.int32, device=device)
-        self._rows = torch.arange(sequences, device=device)
+        self._rows = torch.arange(sequences, dtype=torch.int64, device=device)
 
     def prefill(self, prompts: Sequence[Tensor], *, all_logits: bool = False) -> Batch:
         """New tokens of every sequence (1-d int64 tensors, any lengths of at least 1), behind what it holds.
 
         Logits behind the last token of each, or with `all_logits` behind every token.
         """
-        counts = torch.tensor([len(prompt) for prompt in prompts])
+        counts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device="cpu")
         ends = counts.cumsum(0)
         before = self.lengths.tolist()
-        positions = torch.cat([torch.arange(n, n + int(c)) for n, c in zip(before, counts, strict=True)]).to(self.device)
-        rows = torch.arange(len(prompts)).repeat_interleave(counts).to(self.device)
+        spans = [_numbers(n, n + c) for n, c in zip(before, counts.tolist(), strict=True)]
+        positions = torch.cat(spans).to(self.device)
+        rows = _numbers(0, len(prompts)).repeat_interleave(counts).to(self.device)
         self.lengths += counts.to(self.device, torch.int32)
         return Batch(
             token_ids=torch.cat(tuple(prompts)).to(self.device),
@@ -93,7 +94,7 @@ class FixedBatches:
             slot_table=self.slot_table,
             lengths=self.lengths,
             num_decodes=0,
-            logit_rows=torch.arange(int(ends[-1]), device=self.device) if all_logits else (ends - 1).to(self.device),
+            logit_rows=(_numbers(0, int(ends[-1])) if all_logits else ends - 1).to(self.device),
         )
 
     def decode(self, token_ids: Tensor) -> Batch:
@@ -110,3 +111,7 @@ class FixedBatches:
             num_decodes=len(self._rows),
             logit_rows=self._rows,
         )
+
+
+def _numbers(begin: int, end: int) -> Tensor:
+    return torch.arange(begin, end, dtype=torch.int64, device="cpu")

@@ -26,7 +26,7 @@ class BatchBuilder:
         self._lines: list[CachedSequence] = []
         self._table = torch.zeros(max_batch_size, context_length, dtype=torch.int32, device=device)
         on_gpu = device.type == "cuda"
-        self._host = torch.zeros(5, max_batch_size, dtype=torch.int64, pin_memory=on_gpu)
+        self._host = torch.zeros(5, max_batch_size, dtype=torch.int64, device="cpu", pin_memory=on_gpu)
         self._numbers = self._host.numpy()
         self._starts = np.arange(max_batch_size) * context_length  # of the lines in the table
         self._sent = torch.zeros_like(self._host, device=device) if on_gpu else self._host
@@ -123,7 +123,7 @@ class BatchBuilder:
             entry, given = chunk.entry, chunk.entry.sequence.params.soft_prompt
             if given is not None and chunk.begin < entry.lead:
                 end = min(chunk.begin + chunk.count, entry.lead)
-                rows.append(torch.arange(first, first + end - chunk.begin))
+                rows.append(torch.arange(first, first + end - chunk.begin, dtype=torch.int64, device="cpu"))
                 embeddings.append(given[chunk.begin - entry.prefix_len : end - entry.prefix_len])
             first += chunk.count
         if not rows:

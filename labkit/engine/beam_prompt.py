@@ -53,16 +53,17 @@ class BeamPrompt:
         """
         group, vocab_size = self.groups[turn], scores.shape[1]
         if taken := [beam.node.token for g in self.groups[:turn] for beam in g.beams if beam.node is not None]:
-            times = torch.tensor(taken, device=scores.device).bincount(minlength=vocab_size)
+            times = torch.tensor(taken, dtype=torch.int64, device=scores.device).bincount(minlength=vocab_size)
             scores = scores - self.params.diversity_penalty * times.to(scores.dtype)
         kept = self._kept * group.size
         if not self.params.diversity_rate:
             best = scores.flatten().topk(min(kept, scores.numel()))
             return best.values, best.indices
         children = scores.topk(min(kept, vocab_size), dim=1)
-        handicap = self.params.diversity_rate * torch.arange(children.values.shape[1], device=scores.device)
+        ranks = torch.arange(children.values.shape[1], dtype=torch.float32, device=scores.device)
+        handicap = self.params.diversity_rate * ranks
         order = (children.values - handicap).flatten().topk(min(kept, children.values.numel())).indices
-        places = children.indices + vocab_size * torch.arange(len(scores), device=scores.device)[:, None]
+        places = children.indices + vocab_size * torch.arange(len(scores), dtype=torch.int64, device=scores.device)[:, None]
         return children.values.flatten()[order], places.flatten()[order]
 
     def take(self, turn: int, scores: list[float], places: list[int], vocab_size: int) -> list[tuple[Node, int]]:

@@ -66,10 +66,10 @@ class BeamSearch:
         self._prompts = [BeamPrompt(sequence, self.tree, row) for row, sequence in enumerate(sequences)]
         self._rows = [Row(prompt, 0.0, None, row) for row, prompt in enumerate(self._prompts)]
         width = max(positions_of(sequence) + sequence.max_new_tokens - 1 for sequence in sequences)
-        table = torch.zeros(len(sequences), width, dtype=torch.int32)
+        table = torch.zeros(len(sequences), width, dtype=torch.int32, device="cpu")
         self._sampler = Sampler(sum(s.params.num_beams for s in sequences), vocab_size, self._device)
         for row, prompt in enumerate(self._prompts):
-            table[row, : len(prompt.slots)] = torch.tensor(prompt.slots, dtype=torch.int32)
+            table[row, : len(prompt.slots)] = torch.tensor(prompt.slots, dtype=torch.int32, device="cpu")
             self._sampler.join(row, prompt.sequence)
         self._table = table.to(self._device)  # [rows, width]: the slots that each row sees
 
@@ -138,7 +138,8 @@ class BeamSearch:
         """Each beam's score with each next token: `[rows, vocab_size]`, float32 (float64 for float64)."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         temperatures = [row.prompt.params.temperature or 1.0 for row in self._rows]
-        numbers = torch.tensor([temperatures, [row.score for row in self._rows]], dtype=torch.float64)
+        scores = [row.score for row in self._rows]
+        numbers = torch.tensor([temperatures, scores], dtype=torch.float64, device="cpu")
         temperature, score = numbers.to(self._device, wide.dtype).unbind(0)
         if any(value != 1 for value in temperatures):
             wide = wide / temperature[:, None]
@@ -161,7 +162,8 @@ class BeamSearch:
             group.row = row
             row += len(group.beams)
         self._sampler.select([row.parent for row in self._rows])
-        tokens = torch.tensor([row.node.token for row in self._rows if row.node is not None], device=self._device)
+        made = [row.node.token for row in self._rows if row.node is not None]
+        tokens = torch.tensor(made, dtype=torch.int64, device=self._device)
         self._sampler.advance(tokens, range(len(self._rows)))
 
     def _prefill(self) -> Iterator[Batch]:
@@ -187,8 +189,9 @@ class BeamSearch:
             [position % window for position, window in zip(at, windows, strict=True)],  # a full memory forgets the oldest
             [min(position + 1, window) for position, window in zip(at, windows, strict=True)],
         ]
-        parents, token_ids, slots, positions, columns, lengths = torch.tensor(numbers).to(self._device).unbind(0)
-        lines = torch.arange(len(nodes) + 1, device=self._device)
+        sent = torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self._device)
+        parents, token_ids, slots, positions, columns, lengths = sent.unbind(0)
+        lines = torch.arange(len(nodes) + 1, dtype=torch.int64, device=self._device)
         self._table = self._table[parents]
         self._table[lines[:-1], columns] = slots.int()
         return Batch(

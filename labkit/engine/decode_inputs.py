@@ -38,7 +38,7 @@ class DecodeInputs:
         self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
         self._real = torch.zeros(rows, dtype=torch.int32, device=device)  # 1 for a sequence, 0 for padding
         self._starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        self._rows = torch.arange(rows, device=device)
+        self._rows = torch.arange(rows, dtype=torch.int64, device=device)
         self._made = torch.zeros(rows, width, dtype=torch.int64, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._loaded = 0

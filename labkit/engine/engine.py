@@ -37,6 +37,7 @@ from labkit.engine.slot_pool import SlotPool
 from labkit.engine.slots import PADDING_SLOT
 from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
+from labkit.engine.undisturbed import undisturbed
 from labkit.errors import NotAvailable
 
 
@@ -170,10 +171,11 @@ class Engine:
         self._check_open()
         token_ids = self._door.token_ids(token_ids)
         first = PADDING_SLOT + 1
-        cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
-        batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
-        with self._lock, threads_of(self._forward):
-            logits = self._forward(batches.prefill([torch.tensor(token_ids)], all_logits=True), cache)
+        with self._lock, undisturbed(), threads_of(self._forward):
+            cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
+            batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
+            prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
+            logits = self._forward(batches.prefill([prompt], all_logits=True), cache)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def add_request(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> int:
@@ -250,7 +252,7 @@ class Engine:
         40 ms say. Of a model on several ranks each takes its own. Raises `InvalidRequest` once there were requests,
         `InsufficientResources` for a cache too large.
         """
-        with self._lock:
+        with self._lock, undisturbed():
             self._check_open()
             self._ready().occupy_cache(self.forward)
 
@@ -288,7 +290,7 @@ class Engine:
 
     def _advance(self) -> None:
         """One step; what it makes goes to the inboxes of those that it is for."""
-        with self._lock, watched():
+        with self._lock, undisturbed(), watched():
             self._check_open()
             ended: list[Request] = []
             try:
@@ -328,6 +330,7 @@ class Engine:
             if self._loop is not None:
                 self._loop.start_anew()
 
+    @undisturbed()
     def _submit(self, requests: list[Request]) -> None:
         with self._lock:
             self._check_open()
@@ -373,7 +376,8 @@ class Engine:
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
-                self._loop = StepLoop(self.model, scheduler)
+                with undisturbed():
+                    self._loop = StepLoop(self.model, scheduler)
             return self._loop
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from labkit.engine.engine import Engine
 from labkit.errors import InvalidRequest
@@ -47,7 +49,8 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
         seen = ids[begin : min(start + stride, len(ids) - 1)]
         targets = ids[start + 1 : start + stride + 1]
         scores = torch.log_softmax(engine.logits(seen)[start - begin :].double(), dim=-1)
-        nats.append(-float(scores.gather(1, torch.tensor(targets, device=scores.device)[:, None]).sum()))
+        wanted = torch.tensor(targets, dtype=torch.int64, device=scores.device)
+        nats.append(-float(scores.gather(1, wanted[:, None]).sum()))
         byte_counts.append(sum(len(engine.tokenizer.token_bytes(token)) for token in targets))
     total, tokens = sum(nats), len(ids) - 1
     text_bytes = len(text.encode("utf-8"))
@@ -61,8 +64,13 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
 
 def _bootstrap(nats: list[float], byte_counts: list[int], seed: int) -> tuple[float, float]:
     """The 2.5 % and 97.5 % points of bits per byte over windows drawn with replacement."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(nats), (RESAMPLES, len(nats)), generator=generator)
-    ratio = torch.tensor(nats, dtype=torch.float64)[draws].sum(1) / torch.tensor(byte_counts)[draws].sum(1)
-    low, high = torch.quantile(ratio / math.log(2), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    generator = torch.Generator("cpu").manual_seed(seed)
+    shape = RESAMPLES, len(nats)
+    draws = torch.randint(len(nats), shape, generator=generator, dtype=torch.int64, device="cpu")
+    ratio = _wide(nats)[draws].sum(1) / _wide(byte_counts)[draws].sum(1)
+    low, high = torch.quantile(ratio / math.log(2), _wide([0.025, 0.975])).tolist()
     return low, high
+
+
+def _wide(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")

@@ -11,6 +11,7 @@ from labkit import native
 from labkit.config import GPTJConfig
 from labkit.engine.part import WHOLE, Part, span
 from labkit.errors import InvalidRequest
+from labkit.native.untouched import untouched
 
 
 class KVCache:
@@ -28,8 +29,8 @@ class KVCache:
         if num_slots < 1:
             raise InvalidRequest(f"a KV cache of {num_slots} slots was asked for; at least 1 is accepted")
         shape = (len(part.layers(config.num_layers)), num_slots, part.heads(config), config.head_dim)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.keys = untouched(shape, dtype, device)
+        self.values = untouched(shape, dtype, device)
         self.num_slots = num_slots
         self.held = part.layers(config.num_layers), span(config.num_heads, part.shard, part.shards)
         if device.type == "cpu" and native.available():

@@ -14,6 +14,7 @@ from labkit.engine import forms
 from labkit.engine.capacity import free_bytes
 from labkit.engine.engine import Engine
 from labkit.engine.options import EngineOptions, checked_options
+from labkit.engine.scheduler import MAX_BATCH_SIZE
 from labkit.engine.weight_store import read_model
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.precision import BITS, as_device, as_precision, compute_dtype

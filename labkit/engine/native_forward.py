@@ -13,8 +13,20 @@ from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.linear import Linear
 from labkit.engine.model import GPTJ
-from labkit.native.library import TYPES, BatchStruct, LayerStruct, ModelStruct, WeightStruct, library, pointer, threads
+from labkit.native.library import (
+    BatchStruct,
+    LayerStruct,
+    ModelStruct,
+    WeightStruct,
+    library,
+    native_type,
+    pointer,
+    rows_pointer,
+    threads,
+)
 from labkit.native.packed_weight import PackedWeight, workspace
+
+_FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 class AddsUp(Protocol):
@@ -39,12 +51,14 @@ class NativeForward:
         self._kept: list[Tensor] = []  # what the structures point to
         config, part = model.config, model.part
         held = part.vocabulary(config.vocab_size)
+        width, angles = (config.hidden_size,), (config.context_length, config.rotary_dim // 2)
+        self._cache_shape = len(model.layers), part.heads(config), config.head_dim
         self._group, self._threads = group, num_threads
         self._layers = (LayerStruct * len(model.layers))(
             *(
                 LayerStruct(
-                    self._floats(layer.ln_1_weight),
-                    self._floats(layer.ln_1_bias),
+                    self._floats(layer.ln_1_weight, width),
+                    self._floats(layer.ln_1_bias, width),
                     self._weight(layer.qkv),
                     self._weight(layer.out_proj),
                     self._weight(layer.fc_in),
@@ -64,16 +78,16 @@ class NativeForward:
             config.intermediate_size // part.shards,
             len(held),
             config.layer_norm_epsilon,
-            TYPES[model.dtype],
+            native_type(model.layers[0].ln_1_weight),
             self._layers,
-            self._floats(model.ln_f_weight),
-            self._floats(model.ln_f_bias),
+            self._floats(model.ln_f_weight, width),
+            self._floats(model.ln_f_bias, width),
             self._weight(model.lm_head),
-            pointer(model.wte),
+            pointer(model.wte, model.dtype, (len(held), config.hidden_size)),
             held.start,
             len(held),
-            self._floats(model.sin),
-            self._floats(model.cos),
+            self._floats(model.sin, angles),
+            self._floats(model.cos, angles),
             *((None, None) if group is None else group.native_add_up),
             part.shard == 0,
         )
@@ -83,42 +97,50 @@ class NativeForward:
 
         Raises `RankFailed` when a member of the group is missing.
         """
-        table = batch.slot_table if batch.slot_table.stride(1) == 1 else batch.slot_table.contiguous()
+        tokens, sequences, rows = batch.num_tokens, batch.num_sequences, len(batch.logit_rows)
         soft = None if batch.soft_embeddings is None else batch.soft_embeddings.float().contiguous()
+        soft_count, flat = 0 if soft is None else len(soft), (tokens, self._model.config.hidden_size)
+        table = batch.slot_table if batch.slot_table.stride(1) == 1 else batch.slot_table.contiguous()
         headless = self._model.lm_head is None
-        out = torch.empty(batch.num_tokens, self._model.config.hidden_size) if headless else None
-        logits = torch.empty(0 if headless else len(batch.logit_rows), self._vocab_size)
+        out = torch.empty(flat, dtype=_FLOAT, device="cpu") if headless else None
+        logits = torch.empty(0 if headless else rows, self._vocab_size, dtype=_FLOAT, device="cpu")
         struct = BatchStruct(
-            batch.num_tokens,
-            batch.num_sequences,
-            len(batch.logit_rows),
-            0 if soft is None else len(soft),
-            pointer(batch.token_ids),
-            pointer(batch.positions),
-            pointer(batch.slot_mapping),
-            pointer(batch.starts),
-            table.data_ptr(),
-            table.stride(0),
-            pointer(batch.lengths),
-            pointer(batch.logit_rows),
-            pointer(batch.soft_rows),
-            pointer(soft),
-            pointer(hidden),
-            pointer(out),
+            tokens,
+            sequences,
+            rows,
+            soft_count,
+            pointer(batch.token_ids, _LONG, (tokens,)),
+            pointer(batch.positions, _LONG, (tokens,)),
+            pointer(batch.slot_mapping, _LONG, (tokens,)),
+            pointer(batch.starts, _INT, (sequences + 1,)),
+            *rows_pointer(table, _INT, sequences),
+            pointer(batch.lengths, _INT, (sequences,)),
+            pointer(batch.logit_rows, _LONG, (rows,)),
+            pointer(batch.soft_rows, _LONG, (soft_count,)),
+            pointer(soft, _FLOAT, (soft_count, flat[1])),
+            pointer(hidden, _FLOAT, flat),
+            pointer(out, _FLOAT, flat),
         )
-        space = pointer(cache.keys), pointer(cache.values), cache.num_slots
+        kept = self._cache_shape[0], cache.num_slots, *self._cache_shape[1:]
         status = library().lk_forward(
-            byref(self._struct), byref(struct), *space, logits.data_ptr(), workspace().handle, self._threads or threads()
+            byref(self._struct),
+            byref(struct),
+            pointer(cache.keys, self._model.dtype, kept),
+            pointer(cache.values, self._model.dtype, kept),
+            cache.num_slots,
+            pointer(logits, _FLOAT, logits.shape),
+            workspace().handle,
+            self._threads or threads(),
         )
         if status and self._group is not None:
             self._group.fail(status, "all_reduce")
         return logits if out is None else out
 
-    def _floats(self, tensor: Tensor | None) -> ctypes.c_void_p:
+    def _floats(self, tensor: Tensor | None, shape: tuple[int, ...]) -> ctypes.c_void_p:
         if tensor is None:
             return ctypes.c_void_p(None)
         self._kept.append(tensor.float().contiguous())
-        return ctypes.c_void_p(pointer(self._kept[-1]))
+        return ctypes.c_void_p(pointer(self._kept[-1], _FLOAT, shape))
 
     def _weight(self, linear: Linear | None) -> WeightStruct:
         if linear is None:

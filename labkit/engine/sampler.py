@@ -77,10 +77,10 @@ class Sampler:
         top_p = _top_p(sequence)
         numbers = [params.temperature, top_p, params.top_p, params.top_p_decay, params.top_p_min]
         numbers += [params.repetition_penalty, params.presence_penalty]
-        self._numbers[:, row].copy_(torch.tensor(numbers, dtype=torch.float64))
+        self._numbers[:, row].copy_(torch.tensor(numbers, dtype=torch.float64, device="cpu"))
         seed = sequence.seed & ((1 << 64) - 1)
         counters = [params.top_k, seed - (seed >> 63 << 64), sequence.sample, len(sequence.new_tokens), params.min_new_tokens]
-        self._counters[:, row].copy_(torch.tensor(counters))
+        self._counters[:, row].copy_(torch.tensor(counters, dtype=torch.int64, device="cpu"))
         if wishes.marked and self._marks is None:
             self._marks = torch.zeros(self._shape, dtype=torch.uint8, device=self.device)
         if self._marks is not None:
@@ -142,13 +142,13 @@ class Sampler:
         going = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         for turn in range(max(map(len, drafts)) + 1):
             here = [line for line, draft in enumerate(drafts) if len(draft) >= turn]
-            mine, where = [rows[line] for line in here], torch.tensor([starts[line] + turn for line in here]).to(self.device)
+            mine, where = [rows[line] for line in here], self._sent([starts[line] + turn for line in here])
             made = self._draw(self.edit(logits[where], mine), mine)
             tokens[where] = made
-            lines = torch.tensor(here).to(self.device)
+            lines = self._sent(here)
             self.advance(made, mine, going[lines])
             guesses = [drafts[line][turn] if len(drafts[line]) > turn else -1 for line in here]
-            going[lines] &= made == torch.tensor(guesses).to(self.device)
+            going[lines] &= made == self._sent(guesses)
         found: list[int] = tokens.tolist()
         return found
 
@@ -209,7 +209,7 @@ class Sampler:
         return drawn if len(drawing) == len(rows) else logits.argmax(dim=-1).index_copy_(0, lines, drawn)
 
     def _marks_of(self, sequence: Sequence) -> Tensor:
-        row = torch.zeros(self._shape[1], dtype=torch.uint8)
+        row = torch.zeros(self._shape[1], dtype=torch.uint8, device="cpu")
         single = [word[0] for word in sequence.bad_words if len(word) == 1]
         for mark, tokens in (
             (IN_PROMPT, sequence.prompt),
@@ -218,14 +218,17 @@ class Sampler:
             (BANNED, single),
             (RESET, list(sequence.params.top_p_reset_ids)),
         ):
-            row[torch.tensor(tokens, dtype=torch.int64)] |= mark
+            row[torch.tensor(tokens, dtype=torch.int64, device="cpu")] |= mark
         return row
+
+    def _sent(self, numbers: SequenceOf[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self.device)
 
     def _index(self, name: str, rows: SequenceOf[int]) -> Tensor:
         """The rows as a tensor on the device; kept while they stay the same, which they mostly do."""
         key = tuple(rows)
         if name not in self._indexed or self._indexed[name][0] != key:
-            index = torch.tensor(key, dtype=torch.int64)
+            index = torch.tensor(key, dtype=torch.int64, device="cpu")
             if self.device.type == "cuda":
                 index = index.pin_memory()  # so that the copy waits for nothing
             self._indexed[name] = key, index.to(self.device, non_blocking=True)
@@ -264,7 +267,7 @@ def token_logprobs(logits: Tensor, tokens: SequenceOf[int], counts: SequenceOf[i
         return []
     table = torch.log_softmax(logits.double(), dim=-1)
     most = min(max(counts), table.shape[1])
-    chosen = table.gather(1, torch.tensor(tokens, device=table.device)[:, None])
+    chosen = table.gather(1, torch.tensor(tokens, dtype=torch.int64, device=table.device)[:, None])
     top = table.topk(most, dim=-1)
     values = torch.cat((chosen, top.values), dim=1).tolist()
     return [

@@ -12,6 +12,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.engine.model import GPTJ
 from labkit.engine.part import WHOLE, Part
+from labkit.engine.undisturbed import undisturbed
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.ops.torch_packed import TorchPackedWeight
@@ -21,6 +22,7 @@ TRIM_BYTES = 1 << 26
 """Once so many bytes of dense matrices have been packed, free memory between them goes back to the system."""
 
 
+@undisturbed()
 def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, part: Part = WHOLE) -> GPTJ:
     """Read a checkpoint's weights into a model, a tensor at a time, so that no second copy of it exists at any moment.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.errors import NotAvailable
+from labkit.errors import InvalidRequest, NotAvailable
 
 FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
@@ -191,13 +191,53 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def pointer(tensor: Tensor | None) -> int | None:
-    """The address of a tensor's data, which must be contiguous and on the CPU."""
+def native_type(tensor: Tensor) -> int:
+    """The library's number for a tensor's dtype. Raises `InvalidRequest` unless it is float32 or bfloat16."""
+    if tensor.dtype not in TYPES:
+        raise InvalidRequest(f"a native kernel was given a tensor of {tensor.dtype}; float32 and bfloat16 are accepted")
+    return TYPES[tensor.dtype]
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
+    """The address of a tensor's numbers, for C, which believes what it is told; None for None.
+
+    Raises `InvalidRequest` unless it is a plain tensor of this dtype and shape, contiguous, on the CPU. Every address that
+    goes to the library comes from here or from `rows_pointer`.
+    """
     if tensor is None:
         return None
-    if not tensor.is_contiguous() or tensor.device.type != "cpu":
-        raise ValueError("a native kernel was given a tensor that is not contiguous on the CPU")
+    if tensor.shape != shape or not tensor.is_contiguous():
+        raise _refused(tensor, dtype, shape)
+    return _address(tensor, dtype, shape)
+
+
+def rows_pointer(table: Tensor, dtype: torch.dtype, rows: int) -> tuple[int, int]:
+    """The address of a table of so many rows, and the elements from one row to the next.
+
+    As `pointer`, but the rows may be as long as they are, and part of longer ones.
+    """
+    if table.dim() != 2 or len(table) != rows or table.stride(1) != 1:
+        raise _refused(table, dtype, (rows, -1))
+    return _address(table, dtype, (rows, -1)), table.stride(0)
+
+
+def _address(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    if tensor.dtype is not dtype or not tensor.is_cpu or type(tensor) not in _PLAIN:
+        raise _refused(tensor, dtype, shape)
     return tensor.data_ptr()
+
+
+def _refused(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> InvalidRequest:
+    form = "contiguous" if tensor.is_contiguous() else f"with strides {tensor.stride()}"
+    kind = "" if type(tensor) in _PLAIN else f"{type(tensor).__name__} "
+    wanted = str(list(shape)).replace("-1", "any")
+    return InvalidRequest(
+        f"a native kernel was given a {kind}tensor of {tensor.dtype} {list(tensor.shape)} on {tensor.device}, {form}; it takes "
+        f"plain {dtype} {wanted} on the CPU, contiguous"
+    )
 
 
 def trim_heap() -> None:
@@ -208,7 +248,7 @@ def trim_heap() -> None:
 
 def advise_large_pages(memory: Tensor) -> None:
     """Ask the system for large pages behind a tensor that nobody has touched yet; where it has none, nothing happens."""
-    library().lk_advise_large_pages(memory.data_ptr(), memory.numel() * memory.element_size())
+    library().lk_advise_large_pages(pointer(memory, memory.dtype, memory.shape), memory.nbytes)
 
 
 class Workspace:

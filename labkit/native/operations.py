@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.native.library import TYPES, library, pointer, threads
+from labkit.native.library import library, native_type, pointer, rows_pointer, threads
 from labkit.native.packed_weight import workspace
+
+_FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """As `labkit.ops.layer_norm`."""
     x, wide = x.contiguous(), (weight.float(), bias.float())
     out = torch.empty_like(x)
-    parameters = (pointer(wide[0]), pointer(wide[1]), epsilon, *x.shape)
-    library().lk_layer_norm(TYPES[x.dtype], pointer(x), *parameters, pointer(out), threads())
+    parameters = [pointer(each, _FLOAT, x.shape[1:]) for each in wide]
+    source, target = pointer(x, x.dtype, x.shape), pointer(out, x.dtype, x.shape)
+    library().lk_layer_norm(native_type(x), source, *parameters, epsilon, *x.shape, target, threads())
     return out
 
 
@@ -22,20 +25,18 @@ def residual_layer_norm(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """As `labkit.ops.residual_layer_norm`."""
-    residual, attention, mlp = residual.contiguous(), attention.contiguous(), mlp.contiguous()
+    dtype, shape = residual.dtype, residual.shape
+    inputs = [tensor.contiguous() for tensor in (residual, attention, mlp)]
     wide = weight.float(), bias.float()
-    hidden, out = torch.empty_like(residual), torch.empty_like(residual)
+    hidden, out = torch.empty_like(inputs[0]), torch.empty_like(inputs[0])
     library().lk_residual_layer_norm(
-        TYPES[residual.dtype],
-        pointer(residual),
-        pointer(attention),
-        pointer(mlp),
-        pointer(wide[0]),
-        pointer(wide[1]),
+        native_type(residual),
+        *(pointer(each, dtype, shape) for each in inputs),
+        *(pointer(each, _FLOAT, shape[1:]) for each in wide),
         epsilon,
-        *residual.shape,
-        pointer(hidden),
-        pointer(out),
+        *shape,
+        pointer(hidden, dtype, shape),
+        pointer(out, dtype, shape),
         threads(),
     )
     return hidden, out
@@ -47,22 +48,22 @@ def rotary_cache_write(
     """As `labkit.ops.rotary_cache_write`."""
     qkv, sin, cos = qkv.contiguous(), sin.contiguous(), cos.contiguous()
     positions, slot_mapping = positions.contiguous(), slot_mapping.contiguous()
-    heads, head_dim = keys.shape[1:]
-    query = qkv.new_empty(len(qkv), heads, head_dim)
+    tokens, (heads, head_dim) = len(qkv), keys.shape[1:]
+    query = qkv.new_empty(tokens, heads, head_dim)
     library().lk_rotary_cache_write(
-        TYPES[qkv.dtype],
-        pointer(qkv),
-        pointer(positions),
-        pointer(sin),
-        pointer(cos),
-        pointer(keys),
-        pointer(values),
-        pointer(slot_mapping),
-        len(qkv),
+        native_type(qkv),
+        pointer(qkv, qkv.dtype, (tokens, 3 * heads * head_dim)),
+        pointer(positions, _LONG, (tokens,)),
+        pointer(sin, _FLOAT, sin.shape),
+        pointer(cos, _FLOAT, sin.shape),
+        pointer(keys, qkv.dtype, keys.shape),
+        pointer(values, qkv.dtype, keys.shape),
+        pointer(slot_mapping, _LONG, (tokens,)),
+        tokens,
         heads,
         head_dim,
         2 * sin.shape[1],
-        pointer(query),
+        pointer(query, qkv.dtype, query.shape),
         threads(),
     )
     return query
@@ -72,19 +73,21 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, s
     """As `labkit.ops.prefill_attention`; sequences of one new token take the form that is best for them."""
     query, starts, lengths = query.contiguous(), starts.contiguous(), lengths.contiguous()
     out = torch.empty_like(query)
+    sequences, (heads, head_dim) = len(lengths), query.shape[1:]
     table = slot_table if slot_table.stride(1) == 1 else slot_table.contiguous()
+    kept = len(keys), heads, head_dim
     library().lk_attention(
-        TYPES[query.dtype],
-        pointer(query),
-        pointer(keys),
-        pointer(values),
-        table.data_ptr(),
-        table.stride(0),
-        pointer(starts),
-        pointer(lengths),
-        len(lengths),
-        *query.shape[1:],
-        pointer(out),
+        native_type(query),
+        pointer(query, query.dtype, query.shape),
+        pointer(keys, query.dtype, kept),
+        pointer(values, query.dtype, kept),
+        *rows_pointer(table, _INT, sequences),
+        pointer(starts, _INT, (sequences + 1,)),
+        pointer(lengths, _INT, (sequences,)),
+        sequences,
+        heads,
+        head_dim,
+        pointer(out, query.dtype, query.shape),
         workspace().handle,
         threads(),
     )
@@ -102,9 +105,12 @@ def sample(
 ) -> Tensor:
     """As `labkit.ops.sample`, without a sort of the vocabulary."""
     logits = logits.float().contiguous()
+    rows, vocab_size = logits.shape
     numbers = [temperature.double(), top_k, top_p.double(), seeds, samples, positions]
     kept = [number.contiguous() for number in numbers]
-    tokens = torch.empty(len(logits), dtype=torch.int64)
-    pointers = map(pointer, kept)
-    library().lk_sample(pointer(logits), *logits.shape, *pointers, pointer(tokens), workspace().handle, threads())
+    tokens = torch.empty(rows, dtype=_LONG, device="cpu")
+    dtypes = (torch.float64, _LONG, torch.float64, _LONG, _LONG, _LONG)
+    pointers = [pointer(number, dtype, (rows,)) for number, dtype in zip(kept, dtypes, strict=True)]
+    source, target = pointer(logits, _FLOAT, logits.shape), pointer(tokens, _LONG, (rows,))
+    library().lk_sample(source, rows, vocab_size, *pointers, target, workspace().handle, threads())
     return tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from ctypes import byref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,14 +21,17 @@ from labkit.native.library import (
     Workspace,
     advise_large_pages,
     library,
+    native_type,
     pointer,
     threads,
 )
+from labkit.native.untouched import untouched
 
 if TYPE_CHECKING:  # the operations are built on this module
     from labkit.ops.weights import Int4Weight, Int8Weight
 
 _NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
+_CPU = torch.device("cpu")
 _local = threading.local()
 
 
@@ -41,21 +45,23 @@ class PackedWeight:
         lib = library()
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         out_features, in_features = self.shape
-        self.type, values, values_type, scales, group = _parts(weight)
+        parts = _parts(weight)
+        self.type = parts.type
         self.data = _large(lib.lk_packed_bytes(self.type, out_features, in_features))
-        self.scales = torch.empty(lib.lk_scale_bytes(self.type, out_features, in_features), dtype=torch.uint8)
+        self.scales = untouched((lib.lk_scale_bytes(self.type, out_features, in_features),), torch.uint8, _CPU)
         lib.lk_pack(
             self.type,
             out_features,
             in_features,
-            pointer(values),
-            values_type,
-            pointer(scales),
-            group,
-            pointer(self.data),
-            pointer(self.scales),
+            pointer(parts.values, parts.dtype, parts.shape),
+            TYPES.get(parts.dtype, self.type),
+            pointer(parts.scales, parts.scales_dtype, parts.scales_shape),
+            parts.group,
+            pointer(self.data, torch.uint8, self.data.shape),
+            pointer(self.scales, torch.uint8, self.scales.shape),
             threads(),
         )
+        self._addresses = pointer(self.data, torch.uint8, self.data.shape), pointer(self.scales, torch.uint8, self.scales.shape)
 
     @property
     def precision(self) -> str:
@@ -69,17 +75,18 @@ class PackedWeight:
 
     def struct(self, bias: Tensor | None = None) -> WeightStruct:
         """For a C call; `bias` `[out]` float32. The caller keeps this object and `bias` alive."""
-        scales = pointer(self.scales) if self.scales.numel() else None
-        return WeightStruct(self.type, *self.shape, pointer(self.data), scales, pointer(bias))
+        data, scales = self._addresses
+        bias_address = pointer(bias, torch.float32, self.shape[:1])
+        return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x weight^T + bias, GELU behind it or not: `x` `[tokens, in]` float32 or bfloat16, same dtype out."""
         x = x.contiguous()
         out = x.new_empty(x.shape[0], self.shape[0])
         wide = None if bias is None else bias.float()
-        library().lk_linear(
-            byref(self.struct(wide)), TYPES[x.dtype], pointer(x), len(x), gelu, pointer(out), workspace().handle, threads()
-        )
+        source, target = pointer(x, x.dtype, (len(x), self.shape[1])), pointer(out, x.dtype, (len(x), self.shape[0]))
+        scratch = workspace().handle
+        library().lk_linear(byref(self.struct(wide)), native_type(x), source, len(x), gelu, target, scratch, threads())
         return out
 
     @functools.cached_property
@@ -107,25 +114,50 @@ class PackedWeight:
         return dense[:out_features, :in_features].to(dtype)
 
 
-def _parts(weight: Tensor | Int8Weight | Int4Weight) -> tuple[int, Tensor, int, Tensor | None, int]:
-    """Type to pack to, values, their own type, scales and group size, as `lk_pack` takes them."""
+@dataclass(frozen=True)
+class _Parts:
+    """What `lk_pack` takes: the type to pack to, values, scales and group size, and the dtypes and shapes they must have."""
+
+    type: int
+    values: Tensor
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    scales: Tensor | None = None
+    scales_dtype: torch.dtype = torch.float32
+    scales_shape: tuple[int, ...] = ()
+    group: int = 0
+
+
+def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
     from labkit.ops.weights import Int8Weight
 
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 can")
-        kind = TYPES[weight.dtype]
-        return kind, weight.contiguous(), kind, None, 0
+        return _Parts(TYPES[weight.dtype], weight.contiguous(), weight.dtype, weight.shape)
+    rows, columns = weight.shape
     if isinstance(weight, Int8Weight):
-        return INT8, weight.values.contiguous(), INT8, weight.scales.float().contiguous(), 0
+        scales = weight.scales.float().contiguous()
+        return _Parts(INT8, weight.values.contiguous(), torch.int8, (rows, columns), scales, scales_shape=(rows,))
     if weight.group_size % 32:
         raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 can")
-    return INT4, weight.packed.contiguous(), INT4, weight.scales.contiguous(), weight.group_size
+    size = weight.group_size
+    groups = (columns + size - 1) // size
+    return _Parts(
+        INT4,
+        weight.packed.contiguous(),
+        torch.uint8,
+        (rows, groups * size // 2),
+        weight.scales.contiguous(),
+        torch.float16,
+        (rows, groups),
+        size,
+    )
 
 
 def _large(byte_count: int) -> Tensor:
     """Memory that no one has touched yet, in large pages where the system gives them."""
-    memory = torch.empty(byte_count, dtype=torch.uint8)
+    memory = untouched((byte_count,), torch.uint8, _CPU)
     advise_large_pages(memory)
     return memory
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import RankFailed
-from labkit.native.library import GroupStruct, library
+from labkit.native.library import GroupStruct, library, pointer
 
 SLOT_BYTES = 1 << 20
 FOLDER = Path("/dev/shm")
@@ -60,13 +60,12 @@ class SharedGroup:
         """
         if tensor.dtype != torch.float32:
             return tensor.copy_(self.all_reduce(tensor.float()))
-        assert tensor.is_contiguous()
-        self._done(library().lk_group_all_reduce(self.native_add_up[1], tensor.data_ptr(), tensor.numel()), "all_reduce")
+        address = pointer(tensor, torch.float32, tensor.shape)
+        self._done(library().lk_group_all_reduce(self.native_add_up[1], address, tensor.numel()), "all_reduce")
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """What `root` has in `tensor`, in place: contiguous, of one shape and dtype everywhere."""
-        assert tensor.is_contiguous()
         self._done(self.try_broadcast(tensor, root), "broadcast")
         return tensor
 
@@ -76,9 +75,9 @@ class SharedGroup:
         patience: seconds to wait, `timeout` when left out. After 1 it can be tried again, unless a part of a tensor of more
         than `SLOT_BYTES` has gone already.
         """
-        size, timeout = tensor.numel() * tensor.element_size(), self._struct.timeout
+        address, timeout = pointer(tensor, tensor.dtype, tensor.shape), self._struct.timeout
         self._struct.timeout = timeout if patience is None else patience
-        status: int = library().lk_group_broadcast(byref(self._struct), root, tensor.data_ptr(), size)
+        status: int = library().lk_group_broadcast(byref(self._struct), root, address, tensor.nbytes)
         self._struct.timeout = timeout
         return status
 
@@ -91,11 +90,10 @@ class SharedGroup:
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
         """All members' tensors `[ranks, *shape]` on `root`, None elsewhere; contiguous, of one shape and dtype."""
-        assert tensor.is_contiguous()
-        everything = tensor.new_empty(self.ranks, *tensor.shape) if self.rank == root else None
-        target = None if everything is None else everything.data_ptr()
-        size = tensor.numel() * tensor.element_size()
-        self._done(library().lk_group_gather(byref(self._struct), root, tensor.data_ptr(), size, target), "gather")
+        source, shape = pointer(tensor, tensor.dtype, tensor.shape), (self.ranks, *tensor.shape)
+        everything = tensor.new_empty(shape) if self.rank == root else None
+        target = pointer(everything, tensor.dtype, shape)
+        self._done(library().lk_group_gather(byref(self._struct), root, source, tensor.nbytes, target), "gather")
         return everything
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ from labkit.ops.registry import operation
 def decode_attention_reference(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
     """The specification of `decode_attention`, in torch; scores and softmax in float32 at least."""
     longest = int(lengths.max())
-    seen = torch.arange(longest, device=query.device) < lengths[:, None]  # [sequences, longest]
+    seen = torch.arange(longest, dtype=torch.int64, device=query.device) < lengths[:, None]  # [sequences, longest]
     slots = torch.where(seen, slot_table[:, :longest], slot_table[:, :1])
     key, value = keys[slots], values[slots]  # [sequences, longest, num_heads, head_dim]
     wide = torch.promote_types(query.dtype, torch.float32)
@@ -34,7 +34,8 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Te
     `query`.
     """
     if on_native(query):
-        return operations.attention(query, keys, values, slot_table, torch.arange(len(query) + 1, dtype=torch.int32), lengths)
+        starts = torch.arange(len(query) + 1, dtype=torch.int32, device="cpu")
+        return operations.attention(query, keys, values, slot_table, starts, lengths)
     if on_triton(query):
         from labkit.ops.kernels.decode_attention import decode_attention_triton
 

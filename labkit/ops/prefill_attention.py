@@ -24,8 +24,8 @@ def prefill_attention_reference(
         key, value = keys[slots].transpose(0, 1), values[slots].transpose(0, 1)  # [num_heads, length, head_dim]
         wide = torch.promote_types(query.dtype, torch.float32)
         scores = query[begin:end].transpose(0, 1).to(wide) @ key.to(wide).transpose(1, 2)  # [num_heads, new, length]
-        position = torch.arange(length - (end - begin), length, device=query.device)
-        future = torch.arange(length, device=query.device) > position[:, None]
+        position = torch.arange(length - (end - begin), length, dtype=torch.int64, device=query.device)
+        future = torch.arange(length, dtype=torch.int64, device=query.device) > position[:, None]
         scores = scores.mul_(1 / math.sqrt(query.shape[-1])).masked_fill_(future, -math.inf)
         weights = torch.softmax(scores, dim=-1).to(value.dtype)
         attended[begin:end] = (weights @ value).transpose(0, 1).to(query.dtype)

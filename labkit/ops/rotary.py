@@ -12,8 +12,9 @@ def rotary_table(positions: int, rotary_dim: int, device: torch.device | None = 
     The angles are rounded to float32 in the same places as in Hugging Face's `create_sinusoidal_positions`: at far
     positions a more exact table would be a different model.
     """
-    inverse_frequency = 1.0 / (10000 ** (torch.arange(0, rotary_dim, 2, dtype=torch.int64) / rotary_dim))
-    angles = torch.arange(positions, dtype=torch.int64).float()[:, None] * inverse_frequency
+    pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device="cpu")
+    inverse_frequency = 1.0 / (10000 ** (pairs / rotary_dim))
+    angles = torch.arange(positions, dtype=torch.float32, device="cpu")[:, None] * inverse_frequency
     return torch.stack((angles.sin(), angles.cos())).to(device)
 
 

@@ -31,7 +31,7 @@ def sample_reference(
 
 def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Of weights in falling order, zero all but the top-k, then all but the fewest whose share of the rest is top-p."""
-    rank = torch.arange(ordered.shape[1], device=ordered.device)
+    rank = torch.arange(ordered.shape[1], dtype=torch.int64, device=ordered.device)
     ordered = ordered.masked_fill((rank >= top_k[:, None]) & (top_k > 0)[:, None], 0.0)
     sums = ordered.cumsum(dim=-1)
     reached = (sums - ordered >= (top_p * sums[:, -1])[:, None]) & (top_p < 1)[:, None]

@@ -49,4 +49,4 @@ class TorchPackedWeight:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense `[out, in]` matrix: its product with the identity, exact to bfloat16."""
-        return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16)).T.to(dtype)
+        return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16, device="cpu")).T.to(dtype)

@@ -158,12 +158,12 @@ class Links:
 
     def receive_task(self) -> tuple[Tensor, Tensor] | None:
         """The next task's header and body; None when this rank is to end. Waits for the header as long as it takes."""
-        header = torch.empty(HEADER, dtype=torch.int64)
+        header = torch.empty(HEADER, dtype=torch.int64, device="cpu")
         self.tasks.wait_for_broadcast(header, 0)
         size = body_bytes(header)
         if size is None:
             return None
-        body = torch.empty(size, dtype=torch.uint8)
+        body = torch.empty(size, dtype=torch.uint8, device="cpu")
         return header, self.tasks.broadcast(body, 0) if size else body
 
     def receive_hidden(self, tokens: int, hidden_size: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
@@ -191,9 +191,10 @@ class Links:
 
     def gather_bytes(self, data: bytes) -> list[bytes] | None:
         """Rank 0 gets what each rank gives; the others None."""
-        sizes = self.tasks.gather(torch.tensor([len(data)]), 0)
-        longest = self.tasks.broadcast(torch.zeros(1, dtype=torch.int64) if sizes is None else sizes.amax(0), 0)
-        padded = torch.zeros(int(longest), dtype=torch.uint8)
+        size = torch.tensor([len(data)], dtype=torch.int64, device="cpu")
+        sizes = self.tasks.gather(size, 0)
+        longest = self.tasks.broadcast(size if sizes is None else sizes.amax(0), 0)
+        padded = torch.zeros(int(longest), dtype=torch.uint8, device="cpu")
         padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         found = self.tasks.gather(padded, 0)
         if sizes is None or found is None:

@@ -61,7 +61,7 @@ class NcclGroup:
         def meet() -> None:
             try:
                 with torch.cuda.device(self.device):
-                    self.all_reduce(torch.zeros(1, device=self.device))
+                    self.all_reduce(torch.zeros(1, dtype=torch.float32, device=self.device))
                     torch.cuda.current_stream().synchronize()
             except Exception as error:  # whatever it is, it is this member's failure
                 failures.append(error)

@@ -209,15 +209,11 @@ class MismatchError(RuntimeError):
 
 def _about(kind: int, tensor: Tensor | None) -> Tensor:
     """A collective in eight numbers: which, of what dtype, how many dimensions, and their sizes."""
-    about = torch.zeros(8, dtype=torch.int64)
-    if tensor is None:
-        about[0] = kind
-        return about
-    shape = list(tensor.shape)[:5]
-    about[: 3 + len(shape)] = torch.tensor(
-        [kind, DTYPES.index(str(tensor.dtype)) if str(tensor.dtype) in DTYPES else -1, tensor.dim(), *shape]
-    )
-    return about
+    numbers = [kind]
+    if tensor is not None:
+        dtype = DTYPES.index(str(tensor.dtype)) if str(tensor.dtype) in DTYPES else -1
+        numbers += [dtype, tensor.dim(), *tensor.shape[:5]]
+    return torch.tensor([*numbers, *[0] * (8 - len(numbers))], dtype=torch.int64, device="cpu")
 
 
 def _shape(about: Tensor) -> str:

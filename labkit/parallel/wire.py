@@ -60,9 +60,7 @@ def decode_occupy(header: Tensor) -> tuple[int, int]:
 
 
 def _header(*numbers: int) -> Tensor:
-    header = torch.zeros(HEADER, dtype=torch.int64)
-    header[: len(numbers)] = torch.tensor(numbers)
-    return header
+    return torch.tensor([*numbers, *[0] * (HEADER - len(numbers))], dtype=torch.int64, device="cpu")
 
 
 def kind_of(header: Tensor) -> int:
@@ -93,7 +91,7 @@ def encode(task: Task) -> tuple[Tensor, Tensor]:
     width = int(batch.lengths.max())
     soft = 0 if batch.soft_rows is None else len(batch.soft_rows)
     parts = [
-        torch.tensor(task.freed, dtype=torch.int64),
+        torch.tensor(task.freed, dtype=torch.int64, device="cpu"),
         batch.token_ids,
         batch.positions,
         batch.slot_mapping,

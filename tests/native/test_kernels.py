@@ -89,7 +89,7 @@ def test_a_product_writes_its_output_and_nothing_else(instruction_set: str) -> N
         around = torch.full((64 + tokens * out_features + 64,), canary)
         out = around[64 : 64 + tokens * out_features]
         out.fill_(torch.nan)
-        arguments = (pointer(x), tokens, 0, out.data_ptr(), workspace().handle, 2)
+        arguments = (pointer(x, x.dtype, x.shape), tokens, 0, pointer(out, x.dtype, out.shape), workspace().handle, 2)
         library().lk_linear(byref(packed.struct()), F32, *arguments)
         assert relative(out.view(tokens, out_features), x.double() @ packed.dequantize(torch.float64).T) < 1e-5
         assert bool((around[:64] == canary).all())
