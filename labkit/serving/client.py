@@ -115,8 +115,8 @@ class Client:
 
         timeout: seconds for this request, in place of the client's. params: `temperature`, `max_new_tokens` and the others
         of `PARAMETERS`; None is as good as leaving one out. Raises `InvalidRequest` for what is not accepted, `Overloaded`
-        when too many wait, `Cancelled` when the model is being unloaded, and `NotAvailable` without a server that answers,
-        for a connection that breaks, and when it is not done in time.
+        when too many wait, `Cancelled` when the model is being unloaded, `DeadlinePassed` when the server's own limit is
+        reached, and `NotAvailable` without a server that answers, for a connection that breaks, and when time is up.
         """
         exchange = self._settings.exchange(prompt, params, timeout, stream=False)
         return reply_of(list(self._pieces(exchange)))

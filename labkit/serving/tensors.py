@@ -28,6 +28,7 @@ class TensorSpec:
     """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
 
     scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
+    is_new: repositories that were written before there was one are served without it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TensorSpec:
     meaning: str
     optional: bool = False
     scalar: bool = False
+    is_new: bool = False
 
     @property
     def numpy_type(self) -> Any:
@@ -97,7 +99,7 @@ FASTERTRANSFORMER_INPUTS = (
 FASTERTRANSFORMER_OUTPUTS = (
     TensorSpec("output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, the prompt's first, padded with the end token"),
     *GENERATION_OUTPUTS,
-    TensorSpec("text_length", "UINT32", (-1,), "sequence_length once more, for the next step of an ensemble"),
+    TensorSpec("text_length", "UINT32", (-1,), "sequence_length once more, for an ensemble's next step", is_new=True),
 )
 """`text_length` is there because of Triton 2.51. Its ensembles leave out a step whose outputs neither the client asks for nor
 another step needs. They count wrongly where a client can ask for an output that another step reads: with `sequence_length` in
@@ -123,8 +125,8 @@ ENSEMBLE_OUTPUTS = (
 )
 
 
-def _optional(name: str, dtype: str, meaning: str, *, many: bool = False) -> TensorSpec:
-    return TensorSpec(name, dtype, (-1,) if many else (1,), meaning, optional=True)
+def _optional(name: str, dtype: str, meaning: str, *, many: bool = False, is_new: bool = False) -> TensorSpec:
+    return TensorSpec(name, dtype, (-1,) if many else (1,), meaning, optional=True, is_new=is_new)
 
 
 GPTJ_INPUTS = (
@@ -135,7 +137,7 @@ GPTJ_INPUTS = (
     _optional("min_new_tokens", "INT32", "new tokens before the text may end"),
     _optional("stop", "STRING", "texts that end the text", many=True),
     _optional("stop_token_ids", "INT32", "tokens that end the text", many=True),
-    _optional("start_token_id", "INT32", "token that an empty prompt begins with"),
+    _optional("start_token_id", "INT32", "token that an empty prompt begins with", is_new=True),
     _optional("end_token_id", "INT32", "the token that ends the text in place of the model's own"),
     _optional("ignore_eos", "BOOL", "go on past the end of text"),
     _optional("temperature", "FP32", "0 is greedy, and so is leaving it out"),

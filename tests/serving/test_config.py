@@ -49,6 +49,21 @@ def test_a_generated_configuration_has_no_fault(model: str, tmp_path: Path) -> N
     assert as_lines(check(TEXTS[model], model, tmp_path, gpus=8)) == []
 
 
+@pytest.mark.parametrize("model", ["gptj", "fastertransformer"])
+def test_a_configuration_from_before_the_new_tensors_has_no_fault(model: str, tmp_path: Path) -> None:
+    meant = MODELS[model]
+    old = replace(
+        meant,
+        inputs=tuple(spec for spec in meant.inputs if not spec.is_new),
+        outputs=tuple(spec for spec in meant.outputs if not spec.is_new),
+    )
+    assert old != meant
+    file = tmp_path / model / "config.pbtxt"
+    file.parent.mkdir()
+    file.write_text(config_text(old))
+    assert as_lines(check_config(file, expected=meant, others={}, gpus=0)) == []
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_protobuf_reads_what_was_meant(model: str) -> None:
     read, meant = text_format.Parse(TEXTS[model], model_config_class()()), MODELS[model]

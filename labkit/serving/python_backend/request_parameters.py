@@ -52,13 +52,18 @@ def parameters_of(request: Any, model: str, inputs: Iterable[str], folder: Path)
     """
     given = json.loads(request.parameters() or "{}")
     given.pop("id", None)  # the request's own, which `/generate` hands on as well
-    timeout = request.timeout() or _microseconds(given.pop("timeout", 0))
+    timeout = _microseconds(_signed(request.timeout()) or given.pop("timeout", 0))
     probe = is_mark(given.get(PARAMETER), folder)
     if probe:
         del given[PARAMETER]
     for name in given:
         raise InvalidRequest(f"{name} is no parameter of {model}; {_instead(name, tuple(inputs))}")
     return RequestParameters(timeout / 1e6 if timeout else None, probe)
+
+
+def _signed(timeout: int) -> int:
+    """A gRPC client's timeout as it was written: Triton reads one below 0 as an enormous one."""
+    return timeout - 2**64 if timeout >= 2**63 else timeout
 
 
 def _microseconds(value: Any) -> int:

@@ -113,6 +113,8 @@ def _names(config: Node, kind: str, specs: tuple[TensorSpec, ...]) -> Iterator[F
         return
     for name in missing:
         spec = next(spec for spec in specs if spec.name == name)
+        if spec.is_new:
+            continue
         yield Fault(
             config.line_of(kind),
             f"{kind} {name} is missing",

@@ -87,6 +87,12 @@ def test_parameters_of_grpc(served: Server, model: str) -> None:
         ask(served, model, parameters=parameters)
 
 
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_a_timeout_below_0_over_grpc(served: Server, model: str) -> None:
+    with pytest.raises(client_library().InferenceServerException, match="timeout is -5; a whole number of microseconds"):
+        ask(served, model, timeout=-5)
+
+
 def test_parameters_of_infer_over_http(served: Server) -> None:
     inputs = [
         {"name": name, "datatype": "UINT32", "shape": [1, 1], "data": [1]}
