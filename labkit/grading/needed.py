@@ -7,6 +7,7 @@ notebook's order, so that the last of several definitions counts, as in a notebo
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -47,8 +48,19 @@ class Needs:
         """Names that a statement needs: (name, at which place its value is read, from which place on it can be read)."""
         one, end = self._all[at], len(self._all)
         packages = {f"package {package}" for package in one.packages.values()}
-        later = one.scope.reads_later | one.scope.binds_later | packages
+        later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
         return [(name, at, at) for name in one.scope.reads] + [(name, end, at) for name in later]
+
+    def _in_texts(self, one: Statement) -> set[str]:
+        """Names in the statement's texts, if the notebook runs texts by `exec`: the code in them may use these."""
+        if not self._runs_texts:
+            return set()
+        texts = [part.value for part in ast.walk(one.node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        return {word for text in texts for word in re.findall(r"\w+", text)}
+
+    @cached_property
+    def _runs_texts(self) -> bool:
+        return any(call.function == "exec" for one in self._all for call in one.changes.calls)
 
     def _givers(self, name: str, place: int, since: int) -> list[int]:
         """Statements in front of `place` that bind or change a name; none in front of `since` whose value was replaced."""

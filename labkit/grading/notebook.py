@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from torch import Tensor
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
+from labkit.grading.beside import copy_files
 from labkit.grading.call import Outcome
 from labkit.grading.define import NO_DEFINITION
 from labkit.grading.extract import Submission, read_submission
@@ -35,8 +35,6 @@ START_SECONDS = 180
 MOST_BYTES = 64 * 2**20
 """The most that is read of a file that came out of a learner's process."""
 MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
-MOST_FILES, MOST_FILE_BYTES = 200, 2**20
-"""What is copied of a notebook's folder: of its first files, those of at most 1 MiB."""
 
 
 def check_notebook(
@@ -113,16 +111,6 @@ def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
         "seeds": list(SEEDS),
         "seconds": exercise.seconds,
     }
-
-
-def copy_files(folder: Path | None, files: Path) -> None:
-    """Make the folder `files`, with copies of the small files beside a notebook: code reads them, and changes no original."""
-    files.mkdir()
-    beside = sorted(folder.iterdir())[:MOST_FILES] if folder else []
-    for path in beside:
-        with contextlib.suppress(OSError):
-            if path.is_file() and path.suffix != ".ipynb" and path.stat().st_size <= MOST_FILE_BYTES:
-                shutil.copyfile(path, files / path.name)
 
 
 def _with_notes(verdict: Verdict, folder: Path) -> Verdict:

@@ -19,6 +19,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from labkit.exercises.registry import exercise as find
+from labkit.grading.beside import find_modules
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.define import NO_DEFINITION, define
 from labkit.grading.extract import Piece
@@ -63,7 +64,7 @@ def notebook_scope(folder: Path | None) -> tuple[dict[str, Any], Shell]:
     grading: Any = labkit.grading
     grading.check = lambda function: check_quietly(exercise_of(function, main.__dict__), function)
     grading.hint = grading.progress_panel = _nothing
-    sys.path[:0] = [os.getcwd(), *([str(folder)] if folder else [])]
+    find_modules(folder)
     return main.__dict__, shell
 
 

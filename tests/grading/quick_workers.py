@@ -39,8 +39,11 @@ def quick_workers() -> Iterator[None]:
 
 
 def main() -> None:
+    from labkit.exercises.registry import all_exercises
     from labkit.grading import worker
 
+    os.environ["TRITON_INTERPRET"] = "1"
+    all_exercises()
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for line in sys.stdin:
