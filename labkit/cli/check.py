@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from labkit.cli.output import JsonOption, print_json, say
+from labkit.errors import LabkitError
 
 
 def check(
@@ -17,24 +18,34 @@ def check(
 ) -> None:
     """Check every exercise in notebooks, each function in a process of its own with limits on time and memory.
 
-    Exits with status 1 when an exercise that was attempted fails.
+    Exits with status 1 when an exercise that was attempted fails, and with 2 when a file cannot be read as a lab's notebook;
+    the other notebooks are checked all the same.
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """
     from labkit.grading.notebook import check_notebook
     from labkit.grading.verdict import FAILED
 
-    rows = []
-    failed = 0
+    rows: list[dict[str, Any]] = []
+    refused: list[LabkitError] = []
     for path in notebooks:
         say(f"{path}: running each function in a process of its own")
-        for verdict in check_notebook(path, lambda exercise: say(f"  {exercise.number} {exercise.title}")):
+        try:
+            verdicts = check_notebook(path, lambda exercise: say(f"  {exercise.number} {exercise.title}"), say)
+        except LabkitError as error:
+            if len(notebooks) == 1:
+                raise
+            refused.append(error)
+            say(f"labkit: {error}")
+            continue
+        for verdict in verdicts:
             print(verdict)
-            failed += verdict.verdict == FAILED
             rows.append({"notebook": str(path)} | asdict(verdict))
     reached, total = sum(row["points"] for row in rows), sum(row["out_of"] for row in rows)
     print(f"{reached} of {total} points")
     if json:
         print_json({"exercises": rows, "points": reached, "out_of": total})
-    if failed:
+    if refused:
+        raise SystemExit(2)
+    if any(row["verdict"] == FAILED for row in rows):
         raise SystemExit(1)

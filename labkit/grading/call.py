@@ -19,6 +19,7 @@ from torch import Tensor
 from labkit.errors import NotAvailable
 from labkit.exercises.exercise import Case, Exercise, directly
 from labkit.exercises.kernels import prepare
+from labkit.grading.shorten import shorten
 
 NOT_ATTEMPTED = "NotImplementedError"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
@@ -147,7 +148,9 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
     try:
         return Outcome(exercise.observe(case, outcome.value), breach=breach)
     except Exception as error:  # what the function left in its arguments may be anything
-        return Outcome(error=f"what it left in its arguments cannot be looked at: {error}", error_kind=type(error).__name__)
+        return Outcome(
+            error=f"what it left in its arguments cannot be looked at: {shorten(str(error))}", error_kind=type(error).__name__
+        )
 
 
 def call(
@@ -158,7 +161,7 @@ def call(
     A `KeyboardInterrupt` goes through: that is the learner stopping the check.
     """
     try:
-        with _time_limit(seconds):
+        with time_limit(seconds):
             return Outcome(run(function, case))
     except OutOfTimeError:
         return Outcome(error=f"it ran for more than {seconds:g} seconds and was stopped", error_kind=OutOfTimeError.__name__)
@@ -189,11 +192,12 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
     # Triton's compiler quotes the kernel first and ends with what is wrong.
     line = -1 if type(error).__name__ == "CompilationError" else 0
     advice = next((f"; {more}" for known, more in _ADVICE.items() if text and known in text[line]), "")
-    return f"it raised {type(error).__name__}: {text[line] if text else 'no message'}{advice}{place}"
+    said = shorten(text[line]) if text else "no message"
+    return f"it raised {shorten(type(error).__name__, 60)}: {said}{advice}{shorten(place)}"
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Raise `OutOfTimeError` in this block after `seconds`; only the main thread of a Unix process can be interrupted.
 
     It is raised again every second, for a loop whose bare `except:` swallows the first one.

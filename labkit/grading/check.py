@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.needs import missing
 from labkit.grading.progress import Progress
+from labkit.grading.shorten import shorten
 from labkit.grading.verdict import Verdict
 from labkit.measure import progress_bar
 
@@ -22,14 +24,28 @@ SILENT_SECONDS = 2.0
 def check(function: Callable[..., Any]) -> Verdict:
     """Run an exercise's inputs through `function`, show the verdict, and keep it.
 
-    The exercise is found by the function's name. Nothing that the function does makes this raise; only a function
-    that belongs to no exercise does (`InvalidRequest`, with the names that exist).
+    The exercise is found by the function's name, or by a name that the notebook gave it (`kv_bytes = lambda ...`). Nothing
+    that the function does makes this raise; only a function that belongs to no exercise does (`InvalidRequest`, with the
+    names that exist).
     """
-    exercise = find(getattr(function, "__name__", repr(function)))
+    exercise = exercise_of(function, sys._getframe(1).f_globals)
     verdict = check_quietly(exercise, function, aloud=True)
     Progress().record(verdict)
     show(str(verdict), verdict.html())
     return verdict
+
+
+def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exercise:
+    """The exercise that a function answers: by its own name, else by one that it has among `names`, those of the notebook.
+
+    Raises `InvalidRequest`, with the names that exist, for a function of no exercise.
+    """
+    known = {exercise.function for exercise in all_exercises()}
+    own = getattr(function, "__name__", None)
+    if isinstance(own, str) and own in known:
+        return find(own)
+    given = (name for name, value in names.items() if value is function and name in known)
+    return find(next(given, shorten(str(own or repr(function)))))
 
 
 def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bool = False) -> Verdict:
@@ -43,8 +59,7 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
 
 def passed(function: Callable[..., Any] | str) -> bool:
     """Whether this function passes now; if not, say which exercise to solve first (for cells that build on it)."""
-    name = function if isinstance(function, str) else getattr(function, "__name__", "")
-    exercise = find(name)
+    exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
         print(f"Not measured here: exercise {exercise.number} {why}, which this machine does not have.")
         return False
@@ -61,7 +76,7 @@ def passed(function: Callable[..., Any] | str) -> bool:
 
 def hint(function: Callable[..., Any] | str) -> None:
     """Show the next of the exercise's three hints, from a nudge to nearly the answer; behind the third, all of them again."""
-    exercise = find(function if isinstance(function, str) else getattr(function, "__name__", ""))
+    exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     for number in Progress().next_hints(exercise.name):
         print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
 

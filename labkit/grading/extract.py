@@ -1,59 +1,100 @@
-"""Learners' functions out of a notebook, by name; whatever else the notebook does is left aside."""
+"""A submission: the code of a notebook, and what of it a function needs. This is the door of `labkit check` and of graders.
+
+Everything here looks at text and runs nothing: the statements run in the worker's process alone (`labkit.grading.worker`).
+"""
 
 from __future__ import annotations
 
-import ast
-import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from labkit.errors import InvalidRequest
-
-_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_CELL_MAGICS_THAT_DEFINE = ("%%time", "%%capture", "%%prun")  # %%timeit, %%bash, %%writefile, ... define nothing
-_UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
-
-
-def definitions(path: Path) -> str:
-    """The imports, functions, classes and plain constants of all code cells, as one source; the last of a name wins.
-
-    Cells that are not Python (or hold a syntax error) are left out, so one broken cell spoils itself only. Raises
-    `InvalidRequest` naming a file that is no notebook.
-    """
-    try:
-        cells = json.loads(path.read_text("utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(f"{path} is no notebook: {error!r}") from error
-    nodes = [node for source in sources for node in _statements(source)]
-    return "\n\n".join(ast.unparse(node) for node in nodes if isinstance(node, _DEFINITIONS) or _is_constant(node))
+from labkit.grading.needed import Needs
+from labkit.grading.notebook_file import FileCell, read_cells
+from labkit.grading.python_cells import PythonCell, python_cells
+from labkit.grading.statements import Statement, statements_of
 
 
-def _statements(source: str) -> list[ast.stmt]:
-    """The statements of a cell; its magics are left out, but only where they stop it from being Python: `%` can be."""
-    first = (source.split() or [""])[0]
-    if first.startswith("%%") and first not in _CELL_MAGICS_THAT_DEFINE:
-        return []
-    plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!", "?")))
-    for text in (source, plain):
-        try:
-            return ast.parse(text).body
-        except _UNPARSABLE:
-            continue
-    return []
+@dataclass(frozen=True)
+class Piece:
+    """A cell's number, its Python, and the places (from 0) of those of its top-level statements that are needed."""
+
+    cell: int
+    source: str
+    statements: list[int]
 
 
-def _is_constant(node: ast.stmt) -> bool:
-    """Whether this gives a literal value to plain names (not to a part of something that is left aside)."""
-    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
-        return False
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    try:
-        ast.literal_eval(node.value)
-    except (*_UNPARSABLE, TypeError):
-        return False
-    return all(isinstance(target, ast.Name) for target in targets)
+@dataclass(frozen=True)
+class Submission:
+    """A notebook's cells, read; `folder` is where its own modules and files are, if it has a place on disk."""
+
+    cells: Sequence[FileCell]
+    folder: Path | None = None
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """A sentence for each code cell that is left out."""
+        return [cell.problem for cell in self._python if cell.problem]
+
+    @cached_property
+    def names(self) -> set[str]:
+        """All names that some statement binds."""
+        return {name for one in self._statements for name in one.binds}
+
+    @cached_property
+    def functions(self) -> set[str]:
+        """Names bound by `def`, wherever it stands, or by `lambda`."""
+        return {name for one in self._statements for name in one.defines}
+
+    @cached_property
+    def asked(self) -> set[str]:
+        """Names that some cell, of whatever kind, defines by `def` or gives to `check`."""
+        return {name for cell in self.cells for name in re.findall(r"\b(?:def\s+|check\()(\w+)", cell.text)}
+
+    @cached_property
+    def binds_anything(self) -> bool:
+        """Whether code may give names that the text does not show: `exec`, `globals()`, `%run`, `from x import *`."""
+        return any(one.changes.anything for one in self._statements)
+
+    def needed_for(self, name: str) -> list[Piece]:
+        """What has to run for the function of this name, in the notebook's order."""
+        places: dict[int, list[int]] = {}
+        for one in self._needs.needed_for(name):
+            places.setdefault(one.cell, []).append(one.index)
+        return [Piece(cell.number, cell.source, places[cell.number]) for cell in self._python if cell.number in places]
+
+    def why_missing(self, name: str) -> str:
+        """Why the notebook has no function of this name, as far as its text tells."""
+        definition = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(name)}\s*\(", re.MULTILINE)
+        found = [cell for cell in self.cells if definition.search(cell.text)]
+        if not found:
+            return f"The notebook defines no function {name}."
+        last = found[-1]
+        if not last.is_code:
+            return f"Cell {last.number} holds {name}, but it is no code cell: make it one again."
+        problem = next((cell.problem for cell in self._python if cell.number == last.number), "")
+        return problem or f"Cell {last.number} holds {name}, but not as a function of the notebook's own."
+
+    @cached_property
+    def _python(self) -> list[PythonCell]:
+        return python_cells(list(self.cells))
+
+    @cached_property
+    def _statements(self) -> list[Statement]:
+        return statements_of(self._python)
+
+    @cached_property
+    def _needs(self) -> Needs:
+        return Needs(self._statements)
 
 
-def defined_functions(source: str) -> set[str]:
-    """Names of the functions at the top level of a source."""
-    return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+def read_submission(path: Path) -> Submission:
+    """A notebook's file as a submission; raises `InvalidRequest` as `read_cells` does."""
+    return Submission(read_cells(path), path.resolve().parent)
+
+
+def submission_of(*sources: str) -> Submission:
+    """A submission whose code cells have these texts."""
+    return Submission([FileCell(number, True, source) for number, source in enumerate(sources, start=1)])

@@ -10,12 +10,15 @@ from labkit.exercises.comparison import Difference
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
 from labkit.grading.describe import describe_difference
+from labkit.grading.shorten import shorten
 from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
 
 SEEDS = (11, 23, 47)
 """Each check runs the cases of all of these."""
 
+MOST_MESSAGE, MOST_LINE = 1000, 300
+"""Characters of a verdict's message, and of a line of its details."""
 MOST_PRINTED = 12
 """Lines of what a function printed for the case that failed, which a verdict shows."""
 
@@ -46,10 +49,11 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
 
 
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
-    """A verdict on this exercise; full points when it is passed, none otherwise."""
+    """A verdict on this exercise; full points when it is passed, none otherwise. Its texts are cut to a readable length."""
     points = exercise.points if verdict == PASSED else 0
     title = f"{exercise.number} {exercise.title}"
-    return Verdict(exercise.name, title, verdict, points, exercise.points, message, details)
+    lines = [shorten(line, MOST_LINE) for line in details.splitlines()]
+    return Verdict(exercise.name, title, verdict, points, exercise.points, shorten(message, MOST_MESSAGE), "\n".join(lines))
 
 
 def untouched(exercise: Exercise) -> Verdict:

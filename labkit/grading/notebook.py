@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +20,109 @@ from torch import Tensor
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
+from labkit.grading.beside import copy_files
 from labkit.grading.call import Outcome
-from labkit.grading.extract import defined_functions, definitions
+from labkit.grading.define import NO_DEFINITION
+from labkit.grading.extract import Submission, read_submission
 from labkit.grading.judge import SEEDS, judge, make, not_measured
 from labkit.grading.needs import missing
-from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, Verdict
+from labkit.grading.shorten import shorten
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.plain_values import decode
 
-START_SECONDS = 60
+START_SECONDS = 180
+"""For Python, labkit and what the function needs of its notebook, on top of the time of the function's calls."""
 MOST_BYTES = 64 * 2**20
 """The most that is read of a file that came out of a learner's process."""
+MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
 
 
-def check_notebook(path: Path, progress: Callable[[Exercise], object] | None = None) -> list[Verdict]:
-    """A verdict for every exercise of the labs that the notebook's functions belong to; `progress` is told of each before.
+def check_notebook(
+    path: Path, progress: Callable[[Exercise], object] | None = None, say: Callable[[str], object] | None = None
+) -> list[Verdict]:
+    """A verdict for every exercise of the labs that the notebook's functions belong to.
 
-    Raises `InvalidRequest` for a file that is no notebook or holds no exercise's function.
+    `progress` is told of each exercise before it is run, `say` of each cell that is left out and why. Raises
+    `InvalidRequest` for a file that is no notebook or holds no exercise's function.
     """
-    source = definitions(path)
-    functions = defined_functions(source)
-    labs = {exercise.lab for exercise in all_exercises() if exercise.function in functions}
-    if not labs:
-        raise InvalidRequest(f"{path} defines none of the course's functions; is it a lab's notebook?")
+    submission = read_submission(path)
+    if say:
+        for note in submission.notes:
+            say(note)
     verdicts = []
-    for exercise in all_exercises():
-        if exercise.lab in labs:
-            if progress:
-                progress(exercise)
-            verdicts.append(_check(exercise, source, functions))
+    for exercise in asked_of(submission, path):
+        if progress:
+            progress(exercise)
+        verdicts.append(check_submission(exercise, submission))
     return verdicts
 
 
-def _check(exercise: Exercise, source: str, functions: set[str]) -> Verdict:
+def asked_of(submission: Submission, path: Path) -> list[Exercise]:
+    """The exercises of the labs of which the submission defines a function; raises `InvalidRequest` where there are none."""
+    # A variable may be called as another lab's function: definitions count first.
+    for found in (submission.functions, submission.names, submission.asked):
+        labs = {exercise.lab for exercise in all_exercises() if exercise.function in found}
+        if labs:
+            return [exercise for exercise in all_exercises() if exercise.lab in labs]
+    problem = f" ({shorten(submission.notes[0])})" if submission.notes else ""
+    raise InvalidRequest(f"{path} defines none of the course's functions; is it a lab's notebook?{problem}")
+
+
+def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
+    """The verdict on one exercise of a submission."""
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
-    if exercise.function not in functions:
-        return make(exercise, NOT_ATTEMPTED, f"The notebook defines no function {exercise.function}.")
-    return run_apart(exercise, source)
+    is_there = exercise.function in submission.names
+    if not is_there and not submission.binds_anything:
+        return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
+    verdict = run_apart(exercise, submission)
+    if not is_there and NO_DEFINITION in verdict.message:
+        return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
+    return verdict
 
 
-def run_apart(exercise: Exercise, source: str) -> Verdict:
-    """Run the exercise's function from `source` in a process of its own and judge what comes back.
+def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
+    """Run the exercise's function in a process of its own, with what it needs of its notebook, and judge what comes back.
 
     What that process prints is thrown away; whatever it started ends with it.
     """
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
+        files = Path(folder) / "files"
+        copy_files(submission.folder, files)
         job = Path(folder) / "job.json"
         seconds = int(exercise.seconds * len(SEEDS)) + START_SECONDS
-        content = {"exercise": exercise.name, "function": exercise.function, "source": source, "seeds": list(SEEDS)}
-        job.write_text(json.dumps(content | {"seconds": exercise.seconds, "cpu_seconds": seconds}), "utf-8")
-        status = _run([sys.executable, "-m", "labkit.grading.worker", str(job), folder], folder, seconds)
+        job.write_text(json.dumps(_job(exercise, submission) | {"cpu_seconds": seconds}), "utf-8")
+        status = _run([sys.executable, "-BPm", "labkit.grading.worker", str(job), folder], str(files), seconds)
         if status is None:
             return make(exercise, FAILED, f"Your function ran for more than {seconds} seconds and was stopped.")
         if status != 0 or not (Path(folder) / "outcomes.json").exists():
             message = f"The process with your function ended before your function answered (status {status})."
             return make(exercise, FAILED, message)
-        return judge_files(exercise, Path(folder))
+        return _with_notes(judge_files(exercise, Path(folder)), Path(folder))
+
+
+def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
+    return {
+        "exercise": exercise.name,
+        "function": exercise.function,
+        "pieces": [astuple(piece) for piece in submission.needed_for(exercise.function)],
+        "folder": str(submission.folder) if submission.folder else None,
+        "seeds": list(SEEDS),
+        "seconds": exercise.seconds,
+    }
+
+
+def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
+    """A verdict that is not passed, with what did not run around the function; the notes' file may hold anything."""
+    path = folder / "notes.json"
+    try:
+        if verdict.verdict == PASSED or path.is_symlink() or path.stat().st_size > MOST_NOTE_BYTES:
+            return verdict
+        notes = [shorten(str(note)) for note in json.loads(path.read_text("utf-8"))][:MOST_NOTES]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return verdict
+    return replace(verdict, details="\n".join([*verdict.details.splitlines(), *(f"note: {note}" for note in notes)]))
 
 
 def _run(command: list[str], folder: str, seconds: float) -> int | None:
@@ -100,7 +147,7 @@ def judge_files(exercise: Exercise, folder: Path) -> Verdict:
             raise ValueError("answers to some inputs are missing")
         return judge(exercise, runs)
     except Exception as error:
-        return make(exercise, FAILED, f"What came back from your function could not be read: {error!r}")
+        return make(exercise, FAILED, f"What came back from your function could not be read: {shorten(repr(error))}")
 
 
 def _read(folder: Path) -> dict[int, Sequence[Outcome]]:

@@ -1,24 +1,33 @@
 """The process in which a learner's function runs when it is not trusted: `python -m labkit.grading.worker JOB OUT`.
 
-Reads a JSON job, limits itself, defines the learner's names, calls the function on the exercise's cases, and writes
-the outcomes as JSON and safetensors. It compares nothing and is believed about values only.
+Reads a JSON job, limits itself, runs what the learner's function needs of its notebook, calls the function on the
+exercise's cases, and writes the outcomes as JSON and safetensors. It compares nothing and is believed about values only.
 """
 
 from __future__ import annotations
 
-import ast
+import builtins
 import json
-import linecache
 import os
 import resource
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
+from labkit.exercises.registry import exercise as find
+from labkit.grading.beside import find_modules
+from labkit.grading.call import Outcome, run_seeds
+from labkit.grading.define import NO_DEFINITION, define
+from labkit.grading.extract import Piece
+from labkit.grading.shell import Shell
+from labkit.plain_values import encode
+
 MEMORY_BYTES = 8 * 2**30
 FILE_BYTES = 256 * 2**20
-SUBMISSION = "submission"
 
 
 def limit(cpu_seconds: int) -> None:
@@ -31,8 +40,6 @@ def limit(cpu_seconds: int) -> None:
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     """An outcome as JSON; its tensors go into `tensors`. A value that cannot be passed on becomes an error in words."""
-    from labkit.plain_values import encode
-
     words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
@@ -41,44 +48,60 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         return row | {"error": f"its answer cannot be read: {type(error).__name__}", "error_kind": type(error).__name__}
 
 
-def define(source: str, scope: dict[str, Any]) -> dict[str, str]:
-    """Run a submission's definitions one by one, so that one that fails spoils itself only; names them and their errors."""
-    linecache.cache[SUBMISSION] = (len(source), None, source.splitlines(keepends=True), SUBMISSION)
-    failed: dict[str, str] = {}
-    for node in ast.parse(source).body:
-        try:
-            exec(compile(ast.Module([node], []), SUBMISSION, "exec"), scope)
-        except (Exception, SystemExit) as error:
-            failed[getattr(node, "name", ast.unparse(node))] = f"{type(error).__name__}: {error}"
-    return failed
+def notebook_scope(folder: Path | None) -> tuple[dict[str, Any], Shell]:
+    """The names that a notebook starts with, as those of the module `__main__`, and what stands for IPython in it.
+
+    `display` shows nothing here, and labkit's `check`, `hint` and `progress_panel` keep nothing.
+    """
+    import labkit.grading
+    from labkit.grading.check import check_quietly, exercise_of
+
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main  # where dataclasses, say, look for a class's module
+    shell = Shell(main.__dict__, folder)
+    setattr(builtins, "get_ipython", lambda: shell)  # noqa: B010
+    setattr(builtins, "display", _nothing)  # noqa: B010
+    grading: Any = labkit.grading
+    grading.check = lambda function: check_quietly(exercise_of(function, main.__dict__), function)
+    grading.hint = grading.progress_panel = _nothing
+    find_modules(folder)
+    return main.__dict__, shell
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str]]:
+    """What the learner's function gave for each seed, and notes on what of its surroundings did not run."""
+    exercise = replace(find(job["exercise"]), seconds=job["seconds"])
+    name, folder = job["function"], job["folder"]
+    scope, shell = notebook_scope(Path(folder) if folder else None)
+    failed = define([Piece(*row) for row in job["pieces"]], scope)
+    if name in scope:
+        runs = run_seeds(scope[name], exercise, job["seeds"])
+    else:
+        why = next((failure.error for failure in reversed(failed) if name in failure.names), "nothing gives it this name")
+        outcome = Outcome(error=f"{NO_DEFINITION}: {why}", error_kind="Definition")
+        runs = {job["seeds"][0]: [outcome]}
+    return runs, [*map(str, failed), *shell.notes]
 
 
 def main() -> None:
-    """Run one job to `OUT/outcomes.json` and `OUT/tensors.safetensors`.
+    """Run one job to `OUT/outcomes.json`, `OUT/tensors.safetensors` and `OUT/notes.json`.
 
-    A job is `{exercise, function, source, seeds, seconds, cpu_seconds}`; `seconds` bounds one call.
+    A job is `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`; `seconds` bounds one call, `pieces` are those
+    of `Submission.needed_for`, and `folder` is the notebook's, whose modules can be imported.
     """
     os.environ["TRITON_INTERPRET"] = "1"  # kernels are graded by their values, the same way on every machine
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     out = Path(sys.argv[2])
-    from safetensors.torch import save_file
-
-    from labkit.exercises.registry import exercise as find
-    from labkit.grading.call import Outcome, run_seeds
-
-    exercise = replace(find(job["exercise"]), seconds=job["seconds"])
     limit(job["cpu_seconds"])
-    scope: dict[str, Any] = {"__name__": SUBMISSION}
-    failed = define(job["source"], scope)
-    name = job["function"]
+    runs, notes = outcomes_of(job)
     tensors: dict[str, Any] = {}
-    if name in scope:
-        runs = run_seeds(scope[name], exercise, job["seeds"])
-    else:
-        error = f"its definition does not run: {failed.get(name, 'it is gone')}"
-        runs = {job["seeds"][0]: [Outcome(error=error, error_kind="Definition")]}
     rows = {seed: [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
     save_file(tensors, out / "tensors.safetensors")
+    (out / "notes.json").write_text(json.dumps(notes), "utf-8")
     (out / "outcomes.json").write_text(json.dumps(rows), "utf-8")
 
 

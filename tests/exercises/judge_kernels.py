@@ -8,16 +8,17 @@ from typing import Any
 
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
+from labkit.grading.define import define
+from labkit.grading.extract import submission_of
 from labkit.grading.judge import judge
-from labkit.grading.worker import define
 
 
 def main() -> None:
     verdicts = []
     out, sys.stdout = sys.stdout, sys.stderr  # what kernels print
     for name, source, seeds in json.load(sys.stdin):
-        exercise, scope = find(name), dict[str, Any](__name__="submission")
-        failed = define(source, scope)
+        exercise, scope = find(name), dict[str, Any](__name__="__main__")
+        failed = define(submission_of(source).needed_for(exercise.function), scope)
         assert exercise.function in scope, failed
         verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, seeds))
         verdicts.append([verdict.verdict, verdict.message, verdict.details])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from labkit.exercises.registry import exercise as find
+from labkit.grading.extract import submission_of
 from labkit.grading.judge import SEEDS
 from labkit.grading.notebook import run_apart
 from labkit.grading.release import solved_notebook
@@ -192,31 +193,33 @@ def test_a_notebook_may_import_triton_itself() -> None:
     plain = source_of(NORM).replace(
         "from labkit.exercises.kernels import tl, triton", "import triton\nimport triton.language as tl"
     )
-    assert run_apart(find(NORM), plain).verdict == PASSED
+    assert run_apart(find(NORM), submission_of(plain)).verdict == PASSED
 
 
 def test_an_answer_without_a_kernel_is_refused() -> None:
     by_torch = "from labkit import ops\n\ndef fused_linear_gelu(x, weight, bias):\n    return ops.linear_gelu(x, weight, bias)"
-    refused = run_apart(find(GELU), by_torch)
+    refused = run_apart(find(GELU), submission_of(by_torch))
     assert refused.verdict == FAILED
     assert "it calls labkit's own linear_gelu (in your line `return ops.linear_gelu(x, weight, bias)`)" in refused.message
 
 
 def test_a_mask_that_was_computed_counts_as_a_mask() -> None:
     computed = {"mask=inside": "mask=inside & (tl.load(slots + token) >= 0)"}
-    assert run_apart(find(ROTARY), source_of(ROTARY, computed)).verdict == PASSED
+    assert run_apart(find(ROTARY), submission_of(source_of(ROTARY, computed))).verdict == PASSED
 
 
 def test_a_kernel_is_graded_in_a_process_of_its_own() -> None:
-    assert run_apart(find(INT8), source_of(INT8)).verdict == PASSED
-    outside = run_apart(find(ATTENTION), source_of(ATTENTION, {"mask=seen, other=0": "other=None"}))
+    assert run_apart(find(INT8), submission_of(source_of(INT8))).verdict == PASSED
+    outside = run_apart(find(ATTENTION), submission_of(source_of(ATTENTION, {"mask=seen, other=0": "other=None"})))
     assert outside.verdict == FAILED
     assert re.search(r"reads \d+ elements outside the tensors it was given; .* `table`", outside.message)
     assert "in your line `slot = tl.load(" in outside.message
     assert "a wrong address, or a missing mask" in outside.message
-    masked = run_apart(find(INT8), source_of(INT8, {"values + row[:, None] * SIZE": "values + (row[:, None] + outs) * SIZE"}))
+    shifted = {"values + row[:, None] * SIZE": "values + (row[:, None] + outs) * SIZE"}
+    masked = run_apart(find(INT8), submission_of(source_of(INT8, shifted)))
     assert "its mask lets them through: a wrong address, or a mask too wide" in masked.message
-    empty = run_apart(find(GELU), source_of(GELU, {"z = product_tile": "raise NotImplementedError\n    z = product_tile"}))
+    stub = {"z = product_tile": "raise NotImplementedError\n    z = product_tile"}
+    empty = run_apart(find(GELU), submission_of(source_of(GELU, stub)))
     assert "still raises NotImplementedError" in empty.message
 
 
@@ -256,7 +259,8 @@ COMPILED = """
 import sys
 import torch, triton
 import triton.language as tl
-from labkit.grading.worker import define
+from labkit.grading.define import define
+from labkit.grading.extract import submission_of
 from labkit.ops.kernels.compiled import compile_kernel
 
 def meta(*shape, dtype=torch.float32):
@@ -282,9 +286,10 @@ arguments = {
     "int8_product": (meta(1, 2048), meta(2048, 2048, dtype=torch.int8), meta(2048)),
 }
 for source in sys.stdin.read().split("#####"):
-    scope, launched = {"__name__": "submission"}, []
-    assert not define(source, scope)
-    (function,) = set(scope) & set(arguments)
+    scope, launched = {"__name__": "__main__"}, []
+    code = submission_of(source)
+    (function,) = code.functions & set(arguments)
+    assert not define(code.needed_for(function), scope)
     for name, kernel in list(scope.items()):
         if type(kernel).__name__ == "JITFunction" and name != "product_tile":
             scope[name] = Recorder(kernel)

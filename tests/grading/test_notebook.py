@@ -15,6 +15,7 @@ import pytest
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import all_exercises
 from labkit.grading import notebook
+from labkit.grading.extract import submission_of
 from labkit.grading.notebook import check_notebook, run_apart
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 
@@ -167,7 +168,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Verdict]:
             "_run",
             lambda command, folder, seconds: real([sys.executable, "-c", source, *command[3:]], folder, seconds),
         )
-        return run_apart(all_exercises()[0], "def parameter_count(config): return 5")
+        return run_apart(all_exercises()[0], submission_of("def parameter_count(config): return 5"))
 
     return verdict
 
@@ -199,7 +200,7 @@ def test_the_job_states_what_is_asked_for_and_no_answers(stand_in: Callable[[str
     copy = tmp_path / "job.json"
     stand_in(f"import shutil, sys; shutil.copy(sys.argv[1], {str(copy)!r})")
     job = json.loads(copy.read_text())
-    assert set(job) == {"exercise", "function", "source", "seeds", "seconds", "cpu_seconds"}
+    assert set(job) == {"exercise", "function", "pieces", "folder", "seeds", "seconds", "cpu_seconds"}
     assert job["seconds"] == all_exercises()[0].seconds
 
 

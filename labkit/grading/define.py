@@ -1,0 +1,101 @@
+"""Running a submission's statements in the worker's process, one by one, as Jupyter does; a failing one spoils itself only."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import linecache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.grading.call import OutOfTimeError, time_limit
+from labkit.grading.extract import Piece
+from labkit.grading.python_cells import parse
+from labkit.grading.shorten import shorten
+
+NO_DEFINITION = "its definition does not run"
+"""What is said of a function whose name nothing has bound in the end."""
+DEFINE_SECONDS = 120.0
+"""All statements that a function needs have this long together."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A statement that did not run: its cell, its first line, the names that it would have bound, and its error in words."""
+
+    cell: int
+    line: str
+    names: frozenset[str]
+    error: str
+
+    def __str__(self) -> str:
+        return f"cell {self.cell}: `{self.line}` did not run: {self.error}"
+
+
+def define(pieces: Sequence[Piece], scope: dict[str, Any], seconds: float = DEFINE_SECONDS) -> list[Failure]:
+    """Run the statements of these pieces in `scope`; gives those that failed. When the time is over, the rest is not run."""
+    failed: list[Failure] = []
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    for piece in pieces:
+        lines = piece.source.splitlines(keepends=True)
+        name = f"<cell {piece.cell}>"
+        linecache.cache[name] = (len(piece.source), None, lines, name)  # for tracebacks, and for `inspect.getsource`
+    piece, node = Piece(0, "", []), ast.stmt()
+    try:
+        with time_limit(seconds), contextlib.closing(asyncio.new_event_loop()) as loop:
+            for piece, node in [(one, node) for one in pieces for node in _chosen(one)]:
+                flags |= _future(node)
+                if error := _run(node, f"<cell {piece.cell}>", flags, scope, loop):
+                    failed.append(_failure(piece, node, error))
+    except OutOfTimeError:
+        failed.append(_failure(piece, node, f"it and those before it took more than {seconds:g} seconds"))
+    return failed
+
+
+def _chosen(piece: Piece) -> list[ast.stmt]:
+    body = parse(piece.source).body
+    return [body[place] for place in piece.statements]
+
+
+def _future(node: ast.stmt) -> int:
+    """The compiler's flags that this statement sets for itself and all that follow, in later cells too."""
+    if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
+        return 0
+    features = [getattr(__future__, name.name, None) for name in node.names]
+    return sum({feature.compiler_flag for feature in features if feature is not None})
+
+
+def _run(node: ast.stmt, name: str, flags: int, scope: dict[str, Any], loop: asyncio.AbstractEventLoop) -> str:
+    """Run one statement; its error in words, or nothing. `await` at the top level is allowed, as in Jupyter."""
+    try:
+        # Without dont_inherit, this file's own `from __future__ import annotations` would hold for the learner's code.
+        code = compile(ast.Module([node], []), name, "exec", flags=flags, dont_inherit=True)
+        waiting = eval(code, scope)
+        if inspect.iscoroutine(waiting):
+            loop.run_until_complete(waiting)
+        return ""
+    except OutOfTimeError:
+        raise
+    except BaseException as error:  # whatever a learner's code raises is its own
+        return in_words(error)
+
+
+def in_words(error: BaseException) -> str:
+    """An exception's name and the first line of its text, cut to a readable length."""
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:  # an exception of the learner's own, with a broken text
+        text = []
+    return f"{shorten(type(error).__name__, 60)}: {shorten(text[0]) if text else 'no message'}"
+
+
+def _failure(piece: Piece, node: ast.stmt, error: str) -> Failure:
+    lines = piece.source.splitlines()
+    line = lines[node.lineno - 1].strip() if 0 < getattr(node, "lineno", 0) <= len(lines) else ""
+    bound = {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    named = {getattr(part, "name", None) or "" for part in ast.walk(node)}
+    return Failure(piece.cell, shorten(line, 80), frozenset(bound | named), error)

@@ -1,0 +1,148 @@
+"""Which statements of a notebook a function needs: those that bind or change the names that it uses, and so on from these.
+
+What is not needed is not run: measurements, plots and servers that a lab starts along the way. The rest is run in the
+notebook's order, so that the last of several definitions counts, as in a notebook that is run from top to bottom.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from functools import cached_property
+
+from labkit.grading.changes import root_of
+from labkit.grading.statements import Statement
+
+_PROCESS = ("sys", "os")
+_PROCESS_PARTS = ("environ", "path", "setrecursionlimit")
+"""What every later statement may notice: `sys.path`, `os.environ`. Of these packages nothing else is changed, only called."""
+
+
+class Needs:
+    """Answers for one notebook; made once, asked for each function."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self._all = list(statements)
+
+    def needed_for(self, name: str) -> list[Statement]:
+        """The statements that the function of this name needs, in order; none if nothing binds the name."""
+        end = len(self._all)
+        kept = {at for at, one in enumerate(self._all) if one.is_future or one.changes.anything or self._touches_process(at)}
+        asked: set[tuple[str, int, int]] = set()
+        open_ones = [(name, end, end)] if any(name in one.binds for one in self._all) or kept else []
+        fresh = list(kept)
+        while open_ones or fresh:
+            for at in fresh:
+                open_ones += self._demands(at)
+            fresh = []
+            while open_ones:
+                demand = open_ones.pop()
+                if demand not in asked:
+                    asked.add(demand)
+                    fresh += [at for at in self._givers(*demand) if at not in kept]
+                    kept |= set(fresh)
+        return [self._all[at] for at in sorted(kept)]
+
+    def _demands(self, at: int) -> list[tuple[str, int, int]]:
+        """Names that a statement needs: (name, at which place its value is read, from which place on it can be read)."""
+        one, end = self._all[at], len(self._all)
+        packages = {f"package {package}" for package in one.packages.values()}
+        later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
+        return [(name, at, at) for name in one.scope.reads] + [(name, end, at) for name in later]
+
+    def _in_texts(self, one: Statement) -> set[str]:
+        """Names in the statement's texts, if the notebook runs texts by `exec`: the code in them may use these."""
+        if not self._runs_texts:
+            return set()
+        texts = [part.value for part in ast.walk(one.node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        return {word for text in texts for word in re.findall(r"\w+", text)}
+
+    @cached_property
+    def _runs_texts(self) -> bool:
+        return any(call.function == "exec" for one in self._all for call in one.changes.calls)
+
+    def _givers(self, name: str, place: int, since: int) -> list[int]:
+        """Statements in front of `place` that bind or change a name; none in front of `since` whose value was replaced."""
+        found = []
+        for at in reversed(range(place)):
+            one = self._all[at]
+            if name in one.binds or name in self._changed[at]:
+                found.append(at)
+            if at <= since and name in one.replaces:
+                break
+        return found
+
+    def _touches_process(self, at: int) -> bool:
+        one = self._all[at]
+        roots = one.changes.objects | one.changes.modules
+        parts = (part for part in ast.walk(one.node) if isinstance(part, ast.Attribute) and part.attr in _PROCESS_PARTS)
+        return any(self._packages.get(root_of(part)) in _PROCESS and root_of(part) in roots for part in parts)
+
+    @cached_property
+    def _packages(self) -> dict[str, str]:
+        return {name: package for one in self._all for name, package in one.packages.items()}
+
+    @cached_property
+    def _functions(self) -> set[str]:
+        return {name for one in self._all for name in one.defines}
+
+    @cached_property
+    def _older(self) -> dict[str, set[str]]:
+        """Names by what they may be another name of, over several steps too."""
+        older: dict[str, set[str]] = {}
+        for new, old in (pair for one in self._all for pair in one.changes.aliases | one.inner.aliases):
+            older.setdefault(new, set()).add(old)
+        return {name: _reached(name, older) for name in older}
+
+    @cached_property
+    def _done_by(self) -> dict[str, tuple[set[str], bool]]:
+        """For each function of the notebook, what a call of it changes, and whether it may change what it is given."""
+        own: dict[str, set[str]] = {}
+        calls: dict[str, set[str]] = {}
+        on_given: set[str] = set()
+        for one in self._all:
+            inner, changed = one.inner, one.inner.objects | one.inner.called | one.inner.modules | one.scope.binds_later
+            altered = self._with_older(changed | self._data(inner.passed))
+            for name in one.binds if altered or inner.calls else ():
+                own.setdefault(name, set()).update(altered & (one.scope.reads_later | one.scope.binds_later))
+                calls.setdefault(name, set()).update(call.function for call in inner.calls)
+                if altered & one.parameters:
+                    on_given.add(name)
+        done = {}
+        for name in own:
+            every = _reached(name, calls) | {name}
+            done[name] = {change for other in every for change in own.get(other, ())}, bool(every & on_given)
+        return done
+
+    @cached_property
+    def _changed(self) -> list[set[str]]:
+        """For each statement, the names whose things it may change, and the packages."""
+        found = []
+        for one in self._all:
+            changes = one.changes
+            changed = changes.objects | changes.called - self._packages.keys() | self._data(changes.passed)
+            for call in changes.calls:
+                done, on_given = self._done_by.get(call.function, (set(), False))
+                changed |= done | (set(call.given) if on_given else set())
+            packages = {self._packages[root] for root in (changed | changes.modules) & self._packages.keys()} - {*_PROCESS}
+            found.append(self._with_older(changed) | {f"package {package}" for package in packages})
+        return found
+
+    def _data(self, names: set[str]) -> set[str]:
+        """Those that are neither functions of the notebook nor imported: a call may change what they hold."""
+        return names - self._functions - self._packages.keys()
+
+    def _with_older(self, names: set[str]) -> set[str]:
+        return names.union(*(self._older.get(name, set()) for name in names)) - {""}
+
+
+def _reached(start: str, steps: dict[str, set[str]]) -> set[str]:
+    """Everything that can be reached from a name, which counts itself only if it is come to again."""
+    found: set[str] = set()
+    todo = [start]
+    while todo:
+        for name in steps.get(todo.pop(), set()) - found:
+            found.add(name)
+            todo.append(name)
+    return found

@@ -1,0 +1,138 @@
+"""A cell's text as the Python that Jupyter runs for it: IPython's own transformer takes magics, `!ls` and `f?` apart."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from labkit.errors import NotAvailable
+from labkit.grading.notebook_file import FileCell, has_conflict
+from labkit.grading.shorten import shorten
+
+RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
+"""Cell magics whose body runs among the notebook's own names; the others' is another language, or defines nothing."""
+MOST_CELL_CHARACTERS = 64_000
+"""A longer cell is read only if it is plain Python: the transformer's time grows with the square of a cell's length."""
+UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True)
+class PythonCell:
+    """A code cell's place in the notebook and its Python, or why it has none that could run."""
+
+    number: int
+    source: str
+    problem: str = ""
+
+
+def python_cells(cells: list[FileCell]) -> list[PythonCell]:
+    """Every code cell as Python; nothing is run.
+
+    A cell that Jupyter would not run (a syntax error) has an empty source and a problem. Raises `NotAvailable` when a cell
+    holds magics and IPython is not installed.
+    """
+    return [_python_cell(cell.number, cell.text) for cell in cells if cell.is_code]
+
+
+def parse(source: str) -> ast.Module:
+    """The tree of a source, without the compiler's warnings; raises one of `UNPARSABLE`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
+def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
+    """The statements that `%time` and `%prun` in this one run among the notebook's names: `%time x = f()` binds x."""
+    found: list[ast.stmt] = []
+    for part in ast.walk(node):
+        match part:
+            case ast.Call(
+                ast.Attribute(attr="run_line_magic"), [ast.Constant(value="time" | "prun"), ast.Constant(value=str() as code)]
+            ):
+                with contextlib.suppress(*UNPARSABLE):
+                    found += parse(code_of_line(code)).body
+    return found
+
+
+def code_of_line(line: str) -> str:
+    """The Python of what stands after `%time`, without the magic's own options."""
+    return _transformed(re.sub(r"^(?:--?[A-Za-z][\w-]*\s+)+", "", line.strip()))
+
+
+def _python_cell(number: int, text: str) -> PythonCell:
+    try:
+        source = _transformed(text)
+        tree = parse(source)
+    except UNPARSABLE as error:
+        return PythonCell(number, "", _problem(number, text, error))
+    magic = _cell_magic(tree)
+    if magic is None:
+        return PythonCell(number, source)
+    name, body = magic
+    if name in RUN_IN_THE_NOTEBOOK:
+        return _python_cell(number, body)
+    return PythonCell(number, "", f"Cell {number} is not read: what %%{shorten(name, 20)} does with it defines no names.")
+
+
+def _transformed(text: str) -> str:
+    if len(text) > MOST_CELL_CHARACTERS:
+        return text
+    transform = _transformer()
+    if transform is not None:
+        with _without_warnings():
+            return transform(text)
+    try:
+        parse(text)
+    except UNPARSABLE as error:
+        if any(line.lstrip().startswith(("%", "!", "?")) or line.rstrip().endswith("?") for line in text.splitlines()):
+            message = (
+                "the notebook has magics, which IPython reads, and that is not installed; install labkit with its extra 'lab'"
+            )
+            raise NotAvailable(message) from error
+        raise
+    return text
+
+
+def _transformer() -> Callable[[str], str] | None:
+    """IPython's `transform_cell`, or None where IPython is not installed."""
+    if importlib.util.find_spec("IPython") is None:
+        return None
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    def transform(text: str) -> str:
+        try:
+            return str(TransformerManager().transform_cell(text))  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # hundreds of magics in one cell
+            raise ValueError(str(error)) from error
+
+    return transform
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
+    """The name and the body of a cell magic, if that is what the cell is."""
+    match tree.body:
+        case [ast.Expr(ast.Call(ast.Attribute(ast.Call(ast.Name("get_ipython")), "run_cell_magic"), [name, _, body]))]:
+            return ast.literal_eval(name), ast.literal_eval(body)
+    return None
+
+
+def _problem(number: int, text: str, error: BaseException) -> str:
+    if has_conflict(text):
+        return f"Cell {number} is left out: it holds the marks of a merge conflict; settle it, then save the notebook."
+    if len(text) > MOST_CELL_CHARACTERS:
+        return f"Cell {number} is left out: it has {len(text):,} characters, and is not plain Python."
+    line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"Cell {number} is left out, as Jupyter cannot run it{line}: {shorten(words or type(error).__name__, 120)}."

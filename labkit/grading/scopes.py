@@ -1,0 +1,116 @@
+"""Which of a notebook's names a statement binds, and which it reads: at once, or when a function that it defines is called."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import symtable
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+_RUN_AT_ONCE = ("listcomp", "setcomp", "dictcomp", "genexpr")
+"""What the symbol table calls a comprehension, which is a scope of its own."""
+
+
+@dataclass
+class Scope:
+    """Names by what a statement does with them at the notebook's top level.
+
+    `binds`: gives, deletes or imports them. `reads`: needs them when it runs. `reads_later`: a function in it needs them when
+    it is called. `binds_later`: a function in it says `global` of them.
+    """
+
+    binds: set[str] = field(default_factory=set)
+    reads: set[str] = field(default_factory=set)
+    reads_later: set[str] = field(default_factory=set)
+    binds_later: set[str] = field(default_factory=set)
+
+
+def scope_of(node: ast.stmt) -> Scope:
+    """The names of one top-level statement. Raises `SyntaxError` for one that does not compile: `return` in no function."""
+    scope = Scope()
+    _walk(_table(node), scope, later=False, top=True)
+    for part in ast.walk(node):
+        if isinstance(part, ast.AugAssign) and isinstance(part.target, ast.Name) and part.target.id in scope.binds:
+            scope.reads.add(part.target.id)
+    return scope
+
+
+def _table(node: ast.stmt) -> symtable.SymbolTable:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return symtable.symtable(ast.unparse(node), "<cell>", "exec")
+        except SyntaxError:  # `await` at the top level, which Jupyter allows
+            return symtable.symtable(ast.unparse(_Waiting().visit(ast.parse(ast.unparse(node)))), "<cell>", "exec")
+
+
+def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool = False) -> None:
+    for symbol in table.get_symbols():
+        name = symbol.get_name()
+        is_notebooks = top or symbol.is_global()
+        binds = symbol.is_assigned() or symbol.is_imported()
+        if is_notebooks and binds:
+            (scope.binds_later if later else scope.binds).add(name)
+        # In a class, a name that is both given and read may be read from outside first.
+        if symbol.is_referenced() and (is_notebooks or table.get_type() == "class"):
+            (scope.reads_later if later else scope.reads).add(name)
+    for inner in table.get_children():
+        runs_later = str(inner.get_type()) == "function" and inner.get_name() not in _RUN_AT_ONCE
+        _walk(inner, scope, later=later or runs_later)
+
+
+class _Waiting(ast.NodeTransformer):
+    """Takes the waiting out of code, which changes no name."""
+
+    def visit_Await(self, node: ast.Await) -> Any:
+        return self.visit(node.value)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> Any:
+        self.generic_visit(node)
+        return ast.For(node.target, node.iter, node.body, node.orelse, None)
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> Any:
+        self.generic_visit(node)
+        return ast.With(node.items, node.body, None)
+
+    def visit_comprehension(self, node: ast.comprehension) -> Any:
+        self.generic_visit(node)
+        return ast.comprehension(node.target, node.iter, node.ifs, 0)
+
+
+def cannot_fail(node: ast.stmt) -> set[str]:
+    """The names that this statement surely binds anew, whatever they were before: earlier values of them do not count."""
+    match node:
+        case (
+            ast.FunctionDef(name=name, args=arguments, decorator_list=[])
+            | ast.AsyncFunctionDef(name=name, args=arguments, decorator_list=[])
+        ):
+            return {name} if _is_plain_signature(node, arguments) else set()
+        case ast.Assign(targets=targets, value=value) if _is_plain(value):
+            return {target.id for target in targets if isinstance(target, ast.Name)}
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value, annotation=kind) if _is_plain(kind):
+            return {name} if _is_plain(value) else set()
+    return set()
+
+
+def _is_plain_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, arguments: ast.arguments) -> bool:
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    hints = [argument.annotation for argument in every if argument is not None]
+    values = [*arguments.defaults, *arguments.kw_defaults, *hints, node.returns]
+    return all(value is None or _is_plain(value) for value in values)
+
+
+def _is_plain(value: ast.expr) -> bool:
+    """Whether this can be evaluated anywhere."""
+    match value:
+        case ast.Constant():
+            return True
+        case ast.Name(id=name):
+            return hasattr(builtins, name)
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return all(map(_is_plain, items))
+        case ast.Lambda(args=arguments):
+            return all(default is None or _is_plain(default) for default in [*arguments.defaults, *arguments.kw_defaults])
+    return False

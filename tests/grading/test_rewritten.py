@@ -1,0 +1,116 @@
+"""The solved notebooks, rewritten in forms that mean the same: every verdict stays, that of a wrong answer too."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit.exercises.registry import exercise as find
+from labkit.grading.extract import Submission, read_submission, submission_of
+from labkit.grading.notebook import check_submission
+from labkit.grading.verdict import FAILED, PASSED
+from tests.grading.quick_workers import quick_workers
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("parameter_count", "weight_gib", "kv_cache_bytes", "gpus_needed", "roofline_time", "decode_floor_ms")
+NAMES += ("time_runs", "positions_processed", "throughput", "roofline_fraction", "step_seconds", "fuse_qkv", "sample_token")
+NOTEBOOKS = [
+    ROOT / "solutions" / f"{name}.ipynb" for name in ("00_class_environment", "01_huggingface_baseline", "02_fused_kernels")
+]
+SEED = 20
+
+
+def indented(text: str) -> str:
+    return "    " + text.replace("\n", "\n    ")
+
+
+def renamed(name: str, cell: str) -> str:
+    return re.sub(rf"\b{name}\b", f"_{name}", cell)
+
+
+Form = Callable[[str, str], list[str]]
+"""The name of a function and the cell that defines it, as the cells that take its place."""
+
+FORMS: dict[str, Form] = {
+    "if": lambda name, cell: ["ONE = 2 - 1", f"if ONE:\n{indented(cell)}\nelse:\n    {name} = None"],
+    "with": lambda name, cell: ["import contextlib", f"with contextlib.nullcontext():\n{indented(cell)}"],
+    "try": lambda name, cell: [f"try:\n    import no_such_package\nexcept ImportError:\n{indented(cell)}"],
+    "for": lambda name, cell: [f"for _ in range(2):\n{indented(cell)}"],
+    "magics": lambda name, cell: [f"%matplotlib inline\nfiles = !ls\nr = %timeit -o len('')\n{cell}\n\n{name}?"],
+    "%%time": lambda name, cell: [f"%%time\n%precision 3\n{cell}"],
+    "alias": lambda name, cell: [renamed(name, cell), f"{name} = _{name}"],
+    "lambda": lambda name, cell: [renamed(name, cell), f"{name} = lambda *a, **k: _{name}(*a, **k)"],
+    "decorator": lambda name, cell: ["def same(f):\n    return lambda *a, **k: f(*a, **k)", f"@same\n{cell}"],
+    "nested": lambda name, cell: [f"def make():\n{indented(cell)}\n    return {name}", f"{name} = make()"],
+    "class": lambda name, cell: [f"class Box:\n    @staticmethod\n{indented(cell)}", f"{name} = Box.{name}"],
+    "stub first": lambda name, cell: [f"def {name}(*a):\n    raise NotImplementedError", cell, f"if False:\n    del {name}"],
+    "constants": lambda name, cell: [
+        renamed(name, cell),
+        f"def {name}(*a):\n    return [None, _{name}(*a)][ONE]",
+        "ZERO, ONE = 0, 0",
+        "ONE += 2**ZERO",
+    ],
+    "exec": lambda name, cell: [f"SOURCE = {cell!r}", "exec(SOURCE)"],
+    "table": lambda name, cell: [renamed(name, cell), "T = {}", f"T['f'] = _{name}", f"def {name}(*a):\n    return T['f'](*a)"],
+    "await": lambda name, cell: [renamed(name, cell), f"async def give():\n    return _{name}", f"{name} = await give()"],
+    "walrus": lambda name, cell: [renamed(name, cell), f"print({name} := _{name})"],
+    "match": lambda name, cell: [f"match 'x':\n    case str():\n{indented(indented(cell))}"],
+    "moved down": lambda name, cell: [f"def {name}(*a):\n    return _{name}(*a)", renamed(name, cell)],
+    "semicolons": lambda name, cell: [f"{renamed(name, cell)}\n", f"_a = _{name}; {name} = _a; del _a"],
+    "prompt": lambda name, cell: ["In [1]: \n", indented(cell)],
+    "attribute": lambda name, cell: [
+        renamed(name, cell),
+        f"def {name}(*a):\n    return {name}.own(*a)",
+        f"{name}.own = _{name}",
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers() -> Iterator[None]:
+    with quick_workers():
+        yield
+
+
+@pytest.fixture(scope="module")
+def solved() -> dict[str, list[str]]:
+    """For each exercise, the code of its notebook up to the cell that defines it; that cell is the last one."""
+    found: dict[str, list[str]] = {}
+    for path in NOTEBOOKS:
+        cells = [cell.text for cell in read_submission(path).cells if cell.is_code]
+        for number, cell in enumerate(cells):
+            if (match := re.match(r"def (\w+)\(", cell)) and match[1] in NAMES:
+                found[match[1]] = cells[: number + 1]
+    return found
+
+
+def rewritten(name: str, cells: list[str], form: str) -> Submission:
+    """The notebook with the last cell in this form."""
+    *before, cell = cells
+    return submission_of(*before, *FORMS[form](name, cell.strip()))
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every form with three exercises drawn for it."""
+    draw = random.Random(SEED)
+    return [(name, form) for form in FORMS for name in draw.sample(NAMES, 3)]
+
+
+@pytest.mark.parametrize(("name", "form"), pairs())
+def test_a_solution_passes_in_every_form(name: str, form: str, solved: dict[str, list[str]]) -> None:
+    verdict = check_submission(find(name), rewritten(name, solved[name], form))
+    assert verdict.verdict == PASSED, str(verdict)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_wrong_answer_fails_in_every_form(form: str, solved: dict[str, list[str]]) -> None:
+    name = "kv_cache_bytes"
+    *before, cell = solved[name]
+    right = check_submission(find(name), submission_of(*before, wrong := cell.replace("return 2 *", "return 4 *")))
+    verdict = check_submission(find(name), rewritten(name, [*before, wrong], form))
+    assert right.verdict == FAILED
+    assert (verdict.verdict, verdict.message) == (FAILED, right.message)

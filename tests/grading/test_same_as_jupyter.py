@@ -1,0 +1,90 @@
+"""`labkit check` gives the verdict that `check` gives in Jupyter: a real kernel runs every notebook of `awkward.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from labkit.grading.notebook import check_notebook
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED
+from tests.grading.awkward import CASES, FAILING, NAME
+from tests.grading.quick_workers import quick_workers
+
+BEGIN = """
+__import__("torch").set_grad_enabled(True)
+for _ in set(globals()) - {"In", "Out", "get_ipython", "exit", "quit", "open"}:
+    if not _.startswith("_"):
+        del globals()[_]
+"""
+"""A new notebook's names; `%reset` collects garbage too, which takes long beside torch."""
+ASK = f"""from labkit.grading import check
+print("verdict", __import__("json").dumps((lambda v: [v.verdict, v.points, v.message])(check({NAME}))))"""
+
+
+def write(path: Path, cells: list[str]) -> Path:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("notebooks")
+    (place / "beside.py").write_text("ONE = 1\n")
+    (place / "one.txt").write_text("1\n")
+    (place / "more").mkdir()
+    (place / "more" / "further.py").write_text("ONE = 1\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def in_jupyter(folder: Path) -> dict[str, Any]:
+    """What `check` said in a kernel, as [verdict, points, message], or the error that it raised."""
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook()
+    last: dict[str, int] = {}
+    for name, cells in CASES.items():
+        notebook.cells += [nbformat.v4.new_code_cell(source) for source in [BEGIN, *cells, ASK]]
+        last[name] = len(notebook.cells) - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_HOME", str(folder / "home"))
+        NotebookClient(notebook, timeout=300, allow_errors=True, resources={"metadata": {"path": str(folder)}}).execute()
+    return {name: said_by(notebook.cells[number]) for name, number in last.items()}
+
+
+def said_by(cell: Any) -> Any:
+    texts = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
+    found = [json.loads(line.removeprefix("verdict ")) for line in texts if line.startswith("verdict ")]
+    return found[0] if found else next(output.ename for output in cell.outputs if output.output_type == "error")
+
+
+@pytest.fixture(scope="module")
+def checked(folder: Path) -> dict[str, Any]:
+    """What `labkit check` says of each notebook, as [verdict, points, message]."""
+    found = {}
+    with quick_workers():
+        for number, (name, cells) in enumerate(CASES.items()):
+            verdicts = check_notebook(write(folder / f"{number}.ipynb", cells))
+            (verdict,) = [verdict for verdict in verdicts if verdict.exercise.endswith(NAME)]
+            found[name] = [verdict.verdict, verdict.points, verdict.message]
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_verdict_is_that_of_jupyter(name: str, in_jupyter: dict[str, Any], checked: dict[str, Any]) -> None:
+    if isinstance(in_jupyter[name], str):  # there was nothing to check
+        assert in_jupyter[name] == "NameError"
+        assert checked[name][:2] in ([FAILED, 0], [NOT_ATTEMPTED, 0])
+    else:
+        assert checked[name] == in_jupyter[name]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_verdict_is_the_one_that_is_due(name: str, checked: dict[str, Any]) -> None:
+    assert (checked[name][0] == PASSED) == (name not in FAILING), checked[name]
+    assert len(checked[name][2]) < 1000
