@@ -85,6 +85,12 @@ class AsyncSteps:
             with self._lock:
                 self._ended.append(call)
 
+    def fail(self, error: LabkitError) -> None:
+        """End all streams with this: their requests were taken back by somebody else."""
+        with self._lock:
+            for call in self._calls + self._arrived:
+                call.inbox.append(error)
+
     def _run(self) -> None:
         while True:
             with self._lock:

@@ -21,11 +21,12 @@ from labkit.errors import LabkitError
 
 @dataclass(eq=False)
 class Search:
-    """Searches that were admitted in one step and run as one batch."""
+    """Searches that were admitted in one step and run as one batch; `again`: one that failed with others and runs alone."""
 
     reservations: list[Reservation]
     beams: BeamSearch
     passes: Iterator[None]
+    again: bool
 
 
 class BeamLane:
@@ -33,7 +34,7 @@ class BeamLane:
 
     Prompts that are admitted together are searched together. One that is cancelled gives its slots back when the others
     of its search have ended, or at once if it is the last. When a search fails, each of its prompts is searched anew alone, and
-    one that fails alone is ended by an event with the `error`. What is no prompt's fault (`may_be_of_one`) goes to the caller,
+    one that fails then is ended by an event with the `error`. What is no prompt's fault (`may_be_of_one`) goes to the caller,
     and the search starts anew unless its callers give up.
     """
 
@@ -79,7 +80,7 @@ class BeamLane:
         return {reservation for search in self._searches for reservation in search.reservations}
 
     def _start(
-        self, reservations: list[Reservation], forward: Forward, cache: KVCache
+        self, reservations: list[Reservation], forward: Forward, cache: KVCache, *, again: bool = False
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
         slots = [slot for reservation in reservations for slot in reservation.slots.tolist()]
         sequences = [reservation.samples[0] for reservation in reservations]
@@ -96,13 +97,13 @@ class BeamLane:
             self._scheduler.release(reservations[0])
             yield failed(sequences[0], error)
             return
-        self._searches.append(Search(reservations, beams, beams.passes()))
+        self._searches.append(Search(reservations, beams, beams.passes(), again))
 
     def _apart(
         self, search: Search, error: BaseException, forward: Forward, cache: KVCache
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """A search failed: each prompt that is still wanted is searched anew, alone; one that was alone is ended."""
-        if len(search.reservations) == 1:
+        """A search failed: each prompt that is still wanted is searched anew, alone; one that fails then is ended."""
+        if search.again:
             for samples in self._end(search):
                 yield failed(samples[0], error)
             return
@@ -112,7 +113,7 @@ class BeamLane:
                 self._gone.remove(reservation.samples[0])
                 self._scheduler.release(reservation)
             else:
-                yield from self._start([reservation], forward, cache)
+                yield from self._start([reservation], forward, cache, again=True)
 
     def _end(self, search: Search) -> list[list[Sequence]]:
         """Give back what a search held; the samples that are still wanted, prompt by prompt."""

@@ -41,6 +41,9 @@ from labkit.engine.undisturbed import undisturbed
 from labkit.errors import NotAvailable
 
 
+CLOSED = "the engine was closed; load it again"
+
+
 class Engine:
     """Runs a `GPTJ`: `generate` for whole continuations, `stream` for tokens as they are made, `logits` to score.
 
@@ -221,6 +224,7 @@ class Engine:
         """
         with self._lock:
             self._closed = True
+            self._async_steps.fail(NotAvailable(CLOSED))
             self._withdraw(list(dict.fromkeys(self._running.values())))
             if self._loop is not None:
                 self._loop.drop_cache()
@@ -267,7 +271,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise NotAvailable("the engine was closed; load it again")
+            raise NotAvailable(CLOSED)
 
     def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
         """Step until these requests have ended; others that run go on with every step, their events to their inboxes."""

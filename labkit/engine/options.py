@@ -9,8 +9,8 @@ from labkit.engine import forms
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.errors import InvalidRequest
 
-MOST_SLOTS = 2**31 - 2
-"""Slots are numbered in int32, and one is for padding."""
+MOST_TOKENS = 2**31 - 1
+"""Tokens of a step are counted in int32."""
 MOST_SEQUENCES = 2**16
 """Sequences at a time at most: each has a row in the sampler's tensors, over the vocabulary."""
 
@@ -29,9 +29,9 @@ class EngineOptions(TypedDict, total=False):
 
 _RANGES = {
     "max_batch_size": (1, MOST_SEQUENCES),
-    "max_step_tokens": (1, MOST_SLOTS),
-    "max_mixed_prefill": (1, MOST_SLOTS),
-    "num_slots": (1, MOST_SLOTS),
+    "max_step_tokens": (1, MOST_TOKENS),
+    "max_mixed_prefill": (1, MOST_TOKENS),
+    "num_slots": (1, forms.LARGEST),
     "cache_bytes": (1, forms.LARGEST),
 }
 _FLAGS = ("prefix_reuse", "cuda_graphs")

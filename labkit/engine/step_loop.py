@@ -153,13 +153,9 @@ class StepLoop:
         self, plan: Plan, forward: Forward, cache: KVCache, error: Exception
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
         """The step of a plan that failed, sequence by sequence: those that fail alone have an event that says so."""
-        parts = plan.parts()
         if not may_be_of_one(error):
             raise error
-        if len(parts) == 1:
-            yield failed(parts[0].entries[0].sequence, error)
-            return
-        for part in parts:
+        for part in plan.parts():
             try:
                 flight = self._begin(part, forward, cache)
                 logits = flight.logits()

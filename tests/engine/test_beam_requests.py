@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from labkit.engine import SamplingParams
-from labkit.errors import InvalidRequest
+from labkit.errors import InvalidRequest, RequestFailed
 from tests.engine.test_beam_search import of_transformers, peer_with_ends
 from tests.engine.test_continuous_batching import alone, check_idle, poison
 from tests.models import engine_of, random_prompts
@@ -94,11 +94,9 @@ def test_a_cancelled_search_gives_its_slots_back(peer: Any, steps: int) -> None:
     check_idle(engine)
 
 
-def test_a_failed_pass_of_a_search_ends_its_caller_and_starts_the_others_anew(peer: Any) -> None:
+def test_a_search_whose_pass_fails_once_starts_anew_and_loses_nothing(peer: Any) -> None:
     engine = engine_of(peer)
-    first, second = random_prompts(211, [6, 9], 5)
-    number = engine.add_request(first, beams(3, 10))
-    stream = engine.stream([second], beams(3, 10))
+    prompts = random_prompts(211, [6, 9], 5)
     forward, calls = engine._forward, 0
 
     def failing(*arguments: Any) -> torch.Tensor:
@@ -109,13 +107,38 @@ def test_a_failed_pass_of_a_search_ends_its_caller_and_starts_the_others_anew(pe
         return forward(*arguments)
 
     engine._forward = failing
-    with pytest.raises(RuntimeError, match="on purpose"):
-        next(stream)
+    outputs = engine.generate(prompts, beams(3, 10))
+    assert [output.token_ids for output in outputs] == [expected_texts(peer, p, beams(3, 10))[0] for p in prompts]
+    check_idle(engine)
+
+
+def test_a_prompt_whose_search_fails_is_ended_alone(peer: Any) -> None:
+    engine = engine_of(peer)
+    first, second = random_prompts(211, [6, 9], 5)
+    numbers = [engine.add_request(prompt, beams(3, 10)) for prompt in (first, second)]
+    forward = engine._forward
+
+    def failing(batch: Any, cache: Any) -> torch.Tensor:
+        if second[0] in batch.token_ids.tolist() and batch.num_tokens > 6:
+            raise RuntimeError("on purpose")
+        return forward(batch, cache)
+
+    engine._forward = failing
     events = []
     while engine.has_unfinished:
         events += engine.step()
-    assert {event.request for event in events} == {number}
-    assert [event.token_id for event in events] == expected_texts(peer, first, beams(3, 10))[0]
+    errors = [event for event in events if event.error is not None]
+    assert [(event.request, event.finish_reason) for event in errors] == [(numbers[1], "error")]
+    assert "RuntimeError: on purpose" in str(errors[0].error)
+    found = [event.token_id for event in events if event.request == numbers[0]]
+    assert found == expected_texts(peer, first, beams(3, 10))[0]
+    check_idle(engine)
+
+
+def test_a_search_without_a_token_to_choose_is_ended_with_its_reason(peer: Any) -> None:
+    engine = engine_of(peer)
+    with pytest.raises(RequestFailed, match="every token is forbidden"):
+        engine.generate([[5, 6]], beams(2, 4, bad_words=[[token] for token in range(211)]))
     check_idle(engine)
 
 

@@ -14,7 +14,7 @@ import torch
 import labkit
 from labkit import native, ops
 from labkit.engine import Engine
-from labkit.errors import InvalidRequest, RankFailed
+from labkit.errors import InvalidRequest, NotAvailable
 from labkit.ops.layer_norm import layer_norm_reference
 from labkit.parallel import Layout, load_parallel
 from tests.models import random_prompts
@@ -138,7 +138,7 @@ def test_a_closed_engine_says_so(folder: tuple[Path, Any]) -> None:
     engine = load_parallel(folder[0], Layout(2, 1))
     engine.close()
     engine.close()
-    with pytest.raises(RankFailed, match="the engine was closed; load it again"):
+    with pytest.raises(NotAvailable, match="the engine was closed; load it again"):
         engine.generate([[1, 2]], GREEDY)
 
 
