@@ -16,14 +16,26 @@ def undisturbed() -> Iterator[None]:
     """Neither gradients, nor inference mode, nor autocast in the block, whatever the caller has switched on.
 
     An engine lives on after the caller's `with torch.inference_mode():`, and torch refuses to change the tensors made there.
-    Autocast would round what the engine computes in float32. Raises `NotAvailable` under `FakeTensorMode`, in which no tensor
-    has values.
+    Autocast would round what the engine computes in float32. Raises `NotAvailable` where tensors have no values: in
+    `FakeTensorMode`, in a transform of `torch.func`, in a trace by `make_fx`.
     """
+    if mode := _mode_without_values():
+        raise NotAvailable(f"{mode}, so tensors have no values of their own and no token can be chosen; leave it first")
     api: Any = torch
-    if api._C._get_dispatch_mode(api._C._TorchDispatchModeKey.FAKE) is not None:
-        raise NotAvailable("torch's FakeTensorMode is on, so tensors have no values and no token can be chosen; leave it first")
     with api.inference_mode(False), api.no_grad(), _without_autocast():
         yield
+
+
+def _mode_without_values() -> str:
+    """What the calling thread is in that makes stand-ins of tensors; empty for nothing."""
+    inner: Any = torch._C
+    if inner._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func (grad, vmap, functionalize, ...) is running"
+    keys = inner._TorchDispatchModeKey
+    for key, name in ((keys.FAKE, "FakeTensorMode"), (keys.PROXY, "make_fx"), (keys.FUNCTIONAL, "functionalization")):
+        if inner._get_dispatch_mode(key) is not None:
+            return f"torch's {name} is on"
+    return ""
 
 
 def _without_autocast() -> contextlib.AbstractContextManager[Any]:
