@@ -23,14 +23,21 @@ def check_fit(folder: Path, config: GPTJConfig, weights: WeightFiles) -> None:
     for name, shape in expected.items():
         if name not in weights.tensors:
             raise CheckpointError(
-                f"{folder} lacks the weight {name} (shape {shape}, floating point); the checkpoint is incomplete"
-                + (f", or n_layer {config.num_layers} in config.json is too many" if _LAYER.match(name) else "")
+                f"{folder} lacks the weight {name} (shape {shape}, floating point); "
+                + _reason(config, name, is_there=name in weights.names)
             )
         found = weights.tensors[name].entries[name].shape
         if found != shape:
             fields = _fields(config, shape)
             raise CheckpointError(f"{folder}: {name} has shape {found}, but config.json calls for {shape} ({fields})")
     _check_strays(folder, config, sorted(name for name in weights.names - expected.keys() if not _NO_WEIGHTS.fullmatch(name)))
+
+
+def _reason(config: GPTJConfig, name: str, *, is_there: bool) -> str:
+    if is_there:
+        return "it is there in a dtype that is not read: 16, 32 or 64 bits of floating point are accepted"
+    too_many = f", or n_layer {config.num_layers} in config.json is too many" if _LAYER.match(name) else ""
+    return f"the checkpoint is incomplete{too_many}"
 
 
 def _check_strays(folder: Path, config: GPTJConfig, strays: list[str]) -> None:

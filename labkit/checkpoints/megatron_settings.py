@@ -106,15 +106,16 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
     head_dim = settings["hidden_size"] // max(1, settings["num_attention_heads"])
     try:  # YAML gives 1e-5 as a string
         percent = float(settings.get("rotary_percent") or settings.get("rotary_percentage") or 1.0)
+        rotary_dim = round(percent * head_dim)
         epsilon = float(settings.get("layernorm_epsilon") or settings.get("norm_epsilon") or 1e-5)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{label}: rotary_percent or layernorm_epsilon is no number: {error}") from error
     try:
         return GPTJConfig(
             hidden_size=settings["hidden_size"],
             num_layers=settings["num_layers"],
             num_heads=settings["num_attention_heads"],
-            rotary_dim=round(percent * head_dim),
+            rotary_dim=rotary_dim,
             context_length=settings["max_position_embeddings"],
             vocab_size=vocab,
             intermediate_size=settings.get("ffn_hidden_size") or 0,

@@ -15,6 +15,7 @@ def fetch(
 ) -> None:
     """Download a model, or find it on this disk, and print its directory.
 
+    One that the hub's own cache has (HF_HOME) is taken from there, and one in a LABKIT_HOME that is only read is as good.
     A download goes on where it stopped, is checked against the hub's SHA-256, and needs room on the disk first.
 
     Example: labkit fetch gpt-j-6b

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -36,6 +37,7 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Result:
+        warnings.formatwarning = lambda message, *_: f"labkit: {message}\n"  # no line of code: it is no programmer's mistake
         try:
             try:
                 return command(*arguments, **options)

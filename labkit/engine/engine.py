@@ -40,7 +40,6 @@ from labkit.engine.step_loop import StepLoop
 from labkit.engine.undisturbed import undisturbed
 from labkit.errors import NotAvailable
 
-
 CLOSED = "the engine was closed; load it again"
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.engine.engine import Engine
+from labkit.engine.requests import NO_TOKENIZER
 from labkit.errors import InvalidRequest
 
 RESAMPLES = 1000
@@ -37,7 +38,7 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
     context = engine.config.context_length
     window = min(window or context, context)
     if engine.tokenizer is None:
-        raise InvalidRequest("this model has no tokenizer (its weights are synthetic); a text cannot be scored with it")
+        raise InvalidRequest(f"{NO_TOKENIZER}; a text cannot be scored with it")
     ids = engine.tokenizer.encode(text)
     if len(ids) < 2 or window < 2:
         raise InvalidRequest(f"the text has {len(ids)} tokens and the window {window}; at least 2 of each are needed")

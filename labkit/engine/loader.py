@@ -37,6 +37,10 @@ def load(
     a tensor at a time into their place, so no second copy of the model exists at any moment. options: those of `Engine`
     (`max_batch_size`, `num_slots`, ...).
 
+    Texts end at each token that the model's `config.json` or `generation_config.json` names as `eos_token_id`. Nothing else
+    of a `generation_config.json` is taken (temperature, top_k, beams, ...): `SamplingParams` has the same defaults for every
+    model, and a warning names what is set there.
+
     Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
     the weights do not fit the memory that is free.
     """

@@ -17,6 +17,11 @@ from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.sequence import Sequence
 from labkit.errors import InvalidRequest
 
+NO_TOKENIZER = (
+    "this model has no tokenizer (synthetic weights have none; a directory needs tokenizer.json, or vocab.json and merges.txt)"
+)
+"""The reason of every refusal of a text for want of a tokenizer."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -112,7 +117,7 @@ class Door:
 
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            raise InvalidRequest("this model has no tokenizer (its weights are synthetic); give prompts as token ids")
+            raise InvalidRequest(f"{NO_TOKENIZER}; give prompts as token ids")
         return self._tokenizer
 
     def _samples(self, number: int, tokens: list[int], params: SamplingParams) -> list[Sequence]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from labkit.engine import Engine, SamplingParams, TokenEvent
+from labkit.engine.requests import NO_TOKENIZER
 from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, Overloaded, RankFailed
 from labkit.serving.host_counts import HostCounts
 from labkit.serving.word_lists import MOST_WORDS
@@ -132,7 +133,7 @@ class EngineHost:
         if not isinstance(prompt, str):
             return list(prompt[: config.context_length + 1])
         if self.engine.tokenizer is None:
-            raise InvalidRequest("this model has no tokenizer (its weights are synthetic); give the prompt as token ids")
+            raise InvalidRequest(f"{NO_TOKENIZER}; give the prompt as token ids")
         if len(prompt) > self._most_bytes:
             raise InvalidRequest(
                 f"a prompt has {len(prompt)} characters; {self._most_bytes} at most fit the model's context of "
