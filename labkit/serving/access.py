@@ -3,6 +3,9 @@
 Triton refuses a request to one of `CLOSED` that does not bring the secret in a header. The other interfaces stay open to every
 program that reaches the port: inference, and what only reads (health, metadata, model-config, statistics). These name models,
 shapes, counts and paths, clients need them, and nothing can be changed through them.
+
+Triton looks neither at a request's Origin nor at its Host. A page in a browser can therefore send a prompt to a server on
+loopback and let it work; it cannot read the answer, unless its own name is made to mean this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def make_secret(folder: Path, addresses: Sequence[str]) -> None:
     """A new random secret for a server: in its own folder, and where this user's programs find it by HOST:PORT."""
     secret = secrets.token_hex(32)
     write_private(folder / SECRET_FILE, secret)
-    for address in addresses:
+    for address in addresses:  # of the metrics too, by which they are known to be on this machine
         write_private(_folder() / address, secret)
 
 
@@ -72,7 +75,7 @@ def access_headers(http_address: str) -> dict[str, str]:
 
 def is_loopback(address: str) -> bool:
     """Whether HOST:PORT is on this machine by its name: nothing that is sent there needs a proxy."""
-    host = address.rpartition(":")[0]
+    host = address.rpartition(":")[0] or address
     return host in LOOPBACK or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 

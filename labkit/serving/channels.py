@@ -16,7 +16,7 @@ _LARGEST: Options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_me
 
 def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Options:
     """gRPC's options for HOST:PORT: messages of any size, and no proxy on this machine, whatever the environment says."""
-    return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if is_loopback(address) else [])]
+    return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if _is_here(address) else [])]
 
 
 def grpc_client(address: str) -> Any:
@@ -33,9 +33,14 @@ def grpc_client(address: str) -> Any:
 
 def open_url(url: str | urllib.request.Request, *, timeout: float) -> Any:
     """`urllib.request.urlopen` without a proxy on this machine."""
-    host = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
-    handlers = [urllib.request.ProxyHandler({})] if is_loopback(f"{host}:") else []
+    address = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).netloc
+    handlers = [urllib.request.ProxyHandler({})] if _is_here(address) else []
     return urllib.request.build_opener(*handlers).open(url, timeout=timeout)
+
+
+def _is_here(address: str) -> bool:
+    """Whether HOST:PORT is on this machine: by its name, or as a server of this user listens there."""
+    return is_loopback(address) or secret_of(address) is not None
 
 
 class _BringsSecret:

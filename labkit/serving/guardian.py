@@ -11,13 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 
 from labkit.serving.access import SECRET_FILE, restricting_options, withdraw_secret
 from labkit.serving.hidden_arguments import CannotHide, start_hidden
+from labkit.serving.private_regions import PrivateRegions
 from labkit.serving.run_folder import run_folder
 
 LOOK_SECONDS = 0.1
@@ -41,8 +41,9 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     secret = _secret(folder)
     server = _start(command, restricting_options(secret) if secret else [])
     (folder / "pid").write_text(str(server.pid))
+    memory = PrivateRegions(regions)
     while not told and os.getppid() == parent and not _has_ended(server):
-        time.sleep(LOOK_SECONDS)
+        memory.watch(LOOK_SECONDS)
     end(server)
     for region in Path("/dev/shm").glob(f"{regions}*"):
         region.unlink(missing_ok=True)

@@ -79,13 +79,13 @@ class Server:
         ports = free_ports(address, http_port, grpc_port, metrics_port)
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
         self._folder = Path(tempfile.mkdtemp(prefix="server-", dir=private_folder()))
-        make_secret(self._folder, [self.http, self.grpc])
-        self._served = plain_path(self.repository, self._folder, "repository")
         self.log = log or self._folder / "log.txt"
         self.watchdog: Watchdog | None = None
         self._give_up = give_up
         watchdogs: list[Watchdog] = []
         try:
+            make_secret(self._folder, [self.http, self.grpc, self.metrics])
+            self._served = plain_path(self.repository, self._folder, "repository")
             self.process = self._launch(program, address, ports)
         except BaseException:
             withdraw_secret(self._folder)

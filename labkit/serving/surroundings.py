@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from labkit.errors import NotAvailable
+
 PATHS = ("LABKIT_HOME", "HF_HOME", "HF_HUB_CACHE", "TMPDIR", "PYTHONPATH")
 """Environment variables that name folders, by which a model finds its weights and its code."""
 
@@ -25,10 +27,15 @@ def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
 def plain_path(path: Path, folder: Path, name: str) -> Path:
     """A path by which Triton can start models: itself, or a link `name` in `folder` where it has spaces or the like.
 
-    Triton's Python backend starts a model through a shell, and puts no quotes around paths there.
+    Triton's Python backend starts a model through a shell, and puts no quotes around paths there. Raises `NotAvailable` where
+    the folder's own path has spaces or the like.
     """
-    if _PLAIN.fullmatch(str(path)):
+    if is_plain(str(path)):
         return path
+    if not is_plain(str(folder)):
+        raise NotAvailable(
+            f"Triton cannot use the paths {path} and {folder}: it needs one without spaces and quotes; set TMPDIR"
+        )
     link = folder / name
     link.symlink_to(path)
     return link

@@ -15,6 +15,7 @@ from labkit.checkpoints import config_of
 from labkit.checkpoints.fetch import BUILT_IN
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving import private_folder as private
+from labkit.serving.access import make_secret, secret_of, withdraw_secret
 from labkit.serving.channels import channel_options
 from labkit.serving.engine_socket import _reachable
 from labkit.serving.metrics import read_metrics
@@ -83,6 +84,8 @@ def test_a_path_that_a_shell_would_take_apart_gets_a_plain_link(tmp_path: Path, 
     assert link == tmp_path / "repository"
     assert (link / "inside").exists()
     assert plain_path(tmp_path, odd, "repository") == tmp_path
+    with pytest.raises(NotAvailable, match="set TMPDIR"):
+        plain_path(odd, odd, "repository")
     (odd / "1").mkdir()
     (odd / "1" / "model.py").touch()
     (odd / "config.pbtxt").write_text(f'backend: "python" name: "{name}"')
@@ -140,6 +143,17 @@ def test_a_socket_with_a_long_path_is_reached(tmp_path: Path) -> None:
             caller.connect(address)
         listener.accept()[0].close()
     assert path.is_socket()
+
+
+def test_a_server_of_one_s_own_has_no_proxy_at_any_address(tmp_path: Path) -> None:
+    address = f"192.0.2.1:{os.getpid()}"
+    assert ("grpc.enable_http_proxy", 0) not in channel_options(address)
+    make_secret(tmp_path, [address])
+    try:
+        assert ("grpc.enable_http_proxy", 0) in channel_options(address)
+    finally:
+        withdraw_secret(tmp_path)
+    assert secret_of(address) is None
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,18 @@ def test_a_page_may_not_read_what_comes_back(served: Server, path: str) -> None:
             assert status == 405
 
 
+def test_the_metrics_port_gives_numbers_and_takes_nothing(served: Server) -> None:
+    for method, path in (("GET", "/metrics"), ("POST", "/metrics"), ("POST", "/v2/repository/models/gptj/unload")):
+        connection = http.client.HTTPConnection(served.metrics, timeout=PATIENCE)
+        connection.request(method, path, headers=PAGE)
+        answer = connection.getresponse()
+        begin = b"# HELP nv_inference_request_success" if method == "GET" else b'{"error":"Method Not Allowed"}'
+        assert answer.read().startswith(begin), (method, path)
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+        connection.close()
+    assert grpc_client(served.grpc).is_model_ready("gptj")
+
+
 def readable_by_others(kind: str) -> list[str]:
     """What `/proc` tells of all processes that other users may read."""
     found = []
