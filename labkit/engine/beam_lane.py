@@ -11,7 +11,7 @@ from labkit.engine.beam_search import BeamSearch
 from labkit.engine.beam_tree import path
 from labkit.engine.forward import Forward
 from labkit.engine.kv_cache import KVCache
-from labkit.engine.outputs import TokenEvent
+from labkit.engine.outputs import NO_TOKEN, TokenEvent
 from labkit.engine.scheduler import Reservation, Scheduler
 from labkit.engine.sequence import Sequence
 
@@ -94,8 +94,8 @@ def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iter
         nodes = path(best.node) if best is not None else []
         for node in nodes[:-1]:
             yield sample, sample.append(node.token, node.logprob)
-        # With every token forbidden there is no hypothesis: one token 0, which plain sampling takes then, ends the text.
-        token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (0, None)
+        # With every token forbidden there is no hypothesis: the text ends without a token, as it does in plain sampling.
+        token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (NO_TOKEN, None)
         last = sample.append(token, logprob)
         score = None if best is None else best.score
         yield sample, replace(last, finish_reason=last.finish_reason or "length", score=score)

@@ -22,7 +22,7 @@ from labkit.engine.capacity import num_slots_for
 from labkit.engine.forward import Forward, fastest_forward, threads_of
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
-from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
+from labkit.engine.outputs import NO_TOKEN, Completion, RequestOutput, TokenEvent
 from labkit.engine.requests import Door, Params, Prompts, Request
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler, check_limits
@@ -125,7 +125,8 @@ class Engine:
             completion = outputs[event.request].completions[event.sample]
             if event.prompt_logprobs is not None:
                 outputs[event.request].prompt_logprobs = list(event.prompt_logprobs)
-            completion.token_ids.append(event.token_id)
+            if event.token_id != NO_TOKEN:
+                completion.token_ids.append(event.token_id)
             completion.text += event.text
             if event.logprob is not None:
                 completion.logprobs = [*(completion.logprobs or []), event.logprob]

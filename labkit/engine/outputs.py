@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 StopReason = int | str | tuple[int, ...] | None
 """What ended a text: a stop token, a stop string, a sequence of token ids; None when nothing of these did."""
 
+NO_TOKEN = -1
+"""The `token_id` of an event without a token: bad words and the minimum length left none that may come."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -23,8 +26,9 @@ class TokenEvent:
 
     `request` and `sample` say whose it is. `text` is what can be shown by now: it lags while a character is
     incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
-    text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length". `prompt_logprobs` comes with
-    the first token of the first sample, where it was asked for: one entry a token of the prompt, None for the first.
+    text, a stop token, a stop string or a sequence of token ids: `stop_reason`), "length", or "banned": every token is
+    forbidden, and this event brings none (`NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample,
+    where it was asked for: one entry a token of the prompt, None for the first.
     `score` comes with the last token of a beam search's hypothesis.
     """
 
@@ -84,5 +88,5 @@ class RequestOutput:
 
     @property
     def finish_reason(self) -> str:
-        """Why the first continuation ended: "stop" or "length"."""
+        """Why the first continuation ended: "stop", "length" or "banned"."""
         return self.completions[0].finish_reason

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
+from labkit.engine.banned_text import BannedText
 from labkit.engine.outputs import TokenEvent
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.sequence import Sequence
+from labkit.engine.text_bans import TextBans, utf8
 from labkit.errors import InvalidRequest
 
 Prompts = str | SequenceOf[str] | SequenceOf[SequenceOf[int]]
@@ -53,6 +55,7 @@ class Door:
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._text_bans = TextBans(tokenizer, config.vocab_size) if tokenizer else None
         self._max_batch_size = max_batch_size
         self._check = check
         self._ids = itertools.count()
@@ -123,7 +126,8 @@ class Door:
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
-        bad_words = self._bad_words(params)
+        banned_texts = self._check_words(params)
+        tokenizer = self._tokenizer
         samples = [
             Sequence(
                 request=number,
@@ -132,22 +136,21 @@ class Door:
                 params=params,
                 max_new_tokens=limit,
                 eos_token_id=self._config.eos_token_id,
-                bad_words=bad_words,
+                bad_words=list(dict.fromkeys(tuple(word) for word in params.bad_words if not isinstance(word, str))),
                 seed=seed,
-                token_bytes=self._tokenizer.token_bytes if self._tokenizer else lambda token: b"",
+                token_bytes=tokenizer.token_bytes if tokenizer else lambda token: b"",
+                special_tokens=tokenizer.special_tokens if tokenizer else {},
+                banned_texts=banned_texts,
             )
             for sample in range(params.num_samples)
         ]
         self._check(samples[0])
         return samples
 
-    def _bad_words(self, params: SamplingParams) -> list[tuple[int, ...]]:
-        """Bad words as token sequences; a text is banned both at the start of a word and inside one."""
-        banned: list[tuple[int, ...]] = []
-        for word in params.bad_words:
+    def _check_words(self, params: SamplingParams) -> tuple[BannedText, ...]:
+        """What bans the bad words given as text; a stop string, too, must be a text that can be written."""
+        for word in params.stop:
             if isinstance(word, str):
-                encode = self._need_tokenizer().encode
-                banned += [tuple(encode(word)), tuple(encode(" " + word.lstrip()))]
-            else:
-                banned.append(tuple(word))
-        return list(dict.fromkeys(banned))
+                utf8(word, "stop")
+        texts = [word for word in params.bad_words if isinstance(word, str)]
+        return self._text_bans.of(texts) if texts and self._text_bans else ()

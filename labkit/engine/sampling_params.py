@@ -27,7 +27,8 @@ class SamplingParams:
     Length and end
     max_new_tokens: tokens to make at most; left out: 64, or fewer where the context ends.
     min_new_tokens: until so many are made, the end of text and the stop tokens cannot be chosen, and `stop` does nothing.
-    stop: strings, or sequences of token ids, that end the text just before them. stop_token_ids: tokens that end it.
+    stop: strings, or sequences of token ids, that end the text just before them, however it is cut into tokens. A special
+        token is no text, but a string with its name (`<|endoftext|>`) is met by it. stop_token_ids: tokens that end it.
     end_token_id: the token that ends the text in place of the model's own end of text.
     ignore_eos: go on past the end of text.
     start_token_id: the token that an empty prompt begins with; without it an empty prompt is refused.
@@ -46,7 +47,9 @@ class SamplingParams:
     repetition_penalty: logits of tokens in prompt or continuation are divided (if positive) or multiplied (if
         negative) by it (Keskar et al. 2019); 1 is off.
     presence_penalty: subtracted from the logits of tokens already in the continuation; 0 is off.
-    bad_words: strings, or sequences of token ids, that must not be written.
+    bad_words: strings that the text does not hold anywhere, inside a word neither (`the` bans `other`), however it is cut
+        into tokens; nor does one begin in the prompt and end in the text. Of sequences of token ids, the last token is
+        banned where the others stand before it. A text ends with the reason "banned" where no token is left.
 
     Beam search (no draw is made: `temperature` divides the logits, 0 leaves them; penalties and bans work on
     log-probabilities, as in transformers)

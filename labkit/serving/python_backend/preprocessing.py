@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import answer_each, array_of, text_of
-from labkit.serving.word_lists import to_word_lists, words_of_csv
+from labkit.serving.word_lists import to_word_lists, word_forms, words_of_csv
 from labkit.tokenizer import Tokenizer
 
 
@@ -55,7 +55,7 @@ class TritonPythonModel:
         return self._tokenizer.encode(text_of(text, "a prompt"))
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
-        """`[batch, 2, n]`. A word is looked for both as it stands and behind a space: these are different tokens."""
+        """`[batch, 2, n]`: the tokens of each form of each word."""
         lines = array_of(request, name)
         if lines is None:
             return np.stack([to_word_lists([])] * batch)
@@ -64,7 +64,6 @@ class TritonPythonModel:
         found = []
         for line in lines:
             words = [word for text in line for word in words_of_csv(text_of(text, name), name)]
-            variants = dict.fromkeys(form for word in words for form in (word, " " + word.lstrip()))
-            found.append([self._tokenizer.encode(form) for form in variants])
+            found.append([self._tokenizer.encode(form, whole=False) for form in word_forms(words)])
         width = max(1, *(sum(map(len, words)) for words in found))
         return np.stack([to_word_lists(words, width) for words in found])
