@@ -126,7 +126,7 @@ class Door:
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
-        banned_texts = self._check_words(params)
+        banned_texts = self.banned_texts(params)
         tokenizer = self._tokenizer
         samples = [
             Sequence(
@@ -147,8 +147,11 @@ class Door:
         self._check(samples[0])
         return samples
 
-    def _check_words(self, params: SamplingParams) -> tuple[BannedText, ...]:
-        """What bans the bad words given as text; a stop string, too, must be a text that can be written."""
+    def banned_texts(self, params: SamplingParams) -> tuple[BannedText, ...]:
+        """What bans the bad words given as text; a stop string, too, must be a text that UTF-8 can write.
+
+        Kept for the next request with the same words. Raises `InvalidRequest`.
+        """
         for word in params.stop:
             if isinstance(word, str):
                 utf8(word, "stop")

@@ -89,7 +89,8 @@ class BannedRows:
         """Logits `[n, vocab_size]` of these rows with minus infinity where a word would be completed; in place."""
         for line, row in zip(logits, rows, strict=True) if any(self._rows[row] for row in rows) else ():
             for banned, state in self._rows[row]:
-                line.index_fill_(0, banned.banned(state, logits.device), -math.inf)
+                for tokens in banned.banned(state, logits.device):
+                    line.index_fill_(0, tokens, -math.inf)
         return logits
 
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor) -> None:

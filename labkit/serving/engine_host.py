@@ -91,6 +91,7 @@ class EngineHost:
         `Overloaded` when as many wait as may, `RankFailed` when a rank of the model is gone, `Cancelled` after `close`.
         """
         self._check_words(params)
+        self.engine.prepare(params)
         job = Job(self, self._tokens(prompt), params, on_event, on_failure, deadline)
         with self._changed:
             if self._lost:
