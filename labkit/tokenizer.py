@@ -1,8 +1,14 @@
-"""Text to token ids and back, by the `tokenizer.json` of a byte-level BPE (GPT-2's form, which GPT-J uses)."""
+"""Text to token ids and back, by the `tokenizer.json` of a byte-level BPE (GPT-2's form, which GPT-J uses).
+
+The ids are those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor (which may put
+special tokens around a text) are applied. What the file keeps of the calls that somebody made before it was saved is not:
+truncation, padding, and the dropout of a training run, which would cut the same text differently each time.
+`tokenizer_config.json` is not read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit.errors import CheckpointError, InvalidRequest
@@ -23,8 +29,13 @@ class Tokenizer:
             self._backend = Backend.from_file(str(path)) if content is None else Backend.from_str(content)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"cannot read the tokenizer {path}: {error}") from error
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        if getattr(self._backend.model, "dropout", None) is not None:
+            self._backend.model.dropout = None
         self._bytes: dict[int, bytes] = {}
-        self._special = {token for token, added in self._backend.get_added_tokens_decoder().items() if added.special}
+        added = self._backend.get_added_tokens_decoder()
+        self._special = {token: str(one.content) for token, one in added.items() if one.special}
 
     @property
     def vocab_size(self) -> int:
@@ -41,15 +52,23 @@ class Tokenizer:
         """Write it as a `tokenizer.json`."""
         self._backend.save(str(path))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; raises `InvalidRequest` for anything but a string that UTF-8 can write."""
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        """The names of special tokens, `<|endoftext|>` say, by token id; `decode` leaves them out."""
+        return self._special
+
+    def encode(self, text: str, *, whole: bool = True) -> list[int]:
+        """Token ids of `text`. Raises `InvalidRequest` for anything but a string that UTF-8 can write.
+
+        A whole text gets the special tokens that the file puts around a text; a word or another part of one does not.
+        """
         if not isinstance(text, str):
             raise InvalidRequest(f"text to tokenize is {text!r}; a string is accepted")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidRequest(f"the text holds {text[error.start]!r}, half a character that UTF-8 cannot write") from None
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._backend.encode(text, add_special_tokens=whole).ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:

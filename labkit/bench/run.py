@@ -22,7 +22,7 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.capacity import free_bytes
 from labkit.engine.loader import check_memory
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
-from labkit.measure import Record, Roofline, ceilings, roofline
+from labkit.measure import Ceilings, Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
 from labkit.measure.memory import give_back_free_memory, resident_bytes
 from labkit.parallel.traffic import H100_READ, NVLINK, predicted_scaling
@@ -42,35 +42,28 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
     settings.check(checkpoint.config)
     device = as_device(settings.device)
-    precision = as_precision(settings.precision, device)
-    if precision not in PRECISIONS:
-        raise InvalidRequest(f"precision is {precision!r}; the bench runs in {', '.join(PRECISIONS)}")
-    check_memory(checkpoint, device, precision)
+    precisions = list(dict.fromkeys(as_precision(name, device) for name in settings.precisions or (None,)))
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise InvalidRequest(f"precision is {precision!r}; the bench runs in {', '.join(PRECISIONS)}")
+        check_memory(checkpoint, device, precision)
     progress(f"measuring the ceilings of {device}")
     limits = ceilings(device)
-    session = Session(settings, checkpoint, device, precision, progress)
-    session.run()
+    sessions = [Session(settings, checkpoint, device, precision, progress) for precision in precisions]
     rows: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
-    middle = settings.prompt_tokens + settings.new_tokens // 2
-    for batch, measured in session.measured.items():
-        if not measured:
-            continue
-
-        def limit_of(rate: float, batch: int = batch) -> Roofline:
-            best = replace(limits, read_bytes_per_second=rate)
-            return roofline(checkpoint.config, batch=batch, length=middle, precision=precision, ceilings=best)
-
-        about = {name: session.about[name] | session.notes[batch, name] for name in measured}
-        rows += rows_of(batch, precision, measured, about, limit_of, session.interleaved)
-        ratios += ratios_of(batch, measured, session.interleaved)
+    for session in sessions:
+        session.run()
+        rows += session.rows(limits)
+        ratios += session.ratios()
+    not_measured = [row for session in sessions for row in session.not_measured]
     if not rows:
-        raise NotAvailable("; ".join(f"{row['engine']}: {row['why']}" for row in session.not_measured))
-    asked = asdict(settings) | {"precision": precision, "device": str(device)}
+        raise NotAvailable("; ".join(f"{row['engine']}: {row['why']}" for row in not_measured))
+    asked = asdict(settings) | {"precisions": precisions, "device": str(device)}
     state = gpu_state(device.index or 0) if device.type == "cuda" else None
     extra = {
         "ratios": ratios,
-        "not_measured": session.not_measured,
+        "not_measured": not_measured,
         "ceilings": limits.to_dict(),
         "config": checkpoint.config.to_dict(),
         "gpu_state": state.to_dict() if state else "not measured here: no GPU in this run",
@@ -85,7 +78,9 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
 
 
 class Session:
-    """Builds and runs the engines, all together or one at a time; `measured` has each batch's engines, labkit first.
+    """Builds and runs the engines in one precision, all together or one at a time.
+
+    `measured` has each batch's engines, labkit first.
 
     An engine that cannot be built or run here is left out and named in `not_measured`, whatever it raised: a peer is
     other people's code, and the others' figures are as good without it.
@@ -121,6 +116,27 @@ class Session:
                 self._run_batch(engines, batch)
             engines.clear()
             gc.collect()
+
+    def rows(self, limits: Ceilings) -> list[dict[str, Any]]:
+        """A row for each engine and batch that was measured, compared with the limits of this machine."""
+        settings, config = self._settings, self._checkpoint.config
+        middle = settings.prompt_tokens + settings.new_tokens // 2
+        rows: list[dict[str, Any]] = []
+        for batch, measured in self.measured.items():
+
+            def limit_of(rate: float, batch: int = batch) -> Roofline:
+                best = replace(limits, read_bytes_per_second=rate)
+                return roofline(config, batch=batch, length=middle, precision=self._precision, ceilings=best)
+
+            about = {name: self.about[name] | self.notes[batch, name] for name in measured}
+            if measured:
+                rows += rows_of(batch, self._precision, measured, about, limit_of, self.interleaved)
+        return rows
+
+    def ratios(self) -> list[dict[str, Any]]:
+        """How many times faster labkit is than each peer, for each batch."""
+        found = [row for batch, measured in self.measured.items() for row in ratios_of(batch, measured, self.interleaved)]
+        return [row | {"precision": self._precision} for row in found]
 
     def _try(self, name: str, do: Callable[[], object], **where: int) -> bool:
         """Whether `do` did; if not, why it could not is noted."""

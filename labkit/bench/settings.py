@@ -16,7 +16,7 @@ from labkit.parallel import Layout
 @dataclass(frozen=True)
 class BenchSettings:
     """What to run. `batches` are run one after the other; `against` names peers; `seconds` bounds each batch's runs,
-    but `rounds` are run in any case.
+    but `rounds` are run in any case. `precisions` are run one after the other as well; none named: what suits the device.
 
     one_at_a_time: build each engine alone, run all batches, free it and go on to the next, which takes the memory of one;
     done by itself when they do not fit together. tensor_parallel, pipeline_parallel: labkit on so many ranks as well, each
@@ -27,7 +27,7 @@ class BenchSettings:
     batches: tuple[int, ...] = (1,)
     prompt_tokens: int = 128
     new_tokens: int = 64
-    precision: str | None = None
+    precisions: tuple[str, ...] = ()
     device: str | None = None
     against: tuple[str, ...] = ("hf",)
     seed: int = 0

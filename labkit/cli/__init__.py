@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.cli.output import report_errors
+from labkit.cli.output import report_errors, write_anything
 
 app = typer.Typer(
     name="labkit",
@@ -62,6 +62,7 @@ def _register() -> None:
 
 def main() -> None:
     """Run the command line of this process."""
+    write_anything()
     _register()
     app(prog_name="labkit")
 

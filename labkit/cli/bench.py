@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say, whole_numbers
+from labkit.cli.output import DeviceOption, JsonOption, ModelOption, SeedOption, names, print_json, say, whole_numbers
 
 if TYPE_CHECKING:
     from labkit.measure import Record
@@ -34,7 +35,10 @@ def bench(
         Path | None, typer.Option(help="Draw the decode steps, collectives apart, to this PNG or SVG file.")
     ] = None,
     device: DeviceOption = None,
-    precision: PrecisionOption = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, bf16, fp16, int8 or int4, several separated by commas; what suits the device when left out."),
+    ] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -51,9 +55,9 @@ def bench(
         batches=whole_numbers(batch, "--batch"),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        precision=precision,
+        precisions=names(precision or ""),
         device=device,
-        against=tuple(dict.fromkeys(name.strip() for name in against.split(",") if name.strip())),
+        against=names(against),
         seed=seed,
         seconds=seconds,
         rounds=rounds,
@@ -77,16 +81,17 @@ def bench(
 def _draw(record: Record, path: Path) -> None:
     from labkit.measure import plots
 
+    which = _which(record)
     steps = [row["decode_ms_per_token"] for row in record.rows]
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
     unseen = ["communication_bytes" in row and "communication_share" not in row for row in record.rows]  # GPUs pass on unseen
-    names = [
-        f"batch {row['batch']}, {row['engine'].removeprefix('labkit-')}{' (not apart)' if together else ''}"
+    bars = [
+        f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not apart)' if together else ''}"
         for row, together in zip(record.rows, unseen, strict=True)
     ]
     parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
     title = "A decode step, milliseconds"
-    plots.parts_plot(names, parts, xlabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
+    plots.parts_plot(bars, parts, xlabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
 
 
 def _print_table(record: Record) -> None:
@@ -112,6 +117,7 @@ def _print_table(record: Record) -> None:
         )
     console = Console()
     console.print(table)
+    which = _which(record)
     for row in record.rows:
         if "communication_bytes" in row:
             size = f"{row['communication_bytes'] / 1e3:.1f} kB a step"
@@ -120,17 +126,23 @@ def _print_table(record: Record) -> None:
                 if "communication_share" in row
                 else "no time apart"
             )
-            console.print(f"{row['engine']}, batch {row['batch']}: {share} in collectives, {size}")
+            console.print(f"{row['engine']}, batch {row['batch']}{which(row)}: {share} in collectives, {size}")
     if scaling := record.extra.get("predicted_scaling"):
         speeds = ", ".join(f"{gpus} GPUs {speed:.2f} x" for gpus, speed in scaling["times_faster"].items())
         console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one")
     for row in record.extra["ratios"]:
         parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
         alone = "" if row["interleaved"] else ", each run alone"
-        console.print(f"labkit against {row['peer']}, batch {row['batch']}{alone}: {', '.join(parts)} the speed")
+        console.print(f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} the speed")
     for row in record.extra["not_measured"]:
-        which = f", batch {row['batch']}" if "batch" in row else ""
-        console.print(f"{row['engine']}{which}: {row['why']}")
+        batch = f", batch {row['batch']}" if "batch" in row else ""
+        console.print(f"{row['engine']}{batch}{which(row)}: {row['why']}")
+
+
+def _which(record: Record) -> Callable[[dict[str, Any]], str]:
+    """What a line says of a row's precision: nothing where there is one."""
+    several = len(record.settings["precisions"]) > 1
+    return lambda row: f", {row['precision']}" if several else ""
 
 
 def _times(found: dict[str, float]) -> str:

@@ -34,9 +34,12 @@ def evaluate(
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"cannot read {path} as UTF-8 text: {error}") from error
     result = score(load(model, device=device, dtype=precision, seed=seed), content, window=window, seed=seed)
-    low, high = result.interval
+    interval = "no interval: the text is one window"
+    if result.interval is not None:
+        low, high = result.interval
+        interval = f"95 % interval {low:.4f} to {high:.4f}"
     print(
-        f"{result.bits_per_byte:.4f} bits per byte (95 % interval {low:.4f} to {high:.4f}), perplexity "
+        f"{result.bits_per_byte:.4f} bits per byte ({interval}), perplexity "
         f"{result.perplexity:.2f} over {result.tokens:,} tokens of {path.name}"
     )
     if json:
@@ -45,6 +48,6 @@ def evaluate(
                 "bits_per_byte": result.bits_per_byte,
                 "perplexity": result.perplexity,
                 "tokens": result.tokens,
-                "interval": list(result.interval),
+                "interval": None if result.interval is None else list(result.interval),
             }
         )

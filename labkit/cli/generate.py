@@ -14,6 +14,8 @@ from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOp
 if TYPE_CHECKING:
     from labkit.engine import Completion, Engine, SamplingParams
 
+ENDS = {"length": "reached max_new_tokens", "banned": "bad words and the minimum length leave no token that may come"}
+
 
 def generate(
     context: typer.Context,
@@ -106,7 +108,7 @@ def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
         sys.stdout.flush()
         reason = event.finish_reason or reason
     sys.stdout.write("\n")
-    say(f"[{'reached max_new_tokens' if reason == 'length' else 'the text ended'}]")
+    say(f"[{ENDS.get(reason or '', 'the text ended')}]")
 
 
 def _print_logprobs(engine: Engine, completion: Completion) -> None:

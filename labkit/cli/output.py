@@ -7,6 +7,7 @@ success, 2 wrong use, 1 failure with one sentence on stderr.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import sys
@@ -57,6 +58,18 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             raise SystemExit(1) from None
 
     return wrapped
+
+
+def write_anything() -> None:
+    """Let stdout and stderr write every character: one that a terminal's encoding lacks as its number, `\\u2014` say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names of an option such as `hf,openvino`, in their order and each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -13,10 +13,9 @@ from labkit.engine.failures import failed, may_be_of_one
 from labkit.engine.forward import Forward
 from labkit.engine.interrupts import held
 from labkit.engine.kv_cache import KVCache
-from labkit.engine.outputs import TokenEvent
+from labkit.engine.outputs import NO_TOKEN, TokenEvent
 from labkit.engine.scheduler import Reservation, Scheduler
 from labkit.engine.sequence import Sequence
-from labkit.errors import LabkitError
 
 
 @dataclass(eq=False)
@@ -128,17 +127,17 @@ class BeamLane:
 
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
     """The tokens of the best hypotheses, best first, one a sample; the last one again where bad words left too few."""
-    if not hypotheses:
-        yield failed(samples[0], LabkitError("every token is forbidden, by bad_words or by min_new_tokens; allow some"))
-        return
     for number, sample in enumerate(samples):
-        best = hypotheses[min(number, len(hypotheses) - 1)]
-        nodes = path(best.node)
+        best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
+        nodes = path(best.node) if best is not None else []
         try:
             for node in nodes[:-1]:
                 yield sample, sample.append(node.token, node.logprob)
-            last = sample.append(nodes[-1].token, nodes[-1].logprob)
+            # With every token forbidden there is no hypothesis: the text ends without a token, as it does in plain sampling.
+            token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (NO_TOKEN, None)
+            last = sample.append(token, logprob)
         except Exception as error:
             yield failed(sample, error)
             return
-        yield sample, replace(last, finish_reason=last.finish_reason or "length", score=best.score)
+        score = None if best is None else best.score
+        yield sample, replace(last, finish_reason=last.finish_reason or "length", score=score)

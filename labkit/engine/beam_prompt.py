@@ -81,8 +81,8 @@ def positions_of(sequence: Sequence) -> int:
 
 def ends_of(sequence: Sequence) -> Ends:
     """What tells whether a token ends a branch: a stop token, a stop sequence or a stop string, as `Sequence` has it."""
-    params, token_bytes = sequence.params, sequence.token_bytes
-    strings = [word for word in params.stop if isinstance(word, str)]
+    params = sequence.params
+    any_string = any(isinstance(word, str) for word in params.stop)
 
     def ends(parent: Node | None, token: int, made: int) -> bool:
         if token in sequence.stop_token_ids:
@@ -93,7 +93,9 @@ def ends_of(sequence: Sequence) -> Ends:
         tokens = [*(node.token for node in path(parent, searched - 1)), token]
         if sequence.stop_words.found(tokens) is not None:
             return True
-        text = b"".join(map(token_bytes, tokens)).decode("utf-8", "replace") if strings else ""
-        return any(string in text for string in strings)
+        stream = sequence.text_stream()
+        if any_string:
+            stream.push(*map(sequence.piece, tokens))
+        return stream.stopped_by is not None
 
     return ends

@@ -192,6 +192,13 @@ class Engine:
             self._added[request.request_id] = request
         return request.request_id
 
+    def prepare(self, params: SamplingParams) -> None:
+        """Do the work that the bad words of a request take (up to a second for a thousand) before it is added.
+
+        A server calls it in the caller's thread, so that `add_request` holds nobody up. Raises `InvalidRequest`.
+        """
+        self._door.banned_texts(params)
+
     def step(self) -> list[TokenEvent]:
         """Run one forward pass over what there is to do; the new tokens of added requests, in the order they were made.
 

@@ -20,13 +20,14 @@ RESAMPLES = 1000
 class Evaluation:
     """A text's score: `bits_per_byte` (of UTF-8), `perplexity` a token, the `tokens` predicted.
 
-    `interval` is the 95 % interval of `bits_per_byte` under resampling of the text's windows (percentile bootstrap).
+    `interval` is the 95 % interval of `bits_per_byte` under resampling of the text's windows (percentile bootstrap); None for a
+    text of one window, of which nothing can be drawn.
     """
 
     bits_per_byte: float
     perplexity: float
     tokens: int
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
@@ -59,17 +60,23 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
         bits_per_byte=total / math.log(2) / text_bytes,
         perplexity=math.exp(total / tokens),
         tokens=tokens,
-        interval=_bootstrap(nats, byte_counts, seed),
+        interval=_bootstrap(nats, byte_counts, text_bytes, seed),
     )
 
 
-def _bootstrap(nats: list[float], byte_counts: list[int], seed: int) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % points of bits per byte over windows drawn with replacement."""
+def _bootstrap(nats: list[float], byte_counts: list[int], text_bytes: int, seed: int) -> tuple[float, float] | None:
+    """The 2.5 % and 97.5 % points of bits per byte over windows drawn with replacement.
+
+    All `text_bytes` are shared out to the windows, those of the first token, which is not predicted, included.
+    """
+    if len(nats) < 2:
+        return None
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = RESAMPLES, len(nats)
     draws = torch.randint(len(nats), shape, generator=generator, dtype=torch.int64, device="cpu")
     ratio = _wide(nats)[draws].sum(1) / _wide(byte_counts)[draws].sum(1)
-    low, high = torch.quantile(ratio / math.log(2), _wide([0.025, 0.975])).tolist()
+    ratio *= sum(byte_counts) / text_bytes / math.log(2)
+    low, high = torch.quantile(ratio, _wide([0.025, 0.975])).tolist()
     return low, high
 
 

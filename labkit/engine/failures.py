@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labkit import ops
-from labkit.engine.outputs import TokenEvent
+from labkit.engine.outputs import NO_TOKEN, TokenEvent
 from labkit.engine.sequence import Sequence
 from labkit.errors import LabkitError, RankFailed, RequestFailed
 
@@ -25,7 +25,7 @@ def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEve
     cause = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
     reason = RequestFailed(f"request {sequence.request} failed in a step of the engine and was ended: {cause}")
     reason.__cause__ = error
-    return sequence, TokenEvent(sequence.request, sequence.sample, -1, "", finish_reason="error", error=reason)
+    return sequence, TokenEvent(sequence.request, sequence.sample, NO_TOKEN, "", finish_reason="error", error=reason)
 
 
 def check_numbers(logits: Tensor) -> None:

@@ -9,6 +9,9 @@ from labkit.errors import RequestFailed
 StopReason = int | str | tuple[int, ...] | None
 """What ended a text: a stop token, a stop string, a sequence of token ids; None when nothing of these did."""
 
+NO_TOKEN = -1
+"""The `token_id` of an event without a token: bad words and the minimum length left none that may come."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -25,12 +28,13 @@ class TokenEvent:
 
     `request` and `sample` say whose it is. `text` is what can be shown by now: it lags while a character is
     incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
-    text, a stop token, a stop string or a sequence of token ids: `stop_reason`) or "length". `prompt_logprobs` comes with
-    the first token of the first sample, where it was asked for: one entry a token of the prompt, None for the first.
+    text, a stop token, a stop string or a sequence of token ids: `stop_reason`), "length", or "banned": every token is
+    forbidden, and this event brings none (`NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample,
+    where it was asked for: one entry a token of the prompt, None for the first.
     `score` comes with the last token of a beam search's hypothesis.
 
     A request that fails is ended, with all its samples, by one event that has an `error` (which names the request and the
-    cause), the `finish_reason` "error", and no token (`token_id` -1). Only `Engine.step` gives such events: `generate` and
+    cause), the `finish_reason` "error", and no token (`NO_TOKEN`). Only `Engine.step` gives such events: `generate` and
     `stream` raise the error.
     """
 
@@ -91,7 +95,7 @@ class RequestOutput:
 
     @property
     def finish_reason(self) -> str:
-        """Why the first continuation ended: "stop" or "length"."""
+        """Why the first continuation ended: "stop", "length" or "banned"."""
         return self.completions[0].finish_reason
 
     def take(self, event: TokenEvent) -> None:
@@ -99,7 +103,8 @@ class RequestOutput:
         completion = self.completions[event.sample]
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = list(event.prompt_logprobs)
-        completion.token_ids.append(event.token_id)
+        if event.token_id != NO_TOKEN:
+            completion.token_ids.append(event.token_id)
         completion.text += event.text
         if event.logprob is not None:
             completion.logprobs = [*(completion.logprobs or []), event.logprob]

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
+from labkit.engine.banned_text import BannedText
 from labkit.engine.forms import shown
 from labkit.engine.outputs import TokenEvent
 from labkit.engine.prompt_forms import Params, Prompts, one_prompt, params_list, prompt_list
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.sequence import Sequence
+from labkit.engine.text_bans import TextBans, utf8
 from labkit.errors import InvalidRequest
 
 NO_TOKENIZER = (
@@ -64,6 +66,7 @@ class Door:
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._text_bans = TextBans(tokenizer, config.vocab_size) if tokenizer else None
         self._max_batch_size = max_batch_size
         self._check = check
         self._ids = itertools.count()
@@ -129,8 +132,10 @@ class Door:
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
-        bad_words = self._bad_words(params)
+        bad_words = list(dict.fromkeys(tuple(word) for word in params.bad_words if not isinstance(word, str)))
         _check_size(bad_words)
+        banned_texts = self.banned_texts(params)
+        tokenizer = self._tokenizer
         samples = [
             Sequence(
                 request=number,
@@ -141,23 +146,25 @@ class Door:
                 eos_token_id=self._config.eos_token_id,
                 bad_words=bad_words,
                 seed=seed,
-                token_bytes=self._tokenizer.token_bytes if self._tokenizer else lambda token: b"",
+                token_bytes=tokenizer.token_bytes if tokenizer else lambda token: b"",
+                special_tokens=tokenizer.special_tokens if tokenizer else {},
+                banned_texts=banned_texts,
             )
             for sample in range(params.num_samples)
         ]
         self._check(samples[0])
         return samples
 
-    def _bad_words(self, params: SamplingParams) -> list[tuple[int, ...]]:
-        """Bad words as token sequences; a text is banned both at the start of a word and inside one."""
-        banned: list[tuple[int, ...]] = []
-        for word in params.bad_words:
+    def banned_texts(self, params: SamplingParams) -> tuple[BannedText, ...]:
+        """What bans the bad words given as text; a stop string, too, must be a text that UTF-8 can write.
+
+        Kept for the next request with the same words. Raises `InvalidRequest`.
+        """
+        for word in params.stop:
             if isinstance(word, str):
-                encode = self._need_tokenizer().encode
-                banned += [tuple(encode(word)), tuple(encode(" " + word.lstrip()))]
-            else:
-                banned.append(tuple(word))
-        return list(dict.fromkeys(banned))
+                utf8(word, "stop")
+        texts = [word for word in params.bad_words if isinstance(word, str)]
+        return self._text_bans.of(texts) if texts and self._text_bans else ()
 
 
 def _check_size(bad_words: list[tuple[int, ...]]) -> None:

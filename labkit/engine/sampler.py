@@ -8,6 +8,7 @@ alone (a counter-based generator), never on which other sequences share the batc
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from labkit import ops
 from labkit.engine.bad_words import BadWords
-from labkit.engine.outputs import TokenLogprob
+from labkit.engine.outputs import NO_TOKEN, TokenLogprob
 from labkit.engine.sequence import Sequence
+from labkit.engine.text_bans import BannedRows
 from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
 
 RESET = 16
@@ -35,10 +37,12 @@ class _Wishes:
     decays: bool = False
     marked: bool = False
     words: bool = False
+    texts: bool = False
+    bans: bool = False
 
     @property
     def edits(self) -> bool:
-        return self.marked or self.words
+        return self.marked or self.words or self.texts
 
     @classmethod
     def of(cls, sequence: Sequence) -> _Wishes:
@@ -52,6 +56,8 @@ class _Wishes:
             decays=decays,
             marked=penalized or bans or (decays and bool(params.top_p_reset_ids)),
             words=any(len(word) > 1 for word in sequence.bad_words),
+            texts=bool(sequence.banned_texts),
+            bans=bans or bool(sequence.bad_words) or bool(sequence.banned_texts),
         )
 
 
@@ -67,6 +73,7 @@ class Sampler:
         self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
         self._words: BadWords | None = None
+        self._texts = BannedRows(rows)
         self._indexed: dict[str, tuple[tuple[int, ...], Tensor]] = {}
 
     @torch.inference_mode()
@@ -90,6 +97,7 @@ class Sampler:
         if self._words is not None:
             longer = [word for word in sequence.bad_words if len(word) > 1]
             self._words.join(row, longer, [*sequence.prompt, *sequence.new_tokens])
+        self._texts.join(row, sequence)
 
     def leave(self, row: int) -> None:
         """Forget the sequence in a row."""
@@ -106,13 +114,14 @@ class Sampler:
         for state in (self._numbers.T, self._counters.T, self._marks, *(self._words.state if self._words else ())):
             if state is not None:
                 state[: len(parents)] = state[index]
+        self._texts.select(parents)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """The next token of the sequences in `rows`: `[n]` int64 on the device; the rows take their tokens.
 
-        `logits` `[n, vocab_size]` of any float dtype, in the order of `rows`, left unchanged. Nothing is copied to the
-        host and nothing waits.
+        `logits` `[n, vocab_size]` of any float dtype, in the order of `rows`, left unchanged. `NO_TOKEN` where every token is
+        forbidden. Nothing is copied to the host and nothing waits, but for rows with bad words given as text.
         """
         edited = self.edit(logits, rows)
         tokens = self._draw(edited, rows)
@@ -165,6 +174,8 @@ class Sampler:
         if self._words is not None and any(wish.words for wish in wishes):
             edited = edited.clone() if edited is logits else edited
             edited = self._words.ban(edited, index)
+        if any(wish.texts for wish in wishes):
+            edited = self._texts.ban(edited.clone() if edited is logits else edited, rows)
         return edited
 
     @torch.inference_mode()
@@ -174,7 +185,7 @@ class Sampler:
         if not any(wish.draws or wish.edits for wish in wishes):
             return
         index = self._index("rows", rows)
-        going = torch.ones_like(tokens, dtype=torch.bool) if going is None else going
+        going = tokens != NO_TOKEN if going is None else going & (tokens != NO_TOKEN)
         self._counters[_POSITION, index] += going.long()
         if self._marks is not None:
             self._marks[index, tokens] |= MADE * going.to(torch.uint8)
@@ -182,6 +193,8 @@ class Sampler:
             self._decay(tokens, index, going)
         if self._words is not None:
             self._words.advance(index, tokens, going)
+        if any(wish.texts for wish in wishes):
+            self._texts.advance(tokens, rows, going)
 
     def _decay(self, tokens: Tensor, index: Tensor, going: Tensor) -> None:
         numbers = self._numbers[:, index]
@@ -191,6 +204,12 @@ class Sampler:
         self._numbers[_TOP_P, index] = torch.where(going, lower, numbers[_TOP_P])
 
     def _draw(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
+        tokens = self._drawn(logits, rows)
+        if not any(self._wishes[row].bans for row in rows):
+            return tokens
+        return tokens.where(logits.amax(dim=-1) > -math.inf, NO_TOKEN)
+
+    def _drawn(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
         if not drawing:
             return logits.argmax(dim=-1)
@@ -252,7 +271,9 @@ def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
 
 def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
     """Log-probabilities of the chosen tokens, and of the likeliest ones, where a sequence asked for them."""
-    counts = [sequence.params.logprobs for sequence in sequences]
+    counts = [
+        None if token == NO_TOKEN else sequence.params.logprobs for sequence, token in zip(sequences, tokens, strict=True)
+    ]
     wanted = [row for row, count in enumerate(counts) if count is not None]
     found: list[TokenLogprob | None] = [None] * len(sequences)
     scores = token_logprobs(logits[wanted], [tokens[row] for row in wanted], [counts[row] or 0 for row in wanted])

@@ -26,7 +26,7 @@ from labkit.engine.sampler import Sampler, logprobs, token_logprobs
 from labkit.engine.scheduler import Chunk, Plan, Scheduler
 from labkit.engine.sequence import Sequence
 from labkit.engine.slot_pool import SlotPool
-from labkit.errors import InvalidRequest, LabkitError
+from labkit.errors import InvalidRequest
 
 SCORED_AT_ONCE = 64
 """Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""
@@ -227,8 +227,6 @@ class StepLoop:
         for token, score in zip(tokens, scores, strict=True):
             first = not sequence.new_tokens and entry.scores_prompt and sequence.sample == 0
             try:
-                if sequence.forbids(token):
-                    raise LabkitError("every token is forbidden here, by bad_words or by min_new_tokens; allow some")
                 event = sequence.append(token, score)
             except Exception as error:
                 yield failed(sequence, error)

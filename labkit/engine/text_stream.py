@@ -3,42 +3,78 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+_FIRST_MARK = 0xD800  # half characters, which no decoded text holds, stand for special tokens while stops are looked for
 
 
 class TextStream:
-    """Takes the bytes of one token after another and gives the text that is settled.
+    """Takes the pieces of one token after another and gives the text that is settled.
 
-    Holds back bytes of an unfinished UTF-8 character, and text that is the beginning of a stop string.
+    Holds back bytes of an unfinished UTF-8 character, and text that is the beginning of a stop string. `special` are the
+    names of special tokens: they are no text, but a stop string that holds such a name is met where the token stands.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = (), special: Iterable[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
+        names = sorted({name for name in special if any(name in one for one in stop)}, key=len, reverse=True)
+        self._marks = {name: chr(_FIRST_MARK + number) for number, name in enumerate(names)}
+        self._no_marks = dict.fromkeys(map(ord, self._marks.values()))
+        self._marked = {self._with_marks(one): one for one in stop if self._with_marks(one) != one}
         self._held = ""
         self.stopped_by: str | None = None
 
-    def push(self, token_bytes: bytes, *, last: bool = False, searching: bool = True) -> str:
-        """Text settled by this token; with `last` everything is. After a stop string nothing more comes.
+    def push(self, *pieces: bytes | str, last: bool = False, searching: bool = True) -> str:
+        """Text settled by these tokens; with `last` everything is. After a stop string nothing more comes.
 
-        Without `searching`, stop strings are not looked for in this token's text, nor may one begin in it.
+        A piece is a token's bytes, or a special token's name. Without `searching`, stop strings are not looked for in the
+        text of these tokens, nor may one begin in it.
         """
         if self.stopped_by is not None:
             return ""
-        text = self._held + self._decoder.decode(token_bytes, final=last)
+        new = [self._marks.get(one, "") if isinstance(one, str) else self._decoder.decode(one) for one in pieces]
+        text = "".join((self._held, *new, self._decoder.decode(b"", final=last)))
         if not searching or not self._stop:
             self._held = ""
-            return text
+            return self._shown(text)
         # The stop that is complete first wins, so that the result does not depend on how the text is cut into tokens.
-        found = [(text.find(stop) + len(stop), text.find(stop), stop) for stop in self._stop if stop in text]
-        if found:
+        if found := self._found(text):
             _, begin, self.stopped_by = min(found)
             self._held = ""
-            return text[:begin]
-        settled = len(text) if last else len(text) - self._longest_beginning_of_a_stop(text)
+            return self._shown(text)[:begin]
+        settled = len(text) if last else self._beginning_of_a_stop(text)
         self._held = text[settled:]
-        return text[:settled]
+        return self._shown(text[:settled])
 
-    def _longest_beginning_of_a_stop(self, text: str) -> int:
-        lengths = [n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
-        return max(lengths, default=0)
+    def _found(self, text: str) -> list[tuple[int, int, str]]:
+        """Where in the shown text each stop string that is there ends and begins."""
+        shown = self._shown(text)
+        found = [(shown.find(stop) + len(stop), shown.find(stop), stop) for stop in self._stop if stop in shown]
+        for marked, stop in self._marked.items():
+            if (begin := text.find(marked)) >= 0:
+                end = len(self._shown(text[: begin + len(marked)]))
+                found.append((end, len(self._shown(text[:begin])), stop))
+        return found
+
+    def _beginning_of_a_stop(self, text: str) -> int:
+        """Where in the text the earliest beginning of a stop string stands that the text ends in; its length for none."""
+        length = _longest_beginning(self._shown(text), self._stop)
+        begin = len(text)
+        while length:
+            begin -= 1
+            length -= ord(text[begin]) not in self._no_marks
+        return min(begin, len(text) - _longest_beginning(text, self._marked))
+
+    def _with_marks(self, text: str) -> str:
+        for name, mark in self._marks.items():
+            text = text.replace(name, mark)
+        return text
+
+    def _shown(self, text: str) -> str:
+        return text.translate(self._no_marks) if self._marks else text
+
+
+def _longest_beginning(text: str, stops: Iterable[str]) -> int:
+    lengths = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+    return max(lengths, default=0)

@@ -253,13 +253,15 @@ class Member:
         self.say: Callable[[str], None] = print
         self.socket, theirs = socket.socketpair()
         environ = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "labkit.parallel.launched", str(theirs.fileno()), str(rank)],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             pass_fds=(theirs.fileno(),),
             process_group=0,  # a Ctrl-C is for the process that started it
         )

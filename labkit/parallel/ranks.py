@@ -125,11 +125,12 @@ class Watch:
         """Start a rank, and pass on what it prints."""
         process = subprocess.Popen(
             command,
-            env=environ,
+            env=environ | {"PYTHONIOENCODING": "utf-8:backslashreplace"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             process_group=0,  # a Ctrl-C is for the process that started it
         )
         self.processes[rank] = process

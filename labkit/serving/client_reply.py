@@ -18,7 +18,7 @@ _TYPES = {spec.name: spec.numpy_type for spec in GPTJ_OUTPUTS}
 class Ending:
     """How a text ended.
 
-    finish_reason: "stop" or "length". stop_reason: the text or token (as text) that ended it; None if none did.
+    finish_reason: "stop", "length" or "banned". stop_reason: the text or token (as text) that ended it; None if none did.
     prompt_tokens, completion_tokens: tokens of the prompt, and new ones. queue_seconds: how long the server let the prompt
     wait before the step that made the first token began.
     """

@@ -99,6 +99,7 @@ class EngineHost:
         `Overloaded` when as many wait as may, `RankFailed` when a rank of the model is gone, `Cancelled` after `close`.
         """
         self._check_words(params)
+        self.engine.prepare(params)
         job = Job(self, self._tokens(prompt), params, on_event, on_failure, seconds, is_counted)
         with self._changed:
             if self._lost:

@@ -141,7 +141,8 @@ class _Call:
         def on_event(_job: Any, event: Any) -> None:
             nonlocal left
             made = self._found[number][event.sample]
-            made["token_ids"].append(event.token_id)
+            if event.token_id >= 0:
+                made["token_ids"].append(event.token_id)
             if event.logprob is not None:
                 made["logprobs"].append(event.logprob.logprob)
             if event.finish_reason is not None:

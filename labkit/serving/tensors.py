@@ -158,7 +158,7 @@ GPTJ_OUTPUTS = (
     TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),
     TensorSpec("token_ids", "INT32", (-1,), "new tokens"),
     TensorSpec("logprobs", "FP32", (-1,), "their log-probabilities; none if not asked for"),
-    TensorSpec("finish_reason", "STRING", (1,), '"stop" or "length"; empty until the last response'),
+    TensorSpec("finish_reason", "STRING", (1,), '"stop", "length" or "banned"; empty until the last response'),
     TensorSpec("stop_reason", "STRING", (1,), "the text or token that ended it; empty if none did"),
     TensorSpec("prompt_tokens", "INT32", (1,), "tokens of the prompt"),
     TensorSpec("completion_tokens", "INT32", (1,), "new tokens up to now"),

@@ -7,7 +7,7 @@ it), both padded, with 0 and with -1. Multi-token words and any number of words 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,11 @@ def words_of_csv(line: str, name: str) -> list[str]:
         raise InvalidRequest(
             f"{name} is {line[:80]!r}, which is not a line of CSV ({error}); quote words with commas"
         ) from None
+
+
+def word_forms(words: Iterable[str]) -> list[str]:
+    """Each word as it stands and, unless it begins with white space, after a space: these are different tokens."""
+    return list(dict.fromkeys(form for word in words for form in ((word,) if word[:1].isspace() else (word, " " + word))))
 
 
 def to_word_lists(words: Sequence[Sequence[int]], width: int | None = None) -> NDArray[np.int32]:

@@ -26,7 +26,7 @@ from labkit.parallel import Layout
 
 RUN = importlib.import_module("labkit.bench.run")
 LIMITS = Ceilings("cpu", 1, 1e10, {"fp32": 1e14, "bf16": 1e14, "fp16": 1e14})
-SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3), device="cpu", precision="fp32")
+SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3), device="cpu", precisions=("fp32",))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
     again = Record.load(record.save(tmp_path / "bench.json"))
     assert again.kind == "bench"
     assert again.settings["batches"] == [1, 3]
-    assert (again.settings["device"], again.settings["precision"]) == ("cpu", "fp32")
+    assert (again.settings["device"], again.settings["precisions"]) == ("cpu", ["fp32"])
     assert again.extra["ceilings"]["read_bytes_per_second"] == 1e10
     assert "gptj-tiny" in again.caption()
     assert json.loads((tmp_path / "bench.json").read_text())["rows"] == record.rows
@@ -198,8 +198,8 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"seconds": -1.0}, "seconds is -1.0"),
         ({"seconds": float("nan")}, "seconds is nan"),
-        ({"precision": "fp64"}, "precision is 'fp64'; the bench runs in fp32, bf16, fp16, int8, int4"),
-        ({"precision": "int3"}, "precision is 'int3'"),
+        ({"precisions": ("fp64",)}, "precision is 'fp64'; the bench runs in fp32, bf16, fp16, int8, int4"),
+        ({"precisions": ("fp32", "int3")}, "precision is 'int3'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"model": "gpt-5"}, "no model 'gpt-5'"),
     ],
@@ -268,7 +268,7 @@ def test_a_peer_that_fails_leaves_the_others_measured_and_labkits_own_failure_is
     quick: BenchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PEERS, "hf-compiled", OnlyInt8)
-    found = run_bench(replace(quick, against=("hf-compiled", "hf"), precision="int8"))
+    found = run_bench(replace(quick, against=("hf-compiled", "hf"), precisions=("int8",)))
     assert [row["engine"] for row in found.rows] == ["labkit"]
     assert [(row["engine"], row["why"]) for row in found.extra["not_measured"]] == [
         ("hf", "not measured here: hf runs fp32, bf16, fp16 on cpu, not int8"),
@@ -280,6 +280,22 @@ def test_a_peer_that_fails_leaves_the_others_measured_and_labkits_own_failure_is
     monkeypatch.setattr(LabkitEngine, "prefill", OnlyInt8.__init__)
     with pytest.raises(RuntimeError, match="the first line"):
         run_bench(quick)
+
+
+def test_several_precisions_are_run_one_after_the_other(quick: BenchSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    from labkit.cli.bench import bench
+
+    sizes = {"prompt_tokens": 8, "new_tokens": 3, "seconds": 0.1, "rounds": 1, "device": "cpu"}
+    bench(precision="bf16, int8,bf16", json=True, **sizes)
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    measured = [(row["engine"], row["precision"]) for row in report["rows"]]
+    assert measured == [("labkit", "bf16"), ("hf", "bf16"), ("labkit", "int8")]
+    assert all(row["decode_ms_per_token"] > 0 and row["precision"] in row["detail"] for row in report["rows"])
+    assert [(row["peer"], row["precision"]) for row in report["ratios"]] == [("hf", "bf16")]
+    assert [(row["engine"], row["precision"]) for row in report["not_measured"]] == [("hf", "int8")]
+    assert "labkit against hf, batch 1, bf16: " in out
+    assert "hf, int8: not measured here: hf runs fp32, bf16, fp16 on cpu, not int8" in " ".join(out.split())
 
 
 def test_nothing_measured_at_all_is_refused_with_the_reasons(quick: BenchSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def main() -> int:
         model=given.model,
         batches=batches,
         new_tokens=128,
-        precision="fp16",
+        precisions=("fp16",),
         device="cuda",
         against=(),
         seconds=given.seconds,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,84 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"cannot read the tokenizer \S*tokenizer\.json"):
         Tokenizer(path)
+
+
+# What else a tokenizer.json may hold -------------------------------------------------------------------------------------
+END = "<|endoftext|>"
+FIXED = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": END}
+BEGINNING = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": END, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {END: {"id": END, "ids": [0], "tokens": [END]}},
+}
+ADDED = {"id": 8192, "content": "foo", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+SAID = ["In the beginning God created", "In", f"  Hello{END}  World ", "É cafe\u0301 ABC.", "a foo b  foo  bfoob", ""]
+
+
+def variant(folder: Path, changes: dict[str, Any]) -> Path:
+    """The tiny model's tokenizer with parts of its file changed."""
+    content = json.loads((TINY / "tokenizer.json").read_text("utf-8"))
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(content[key], dict) and "type" not in value:
+            content[key] |= value
+        elif isinstance(value, list):
+            content[key] += value
+        else:
+            content[key] = value
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copyfile(TINY / name, folder / name)
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}, "padding": FIXED},
+        {"padding": FIXED | {"strategy": "BatchLongest", "pad_to_multiple_of": 4}},
+        {"post_processor": BEGINNING},
+        {"normalizer": {"type": "NFC"}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": {"add_prefix_space": True}},
+        *({"added_tokens": [ADDED | {"special": special}]} for special in (False, True)),
+        *(
+            {"added_tokens": [ADDED | {"special": False, key: True}]}
+            for key in ("lstrip", "rstrip", "single_word", "normalized")
+        ),
+    ],
+    ids=lambda changes: json.dumps(changes)[:60],
+)
+def test_variants_of_the_file_equal_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = variant(tmp_path, changes)
+    ours, theirs = Tokenizer(folder / "tokenizer.json"), transformers.AutoTokenizer.from_pretrained(folder)
+    for text in SAID:
+        ids = theirs(text)["input_ids"]
+        assert ours.encode(text) == ids
+        assert ours.encode(text, whole=False) == theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_what_a_saved_tokenizer_was_last_called_with_changes_nothing(tmp_path: Path, ours: Tokenizer) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(TINY)
+    theirs.pad_token = theirs.eos_token
+    theirs("In", truncation=True, max_length=8, padding="max_length")
+    theirs.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    assert content["padding"] is not None
+    assert content["truncation"] is not None
+    saved = Tokenizer(tmp_path / "tokenizer.json")
+    for text in SAID:
+        assert saved.encode(text) == ours.encode(text)
+
+
+def test_dropout_of_a_training_run_is_off(tmp_path: Path, ours: Tokenizer) -> None:
+    saved = Tokenizer(variant(tmp_path, {"model": {"dropout": 0.5}}) / "tokenizer.json")
+    for text in SAID * 3:
+        assert saved.encode(text) == ours.encode(text)
+
+
+def test_the_names_of_special_tokens(tmp_path: Path, ours: Tokenizer) -> None:
+    assert ours.special_tokens == {0: END}
+    changes = {"added_tokens": [ADDED | {"special": True}, ADDED | {"id": 8193, "content": "bar", "special": False}]}
+    assert Tokenizer(variant(tmp_path, changes) / "tokenizer.json").special_tokens == {0: END, 8192: "foo"}

@@ -381,3 +381,53 @@ def test_a_failure_of_the_disk_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("labkit: NotADirectoryError")
     assert done.stderr.count("\n") == 1
+
+
+ASCII = {
+    "one prompt": ["generate", "caf\u00e9 \u2014 \U0001f40b", "--max-new-tokens", "3"],
+    "rows": ["generate", "caf\u00e9", "\u2014", "--logprobs", "1", "--max-new-tokens", "2"],
+    "json": ["generate", "caf\u00e9", "--max-new-tokens", "2", "--json"],
+    "refused": ["generate", "x", "--model", "mod\u00e8le"],
+    "evaluate": ["evaluate", "--text", "na\u00efve.txt", "--json"],
+    "check": ["check", "right.ipynb"],
+    "doctor": ["doctor"],
+    "help": ["generate", "--help"],
+}
+IN_TURN = """
+import json, os, sys
+from labkit.cli import main
+for name, arguments in json.loads(sys.argv[1]).items():
+    for stream in (sys.stdout, sys.stderr):
+        print("#", name, file=stream, flush=True)
+    sys.argv = ["labkit", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        print("status", end.code or 0)
+"""
+
+
+def test_a_terminal_that_knows_ascii_only(place: Path, done: dict[str, Done]) -> None:
+    """A character that it lacks is written as its number; nothing ends in a traceback."""
+    (place / "na\u00efve.txt").write_text("caf\u00e9 \u2014 \U0001f40b", "utf-8")
+    run = subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(ASCII)],
+        capture_output=True,
+        timeout=280,
+        check=True,
+        cwd=place,
+        env=environment(place, PYTHONIOENCODING="ascii"),
+    )
+    errors = run.stderr.decode("ascii")
+    assert "Traceback" not in errors
+    parts = dict(part.split("\n", 1) for part in run.stdout.decode("ascii").split("# ") if part)
+    statuses = {name: int(part.rsplit("status ", 1)[1]) for name, part in parts.items()}
+    assert statuses == {name: 2 if name == "refused" else 0 for name in ASCII}
+    assert parts["one prompt"].startswith("caf\\xe9 \\u2014 \\U0001f40b")
+    assert parts["rows"].startswith("caf\\xe9")
+    assert json.loads(parts["json"].splitlines()[0])["outputs"][0]["prompt"] == "caf\u00e9"
+    assert "mod\\xe8le" in errors
+    assert "na\\xefve.txt" in parts["evaluate"]
+    assert json.loads(parts["evaluate"].splitlines()[1])["interval"] is None
+    assert "passed" in parts["check"]
+    assert "This machine" in parts["doctor"]

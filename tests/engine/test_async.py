@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable, RankFailed, RequestFailed
@@ -155,8 +156,9 @@ def test_refusals_and_failures_reach_their_own_stream(
         mine = asyncio.create_task(tokens(engine, [prompts[0]], PARAMS[0]))
         with pytest.raises(InvalidRequest, match="a prompt is empty"):
             await anext(engine.astream([[]]))
-        with pytest.raises(RequestFailed, match="every token is forbidden"):
-            await engine.agenerate([[4]], SamplingParams(bad_words=[[token] for token in range(211)]))
+        soft_prompt = torch.full((1, engine.config.hidden_size), 3e38)
+        with pytest.raises(RequestFailed, match="no finite numbers"):
+            await engine.agenerate([[4]], SamplingParams(soft_prompt=soft_prompt))
         assert await mine == {(0, 0): expected[0][0]}
         await idle(engine)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_short_text_scores_as_transformers_does(engine: Engine) -> None:
     with torch.no_grad():
         loss = float(peer(ids, labels=ids).loss)
     found = evaluate(engine, text)
+    assert found.interval is None, "of one window nothing can be drawn"
     assert found.tokens == ids.shape[1] - 1
     assert found.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
     assert found.bits_per_byte == pytest.approx(loss * found.tokens / math.log(2) / len(text.encode()), rel=1e-4)
@@ -40,7 +42,28 @@ def test_windows_change_the_context_not_the_count(engine: Engine) -> None:
     wide, narrow = evaluate(engine, text), evaluate(engine, text, window=8)
     assert wide.tokens == narrow.tokens == len(engine.tokenizer.encode(text)) - 1  # type: ignore[union-attr]
     assert wide.bits_per_byte < narrow.bits_per_byte
+    assert narrow.interval is not None
     assert narrow.interval[0] < narrow.bits_per_byte < narrow.interval[1]
+
+
+def test_the_interval_holds_the_estimate_however_few_windows_there_are(engine: Engine) -> None:
+    text = (TINY / "held_out_sample.txt").read_text("utf-8")
+    for start in range(0, 900, 300):
+        found = evaluate(engine, text[start : start + 60], window=16)
+        assert found.interval is not None
+        assert found.interval[0] < found.bits_per_byte < found.interval[1]
+
+
+def test_a_tokenizer_that_was_saved_with_truncation_and_padding_scores_the_same(engine: Engine, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "saved")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(TINY)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer("In", truncation=True, max_length=8, padding="max_length")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = labkit.load(str(tmp_path / "saved"), device="cpu")
+    text = "In the beginning God created the heaven and the earth, and the earth was without form."
+    assert evaluate(saved, text) == evaluate(engine, text)
+    assert saved.generate("In")[0].token_ids == engine.generate("In")[0].token_ids
 
 
 def test_refusals(engine: Engine) -> None:

@@ -52,6 +52,57 @@ def test_the_stop_complete_first_wins_and_a_false_start_is_shown() -> None:
     assert [stream.push(b"ax"), stream.push(b"y"), stream.push(b"!", last=True)] == ["a", "", "xy!"]
 
 
+END = "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("stop", "pieces", "shown", "by"),
+    [
+        ((END,), [b"a", END, b"b"], "a", END),
+        ((END,), [b"a<|end", b"oftext|>b"], "a", END),
+        (("a" + END + "b",), [b"xa", END, b"b"], "x", "a" + END + "b"),
+        (("a" + END + "b",), [b"xa", END, b"c"], "xac", None),
+        (("ab", END + "c"), [b"a", END, b"b", END, b"c"], "", "ab"),
+        (("abc", END + "b"), [b"a", END, b"bc"], "a", END + "b"),
+        ((END + END,), [END, b"a", END, END], "a", END + END),
+        (("b",), [b"a", END, b"b"], "a", "b"),
+    ],
+)
+def test_special_tokens_are_no_text_but_a_stop_string_can_name_them(
+    stop: tuple[str, ...], pieces: list[bytes | str], shown: str, by: str | None
+) -> None:
+    one, all_at_once = TextStream(stop, (END,)), TextStream(stop, (END,))
+    parts = [one.push(piece) for piece in pieces]
+    parts.append(one.push(b"", last=True))
+    assert ("".join(parts), one.stopped_by) == (shown, by)
+    assert (all_at_once.push(*pieces, last=True), all_at_once.stopped_by) == (shown, by)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_special_token_that_a_stop_string_names_ends_the_text(engine: Engine, beams: int) -> None:
+    """A model that can write two tokens only, the end of text and `a`."""
+    assert engine.tokenizer is not None
+    end, (word,) = engine.config.eos_token_id, engine.tokenizer.encode("a")
+    assert end is not None
+    others = [[token] for token in range(engine.config.vocab_size) if token not in (end, word)]
+    once = [*others, [end, end], [word, word]]  # so that they come in turn
+
+    def written(stop: tuple[str, ...], **params: object) -> tuple[str, list[int], object]:
+        given = {"max_new_tokens": 6, "ignore_eos": True, "bad_words": once, "num_beams": beams, **params}
+        (output,) = engine.generate("In the", SamplingParams(stop=stop, **given))  # type: ignore[arg-type]
+        return output.text, output.token_ids, output.completions[0].stop_reason
+
+    text, tokens, _ = written(())
+    assert (text, len(tokens)) == ("aaa", 6)
+    around = "a" + END + "a"
+    assert written((around,)) == ("", [word, end, word] if tokens[0] == word else [end, word, end, word], around)
+    text, tokens, reason = written((END,))
+    assert (text, tokens, reason) == ("a" * (len(tokens) - 1), [*[word] * (len(tokens) - 1), end], END)
+    text, tokens, reason = written((END,), min_new_tokens=2)
+    assert (len(tokens) in (3, 4), tokens[-1], reason) == (True, end, END)
+    assert written((END,), ignore_eos=False)[2] == end
+
+
 def test_stop_string_ends_the_text_just_before_it(engine: Engine) -> None:
     free = engine.generate("In the beginning", SamplingParams(max_new_tokens=30))[0]
     stop = free.text[20:24]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from labkit import SamplingParams
 from labkit.errors import InvalidRequest
 from labkit.serving.fastertransformer_request import outputs_of, prompts_of, sampling_of
-from labkit.serving.word_lists import from_word_lists, to_word_lists, words_of_csv
+from labkit.serving.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 
 def request(rows: int = 2, **more: Any) -> dict[str, NDArray[Any]]:
@@ -100,6 +100,12 @@ def test_outputs_are_padded_and_what_ended_a_text_is_not_counted() -> None:
     assert made["sequence_length"].tolist() == [[2], [3]]
     assert made["output_log_probs"].tolist() == [[[-1, -2, -3]], [[-0.5, 0, 0]]]
     assert made["cum_log_probs"].tolist() == [[-6.0], [-0.5]]
+
+
+def test_forms_of_a_word_begin_with_a_space_only_where_white_space_is_not_part_of_it() -> None:
+    assert word_forms(["people", "no, such"]) == ["people", " people", "no, such", " no, such"]
+    assert word_forms(["\n", "\tfoo", " bar", "  ", "\u3000x"]) == ["\n", "\tfoo", " bar", "  ", "\u3000x"]
+    assert word_forms(["a", " a"]) == ["a", " a"]
 
 
 def test_word_lists_there_and_back() -> None:

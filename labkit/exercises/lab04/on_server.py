@@ -68,9 +68,9 @@ class LabServer:
         version = self.folder / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         (version / FOLDER).mkdir(exist_ok=True)
-        (self.folder / name / "config.pbtxt").write_text(config)
+        (self.folder / name / "config.pbtxt").write_text(config, "utf-8")
         if code:
-            (version / "model.py").write_text(code)
+            (version / "model.py").write_text(code, "utf-8")
         if tokenizer:
             shutil.copyfile(open_checkpoint(MODEL).tokenizer().path, version / "tokenizer.json")
         self.loaded.pop(name, None)
@@ -109,7 +109,7 @@ class LabServer:
         text = as_module(function, name)
         place = self.folder / model / "1" / FOLDER
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{digest(text)}.py").write_text(text)
+        (place / f"{digest(text)}.py").write_text(text, "utf-8")
         return digest(text)
 
     def ask(

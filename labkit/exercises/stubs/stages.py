@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.serving.word_lists import from_word_lists, to_word_lists, words_of_csv
+from labkit.serving.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 PAD = 3
 """The token that fills short rows. Any would do, since nobody reads behind the lengths; 0 would hide a `pad` not used."""
@@ -59,14 +59,9 @@ def preprocessing(given: Arrays, encode: Encode, pad: Callable[..., Any], lists:
     outputs = {"INPUT_ID": of_type(ids, np.uint32, "ids"), "REQUEST_INPUT_LEN": of_type(lengths, np.uint32, "lengths")}
     for name, output in (("BAD_WORDS_DICT", "BAD_WORDS_IDS"), ("STOP_WORDS_DICT", "STOP_WORDS_IDS")):
         lines = given.get(name)
-        words = [[] if lines is None else forms(words_of_csv(lines[row][0].decode(), name)) for row in range(len(texts))]
+        words = [[] if lines is None else word_forms(words_of_csv(lines[row][0].decode(), name)) for row in range(len(texts))]
         outputs[output] = of_type(lists(words, encode), np.int32, "word lists")
     return outputs
-
-
-def forms(words: list[str]) -> list[str]:
-    """Each word as it stands and behind a space: these are different tokens."""
-    return list(dict.fromkeys(form for word in words for form in (word, " " + word.lstrip())))
 
 
 def postprocessing(tokens: NDArray[Any], lengths: NDArray[Any], decode: Decode, function: Callable[..., Any]) -> NDArray[Any]:

@@ -168,9 +168,10 @@ class Answer:
     def _respond(self, made: tuple[Job, TokenEvent]) -> None:
         """In the thread that sends."""
         job, event = made
-        self._made += 1
         self._text.append(event.text)
-        self._tokens.append(event.token_id)
+        if event.token_id >= 0:
+            self._made += 1
+            self._tokens.append(event.token_id)
         if event.logprob is not None:
             self._logprobs.append(event.logprob.logprob)
         last = event.finish_reason is not None

@@ -14,7 +14,7 @@ from labkit.serving.python_backend.answers import Answers
 from labkit.serving.python_backend.parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, text_of
 from labkit.serving.tensors import ENSEMBLE_INPUTS, PREPROCESSING_INPUTS
-from labkit.serving.word_lists import to_word_lists, words_of_csv
+from labkit.serving.word_lists import to_word_lists, word_forms, words_of_csv
 from labkit.tokenizer import Tokenizer
 
 
@@ -63,7 +63,7 @@ class TritonPythonModel:
         return self._tokenizer.encode(text_of(text, "a prompt"))
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
-        """`[batch, 2, n]`. A word is looked for both as it stands and behind a space: these are different tokens."""
+        """`[batch, 2, n]`: the tokens of each form of each word."""
         lines = array_of(request, name, optional=True)
         if lines is None:
             return np.stack([to_word_lists([])] * batch)
@@ -72,7 +72,6 @@ class TritonPythonModel:
         found = []
         for line in lines:
             words = [word for text in line for word in words_of_csv(text_of(text, name), name)]
-            variants = dict.fromkeys(form for word in words for form in (word, " " + word.lstrip()))
-            found.append([self._tokenizer.encode(form) for form in variants])
+            found.append([self._tokenizer.encode(form, whole=False) for form in word_forms(words)])
         width = max(1, *(sum(map(len, words)) for words in found))
         return np.stack([to_word_lists(words, width) for words in found])
