@@ -141,7 +141,9 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
 def _word(name: str, value: Any) -> Word:
     given = plain(value)
     if isinstance(given, str):
-        if given and _is_text(given):
+        if not _is_text(given):
+            raise InvalidRequest(f"{name} holds {shown(value)}, which has half a character that UTF-8 cannot write")
+        if given:
             return str(given)
     elif not isinstance(given, Set) and (found := items(given)):  # a set has no order
         try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from labkit.engine import SamplingParams
-from labkit.errors import InvalidRequest, RequestFailed
+from labkit.errors import InvalidRequest
 from tests.engine.test_beam_search import of_transformers, peer_with_ends
 from tests.engine.test_continuous_batching import alone, check_idle, poison
 from tests.models import engine_of, random_prompts
