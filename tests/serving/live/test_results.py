@@ -142,6 +142,9 @@ def test_stop_words_stop_and_bad_words_never_come(served: Server, offline: Engin
     assert " people" in free, "the prompt no longer gives the text that the words were chosen for"
     stopped = infer(served, "ensemble", ensemble([PROMPT], 24, stop='"no, such",people'))
     assert stopped["OUTPUT_0"][0, 0] == PROMPT + free[: free.index(" people")]
+    assert "\n" not in free
+    line = infer(served, "ensemble", ensemble([PROMPT], 24, stop='"\n"', bad='"\n","\tfoo"'))
+    assert line["OUTPUT_0"][0, 0] == PROMPT + free, "a line end is no space"
     bad = infer(served, "ensemble", ensemble([PROMPT], 24, bad='people,", and"'))["OUTPUT_0"][0, 0]
     assert "people" not in bad
     assert ", and" not in bad
