@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from labkit.host_memory import available_memory, total_memory
+
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 """Those that decide which kernels a CPU can run, under Linux's names."""
 
@@ -74,13 +76,12 @@ class Machine:
 
 def describe() -> Machine:
     """Look at this machine; takes well under a second and changes nothing."""
-    memory = psutil.virtual_memory()
     gpus, why = find_gpus()
     return Machine(
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         cpu=find_cpu(),
-        memory_bytes=int(memory.total),
-        memory_available_bytes=int(memory.available),
+        memory_bytes=total_memory(),
+        memory_available_bytes=available_memory(),
         disk_free_bytes=shutil.disk_usage(Path.cwd()).free,
         gpus=gpus,
         gpus_why_none=why,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import psutil
 import torch
 
 from labkit.config import GPTJConfig
 from labkit.engine.part import WHOLE, Part
 from labkit.errors import InsufficientResources, InvalidRequest
+from labkit.host_memory import available_memory
 
 GPU_SHARE = 0.9
 """Of the GPU memory that is free once the weights are there and the workspace is set aside; the allocator rounds up."""
@@ -107,5 +107,5 @@ def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int,
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a GPU, or of the host, that nobody uses."""
-    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
+    """Memory of a GPU that nobody uses, or of the host that this process may take (limits of a container count)."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()

@@ -6,7 +6,6 @@ import inspect
 import shutil
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from labkit.bench.peers.huggingface import HuggingFaceEngine
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import NotAvailable
+from labkit.host_memory import available_memory
 from labkit.precision import BITS
 
 
@@ -39,7 +39,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         self._takes_position = "cache_position" in inspect.signature(self._model.forward).parameters
         self._room: tuple[int, int] | None = None
         copies = self.weight_bytes(checkpoint.config, precision, device) // 3 * 2
-        self._freeze = self._on_cpu and copies < psutil.virtual_memory().available
+        self._freeze = self._on_cpu and copies < available_memory()
         how = "CUDA graphs" if not self._on_cpu else "frozen weights" if self._freeze else "weights not frozen"
         self.detail = f"weights, activations and KV cache {precision}; torch.compile with {how}, static cache"
 

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
 from labkit.environment import find_cpu
 from labkit.errors import InsufficientResources
+from labkit.host_memory import available_memory
 from labkit.precision import BITS
 
 MAX_BATCHED_TOKENS = 1 << 16
@@ -50,7 +50,7 @@ class OpenVINOEngine(BenchEngine):
     packages = ("openvino", "openvino_genai", "nncf", "transformers")
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        needed, free = self.weight_bytes(checkpoint.config, precision, device), psutil.virtual_memory().available
+        needed, free = self.weight_bytes(checkpoint.config, precision, device), available_memory()
         if needed > free:
             raise InsufficientResources(
                 f"openvino takes {needed / 1e9:.1f} GB for the weights of {checkpoint.name} and their packed copies, "

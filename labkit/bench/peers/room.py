@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import psutil
 import torch
 
 from labkit.checkpoints import Checkpoint
 from labkit.errors import InsufficientResources
+from labkit.host_memory import available_memory
 
 HEADROOM = 1.25
 """What reading and tracing take, over the weights themselves: fused projections, buffers of the file that is written."""
@@ -23,7 +23,7 @@ def check_room(checkpoint: Checkpoint, read: torch.dtype, written_bits: float, f
     count = checkpoint.config.parameter_count
     written = count * written_bits / 8
     memory = count * read.itemsize * HEADROOM + (written if written_bits < read.itemsize * 8 else 0)
-    free, left = psutil.virtual_memory().available, shutil.disk_usage(folder).free
+    free, left = available_memory(), shutil.disk_usage(folder).free
     if memory > free:
         raise InsufficientResources(
             f"converting {checkpoint.name} takes {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"

@@ -1,0 +1,112 @@
+"""How much memory of this host the process may still take: what is free, and what its cgroups and `ulimit -v` leave.
+
+A container's limit is written in the files of its cgroup, of version 1 or 2; what the host has free says nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PROCESS = Path("/proc/self")
+UNLIMITED = 1 << 60
+"""A limit from here on is none: version 1 writes a number close to 2^63 for no limit."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on memory in bytes, and how much of it is used; pages of files that the kernel can drop do not count."""
+
+    size: int
+    used: int
+
+
+def available_memory(process: Path = PROCESS) -> int:
+    """Bytes that this process can still take: the least of the host's free memory and of what each limit leaves.
+
+    process: the folder of the process in /proc, from which the limits are read.
+    """
+    left = [limit.size - limit.used for limit in limits(process)]
+    return max(0, min([int(psutil.virtual_memory().available), *left]))
+
+
+def total_memory(process: Path = PROCESS) -> int:
+    """Bytes of memory that this process could have if nothing else ran: the host's, or the least limit on it."""
+    return min([int(psutil.virtual_memory().total), *(limit.size for limit in limits(process))])
+
+
+def limits(process: Path = PROCESS) -> list[Limit]:
+    """Every limit on this process's memory: of its cgroups and of all above them, and of its address space."""
+    found = [limit for folder, names in _folders(process) if (limit := _limit(folder, names))]
+    with contextlib.suppress(ImportError, OSError, psutil.Error):
+        import resource
+
+        size = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if 0 <= size < UNLIMITED:
+            found.append(Limit(size, int(psutil.Process().memory_info().vms)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What one version of cgroups calls its files, and in `memory.stat` the pages of files that can be dropped."""
+
+    limits: tuple[str, ...]
+    used: str
+    droppable: str
+
+
+_VERSION_1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
+
+
+def _folders(process: Path) -> Iterator[tuple[Path, _Names]]:
+    """The folders of this process's cgroups that can limit memory, each from its own up to where the tree is mounted."""
+    paths = _paths(process)
+    with contextlib.suppress(OSError):
+        for line in (process / "mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            root, mounted = before.split()[3:5]
+            kind, _, options = after.split()[:3]
+            version_1 = kind == "cgroup" and "memory" in options.split(",")
+            path = paths.get("memory" if version_1 else "") if version_1 or kind == "cgroup2" else None
+            if path is None:
+                continue
+            top = Path(mounted.encode().decode("unicode_escape"))  # a space is written \040
+            inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
+            for folder in (top / inside, *(top / parent for parent in inside.parents if inside.parts)):
+                yield folder, _VERSION_1 if version_1 else _VERSION_2
+
+
+def _paths(process: Path) -> dict[str, str]:
+    """This process's cgroup in each tree, by controller; "" is version 2's."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in (process / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            found.update(dict.fromkeys(controllers.split(","), path))
+    return found
+
+
+def _limit(folder: Path, names: _Names) -> Limit | None:
+    sizes = [size for name in names.limits if (size := _number(folder / name)) is not None and size < UNLIMITED]
+    if not sizes:
+        return None
+    used, droppable = _number(folder / names.used) or 0, 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            name, value = line.split()
+            droppable = int(value) if name == names.droppable else droppable
+    return Limit(min(sizes), max(0, used - droppable))
+
+
+def _number(path: Path) -> int | None:
+    """A file's number; None where there is no file, or the word `max` in it."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
