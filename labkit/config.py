@@ -106,7 +106,7 @@ class GPTJConfig:
             warnings.warn(
                 f"{name} {', '.join(f'{token!r:.40}' for token in outside[:3])} is outside of the vocabulary of "
                 f"{self.vocab_size} tokens, which never makes it: it is left out",
-                stacklevel=4,
+                stacklevel=1,
             )
         return tuple(dict.fromkeys(token for token in tokens if 0 <= token < self.vocab_size))
 

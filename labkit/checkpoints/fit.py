@@ -56,7 +56,7 @@ def _check_strays(folder: Path, config: GPTJConfig, strays: list[str]) -> None:
             f"{folder} holds weights that a GPT-J has no place for: {named}; the model that they belong to computes something "
             "else (merge adapters into the weights first)"
         )
-    warnings.warn(f"{folder} holds weights that are no part of a GPT-J and are not used: {named}", stacklevel=4)
+    warnings.warn(f"{folder} holds weights that are no part of a GPT-J and are not used: {named}", stacklevel=1)
 
 
 def _fields(config: GPTJConfig, shape: tuple[int, ...]) -> str:

@@ -50,7 +50,7 @@ def read_config(folder: Path) -> GPTJConfig:
         warnings.warn(
             f"{path} sets {', '.join(ignored)}; labkit takes the end of text from there and nothing else, ask for the rest "
             "by SamplingParams or the command line's options",
-            stacklevel=2,
+            stacklevel=1,
         )
     return config
 

@@ -47,9 +47,9 @@ def _check_size(tokenizer: Tokenizer, vocab_size: int) -> None:
     if plain >= vocab_size:
         raise CheckpointError(f"{sizes} (vocab_size in config.json); give the tokenizer that belongs to the model")
     if highest >= vocab_size:
-        warnings.warn(f"{sizes}: a prompt that holds one of the added tokens beyond it is refused", stacklevel=4)
+        warnings.warn(f"{sizes}: a prompt that holds one of the added tokens beyond it is refused", stacklevel=1)
     elif vocab_size - highest > MOST_PADDING:
-        warnings.warn(f"{sizes}: those without an entry have no text; is this the model's tokenizer?", stacklevel=4)
+        warnings.warn(f"{sizes}: those without an entry have no text; is this the model's tokenizer?", stacklevel=1)
 
 
 def _from_vocabulary(folder: Path) -> str:

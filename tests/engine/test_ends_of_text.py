@@ -210,3 +210,15 @@ def test_ends_that_are_no_token_ids(ends: Any) -> None:
             GPTJConfig.from_dict(values | {"eos_token_id": ends})
         with pytest.raises(InvalidRequest, match=r"bos_token_id is .*; a token id or null is accepted"):
             GPTJConfig.from_dict(values | {"bos_token_id": ends})
+
+
+def test_each_warning_comes_once(source: Path, tmp_path: Path) -> None:
+    """The config is read several times on the way to an engine; the user is told once, on one line."""
+    import subprocess
+    import sys
+
+    folder = folder_with(source, tmp_path / "model", {"eos_token_id": 50256}, {"temperature": 0.5})
+    code = f"import labkit; labkit.load({str(folder)!r}, device='cpu', num_slots=64)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("eos_token_id 50256 is outside of the vocabulary") == 1
+    assert done.stderr.count("sets temperature 0.5; labkit takes the end of text from there") == 1
