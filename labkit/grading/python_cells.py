@@ -139,5 +139,5 @@ def _problem(number: int, text: str, error: BaseException) -> str:
     if len(_MAGIC.findall(text)) > MOST_MAGICS:
         return f"Cell {number} is left out: it has more than {MOST_MAGICS} magics."
     line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-    words = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"Cell {number} is left out, as Jupyter cannot run it{line}: {shorten(words or type(error).__name__, 120).rstrip('.')}."
+    words = shorten((error.msg if isinstance(error, SyntaxError) else str(error)) or type(error).__name__, 120).rstrip(".")
+    return f"Cell {number} is left out, as Jupyter cannot run it{line}: {words}."
