@@ -35,6 +35,7 @@ START_SECONDS = 180
 MOST_BYTES = 64 * 2**20
 """The most that is read of a file that came out of a learner's process."""
 MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
+"""The same of the notes on what did not run, and how many of them a verdict shows."""
 
 
 def check_notebook(
@@ -117,9 +118,9 @@ def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
     """A verdict that is not passed, with what did not run around the function; the notes' file may hold anything."""
     path = folder / "notes.json"
     try:
-        if verdict.verdict == PASSED or path.is_symlink() or path.stat().st_size > MOST_NOTE_BYTES:
+        if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
             return verdict
-        notes = [shorten(str(note)) for note in json.loads(path.read_text("utf-8"))][:MOST_NOTES]
+        notes = [shorten(" ".join(str(note).split())) for note in json.loads(path.read_text("utf-8"))][:MOST_NOTES]
     except (OSError, ValueError, TypeError, RecursionError):
         return verdict
     return replace(verdict, details="\n".join([*verdict.details.splitlines(), *(f"note: {note}" for note in notes)]))

@@ -17,7 +17,10 @@ from labkit.grading.shorten import shorten
 RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
 """Cell magics whose body runs among the notebook's own names; the others' is another language, or defines nothing."""
 MOST_CELL_CHARACTERS = 64_000
-"""A longer cell is read only if it is plain Python: the transformer's time grows with the square of a cell's length."""
+"""A longer cell is read only if it is plain Python, and so is one with more magics than `MOST_MAGICS`: the transformer goes
+through the whole cell once for each magic."""
+MOST_MAGICS = 100
+_MAGIC = re.compile(r"^\s*[%!?,;/]|=\s*[%!]|\?\s*$", re.MULTILINE)
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
@@ -80,7 +83,7 @@ def _python_cell(number: int, text: str) -> PythonCell:
 
 
 def _transformed(text: str) -> str:
-    if len(text) > MOST_CELL_CHARACTERS:
+    if len(text) > MOST_CELL_CHARACTERS or len(_MAGIC.findall(text)) > MOST_MAGICS:
         return text
     transform = _transformer()
     if transform is not None:
@@ -133,6 +136,8 @@ def _problem(number: int, text: str, error: BaseException) -> str:
         return f"Cell {number} is left out: it holds the marks of a merge conflict; settle it, then save the notebook."
     if len(text) > MOST_CELL_CHARACTERS:
         return f"Cell {number} is left out: it has {len(text):,} characters, and is not plain Python."
+    if len(_MAGIC.findall(text)) > MOST_MAGICS:
+        return f"Cell {number} is left out: it has more than {MOST_MAGICS} magics."
     line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-    words = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"Cell {number} is left out, as Jupyter cannot run it{line}: {shorten(words or type(error).__name__, 120)}."
+    words = shorten((error.msg if isinstance(error, SyntaxError) else str(error)) or type(error).__name__, 120).rstrip(".")
+    return f"Cell {number} is left out, as Jupyter cannot run it{line}: {words}."

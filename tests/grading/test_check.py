@@ -107,6 +107,26 @@ def test_a_function_of_no_exercise_is_refused_with_those_that_exist() -> None:
         hint("kv_bytes")
 
 
+def test_a_function_of_another_name_is_found_by_the_notebooks_name_for_it() -> None:
+    names: dict[str, Any] = {"check": check, "hint": hint, "passed": passed, "mine": kv_cache_bytes}
+    exec("kv_cache_bytes = lambda *given: mine(*given)\nfound = check(kv_cache_bytes)\nis_done = passed(kv_cache_bytes)", names)
+    assert (names["found"].exercise, names["found"].verdict, names["is_done"]) == (NAME, PASSED, True)
+    with pytest.raises(InvalidRequest, match="asks for a function called '<lambda>'"):
+        exec("other = lambda: 5\ncheck(other)", names)
+
+
+def test_a_verdict_is_short_whatever_is_raised_or_printed() -> None:
+    def raises(config: Any, lengths: list[int], element_bytes: int) -> int:
+        print("x" * 300_000)
+        raise type("E" * 300_000, (Exception,), {})("y" * 300_000)
+
+    raises.__name__ = "kv_cache_bytes"
+    found = check(raises)
+    assert found.verdict == FAILED
+    assert len(found.message) < 1001
+    assert len(found.details) < 2000
+
+
 def test_passed_says_what_to_solve_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert passed(kv_cache_bytes)
     assert not passed("kv_cache_bytes")  # by name, it is what was checked before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.cli.check import check
 from labkit.exercises.registry import exercise as find
 from labkit.grading.extract import Submission, read_submission, submission_of
 from labkit.grading.notebook import check_submission
@@ -114,3 +116,45 @@ def test_a_wrong_answer_fails_in_every_form(form: str, solved: dict[str, list[st
     verdict = check_submission(find(name), rewritten(name, [*before, wrong], form))
     assert right.verdict == FAILED
     assert (verdict.verdict, verdict.message) == (FAILED, right.message)
+
+
+def test_the_names_of_a_labs_set_up_are_there(solved: dict[str, list[str]]) -> None:
+    *before, cell = solved["time_runs"]
+    names = 'assert device in ("cpu", "cuda") and config.num_layers == 8 and runs and path.is_dir()'
+    uses = f"def names():\n    {names}\n\n\n{cell}".replace("    times = []", "    names()\n    times = []")
+    assert uses.count("names()") == 2
+    code = submission_of(*before, uses)
+    assert check_submission(find("time_runs"), code).verdict == PASSED
+    kept = "\n".join(line for piece in code.needed_for("time_runs") for line in piece.source.splitlines())
+    assert "model = AutoModelForCausalLM" in kept  # in the cell, but not among the statements that run
+    assert sum(len(piece.statements) for piece in code.needed_for("time_runs")) < 14
+
+
+def test_what_did_not_run_is_named_with_its_cell(solved: dict[str, list[str]]) -> None:
+    cell = solved["kv_cache_bytes"][-1]
+    spoilt = cell.replace("return 2 *", "return server.factor *")
+    verdict = check_submission(find("kv_cache_bytes"), submission_of("server = no_such_server()", "x = !ls", spoilt))
+    assert verdict.verdict == FAILED
+    assert "NameError: name 'server' is not defined" in verdict.message
+    assert "note: cell 1: `server = no_such_server()` did not run: NameError: name 'no_such_server' is not" in verdict.details
+    empty = check_submission(find("kv_cache_bytes"), submission_of("x = !ls", cell.replace("return 2", "return 2 * len(x)")))
+    assert "note: `!ls` is for IPython; a check does not run it" in empty.details
+    assert "ls" not in check_submission(find("kv_cache_bytes"), submission_of("x = !ls", cell)).details
+
+
+def test_a_notebook_that_cannot_be_read_does_not_stop_the_others(
+    solved: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / name for name in ("one.ipynb", "merged.ipynb", "two.ipynb")]
+    cells = [{"cell_type": "code", "source": source} for source in ("def broken(:", solved["kv_cache_bytes"][-1])]
+    for path in paths:
+        path.write_text(json.dumps({"cells": cells}))
+    paths[1].write_text("<<<<<<< HEAD\n{}\n=======\n[]\n>>>>>>> mine\n")
+    with pytest.raises(SystemExit) as ended:
+        check(paths, json=True)
+    said = capsys.readouterr()
+    rows = [row for row in json.loads(said.out.splitlines()[-1])["exercises"] if row["points"]]
+    assert [row["notebook"] for row in rows] == [str(paths[0]), str(paths[2])]
+    assert ended.value.code == 2
+    assert f"labkit: {paths[1]} is in conflict after a merge: line 1" in said.err
+    assert said.err.count("Cell 1 is left out, as Jupyter cannot run it in line 1: invalid syntax.") == 2
