@@ -39,7 +39,6 @@ from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
 from labkit.errors import NotAvailable
 
-
 CLOSED = "the engine was closed; load it again"
 
 
