@@ -28,8 +28,8 @@ EndTokenId = _option(int | None, "End the text at this token instead of the mode
 IgnoreEos = _option(bool, "Go on past the end of text.", _LENGTH, "--ignore-eos")
 
 Temperature = _option(float, "0 is greedy.", _SAMPLING)
-TopK = _option(int, "Keep the k likeliest tokens; 0 keeps all.", _SAMPLING)
-TopP = _option(float, "Keep the likeliest tokens that together reach p.", _SAMPLING)
+TopK = _option(int, "Keep the k likeliest tokens; 0 keeps all. Needs a temperature above 0.", _SAMPLING)
+TopP = _option(float, "Keep the likeliest tokens that together reach p. Needs a temperature above 0.", _SAMPLING)
 TopPDecay = _option(float, "Multiply top-p by this after each token.", _SAMPLING)
 TopPMin = _option(float, "What top-p does not fall below.", _SAMPLING)
 TopPResetIds = _option(list[int] | None, "Top-p starts anew behind this token (repeatable).", _SAMPLING, "--top-p-reset-id")

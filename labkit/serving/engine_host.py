@@ -214,10 +214,14 @@ class EngineHost:
         except Exception as error:  # whose fault it was is not known: nobody is left without an answer
             self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
             return
-        if counted := sum(self._jobs[event.request].is_counted for event in events):
+        if counted := sum(event.error is None and self._jobs[event.request].is_counted for event in events):
             self.counts.count_step(counted)
         for event in events:
             job = self._jobs[event.request]
+            if event.error is not None:
+                self._forget(event.request)
+                job.on_failure(event.error)
+                continue
             if not job.made:
                 job.queue_seconds = now - job.since
                 self.counts.queue_seconds += job.queue_seconds * job.is_counted

@@ -12,7 +12,16 @@ import pytest
 
 import labkit
 from labkit import SamplingParams
-from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
+from labkit.errors import (
+    Cancelled,
+    DeadlinePassed,
+    InvalidRequest,
+    LabkitError,
+    NotAvailable,
+    Overloaded,
+    RankFailed,
+    RequestFailed,
+)
 from labkit.serving.engine_host import EngineHost
 from labkit.serving.engine_socket import EngineSocket, RemoteEngine
 
@@ -157,6 +166,26 @@ def test_a_step_that_fails_answers_everybody_and_the_host_goes_on(host: EngineHo
     _, after = submit(host, "In", SHORT)
     assert after.over.wait(30)
     assert len(after.tokens) == 5
+
+
+def test_a_request_that_fails_is_told_to_its_client_alone(host: EngineHost) -> None:
+    _, good = submit(host, "Now", LONG)
+    assert good.began.wait(30)
+    every_token = [[token] for token in range(host.engine.config.vocab_size)]
+    _, bad = submit(host, "In", SamplingParams(bad_words=every_token[:500], max_new_tokens=2))
+    assert bad.over.wait(30)
+    assert not bad.failures
+    kept = host._check_words
+    host._check_words = lambda params: None  # type: ignore[method-assign]
+    _, bad = submit(host, "In", SamplingParams(bad_words=every_token))
+    host._check_words = kept  # type: ignore[method-assign]
+    assert bad.over.wait(30)
+    assert [type(error) for error in bad.failures] == [RequestFailed]
+    assert "every token is forbidden" in str(bad.failures[0])
+    assert not bad.tokens
+    assert good.over.wait(60)
+    assert not good.failures
+    assert len(good.tokens) == 400
 
 
 def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,8 @@ def sample_kernel(
     ties = tl.minimum(ties, at)
     p = tl.load(top_p + program)
     if p < 1:
-        goal = (p * (weight_above + ties * weight_at)).to(tl.float32)
+        # Not 0, however often top_p was multiplied by its decay: every key would reach that. The likeliest token weighs 1.
+        goal = tl.maximum((p * (weight_above + ties * weight_at)).to(tl.float32), 1e-30)
         nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
         if nucleus > key:
             key = nucleus
