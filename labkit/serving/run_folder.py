@@ -16,13 +16,18 @@ NO_SIGN_SECONDS = 20.0
 
 def run_folder(server_pid: int) -> Path:
     """The folder of a server, for this user alone; made when it is missing. Raises `NotAvailable` if it is not safe."""
-    base = Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-serving-{os.getuid()}"
+    folder = run_folder_path(server_pid)
+    base = folder.parent
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid() or base.stat().st_mode & 0o077:
         raise NotAvailable(f"{base} belongs to somebody else or is open to others; delete it, or set TMPDIR")
-    folder = base / str(server_pid)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def run_folder_path(server_pid: int) -> Path:
+    """Where the folder of a server is, or would be."""
+    return Path(os.environ.get("TMPDIR", "/tmp")) / f"labkit-serving-{os.getuid()}" / str(server_pid)
 
 
 class EngineNote:
