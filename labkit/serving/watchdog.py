@@ -156,7 +156,7 @@ class Watchdog:
     def _look_at_repairs(self) -> None:
         repairs = self._tries - self._tries_before
         if repairs >= MANY_REPAIRS or (repairs >= FEW_REPAIRS and not self._processes.in_flight()):
-            self._ask_to_begin_anew(f"{repairs} models were loaded anew in it, and each left threads and memory in the server")
+            self._ask_to_begin_anew(f"models were loaded anew in it, {repairs} in all, and each left threads and memory")
 
     def _ask_to_begin_anew(self, why: str) -> bool:
         """Whether there is somebody to do it."""

@@ -144,13 +144,14 @@ def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_pat
     assert ask(watched, text_input=PROMPT, max_new_tokens=4)["text_output"][0] == expected
 
 
-def test_a_killed_server_is_told(tmp_path: Path) -> None:
-    with Server(learners(tmp_path, ECHO)) as server:
+def test_a_killed_server_that_nobody_watches_is_told(tmp_path: Path) -> None:
+    with Server(learners(tmp_path, ECHO), watch=False) as server:
         family = processes(server)
         psutil.Process(server.pid).kill()
         wait_for(lambda: not server.is_running)
         wait_for(lambda: server.process.poll() is not None)
         assert not any(process.is_running() for process in family)
+        assert not server.restarts
 
 
 START = """
