@@ -39,6 +39,10 @@ class ModelProcesses:
             self._of[model] = new
         return not new
 
+    def are_missing(self, model: str) -> bool:
+        """Whether a model that runs code of Python's has no process."""
+        return any((self._repository / model).glob("*/model.py")) and not self._find(model)
+
     def look_at(self, model: str) -> None:
         """Note the processes that a model has now, if any."""
         self._of[model] = self._find(model)

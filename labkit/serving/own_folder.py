@@ -65,15 +65,25 @@ def sweep() -> list[Path]:
 
 
 def delete_remains(folder: Path) -> None:
-    """Delete what the ended server of a folder has left elsewhere: its shared memory, and the folder where its models met."""
+    """Delete what the ended server of a folder has left elsewhere: processes of its models that go on without it, its shared
+    memory, and the folder where its models met."""
     with contextlib.suppress(OSError):
         if regions := (folder / REGIONS).read_text():
+            _kill_orphans(regions)
             for region in Path("/dev/shm").glob(f"{regions}*"):
                 region.unlink(missing_ok=True)
     with contextlib.suppress(OSError, ValueError):
         pid = int((folder / PID).read_text())
         if not psutil.pid_exists(pid):
             shutil.rmtree(run_folder_path(pid), ignore_errors=True)
+
+
+def _kill_orphans(regions: str) -> None:
+    """End the processes that were started with the name of such a region, which is longer than what all begin with."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(part.startswith(regions) and part != regions for part in process.cmdline()):
+                process.kill()
 
 
 def _locked(descriptor: int) -> bool | None:

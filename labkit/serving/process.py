@@ -20,7 +20,7 @@ from labkit.serving.guardian import SIGNALLED
 from labkit.serving.install import ServerProgram
 from labkit.serving.log_end import end_of_log
 from labkit.serving.malloc import GIVE_BACK
-from labkit.serving.model_processes import is_there
+from labkit.serving.model_processes import ModelProcesses, is_there
 from labkit.serving.own_folder import PID, OwnFolder
 from labkit.serving.probes import Probes
 
@@ -51,6 +51,11 @@ class Launch:
     ports: Sequence[int]
     folder: OwnFolder
     log: Path
+
+    @property
+    def metrics(self) -> str:
+        """The address of the server's metrics."""
+        return f"{self.address}:{self.ports[2]}"
 
     def __call__(self) -> subprocess.Popen[bytes]:
         """Start the guardian, which starts the server."""
@@ -119,7 +124,21 @@ class ServerProcess:
             progress(f"{model} is loaded")
             if not self._probes.is_loaded(model):  # an ensemble loads its steps
                 self._load(model, until, wait)
-            wait(lambda name=model: self._probes.answers(name), f"{model} is loaded, but does not answer")  # type: ignore[misc]
+            wait(lambda name=model: self._answers(name), f"{model} is loaded, but does not answer")  # type: ignore[misc]
+
+    def processes(self, models: Sequence[str]) -> ModelProcesses:
+        """Those of the models that are loaded now."""
+        return ModelProcesses(self.pid, self._launch.repository, models, self._launch.metrics)
+
+    def _answers(self, model: str) -> bool:
+        """Whether a model answers; nobody mends one whose process ends while the server is started."""
+        if self._probes.answers(model):
+            return True
+        if self.guardian.poll() is None and self.processes([]).are_missing(model):
+            raise NotAvailable(
+                f"{model} was loaded, and its process ended before it had answered\n{end_of_log(self._launch.log)}"
+            )
+        return False
 
     def _load(self, model: str, until: float, wait: Callable[[Callable[[], bool], str, float], None]) -> None:
         """In a thread, so that who waits can give up; with the server its call ends."""

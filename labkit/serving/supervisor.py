@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from labkit.errors import NotAvailable
-from labkit.serving.model_processes import ModelProcesses
 from labkit.serving.probes import Probes
 from labkit.serving.process import Launch, ServerProcess
 from labkit.serving.watchdog import Watchdog
@@ -65,7 +64,9 @@ class Supervisor:
         if not watch:
             return
         if self._models:
-            self.watchdog = Watchdog(self._probes, self._models, self._processes(), begin_anew=self.begin_anew)
+            self.watchdog = Watchdog(
+                self._probes, self._models, self.process.processes(self._models), begin_anew=self.begin_anew
+            )
         self._thread = threading.Thread(target=self._run, name="labkit supervisor", daemon=True)
         self._thread.start()
 
@@ -84,10 +85,6 @@ class Supervisor:
         if self._thread and threading.current_thread() is not self._thread:
             self._thread.join()
         self._launch.folder.delete()
-
-    def _processes(self) -> ModelProcesses:
-        metrics = f"{self._launch.address}:{self._launch.ports[2]}"
-        return ModelProcesses(self.process.pid, self._launch.repository, self._models, metrics)
 
     def _run(self) -> None:
         while not self.failure and not self._ended.wait(LOOK_SECONDS):
@@ -112,7 +109,7 @@ class Supervisor:
             number = self.restarts[-1].number + 1 if self.restarts else 1
             self.restarts.append(Restart(number, when, time.monotonic() - began, why))
             if self.watchdog:
-                self.watchdog.resume(self._processes())
+                self.watchdog.resume(self.process.processes(self._models))
             return
 
     def _start(self) -> None:

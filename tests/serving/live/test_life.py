@@ -198,6 +198,12 @@ def test_code_that_raises_is_told_in_its_words(tmp_path: Path) -> None:
         Server(learners(tmp_path, "raise ValueError('the weights of Atlantis')"))
 
 
+def test_a_model_whose_process_ends_before_it_answers_is_not_waited_for(tmp_path: Path) -> None:
+    ends = ECHO.replace("import triton", "import os\nimport triton").replace("return [", "os._exit(1)\n        return [")
+    with pytest.raises(NotAvailable, match="its process ended before it had answered"):
+        Server(learners(tmp_path, ends))
+
+
 def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="mine was not loaded within"):
         Server(learners(tmp_path, "import time\ntime.sleep(600)"), start_seconds=6)
