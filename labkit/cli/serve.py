@@ -60,9 +60,11 @@ def serve(
 
         curl -d '{"text_input": "In the beginning"}' 127.0.0.1:8000/v2/models/gptj/generate
 
+    A tritonserver that ends by itself, or that a request ends, is started again.
     A model repository of your own is looked over first: each fault of a config.pbtxt with its line and what to do.
     """
     from labkit.serving.install import install_server, need_server
+    from labkit.serving.own_folder import OwnFolder, sweep
     from labkit.serving.repository import ServeSettings, write_repository
 
     if install:
@@ -96,11 +98,15 @@ def serve(
             print_json({"repository": str(folder), "models": models})
         return
     need_server()
-    with tempfile.TemporaryDirectory(prefix="labkit-repository-") as temporary:
-        folder = repository or Path(temporary)
+    sweep()
+    own = OwnFolder("repository")
+    try:
+        folder = repository or own.path
         say(f"{name}: the model repository is written to {folder}")
         write_repository(folder, settings)
         _run(folder, name, (http_port, grpc_port, metrics_port), address, log, json=json)
+    finally:
+        own.delete()
 
 
 def is_repository(folder: Path) -> bool:
@@ -130,7 +136,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
 
     if opens := opening_words(address):
         say(f"--address {address}: {opens}")
-    told = threading.Event()
+    told, is_ready = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
     http, grpc, metrics = ports
@@ -141,12 +147,13 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
         metrics_port=metrics,
         address=address,
         log=log,
-        progress=say,
+        progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # not on the line of the status
         give_up=told.is_set,
     )
     with server:
         if is_visible(server.pid, server.grpc):
             say("this machine forbids ptrace: all its users can see in the process list what lets them load models here")
+        is_ready.set()
         say(f"ready: HTTP {server.http}, gRPC {server.grpc}, metrics {server.metrics}; Ctrl-C ends it")
         if json:
             print_json(
@@ -167,11 +174,15 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
     from labkit.errors import NotAvailable
     from labkit.serving.status import status_line
 
-    last = 0.0
+    last, restarts = 0.0, 0
     began = time.monotonic()
     while not told.wait(1.0):
-        if not server.is_running:
-            raise NotAvailable(f"tritonserver has ended; its log is {server.log}")
+        if server.failure:
+            raise NotAvailable(f"{server.failure}\nthe whole log is {server.log}")
+        for restart in list(server.restarts)[-1:]:
+            if restart.number > restarts:
+                restarts, began = restart.number, time.monotonic()
+                say(f"\ntritonserver answers again after {restart.seconds:.1f} s; restarts up to now: {restarts}")
         for repair in list(server.watchdog.repairs) if server.watchdog else []:
             if repair.when <= last:
                 continue
@@ -180,7 +191,7 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
             say(f"\n{repair.model} did not answer and was loaded anew, which {how}")
         if sys.stderr.isatty():
             width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            line = status_line(server.metrics, time.monotonic() - began, name)
+            line = status_line(server.metrics, time.monotonic() - began, name, restarts)
             sys.stderr.write("\r" + line[:width].ljust(width))
             sys.stderr.flush()
     say("\nthe server ends")

@@ -19,14 +19,14 @@ def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Optio
     return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if _is_here(address) else [])]
 
 
-def grpc_client(address: str) -> Any:
+def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
     """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT, which may load models if the server is this user's.
 
-    Raises `NotAvailable` where tritonclient is not installed.
+    more: further options of its channel. Raises `NotAvailable` where tritonclient is not installed.
     """
     from labkit.serving.probes import client_library
 
-    client = client_library().InferenceServerClient(address, channel_args=channel_options(address))
+    client = client_library().InferenceServerClient(address, channel_args=channel_options(address, more))
     client.register_plugin(_BringsSecret(address))
     return client
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,41 +18,51 @@ import psutil
 
 from labkit.serving.access import SECRET_FILE, restricting_options, withdraw_secret
 from labkit.serving.hidden_arguments import CannotHide, start_hidden
+from labkit.serving.own_folder import PID, REGIONS, delete_remains
 from labkit.serving.private_regions import PrivateRegions
-from labkit.serving.run_folder import run_folder
 
 LOOK_SECONDS = 0.1
 STOP_SECONDS = 20.0
 CHILDREN_SECONDS = 2.0
-"""For the processes of models to end by themselves behind their server."""
+"""For the processes of models to end by themselves after their server, when that was asked to end."""
+
+STACK_BYTES = 2**30
+"""Of each thread of the server, where the system allows it: tritonserver reads nested JSON by recursion, and lists the parts
+of a body on the stack; with the usual 8 MiB a body of 150,000 brackets ends it. Only what is used takes memory."""
+
+SIGNALLED = 128
+"""What the exit status is more than the number of the signal that ended the server, as in a shell."""
 
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 
 
 def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
-    """Run the command until it ends, a SIGTERM comes, or process `parent` is gone; its exit status.
+    """Run the command until it ends, a SIGTERM comes, or process `parent` is gone; its exit status, 128 + n for signal n.
 
     command: NAME=VALUE of environment variables, then the program and its arguments. Where there is a file `folder/secret`,
-    the server gets the options that close it with that secret. Writes the server's process id to `folder/pid`; deletes
-    `folder`, the server's run folder, the files of its secret, and its shared memory, whose names begin with `regions`.
+    the server gets the options that close it with that secret. Writes the server's process id to `folder/pid`; deletes the
+    server's run folder, the files of its secret, its shared memory, whose names begin with `regions`, and `folder` if nobody
+    else is left to do it.
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     _control_process(SET_CHILD_SUBREAPER, 1)
+    (folder / REGIONS).write_text(regions)
     secret = _secret(folder)
+    delete_remains(folder)  # of a server whose guardian was killed
+    with contextlib.suppress(OSError, ValueError):
+        _give_large_stacks()
     server = _start(command, restricting_options(secret) if secret else [])
-    (folder / "pid").write_text(str(server.pid))
+    (folder / PID).write_text(str(server.pid))
     memory = PrivateRegions(regions)
     while not told and os.getppid() == parent and not _has_ended(server):
         memory.watch(LOOK_SECONDS)
     end(server)
-    for region in Path("/dev/shm").glob(f"{regions}*"):
-        region.unlink(missing_ok=True)
-    shutil.rmtree(run_folder(server.pid), ignore_errors=True)
+    delete_remains(folder)
     withdraw_secret(folder)
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)
-    return server.returncode
+    return server.returncode if server.returncode >= 0 else SIGNALLED - server.returncode
 
 
 def _secret(folder: Path) -> str:
@@ -74,6 +85,7 @@ def _start(command: list[str], secret_options: list[str]) -> subprocess.Popen[by
 
 def end(server: subprocess.Popen[bytes]) -> None:
     """End a server and the processes of its models: asked first, then killed; orphans of a killed one have come here."""
+    patience = 0.0 if server.poll() is not None else CHILDREN_SECONDS
     if server.poll() is None:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -81,7 +93,7 @@ def end(server: subprocess.Popen[bytes]) -> None:
     if server.poll() is None:
         server.kill()
         server.wait()
-    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=CHILDREN_SECONDS)
+    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=patience)
     for child in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -101,6 +113,17 @@ def _prepare() -> None:
     """In the server's process: killed when the guardian is; what it shares in memory and writes is for its user alone."""
     os.umask(0o077)
     _control_process(SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _give_large_stacks() -> None:
+    """To the threads of whatever this process starts; not where memory that is only reserved counts as used."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = min(STACK_BYTES, psutil.virtual_memory().total // 4, hard if hard != resource.RLIM_INFINITY else STACK_BYTES)
+    counted = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    if counted or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return
+    if soft == resource.RLIM_INFINITY or wanted > soft:  # without a limit, glibc takes 2 MiB
+        resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
 
 
 def _control_process(option: int, value: int) -> None:

@@ -20,6 +20,14 @@ LOAD_SECONDS = 600.0
 
 UNLOAD_SECONDS = 15.0
 
+CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 50),  # a server that was just started again is found at once
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.use_local_subchannel_pool", 1),  # the waiting times of other clients of this process are theirs
+]
+"""Of the connection to the server, which may end and be started again meanwhile."""
+
 _EXAMPLES: dict[str, Any] = {"BYTES": b"a", "BOOL": False}
 """Elements of a probe's tensors by Triton's data type; 1 for numbers."""
 
@@ -38,7 +46,7 @@ class Probes:
     def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
         """grpc: HOST:PORT. mark: what tells the models that a request is a probe (`probe_mark`); without it they count it."""
         self._address, self._mark = grpc, mark
-        self._client = grpc_client(grpc)
+        self._client = grpc_client(grpc, CHANNEL)
 
     def is_live(self) -> bool:
         """Whether the server answers at all."""

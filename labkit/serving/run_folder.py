@@ -17,9 +17,14 @@ NO_SIGN_SECONDS = 20.0
 
 def run_folder(server_pid: int) -> Path:
     """The folder of a server, for this user alone; made when it is missing. Raises `NotAvailable` if it is not safe."""
-    folder = private_folder() / str(server_pid)
+    folder = run_folder_path(server_pid)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def run_folder_path(server_pid: int) -> Path:
+    """Where the folder of a server is, or would be."""
+    return private_folder() / str(server_pid)
 
 
 class EngineNote:

@@ -37,6 +37,7 @@ def plain_path(path: Path, folder: Path, name: str) -> Path:
             f"Triton cannot use the paths {path} and {folder}: it needs one without spaces and quotes; set TMPDIR"
         )
     link = folder / name
+    link.unlink(missing_ok=True)  # of an earlier start
     link.symlink_to(path)
     return link
 

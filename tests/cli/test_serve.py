@@ -48,8 +48,27 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120)
 
 
+KILLED = """
+import time
+from labkit.serving.own_folder import OwnFolder
+print(OwnFolder("repository").path, flush=True)
+time.sleep(600)
+"""
+
+
+def leave_a_repository() -> Path:
+    """What a `labkit serve` that was killed leaves in the temporary folder."""
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        left = Path(owner.stdout.readline().strip())
+        owner.kill()
+    assert left.is_dir()
+    return left
+
+
 @needs_server
 def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) -> None:
+    left = leave_a_repository()
     with subprocess.Popen(
         [*COMMAND, "gptj-tiny", "--json", "--max-batch", "4", "--log", str(tmp_path / "log"), *ANY_PORTS],
         stdout=subprocess.PIPE,
@@ -58,6 +77,7 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
     ) as command:
         assert command.stdout is not None
         ready = json.loads(command.stdout.readline())
+        assert not left.exists(), "what another one left"
         family = [psutil.Process(ready["pid"]), *psutil.Process(command.pid).children(recursive=True)]
         asked = {"text_input": "In the beginning", "max_new_tokens": 8}
         request = urllib.request.Request(f"http://{ready['http']}/v2/models/gptj/generate", data=json.dumps(asked).encode())
@@ -119,6 +139,13 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
         killed.kill()
         read_until("preprocessing did not answer and was loaded anew, which took ")
         read_until("cache 0% full")
+        (server,) = [
+            process for process in psutil.Process(command.pid).children(recursive=True) if process.name() == "tritonserver"
+        ]
+        server.kill()
+        read_until("tritonserver was ended by SIGKILL")
+        read_until("tritonserver answers again after ")
+        read_until("cache 0% full, started again 1 time")
         command.send_signal(signal.SIGINT)
         read_until("the server ends")
     os.close(screen)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from labkit.serving.watchdog import Watchdog
 
 
@@ -17,6 +19,8 @@ class Probes:
         self.gone: set[str] = set()
         self.live, self.loaded = True, True
         self.reloaded: list[str] = []
+        self.killed: list[str] = []
+        self.waiting = 0
         self._seconds = seconds
 
     def is_live(self) -> bool:
@@ -46,10 +50,22 @@ class Probes:
     def look_at(self, model: str) -> None:
         """Nothing to note."""
 
+    def kill_stopped(self, model: str, seconds: float = 2.0) -> None:
+        if not seconds:
+            self.killed.append(model)
 
-def watchdog(probes: Probes, models: list[str], look_seconds: float) -> Watchdog:
+    def waiting_for_ended(self, model: str) -> int:
+        return self.waiting
+
+    def in_flight(self) -> int:
+        return self.waiting
+
+
+def watchdog(
+    probes: Probes, models: list[str], look_seconds: float, begin_anew: Callable[[str], None] | None = None
+) -> Watchdog:
     double: Any = probes
-    return Watchdog(double, models, double, look_seconds)
+    return Watchdog(double, models, double, look_seconds, begin_anew)
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -105,3 +121,53 @@ def test_stopped_it_mends_nothing_more() -> None:
     probes.gone.add("engine")
     time.sleep(0.4)
     assert not probes.reloaded
+
+
+def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_then() -> None:
+    probes, told = Probes(), []
+    probes.waiting = 6
+    probes.gone.add("engine")
+    dog = watchdog(probes, ["engine"], look_seconds=0.02, begin_anew=told.append)
+    wait_for(lambda: told)
+    probes.silent.add("engine")
+    time.sleep(0.5)
+    assert told == ["the process of engine ended with 6 requests, which Triton would not answer"]
+    assert probes.killed == ["engine"], "one that is stopped does not come back"
+    assert not probes.reloaded, "while the server is started nobody loads models"
+    after: Any = Probes()
+    dog.resume(after)
+    wait_for(lambda: dog.repairs)  # of what the probes call silent
+    dog.stop()
+    assert probes.reloaded == ["engine"]
+
+
+def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.serving.watchdog.FEW_REPAIRS", 2)
+    monkeypatch.setattr("labkit.serving.watchdog.MANY_REPAIRS", 4)
+    probes, told = Probes(), []
+    dog = watchdog(probes, ["engine"], look_seconds=1000, begin_anew=told.append)
+
+    def repair(times: int) -> None:
+        for _ in range(times):
+            before = len(dog.repairs)
+            probes.gone.add("engine")
+            wait_for(lambda: len(dog.repairs) > before)  # noqa: B023
+
+    repair(1)
+    probes.waiting = 1
+    monkeypatch.setattr(probes, "waiting_for_ended", lambda model: 0)
+    repair(1)
+    time.sleep(0.5)
+    assert not told, "there are requests"
+    probes.waiting = 0
+    wait_for(lambda: told)
+    probes.waiting = 1
+    again: Any = probes
+    dog.resume(again)
+    repair(3)
+    time.sleep(0.5)
+    assert len(told) == 1
+    repair(1)
+    wait_for(lambda: len(told) == 2)
+    dog.stop()
+    assert told[1] == "models were loaded anew in it, 4 in all, and each left threads and memory"

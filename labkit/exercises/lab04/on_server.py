@@ -6,7 +6,6 @@ import contextlib
 import json
 import queue
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 from labkit.serving.channels import grpc_client
 from labkit.serving.model_config import Batching, Instances, ModelConfig, config_text
 from labkit.serving.models import served_models
+from labkit.serving.own_folder import OwnFolder
 from labkit.serving.probes import as_input
 from labkit.serving.server import Server
 from labkit.serving.tensors import TensorSpec
@@ -49,9 +49,10 @@ class LabServer:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="labkit-lab04-"))
+        own = OwnFolder("lab04")
+        self.folder = own.path
         self.server = Server(self.folder, models=[], watch=False)
-        self._end = weakref.finalize(self, _end, self.server)
+        self._end = weakref.finalize(self, _end, self.server, own)
         self.client = grpc_client(self.server.grpc)
         self.loaded: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -171,13 +172,13 @@ class LabServer:
         self.server.probes.load(model)
 
 
-def _end(server: Server) -> None:
+def _end(server: Server, own: OwnFolder) -> None:
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         whole = psutil.Process(server.pid)
         for process in [*whole.children(recursive=True), whole]:
             process.kill()
     server.stop()
-    shutil.rmtree(server.repository, ignore_errors=True)
+    own.delete()
 
 
 def model_code(module: str) -> str:

@@ -7,10 +7,14 @@ such requests end by themselves, by their parameter `timeout`, which every step 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from labkit.serving.in_flight import InFlight
+from labkit.serving.run_folder import run_folder
 
 LOOK_SECONDS = 0.1
 """Between two looks at the same request."""
@@ -25,10 +29,13 @@ MOST_SECONDS = 0.5
 class Client:
     """Who waits for the answer to one request."""
 
-    def __init__(self, watched: dict[Client, Callable[[], None]], sender: Any, changed: threading.Event) -> None:
-        self._watched, self._sender, self._changed = watched, sender, changed
+    def __init__(
+        self, watched: dict[Client, Callable[[], None]], sender: Any, changed: threading.Event, in_flight: InFlight
+    ) -> None:
+        self._watched, self._sender, self._changed, self._in_flight = watched, sender, changed, in_flight
         self._lock = threading.Lock()
         self._over = False
+        in_flight.begin()
 
     def watch(self, cancel: Callable[[], None]) -> None:
         """Begin to look after it; `cancel` is called when it has gone. Nothing happens behind `end`."""
@@ -40,6 +47,8 @@ class Client:
     def end(self) -> None:
         """To be called before the last response is sent: whoever asks about a request behind it brings the server down."""
         with self._lock:
+            if not self._over:
+                self._in_flight.end()
             self._over = True
             self._watched.pop(self, None)
 
@@ -50,9 +59,10 @@ class Client:
 
 
 class ClientsGone:
-    """Looks after the clients of a model in a thread."""
+    """Looks after the clients of a model in a thread, and counts the requests that they wait for."""
 
     def __init__(self) -> None:
+        self._in_flight = InFlight(run_folder(os.getppid()))
         self._watched: dict[Client, Callable[[], None]] = {}
         self._changed, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._look, name="labkit clients", daemon=True)
@@ -60,7 +70,7 @@ class ClientsGone:
 
     def of(self, sender: Any) -> Client:
         """The client behind a response sender; not yet looked after."""
-        return Client(self._watched, sender, self._changed)
+        return Client(self._watched, sender, self._changed, self._in_flight)
 
     def close(self) -> None:
         """Look no more at all."""

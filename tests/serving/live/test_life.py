@@ -144,13 +144,14 @@ def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_pat
     assert ask(watched, text_input=PROMPT, max_new_tokens=4)["text_output"][0] == expected
 
 
-def test_a_killed_server_is_told(tmp_path: Path) -> None:
-    with Server(learners(tmp_path, ECHO)) as server:
+def test_a_killed_server_that_nobody_watches_is_told(tmp_path: Path) -> None:
+    with Server(learners(tmp_path, ECHO), watch=False) as server:
         family = processes(server)
         psutil.Process(server.pid).kill()
         wait_for(lambda: not server.is_running)
         wait_for(lambda: server.process.poll() is not None)
         assert not any(process.is_running() for process in family)
+        assert not server.restarts
 
 
 START = """
@@ -195,6 +196,12 @@ def test_no_models(tmp_path: Path) -> None:
 def test_code_that_raises_is_told_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="the weights of Atlantis"):
         Server(learners(tmp_path, "raise ValueError('the weights of Atlantis')"))
+
+
+def test_a_model_whose_process_ends_before_it_answers_is_not_waited_for(tmp_path: Path) -> None:
+    ends = ECHO.replace("import triton", "import os\nimport triton").replace("return [", "os._exit(1)\n        return [")
+    with pytest.raises(NotAvailable, match="its process ended before it had answered"):
+        Server(learners(tmp_path, ends))
 
 
 def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
