@@ -27,64 +27,64 @@ MOST_SEED = 2**64 - 1
 class SamplingParams:
     """How to continue a prompt.
 
-        Numbers and arrays may be Python's, numpy's or torch's. Lists may be any collection; one text is a list of one, and
-        None an empty one. What is kept is plain: whole numbers, floats, booleans and tuples.
+    Numbers and arrays may be Python's, numpy's or torch's. Lists may be any collection; one text is a list of one, and
+    None an empty one. What is kept is plain: whole numbers, floats, booleans and tuples.
 
-        Length and end
-        max_new_tokens: tokens to make at most; left out: 64, or fewer where the context ends.
-        min_new_tokens: until so many are made, the end of text and the stop tokens cannot be chosen, and `stop` does nothing.
-        stop: strings, or sequences of token ids, that end the text just before them, however it is cut into tokens. A special
-            token is no text, but a string with its name (`<|endoftext|>`) is met by it. stop_token_ids: tokens that end it.
-        end_token_id: the token that ends the text in place of the model's own end of text.
-        ignore_eos: go on past the end of text.
-        start_token_id: the token that an empty prompt begins with; without it an empty prompt is refused.
+    Length and end
+    max_new_tokens: tokens to make at most; left out: 64, or fewer where the context ends.
+    min_new_tokens: until so many are made, the end of text and the stop tokens cannot be chosen, and `stop` does nothing.
+    stop: strings, or sequences of token ids, that end the text just before them, however it is cut into tokens. A special
+        token is no text, but a string with its name (`<|endoftext|>`) is met by it. stop_token_ids: tokens that end it.
+    end_token_id: the token that ends the text in place of the model's own end of text.
+    ignore_eos: go on past the end of text.
+    start_token_id: the token that an empty prompt begins with; without it an empty prompt is refused.
 
-        Sampling
-        temperature: 0 is greedy; logits are divided by it otherwise (1e-10 to 1e10).
-        top_k: keep the k likeliest tokens; 0 keeps all.
-        top_p: keep the smallest set of tokens whose probability reaches p, in [1e-10, 1].
-        top_k and top_p choose among draws. With temperature 0 nothing is drawn: the text is greedy, and a warning says so. Other
-            libraries whose default temperature is 1 draw then; give `temperature=1.0` for the same here.
-        top_p_decay, top_p_min, top_p_reset_ids: factual-nucleus sampling (Lee et al. 2022): top_p is multiplied by
-            `top_p_decay` after each token, down to `top_p_min`, and is itself again after a token of `top_p_reset_ids`
-            (a full stop, say).
-        seed: equal seeds (0 to 2**64 - 1) give equal text; left out, every call draws its own.
-        num_samples: continuations of this prompt, each with its own random draws (of beam search: its best ones).
+    Sampling
+    temperature: 0 is greedy; logits are divided by it otherwise (1e-10 to 1e10).
+    top_k: keep the k likeliest tokens; 0 keeps all.
+    top_p: keep the smallest set of tokens whose probability reaches p, in [1e-10, 1].
+    top_k and top_p choose among draws. With temperature 0 nothing is drawn: the text is greedy, and a warning says so. Other
+        libraries whose default temperature is 1 draw then; give `temperature=1.0` for the same here.
+    top_p_decay, top_p_min, top_p_reset_ids: factual-nucleus sampling (Lee et al. 2022): top_p is multiplied by
+        `top_p_decay` after each token, down to `top_p_min`, and is itself again after a token of `top_p_reset_ids`
+        (a full stop, say).
+    seed: equal seeds (0 to 2**64 - 1) give equal text; left out, every call draws its own.
+    num_samples: continuations of this prompt, each with its own random draws (of beam search: its best ones).
 
-        Penalties and bans
-        repetition_penalty: logits of tokens in prompt or continuation are divided (if positive) or multiplied (if
-            negative) by it (Keskar et al. 2019), 1e-10 to 1e10; 1 is off.
+    Penalties and bans
+    repetition_penalty: logits of tokens in prompt or continuation are divided (if positive) or multiplied (if
+        negative) by it (Keskar et al. 2019), 1e-10 to 1e10; 1 is off.
     presence_penalty: subtracted from the logits of tokens already in the continuation, -1e10 to 1e10; 0 is off.
     bad_words: strings that the text does not hold anywhere, inside a word neither (`the` bans `other`), however it is cut
-        into tokens; nor does one begin in the prompt and end in the text. Of sequences of token ids, the last token is
-        banned where the others stand before it. A text ends with the reason "banned" where no token is left.
+    into tokens; nor does one begin in the prompt and end in the text. Of sequences of token ids, the last token is
+    banned where the others stand before it. A text ends with the reason "banned" where no token is left.
 
-        Beam search (no draw is made: `temperature` divides the logits, 0 leaves them; penalties and bans work on
-        log-probabilities, as in transformers)
-        num_beams: continuations that are followed at once; 1 is no beam search.
-        length_penalty: a hypothesis' score is its log-probability divided by its number of new tokens to this power.
-        early_stopping: True ends when `num_beams` hypotheses have ended; False when the best running beam, at its present
-            length, scores no better than the worst of them; "never" when it cannot at any length up to the limit.
-        num_beam_groups, diversity_penalty: groups of beams, each penalized by `diversity_penalty` for every beam of an
-            earlier group that took the same token in this step (Vijayakumar et al. 2016).
-        diversity_rate: the r-th likeliest child of a beam (r from 0) is ranked r times this lower (Li et al. 2016); 0 is off.
+    Beam search (no draw is made: `temperature` divides the logits, 0 leaves them; penalties and bans work on
+    log-probabilities, as in transformers)
+    num_beams: continuations that are followed at once; 1 is no beam search.
+    length_penalty: a hypothesis' score is its log-probability divided by its number of new tokens to this power.
+    early_stopping: True ends when `num_beams` hypotheses have ended; False when the best running beam, at its present
+        length, scores no better than the worst of them; "never" when it cannot at any length up to the limit.
+    num_beam_groups, diversity_penalty: groups of beams, each penalized by `diversity_penalty` for every beam of an
+        earlier group that took the same token in this step (Vijayakumar et al. 2016).
+    diversity_rate: the r-th likeliest child of a beam (r from 0) is ranked r times this lower (Li et al. 2016); 0 is off.
 
-        What is reported
-        logprobs: None for none, 0 for the chosen tokens' log-probabilities, n for the n likeliest as well; of the
-            model's own distribution, before penalties and temperature. prompt_logprobs: the same of the prompt's tokens.
+    What is reported
+    logprobs: None for none, 0 for the chosen tokens' log-probabilities, n for the n likeliest as well; of the
+        model's own distribution, before penalties and temperature. prompt_logprobs: the same of the prompt's tokens.
 
-        What stands before the prompt, and what is remembered
-        soft_prompt: embeddings `[tokens, hidden_size]` in front of the prompt's.
-        prefix_prompt: keys and values `[num_layers, 2, num_heads, prefix_len, head_dim]` of the first `prefix_len` positions.
-        memory_len: the last so many tokens are attended to and kept in the cache; the prompt must fit. None remembers all.
+    What stands before the prompt, and what is remembered
+    soft_prompt: embeddings `[tokens, hidden_size]` in front of the prompt's.
+    prefix_prompt: keys and values `[num_layers, 2, num_heads, prefix_len, head_dim]` of the first `prefix_len` positions.
+    memory_len: the last so many tokens are attended to and kept in the cache; the prompt must fit. None remembers all.
 
-        Speed
-        speculate: up to so many tokens are guessed a step where the last ones occurred before, and kept as far as they are
-            what would have been made without guessing (Saxena 2023); 0 is off. The text does not depend on it. Nothing is
-            guessed with `memory_len`.
+    Speed
+    speculate: up to so many tokens are guessed a step where the last ones occurred before, and kept as far as they are
+        what would have been made without guessing (Saxena 2023); 0 is off. The text does not depend on it. Nothing is
+        guessed with `memory_len`.
 
-        Order of work on the logits: repetition penalty, presence penalty, bad words and minimum length, temperature,
-        top-k, top-p. Raises `InvalidRequest` naming the parameter, what was given and what is accepted.
+    Order of work on the logits: repetition penalty, presence penalty, bad words and minimum length, temperature,
+    top-k, top-p. Raises `InvalidRequest` naming the parameter, what was given and what is accepted.
     """
 
     max_new_tokens: int | None = None

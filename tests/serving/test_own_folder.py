@@ -84,13 +84,19 @@ def test_the_shared_memory_of_a_swept_server_goes_too() -> None:
 
 def test_what_is_not_such_a_folder_stays(tmp_path: Path) -> None:
     mine = OwnFolder("test")
-    kept = [tmp_path / "labkit-repository-kept", tmp_path / "somebody"]
-    for folder in kept:
-        folder.mkdir()
-    (tmp_path / "labkit-run-link").symlink_to(tmp_path / "somebody")
-    (tmp_path / "labkit-run-file").touch()
-    assert Path(path) not in sweep()
-    assert all(folder.exists() for folder in kept)
+    place = mine.path.parent
+    (tmp_path / "somebody").mkdir()
+    kept = [place / f"labkit-run-link-{os.getpid()}", place / f"labkit-run-file-{os.getpid()}", place / f"kept-{os.getpid()}"]
+    kept[0].symlink_to(tmp_path / "somebody")
+    kept[1].touch()
+    kept[2].mkdir()
+    try:
+        assert not {mine.path, *kept} & set(sweep())
+        assert all(path.exists() for path in (mine.path, *kept))
+    finally:
+        kept[0].unlink()
+        kept[1].unlink()
+        kept[2].rmdir()
     mine.delete()
     mine.delete()
     assert not mine.path.exists()
