@@ -15,7 +15,7 @@ class Sequence:
     """A prompt and what has been made behind it so far.
 
     `stop_token_ids` are the tokens that end it (the end of text among them unless ignored); `bad_words` the forbidden
-    token sequences; `seed` decides its random draws together with `sample`;
+    token sequences (`bans`: whether any token may be forbidden); `seed` decides its random draws together with `sample`;
     `token_bytes` turns a token into its part of the text, and `stop_words` are the stops given as token ids.
     """
 
@@ -47,6 +47,7 @@ class Sequence:
         self._text = TextStream([word for word in params.stop if isinstance(word, str)])
         self.stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
         self._held: list[bytes] = []  # of the last tokens, which may be the beginning of a stop word
+        self.bans = bool(self.bad_words) or params.min_new_tokens > 0
         self._banned: dict[int, list[tuple[int, ...]]] = {}  # bad words by their last token, without it
         for word in self.bad_words:
             self._banned.setdefault(word[-1], []).append(word[:-1])
