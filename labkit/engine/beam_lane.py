@@ -59,7 +59,7 @@ class BeamLane:
                     self._scheduler.waiting.appendleft(samples)
                 raise
             if ended:
-                with held():
+                with held:
                     wanted = self._end(search)
                     for reservation, hypotheses in zip(search.reservations, search.beams.hypotheses, strict=True):
                         if reservation.samples in wanted:

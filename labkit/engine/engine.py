@@ -134,7 +134,7 @@ class Engine:
         inbox: deque[TokenEvent] = deque()
         requests = self._requests(prompts, params, inbox)
         outputs = _outputs(requests)
-        with watched():
+        with watched:
             for event in self._run(requests, inbox):
                 outputs[event.request].take(event)
         return outputs
@@ -213,7 +213,7 @@ class Engine:
 
     def cancel(self, request_id: int) -> bool:
         """End an added request at once, waiting or running; no event of it comes any more. Whether it was unfinished."""
-        with held(), self._lock:
+        with held, self._lock:
             request = self._added.get(request_id)
             if request is None:
                 return False
@@ -300,7 +300,7 @@ class Engine:
 
     def _advance(self) -> None:
         """One step; what it makes goes to the inboxes of those that it is for."""
-        with self._lock, undisturbed(), watched():
+        with self._lock, undisturbed(), watched:
             self._check_open()
             ended: list[Request] = []
             try:
@@ -331,7 +331,7 @@ class Engine:
 
     def _fail_all(self, error: Exception) -> None:
         """The bookkeeping itself failed: nobody can go on. All are told, and the next request begins anew."""
-        with held():
+        with held:
             for request in dict.fromkeys(self._running.values()):
                 request.unfinished = 0
                 request.inbox.append(failed(request.sequences[0], error)[1])
@@ -346,7 +346,7 @@ class Engine:
             self._check_open()
             loop = self._ready()
             try:
-                with held():
+                with held:
                     for request in requests:
                         self._running.update(dict.fromkeys(request.sequences, request))
                         loop.add(request.sequences)
@@ -358,7 +358,7 @@ class Engine:
         """Take back what has not ended of these requests."""
         if not requests:
             return
-        with held(), self._lock:
+        with held, self._lock:
             left = {sequence for request in requests for sequence in request.sequences if sequence in self._running}
             if left:
                 self._ready().cancel(left)

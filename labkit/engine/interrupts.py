@@ -1,15 +1,25 @@
 """Ctrl-C, or a notebook's Stop, waits where something must not be left half done.
 
-Changing the handler takes microseconds, so it is done once a call (`watched`), and the sections inside of it (`held`) only
-set a flag. Only the main thread is interrupted by signals; in others nothing happens here.
+`with watched:` puts a handler in place, once a call or a step; the sections inside of it, `with held:`, only count. Only the
+main thread is interrupted by signals; in others nothing happens here.
 """
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
+
+try:
+    # CPython's own module under `signal`, which turns numbers into enumerations and back and takes twenty times as long: more
+    # than all else that a step does here.
+    _signals: Any = importlib.import_module("_signal")
+except ImportError:
+    _signals = signal
+_MAIN = threading.main_thread().ident
+_SIGINT = int(signal.SIGINT)
 
 
 class _Watch:
@@ -17,7 +27,8 @@ class _Watch:
 
     def __init__(self) -> None:
         self.before: Callable[..., Any] | None = None  # None: not in place
-        self.held = 0  # sections that the main thread is in
+        self.depth = 0  # blocks of either kind that the main thread is in
+        self.held = 0  # those of `held`
         self.pending: tuple[Any, ...] | None = None
 
     def __call__(self, *given: Any) -> None:
@@ -26,43 +37,53 @@ class _Watch:
         else:
             self.before(*given)
 
+    def enter(self) -> None:
+        """Put it in place, unless it is; nor where the handler is none of Python's: in a server it could not be put back."""
+        self.depth += 1
+        if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:
+            _signals.signal(_SIGINT, self)
+            self.before = before
 
-_WATCH = _Watch()
-_MAIN = threading.main_thread().ident
-
-
-class watched:  # noqa: N801 - a verb at the place of call
-    """While it lasts, `held` is cheap. Not where the handler is none of Python's: in a server it could not be put back."""
-
-    def __enter__(self) -> None:
-        self._mine = False
-        if threading.get_ident() == _MAIN and _WATCH.before is None and callable(before := signal.getsignal(signal.SIGINT)):
-            self._mine = True
-            signal.signal(signal.SIGINT, _WATCH)
-            _WATCH.before = before
-
-    def __exit__(self, *_: object) -> None:
-        if self._mine:
-            before = _WATCH.before
-            signal.signal(signal.SIGINT, before)
-            pending, _WATCH.pending, _WATCH.before = _WATCH.pending, None, None
-            if pending is not None and before is not None:
+    def leave(self) -> None:
+        """At the end of the outermost block put the handler before back; what was held back comes when nothing is held."""
+        self.depth -= 1
+        before = self.before
+        if not self.depth and before is not None:
+            _signals.signal(_SIGINT, before)
+            self.before = None
+        if not self.held and self.pending is not None:
+            pending, self.pending = self.pending, None
+            if before is not None:
                 before(*pending)
 
 
-class held(watched):  # noqa: N801
-    """An interruption waits for the end of the block, and comes then."""
+_WATCH = _Watch()
 
+
+class _Watched:
     def __enter__(self) -> None:
-        super().__enter__()
-        self._main = threading.get_ident() == _MAIN
-        if self._main:
-            _WATCH.held += 1
+        if threading.get_ident() == _MAIN:
+            _WATCH.enter()
 
     def __exit__(self, *_: object) -> None:
-        if self._main:
+        if threading.get_ident() == _MAIN:
+            _WATCH.leave()
+
+
+class _Held:
+    def __enter__(self) -> None:
+        if threading.get_ident() == _MAIN:
+            _WATCH.held += 1
+            _WATCH.enter()
+
+    def __exit__(self, *_: object) -> None:
+        if threading.get_ident() == _MAIN:
             _WATCH.held -= 1
-        super().__exit__()
-        if self._main and not _WATCH.held and _WATCH.pending is not None and _WATCH.before is not None:
-            pending, _WATCH.pending = _WATCH.pending, None
-            _WATCH.before(*pending)
+            _WATCH.leave()
+
+
+watched = _Watched()
+"""While it lasts, `held` is cheap."""
+
+held = _Held()
+"""An interruption waits for the end of the block, and comes then."""

@@ -103,7 +103,7 @@ class StepLoop:
             return
         steps = steps_in_flight(forward)
         while len(self._flights) < steps:
-            with held():
+            with held:
                 plan = self.scheduler.plan(steps, {entry for flight in self._flights for entry in flight.plan.entries})
             if not plan.num_tokens:
                 break
@@ -179,7 +179,7 @@ class StepLoop:
                 yield from (failed(entry.sequence, error) for entry, error in failures.items())
                 plan, rows = plan.without(failures, scored=False)
                 logits = logits[rows]
-        with held():
+        with held:
             entries = self.scheduler.commit(plan)
         if entries:
             yield from self._take_tokens(logits, entries)
@@ -198,7 +198,7 @@ class StepLoop:
             for entry, rows in zip(entries, torch.split(logits, counts), strict=True):
                 yield from self._take_tokens(rows, [entry])
             return
-        with held():
+        with held:
             for entry, tokens, scored in zip(entries, made, scores, strict=True):
                 yield from self._append(entry, tokens, scored)
 

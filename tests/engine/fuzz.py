@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-import labkit
+from labkit.checkpoints import open_checkpoint
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import LabkitError
 from tests.engine import strategies
+from tests.models import engine_of, random_peer
 
-OPTIONS: dict[str, Any] = {"device": "cpu", "max_batch_size": 8, "num_slots": 1200, "max_step_tokens": 160}
+SHAPE = (64, 2, 2, 16, 256, 8192)
+"""Of a model with random weights, so small that a step takes a millisecond, with the tokenizer of gptj-tiny."""
 STEPS = 30
 """Steps that a random request runs at most; then it is cancelled."""
 BYSTANDERS = [
@@ -37,11 +39,14 @@ class Batch:
     """An engine with bystanders that run all the time: one that has ended begins again."""
 
     def __init__(self, counts: collections.Counter[str]) -> None:
-        self.engine: Engine = labkit.load("gptj-tiny", **OPTIONS)
-        texts, params = [text for text, _ in BYSTANDERS], [SamplingParams(**given) for _, given in BYSTANDERS]
-        self.expected = [
-            labkit.load("gptj-tiny", **OPTIONS).generate(t, p)[0].token_ids for t, p in zip(texts, params, strict=True)
-        ]
+        tokenizer = open_checkpoint("gptj-tiny").tokenizer()
+        options: dict[str, Any] = {"max_batch_size": 8, "num_slots": 1200, "max_step_tokens": 160, "tokenizer": tokenizer}
+        peer = random_peer(SHAPE, 5)
+        self.engine: Engine = engine_of(peer, **options)
+        params = [SamplingParams(**given) for _, given in BYSTANDERS]
+        texts = [text for text, _ in BYSTANDERS]
+        alone = [engine_of(peer, **options).generate(text, chosen) for text, chosen in zip(texts, params, strict=True)]
+        self.expected = [outputs[0].token_ids for outputs in alone]
         self.params = params
         self.made: dict[int, tuple[int, list[int]]] = {}  # by request: which bystander, and its tokens so far
         self.counts = counts

@@ -67,6 +67,15 @@ def test_a_token_without_probability_is_never_drawn() -> None:
         assert tokens.tolist() == [260] * 3
 
 
+def test_a_top_p_that_has_decayed_to_nothing_leaves_the_likeliest_token() -> None:
+    logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(1))
+    rows, zeros, one = torch.arange(4), torch.zeros(4, dtype=torch.int64), torch.ones(4).double()
+    top_p = torch.tensor([0.0, 1e-300, 1e-46, 1e-10]).double()
+    tokens = sample_triton(logits, one, zeros, top_p, rows, rows, rows)
+    assert tokens.tolist() == logits.argmax(-1).tolist()
+    assert torch.equal(tokens, ops.sample(logits, one, zeros, top_p, rows, rows, rows))
+
+
 def test_a_greedy_row_is_read_once() -> None:
     logits = torch.randn(3, 700)
     zeros = torch.zeros(3, dtype=torch.int64)
