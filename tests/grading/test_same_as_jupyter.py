@@ -58,8 +58,8 @@ def in_jupyter(folder: Path) -> dict[str, Any]:
 
 
 def said_by(cell: Any) -> Any:
-    texts = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
-    found = [json.loads(line.removeprefix("verdict ")) for line in texts if line.startswith("verdict ")]
+    said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")  # it may come in pieces
+    found = [json.loads(line.removeprefix("verdict ")) for line in said.splitlines() if line.startswith("verdict ")]
     return found[0] if found else next(output.ename for output in cell.outputs if output.output_type == "error")
 
 
