@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 
@@ -31,4 +32,11 @@ class PlatformDistribution(Distribution):
         return True
 
 
-setup(cmdclass={"build_py": BuildNative}, distclass=PlatformDistribution)
+class AnyPython(bdist_wheel):
+    """The machine code is called through ctypes and knows nothing of Python: one wheel serves every version."""
+
+    def get_tag(self) -> tuple[str, str, str]:  # noqa: D102
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(cmdclass={"build_py": BuildNative, "bdist_wheel": AnyPython}, distclass=PlatformDistribution)

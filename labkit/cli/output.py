@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from labkit.errors import InvalidRequest, LabkitError
+from labkit.extras import what_is_missing
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap a command so that labkit's errors end it with one sentence and the right exit status."""
+    """Wrap a command so that labkit's errors, and a package of an extra that is missing, end it with one sentence."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Result:
@@ -52,6 +53,12 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             raise SystemExit(130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except ModuleNotFoundError as error:
+            missing = what_is_missing(error)
+            if missing is None:
+                raise
+            print(f"labkit: {missing}", file=sys.stderr)
             raise SystemExit(1) from None
         except (OSError, MemoryError) as error:
             print(f"labkit: {type(error).__name__}: {error}", file=sys.stderr)

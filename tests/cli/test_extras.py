@@ -1,0 +1,111 @@
+"""Every command without the packages of labkit's extras: it runs, or names the extra in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.cli import COMMANDS
+from labkit.extras import EXTRA_OF
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import contextlib, io, json, os, sys
+blocked, commands = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+
+class WithoutExtras:
+    #A finder that does not see some packages.
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in blocked else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [WithoutExtras(finder) for finder in sys.meta_path]
+from labkit.cli import _register, app
+_register()
+for arguments in commands:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app(arguments, prog_name="labkit")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException as error:
+            code, _ = repr(error), err.write("Traceback")
+    print(json.dumps([arguments[0], code, out.getvalue()[-2000:], err.getvalue()[-2000:]]), file=sys.__stdout__, flush=True)
+"""
+SMALL = ["--prompt-tokens", "4", "--new-tokens", "2", "--rounds", "1", "--seconds", "0.1"]
+CALLS: dict[str, list[str]] = {
+    "doctor": ["doctor"],
+    "fetch": ["fetch", "gptj-tiny"],
+    "convert": ["convert", "gptj-tiny", "TARGET", "--format", "hf"],
+    "generate": ["generate", "In the beginning", "--max-new-tokens", "2", "--device", "cpu"],
+    "evaluate": ["evaluate", "--window", "32", "--text", "TEXT", "--device", "cpu"],
+    "bench": ["bench", *SMALL, "--device", "cpu"],
+    "tune": ["tune", "--device", "cpu"],
+    "serve": ["serve", "gptj-tiny", "--write-only", "--repository", "REPOSITORY"],
+    "load": ["load", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
+    "check": ["check", str(ROOT / "labs/00_class_environment.ipynb")],
+    "release": ["release", "--check", "--course", str(ROOT)],
+    "tour": ["tour", "--course", str(ROOT)],
+    "lab": ["lab", "--course", str(ROOT)],
+}
+NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "serve", "check"}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, str, str]]:
+    """Exit status, stdout and stderr of each command, all run in one process that lacks every extra."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "text").write_text("In the beginning God created the heaven.")
+    places = {"TARGET": "target", "TEXT": "text", "REPOSITORY": "repository"}
+    calls = [[str(folder / places[word]) if word in places else word for word in call] for call in CALLS.values()]
+    command = [sys.executable, "-c", PROGRAM, json.dumps(sorted(EXTRA_OF)), json.dumps(calls)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {name: (code, out, err) for name, code, out, err in rows}
+
+
+def test_every_command_is_tried() -> None:
+    assert set(CALLS) == set(COMMANDS)
+
+
+@pytest.mark.timeout(660)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_without_extras(outcomes: dict[str, tuple[Any, str, str]], name: str) -> None:
+    code, _, err = outcomes[name]
+    assert "Traceback" not in err
+    if name == "bench":
+        assert "hf needs the package transformers; install labkit with its extra" in err
+    if name in NEED_NONE:
+        assert code == 0, err
+        return
+    assert code == 1, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("labkit: ")
+    assert name == "tune" or re.search(r"extra '(lab|serve|peers)'|`make env`", last), last
+
+
+def test_every_package_of_the_extras_is_known() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    imported_as = {"nvidia_ml_py": "pynvml"}
+    for extra in ("lab", "gpu", "serve", "peers"):
+        for requirement in extras[extra]:
+            name = re.match(r"[\w-]+", requirement)
+            assert name
+            package = name[0].replace("-", "_")
+            if package != "labkit":
+                assert imported_as.get(package, package) in EXTRA_OF, f"{package} of the extra {extra}"
