@@ -39,8 +39,13 @@ from labkit.engine.stats import EngineStats
 from labkit.engine.step_loop import StepLoop
 from labkit.engine.undisturbed import undisturbed
 from labkit.errors import NotAvailable
+from labkit.forked import tell
 
 CLOSED = "the engine was closed; load it again"
+NOT_IN_A_CHILD = (
+    "the engine runs on ranks or on a GPU, which a forked child cannot use; load the model in the child, and start that with "
+    "multiprocessing's method 'spawn'"
+)
 
 
 class Engine:
@@ -98,8 +103,9 @@ class Engine:
         self._door = Door(model.config, tokenizer, self.max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._closed = False
-        self._lock = threading.RLock()
-        self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
+        self._is_copy = False  # in a forked child, until its first call
+        self._begin_locks()
+        tell(self)
         self._running: dict[Sequence, Request] = {}
         self._added: dict[int, Request] = {}
         self._events: deque[TokenEvent] = deque()
@@ -230,6 +236,8 @@ class Engine:
         """
         with self._lock:
             self._closed = True
+            if self._is_copy:
+                return  # what else there is to end is the parent's
             self._async_steps.fail(NotAvailable(CLOSED))
             self._withdraw(list(dict.fromkeys(self._running.values())))
             if self._loop is not None:
@@ -275,9 +283,23 @@ class Engine:
         self._check_open()
         return self._door.requests(prompts, params, inbox)
 
+    def _begin_locks(self) -> None:
+        self._lock = threading.RLock()
+        self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's threads, one of which may have held the lock, are not here."""
+        self._is_copy = True
+        self._begin_locks()
+
     def _check_open(self) -> None:
         if self._closed:
             raise NotAvailable(CLOSED)
+        if self._is_copy:
+            if hasattr(self._forward, "close") or self.device.type == "cuda":
+                raise NotAvailable(NOT_IN_A_CHILD)
+            self._is_copy = False
+            self._fail_all(NotAvailable("this process was forked while the request ran; only the parent goes on with it"))
 
     def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
         """Step until these requests have ended; others that run go on with every step, their events to their inboxes."""

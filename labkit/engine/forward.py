@@ -13,6 +13,7 @@ from labkit import ops
 from labkit.engine.batch import Batch
 from labkit.engine.kv_cache import KVCache
 from labkit.engine.model import GPTJ
+from labkit.forked import is_forked_child
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops.backend import on_triton
 
@@ -50,12 +51,13 @@ def batch_device(forward: Forward, model: GPTJ) -> torch.device:
 
 @contextlib.contextmanager
 def threads_of(forward: Forward) -> Iterator[None]:
-    """Let torch use the forward's `num_threads` in the block, if it has such.
+    """Let torch use the forward's `num_threads` in the block, if it has such; one in a forked child.
 
     Where other ranks compute on this machine's other cores, a second thread here would take one from them, and spin on it
     for milliseconds behind every parallel operation.
     """
-    count, before = getattr(forward, "num_threads", None), torch.get_num_threads()
+    count = 1 if is_forked_child() else getattr(forward, "num_threads", None)
+    before = torch.get_num_threads()
     if count is None:
         yield
         return

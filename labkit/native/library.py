@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.forked import is_forked_child
 
 FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
@@ -187,8 +188,8 @@ def use_instruction_set(name: str) -> None:
 
 
 def threads() -> int:
-    """How many threads a call uses: torch's setting (`torch.set_num_threads`)."""
-    return torch.get_num_threads()
+    """How many threads a call uses: torch's setting (`torch.set_num_threads`); one in a forked child, which has no others."""
+    return 1 if is_forked_child() else torch.get_num_threads()
 
 
 def native_type(tensor: Tensor) -> int:

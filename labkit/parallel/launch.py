@@ -26,6 +26,7 @@ from torch import Tensor
 
 from labkit.environment import usable_cores
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.forked import by_owner
 from labkit.parallel.frames import SAID_ALL, receive, send
 from labkit.parallel.layout import MOST_RANKS
 from labkit.parallel.ledger import COMPUTE, Entry, decode_entries
@@ -112,7 +113,7 @@ def shut_down() -> None:
 
 _lock = threading.RLock()
 _team: Team | None = None
-atexit.register(shut_down)
+atexit.register(by_owner(shut_down))
 
 
 class Team:

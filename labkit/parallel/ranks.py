@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from labkit.errors import RankFailed
+from labkit.forked import by_owner
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links, create_groups
@@ -70,7 +71,7 @@ class Ranks:
         (folder / "run.json").write_text(json.dumps(spec | shared))
         self.links = Links.shared(layout, 0, groups, timeout, device=device, meeting=folder / "meeting")
         self._watch = Watch(layout, self.links, Pulse(beats, layout.ranks), folder, [*groups.values(), beats])
-        self._end = weakref.finalize(self, self._watch.end)
+        self._end = weakref.finalize(self, by_owner(self._watch.end))
         environ = os.environ | {"OMP_NUM_THREADS": str(spec["threads"]), "PYTHONUNBUFFERED": "1"}
         for rank in range(1, layout.ranks):
             command = [sys.executable, "-m", "labkit.parallel.worker", str(folder), str(rank)]

@@ -19,6 +19,7 @@ import torch
 from torch import distributed as dist
 
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.forked import by_owner
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
@@ -63,7 +64,7 @@ class Joined:
         self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
         self.links = Links.gloo(layout, self.rank, store.clone(), timeout, device=device)
         self._signs = Signs(store.clone(), layout, self.rank, self._hosts, self.links)
-        self._end = weakref.finalize(self, _end, self._signs, self.links)
+        self._end = weakref.finalize(self, by_owner(_end), self._signs, self.links)
 
     def say(self, step: int) -> None:
         """Note the step that this rank begins."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labkit.errors import InvalidRequest
+from labkit.forked import by_owner
 from labkit.serving.install import ServerProgram, need_server
 from labkit.serving.own_folder import OwnFolder, server_in, sweep
 from labkit.serving.probe_mark import mark_of
@@ -71,7 +72,7 @@ class Server:
         except BaseException:
             folder.delete()
             raise
-        self._end = weakref.finalize(self, self._supervisor.end)
+        self._end = weakref.finalize(self, by_owner(self._supervisor.end))
         try:
             self._supervisor.ready(start_seconds, give_up, watch=watch)
         except BaseException:

@@ -20,6 +20,7 @@ import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.exercises.lab04.shipped import as_module, digest
 from labkit.exercises.stubs.learner_folder import FOLDER
+from labkit.forked import by_owner
 from labkit.serving.channels import grpc_client
 from labkit.serving.model_config import Batching, Instances, ModelConfig, config_text
 from labkit.serving.models import served_models
@@ -52,7 +53,7 @@ class LabServer:
         own = OwnFolder("lab04")
         self.folder = own.path
         self.server = Server(self.folder, models=[], watch=False)
-        self._end = weakref.finalize(self, _end, self.server, own)
+        self._end = weakref.finalize(self, by_owner(_end), self.server, own)
         self.client = grpc_client(self.server.grpc)
         self.loaded: dict[str, str] = {}
         self._lock = threading.Lock()

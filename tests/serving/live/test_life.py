@@ -280,3 +280,12 @@ def test_two_instances(tmp_path: Path, offline: Engine) -> None:
         assert all(text[row, 0] == PROMPT + expected for text in texts for row in range(4))
         worked = [sum(each.cpu_times()[:2]) - start for each, start in zip(stubs, before, strict=True)]
         assert min(worked) > max(worked) / 10, worked
+
+
+def test_a_forked_child_that_ends_leaves_the_server_of_its_parent(served: Server) -> None:
+    if not (child := os.fork()):
+        served.stop()  # as at the end of a program
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert served.is_running
+    assert served.probes.answers("gptj")
