@@ -45,7 +45,7 @@ class GPTJConfig:
     """A GPT-J architecture.
 
     `hidden_size` is split evenly over `num_heads`; the first `rotary_dim` of each head's dimensions carry rotary
-    positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several of them, of which each does;
+    positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens;
     a list becomes a tuple. Token ids outside of the vocabulary can never be made: they are dropped with a warning, as a
     `vocab_size` that was changed leaves them in many a config. Raises `InvalidRequest` when the numbers do not fit
     together.

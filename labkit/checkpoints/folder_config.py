@@ -28,7 +28,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def read_config(folder: Path) -> GPTJConfig:
     """The config in a folder, with the end of text that `generation_config.json` names, where there is such a file.
 
-    As in `transformers`, its `eos_token_id` (a token id, or a list of which each ends a text) counts before that of
+    As in `transformers`, its `eos_token_id` (a token id, or a list: each of them ends a text) counts before that of
     `config.json`, and so does its `bos_token_id`. Where it names none, those of `config.json` stay (`transformers` would
     know no end of text then). Nothing else of it is taken: how to choose tokens (`do_sample`, `temperature`, `top_k`,
     `top_p`, beams, penalties, lengths, banned and forced tokens) is what `SamplingParams` says, whose defaults are the

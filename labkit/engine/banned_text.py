@@ -1,7 +1,7 @@
 """Texts that must not be written: which tokens would complete one, given the bytes that were written last.
 
 A text is a string of bytes here, so that it does not matter how it is cut into tokens: the end of one token, whole tokens
-and the beginning of another may spell it, and a token may hold part of a character. Knows nothing of the model.
+and the beginning of another may spell it, and a token may hold part of a character. It does not know the model.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class BannedText:
         return self.advance(state, self._tokens.of[token]) if token < len(self._tokens.of) else state
 
     def after(self, tokens: Sequence[int]) -> int:
-        """The state after a whole text, of which only the end matters."""
+        """The state after a whole text; only the end of the text matters."""
         end: list[bytes] = []
         length = 0
         for token in reversed(tokens):

@@ -288,7 +288,7 @@ class Engine:
         self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
 
     def after_fork(self) -> None:
-        """In a forked child: the parent's threads, one of which may have held the lock, are not here."""
+        """In a forked child: a thread of the parent may have held the lock, and that thread does not exist here."""
         self._is_copy = True
         self._begin_locks()
 

@@ -21,7 +21,7 @@ class Evaluation:
     """A text's score: `bits_per_byte` (of UTF-8), `perplexity` a token, the `tokens` predicted.
 
     `interval` is the 95 % interval of `bits_per_byte` under resampling of the text's windows (percentile bootstrap); None for a
-    text of one window, of which nothing can be drawn.
+    text of one window: there is nothing to draw from.
     """
 
     bits_per_byte: float

@@ -1,7 +1,7 @@
 """From what a person writes to the one form that the engine keeps.
 
 What is unambiguous is accepted, numbers and arrays of numpy and torch included; the rest raises `InvalidRequest`, which names
-the parameter, what was given and what is accepted. Knows nothing of the model.
+the parameter, what was given and what is accepted. It does not know the model.
 """
 
 from __future__ import annotations

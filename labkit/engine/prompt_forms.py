@@ -20,7 +20,7 @@ Params: TypeAlias = SamplingParams | Iterable[SamplingParams | None] | None
 def prompt_list(prompts: Any) -> list[str | list[Any]]:
     """Each prompt as a text or as a list that is to hold token ids. Raises `InvalidRequest` for what is no prompt.
 
-    An array of two dimensions holds a prompt a row.
+    An array of two dimensions holds one prompt per row.
     """
     given = forms.plain(prompts)
     found = [given] if isinstance(given, str) else None if isinstance(given, Set) else forms.items(given)

@@ -139,7 +139,7 @@ class StepLoop:
         try:
             logits = flight.logits()
         except Exception as error:
-            self._flights.clear()  # those begun behind it are planned again
+            self._flights.clear()  # those begun after it are planned again
             plan, _ = flight.plan.without(self.scheduler.gone(flight.plan))
             yield from self._one_by_one(plan, forward, cache, error)
             return

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 ONLY_SHOW = frozenset(
     ("print", "display", "pprint", "help", "check", "hint", "passed", "predicted", "progress_panel", "interact", "show")
 ) | frozenset(("head", "describe", "plot", "info", "savefig", "keys", "values", "items", "copy", "assert_close", "sleep"))
-"""Functions and methods that change nothing of what they are given; those of labkit.grading are among them."""
+"""Functions and methods that leave their arguments as they are; those of labkit.grading are among them."""
 _CHANGES_ITS_OBJECT = frozenset(
     ("append", "appendleft", "extend", "insert", "pop", "popitem", "popleft", "remove", "clear", "update", "setdefault")
 ) | frozenset(("add", "discard", "sort", "reverse", "write"))

@@ -59,7 +59,7 @@ def check_notebook(
 
 
 def asked_of(submission: Submission, path: Path) -> list[Exercise]:
-    """The exercises of the labs of which the submission defines a function; raises `InvalidRequest` where there are none."""
+    """The labs' exercises for which the submission defines a function; raises `InvalidRequest` where there are none."""
     # A variable may be called as another lab's function: definitions count first.
     for found in (submission.functions, submission.names, submission.asked):
         labs = {exercise.lab for exercise in all_exercises() if exercise.function in found}

@@ -25,7 +25,7 @@ _QUIET = (
     "pinfo2",
     "psearch",
 )
-"""Magics that change what is shown, and nothing of what a function gives."""
+"""Magics that change what is shown, but not what a function returns."""
 MOST_NOTES = 20
 
 
