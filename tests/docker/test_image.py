@@ -7,6 +7,7 @@ kept in the user's cache. What pip and apt are told on this machine (indexes, ce
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -37,6 +38,8 @@ RELEASE = "bookworm"
 BASE, IMAGE = "localhost/labkit-test-base", "localhost/labkit-test-course"
 CERTIFICATES = "/mnt/certificates.pem"
 START_SECONDS = 180
+BUSY = "sealing memfd copy: Device or resource busy"
+"""What buildah says now and then when it starts itself anew, before anything of the image runs: then it is asked once more."""
 
 
 def can_build() -> bool:
@@ -200,13 +203,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def begun(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """A process that has run for two seconds, or has ended before."""
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(2.0)
+    return process
+
+
 @contextmanager
 def running(container: Container, log: Path) -> Iterator[Server]:
     """JupyterLab, started by the image's own command; it is told to stop at the end, and made to if it does not."""
     port = free_port()
-    with log.open("w") as file:
-        command = container.command(*container.start, "--port", str(port))
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    command = container.command(*container.start, "--port", str(port))
+    process = begun(command, log)
+    if process.poll() is not None and BUSY in log.read_text():
+        process = begun(command, log)
     try:
         server = Server(port, wait_for_token(process, log))
         yield server

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -244,6 +244,15 @@ def test_where_every_token_is_forbidden_the_request_ends_with_its_reason(peer: A
     check_idle(engine)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_at_any_moment_ends_its_caller_alone(peer: Any, prompts: list[list[int]], expected: Any) -> None:
     """Signals that arrive in the middle of steps; a request of another caller loses no token and no slot."""
     engine = engine_of(peer)

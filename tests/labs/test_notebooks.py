@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from labkit.grading.release import find_labs, stale
 
 ROOT = Path(__file__).parents[2]
 LABS = {lab.source.stem: lab for lab in find_labs(ROOT)}
-SOLVED_SECONDS = 300
 
 
 def cells(path: Path, kind: str) -> list[str]:
@@ -99,15 +97,12 @@ def test_every_function_of_lab_02_ran_in_the_engine_with_the_same_tokens() -> No
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_solved_notebooks_run(tmp_path: Path) -> None:
-    started = time.monotonic()
     done = run_notebooks([lab.solved for lab in LABS.values()], tmp_path)
     assert done.returncode == 0, done.stdout[-4000:]
     assert re.search(r"\d{2,} passed", done.stdout)
     standings = json.loads((tmp_path / "progress.json").read_text("utf-8"))
     exercises = [exercise for name in LABS for exercise in of_lab(name[:2])]
     assert {e.name: standings[e.name]["points"] for e in exercises} == {e.name: e.points for e in exercises}
-    taken = time.monotonic() - started
-    assert taken < SOLVED_SECONDS, f"the solved labs took {taken:.0f} s"
 
 
 @pytest.mark.slow
