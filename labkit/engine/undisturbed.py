@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,19 +11,37 @@ import torch
 from labkit.errors import NotAvailable
 
 
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+class undisturbed(contextlib.ContextDecorator):  # noqa: N801
     """Neither gradients, nor inference mode, nor autocast in the block, whatever the caller has switched on.
 
     An engine lives on after the caller's `with torch.inference_mode():`, and torch refuses to change the tensors made there.
     Autocast would round what the engine computes in float32. Raises `NotAvailable` where tensors have no values: in
     `FakeTensorMode`, in a transform of `torch.func`, in a trace by `make_fx`.
+
+    A step enters it once, so it costs as little as it can: without inference mode and autocast it only sets one flag.
     """
-    if mode := _mode_without_values():
-        raise NotAvailable(f"{mode}, so tensors have no values of their own and no token can be chosen; leave it first")
-    api: Any = torch
-    with api.inference_mode(False), api.no_grad(), _without_autocast():
-        yield
+
+    def __enter__(self) -> None:
+        if mode := _mode_without_values():
+            raise NotAvailable(f"{mode}, so tensors have no values of their own and no token can be chosen; leave it first")
+        self._stack: contextlib.ExitStack | None = None
+        if torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            self._stack = _with_nothing_on()
+        self._gradients = torch.is_grad_enabled()
+        _set_gradients(False)
+
+    def __exit__(self, *_: object) -> None:
+        _set_gradients(self._gradients)
+        if self._stack is not None:
+            self._stack.close()
+
+    def _recreate_cm(self) -> undisturbed:
+        """A decorated function enters a new one at each call: several threads may be inside."""
+        return undisturbed()
+
+
+_set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled")  # noqa: B009
+"""What `torch.no_grad` calls, without the objects around it."""
 
 
 def _mode_without_values() -> str:
@@ -38,11 +56,12 @@ def _mode_without_values() -> str:
     return ""
 
 
-def _without_autocast() -> contextlib.AbstractContextManager[Any]:
-    switched_on = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    if not switched_on:
-        return contextlib.nullcontext()
+def _with_nothing_on() -> contextlib.ExitStack:
+    """Entered: no inference mode, no autocast."""
+    api: Any = torch
     stack = contextlib.ExitStack()
-    for kind in switched_on:
-        stack.enter_context(torch.autocast(kind, enabled=False))
+    stack.enter_context(api.inference_mode(False))
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
     return stack

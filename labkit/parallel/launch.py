@@ -111,9 +111,17 @@ def shut_down() -> None:
         _team = None
 
 
+def _forget() -> None:
+    """In a forked child: the processes are the parent's."""
+    global _lock, _team
+    _lock, _team = threading.RLock(), None
+
+
 _lock = threading.RLock()
 _team: Team | None = None
 atexit.register(by_owner(shut_down))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 class Team:
