@@ -1,6 +1,6 @@
 """How much memory of this host the process may still take: what is free, and what its cgroups and `ulimit -v` leave.
 
-A container's limit is written in the files of its cgroup, of version 1 or 2; what the host has free says nothing of it.
+A container's limit is written in the files of its cgroup, of version 1 or 2; the free memory of the host does not show it.
 """
 
 from __future__ import annotations

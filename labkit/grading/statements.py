@@ -14,7 +14,7 @@ from labkit.grading.scopes import Scope, cannot_fail, scope_of
 class Statement:
     """A statement: its cell, its place in the cell from 0, its tree, and what the text says that it does.
 
-    `replaces` are names of which it makes earlier values void. `inner` is what its functions do when they are called, and
+    `replaces` are names whose earlier values it makes void. `inner` is what its functions do when they are called, and
     `parameters` are names that belong to those functions.
     """
 

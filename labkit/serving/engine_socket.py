@@ -277,7 +277,7 @@ class _Line:
 
 @contextlib.contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """An address for a socket's path, of which Linux takes 107 bytes at most: a longer one goes by its opened folder."""
+    """An address for a socket's path. Linux takes 107 bytes at most; a longer path goes by its opened folder."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)
         return
