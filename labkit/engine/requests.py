@@ -16,7 +16,7 @@ from labkit.engine.outputs import TokenEvent
 from labkit.engine.prompt_forms import Params, Prompts, one_prompt, params_list, prompt_list
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.sequence import Sequence
-from labkit.engine.text_bans import TextBans, utf8
+from labkit.engine.text_bans import TextBans
 from labkit.errors import InvalidRequest
 
 NO_TOKENIZER = (
@@ -156,13 +156,7 @@ class Door:
         return samples
 
     def banned_texts(self, params: SamplingParams) -> tuple[BannedText, ...]:
-        """What bans the bad words given as text; a stop string, too, must be a text that UTF-8 can write.
-
-        Kept for the next request with the same words. Raises `InvalidRequest`.
-        """
-        for word in params.stop:
-            if isinstance(word, str):
-                utf8(word, "stop")
+        """What bans the bad words given as text; kept for the next request with the same words."""
         texts = [word for word in params.bad_words if isinstance(word, str)]
         return self._text_bans.of(texts) if texts and self._text_bans else ()
 

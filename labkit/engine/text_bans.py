@@ -10,21 +10,10 @@ from torch import Tensor
 
 from labkit.engine.banned_text import BannedText, TokenTexts
 from labkit.engine.sequence import Sequence
-from labkit.errors import InvalidRequest
 from labkit.tokenizer import Tokenizer
 
 _MOST_SETS = 8
 """Sets of bad words whose automata are kept for the next request that brings the same ones."""
-
-
-def utf8(word: str, name: str) -> bytes:
-    """The bytes of a stop string or a bad word. Raises `InvalidRequest` for half a character, which no text can hold."""
-    try:
-        return word.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(
-            f"{name} holds {word!r}, where {word[error.start]!r} is half a character, which no text can hold; leave it out"
-        ) from None
 
 
 class TextBans:
@@ -49,7 +38,7 @@ class TextBans:
             named: list[bytes] = []
             for word in key:
                 special = any(name in word for name in self._tokenizer.special_tokens.values())
-                (named if special else shown).append(utf8(word, "bad_words"))
+                (named if special else shown).append(word.encode())
             made = tuple(BannedText(part, self._tokens(part is named)) for part in (shown, named) if part)
         self._made[key] = made
         while len(self._made) > _MOST_SETS:
