@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
-wanted=$(cat pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server_requirements.txt environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
+wanted=$(cat pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server/server_requirements.txt environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
 if [ -x "$venv/bin/labkit" ] && [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$wanted" ]; then
     echo "The environment in $venv is up to date."
     exit 0

@@ -92,7 +92,7 @@ def describe() -> Machine:
 
 def find_triton_server() -> str:
     """Which Triton Inference Server `labkit.serving` would start, in words; empty without one."""
-    from labkit.serving.install import find_server
+    from labkit.serving.server.install import find_server
 
     found = find_server()
     return found.origin if found else ""

@@ -15,7 +15,7 @@ import torch
 
 from labkit import measure, ops
 from labkit.exercises.kernels import kernel_device, tl, triton  # interpreted without a GPU
-from labkit.exercises.lab02 import captured, climb, measured, swaps
+from labkit.exercises.lab02 import step_launches, climb, measurements, swaps
 from labkit.grading import check, hint, passed, predicted, progress_panel
 from labkit.measure import plots
 from labkit.measure.torch_traffic import torch_traffic
@@ -48,8 +48,8 @@ guess_launches = 300
 # END SOLUTION
 if predicted(launches=guess_launches):
     with ops.use(**climb.APART):  # everything in separate steps
-        launches = torch_traffic(captured.decode_step(engine.model)).launches
-    parts = climb.launches_by_operation(captured.decode_step(engine.model))
+        launches = torch_traffic(step_launches.decode_step(engine.model)).launches
+    parts = climb.launches_by_operation(step_launches.decode_step(engine.model))
     print("Launches by operation:", ", ".join(f"{name} {count}" for name, count in parts.items()))
     shown = {"your prediction": [guess_launches], "counted": [launches]}
     title = "Launches for one token, nothing fused"
@@ -224,7 +224,7 @@ check(fused_residual_layer_norm)
 # %%
 if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or not has_triton()):
     engine.same_tokens("norm kernel", {"residual_layer_norm": fused_residual_layer_norm})
-    measured.show(points, fused_residual_layer_norm, guess_norm_mb, tokens, where)
+    measurements.show(points, fused_residual_layer_norm, guess_norm_mb, tokens, where)
 
 # %% [markdown]
 # The figure holds three things against each other: your prediction, the bytes counted, and in its caption the time. Where
@@ -289,7 +289,7 @@ check(fused_rotary_cache_write)
 # %%
 if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or not has_triton()):
     engine.same_tokens("rotary kernel", {"rotary_cache_write": fused_rotary_cache_write})
-    measured.show(points, fused_rotary_cache_write, guess_rotary_mb, tokens, where)
+    measurements.show(points, fused_rotary_cache_write, guess_rotary_mb, tokens, where)
 
 # %% [markdown]
 # ## Attention in one pass
@@ -412,7 +412,7 @@ if passed(online_softmax):
 if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not has_triton()):
     attention = swaps.through_narrow_table(split_decode_attention)
     engine.same_tokens("attention kernel", {"decode_attention": attention})
-    measured.show(points, split_decode_attention, guess_cache_mb, tokens, where)
+    measurements.show(points, split_decode_attention, guess_cache_mb, tokens, where)
 
 # %% [markdown]
 # ## Products, and what comes behind them
@@ -479,7 +479,7 @@ check(fused_linear_gelu)
 # %%
 if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_triton()):
     engine.same_tokens("GELU kernel", {"linear_gelu": fused_linear_gelu}, every=8)
-    measured.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
+    measurements.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
 
 # %% [markdown]
 # For few tokens hardly anything but the weight counts. So make the weight smaller: FasterTransformer kept it in **int8**,
@@ -532,7 +532,7 @@ check(int8_product)
 if predicted(int8_mb=guess_int8_mb) and (passed(int8_product) or not has_triton()):
     small = swaps.through_int8(int8_product)
     engine.same_tokens("int8 kernel", small, engine=engine.quantized(), prompts=1, every=4)
-    measured.show(points, int8_product, guess_int8_mb, tokens, where)
+    measurements.show(points, int8_product, guess_int8_mb, tokens, where)
 
 # %%
 # Tuning: each program asks for the whole input, so `rows` decides how often; too large a tile leaves a GPU idle.
@@ -540,7 +540,7 @@ if predicted(int8_mb=guess_int8_mb) and (passed(int8_product) or not has_triton(
 # Without a GPU you see bytes alone, and they can only fall: the price of a large tile is time, which is not in them.
 if passed(int8_product):
     rows = [4, 8, 16, 32, 64]
-    cost = measured.sweep_rows(int8_product, rows)
+    cost = measurements.sweep_rows(int8_product, rows)
     unit = "microseconds" if device.type == "cuda" else "MB (bytes, not time)"
     labels = {"xlabel": "rows of a tile", "ylabel": unit, "caption": where}
     display(plots.sweep_plot(rows, cost, log=False, title="int8 product, 512 x 512, by tile", **labels))
@@ -618,7 +618,7 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
         [step_seconds([1e-6 * t] * launches, 5e-6, on) for t in lengths] for on in (False, True)
     )
     gains, lines = {"your formula, 5 us a launch": [a / b for a, b in zip(apart, whole)]}, {}
-    if steps := captured.captured_step(device):
+    if steps := step_launches.captured_step(device):
         gain = measure.ratio(steps["operation by operation"], steps["captured"])
         lines = {"your guess": [guess_capture_gain] * 7, f"this machine: {gain}": [gain.median] * 7}
     labels = {"xlabel": "how long one kernel runs (microseconds)", "ylabel": "times faster when captured"}
@@ -671,7 +671,7 @@ if points:
     limits = measure.Ceilings(**measure.KeptRuns("00").keep("limits", measure_limits))
     roof = limits.read_bytes_per_second, limits.flops_per_second["fp32"]
     title = "The fused operations under the roofline"
-    display(plots.roofline_plot(*roof, measured.roofline_points(points), title=title, caption=where))
+    display(plots.roofline_plot(*roof, measurements.roofline_points(points), title=title, caption=where))
 
 # %% [markdown]
 # ## What you have now

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import distributed as dist
 
 from labkit import measure
-from labkit.exercises.lab03 import measured
+from labkit.exercises.lab03 import measurements
 from labkit.exercises.lab03.pipeline import run_layers
 from labkit.exercises.lab03.small_gptj import attend, gelu
 from labkit.grading import check, hint, passed, predicted, progress_panel
 from labkit.measure import plots
-from labkit.parallel import Layout, launch
+from labkit.parallel import Layout
+from labkit.launch import launch
 
 torch.set_grad_enabled(False)
 where = f"processes of one host, torch {torch.__version__}"
@@ -83,7 +84,7 @@ except Exception as error:
 guess_small_us, guess_large_us = 200, 5000
 # END SOLUTION
 if predicted(small=guess_small_us, large=guess_large_us):
-    times = measured.sum_times(2, [4, 4_000, 40_000, 400_000, 4_000_000])
+    times = measurements.sum_times(2, [4, 4_000, 40_000, 400_000, 4_000_000])
     for size in (4_000, 4_000_000):
         print(f"{size:,} bytes take {measure.ratio(times[size], times[4])} as long as 4 bytes")
     took = {"measured: median": [1e6 * timing.median for timing in times.values()]}
@@ -183,7 +184,7 @@ check(shard_layer)
 
 # %%
 if passed(shard_layer) and predicted(whole=guess_whole_kb):
-    whole = {ranks: size / 1e3 for ranks, size in measured.whole_part("gptj-tiny").items()}
+    whole = {ranks: size / 1e3 for ranks, size in measurements.whole_part("gptj-tiny").items()}
     shown = {"your prediction": [guess_whole_kb] * len(whole), "measured": list(whole.values())}
     title = "What every rank reads of a file of 21 MB"
     display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
@@ -227,7 +228,7 @@ check(parallel_block)
 
 # %%
 if passed(parallel_block) and predicted(two_sums=guess_two_sums):
-    sums, (one, two) = measured.one_token(parallel_block, measured.two_sums)
+    sums, (one, two) = measurements.one_token(parallel_block, measurements.two_sums)
     times = measure.ratio(two, one)
     print(f"Yours: {sums[0]} sums, {one}. The other: {sums[1]} sums, {two}. That is {times}.")
     names = [f"{sums[1]} sums in place of {sums[0]}"]
@@ -305,7 +306,7 @@ check(step_traffic)
 # %%
 if passed(step_traffic):
     layouts, names, yours, counts = {"2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}, [], [], []
-    for name, ledger in measured.engine_steps(layouts).items():
+    for name, ledger in measurements.engine_steps(layouts).items():
         layout = layouts[name]
         mine = step_traffic(8, 256, 4, layout.tensor_parallel, layout.pipeline_parallel, 0)
         for what, (calls, size) in ledger.items():
@@ -393,18 +394,18 @@ check(pipeline_schedule)
 
 # %%
 if passed(pipeline_stage) and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
-    runs = measured.run_pipelines(pipeline_stage, (1, 2, 4, 8, 16, 32))
+    runs = measurements.run_pipelines(pipeline_stage, (1, 2, 4, 8, 16, 32))
     for count in (1, 8):
-        title = f"Micro-batches: {count}. Idle: {measured.idle_share(runs[count]):.0%}"
-        display(plots.timeline_plot(measured.bars_of(runs[count]), title=title, caption=where))
+        title = f"Micro-batches: {count}. Idle: {measurements.idle_share(runs[count]):.0%}"
+        display(plots.timeline_plot(measurements.bars_of(runs[count]), title=title, caption=where))
 
 # %%
 is_planned = passed(pipeline_schedule) and passed(pipeline_stage)
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
-    plans = {n: pipeline_schedule(measured.stage_seconds(run), n) for n, run in runs.items()}
+    plans = {n: pipeline_schedule(measurements.stage_seconds(run), n) for n, run in runs.items()}
     shown = {
         "your timetable": [100 * idle for _, idle in plans.values()],
-        "measured": [100 * measured.idle_share(run) for run in runs.values()],
+        "measured": [100 * measurements.idle_share(run) for run in runs.values()],
     }
     guesses = {"your guesses": {"2": 100 * guess_idle_2, "8": 100 * guess_idle_8}}
     labels = {"ylabel": "percent of the time", "caption": f"groups: micro-batches; {where}"}
@@ -417,12 +418,12 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
 
 # %%
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
-    ends = [begins[-1][-1] + measured.stage_seconds(runs[n])[-1] for n, (begins, _) in plans.items()]
-    took = {n: 1e3 * measured.batch_seconds(run) for n, run in runs.items()}
+    ends = [begins[-1][-1] + measurements.stage_seconds(runs[n])[-1] for n, (begins, _) in plans.items()]
+    took = {n: 1e3 * measurements.batch_seconds(run) for n, run in runs.items()}
     shown = {"your timetable": [1e3 * end for end in ends], "measured": list(took.values())}
     for n in (8, 32):
-        late = 1e3 * measured.hand_over_seconds(runs[n])
-        work = 1e3 * sum(measured.stage_seconds(runs[n])) / 2
+        late = 1e3 * measurements.hand_over_seconds(runs[n])
+        work = 1e3 * sum(measurements.stage_seconds(runs[n])) / 2
         print(
             f"{n} micro-batches: each works {work:.2f} ms in a stage, and is handed on in {late:.2f} ms"
         )
@@ -507,9 +508,9 @@ guess_shards_share = 0.8
 # END SOLUTION
 if predicted(shards=guess_shards_share):
     layouts = {"one process": None, "2 shards": Layout(2, 1), "2 stages": Layout(1, 2)}
-    (times, passes), ladder = measured.run_layouts(layouts), measure.Ladder()
+    (times, passes), ladder = measurements.run_layouts(layouts), measure.Ladder()
     for name, timing in times.items():
-        ladder.add_timing(f"lab 03: {name}", timing, tokens=measured.TOKENS, where=where)
+        ladder.add_timing(f"lab 03: {name}", timing, tokens=measurements.TOKENS, where=where)
     reached = measure.ratio(times["one process"], times["2 shards"])
     print(f"Two shards: {reached} as fast as one process; your prediction was {guess_shards_share}")
     print("Passes through the model for the same tokens:", passes)

@@ -15,7 +15,7 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from labkit.exercises.lab04 import measured
+from labkit.exercises.lab04 import measurements
 from labkit.exercises.lab04.deployment import deploy
 from labkit.exercises.lab04.streaming import prompt_inputs
 from labkit.grading import check, hint, passed, predicted, progress_panel
@@ -233,7 +233,7 @@ check(stream_text)
 if is_wired and passed(stream_text) and predicted(first_share=guess_first_share, as_share=True):
     for piece in stream_text(mine.client, "gptj", prompt_inputs("In the beginning", 24)):
         print(piece, end="", flush=True)
-    came = measured.piece_times(mine, stream_text, 48)
+    came = measurements.piece_times(mine, stream_text, 48)
     share = came[0] / came[-1]
     print(
         f"\n\nfirst piece after {1e3 * came[0]:.0f} ms, last after {1e3 * came[-1]:.0f} ms: {share:.2f}"
@@ -279,10 +279,10 @@ guess_gain = 3
 # END SOLUTION
 has_load = is_wired and passed(answer_together) and predicted(gain=guess_gain)
 if has_load:
-    before, counts = measured.scrape(mine), (1, 2, 4, 8)
-    loads = measured.by_clients(mine, answer_together, counts)
-    after = measured.scrape(mine)
-    speeds = {name: [measured.tokens_per_second(one) for one in runs] for name, runs in loads.items()}
+    before, counts = measurements.scrape(mine), (1, 2, 4, 8)
+    loads = measurements.by_clients(mine, answer_together, counts)
+    after = measurements.scrape(mine)
+    speeds = {name: [measurements.tokens_per_second(one) for one in runs] for name, runs in loads.items()}
     alone, joined = speeds.values()
     gain = joined[-1] / alone[-1]
     print(f"8 clients: {gain:.1f} times the tokens a second; your prediction: {guess_gain}")
@@ -293,7 +293,7 @@ if has_load:
 
 # %%
 if has_load:
-    waits = {name: [1e3 * measured.latency(one, 0.5) for one in runs] for name, runs in loads.items()}
+    waits = {name: [1e3 * measurements.latency(one, 0.5) for one in runs] for name, runs in loads.items()}
     labels = {"ylabel": "milliseconds, median", "title": "Latency of a request"}
     display(plots.sweep_plot(counts, waits, **labels, **where))
 
@@ -337,7 +337,7 @@ check(read_metrics)
 if has_load and passed(read_metrics):
     waited, batch = read_metrics(before, after, "batched")
     print(f"On average a request waited {1e3 * waited:.0f} ms, and an execution held {batch:.1f}.")
-    sizes = measured.batch_sizes(mine, "batched", clients=8)
+    sizes = measurements.batch_sizes(mine, "batched", clients=8)
     labels = {"xlabel": "inferences in an execution", "ylabel": "executions"}
     labels |= {"title": "How large batches were", "caption": "dynamic batching, 8 clients, 1 second"}
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
@@ -386,14 +386,14 @@ has_plan = is_wired and passed(answer_together) and passed(choose_batching)
 if has_plan and predicted(late=guess_late, as_percent=True):
     plan = choose_batching(rate, first, more, 16, bound)
     print("copies, n, delay, latency:", plan)
-    answers, *around = measured.run_plan(mine, answer_together, plan, rate, first, more)
-    waited, batch = measured.queue_and_batch(*around, "planned")
+    answers, *around = measurements.run_plan(mine, answer_together, plan, rate, first, more)
+    waited, batch = measurements.queue_and_batch(*around, "planned")
     late = sum(one.seconds > bound for one in answers) / len(answers)
     print(
         f"{late:.0%} over the bound (you: {guess_late} %), {batch:.1f} a batch, {1e3 * waited:.0f} ms in the queue"
     )
     shares = {"median": 0.5, "p95": 0.95, "longest": 1.0}
-    took = {"measured": [1e3 * measured.latency(answers, share) for share in shares.values()]}
+    took = {"measured": [1e3 * measurements.latency(answers, share) for share in shares.values()]}
     limits = {"your plan's latency": 1e3 * plan[3], "the bound": 1e3 * bound}
     title = "The latency of requests under your plan"
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
@@ -416,15 +416,17 @@ if has_plan and predicted(late=guess_late, as_percent=True):
 guess_times = 10
 # END SOLUTION
 if is_wired and passed(answer_together) and predicted(times=guess_times):
-    mixed = measured.mixed_load(mine, answer_together)
-    short = {name: [one for one in runs if one.job[1] == measured.SHORT] for name, runs in mixed.items()}
-    joined, in_flight = (measured.latency(one, 0.5) for one in short.values())
+    mixed = measurements.mixed_load(mine, answer_together)
+    short = {
+        name: [one for one in runs if one.job[1] == measurements.SHORT] for name, runs in mixed.items()
+    }
+    joined, in_flight = (measurements.latency(one, 0.5) for one in short.values())
     times = f"{joined / in_flight:.1f} times; your prediction: {guess_times}"
     print(f"short requests: {1e3 * joined:.0f} ms joined, {1e3 * in_flight:.0f} ms in flight: {times}")
     where = "a bar: from sending to the answer; its number: of its batch, or its own"
     for name, runs in mixed.items():
-        look = {"seconds": measured.longest(mixed.values()), "title": name.capitalize()}
-        display(plots.timeline_plot(measured.bars(runs), caption=where, **look))
+        look = {"seconds": measurements.longest(mixed.values()), "title": name.capitalize()}
+        display(plots.timeline_plot(measurements.bars(runs), caption=where, **look))
 
 # %% [markdown]
 # Look at the ends of the bars. Joined by the server, everybody waits twice: for the batch before to end, and for the longest text of
@@ -446,17 +448,19 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 guess_median_ms = 100
 # END SOLUTION
 if has_load and predicted(median_ms=guess_median_ms):
-    rates = measured.rates_for(loads["dynamic batching"])
-    runs = measured.trade_off(mine, answer_together, rates)
+    rates = measurements.rates_for(loads["dynamic batching"])
+    runs = measurements.trade_off(mine, answer_together, rates)
     for name, load in runs.items():
         print(
-            f"{name}: {', '.join(f'{measured.tokens_per_second(one):.0f}' for one in load)} tokens a second"
+            f"{name}: {', '.join(f'{measurements.tokens_per_second(one):.0f}' for one in load)} tokens a second"
         )
     labels = {"xlabel": "requests a second", "ylabel": "milliseconds", "log": False}
     labels["caption"] = "gptj-tiny, every fourth request 96 tokens, others 8"
     guesses = {"your prediction, in flight": (rates[-1], guess_median_ms)}
     for share, title in ((0.5, "Latency, median"), (0.95, "Latency of 95 % of the requests")):
-        took = {name: [1e3 * measured.latency(one, share) for one in load] for name, load in runs.items()}
+        took = {
+            name: [1e3 * measurements.latency(one, share) for one in load] for name, load in runs.items()
+        }
         marks = guesses if share == 0.5 else None
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
@@ -473,7 +477,7 @@ if is_wired and passed(answer_together):
     mine.load_batched("batched", answer_together, {"work": "echo"}, largest=8)
     mine.kill("batched")
     print("ready, says the server:", mine.client.is_model_ready("batched"))
-    print("asked for real:", measured.said_by(mine, "batched"))
+    print("asked for real:", measurements.said_by(mine, "batched"))
 
 # %% [markdown]
 # {{exercise lab04.keep_alive}}
@@ -501,7 +505,7 @@ check(keep_alive)
 # %%
 if is_wired and passed(answer_together) and passed(keep_alive):
     for _ in range(2):
-        print("repaired:", keep_alive(mine.client, "batched", measured.one_job()))
+        print("repaired:", keep_alive(mine.client, "batched", measurements.one_job()))
 
 # %% [markdown]
 # ## What you have now

@@ -8,8 +8,9 @@ import torch
 import transformers
 
 from labkit.config import GPTJConfig
-from labkit.engine import GPTJ, Engine
-from labkit.engine.weight_store import weight_store
+from labkit.engine import Engine
+from labkit.model import GPTJ
+from labkit.model.weight_store import weight_store
 from labkit.precision import precision_name
 
 # hidden_size, num_layers, num_heads, rotary_dim, context_length, vocab_size

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.judge import SEEDS
-from labkit.grading.notebook import judge_files
+from labkit.grading.notebook_check import judge_files
 from labkit.grading.verdict import FAILED, PASSED, Verdict
 from labkit.grading.worker import row_of
 from labkit.plain_values import Foreign, decode, encode

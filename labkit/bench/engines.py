@@ -16,12 +16,12 @@ from torch import Tensor
 from labkit import __version__
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
-from labkit.engine import FixedBatches, KVCache
-from labkit.engine.cuda_graph import GraphedGPTJ
-from labkit.engine.forward import Forward, fastest_forward
-from labkit.engine.slots import PADDING_SLOT
-from labkit.engine.weight_store import read_model
+from labkit.engine.schedule.slot_allocator import PADDING_SLOT
 from labkit.errors import NotAvailable
+from labkit.model import FixedBatches, KVCache
+from labkit.model.cuda_graph import GraphedGPTJ
+from labkit.model.forward import Forward, fastest_forward
+from labkit.model.weight_store import read_model
 from labkit.ops.backend import on_triton
 from labkit.precision import BITS, compute_dtype, precision_name
 

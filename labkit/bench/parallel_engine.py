@@ -9,8 +9,8 @@ from torch import Tensor
 
 from labkit.bench.engines import LabkitEngine
 from labkit.checkpoints import Checkpoint
-from labkit.engine import FixedBatches, KVCache
-from labkit.engine.forward import threads_of
+from labkit.model import FixedBatches, KVCache
+from labkit.model.forward import threads_of
 from labkit.parallel import Layout, start
 from labkit.parallel.devices import rank_device
 from labkit.parallel.ledger import COMPUTE

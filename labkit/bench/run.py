@@ -19,13 +19,13 @@ from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_t
 from labkit.bench.rows import about_engine, ratios_of, rows_of
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import Checkpoint, open_checkpoint
-from labkit.engine.capacity import free_bytes
 from labkit.engine.loader import check_memory
+from labkit.engine.schedule.capacity import free_bytes
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state
 from labkit.measure.memory import give_back_free_memory, resident_bytes
-from labkit.parallel.traffic import H100_READ, NVLINK, predicted_scaling
+from labkit.parallel.predicted_traffic import H100_READ, NVLINK, predicted_scaling
 from labkit.precision import as_device, as_precision
 
 SHARE_OF_MEMORY = 0.8

@@ -15,8 +15,8 @@ from labkit.checkpoints.folder_config import GENERATION_CONFIG
 from labkit.checkpoints.huggingface_writer import SHARD_BYTES, write_huggingface
 from labkit.checkpoints.megatron_writer import padded_vocab, write_megatron
 from labkit.checkpoints.output import TOKENIZER_FILES, Progress, check_target, copy_beside, new_folder
-from labkit.checkpoints.partition import check_pipeline_parallel, check_tensor_parallel
 from labkit.checkpoints.resolve import config_of, open_checkpoint
+from labkit.checkpoints.split import check_pipeline_parallel, check_tensor_parallel
 from labkit.errors import InvalidRequest
 
 FORMATS = ("hf", "fastertransformer", "megatron")

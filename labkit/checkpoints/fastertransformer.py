@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
-from labkit.checkpoints.partition import check_tensor_parallel
 from labkit.checkpoints.pieces import Piece, read_pieces
+from labkit.checkpoints.split import check_tensor_parallel
 from labkit.checkpoints.tensor_file import Entry, TensorFile
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.config import GPT_J_6B, GPTJConfig

@@ -12,7 +12,7 @@ from torch import Tensor
 from labkit.checkpoints.checkpoint import Checkpoint
 from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, NO_TOKEN, file_shapes
 from labkit.checkpoints.output import Progress, write_tensor
-from labkit.checkpoints.partition import share
+from labkit.checkpoints.split import share
 from labkit.config import GPTJConfig
 
 _WHOLE = {

@@ -21,8 +21,8 @@ from torch import Tensor
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, one_name, qkv_rows
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
-from labkit.checkpoints.partition import check_tensor_parallel
 from labkit.checkpoints.pieces import Piece, read_pieces
+from labkit.checkpoints.split import check_tensor_parallel
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig

@@ -18,7 +18,7 @@ from labkit.checkpoints.megatron import FILE, TRACKER
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
 from labkit.checkpoints.megatron_settings import settings_of
 from labkit.checkpoints.output import Progress
-from labkit.checkpoints.partition import share
+from labkit.checkpoints.split import share
 from labkit.config import GPTJConfig
 
 VOCAB_MULTIPLE = 128

@@ -23,7 +23,7 @@ def check(
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """
-    from labkit.grading.notebook import check_notebook
+    from labkit.grading.notebook_check import check_notebook
     from labkit.grading.verdict import FAILED
 
     rows: list[dict[str, Any]] = []

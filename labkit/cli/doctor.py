@@ -57,7 +57,7 @@ def lab_report(machine: Machine) -> list[dict[str, Any]]:
 
 def _not_measured(lab: str, machine: Machine) -> list[dict[str, str]]:
     from labkit.exercises.registry import of_lab
-    from labkit.grading.needs import missing
+    from labkit.grading.machine_needs import missing
 
     reasons = {exercise.name: missing(exercise, machine) for exercise in of_lab(lab)}
     return [{"exercise": name, "why_not": why} for name, why in reasons.items() if why]

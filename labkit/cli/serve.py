@@ -63,9 +63,9 @@ def serve(
     A tritonserver that ends by itself, or that a request ends, is started again.
     A model repository of your own is looked over first: each fault of a config.pbtxt with its line and what to do.
     """
-    from labkit.serving.install import install_server, need_server
-    from labkit.serving.own_folder import OwnFolder, sweep
-    from labkit.serving.repository import ServeSettings, write_repository
+    from labkit.serving.repository.writer import ServeSettings, write_repository
+    from labkit.serving.server.install import install_server, need_server
+    from labkit.serving.server.own_folder import OwnFolder, sweep
 
     if install:
         say(f"Triton Inference Server: {install_server(say).executable}")
@@ -118,7 +118,7 @@ def look_over(repository: Path) -> None:
     """Print what is wrong with a repository. Raises `InvalidRequest` if something is."""
     from labkit.environment import find_gpus
     from labkit.errors import InvalidRequest
-    from labkit.serving.validator.repository_check import check_repository
+    from labkit.serving.repository.checker.repository_check import check_repository
 
     faults = check_repository(repository, gpus=len(find_gpus()[0]))
     for fault in faults:
@@ -172,7 +172,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
 def _show_status(server: Server, told: threading.Event, name: str) -> None:
     """One line that is written over on a terminal, and what the watchdog did, until told to end."""
     from labkit.errors import NotAvailable
-    from labkit.serving.status import status_line
+    from labkit.serving.server.status_line import status_line
 
     last, restarts = 0.0, 0
     began = time.monotonic()

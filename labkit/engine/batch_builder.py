@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.engine.batch import Batch
-from labkit.engine.cached_sequence import CachedSequence
-from labkit.engine.scheduler import Chunk, Plan
+from labkit.engine.schedule.cached_sequence import CachedSequence
+from labkit.engine.schedule.scheduler import Chunk, Plan
+from labkit.model.batch import Batch
 
 _TOKEN, _POSITION, _SLOT, _CELL, _LENGTH = range(5)
 

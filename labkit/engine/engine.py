@@ -18,28 +18,28 @@ from torch import Tensor
 
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
-from labkit.engine.asynchronous import AsyncSteps, stream_of
-from labkit.engine.batch import FixedBatches
-from labkit.engine.capacity import asked_slots, num_slots_for
-from labkit.engine.failures import failed, may_be_of_one
-from labkit.engine.forward import Forward, fastest_forward, threads_of
+from labkit.engine.async_steps import AsyncSteps, stream_of
+from labkit.engine.engine_options import EngineOptions, checked_options
+from labkit.engine.engine_stats import EngineStats
+from labkit.engine.intake import Door, Inbox, Request
 from labkit.engine.interrupts import held, watched
-from labkit.engine.kv_cache import KVCache
-from labkit.engine.model import GPTJ
-from labkit.engine.options import EngineOptions, checked_options
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
-from labkit.engine.prompt_forms import Params, Prompts, one_prompt
-from labkit.engine.requests import Door, Inbox, Request
+from labkit.engine.prompt_arguments import Params, Prompts, one_prompt
 from labkit.engine.sampling_params import SamplingParams
-from labkit.engine.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler
-from labkit.engine.sequence import Sequence
-from labkit.engine.slot_pool import SlotPool
-from labkit.engine.slots import PADDING_SLOT
-from labkit.engine.stats import EngineStats
+from labkit.engine.schedule.capacity import asked_slots, num_slots_for
+from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler
+from labkit.engine.schedule.sequence import Sequence
+from labkit.engine.schedule.slot_allocator import PADDING_SLOT
+from labkit.engine.schedule.slot_pool import SlotPool
+from labkit.engine.step_failures import failed, may_be_of_one
 from labkit.engine.step_loop import StepLoop
-from labkit.engine.undisturbed import undisturbed
+from labkit.engine.torch_state import undisturbed
 from labkit.errors import NotAvailable
 from labkit.forked import tell
+from labkit.model.batch import FixedBatches
+from labkit.model.forward import Forward, fastest_forward, threads_of
+from labkit.model.gptj import GPTJ
+from labkit.model.kv_cache import KVCache
 
 CLOSED = "the engine was closed; load it again"
 NOT_IN_A_CHILD = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labkit.engine.engine import Engine
-from labkit.engine.requests import NO_TOKENIZER
+from labkit.engine.intake import NO_TOKENIZER
 from labkit.errors import InvalidRequest
 
 RESAMPLES = 1000

@@ -10,13 +10,13 @@ import torch
 
 from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
 from labkit.config import GPTJConfig
-from labkit.engine import forms
-from labkit.engine.capacity import free_bytes
+from labkit.engine import argument_forms as forms
 from labkit.engine.engine import Engine
-from labkit.engine.options import EngineOptions, checked_options
-from labkit.engine.scheduler import MAX_BATCH_SIZE
-from labkit.engine.weight_store import read_model
+from labkit.engine.engine_options import EngineOptions, checked_options
+from labkit.engine.schedule.capacity import free_bytes
+from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
+from labkit.model.weight_store import read_model
 from labkit.precision import BITS, as_device, as_precision, compute_dtype
 
 HEADROOM = 1.05

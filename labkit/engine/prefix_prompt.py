@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from labkit.engine.forward import Forward
-from labkit.engine.kv_cache import KVCache
+from labkit.model.forward import Forward
+from labkit.model.kv_cache import KVCache
 
 
 def write_prefix_prompt(forward: Forward, cache: KVCache, slots: npt.ArrayLike, given: Tensor) -> None:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from labkit import ops
+from labkit.engine.bad_text_rows import BannedRows
 from labkit.engine.bad_words import BadWords
 from labkit.engine.outputs import NO_TOKEN, TokenLogprob
-from labkit.engine.sequence import Sequence
-from labkit.engine.text_bans import BannedRows
+from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
 
 RESET = 16

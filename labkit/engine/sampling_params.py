@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from labkit.config import GPTJConfig
-from labkit.engine import forms
+from labkit.engine import argument_forms as forms
 from labkit.errors import InvalidRequest
 
 DEFAULT_NEW_TOKENS = 64

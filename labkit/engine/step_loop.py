@@ -13,20 +13,20 @@ from torch import Tensor
 
 from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
-from labkit.engine.beam_lane import BeamLane
-from labkit.engine.cached_sequence import CachedSequence
-from labkit.engine.failures import check_numbers, failed, may_be_of_one
-from labkit.engine.forward import Forward, batch_device, occupy, steps_in_flight, submit
+from labkit.engine.beams.lane import BeamLane
 from labkit.engine.interrupts import held
-from labkit.engine.kv_cache import KVCache
-from labkit.engine.model import GPTJ
 from labkit.engine.outputs import TokenEvent, TokenLogprob
 from labkit.engine.prefix_prompt import write_prefix_prompt
 from labkit.engine.sampler import Sampler, logprobs, token_logprobs
-from labkit.engine.scheduler import Chunk, Plan, Scheduler
-from labkit.engine.sequence import Sequence
-from labkit.engine.slot_pool import SlotPool
+from labkit.engine.schedule.cached_sequence import CachedSequence
+from labkit.engine.schedule.scheduler import Chunk, Plan, Scheduler
+from labkit.engine.schedule.sequence import Sequence
+from labkit.engine.schedule.slot_pool import SlotPool
+from labkit.engine.step_failures import check_numbers, failed, may_be_of_one
 from labkit.errors import InvalidRequest
+from labkit.model.forward import Forward, batch_device, occupy, steps_in_flight, submit
+from labkit.model.gptj import GPTJ
+from labkit.model.kv_cache import KVCache
 
 SCORED_AT_ONCE = 64
 """Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labkit.checkpoints.synthetic import SyntheticCheckpoint
 from labkit.config import GPTJConfig
-from labkit.engine import GPTJ, FixedBatches, KVCache
+from labkit.model import GPTJ, FixedBatches, KVCache
 
 _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, context_length=64, vocab_size=61)
 

@@ -11,7 +11,7 @@ from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import SEEDS, judge, not_measured
-from labkit.grading.needs import missing
+from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import Verdict

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from labkit.grading.needed import Needs
+from labkit.grading.dependencies import Needs
 from labkit.grading.notebook_file import FileCell, read_cells
 from labkit.grading.python_cells import PythonCell, python_cells
 from labkit.grading.statements import Statement, statements_of

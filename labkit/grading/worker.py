@@ -19,10 +19,10 @@ from typing import Any
 from safetensors.torch import save_file
 
 from labkit.exercises.registry import exercise as find
-from labkit.grading.beside import find_modules
 from labkit.grading.call import Outcome, run_seeds
-from labkit.grading.define import NO_DEFINITION, define
 from labkit.grading.extract import Piece
+from labkit.grading.files_beside import find_modules
+from labkit.grading.run_statements import NO_DEFINITION, define
 from labkit.grading.shell import Shell
 from labkit.plain_values import encode
 

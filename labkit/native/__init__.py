@@ -1,6 +1,6 @@
 """The CPU kernels in C++ (src/), through a plain C interface; no link against torch.
 
-Knows tensors and packed weights, nothing of models: `labkit.engine.native_forward` runs a whole GPT-J in it.
+Knows tensors and packed weights, nothing of models: `labkit.model.native_forward` runs a whole GPT-J in it.
 """
 
 from labkit.native.library import (

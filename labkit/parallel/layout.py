@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labkit.config import GPTJConfig
-from labkit.engine.part import Part
 from labkit.errors import InvalidRequest
+from labkit.model.part import Part
 
 MOST_RANKS = 64
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.engine.part import span
+from labkit.model.part import span
 from labkit.native.shared_group import SLOT_BYTES, SharedGroup
 from labkit.parallel.devices import CPU
 from labkit.parallel.gloo_group import GlooGroup
 from labkit.parallel.layout import Layout
 from labkit.parallel.nccl_group import NcclGroup
-from labkit.parallel.wire import HEADER, body_bytes
+from labkit.parallel.task_messages import HEADER, body_bytes
 
 HostGroup = SharedGroup | GlooGroup
 """Some of the ranks, and what they do together in the hosts' memory."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from labkit.engine.batch import Batch
+from labkit.model.batch import Batch
 
 FEWEST_TOKENS = 64
 """Of a piece: with fewer a product is no longer worth reading the weights again."""

@@ -23,7 +23,7 @@ from labkit.forked import by_owner
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
-from labkit.parallel.wire import stop_header
+from labkit.parallel.task_messages import stop_header
 
 BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0

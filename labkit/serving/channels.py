@@ -7,11 +7,21 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+from labkit.errors import NotAvailable
 from labkit.serving.access import GRPC_HEADER, is_loopback, secret_of
 
 Options = list[tuple[str, int]]
 
 _LARGEST: Options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+def client_library() -> Any:
+    """`tritonclient.grpc`. Raises `NotAvailable` where it is not installed."""
+    try:
+        import tritonclient.grpc as library
+    except ImportError as error:
+        raise NotAvailable("tritonclient is not installed; install labkit with its extra 'serve'") from error
+    return library
 
 
 def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Options:
@@ -24,8 +34,6 @@ def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
 
     more: further options of its channel. Raises `NotAvailable` where tritonclient is not installed.
     """
-    from labkit.serving.probes import client_library
-
     client = client_library().InferenceServerClient(address, channel_args=channel_options(address, more))
     client.register_plugin(_BringsSecret(address))
     return client

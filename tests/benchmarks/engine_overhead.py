@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from labkit.config import GPTJConfig
-from labkit.engine import GPTJ, Batch, Engine, KVCache, SamplingParams
+from labkit.engine import Engine, SamplingParams
 from labkit.measure import Record, Timing
+from labkit.model import GPTJ, Batch, KVCache
 from labkit.precision import as_device
 
 GOAL_STEP, GOAL_SEQUENCE = 100e-6, 5e-6

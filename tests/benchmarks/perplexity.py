@@ -32,10 +32,11 @@ from labkit.bench.peers.ctranslate2 import COMPUTE_TYPES
 from labkit.bench.peers.openvino import runtime_settings
 from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.checkpoints.fetch import BUILT_IN
-from labkit.engine import GPTJ, Engine
-from labkit.engine.linear import Linear
+from labkit.engine import Engine
 from labkit.errors import LabkitError
 from labkit.measure import Record
+from labkit.model import GPTJ
+from labkit.model.linear import Linear
 
 MODEL = "gptj-tiny"
 TEXT = BUILT_IN[MODEL] / "held_out_sample.txt"

@@ -29,12 +29,12 @@ from labkit.checkpoints import config_of
 from labkit.engine import Engine, SamplingParams
 from labkit.environment import usable_cores
 from labkit.measure import Record
-from labkit.serving.install import find_server
-from labkit.serving.load import Lengths, LoadRun, LoadSettings, RequestTimes, percentiles, run_load
-from labkit.serving.load.prompts import Prompts
-from labkit.serving.load_engine import compute_threads, load_engine
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.python_backend.engine_parameters import compute_threads, load_engine
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from labkit.serving.server.install import find_server
+from labkit.serving.stress import Lengths, LoadRun, LoadSettings, RequestTimes, percentiles, run_load
+from labkit.serving.stress.prompts import Prompts
 
 MODEL, PROMPT_TOKENS, WARMUP = "gptj-tiny", 32, 0.5
 GOALS = {"throughput": 4.0, "p99": 3.0, "overhead_ms": 0.5}

@@ -25,8 +25,8 @@ import psutil
 import labkit
 from labkit.engine import SamplingParams
 from labkit.measure.record import Record
-from labkit.serving.probes import client_library
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.channels import client_library
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from tests.serving.live.requests import PROMPT, ensemble, gptj, infer, stream, streaming
 from tests.serving.live.test_malformed import malformed, refusal

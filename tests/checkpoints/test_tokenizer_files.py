@@ -14,7 +14,7 @@ import labkit
 from labkit.checkpoints import open_checkpoint
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.errors import CheckpointError, NotAvailable
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.tokenizer import Tokenizer
 from tests.checkpoints.hub import TINY
 from tests.checkpoints.test_tokenizer import WORDS, random_texts

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from labkit.serving.channels import open_url
-from labkit.serving.install import find_server
+from labkit.serving.server.install import find_server
 
 COMMAND = [sys.executable, "-m", "labkit", "serve"]
 ANY_PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
@@ -50,7 +50,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 KILLED = """
 import time
-from labkit.serving.own_folder import OwnFolder
+from labkit.serving.server.own_folder import OwnFolder
 print(OwnFolder("repository").path, flush=True)
 time.sleep(600)
 """

@@ -17,9 +17,9 @@ import pytest
 import labkit
 from labkit.checkpoints.fetch import BUILT_IN
 from labkit.errors import NotAvailable
-from labkit.serving.install import find_server
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from labkit.serving.server.install import find_server
 
 pytestmark = pytest.mark.skipif(find_server() is None, reason="not measured here: no Triton Inference Server")
 
@@ -31,7 +31,7 @@ ASK = """
 import sys, time
 from labkit.serving.channels import grpc_client
 from labkit.serving.client import AsyncClient, Client
-from labkit.serving.load.record import about_served
+from labkit.serving.stress.record import about_served
 from labkit.serving.metrics import read_metrics
 
 grpc, metrics = sys.argv[1:]

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.engine import Engine, KVCache, SamplingParams
-from labkit.engine.batch import Batch
-from labkit.engine.beam_group import Hypothesis
-from labkit.engine.beam_search import BeamSearch, slots_needed
-from labkit.engine.beam_tree import path
-from labkit.engine.sequence import Sequence
+from labkit.engine import Engine, SamplingParams
+from labkit.engine.beams.group import Hypothesis
+from labkit.engine.beams.search import BeamSearch, slots_needed
+from labkit.engine.beams.tree import path
+from labkit.engine.schedule.sequence import Sequence
+from labkit.model import KVCache
+from labkit.model.batch import Batch
 from tests.models import engine_of, random_peer, random_prompts
 
 

@@ -16,7 +16,7 @@ from labkit import SamplingParams
 from labkit.checkpoints import config_of, convert, open_checkpoint
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from tests.models import peer_greedy, random_peer, random_prompts
 
 SHAPE = "rotary below the head"

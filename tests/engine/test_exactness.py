@@ -9,7 +9,8 @@ import torch
 import transformers
 
 import labkit
-from labkit.engine import FixedBatches, KVCache, SamplingParams
+from labkit.engine import SamplingParams
+from labkit.model import FixedBatches, KVCache
 from tests.models import SHAPES, engine_of, peer_greedy, random_peer, random_prompts
 
 TINY = Path(labkit.__file__).parent / "builtin" / "gptj-tiny"

@@ -11,7 +11,7 @@ import torch
 import labkit
 from labkit.config import GPTJConfig
 from labkit.engine import Engine, SamplingParams
-from labkit.engine.sequence import Sequence
+from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.text_stream import TextStream
 from tests.engine.test_sampling import sampler_of
 from tests.refusals import refused

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from labkit.engine import SamplingParams, sampler
-from labkit.engine.sequence import Sequence
+from labkit.engine.schedule.sequence import Sequence
 from tests.models import engine_of, random_peer, random_prompts
 
 

@@ -15,7 +15,7 @@ import torch
 
 from labkit import ops
 from labkit.engine import Engine, SamplingParams, TokenEvent
-from labkit.engine.sequence import Sequence
+from labkit.engine.schedule.sequence import Sequence
 from labkit.errors import NotAvailable, RankFailed, RequestFailed
 from tests.engine.test_continuous_batching import check_idle
 from tests.models import engine_of, random_peer, random_prompts

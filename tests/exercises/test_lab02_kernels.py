@@ -17,7 +17,7 @@ import pytest
 from labkit.exercises.registry import exercise as find
 from labkit.grading.extract import submission_of
 from labkit.grading.judge import SEEDS
-from labkit.grading.notebook import run_apart
+from labkit.grading.notebook_check import run_apart
 from labkit.grading.release import solved_notebook
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.ops.backend import has_triton
@@ -259,7 +259,7 @@ COMPILED = """
 import sys
 import torch, triton
 import triton.language as tl
-from labkit.grading.define import define
+from labkit.grading.run_statements import define
 from labkit.grading.extract import submission_of
 from labkit.ops.kernels.compiled import compile_kernel
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from labkit import measure, native, ops
 from labkit.exercises import lab02
-from labkit.exercises.lab02 import captured, climb, examples, measured, swaps
+from labkit.exercises.lab02 import climb, examples, measurements, step_launches, swaps
 from labkit.exercises.lab02.online_softmax import online_softmax
 from labkit.exercises.lab02.products import int8_product
 from labkit.exercises.lab02.qkv_and_cache import fuse_qkv, write_then_read
@@ -113,20 +113,20 @@ def test_a_wrong_function_is_told_by_its_tokens(engine: swaps.EngineSwaps, capsy
 
 def test_a_step_apart_is_hundreds_of_launches(engine: swaps.EngineSwaps) -> None:
     with ops.use(**climb.APART):
-        step = captured.decode_step(engine.model)
+        step = step_launches.decode_step(engine.model)
         assert torch.equal(step(), step())  # always the same step
         assert 250 < torch_traffic(step).launches < 500
 
 
 def test_the_captured_step_computes_what_the_operations_do() -> None:
-    timings = captured.captured_step(CPU, seconds=0.2)
+    timings = step_launches.captured_step(CPU, seconds=0.2)
     assert (timings is not None) == native.available()
 
 
 def test_a_steps_launches_by_operation_add_up(engine: swaps.EngineSwaps) -> None:
     with ops.use(**climb.APART):
-        whole = torch_traffic(captured.decode_step(engine.model)).launches
-    parts = climb.launches_by_operation(captured.decode_step(engine.model))
+        whole = torch_traffic(step_launches.decode_step(engine.model)).launches
+    parts = climb.launches_by_operation(step_launches.decode_step(engine.model))
     assert sum(parts.values()) == whole
     assert parts["rotary_cache_write"] == 8 * 20  # the lab says twenty launches
 
@@ -137,25 +137,25 @@ def test_apart_sum_and_norm_make_eight_passes() -> None:
 
 
 def test_a_wrong_kernel_is_not_drawn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured, "interpreted", lambda: False)
-    monkeypatch.setattr(measured, "has_triton", lambda: True)
-    points: dict[str, measured.Measured] = {}
+    monkeypatch.setattr(measurements, "interpreted", lambda: False)
+    monkeypatch.setattr(measurements, "has_triton", lambda: True)
+    points: dict[str, measurements.Measured] = {}
 
     def fused_residual_layer_norm(*args: Any) -> Any:
         hidden, normed = residual_layer_norm_reference(*args)
         normed[:, 1024:] = 0
         return hidden, normed
 
-    measured.show(points, fused_residual_layer_norm, 2.6, 4, "here")
+    measurements.show(points, fused_residual_layer_norm, 2.6, 4, "here")
     assert points == {}
     assert "Nothing is measured: at this size (tensors of (4, 4096)" in capsys.readouterr().out
-    with pytest.raises(measured.WrongAnswer):
-        measured.fused("rotary_cache_write", lambda *args: args[0], 4, seconds=0.1)
+    with pytest.raises(measurements.WrongAnswer):
+        measurements.fused("rotary_cache_write", lambda *args: args[0], 4, seconds=0.1)
 
 
 def test_a_prediction_in_bytes_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     timing = measure.Timing((1.0, 1.0))
-    one = measured.Measured(examples.example("int8", 1, CPU), 2e6, 1, 1e6, 1e6, timing, timing)
+    one = measurements.Measured(examples.example("int8", 1, CPU), 2e6, 1, 1e6, 1e6, timing, timing)
     assert [text.get_text() for text in one.figure(1e6, "here").axes[0].get_xticklabels()] == [
         "fp32 weight (torch), launches: 1",
         "int8 weight (your kernel)",
@@ -166,13 +166,13 @@ def test_a_prediction_in_bytes_is_noticed(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measured, "interpreted", lambda: False)
-    one = measured.fused("residual_layer_norm", residual_layer_norm_reference, 4, seconds=0.1)
+    monkeypatch.setattr(measurements, "interpreted", lambda: False)
+    one = measurements.fused("residual_layer_norm", residual_layer_norm_reference, 4, seconds=0.1)
     assert math.isnan(one.bytes_together)
     assert one.launches_apart == 3
     figure = one.figure(1.0, "here")
     assert "not measured here" in capsys.readouterr().out
     assert len(figure.axes) == 1
-    ((intensity, rate),) = measured.roofline_points({"norm": one}).values()
+    ((intensity, rate),) = measurements.roofline_points({"norm": one}).values()
     assert 0.1 < intensity < 1
     assert rate > 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from labkit.exercises.exercise import Case
-from labkit.exercises.lab03 import measured, small_gptj
+from labkit.exercises.lab03 import measurements, small_gptj
 from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER, parallel_block, shard_layer
 from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS, split_rows
 from labkit.exercises.lab03.counting import CHOOSE_LAYOUT, STEP_TRAFFIC, choose_layout, step_traffic
@@ -30,7 +30,7 @@ from labkit.exercises.lab03.vocabulary import SHARDED_ARGMAX
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, PASSED
-from labkit.parallel import Each
+from labkit.launch import Each
 
 SEEDS = (11,)
 
@@ -238,7 +238,7 @@ def test_references_give_what_one_process_gives() -> None:
     assert len(set(expected)) > 1
     parts = [model | {"layers": [small_gptj.cut(layer, rank, 2) for layer in model["layers"]]} for rank in range(2)]
     from labkit.exercises.lab03.block import run_block
-    from labkit.parallel import launch
+    from labkit.launch import launch
 
     assert launch(run_block, 2, parallel_block, "tokens", Each(parts), [3, 1, 4], 6).values == [expected] * 2
 
@@ -468,12 +468,12 @@ def test_a_right_function_that_keeps_its_draft_passes() -> None:
 
 
 def test_what_every_rank_reads_and_how_the_stages_hand_on_are_measured() -> None:
-    whole = measured.whole_part("gptj-tiny")
+    whole = measurements.whole_part("gptj-tiny")
     assert list(whole) == ["2 ranks", "4 ranks"]
     norms = 9 * 2 * 256 * 2
     assert all(size == 0 or norms <= size < 1.2 * norms for size in whole.values())
-    runs = measured.run_pipelines(pipeline_stage, (1, 4))
+    runs = measurements.run_pipelines(pipeline_stage, (1, 4))
     for pieces, run in runs.items():
-        assert [[number for number, _, _ in row] for row in measured.bars_of(run).values()] == [list(range(pieces))] * 2
-        assert 0 < measured.idle_share(run) < 1
-        assert 0 <= measured.hand_over_seconds(run) < measured.batch_seconds(run)
+        assert [[number for number, _, _ in row] for row in measurements.bars_of(run).values()] == [list(range(pieces))] * 2
+        assert 0 < measurements.idle_share(run) < 1
+        assert 0 <= measurements.hand_over_seconds(run) < measurements.batch_seconds(run)

@@ -16,18 +16,18 @@ from labkit.exercises.lab04 import EXERCISES, config, ensemble, failure, on_serv
 from labkit.exercises.lab04.config import STAGE_CONFIG, stage_config
 from labkit.exercises.lab04.ensemble import ENSEMBLE_MAPS, ensemble_maps
 from labkit.exercises.lab04.failure import KEEP_ALIVE
+from labkit.exercises.lab04.function_file import as_module
 from labkit.exercises.lab04.prompts import PAD_PROMPTS, WORD_LISTS
-from labkit.exercises.lab04.shipped import as_module
 from labkit.exercises.lab04.streaming import STREAM_TEXT, stream_text
 from labkit.exercises.lab04.texts_back import POSTPROCESS
 from labkit.exercises.lab04.together import ANSWER_TOGETHER
-from labkit.grading import needs
+from labkit.grading import machine_needs
 from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
 from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
-from labkit.serving.install import find_server
-from labkit.serving.word_lists import to_word_lists
+from labkit.serving.python_backend.word_lists import to_word_lists
+from labkit.serving.server.install import find_server
 
 BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
 ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
@@ -287,7 +287,7 @@ def test_a_stub_in_a_models_process_is_named() -> None:
 
 # Without a server, and afterwards ---------------------------------------------------------------------------------------
 def test_without_a_server_it_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(needs.NEEDS, "triton_server", (needs.NEEDS["triton_server"][0], lambda machine: False))
+    monkeypatch.setitem(machine_needs.NEEDS, "triton_server", (machine_needs.NEEDS["triton_server"][0], lambda machine: False))
     for exercise in EXERCISES:
         verdict = check_quietly(exercise, exercise.reference)
         assert verdict.verdict == (NOT_MEASURED if exercise.requires else PASSED)

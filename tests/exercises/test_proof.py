@@ -11,7 +11,7 @@ from labkit.exercises.registry import all_exercises
 from labkit.grading.call import run_cases
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
-from labkit.serving.install import find_server
+from labkit.serving.server.install import find_server
 
 EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
 OTHER_SEEDS = (5, 600)

@@ -11,10 +11,10 @@ import torch
 from labkit import ops
 from labkit.checkpoints import open_checkpoint
 from labkit.config import GPTJConfig
-from labkit.engine import GPTJ, FixedBatches, KVCache
-from labkit.engine.cuda_graph import GraphedGPTJ
-from labkit.engine.weight_store import read_model
 from labkit.errors import InvalidRequest
+from labkit.model import GPTJ, FixedBatches, KVCache
+from labkit.model.cuda_graph import GraphedGPTJ
+from labkit.model.weight_store import read_model
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight
 from tests.models import SHAPES, peer_greedy, random_peer, random_prompts
 

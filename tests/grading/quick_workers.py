@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from labkit.grading import notebook
+from labkit.grading import notebook_check
 
 
 @contextlib.contextmanager
 def quick_workers() -> Iterator[None]:
-    """While this lasts, `labkit.grading.notebook` gives its jobs to forks; everything else is as it always is."""
+    """While this lasts, `labkit.grading.notebook_check` gives its jobs to forks; everything else is as it always is."""
     command = [sys.executable, "-BPm", "tests.grading.quick_workers"]
     path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
@@ -33,7 +33,7 @@ def quick_workers() -> Iterator[None]:
             print(json.dumps([command[2:], folder]), file=server.stdin, flush=True)
             return int(server.stdout.readline())
 
-        patch.setattr(notebook, "_run", run)
+        patch.setattr(notebook_check, "_run", run)
         yield
         server.stdin.close()
 

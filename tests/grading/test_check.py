@@ -13,7 +13,7 @@ from labkit.errors import InvalidRequest
 from labkit.exercises.registry import all_exercises, of_lab
 from labkit.exercises.registry import exercise as find
 from labkit.grading import check, hint, passed, predicted, progress_panel
-from labkit.grading.needs import missing
+from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress, Standing
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 
@@ -201,7 +201,7 @@ def test_what_is_missing_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         exercise = replace(find(NAME), requires=requires)
         assert [missing(exercise, machine) for machine in (none, one, two)] == [on_none, on_one, ""]
-    monkeypatch.setattr("labkit.grading.needs.describe", lambda: none)
+    monkeypatch.setattr("labkit.grading.machine_needs.describe", lambda: none)
     found = check_quietly(replace(find(NAME), requires=("cuda",)), kv_cache_bytes)
     assert (found.verdict, found.points) == (NOT_MEASURED, 0)
     assert found.message == "This exercise needs an NVIDIA GPU, which this machine does not have."

@@ -12,8 +12,8 @@ import pytest
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.grading import notebook_file
-from labkit.grading.define import define
 from labkit.grading.extract import Submission, read_submission, submission_of
+from labkit.grading.run_statements import define
 
 RIGHT = "def f():\n    return 5"
 

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from labkit.grading.notebook import check_notebook
+from labkit.grading.notebook_check import check_notebook
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED
 from tests.grading.awkward import CASES, FAILING, NAME
 from tests.grading.quick_workers import quick_workers

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from labkit import native, ops
 from labkit.config import GPTJConfig
-from labkit.engine import GPTJ, Batch, KVCache
-from labkit.engine.forward import Forward, fastest_forward
-from labkit.engine.weight_store import weight_store
+from labkit.model import GPTJ, Batch, KVCache
+from labkit.model.forward import Forward, fastest_forward
+from labkit.model.weight_store import weight_store
 from labkit.native.library import use_instruction_set
 from labkit.precision import compute_dtype
 from tests.models import SHAPES, random_peer

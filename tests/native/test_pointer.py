@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from labkit import native
-from labkit.engine import KVCache
-from labkit.engine.forward import fastest_forward
 from labkit.errors import InvalidRequest
+from labkit.model import KVCache
+from labkit.model.forward import fastest_forward
 from labkit.native import operations
 from labkit.native.library import pointer, rows_pointer
 from labkit.native.packed_weight import PackedWeight

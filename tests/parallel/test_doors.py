@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from labkit.launch import launch
 from labkit.native.shared_group import shared_file
-from labkit.parallel import Layout, launch, load_parallel
+from labkit.parallel import Layout, load_parallel
 
 
 def addresses() -> list[str]:

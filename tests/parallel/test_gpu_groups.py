@@ -16,16 +16,16 @@ from torch import distributed as dist
 from labkit import native
 from labkit.checkpoints import open_checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
-from labkit.engine import GPTJ, Batch, FixedBatches, KVCache
-from labkit.engine.part import WHOLE, Part
 from labkit.errors import NotAvailable
+from labkit.model import GPTJ, Batch, FixedBatches, KVCache
+from labkit.model.part import WHOLE, Part
 from labkit.native.shared_group import SharedGroup
 from labkit.parallel import Layout
 from labkit.parallel import links as links_module
 from labkit.parallel.devices import CPU
 from labkit.parallel.links import Links, create_groups
 from labkit.parallel.nccl_group import GUARDS_OFF, NcclGroup, _environment
-from labkit.parallel.rank import RankForward
+from labkit.parallel.rank_forward import RankForward
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
 

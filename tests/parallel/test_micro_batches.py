@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from labkit.engine.batch import FixedBatches
-from labkit.engine.kv_cache import KVCache
+from labkit.model.batch import FixedBatches
+from labkit.model.kv_cache import KVCache
 from labkit.parallel.micro_batches import FEWEST_TOKENS, pieces_of, split
 from tests.models import engine_of, random_peer, random_prompts
 

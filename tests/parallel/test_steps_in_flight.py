@@ -15,7 +15,8 @@ from torch import Tensor
 
 import labkit
 from labkit import native
-from labkit.engine import GPTJ, Batch, Engine, KVCache
+from labkit.engine import Engine
+from labkit.model import GPTJ, Batch, KVCache
 from labkit.parallel import Layout, load_parallel
 from labkit.parallel.ledger import COMPUTE
 from tests.models import random_prompts

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit.serving import server as serving
 from labkit.serving.channels import open_url
-from labkit.serving.install import ServerProgram, find_server
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
+from labkit.serving.server import server as serving
+from labkit.serving.server.install import ServerProgram, find_server
 
 MODEL_CODE = """
 import numpy as np

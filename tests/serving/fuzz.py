@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import labkit
 from labkit.engine import Engine, SamplingParams
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from tests.serving.live.requests import PROMPT, ensemble, gptj, infer, post, stream
 from tests.serving.live.test_malformed import refusal

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labkit.serving.model_config import config_text
-from labkit.serving.models import served_models
+from labkit.serving.repository.model_config import config_text
+from labkit.serving.repository.served_models import served_models
 
 MODELS = served_models({"model": "gptj-tiny", "precision": "fp32", "tensor_parallel": "1"})
 TEXTS = {name: config_text(config) for name, config in MODELS.items()}

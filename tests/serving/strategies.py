@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from labkit.serving.tensors import (
+from labkit.serving.repository.tensors import (
     ENSEMBLE_INPUTS,
     ENSEMBLE_OUTPUTS,
     FASTERTRANSFORMER_INPUTS,
@@ -158,7 +158,7 @@ def grpc_requests(draw: st.DrawFn) -> Any:
     """A message of the gRPC protocol, with tensors of random values and now and then the wrong bytes."""
     from tritonclient.grpc import service_pb2
 
-    from labkit.serving.probes import as_input
+    from labkit.serving.server.probes import as_input
 
     model = draw(st.sampled_from(sorted(INPUTS)))
     message = service_pb2.ModelInferRequest(model_name=model)

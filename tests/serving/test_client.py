@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from labkit.errors import Cancelled, InvalidRequest, LabkitError, NotAvailable, Overloaded
-from labkit.serving.client import AsyncClient, Client, Piece, Reply
-from labkit.serving.client_errors import error_of, is_safe_to_repeat
-from labkit.serving.client_request import request_of
-from labkit.serving.install import ServerProgram
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.client import AsyncClient, Client
+from labkit.serving.client.errors import error_of, is_safe_to_repeat
+from labkit.serving.client.reply import Piece, Reply
+from labkit.serving.client.request import request_of
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from labkit.serving.server.install import ServerProgram
 
 PROMPT = "In the beginning God created the heaven and the earth"
 LONG = {"max_new_tokens": 400, "ignore_eos": True}

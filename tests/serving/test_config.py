@@ -13,11 +13,11 @@ pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritoncli
 from google.protobuf import text_format
 
 from labkit.errors import InvalidRequest, NotAvailable
-from labkit.serving.model_config import Batching, Instances, config_text
-from labkit.serving.validator.config_check import check_config
-from labkit.serving.validator.fault import Fault
-from labkit.serving.validator.pbtxt import model_config_class
-from labkit.serving.validator.repository_check import check_repository
+from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.fault import Fault
+from labkit.serving.repository.checker.pbtxt import model_config_class
+from labkit.serving.repository.checker.repository_check import check_repository
+from labkit.serving.repository.model_config import Batching, Instances, config_text
 from tests.serving.conftest import Server
 from tests.serving.mistakes import MISTAKES, MODELS, REFUSED, TEXTS, Mistake
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from labkit import SamplingParams
 from labkit.errors import InvalidRequest
-from labkit.serving.fastertransformer_request import outputs_of, prompts_of, sampling_of
-from labkit.serving.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
+from labkit.serving.python_backend.fastertransformer_request import outputs_of, prompts_of, sampling_of
+from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 
 def request(rows: int = 2, **more: Any) -> dict[str, NDArray[Any]]:

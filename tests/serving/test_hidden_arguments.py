@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit.serving import guardian
-from labkit.serving.hidden_arguments import TRACEME, CannotHide, _ptrace, start_hidden
+from labkit.serving.server import guardian
+from labkit.serving.server.hidden_arguments import TRACEME, CannotHide, _ptrace, start_hidden
 
 SECRETS = ["--first=a:secret=12345678", "--second=b:secret=" + "x" * 300]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit.serving import log_end
-from labkit.serving.log_end import end_of_log
+from labkit.serving.server import log_end
+from labkit.serving.server.log_end import end_of_log
 
 WITHOUT_GPU = """\
 W1128 14:42:00.756150 28850 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory pool \

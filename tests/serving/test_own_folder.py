@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit.serving.own_folder import PID, REGIONS, OwnFolder, sweep
+from labkit.serving.server.own_folder import PID, REGIONS, OwnFolder, sweep
 
 OWNER = """
 import sys, time
-from labkit.serving.own_folder import OwnFolder
+from labkit.serving.server.own_folder import OwnFolder
 folder = OwnFolder("test")
 print(folder.path, flush=True)
 time.sleep(600)
@@ -22,7 +22,7 @@ time.sleep(600)
 
 HEIR = """
 import subprocess, sys, time
-from labkit.serving.own_folder import OwnFolder
+from labkit.serving.server.own_folder import OwnFolder
 folder = OwnFolder("test")
 heir = subprocess.Popen(["sleep", "600"], pass_fds=[folder.lock], stdout=subprocess.DEVNULL)
 print(folder.path, heir.pid, flush=True)

@@ -10,7 +10,7 @@ pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritoncli
 
 from google.protobuf import text_format
 
-from labkit.serving.validator.pbtxt import model_config_class, read
+from labkit.serving.repository.checker.pbtxt import model_config_class, read
 from tests.serving.mistakes import TEXTS
 
 LEGAL = (

@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritonclient")
 
-from labkit.serving.model_config import Instances, ModelConfig, Step, config_text
-from labkit.serving.tensors import TensorSpec
-from labkit.serving.validator.config_check import check_config
-from labkit.serving.validator.repository_check import check_repository
+from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.repository_check import check_repository
+from labkit.serving.repository.model_config import Instances, ModelConfig, Step, config_text
+from labkit.serving.repository.tensors import TensorSpec
 from tests.serving.conftest import Server
 
 A = TensorSpec("A", "FP32", (2,), "two numbers")

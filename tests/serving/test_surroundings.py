@@ -17,13 +17,13 @@ from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving import private_folder as private
 from labkit.serving.access import make_secret, secret_of, withdraw_secret
 from labkit.serving.channels import channel_options
-from labkit.serving.engine_socket import _reachable
 from labkit.serving.metrics import read_metrics
 from labkit.serving.private_folder import private_folder, write_private
-from labkit.serving.repository import ServeSettings, write_repository
-from labkit.serving.server import check_code
-from labkit.serving.surroundings import absolute_paths, plain_path
-from labkit.serving.validator.pbtxt import model_config_class
+from labkit.serving.python_backend.engine_socket import _reachable
+from labkit.serving.repository.checker.pbtxt import model_config_class
+from labkit.serving.repository.writer import ServeSettings, write_repository
+from labkit.serving.server.server import check_code
+from labkit.serving.server.surroundings import absolute_paths, plain_path
 
 pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritonclient")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from labkit.serving.watchdog import Watchdog
+from labkit.serving.server.watchdog import Watchdog
 
 
 class Probes:
@@ -142,8 +142,8 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
 
 
 def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labkit.serving.watchdog.FEW_REPAIRS", 2)
-    monkeypatch.setattr("labkit.serving.watchdog.MANY_REPAIRS", 4)
+    monkeypatch.setattr("labkit.serving.server.watchdog.FEW_REPAIRS", 2)
+    monkeypatch.setattr("labkit.serving.server.watchdog.MANY_REPAIRS", 4)
     probes, told = Probes(), []
     dog = watchdog(probes, ["engine"], look_seconds=1000, begin_anew=told.append)
 

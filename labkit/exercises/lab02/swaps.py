@@ -14,12 +14,13 @@ from torch import Tensor
 
 from labkit import ops
 from labkit.checkpoints import open_checkpoint
-from labkit.engine import GPTJ, Engine, EngineOptions, SamplingParams
-from labkit.engine.linear import Linear
-from labkit.engine.model import Layer
+from labkit.engine import Engine, EngineOptions, SamplingParams
 from labkit.errors import NotAvailable
 from labkit.exercises.kernels import interpreted, kernel_device
 from labkit.measure import progress_bar
+from labkit.model import GPTJ
+from labkit.model.gptj import Layer
+from labkit.model.linear import Linear
 from labkit.ops.gelu import gelu
 from labkit.ops.uniform import uniform
 

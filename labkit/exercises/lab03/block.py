@@ -15,7 +15,7 @@ from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside, values_of
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block
-from labkit.parallel import Each
+from labkit.launch import Each
 
 SHAPES = ((2, 4, 4, 12), (2, 2, 6, 10), (4, 4, 2, 8))
 """Ranks, heads, head_dim and inner features of the cases."""

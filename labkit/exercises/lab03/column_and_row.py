@@ -15,7 +15,7 @@ from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03.on_ranks import BY_RANK, Call, LedgerContract, RanksCase, exactly, inside, on_ranks, values_of
 from labkit.exercises.lab03.small_gptj import stretch
 from labkit.exercises.lab03.work import Work
-from labkit.parallel import Each, Launched
+from labkit.launch import Each, Launched
 
 
 def _held(count: int) -> slice:

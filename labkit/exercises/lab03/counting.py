@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from labkit.engine.part import span
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.model.part import span
 
 NUMBER = 4
 """Bytes of a number of the hidden state."""

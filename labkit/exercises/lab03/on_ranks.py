@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.exercises.exercise import Case
-from labkit.parallel import Launched, RankRaisedError, launch
+from labkit.launch import Launched, RankRaisedError, launch
 from labkit.parallel.ledger import COMPUTE, Entry
 
 PATIENCE = 3.0

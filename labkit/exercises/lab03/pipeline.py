@@ -12,9 +12,9 @@ from torch import distributed as dist
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks, values_of
-from labkit.parallel import Each, Launched
+from labkit.launch import Each, Launched
+from labkit.launch.ledger_compute import compute
 from labkit.parallel.ledger import COMPUTE
-from labkit.parallel.noted_compute import compute
 
 Shapes = list[list[int]]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.engine.part import span
+from labkit.model.part import span
 
 Layer = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ from labkit.errors import NotAvailable
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, model_code, stage
-from labkit.serving.validator.config_check import check_config
-from labkit.serving.validator.pbtxt import model_config_class
+from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.pbtxt import model_config_class
 
 Tensor = tuple[str, str, list[Any]]
 """Name, data type and shape, whose first entry is "batch"."""

@@ -10,9 +10,9 @@ from labkit.exercises.lab04.ensemble import ensemble_of, request_inputs
 from labkit.exercises.lab04.failure import kill_process
 from labkit.exercises.lab04.on_server import MODEL, LabServer, batched_config, model_code, stage
 from labkit.measure import progress_bar
-from labkit.serving.model_config import config_text
-from labkit.serving.models import served_models
-from labkit.serving.repository import ServeSettings
+from labkit.serving.repository.model_config import config_text
+from labkit.serving.repository.served_models import served_models
+from labkit.serving.repository.writer import ServeSettings
 
 ENGINE_SECONDS = 60.0
 _RUNNING: list[Deployment] = []

@@ -16,8 +16,8 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab04.on_server import LabServer, batched_config, is_own, lab_server
 from labkit.exercises.lab04.together import job_inputs
-from labkit.serving.channels import grpc_client
-from labkit.serving.probes import as_input, client_library
+from labkit.serving.channels import client_library, grpc_client
+from labkit.serving.server.probes import as_input
 
 MODEL = "mortal"
 _NUMBERS = itertools.count(1)

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 
 import labkit
 from labkit.checkpoints import open_checkpoint
-from labkit.exercises.lab04.shipped import as_module, digest
+from labkit.exercises.lab04.function_file import as_module, digest
 from labkit.exercises.stubs.learner_folder import FOLDER
 from labkit.forked import by_owner
 from labkit.serving.channels import grpc_client
-from labkit.serving.model_config import Batching, Instances, ModelConfig, config_text
-from labkit.serving.models import served_models
-from labkit.serving.own_folder import OwnFolder
-from labkit.serving.probes import as_input
+from labkit.serving.repository.model_config import Batching, Instances, ModelConfig, config_text
+from labkit.serving.repository.served_models import served_models
+from labkit.serving.repository.tensors import TensorSpec
 from labkit.serving.server import Server
-from labkit.serving.tensors import TensorSpec
+from labkit.serving.server.own_folder import OwnFolder
+from labkit.serving.server.probes import as_input
 
 MODEL = "gptj-tiny"
 ASK_SECONDS = 15.0

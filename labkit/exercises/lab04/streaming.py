@@ -18,10 +18,10 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Case, Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
-from labkit.serving.channels import grpc_client
-from labkit.serving.model_config import Instances, ModelConfig
-from labkit.serving.probes import as_input, client_library
-from labkit.serving.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
+from labkit.serving.channels import client_library, grpc_client
+from labkit.serving.repository.model_config import Instances, ModelConfig
+from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
+from labkit.serving.server.probes import as_input
 
 MODEL = "teletype"
 SILENT_SECONDS = 2.0

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from labkit.exercises.stubs import stages
 from labkit.exercises.stubs.learner import Functions, refusal
-from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.model_parameters import parameter
 
 
 class TritonPythonModel:
@@ -83,7 +83,7 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
     """The engine that `gptj` has: returns when the longest text of the batch is done."""
     from labkit import SamplingParams
-    from labkit.serving.load_engine import load_engine
+    from labkit.serving.python_backend.engine_parameters import load_engine
 
     loaded = load_engine(lambda name, default: parameter(args, name, default))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.serving.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
+from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 PAD = 3
 """The token that fills short rows. Any would do, since nobody reads behind the lengths; 0 would hide a `pad` not used."""

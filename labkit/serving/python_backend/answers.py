@@ -11,8 +11,8 @@ import triton_python_backend_utils as pb_utils
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import parameters_of
 from labkit.serving.python_backend.tensors_in import as_triton_error
+from labkit.serving.repository.tensors import TensorSpec
 from labkit.serving.run_folder import run_folder
-from labkit.serving.tensors import TensorSpec
 
 
 class Answers:

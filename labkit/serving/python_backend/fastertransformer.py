@@ -13,16 +13,16 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from labkit.errors import LabkitError
-from labkit.serving.engine_socket import RemoteEngine
-from labkit.serving.fastertransformer_request import outputs_of, prompts_of, sampling_of
 from labkit.serving.python_backend.clients_gone import Client, ClientsGone
-from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.engine_socket import RemoteEngine
+from labkit.serving.python_backend.fastertransformer_request import outputs_of, prompts_of, sampling_of
+from labkit.serving.python_backend.model_parameters import parameter
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error
 from labkit.serving.refusals import Refusals
+from labkit.serving.repository.tensors import FASTERTRANSFORMER_INPUTS, TensorSpec
 from labkit.serving.run_folder import run_folder, sockets, wait_for_engine
-from labkit.serving.tensors import FASTERTRANSFORMER_INPUTS, TensorSpec
 
 INPUT_NAMES = tuple(spec.name for spec in FASTERTRANSFORMER_INPUTS)
 

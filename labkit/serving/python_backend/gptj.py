@@ -18,19 +18,19 @@ import triton_python_backend_utils as pb_utils
 from labkit.engine import SamplingParams
 from labkit.engine.outputs import TokenEvent
 from labkit.errors import InvalidRequest, LabkitError
-from labkit.serving.engine_host import EngineHost, Job
-from labkit.serving.engine_socket import EngineSocket
-from labkit.serving.load_engine import load_engine
 from labkit.serving.malloc import keep_blocks
 from labkit.serving.python_backend.clients_gone import Client, ClientsGone
+from labkit.serving.python_backend.engine_parameters import load_engine
+from labkit.serving.python_backend.engine_socket import EngineSocket
+from labkit.serving.python_backend.engine_thread import EngineHost, Job
 from labkit.serving.python_backend.metrics import EngineMetrics
-from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.model_parameters import parameter
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
 from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings, text_of
 from labkit.serving.refusals import Refusals
+from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
 from labkit.serving.run_folder import EngineNote, run_folder
-from labkit.serving.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
 
 INPUT_NAMES = tuple(spec.name for spec in GPTJ_INPUTS)
 

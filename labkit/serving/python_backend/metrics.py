@@ -11,7 +11,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from labkit.serving.host_counts import BATCH_SIZES, HostCounts
+from labkit.serving.python_backend.engine_counts import BATCH_SIZES, HostCounts
 
 PUBLISH_SECONDS = 0.5
 

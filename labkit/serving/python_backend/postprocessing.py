@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.answers import Answers
 from labkit.serving.python_backend.tensors_in import array_of, strings
-from labkit.serving.tensors import POSTPROCESSING_INPUTS
+from labkit.serving.repository.tensors import POSTPROCESSING_INPUTS
 from labkit.tokenizer import Tokenizer
 
 

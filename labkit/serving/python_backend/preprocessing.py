@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
 from labkit.serving.python_backend.answers import Answers
-from labkit.serving.python_backend.parameters import parameter
+from labkit.serving.python_backend.model_parameters import parameter
 from labkit.serving.python_backend.tensors_in import array_of, text_of
-from labkit.serving.tensors import ENSEMBLE_INPUTS, PREPROCESSING_INPUTS
-from labkit.serving.word_lists import to_word_lists, word_forms, words_of_csv
+from labkit.serving.python_backend.word_lists import to_word_lists, word_forms, words_of_csv
+from labkit.serving.repository.tensors import ENSEMBLE_INPUTS, PREPROCESSING_INPUTS
 from labkit.tokenizer import Tokenizer
 
 

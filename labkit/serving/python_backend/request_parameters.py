@@ -14,7 +14,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.serving.probe_mark import PARAMETER, is_mark
-from labkit.serving.validator.fault import nearest
+from labkit.serving.repository.checker.fault import nearest
 
 _SAME = (
     ("text_input", "INPUT_0", "QUERY", "prompt", "inputs", "input", "query", "text"),

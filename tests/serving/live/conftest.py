@@ -8,9 +8,9 @@ import pytest
 
 import labkit
 from labkit.engine import Engine
-from labkit.serving.install import find_server
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from labkit.serving.server.install import find_server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,9 +16,8 @@ import psutil
 import pytest
 
 from labkit.serving.access import HEADER, access_headers, opening_words, secret_of
-from labkit.serving.channels import channel_options, grpc_client
+from labkit.serving.channels import channel_options, client_library, grpc_client
 from labkit.serving.private_folder import private_folder
-from labkit.serving.probes import client_library
 from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
 from tests.serving.live.requests import PATIENCE, ask, ensemble, infer, post

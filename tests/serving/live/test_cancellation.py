@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from labkit.serving.channels import grpc_client
-from labkit.serving.probes import client_library
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.channels import client_library, grpc_client
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from tests.serving.live.requests import PATIENCE, PROMPT, ensemble, fastertransformer, gptj, infer, post, streaming
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from labkit.serving.channels import client_library
 from labkit.serving.metrics import Metrics, read_metrics
 from labkit.serving.probe_mark import PARAMETER
-from labkit.serving.probes import client_library
 from labkit.serving.server import Server
-from labkit.serving.status import status_line
+from labkit.serving.server.status_line import status_line
 from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, stream
 
 TIMES = 3
@@ -64,7 +64,7 @@ REFUSED: dict[tuple[str, str], Callable[[Server], Any]] = {
 
 
 def _renamed() -> list[Any]:
-    from labkit.serving.probes import as_input
+    from labkit.serving.server.probes import as_input
 
     return [as_input("TOKENS_BATCH", "UINT32", [[[260]]])]
 

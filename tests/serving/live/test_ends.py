@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from labkit.engine import Engine, SamplingParams
-from labkit.serving.model_processes import is_there
-from labkit.serving.probes import client_library
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.channels import client_library
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from labkit.serving.server.model_processes import is_there
 from tests.serving.live.requests import (
     PATIENCE,
     PROMPT,
@@ -210,7 +210,7 @@ def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the
         assert (dog.repairs[repairs].model, dog.repairs[repairs].failure) == ("postprocessing", "")
         assert not is_there(stub), "nobody can let it go on any more"
         assert infer(kept, "ensemble", ensemble([PROMPT], 2))["OUTPUT_0"][0, 0].startswith(PROMPT)
-        monkeypatch.setattr("labkit.serving.watchdog.FEW_REPAIRS", 1)
+        monkeypatch.setattr("labkit.serving.server.watchdog.FEW_REPAIRS", 1)
     assert "models were loaded anew in it, " in why[0]
     assert kept.watchdog is dog
 
@@ -224,8 +224,8 @@ def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: En
 
 
 def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labkit.serving.supervisor.MOST_STARTS", 2)
-    monkeypatch.setattr("labkit.serving.supervisor.LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("labkit.serving.server.supervisor.MOST_STARTS", 2)
+    monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
     said: list[str] = []
     with Server(learners(tmp_path, ECHO), progress=said.append) as server:
         (tmp_path / "mine" / "1" / "model.py").write_text("raise ValueError('the weights of Atlantis')")

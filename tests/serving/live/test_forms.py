@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from labkit.engine import Engine, SamplingParams
-from labkit.serving.probes import as_input, client_library
+from labkit.serving.channels import client_library
 from labkit.serving.server import Server
+from labkit.serving.server.probes import as_input
 from tests.serving.live.requests import PROMPT, fastertransformer, gptj, infer, post, stream
 
 NEW = {"max_new_tokens": 4}

@@ -18,8 +18,8 @@ import pytest
 
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable
-from labkit.serving.probes import client_library
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.channels import client_library
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
 from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, infer
@@ -243,7 +243,7 @@ def test_ranks(tmp_path: Path, offline: Engine) -> None:
         assert server.watchdog is not None
         expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].token_ids
         assert ask(server, text_input=PROMPT, max_new_tokens=8)["token_ids"].tolist() == expected
-        (rank,) = [each for each in processes(server) if "labkit.parallel.worker" in each.cmdline()]
+        (rank,) = [each for each in processes(server) if "labkit.parallel.rank_main" in each.cmdline()]
         rank.kill()
         words = []
 

@@ -32,7 +32,7 @@ GOOD: dict[str, Callable[[], list[Any]]] = {
 
 
 def _renamed(inputs: list[Any], names: list[str], shape: list[int] | None = None) -> list[Any]:
-    from labkit.serving.probes import client_library
+    from labkit.serving.channels import client_library
 
     made = []
     for name, given in zip(names, inputs, strict=False):

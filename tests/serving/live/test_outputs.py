@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labkit.serving.models import served_models
-from labkit.serving.probes import client_library
+from labkit.serving.channels import client_library
+from labkit.serving.repository.served_models import served_models
 from labkit.serving.server import Server
 from tests.serving.live.requests import PROMPT, ensemble, fastertransformer, gptj, infer, post, stream, tensor
 

@@ -12,7 +12,7 @@ import pytest
 from labkit.errors import DeadlinePassed, Overloaded
 from labkit.serving.client import Client
 from labkit.serving.metrics import read_metrics
-from labkit.serving.repository import ServeSettings, write_repository
+from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from tests.serving.live.requests import PATIENCE, PROMPT
 

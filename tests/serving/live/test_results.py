@@ -12,9 +12,9 @@ import pytest
 
 from labkit.engine import Engine, SamplingParams
 from labkit.engine.outputs import Completion
+from labkit.serving.python_backend.word_lists import to_word_lists
+from labkit.serving.repository.tensors import SAMPLING_INPUTS
 from labkit.serving.server import Server
-from labkit.serving.tensors import SAMPLING_INPUTS
-from labkit.serving.word_lists import to_word_lists
 from tests.serving.live.requests import PROMPT, ask, ensemble, fastertransformer, gptj, infer, post, stream
 
 PROMPTS = [PROMPT, "The", "In the beginning there was a small house, and in the house lived"]
@@ -172,7 +172,7 @@ def test_padding_behind_the_end_is_no_text(served: Server, offline: Engine) -> N
 
 
 def _tokens(rows: list[list[int]], lengths: list[int] | None) -> list[Any]:
-    from labkit.serving.probes import as_input
+    from labkit.serving.server.probes import as_input
 
     inputs = [as_input("TOKENS_BATCH", "UINT32", [[row] for row in rows])]
     return inputs if lengths is None else [*inputs, as_input("SEQUENCE_LENGTH", "UINT32", [[each] for each in lengths])]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from labkit.serving.channels import client_library
 from labkit.serving.probe_mark import PARAMETER
-from labkit.serving.probes import client_library
 from labkit.serving.server import Server
 from tests.serving.live.requests import PROMPT, ensemble, fastertransformer, gptj, infer, post, stream
 

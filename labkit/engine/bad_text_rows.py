@@ -1,0 +1,89 @@
+"""Bad words given as text: made for a request, and kept step by step for each running sequence."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence as SequenceOf
+
+from torch import Tensor
+
+from labkit.engine.bad_text_automaton import BannedText, TokenTexts
+from labkit.engine.schedule.sequence import Sequence
+from labkit.tokenizer import Tokenizer
+
+_MOST_SETS = 8
+"""Sets of bad words whose automata are kept for the next request that brings the same ones."""
+
+
+class TextBans:
+    """Makes the bans of a request from its bad words, over the first `vocab_size` tokens of a tokenizer.
+
+    A word is looked for in the text as it is shown, in which special tokens are not written; a word that holds the name of a
+    special token (`<|endoftext|>`) in the text with the names of special tokens in it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._texts: dict[bool, TokenTexts] = {}
+        self._made: OrderedDict[tuple[str, ...], tuple[BannedText, ...]] = OrderedDict()
+
+    def of(self, words: SequenceOf[str]) -> tuple[BannedText, ...]:
+        """What bans these words; nothing for none. Raises `InvalidRequest` for a word that UTF-8 cannot write."""
+        key = tuple(sorted(set(words)))
+        made = self._made.pop(key, None)
+        if made is None:
+            shown: list[bytes] = []
+            named: list[bytes] = []
+            for word in key:
+                special = any(name in word for name in self._tokenizer.special_tokens.values())
+                (named if special else shown).append(word.encode())
+            made = tuple(BannedText(part, self._tokens(part is named)) for part in (shown, named) if part)
+        self._made[key] = made
+        while len(self._made) > _MOST_SETS:
+            self._made.popitem(last=False)
+        return made
+
+    def _tokens(self, named: bool) -> TokenTexts:
+        if named not in self._texts:
+            names = self._tokenizer.special_tokens if named else {}
+            texts = [
+                names[token].encode() if token in names else self._tokenizer.token_bytes(token)
+                for token in range(self._vocab_size)
+            ]
+            self._texts[named] = TokenTexts(texts)
+        return self._texts[named]
+
+
+class BannedRows:
+    """Where the text of each running sequence stands in its bans; a sequence without such bans costs nothing."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows: list[tuple[tuple[BannedText, int], ...]] = [()] * rows
+
+    def join(self, row: int, sequence: Sequence) -> None:
+        """Take a sequence with its prompt and the tokens it has made; one without bans clears the row."""
+        if sequence.banned_texts:
+            tokens = [*sequence.prompt, *sequence.new_tokens]
+            self._rows[row] = tuple((banned, banned.after(tokens)) for banned in sequence.banned_texts)
+        else:
+            self._rows[row] = ()
+
+    def select(self, parents: SequenceOf[int]) -> None:
+        """Row i becomes a copy of row `parents[i]`, for all i at once."""
+        self._rows[: len(parents)] = [self._rows[row] for row in parents]
+
+    def ban(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
+        """Logits `[n, vocab_size]` of these rows with minus infinity where a word would be completed; in place."""
+        for line, row in zip(logits, rows, strict=True) if any(self._rows[row] for row in rows) else ():
+            for banned, state in self._rows[row]:
+                for tokens in banned.banned(state, logits.device):
+                    line.index_fill_(0, tokens, -math.inf)
+        return logits
+
+    def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor) -> None:
+        """Take the next token (`tokens` `[n]`) of each of these rows for which `going` `[n]` bool holds."""
+        for row, token, goes in zip(rows, tokens.tolist(), going.tolist(), strict=True):
+            if goes and self._rows[row]:
+                self._rows[row] = tuple((banned, banned.after_token(state, token)) for banned, state in self._rows[row])

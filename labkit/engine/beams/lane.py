@@ -1,0 +1,143 @@
+"""Beam searches beside the batch: a forward pass of each a step, and their best hypotheses as tokens at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
+
+from labkit.engine.beams.group import Hypothesis
+from labkit.engine.beams.search import BeamSearch
+from labkit.engine.beams.tree import path
+from labkit.engine.interrupts import held
+from labkit.engine.outputs import NO_TOKEN, TokenEvent
+from labkit.engine.schedule.scheduler import Reservation, Scheduler
+from labkit.engine.schedule.sequence import Sequence
+from labkit.engine.step_failures import failed, may_be_of_one
+from labkit.model.forward import Forward
+from labkit.model.kv_cache import KVCache
+
+
+@dataclass(eq=False)
+class Search:
+    """Searches that were admitted in one step and run as one batch; `again`: one that failed with others and runs alone."""
+
+    reservations: list[Reservation]
+    beams: BeamSearch
+    passes: Iterator[None]
+    again: bool
+
+
+class BeamLane:
+    """Runs what the scheduler has reserved slots for.
+
+    Prompts that are admitted together are searched together. One that is cancelled gives its slots back when the others
+    of its search have ended, or at once if it is the last. When a search fails, each of its prompts is searched anew alone, and
+    one that fails then is ended by an event with the `error`. What is no prompt's fault (`may_be_of_one`) goes to the caller,
+    and the search starts anew unless its callers give up.
+    """
+
+    def __init__(self, scheduler: Scheduler, vocab_size: int) -> None:
+        self._scheduler = scheduler
+        self._vocab_size = vocab_size
+        self._searches: list[Search] = []
+        self._gone: set[Sequence] = set()
+
+    def step(self, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """A pass of every search; the tokens of those that have come to their end."""
+        begun = self._begun()
+        if new := [reservation for reservation in self._scheduler.reservations if reservation not in begun]:
+            yield from self._start(new, forward, cache)
+        for search in list(self._searches):
+            try:
+                ended = next(search.passes, self) is self
+            except BaseException as error:
+                if may_be_of_one(error):
+                    yield from self._apart(search, error, forward, cache)
+                    continue
+                for samples in reversed(self._end(search)):
+                    self._scheduler.waiting.appendleft(samples)
+                raise
+            if ended:
+                with held:
+                    wanted = self._end(search)
+                    for reservation, hypotheses in zip(search.reservations, search.beams.hypotheses, strict=True):
+                        if reservation.samples in wanted:
+                            yield from _events(reservation.samples, hypotheses)
+
+    def cancel(self, sequences: Collection[Sequence]) -> None:
+        """Let these sequences (all samples of a prompt) go."""
+        for search in list(self._searches):
+            self._gone |= {r.samples[0] for r in search.reservations if r.samples[0] in sequences}
+            if all(r.samples[0] in self._gone for r in search.reservations):
+                self._end(search)
+        begun = self._begun()
+        for reservation in [r for r in self._scheduler.reservations if r.samples[0] in sequences and r not in begun]:
+            self._scheduler.release(reservation)
+
+    def _begun(self) -> set[Reservation]:
+        return {reservation for search in self._searches for reservation in search.reservations}
+
+    def _start(
+        self, reservations: list[Reservation], forward: Forward, cache: KVCache, *, again: bool = False
+    ) -> Iterator[tuple[Sequence, TokenEvent]]:
+        slots = [slot for reservation in reservations for slot in reservation.slots.tolist()]
+        sequences = [reservation.samples[0] for reservation in reservations]
+        limit = self._scheduler.max_step_tokens
+        try:
+            beams = BeamSearch(forward, self._vocab_size, cache, slots, sequences, max_prefill_tokens=limit)
+        except Exception as error:
+            if not may_be_of_one(error):
+                raise
+            if len(reservations) > 1:
+                for reservation in reservations:
+                    yield from self._start([reservation], forward, cache)
+                return
+            self._scheduler.release(reservations[0])
+            yield failed(sequences[0], error)
+            return
+        self._searches.append(Search(reservations, beams, beams.passes(), again))
+
+    def _apart(
+        self, search: Search, error: BaseException, forward: Forward, cache: KVCache
+    ) -> Iterator[tuple[Sequence, TokenEvent]]:
+        """A search failed: each prompt that is still wanted is searched anew, alone; one that fails then is ended."""
+        if search.again:
+            for samples in self._end(search):
+                yield failed(samples[0], error)
+            return
+        self._searches.remove(search)
+        for reservation in search.reservations:
+            if reservation.samples[0] in self._gone:
+                self._gone.remove(reservation.samples[0])
+                self._scheduler.release(reservation)
+            else:
+                yield from self._start([reservation], forward, cache, again=True)
+
+    def _end(self, search: Search) -> list[list[Sequence]]:
+        """Give back what a search held; the samples that are still wanted, prompt by prompt."""
+        self._searches.remove(search)
+        for reservation in search.reservations:
+            self._scheduler.release(reservation)
+        groups = [reservation.samples for reservation in search.reservations]
+        wanted = [samples for samples in groups if samples[0] not in self._gone]
+        self._gone -= {samples[0] for samples in groups}
+        return wanted
+
+
+def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
+    """The tokens of the best hypotheses, best first, one a sample; the last one again where bad words left too few."""
+    for number, sample in enumerate(samples):
+        best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
+        nodes = path(best.node) if best is not None else []
+        try:
+            for node in nodes[:-1]:
+                yield sample, sample.append(node.token, node.logprob)
+            # With every token forbidden there is no hypothesis: the text ends without a token, as it does in plain sampling.
+            token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (NO_TOKEN, None)
+            last = sample.append(token, logprob)
+        except Exception as error:
+            yield failed(sample, error)
+            return
+        score = None if best is None else best.score
+        yield sample, replace(last, finish_reason=last.finish_reason or "length", score=score)

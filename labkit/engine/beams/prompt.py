@@ -1,0 +1,101 @@
+"""One prompt in a beam search: its groups of beams, what ends a branch, and which candidates its scores offer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from labkit.engine.beams.group import BeamGroup, Candidate, Ends, Hypothesis
+from labkit.engine.beams.tree import BeamTree, Node, path
+from labkit.engine.schedule.sequence import Sequence
+
+
+class BeamPrompt:
+    """The beams of a sequence that has made nothing yet; `slots` are those of its prompt and of what stands in front."""
+
+    def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:
+        self.sequence = sequence
+        self.params = sequence.params
+        self.slots = [tree.take() for _ in range(positions_of(sequence))]
+        ends = ends_of(sequence)
+        groups = range(self.params.num_beam_groups)
+        self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
+        endings = len(sequence.stop_token_ids) + len(self.params.stop)
+        self._kept = max(2, 1 + endings)  # candidates a beam, so that enough of them go on
+
+    @property
+    def done(self) -> bool:
+        """Whether every group has come to its end."""
+        return all(group.done for group in self.groups)
+
+    @property
+    def num_computed(self) -> int:
+        """Positions that a forward pass computes before the first token: all but those of a prefix prompt."""
+        return len(self.slots) - self.params.prefix_len
+
+    @property
+    def made(self) -> int:
+        """Tokens that the running beams have made."""
+        return max(group.made for group in self.groups)
+
+    @property
+    def hypotheses(self) -> list[Hypothesis]:
+        """What has ended so far, best first."""
+        ended = [hypothesis for group in self.groups for hypothesis in group.pool]
+        return sorted(ended, key=lambda hypothesis: -hypothesis.score)
+
+    def best(self, scores: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+        """The scores, and the places in the group's `beams * vocab_size`, of the likeliest candidates, best first.
+
+        `scores` `[beams, vocab_size]` of the group whose turn it is; groups before it have taken their tokens.
+        """
+        group, vocab_size = self.groups[turn], scores.shape[1]
+        if taken := [beam.node.token for g in self.groups[:turn] for beam in g.beams if beam.node is not None]:
+            times = torch.tensor(taken, dtype=torch.int64, device=scores.device).bincount(minlength=vocab_size)
+            scores = scores - self.params.diversity_penalty * times.to(scores.dtype)
+        kept = self._kept * group.size
+        if not self.params.diversity_rate:
+            best = scores.flatten().topk(min(kept, scores.numel()))
+            return best.values, best.indices
+        children = scores.topk(min(kept, vocab_size), dim=1)
+        ranks = torch.arange(children.values.shape[1], dtype=torch.float32, device=scores.device)
+        handicap = self.params.diversity_rate * ranks
+        order = (children.values - handicap).flatten().topk(min(kept, children.values.numel())).indices
+        places = children.indices + vocab_size * torch.arange(len(scores), dtype=torch.int64, device=scores.device)[:, None]
+        return children.values.flatten()[order], places.flatten()[order]
+
+    def take(self, turn: int, scores: list[float], places: list[int], vocab_size: int) -> list[tuple[Node, int]]:
+        """Let the group whose turn it is go on with what `best` gave; the nodes made, and the rows that they continue."""
+        group = self.groups[turn]
+        pairs = [(score, divmod(place, vocab_size)) for score, place in zip(scores, places, strict=True)]
+        found = [Candidate(score, beam, token) for score, (beam, token) in pairs if score > -math.inf]
+        return [(node, group.row + beam) for node, beam in group.take(found)]
+
+
+def positions_of(sequence: Sequence) -> int:
+    """Positions that a sequence takes before its first new token."""
+    return sequence.params.prefix_len + sequence.params.soft_len + len(sequence.prompt)
+
+
+def ends_of(sequence: Sequence) -> Ends:
+    """What tells whether a token ends a branch: a stop token, a stop sequence or a stop string, as `Sequence` has it."""
+    params = sequence.params
+    any_string = any(isinstance(word, str) for word in params.stop)
+
+    def ends(parent: Node | None, token: int, made: int) -> bool:
+        if token in sequence.stop_token_ids:
+            return True
+        searched = made - params.min_new_tokens
+        if not params.stop or searched <= 0:
+            return False
+        tokens = [*(node.token for node in path(parent, searched - 1)), token]
+        if sequence.stop_words.found(tokens) is not None:
+            return True
+        stream = sequence.text_stream()
+        if any_string:
+            stream.push(*map(sequence.piece, tokens))
+        return stream.stopped_by is not None
+
+    return ends

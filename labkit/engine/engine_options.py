@@ -1,0 +1,59 @@
+"""The options of an engine: their plain forms and their limits, checked before a model is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from labkit.engine import argument_forms as forms
+from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
+from labkit.errors import InvalidRequest
+
+MOST_TOKENS = 2**31 - 1
+"""Tokens of a step are counted in int32."""
+MOST_SEQUENCES = 2**16
+"""Sequences at a time at most: each has a row in the sampler's tensors, over the vocabulary."""
+
+
+class EngineOptions(TypedDict, total=False):
+    """The keyword arguments of `Engine`."""
+
+    max_batch_size: int
+    max_step_tokens: int
+    prefix_reuse: bool
+    num_slots: int | None
+    cache_bytes: int | None
+    max_mixed_prefill: int | None
+    cuda_graphs: bool
+
+
+_RANGES = {
+    "max_batch_size": (1, MOST_SEQUENCES),
+    "max_step_tokens": (1, MOST_TOKENS),
+    "max_mixed_prefill": (1, MOST_TOKENS),
+    "num_slots": (1, forms.LARGEST),
+    "cache_bytes": (1, forms.LARGEST),
+}
+_FLAGS = ("prefix_reuse", "cuda_graphs")
+_MAY_BE_NONE = ("max_mixed_prefill", "num_slots", "cache_bytes")
+
+
+def checked_options(options: Mapping[str, Any]) -> EngineOptions:
+    """The options in their plain forms. Raises `InvalidRequest` for a name that is none, and for a value out of its range."""
+    if unknown := [name for name in options if name not in (*_RANGES, *_FLAGS)]:
+        raise InvalidRequest(f"{unknown[0]} is no option of an engine; there are {', '.join((*_RANGES, *_FLAGS))}")
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _FLAGS:
+            kept[name] = forms.flag(name, value)
+        else:
+            kept[name] = None if value is None and name in _MAY_BE_NONE else forms.whole(name, value, *_RANGES[name])
+    if kept.get("num_slots") is not None and kept.get("cache_bytes") is not None:
+        raise InvalidRequest(
+            f"num_slots {kept['num_slots']} and cache_bytes {kept['cache_bytes']} were both given; give one of them"
+        )
+    check_limits(
+        kept.get("max_batch_size", MAX_BATCH_SIZE), kept.get("max_step_tokens", MAX_STEP_TOKENS), kept.get("max_mixed_prefill")
+    )
+    checked: EngineOptions = kept  # type: ignore[assignment]
+    return checked

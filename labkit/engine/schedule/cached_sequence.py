@@ -1,0 +1,129 @@
+"""A sequence that runs: how many of its tokens are computed, and in which slots their keys and values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from labkit.engine.beams.prompt import positions_of
+from labkit.engine.beams.search import slots_needed
+from labkit.engine.outputs import TokenLogprob
+from labkit.engine.schedule.prefix_cache import Tokens
+from labkit.engine.schedule.prompt_lookup import PromptLookup
+from labkit.engine.schedule.sequence import Sequence
+from labkit.engine.schedule.slot_allocator import Slots
+
+
+class CachedSequence:
+    """What the scheduler knows of a running sequence.
+
+    Positions count what stands in front (`lead`: prefix and soft prompt), the prompt and the new tokens. `computed` of
+    them have keys and values; position p lies in `slots[column(p)]`. With `window` (the request's `memory_len`) the
+    columns are a ring in which a new position takes the place of the oldest. `forks` are the other samples of the prompt,
+    which branch off once it is computed. `decoding` says that one token is left to compute, step by step. `row` is the
+    sequence's number among the running ones and stays the same while it runs; `fork_rows` those reserved for its forks.
+    `sampled` is how many new tokens the sampler knows of in that row (-1: it does not know the sequence). `guesses` are
+    tokens that may follow the last one and are computed behind it in this step, if the request speculates;
+    `prompt_logprobs` those of the prompt's tokens by place, as far as the request asks for them and they are computed.
+    """
+
+    def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
+        params = sequence.params
+        self.sequence = sequence
+        self.forks = list(forks)
+        self.window = params.memory_len
+        # A wrong guess would overwrite what a bounded memory still remembers.
+        self.speculates = params.speculate > 0 and params.memory_len is None
+        self.prefix_len = params.prefix_len
+        self.lead = params.prefix_len + params.soft_len
+        self._given = positions_of(sequence)
+        self.tokens: Tokens = np.array([0] * self.lead + sequence.prompt + sequence.new_tokens, np.int64)
+        self.slots: Slots = np.zeros(slots_of(sequence), np.int32)
+        self.num_slots = 0
+        self.computed = self.prefix_len
+        self.decoding = False
+        self.row = -1
+        self.fork_rows: list[int] = []
+        self.epoch = -1
+        self.sampled = -1
+        self.guesses: list[int] = []
+        self.prompt_logprobs: dict[int, TokenLogprob] = {}
+        self._lookup: PromptLookup | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are known by now."""
+        return self._given + len(self.sequence.new_tokens)
+
+    @property
+    def last_token(self) -> int:
+        """The token to feed next while decoding."""
+        sequence = self.sequence
+        return sequence.new_tokens[-1] if sequence.new_tokens else sequence.prompt[-1]
+
+    @property
+    def begin(self) -> int:
+        """The next position to compute; the last one again if all are, since its logits were not used then."""
+        return min(self.computed, self.num_tokens - 1)
+
+    @property
+    def is_shareable(self) -> bool:
+        """Whether its keys and values follow from its tokens alone, so that other sequences may use them."""
+        return self.window is None and self.lead == 0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted and not given yet, so that none of it can be taken over."""
+        return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
+
+    @property
+    def held(self) -> Slots:
+        """The slots it refers to."""
+        return self.slots[: self.num_slots]
+
+    def column(self, position: int) -> int:
+        """Where in `slots` a position lies."""
+        return position if self.window is None else position % self.window
+
+    def length(self, positions: int) -> int:
+        """How many slots are seen once so many positions are computed."""
+        return positions if self.window is None else min(positions, self.window)
+
+    def chunk(self, budget: int) -> int:
+        """How many positions to compute in one pass, at most `budget`; past a full memory one by one, as they came."""
+        begin = self.begin
+        room = self.num_tokens - begin
+        if self.window is not None:
+            room = min(room, max(self.window - begin, 1))
+        return min(room, budget)
+
+    def guess(self, most: int) -> list[int]:
+        """What may follow the last token: as much as the request wishes and can still use, at most `most` tokens."""
+        sequence = self.sequence
+        if self._lookup is None:
+            self._lookup = PromptLookup(sequence.prompt)
+        self._lookup.extend(sequence.new_tokens[len(self._lookup) - len(sequence.prompt) :])
+        room = sequence.max_new_tokens - len(sequence.new_tokens) - 1
+        return self._lookup.propose(min(sequence.params.speculate, room, most))
+
+    def extend(self, slots: Slots) -> None:
+        """Refer to further slots."""
+        self.slots[self.num_slots : self.num_slots + len(slots)] = slots
+        self.num_slots += len(slots)
+
+    def fork(self, sequence: Sequence, row: int) -> CachedSequence:
+        """Another sequence of the same tokens so far, with the same slots; the caller counts the references."""
+        twin = CachedSequence(sequence)
+        twin.extend(self.held)
+        twin.computed, twin.decoding, twin.row, twin.epoch = self.computed, self.decoding, row, self.epoch
+        return twin
+
+
+def slots_of(sequence: Sequence) -> int:
+    """Slots that a sequence, or a beam search, needs at most: the last token is never fed back, and a memory bounds it."""
+    params = sequence.params
+    if params.num_beams > 1:
+        return slots_needed(sequence)
+    positions = positions_of(sequence) + sequence.max_new_tokens - 1
+    return positions if params.memory_len is None else min(positions, params.memory_len)

@@ -1,0 +1,139 @@
+"""Beginnings of texts whose keys and values are still in the cache: a radix tree from token ids to slots.
+
+A slot belongs to one token, so any common prefix can be shared, to the token. Knows nothing of who runs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from labkit.engine.schedule.slot_allocator import SlotAllocator, Slots
+
+Tokens: TypeAlias = npt.NDArray[np.int64]
+
+
+class Node:
+    """A stretch of tokens and their slots; `children` go on from it, by their first token."""
+
+    def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
+        self.tokens = tokens
+        self.slots = slots
+        self.parent = parent
+        self.children: dict[int, Node] = {}
+
+
+class PrefixCache:
+    """Keeps the slots of computed tokens in `allocator`; the least recently used ones are given up first.
+
+    `epoch` counts how often everything was forgotten: what was computed in an earlier epoch must not be inserted.
+    """
+
+    def __init__(self, allocator: SlotAllocator) -> None:
+        self._allocator = allocator
+        self._root = Node(np.empty(0, np.int64), np.empty(0, np.int32), None)
+        # Least recently used first. Who touches a node touches its ancestors after it, so a leaf comes before them.
+        self._order: OrderedDict[Node, None] = OrderedDict()
+        self.epoch = 0
+        self.num_slots = 0
+
+    def match(self, tokens: Sequence[int] | Tokens) -> Slots:
+        """Slots of the longest prefix of `tokens` that is here; `share` them before anything else happens."""
+        node, inside, _ = self._walk(np.asarray(tokens, np.int64))
+        self._touch(node)
+        return self._path(node, inside)
+
+    def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
+        """Keep the slots of these tokens, which the caller refers to, as far as their prefix is not here already.
+
+        Gives the slots of all the tokens as they are now: where the prefix was here, others than the given ones. A caller
+        that goes on must refer to those instead, so that whoever refers to a slot refers to all those before it.
+        """
+        given = np.asarray(tokens, np.int64)
+        node, inside, depth = self._walk(given)
+        if depth < len(given):
+            if inside < len(node.tokens):
+                node = self._split(node, inside)
+            leaf = Node(given[depth:].copy(), slots[depth : len(given)].copy(), node)
+            node.children[int(given[depth])] = leaf
+            self._allocator.keep(leaf.slots)
+            self.num_slots += len(leaf.slots)
+            node, inside = leaf, len(leaf.slots)
+        self._touch(node)
+        return self._path(node, inside)
+
+    def evict(self, count: int) -> None:
+        """Give up so many idle slots (fewer if there are no more), from the ends of the least recently used texts."""
+        for node in list(self._order) if count > 0 else ():
+            if count <= 0:
+                return
+            if not node.children:
+                idle = int(np.count_nonzero(self._allocator.references[node.slots] == 0))
+                count -= self._cut(node, min(idle, count))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for node in self._order:
+            self._allocator.drop(node.slots)
+        self._order.clear()
+        self._root.children.clear()
+        self.num_slots = 0
+        self.epoch += 1
+
+    def _walk(self, tokens: Tokens) -> tuple[Node, int, int]:
+        """The node in which the longest common prefix ends, how far inside it, and how long the prefix is."""
+        node, inside, depth = self._root, 0, 0
+        while inside == len(node.tokens) and depth < len(tokens) and int(tokens[depth]) in node.children:
+            node = node.children[int(tokens[depth])]
+            inside = _common(node.tokens, tokens[depth:])
+            depth += inside
+        return node, inside, depth
+
+    @staticmethod
+    def _path(node: Node, inside: int) -> Slots:
+        """Slots from the root to `inside` tokens into a node."""
+        found: list[Slots] = [node.slots[:inside]]
+        while node.parent is not None:
+            node = node.parent
+            found.append(node.slots)
+        path: Slots = np.concatenate(found[::-1])
+        return path
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut a node in two at `at` tokens; the new, upper part."""
+        assert node.parent is not None
+        upper = Node(node.tokens[:at], node.slots[:at], node.parent)
+        node.parent.children[int(upper.tokens[0])] = upper
+        node.tokens, node.slots, node.parent = node.tokens[at:], node.slots[at:], upper
+        upper.children[int(node.tokens[0])] = node
+        self._order[upper] = None
+        return upper
+
+    def _cut(self, leaf: Node, count: int) -> int:
+        """Give up the last `count` slots of a leaf: whoever refers to a slot refers to those before it, so they are idle."""
+        assert leaf.parent is not None
+        left = len(leaf.slots) - count
+        self._allocator.drop(leaf.slots[left:])
+        self.num_slots -= count
+        if left == 0:
+            del leaf.parent.children[int(leaf.tokens[0])]
+            del self._order[leaf]
+        leaf.tokens, leaf.slots = leaf.tokens[:left], leaf.slots[:left]
+        return count
+
+    def _touch(self, node: Node) -> None:
+        while node.parent is not None:
+            self._order[node] = None
+            self._order.move_to_end(node)
+            node = node.parent
+
+
+def _common(first: Tokens, second: Tokens) -> int:
+    """How many tokens two stretches have in common at their beginning."""
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length

@@ -1,0 +1,122 @@
+"""Gives running sequences their slots: shared prefixes first, free slots then, given-up prefixes last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from labkit.engine.schedule.cached_sequence import CachedSequence, slots_of
+from labkit.engine.schedule.prefix_cache import PrefixCache
+from labkit.engine.schedule.sequence import Sequence
+from labkit.engine.schedule.slot_allocator import SlotAllocator, Slots
+from labkit.errors import InvalidRequest
+
+
+class SlotPool:
+    """A pool of `num_slots` slots; with `prefix_reuse`, computed tokens outlive the sequence that computed them.
+
+    Raises `InvalidRequest` for fewer than one slot.
+    """
+
+    def __init__(self, num_slots: int, *, prefix_reuse: bool = True) -> None:
+        self.allocator = SlotAllocator(num_slots)
+        self.prefixes = PrefixCache(self.allocator)
+        self.prefix_reuse = prefix_reuse
+
+    @property
+    def num_slots(self) -> int:
+        """Slots in all."""
+        return self.allocator.num_slots
+
+    @property
+    def num_available(self) -> int:
+        """Slots that a sequence can have at once: free ones and idle prefixes."""
+        return self.allocator.num_free + self.allocator.num_idle
+
+    def check(self, sequence: Sequence) -> None:
+        """Raise `InvalidRequest` when a sequence would not fit the pool even alone."""
+        if (needed := slots_of(sequence)) > self.num_slots:
+            raise InvalidRequest(
+                f"a prompt of {len(sequence.prompt)} tokens with {sequence.max_new_tokens} new ones takes {needed} slots of "
+                f"the KV cache, which has {self.num_slots}; ask for fewer tokens or give the engine a larger cache"
+            )
+
+    def matched(self, entry: CachedSequence) -> Slots:
+        """Slots of the prefix of a sequence that is here; never its last token, which is computed for its logits."""
+        if not self._shares(entry) or entry.scores_prompt:
+            return entry.slots[:0]
+        return self.prefixes.match(entry.tokens[:-1])
+
+    def reserve(self, count: int, spare: int) -> Slots | None:
+        """So many slots for whoever manages them himself; none, if fewer than `spare` would be left."""
+        return self._take(count) if count + spare <= self.num_available else None
+
+    def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
+        """Give a sequence the slots of all its tokens, `shared` first; no, if fewer than `spare` would be left."""
+        self.allocator.share(shared)
+        needed = entry.length(entry.num_tokens) - len(shared)
+        if needed + spare > self.num_available:
+            self.allocator.release(shared)
+            return False
+        entry.extend(shared)
+        entry.extend(self._take(needed))
+        entry.computed = max(entry.computed, len(shared))
+        entry.epoch = self.prefixes.epoch
+        return True
+
+    def lacks_slot(self, entry: CachedSequence) -> bool:
+        """Whether a decoding sequence needs another slot for its next token."""
+        position = entry.num_tokens - 1
+        if entry.window is None or position < entry.window:
+            return entry.num_slots <= position
+        # The memory is full and the oldest slot is written anew, unless another sample sees it too.
+        return bool(self.allocator.references[entry.slots[entry.column(position)]] > 1)
+
+    def give_next(self, entries: SequenceOf[CachedSequence]) -> None:
+        """Give each of these, which lack one, a slot for its next token; `num_available` suffices."""
+        for entry, slot in zip(entries, self._take(len(entries)).tolist(), strict=True):
+            column = entry.column(entry.num_tokens - 1)
+            if column < entry.num_slots:
+                self.allocator.release(entry.slots[column : column + 1])
+            entry.slots[column] = slot
+            if column >= entry.num_slots:
+                entry.num_slots = column + 1
+
+    def give_guesses(self, entry: CachedSequence) -> None:
+        """Give a decoding sequence slots for its guesses; those of wrong ones are used for the tokens that come instead."""
+        missing = entry.num_tokens + len(entry.guesses) - entry.num_slots
+        entry.extend(self._take(max(missing, 0)))
+
+    def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
+        """Another sequence that has computed what `entry` has: the same slots, one reference more, nothing copied."""
+        self.allocator.share(entry.held)
+        return entry.fork(sequence, row)
+
+    def share_prefix(self, entry: CachedSequence) -> None:
+        """Let others use what a running sequence has computed so far; where somebody was first, it uses theirs."""
+        if not self._shares(entry) or entry.epoch != self.prefixes.epoch:
+            return
+        kept = self._keep(entry)
+        other = np.flatnonzero(kept != entry.slots[: len(kept)])
+        self.allocator.share(kept[other])
+        self.allocator.release(entry.slots[other])
+        entry.slots[other] = kept[other]
+
+    def release(self, entry: CachedSequence) -> None:
+        """Take a sequence's slots back; what it computed stays as a prefix for others until the slots are needed."""
+        if self._shares(entry) and entry.epoch == self.prefixes.epoch:
+            self._keep(entry)
+        self.allocator.release(entry.held)
+        entry.num_slots = 0
+
+    def _shares(self, entry: CachedSequence) -> bool:
+        return self.prefix_reuse and entry.is_shareable
+
+    def _keep(self, entry: CachedSequence) -> Slots:
+        tokens = [*entry.sequence.prompt, *entry.sequence.new_tokens]
+        return self.prefixes.insert(tokens[: entry.computed], entry.slots)
+
+    def _take(self, count: int) -> Slots:
+        self.prefixes.evict(count - self.allocator.num_free)
+        return self.allocator.take(count)

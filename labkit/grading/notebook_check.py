@@ -1,0 +1,168 @@
+"""Checking a whole notebook from outside: each exercise's function in a fresh, limited process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.exercise import Exercise
+from labkit.exercises.registry import all_exercises
+from labkit.grading.call import Outcome
+from labkit.grading.extract import Submission, read_submission
+from labkit.grading.files_beside import copy_files
+from labkit.grading.judge import SEEDS, judge, make, not_measured
+from labkit.grading.machine_needs import missing
+from labkit.grading.run_statements import NO_DEFINITION
+from labkit.grading.shorten import shorten
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.plain_values import decode
+
+START_SECONDS = 180
+"""For Python, labkit and what the function needs of its notebook, on top of the time of the function's calls."""
+MOST_BYTES = 64 * 2**20
+"""The most that is read of a file that came out of a learner's process."""
+MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
+"""The same of the notes on what did not run, and how many of them a verdict shows."""
+
+
+def check_notebook(
+    path: Path, progress: Callable[[Exercise], object] | None = None, say: Callable[[str], object] | None = None
+) -> list[Verdict]:
+    """A verdict for every exercise of the labs that the notebook's functions belong to.
+
+    `progress` is told of each exercise before it is run, `say` of each cell that is left out and why. Raises
+    `InvalidRequest` for a file that is no notebook or holds no exercise's function.
+    """
+    submission = read_submission(path)
+    if say:
+        for note in submission.notes:
+            say(note)
+    verdicts = []
+    for exercise in asked_of(submission, path):
+        if progress:
+            progress(exercise)
+        verdicts.append(check_submission(exercise, submission))
+    return verdicts
+
+
+def asked_of(submission: Submission, path: Path) -> list[Exercise]:
+    """The labs' exercises for which the submission defines a function; raises `InvalidRequest` where there are none."""
+    # A variable may be called as another lab's function: definitions count first.
+    for found in (submission.functions, submission.names, submission.asked):
+        labs = {exercise.lab for exercise in all_exercises() if exercise.function in found}
+        if labs:
+            return [exercise for exercise in all_exercises() if exercise.lab in labs]
+    problem = f" ({shorten(submission.notes[0])})" if submission.notes else ""
+    raise InvalidRequest(f"{path} defines none of the course's functions; is it a lab's notebook?{problem}")
+
+
+def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
+    """The verdict on one exercise of a submission."""
+    why = missing(exercise)
+    if why:
+        return not_measured(exercise, why)
+    is_there = exercise.function in submission.names
+    if not is_there and not submission.binds_anything:
+        return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
+    verdict = run_apart(exercise, submission)
+    if not is_there and NO_DEFINITION in verdict.message:
+        return make(exercise, NOT_ATTEMPTED, submission.why_missing(exercise.function))
+    return verdict
+
+
+def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
+    """Run the exercise's function in a process of its own, with what it needs of its notebook, and judge what comes back.
+
+    What that process prints is thrown away; whatever it started ends with it.
+    """
+    with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
+        files = Path(folder) / "files"
+        copy_files(submission.folder, files)
+        job = Path(folder) / "job.json"
+        seconds = int(exercise.seconds * len(SEEDS)) + START_SECONDS
+        job.write_text(json.dumps(_job(exercise, submission) | {"cpu_seconds": seconds}), "utf-8")
+        status = _run([sys.executable, "-BPm", "labkit.grading.worker", str(job), folder], str(files), seconds)
+        if status is None:
+            return make(exercise, FAILED, f"Your function ran for more than {seconds} seconds and was stopped.")
+        if status != 0 or not (Path(folder) / "outcomes.json").exists():
+            message = f"The process with your function ended before your function answered (status {status})."
+            return make(exercise, FAILED, message)
+        return _with_notes(judge_files(exercise, Path(folder)), Path(folder))
+
+
+def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
+    return {
+        "exercise": exercise.name,
+        "function": exercise.function,
+        "pieces": [astuple(piece) for piece in submission.needed_for(exercise.function)],
+        "folder": str(submission.folder) if submission.folder else None,
+        "seeds": list(SEEDS),
+        "seconds": exercise.seconds,
+    }
+
+
+def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
+    """A verdict that is not passed, with what did not run around the function; the notes' file may hold anything."""
+    path = folder / "notes.json"
+    try:
+        if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
+            return verdict
+        notes = [shorten(" ".join(str(note).split())) for note in json.loads(path.read_text("utf-8"))][:MOST_NOTES]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return verdict
+    return replace(verdict, details="\n".join([*verdict.details.splitlines(), *(f"note: {note}" for note in notes)]))
+
+
+def _run(command: list[str], folder: str, seconds: float) -> int | None:
+    """The exit status of a command, or None when its time was over; processes that it left behind are ended."""
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def judge_files(exercise: Exercise, folder: Path) -> Verdict:
+    """The verdict on the files that a worker wrote; they may hold anything, since a learner's code ran in that process."""
+    try:
+        runs = _read(folder)
+        if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
+            raise ValueError("answers to some inputs are missing")
+        return judge(exercise, runs)
+    except Exception as error:
+        return make(exercise, FAILED, f"What came back from your function could not be read: {shorten(repr(error))}")
+
+
+def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
+    paths = folder / "tensors.safetensors", folder / "outcomes.json"
+    for path in paths:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path.name} is no file of at most {MOST_BYTES // 2**20} MiB")
+    tensors = load_file(paths[0])
+    runs: dict[str, list[dict[str, Any]]] = json.loads(paths[1].read_text("utf-8"))
+    return {int(seed): [_outcome(row, tensors) for row in rows] for seed, rows in runs.items()}
+
+
+def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
+    words = {name: row[name] for name in ("error", "error_kind", "changed", "breach")}
+    if not all(isinstance(word, str) for word in words.values()):
+        raise ValueError("an outcome's error is no text")
+    return Outcome(decode(row["value"], tensors), **words)

@@ -1,0 +1,102 @@
+"""A process of a `Team`: runs one function after the other.
+
+Started as `python -m labkit.launch.team_process SOCKET RANK`, SOCKET the number of an open file.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import RankFailed
+from labkit.frames import SAID_ALL, receive, send
+from labkit.launch import ledger_group as noted_group
+from labkit.launch.function_source import left_behind, unpack
+from labkit.launch.ledger_compute import noting
+from labkit.parallel.ledger import Ledger, encode_entries
+from labkit.parallel.rank_main import end_with_parent
+from labkit.plain_values import decode, encode
+
+
+def main(handle: int, rank: int) -> None:
+    """Run what is asked for until the other side goes."""
+    end_with_parent()
+    torch.set_grad_enabled(False)
+    runner = Runner(rank)
+    with socket.socket(fileno=handle) as other:
+        send(other, {"ready": rank}, {})
+        while (job := receive(other)) is not None:
+            tensors: dict[str, Tensor] = {}
+            answer = runner.run(*job, tensors)
+            print(SAID_ALL, flush=True)
+            send(other, answer, tensors)
+
+
+class Runner:
+    """Runs functions in the process group that each names: the last one's again, or a new one."""
+
+    def __init__(self, rank: int) -> None:
+        self._ledger = Ledger(rank)
+        self._group = ""
+
+    def run(self, job: dict[str, Any], given: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """What a function gave or raised, the ledger, and whether the group can serve another one."""
+        torch.set_num_threads(job["threads"])
+        answer: dict[str, Any] = {}
+        try:
+            function = unpack(job["function"], given)
+            args = [_argument(coded, given) for coded in job["args"]]
+            if job["group"] != self._group:
+                noted_group.join(
+                    job["group"], self._ledger.rank, job["ranks"], job["timeout"], self._ledger, checked=job["checked"]
+                )
+                self._group = job["group"]
+            with noting(self._ledger):
+                answer["value"] = encode(function(*args), tensors)
+        except BaseException as error:  # whatever the function raises is told, and the process goes on
+            words = in_words(error) + _why_unknown(error, job)
+            answer |= {"error": words, "kind": type(error).__name__, "others": isinstance(error, RankFailed)}
+        ledger = encode_entries(self._ledger.take()).decode()
+        return answer | {"ledger": ledger, "at_rest": noted_group.is_at_rest()}
+
+
+def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
+    return unpack(coded["function"], given) if "function" in coded else decode(coded, given)
+
+
+def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
+    """Of a name that is not defined on the rank: that it is where the function comes from, but cannot be sent."""
+    packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
+    left = {name: kind for one in packed for name, kind in left_behind(one).items()}
+    name = getattr(error, "name", None)
+    if not isinstance(error, NameError) or name not in left:
+        return ""
+    what = "class" if left[name] == "class" else f"value of type {left[name]}"
+    return (
+        f"; {name} is a {what} of yours, which does not travel to the ranks: functions made by `def`, modules, plain values, "
+        "tensors, and lists and dictionaries of these do"
+    )
+
+
+def in_words(error: BaseException) -> str:
+    """The first line of what was raised, and the line of the launched function that led there."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<") and frame.line]
+    place = f" (in your line `{own[-1].line}`)" if own else ""
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:  # an exception of the function's own, with a broken text
+        text = []
+    if isinstance(error, RankFailed):
+        return f"{text[0] if text else 'it lost the others'}{place}"
+    return f"{type(error).__name__}: {text[0] if text else 'no message'}{place}"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
+    os._exit(0)  # gloo's threads may wait for ranks that are gone

@@ -1,0 +1,207 @@
+"""Decode steps and short prefills replayed from CUDA graphs: the host gives a few hundred launches as one, in microseconds.
+
+Knows how to run a step, not what for: it takes a `Batch` and gives logits as `GPTJ.forward` does, or decodes greedily by
+itself, in which case no token visits the host.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit import ops
+from labkit.config import GPTJConfig
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.model.batch import Batch
+from labkit.model.decode_inputs import BUCKETS, DecodeInputs, bucket_of
+from labkit.model.gptj import GPTJ
+from labkit.model.kv_cache import KVCache
+from labkit.model.prefill_inputs import PrefillInputs
+from labkit.model.side_stream import SideStream
+from labkit.ops.backend import on_triton
+
+Bucket = int | tuple[int, int]
+"""What a graph is captured for: sequences that decode, or sequences and tokens of a prefill."""
+
+
+class GraphedGPTJ:
+    """Runs a `GPTJ`; decodes alone and short prefills come from a graph of their bucket, all others operation by operation.
+
+    `padding_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
+    captured when a bucket is first met, those of decodes also ahead by `capture`; for decodes over another cache they are
+    captured anew, and while an operation is swapped (`ops.use`) none is used. A captured step keeps the kernel configurations
+    of its capture: tune (`labkit tune`) before. Graphs share one pool of memory, so one step runs at a time.
+    """
+
+    def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
+        if padding_slot < 0 or not buckets or min(buckets) < 1:
+            raise InvalidRequest(
+                f"padding_slot is {padding_slot} and buckets {list(buckets)}; a slot number of at least 0 and at least one "
+                "bucket of at least one sequence are accepted"
+            )
+        self.model = model
+        self.padding_slot = padding_slot
+        self.buckets = tuple(sorted(buckets))
+        self._beside = SideStream(model.device) if model.device.type == "cuda" else None
+        self._inputs = self._make_inputs(self.buckets[-1])
+        self._prefill_inputs = PrefillInputs(self.config.context_length, padding_slot, self.device)
+        self._cache: weakref.ref[KVCache] | None = None
+        self._steps: dict[Bucket, _Captured] = {}
+        self._greedy_steps: dict[int, _Captured] = {}
+        self._pool: Any = None
+
+    @property
+    def config(self) -> GPTJConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """As `GPTJ.forward`. Raises `InvalidRequest` when the cache has no padding slot."""
+        bucket = self._bucket(batch)
+        if bucket is None or (not batch.is_decode and self._has_another(cache)):
+            return self.model.forward(batch, cache)
+        self._bind(cache)
+        if bucket not in self._steps:
+            self._steps[bucket] = self._captured(bucket, cache, self._plain)
+        (self._inputs if batch.is_decode else self._prefill_inputs).load(batch)
+        logits = self._steps[bucket].replay()
+        return logits[batch.logit_rows] if batch.is_decode else logits[: batch.logit_rows.shape[0]].clone()
+
+    @torch.inference_mode()
+    def decode_greedy(self, batch: Batch, cache: KVCache, steps: int) -> Tensor:
+        """The `steps` likeliest tokens behind each sequence, one after the other: `[sequences, steps]` int64 on the device.
+
+        `batch` is that of the first step. Its `slot_table` already holds the slots of all tokens to come: sequence s goes
+        on in `slot_table[s, lengths[s]]` and the entries behind it. The host waits for the device once, at the start.
+        `batch` is left as it is, though every sequence is `steps - 1` tokens longer then. Works on any device. Raises
+        `InvalidRequest` when the slots or the context do not suffice.
+        """
+        self._check_room(batch, steps)
+        bucket = self._bucket(batch)
+        if not isinstance(bucket, int):
+            inputs = self._make_inputs(batch.num_sequences)
+            inputs.load(batch)
+            for _ in range(steps):
+                inputs.advance(self.model.forward(inputs.batch(batch.num_sequences), cache).argmax(-1))
+            return inputs.made(batch.num_sequences, steps)
+        self._bind(cache)
+        if bucket not in self._greedy_steps:
+            self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
+        self._inputs.load(batch)
+        for _ in range(steps):
+            self._greedy_steps[bucket].replay()
+        return self._inputs.made(batch.num_sequences, steps)
+
+    def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
+        """Capture the graphs of decodes of `buckets` (left out: all) now; of greedy steps too, if asked.
+
+        Raises `NotAvailable` where there are no graphs, and `InvalidRequest` for a bucket that is none of this object's.
+        """
+        wanted = self.buckets if buckets is None else tuple(buckets)
+        if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
+            raise InvalidRequest(f"there is no bucket of {unknown[0]} sequences; the buckets are {list(self.buckets)}")
+        if not on_triton(self.model.layers[0].ln_1_weight):
+            raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
+        self._bind(cache)
+        for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
+            if bucket not in self._steps:
+                self._steps[bucket] = self._captured(bucket, cache, self._plain)
+            if greedy and bucket not in self._greedy_steps:
+                self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
+
+    def _bucket(self, batch: Batch) -> Bucket | None:
+        """The bucket whose graph runs this batch; None when it goes operation by operation."""
+        if ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
+            return None
+        if not batch.is_decode:
+            return self._prefill_inputs.bucket(batch)
+        plain = batch.soft_rows is None and batch.slot_table.shape[1] <= self._inputs.width
+        return bucket_of(batch.num_sequences, self.buckets) if plain else None
+
+    def _has_another(self, cache: KVCache) -> bool:
+        """Whether there are graphs for another cache that is in use: a prefill alone is not worth giving them up."""
+        bound = self._cache() if self._cache is not None else None
+        return bound is not None and bound is not cache
+
+    def _bind(self, cache: KVCache) -> None:
+        """Drop all graphs if they were captured with another cache: they hold its addresses."""
+        if cache.num_slots <= self.padding_slot:
+            raise InvalidRequest(
+                f"padding is written to slot {self.padding_slot}, but the KV cache has {cache.num_slots} slots; "
+                f"give it {self.padding_slot + 1}, and the last one to no sequence"
+            )
+        if self._cache is None or self._cache() is not cache:
+            self._steps.clear()
+            self._greedy_steps.clear()
+            self._pool = None
+            self._cache = weakref.ref(cache)
+
+    def _captured(self, bucket: Bucket, cache: KVCache, run: Callable[[Batch, KVCache], Tensor]) -> _Captured:
+        if isinstance(bucket, int):
+            self._inputs.clear()  # all padding: running it harms nobody
+            batch = self._inputs.batch(bucket)
+        else:
+            self._prefill_inputs.clear()
+            batch = self._prefill_inputs.batch(bucket)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(self.device):
+            return _Captured(lambda: run(batch, cache), self._pool)
+
+    def _plain(self, batch: Batch, cache: KVCache) -> Tensor:
+        return self.model.forward(batch, cache, beside=self._beside)
+
+    def _greedy(self, batch: Batch, cache: KVCache) -> Tensor:
+        tokens = self._plain(batch, cache).argmax(-1)
+        self._inputs.advance(tokens)
+        return tokens
+
+    def _make_inputs(self, rows: int) -> DecodeInputs:
+        return DecodeInputs(rows, self.config.context_length, self.padding_slot, self.device)
+
+    def _check_room(self, batch: Batch, steps: int) -> None:
+        if not batch.is_decode or batch.soft_rows is not None or steps < 1:
+            raise InvalidRequest(
+                f"a greedy decode of {steps} steps over {batch.num_tokens} new tokens of {batch.num_sequences} sequences; at "
+                "least one step and one new token of each sequence, given as a token, are accepted"
+            )
+        longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
+        columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length
+        if longest + steps - 1 > columns or furthest + steps > context:
+            raise InvalidRequest(
+                f"{steps} greedy steps from position {furthest} on take slots up to {longest + steps - 1}; the slot table has "
+                f"{columns} and the context {context}"
+            )
+
+
+class _Captured:
+    """A captured call without arguments, and the tensor that it gave, which every replay writes anew."""
+
+    def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
+        # Compiles kernels and lets libraries take their workspaces, neither of which a capture may do; not on a queue made
+        # for it, since a library keeps a workspace of tens of megabytes for each queue it was called on.
+        run()
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the GPU (a server's do), so long as this one captures.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._out = run()
+
+    def replay(self) -> Tensor:
+        """Run it again; the result is valid until the next replay of any graph of the pool."""
+        self._graph.replay()
+        return self._out

@@ -1,0 +1,101 @@
+"""A decode batch in tensors that stay where they are: padded to a few sizes, and moved on by a token on the device.
+
+What a CUDA graph reads must lie at the same addresses in every step. Rows behind the real sequences are padding: sequences
+of one token whose key and value go to a slot that nobody holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from labkit.model.batch import Batch
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of sequences that a graph is captured for."""
+
+
+def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
+    """The smallest bucket that holds so many sequences; None when there is none."""
+    return min((bucket for bucket in buckets if bucket >= sequences), default=None)
+
+
+class DecodeInputs:
+    """The tensors of a `Batch` of up to `rows` decoding sequences, `width` columns of slots, padded with `padding_slot`.
+
+    All on `device`. Knows nothing of models; `load`, `advance` and the batch's views only queue work there.
+    """
+
+    def __init__(self, rows: int, width: int, padding_slot: int, device: torch.device) -> None:
+        self.width = width
+        self.padding_slot = padding_slot
+        self._token_ids = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._positions = torch.zeros_like(self._token_ids)
+        self._slot_mapping = torch.full_like(self._token_ids, padding_slot)
+        self._slot_table = torch.full((rows, width), padding_slot, dtype=torch.int32, device=device)
+        self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
+        self._real = torch.zeros(rows, dtype=torch.int32, device=device)  # 1 for a sequence, 0 for padding
+        self._starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+        self._rows = torch.arange(rows, dtype=torch.int64, device=device)
+        self._made = torch.zeros(rows, width, dtype=torch.int64, device=device)
+        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._loaded = 0
+
+    def batch(self, rows: int) -> Batch:
+        """The first `rows` of them, as views."""
+        return Batch(
+            token_ids=self._token_ids[:rows],
+            positions=self._positions[:rows],
+            slot_mapping=self._slot_mapping[:rows],
+            starts=self._starts[: rows + 1],
+            slot_table=self._slot_table[:rows],
+            lengths=self._lengths[:rows],
+            num_decodes=rows,
+            logit_rows=self._rows[:rows],
+        )
+
+    def load(self, batch: Batch) -> None:
+        """Take over a decode batch of at most `rows` sequences and `width` columns; all rows behind it become padding."""
+        count, columns = batch.slot_table.shape
+        if count != self._loaded:
+            self.clear()
+            self._real[:count] = 1
+            self._loaded = count
+        self._token_ids[:count] = batch.token_ids
+        self._positions[:count] = batch.positions
+        self._slot_mapping[:count] = batch.slot_mapping
+        self._slot_table[:count, :columns] = batch.slot_table
+        self._lengths[:count] = batch.lengths
+        self._step.zero_()
+
+    def clear(self) -> None:
+        """Make every row padding."""
+        self._token_ids.zero_()
+        self._positions.zero_()
+        self._slot_mapping.fill_(self.padding_slot)
+        self._slot_table[:, :1] = self.padding_slot
+        self._lengths.fill_(1)
+        self._real.zero_()
+        self._step.zero_()
+        self._loaded = 0
+
+    def advance(self, tokens: Tensor) -> None:
+        """Feed `tokens` `[rows]` int64 next: they are noted, and each sequence stands one token further on.
+
+        The slot of the next token is the entry of its row in the slot table behind those it sees now.
+        """
+        rows = tokens.shape[0]
+        self._made[:rows].index_copy_(1, self._step, tokens[:, None])
+        self._step += 1
+        self._token_ids[:rows] = tokens
+        self._positions[:rows] += self._real[:rows]
+        self._lengths[:rows] += self._real[:rows]
+        # Behind the last token that fits there is no slot; the entry that is read then is not used.
+        last = (self._lengths[:rows].long() - 1).clamp_(max=self.width - 1)
+        self._slot_mapping[:rows] = self._slot_table[:rows].gather(1, last[:, None]).squeeze(1)
+
+    def made(self, rows: int, steps: int) -> Tensor:
+        """The tokens given to the last `steps` calls of `advance` since `load`, a copy `[rows, steps]`."""
+        return self._made[:rows, :steps].clone()

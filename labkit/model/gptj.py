@@ -1,0 +1,199 @@
+"""GPT-J, written once over `ops`: one forward pass over a flat batch of new tokens.
+
+Computes logits; knows nothing of sampling, of text or of where its weights came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from labkit import ops
+from labkit.config import GPTJConfig
+from labkit.model.batch import Batch
+from labkit.model.kv_cache import KVCache
+from labkit.model.linear import Linear
+from labkit.model.part import WHOLE, Part
+from labkit.model.side_stream import SideStream
+from labkit.precision import precision_name
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one block; `qkv` stacks the query, key and value projections, `[3 * hidden_size, hidden_size]`."""
+
+    ln_1_weight: Tensor
+    ln_1_bias: Tensor
+    qkv: Linear
+    out_proj: Linear
+    fc_in: Linear
+    fc_out: Linear
+
+
+class GPTJ:
+    """The model's weights, and `forward`. `precision` names what its matrices are stored in.
+
+    `part` says which of a model's weights these are: without the first layers `wte` is None, without the last ones
+    `ln_f_weight`, `ln_f_bias` and `lm_head` are. Where others hold the rest of each layer, `add_up` gives the sum of what
+    all of them computed.
+    """
+
+    def __init__(
+        self,
+        config: GPTJConfig,
+        wte: Tensor | None,
+        layers: Sequence[Layer],
+        ln_f: tuple[Tensor, Tensor] | None,
+        lm_head: Linear | None,
+        part: Part = WHOLE,
+    ) -> None:
+        self.config = config
+        self.part = part
+        self.wte = wte
+        self.layers = tuple(layers)
+        self.ln_f_weight = ln_f[0] if ln_f else None
+        self.ln_f_bias = ln_f[1] if ln_f else None
+        self.lm_head = lm_head
+        self.precision = precision_name(self.dtype)
+        self.sin, self.cos = ops.rotary_table(config.context_length, config.rotary_dim, self.device).unbind(0)
+        self.add_up: Callable[[Tensor], Tensor] | None = None
+
+    @classmethod
+    def from_tensors(
+        cls,
+        config: GPTJConfig,
+        read: Callable[[str], Tensor],
+        store: Callable[[str, Tensor], ops.Weight] = lambda name, dense: dense,
+        part: Part = WHOLE,
+    ) -> GPTJ:
+        """Build from a function that gives the part's share of a tensor by its Hugging Face name, on its device, in its dtype.
+
+        `store(name, dense)` gives what is kept of each matrix; left out, the matrix itself. `name` is that of a linear
+        layer: qkv, out_proj, fc_in, fc_out or lm_head.
+        """
+        # The largest matrix comes first, while there is most room for it and its packed form at a time.
+        head = Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")) if part.last else None
+        layers = []
+        for index in part.layers(config.num_layers):
+            prefix = f"transformer.h.{index}."
+            first = read(f"{prefix}attn.q_proj.weight")
+            rows = len(first)
+            qkv = first.new_empty(3 * rows, config.hidden_size)
+            qkv[:rows] = first
+            del first
+            qkv[rows : 2 * rows] = read(f"{prefix}attn.k_proj.weight")
+            qkv[2 * rows :] = read(f"{prefix}attn.v_proj.weight")
+            layers.append(
+                Layer(
+                    read(f"{prefix}ln_1.weight"),
+                    read(f"{prefix}ln_1.bias"),
+                    Linear(store("qkv", qkv)),
+                    Linear(store("out_proj", read(f"{prefix}attn.out_proj.weight"))),
+                    Linear(store("fc_in", read(f"{prefix}mlp.fc_in.weight")), read(f"{prefix}mlp.fc_in.bias"), gelu=True),
+                    Linear(
+                        store("fc_out", read(f"{prefix}mlp.fc_out.weight")),
+                        read(f"{prefix}mlp.fc_out.bias") if part.shard == 0 else None,
+                    ),
+                )
+            )
+        return cls(
+            config,
+            read("transformer.wte.weight") if part.first else None,
+            layers,
+            (read("transformer.ln_f.weight"), read("transformer.ln_f.bias")) if part.last else None,
+            head,
+            part,
+        )
+
+    def with_layers(self, layers: Sequence[Layer], lm_head: Linear | None = None) -> GPTJ:
+        """The same model with other blocks, and another head if one is given."""
+        other = copy(self)
+        other.layers = tuple(layers)
+        other.lm_head = lm_head or self.lm_head
+        return other
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.layers[0].ln_1_weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are and the model computes in."""
+        return self.layers[0].ln_1_weight.dtype
+
+    @torch.inference_mode()
+    def forward(
+        self, batch: Batch, cache: KVCache, hidden: Tensor | None = None, *, beside: SideStream | None = None
+    ) -> Tensor:
+        """Run the batch's new tokens, write their keys and values to `cache`; logits `[rows, vocab_size]`.
+
+        A part without the first layers takes `hidden` `[tokens, hidden_size]`, what the part in front gave; one without the
+        last layers gives that in place of logits, and a shard those of its share of the vocabulary. Attention goes to
+        `beside`, where a GPU runs it and the MLP at a time.
+        Goes operation by operation: the specification of every faster way, and the way in which swapped operations run.
+        """
+        if hidden is None:
+            hidden = self._embed(batch)
+        epsilon = self.config.layer_norm_epsilon
+        normed = ops.layer_norm(hidden, *self._norm(0), epsilon)
+        for index, layer in enumerate(self.layers):
+            attend = partial(self._attend, layer, normed, cache.keys[index], cache.values[index], batch)
+            attention = beside.fork(attend) if beside else attend()
+            mlp = layer.fc_out(layer.fc_in(normed))
+            if beside:
+                beside.join()
+            if self.add_up is not None:  # both at once: a block's halves are parallel, and one sum serves them
+                attention, mlp = self.add_up(attention + mlp), torch.zeros_like(mlp)
+            if index + 1 == len(self.layers) and self.lm_head is None:
+                return hidden + attention + mlp
+            hidden, normed = ops.residual_layer_norm(hidden, attention, mlp, *self._norm(index + 1), epsilon)
+        assert self.lm_head is not None
+        return self.lm_head(normed[batch.logit_rows])
+
+    def _attend(self, layer: Layer, normed: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+        """A block's attention half, from its normed input to its output projection `[tokens, hidden_size]`."""
+        qkv = layer.qkv(normed)
+        query = ops.rotary_cache_write(qkv, batch.positions, self.sin, self.cos, keys, values, batch.slot_mapping)
+        attended = self._attention(query, keys, values, batch)
+        return layer.out_proj(attended.view(batch.num_tokens, -1))
+
+    def _embed(self, batch: Batch) -> Tensor:
+        assert self.wte is not None, "a part without the embedding was given no hidden state"
+        held = self.part.vocabulary(self.config.vocab_size)
+        if self.part.shards == 1:
+            hidden = ops.embedding(batch.token_ids, self.wte)
+        else:
+            rows = batch.token_ids - held.start
+            outside = (rows < 0) | (rows >= len(held))
+            hidden = ops.embedding(rows.masked_fill(outside, 0), self.wte).masked_fill(outside[:, None], 0.0)
+        if self.add_up is not None:
+            hidden = self.add_up(hidden)
+        if batch.soft_rows is not None and batch.soft_embeddings is not None:
+            hidden = hidden.index_copy(0, batch.soft_rows, batch.soft_embeddings.to(hidden.dtype))
+        return hidden
+
+    def _norm(self, index: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the layer norm in front of the `index`-th block here, or of the last one behind them all."""
+        if index < len(self.layers):
+            return self.layers[index].ln_1_weight, self.layers[index].ln_1_bias
+        assert self.ln_f_weight is not None
+        assert self.ln_f_bias is not None
+        return self.ln_f_weight, self.ln_f_bias
+
+    @staticmethod
+    def _attention(query: Tensor, keys: Tensor, values: Tensor, batch: Batch) -> Tensor:
+        first = batch.num_decodes
+        if batch.is_decode:
+            return ops.decode_attention(query, keys, values, batch.slot_table, batch.lengths)
+        if first == 0:
+            return ops.prefill_attention(query, keys, values, batch.slot_table, batch.starts, batch.lengths)
+        decoded = ops.decode_attention(query[:first], keys, values, batch.slot_table[:first], batch.lengths[:first])
+        starts = batch.starts[first:] - first  # one token each in front
+        rest = batch.slot_table[first:], starts, batch.lengths[first:]
+        return torch.cat((decoded, ops.prefill_attention(query[first:], keys, values, *rest)))

@@ -1,0 +1,151 @@
+"""The captured step of the CPU: a whole forward pass in one native call, with no Python between operations."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from labkit.model.batch import Batch
+from labkit.model.gptj import GPTJ
+from labkit.model.kv_cache import KVCache
+from labkit.model.linear import Linear
+from labkit.native.library import (
+    BatchStruct,
+    LayerStruct,
+    ModelStruct,
+    WeightStruct,
+    library,
+    native_type,
+    pointer,
+    rows_pointer,
+    threads,
+)
+from labkit.native.packed_weight import PackedWeight, workspace
+
+_FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
+
+
+class AddsUp(Protocol):
+    """A group of those who hold the shards of a layer: what a native pass calls to add up, and what it says of a failure."""
+
+    @property
+    def native_add_up(self) -> tuple[ctypes.c_void_p, int | None]:
+        """A function of the C interface's `add_up`, and its first argument."""
+
+    def fail(self, status: int, collective: str) -> None:
+        """Raise `RankFailed` for a status that is not 0."""
+
+
+class NativeForward:
+    """Runs a `GPTJ` whose matrices are packed (`weight_store`); called as `GPTJ.forward` is, with logits in float32.
+
+    The hidden state is kept in float32 throughout; products take their inputs in the weight's precision. group: of those
+    who hold the other shards of its layers. num_threads: left out, torch's number.
+    """
+
+    def __init__(self, model: GPTJ, group: AddsUp | None = None, num_threads: int | None = None) -> None:
+        self._kept: list[Tensor] = []  # what the structures point to
+        config, part = model.config, model.part
+        held = part.vocabulary(config.vocab_size)
+        width, angles = (config.hidden_size,), (config.context_length, config.rotary_dim // 2)
+        self._cache_shape = len(model.layers), part.heads(config), config.head_dim
+        self._group, self._threads = group, num_threads
+        self._layers = (LayerStruct * len(model.layers))(
+            *(
+                LayerStruct(
+                    self._floats(layer.ln_1_weight, width),
+                    self._floats(layer.ln_1_bias, width),
+                    self._weight(layer.qkv),
+                    self._weight(layer.out_proj),
+                    self._weight(layer.fc_in),
+                    self._weight(layer.fc_out),
+                )
+                for layer in model.layers
+            )
+        )
+        self._model = model
+        self._vocab_size = len(held)
+        self._struct = ModelStruct(
+            config.hidden_size,
+            len(model.layers),
+            part.heads(config),
+            config.head_dim,
+            config.rotary_dim,
+            config.intermediate_size // part.shards,
+            len(held),
+            config.layer_norm_epsilon,
+            native_type(model.layers[0].ln_1_weight),
+            self._layers,
+            self._floats(model.ln_f_weight, width),
+            self._floats(model.ln_f_bias, width),
+            self._weight(model.lm_head),
+            pointer(model.wte, model.dtype, (len(held), config.hidden_size)),
+            held.start,
+            len(held),
+            self._floats(model.sin, angles),
+            self._floats(model.cos, angles),
+            *((None, None) if group is None else group.native_add_up),
+            part.shard == 0,
+        )
+
+    def __call__(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
+        """As `GPTJ.forward`: logits `[rows, vocab_size]`, or the hidden state of a part without the head, float32.
+
+        Raises `RankFailed` when a member of the group is missing.
+        """
+        tokens, sequences, rows = batch.num_tokens, batch.num_sequences, len(batch.logit_rows)
+        soft = None if batch.soft_embeddings is None else batch.soft_embeddings.float().contiguous()
+        soft_count, flat = 0 if soft is None else len(soft), (tokens, self._model.config.hidden_size)
+        table = batch.slot_table if batch.slot_table.stride(1) == 1 else batch.slot_table.contiguous()
+        headless = self._model.lm_head is None
+        out = torch.empty(flat, dtype=_FLOAT, device="cpu") if headless else None
+        logits = torch.empty(0 if headless else rows, self._vocab_size, dtype=_FLOAT, device="cpu")
+        struct = BatchStruct(
+            tokens,
+            sequences,
+            rows,
+            soft_count,
+            pointer(batch.token_ids, _LONG, (tokens,)),
+            pointer(batch.positions, _LONG, (tokens,)),
+            pointer(batch.slot_mapping, _LONG, (tokens,)),
+            pointer(batch.starts, _INT, (sequences + 1,)),
+            *rows_pointer(table, _INT, sequences),
+            pointer(batch.lengths, _INT, (sequences,)),
+            pointer(batch.logit_rows, _LONG, (rows,)),
+            pointer(batch.soft_rows, _LONG, (soft_count,)),
+            pointer(soft, _FLOAT, (soft_count, flat[1])),
+            pointer(hidden, _FLOAT, flat),
+            pointer(out, _FLOAT, flat),
+        )
+        kept = self._cache_shape[0], cache.num_slots, *self._cache_shape[1:]
+        status = library().lk_forward(
+            byref(self._struct),
+            byref(struct),
+            pointer(cache.keys, self._model.dtype, kept),
+            pointer(cache.values, self._model.dtype, kept),
+            cache.num_slots,
+            pointer(logits, _FLOAT, logits.shape),
+            workspace().handle,
+            self._threads or threads(),
+        )
+        if status and self._group is not None:
+            self._group.fail(status, "all_reduce")
+        return logits if out is None else out
+
+    def _floats(self, tensor: Tensor | None, shape: tuple[int, ...]) -> ctypes.c_void_p:
+        if tensor is None:
+            return ctypes.c_void_p(None)
+        self._kept.append(tensor.float().contiguous())
+        return ctypes.c_void_p(pointer(self._kept[-1], _FLOAT, shape))
+
+    def _weight(self, linear: Linear | None) -> WeightStruct:
+        if linear is None:
+            return WeightStruct()
+        assert isinstance(linear.weight, PackedWeight)
+        if linear.bias is not None:
+            self._kept.append(linear.bias.float().contiguous())
+        return linear.weight.struct(None if linear.bias is None else self._kept[-1])

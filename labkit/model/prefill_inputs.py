@@ -1,0 +1,88 @@
+"""A short prefill in tensors that stay where they are, padded to a few sizes, so that a CUDA graph can run it.
+
+At a few hundred tokens a GPU is done sooner than the host has launched the operations one by one: 10.4 ms for 128 tokens of
+GPT-J 6B on an H200 (torch 2.11), of which the weights take 2.8 ms to read. Longer prefills hide their launches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labkit.model.batch import Batch
+from labkit.model.decode_inputs import bucket_of
+
+TOKENS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+"""Numbers of new tokens that a graph is captured for."""
+SEQUENCES = (1, 2, 4, 8)
+"""Numbers of sequences that a graph is captured for."""
+
+
+class PrefillInputs:
+    """The tensors of a `Batch` of prefills, up to the last of `SEQUENCES` and `TOKENS`; `width` columns of slots.
+
+    All on `device`. Behind the real tokens lie padding tokens of no sequence, whose keys and values go to `padding_slot`;
+    behind the real sequences such that have no new token; behind the rows whose logits are wanted the first row again.
+    """
+
+    def __init__(self, width: int, padding_slot: int, device: torch.device) -> None:
+        self.width = width
+        self.padding_slot = padding_slot
+        tokens, sequences = TOKENS[-1], SEQUENCES[-1]
+        self._token_ids = torch.zeros(tokens, dtype=torch.int64, device=device)
+        self._positions = torch.zeros_like(self._token_ids)
+        self._slot_mapping = torch.full_like(self._token_ids, padding_slot)
+        self._starts = torch.zeros(sequences + 1, dtype=torch.int32, device=device)
+        self._slot_table = torch.full((sequences, width), padding_slot, dtype=torch.int32, device=device)
+        self._lengths = torch.ones(sequences, dtype=torch.int32, device=device)
+        self._logit_rows = torch.zeros(sequences, dtype=torch.int64, device=device)
+
+    def bucket(self, batch: Batch) -> tuple[int, int] | None:
+        """The sequences and tokens that `batch` is padded to; None for one that is no short prefill."""
+        if batch.num_decodes or batch.soft_rows is not None or batch.slot_table.shape[1] > self.width:
+            return None
+        # A row of logits a sequence at most: more are wanted where a text is scored.
+        sequences = bucket_of(max(batch.num_sequences, batch.logit_rows.shape[0]), SEQUENCES)
+        tokens = bucket_of(batch.num_tokens, TOKENS)
+        return None if sequences is None or tokens is None else (sequences, tokens)
+
+    def batch(self, bucket: tuple[int, int]) -> Batch:
+        """The first of them, as views."""
+        sequences, tokens = bucket
+        return Batch(
+            token_ids=self._token_ids[:tokens],
+            positions=self._positions[:tokens],
+            slot_mapping=self._slot_mapping[:tokens],
+            starts=self._starts[: sequences + 1],
+            slot_table=self._slot_table[:sequences],
+            lengths=self._lengths[:sequences],
+            num_decodes=0,
+            logit_rows=self._logit_rows[:sequences],
+        )
+
+    def load(self, batch: Batch) -> None:
+        """Take over a batch that has a bucket; all behind it becomes padding."""
+        (sequences, columns), tokens = batch.slot_table.shape, batch.num_tokens
+        _replace(self._token_ids, batch.token_ids, 0)
+        _replace(self._positions, batch.positions, 0)
+        _replace(self._slot_mapping, batch.slot_mapping, self.padding_slot)
+        _replace(self._starts, batch.starts, tokens)
+        _replace(self._lengths, batch.lengths, 1)
+        _replace(self._logit_rows, batch.logit_rows, 0)
+        self._slot_table[:sequences, :columns] = batch.slot_table
+        self._slot_table[sequences:, :1] = self.padding_slot
+
+    def clear(self) -> None:
+        """Make everything padding."""
+        self._slot_mapping.fill_(self.padding_slot)
+        self._starts.zero_()
+        self._slot_table[:, :1] = self.padding_slot
+        self._lengths.fill_(1)
+        self._logit_rows.zero_()
+
+
+def _replace(kept: Tensor, given: Tensor, behind: int) -> None:
+    """Put `given` to the front of `kept`, and `behind` into the rest."""
+    count = given.shape[0]
+    kept[:count] = given
+    kept[count:] = behind

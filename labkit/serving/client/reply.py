@@ -1,0 +1,96 @@
+"""What a client of `gptj` gets: the whole text, or a piece a token; and how both are read from the protocol's responses."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labkit.serving.repository.tensors import GPTJ_OUTPUTS
+
+_TYPES = {spec.name: spec.numpy_type for spec in GPTJ_OUTPUTS}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a text ended.
+
+    finish_reason: "stop", "length" or "banned". stop_reason: the text or token (as text) that ended it; None if none did.
+    prompt_tokens, completion_tokens: tokens of the prompt, and new ones. queue_seconds: how long the server let the prompt
+    wait before the step that made the first token began.
+    """
+
+    finish_reason: str
+    stop_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    queue_seconds: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a streamed text: mostly a token. `text` is empty while a character is not whole.
+
+    token_ids: the new tokens. logprobs: of each of them, natural logarithm; empty unless asked for. last: how the text
+    ended, with the last piece; None with all others.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    last: Ending | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole text; the fields are those of `Piece` and of `Ending`."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    stop_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    queue_seconds: float
+
+
+def reply_of(pieces: Sequence[Piece]) -> Reply:
+    """The text that pieces make together; the last of them has the ending."""
+    ending = pieces[-1].last
+    assert ending is not None, "the last piece has no ending"
+    return Reply(
+        "".join(piece.text for piece in pieces),
+        [token for piece in pieces for token in piece.token_ids],
+        [logprob for piece in pieces for logprob in piece.logprobs],
+        **vars(ending),
+    )
+
+
+def piece_of(response: Any) -> Piece:
+    """A piece from the protocol's `ModelInferResponse`."""
+    found = {
+        tensor.name: _values(tensor.name, raw)
+        for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+        if tensor.name in _TYPES
+    }
+    last = None
+    if "finish_reason" in found:
+        last = Ending(
+            found["finish_reason"],
+            found["stop_reason"] or None,
+            found["prompt_tokens"][0],
+            found["completion_tokens"][0],
+            found["queue_seconds"][0],
+        )
+    return Piece(found.get("text_output", ""), found.get("token_ids", []), found.get("logprobs", []), last)
+
+
+def _values(name: str, raw: bytes) -> Any:
+    """The one string, or the numbers, of a tensor's bytes; a string is its length (4 bytes, little-endian) and UTF-8."""
+    if _TYPES[name] is np.object_:
+        return raw[4 : 4 + struct.unpack_from("<I", raw)[0]].decode("utf-8")
+    return np.frombuffer(raw, _TYPES[name]).tolist()

@@ -1,0 +1,247 @@
+"""An engine in a thread of its own: requests join from any thread between its steps, and their tokens leave by callbacks."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from labkit.engine import Engine, SamplingParams, TokenEvent
+from labkit.engine.intake import NO_TOKENIZER
+from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, Overloaded, RankFailed
+from labkit.serving.python_backend.engine_counts import HostCounts
+from labkit.serving.python_backend.word_lists import MOST_WORDS
+
+LOOK_SECONDS = 0.25
+"""Between two looks at the engine's state while it works."""
+
+OnEvent = Callable[["Job", TokenEvent], None]
+OnFailure = Callable[[LabkitError], None]
+
+
+class Job:
+    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure.
+
+    seconds: that its client gives it, None for as long as the host does. is_counted: whether it is in the host's counts.
+    queue_seconds: from `submit` to the beginning of the step that made its first token; 0 until then.
+    """
+
+    def __init__(
+        self,
+        host: EngineHost,
+        token_ids: list[int],
+        params: SamplingParams,
+        on_event: OnEvent,
+        on_failure: OnFailure,
+        seconds: float | None,
+        is_counted: bool,
+    ) -> None:
+        self.token_ids, self.params = token_ids, params
+        self.on_event, self.on_failure = on_event, on_failure
+        self.seconds, self.is_counted = seconds, is_counted
+        self.made = 0
+        self.since = time.monotonic()
+        self.deadline = self.since + min(host.request_seconds, math.inf if seconds is None else seconds)
+        self.queue_seconds = 0.0
+        self.left = params.num_samples
+        self._host = host
+
+    def cancel(self) -> None:
+        """End it before the next step, and give its cache slots back; it fails with `Cancelled` unless it has ended."""
+        self._host.withdraw(self)
+
+
+class EngineHost:
+    """Runs an engine's steps as long as there is something to do.
+
+    At most `max_waiting` prompts wait beside those that the engine runs at a time. A prompt that is not done after
+    `request_seconds` fails: its client may be gone without anybody having been told. Callbacks are called in the engine's
+    thread, between steps: they hand on and return. `close` ends it; the engine stays the caller's.
+    """
+
+    def __init__(self, engine: Engine, *, max_waiting: int = 256, request_seconds: float = math.inf) -> None:
+        self.engine = engine
+        self.max_waiting, self.request_seconds = max_waiting, request_seconds
+        self.counts = HostCounts()
+        self._looked = 0.0
+        tokenizer = engine.tokenizer
+        longest = max(map(len, map(tokenizer.token_bytes, range(tokenizer.vocab_size)))) if tokenizer else 0
+        self._most_bytes = longest * engine.config.context_length
+        self._changed = threading.Condition()
+        self._arrived: list[Job] = []
+        self._withdrawn: list[Job] = []
+        self._jobs: dict[int, Job] = {}
+        self._lost: RankFailed | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="labkit engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def most(self) -> int:
+        """Prompts that run or wait at most."""
+        return self.engine.max_batch_size + self.max_waiting
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        on_event: OnEvent,
+        on_failure: OnFailure,
+        seconds: float | None = None,
+        is_counted: bool = True,
+    ) -> Job:
+        """Let a prompt (a text or token ids) join. Its events go to `on_event`; or `on_failure` is called once, and no more.
+
+        seconds: a prompt that is not done by then fails with `DeadlinePassed`; `request_seconds` where that is less.
+        is_counted: False leaves it out of `counts`, but for those that run and wait. Raises `InvalidRequest`,
+        `Overloaded` when as many wait as may, `RankFailed` when a rank of the model is gone, `Cancelled` after `close`.
+        """
+        self._check_words(params)
+        self.engine.prepare(params)
+        job = Job(self, self._tokens(prompt), params, on_event, on_failure, seconds, is_counted)
+        with self._changed:
+            if self._lost:
+                raise RankFailed(str(self._lost))
+            if self._closed:
+                raise Cancelled("the model is being unloaded")
+            if len(self._jobs) + len(self._arrived) >= self.most:
+                raise Overloaded(
+                    f"{self.most} requests are running or waiting ({self.engine.max_batch_size} + a queue of "
+                    f"{self.max_waiting}), {THE_LIMIT}; ask again later"
+                )
+            self._arrived.append(job)
+            self._changed.notify()
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """End a job; what `Job.cancel` does."""
+        with self._changed:
+            self._withdrawn.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread; what has not ended fails with `Cancelled`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
+        """The prompt as token ids, in the caller's thread; what cannot fit the context is not even read."""
+        config = self.engine.config
+        if not isinstance(prompt, str):
+            return list(prompt[: config.context_length + 1])
+        if self.engine.tokenizer is None:
+            raise InvalidRequest(f"{NO_TOKENIZER}; give the prompt as token ids")
+        if len(prompt) > self._most_bytes:
+            raise InvalidRequest(
+                f"a prompt has {len(prompt)} characters; {self._most_bytes} at most fit the model's context of "
+                f"{config.context_length} tokens"
+            )
+        return self.engine.tokenizer.encode(prompt)
+
+    @staticmethod
+    def _check_words(params: SamplingParams) -> None:
+        for name in ("stop", "bad_words"):
+            words = getattr(params, name)
+            if len(words) > MOST_WORDS or sum(map(len, words)) > 64 * MOST_WORDS:
+                raise InvalidRequest(f"{name} holds {len(words)} words; at most {MOST_WORDS} short ones are accepted")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._arrived or self._withdrawn or self._jobs or self._closed):
+                    self._changed.wait()
+                arrived, self._arrived = self._arrived, []
+                withdrawn, self._withdrawn = self._withdrawn, []
+                closed = self._closed
+            if closed:
+                self._fail_all(Cancelled("the model is being unloaded"), arrived)
+                return
+            for job in arrived:
+                self._admit(job)
+            for job in withdrawn:
+                self._end(job, Cancelled(f"its client has gone; it had made {_tokens(job.made)}"))
+            now = time.monotonic()
+            for job in [job for job in self._jobs.values() if job.deadline < now]:
+                self._end(job, self._too_late(job))
+            if self._jobs:
+                self._step(now)
+            self._look()
+
+    def _admit(self, job: Job) -> None:
+        try:
+            number = self.engine.add_request(job.token_ids, job.params)
+        except LabkitError as error:
+            job.on_failure(error)
+            return
+        with self._changed:
+            self._jobs[number] = job
+        self.counts.requests += job.is_counted
+
+    def _end(self, job: Job, error: LabkitError) -> None:
+        """End a job before it is done; nothing happens to one that has ended."""
+        for number in [number for number, other in self._jobs.items() if other is job]:
+            self.engine.cancel(number)
+            self._forget(number).on_failure(error)
+
+    def _too_late(self, job: Job) -> DeadlinePassed:
+        made = f"its deadline has passed; it had made {_tokens(job.made)}"
+        if job.seconds is not None and job.seconds <= self.request_seconds:
+            return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give it more, or ask for fewer tokens")
+        return DeadlinePassed(
+            f"{made}; this server gives a request {self.request_seconds:g} s (request_seconds): ask for fewer tokens"
+        )
+
+    def _look(self) -> None:
+        """Note how the engine stands: now and then, and before the thread sleeps."""
+        now = time.monotonic()
+        if not self._jobs or now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            stats = self.engine.stats
+            self.counts.running, self.counts.waiting = stats.running, stats.waiting
+            self.counts.num_slots, self.counts.free_slots = stats.num_slots, stats.free_slots
+
+    def _step(self, now: float) -> None:
+        try:
+            events = self.engine.step()
+        except RankFailed as error:
+            self._lost = error
+            self._fail_all(error)
+            return
+        except Exception as error:  # whose fault it was is not known: nobody is left without an answer
+            self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
+            return
+        if counted := sum(event.error is None and self._jobs[event.request].is_counted for event in events):
+            self.counts.count_step(counted)
+        for event in events:
+            job = self._jobs[event.request]
+            if event.error is not None:
+                self._forget(event.request)
+                job.on_failure(event.error)
+                continue
+            if not job.made:
+                job.queue_seconds = now - job.since
+                self.counts.queue_seconds += job.queue_seconds * job.is_counted
+            job.made += 1
+            job.left -= event.finish_reason is not None
+            if not job.left:
+                self._forget(event.request)
+            job.on_event(job, event)
+
+    def _fail_all(self, error: LabkitError, arrived: Sequence[Job] = ()) -> None:
+        for number in list(self._jobs):
+            self.engine.cancel(number)
+            self._forget(number).on_failure(error)
+        for job in arrived:
+            job.on_failure(error)
+
+    def _forget(self, number: int) -> Job:
+        with self._changed:
+            return self._jobs.pop(number)
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token" + ("" if count == 1 else "s")

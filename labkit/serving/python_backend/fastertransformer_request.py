@@ -1,0 +1,144 @@
+"""FasterTransformer's tensors for GPT-J as prompts and sampling parameters, and completions as its output tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.errors import InvalidRequest
+from labkit.serving.python_backend.word_lists import from_word_lists
+from labkit.serving.repository.tensors import SAMPLING_INPUTS
+
+Arrays = Mapping[str, NDArray[Any]]
+"""A request's inputs by name, each with the batch in front; those that are left out are not in it."""
+
+
+def prompts_of(arrays: Arrays) -> list[list[int]]:
+    """The prompt of each row as token ids, without its padding. Raises `InvalidRequest`."""
+    ids, lengths = arrays["input_ids"], arrays["input_lengths"].reshape(-1)
+    if ids.ndim != 2 or len(lengths) != len(ids):
+        raise InvalidRequest(
+            f"input_ids has shape {list(ids.shape)} and input_lengths {len(lengths)} values; [batch, tokens] and a length "
+            "a row are accepted"
+        )
+    if lengths.max() > ids.shape[1]:
+        raise InvalidRequest(f"input_lengths holds {lengths.max()}, but input_ids has {ids.shape[1]} columns")
+    return [row[:length].tolist() for row, length in zip(ids, lengths.tolist(), strict=True)]
+
+
+def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
+    """The arguments of `SamplingParams` for each row, by FasterTransformer's defaults and rules. Raises `InvalidRequest`.
+
+    Neither top-k nor top-p (or both 0) is greedy, and so is a top-k of 1; a temperature of 1, a seed of 0 and a length
+    penalty of 0 where they are left out. With beams top-k and top-p say nothing, as there.
+    """
+    rows = len(arrays["input_ids"])
+    asked = arrays["request_output_len"]
+    if asked.shape != (rows, 1):
+        raise InvalidRequest(f"request_output_len has shape {list(asked.shape)} for {rows} prompts; [batch, 1] is accepted")
+    columns = {spec.name: _column(arrays, spec.name, rows) for spec in SAMPLING_INPUTS if spec.name in arrays}
+    if len(widths := set(columns.get("beam_width", ()))) > 1:
+        raise InvalidRequest(f"beam_width holds {sorted(widths)}; one for all prompts of a request is accepted: ask apart")
+    return [
+        _row({name: values[row] for name, values in columns.items()}, int(asked[row, 0])) | _words(arrays, row)
+        for row in range(rows)
+    ]
+
+
+def _column(arrays: Arrays, name: str, rows: int) -> list[Any]:
+    values: list[Any] = arrays[name].reshape(-1).tolist()
+    if len(values) not in (1, rows):
+        raise InvalidRequest(f"{name} has {len(values)} values for {rows} prompts; one, or one a prompt, is accepted")
+    return values * rows if len(values) == 1 else values
+
+
+def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
+    """One prompt's: FasterTransformer's names and defaults to ours."""
+    if given.pop("prompt_learning_task_name_ids", 0):
+        raise InvalidRequest("prompt_learning_task_name_ids names a task, and this server has none; give 0 or leave it out")
+    params: dict[str, Any] = {"max_new_tokens": new_tokens, "seed": given.get("random_seed", 0)}
+    for theirs, ours in (("start_id", "start_token_id"), ("end_id", "end_token_id"), ("repetition_penalty",) * 2):
+        if theirs in given:
+            params[ours] = given[theirs]
+    _check_numbers(given)
+    if given.get("is_return_log_probs"):
+        params["logprobs"] = 0
+    temperature = given.get("temperature", 1.0)
+    if (beams := given.get("beam_width", 1)) < 1:
+        raise InvalidRequest(f"beam_width is {beams}; 1 (no beam search) or more is accepted")
+    if beams != 1:
+        diversity = given.get("beam_search_diversity_rate", 0.0)
+        length_penalty = given.get("len_penalty", 0.0)
+        return params | {
+            "num_beams": beams,
+            "num_samples": beams,
+            "temperature": temperature,
+            "length_penalty": length_penalty,
+            "diversity_rate": diversity,
+        }
+    top_k, top_p = given.get("runtime_top_k", 0), given.get("runtime_top_p", 0.0)
+    greedy = top_k == 1 or (top_k == 0 and top_p == 0)
+    params |= {"temperature": 0.0 if greedy else temperature}
+    if not greedy:
+        params |= {"top_k": top_k, "top_p": top_p or 1.0}
+    for name in ("top_p_decay", "top_p_min"):
+        if name in given:
+            params[name] = given[name]
+    if "top_p_reset_ids" in given:
+        params["top_p_reset_ids"] = [given["top_p_reset_ids"]]
+    return params
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    """Raise `InvalidRequest` for a number that can mean nothing, even where beams or greedy search do not look at it."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequest(f"{name} is {value}; a finite number is accepted")
+    if (temperature := given.get("temperature", 1.0)) < 0:
+        raise InvalidRequest(f"temperature is {temperature:g}; 0 (greedy) or above is accepted")
+    if not 0 <= (top_p := given.get("runtime_top_p", 0.0)) <= 1:
+        raise InvalidRequest(f"runtime_top_p is {top_p:g}; 0 (off) to 1 is accepted")
+
+
+def _words(arrays: Arrays, row: int) -> dict[str, Any]:
+    found = {}
+    for theirs, ours in (("bad_words_list", "bad_words"), ("stop_words_list", "stop")):
+        if theirs in arrays:
+            lists = arrays[theirs]
+            if lists.ndim == 3 and len(lists) != len(arrays["input_ids"]):
+                raise InvalidRequest(f"{theirs} has {len(lists)} rows for {len(arrays['input_ids'])} prompts; one a prompt")
+            found[ours] = from_word_lists(lists[row] if lists.ndim == 3 else lists, theirs)
+    return found
+
+
+def outputs_of(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Mapping[str, Any]], end_token: int
+) -> dict[str, NDArray[Any]]:
+    """The output tensors of a request: `completions` as `RemoteEngine` gives them, as many a prompt for all prompts.
+
+    What ended a text (its end token, a stop word) is in `output_ids`, but not counted in `sequence_length`.
+    """
+    rows, beams = len(prompts), len(completions) // len(prompts)
+    made = [completion["token_ids"] for completion in completions]
+    longest = max(len(prompt) + len(made[row * beams + beam]) for row, prompt in enumerate(prompts) for beam in range(beams))
+    ids = np.full((rows, beams, longest), end_token, np.uint32)
+    lengths = np.zeros((rows, beams), np.uint32)
+    log_probs = np.zeros((rows, beams, max(map(len, made))), np.float32)
+    for row, prompt in enumerate(prompts):
+        for beam in range(beams):
+            completion = completions[row * beams + beam]
+            tokens, scores = [*prompt, *completion["token_ids"]], completion["logprobs"]
+            ids[row, beam, : len(tokens)] = tokens
+            lengths[row, beam] = len(tokens) - completion["stop_tokens"]
+            log_probs[row, beam, : len(scores)] = scores
+    return {
+        "output_ids": ids,
+        "sequence_length": lengths,
+        "text_length": lengths,
+        "cum_log_probs": log_probs.sum(-1, dtype=np.float64).astype(np.float32),
+        "output_log_probs": log_probs,
+    }

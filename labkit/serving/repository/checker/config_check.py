@@ -1,0 +1,77 @@
+"""Looks over a `config.pbtxt` before the server does, and says in which line what is wrong and what to do.
+
+The server names no line, stops at the first mistake and takes several without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from labkit.serving.repository.checker.check_ensemble import ensemble_faults
+from labkit.serving.repository.checker.check_expected import expected_faults
+from labkit.serving.repository.checker.check_model import is_ensemble, model_faults
+from labkit.serving.repository.checker.check_tensors import tensor_faults
+from labkit.serving.repository.checker.fault import Fault
+from labkit.serving.repository.checker.pbtxt import Node, read
+from labkit.serving.repository.model_config import ModelConfig
+
+NOT_UTF8 = "\ufffd"
+"""Stands for bytes that are no UTF-8."""
+
+
+def check_config(
+    config: str | Path,
+    *,
+    expected: ModelConfig | None = None,
+    others: Mapping[str, str | Path] | None = None,
+    gpus: int | None = None,
+) -> list[Fault]:
+    """All faults of a `config.pbtxt`, in the order of its lines; none if it is right.
+
+    config: its text, or a path to it; of a path, the folder's name must be the model's.
+    expected: what the model's code reads and writes, for models that labkit knows.
+    others: the other models of the repository by name, for ensembles; without, nothing is said of the steps' models.
+    gpus: how many the server's machine has; None if that is not known.
+    Raises `NotAvailable` without the package tritonclient, and `OSError` for a path that cannot be read.
+    """
+    text = text_of(config)
+    document = read(text)
+    faults = [*document.faults, *_letters(text)]
+    if document.root is not None:
+        folder = config.resolve().parent.name if isinstance(config, Path) else None
+        faults += _faults(document.root, expected, others, folder, gpus)
+    return sorted(faults, key=lambda fault: fault.line)
+
+
+def text_of(config: str | Path) -> str:
+    """The text itself, or that of the file, with `NOT_UTF8` where it is none."""
+    return config.read_text(encoding="utf-8", errors="replace") if isinstance(config, Path) else config
+
+
+def _letters(text: str) -> Iterator[Fault]:
+    if NOT_UTF8 in text:
+        line = text[: text.index(NOT_UTF8)].count("\n") + 1
+        yield Fault(line, "the file is not in UTF-8", "save it as UTF-8")
+
+
+def _faults(
+    root: Node,
+    expected: ModelConfig | None,
+    others: Mapping[str, str | Path] | None,
+    folder: str | None,
+    gpus: int | None,
+) -> Iterator[Fault]:
+    yield from model_faults(root, folder, gpus)
+    batched = root.value("max_batch_size", 0) > 0 or (expected is not None and expected.max_batch_size > 0)
+    yield from tensor_faults(root, batched or "max_batch_size" in root.refused)
+    if expected is not None:
+        yield from expected_faults(root, expected, gpus)
+    if is_ensemble(root):
+        yield from ensemble_faults(root, None if others is None else _nodes(others))
+
+
+def _nodes(others: Mapping[str, str | Path]) -> dict[str, Node]:
+    """The other models as far as they can be read; those that cannot have faults of their own."""
+    roots = {name: read(text_of(config)).root for name, config in others.items()}
+    return {name: root or Node(1) for name, root in roots.items()}

@@ -1,0 +1,159 @@
+"""Reads a `config.pbtxt` with the line of every value.
+
+What is legal, and what a written value means, is protobuf's to say (`google.protobuf.text_format` with the real
+`inference.ModelConfig`); where it stands is `pbtxt_tree`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.errors import NotAvailable
+from labkit.serving.repository.checker.fault import Fault, nearest
+from labkit.serving.repository.checker.pbtxt_refusals import refused
+from labkit.serving.repository.checker.pbtxt_tree import Block, Field, Lines, Malformed, parse, path_to
+
+
+@dataclass(frozen=True)
+class Value:
+    """A scalar (number, text, truth, or an enum's name) and its line."""
+
+    line: int
+    content: Any
+
+
+@dataclass
+class Node:
+    """A message as it was written: its line, its scalars and messages by field name, each in order.
+
+    refused: names of fields that protobuf does not take here or whose values it does not, and the nearest real names;
+    they have their faults already.
+    """
+
+    line: int
+    scalars: dict[str, list[Value]] = field(default_factory=dict)
+    messages: dict[str, list[Node]] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """A scalar's content, or the default if it is not given."""
+        values = self.scalars.get(name)
+        return values[-1].content if values else default
+
+    def contents(self, name: str) -> list[Any]:
+        """Of a repeated scalar."""
+        return [value.content for value in self.scalars.get(name, [])]
+
+    def line_of(self, name: str) -> int:
+        """The line where a field is first given, or that of the message if it is not."""
+        places: list[Value] | list[Node] = self.scalars.get(name) or self.messages.get(name) or []
+        return places[0].line if places else self.line
+
+    def all(self, name: str) -> list[Node]:
+        """The messages given under a name."""
+        return self.messages.get(name, [])
+
+    def lacks(self, name: str) -> bool:
+        """Whether a field is not given; one that is given but refused is not lacking."""
+        return name not in self.scalars and name not in self.messages and name not in self.refused
+
+    def blemished(self) -> bool:
+        """Whether something in it, however deep, was refused, so that what seems to lack may be there."""
+        return bool(self.refused) or any(node.blemished() for nodes in self.messages.values() for node in nodes)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file as read: its message, without what was refused, and a fault for each refusal.
+
+    root is None where the text is no tree, so that nothing can be said of its content.
+    """
+
+    root: Node | None
+    faults: list[Fault]
+
+
+def read(text: str) -> Document:
+    """Reads the text of a `config.pbtxt`. Raises `NotAvailable` without the package tritonclient."""
+    message = model_config_class()
+    try:
+        tree = parse(text)
+    except Malformed as error:
+        return Document(None, [Fault(error.line, str(error), "correct this line, or a brace or quote before it")])
+    faults: list[Fault] = []
+    lines = Lines(text)
+    while refusal := _refusal(text, message):
+        line, column, words = refusal
+        path = path_to(tree, lines.offset(line, column))
+        if not path:
+            return Document(None, [*faults, Fault(line, words, "write it as protobuf's text format has it")])
+        faults.append(refused(line, path, words, message.DESCRIPTOR))
+        text = _without(text, *path[-1])
+    return Document(_node(tree, message), faults)
+
+
+def model_config_class() -> Any:
+    """Protobuf's class of `inference.ModelConfig`. Raises `NotAvailable` without the package tritonclient."""
+    try:
+        from tritonclient.grpc.model_config_pb2 import ModelConfig
+    except ImportError as error:
+        raise NotAvailable(
+            f"reading config.pbtxt needs tritonclient with gRPC ({error}); install it with labkit's extra: "
+            "pip install 'labkit[serve]'"
+        ) from error
+    return ModelConfig
+
+
+def _refusal(text: str, message: Any) -> tuple[int, int, str] | None:
+    """The line, column and words of what protobuf first refuses; None if it takes the text."""
+    from google.protobuf import text_format
+
+    try:
+        text_format.Parse(text, message())
+    except text_format.ParseError as error:
+        words = str(error).split(" : ", 1)[-1].rsplit("': ", 1)[-1].strip().rstrip(".")
+        return error.GetLine() or 1, error.GetColumn() or 1, words
+    return None
+
+
+def _without(text: str, block: Block, refused: Field) -> str:
+    """The text with blanks for a statement, so that the places of all others stay; takes it out of its block too."""
+    block.refused.add(refused.name)
+    block.fields = [statement for statement in block.fields if statement.start != refused.start]
+    blanks = "".join("\n" if letter == "\n" else " " for letter in text[refused.start : refused.end])
+    rest = text[refused.end :]
+    separator = rest.lstrip()[:1]
+    if separator in (",", ";"):
+        rest = rest.replace(separator, " ", 1)
+    return text[: refused.start] + blanks + rest
+
+
+def _node(block: Block, message: Any) -> Node:
+    """The block with the values that protobuf reads in it."""
+    fields = message.DESCRIPTOR.fields_by_name
+    node = Node(block.line, refused=block.refused | {nearest(name, fields) or name for name in block.refused})
+    for statement in block.fields:
+        if isinstance(statement.value, Block):
+            inner = _message_class(fields[statement.name].message_type)
+            node.messages.setdefault(statement.name, []).append(_node(statement.value, inner))
+        else:
+            value = Value(statement.line, _content(statement.name, statement.value, message))
+            node.scalars.setdefault(statement.name, []).append(value)
+    return node
+
+
+def _message_class(descriptor: Any) -> Any:
+    from google.protobuf.message_factory import GetMessageClass
+
+    return GetMessageClass(descriptor)
+
+
+def _content(name: str, written: str, message: Any) -> Any:
+    """What protobuf reads in a scalar as it is written; of an enum the name."""
+    from google.protobuf import text_format
+
+    read = getattr(text_format.Parse(f"{name}: {written}", message()), name)
+    value = read if isinstance(read, bool | int | float | str) else read[0]
+    enum = message.DESCRIPTOR.fields_by_name[name].enum_type
+    return value if enum is None else enum.values_by_number[value].name

@@ -1,0 +1,55 @@
+"""Looks over a whole model repository: `NAME/config.pbtxt` and `NAME/VERSION/` of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from labkit.errors import InvalidRequest
+from labkit.serving.repository.checker.config_check import check_config, text_of
+from labkit.serving.repository.checker.fault import Fault
+from labkit.serving.repository.checker.pbtxt import read
+from labkit.serving.repository.served_models import served_models
+
+CONFIG = "config.pbtxt"
+MISSING_CODE = "there is no such file, and the server would wait for it for ever"
+
+
+def check_repository(path: Path, *, gpus: int | None = None) -> list[Fault]:
+    """All faults of all models, by folder and line; each fault's file is given relative to the repository.
+
+    gpus: how many the server's machine has; None if that is not known. Models with the names of labkit's are held against
+    its code. Raises `InvalidRequest` if there is no such folder, `NotAvailable` without the package tritonclient.
+    """
+    if not path.is_dir():
+        raise InvalidRequest(f"there is no folder {path}; give a model repository: a folder with a folder a model")
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if not folders:
+        return [Fault(0, "the repository has no model", f"make a folder NAME with {CONFIG} and 1/ for each", file=path.name)]
+    configs = {folder.name: folder / CONFIG for folder in folders if (folder / CONFIG).is_file()}
+    known = served_models({})
+    faults: list[Fault] = []
+    for folder in folders:
+        if folder.name not in configs:
+            faults.append(Fault(0, f"there is no {CONFIG}", "write one", file=folder.name))
+            continue
+        others = {name: config for name, config in configs.items() if name != folder.name}
+        found = check_config(configs[folder.name], expected=known.get(folder.name), others=others, gpus=gpus)
+        faults += [replace(fault, file=f"{folder.name}/{CONFIG}") for fault in found]
+        faults += _versions(folder, text_of(configs[folder.name]))
+    return faults
+
+
+def _versions(folder: Path, config: str) -> Iterator[Fault]:
+    versions = [each for each in folder.iterdir() if each.is_dir() and each.name.isdecimal() and int(each.name) > 0]
+    if not versions:
+        do = "make one; for an ensemble it stays empty"
+        yield Fault(0, "there is no folder of a version, as 1/", do, file=folder.name)
+    root = read(config).root
+    if root is None or root.value("backend") != "python":
+        return
+    code = root.value("default_model_filename", "model.py")
+    for version in versions:
+        if not (version / code).is_file():
+            yield Fault(0, MISSING_CODE, "write the model's code there", file=f"{folder.name}/{version.name}/{code}")

@@ -1,0 +1,122 @@
+"""Writes the model repository: a folder a model, with its `config.pbtxt` and the code that Triton's Python backend runs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.checkpoints import config_of, open_checkpoint
+from labkit.checkpoints.resolve import model_names
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.repository.model_config import Instances, ModelConfig, config_text
+from labkit.serving.repository.served_models import served_models
+
+ENGINE = "gptj"
+"""The model that owns the engine; the others need it."""
+
+MODEL_CODE = """import os
+import sys
+
+sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # Triton's Python does not look there
+from labkit.serving.python_backend.{name} import TritonPythonModel  # noqa: E402, F401
+"""
+
+WITH_TOKENIZER = ("preprocessing", "postprocessing")
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What is served, and how.
+
+    model, precision, device, seed: as `labkit.load` takes them. tensor_parallel, pipeline_parallel: ranks that an engine
+    lies on. instances: engines, each with weights and a cache of its own. max_batch: sequences that an engine runs at a
+    time; max_queue: prompts that wait beside them. cache_bytes: of each engine's KV cache; what memory allows if left out.
+    request_seconds: that a request may take, from its coming to its end, whatever timeout it asks for itself.
+    threads: of an engine on the CPU and not on ranks; left out, as many as `compute_threads` finds.
+    """
+
+    model: str = "gptj-tiny"
+    precision: str | None = None
+    device: str | None = None
+    seed: int = 0
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    instances: int = 1
+    max_batch: int = 64
+    max_queue: int = 256
+    request_seconds: float = 600.0
+    cache_bytes: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "pipeline_parallel", "instances", "max_batch", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidRequest(f"{name} is {value}; at least 1 is accepted")
+        if not 0 < self.request_seconds < math.inf:
+            raise InvalidRequest(f"request_seconds is {self.request_seconds}; a number of seconds above 0 is accepted")
+        if self.max_queue < 0:
+            raise InvalidRequest(f"max_queue is {self.max_queue}; 0 (nobody waits) or more is accepted")
+
+    def parameters(self) -> dict[str, str]:
+        """The model's parameters in `config.pbtxt`: every setting that is given, as text."""
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "instances"}
+        return {name: str(value) for name, value in given.items()}
+
+
+def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
+    """Write the models to `folder`, which is made, and empty it if it is a repository of labkit's; their names.
+
+    Weights stay where they are; the tokenizer is copied in. A model on the hub is downloaded first. Without a tokenizer
+    (synthetic weights) only `gptj` and `fastertransformer` are written, which take token ids. Raises `InvalidRequest` for
+    a folder that holds something else, and what `open_checkpoint` raises.
+    """
+    _make_room(folder)
+    checkpoint = open_checkpoint(settings.model, seed=settings.seed)
+    config = config_of(settings.model)
+    given = settings.parameters()
+    given["model"] = _absolute(settings.model)
+    if config.end_token_ids:
+        given["end_token_id"] = str(config.end_token_ids[0])  # what outputs are padded with; each of them ends a text
+    try:
+        tokenizer = checkpoint.tokenizer()
+    except NotAvailable:
+        tokenizer = None
+    if tokenizer is not None:
+        longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
+        given["most_prompt_bytes"] = str(longest * config.context_length)
+    models = served_models(given)
+    if tokenizer is None:
+        models = {name: models[name] for name in (ENGINE, "fastertransformer")}
+    for name, model in models.items():
+        _write_model(folder / name, model, settings.instances if name == ENGINE else 1)
+        if tokenizer is not None and name in WITH_TOKENIZER:
+            tokenizer.save(folder / name / "1" / "tokenizer.json")
+    return list(models)
+
+
+def _absolute(model: str) -> str:
+    """A model as it is called from any folder: one that labkit knows by name as it is, all others by their path."""
+    return model if model in model_names() else str(Path(model).expanduser().resolve())
+
+
+def _make_room(folder: Path) -> None:
+    mark = folder / ".labkit-repository"
+    if folder.exists() and any(folder.iterdir()):
+        if not mark.exists():
+            raise InvalidRequest(f"{folder} holds files that labkit did not write; give an empty folder, or a new one")
+        for old in folder.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("Written by labkit, which writes it anew.\n")
+
+
+def _write_model(folder: Path, model: ModelConfig, instances: int) -> None:
+    (folder / "1").mkdir(parents=True)
+    if instances > 1:
+        model = ModelConfig(**vars(model) | {"instances": Instances(instances)})
+    (folder / "config.pbtxt").write_text(config_text(model))
+    if model.backend == "python":
+        (folder / "1" / "model.py").write_text(MODEL_CODE.format(name=model.name))

@@ -1,0 +1,21 @@
+"""The process of a Triton Inference Server: how it is started, watched, repaired and ended.
+
+`Server` is imported on first use: the process that guards a server imports little (`guardian`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit.serving.server.server import Server as Server
+
+__all__ = ["Server"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Server":
+        from labkit.serving.server.server import Server
+
+        return Server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers Server")

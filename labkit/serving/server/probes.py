@@ -1,0 +1,175 @@
+"""Whether models answer: by real requests, since Triton calls a model ready whose process was killed long ago."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import THE_LIMIT, NotAvailable
+from labkit.serving.channels import client_library, grpc_client
+from labkit.serving.probe_mark import PARAMETER
+
+ANSWER_SECONDS = 15.0
+"""For one small request; a model that is busy with others' has longer."""
+
+LOAD_SECONDS = 600.0
+"""For weights to be read; also a model whose code never comes back from `initialize` is given up."""
+
+UNLOAD_SECONDS = 15.0
+
+CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 50),  # a server that was just started again is found at once
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.use_local_subchannel_pool", 1),  # the waiting times of other clients of this process are theirs
+]
+"""Of the connection to the server, which may end and be started again meanwhile."""
+
+_EXAMPLES: dict[str, Any] = {"BYTES": b"a", "BOOL": False}
+"""Elements of a probe's tensors by Triton's data type; 1 for numbers."""
+
+_REQUESTS: dict[str, dict[str, Any]] = {
+    "gptj": {"text_input": [b"a"], "max_new_tokens": [1]},
+    "preprocessing": {"QUERY": [[b"a"]], "REQUEST_OUTPUT_LEN": [[1]]},
+    "fastertransformer": {"input_ids": [[1]], "input_lengths": [[1]], "request_output_len": [[1]]},
+    "postprocessing": {"TOKENS_BATCH": [[[1]]]},
+    "ensemble": {"INPUT_0": [[b"a"]], "INPUT_1": [[1]], "INPUT_2": [[b""]], "INPUT_3": [[b""]]},
+}
+
+
+class Probes:
+    """Small requests to the models of one server, and their loading, over gRPC."""
+
+    def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
+        """grpc: HOST:PORT. mark: what tells the models that a request is a probe (`probe_mark`); without it they count it."""
+        self._address, self._mark = grpc, mark
+        self._client = grpc_client(grpc, CHANNEL)
+
+    def is_live(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            return bool(self._client.is_server_live(client_timeout=2.0))
+        except client_library().InferenceServerException:
+            return False
+
+    def load(self, model: str, seconds: float = LOAD_SECONDS) -> None:
+        """Load a model. Raises `NotAvailable` with the server's words if it cannot be, or not in time."""
+        try:
+            self._client.load_model(model, client_timeout=seconds)
+        except client_library().InferenceServerException as error:
+            if "DEADLINE_EXCEEDED" in str(error.status()):
+                raise NotAvailable(f"{model} was not loaded within {seconds:.0f} seconds") from None
+            raise NotAvailable(f"{model} could not be loaded: {error.message()}") from None
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether the server calls a model ready; False where it does not say."""
+        try:
+            index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
+        except client_library().InferenceServerException:
+            return False
+        return any(one.name == model and one.state == "READY" for one in index.models)
+
+    def reload(self, model: str) -> None:
+        """Load a model anew, in a fresh process. Raises `NotAvailable`.
+
+        Nobody waits for the old one to be gone: of a process that was killed the server keeps what was under way.
+        """
+        try:
+            self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)
+        except client_library().InferenceServerException as error:
+            raise NotAvailable(f"{model} could not be unloaded: {error.message()}") from None
+        self.load(model)
+
+    def answers(self, model: str) -> bool:
+        """Whether a model answers a request, be it with a refusal; or answers others' while it lets this one wait."""
+        before = self._answered(model)
+        try:
+            self._ask(model)
+        except client_library().InferenceServerException as error:
+            status, words = str(error.status()), error.message() or ""
+            if "DEADLINE_EXCEEDED" in status:
+                return self._answered(model) > before
+            if "UNAVAILABLE" in status:
+                return THE_LIMIT in words
+            return "INVALID_ARGUMENT" in status and "not ready" not in words
+        return True
+
+    def _ask(self, model: str) -> None:
+        metadata = self._client.get_model_metadata(model, client_timeout=ANSWER_SECONDS)
+        config = self._client.get_model_config(model, client_timeout=ANSWER_SECONDS).config
+        batched = config.max_batch_size > 0
+        optional = {tensor.name for tensor in config.input if tensor.optional}
+        given = _REQUESTS.get(model, {})
+        if model == "gptj" and not any(tensor.name == "text_input" for tensor in config.input):
+            given = {}
+        inputs = []
+        for tensor in metadata.inputs:
+            if tensor.name in given:
+                inputs.append(as_input(tensor.name, tensor.datatype, given[tensor.name]))
+            elif not given and tensor.name not in optional:
+                shape = [1, *tensor.shape[1:]] if batched else list(tensor.shape)
+                shape = [max(1, size) for size in shape]
+                element = _EXAMPLES.get(tensor.datatype, 1)
+                inputs.append(as_input(tensor.name, tensor.datatype, np.full(shape, element, dtype=object)))
+        parameters = {PARAMETER: mark} if (mark := self._mark()) else {}
+        if config.model_transaction_policy.decoupled:
+            self._stream(model, inputs, parameters)
+        else:
+            self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS, parameters=parameters)
+
+    def _stream(self, model: str, inputs: list[Any], parameters: dict[str, str]) -> None:
+        """Of a decoupled model the first response counts."""
+        library = client_library()
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with grpc_client(self._address) as client:
+            # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
+            status = {"triton_grpc_error": "true"}
+            client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
+            client.async_stream_infer(model, inputs, parameters=parameters)
+            try:
+                result, error = found.get(timeout=2 * ANSWER_SECONDS)
+            except queue.Empty:
+                result, error = None, library.InferenceServerException("silence", status="StatusCode.DEADLINE_EXCEEDED")
+            # A cancellation that meets the end of its request keeps the server from ever unloading the model.
+            client.stop_stream(cancel_requests=result is not None and not is_last(result))
+        if error is not None:
+            raise error
+
+    def _answered(self, model: str) -> int:
+        """Requests that the model's code has taken in up to now; those that it refused are among them."""
+        try:
+            statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
+        except client_library().InferenceServerException:
+            return 0
+        return sum(
+            int(one.inference_stats.success.count) for one in statistics.model_stats
+        )  # a dead process fails one a second
+
+    def needs(self, model: str) -> list[str]:
+        """The models without which this one cannot answer: an ensemble's steps, and the engine's model."""
+        if model == "fastertransformer":
+            return ["gptj"]
+        try:
+            config = self._client.get_model_config(model, client_timeout=ANSWER_SECONDS).config
+        except client_library().InferenceServerException:
+            return []
+        return list(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
+
+
+def is_last(result: Any) -> bool:
+    """Whether a response of a decoupled model is its request's last."""
+    return bool(result.get_response().parameters["triton_final_response"].bool_param)
+
+
+def as_input(name: str, datatype: str, values: Any) -> Any:
+    """An input tensor of tritonclient's gRPC from nested lists or an array; `datatype` as the protocol calls it."""
+    library = client_library()
+    from tritonclient.utils import triton_to_np_dtype
+
+    array = np.asarray(values, dtype=triton_to_np_dtype(datatype))
+    tensor = library.InferInput(name, list(array.shape), datatype)
+    tensor.set_data_from_numpy(array)
+    return tensor

@@ -1,0 +1,115 @@
+"""Makes the load: asks as users do, or as strangers come, and notes when each token arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from labkit.errors import LabkitError
+from labkit.serving.client import AsyncClient
+from labkit.serving.stress.arrivals import poisson_arrivals
+from labkit.serving.stress.prompts import Prompts
+from labkit.serving.stress.settings import LoadSettings
+from labkit.serving.stress.times import LoadRun, RequestTimes
+
+TICK_SECONDS = 0.01
+"""Between two looks at how late the event loop is."""
+
+PAUSE_AFTER_ERROR = 0.05
+"""Seconds that a user waits after an error: one that is refused must not ask a thousand times a second."""
+
+
+def run_load(grpc_address: str, settings: LoadSettings, *, progress: Callable[[str], None] = lambda words: None) -> LoadRun:
+    """Put load on a server and wait until the last request that was due has ended.
+
+    A request that fails is noted with its error; it is not made again. progress: told in words how far it is, each second.
+    Raises `InvalidRequest` for an address that is none, `NotAvailable` where tritonclient is not installed, and whatever one
+    request before the load, which is not counted, fails with: then there is no server to measure.
+    """
+    generator = _Generator(grpc_address, settings, progress)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(generator.run())
+    with ThreadPoolExecutor(1) as other:  # a notebook's thread has an event loop of its own
+        return other.submit(lambda: asyncio.run(generator.run())).result()
+
+
+class _Generator:
+    def __init__(self, address: str, settings: LoadSettings, progress: Callable[[str], None]) -> None:
+        self._address, self._settings, self._progress = address, settings, progress
+        self._prompts = Prompts(settings.prompt_tokens, seed=settings.seed, as_token_ids=settings.as_token_ids)
+        self._lengths = random.Random(f"lengths {settings.seed}")
+        self._run = LoadRun(settings)
+        self._began = 0.0
+        self._ended = 0
+
+    async def run(self) -> LoadRun:
+        async with AsyncClient(
+            self._address, model=self._settings.model, timeout=self._settings.timeout, retries=0
+        ) as self._client:
+            await self._client.generate(self._prompts.next(), max_new_tokens=1)
+            self._began = time.perf_counter()
+            watchers = [asyncio.create_task(self._watch_loop()), asyncio.create_task(self._tell())]
+            try:
+                async with asyncio.TaskGroup() as requests:
+                    await (self._users(requests) if self._settings.rate is None else self._strangers(requests))
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+        self._run.requests.sort(key=lambda request: request.number)
+        return self._run
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def _users(self, requests: asyncio.TaskGroup) -> None:
+        for _ in range(self._settings.users or 0):
+            requests.create_task(self._user())
+
+    async def _user(self) -> None:
+        while (now := self._now()) < self._run.end:
+            if (await self._ask(now)).error is not None:
+                await asyncio.sleep(PAUSE_AFTER_ERROR)
+
+    async def _strangers(self, requests: asyncio.TaskGroup) -> None:
+        for due in poisson_arrivals(self._settings.rate or 0.0, self._run.end, self._settings.seed):
+            await asyncio.sleep(max(0.0, due - self._now()))
+            requests.create_task(self._ask(due))
+
+    async def _ask(self, due: float) -> RequestTimes:
+        prompt, new_tokens = self._prompts.next(), self._settings.new_tokens.draw(self._lengths)
+        request = RequestTimes(len(self._run.requests), due, self._now())
+        self._run.requests.append(request)
+        pieces = self._client.stream(
+            prompt, max_new_tokens=new_tokens, ignore_eos=True, temperature=self._settings.temperature, seed=request.number
+        )
+        try:
+            async for piece in pieces:
+                request.pieces.append(self._now())
+                request.tokens += len(piece.token_ids)
+                if piece.last:
+                    request.prompt_tokens, request.queue_seconds = piece.last.prompt_tokens, piece.last.queue_seconds
+        except LabkitError as error:
+            request.error, request.words = type(error).__name__, str(error)
+        request.ended = self._now()
+        self._ended += 1
+        return request
+
+    async def _watch_loop(self) -> None:
+        while True:
+            before = self._now()
+            await asyncio.sleep(TICK_SECONDS)
+            self._run.loop_lags.append(self._now() - before - TICK_SECONDS)
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            asked = len(self._run.requests)
+            self._progress(
+                f"{self._settings.load}: {self._now():.0f} of {self._run.end:.0f} s, {asked} requests, "
+                f"{asked - self._ended} of them under way"
+            )

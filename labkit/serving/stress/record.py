@@ -1,0 +1,56 @@
+"""A load measurement as JSON: what was served and how, a row a load, and each request of the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labkit.errors import NotAvailable
+from labkit.measure import Record
+from labkit.serving.channels import client_library, grpc_client
+from labkit.serving.stress.summary import summarise
+from labkit.serving.stress.times import LoadRun, RequestTimes
+
+
+@dataclass(frozen=True)
+class LoadRecord(Record):
+    """A `Record` of kind "load"; a row is what `summarise` gives. `extra["requests"]` holds the requests of each row."""
+
+    @classmethod
+    def of(cls, runs: Sequence[LoadRun], served: dict[str, Any]) -> LoadRecord:
+        """The record of runs with the same settings but for their load; served: what `about_served` gave before them."""
+        settings = runs[0].settings.to_dict()
+        asked = {name: value for name, value in settings.items() if name not in ("users", "rate")}
+        about = {name: served[name] for name in ("served", "device", "dtype")}
+        requests = [[asdict(request) for request in run.requests] for run in runs]
+        extra = {"requests": requests, "server": served}
+        return cls("load", about | asked, [summarise(run) for run in runs], extra=extra)
+
+    def requests(self, row: int = -1) -> list[RequestTimes]:
+        """The requests of one row, warm-up's too."""
+        return [RequestTimes(**values) for values in self.extra["requests"][row]]
+
+
+def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:
+    """What a server serves: `server` and its `version`, `served` (the model's name), `device` and `dtype`, `parameters`.
+
+    What a model's configuration leaves to the server is called "left to the server". Raises `NotAvailable` without one.
+    """
+    library = client_library()
+    with grpc_client(grpc_address) as client:
+        try:
+            about = client.get_server_metadata(client_timeout=10.0)
+            config = client.get_model_config(model, client_timeout=10.0).config
+        except library.InferenceServerException as error:
+            raise NotAvailable(f"{grpc_address} does not say what it serves as {model}: {error.message()}") from None
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    left = "left to the server"
+    return {
+        "server": about.name,
+        "version": about.version,
+        "served": parameters.get("model", model),
+        "device": parameters.get("device", left),
+        "dtype": parameters.get("precision", left),
+        "parameters": parameters,
+    }

@@ -1,0 +1,87 @@
+"""What a run adds up to: percentiles, throughput, goodput, errors, and whether the generator kept up."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from labkit.serving.stress.times import LoadRun
+
+LATE_SECONDS = 0.02
+"""A generator that is later than this with one request or tick in a hundred has not kept up."""
+
+
+def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float | int | None]:
+    """`p50`, `p95`, `p99`, `mean` and `max`, times `scale` (so that seconds become milliseconds), and `count`.
+
+    Between two values it is interpolated linearly: the p-th of n sorted ones lies at place (n - 1) p / 100, from 0. Without
+    values they are None.
+    """
+    if not values:
+        return {"p50": None, "p95": None, "p99": None, "mean": None, "max": None, "count": 0}
+    ordered = sorted(value * scale for value in values)
+    found: dict[str, float | int | None] = {f"p{percent}": _at(ordered, percent) for percent in (50, 95, 99)}
+    return found | {"mean": sum(ordered) / len(ordered), "max": ordered[-1], "count": len(ordered)}
+
+
+def summarise(run: LoadRun) -> dict[str, Any]:
+    """A row of a record. Latencies in milliseconds, of requests that were due in the time that counts.
+
+    `ttft_ms`: from due to the first token. `itl_ms`: between tokens. `e2e_ms`: from due to the last token, of those answered
+    in full. `tokens_per_second`, `requests_per_second`: what came, and what was answered, in the time that counts, over its
+    length. `goodput`: requests a second that were due then and kept both limits; `good_share`, of all that were due.
+    `lag_ms`: sent after due; `loop_lag_ms`: of the event loop. `fell_behind`: in words, empty if the generator kept up.
+    """
+    settings, counted = run.settings, run.counted
+    answered = [request for request in counted if request.error is None and request.pieces]
+    good = sum(request.is_good(settings.ttft_limit, settings.itl_limit) for request in counted)
+    arrived = sum(run.begin <= moment < run.end for request in run.requests for moment in request.pieces)
+    done = sum(request.error is None and run.begin <= request.ended < run.end for request in run.requests)
+    kinds = Counter(request.error for request in counted if request.error is not None)
+    return {
+        "load": settings.load,
+        "users": settings.users,
+        "rate": settings.rate,
+        "requests": len(counted),
+        "answered": len(answered),
+        "errors": dict(kinds),
+        "error_words": {request.error: request.words for request in reversed(counted) if request.error is not None},
+        "ttft_ms": percentiles([request.ttft for request in counted if request.pieces]),
+        "itl_ms": percentiles([gap for request in counted for gap in request.gaps]),
+        "e2e_ms": percentiles([request.e2e for request in answered]),
+        "queue_ms": percentiles([request.queue_seconds for request in answered]),
+        "prompt_tokens": sum(request.prompt_tokens for request in answered),
+        "new_tokens": sum(request.tokens for request in counted),
+        "tokens_per_second": arrived / settings.seconds,
+        "requests_per_second": done / settings.seconds,
+        "goodput": good / settings.seconds,
+        "good_share": good / len(counted) if counted else None,
+        "lag_ms": percentiles([request.sent - request.due for request in counted]),
+        "loop_lag_ms": percentiles(run.loop_lags),
+        "fell_behind": fell_behind(run),
+    }
+
+
+def fell_behind(run: LoadRun) -> str:
+    """What is to be said of a generator that did not keep up; empty if it did."""
+    lags = {"with its requests": [request.sent - request.due for request in run.counted], "in noting tokens": run.loop_lags}
+    late = [f"{1e3 * worst:.0f} ms late {what}" for what, values in lags.items() if (worst := _p99(values)) > LATE_SECONDS]
+    if not late:
+        return ""
+    return (
+        f"the load generator itself was {' and '.join(late)} (99th percentile): latencies are counted from when a request was "
+        "due, and so hold its lateness as well; ask for less load, or run it on another machine than the server"
+    )
+
+
+def _p99(values: Sequence[float]) -> float:
+    return _at(sorted(values), 99) if values else 0.0
+
+
+def _at(ordered: Sequence[float], percent: float) -> float:
+    place = (len(ordered) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

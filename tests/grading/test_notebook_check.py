@@ -1,0 +1,234 @@
+"""A notebook checked from outside: an honest answer passes, and nothing that a function does in its process earns points."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.registry import all_exercises
+from labkit.grading import notebook_check
+from labkit.grading.extract import submission_of
+from labkit.grading.notebook_check import check_notebook, run_apart
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+
+CELLS = {
+    # right
+    "kv_cache_bytes": """
+        print("noise " * 1_000_000)
+        return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes""",
+    "parameter_count": 'raise NotImplementedError("parameter_count")',
+    "gpus_needed": """
+        import sys
+        sys.exit(0)""",
+    "roofline_time": """
+        import os
+        os._exit(0)""",
+    "weight_gib": """
+        while True:
+            pass""",
+    "decode_floor_ms": """
+        return bytearray(9 * 2**30)""",
+    # writes outcomes that look right in form, and ends before the worker can write its own
+    "positions_processed": """
+        import json, os, sys
+        from pathlib import Path
+        from safetensors.torch import save_file
+        import torch
+        row = {"value": {"plain": 0}, "error": "", "error_kind": "", "changed": "", "breach": ""}
+        folder = Path(sys.argv[2])
+        save_file({"0": torch.zeros(1)}, folder / "tensors.safetensors")
+        (folder / "outcomes.json").write_text(json.dumps({seed: [row] * 14 for seed in (11, 23, 47)}))
+        os._exit(0)""",
+    # the same with no answers at all
+    "cache_bytes": """
+        import os, sys
+        from pathlib import Path
+        from safetensors.torch import save_file
+        save_file({}, Path(sys.argv[2]) / "tensors.safetensors")
+        (Path(sys.argv[2]) / "outcomes.json").write_text("{}")
+        os._exit(0)""",
+    # makes every comparison and the reference in its process agree with it
+    "throughput": """
+        import torch, labkit.exercises.comparison, labkit.exercises.lab01, labkit.grading.judge, labkit.plain_values
+        from labkit.exercises.exercise import Exercise
+        answer = {"prefill": 1.0, "decode": 1.0, "per user": 1.0}
+        labkit.exercises.comparison.Comparison.difference = lambda *a, **k: None
+        labkit.exercises.lab01.throughput = lambda *a: answer
+        Exercise.answer = lambda *a: answer
+        labkit.grading.judge.judge = lambda *a, **k: None
+        torch.equal = torch.allclose = lambda *a, **k: True
+        return answer""",
+    # keeps writing after its process is gone
+    "roofline_fraction": """
+        import os, time
+        if os.fork() == 0:
+            time.sleep(600)
+        return 1 / 0""",
+    "greedy_decode": """
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        import ctypes
+        ctypes.string_at(0)""",
+}
+
+
+FOLDERS: list[str] = []
+"""Where the processes of the checked notebook ran."""
+
+
+def cell(exercise: Any, body: str) -> str:
+    import inspect
+    import textwrap
+
+    names = list(inspect.signature(exercise.reference).parameters)
+    return f"def {exercise.function}({', '.join(names)}):\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ")
+
+
+def write(path: Path, cells: list[str]) -> Path:
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source} for source in cells]}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
+    """One notebook with a function of each kind, checked once; each call has a second."""
+    path = tmp_path_factory.mktemp("check") / "lab.ipynb"
+    quick = tuple(replace(exercise, seconds=1.0) for exercise in all_exercises())
+    write(path, [cell(exercise, CELLS[exercise.function]) for exercise in quick if exercise.function in CELLS])
+    patch = pytest.MonkeyPatch()
+    patch.setattr(notebook_check, "all_exercises", lambda: quick)
+    real = notebook_check._run
+    patch.setattr(
+        notebook_check, "_run", lambda command, folder, seconds: FOLDERS.append(folder) or real(command, folder, seconds)
+    )
+    started = time.monotonic()
+    found = {verdict.exercise.split(".")[1]: verdict for verdict in check_notebook(path)}
+    patch.undo()
+    assert time.monotonic() - started < 200
+    return found
+
+
+def test_only_the_right_function_earns_points(verdicts: dict[str, Verdict]) -> None:
+    assert {name: verdict.points for name, verdict in verdicts.items() if verdict.points} == {"kv_cache_bytes": 10}
+    assert verdicts["kv_cache_bytes"].verdict == PASSED
+    assert set(verdicts) == {exercise.function for exercise in all_exercises() if exercise.lab in ("00", "01")}
+
+
+def test_stubs_and_missing_functions_are_not_attempted(verdicts: dict[str, Verdict]) -> None:
+    for name, said in [("parameter_count", "still raises NotImplementedError"), ("time_runs", "defines no function time_runs")]:
+        assert verdicts[name].verdict == NOT_ATTEMPTED
+        assert said in verdicts[name].message
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gpus_needed", "it raised SystemExit: 0 (in your line `sys.exit(0)`)"),
+        ("roofline_time", "ended before your function answered (status 0)"),
+        ("weight_gib", "it ran for more than 1 seconds and was stopped"),
+        ("decode_floor_ms", "MemoryError"),
+        ("positions_processed", "is not right"),
+        ("cache_bytes", "answers to some inputs are missing"),
+        ("throughput", "not right"),
+        ("roofline_fraction", "it raised ZeroDivisionError: division by zero (in your line `return 1 / 0`)"),
+        ("greedy_decode", "ended before your function answered (status -11)"),
+    ],
+)
+def test_each_way_to_fail_is_said_in_words(name: str, said: str, verdicts: dict[str, Verdict]) -> None:
+    assert verdicts[name].verdict == FAILED
+    assert said in verdicts[name].message
+    assert "Traceback" not in str(verdicts[name])
+
+
+def test_nothing_is_left_running(verdicts: dict[str, Verdict]) -> None:
+    import psutil
+
+    assert verdicts
+    assert len(FOLDERS) == 11
+    left = [process for process in psutil.process_iter(["cmdline"]) if set(process.info["cmdline"] or []) & set(FOLDERS)]
+    _, alive = psutil.wait_procs(left, timeout=10)  # the kernel takes a moment to end those that were killed
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert not [folder for folder in FOLDERS if Path(folder).exists()]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Verdict]:
+    """The verdict when the worker's process is replaced by this Python source; it is given JOB and OUT."""
+
+    def verdict(source: str) -> Verdict:
+        real = notebook_check._run
+        monkeypatch.setattr(
+            notebook,
+            "_run",
+            lambda command, folder, seconds: real([sys.executable, "-c", source, *command[3:]], folder, seconds),
+        )
+        return run_apart(all_exercises()[0], submission_of("def parameter_count(config): return 5"))
+
+    return verdict
+
+
+def test_a_process_that_outlives_its_time_is_ended_with_all_it_started(
+    stand_in: Callable[[str], Verdict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(notebook_check, "START_SECONDS", -59)
+    mark = tmp_path / "alive"
+    started = time.monotonic()
+    verdict = stand_in(f"import os, time\nif os.fork() == 0:\n    time.sleep(3)\n    open({str(mark)!r}, 'w')\ntime.sleep(600)")
+    assert time.monotonic() - started < 20
+    assert "more than 1 seconds" in verdict.message
+    assert verdict.points == 0
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_endless_output_fills_nothing(stand_in: Callable[[str], Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.measure import peak_host_memory
+
+    monkeypatch.setattr(notebook_check, "START_SECONDS", -59)
+    with peak_host_memory() as peak:
+        assert stand_in("while True: print('x' * 10**6)").points == 0
+    assert peak.bytes < 100e6
+
+
+def test_the_job_states_what_is_asked_for_and_no_answers(stand_in: Callable[[str], Verdict], tmp_path: Path) -> None:
+    copy = tmp_path / "job.json"
+    stand_in(f"import shutil, sys; shutil.copy(sys.argv[1], {str(copy)!r})")
+    job = json.loads(copy.read_text())
+    assert set(job) == {"exercise", "function", "pieces", "folder", "seeds", "seconds", "cpu_seconds"}
+    assert job["seconds"] == all_exercises()[0].seconds
+
+
+def test_notebooks_of_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="defines none of the course's functions"):
+        check_notebook(write(tmp_path / "lab.ipynb", ["def something(): pass"]))
+    with pytest.raises(InvalidRequest, match="is no notebook"):
+        check_notebook(tmp_path / "gone.ipynb")
+
+
+NOTES = {
+    "none": "import os",
+    "a pipe": "import os; os.mkfifo(out + '/notes.json')",
+    "a link": "import os; os.symlink('/etc/hostname', out + '/notes.json')",
+    "no list": "open(out + '/notes.json', 'w').write('5')",
+    "no JSON": "open(out + '/notes.json', 'wb').write(bytes([255]) * 1000)",
+    "too deep": "open(out + '/notes.json', 'w').write('[' * 50_000)",
+    "too large": "open(out + '/notes.json', 'w').write('[' + '1,' * 10**6 + '1]')",
+    "long ones": "import json; json.dump(['x' * 9000, ['y\\n' * 999]] * 3, open(out + '/notes.json', 'w'))",
+}
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_notes_of_a_hostile_process_are_short_or_none(kind: str, stand_in: Callable[[str], Verdict]) -> None:
+    verdict = stand_in(f"import sys; out = sys.argv[2]; open(out + '/outcomes.json', 'w').write('{{}}'); {NOTES[kind]}")
+    assert (verdict.verdict, verdict.points) == (FAILED, 0)
+    assert "could not be read" in verdict.message
+    assert verdict.details.count("note: ") == (5 if kind == "long ones" else 0)
+    assert len(verdict.details) < 2000

@@ -1,0 +1,37 @@
+"""The engine of a served model: its threads, and what it does before the first request."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+import torch
+
+from labkit.checkpoints import config_of
+from labkit.serving.python_backend.engine_parameters import MIXED_PREFILL, compute_threads, load_engine
+
+
+@pytest.mark.parametrize(
+    ("model", "cores", "threads"),
+    [
+        ("gptj-tiny", 1, 1),
+        ("gptj-tiny", 2, 1),
+        ("gptj-tiny", 16, 15),
+        ("gpt-j-6b", 2, 2),
+        ("gpt-j-6b", 16, 15),
+    ],
+)
+def test_a_core_is_left_to_the_server_where_it_costs_little(model: str, cores: int, threads: int) -> None:
+    assert compute_threads(config_of(model), cores) == threads
+
+
+def test_parameters_make_the_engine() -> None:
+    given = {"model": "gptj-tiny", "max_batch": "3", "cache_bytes": str(2**28), "threads": "2"}
+    before, threads = psutil.Process().memory_info().rss, torch.get_num_threads()
+    try:
+        with load_engine(lambda name, default: given.get(name, default)) as engine:
+            assert torch.get_num_threads() == 2
+            assert engine.max_batch_size == 3
+            assert engine._ready().scheduler.max_mixed_prefill == MIXED_PREFILL
+            assert psutil.Process().memory_info().rss - before > 0.9 * 2**28, "the cache's memory is there"
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,271 @@
+"""The engine's thread and its socket, without a server: who joins, leaves, comes too late or is too many."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import labkit
+from labkit import SamplingParams
+from labkit.errors import (
+    Cancelled,
+    DeadlinePassed,
+    InvalidRequest,
+    LabkitError,
+    NotAvailable,
+    Overloaded,
+    RankFailed,
+    RequestFailed,
+)
+from labkit.serving.python_backend.engine_socket import EngineSocket, RemoteEngine
+from labkit.serving.python_backend.engine_thread import EngineHost
+
+LONG = SamplingParams(max_new_tokens=400, ignore_eos=True)
+SHORT = SamplingParams(max_new_tokens=5)
+
+
+class Kept:
+    """What comes back of a job."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.failures: list[LabkitError] = []
+        self.began, self.over = threading.Event(), threading.Event()
+
+    def on_event(self, _job: Any, event: Any) -> None:
+        self.tokens.append(event.token_id)
+        self.began.set()
+        if event.finish_reason is not None:
+            self.over.set()
+
+    def on_failure(self, error: LabkitError) -> None:
+        self.failures.append(error)
+        self.over.set()
+
+
+def submit(host: EngineHost, prompt: Any, params: SamplingParams, **more: Any) -> tuple[Any, Kept]:
+    kept = Kept()
+    return host.submit(prompt, params, on_event=kept.on_event, on_failure=kept.on_failure, **more), kept
+
+
+@pytest.fixture
+def host() -> Iterator[EngineHost]:
+    engine = labkit.load("gptj-tiny", max_batch_size=2, num_slots=900)
+    made = EngineHost(engine, max_waiting=2)
+    yield made
+    made.close()
+
+
+def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: EngineHost) -> None:
+    texts = ["In the beginning", "Call me", "It was"]
+    alone = labkit.load("gptj-tiny").generate(texts, SHORT)
+    long, kept = submit(host, "Now", LONG)
+    assert kept.began.wait(30)
+    others = [submit(host, text, SHORT)[1] for text in texts]
+    assert all(other.over.wait(30) for other in others)
+    assert not kept.over.is_set(), "the long one was here first, and goes on"
+    assert [other.tokens for other in others] == [output.token_ids for output in alone]
+    long.cancel()
+    assert kept.over.wait(30)
+    assert isinstance(kept.failures[0], Cancelled)
+    assert f"it had made {len(kept.tokens)} tokens" in str(kept.failures[0])
+    assert host.counts.requests == 4
+    assert sum(host.counts.batch_sizes) == host.counts.steps > 0
+    assert sum(host.counts.batch_sizes[1:]) > 0, "some steps were of two"
+
+
+def test_a_cancelled_request_gives_its_slots_back(host: EngineHost) -> None:
+    long = [submit(host, "Now", SamplingParams(max_new_tokens=420, ignore_eos=True)) for _ in range(2)]
+    assert all(kept.began.wait(30) for _, kept in long)
+    for job, kept in long:
+        job.cancel()
+        assert kept.over.wait(30)
+    _, after = submit(host, "In", SHORT)
+    assert after.over.wait(30)
+    deadline = time.monotonic() + 10
+    while host.counts.running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (host.counts.running, host.counts.waiting, host.counts.free_slots) == (0, 0, host.counts.num_slots)
+
+
+def test_a_deadline_ends_a_request_waiting_or_running(host: EngineHost) -> None:
+    _, late = submit(host, "Now", LONG, seconds=0.05)
+    assert late.over.wait(30)
+    assert isinstance(late.failures[0], DeadlinePassed)
+    assert "its deadline has passed" in str(late.failures[0])
+    assert "its timeout was 0.05 s" in str(late.failures[0])
+
+
+def test_the_hosts_limit_ends_what_has_a_longer_timeout_or_none(host: EngineHost) -> None:
+    host.request_seconds = 0.05
+    for seconds in (None, 3600.0):
+        _, late = submit(host, "Now", LONG, seconds=seconds)
+        assert late.over.wait(30)
+        assert isinstance(late.failures[0], DeadlinePassed)
+        assert "this server gives a request 0.05 s" in str(late.failures[0])
+    host.request_seconds = 3600.0
+    _, after = submit(host, "Now", SHORT, seconds=3600.0)
+    assert after.over.wait(30)
+    assert not after.failures
+
+
+def test_what_is_not_counted_changes_no_count(host: EngineHost) -> None:
+    for is_counted in (False, True, False):
+        _, kept = submit(host, "Now", SHORT, is_counted=is_counted)
+        assert kept.over.wait(30)
+    counts = host.counts
+    assert (counts.requests, counts.tokens, counts.steps, sum(counts.batch_sizes)) == (1, 5, 5, 5)
+
+
+def test_more_than_may_wait_are_refused_with_the_limit(host: EngineHost) -> None:
+    jobs = [submit(host, "Now", LONG)[0] for _ in range(4)]
+    with pytest.raises(Overloaded, match=r"4 requests are running or waiting \(2 \+ a queue of 2\), which is the limit"):
+        submit(host, "Now", LONG)
+    for job in jobs:
+        job.cancel()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "words"),
+    [
+        ("", SHORT, "a prompt is empty"),
+        ("word " * 3_000_000, SHORT, "fit the model's context of 512 tokens"),
+        ([1, 99_999], SHORT, "token ids are 0 to"),
+        ("a", SamplingParams(max_new_tokens=10_000), "10000 new tokens do not fit"),
+        ("a", SamplingParams(stop=["x"] * 5000), "stop holds 5000 words; at most 1024"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_for_itself_alone(host: EngineHost, prompt: Any, params: Any, words: str) -> None:
+    _, good = submit(host, "In", SHORT)
+    try:
+        _, bad = submit(host, prompt, params)
+        assert bad.over.wait(30)
+        error: LabkitError = bad.failures[0]
+    except InvalidRequest as refused:
+        error = refused
+    assert isinstance(error, InvalidRequest)
+    assert words in str(error)
+    assert good.over.wait(30)
+    assert not good.failures
+
+
+def test_a_step_that_fails_answers_everybody_and_the_host_goes_on(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(host.engine, "step", fail)
+        kept = [submit(host, "Now", LONG)[1] for _ in range(3)]
+        assert all(one.over.wait(30) for one in kept)
+        assert all("a step of the engine failed: MemoryError: no room" in str(one.failures[0]) for one in kept)
+    _, after = submit(host, "In", SHORT)
+    assert after.over.wait(30)
+    assert len(after.tokens) == 5
+
+
+def test_a_request_that_fails_is_told_to_its_client_alone(host: EngineHost) -> None:
+    _, good = submit(host, "Now", LONG)
+    assert good.began.wait(30)
+    _, bad = submit(host, "In", SamplingParams(soft_prompt=torch.full((1, host.engine.config.hidden_size), 3e38)))
+    assert bad.over.wait(30)
+    assert [type(error) for error in bad.failures] == [RequestFailed]
+    assert "no finite numbers" in str(bad.failures[0])
+    assert not bad.tokens
+    assert good.over.wait(60)
+    assert not good.failures
+    assert len(good.tokens) == 400
+
+
+def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise RankFailed("rank 1 is gone")
+
+    monkeypatch.setattr(host.engine, "step", fail)
+    _, kept = submit(host, "Now", LONG)
+    assert kept.over.wait(30)
+    assert isinstance(kept.failures[0], RankFailed)
+    with pytest.raises(RankFailed, match="rank 1 is gone"):
+        submit(host, "Now", LONG)
+
+
+def test_whoever_is_under_way_is_told_when_the_host_closes() -> None:
+    host = EngineHost(labkit.load("gptj-tiny"))
+    _, kept = submit(host, "Now", LONG)
+    host.close()
+    assert kept.over.wait(1)
+    assert isinstance(kept.failures[0], Cancelled)
+    with pytest.raises(Cancelled, match="being unloaded"):
+        submit(host, "Now", SHORT)
+
+
+@pytest.fixture
+def remote(host: EngineHost, tmp_path: Path) -> Iterator[tuple[RemoteEngine, EngineSocket, Path]]:
+    path = tmp_path / "engine.sock"
+    served = EngineSocket(host, path)
+    engine = RemoteEngine(lambda: [path])
+    yield engine, served, path
+    engine.close()
+    served.close()
+
+
+def call(engine: RemoteEngine, prompts: list[list[int]], params: list[dict[str, Any]], **more: Any) -> Any:
+    found: list[Any] = []
+    done = threading.Event()
+
+    def keep(answer: Any) -> None:
+        found.append(answer)
+        done.set()
+
+    cancel = engine.submit(prompts, params, keep, **more)
+    return found, done, cancel
+
+
+def test_calls_over_the_socket(host: EngineHost, remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
+    prompts = [[5, 6, 7], [8]]
+    expected = labkit.load("gptj-tiny").generate(prompts, SamplingParams(max_new_tokens=6, logprobs=0))
+    found, done, _ = call(remote[0], prompts, [{"max_new_tokens": 6, "logprobs": 0}] * 2)
+    assert done.wait(30)
+    assert [one["token_ids"] for one in found[0]] == [output.token_ids for output in expected]
+    assert [one["logprobs"] for one in found[0]] == [
+        pytest.approx([item.logprob for item in output.completions[0].logprobs or ()]) for output in expected
+    ]
+    assert [one["stop_tokens"] for one in found[0]] == [0, 0]
+
+
+def test_refusals_and_cancellation_over_the_socket(remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
+    found, done, _ = call(remote[0], [[5], [6]], [{"max_new_tokens": 6}, {"max_new_tokens": -1}])
+    assert done.wait(30)
+    assert isinstance(found[0], InvalidRequest)
+    found, done, _ = call(remote[0], [[5]], [{"nonsense": 6}])
+    assert done.wait(30)
+    assert isinstance(found[0], InvalidRequest)
+    found, done, cancel = call(remote[0], [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])
+    cancel()
+    assert done.wait(30)
+    assert isinstance(found[0], Cancelled)
+    found, done, _ = call(remote[0], [[5]], [{"max_new_tokens": 400, "ignore_eos": True}], seconds=0.05)
+    assert done.wait(30)
+    assert isinstance(found[0], Cancelled)
+
+
+def test_an_engine_that_goes_fails_its_calls_and_one_that_comes_back_is_found(
+    host: EngineHost, remote: tuple[RemoteEngine, EngineSocket, Path]
+) -> None:
+    engine, served, path = remote
+    found, done, _ = call(engine, [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])
+    served.close()
+    assert done.wait(30)
+    assert isinstance(found[0], NotAvailable)
+    with pytest.raises(NotAvailable, match="no engine answers"):
+        call(engine, [[5]], [{"max_new_tokens": 2}])
+    again = EngineSocket(host, path)
+    found, done, _ = call(engine, [[5]], [{"max_new_tokens": 2}])
+    assert done.wait(30)
+    assert len(found[0][0]["token_ids"]) == 2
+    again.close()

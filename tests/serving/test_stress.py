@@ -1,0 +1,262 @@
+"""The load generator: its arithmetic against figures made by hand, and a run against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import shutil
+import statistics
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit.errors import InvalidRequest, NotAvailable
+from labkit.serving.server import Server
+from labkit.serving.stress import Lengths, LoadRecord, LoadRun, LoadSettings, RequestTimes, percentiles, run_load, summarise
+from labkit.serving.stress.arrivals import poisson_arrivals
+from labkit.serving.stress.plots import running_batch, throughput_plot, timeline_plot
+from labkit.serving.stress.prompts import Prompts
+from labkit.serving.stress.record import about_served
+from labkit.serving.stress.summary import fell_behind
+
+
+def request(number: int, due: float, sent: float, pieces: list[float], **more: Any) -> RequestTimes:
+    return RequestTimes(number, due, sent, pieces, 10, len(pieces), ended=pieces[-1] if pieces else sent, **more)
+
+
+def made_run() -> LoadRun:
+    """Warm-up to 1 s, counted to 3 s: two good ones, one slow to begin, one slow between, one refused, one of the warm-up."""
+    settings = LoadSettings(users=2, seconds=2, warmup=1, ttft_limit=0.2, itl_limit=0.05)
+    return LoadRun(
+        settings,
+        [
+            request(0, 0.5, 0.5, [0.6, 1.5]),
+            request(1, 1.0, 1.0, [1.1, 1.12, 1.16], queue_seconds=0.05),
+            request(2, 1.5, 1.6, [1.7]),
+            request(3, 2.0, 2.0, [2.5, 2.51]),
+            request(4, 2.9, 2.9, [3.0, 3.5]),
+            request(5, 2.0, 2.0, [], error="Overloaded", words="20 requests"),
+        ],
+    )
+
+
+def test_percentiles_are_interpolated() -> None:
+    found = percentiles([4, 1, 3, 2], scale=1)
+    assert (found["p50"], found["mean"], found["max"], found["count"]) == (2.5, 2.5, 4, 4)
+    assert found["p95"] == pytest.approx(3.85)
+    assert found["p99"] == pytest.approx(3.97)
+    assert percentiles([0.002])["p99"] == 2
+    assert percentiles(list(range(101)), scale=1)["p99"] == 99
+    assert percentiles([]) == {"p50": None, "p95": None, "p99": None, "mean": None, "max": None, "count": 0}
+
+
+def test_a_run_adds_up() -> None:
+    row = summarise(made_run())
+    assert (row["load"], row["requests"], row["answered"]) == ("2 users", 5, 4)
+    assert row["errors"] == {"Overloaded": 1}
+    assert row["error_words"] == {"Overloaded": "20 requests"}
+    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: from when it was due
+    assert row["itl_ms"]["count"] == 4
+    assert row["itl_ms"]["max"] == pytest.approx(500)
+    assert row["e2e_ms"]["max"] == pytest.approx(600)
+    assert row["tokens_per_second"] == (1 + 3 + 1 + 2) / 2  # in the time that counts, whoever's they are
+    assert row["requests_per_second"] == 4 / 2  # of the warm-up's too, since it ended behind it
+    assert row["goodput"] == 2 / 2
+    assert row["good_share"] == 2 / 5
+    assert row["queue_ms"]["max"] == pytest.approx(50)
+
+
+def test_what_is_good_keeps_both_limits() -> None:
+    one = request(0, 1.0, 1.0, [1.2, 1.21, 1.3])
+    assert one.is_good(0.21, 0.051)
+    assert not one.is_good(0.19, 0.051)
+    assert not one.is_good(0.21, 0.049)
+    assert request(0, 1.0, 1.1, [1.2]).is_good(0.21, 0.0)
+    assert not request(0, 1.0, 1.0, [1.1], error="NotAvailable").is_good(1, 1)
+    assert not request(0, 1.0, 1.0, []).is_good(1, 1)
+
+
+def test_a_generator_that_is_late_says_so_and_flatters_nobody() -> None:
+    settings = LoadSettings(rate=50, seconds=2, warmup=0)
+    due = [number / 50 for number in range(100)]
+    in_time = LoadRun(settings, [request(n, at, at + 0.001, [at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
+    assert summarise(in_time)["fell_behind"] == ""
+    late = LoadRun(settings, [request(n, at, 2 * at, [2 * at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
+    row = summarise(late)
+    assert row["fell_behind"].startswith("the load generator itself was 1960 ms late with its requests (99th percentile)")
+    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: from when each was due
+    assert row["lag_ms"]["max"] == pytest.approx(1980)
+    deaf = LoadRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
+    assert "300 ms late in noting tokens" in fell_behind(deaf)
+
+
+def test_poisson_arrivals() -> None:
+    moments = poisson_arrivals(50, 200, seed=1)
+    assert moments == poisson_arrivals(50, 200, seed=1) != poisson_arrivals(50, 200, seed=2)
+    assert moments == sorted(moments)
+    assert 0 < moments[0] < moments[-1] < 200
+    assert abs(len(moments) - 10_000) < 4 * math.sqrt(10_000)
+    gaps = [after - before for before, after in pairwise(moments)]
+    assert statistics.mean(gaps) == pytest.approx(1 / 50, rel=0.05)
+    assert statistics.stdev(gaps) == pytest.approx(1 / 50, rel=0.05)  # an exponential's is its mean
+    a_second = [sum(second <= moment < second + 1 for moment in moments) for second in range(200)]
+    assert statistics.variance(a_second) == pytest.approx(50, rel=0.35)  # and a Poisson's its variance
+    assert poisson_arrivals(0.001, 1, seed=0) == []
+
+
+@pytest.mark.parametrize("shape", ["lognormal", "uniform"])
+def test_lengths_keep_their_bounds(shape: str) -> None:
+    lengths, source = Lengths(8, 128, shape), random.Random(0)
+    drawn = [lengths.draw(source) for _ in range(4000)]
+    assert (min(drawn), max(drawn)) == (8, 128)
+    middle = {"lognormal": 32, "uniform": 68}[shape]
+    assert statistics.median(drawn) == pytest.approx(middle, rel=0.08)
+    assert Lengths(5, 5, shape).draw(source) == 5
+
+
+def test_lengths_as_text() -> None:
+    assert Lengths.parse("16") == Lengths(16, 16)
+    assert Lengths.parse("8-64", "uniform") == Lengths(8, 64, "uniform")
+    for text, words in [("8-", ""), ("many", "a whole number or two"), ("9-3", "1 <= lowest"), ("0", "1 <= lowest")]:
+        if words:
+            with pytest.raises(InvalidRequest, match=words):
+                Lengths.parse(text)
+        else:
+            assert Lengths.parse(text) == Lengths(8, 8)
+    with pytest.raises(InvalidRequest, match="lognormal or uniform is accepted"):
+        Lengths(1, 2, "normal")
+
+
+def test_prompts_are_never_equal_and_as_long_as_asked() -> None:
+    prompts = Prompts(Lengths(4, 16), seed=3)
+    found = [prompts.next() for _ in range(500)]
+    assert len(set(found)) == 500
+    again = Prompts(Lengths(4, 16), seed=3)
+    assert found == [again.next() for _ in range(500)]
+    ids = Prompts(Lengths(4, 16, "uniform"), as_token_ids=True)
+    assert {len(ids.next()) for _ in range(300)} == set(range(4, 17))
+    with pytest.raises(InvalidRequest, match="at most"):
+        Prompts(Lengths(1, 10**7))
+    few = Prompts(Lengths(1, 1), as_token_ids=True)
+    with pytest.raises(InvalidRequest, match=r"different prompts of 1 to 1 tokens; ask for longer ones"):
+        [few.next() for _ in range(100_000)]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "users is None and rate None; give one of them"),
+        ({"users": 1, "rate": 2.0}, "users is 1 and rate 2.0; give one of them"),
+        ({"users": 0}, "users is 0; 1 or more is accepted"),
+        ({"rate": -1.0}, "rate is -1.0; 0.001 or more is accepted"),
+        ({"users": 1, "seconds": float("nan")}, "seconds is nan"),
+        ({"users": 1, "warmup": -1.0}, "warmup is -1.0"),
+    ],
+)
+def test_loads_that_cannot_be(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match="^" + words):
+        LoadSettings(**given)
+
+
+def test_the_running_batch_is_counted() -> None:
+    moments, sizes = running_batch([request(0, 0, 0, [1, 2, 3]), request(1, 0, 0, [2.5, 4]), request(2, 0, 0, [5])])
+    assert (moments, sizes) == ([1, 2.5, 3, 4, 5, 5], [1, 2, 1, 0, 1, 0])
+
+
+ABOUT = {"server": "triton", "version": "2.51.0", "served": "gptj-tiny", "device": "cpu", "dtype": "fp32", "parameters": {}}
+
+
+def test_a_record_is_kept_read_back_and_drawn(tmp_path: Path) -> None:
+    record = LoadRecord.of([made_run(), made_run()], ABOUT)
+    assert record.kind == "load"
+    assert (record.settings["served"], record.settings["device"], record.settings["dtype"]) == ("gptj-tiny", "cpu", "fp32")
+    read = LoadRecord.load(record.save(tmp_path / "load.json"))
+    assert read.to_dict() == record.to_dict()
+    assert read.requests(0) == made_run().requests
+    (axes,) = throughput_plot(read).axes
+    assert [line.get_label() for line in axes.lines] == ["p99", "p50"]
+    bars, batch = timeline_plot(read).axes
+    assert len(bars.patches) == 3 * 4  # waiting, prefill, decode of the four with tokens that count
+    assert batch.lines
+    nothing = LoadRecord.of([LoadRun(LoadSettings(users=1))], ABOUT)
+    for draw in (throughput_plot, timeline_plot):
+        with pytest.raises(InvalidRequest, match="no "):
+            draw(nothing)
+
+
+SHORT: dict[str, Any] = {"seconds": 1.5, "warmup": 0.5, "prompt_tokens": Lengths(4, 16), "new_tokens": Lengths(4, 16)}
+
+
+@pytest.mark.parametrize("load", [{"users": 4}, {"rate": 8.0}])
+def test_a_load_on_a_server(gptj_server: Server, load: dict[str, Any]) -> None:
+    said: list[str] = []
+    settings = LoadSettings(**load, **SHORT, seed=5)
+    run = run_load(gptj_server.grpc, settings, progress=said.append)
+    row = summarise(run)
+    assert row["answered"] == row["requests"] > 0, row["error_words"]
+    assert row["errors"] == {}
+    assert all(4 <= one.prompt_tokens <= 24 and 4 <= one.tokens == len(one.pieces) <= 16 for one in run.counted)
+    assert all(one.due <= one.sent <= one.pieces[0] <= one.pieces[-1] <= one.ended for one in run.requests)
+    assert all(0 <= one.queue_seconds <= one.ttft for one in run.counted)
+    assert row["tokens_per_second"] > 0
+    assert said
+    if "rate" in load:
+        assert [one.due for one in run.requests] == poisson_arrivals(8.0, 2.0, 5)
+    record = LoadRecord.of([run], about_served(gptj_server.grpc))
+    assert record.settings["served"] == "gptj-tiny"
+    assert record.extra["server"]["server"] == "triton"
+    timeline_plot(record)
+
+
+def test_a_load_within_a_notebooks_event_loop(gptj_server: Server) -> None:
+    async def cell() -> LoadRun:
+        return run_load(gptj_server.grpc, LoadSettings(users=1, seconds=0.3, warmup=0, new_tokens=Lengths(2, 2)))
+
+    assert asyncio.run(cell()).requests
+
+
+def test_what_a_server_refuses_is_counted_by_kind(gptj_server: Server) -> None:
+    lengths: dict[str, Any] = {"prompt_tokens": Lengths(4, 8), "new_tokens": Lengths(150, 150)}
+    row = summarise(run_load(gptj_server.grpc, LoadSettings(users=24, seconds=0.5, warmup=0, **lengths)))  # 16 and a queue of 4
+    assert set(row["errors"]) == {"Overloaded"}
+    assert "which is the limit" in row["error_words"]["Overloaded"]
+    assert row["answered"] + row["errors"]["Overloaded"] == row["requests"]
+
+
+def test_no_server_is_no_load() -> None:
+    pytest.importorskip("tritonclient.grpc")
+    with pytest.raises(NotAvailable, match=r"no server answers at 127\.0\.0\.1:1 "):
+        run_load("127.0.0.1:1", LoadSettings(users=1))
+    with pytest.raises(NotAvailable, match=r"127\.0\.0\.1:1 does not say what it serves"):
+        about_served("127.0.0.1:1")
+
+
+def test_perf_analyzer_finds_the_same(gptj_server: Server, tmp_path: Path) -> None:
+    """NVIDIA's own load generator, the same prompts' lengths, four at a time: requests a second within a tenth."""
+    program = shutil.which("perf_analyzer")
+    if program is None:
+        pytest.skip("not measured here: no perf_analyzer")
+    prompts = Prompts(Lengths(16, 16), seed=9, as_token_ids=True)
+    rows = [
+        {
+            "input_ids": {"content": list(prompts.next()), "shape": [16]},
+            **{"stream": [True], "max_new_tokens": [32], "ignore_eos": [True]},
+        }
+        for _ in range(2000)
+    ]
+    data, report = tmp_path / "data.json", tmp_path / "report.csv"
+    data.write_text(json.dumps({"data": rows}))
+    command = [program, "-m", "gptj", "-u", gptj_server.grpc, "-i", "grpc", "--async", "--streaming"]
+    command += ["--concurrency-range", "4", "--input-data", str(data), "--measurement-interval", "5000", "-f", str(report)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    names, values = (line.split(",") for line in report.read_text().splitlines()[:2])
+    theirs = float(values[names.index("Inferences/Second")])
+    settings = LoadSettings(
+        users=4, seconds=5, prompt_tokens=Lengths(16, 16), new_tokens=Lengths(32, 32), as_token_ids=True, seed=10
+    )
+    assert summarise(run_load(gptj_server.grpc, settings))["requests_per_second"] == pytest.approx(theirs, rel=0.1)
