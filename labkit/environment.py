@@ -67,7 +67,6 @@ class Machine:
     gpus: tuple[GPU, ...]
     gpus_why_none: str
     versions: dict[str, str]
-    triton_server: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -86,16 +85,7 @@ def describe() -> Machine:
         gpus=gpus,
         gpus_why_none=why,
         versions=find_versions(),
-        triton_server=find_triton_server(),
     )
-
-
-def find_triton_server() -> str:
-    """Which Triton Inference Server `labkit.serving` would start, in words; empty without one."""
-    from labkit.serving.server.install import find_server
-
-    found = find_server()
-    return found.origin if found else ""
 
 
 def find_cpu(cpuinfo: str | None = None) -> CPU:

@@ -27,12 +27,15 @@ COMMANDS = (
     "bench",
     "tune",
     "serve",
-    "load",
+    "stress",
     "check",
     "release",
     "tour",
     "lab",
 )
+
+OLD_NAMES = {"stress": "load"}
+"""Names that commands had before; they still work, and `--help` does not list them."""
 
 
 def _print_version(asked: bool) -> None:
@@ -58,6 +61,8 @@ def _register() -> None:
     for name in COMMANDS:
         function = getattr(importlib.import_module(f"labkit.cli.{name}"), name)
         app.command(name)(report_errors(function))
+        if name in OLD_NAMES:
+            app.command(OLD_NAMES[name], hidden=True)(report_errors(function))
 
 
 def main() -> None:

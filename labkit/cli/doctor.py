@@ -18,11 +18,13 @@ def doctor(json: JsonOption = False) -> None:
     Example: labkit doctor --json
     """
     from labkit.environment import describe
+    from labkit.serving.server.install import find_server
 
     machine = describe()
     labs = lab_report(machine)
     kernels = native_kernels(machine)
-    _print_tables(machine, kernels, labs)
+    server = found.origin if (found := find_server()) else None
+    _print_tables(machine, kernels, server, labs)
     if json:
         print_json(
             {
@@ -31,7 +33,7 @@ def doctor(json: JsonOption = False) -> None:
                 "gpus": machine.to_dict()["gpus"],
                 "memory_bytes": machine.memory_bytes,
                 "disk_free_bytes": machine.disk_free_bytes,
-                "triton_server": machine.triton_server or None,
+                "triton_server": server,
                 "versions": machine.versions,
                 "labs": labs,
             }
@@ -83,7 +85,7 @@ def native_kernels(machine: Machine) -> dict[str, str]:
     return {"instruction_set": "" if reason else native.instruction_set(), "why_not": reason}
 
 
-def _print_tables(machine: Machine, kernels: dict[str, str], labs: list[dict[str, Any]]) -> None:
+def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None, labs: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -102,7 +104,7 @@ def _print_tables(machine: Machine, kernels: dict[str, str], labs: list[dict[str
         table.add_row(f"GPU {gpu.index}", f"{gpu.name}, {size}, {links}")
     if not machine.gpus:
         table.add_row("GPU", f"none: {machine.gpus_why_none}; labs run on the CPU")
-    table.add_row("Triton server", machine.triton_server or "none; `labkit serve --install` gets one")
+    table.add_row("Triton server", server or "none; `labkit serve --install` gets one")
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     report = Table(title="Labs", title_justify="left")
     for column in ("lab", "title", "runs here", "not measured here"):

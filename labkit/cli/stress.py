@@ -1,4 +1,4 @@
-"""`labkit load`: put load on a server of gptj and say how it fares."""
+"""`labkit stress`: send a server of gptj many requests, and print how long they took."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = ("load", "answered", "tokens/s", "requests/s", "good/s", "TTFT ms", "between ms", "whole ms")
 
 
-def load(
+def stress(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the server's gRPC.")],
     users: Annotated[str, typer.Option(help="Users who ask again when answered; several numbers, separated by commas.")] = "",
     rate: Annotated[str, typer.Option(help="Requests a second that come at random; several, separated by commas.")] = "",
@@ -44,16 +44,16 @@ def load(
 
     Latencies are counted from when a request was due. A generator that does not keep up says so.
 
-    Example: labkit load 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot load.png
+    Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot load.png
     """
-    from labkit.serving.stress import Lengths, LoadRecord, LoadSettings, run_load
+    from labkit.serving.stress import Lengths, StressRecord, StressSettings, run_stress
     from labkit.serving.stress.record import about_served
 
     if bool(users) == bool(rate):
         raise InvalidRequest("give one of --users (closed loop) and --rate (open loop)")
     loads: list[dict[str, Any]] = [{"users": int(one)} for one in _numbers(users, "--users", whole=True)]
     loads += [{"rate": one} for one in _numbers(rate, "--rate")]
-    base = LoadSettings(
+    base = StressSettings(
         **loads[0],
         seconds=seconds,
         warmup=warmup,
@@ -68,7 +68,7 @@ def load(
     )
     settings = [replace(base, **one, seed=seed + number) for number, one in enumerate(loads)]
     served = about_served(address)
-    record = LoadRecord.of([run_load(address, one, progress=say) for one in settings], served)
+    record = StressRecord.of([run_stress(address, one, progress=say) for one in settings], served)
     _print_table(record)
     if save:
         say(f"record written to {record.save(save)}")

@@ -33,13 +33,13 @@ from labkit.engine.schedule.slot_allocator import PADDING_SLOT
 from labkit.engine.schedule.slot_pool import SlotPool
 from labkit.engine.step_failures import failed, may_be_of_one
 from labkit.engine.step_loop import StepLoop
-from labkit.engine.torch_state import undisturbed
 from labkit.errors import NotAvailable
 from labkit.forked import tell
 from labkit.model.batch import FixedBatches
 from labkit.model.forward import Forward, fastest_forward, threads_of
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
+from labkit.torch_state import undisturbed
 
 CLOSED = "the engine was closed; load it again"
 NOT_IN_A_CHILD = (

@@ -20,7 +20,7 @@ from labkit.engine.bad_text_rows import BannedRows
 from labkit.engine.bad_words import BadWords
 from labkit.engine.outputs import NO_TOKEN, TokenLogprob
 from labkit.engine.schedule.sequence import Sequence
-from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
+from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
 
 RESET = 16
 """Mark of a token behind which top_p is itself again; stands beside the marks that `ops.penalize` reads."""

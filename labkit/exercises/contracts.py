@@ -11,7 +11,7 @@ import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from labkit.exercises.case import Case
 from labkit.exercises.kernel_guard import KernelLaunch, in_launch, watch_kernels
 from labkit.measure.torch_traffic import tensors_in
-
-if TYPE_CHECKING:
-    from labkit.exercises.exercise import Case
 
 _SIGNS = {
     "add": " (+)",

@@ -7,22 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import InvalidRequest
+from labkit.exercises.case import Case, directly
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import Contract
-
-
-@dataclass(frozen=True)
-class Case:
-    """One input: what it is in words, and the arguments to call with (fresh ones every time they are made)."""
-
-    label: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-
-def directly(function: Callable[..., Any], case: Case) -> Any:
-    """Call a function on a case, here and now."""
-    return function(*case.args, **case.kwargs)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from labkit.config import GPTJConfig
 from labkit.exercises.async_device import AsyncDevice
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.counted_model import CountedModel
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab00 import decode_floor_ms
 from labkit.exercises.shapes import some_configs
 

@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.exercises.exercise import Case, Exercise, directly
+from labkit.exercises.case import Case, directly
+from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernels import prepare
 from labkit.grading.shorten import shorten
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.describe import describe_difference
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
-from labkit.grading.describe import describe_difference
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED

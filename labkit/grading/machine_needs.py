@@ -7,6 +7,7 @@ from collections.abc import Callable
 from labkit.environment import Machine, describe
 from labkit.exercises.exercise import Exercise
 from labkit.ops.backend import has_triton
+from labkit.serving.server.install import find_server
 
 NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
     "cuda": ("an NVIDIA GPU", lambda machine: bool(machine.gpus)),
@@ -14,7 +15,7 @@ NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
     "triton": ("the package triton", lambda machine: has_triton()),
     "triton_server": (
         "a Triton Inference Server (`labkit serve --install` gets one)",
-        lambda machine: bool(machine.triton_server),
+        lambda machine: find_server() is not None,
     ),
 }
 """What `Exercise.requires` can name: the words for it, and how to see whether it is there."""

@@ -10,13 +10,13 @@ from torch import Tensor
 from labkit import native
 from labkit.checkpoints import Checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
-from labkit.engine.torch_state import undisturbed
 from labkit.model.gptj import GPTJ
 from labkit.model.part import WHOLE, Part
 from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.precision import compute_dtype
+from labkit.torch_state import undisturbed
 
 TRIM_BYTES = 1 << 26
 """Once so many bytes of dense matrices have been packed, free memory between them goes back to the system."""

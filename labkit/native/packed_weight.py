@@ -6,7 +6,6 @@ import functools
 import threading
 from ctypes import byref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,9 +25,7 @@ from labkit.native.library import (
     threads,
 )
 from labkit.native.untouched import untouched
-
-if TYPE_CHECKING:  # the operations are built on this module
-    from labkit.ops.weights import Int4Weight, Int8Weight
+from labkit.weight_formats import Int4Weight, Int8Weight
 
 _NAMES = {F32: "fp32", BF16: "bf16", INT8: "int8", INT4: "int4"}
 _CPU = torch.device("cpu")
@@ -129,8 +126,6 @@ class _Parts:
 
 
 def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
-    from labkit.ops.weights import Int8Weight
-
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
             raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 can")

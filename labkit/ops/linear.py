@@ -10,7 +10,7 @@ from labkit.native.packed_weight import PackedWeight
 from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 from labkit.ops.torch_packed import TorchPackedWeight
-from labkit.ops.weights import DynamicWeight, QuantizedWeight
+from labkit.weight_formats import DynamicWeight, QuantizedWeight
 
 Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
 """What a linear layer multiplies by: `[out, in]`, dense, quantized, or packed for the CPU's kernels."""

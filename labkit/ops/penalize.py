@@ -8,16 +8,8 @@ import torch
 from torch import Tensor
 
 from labkit.ops.backend import on_triton
+from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
 from labkit.ops.registry import operation
-
-IN_PROMPT = 1
-"""Mark of a token that the prompt holds."""
-MADE = 2
-"""Mark of a token that was made behind the prompt."""
-STOP = 4
-"""Mark of a token that ends the text."""
-BANNED = 8
-"""Mark of a token that must not be made."""
 
 
 def penalize_reference(

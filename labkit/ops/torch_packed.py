@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.ops.gelu import gelu as apply_gelu
-from labkit.ops.weights import Int4Weight, Int8Weight
+from labkit.weight_formats import Int4Weight, Int8Weight
 
 ROWS, INPUTS = 16, 32
 

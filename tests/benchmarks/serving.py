@@ -33,7 +33,7 @@ from labkit.serving.python_backend.engine_parameters import compute_threads, loa
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.install import find_server
-from labkit.serving.stress import Lengths, LoadRun, LoadSettings, RequestTimes, percentiles, run_load
+from labkit.serving.stress import Lengths, RequestTimes, StressRun, StressSettings, percentiles, run_stress
 from labkit.serving.stress.prompts import Prompts
 
 MODEL, PROMPT_TOKENS, WARMUP = "gptj-tiny", 32, 0.5
@@ -49,11 +49,11 @@ def served(settings: ServeSettings) -> Iterator[str]:
             yield server.grpc
 
 
-def direct(engine: Engine, settings: LoadSettings) -> LoadRun:
-    """What `run_load` does with users, by the engine itself: a request that ends is followed by the next."""
+def direct(engine: Engine, settings: StressSettings) -> StressRun:
+    """What `run_stress` does with users, by the engine itself: a request that ends is followed by the next."""
     prompts = Prompts(settings.prompt_tokens, seed=settings.seed)
     params = SamplingParams(max_new_tokens=settings.new_tokens.high, ignore_eos=True)
-    run, under_way = LoadRun(settings), {}
+    run, under_way = StressRun(settings), {}
     began = time.perf_counter()
     for _ in range(settings.users or 0):
         under_way[engine.add_request(prompts.next(), params)] = RequestTimes(len(under_way), 0.0, 0.0)
@@ -78,7 +78,7 @@ def direct(engine: Engine, settings: LoadSettings) -> LoadRun:
 class Way:
     """A way to make tokens: the gaps between tokens (seconds) and the tokens a second of each round."""
 
-    def __init__(self, call: Callable[[LoadSettings], LoadRun], users: int) -> None:
+    def __init__(self, call: Callable[[StressSettings], StressRun], users: int) -> None:
         self._call, self._users = call, users
         self.gaps: list[list[float]] = []
         self.speeds: list[float] = []
@@ -86,7 +86,7 @@ class Way:
     def run(self, number: int, seconds: float, tokens: int) -> None:
         """A round, of prompts that no other has."""
         lengths = Lengths(PROMPT_TOKENS, PROMPT_TOKENS), Lengths(tokens, tokens)
-        asked = LoadSettings(
+        asked = StressSettings(
             users=self._users, seconds=seconds, warmup=WARMUP, prompt_tokens=lengths[0], new_tokens=lengths[1], seed=number
         )
         run = self._call(asked)
@@ -180,9 +180,9 @@ def main() -> None:
     with served(asked) as address, load_engine(lambda name, default: parameters.get(name, default)) as engine:
         ways = {
             "engine 1": Way(lambda asked: direct(engine, asked), 1),
-            "served 1": Way(lambda asked: run_load(address, asked), 1),
+            "served 1": Way(lambda asked: run_stress(address, asked), 1),
             "engine all": Way(lambda asked: direct(engine, asked), options.streams),
-            "served all": Way(lambda asked: run_load(address, asked), options.streams),
+            "served all": Way(lambda asked: run_stress(address, asked), options.streams),
         }
         for number in range(options.rounds):
             for place, way in enumerate(ways.values()):

@@ -56,7 +56,7 @@ CALLS: dict[str, list[str]] = {
     "bench": ["bench", *SMALL, "--device", "cpu"],
     "tune": ["tune", "--device", "cpu"],
     "serve": ["serve", "gptj-tiny", "--write-only", "--repository", "REPOSITORY"],
-    "load": ["load", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
+    "stress": ["stress", "127.0.0.1:1", "--users", "1", "--seconds", "0.1"],
     "check": ["check", str(ROOT / "labs/00_class_environment.ipynb")],
     "release": ["release", "--check", "--course", str(ROOT)],
     "tour": ["tour", "--course", str(ROOT)],

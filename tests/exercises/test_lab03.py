@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
-from labkit.exercises.exercise import Case
+from labkit.exercises.case import Case
 from labkit.exercises.lab03 import measurements, small_gptj
 from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER, parallel_block, shard_layer
 from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS, split_rows

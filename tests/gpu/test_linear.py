@@ -21,7 +21,7 @@ from labkit.ops.kernels.linear_plans import LIBRARY, plans
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.ops.kernels.linear_tune import QUANTIZE, tune
 from labkit.ops.kernels.support import arch_of
-from labkit.ops.weights import DynamicWeight, quantize_rows_fp8, quantize_rows_int8
+from labkit.weight_formats import DynamicWeight, quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import guarded_outputs, misaligned
 from tests.ops.kernels.interpreted.test_linear_tune import CONFIG
 from tests.ops.test_ops import random, relative

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 
 
 def row_sums(rows: Any, scale: float) -> Any:

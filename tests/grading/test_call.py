@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.exercises.exercise import Case
+from labkit.exercises.case import Case
 from labkit.grading.call import Outcome, call, run_cases, run_seeds
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from labkit.exercises.comparison import Comparison
-from labkit.grading.describe import Description, brief, describe_difference, mismatch_map
+from labkit.exercises.describe import Description, brief, describe_difference, mismatch_map
 from labkit.plain_values import Foreign
 
 

@@ -166,7 +166,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Verdict]:
     def verdict(source: str) -> Verdict:
         real = notebook_check._run
         monkeypatch.setattr(
-            notebook,
+            notebook_check,
             "_run",
             lambda command, folder, seconds: real([sys.executable, "-c", source, *command[3:]], folder, seconds),
         )

@@ -12,7 +12,7 @@ from scipy import stats
 
 from labkit import native, ops
 from labkit.errors import NotAvailable
-from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
+from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
 from labkit.ops.sample import sample_reference
 
 MASK = (1 << 64) - 1

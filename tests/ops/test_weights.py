@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops import Int4Weight
-from labkit.ops.weights import INT4_LARGEST
+from labkit.weight_formats import INT4_LARGEST
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -17,7 +17,16 @@ import pytest
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.server import Server
-from labkit.serving.stress import Lengths, LoadRecord, LoadRun, LoadSettings, RequestTimes, percentiles, run_load, summarise
+from labkit.serving.stress import (
+    Lengths,
+    RequestTimes,
+    StressRecord,
+    StressRun,
+    StressSettings,
+    percentiles,
+    run_stress,
+    summarise,
+)
 from labkit.serving.stress.arrivals import poisson_arrivals
 from labkit.serving.stress.plots import running_batch, throughput_plot, timeline_plot
 from labkit.serving.stress.prompts import Prompts
@@ -29,10 +38,10 @@ def request(number: int, due: float, sent: float, pieces: list[float], **more: A
     return RequestTimes(number, due, sent, pieces, 10, len(pieces), ended=pieces[-1] if pieces else sent, **more)
 
 
-def made_run() -> LoadRun:
+def made_run() -> StressRun:
     """Warm-up to 1 s, counted to 3 s: two good ones, one slow to begin, one slow between, one refused, one of the warm-up."""
-    settings = LoadSettings(users=2, seconds=2, warmup=1, ttft_limit=0.2, itl_limit=0.05)
-    return LoadRun(
+    settings = StressSettings(users=2, seconds=2, warmup=1, ttft_limit=0.2, itl_limit=0.05)
+    return StressRun(
         settings,
         [
             request(0, 0.5, 0.5, [0.6, 1.5]),
@@ -82,16 +91,16 @@ def test_what_is_good_keeps_both_limits() -> None:
 
 
 def test_a_generator_that_is_late_says_so_and_flatters_nobody() -> None:
-    settings = LoadSettings(rate=50, seconds=2, warmup=0)
+    settings = StressSettings(rate=50, seconds=2, warmup=0)
     due = [number / 50 for number in range(100)]
-    in_time = LoadRun(settings, [request(n, at, at + 0.001, [at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
+    in_time = StressRun(settings, [request(n, at, at + 0.001, [at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
     assert summarise(in_time)["fell_behind"] == ""
-    late = LoadRun(settings, [request(n, at, 2 * at, [2 * at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
+    late = StressRun(settings, [request(n, at, 2 * at, [2 * at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
     row = summarise(late)
     assert row["fell_behind"].startswith("the load generator itself was 1960 ms late with its requests (99th percentile)")
     assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: from when each was due
     assert row["lag_ms"]["max"] == pytest.approx(1980)
-    deaf = LoadRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
+    deaf = StressRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
     assert "300 ms late in noting tokens" in fell_behind(deaf)
 
 
@@ -160,7 +169,7 @@ def test_prompts_are_never_equal_and_as_long_as_asked() -> None:
 )
 def test_loads_that_cannot_be(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match="^" + words):
-        LoadSettings(**given)
+        StressSettings(**given)
 
 
 def test_the_running_batch_is_counted() -> None:
@@ -172,10 +181,10 @@ ABOUT = {"server": "triton", "version": "2.51.0", "served": "gptj-tiny", "device
 
 
 def test_a_record_is_kept_read_back_and_drawn(tmp_path: Path) -> None:
-    record = LoadRecord.of([made_run(), made_run()], ABOUT)
+    record = StressRecord.of([made_run(), made_run()], ABOUT)
     assert record.kind == "load"
     assert (record.settings["served"], record.settings["device"], record.settings["dtype"]) == ("gptj-tiny", "cpu", "fp32")
-    read = LoadRecord.load(record.save(tmp_path / "load.json"))
+    read = StressRecord.load(record.save(tmp_path / "load.json"))
     assert read.to_dict() == record.to_dict()
     assert read.requests(0) == made_run().requests
     (axes,) = throughput_plot(read).axes
@@ -183,7 +192,7 @@ def test_a_record_is_kept_read_back_and_drawn(tmp_path: Path) -> None:
     bars, batch = timeline_plot(read).axes
     assert len(bars.patches) == 3 * 4  # waiting, prefill, decode of the four with tokens that count
     assert batch.lines
-    nothing = LoadRecord.of([LoadRun(LoadSettings(users=1))], ABOUT)
+    nothing = StressRecord.of([StressRun(StressSettings(users=1))], ABOUT)
     for draw in (throughput_plot, timeline_plot):
         with pytest.raises(InvalidRequest, match="no "):
             draw(nothing)
@@ -195,8 +204,8 @@ SHORT: dict[str, Any] = {"seconds": 1.5, "warmup": 0.5, "prompt_tokens": Lengths
 @pytest.mark.parametrize("load", [{"users": 4}, {"rate": 8.0}])
 def test_a_load_on_a_server(gptj_server: Server, load: dict[str, Any]) -> None:
     said: list[str] = []
-    settings = LoadSettings(**load, **SHORT, seed=5)
-    run = run_load(gptj_server.grpc, settings, progress=said.append)
+    settings = StressSettings(**load, **SHORT, seed=5)
+    run = run_stress(gptj_server.grpc, settings, progress=said.append)
     row = summarise(run)
     assert row["answered"] == row["requests"] > 0, row["error_words"]
     assert row["errors"] == {}
@@ -207,22 +216,24 @@ def test_a_load_on_a_server(gptj_server: Server, load: dict[str, Any]) -> None:
     assert said
     if "rate" in load:
         assert [one.due for one in run.requests] == poisson_arrivals(8.0, 2.0, 5)
-    record = LoadRecord.of([run], about_served(gptj_server.grpc))
+    record = StressRecord.of([run], about_served(gptj_server.grpc))
     assert record.settings["served"] == "gptj-tiny"
     assert record.extra["server"]["server"] == "triton"
     timeline_plot(record)
 
 
 def test_a_load_within_a_notebooks_event_loop(gptj_server: Server) -> None:
-    async def cell() -> LoadRun:
-        return run_load(gptj_server.grpc, LoadSettings(users=1, seconds=0.3, warmup=0, new_tokens=Lengths(2, 2)))
+    async def cell() -> StressRun:
+        return run_stress(gptj_server.grpc, StressSettings(users=1, seconds=0.3, warmup=0, new_tokens=Lengths(2, 2)))
 
     assert asyncio.run(cell()).requests
 
 
 def test_what_a_server_refuses_is_counted_by_kind(gptj_server: Server) -> None:
     lengths: dict[str, Any] = {"prompt_tokens": Lengths(4, 8), "new_tokens": Lengths(150, 150)}
-    row = summarise(run_load(gptj_server.grpc, LoadSettings(users=24, seconds=0.5, warmup=0, **lengths)))  # 16 and a queue of 4
+    row = summarise(
+        run_stress(gptj_server.grpc, StressSettings(users=24, seconds=0.5, warmup=0, **lengths))
+    )  # 16 and a queue of 4
     assert set(row["errors"]) == {"Overloaded"}
     assert "which is the limit" in row["error_words"]["Overloaded"]
     assert row["answered"] + row["errors"]["Overloaded"] == row["requests"]
@@ -231,7 +242,7 @@ def test_what_a_server_refuses_is_counted_by_kind(gptj_server: Server) -> None:
 def test_no_server_is_no_load() -> None:
     pytest.importorskip("tritonclient.grpc")
     with pytest.raises(NotAvailable, match=r"no server answers at 127\.0\.0\.1:1 "):
-        run_load("127.0.0.1:1", LoadSettings(users=1))
+        run_stress("127.0.0.1:1", StressSettings(users=1))
     with pytest.raises(NotAvailable, match=r"127\.0\.0\.1:1 does not say what it serves"):
         about_served("127.0.0.1:1")
 
@@ -256,7 +267,7 @@ def test_perf_analyzer_finds_the_same(gptj_server: Server, tmp_path: Path) -> No
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     names, values = (line.split(",") for line in report.read_text().splitlines()[:2])
     theirs = float(values[names.index("Inferences/Second")])
-    settings = LoadSettings(
+    settings = StressSettings(
         users=4, seconds=5, prompt_tokens=Lengths(16, 16), new_tokens=Lengths(32, 32), as_token_ids=True, seed=10
     )
-    assert summarise(run_load(gptj_server.grpc, settings))["requests_per_second"] == pytest.approx(theirs, rel=0.1)
+    assert summarise(run_stress(gptj_server.grpc, settings))["requests_per_second"] == pytest.approx(theirs, rel=0.1)

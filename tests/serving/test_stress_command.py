@@ -1,4 +1,4 @@
-"""`labkit load` as a user meets it."""
+"""`labkit stress` as a user meets it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit.serving.server import Server
-from labkit.serving.stress import LoadRecord
+from labkit.serving.stress import StressRecord
 from tests.cli.test_commands import many
 
 
@@ -16,14 +16,15 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
     pytest.importorskip("tritonclient.grpc")
     somewhere = "127.0.0.1:1"
     cases = [
-        (["load", somewhere], 2, "give one of --users (closed loop) and --rate (open loop)"),
-        (["load", somewhere, "--users", "1", "--rate", "1"], 2, "give one of --users"),
-        (["load", somewhere, "--users", "1.5"], 2, "--users is '1.5'; whole numbers separated by commas are accepted"),
-        (["load", somewhere, "--rate", "much"], 2, "--rate is 'much'; numbers separated by commas are accepted"),
-        (["load", somewhere, "--users", "0"], 2, "users is 0; 1 or more is accepted"),
-        (["load", somewhere, "--users", "1", "--new-tokens", "9-1"], 2, "lengths from 9 to 1"),
-        (["load", somewhere, "--users", "1", "--lengths", "odd"], 2, "the shape of lengths is 'odd'"),
-        (["load", somewhere, "--users", "1"], 1, "127.0.0.1:1 does not say what it serves as gptj"),
+        (["stress", somewhere], 2, "give one of --users (closed loop) and --rate (open loop)"),
+        (["load", somewhere], 2, "give one of --users"),  # the command's old name
+        (["stress", somewhere, "--users", "1", "--rate", "1"], 2, "give one of --users"),
+        (["stress", somewhere, "--users", "1.5"], 2, "--users is '1.5'; whole numbers separated by commas are accepted"),
+        (["stress", somewhere, "--rate", "much"], 2, "--rate is 'much'; numbers separated by commas are accepted"),
+        (["stress", somewhere, "--users", "0"], 2, "users is 0; 1 or more is accepted"),
+        (["stress", somewhere, "--users", "1", "--new-tokens", "9-1"], 2, "lengths from 9 to 1"),
+        (["stress", somewhere, "--users", "1", "--lengths", "odd"], 2, "the shape of lengths is 'odd'"),
+        (["stress", somewhere, "--users", "1"], 1, "127.0.0.1:1 does not say what it serves as gptj"),
     ]
     for (command, status, words), done in zip(cases, many(tmp_path, *(command for command, _, _ in cases)), strict=True):
         assert (done.status, done.out) == (status, ""), command
@@ -32,7 +33,7 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_sweep_is_printed_saved_and_drawn(gptj_server: Server, tmp_path: Path) -> None:
     saved, drawn = tmp_path / "load.json", tmp_path / "load.png"
-    command = ["load", gptj_server.grpc, "--users", "1,3", "--seconds", "1", "--warmup", "0.2", "--new-tokens", "4-8"]
+    command = ["stress", gptj_server.grpc, "--users", "1,3", "--seconds", "1", "--warmup", "0.2", "--new-tokens", "4-8"]
     (done,) = many(tmp_path, [*command, "--save", str(saved), "--plot", str(drawn), "--json"])
     assert done.status == 0, done.errors
     assert "1 user " in done.out
@@ -40,6 +41,6 @@ def test_a_sweep_is_printed_saved_and_drawn(gptj_server: Server, tmp_path: Path)
     values = json.loads(done.out.splitlines()[-1])
     assert [row["users"] for row in values["rows"]] == [1, 3]
     assert values["settings"]["served"] == "gptj-tiny"
-    record = LoadRecord.load(saved)
+    record = StressRecord.load(saved)
     assert [len(record.requests(row)) > 0 for row in (0, 1)] == [True, True]
     assert drawn.read_bytes().startswith(b"\x89PNG")

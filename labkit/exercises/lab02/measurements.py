@@ -13,10 +13,10 @@ import torch
 from labkit import measure, ops
 from labkit.errors import InvalidRequest
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.describe import describe_difference
 from labkit.exercises.kernel_guard import count_memory_bytes
 from labkit.exercises.kernels import interpreted, kernel_device
 from labkit.exercises.lab02.examples import Example, example
-from labkit.grading.describe import describe_difference
 from labkit.measure import plots
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.backend import has_triton

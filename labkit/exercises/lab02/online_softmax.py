@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import HeldContract
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
 
 Blocks = Iterator[tuple[Tensor, Tensor]]

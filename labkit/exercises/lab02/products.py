@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import KernelContract, Part
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.gelu import gelu
 from labkit.ops.linear_gelu import linear_gelu_reference
-from labkit.ops.weights import Int8Weight
+from labkit.weight_formats import Int8Weight
 
 ROOT = 0.7978845608
 """sqrt(2 / pi)."""

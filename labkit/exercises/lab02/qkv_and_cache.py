@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
 
 

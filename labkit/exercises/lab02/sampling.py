@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import NothingDrawn
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import KernelContract, Part
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.decode_attention import decode_attention_reference

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside, values_of
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.model.part import span
 
 NUMBER = 4

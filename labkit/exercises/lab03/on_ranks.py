@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.exercises.exercise import Case
+from labkit.exercises.case import Case
 from labkit.launch import Launched, RankRaisedError, launch
 from labkit.parallel.ledger import COMPUTE, Entry
 

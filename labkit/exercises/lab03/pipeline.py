@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks, values_of
 from labkit.launch import Each, Launched
 from labkit.launch.ledger_compute import compute

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 
 Plan = tuple[int, int, float, float]
 """Instances, batch, delay and longest latency in seconds."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import NotAvailable
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, model_code, stage
 from labkit.serving.repository.checker.config_check import check_config
 from labkit.serving.repository.checker.pbtxt import model_config_class

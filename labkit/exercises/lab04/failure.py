@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import LabServer, batched_config, is_own, lab_server
 from labkit.exercises.lab04.together import job_inputs
 from labkit.serving.channels import client_library, grpc_client

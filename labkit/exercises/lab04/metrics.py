@@ -6,8 +6,9 @@ import random
 import re
 from typing import Any
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 
 SUCCESS, ITEMS, RUNS = "nv_inference_request_success", "nv_inference_count", "nv_inference_exec_count"
 QUEUE, COMPUTE = "nv_inference_queue_duration_us", "nv_inference_compute_infer_duration_us"

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.checkpoints import open_checkpoint
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import line, sentence, some_words
 from labkit.exercises.stubs import stages

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.exercise import Case, Exercise, Mistake
+from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
 from labkit.serving.channels import client_library, grpc_client

@@ -25,7 +25,7 @@ from labkit.ops.kernels.linear_row_int8 import row_int8_triton
 from labkit.ops.kernels.linear_rows import rows_triton
 from labkit.ops.kernels.linear_rows_int4 import rows_int4_triton
 from labkit.ops.kernels.support import arch_of
-from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
+from labkit.weight_formats import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
 
 GPUWeight = Tensor | QuantizedWeight
 """What is multiplied by here."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.support import ceil_div, jit, launch, tl
-from labkit.ops.weights import Int4Weight, Int8Weight
+from labkit.weight_formats import Int4Weight, Int8Weight
 
 BLOCK = 1024
 """Weights that one program makes."""

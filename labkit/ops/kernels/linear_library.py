@@ -9,7 +9,7 @@ from torch import Tensor
 from labkit.ops.gelu import gelu as gelu_reference
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
 from labkit.ops.kernels.linear_finish import finish_triton
-from labkit.ops.weights import Int4Weight, Int8Weight
+from labkit.weight_formats import Int4Weight, Int8Weight
 
 
 def dense_library(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labkit.ops.kernels.layer_norm import row_config
 from labkit.ops.kernels.support import jit, launch, tl
-from labkit.ops.weights import FP8_MAX
+from labkit.weight_formats import FP8_MAX
 
 
 @jit
@@ -43,7 +43,7 @@ def quantize_kernel(
 
 
 def quantize_rows_triton(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`labkit.ops.weights.quantize_rows_int8` or `..._fp8`, by `dtype` (int8, float8_e4m3fn), for `x` `[rows, columns]`."""
+    """`labkit.weight_formats.quantize_rows_int8` or `..._fp8`, by `dtype` (int8, float8_e4m3fn), for `x` `[rows, columns]`."""
     rows, columns = x.shape
     values = torch.empty((rows, columns), dtype=dtype, device=x.device)
     scales = torch.empty((rows,), dtype=torch.float32, device=x.device)

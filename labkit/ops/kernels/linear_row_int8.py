@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labkit.ops.kernels.linear_finish import finish
 from labkit.ops.kernels.support import ceil_div, jit, launch, tl
-from labkit.ops.weights import Int8Weight
+from labkit.weight_formats import Int8Weight
 
 WORDS = 4
 """32-bit words that a thread loads at once; they hold 16 neighbours of a row."""

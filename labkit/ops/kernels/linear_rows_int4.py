@@ -8,7 +8,7 @@ from torch import Tensor
 from labkit.ops.kernels.linear_finish import finish_triton
 from labkit.ops.kernels.linear_rows import store_total, tiling
 from labkit.ops.kernels.support import jit, jit_once_for_all, launch, tl
-from labkit.ops.weights import Int4Weight
+from labkit.weight_formats import Int4Weight
 
 PER_WORD = 4
 """Nibbles in a 16-bit word. Two words, side by side in a register, are worked on at once."""

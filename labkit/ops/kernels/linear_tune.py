@@ -12,8 +12,8 @@ from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.linear_plans import STREAMED_ROWS, rows_bucket
-from labkit.ops.weights import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
 from labkit.precision import compute_dtype
+from labkit.weight_formats import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight
 
 QUANTIZE: dict[str, Callable[[Tensor], linear.GPUWeight]] = {
     "dense": lambda weight: weight,

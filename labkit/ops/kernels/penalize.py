@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.support import ceil_div, jit, launch, tl
-from labkit.ops.penalize import BANNED, IN_PROMPT, MADE, STOP
+from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
 
 
 @jit

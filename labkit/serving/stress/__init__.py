@@ -1,19 +1,19 @@
 """A load generator for the served model `gptj`: users or arrivals, what each request waited for, and what it adds up to."""
 
-from labkit.serving.stress.generator import run_load
+from labkit.serving.stress.generator import run_stress
 from labkit.serving.stress.lengths import Lengths
-from labkit.serving.stress.record import LoadRecord
-from labkit.serving.stress.settings import LoadSettings
+from labkit.serving.stress.record import StressRecord
+from labkit.serving.stress.settings import StressSettings
 from labkit.serving.stress.summary import percentiles, summarise
-from labkit.serving.stress.times import LoadRun, RequestTimes
+from labkit.serving.stress.times import RequestTimes, StressRun
 
 __all__ = [
     "Lengths",
-    "LoadRecord",
-    "LoadRun",
-    "LoadSettings",
     "RequestTimes",
+    "StressRecord",
+    "StressRun",
+    "StressSettings",
     "percentiles",
-    "run_load",
+    "run_stress",
     "summarise",
 ]

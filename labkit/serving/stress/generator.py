@@ -12,8 +12,8 @@ from labkit.errors import LabkitError
 from labkit.serving.client import AsyncClient
 from labkit.serving.stress.arrivals import poisson_arrivals
 from labkit.serving.stress.prompts import Prompts
-from labkit.serving.stress.settings import LoadSettings
-from labkit.serving.stress.times import LoadRun, RequestTimes
+from labkit.serving.stress.settings import StressSettings
+from labkit.serving.stress.times import RequestTimes, StressRun
 
 TICK_SECONDS = 0.01
 """Between two looks at how late the event loop is."""
@@ -22,7 +22,9 @@ PAUSE_AFTER_ERROR = 0.05
 """Seconds that a user waits after an error: one that is refused must not ask a thousand times a second."""
 
 
-def run_load(grpc_address: str, settings: LoadSettings, *, progress: Callable[[str], None] = lambda words: None) -> LoadRun:
+def run_stress(
+    grpc_address: str, settings: StressSettings, *, progress: Callable[[str], None] = lambda words: None
+) -> StressRun:
     """Put load on a server and wait until the last request that was due has ended.
 
     A request that fails is noted with its error; it is not made again. progress: told in words how far it is, each second.
@@ -39,15 +41,15 @@ def run_load(grpc_address: str, settings: LoadSettings, *, progress: Callable[[s
 
 
 class _Generator:
-    def __init__(self, address: str, settings: LoadSettings, progress: Callable[[str], None]) -> None:
+    def __init__(self, address: str, settings: StressSettings, progress: Callable[[str], None]) -> None:
         self._address, self._settings, self._progress = address, settings, progress
         self._prompts = Prompts(settings.prompt_tokens, seed=settings.seed, as_token_ids=settings.as_token_ids)
         self._lengths = random.Random(f"lengths {settings.seed}")
-        self._run = LoadRun(settings)
+        self._run = StressRun(settings)
         self._began = 0.0
         self._ended = 0
 
-    async def run(self) -> LoadRun:
+    async def run(self) -> StressRun:
         async with AsyncClient(
             self._address, model=self._settings.model, timeout=self._settings.timeout, retries=0
         ) as self._client:

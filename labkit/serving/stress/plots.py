@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from labkit.errors import InvalidRequest
 from labkit.measure.figure import NotebookFigure
 from labkit.measure.plots import COLOURS, GREY
-from labkit.serving.stress.record import LoadRecord
+from labkit.serving.stress.record import StressRecord
 from labkit.serving.stress.times import RequestTimes
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MOST_BARS = 120
 """Requests that a timeline has room for."""
 
 
-def throughput_plot(record: LoadRecord, *, title: str = "Throughput and latency under load") -> Figure:
+def throughput_plot(record: StressRecord, *, title: str = "Throughput and latency under load") -> Figure:
     """Tokens a second against the 99th percentile of the time between tokens, a point a load, each named.
 
     Raises `InvalidRequest` when no load has two tokens of one request.
@@ -43,7 +43,7 @@ def throughput_plot(record: LoadRecord, *, title: str = "Throughput and latency 
     return figure
 
 
-def timeline_plot(record: LoadRecord, row: int = -1, *, title: str = "Requests and the running batch") -> Figure:
+def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests and the running batch") -> Figure:
     """A bar a request (waiting, prefill, decode) in the order in which they were due, over how many ran at a time.
 
     Where the server's queue ends is by the server's own clock. Of many requests the first 120 that count have bars. Raises

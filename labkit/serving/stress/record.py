@@ -10,15 +10,15 @@ from labkit.errors import NotAvailable
 from labkit.measure import Record
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.stress.summary import summarise
-from labkit.serving.stress.times import LoadRun, RequestTimes
+from labkit.serving.stress.times import RequestTimes, StressRun
 
 
 @dataclass(frozen=True)
-class LoadRecord(Record):
+class StressRecord(Record):
     """A `Record` of kind "load"; a row is what `summarise` gives. `extra["requests"]` holds the requests of each row."""
 
     @classmethod
-    def of(cls, runs: Sequence[LoadRun], served: dict[str, Any]) -> LoadRecord:
+    def of(cls, runs: Sequence[StressRun], served: dict[str, Any]) -> StressRecord:
         """The record of runs with the same settings but for their load; served: what `about_served` gave before them."""
         settings = runs[0].settings.to_dict()
         asked = {name: value for name, value in settings.items() if name not in ("users", "rate")}

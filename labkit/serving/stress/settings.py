@@ -12,7 +12,7 @@ USUAL = Lengths(8, 64)
 
 
 @dataclass(frozen=True)
-class LoadSettings:
+class StressSettings:
     """Either `users`, each of whom asks again as soon as it is answered (closed loop), or `rate`: requests a second that
     come at random and wait for nobody (open loop).
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from labkit.serving.stress.times import LoadRun
+from labkit.serving.stress.times import StressRun
 
 LATE_SECONDS = 0.02
 """A generator that is later than this with one request or tick in a hundred has not kept up."""
@@ -26,7 +26,7 @@ def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float 
     return found | {"mean": sum(ordered) / len(ordered), "max": ordered[-1], "count": len(ordered)}
 
 
-def summarise(run: LoadRun) -> dict[str, Any]:
+def summarise(run: StressRun) -> dict[str, Any]:
     """A row of a record. Latencies in milliseconds, of requests that were due in the time that counts.
 
     `ttft_ms`: from due to the first token. `itl_ms`: between tokens. `e2e_ms`: from due to the last token, of those answered
@@ -64,7 +64,7 @@ def summarise(run: LoadRun) -> dict[str, Any]:
     }
 
 
-def fell_behind(run: LoadRun) -> str:
+def fell_behind(run: StressRun) -> str:
     """What is to be said of a generator that did not keep up; empty if it did."""
     lags = {"with its requests": [request.sent - request.due for request in run.counted], "in noting tokens": run.loop_lags}
     late = [f"{1e3 * worst:.0f} ms late {what}" for what, values in lags.items() if (worst := _p99(values)) > LATE_SECONDS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from labkit.serving.stress.settings import LoadSettings
+from labkit.serving.stress.settings import StressSettings
 
 
 @dataclass
@@ -52,14 +52,14 @@ class RequestTimes:
 
 
 @dataclass
-class LoadRun:
+class StressRun:
     """All requests of a run, warm-up's too, and how late the generator itself was.
 
     loop_lags: seconds by which a sleep of the generator's event loop lasted too long, taken all along: by as much it may
     have seen tokens late.
     """
 
-    settings: LoadSettings
+    settings: StressSettings
     requests: list[RequestTimes] = field(default_factory=list)
     loop_lags: list[float] = field(default_factory=list)
 

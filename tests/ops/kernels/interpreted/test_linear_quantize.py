@@ -10,7 +10,7 @@ from labkit.ops.kernels.linear import run_plan
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
 from labkit.ops.kernels.linear_plans import LIBRARY, plans, rows_bucket
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
-from labkit.ops.weights import quantize_rows_fp8, quantize_rows_int8
+from labkit.weight_formats import quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative
 
