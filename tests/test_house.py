@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    "errors extras forked host_memory json_file plain_values",
+    "errors extras forked host_memory json_file plain_values sampling_vocabulary",
     "frames home precision config torch_state weight_formats",
     "environment tokenizer native",
     "measure",

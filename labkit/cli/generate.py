@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli import sampling_options as option
 from labkit.cli.output import DeviceOption, JsonOption, ModelOption, PrecisionOption, SeedOption, print_json, say
+from labkit.cli.sampling_options import as_arguments, with_sampling_options
 
 if TYPE_CHECKING:
     from labkit.engine import Completion, Engine, SamplingParams
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 ENDS = {"length": "reached max_new_tokens", "banned": "bad words and the minimum length leave no token that may come"}
 
 
+@with_sampling_options
 def generate(
-    context: typer.Context,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts to continue.")],
     model: ModelOption = "gptj-tiny",
     device: DeviceOption = None,
@@ -27,39 +26,15 @@ def generate(
     json: JsonOption = False,
     tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer; on the CPU unless --device is cuda.")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(help="Stages of layers, each on ranks of its own.")] = 1,
-    max_new_tokens: option.MaxNewTokens = None,
-    min_new_tokens: option.MinNewTokens = 0,
-    stop: option.Stop = None,
-    stop_token_ids: option.StopTokenIds = None,
-    end_token_id: option.EndTokenId = None,
-    ignore_eos: option.IgnoreEos = False,
-    temperature: option.Temperature = 0.0,
-    top_k: option.TopK = 0,
-    top_p: option.TopP = 1.0,
-    top_p_decay: option.TopPDecay = 1.0,
-    top_p_min: option.TopPMin = 0.0,
-    top_p_reset_ids: option.TopPResetIds = None,
-    num_samples: option.NumSamples = 1,
-    repetition_penalty: option.RepetitionPenalty = 1.0,
-    presence_penalty: option.PresencePenalty = 0.0,
-    bad_words: option.BadWords = None,
-    num_beams: option.NumBeams = 1,
-    length_penalty: option.LengthPenalty = 1.0,
-    early_stopping: option.EarlyStopping = "false",
-    num_beam_groups: option.NumBeamGroups = 1,
-    diversity_penalty: option.DiversityPenalty = 0.0,
-    diversity_rate: option.DiversityRate = 0.0,
-    logprobs: option.Logprobs = None,
-    memory_len: option.MemoryLen = None,
-    speculate: option.Speculate = 0,
+    **sampling: Any,
 ) -> None:
     """Continue each prompt; one prompt is written out token by token as it is made.
 
     Example: labkit generate "In the beginning" --temperature 0.8 --top-p 0.95 --max-new-tokens 80
     """
-    from labkit.engine import load
+    from labkit.engine import SamplingParams, load
 
-    params = _params(context.params)
+    params = SamplingParams(seed=seed, **as_arguments(sampling))
     if (tensor_parallel, pipeline_parallel) == (1, 1):
         engine = load(model, device=device, dtype=precision, seed=seed)
     else:
@@ -86,18 +61,6 @@ def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, jso
         for completion in output.completions:
             print(f"{output.prompt}{completion.text}\n")
             _print_logprobs(engine, completion)
-
-
-def _params(given: dict[str, Any]) -> SamplingParams:
-    """The options that are parameters of a continuation, which have its names; a list that was not given is empty."""
-    from labkit.engine import SamplingParams
-
-    early = {"false": False, "true": True}
-    given = given | {"early_stopping": early.get(given["early_stopping"], given["early_stopping"])}
-    lists = {name: given[name] or () for name in ("stop", "stop_token_ids", "top_p_reset_ids", "bad_words")}
-    return SamplingParams(
-        **{field.name: (given | lists)[field.name] for field in fields(SamplingParams) if field.name in given}
-    )
 
 
 def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from labkit.errors import InvalidRequest
+from labkit.sampling_vocabulary import LARGEST
 
-LARGEST = 2**63 - 1
-"""The largest whole number that a tensor of int64 holds."""
 LONGEST_WORD = 1024
 """Characters or tokens of one stop or bad word at most."""
 LONGEST_LIST = 2**16

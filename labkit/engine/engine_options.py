@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from labkit.engine import argument_forms as forms
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.errors import InvalidRequest
+from labkit.sampling_vocabulary import LARGEST
 
 MOST_TOKENS = 2**31 - 1
 """Tokens of a step are counted in int32."""
@@ -31,8 +32,8 @@ _RANGES = {
     "max_batch_size": (1, MOST_SEQUENCES),
     "max_step_tokens": (1, MOST_TOKENS),
     "max_mixed_prefill": (1, MOST_TOKENS),
-    "num_slots": (1, forms.LARGEST),
-    "cache_bytes": (1, forms.LARGEST),
+    "num_slots": (1, LARGEST),
+    "cache_bytes": (1, LARGEST),
 }
 _FLAGS = ("prefix_reuse", "cuda_graphs")
 _MAY_BE_NONE = ("max_mixed_prefill", "num_slots", "cache_bytes")

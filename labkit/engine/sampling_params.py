@@ -1,9 +1,9 @@
-"""What a caller may ask of one prompt's continuation, and every refusal that can be made without seeing the model."""
+"""What a caller may ask of one prompt's continuation, and every refusal that is possible without the model."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,79 +12,27 @@ from torch import Tensor
 from labkit.config import GPTJConfig
 from labkit.engine import argument_forms as forms
 from labkit.errors import InvalidRequest
+from labkit.sampling_vocabulary import PARAMETERS, of_kind
 
 DEFAULT_NEW_TOKENS = 64
-"""New tokens at most where the caller does not say."""
-MOST_LENGTH_PENALTY = 64
-MOST_PROPOSALS = 64
-"""Tokens that can be guessed a step at most."""
-LEAST, MOST = 1e-10, 1e10
-"""Between these a factor of a logit leaves it finite in float32, other factors included; `MOST` bounds differences, too."""
-MOST_SEED = 2**64 - 1
+"""The limit on new tokens where the caller states none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to continue a prompt.
+    """How to continue a prompt. What each parameter means, and its range, stands in `labkit.sampling_vocabulary`.
 
-    Numbers and arrays may be Python's, numpy's or torch's. Lists may be any collection; one text is a list of one, and
-    None an empty one. What is kept is plain: whole numbers, floats, booleans and tuples.
+    Numbers and arrays may be those of Python, numpy or torch. A list may be any collection; one string stands for a list of
+    one, and None for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
 
-    Length and end
-    max_new_tokens: tokens to make at most; left out: 64, or fewer where the context ends.
-    min_new_tokens: until so many are made, the end of text and the stop tokens cannot be chosen, and `stop` does nothing.
-    stop: strings, or sequences of token ids, that end the text just before them, however it is cut into tokens. A special
-        token is no text, but a string with its name (`<|endoftext|>`) is met by it. stop_token_ids: tokens that end it.
-    end_token_id: the token that ends the text in place of the model's own end of text.
-    ignore_eos: go on past the end of text.
-    start_token_id: the token that an empty prompt begins with; without it an empty prompt is refused.
+    `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
+    Libraries whose default temperature is 1 draw in that case; write `temperature=1.0` for the same here.
 
-    Sampling
-    temperature: 0 is greedy; logits are divided by it otherwise (1e-10 to 1e10).
-    top_k: keep the k likeliest tokens; 0 keeps all.
-    top_p: keep the smallest set of tokens whose probability reaches p, in [1e-10, 1].
-    top_k and top_p choose among draws. With temperature 0 nothing is drawn: the text is greedy, and a warning says so. Other
-        libraries whose default temperature is 1 draw then; give `temperature=1.0` for the same here.
-    top_p_decay, top_p_min, top_p_reset_ids: factual-nucleus sampling (Lee et al. 2022): top_p is multiplied by
-        `top_p_decay` after each token, down to `top_p_min`, and is itself again after a token of `top_p_reset_ids`
-        (a full stop, say).
-    seed: equal seeds (0 to 2**64 - 1) give equal text; left out, every call draws its own.
-    num_samples: continuations of this prompt, each with its own random draws (of beam search: its best ones).
+    Beam search draws nothing either. There the temperature divides the logits, 0 leaves them as they are, and penalties and
+    bans apply to log-probabilities, as in transformers.
 
-    Penalties and bans
-    repetition_penalty: logits of tokens in prompt or continuation are divided (if positive) or multiplied (if
-        negative) by it (Keskar et al. 2019), 1e-10 to 1e10; 1 is off.
-    presence_penalty: subtracted from the logits of tokens already in the continuation, -1e10 to 1e10; 0 is off.
-    bad_words: strings that the text does not hold anywhere, inside a word neither (`the` bans `other`), however it is cut
-    into tokens; nor does one begin in the prompt and end in the text. Of sequences of token ids, the last token is
-    banned where the others stand before it. A text ends with the reason "banned" where no token is left.
-
-    Beam search (no draw is made: `temperature` divides the logits, 0 leaves them; penalties and bans work on
-    log-probabilities, as in transformers)
-    num_beams: continuations that are followed at once; 1 is no beam search.
-    length_penalty: a hypothesis' score is its log-probability divided by its number of new tokens to this power.
-    early_stopping: True ends when `num_beams` hypotheses have ended; False when the best running beam, at its present
-        length, scores no better than the worst of them; "never" when it cannot at any length up to the limit.
-    num_beam_groups, diversity_penalty: groups of beams, each penalized by `diversity_penalty` for every beam of an
-        earlier group that took the same token in this step (Vijayakumar et al. 2016).
-    diversity_rate: the r-th likeliest child of a beam (r from 0) is ranked r times this lower (Li et al. 2016); 0 is off.
-
-    What is reported
-    logprobs: None for none, 0 for the chosen tokens' log-probabilities, n for the n likeliest as well; of the
-        model's own distribution, before penalties and temperature. prompt_logprobs: the same of the prompt's tokens.
-
-    What stands before the prompt, and what is remembered
-    soft_prompt: embeddings `[tokens, hidden_size]` in front of the prompt's.
-    prefix_prompt: keys and values `[num_layers, 2, num_heads, prefix_len, head_dim]` of the first `prefix_len` positions.
-    memory_len: the last so many tokens are attended to and kept in the cache; the prompt must fit. None remembers all.
-
-    Speed
-    speculate: up to so many tokens are guessed a step where the last ones occurred before, and kept as far as they are
-        what would have been made without guessing (Saxena 2023); 0 is off. The text does not depend on it. Nothing is
-        guessed with `memory_len`.
-
-    Order of work on the logits: repetition penalty, presence penalty, bad words and minimum length, temperature,
-    top-k, top-p. Raises `InvalidRequest` naming the parameter, what was given and what is accepted.
+    The logits are changed in this order: repetition penalty, presence penalty, bad words and minimum length, temperature,
+    top-k, top-p. Raises `InvalidRequest`, which names the parameter, the given value and what is accepted.
     """
 
     max_new_tokens: int | None = None
@@ -141,15 +89,16 @@ class SamplingParams:
     def _take_forms(self) -> None:
         """Put each value in its plain form; raises `InvalidRequest` for one that has none, or is out of its range."""
         kept: dict[str, Any] = {}
-        for name, (least, most) in _WHOLE.items():
-            value = getattr(self, name)
-            kept[name] = None if value is None and name in _MAY_BE_NONE else forms.whole(name, value, least, most)
-        for name in ("stop_token_ids", "top_p_reset_ids"):
-            kept[name] = forms.token_ids(name, getattr(self, name))
-        for name in ("stop", "bad_words"):
-            kept[name] = forms.words(name, getattr(self, name))
-        for name, (accepted, ok) in _NUMBERS.items():
-            kept[name] = forms.number(name, getattr(self, name), accepted, ok)
+        for each in of_kind("whole number"):
+            value = getattr(self, each.name)
+            kept[each.name] = None if value is None and each.may_be_none else forms.whole(each.name, value, *each.limits)
+        for each in of_kind("token ids"):
+            kept[each.name] = forms.token_ids(each.name, getattr(self, each.name))
+        for each in of_kind("words"):
+            kept[each.name] = forms.words(each.name, getattr(self, each.name))
+        for each in of_kind("number"):
+            if each.name != "top_p_min":
+                kept[each.name] = forms.number(each.name, getattr(self, each.name), each.accepted, each.allows)
         top_p = kept["top_p"]
         kept["top_p_min"] = forms.number("top_p_min", self.top_p_min, f"0 to top_p ({top_p})", lambda p: 0 <= p <= top_p)
         never = isinstance(self.early_stopping, str) and self.early_stopping == "never"
@@ -157,11 +106,9 @@ class SamplingParams:
             "never" if never else forms.flag("early_stopping", self.early_stopping, 'True, False or "never"')
         )
         kept["ignore_eos"] = forms.flag("ignore_eos", self.ignore_eos)
-        if self.soft_prompt is not None:
-            kept["soft_prompt"] = forms.floats("soft_prompt", self.soft_prompt, ("tokens", "hidden_size"))
-        if self.prefix_prompt is not None:
-            shape = ("num_layers", "2", "num_heads", "prefix_len", "head_dim")
-            kept["prefix_prompt"] = forms.floats("prefix_prompt", self.prefix_prompt, shape)
+        for each in of_kind("tensor"):
+            if getattr(self, each.name) is not None:
+                kept[each.name] = forms.floats(each.name, getattr(self, each.name), each.shape)
         for name, value in kept.items():
             object.__setattr__(self, name, value)
 
@@ -251,33 +198,7 @@ class SamplingParams:
             )
 
 
-_WHOLE = {
-    "max_new_tokens": (1, forms.LARGEST),
-    "min_new_tokens": (0, forms.LARGEST),
-    "end_token_id": (0, forms.LARGEST),
-    "start_token_id": (0, forms.LARGEST),
-    "top_k": (0, forms.LARGEST),
-    "seed": (0, MOST_SEED),
-    "num_samples": (1, forms.LARGEST),
-    "num_beams": (1, forms.LARGEST),
-    "num_beam_groups": (1, forms.LARGEST),
-    "logprobs": (0, forms.LARGEST),
-    "prompt_logprobs": (0, forms.LARGEST),
-    "memory_len": (1, forms.LARGEST),
-    "speculate": (0, MOST_PROPOSALS),
-}
-_MAY_BE_NONE = {"max_new_tokens", "end_token_id", "start_token_id", "seed", "logprobs", "prompt_logprobs", "memory_len"}
-_NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "temperature": (f"0 (greedy), or {LEAST:g} to {MOST:g},", lambda t: t == 0 or LEAST <= t <= MOST),
-    "top_p": (f"above 0 ({LEAST:g} or more) and at most 1", lambda p: LEAST <= p <= 1),
-    "top_p_decay": ("above 0 and at most 1 (1 is off)", lambda d: 0 < d <= 1),
-    "repetition_penalty": (f"above 0, from {LEAST:g} to {MOST:g} (1 is off),", lambda r: LEAST <= r <= MOST),
-    "presence_penalty": (f"-{MOST:g} to {MOST:g} (0 is off)", lambda p: abs(p) <= MOST),
-    # A length to the power of the penalty is a float.
-    "length_penalty": (
-        f"-{MOST_LENGTH_PENALTY} to {MOST_LENGTH_PENALTY} (0 is off)",
-        lambda p: abs(p) <= MOST_LENGTH_PENALTY,
-    ),
-    "diversity_penalty": (f"0 (off) to {MOST:g}", lambda d: 0 <= d <= MOST),
-    "diversity_rate": (f"0 (off) to {MOST:g}", lambda d: 0 <= d <= MOST),
-}
+SamplingParams.__doc__ = f"{SamplingParams.__doc__}\n" + "\n".join(
+    f"    {each.name}: {' '.join(filter(None, (each.meaning, each.detail)))}" for each in PARAMETERS
+)
+"""`help(labkit.SamplingParams)` shows every parameter."""

@@ -20,6 +20,7 @@ GIVEN = {
     "--stop": (["end", "over"], {"stop": ["end", "over"]}),
     "--stop-token-id": ([7, 8], {"stop_token_ids": [7, 8]}),
     "--end-token-id": (9, {"end_token_id": 9}),
+    "--start-token-id": (5, {"start_token_id": 5}),
     "--ignore-eos": (None, {"ignore_eos": True}),
     "--temperature": (0.5, {"temperature": 0.5}),
     "--top-k": (40, {"top_k": 40}),
@@ -47,8 +48,8 @@ NEEDED = {
     "--num-beam-groups": ["--num-beams", "4", "--diversity-penalty", "1"],
     "--diversity-penalty": ["--num-beams", "4", "--num-beam-groups", "2"],
 }
-NOT_TYPED = {"soft_prompt", "prefix_prompt", "start_token_id", "prompt_logprobs"}
-"""Parameters that a terminal has no use for: tensors, and the token of an empty prompt, which it cannot be given."""
+NOT_TYPED = {"soft_prompt", "prefix_prompt", "prompt_logprobs"}
+"""Parameters without an option: tensors, and a report that the command does not print."""
 
 app = typer.Typer()
 app.command()(generate)

@@ -13,22 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import InvalidRequest
+from labkit.sampling_vocabulary import PARAMETERS
 from labkit.serving.probe_mark import PARAMETER, is_mark
 from labkit.serving.repository.checker.fault import nearest
 
 _SAME = (
     ("text_input", "INPUT_0", "QUERY", "prompt", "inputs", "input", "query", "text"),
-    ("max_new_tokens", "INPUT_1", "request_output_len", "max_tokens", "max_length", "max_output_tokens", "n_predict"),
-    ("min_new_tokens", "min_tokens", "min_length"),
-    ("bad_words", "INPUT_2", "bad_words_list", "bad_words_ids"),
-    ("stop", "INPUT_3", "stop_words_list", "stop_sequences", "stop_words", "stop_strings"),
-    ("start_token_id", "start_id", "bos_token_id"),
-    ("end_token_id", "end_id", "eos_token_id"),
-    ("top_k", "runtime_top_k"),
-    ("top_p", "runtime_top_p"),
-    ("seed", "random_seed"),
-    ("presence_penalty", "frequency_penalty"),
-    ("logprobs", "is_return_log_probs", "return_log_probs"),
+    *((each.name, *each.other_names) for each in PARAMETERS if each.other_names),
     ("len_penalty", "length_penalty"),
     ("beam_search_diversity_rate", "diversity_rate"),
     ("beam_width", "num_beams", "n", "best_of", "num_samples", "num_return_sequences"),

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from labkit.sampling_vocabulary import PARAMETERS
+
 NUMPY_TYPES: dict[str, Any] = {
     "BOOL": np.bool_,
     "UINT32": np.uint32,
@@ -132,27 +134,14 @@ def _optional(name: str, dtype: str, meaning: str, *, many: bool = False, is_new
 GPTJ_INPUTS = (
     _optional("text_input", "STRING", "the prompt, UTF-8"),
     _optional("input_ids", "UINT32", "the prompt as token ids, in place of text_input", many=True),
-    _optional("stream", "BOOL", "a response a token (true) or one for all (false); false if left out"),
-    _optional("max_new_tokens", "INT32", "new tokens at most"),
-    _optional("min_new_tokens", "INT32", "new tokens before the text may end"),
-    _optional("stop", "STRING", "texts that end the text", many=True),
-    _optional("stop_token_ids", "INT32", "tokens that end the text", many=True),
-    _optional("start_token_id", "INT32", "token that an empty prompt begins with", is_new=True),
-    _optional("end_token_id", "INT32", "the token that ends the text in place of the model's own"),
-    _optional("ignore_eos", "BOOL", "go on past the end of text"),
-    _optional("temperature", "FP32", "0 is greedy, and so is leaving it out"),
-    _optional("top_k", "INT32", "keep the k likeliest tokens; 0 keeps all"),
-    _optional("top_p", "FP32", "keep the smallest set of tokens of probability p"),
-    _optional("top_p_decay", "FP32", "top_p is multiplied by it after each token"),
-    _optional("top_p_min", "FP32", "lower limit of the decayed top_p"),
-    _optional("top_p_reset_ids", "INT32", "tokens after which the decayed top_p begins anew", many=True),
-    _optional("seed", "INT64", "equal seeds give equal text"),
-    _optional("repetition_penalty", "FP32", "1 is off"),
-    _optional("presence_penalty", "FP32", "0 is off"),
-    _optional("bad_words", "STRING", "texts that must not be written", many=True),
-    _optional("logprobs", "BOOL", "whether log-probabilities are computed"),
+    _optional("stream", "BOOL", "a response for each token (true) or one for the whole text (false, the default)"),
+    *(
+        _optional(each.name, each.tensor, each.meaning, many=each.is_list, is_new=each.is_new)
+        for each in PARAMETERS
+        if each.tensor
+    ),
 )
-"""Each but the first three is the parameter of that name of `labkit.SamplingParams`."""
+"""All but the first three are parameters of `labkit.SamplingParams`, described in `labkit.sampling_vocabulary`."""
 
 GPTJ_OUTPUTS = (
     TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),
