@@ -1,4 +1,4 @@
-"""The command line: one module a command, each with a function of the command's name.
+"""The command line: one module for each command, with a function of the command's name.
 
 Command modules import torch and other heavy packages inside their functions only, so that `labkit --help` is quick.
 """

@@ -23,28 +23,37 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
     against: Annotated[str, typer.Option(help="Peers, separated by commas: hf, hf-compiled, ctranslate2, openvino.")] = "hf",
-    seconds: Annotated[float, typer.Option(help="Time for the runs of each batch size, at most.")] = 20.0,
-    rounds: Annotated[int, typer.Option(help="Timed runs of each batch size, at least.")] = 5,
+    seconds: Annotated[float, typer.Option(help="The longest time that the runs of one batch size may take.")] = 20.0,
+    rounds: Annotated[int, typer.Option(help="The smallest number of timed runs of each batch size.")] = 5,
     one_at_a_time: Annotated[
-        bool, typer.Option("--one-at-a-time", help="Build and run one engine after the other; by itself when memory is short.")
+        bool,
+        typer.Option(
+            "--one-at-a-time", help="Build and run one engine after the other. This is automatic when memory is short."
+        ),
     ] = False,
-    tensor_parallel: Annotated[str, typer.Option(help="Shards of a layer to run labkit on as well: 1,2 say.")] = "1",
-    pipeline_parallel: Annotated[str, typer.Option(help="Stages of layers to run labkit on as well: 1,2 say.")] = "1",
+    tensor_parallel: Annotated[
+        str, typer.Option(help="Also run labkit with its layers split over this many ranks: 1,2 for example.")
+    ] = "1",
+    pipeline_parallel: Annotated[
+        str, typer.Option(help="Also run labkit with this many pipeline stages: 1,2 for example.")
+    ] = "1",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the decode steps, collectives apart, to this PNG or SVG file.")
+        Path | None, typer.Option(help="Draw the decode steps, with collectives shown apart, to this PNG or SVG file.")
     ] = None,
     device: DeviceOption = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16, fp16, int8 or int4, several separated by commas; what suits the device when left out."),
+        typer.Option(
+            help="fp32, bf16, fp16, int8 or int4, or several separated by commas; if left out, what suits the device."
+        ),
     ] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Time prefill and decode of labkit and its peers, in turn, on fresh prompts with the same weights.
+    """Time prefill and decode of labkit and of its peers in alternating runs, on fresh prompts and with the same weights.
 
-    What an engine cannot run here is named, with the reason, and left out.
+    An engine that cannot run here is left out, and the reason is printed.
 
     Example: labkit bench --batch 1,8 --prompt-tokens 128 --new-tokens 64 --against hf,openvino
     """
@@ -84,14 +93,16 @@ def _draw(record: Record, path: Path) -> None:
     which = _which(record)
     steps = [row["decode_ms_per_token"] for row in record.rows]
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
-    unseen = ["communication_bytes" in row and "communication_share" not in row for row in record.rows]  # GPUs pass on unseen
+    unseen = [
+        "communication_bytes" in row and "communication_share" not in row for row in record.rows
+    ]  # the host does not see GPUs communicate
     bars = [
         f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not apart)' if together else ''}"
         for row, together in zip(record.rows, unseen, strict=True)
     ]
     parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
     title = "A decode step, milliseconds"
-    plots.parts_plot(bars, parts, xlabel="milliseconds a step", title=title, caption=record.caption()).savefig(path)
+    plots.parts_plot(bars, parts, xlabel="milliseconds per step", title=title, caption=record.caption()).savefig(path)
 
 
 def _print_table(record: Record) -> None:
@@ -99,7 +110,7 @@ def _print_table(record: Record) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    # Narrow enough for 80 columns, since figures that are cut off say nothing.
+    # Narrow enough for 80 columns, because a number that is cut off is useless.
     table = Table(caption=record.caption(), caption_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)
@@ -120,11 +131,11 @@ def _print_table(record: Record) -> None:
     which = _which(record)
     for row in record.rows:
         if "communication_bytes" in row:
-            size = f"{row['communication_bytes'] / 1e3:.1f} kB a step"
+            size = f"{row['communication_bytes'] / 1e3:.1f} kB per step"
             share = (
                 f"{100 * row['communication_share']:.0f} % of a decode step"
                 if "communication_share" in row
-                else "no time apart"
+                else "time not measured apart"
             )
             console.print(f"{row['engine']}, batch {row['batch']}{which(row)}: {share} in collectives, {size}")
     if scaling := record.extra.get("predicted_scaling"):
@@ -140,7 +151,7 @@ def _print_table(record: Record) -> None:
 
 
 def _which(record: Record) -> Callable[[dict[str, Any]], str]:
-    """What a line says of a row's precision: nothing where there is one."""
+    """The words for a row's precision; none if all rows have the same."""
     several = len(record.settings["precisions"]) > 1
     return lambda row: f", {row['precision']}" if several else ""
 

@@ -1,4 +1,4 @@
-"""`labkit check`: the verdicts on notebooks, from outside."""
+"""`labkit check`: checks whole notebooks from the command line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check(
     notebooks: Annotated[list[Path], typer.Argument(metavar="NOTEBOOK...", help="Notebooks of the course.")],
     json: JsonOption = False,
 ) -> None:
-    """Check every exercise in notebooks, each function in a process of its own with limits on time and memory.
+    """Check every exercise of these notebooks, each function in its own process with limits on time and memory.
 
-    Exits with status 1 when an exercise that was attempted fails, and with 2 when a file cannot be read as a lab's notebook;
-    the other notebooks are checked all the same.
+    The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable notebook of a lab. The other
+    notebooks are still checked.
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """
@@ -29,7 +29,7 @@ def check(
     rows: list[dict[str, Any]] = []
     refused: list[LabkitError] = []
     for path in notebooks:
-        say(f"{path}: running each function in a process of its own")
+        say(f"{path}: running each function in its own process")
         try:
             verdicts = check_notebook(path, lambda exercise: say(f"  {exercise.number} {exercise.title}"), say)
         except LabkitError as error:

@@ -1,4 +1,4 @@
-"""`labkit convert`: a checkpoint in another system's form."""
+"""`labkit convert`: writes a checkpoint in the format of another system."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from labkit.cli.output import JsonOption, SeedOption, print_json, say
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A model's name, or a checkpoint in any form named below.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; it may not be there yet.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A model's name, or a checkpoint in any of the formats below.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; it must not exist yet.")],
     format: Annotated[str, typer.Option("--format", help="hf, fastertransformer or megatron.")],
-    tensor_parallel: Annotated[int, typer.Option(help="Ranks that each layer is split over.")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(help="Ranks that the layers are dealt to (megatron).")] = 1,
+    tensor_parallel: Annotated[int, typer.Option(help="The number of ranks that share each layer.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="The number of ranks that share out the layers (megatron).")] = 1,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16; the source's when left out (fastertransformer: fp32).")
+        str | None, typer.Option(help="fp32, fp16 or bf16; if left out, that of the source (fastertransformer: fp32).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a checkpoint that is at DST.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint at DST.")] = False,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Write a GPT-J's weights in Hugging Face's (hf), FasterTransformer's or Megatron-LM's form.
+    """Write the weights of a GPT-J in the format of Hugging Face (hf), FasterTransformer or Megatron-LM.
 
-    SRC may be in any of these, or a NeMo checkpoint (.nemo or unpacked). FasterTransformer's form goes to DST/N-gpu, N being
-    the tensor parallel size. DST gets its name when it is whole. A checkpoint with code in it is refused, and none is run.
+    SRC may be in any of these formats, or a NeMo checkpoint (.nemo or unpacked). The fastertransformer format goes to
+    DST/N-gpu, where N is the tensor parallel size. DST appears under its name only when it is complete. A checkpoint that
+    contains code is refused, and its code is not run.
 
-    Of Megatron-LM and NeMo only GPT-J models map: not learned positions, not a tied head, not a sequential residual with
-    two layer norms (Megatron's usual GPT), not biases in attention. Such a checkpoint is refused, with what differs. What
-    is written for megatron has Megatron's files and names, but a GPT-J's layers, which Megatron's own GPT does not compute.
+    Of Megatron-LM and NeMo checkpoints only GPT-J models can be converted. Learned positions, a tied head, a sequential
+    residual with two layer norms (Megatron's usual GPT) and biases in attention are refused, and the message says what differs.
+    The megatron format has Megatron's files and names, but the layers of a GPT-J, which Megatron's own GPT does not compute.
 
     Example: labkit convert gptj-tiny converted --format fastertransformer --tensor-parallel 2
     """

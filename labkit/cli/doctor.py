@@ -1,4 +1,4 @@
-"""`labkit doctor`: what this machine is and which labs it can run."""
+"""`labkit doctor`: describes this machine and the labs that it can run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MINIMUM_MEMORY = 3 * 2**30
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show this machine, the installed versions, and which labs and exercises run here (with the reason where not).
+    """Show this machine, the installed versions, and the labs and exercises that run here, with the reason if one does not.
 
     Example: labkit doctor --json
     """
@@ -66,7 +66,7 @@ def _not_measured(lab: str, machine: Machine) -> list[dict[str, str]]:
 
 
 def why_not(machine: Machine) -> str:
-    """The reason why no lab runs on this machine; empty when they do."""
+    """The reason why no lab runs on this machine; empty if they run."""
     lacking = [name for name in ("torch", "transformers") if name not in machine.versions]
     if lacking:
         return f"{' and '.join(lacking)} not installed: run `make env`"
@@ -76,7 +76,7 @@ def why_not(machine: Machine) -> str:
 
 
 def native_kernels(machine: Machine) -> dict[str, str]:
-    """The `instruction_set` that labkit's own CPU kernels run in here; where it is empty, `why_not` they do not run."""
+    """The `instruction_set` of labkit's own CPU kernels on this machine; if it is empty, `why_not` says why they do not run."""
     if "torch" not in machine.versions:
         return {"instruction_set": "", "why_not": "torch not installed"}
     from labkit import native

@@ -1,4 +1,4 @@
-"""`labkit evaluate`: how well a model predicts a text."""
+"""`labkit evaluate`: measures how well a model predicts a text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from labkit.errors import InvalidRequest
 
 def evaluate(
     model: ModelOption = "gptj-tiny",
-    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file; the shipped held-out sample when left out.")] = None,
-    window: Annotated[int | None, typer.Option(help="Tokens a forward pass sees; the context when left out.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text file; if left out, the held-out sample that labkit ships.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens per forward pass; the model's context if left out.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Score a text: bits per byte with a 95 % interval, perplexity, and how many tokens were predicted.
+    """Score a text: bits per byte with a 95 % interval, perplexity, and the number of predicted tokens.
 
     Example: labkit evaluate --text my_text.txt
     """

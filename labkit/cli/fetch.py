@@ -1,4 +1,4 @@
-"""`labkit fetch`: make sure that a model's files are on this disk."""
+"""`labkit fetch`: makes sure that the files of a model are on this disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def fetch(
 ) -> None:
     """Download a model, or find it on this disk, and print its directory.
 
-    One that the hub's own cache has (HF_HOME) is taken from there, and one in a LABKIT_HOME that is only read is as good.
-    A download goes on where it stopped, is checked against the hub's SHA-256, and needs room on the disk first.
+    A model in the cache of the Hugging Face hub (HF_HOME) is used from there. A LABKIT_HOME that cannot be written is searched
+    too. A download resumes where it stopped and is checked against the hub's SHA-256. It starts only if the disk has room.
 
     Example: labkit fetch gpt-j-6b
     """

@@ -1,4 +1,4 @@
-"""`labkit generate`: continue prompts in the terminal."""
+"""`labkit generate`: continues prompts in the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.cli.sampling_options import as_arguments, with_sampling_options
 if TYPE_CHECKING:
     from labkit.engine import Completion, Engine, SamplingParams
 
-ENDS = {"length": "reached max_new_tokens", "banned": "bad words and the minimum length leave no token that may come"}
+ENDS = {"length": "reached max_new_tokens", "banned": "bad words and the minimum length leave no token to choose"}
 
 
 @with_sampling_options
@@ -24,11 +24,13 @@ def generate(
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
-    tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer; on the CPU unless --device is cuda.")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(help="Stages of layers, each on ranks of its own.")] = 1,
+    tensor_parallel: Annotated[
+        int, typer.Option(help="The number of ranks that share each layer; on the CPU unless --device is cuda.")
+    ] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages, each on its own ranks.")] = 1,
     **sampling: Any,
 ) -> None:
-    """Continue each prompt; one prompt is written out token by token as it is made.
+    """Continue each prompt. The text of a single prompt is printed token by token as it is generated.
 
     Example: labkit generate "In the beginning" --temperature 0.8 --top-p 0.95 --max-new-tokens 80
     """
@@ -75,7 +77,7 @@ def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
 
 
 def _print_logprobs(engine: Engine, completion: Completion) -> None:
-    """A line a token: its log-probability, its text, and the likeliest ones' likewise."""
+    """One line per token: its log-probability, its text, and the same for the likeliest tokens."""
     for item in completion.logprobs or ():
         top = ", ".join(f"{logprob:.3f} {_text(engine, token)}" for token, logprob in item.top)
         print(f"{item.logprob:9.3f}  {_text(engine, item.token_id):16}" + (f"  of {top}" if top else ""))

@@ -1,4 +1,4 @@
-"""`labkit lab`: a look at the machine, then JupyterLab at the first lab."""
+"""`labkit lab`: describes the machine, then starts JupyterLab at the first lab."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def lab(
     port: Annotated[int, typer.Option(help="First port to try; the next free one is taken.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser, where there is a display.")] = True,
 ) -> None:
-    """Show what this machine is and open JupyterLab at lab 00; its address is printed.
+    """Describe this machine, start JupyterLab at lab 00 and print its address.
 
-    Run again, it names the server that is already running for this folder and starts no second one.
+    If a server already runs for this folder, its address is printed and no second one is started.
 
     Example: labkit lab --port 9000
     """
@@ -40,13 +40,14 @@ def lab(
     has_display = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or sys.platform == "darwin"
     if not is_loopback(f"{ip}:{port}") or ip == "0.0.0.0":
         say(
-            f"--ip {ip}: whoever reaches this machine there and knows the token can run programs as you; it travels unencrypted"
+            f"--ip {ip}: anybody who can reach this address and knows the token can run programs as you; the token is sent "
+            "unencrypted"
         )
     arguments = [f"--ServerApp.ip={ip}", f"--ServerApp.port={port}", f"--ServerApp.root_dir={course.resolve()}"]
     arguments += [f"--LabApp.default_url=/lab/tree/{first.as_posix()}"]
     arguments += [] if browser and has_display else ["--no-browser"]
     arguments += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    say("JupyterLab starts; open the address it prints below. Ctrl-C ends it, your notebooks and progress stay.")
+    say("JupyterLab starts; open the address that it prints below. Ctrl-C ends it; your notebooks and progress are kept.")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
 
@@ -62,5 +63,5 @@ def running_server(course: Path) -> dict[str, str] | None:
 
 
 def address(server: dict[str, str], notebook: Path) -> str:
-    """What to open in a browser for a notebook on a running server."""
+    """The address to open in a browser for a notebook on a running server."""
     return f"{server['url']}lab/tree/{notebook.as_posix()}?token={server['token']}"

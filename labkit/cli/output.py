@@ -1,7 +1,7 @@
-"""What every command shares: where output goes, how errors end, the option types used by many commands.
+"""What all commands share: output, errors, and the types of common options.
 
-Progress and messages go to stderr; with `--json` the last line of stdout is one JSON object. Exit status 0 is
-success, 2 wrong use, 1 failure with one sentence on stderr.
+Progress and messages go to stderr. With `--json` the last line of stdout is one JSON object. The exit status is 0 for success,
+2 for wrong use, and 1 for a failure, which is described in one sentence on stderr.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", help="A model's name (gptj-tiny, gpt-j-6b, gpt-j-6b-synthetic), a directory or config.json."),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; the best there is when left out.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; if left out, a GPU where there is one.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="fp32, bf16, fp16, int8, int4 or fp8; what suits the device when left out.")
+    str | None, typer.Option("--precision", help="fp32, bf16, fp16, int8, int4 or fp8; if left out, what suits the device.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
 def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap a command so that labkit's errors, and a package of an extra that is missing, end it with one sentence."""
+    """Wrap a command so that an error of labkit, or a missing package, ends it with one sentence and no traceback."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Result:
-        warnings.formatwarning = lambda message, *_: f"labkit: {message}\n"  # no line of code: it is no programmer's mistake
+        warnings.formatwarning = lambda message, *_: f"labkit: {message}\n"  # without the line of code
         try:
             try:
                 return command(*arguments, **options)
             finally:
-                sys.stdout.flush()  # a closed pipe shows here, where it is handled, and not at exit
+                sys.stdout.flush()  # raises here, where it is handled, if the pipe is closed
         except LabkitError as error:
             print(f"labkit: {error}", file=sys.stderr)
             raise SystemExit(2 if isinstance(error, InvalidRequest) else 1) from None
@@ -68,14 +68,14 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def write_anything() -> None:
-    """Let stdout and stderr write every character: one that a terminal's encoding lacks as its number, `\\u2014` say."""
+    """Let stdout and stderr write every character; one that the encoding lacks is written as its number, such as `\\u2014`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The names of an option such as `hf,openvino`, in their order and each once."""
+    """The names in an option such as `hf,openvino`, in order and without repeats."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
@@ -84,11 +84,11 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, 1,8 say") from None
+        raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, for example 1,8") from None
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print `value` as one line of JSON; NaN and infinities are refused rather than written."""
+    """Print `value` as one line of JSON. Raises ValueError for NaN and infinities."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""`labkit release`: make the notebooks from their sources."""
+"""`labkit release`: makes the notebooks from their sources."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from labkit.errors import InvalidRequest
 
 def release(
     course: Annotated[Path, typer.Option(help="The course's folder, with solutions/ and labs/.")] = Path(),
-    lab: Annotated[str | None, typer.Option(help="Only this lab, 01 say.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; list the notebooks that are out of step.")] = False,
+    lab: Annotated[str | None, typer.Option(help="Only this lab: 01 for example.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; list the notebooks that do not match their sources.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks that were changed by hand.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -32,7 +34,7 @@ def release(
         raise InvalidRequest(f"there is no lab {lab!r} in {course}; it has {names}")
     if check:
         behind = [str(path) for found in labs for path in stale(found)]
-        print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks are in step with their sources")
+        print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks match their sources")
         if json:
             print_json({"stale": behind})
         raise SystemExit(1 if behind else 0)

@@ -1,4 +1,4 @@
-"""`labkit serve`: GPT-J in a Triton Inference Server, in the foreground."""
+"""`labkit serve`: runs GPT-J in a Triton Inference Server, in the foreground."""
 
 from __future__ import annotations
 
@@ -23,45 +23,50 @@ def serve(
     name: Annotated[
         str,
         typer.Argument(
-            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served as it is."
+            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served unchanged."
         ),
     ] = "gptj-tiny",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     seed: SeedOption = 0,
-    tensor_parallel: Annotated[int, typer.Option(help="Ranks that share each layer.")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(help="Stages of layers, each on ranks of its own.")] = 1,
-    instances: Annotated[int, typer.Option(help="Engines, each with weights and a cache of its own.")] = 1,
-    max_batch: Annotated[int, typer.Option(help="Sequences that an engine runs at a time.")] = 64,
+    tensor_parallel: Annotated[int, typer.Option(help="The number of ranks that share each layer.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages, each on its own ranks.")] = 1,
+    instances: Annotated[int, typer.Option(help="The number of engines, each with its own weights and cache.")] = 1,
+    max_batch: Annotated[int, typer.Option(help="The number of sequences that an engine runs at a time.")] = 64,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; more are refused.")] = 256,
-    request_seconds: Annotated[float, typer.Option(help="That a request may take; then it ends with an error.")] = 600.0,
-    cache_bytes: Annotated[int | None, typer.Option(help="Of each KV cache; what memory allows when left out.")] = None,
+    request_seconds: Annotated[
+        float, typer.Option(help="The longest time for one request, in seconds; then it ends with an error.")
+    ] = 600.0,
+    cache_bytes: Annotated[
+        int | None, typer.Option(help="The size of each KV cache; if left out, as large as memory allows.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of an engine on the CPU; for small models one core is left to the server otherwise.")
+        int | None,
+        typer.Option(help="Threads of an engine on the CPU; if left out, small models leave one core to the server."),
     ] = None,
     http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8002,
     address: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it yourself.")] = "127.0.0.1",
     repository: Annotated[
-        Path | None, typer.Option(help="Where the model repository goes; a temporary folder if left out.")
+        Path | None, typer.Option(help="The folder for the model repository; a temporary one if left out.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the server's output.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Look the repository over, and start nothing.")] = False,
-    write_only: Annotated[bool, typer.Option("--write-only", help="Write the repository, and start nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check the repository and start nothing.")] = False,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the repository and start nothing.")] = False,
     install: Annotated[
-        bool, typer.Option("--install", help="Get a Triton Inference Server where there is none, and end.")
+        bool, typer.Option("--install", help="Install a Triton Inference Server if there is none, and exit.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Serve a model with NVIDIA's Triton Inference Server until Ctrl-C: gRPC, HTTP, and metrics on the ports it prints.
+    """Serve a model with NVIDIA's Triton Inference Server until Ctrl-C. The ports for gRPC, HTTP and metrics are printed.
 
     Example: labkit serve gptj-tiny --max-batch 32
 
         curl -d '{"text_input": "In the beginning"}' 127.0.0.1:8000/v2/models/gptj/generate
 
-    A tritonserver that ends by itself, or that a request ends, is started again.
-    A model repository of your own is looked over first: each fault of a config.pbtxt with its line and what to do.
+    If tritonserver ends by itself or crashes on a request, it is started again.
+    A model repository of your own is checked first: each fault of a config.pbtxt is printed with its line and what to do.
     """
     from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.install import install_server, need_server
@@ -71,7 +76,7 @@ def serve(
         say(f"Triton Inference Server: {install_server(say).executable}")
         return
     if check or is_repository(Path(name)):
-        look_over(Path(name))
+        print_faults(Path(name))
         if not check:
             need_server()
             _run(Path(name), name, (http_port, grpc_port, metrics_port), address, log, json=json)
@@ -110,12 +115,12 @@ def serve(
 
 
 def is_repository(folder: Path) -> bool:
-    """Whether a folder is a model repository, and no model."""
+    """Whether a folder is a model repository, not a model."""
     return any(folder.glob("*/config.pbtxt"))
 
 
-def look_over(repository: Path) -> None:
-    """Print what is wrong with a repository. Raises `InvalidRequest` if something is."""
+def print_faults(repository: Path) -> None:
+    """Print the faults of a repository. Raises `InvalidRequest` if there is one."""
     from labkit.environment import find_gpus
     from labkit.errors import InvalidRequest
     from labkit.serving.repository.checker.repository_check import check_repository
@@ -125,9 +130,9 @@ def look_over(repository: Path) -> None:
         say(str(fault))
     if faults:
         raise InvalidRequest(
-            f"{repository} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}, named above; mend them first"
+            f"{repository} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}, named above; correct them first"
         )
-    say(f"{repository} is in order")
+    say(f"{repository} has no faults")
 
 
 def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool) -> None:
@@ -147,12 +152,15 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
         metrics_port=metrics,
         address=address,
         log=log,
-        progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # not on the line of the status
+        progress=lambda words: say(f"\n{words}" if is_ready.is_set() else words),  # not on the status line
         give_up=told.is_set,
     )
     with server:
         if is_visible(server.pid, server.grpc):
-            say("this machine forbids ptrace: all its users can see in the process list what lets them load models here")
+            say(
+                "this machine forbids ptrace, so the server's secret shows in the process list: every user of this machine can "
+                "read it there, and load models into this server"
+            )
         is_ready.set()
         say(f"ready: HTTP {server.http}, gRPC {server.grpc}, metrics {server.metrics}; Ctrl-C ends it")
         if json:
@@ -170,7 +178,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
 
 
 def _show_status(server: Server, told: threading.Event, name: str) -> None:
-    """One line that is written over on a terminal, and what the watchdog did, until told to end."""
+    """Until told to end: update a status line on a terminal, and report restarts and repairs."""
     from labkit.errors import NotAvailable
     from labkit.serving.server.status_line import status_line
 
@@ -182,13 +190,13 @@ def _show_status(server: Server, told: threading.Event, name: str) -> None:
         for restart in list(server.restarts)[-1:]:
             if restart.number > restarts:
                 restarts, began = restart.number, time.monotonic()
-                say(f"\ntritonserver answers again after {restart.seconds:.1f} s; restarts up to now: {restarts}")
+                say(f"\ntritonserver answers again after {restart.seconds:.1f} s; restarts so far: {restarts}")
         for repair in list(server.watchdog.repairs) if server.watchdog else []:
             if repair.when <= last:
                 continue
             last = repair.when
             how = f"failed: {repair.failure}" if repair.failure else f"took {repair.seconds:.1f} s"
-            say(f"\n{repair.model} did not answer and was loaded anew, which {how}")
+            say(f"\n{repair.model} did not answer and was loaded again, which {how}")
         if sys.stderr.isatty():
             width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
             line = status_line(server.metrics, time.monotonic() - began, name, restarts)

@@ -19,32 +19,37 @@ COLUMNS = ("load", "answered", "tokens/s", "requests/s", "good/s", "TTFT ms", "b
 
 def stress(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the server's gRPC.")],
-    users: Annotated[str, typer.Option(help="Users who ask again when answered; several numbers, separated by commas.")] = "",
-    rate: Annotated[str, typer.Option(help="Requests a second that come at random; several, separated by commas.")] = "",
-    seconds: Annotated[float, typer.Option(help="Time of each load that counts.")] = 10.0,
-    warmup: Annotated[float, typer.Option(help="Seconds of each load before that.")] = 2.0,
+    users: Annotated[str, typer.Option(help="Users who each send a request when the last is answered: 4, or 1,4,16.")] = "",
+    rate: Annotated[str, typer.Option(help="Requests per second at random times, whoever waits: 10, or 5,10,20.")] = "",
+    seconds: Annotated[float, typer.Option(help="How long to measure each number of users, or each rate.")] = 10.0,
+    warmup: Annotated[float, typer.Option(help="Seconds to run before each measurement.")] = 2.0,
     prompt_tokens: Annotated[str, typer.Option(help="Tokens of a prompt: 16, or 8-64.")] = "8-64",
     new_tokens: Annotated[str, typer.Option(help="New tokens: 16, or 8-64.")] = "8-64",
-    lengths: Annotated[str, typer.Option(help="How lengths are spread: lognormal or uniform.")] = "lognormal",
+    lengths: Annotated[str, typer.Option(help="How lengths are distributed: lognormal or uniform.")] = "lognormal",
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    ttft_limit: Annotated[float, typer.Option(help="Milliseconds to the first token that a good request keeps.")] = 500.0,
-    itl_limit: Annotated[float, typer.Option(help="Milliseconds between tokens, on average, that it keeps.")] = 50.0,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
+    ttft_limit: Annotated[
+        float, typer.Option(help="A good request has its first token within this many milliseconds.")
+    ] = 500.0,
+    itl_limit: Annotated[
+        float, typer.Option(help="A good request has at most this many milliseconds between tokens on average.")
+    ] = 50.0,
+    timeout: Annotated[float, typer.Option(help="Give up a request after this many seconds.")] = 60.0,
     token_ids: Annotated[
         bool, typer.Option("--token-ids", help="Send prompts as token ids: for models without a tokenizer.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw throughput (several loads) or the timeline (one) to this PNG or SVG file.")
+        Path | None, typer.Option(help="Draw throughput (of several runs) or a timeline (of one) to this PNG or SVG file.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Send prompts that are never alike, as users or as strangers do, and time every token.
+    """Send many different prompts to a server and time every token.
 
-    Latencies are counted from when a request was due. A generator that does not keep up says so.
+    --users waits for answers, as people do (closed loop); --rate does not (open loop). Latencies count from the time at which a
+    request was due. If this program cannot send requests fast enough, it says so.
 
-    Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot load.png
+    Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot stress.png
     """
     from labkit.serving.stress import Lengths, StressRecord, StressSettings, run_stress
     from labkit.serving.stress.record import about_served
@@ -88,7 +93,7 @@ def _numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
         return [int(part) if whole else float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         kind = "whole numbers" if whole else "numbers"
-        raise InvalidRequest(f"{option} is {text!r}; {kind} separated by commas are accepted, 1,4,16 say") from None
+        raise InvalidRequest(f"{option} is {text!r}; {kind} separated by commas are accepted, for example 1,4,16") from None
 
 
 def _print_table(record: Record) -> None:
@@ -110,7 +115,7 @@ def _print_table(record: Record) -> None:
         )
     console = Console()
     console.print(table)
-    console.print("latencies: median / 99th percentile, from when a request was due; good: both limits kept")
+    console.print("latencies: median / 99th percentile, from the time a request was due; good: within both limits")
     for row in record.rows:
         for kind, count in row["errors"].items():
             console.print(f"{row['load']}: {count} x {kind}: {row['error_words'][kind]}", highlight=False)

@@ -1,4 +1,4 @@
-"""`labkit tour`: the solved labs without a browser, and the ladder they climb."""
+"""`labkit tour`: runs the solved labs without a browser and prints the speed ladder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def tour(
     course: Annotated[Path, typer.Option(help="The course's folder, with solutions/.")] = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Run every solved lab and print the speed ladder it makes; your own progress and ladder are left alone.
+    """Run every solved lab and print the resulting speed ladder. Your own progress and ladder do not change.
 
     Example: labkit tour
     """

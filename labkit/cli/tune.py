@@ -1,4 +1,4 @@
-"""`labkit tune`: which kernels are the fastest for a model on this GPU."""
+"""`labkit tune`: finds the fastest kernels for a model on this GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from labkit.errors import InvalidRequest, NotAvailable
 def tune(
     model: ModelOption = "gpt-j-6b",
     precision: PrecisionOption = None,
-    batch: Annotated[str, typer.Option(help="Sequences of a decode step, separated by commas.")] = "1,2,4,8,16,32,64",
+    batch: Annotated[str, typer.Option(help="Sequences per decode step, several separated by commas.")] = "1,2,4,8,16,32,64",
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure the kernels of a model's linear layers on this GPU, once, and keep the fastest in autotune.json.
+    """Measure the kernels of a model's linear layers on this GPU, and keep the choice of the fastest in autotune.json.
 
-    Needs no weights. Engines that are loaded later find the choices; other versions of driver, torch or Triton are tuned anew.
+    No weights are needed. Engines that are loaded later use these choices. Tune again after a change of the driver, of torch or
+    of Triton.
 
     Example: labkit tune --model gpt-j-6b --precision int8 --batch 1,8
     """
@@ -31,7 +32,7 @@ def tune(
     if min(batches) < 1:
         raise InvalidRequest(f"--batch is {batch!r}; at least one sequence is accepted")
     if target.type != "cuda":
-        raise NotAvailable(f"tuning chooses among the kernels of a GPU, and the device is {target}; the CPU's need none")
+        raise NotAvailable(f"the device is {target}; tuning is for the kernels of a GPU, and those of a CPU need none")
     from labkit.ops.kernels.linear_tune import tune_model
 
     lines: list[str] = []
@@ -42,6 +43,6 @@ def tune(
 
     tune_model(config_of(model), as_precision(precision, target), batches, target, report)
     if not lines:
-        say("nothing to tune: the choices are there, or so many sequences are the library's work")
+        say("nothing to tune: the choices exist already, or batches of this size use NVIDIA's library")
     if json:
         print_json({"tuned": lines, "file": str(home() / "autotune.json")})

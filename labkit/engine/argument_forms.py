@@ -1,7 +1,7 @@
-"""From what a person writes to the one form that the engine keeps.
+"""Turns the values that a caller writes into the plain form that the engine keeps.
 
-What is unambiguous is accepted, numbers and arrays of numpy and torch included; the rest raises `InvalidRequest`, which names
-the parameter, what was given and what is accepted. It does not know the model.
+Every unambiguous value is accepted, numbers and arrays of numpy and torch among them. Anything else raises `InvalidRequest`,
+which names the parameter, the given value and what is accepted. This module does not know the model.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import LARGEST
 
 LONGEST_WORD = 1024
-"""Characters or tokens of one stop or bad word at most."""
+"""The largest number of characters or tokens of one stop word or bad word."""
 LONGEST_LIST = 2**16
-"""Characters and tokens of all stop or bad words of a request together at most: every step looks for them."""
-_SHOWN = 200  # characters of a value that a message repeats at most
+"""The largest number of characters and tokens of all stop words or bad words of a request: every step searches for them."""
+_SHOWN = 200  # a message repeats at most this many characters of a value
 
 Word: TypeAlias = str | tuple[int, ...]
 """A stop or bad word: a text, or token ids."""
 
 
 def shown(value: Any) -> str:
-    """The value as a message repeats it: in one line, and cut where it is long."""
+    """The value as a message repeats it: on one line, and shortened if it is long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # a repr may fail; of a whole number of thousands of digits it does
+    except Exception:  # repr may fail, and does for a whole number of thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def plain(value: Any) -> Any:
-    """A number of numpy or torch, or an array without dimensions, as Python's own; anything else as it is."""
+    """A number of numpy or torch, or an array without dimensions, as a Python number; anything else unchanged."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         try:
             return value.item()
-        except Exception:  # a tensor without data, say; whoever asked refuses it by name
+        except Exception:  # a tensor without data, for example; the caller refuses it by name
             return value
     return value
 
 
 def listed(value: Any) -> Any:
-    """An array with dimensions as (nested) lists of Python's own numbers; anything else as `plain` gives it."""
+    """An array with dimensions as (nested) lists of Python numbers; anything else as `plain` returns it."""
     if getattr(value, "shape", ()) != () and hasattr(value, "tolist"):
         try:
             return value.tolist()
@@ -60,7 +60,7 @@ def listed(value: Any) -> Any:
 
 
 def whole(name: str, value: Any, least: int, most: int = LARGEST, verb: str = "is") -> int:
-    """A whole number from `least` to `most` (True, False and 2.0 are none)."""
+    """A whole number from `least` to `most`. True, False and 2.0 are refused."""
     given = plain(value)
     try:
         found = None if isinstance(given, bool) else operator.index(given)
@@ -73,7 +73,7 @@ def whole(name: str, value: Any, least: int, most: int = LARGEST, verb: str = "i
 
 
 def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> float:
-    """A number for which `ok` holds; `accepted` says that in words."""
+    """A number for which `ok` returns True; `accepted` states the range in words."""
     given = plain(value)
     if isinstance(given, numbers.Real | Decimal) and not isinstance(given, bool):
         try:
@@ -86,7 +86,7 @@ def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) ->
 
 
 def flag(name: str, value: Any, accepted: str = "True or False") -> bool:
-    """True or False, or 1 or 0; a text such as "false" is neither."""
+    """True or False, or 1 or 0. A text such as "false" is refused."""
     given = plain(value)
     if isinstance(given, bool) or (type(given) is int and given in (0, 1)):
         return bool(given)
@@ -94,7 +94,7 @@ def flag(name: str, value: Any, accepted: str = "True or False") -> bool:
 
 
 def items(value: Any) -> list[Any] | None:
-    """What a list, a tuple, an array, a generator or the like holds; None for what is no such thing (a text, a dict)."""
+    """The elements of a list, tuple, array, generator or similar; None for anything else, such as a text or a dict."""
     value = listed(value)
     if isinstance(value, str | bytes | bytearray | memoryview | Mapping) or not isinstance(value, Iterable):
         return None
@@ -102,7 +102,7 @@ def items(value: Any) -> list[Any] | None:
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
-    """Token ids, each once: none (None), one number, or any collection of numbers."""
+    """Token ids without repeats, from None (no ids), one number, or any collection of numbers."""
     if value is None:
         return ()
     found = items(value)
@@ -115,7 +115,7 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
 
 
 def words(name: str, value: Any) -> tuple[Word, ...]:
-    """Words, each a text or token ids: none (None), one text, or any collection of words."""
+    """Words, each a text or token ids, from None (no words), one text, or any collection of words."""
     if value is None:
         return ()
     given = plain(value)
@@ -132,7 +132,7 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
     if max(lengths, default=0) > LONGEST_WORD or sum(lengths) > LONGEST_LIST:
         raise InvalidRequest(
             f"{name} holds {len(kept)} words of up to {max(lengths)} characters or tokens, {sum(lengths)} in all; at most "
-            f"{LONGEST_WORD} a word and {LONGEST_LIST} in all are accepted"
+            f"{LONGEST_WORD} per word and {LONGEST_LIST} in all are accepted"
         )
     return kept
 
@@ -155,7 +155,7 @@ def _word(name: str, value: Any) -> Word:
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 can write it: half a character ("\\ud83d") never stands in a text."""
+    """Whether UTF-8 can encode it. Half a character ("\\ud83d") cannot be encoded."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -164,12 +164,12 @@ def _is_text(value: str) -> bool:
 
 
 def _decoded(value: Any) -> str:
-    """Advice to whoever gave bytes."""
-    return "; bytes are no text: decode() them" if isinstance(value, bytes | bytearray | memoryview) else ""
+    """Advice for a caller who gave bytes."""
+    return "; bytes are not text: decode() them" if isinstance(value, bytes | bytearray | memoryview) else ""
 
 
 def floats(name: str, value: Any, shape: tuple[str, ...]) -> Tensor:
-    """A tensor of finite floats (or such an array of numpy) with as many dimensions as `shape` names."""
+    """A tensor or numpy array of finite floats, as a tensor. It has as many dimensions as `shape` has names."""
     given = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype in _FLOATS else value
     if (
         not isinstance(given, Tensor)
@@ -182,7 +182,7 @@ def floats(name: str, value: Any, shape: tuple[str, ...]) -> Tensor:
         what = f"a {value.dtype} array of shape {list(value.shape)}" if is_array else shown(value)
         raise InvalidRequest(f"{name} is {what}; a tensor of floats of shape [{', '.join(shape)}] is accepted")
     if not bool(torch.isfinite(given.float()).all()):
-        raise InvalidRequest(f"{name} holds numbers that are not finite in float32; mend them, or leave {name} out")
+        raise InvalidRequest(f"{name} holds numbers that are not finite in float32; give finite ones, or leave {name} out")
     return given.detach()
 
 

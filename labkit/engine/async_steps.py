@@ -1,6 +1,6 @@
-"""Requests of an event loop: their steps run in a thread, their events come back to the loop, which never waits.
+"""Requests from an asyncio event loop: a thread runs their steps and sends the events to the loop, which never blocks.
 
-Knows of the engine only how requests join, leave and go a step on.
+Of the engine it knows three functions only: add requests, remove requests, run one step.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from labkit.errors import LabkitError
 
 
 class LoopInbox:
-    """Takes events in any thread and gives them to the event loop in which it was made."""
+    """Takes events in any thread and passes them to the event loop in which it was created."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
 
     def append(self, event: TokenEvent | Exception, /) -> None:
-        """Hand an event on, or what ends the stream."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
+        """Pass on an event, or the error that ends the stream."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the event
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def get(self) -> TokenEvent:
-        """The next event; raises what ended the request."""
+        """The next event. Raises the error that ended the request."""
         event = await self._queue.get()
         if isinstance(event, Exception):
             raise event
@@ -47,15 +47,15 @@ class Call:
 
     @property
     def goes_on(self) -> bool:
-        """Whether one of its requests has not ended."""
+        """Whether one of its requests is still running."""
         return any(request.unfinished for request in self.requests)
 
 
 class AsyncSteps:
-    """A thread that steps as long as a call is under way; there is none while there is no call.
+    """A thread that runs steps while there are calls. Without calls there is no thread.
 
-    `submit` and `withdraw` take requests, `advance` is one step. They may wait for other threads' steps, so they are called
-    in this thread alone, and never in the event loop's.
+    submit, withdraw: add or remove requests. advance: run one step. All three may wait for steps of other threads, so they are
+    called in this thread only and never in the event loop's thread.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class AsyncSteps:
         self._lock = threading.Lock()  # never held for long
         self._arrived: list[Call] = []
         self._ended: list[Call] = []
-        self._calls: list[Call] = []  # under way; the thread's own
+        self._calls: list[Call] = []  # running now; only the thread uses this list
         self._thread: threading.Thread | None = None
 
     def begin(self, call: Call) -> None:
-        """Let a call join before the next step."""
+        """Add a call; it takes part from the next step on."""
         with self._lock:
             self._arrived.append(call)
             if self._thread is None:
@@ -80,13 +80,13 @@ class AsyncSteps:
                 self._thread.start()
 
     def end(self, call: Call) -> None:
-        """Take back, before the next step, what has not ended of a call that has begun."""
+        """Remove the unfinished requests of a call before the next step."""
         if call.goes_on:
             with self._lock:
                 self._ended.append(call)
 
     def fail(self, error: LabkitError) -> None:
-        """End all streams with this: their requests were taken back by somebody else."""
+        """End all streams with this error; somebody else has already removed their requests."""
         with self._lock:
             for call in self._calls + self._arrived:
                 call.inbox.append(error)
@@ -107,10 +107,10 @@ class AsyncSteps:
                     self._try(partial(self._submit, call.requests), [call])
             if self._calls:
                 self._try(self._advance, self._calls)
-            time.sleep(0)  # a thread that waits for the engine has its turn
+            time.sleep(0)  # lets a thread that waits for the engine run
 
     def _try(self, do: Callable[[], None], calls: list[Call]) -> None:
-        """Do it; what it raises goes to these calls, and ends them."""
+        """Call `do`. If it raises, these calls get the error and end."""
         try:
             do()
         except BaseException as error:
@@ -121,7 +121,7 @@ class AsyncSteps:
 
 
 async def stream_of(steps: AsyncSteps, begin: Callable[[Inbox], list[Request]]) -> AsyncGenerator[TokenEvent, None]:
-    """The events of the requests that `begin` makes for an inbox; it is called in a thread, since it reads the prompts."""
+    """The events of the requests that `begin` makes for an inbox. `begin` runs in a thread, because it tokenizes prompts."""
     inbox = LoopInbox()
     call = Call(await asyncio.to_thread(begin, inbox), inbox)
     left = sum(len(request.sequences) for request in call.requests)

@@ -1,7 +1,7 @@
-"""Texts that must not be written: which tokens would complete one, given the bytes that were written last.
+"""Finds the tokens that would complete a forbidden text, given the bytes that were written last.
 
-A text is a string of bytes here, so that it does not matter how it is cut into tokens: the end of one token, whole tokens
-and the beginning of another may spell it, and a token may hold part of a character. It does not know the model.
+Texts are compared as bytes, so it does not matter how they are cut into tokens: a text may begin inside one token and end
+inside another, and a token may hold part of a character. This module does not know the model.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_NO_UTF8 = b"\xff"  # stands in no text that UTF-8 can write
+_NO_UTF8 = b"\xff"  # a byte that never occurs in UTF-8
 _MOST_KEPT = 2**22
-"""Token ids that the states of one `BannedText` keep in memory, all together."""
+"""The largest number of token ids that the states of one `BannedText` keep in memory."""
 
 
 class TokenTexts:
-    """The bytes of every token of a vocabulary, `texts[token]`, in order and end to end, so that they can be searched."""
+    """The bytes of every token of a vocabulary, `texts[token]`, sorted and joined for fast search."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         order = sorted((token for token, text in enumerate(texts) if text), key=lambda token: texts[token])
@@ -41,7 +41,7 @@ class TokenTexts:
         """The tokens whose bytes hold the UTF-8 string `text` as a whole."""
         places: list[int] = []
         if len(text) <= self._longest and (count := self._joined.count(text)):
-            if count > 1000:  # many: an expression steps from one to the next faster than Python does, but starts slowly
+            if count > 1000:  # a regular expression is slow to start, but faster for many matches
                 places = [found.start() for found in re.finditer(re.escape(text), self._joined)]
             else:
                 place = -len(text)
@@ -50,10 +50,11 @@ class TokenTexts:
 
 
 class BannedText:
-    """An automaton over bytes (Aho and Corasick 1975) that tells for each of its states which tokens are banned.
+    """An automaton over bytes (Aho and Corasick 1975). Each of its states bans certain tokens.
 
-    State 0 is the start. A state is the longest beginning of a word that the text ends in; its tokens are found when they are
-    first asked for, and kept. `words` are UTF-8 strings of a byte or more. Shared by all sequences with the same words.
+    A state stands for the longest prefix of a word with which the text now ends; state 0 stands for none. The banned tokens of
+    a state are computed on first use and kept. words: UTF-8 strings of at least one byte. All sequences with the same words
+    share one automaton.
     """
 
     def __init__(self, words: Iterable[bytes], tokens: TokenTexts) -> None:
@@ -62,7 +63,7 @@ class BannedText:
         self.longest = max(map(len, self._words))
         self._next: dict[tuple[int, int], int] = {}
         self._depth, self._parents, self._bytes = [0], [0], [0]
-        self._first, self._last = [0], [len(self._words)]  # the words that begin with what the state stands for
+        self._first, self._last = [0], [len(self._words)]  # the range of words that begin with the state's prefix
         for place, word in enumerate(self._words):
             self._add(place, word)
         self._fall = self._falls()
@@ -94,8 +95,8 @@ class BannedText:
         return self.advance(0, b"".join(reversed(end)))
 
     def banned(self, state: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The tokens that hold a word, and those that complete one after this state: int64 on the device, in order."""
-        self._holding = self._holding.to(device)  # itself, but for the first time
+        """The tokens that contain a word, and those that complete one after this state: two sorted int64 tensors."""
+        self._holding = self._holding.to(device)  # copies the first time only
         if state not in self._kept:
             tokens = torch.from_numpy(_union(self._completing(state))).to(device)
             if self._num_kept + len(tokens) > _MOST_KEPT:
@@ -106,7 +107,7 @@ class BannedText:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """The tokens that begin with the rest of a word, for every beginning of a word that the text ends in."""
+        """The tokens that begin with the rest of a word, for every prefix of a word with which the text ends."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}
@@ -128,7 +129,7 @@ class BannedText:
             self._last[state] = place + 1
 
     def _falls(self) -> list[int]:
-        """For each state, the state of the longest ending of its text that is a beginning of a word as well."""
+        """For each state, the state of the longest proper suffix of its text that is also a prefix of a word."""
         falls = [0] * len(self._depth)
         for state in sorted(range(1, len(self._depth)), key=self._depth.__getitem__):
             if self._depth[state] > 1:

@@ -1,4 +1,4 @@
-"""Bad words given as text: made for a request, and kept step by step for each running sequence."""
+"""Bad words given as text: the automata of a request, and the state of each running sequence in them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.tokenizer import Tokenizer
 
 _MOST_SETS = 8
-"""Sets of bad words whose automata are kept for the next request that brings the same ones."""
+"""The number of sets of bad words whose automata are kept for later requests with the same set."""
 
 
 class TextBans:
-    """Makes the bans of a request from its bad words, over the first `vocab_size` tokens of a tokenizer.
+    """Makes the automata for the bad words of a request, over the first `vocab_size` tokens of a tokenizer.
 
-    A word is looked for in the text as it is shown, in which special tokens are not written; a word that holds the name of a
-    special token (`<|endoftext|>`) in the text with the names of special tokens in it.
+    A word is searched for in the text as a user sees it, without special tokens. A word that contains the name of a special
+    token (`<|endoftext|>`) is searched for in the text with those names written out.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -30,7 +30,7 @@ class TextBans:
         self._made: OrderedDict[tuple[str, ...], tuple[BannedText, ...]] = OrderedDict()
 
     def of(self, words: SequenceOf[str]) -> tuple[BannedText, ...]:
-        """What bans these words; nothing for none. Raises `InvalidRequest` for a word that UTF-8 cannot write."""
+        """The automata that ban these words; an empty tuple without words."""
         key = tuple(sorted(set(words)))
         made = self._made.pop(key, None)
         if made is None:
@@ -57,13 +57,13 @@ class TextBans:
 
 
 class BannedRows:
-    """Where the text of each running sequence stands in its bans; a sequence without such bans costs nothing."""
+    """The automaton state of each running sequence. A sequence without bad texts costs nothing."""
 
     def __init__(self, rows: int) -> None:
         self._rows: list[tuple[tuple[BannedText, int], ...]] = [()] * rows
 
     def join(self, row: int, sequence: Sequence) -> None:
-        """Take a sequence with its prompt and the tokens it has made; one without bans clears the row."""
+        """Put a sequence, with its prompt and its new tokens, into a row. A sequence without bad texts clears the row."""
         if sequence.banned_texts:
             tokens = [*sequence.prompt, *sequence.new_tokens]
             self._rows[row] = tuple((banned, banned.after(tokens)) for banned in sequence.banned_texts)
@@ -71,11 +71,11 @@ class BannedRows:
             self._rows[row] = ()
 
     def select(self, parents: SequenceOf[int]) -> None:
-        """Row i becomes a copy of row `parents[i]`, for all i at once."""
+        """Make row i a copy of row `parents[i]`, for all i at once."""
         self._rows[: len(parents)] = [self._rows[row] for row in parents]
 
     def ban(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
-        """Logits `[n, vocab_size]` of these rows with minus infinity where a word would be completed; in place."""
+        """Set the logits `[n, vocab_size]` of these rows to minus infinity where a token would complete a word; in place."""
         for line, row in zip(logits, rows, strict=True) if any(self._rows[row] for row in rows) else ():
             for banned, state in self._rows[row]:
                 for tokens in banned.banned(state, logits.device):
@@ -83,7 +83,7 @@ class BannedRows:
         return logits
 
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor) -> None:
-        """Take the next token (`tokens` `[n]`) of each of these rows for which `going` `[n]` bool holds."""
+        """Take the next token (`tokens` `[n]`) of each of these rows where `going` (`[n]` bool) is true."""
         for row, token, goes in zip(rows, tokens.tolist(), going.tolist(), strict=True):
             if goes and self._rows[row]:
                 self._rows[row] = tuple((banned, banned.after_token(state, token)) for banned, state in self._rows[row])

@@ -1,4 +1,4 @@
-"""Forbidden sequences of two tokens or more: which token would complete one, found on the device for all rows at once."""
+"""Bans sequences of two or more tokens: finds, on the device and for all rows at once, the tokens that would complete one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_ANY, _NONE, _NEVER = -1, -2, -3  # any token will do; no token stands here yet; matches nothing
+_ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; no token yet; matches nothing
 
 
 class BadWords:
-    """The words of each row without their last token, the last tokens, and the tokens that a row ends in now.
+    """For each row: its words without their last token, those last tokens, and the most recent tokens of the row.
 
-    `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64; they grow with the
-    longest word and the most words that a row brings.
+    `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64. They grow to the longest
+    word and to the largest number of words of any row.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -25,11 +25,11 @@ class BadWords:
 
     @property
     def state(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The tensors that hold a row's state, each with the rows first."""
+        """The tensors that hold the state; the first dimension of each is the row."""
         return self.beginnings, self.lasts, self.recent
 
     def join(self, row: int, words: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
-        """Give a row its words and the tokens that it holds so far; no words clear it."""
+        """Set the words of a row and the tokens that it holds so far. An empty list of words clears the row."""
         width = max((len(word) - 1 for word in words), default=1)
         self._grow(len(words), width)
         count, width = self.beginnings.shape[1:]
@@ -45,13 +45,13 @@ class BadWords:
         self.recent[row].copy_(torch.tensor(held[-width:], dtype=torch.int64, device="cpu"))
 
     def ban(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Logits `[n, vocab_size]` of these rows with minus infinity where a word would be completed; in place."""
+        """Set the logits `[n, vocab_size]` of these rows to minus infinity where a token would complete a word; in place."""
         beginnings = self.beginnings[rows]
         met = ((beginnings == _ANY) | (beginnings == self.recent[rows][:, None])).all(-1)
         return logits.scatter_reduce_(1, self.lasts[rows], torch.where(met, -math.inf, math.inf).to(logits.dtype), "amin")
 
     def advance(self, rows: Tensor, tokens: Tensor, going: Tensor) -> None:
-        """Take the next token of each of these rows for which `going` `[n]` bool holds."""
+        """Append the next token to each of these rows where `going` (`[n]` bool) is true."""
         recent = self.recent[rows]
         self.recent[rows] = torch.where(going[:, None], torch.cat((recent[:, 1:], tokens[:, None]), dim=1), recent)
 
@@ -65,5 +65,5 @@ class BadWords:
         beginnings[:, :had, : width - had_width] = _ANY
         self.beginnings = beginnings
         self.lasts = torch.nn.functional.pad(self.lasts, (0, count - had))
-        # A row that is here already has no word as long as the new width: what stood further back is not asked for.
+        # No word of an existing row is as long as the new width, so its older tokens are never compared.
         self.recent = torch.nn.functional.pad(self.recent, (width - had_width, 0), value=_NONE)

@@ -1,4 +1,4 @@
-"""The options of an engine: their plain forms and their limits, checked before a model is read."""
+"""The options of an engine and their limits. They are checked before a model is read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import LARGEST
 
 MOST_TOKENS = 2**31 - 1
-"""Tokens of a step are counted in int32."""
+"""The largest number of tokens of one step: they are counted in int32."""
 MOST_SEQUENCES = 2**16
-"""Sequences at a time at most: each has a row in the sampler's tensors, over the vocabulary."""
+"""The largest number of sequences at a time: each has a row as long as the vocabulary in the sampler's tensors."""
 
 
 class EngineOptions(TypedDict, total=False):
@@ -40,9 +40,9 @@ _MAY_BE_NONE = ("max_mixed_prefill", "num_slots", "cache_bytes")
 
 
 def checked_options(options: Mapping[str, Any]) -> EngineOptions:
-    """The options in their plain forms. Raises `InvalidRequest` for a name that is none, and for a value out of its range."""
+    """The options as plain values. Raises `InvalidRequest` for an unknown name and for a value outside its range."""
     if unknown := [name for name in options if name not in (*_RANGES, *_FLAGS)]:
-        raise InvalidRequest(f"{unknown[0]} is no option of an engine; there are {', '.join((*_RANGES, *_FLAGS))}")
+        raise InvalidRequest(f"{unknown[0]} is not an option of an engine; the options are {', '.join((*_RANGES, *_FLAGS))}")
     kept: dict[str, Any] = {}
     for name, value in options.items():
         if name in _FLAGS:

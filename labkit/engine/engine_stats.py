@@ -1,4 +1,4 @@
-"""What an engine has done and is doing, in numbers."""
+"""Counters of an engine's finished and running work."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class EngineStats:
     """Counts since the engine was made, and its state now.
 
-    tokens_computed: tokens that went through the model, those of preempted sequences once more each time.
-    tokens_reused: prompt tokens whose keys and values were found instead. preemptions: how often a running sequence had
-    to make room. tokens_guessed, guesses_right: tokens that requests which speculate tried, and those that were taken.
-    running, waiting: sequences. num_slots: of the cache; free_slots: those that no sequence holds, of which
-    prefix_slots keep a prefix until they are needed.
+    tokens_computed: tokens that went through the model; a preempted sequence counts again. tokens_reused: prompt tokens whose
+    keys and values were already in the cache. preemptions: how often a running sequence gave up its slots. tokens_guessed,
+    guesses_right: tokens that speculation proposed, and those that were accepted. running, waiting: numbers of sequences.
+    num_slots: slots of the cache. free_slots: slots that no sequence holds; prefix_slots of them keep a prefix until they are
+    needed.
     """
 
     tokens_computed: int

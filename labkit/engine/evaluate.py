@@ -1,4 +1,4 @@
-"""How well a model predicts a text: bits per byte and perplexity, with an interval that says how sure that is."""
+"""How well a model predicts a text: bits per byte with a confidence interval, and perplexity."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A text's score: `bits_per_byte` (of UTF-8), `perplexity` a token, the `tokens` predicted.
+    """The score of a text: `bits_per_byte` (of its UTF-8 form), `perplexity` per token, and the number of `tokens` predicted.
 
-    `interval` is the 95 % interval of `bits_per_byte` under resampling of the text's windows (percentile bootstrap); None for a
-    text of one window: there is nothing to draw from.
+    `interval` is the 95 % interval of `bits_per_byte`, from resampling the windows of the text (percentile bootstrap). It is
+    None for a text of one window, which leaves nothing to resample.
     """
 
     bits_per_byte: float
@@ -31,10 +31,10 @@ class Evaluation:
 
 
 def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
-    """Predict every token of `text` but the first once, each from at least half a window of text before it.
+    """Predict every token of `text` except the first, each from at least half a window of text before it.
 
-    `window` is the tokens a forward pass sees (the context when left out), moved on by half of itself. Raises
-    `InvalidRequest` for a text of under two tokens, a window outside the context, or a model without a tokenizer.
+    window: the tokens of one forward pass; the model's context if left out. Windows overlap by half. Raises `InvalidRequest`
+    for a text of fewer than two tokens, a window of fewer than two, or a model without a tokenizer.
     """
     context = engine.config.context_length
     window = min(window or context, context)
@@ -67,7 +67,7 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
 def _bootstrap(nats: list[float], byte_counts: list[int], text_bytes: int, seed: int) -> tuple[float, float] | None:
     """The 2.5 % and 97.5 % points of bits per byte over windows drawn with replacement.
 
-    All `text_bytes` are shared out to the windows, those of the first token, which is not predicted, included.
+    The bytes of the first token, which is not predicted, count too: each window gets its share of all `text_bytes`.
     """
     if len(nats) < 2:
         return None

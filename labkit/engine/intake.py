@@ -1,4 +1,4 @@
-"""The door: prompts and parameters as a caller gives them become requests that can be met, or are refused."""
+"""Takes prompts and parameters from a caller and makes requests of them, or refuses those that the engine cannot run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labkit.errors import InvalidRequest
 NO_TOKENIZER = (
     "this model has no tokenizer (synthetic weights have none; a directory needs tokenizer.json, or vocab.json and merges.txt)"
 )
-"""The reason of every refusal of a text for want of a tokenizer."""
+"""The reason given wherever a text is refused because there is no tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Prompt:
 
 
 class Inbox(Protocol):
-    """Where the events of a request go."""
+    """Receives the events of a request."""
 
     def append(self, event: TokenEvent, /) -> None:
-        """Take the next event, in the thread that runs the step; it must not raise."""
+        """Take the next event. Called in the thread that runs the step; must not raise."""
 
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and the sequences that continue it, one a sample; their events go to `inbox`."""
+    """A prompt and the sequences that continue it, one for each sample. Their events go to `inbox`."""
 
     request_id: int
     prompt: Prompt
@@ -55,11 +55,15 @@ class Request:
 
 
 MOST_WORD_TOKENS = 2**17
-"""Of the bad words of a request: their number times the longest's tokens. The sampler has room for as many in every row."""
+"""The limit on the bad words of one request: their number times the tokens of the longest word. The sampler keeps this many
+token ids for every row."""
 
 
 class Door:
-    """Makes requests for a model; `check(sequence)` refuses what the engine cannot run. Knows nothing of what runs."""
+    """Makes requests for a model. It does not know which requests are running.
+
+    check: raises `InvalidRequest` for a sequence that the engine cannot run.
+    """
 
     def __init__(
         self, config: GPTJConfig, tokenizer: Tokenizer | None, max_batch_size: int, check: Callable[[Sequence], None]
@@ -72,9 +76,10 @@ class Door:
         self._ids = itertools.count()
 
     def requests(self, prompts: Prompts, params: Params, inbox: Inbox, *, number: bool = True) -> list[Request]:
-        """A request a prompt. Their events carry the prompt's number in the call, or with `number` off the request's id.
+        """One request for each prompt.
 
-        Raises `InvalidRequest` when any of them cannot be met.
+        number: events carry the position of their prompt in this call; otherwise they carry the id of their request.
+        Raises `InvalidRequest` when the engine cannot run one of them; then none is made.
         """
         asked = prompt_list(prompts)
         chosen_params = params_list(params, len(asked))
@@ -90,7 +95,7 @@ class Door:
         return Prompt(prompt, self._need_tokenizer().encode(prompt)) if isinstance(prompt, str) else Prompt(None, prompt)
 
     def token_ids(self, tokens: Any) -> list[int]:
-        """The token ids of one text, given as any collection of numbers. Raises `InvalidRequest` unless it is that."""
+        """The token ids of one text, given as any collection of numbers. Raises `InvalidRequest` for anything else."""
         given = one_prompt(tokens)
         if isinstance(given, str):
             raise InvalidRequest(f"token_ids is {shown(tokens)}; a list of token ids is accepted")
@@ -98,7 +103,7 @@ class Door:
         return given
 
     def check_tokens(self, tokens: list[int]) -> None:
-        """Raise `InvalidRequest` unless these are one to a context of tokens of the model."""
+        """Raise `InvalidRequest` unless there is at least one token, all fit the context, and all are in the vocabulary."""
         if not tokens:
             raise InvalidRequest(
                 "a prompt is empty; give at least one token (a space or '<|endoftext|>' will do) or a start_token_id"
@@ -112,7 +117,7 @@ class Door:
                 raise InvalidRequest(f"a prompt holds {shown(token)}; token ids are 0 to {self._config.vocab_size - 1}")
 
     def _started(self, prompt: Prompt, params: SamplingParams) -> Prompt:
-        """The prompt, or the start token in place of an empty one."""
+        """The prompt, or the start token where the prompt is empty."""
         if not prompt.token_ids and params.start_token_id is not None:
             prompt = Prompt(prompt.text, [params.start_token_id])
         self.check_tokens(prompt.token_ids)
@@ -124,7 +129,7 @@ class Door:
         return self._tokenizer
 
     def _samples(self, number: int, tokens: list[int], params: SamplingParams) -> list[Sequence]:
-        """One sequence a sample of a prompt."""
+        """One sequence for each sample of a prompt."""
         limit = params.fit(self._config, len(tokens))
         name = "num_beams" if params.num_beams > 1 else "num_samples"
         if (width := getattr(params, name)) > self._max_batch_size:
@@ -156,7 +161,7 @@ class Door:
         return samples
 
     def banned_texts(self, params: SamplingParams) -> tuple[BannedText, ...]:
-        """What bans the bad words given as text; kept for the next request with the same words."""
+        """Automata that ban the bad words given as text. They are kept for later requests with the same words."""
         texts = [word for word in params.bad_words if isinstance(word, str)]
         return self._text_bans.of(texts) if texts and self._text_bans else ()
 
@@ -165,6 +170,6 @@ def _check_size(bad_words: list[tuple[int, ...]]) -> None:
     longest = max(map(len, bad_words), default=0)
     if longest > 1 and longest * len(bad_words) > MOST_WORD_TOKENS:
         raise InvalidRequest(
-            f"bad_words holds {len(bad_words)} words of up to {longest} tokens; the number times the longest may be "
-            f"{MOST_WORD_TOKENS}: leave out the longest, or some"
+            f"bad_words holds {len(bad_words)} words of up to {longest} tokens; the number of words times the tokens of the "
+            f"longest may be at most {MOST_WORD_TOKENS}: give fewer or shorter words"
         )

@@ -1,7 +1,7 @@
-"""Ctrl-C, or a notebook's Stop, waits where something must not be left half done.
+"""Delays Ctrl-C, or Stop in a notebook, while something must not be left half done.
 
-`with watched:` puts a handler in place, once a call or a step; the sections inside of it, `with held:`, only count. Only the
-main thread is interrupted by signals; in others nothing happens here.
+`with watched:` installs a signal handler, once per call or step. `with held:` inside it delays an interruption until the block
+ends, and costs only a counter. Signals interrupt the main thread only; in other threads both do nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    # CPython's own module under `signal`, which turns numbers into enumerations and back and takes twenty times as long: more
-    # than all else that a step does here.
+    # The C module that `signal` wraps. `signal` converts numbers to enumerations and back, which takes twenty times as long:
+    # longer than everything else that this file does in a step.
     _signals: Any = importlib.import_module("_signal")
 except ImportError:
     _signals = signal
@@ -23,12 +23,12 @@ _SIGINT = int(signal.SIGINT)
 
 
 class _Watch:
-    """The handler that is in place while the main thread is in `watched`: outside of `held` it calls the one before."""
+    """The handler that is installed while the main thread is inside `watched`. Outside `held` it calls the previous handler."""
 
     def __init__(self) -> None:
-        self.before: Callable[..., Any] | None = None  # None: not in place
-        self.depth = 0  # blocks of either kind that the main thread is in
-        self.held = 0  # those of `held`
+        self.before: Callable[..., Any] | None = None  # the previous handler; None while this one is not installed
+        self.depth = 0  # the number of nested blocks of either kind
+        self.held = 0  # the number of nested `held` blocks
         self.pending: tuple[Any, ...] | None = None
 
     def __call__(self, *given: Any) -> None:
@@ -38,14 +38,17 @@ class _Watch:
             self.before(*given)
 
     def enter(self) -> None:
-        """Put it in place, unless it is; nor where the handler is none of Python's: in a server it could not be put back."""
+        """Install this handler, unless it is installed already, or the present one is not a Python function.
+
+        A handler that was set in C, as in a server, could not be restored.
+        """
         self.depth += 1
         if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:
             _signals.signal(_SIGINT, self)
             self.before = before
 
     def leave(self) -> None:
-        """At the end of the outermost block put the handler before back; what was held back comes when nothing is held."""
+        """Restore the previous handler at the end of the outermost block; deliver a delayed signal once nothing holds it."""
         self.depth -= 1
         before = self.before
         if not self.depth and before is not None:
@@ -83,7 +86,7 @@ class _Held:
 
 
 watched = _Watched()
-"""While it lasts, `held` is cheap."""
+"""Inside this block, `held` is cheap."""
 
 held = _Held()
-"""An interruption waits for the end of the block, and comes then."""
+"""An interruption is delivered at the end of this block."""

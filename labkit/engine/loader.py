@@ -1,4 +1,4 @@
-"""From a model's name to a running engine, after a look at whether it fits."""
+"""Loads a model by name and returns an engine that runs it. Memory is checked before anything is read."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def load(
     seed: int = 0,
     **options: Unpack[EngineOptions],
 ) -> Engine:
-    """Load a model by name, directory or `config.json` and give the engine that runs it.
+    """Load a model by name, directory or `config.json` and return the engine that runs it.
 
-    device: the best there is when left out. dtype: the precision of the matrices, "fp32", "bf16", "fp16", "int8", "int4",
-    "fp8" or a torch dtype; fp16 on a GPU and fp32 on the CPU when left out. seed: of synthetic weights. Weights are read
-    a tensor at a time into their place, so no second copy of the model exists at any moment. options: those of `Engine`
-    (`max_batch_size`, `num_slots`, ...).
+    device: a GPU where there is one, otherwise the CPU, if left out. dtype: the precision of the matrices: "fp32", "bf16",
+    "fp16", "int8", "int4", "fp8" or a torch dtype; if left out, fp16 on a GPU and fp32 on the CPU. seed: for synthetic
+    weights. Weights are read one tensor at a time into their place, so memory never holds a second copy of the model.
+    options: those of `Engine` (`max_batch_size`, `num_slots`, ...).
 
-    Texts end at each token that the model's `config.json` or `generation_config.json` names as `eos_token_id`. Nothing else
-    of a `generation_config.json` is taken (temperature, top_k, beams, ...): `SamplingParams` has the same defaults for every
-    model, and a warning names what is set there.
+    A text ends at each token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
+    `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the
+    same defaults for every model.
 
-    Raises `InvalidRequest`, `CheckpointError`, `NotAvailable`, or `InsufficientResources` before anything is read when
-    the weights do not fit the memory that is free.
+    Raises `InvalidRequest`, `CheckpointError` or `NotAvailable`; `InsufficientResources`, before anything is read, when the
+    weights do not fit the free memory.
     """
     check_options(options)
     if not isinstance(name, str | os.PathLike):
@@ -52,19 +52,19 @@ def load(
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    tokenizer = tokenizer_of(checkpoint)  # before the weights are read: it may not fit the model
+    tokenizer = tokenizer_of(checkpoint)  # first, because it may not fit the model
     return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
 
 
 def check_options(options: EngineOptions) -> None:
-    """Raise `InvalidRequest` for an option that an engine does not have, or whose value it cannot work with."""
+    """Raise `InvalidRequest` for an option that an engine does not have, or for a value outside its range."""
     checked_options(options)
 
 
 def check_memory(checkpoint: Checkpoint, device: torch.device, precision: str, ranks: int = 1) -> None:
     """Raise `InsufficientResources` when the weights in `precision` exceed the free memory of `device`.
 
-    ranks: among how many devices they are shared out.
+    ranks: the number of devices that share the weights.
     """
     _check_fits(checkpoint.name, checkpoint.config, device, precision, ranks)
 
@@ -84,7 +84,7 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer that belongs to a checkpoint, None where there is none."""
+    """The tokenizer of a checkpoint; None if it has none."""
     try:
         return checkpoint.tokenizer()
     except NotAvailable:

@@ -1,4 +1,4 @@
-"""What the engine gives back: a token at a time, or whole continuations."""
+"""What the engine returns: single tokens as events, or whole continuations."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from labkit.errors import RequestFailed
 
 StopReason = int | str | tuple[int, ...] | None
-"""What ended a text: a stop token, a stop string, a sequence of token ids; None when nothing of these did."""
+"""What ended a text: a stop token, a stop string or a sequence of token ids; None when it ended for another reason."""
 
 NO_TOKEN = -1
-"""The `token_id` of an event without a token: bad words and the minimum length left none that may come."""
+"""The `token_id` of an event without a token: bad words and the minimum length have ruled out every token."""
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's log-probability (natural logarithm, of the model's own distribution), and the likeliest ones'."""
+    """The log-probability of a token (natural logarithm, of the model's own distribution), and those of the likeliest tokens.
+
+    top: pairs of token id and log-probability, the likeliest first.
+    """
 
     token_id: int
     logprob: float
@@ -26,16 +29,17 @@ class TokenLogprob:
 class TokenEvent:
     """One new token of a stream.
 
-    `request` and `sample` say whose it is. `text` is what can be shown by now: it lags while a character is
-    incomplete or a stop string may have begun. `finish_reason` is None until the last token, then "stop" (end of
-    text, a stop token, a stop string or a sequence of token ids: `stop_reason`), "length", or "banned": every token is
-    forbidden, and this event brings none (`NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample,
-    where it was asked for: one entry a token of the prompt, None for the first.
-    `score` comes with the last token of a beam search's hypothesis.
+    `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now; it is
+    held back while a character is incomplete or a stop string may have begun.
 
-    A request that fails is ended, with all its samples, by one event that has an `error` (which names the request and the
-    cause), the `finish_reason` "error", and no token (`NO_TOKEN`). Only `Engine.step` gives such events: `generate` and
-    `stream` raise the error.
+    `finish_reason` is None until the last token. Then it is "stop" (the end of text, a stop token, a stop string or a sequence
+    of token ids; `stop_reason` says which), "length", or "banned": every token is forbidden, and the event holds no token
+    (`NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for: one entry for each
+    token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam search.
+
+    A request that fails ends with all its samples in one event with an `error`, which names the request and the cause. Its
+    `finish_reason` is "error", and it holds no token. Only `Engine.step` returns such events; `generate` and `stream` raise
+    the error.
     """
 
     request: int
@@ -52,10 +56,11 @@ class TokenEvent:
 
 @dataclass
 class Completion:
-    """One continuation: `token_ids` holds the new tokens only (the end-of-text token too, if it was made).
+    """One continuation. `token_ids` holds the new tokens only, and the end-of-text token if it was generated.
 
-    `text` ends before a stop string. `logprobs` is None unless asked for. `score` is what beam search ranks by: the sum of
-    log-probabilities, less penalties, over the number of tokens to the power of `length_penalty`; None without beams.
+    `text` ends before a stop string. `logprobs` is None unless asked for. Beam search ranks continuations by `score`: the sum
+    of log-probabilities minus penalties, divided by the number of tokens to the power of `length_penalty`. Without beams it is
+    None.
     """
 
     text: str = ""
@@ -73,9 +78,10 @@ class Completion:
 
 @dataclass
 class RequestOutput:
-    """A prompt and its continuations, one a sample; `text`, `token_ids`, `finish_reason` are the first one's.
+    """A prompt and its continuations, one for each sample. `text`, `token_ids` and `finish_reason` are those of the first.
 
-    `prompt_logprobs` is None unless asked for: one entry a token of the prompt, None for the first, which nothing predicts.
+    `prompt_logprobs` is None unless asked for. It has one entry for each token of the prompt; the entry of the first token is
+    None, because no token comes before it.
     """
 
     prompt: str | None
@@ -99,7 +105,7 @@ class RequestOutput:
         return self.completions[0].finish_reason
 
     def take(self, event: TokenEvent) -> None:
-        """Put a new token of this prompt where it belongs."""
+        """Add a token of this prompt to its continuation."""
         completion = self.completions[event.sample]
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = list(event.prompt_logprobs)

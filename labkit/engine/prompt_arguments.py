@@ -1,4 +1,4 @@
-"""From what a person gives as prompts and their parameters to lists; each refusal says what was given and what is accepted."""
+"""Turns prompts and parameters, in any form that a caller may write, into lists. A refusal says what was given and accepted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Prompts: TypeAlias = str | Iterable[str | SequenceOf[int]]
 """One text, several texts, or several lists of token ids."""
 
 Params: TypeAlias = SamplingParams | Iterable[SamplingParams | None] | None
-"""One for all prompts, one a prompt, or the defaults."""
+"""One for all prompts, one for each prompt, or None for the defaults."""
 
 
 def prompt_list(prompts: Any) -> list[str | list[Any]]:
-    """Each prompt as a text or as a list that is to hold token ids. Raises `InvalidRequest` for what is no prompt.
+    """Each prompt as a text or as a list of token ids (whose elements are not checked yet). Raises `InvalidRequest` otherwise.
 
     An array of two dimensions holds one prompt per row.
     """
@@ -36,7 +36,7 @@ def prompt_list(prompts: Any) -> list[str | list[Any]]:
 
 
 def one_prompt(prompt: Any) -> str | list[Any]:
-    """A prompt as a text or as a list that is to hold token ids. Raises `InvalidRequest` for anything else."""
+    """A prompt as a text or as a list of token ids (not checked yet). Raises `InvalidRequest` for anything else."""
     given = forms.plain(prompt)
     if isinstance(given, str):
         return given
@@ -47,7 +47,7 @@ def one_prompt(prompt: Any) -> str | list[Any]:
 
 
 def params_list(params: Any, count: int) -> list[SamplingParams]:
-    """The parameters of each of `count` prompts. Raises `InvalidRequest` for what is no `SamplingParams`, or another number."""
+    """The parameters of each of `count` prompts. Raises `InvalidRequest` for another type, or another number of them."""
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
     found = forms.items(params)
@@ -57,7 +57,7 @@ def params_list(params: Any, count: int) -> list[SamplingParams]:
             "SamplingParams(temperature=0.8, ...)"
         )
     if len(found) != count:
-        raise InvalidRequest(f"{len(found)} sampling params for {count} prompts; give one, or one a prompt")
+        raise InvalidRequest(f"{len(found)} sampling params for {count} prompts; give one for all, or one for each prompt")
     return [one or SamplingParams() for one in found]
 
 
@@ -65,5 +65,5 @@ def _advice(given: Any) -> str:
     if isinstance(given, bytes | bytearray | memoryview):
         return "; bytes are no text: decode() them"
     if hasattr(given, "keys"):
-        return "; of what a tokenizer returns, give input_ids"
+        return "; from the output of a tokenizer, give input_ids"
     return ""

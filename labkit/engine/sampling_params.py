@@ -87,7 +87,7 @@ class SamplingParams:
             )
 
     def _take_forms(self) -> None:
-        """Put each value in its plain form; raises `InvalidRequest` for one that has none, or is out of its range."""
+        """Turn each value into its plain form. Raises `InvalidRequest` for a wrong type or a value outside its range."""
         kept: dict[str, Any] = {}
         for each in of_kind("whole number"):
             value = getattr(self, each.name)
@@ -123,47 +123,51 @@ class SamplingParams:
         if self.num_beams == 1:
             return
         if self.num_samples > self.num_beams:
-            raise InvalidRequest(f"num_samples is {self.num_samples}; {self.num_beams} beams give at most so many texts")
+            raise InvalidRequest(
+                f"num_samples is {self.num_samples}; {self.num_beams} beams return at most {self.num_beams} texts"
+            )
         for name, off in (("top_k", 0), ("top_p", 1), ("speculate", 0), ("prompt_logprobs", None)):
             if getattr(self, name) != off:
                 raise InvalidRequest(
-                    f"{name} is {getattr(self, name)} with num_beams {self.num_beams}; beam search has no use for it: leave "
+                    f"{name} is {getattr(self, name)} with num_beams {self.num_beams}; beam search does not use it: leave "
                     f"{name} out"
                 )
 
     @property
     def prefix_len(self) -> int:
-        """Positions that `prefix_prompt` takes."""
+        """The number of positions that `prefix_prompt` occupies."""
         return 0 if self.prefix_prompt is None else self.prefix_prompt.shape[3]
 
     @property
     def soft_len(self) -> int:
-        """Positions that `soft_prompt` takes."""
+        """The number of positions that `soft_prompt` occupies."""
         return 0 if self.soft_prompt is None else self.soft_prompt.shape[0]
 
     @property
     def needs_tokenizer(self) -> bool:
-        """Whether a stop or a bad word is given as text."""
+        """Whether a stop word or a bad word is given as text."""
         return any(isinstance(word, str) for word in (*self.stop, *self.bad_words))
 
     def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
-        """The number of new tokens to make at most for a prompt of `prompt_tokens` (soft and prefix prompt not counted).
+        """The largest number of new tokens for a prompt of `prompt_tokens`, which do not count the soft and prefix prompts.
 
-        Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, a soft or prefix prompt
-        of another model's shape, a memory too short for the prompt, or more new tokens than the context holds. The last
-        new token is never fed back, so a full context still yields one.
+        Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, a soft or prefix prompt of
+        the wrong shape, a memory too short for the prompt, or more new tokens than the context holds. The last new token is
+        not fed back to the model, so there is room for one even when the context is full.
         """
         self._check_token_ids(config)
         self._check_shapes(config)
         before = self.prefix_len + self.soft_len + prompt_tokens
-        behind = f"a prompt of {prompt_tokens}" + (f" and {before - prompt_tokens} in front" if before > prompt_tokens else "")
+        prompt = f"a prompt of {prompt_tokens}" + (f" and {before - prompt_tokens} before it" if before > prompt_tokens else "")
         if self.memory_len is not None and before > self.memory_len:
-            raise InvalidRequest(f"memory_len is {self.memory_len}, but {behind} must fit it; shorten it or remember more")
+            raise InvalidRequest(
+                f"memory_len is {self.memory_len}, but {prompt} must fit it; shorten the prompt or raise memory_len"
+            )
         room = config.context_length - before + 1
         wanted = max(self.max_new_tokens or min(DEFAULT_NEW_TOKENS, room), self.min_new_tokens)
         if wanted > room or wanted < 1:
             raise InvalidRequest(
-                f"{max(wanted, 1)} new tokens do not fit behind {behind}: the context of "
+                f"{max(wanted, 1)} new tokens do not fit after {prompt}: the context of "
                 f"{config.context_length} leaves room for {max(room, 0)}; ask for fewer or shorten the prompt"
             )
         return wanted

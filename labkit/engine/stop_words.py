@@ -1,4 +1,4 @@
-"""Sequences of token ids that end a text, looked for at its end as it grows."""
+"""Sequences of token ids that end a text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ Word = tuple[int, ...]
 
 
 class StopWords:
-    """Token sequences, one token or more each; knows nothing of text."""
+    """Finds stop words, each of one or more tokens, at the end of a growing list of tokens."""
 
     def __init__(self, words: Sequence[Sequence[int]]) -> None:
         self.words: list[Word] = [tuple(word) for word in words]
 
     def found(self, tokens: Sequence[int]) -> Word | None:
-        """The longest word that `tokens` ends in, or None."""
+        """The longest word with which `tokens` ends, or None."""
         ends = [word for word in self.words if tuple(tokens[-len(word) :]) == word]
         return max(ends, key=len, default=None)
 
     def begun(self, tokens: Sequence[int]) -> int:
-        """How many tokens at the end of `tokens` may turn out to be the beginning of a word."""
+        """How many tokens at the end of `tokens` may be the beginning of a word."""
         lengths = [n for word in self.words for n in range(1, len(word)) if tuple(tokens[-n:]) == word[:n]]
         return max(lengths, default=0)

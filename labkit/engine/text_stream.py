@@ -1,18 +1,18 @@
-"""From tokens to text as they come: whole characters only, and nothing that may turn out to be a stop string."""
+"""Turns tokens into text as they arrive. It shows whole characters only, and nothing that may become a stop string."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
 
-_FIRST_MARK = 0xD800  # half characters, which no decoded text holds, stand for special tokens while stops are looked for
+_FIRST_MARK = 0xD800  # surrogates never occur in decoded text: they stand for special tokens while stops are searched for
 
 
 class TextStream:
-    """Takes the pieces of one token after another and gives the text that is settled.
+    """Takes one token after another and returns the text that can be shown.
 
-    Holds back bytes of an unfinished UTF-8 character, and text that is the beginning of a stop string. `special` are the
-    names of special tokens: they are no text, but a stop string that holds such a name is met where the token stands.
+    It holds back the bytes of an unfinished UTF-8 character, and text that may be the beginning of a stop string.
+    special: the names of special tokens. They are not shown, but a stop string that contains such a name matches the token.
     """
 
     def __init__(self, stop: Sequence[str] = (), special: Iterable[str] = ()) -> None:
@@ -26,10 +26,10 @@ class TextStream:
         self.stopped_by: str | None = None
 
     def push(self, *pieces: bytes | str, last: bool = False, searching: bool = True) -> str:
-        """Text settled by these tokens; with `last` everything is. After a stop string nothing more comes.
+        """The text that can be shown after these tokens; nothing more after a stop string.
 
-        A piece is a token's bytes, or a special token's name. Without `searching`, stop strings are not looked for in the
-        text of these tokens, nor may one begin in it.
+        pieces: the bytes of a token, or the name of a special token. last: nothing follows, so nothing is held back.
+        searching: look for stop strings; otherwise none is found in this text, and none may begin in it.
         """
         if self.stopped_by is not None:
             return ""
@@ -38,7 +38,7 @@ class TextStream:
         if not searching or not self._stop:
             self._held = ""
             return self._shown(text)
-        # The stop that is complete first wins, so that the result does not depend on how the text is cut into tokens.
+        # The stop string that is complete first wins, so the result does not depend on how the text is cut into tokens.
         if found := self._found(text):
             _, begin, self.stopped_by = min(found)
             self._held = ""
@@ -48,7 +48,7 @@ class TextStream:
         return self._shown(text[:settled])
 
     def _found(self, text: str) -> list[tuple[int, int, str]]:
-        """Where in the shown text each stop string that is there ends and begins."""
+        """The end and the beginning, in the shown text, of each stop string that occurs, and the string."""
         shown = self._shown(text)
         found = [(shown.find(stop) + len(stop), shown.find(stop), stop) for stop in self._stop if stop in shown]
         for marked, stop in self._marked.items():
@@ -58,7 +58,7 @@ class TextStream:
         return found
 
     def _beginning_of_a_stop(self, text: str) -> int:
-        """Where in the text the earliest beginning of a stop string stands that the text ends in; its length for none."""
+        """The position from which the end of the text may be the beginning of a stop string; the text's length if none."""
         length = _longest_beginning(self._shown(text), self._stop)
         begin = len(text)
         while length:

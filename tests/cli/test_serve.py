@@ -137,7 +137,7 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
             if any("/preprocessing/1/model.py" in word for word in process.cmdline())
         ]
         killed.kill()
-        read_until("preprocessing did not answer and was loaded anew, which took ")
+        read_until("preprocessing did not answer and was loaded again, which took ")
         read_until("cache 0% full")
         (server,) = [
             process for process in psutil.Process(command.pid).children(recursive=True) if process.name() == "tritonserver"
@@ -163,7 +163,7 @@ def test_a_repository_is_written_and_looked_over(tmp_path: Path) -> None:
     found = run(str(folder))
     assert found.returncode == 2
     assert f"gptj/config.pbtxt:{line}: " in found.stderr
-    assert "has 1 fault, named above; mend them first" in found.stderr
+    assert "has 1 fault, named above; correct them first" in found.stderr
 
 
 def test_what_is_no_model_and_what_is_no_room_is_refused(tmp_path: Path) -> None:

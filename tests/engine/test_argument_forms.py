@@ -236,7 +236,7 @@ def test_parameters_in_every_form(tiny: Engine) -> None:
         ({"max_mixed_prefill": 0}, ["max_mixed_prefill is 0"]),
         ({"prefix_reuse": "no"}, ["prefix_reuse is 'no'", "True or False"]),
         ({"cuda_graphs": None}, ["cuda_graphs is None"]),
-        ({"max_batch": 8}, ["max_batch is no option", "max_batch_size"]),
+        ({"max_batch": 8}, ["max_batch is not an option", "max_batch_size"]),
     ],
 )
 def test_options_are_refused_when_the_model_is_loaded_and_not_later(options: dict[str, Any], words: list[str]) -> None:
