@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 SPLIT_TOKENS = 128
 """Slots a program reads: what it leaves behind, one row in float32, is then 1 % of what it reads in half precision."""

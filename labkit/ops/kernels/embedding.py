@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 BLOCK = 2048
 """Columns a program copies: 16 bytes a thread in half precision, so that a single row is spread over several programs."""

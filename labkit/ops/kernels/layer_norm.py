@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import jit, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, power_of_two, tl
 
 
 def row_config(hidden_size: int) -> dict[str, int]:

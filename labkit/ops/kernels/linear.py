@@ -9,22 +9,22 @@ from torch import Tensor
 
 from labkit.errors import NotAvailable
 from labkit.ops.kernels.autotune import Problem, Tuner
-from labkit.ops.kernels.linear_library import (
-    dense_library,
-    fp8_library,
-    fp8_library_fits,
-    int8_library,
-    int8_library_fits,
-    spread_library,
+from labkit.ops.kernels.linear_cublas import (
+    dense_cublas,
+    dequantized_cublas,
+    fp8_cublas,
+    fp8_cublas_fits,
+    int8_cublas,
+    int8_cublas_fits,
 )
-from labkit.ops.kernels.linear_plans import LIBRARY, STREAMED_ROWS, Plan, plans, rows_bucket
+from labkit.ops.kernels.linear_few_rows import few_rows_triton
+from labkit.ops.kernels.linear_few_rows_int4 import few_rows_int4_triton
+from labkit.ops.kernels.linear_one_row import one_row_triton
+from labkit.ops.kernels.linear_one_row_int4 import one_row_int4_triton
+from labkit.ops.kernels.linear_one_row_int8 import one_row_int8_triton
+from labkit.ops.kernels.linear_plans import CUBLAS, STREAMED_ROWS, Plan, plans, rows_bucket
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
-from labkit.ops.kernels.linear_row import row_triton
-from labkit.ops.kernels.linear_row_int4 import row_int4_triton
-from labkit.ops.kernels.linear_row_int8 import row_int8_triton
-from labkit.ops.kernels.linear_rows import rows_triton
-from labkit.ops.kernels.linear_rows_int4 import rows_int4_triton
-from labkit.ops.kernels.support import arch_of
+from labkit.ops.kernels.triton_runtime import arch_of
 from labkit.weight_formats import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
 
 GPUWeight = Tensor | QuantizedWeight
@@ -60,7 +60,7 @@ def linear_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None, *, g
         )
     strided = isinstance(weight, Tensor) and not weight.is_contiguous()  # a part of a larger matrix: the library reads it
     if rows > STREAMED_ROWS[kind] or strided:
-        return run_plan(LIBRARY, x, weight, bias, gelu=gelu)
+        return run_plan(CUBLAS, x, weight, bias, gelu=gelu)
     bucket = rows_bucket(rows)
     group = weight.group_size if isinstance(weight, Int4Weight) else 0
     candidates = plans(kind, bucket, num_in, num_out, x.dtype, group, arch)
@@ -80,32 +80,32 @@ def run_plan(plan: Plan, x: Tensor, weight: GPUWeight, bias: Tensor | None, *, g
     if isinstance(weight, Int8DynamicWeight | Fp8Weight):
         return _dynamic(plan, x, weight, bias, gelu=gelu)
     if isinstance(weight, Int4Weight):
-        if plan.kernel == "row":
-            return row_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
-        if plan.kernel == "rows":
-            return rows_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
-        return spread_library(x, weight, bias, gelu=gelu)
-    if plan.kernel == "row":
+        if plan.kernel == "one_row":
+            return one_row_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
+        if plan.kernel == "few_rows":
+            return few_rows_int4_triton(x, weight, bias, gelu=gelu, config=plan.config)
+        return dequantized_cublas(x, weight, bias, gelu=gelu)
+    if plan.kernel == "one_row":
         if isinstance(weight, Int8Weight):
-            return row_int8_triton(x, weight, bias, gelu=gelu, config=plan.config)
-        return row_triton(x, weight, bias, gelu=gelu, config=plan.config)
+            return one_row_int8_triton(x, weight, bias, gelu=gelu, config=plan.config)
+        return one_row_triton(x, weight, bias, gelu=gelu, config=plan.config)
     values, scales = (weight, None) if isinstance(weight, Tensor) else (weight.values, weight.scales)
-    if plan.kernel == "rows":
-        return rows_triton(x, values, None, scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)
+    if plan.kernel == "few_rows":
+        return few_rows_triton(x, values, None, scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)
     if isinstance(weight, Int8Weight):
-        return spread_library(x, weight, bias, gelu=gelu)
-    return dense_library(x, weight, bias, gelu=gelu)
+        return dequantized_cublas(x, weight, bias, gelu=gelu)
+    return dense_cublas(x, weight, bias, gelu=gelu)
 
 
 def _dynamic(plan: Plan, x: Tensor, weight: Int8DynamicWeight | Fp8Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """Round the activations, multiply in 8 bits; where the library refuses the shape, by the kernel for few rows."""
     values, scales = quantize_rows_triton(x, weight.values.dtype)
     num_out, num_in = weight.shape
-    if plan.kernel == "library":
-        if isinstance(weight, Fp8Weight) and fp8_library_fits(num_in, num_out):
-            return fp8_library(values, scales, weight.values, weight.scales, bias, x.dtype, gelu=gelu)
-        if isinstance(weight, Int8DynamicWeight) and int8_library_fits(x.shape[0], num_in, num_out):
-            return int8_library(values, scales, weight.values, weight.scales, bias, x.dtype, gelu=gelu)
+    if plan.kernel == "cublas":
+        if isinstance(weight, Fp8Weight) and fp8_cublas_fits(num_in, num_out):
+            return fp8_cublas(values, scales, weight.values, weight.scales, bias, x.dtype, gelu=gelu)
+        if isinstance(weight, Int8DynamicWeight) and int8_cublas_fits(x.shape[0], num_in, num_out):
+            return int8_cublas(values, scales, weight.values, weight.scales, bias, x.dtype, gelu=gelu)
         candidates = plans(kind_of(weight), 64, num_in, num_out, torch.float16, 0, arch_of(x.device))
         plan = next(iter(candidates.values()))
-    return rows_triton(values, weight.values, scales, weight.scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)
+    return few_rows_triton(values, weight.values, scales, weight.scales, bias, dtype=x.dtype, gelu=gelu, config=plan.config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int4Weight, Int8Weight
 
 BLOCK = 1024

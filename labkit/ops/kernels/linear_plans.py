@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from labkit.ops.kernels.support import ceil_div, power_of_two
+from labkit.ops.kernels.triton_runtime import ceil_div, power_of_two
 
 STREAMED_ROWS = {"dense": 16, "int8": 64, "int4": 64, "int8 dynamic": 64, "fp8": 64}
 """Rows up to which reading the weight is the greater part, by kind of weight; beyond, it is the library's work."""
@@ -32,7 +32,7 @@ class Plan:
         return " ".join((self.kernel, *(f"{name}={value}" for name, value in self.config.items())))
 
 
-LIBRARY = Plan("library")
+CUBLAS = Plan("cublas")
 
 
 @functools.cache
@@ -50,8 +50,8 @@ def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, g
     if rows == 1 and kind == "int4" and group % 32 == 0:
         found += _row_vectors((8, 2), (8, 1), (4, 1), (4, 4), (8, 4), (16, 2))
     for tile in _tiles(kind, rows, dtype, group, arch):
-        found += [Plan("rows", parted) for parted in _parted(tile, num_in, num_out)]
-    return {plan.label: plan for plan in (*found, LIBRARY)}
+        found += [Plan("few_rows", parted) for parted in _parted(tile, num_in, num_out)]
+    return {plan.label: plan for plan in (*found, CUBLAS)}
 
 
 def rows_bucket(rows: int) -> int:
@@ -66,14 +66,14 @@ def _row(vector: int) -> list[Plan]:
     """
     blocks = ((2, 4, 2), (1, 4, 2), (2, 8, 2), (2, 4, 1), (4, 4, 2), (8, 4, 1))
     return [
-        Plan("row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector * loads, "num_warps": warps})
+        Plan("one_row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector * loads, "num_warps": warps})
         for out, warps, loads in blocks
     ]
 
 
 def _row_vectors(*blocks: tuple[int, int]) -> list[Plan]:
     """Outputs and warps, for a quantized matrix in vectors of 16 bytes: it wants more outputs for each value of x."""
-    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
+    return [Plan("one_row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
 
 def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import arch_of, ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import arch_of, ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "float32": {64: (32, 32, 8, 2), 128: (32, 16, 4, 2), 256: (16, 16, 4, 2)},

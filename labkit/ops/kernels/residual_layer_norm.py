@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.layer_norm import normalize, row_config
-from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 
 @jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
 """Values of query, key and value each that a program aims at: 16 bytes a thread with 8 warps in half precision."""

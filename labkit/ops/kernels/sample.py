@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 _UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
 """Highest bits of the float32 in which two values of a type can differ (float16: 19), in whole steps of four."""

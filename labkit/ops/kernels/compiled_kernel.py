@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.ops.kernels.support import INSTALLED, Kernel, interpreted, recorded
+from labkit.ops.kernels.triton_runtime import INSTALLED, Kernel, interpreted, recorded
 
 SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may have, by compute capability (CUDA programming guide, technical specifications)."""
@@ -49,7 +49,7 @@ _COPY = r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledKernel:
     """A kernel compiled for compute capability `arch` / 10.
 
     `registers` a thread; `spill_bytes`: local memory a thread, where registers spill to; `shared_bytes` a block.
@@ -87,7 +87,7 @@ class Compiled:
         return found
 
 
-def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any], arch: int = 90) -> Compiled:
+def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any], arch: int = 90) -> CompiledKernel:
     """Compile `kernel[grid](*args, **options)` for a GPU of compute capability `arch` / 10, which need not be there.
 
     Tensors among `args` may lie on any device, "meta" too; types and alignment are taken from them as a launch does.
@@ -115,10 +115,10 @@ def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any
     source = ASTSource(kernel, signature, constexprs, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=settings)
     registers, spilled = _resources(made.asm["cubin"])
-    return Compiled(kernel.__name__, arch, registers, spilled, made.metadata.shared, made.asm["ptx"])
+    return CompiledKernel(kernel.__name__, arch, registers, spilled, made.metadata.shared, made.asm["ptx"])
 
 
-def compile_call(call: Callable[[], Any], arch: int = 90) -> list[Compiled]:
+def compile_call(call: Callable[[], Any], arch: int = 90) -> list[CompiledKernel]:
     """Every kernel that `call` would launch on such a GPU, compiled and not run; give it tensors on the device "meta"."""
     with recorded(arch) as launches:
         call()

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from labkit.ops.gelu import gelu as gelu_reference
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
-from labkit.ops.kernels.linear_finish import finish_triton
+from labkit.ops.kernels.linear_epilogue import epilogue_triton
 from labkit.weight_formats import Int4Weight, Int8Weight
 
 
-def dense_library(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
+def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU cuBLAS adds bias and GELU itself."""
     if gelu and bias is not None and x.is_cuda:
         return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)  # on a GPU, and only there, the tanh form
@@ -20,30 +20,30 @@ def dense_library(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool)
     return gelu_reference(result) if gelu else result
 
 
-def spread_library(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
+def dequantized_cublas(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
     """The same for a weight that is spread out first, to a dense one that lives as long as the product."""
-    return dense_library(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
+    return dense_cublas(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
 
 
-def int8_library_fits(rows: int, num_in: int, num_out: int) -> bool:
+def int8_cublas_fits(rows: int, num_in: int, num_out: int) -> bool:
     """What `torch._int_mm` accepts on a GPU."""
     return rows > 16 and num_in % 8 == 0 and num_out % 8 == 0
 
 
-def int8_library(
+def int8_cublas(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
 ) -> Tensor:
     """W8A8: `x` `[rows, in]` and `weight` `[out, in]` int8; exact sums in int32, then one pass over them."""
     product = torch._int_mm(x, weight.t())
-    return finish_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)
+    return epilogue_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)
 
 
-def fp8_library_fits(num_in: int, num_out: int) -> bool:
+def fp8_cublas_fits(num_in: int, num_out: int) -> bool:
     """What `torch._scaled_mm` accepts."""
     return num_in % 16 == 0 and num_out % 16 == 0
 
 
-def fp8_library(
+def fp8_cublas(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
 ) -> Tensor:
     """FP8: `x` `[rows, in]` and `weight` `[out, in]` float8_e4m3fn."""
@@ -52,4 +52,4 @@ def fp8_library(
         return gelu_reference(result) if gelu else result
     one = torch.ones((), dtype=torch.float32, device=x.device)
     product = torch._scaled_mm(x, weight.t(), one, one, out_dtype=torch.float32)
-    return finish_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)
+    return epilogue_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish_triton
-from labkit.ops.kernels.linear_rows import store_total, tiling
-from labkit.ops.kernels.support import jit, jit_once_for_all, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue_triton
+from labkit.ops.kernels.linear_few_rows import store_total, tiling
+from labkit.ops.kernels.triton_runtime import jit, jit_once_for_all, launch, tl
 from labkit.weight_formats import Int4Weight
 
 PER_WORD = 4
@@ -30,7 +30,7 @@ def nibble_weights(words: tl.tensor, scales: tl.tensor, PLACE: tl.constexpr, dty
 
 
 @jit_once_for_all("num_rows")
-def rows_int4_kernel(
+def few_rows_int4_kernel(
     x: tl.tensor,
     packed: tl.tensor,
     scales: tl.tensor,
@@ -50,7 +50,7 @@ def rows_int4_kernel(
     BLOCK_IN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
-    """As `rows_kernel`. The order of a sum is free: a product takes the first nibble of every word, the next the second."""
+    """As `few_rows_kernel`. The order of a sum is free: a product takes the first nibble of every word, the next the second."""
     BLOCK_WORDS: tl.constexpr = BLOCK_IN // PER_WORD
     GROUP_WORDS: tl.constexpr = GROUP // PER_WORD
     BLOCK_GROUPS: tl.constexpr = BLOCK_IN // GROUP
@@ -83,7 +83,7 @@ def rows_int4_kernel(
     store_total(total, outs, rows, None, None, bias, out, num_rows, num_out, GELU, PARTIAL)
 
 
-def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+def few_rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
     """`[rows, out]` for `x` `[rows, in]`; the group size must be a multiple of 4 that divides BLOCK_IN."""
     (num_out, num_in), rows = weight.shape, x.shape[0]
     words = weight.packed.contiguous().view(torch.int16)
@@ -95,7 +95,7 @@ def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu
     else:
         out = torch.empty((parts, rows, num_out), dtype=torch.float32, device=x.device)
     launch(
-        rows_int4_kernel,
+        few_rows_int4_kernel,
         grid,
         *(
             x,
@@ -116,4 +116,4 @@ def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu
         PER_WORD=PER_WORD,
         **blocks,
     )
-    return out if parts == 1 else finish_triton(out, x.dtype, bias=bias, gelu=gelu)
+    return out if parts == 1 else epilogue_triton(out, x.dtype, bias=bias, gelu=gelu)

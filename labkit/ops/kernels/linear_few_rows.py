@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish, finish_triton
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue, epilogue_triton
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, tl
 
 
 @jit
@@ -45,12 +45,12 @@ def store_total(
     if PARTIAL:
         tl.store(out + (tl.program_id(2) * num_rows + rows) * num_out + outs, total, mask=inside)
     else:
-        result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
+        result = epilogue(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
         tl.store(out + rows * num_out + outs, result.to(out.dtype.element_ty), mask=inside)
 
 
 @jit_once_for_all("num_rows")
-def rows_kernel(
+def few_rows_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     row_scales: tl.tensor,
@@ -93,7 +93,7 @@ def rows_kernel(
     store_total(total, outs, rows, row_scales, out_scales, bias, out, num_rows, num_out, GELU, PARTIAL)
 
 
-def rows_triton(
+def few_rows_triton(
     x: Tensor,
     weight: Tensor,
     row_scales: Tensor | None,
@@ -118,8 +118,8 @@ def rows_triton(
     else:
         out = torch.empty((parts, rows, num_out), dtype=torch.int32 if whole else torch.float32, device=x.device)
     numbers = (rows, weight.shape[1], num_out, part_in)
-    launch(rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTIAL=parts > 1, **blocks)
-    return out if parts == 1 else finish_triton(out, dtype, gelu=gelu, **scales)
+    launch(few_rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTIAL=parts > 1, **blocks)
+    return out if parts == 1 else epilogue_triton(out, dtype, gelu=gelu, **scales)
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 
 
 @jit
-def row_kernel(
+def one_row_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
@@ -39,15 +39,15 @@ def row_kernel(
         w = tl.load(matrix_row + ins[None], mask=inside, other=0, eviction_policy="evict_first")
         values = tl.load(x + ins, mask=ins < num_in, other=0.0)
         total += tl.sum(w.to(tl.float32) * values.to(tl.float32)[None], 2)
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
+    result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=outs < num_out)
 
 
-def row_triton(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+def one_row_triton(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
     """`[1, out]` for `x` `[1, in]` and `weight` `[out, in]`, both float."""
     num_out, num_in = weight.shape
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     grid = (ceil_div(num_out, config["BLOCK_OUT"]),)
     vector = 16 // weight.element_size()
-    launch(row_kernel, grid, x, weight, bias, out, num_in, num_out, GELU=gelu, VECTOR=vector, **config)
+    launch(one_row_kernel, grid, x, weight, bias, out, num_in, num_out, GELU=gelu, VECTOR=vector, **config)
     return out

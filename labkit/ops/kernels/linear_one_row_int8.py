@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int8Weight
 
 WORDS = 4
@@ -27,7 +27,7 @@ def placed(words: tl.tensor, one: tl.tensor) -> tl.tensor:
 
 
 @jit
-def row_int8_kernel(
+def one_row_int8_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     scales: tl.tensor,
@@ -67,17 +67,17 @@ def row_int8_kernel(
         # What the ones and the 128 added: the same for every output.
         offset = tl.sum(x0 + x1 + x2 + x3, 1)
         total += 256.0 * tl.sum(product, 2) - 384.0 * offset[None]
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, scales, bias, GELU)
+    result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, scales, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=out_inside)
 
 
-def row_int8_triton(x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+def one_row_int8_triton(x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
     """`[1, out]` for `x` `[1, in]`; the number of inputs must be a multiple of 4, whole words."""
     num_out, num_in = weight.shape
     words = weight.values.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     launch(
-        row_int8_kernel,
+        one_row_int8_kernel,
         (ceil_div(num_out, config["BLOCK_OUT"]),),
         *(x, words, weight.scales, bias, out, num_in, num_out, words.shape[1], ONE),
         GELU=gelu,

@@ -10,7 +10,7 @@ import numpy as np
 
 from labkit.errors import NotAvailable
 from labkit.measure.traffic import Traffic
-from labkit.ops.kernels.support import interpreted
+from labkit.ops.kernels.triton_runtime import interpreted
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import NotAvailable
+from labkit.ops.backend import has_triton
 
 __all__ = [
     "INSTALLED",
@@ -35,7 +35,7 @@ __all__ = [
     "triton",
 ]
 
-INSTALLED = importlib.util.find_spec("triton") is not None
+INSTALLED = has_triton()
 """Whether the package triton is there."""
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int4Weight
 
 WORDS = 4
@@ -33,7 +33,7 @@ def add_byte(
 
 
 @jit
-def row_int4_kernel(
+def one_row_int4_kernel(
     x: tl.tensor,
     packed: tl.tensor,
     scales: tl.tensor,
@@ -82,17 +82,17 @@ def row_int4_kernel(
         group_inside = out_inside[:, None] & (vectors * WORDS < num_words)[None, :]
         scale = tl.load(scales_row + (vectors // VECTORS_IN_GROUP)[None, :], mask=group_inside, other=0.0)
         total += (16.0 * tl.sum(product, 2) - offset[None]) * scale.to(tl.float32)
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
+    result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=out_inside)
 
 
-def row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+def one_row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
     """`[1, out]` for `x` `[1, in]`; the group size must be a multiple of 32, what a thread loads at once."""
     num_out, num_in = weight.shape
     words = weight.packed.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     launch(
-        row_int4_kernel,
+        one_row_int4_kernel,
         (ceil_div(num_out, config["BLOCK_OUT"]),),
         *(x, words, weight.scales, bias, out, num_in, num_out, words.shape[1], weight.scales.shape[1], ONE),
         GELU=gelu,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, tl
 
 BLOCK_ROWS, BLOCK_OUT = 4, 256
 
@@ -17,7 +17,7 @@ def gelu_tanh(x: tl.tensor) -> tl.tensor:
 
 
 @jit
-def finish(
+def epilogue(
     total: tl.tensor,
     rows: tl.tensor,
     outs: tl.tensor,
@@ -45,7 +45,7 @@ def finish(
 
 
 @jit_once_for_all("num_rows")
-def finish_kernel(
+def epilogue_kernel(
     partial: tl.tensor,
     row_scales: tl.tensor,
     out_scales: tl.tensor,
@@ -66,11 +66,11 @@ def finish_kernel(
     total = tl.load(partial + place, mask=inside, other=0)
     for part in tl.static_range(1, PARTS):
         total += tl.load(partial + (part * num_rows) * num_out + place, mask=inside, other=0)
-    result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
+    result = epilogue(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
     tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
 
 
-def finish_triton(
+def epilogue_triton(
     partial: Tensor,
     dtype: torch.dtype,
     *,
@@ -83,7 +83,7 @@ def finish_triton(
     parts, rows, num_out = partial.shape
     out = torch.empty((rows, num_out), dtype=dtype, device=partial.device)
     launch(
-        finish_kernel,
+        epilogue_kernel,
         (ceil_div(rows, BLOCK_ROWS), ceil_div(num_out, BLOCK_OUT)),
         *(partial, row_scales, out_scales, bias, out, rows, num_out),
         GELU=gelu,
