@@ -1,4 +1,4 @@
-"""Linear layers on a GPU: which kernel runs for which kind of weight and how many rows."""
+"""Linear layers on a GPU: chooses the kernel by the kind of weight and the number of rows."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from labkit.ops.kernels.triton_runtime import arch_of
 from labkit.weight_formats import Fp8Weight, Int4Weight, Int8DynamicWeight, Int8Weight, QuantizedWeight
 
 GPUWeight = Tensor | QuantizedWeight
-"""What is multiplied by here."""
+"""The kinds of weight that a GPU multiplies by."""
 KINDS = {Int8Weight: "int8", Int4Weight: "int4", Int8DynamicWeight: "int8 dynamic", Fp8Weight: "fp8"}
 """Names of the quantized formats."""
 FP8_ARCH = 89
-"""The first compute capability whose tensor cores know FP8."""
+"""The first compute capability whose tensor cores multiply FP8."""
 
 SOURCES = sorted(Path(__file__).parent.glob("linear*.py"))
-"""The files whose change makes tuned choices stale."""
+"""A change of any of these files makes tuned choices stale."""
 
 tuner = Tuner(SOURCES)
-"""Chooses among `plans`. `labkit.ops.kernels.linear_tune.tune` fills it."""
+"""Chooses among `plans`; `labkit.ops.kernels.linear_tune.tune` measures them."""
 
 
 def linear_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
@@ -55,10 +55,10 @@ def linear_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None, *, g
     arch = arch_of(x.device)
     if isinstance(weight, Fp8Weight) and arch < FP8_ARCH:
         raise NotAvailable(
-            f"a weight is in FP8, which needs a GPU of compute capability 8.9 or above, this one has {arch / 10}; "
+            f"a weight is in FP8, which needs a GPU of compute capability 8.9 or above; this one has {arch / 10}: "
             "quantize to int8 or int4 instead"
         )
-    strided = isinstance(weight, Tensor) and not weight.is_contiguous()  # a part of a larger matrix: the library reads it
+    strided = isinstance(weight, Tensor) and not weight.is_contiguous()  # a part of a larger matrix, which cuBLAS can read
     if rows > STREAMED_ROWS[kind] or strided:
         return run_plan(CUBLAS, x, weight, bias, gelu=gelu)
     bucket = rows_bucket(rows)
@@ -76,7 +76,7 @@ def kind_of(weight: GPUWeight) -> str:
 
 
 def run_plan(plan: Plan, x: Tensor, weight: GPUWeight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """Compute in the way that `plan` says; `x` contiguous and not empty."""
+    """Compute the layer as `plan` says; `x` is contiguous and not empty."""
     if isinstance(weight, Int8DynamicWeight | Fp8Weight):
         return _dynamic(plan, x, weight, bias, gelu=gelu)
     if isinstance(weight, Int4Weight):
@@ -98,7 +98,7 @@ def run_plan(plan: Plan, x: Tensor, weight: GPUWeight, bias: Tensor | None, *, g
 
 
 def _dynamic(plan: Plan, x: Tensor, weight: Int8DynamicWeight | Fp8Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """Round the activations, multiply in 8 bits; where the library refuses the shape, by the kernel for few rows."""
+    """Round the activations and multiply in 8 bits; a shape that cuBLAS refuses goes to the kernel for few rows."""
     values, scales = quantize_rows_triton(x, weight.values.dtype)
     num_out, num_in = weight.shape
     if plan.kernel == "cublas":

@@ -1,6 +1,7 @@
-"""The product of a single row with a dense matrix: all the work is to stream the matrix through, once.
+"""The product of one row with a dense matrix; nearly all of its time is spent reading the matrix once.
 
-No tensor cores: two instructions a weight keep up with the memory, and no row of a tile is spent on nothing.
+It does without tensor cores: two instructions per weight keep up with the memory, and a tensor core's tile would be almost
+empty.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ def one_row_kernel(
     BLOCK_IN: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_OUT outputs; its loads of one step, BLOCK_OUT * BLOCK_IN weights, are in flight together."""
+    """One program for BLOCK_OUT outputs; the loads of one step, BLOCK_OUT * BLOCK_IN weights, are in flight together."""
     outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     matrix_row = weight + outs.to(tl.int64)[:, None, None] * num_in  # 64 bits: the matrix can have 2^31 weights
-    # The last dimension is what one thread loads at once, 16 bytes: its sum stays within the thread, which then holds a
-    # float for VECTOR weights; sums across threads wait until the end.
+    # The last dimension is what one thread loads at once, 16 bytes. Its sum stays within the thread, which then keeps one
+    # float for VECTOR weights; sums across threads are made at the end.
     neighbours = tl.arange(0, BLOCK_IN // VECTOR)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     total = tl.zeros((BLOCK_OUT, BLOCK_IN // VECTOR), tl.float32)
     for start in range(0, num_in, BLOCK_IN):
         ins = start + neighbours
         inside = (outs < num_out)[:, None, None] & (ins < num_in)[None]
-        # Weights are used once: let them leave the L2 cache first, x and what other kernels share stays.
+        # Weights are used once: they may leave the L2 cache first, so x and the data of other kernels stay.
         w = tl.load(matrix_row + ins[None], mask=inside, other=0, eviction_policy="evict_first")
         values = tl.load(x + ins, mask=ins < num_in, other=0.0)
         total += tl.sum(w.to(tl.float32) * values.to(tl.float32)[None], 2)

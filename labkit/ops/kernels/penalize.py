@@ -1,4 +1,4 @@
-"""Penalties and bans in one pass over the logits and their marks."""
+"""Apply penalties and bans in one pass over the logits and their marks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def penalize_kernel(
     BANNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program a row and a block of the vocabulary."""
+    """One program per row and block of the vocabulary."""
     row = tl.program_id(0).to(tl.int64)  # 64 bits: rows * vocab_size can pass 2^31
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < vocab_size
