@@ -1,11 +1,11 @@
-"""labkit: a fast, exact GPT-J engine and the course that is built on it.
+"""labkit: a fast, exact GPT-J engine and a course built on it.
 
     import labkit
 
     engine = labkit.load("gptj-tiny")
     print(engine.generate("In the beginning")[0].text)
 
-Importing this module touches neither torch nor the network; the names below are loaded on first use.
+Importing this module loads neither torch nor the network code; the names below are loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m labkit`, the same as the command `labkit`."""
+"""`python -m labkit` does the same as the command `labkit`."""
 
 from labkit.cli import main
 

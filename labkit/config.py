@@ -1,4 +1,4 @@
-"""The shape of a GPT-J, and the shapes that have names. Imports nothing else of labkit but its errors and `json_file`."""
+"""The configuration of a GPT-J model, and named configurations. Imports only `errors` and `json_file` from labkit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST = {
     "vocab_size": 2**24,
     "intermediate_size": 2**20,
 }
-"""What is larger than this is a mistake, and would need more memory than any machine has."""
+"""The largest accepted values. A larger value is a mistake and would need more memory than any machine has."""
 LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's; 'gelu_new' (tanh form) is accepted"),
@@ -37,18 +37,17 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "scale_attn_by_inverse_layer_idx": ((False, None), "is {}; GPT-J has no such scale, false is accepted"),
     "add_cross_attention": ((False, None), "is {}; GPT-J has no cross-attention, false is accepted"),
 }
-"""Settings of a `config.json` that GPT-J leaves no choice in, and the values that they may have."""
+"""Settings of a `config.json` that are fixed in GPT-J, with their accepted values and the error message for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTJConfig:
     """A GPT-J architecture.
 
-    `hidden_size` is split evenly over `num_heads`; the first `rotary_dim` of each head's dimensions carry rotary
-    positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens;
-    a list becomes a tuple. Token ids outside of the vocabulary can never be made: they are dropped with a warning, as a
-    `vocab_size` that was changed leaves them in many a config. Raises `InvalidRequest` when the numbers do not fit
-    together.
+    `hidden_size` is divided evenly among `num_heads`. The first `rotary_dim` dimensions of each head carry rotary positions
+    in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list becomes a tuple. Token
+    ids outside the vocabulary are dropped with a warning: the model never generates them, but many configs hold some because
+    their `vocab_size` was changed. Raises `InvalidRequest` when the numbers do not fit together.
     """
 
     hidden_size: int
@@ -96,7 +95,7 @@ class GPTJConfig:
             raise InvalidRequest(f"GPT-J config: {name} is {value!r:.80}{also}; a whole number from 1 to {most} is accepted")
 
     def _tokens(self, name: str, given: Any, *, one: bool = False) -> tuple[int, ...]:
-        """The token ids that a setting names, each once, without those outside of the vocabulary."""
+        """The token ids of a setting without duplicates and without those outside the vocabulary."""
         several = isinstance(given, list | tuple) and not one
         tokens = () if given is None else tuple(given) if several else (given,)
         if any(type(token) is not int for token in tokens):
@@ -104,37 +103,37 @@ class GPTJConfig:
             raise InvalidRequest(f"GPT-J config: {name} is {given!r:.80}; {accepted} accepted")
         if outside := [token for token in tokens if not 0 <= token < self.vocab_size]:
             warnings.warn(
-                f"{name} {', '.join(f'{token!r:.40}' for token in outside[:3])} is outside of the vocabulary of "
-                f"{self.vocab_size} tokens, which never makes it: it is left out",
+                f"{name} {', '.join(f'{token!r:.40}' for token in outside[:3])} is outside the vocabulary of "
+                f"{self.vocab_size} tokens; the model never generates it, so it is ignored",
                 stacklevel=1,
             )
         return tuple(dict.fromkeys(token for token in tokens if 0 <= token < self.vocab_size))
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """Every token that ends a text; none where the model has no end of text."""
+        """Every token that ends a text; an empty tuple if the model has none."""
         ends = self.eos_token_id
         return () if ends is None else (ends,) if isinstance(ends, int) else ends
 
     @property
     def head_dim(self) -> int:
-        """Dimensions of one attention head."""
+        """The number of dimensions of one attention head."""
         return self.hidden_size // self.num_heads
 
     @property
     def parameter_count(self) -> int:
-        """All weights, embedding and untied head included (6,050,882,784 for GPT-J 6B)."""
+        """The number of parameters, with embedding and untied head (6,050,882,784 for GPT-J 6B)."""
         h, inner = self.hidden_size, self.intermediate_size
         layer = 4 * h * h + 2 * h * inner + inner + h + 2 * h
         return self.num_layers * layer + 2 * self.vocab_size * h + self.vocab_size + 2 * h
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Bytes of keys and values that one token keeps in the cache over all layers."""
+        """Bytes of the keys and values of one token in the cache, over all layers."""
         return 2 * self.num_layers * self.hidden_size * element_bytes
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTJConfig:
-        """From the dictionary of a Hugging Face `config.json` of `model_type` `gptj`."""
+        """Make a config from the dictionary of a Hugging Face `config.json` with `model_type` `gptj`."""
         kind = values.get("model_type", "gptj")
         if kind != "gptj":
             raise InvalidRequest(
@@ -147,7 +146,7 @@ class GPTJConfig:
                 raise InvalidRequest(f"{name} {why.format(shown)}")
         missing = [name for name in _HUGGINGFACE_NAMES.values() if values.get(name) is None]
         if missing:
-            raise InvalidRequest(f"config.json lacks {', '.join(missing)}; a GPT-J config needs them all")
+            raise InvalidRequest(f"config.json lacks {', '.join(missing)}; a GPT-J config needs all of them")
         inner = values.get("n_inner")
         if type(inner) is int and inner == 0:
             raise InvalidRequest("n_inner is 0; a whole number of at least 1, or null for 4 times n_embd, is accepted")
@@ -161,7 +160,7 @@ class GPTJConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> GPTJConfig:
-        """From a `config.json` file; raises `InvalidRequest` naming the file and what is wrong in it."""
+        """Make a config from a `config.json` file. Raises `InvalidRequest` with the file's name and the error in it."""
         try:
             values = read_json_object(path)
         except (OSError, ValueError) as error:
@@ -172,7 +171,7 @@ class GPTJConfig:
             raise InvalidRequest(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The dictionary of a Hugging Face `config.json` that `from_dict` reads back."""
+        """The dictionary of a Hugging Face `config.json`; `from_dict` reads it back."""
         return {
             "architectures": ["GPTJForCausalLM"],
             "model_type": "gptj",
@@ -196,7 +195,7 @@ GPT_J_6B = GPTJConfig(
     bos_token_id=50256,
     eos_token_id=50256,
 )
-"""EleutherAI/gpt-j-6b; the tokenizer has 50,257 entries, the vocabulary is padded to 50,400."""
+"""EleutherAI/gpt-j-6b. Its tokenizer has 50,257 tokens; its vocabulary is padded to 50,400."""
 
 GPT_J_405M = GPTJConfig(
     hidden_size=1024,
@@ -208,4 +207,4 @@ GPT_J_405M = GPTJConfig(
     bos_token_id=50256,
     eos_token_id=50256,
 )
-"""A 405 M-parameter GPT-J for benchmarks on CPUs; it has no trained weights."""
+"""A GPT-J with 405 M parameters for benchmarks on CPUs; it has no trained weights."""

@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, disk, GPUs, versions, a Triton server. Knows nothing of labs or models."""
+"""Describes this machine: processor, memory, disk, GPUs and versions of packages. Knows no labs or models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 from labkit.host_memory import available_memory, total_memory
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
-"""Those that decide which kernels a CPU can run, under Linux's names."""
+"""The instruction sets that decide which kernels a CPU can run, by their names in Linux."""
 
 PACKAGES = (
     "torch",
@@ -33,7 +33,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, the cores this process may use, and the instruction sets among `INSTRUCTION_SETS`."""
+    """A processor: its model, the cores that this process may use, and its instruction sets among `INSTRUCTION_SETS`."""
 
     model: str
     architecture: str
@@ -44,7 +44,7 @@ class CPU:
 
 @dataclass(frozen=True)
 class GPU:
-    """A GPU: name, memory in bytes, driver, compute capability, and its links (generation and width, NVLinks up)."""
+    """A GPU: name, memory in bytes, driver, compute capability, PCIe generation and width, and active NVLinks."""
 
     index: int
     name: str
@@ -57,7 +57,7 @@ class GPU:
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything at once; `gpus_why_none` says in words why there is no GPU to use."""
+    """The description of a machine; `gpus_why_none` says why there is no usable GPU."""
 
     system: str
     cpu: CPU
@@ -74,7 +74,7 @@ class Machine:
 
 
 def describe() -> Machine:
-    """Look at this machine; takes well under a second and changes nothing."""
+    """Describe this machine; takes well under a second and changes nothing."""
     gpus, why = find_gpus()
     return Machine(
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
@@ -89,7 +89,7 @@ def describe() -> Machine:
 
 
 def find_cpu(cpuinfo: str | None = None) -> CPU:
-    """The processor, from `/proc/cpuinfo` (or its text, given) where there is one."""
+    """The processor as described by `/proc/cpuinfo`, if that exists, or by the given text of such a file."""
     if cpuinfo is None:
         path = Path("/proc/cpuinfo")
         cpuinfo = path.read_text() if path.exists() else ""
@@ -109,12 +109,12 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; a container or a job may have fewer than the machine."""
+    """The number of cores that this process may use; a container or a job may have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_gpus() -> tuple[tuple[GPU, ...], str]:
-    """The NVIDIA GPUs, by NVML; none, and the reason, when there is no library, no driver or no GPU."""
+    """The NVIDIA GPUs that NVML reports, and the reason if there are none: no library, no driver or no GPU."""
     try:
         import pynvml
     except ImportError:
@@ -122,12 +122,12 @@ def find_gpus() -> tuple[tuple[GPU, ...], str]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return (), f"no NVIDIA driver answers ({error})"
+        return (), f"no NVIDIA driver answered ({error})"
     try:
         count = pynvml.nvmlDeviceGetCount()
         gpus = tuple(_gpu(pynvml, index) for index in range(count))
     except pynvml.NVMLError as error:
-        return (), f"the NVIDIA driver refuses ({error})"
+        return (), f"the NVIDIA driver refused the request ({error})"
     finally:
         pynvml.nvmlShutdown()
     return gpus, "" if gpus else "the NVIDIA driver sees no GPU"
@@ -170,7 +170,7 @@ def _text(value: str | bytes) -> str:
 
 
 def find_versions(packages: Iterable[str] | None = None) -> dict[str, str]:
-    """Versions of the installed ones among `packages` (left out: `PACKAGES`)."""
+    """The versions of those `packages` (default: `PACKAGES`) that are installed."""
     found = {}
     for package in PACKAGES if packages is None else packages:
         try:

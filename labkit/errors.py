@@ -1,20 +1,20 @@
-"""The errors a user of labkit can meet; each message says what was given, what is accepted and what to do."""
+"""The errors that a user of labkit can meet. Each message says what was given, what is accepted and what to do."""
 
 
 class LabkitError(Exception):
-    """Anything labkit refuses or fails at; the command line prints its message and exits with status 1."""
+    """Base class of labkit's errors; the command line prints the message and exits with status 1."""
 
 
 class InvalidRequest(LabkitError, ValueError):
-    """A value given by the user is not acceptable; the command line exits with status 2."""
+    """The user gave a value that is not accepted; the command line exits with status 2."""
 
 
 class CheckpointError(LabkitError):
-    """Weights or their files are missing, short, misshapen, corrupt or not a number."""
+    """Weights or their files are missing, truncated, of the wrong shape, corrupt or NaN."""
 
 
 class InsufficientResources(LabkitError):
-    """The machine has too little disk, host memory or device memory for what was asked."""
+    """The machine has too little disk, host memory or device memory for the request."""
 
 
 class NotAvailable(LabkitError):
@@ -22,24 +22,24 @@ class NotAvailable(LabkitError):
 
 
 class RankFailed(LabkitError):
-    """A rank of a distributed run raised, ended or stopped answering; the message names it, its host, step and cause."""
+    """A rank raised an error, exited or stopped answering; the message names the rank, its host, the step and the cause."""
 
 
 class RequestFailed(LabkitError):
-    """One request failed in a step of the engine and was ended, the others go on; the message names it and the cause."""
+    """One request failed in a step of the engine and was ended; others continue. The message names it and the cause."""
 
 
 THE_LIMIT = "which is the limit"
-"""Words of every `Overloaded`: over the network only the words tell it from a server that is gone."""
+"""Part of every message of `Overloaded`: a client can tell it from a missing server only by these words."""
 
 
 class Overloaded(LabkitError):
-    """A server has as much to do as its limit, which the message names, allows; ask again later."""
+    """A server has reached its limit of work, which the message names; try again later."""
 
 
 class Cancelled(LabkitError):
-    """A request ended before its text did: its client has gone, or its deadline has passed."""
+    """A request was ended before its text was complete: its client has gone, or its deadline has passed."""
 
 
 class DeadlinePassed(Cancelled):
-    """A request was not done in the time that it, or any request to this server, is given; the message says which."""
+    """A request took longer than its own time limit or the server's; the message says which limit it was."""

@@ -1,4 +1,4 @@
-"""Which of labkit's extras brings a package that is missing."""
+"""Tells which of labkit's extras installs a missing package."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ EXTRA_OF = {
     "triton": "lab",
     "tritonclient": "serve",
 }
-"""The extra by the name under which a package is imported; the packages that labkit always needs are not here."""
+"""The extra of each optional package, by the name under which it is imported."""
 
 
 def what_is_missing(error: ImportError) -> str | None:
-    """One sentence that names the missing package and its extra; None when the import failed for another reason."""
+    """A sentence that names the missing package and its extra; None if the import failed for another reason."""
     package = (error.name or "").partition(".")[0]
     extra = EXTRA_OF.get(package)
     if extra is None or not isinstance(error, ModuleNotFoundError):
         return None
     return (
-        f"the package {package} is not installed; labkit's extra {extra!r} brings it: pip install 'labkit[{extra}]' "
+        f"the package {package} is not installed; labkit's extra {extra!r} installs it: pip install 'labkit[{extra}]' "
         "(`make env` installs every extra)"
     )

@@ -1,4 +1,4 @@
-"""What a forked child must not do: it has its parent's memory, but neither its threads nor the right to end its processes."""
+"""Rules for forked children: a child has its parent's memory, but not its threads, and must not end its processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 
 class Forkable(Protocol):
-    """Something that must change in a forked child before anything is done with it."""
+    """An object that must be changed in a forked child before it is used there."""
 
     def after_fork(self) -> None:
-        """Called in the child, at once: it may take no lock and start no thread."""
+        """Called in the child right after the fork; it must not take a lock or start a thread."""
 
 
 _forkables: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -21,20 +21,22 @@ _is_child = False
 
 
 def is_forked_child() -> bool:
-    """Whether this process was forked from one that had imported labkit: OpenMP's threads of the parent are not here, and a
-    parallel region would wait for them for ever."""
+    """Whether this process was forked from one that had imported labkit.
+
+    A child lacks the OpenMP threads of its parent, and a parallel region would wait for them for ever.
+    """
     return _is_child
 
 
 def tell(forkable: Forkable) -> None:
-    """Call its `after_fork` in every child that is forked while it is there."""
+    """Register an object: its `after_fork` is called in every child that is forked while the object exists."""
     _forkables.add(forkable)
 
 
 def by_owner(function: Callable[..., None]) -> Callable[..., None]:
-    """The function for the process that is running now; in its forked children it does nothing.
+    """Wrap a function so that it works in the current process only and does nothing in forked children.
 
-    For what is called when a process or an object ends: servers and ranks are their owner's.
+    It is meant for functions that run when a process or an object ends: only the owner may end servers and ranks.
     """
     owner = os.getpid()
 

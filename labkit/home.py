@@ -1,4 +1,4 @@
-"""Where labkit keeps what belongs to its user: progress, records, downloaded models. Imports nothing but the errors."""
+"""The folder where labkit stores a user's files: progress, records, downloaded models. Imports only labkit's errors."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from labkit.errors import NotAvailable
 
 
 def home_path() -> Path:
-    """The folder named by `LABKIT_HOME`, else `~/.labkit`, whether it is there or not: for what is only read."""
+    """The folder named by `LABKIT_HOME`, else `~/.labkit`. It may not exist; use this to read only."""
     return Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
 
 
 def home() -> Path:
-    """The folder of `home_path`, made when it is missing.
+    """The folder of `home_path`; it is created when it is missing.
 
-    Raises `NotAvailable` when it cannot be made or written to.
+    Raises `NotAvailable` when the folder cannot be created or written to.
     """
     path = home_path()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotAvailable(f"labkit keeps its files in {path}, which cannot be made ({error}); set LABKIT_HOME") from error
+        raise NotAvailable(
+            f"labkit keeps its files in {path}, which cannot be created ({error}); set LABKIT_HOME to another folder"
+        ) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise NotAvailable(f"labkit keeps its files in {path}, which this user cannot write to; set LABKIT_HOME elsewhere")
+        raise NotAvailable(
+            f"labkit keeps its files in {path}, which this user cannot write to; set LABKIT_HOME to another folder"
+        )
     return path
 
 
 @contextmanager
 def fresh_home() -> Iterator[Path]:
-    """An empty home for this process and those it starts, gone at the end: nothing of the user's is seen or changed."""
+    """A temporary, empty home for this process and the processes it starts; the user's files are not read or changed."""
     before = os.environ.get("LABKIT_HOME")
     with tempfile.TemporaryDirectory(prefix="labkit-home-") as folder:
         os.environ["LABKIT_HOME"] = folder
@@ -46,7 +50,7 @@ def fresh_home() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old content or the new, never a part of it."""
+    """Write a text file so that readers see the old content or the new content, never a part of it, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,6 +1,6 @@
-"""How much memory of this host the process may still take: what is free, and what its cgroups and `ulimit -v` leave.
+"""How much memory this process may still take: the free memory of the host, limited by cgroups and `ulimit -v`.
 
-A container's limit is written in the files of its cgroup, of version 1 or 2; the free memory of the host does not show it.
+The limit of a container is in the files of its cgroup, version 1 or 2; the free memory of the host does not show it.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import psutil
 
 PROCESS = Path("/proc/self")
 UNLIMITED = 1 << 60
-"""A limit from here on is none: version 1 writes a number close to 2^63 for no limit."""
+"""Larger limits mean no limit: version 1 writes a number close to 2^63 if there is none."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on memory in bytes, and how much of it is used; pages of files that the kernel can drop do not count."""
+    """A memory limit in bytes and the used part of it, without the file pages that the kernel can drop."""
 
     size: int
     used: int
 
 
 def available_memory(process: Path = PROCESS) -> int:
-    """Bytes that this process can still take: the least of the host's free memory and of what each limit leaves.
+    """Bytes that this process can still take: the minimum of the host's free memory and of the rest of each limit.
 
-    process: the folder of the process in /proc, from which the limits are read.
+    process: the folder of the process in /proc; the limits are read from there.
     """
     left = [limit.size - limit.used for limit in limits(process)]
     return max(0, min([int(psutil.virtual_memory().available), *left]))
 
 
 def total_memory(process: Path = PROCESS) -> int:
-    """Bytes of memory that this process could have if nothing else ran: the host's, or the least limit on it."""
+    """Bytes that this process could take if nothing else ran: the host's memory or the smallest limit."""
     return min([int(psutil.virtual_memory().total), *(limit.size for limit in limits(process))])
 
 
 def limits(process: Path = PROCESS) -> list[Limit]:
-    """Every limit on this process's memory: of its cgroups and of all above them, and of its address space."""
+    """All limits on the memory of this process: of its cgroups, of their parents, and of its address space."""
     found = [limit for folder, names in _folders(process) if (limit := _limit(folder, names))]
     with contextlib.suppress(ImportError, OSError, psutil.Error):
         import resource
@@ -53,7 +53,7 @@ def limits(process: Path = PROCESS) -> list[Limit]:
 
 @dataclass(frozen=True)
 class _Names:
-    """What one version of cgroups calls its files, and in `memory.stat` the pages of files that can be dropped."""
+    """The file names of one cgroup version, and the name of droppable file pages in `memory.stat`."""
 
     limits: tuple[str, ...]
     used: str
@@ -65,7 +65,7 @@ _VERSION_2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_f
 
 
 def _folders(process: Path) -> Iterator[tuple[Path, _Names]]:
-    """The folders of this process's cgroups that can limit memory, each from its own up to where the tree is mounted."""
+    """The folders of the cgroups that can limit this process's memory, from its own cgroup up to the mount point."""
     paths = _paths(process)
     with contextlib.suppress(OSError):
         for line in (process / "mountinfo").read_text().splitlines():
@@ -76,14 +76,14 @@ def _folders(process: Path) -> Iterator[tuple[Path, _Names]]:
             path = paths.get("memory" if version_1 else "") if version_1 or kind == "cgroup2" else None
             if path is None:
                 continue
-            top = Path(mounted.encode().decode("unicode_escape"))  # a space is written \040
+            top = Path(mounted.encode().decode("unicode_escape"))  # the file writes a space as \040
             inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
             for folder in (top / inside, *(top / parent for parent in inside.parents if inside.parts)):
                 yield folder, _VERSION_1 if version_1 else _VERSION_2
 
 
 def _paths(process: Path) -> dict[str, str]:
-    """This process's cgroup in each tree, by controller; "" is version 2's."""
+    """The path of this process's cgroup in each tree, by controller; version 2 has the key ""."""
     found = {}
     with contextlib.suppress(OSError):
         for line in (process / "cgroup").read_text().splitlines():
@@ -105,7 +105,7 @@ def _limit(folder: Path, names: _Names) -> Limit | None:
 
 
 def _number(path: Path) -> int | None:
-    """A file's number; None where there is no file, or the word `max` in it."""
+    """The number in a file; None if the file is missing or holds the word `max`."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Reading a JSON object from a file that someone else wrote; every flaw is a `ValueError` in one short sentence."""
+"""Read a JSON object from a file of unknown origin; every defect raises a `ValueError` with one short sentence."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**20
-"""A file of settings is far smaller than this."""
+"""The size limit of settings files, which are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
-"""Of an index or a header that has a line for each of many tensors."""
+"""The size limit of an index or a header with one line for each of many tensors."""
 
 
 def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """The object in a JSON file.
 
-    Raises `OSError` when the file cannot be read, and `ValueError` when it is larger than `most_bytes`, no JSON, nested
-    too deeply, no object, or names something twice.
+    Raises `OSError` when the file cannot be read, and `ValueError` when it is larger than `most_bytes`, is not
+    JSON, is nested too deeply, is not an object, or has a duplicate key.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     if (size := path.stat().st_size) > most_bytes:
         raise ValueError(f"it has {size:,} bytes; at most {most_bytes:,} are accepted")
     return parse_json_object(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Plain values across a process border as JSON and safetensors: nothing that could run code when it is read."""
+"""Pass plain values between processes as JSON and safetensors; reading them cannot run code, as unpickling could."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 MOST_BITS = 4096
-"""Whole numbers with more bits are not passed on: Python refuses to write or read their digits."""
+"""Integers with more bits are not passed on, because Python refuses to write or read so many digits."""
 
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A JSON form of a value; tensors go into `tensors` under a number and are referred to by it.
+    """The JSON form of a value. Tensors are put into `tensors` under a number, and the JSON form refers to that number.
 
-    Anything that is not plain (numbers, strings, booleans, None, tensors, lists, tuples, dictionaries with string or
-    number keys) becomes a note of what it was.
+    Plain values are numbers, strings, booleans, None, tensors, lists, tuples, and dictionaries whose keys are strings or
+    numbers. Any other value is replaced by the name of its type.
     """
     if isinstance(value, Tensor):
         key = str(len(tensors))
@@ -37,7 +37,7 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 class Foreign:
-    """Stands for a value that was not plain; equal to nothing."""
+    """Replaces a value that was not plain; it is not equal to any other value."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -47,7 +47,7 @@ class Foreign:
 
 
 def decode(coded: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value again; raises `KeyError` or `ValueError` for a form that `encode` does not write."""
+    """The value of a JSON form; raises `KeyError` or `ValueError` for a form that `encode` does not write."""
     ((kind, content),) = coded.items()
     if kind == "tensor":
         return tensors[content]
@@ -61,4 +61,4 @@ def decode(coded: Any, tensors: dict[str, Tensor]) -> Any:
         return {decode(key, tensors): decode(item, tensors) for key, item in content}
     if kind == "other":
         return Foreign(str(content))
-    raise ValueError(f"{kind!r} is no form of a value")
+    raise ValueError(f"{kind!r} is not a known form of a value")

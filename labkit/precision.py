@@ -1,7 +1,8 @@
-"""Names of precisions and devices, turned into torch's own; knows nothing of models.
+"""Turns names of precisions and devices into torch's dtypes and devices. Knows no models.
 
-A precision is what the matrices are stored in. The dtype is what a model computes in and keeps its cache in: the same for
-fp32, bf16 and fp16; for int8, int4 and fp8 the half-precision dtype that suits the device.
+A precision is the format in which the matrices are stored. The compute dtype is the dtype of activations and of the cache.
+For fp32, bf16 and fp16 both are the same; for int8, int4 and fp8 the compute dtype is the half precision that suits the
+device.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import torch
 from labkit.errors import InvalidRequest, NotAvailable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""The precisions an engine computes in; `fp64` is for references."""
+"""The precisions that an engine computes in; `fp64` is for references."""
 
 
 def as_device(device: str | torch.device | None = None) -> torch.device:
-    """The named device, or the best there is (the first GPU, else the CPU) when none is named.
+    """The named device. Without a name it is the best one of this machine: the first GPU, else the CPU.
 
-    Raises `NotAvailable` for a GPU that is not there and `InvalidRequest` for a name that is no device.
+    Raises `NotAvailable` for a missing GPU and `InvalidRequest` for an unknown device.
     """
     if device is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -37,13 +38,13 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
 
 
 BITS = {"fp64": 64, "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4.5}
-"""Bits a weight of a matrix takes in each precision; int4 with a float16 scale for every 32."""
+"""Bits per weight of a matrix in each precision; in int4, 32 weights share a float16 scale."""
 
 
 def as_precision(precision: str | torch.dtype | None, device: torch.device) -> str:
-    """The name of a precision; none named means fp16 on a GPU and fp32 on the CPU.
+    """The name of a precision. None means fp16 on a GPU and fp32 on the CPU.
 
-    Raises `InvalidRequest` for what is no precision, and `NotAvailable` for fp8 on the CPU.
+    Raises `InvalidRequest` for an unknown precision and `NotAvailable` for fp8 on the CPU.
     """
     if precision is None:
         return "fp16" if device.type == "cuda" else "fp32"
@@ -51,12 +52,12 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
     if not isinstance(name, str) or name not in BITS:
         raise InvalidRequest(f"precision is {precision!r}; fp32, bf16, fp16, int8, int4 or fp8 is accepted")
     if name == "fp8" and device.type != "cuda":
-        raise NotAvailable("precision fp8 was asked for, but the CPU multiplies no fp8; int8 takes as many bytes")
+        raise NotAvailable("precision fp8 was asked for, but a CPU cannot multiply fp8; use int8, which takes as many bytes")
     return str(name)
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What a model of this precision computes in: its own dtype, or bfloat16 on the CPU and float16 on a GPU."""
+    """The dtype in which a model of this precision computes; for int8, int4 and fp8: bfloat16 on the CPU, float16 on a GPU."""
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 

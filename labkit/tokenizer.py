@@ -1,8 +1,8 @@
-"""Text to token ids and back, by the `tokenizer.json` of a byte-level BPE (GPT-2's form, which GPT-J uses).
+"""Converts text to token ids and back with the `tokenizer.json` of a byte-level BPE (the kind that GPT-2 and GPT-J use).
 
-The ids are those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor (which may put
-special tokens around a text) are applied. What the file keeps of the calls that somebody made before it was saved is not:
-truncation, padding, and the dropout of a training run, which would cut the same text differently each time.
+The ids are the same as those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor
+(which may put special tokens around a text) are applied. Settings that the file may keep from earlier use are not applied:
+truncation, padding, and the dropout of training, which would split the same text differently each time.
 `tokenizer_config.json` is not read.
 """
 
@@ -17,7 +17,7 @@ from labkit.errors import CheckpointError, InvalidRequest
 class Tokenizer:
     """Wraps the `tokenizers` library around one `tokenizer.json`, at `path`.
 
-    content: the text of a `tokenizer.json`, where it was made of other files, of which `path` is one. Raises
+    content: the text of a `tokenizer.json` that was made from other files; `path` is then one of those files. Raises
     `CheckpointError` when it cannot be read.
     """
 
@@ -39,44 +39,44 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included."""
+        """The number of tokens, including added ones."""
         return int(self._backend.get_vocab_size())
 
     @property
     def highest_ids(self) -> tuple[int, int]:
-        """The highest token id without the added tokens, and with them; -1 where there is none."""
+        """The highest token id without the added tokens, and with them; -1 if there are no tokens."""
         plain, all_tokens = (self._backend.get_vocab(with_added_tokens=added).values() for added in (False, True))
         return max(plain, default=-1), max(all_tokens, default=-1)
 
     def save(self, path: str | Path) -> None:
-        """Write it as a `tokenizer.json`."""
+        """Write a `tokenizer.json` to `path`."""
         self._backend.save(str(path))
 
     @property
     def special_tokens(self) -> Mapping[int, str]:
-        """The names of special tokens, `<|endoftext|>` say, by token id; `decode` leaves them out."""
+        """The names of special tokens, such as `<|endoftext|>`, by token id; `decode` leaves them out."""
         return self._special
 
     def encode(self, text: str, *, whole: bool = True) -> list[int]:
-        """Token ids of `text`. Raises `InvalidRequest` for anything but a string that UTF-8 can write.
+        """The token ids of `text`. Raises `InvalidRequest` unless it is a string that UTF-8 can encode.
 
-        A whole text gets the special tokens that the file puts around a text; a word or another part of one does not.
+        A `whole` text gets the special tokens that the file puts around a text. A word or another part of a text does not.
         """
         if not isinstance(text, str):
             raise InvalidRequest(f"text to tokenize is {text!r}; a string is accepted")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise InvalidRequest(f"the text holds {text[error.start]!r}, half a character that UTF-8 cannot write") from None
+            raise InvalidRequest(f"the text holds {text[error.start]!r}, half a character, which UTF-8 cannot encode") from None
         ids: list[int] = self._backend.encode(text, add_special_tokens=whole).ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids; special tokens and ids without an entry give none."""
+        """The text of token ids; special tokens and unknown ids are skipped."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes one token stands for, possibly part of a character; none for special or unused ids."""
+        """The UTF-8 bytes of one token, possibly part of a character; empty for special tokens and unused ids."""
         known = self._bytes.get(token_id)
         if known is None:
             known = self._bytes[token_id] = self._find_bytes(token_id)
@@ -92,7 +92,7 @@ class Tokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte: itself where it is printable, else 256, 257, ... in order."""
+    """GPT-2's printable character for each byte: printable bytes are kept, the others become 256, 257, ... in order."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     stand_ins = iter(range(256, 512))
     return {chr(byte if byte in printable else next(stand_ins)): byte for byte in range(256)}

@@ -1,4 +1,4 @@
-"""The engine's own state of torch: what the calling thread has switched on for its own tensors does not reach the engine."""
+"""Shields the engine from torch modes that the calling thread has switched on, such as autocast and inference mode."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from labkit.errors import NotAvailable
 
 
 class undisturbed(contextlib.ContextDecorator):  # noqa: N801
-    """Neither gradients, nor inference mode, nor autocast in the block, whatever the caller has switched on.
+    """Switches off gradients, inference mode and autocast inside the block, whatever the caller has switched on.
 
-    An engine lives on after the caller's `with torch.inference_mode():`, and torch refuses to change the tensors made there.
-    Autocast would round what the engine computes in float32. Raises `NotAvailable` where tensors have no values: in
-    `FakeTensorMode`, in a transform of `torch.func`, in a trace by `make_fx`.
+    An engine is still used after the caller's `with torch.inference_mode():`, and torch refuses to change tensors that were
+    created there. Autocast would round what the engine computes in float32. Raises `NotAvailable` where tensors have no
+    values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by `make_fx`.
 
-    A step enters it once, so it costs as little as it can: without inference mode and autocast it only sets one flag.
+    Every step enters it, so it is cheap: without inference mode and autocast it only sets one flag.
     """
 
     def __enter__(self) -> None:
@@ -36,16 +36,16 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
             self._stack.close()
 
     def _recreate_cm(self) -> undisturbed:
-        """A decorated function enters a new one at each call: several threads may be inside."""
+        """A decorated function enters a new object at each call, because several threads may be inside."""
         return undisturbed()
 
 
 _set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled")  # noqa: B009
-"""What `torch.no_grad` calls, without the objects around it."""
+"""The function that `torch.no_grad` calls, used directly because it is cheaper."""
 
 
 def _mode_without_values() -> str:
-    """What the calling thread is in that makes stand-ins of tensors; empty for nothing."""
+    """The mode of the calling thread in which tensors have no values; an empty string if there is none."""
     inner: Any = torch._C
     if inner._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func (grad, vmap, functionalize, ...) is running"
@@ -57,7 +57,7 @@ def _mode_without_values() -> str:
 
 
 def _with_nothing_on() -> contextlib.ExitStack:
-    """Entered: no inference mode, no autocast."""
+    """An entered stack of contexts that switches off inference mode and autocast."""
     api: Any = torch
     stack = contextlib.ExitStack()
     stack.enter_context(api.inference_mode(False))

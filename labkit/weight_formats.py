@@ -1,8 +1,8 @@
-"""Weights in fewer bits: how a matrix is rounded to int8, int4 or FP8 and stored. Rounds to nearest, needs no data.
+"""Quantized weights: how a matrix is rounded to int8, int4 or FP8 and stored. Rounding is to nearest and needs no data.
 
-Better roundings (calibrated, trained) fill the same formats; kernels read these and nothing else. Two formats,
-`Int8DynamicWeight` and `Fp8Weight`, round the activations too, as they come, so that the product itself runs in 8 bits:
-they gain where many tokens share a weight (prefill, large batches), the others where reading the weight is all the work.
+Better rounding methods (calibrated, trained) fill the same formats, which are the only ones that kernels read. Two formats,
+`Int8DynamicWeight` and `Fp8Weight`, round the activations as well, so the product itself runs in 8 bits. They are faster
+where many tokens share a weight (prefill, large batches). The others are faster where reading the weight is all the work.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch import Tensor
 from labkit.errors import InvalidRequest
 
 GROUP_SIZE = 32
-"""Weights that share a scale in int4, unless told otherwise."""
+"""The default number of weights that share a scale in int4."""
 INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
-"""How many steps of int4 the largest magnitude of a group may be, of which the best is taken for each group.
+"""Candidates for the largest magnitude of a group, in steps of int4; each group gets the one with the smallest error.
 
-7 clips nothing; 8, the rule of llama.cpp's Q4_0, clips what has the opposite sign by up to a step; more clips the largest too.
-Each buys finer steps. A finer and wider grid lowers the squared error by 1 % more, this one lowers it by 10 %.
+With 7 nothing is clipped. With 8, the rule of llama.cpp's Q4_0, numbers of the opposite sign are clipped by up to a step.
+Above 8 the largest number is clipped too. Larger values make the steps finer. These candidates lower the squared error by
+10 %; a finer and wider grid lowers it by only 1 % more.
 """
 FP8_MAX = 448.0
 """The largest number of e4m3."""
@@ -30,9 +31,9 @@ FP8_MAX = 448.0
 
 @dataclass(frozen=True)
 class RowScaledWeight:
-    """A matrix in 8 bits with one scale an output row: weight[o, i] = scales[o] * values[o, i].
+    """A matrix in 8 bits with one scale per output row: weight[o, i] = scales[o] * values[o, i].
 
-    `values` `[out, in]` in a type of 8 bits; `scales` `[out]` float32.
+    `values` `[out, in]` in an 8-bit type; `scales` `[out]` float32.
     """
 
     values: Tensor
@@ -49,16 +50,16 @@ class RowScaledWeight:
         return self.values.numel() + 4 * self.scales.numel()
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix that the stored one stands for."""
+        """The dense `[out, in]` matrix with the stored values."""
         return (self.values.float() * self.scales[:, None]).to(dtype)
 
 
 class Int8Weight(RowScaledWeight):
-    """`values` int8 in -127 to 127; activations stay as they are."""
+    """`values` are int8, -127 to 127; activations are not rounded."""
 
     @classmethod
     def quantize(cls, weight: Tensor) -> Int8Weight:
-        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 127."""
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 127."""
         wide = weight.float()
         scales = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
         return cls((wide / scales[:, None]).round_().to(torch.int8), scales)
@@ -68,9 +69,9 @@ class Int8Weight(RowScaledWeight):
 class Int4Weight:
     """A matrix in int4 with one scale for every `group_size` neighbours of a row (symmetric, -8 to 7).
 
-    weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` `[out, padded_in / 2]` uint8 holds the
-    nibbles of two neighbours, the even one low; `scales` `[out, padded_in / group_size]` float16. `padded_in` is
-    `in_features` rounded up to a whole group; the padding holds 8, which is zero.
+    weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` `[out, padded_in / 2]` uint8 holds two
+    neighbours per byte, the even one in the low nibble. `scales` is `[out, padded_in / group_size]` float16. `padded_in` is
+    `in_features` rounded up to whole groups. The padding holds nibbles of 8, which stand for 0.
     """
 
     packed: Tensor
@@ -80,7 +81,7 @@ class Int4Weight:
 
     @classmethod
     def quantize(cls, weight: Tensor, group_size: int = GROUP_SIZE) -> Int4Weight:
-        """Round a dense `[out, in]` matrix to nearest, in each group with the scale of least squared error of a few.
+        """Round a dense `[out, in]` matrix to nearest; each group gets the best scale of a few candidates.
 
         Raises `InvalidRequest` for a group size that is odd or below 2.
         """
@@ -91,7 +92,7 @@ class Int4Weight:
         padded = in_features + padding
         packed = torch.empty(out_features, padded // 2, dtype=torch.uint8, device=weight.device)
         scales = torch.empty(out_features, padded // group_size, dtype=torch.float16, device=weight.device)
-        chunk = 1 << 18 if weight.device.type == "cpu" else 1 << 24  # what a CPU's cache holds; few launches on a GPU
+        chunk = 1 << 18 if weight.device.type == "cpu" else 1 << 24  # fits into a CPU's cache; needs few launches on a GPU
         rows = max(chunk // max(padded, 1), 1)
         for first in range(0, out_features, rows):
             wide = F.pad(weight[first : first + rows].float(), (0, padding))
@@ -114,11 +115,11 @@ class Int4Weight:
 
     @property
     def nibbles(self) -> Tensor:
-        """The stored numbers one by one, 0 to 15: `[out, padded_in]` uint8."""
+        """The stored numbers, unpacked: `[out, padded_in]` uint8, 0 to 15."""
         return torch.stack((self.packed & 15, self.packed >> 4), dim=-1).flatten(1)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix that the stored one stands for."""
+        """The dense `[out, in]` matrix with the stored values."""
         groups = (self.nibbles.float() - 8).view(*self.scales.shape, self.group_size) * self.scales.float()[:, :, None]
         return groups.flatten(1)[:, : self.in_features].to(dtype)
 
@@ -126,8 +127,8 @@ class Int4Weight:
 def _int4_scales(groups: Tensor) -> Tensor:
     """The scale of each column of `groups` `[group_size, groups]` float32: `[groups]` float16, 1 for a column of zeros.
 
-    Of the scales that make the largest magnitude minus one of `INT4_LARGEST`, the one of least squared error as it is
-    rounded to float16, and of equals the first: so the error is never above that of -8.
+    Each candidate maps the number of largest magnitude to minus one of `INT4_LARGEST` and is rounded to float16. The one with
+    the least squared error is chosen, and the first of equal ones. So the error is never larger than with -8.
     """
     high, low = groups.amax(0), groups.amin(0)
     largest = torch.where(high > -low, high, low)
@@ -145,48 +146,50 @@ def _int4_scales(groups: Tensor) -> Tensor:
 
 
 def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row of `x` `[rows, columns]` to int8, its largest magnitude at 127.
+    """Round each row of `x` `[rows, columns]` to int8; its largest magnitude becomes 127.
 
-    Returns values `[rows, columns]` int8 and scales `[rows]` float32 with x = scales * values, nearly. Computed in
-    float32, ties to even; a row of zeros has the scale 0.
+    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. It is computed in
+    float32 and rounds ties to even. A row of zeros gets the scale 0.
     """
     wide = x.float()
-    scales = wide.abs().amax(1) * (1 / 127)  # not divided: torch divides by a constant on a CPU and not on a GPU
+    scales = wide.abs().amax(1) * (
+        1 / 127
+    )  # a multiplication, because torch divides by constants differently on a CPU and on a GPU
     return (wide / _no_zeros(scales)[:, None]).round_().to(torch.int8), scales
 
 
 def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same to FP8 (e4m3), the largest magnitude of each row at 448, the largest that the format holds."""
+    """Round each row to FP8 (e4m3) in the same way; its largest magnitude becomes 448, the largest number of the format."""
     wide = x.float()
     scales = wide.abs().amax(1) * (1 / FP8_MAX)
     return (wide / _no_zeros(scales)[:, None]).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scales
 
 
 def _no_zeros(scales: Tensor) -> Tensor:
-    """Scales to divide by: 1 in the place of 0."""
+    """Scales that are safe to divide by: zeros are replaced by 1."""
     return torch.where(scales == 0, 1.0, scales)
 
 
 class DynamicWeight(RowScaledWeight, ABC):
-    """A matrix for a product in 8 bits: each row of x is rounded the same way, as it comes ("dynamic").
+    """A matrix for products in 8 bits: each row of x is rounded in the same way during the run ("dynamic").
 
     (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
     """
 
     @abstractmethod
     def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` `[tokens, in]` in the type of `values`, and its scales `[tokens]` float32."""
+        """Round `x` `[tokens, in]`: returns it in the type of `values`, and its scales `[tokens]` float32."""
 
 
 class Int8DynamicWeight(DynamicWeight):
-    """W8A8: `values` int8 as in `Int8Weight`, activations in int8 as well.
+    """W8A8: `values` are int8 as in `Int8Weight`, and activations are int8 as well.
 
-    A class of its own and not a flag of `Int8Weight`: a kernel that does not know it must not pass for it.
+    This is a class and not a flag of `Int8Weight`, so that a kernel for `Int8Weight` is never used for it by mistake.
     """
 
     @classmethod
     def quantize(cls, weight: Tensor) -> Int8DynamicWeight:
-        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 127."""
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 127."""
         return cls(*quantize_rows_int8(weight))
 
     def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,7 +205,7 @@ class Fp8Weight(DynamicWeight):
 
     @classmethod
     def quantize(cls, weight: Tensor) -> Fp8Weight:
-        """Round a dense `[out, in]` matrix to nearest, the largest magnitude of each row at 448."""
+        """Round a dense `[out, in]` matrix to nearest; the largest magnitude of each row becomes 448."""
         return cls(*quantize_rows_fp8(weight))
 
     def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,4 +214,4 @@ class Fp8Weight(DynamicWeight):
 
 
 QuantizedWeight = Int8Weight | Int4Weight | Int8DynamicWeight | Fp8Weight
-"""The formats in fewer bits."""
+"""Every quantized format."""

@@ -1,6 +1,6 @@
-"""What the bench asks of an engine: prefill a batch of prompts, decode on from there, say what it computes in; labkit's own.
+"""The interface of an engine under test (`BenchEngine`), and its implementation for labkit.
 
-The peers are in `labkit.bench.peers`, one a file; each gets the same weights and the same prompts.
+The peers are in `labkit.bench.peers`, one per file. All engines get the same weights and the same prompts.
 """
 
 from __future__ import annotations
@@ -26,53 +26,53 @@ from labkit.ops.backend import on_triton
 from labkit.precision import BITS, compute_dtype, precision_name
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
-"""What the bench can be asked for; each engine says which of them it runs."""
+"""The precisions that the benchmark accepts; each engine declares which of them it runs."""
 
 
 class BenchEngine(ABC):
-    """An engine under test. `prefill` starts a new batch, `decode` continues the last one; both are greedy.
+    """An engine under test. `prefill` starts a new batch, and `decode` continues the last one; both are greedy.
 
-    Work that is done once, such as converting or compiling, belongs into `__init__` or into the first round, which is
-    not timed; every round of a batch has the same shapes. `detail` says in words what the engine computes in.
+    Work that is done once, such as converting or compiling, belongs in `__init__` or in the first round, which is not timed.
+    Every round of a batch has the same shapes. `detail` describes the precisions in which the engine computes.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """The packages it needs, the one whose version counts first; empty for labkit itself."""
+    """The packages that it needs; the version of the first one is reported. Empty for labkit itself."""
     extra: ClassVar[str] = "peers"
     """The extra of labkit that installs them."""
     detail: str = ""
 
     @abstractmethod
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        """Load the weights of `checkpoint` onto `device`, stored in `precision`; `require` has passed.
+        """Load the weights of `checkpoint` onto `device` in `precision`; `require` was called before.
 
-        Raises `NotAvailable` or `InsufficientResources` when that shows only now.
+        Raises `NotAvailable` or `InsufficientResources` for a reason that `require` could not see.
         """
 
     @abstractmethod
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run `prompts` `[batch, length]` int64 with room for `new_tokens` and give the first new token `[batch]`."""
+        """Run `prompts` `[batch, length]` int64 with room for `new_tokens`; return the first new token `[batch]`."""
 
     @abstractmethod
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Feed `tokens` `[batch]`, which `prefill` gave, and give the `steps` tokens that follow, `[batch, steps]`.
+        """Feed `tokens` `[batch]`, the result of `prefill`, and return the `steps` tokens that follow, `[batch, steps]`.
 
-        With `prefill`'s these are the `new_tokens` that it was asked for: `steps` is one less.
+        `steps` is `new_tokens` - 1, because `prefill` has made the first token.
         """
 
     @classmethod
     @abstractmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """Those of `PRECISIONS` that it runs on this device; its packages are there when this is asked."""
+        """The members of `PRECISIONS` that it runs on this device; called only when its packages are installed."""
 
     def notes(self) -> dict[str, Any]:
-        """What a row says of the engine beside times and memory, once it has run; reading it begins a new account."""
+        """More entries for the engine's row, such as communication; a call resets what they count."""
         return {}
 
     @classmethod
     def require(cls, device: torch.device, precision: str) -> None:
-        """Raise `NotAvailable`, saying which, when a package is missing or the device or the precision is not its own."""
+        """Raise `NotAvailable` with the reason if a package is missing or the device or precision is not supported."""
         missing = [package for package in cls.packages if importlib.util.find_spec(package) is None]
         if missing:
             words = f"the package {missing[0]}" if len(missing) == 1 else f"the packages {', '.join(missing)}"
@@ -84,7 +84,7 @@ class BenchEngine(ABC):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """About what its weights take in memory while it runs; some engines keep more than one copy."""
+        """The approximate bytes of its weights while it runs; some engines keep more than one copy."""
         return int(config.parameter_count * BITS[precision] / 8)
 
     @classmethod
@@ -94,7 +94,7 @@ class BenchEngine(ABC):
 
 
 class LabkitEngine(BenchEngine):
-    """This library's model, driven step by step; on a GPU by captured steps that feed each other their tokens."""
+    """labkit's model, run step by step; on a GPU, captured steps pass their tokens to each other."""
 
     name = "labkit"
 
@@ -112,20 +112,20 @@ class LabkitEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All of them, but fp8 on a GPU only."""
+        """All precisions; fp8 only on a GPU."""
         return PRECISIONS if device.type == "cuda" else PRECISIONS[:-1]
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Prompts of equal length, as one flat batch."""
+        """Run prompts of equal length as one flat batch."""
         batch, length = prompts.shape
-        model, slots = self._model, 1 + batch * (length + new_tokens)  # one for what pads a captured step
+        model, slots = self._model, 1 + batch * (length + new_tokens)  # one more slot for the padding of a captured step
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
         return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """One forward pass a step over the preallocated cache."""
+        """Run one forward pass per step over the preallocated cache."""
         assert self._cache is not None
         if self._graphed:
             return self._graphed.decode_greedy(self._batches.decode(tokens), self._cache, steps)

@@ -1,4 +1,4 @@
-"""labkit on several ranks of this host, on its CPU or a GPU each, as engines of the bench: one class for each layout."""
+"""labkit on several ranks of this host as engines of the benchmark, one class for each layout."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from labkit.parallel.ledger import COMPUTE
 
 
 class ParallelLabkit(LabkitEngine):
-    """One layout of labkit; made by `of_layout`. A batch is shared out to as many steps in flight as there are stages.
+    """labkit in one layout; `of_layout` makes the class. A batch is divided into as many steps in flight as there are stages.
 
-    Notes the bytes of rank 0's collectives, and on the CPU the share of decode steps that it spent in them, waiting for
-    others included. On GPUs no step comes from a CUDA graph, as those of one process do.
+    It notes the bytes of rank 0's collectives. On the CPU it also notes the share of decode time spent in them, which
+    includes waiting for other ranks. On GPUs, its steps do not use CUDA graphs, unlike those of a single process.
     """
 
     layout = Layout()
@@ -35,12 +35,12 @@ class ParallelLabkit(LabkitEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """Those of one process. Raises `NotAvailable` when there are fewer GPUs than ranks."""
+        """The precisions of a single process. Raises `NotAvailable` if there are fewer GPUs than ranks."""
         rank_device(cls.layout, device.type)
         return super().precisions(device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """As of one process; the prompts of each step in flight by themselves. Batches are made in the host's memory."""
+        """Run the prompts, one share for each step in flight. Batches are built in the memory of the host."""
         batch, length = prompts.shape
         room = length + new_tokens
         if self._cache is None or self._cache.num_slots < batch * room:
@@ -57,7 +57,7 @@ class ParallelLabkit(LabkitEngine):
             return torch.cat([logits().argmax(-1) for logits in waiting])
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Each step in flight is followed by the next one of its sequences as soon as their tokens are there."""
+        """Start the next step of some sequences as soon as the tokens of their last step have arrived."""
         with threads_of(self._ranks):
             return self._decode(tokens, steps)
 
@@ -74,11 +74,11 @@ class ParallelLabkit(LabkitEngine):
         return torch.cat([torch.stack(lane, dim=1) for lane in made])
 
     def notes(self) -> dict[str, Any]:
-        """`communication_bytes` of rank 0 a decode step; `communication_share` of its time, where the host sees that pass."""
+        """`communication_bytes` per decode step of rank 0, and on the CPU `communication_share`, its share of the time."""
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]
-        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # these lie within "compute"
+        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # their time is part of "compute"
         busy = sum(entry.seconds for entry in entries) - inside
         steps = len({entry.step for entry in entries})
         if not steps:
@@ -89,6 +89,6 @@ class ParallelLabkit(LabkitEngine):
 
 
 def of_layout(layout: Layout) -> type[ParallelLabkit]:
-    """The engine of a layout, called `labkit-tp2-pp1` or alike."""
+    """The engine class of a layout, with a name such as `labkit-tp2-pp1`."""
     name = f"labkit-tp{layout.tensor_parallel}-pp{layout.pipeline_parallel}"
     return type("ParallelLabkit", (ParallelLabkit,), {"name": name, "layout": layout, "__doc__": f"labkit, {layout}."})

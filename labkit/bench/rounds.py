@@ -1,4 +1,4 @@
-"""Rounds of a benchmark: fresh prompts, one untimed round of each engine for its memory and tokens, then timed ones in turn."""
+"""Rounds of a benchmark: each engine runs one untimed round for its memory and tokens, then all take turns being timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.errors import NotAvailable
 from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_memory
 
 REST_SECONDS = 0.05
-"""Before another's turn: threads that wait for work spin for some 15 ms, labkit's and OpenMP's, and would take cores."""
+"""Pause before the next engine's turn: waiting threads of labkit and OpenMP spin for about 15 ms and would use cores."""
 
 
 class Prompts:
@@ -33,7 +33,7 @@ class Prompts:
 
 
 class Player:
-    """Drives one engine through the rounds: `prefill`, then `decode` of what came of it."""
+    """Runs one engine through the rounds: `prefill`, then `decode`, which continues it."""
 
     def __init__(self, engine: BenchEngine, prompts: Prompts, new_tokens: int) -> None:
         self.engine, self.prompts, self.new_tokens = engine, prompts, new_tokens
@@ -41,24 +41,24 @@ class Player:
         self.made: list[Tensor] = []
 
     def prefill(self) -> None:
-        """Run this round's prompts."""
+        """Run the prompts of this round."""
         self.made = [self.engine.prefill(self.prompts[self.round], self.new_tokens)]
         self.round += 1
 
     def decode(self) -> None:
-        """Make the rest of this round's tokens."""
+        """Generate the remaining tokens of this round."""
         self.made.append(self.engine.decode(self.made[0], self.new_tokens - 1))
 
     def tokens(self) -> Tensor:
-        """This round's tokens `[batch, new_tokens]` on the host."""
+        """The tokens of this round, `[batch, new_tokens]`, on the host."""
         return torch.cat((self.made[0][:, None], self.made[1]), dim=1).cpu()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one engine did with one batch size: times of each round, the tokens of the first, memory beyond its weights.
+    """The results of one engine for one batch size: times of each round, tokens of one round, memory beyond the weights.
 
-    `read_rates`: bytes a second that the memory gave in each round, just before the decode.
+    `read_rates` holds the measured read bandwidth in bytes per second, taken in each round just before the decode.
     """
 
     prefill: Timing
@@ -69,25 +69,25 @@ class Measured:
 
     @property
     def end_to_end(self) -> Timing:
-        """Prefill and decode of each round together."""
+        """The sum of prefill and decode of each round."""
         return Timing(tuple(a + b for a, b in zip(self.prefill.samples, self.decode.samples, strict=True)))
 
 
 def first_round(player: Player) -> None:
-    """The round in which an engine compiles, packs and allocates what it only then can.
+    """Run the first round, in which an engine may compile, pack weights and allocate memory.
 
-    Raises `NotAvailable`, saying so, when it made another number of tokens than it was asked for.
+    Raises `NotAvailable` if the engine returned a wrong number of tokens.
     """
     player.prefill()
     player.decode()
     made, wanted = player.tokens().shape, (player.made[0].shape[0], player.new_tokens)
     if made != wanted:
-        raise NotAvailable(f"{player.engine.name} made {list(made)} tokens, {list(wanted)} were asked for")
+        raise NotAvailable(f"{player.engine.name} returned {list(made)} tokens; {list(wanted)} were requested")
     player.round = 0
 
 
 def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
-    """The tokens of one more untimed round, and the bytes it took beyond what was held before."""
+    """Run one more untimed round; return its tokens and the bytes that it needed beyond those already held."""
     before = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -103,9 +103,9 @@ def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
 def run_in_turn(
     players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float, rounds: int
 ) -> dict[str, Measured]:
-    """Time all players in turn, `rounds` rounds or more, with `warm` from their `watched_round`.
+    """Time all players in turn for `rounds` rounds or more; `warm` holds the results of their `watched_round`.
 
-    A single round is taken at once; otherwise the first one in turn does not count.
+    With one round, that round counts. Otherwise an extra first round is run and not counted.
     """
     reader = Reader(device)
     rates: dict[str, list[float]] = {name: [] for name in players}
@@ -127,7 +127,7 @@ def run_in_turn(
 
 
 def rest() -> None:
-    """Let the threads of whoever had the last turn fall asleep."""
+    """Wait until the threads of the last engine sleep."""
     time.sleep(REST_SECONDS)
 
 

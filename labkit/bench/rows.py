@@ -1,4 +1,4 @@
-"""From what was measured to a record's rows and ratios."""
+"""Turns measurements into the rows and ratios of a record."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def rows_of(
     limit_of: Callable[[float], Roofline],
     interleaved: bool,
 ) -> list[dict[str, Any]]:
-    """A row for each engine; `about` has what `about_engine` says of it.
+    """One row for each engine; `about` holds the result of `about_engine` for each.
 
-    `limit_of` gives the roofline of the middle of the generation where memory gives so many bytes a second: the share of
-    the limit is taken round by round, with what memory gave in that round.
+    `limit_of` returns the roofline in the middle of the generation for a read bandwidth in bytes per second. The fraction of
+    the limit is computed for each round with the bandwidth that was measured in that round.
     """
     first = next(iter(measured.values()))
     rows = []
@@ -63,13 +63,13 @@ def rows_of(
 
 
 def about_engine(engine: BenchEngine, held_bytes: int, build_seconds: float) -> dict[str, Any]:
-    """What a row says of an engine besides its times."""
+    """The entries of an engine's row other than its times."""
     detail, version = engine.detail, engine.version()
     return {"version": version, "detail": detail, "held_bytes": held_bytes, "build_seconds": build_seconds}
 
 
 def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -> list[dict[str, Any]]:
-    """How many times faster labkit is than each peer; empty where labkit was not measured."""
+    """How many times faster labkit is than each peer; empty if labkit was not measured."""
     ours = measured.get(LabkitEngine.name)
     if ours is None:
         return []
@@ -86,7 +86,7 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
 
 
 def apart(slow: Timing, fast: Timing) -> Ratio:
-    """A ratio of runs that were not taken side by side: of the medians, and of the quartiles that are furthest apart."""
+    """A ratio of runs that were not interleaved: of the medians, with bounds from the quartiles that are furthest apart."""
     return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
 
 
@@ -97,5 +97,5 @@ def timing_of(measured: Measured, phase: str) -> Timing:
 
 
 def agreement(first: Tensor, tokens: Tensor) -> float:
-    """The share of greedy tokens that are the first engine's, which is labkit where it was measured; 1 in fp32."""
+    """The share of greedy tokens equal to those of the first engine (labkit, if it was measured); 1 in fp32."""
     return float((first == tokens).double().mean())

@@ -1,4 +1,4 @@
-"""Run the engines in turn on fresh prompts, prefill and decode apart, and set them against each other and the roofline."""
+"""Runs the engines in turn on fresh prompts, times prefill and decode, and compares them with each other and the roofline."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ from labkit.parallel.predicted_traffic import H100_READ, NVLINK, predicted_scali
 from labkit.precision import as_device, as_precision
 
 SHARE_OF_MEMORY = 0.8
-"""Of what is free, how much all engines together may need before they are run one at a time."""
+"""If all engines together need more than this share of the free memory, they run one at a time."""
 
 
 def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
-    """Run the benchmark and give its record: a row for every engine and batch, the ratios to each peer.
+    """Run the benchmark and return its record: a row for every engine and batch, and the ratios to each peer.
 
-    What of it could not be measured here is in `extra["not_measured"]`, with the reason in words.
-    Raises `InvalidRequest` for settings that cannot be run, `InsufficientResources` when the weights do not fit, and
+    `extra["not_measured"]` lists what could not be measured on this machine, with the reason. Raises `InvalidRequest` for settings that cannot be run, `InsufficientResources` when the weights do not fit, and
     `NotAvailable` when no engine could be measured.
     """
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
@@ -80,10 +79,8 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
 class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
-    `measured` has each batch's engines, labkit first.
-
-    An engine that cannot be built or run here is left out and named in `not_measured`, whatever it raised: a peer is
-    other people's code, and the others' figures are as good without it.
+    `measured` holds the results of each batch by engine, labkit first. An engine that raises an error while it is built or
+    run is left out and listed in `not_measured`. Peers are other people's code, and a failing one must not stop the rest.
     """
 
     def __init__(
@@ -118,7 +115,7 @@ class Session:
             gc.collect()
 
     def rows(self, limits: Ceilings) -> list[dict[str, Any]]:
-        """A row for each engine and batch that was measured, compared with the limits of this machine."""
+        """One row for each measured engine and batch, compared with the limits of this machine."""
         settings, config = self._settings, self._checkpoint.config
         middle = settings.prompt_tokens + settings.new_tokens // 2
         rows: list[dict[str, Any]] = []
@@ -139,13 +136,13 @@ class Session:
         return [row | {"precision": self._precision} for row in found]
 
     def _try(self, name: str, do: Callable[[], object], **where: int) -> bool:
-        """Whether `do` did; if not, why it could not is noted."""
+        """Call `do` and return whether it succeeded; if it failed, store the reason."""
         try:
             do()
         except LabkitError as error:
             why = str(error)
         except Exception as error:
-            if name == LabkitEngine.name:  # ours to mend, not a fact about this machine
+            if name == LabkitEngine.name:  # a defect of labkit, which must not be hidden
                 raise
             why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         else:
@@ -163,7 +160,7 @@ class Session:
         return needed > SHARE_OF_MEMORY * free_bytes(self._device)
 
     def _build(self, kind: type[BenchEngine], engines: dict[str, BenchEngine]) -> None:
-        """Add one engine, and note the memory it holds when it stands; what its making took in between is not counted."""
+        """Build one engine and note the memory that it holds afterwards, without what it needed only during the build."""
         self._progress(f"building {kind.name}")
         give_back_free_memory()
         started, before = time.perf_counter(), self._held()
@@ -196,5 +193,5 @@ class Session:
         before = self._held()
         first_round(player)
         give_back_free_memory()
-        self.about[name]["held_bytes"] += max(0, self._held() - before)  # weights that are packed as they are first used
+        self.about[name]["held_bytes"] += max(0, self._held() - before)  # some engines pack their weights at first use
         warm[name] = watched_round(player, self._device)

@@ -1,4 +1,4 @@
-"""What a benchmark is asked to run."""
+"""The settings of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from labkit.parallel import Layout
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to run. `batches` are run one after the other; `against` names peers; `seconds` bounds each batch's runs,
-    but `rounds` are run in any case. `precisions` are run one after the other as well; none named: what suits the device.
+    """What to run. `batches` and `precisions` run one after another; without `precisions`, the device's default runs.
 
-    one_at_a_time: build each engine alone, run all batches, free it and go on to the next, which takes the memory of one;
-    done by itself when they do not fit together. tensor_parallel, pipeline_parallel: labkit on so many ranks as well, each
-    number of shards with each number of stages.
+    `against` names the peers. `seconds` limits the runs of each batch, but at least `rounds` rounds run. With
+    `one_at_a_time`, each engine is built, run with all batches and freed before the next one, which needs the memory of one
+    engine only; this happens automatically when the engines do not fit together. `tensor_parallel` and `pipeline_parallel`
+    add runs of labkit on several ranks, for every pair of numbers of shards and stages.
     """
 
     model: str = "gptj-tiny"
@@ -39,17 +39,17 @@ class BenchSettings:
 
     @property
     def layouts(self) -> list[Layout]:
-        """Every pair of the two numbers but 1 and 1, which is run in any case."""
+        """Every pair of the two numbers except 1 and 1, which always runs."""
         pairs = itertools.product(self.tensor_parallel, self.pipeline_parallel)
         return [Layout(*pair) for pair in dict.fromkeys(pairs) if pair != (1, 1)]
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` for peers that are none, sizes that do not fit `config`, and what cannot be measured."""
+        """Raise `InvalidRequest` for unknown peers, sizes that do not fit `config`, and settings that cannot be measured."""
         unknown = [name for name in self.against if name not in PEERS]
         if unknown:
-            raise InvalidRequest(f"peer {unknown[0]!r} is not known here; {', '.join(PEERS)} is accepted")
+            raise InvalidRequest(f"peer {unknown[0]!r} is unknown; accepted are {', '.join(PEERS)}")
         if LabkitEngine.name in self.against or len(set(self.against)) < len(self.against):
-            raise InvalidRequest(f"peers {', '.join(self.against)}: each is named once")
+            raise InvalidRequest(f"peers {', '.join(self.against)}: name each peer once, and not labkit itself")
         if min(self.batches, default=0) < 1 or self.prompt_tokens < 1 or self.new_tokens < 2:
             raise InvalidRequest(
                 f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: batches and "

@@ -20,7 +20,7 @@ from labkit.engine.bad_text_rows import BannedRows
 from labkit.engine.bad_words import BadWords
 from labkit.engine.outputs import NO_TOKEN, TokenLogprob
 from labkit.engine.schedule.sequence import Sequence
-from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
+from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
 """Mark of a token behind which top_p is itself again; stands beside the marks that `ops.penalize` reads."""
@@ -188,7 +188,7 @@ class Sampler:
         going = tokens != NO_TOKEN if going is None else going & (tokens != NO_TOKEN)
         self._counters[_POSITION, index] += going.long()
         if self._marks is not None:
-            self._marks[index, tokens] |= MADE * going.to(torch.uint8)
+            self._marks[index, tokens] |= GENERATED * going.to(torch.uint8)
         if any(wish.decays for wish in wishes):
             self._decay(tokens, index, going)
         if self._words is not None:
@@ -232,7 +232,7 @@ class Sampler:
         single = [word[0] for word in sequence.bad_words if len(word) == 1]
         for mark, tokens in (
             (IN_PROMPT, sequence.prompt),
-            (MADE, sequence.new_tokens),
+            (GENERATED, sequence.new_tokens),
             (STOP, list(sequence.stop_token_ids)),
             (BANNED, single),
             (RESET, list(sequence.params.top_p_reset_ids)),

@@ -3,7 +3,7 @@
 Unguarded, the interpreter reads and writes wherever a pointer leads, and a missing mask can end the whole process. Two
 more things are made visible that only a GPU would show: elements that a mask leaves out and no `other=` fills are
 undefined, so they are NaN here; and the bytes that memory must move, which is each byte once, however many programs ask
-for it. (`labkit.ops.kernels.traffic` counts what they ask for.)
+for it. (`labkit.ops.kernels.interpreter_traffic` counts what they ask for.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measuring: time, memory, the machine's ceilings, the roofline of a model, records and plots. Knows no engine."""
+"""Measures time, memory and the machine's ceilings; rooflines, records and plots. Knows no engine."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.kept_runs import KeptRuns

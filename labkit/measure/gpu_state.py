@@ -1,4 +1,4 @@
-"""Power, clocks and temperature of a GPU at this moment, from NVIDIA's management library; None where there is none."""
+"""Reads the current power, clocks and temperature of a GPU from NVIDIA's management library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GPUState:
-    """One reading: watts, MHz of the multiprocessors and the memory, degrees Celsius."""
+    """One reading: power in watts, clocks of multiprocessors and memory in MHz, temperature in degrees Celsius."""
 
     watts: float
     sm_mhz: int
@@ -16,17 +16,17 @@ class GPUState:
     celsius: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For a record."""
+        """Plain values, for a record."""
         return asdict(self)
 
 
 def gpu_state(index: int = 0) -> GPUState | None:
-    """Read GPU `index`; None when the library or the GPU is missing (a number is never made up)."""
+    """Read the state of GPU `index`; None if the library or the GPU is missing."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # the library raises its own kinds, and there may be no library
+    except Exception:  # the library may be missing, and it raises its own kinds of errors
         return None
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)

@@ -1,4 +1,4 @@
-"""Measurements of a notebook kept on disk: a finished run is not thrown away when the kernel is restarted."""
+"""Stores the measurements of a notebook on disk, so they survive a restart of the kernel."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from labkit.home import home, write_atomically
 
 
 class KeptRuns:
-    """The measurements of one lab ("01") by name, each a plain JSON value with the machine and time it was taken.
+    """The measurements of one lab ("01") by name: each is a JSON value with its machine and its time.
 
-    A run that was taken on another processor or GPU is not taken for one of this machine.
+    A measurement from another processor or GPU is not used on this machine.
     """
 
     def __init__(self, lab: str, path: Path | None = None) -> None:
         self.path = path or home() / "runs" / f"lab{lab}.json"
 
     def keep(self, name: str, run: Callable[[], Any], *, again: bool = False) -> Any:
-        """The kept value of `name`; where there is none, or with `again`, `run()` is called and its value kept.
+        """Return the stored value of `name`; if there is none, or with `again`, call `run()` and store its value.
 
-        Raises `InvalidRequest` for a value that JSON cannot write.
+        Raises `InvalidRequest` for a value that JSON cannot hold.
         """
         rows = self._rows()
         machine = _machine()
         row = rows.get(name)
         if row and not again and row["machine"] == machine:
-            print(f"Kept from {row['taken']}; add again=True to this cell's keep({name!r}, ...) to measure anew.")
+            print(f"Kept from {row['taken']}; add again=True to keep({name!r}, ...) in this cell to measure again.")
             return row["value"]
         value = run()
         try:
             value = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise InvalidRequest(
-                f"run {name!r} gave {value!r}; plain numbers, texts, lists and dictionaries are kept"
+                f"run {name!r} returned {value!r}; numbers, text, lists and dictionaries are accepted"
             ) from error
         rows[name] = {"value": value, "machine": machine, "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
         write_atomically(self.path, json.dumps(rows, indent=1) + "\n")

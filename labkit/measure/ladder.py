@@ -1,4 +1,4 @@
-"""The learner's speed ladder: each thing they made run, and the tokens a second it reached, kept on disk."""
+"""The learner's speed ladder: every engine they built and its tokens per second, stored on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.measure.timing import Timing
 
 @dataclass(frozen=True)
 class Rung:
-    """One measured run: a name, tokens a second (median), and what it was measured with."""
+    """One measured run: its name, median tokens per second, quartiles `low` and `high`, and details of the measurement."""
 
     name: str
     tokens_per_second: float
@@ -27,23 +27,23 @@ class Rung:
 def _check(rung: Rung) -> None:
     """Raise `InvalidRequest` unless the speeds are finite, positive and in order."""
     low, middle, high = rung.low, rung.tokens_per_second, rung.high
-    slack = 1e-9 * middle  # quartiles are interpolated, and equal runs may round apart
+    slack = 1e-9 * middle  # quartiles are interpolated, and rounding can separate equal numbers
     if not (math.isfinite(high) and 0 < low <= middle + slack and middle <= high + slack):
         raise InvalidRequest(
-            f"rung {rung.name!r}: {middle} tokens a second, quartiles {low} and {high}; finite, positive numbers with the "
-            "speed between its quartiles are accepted"
+            f"rung {rung.name!r}: {middle} tokens per second, quartiles {low} and {high}; the numbers must be finite and "
+            "positive, with the speed between its quartiles"
         )
 
 
 class Ladder:
-    """Rungs in the order in which they were first climbed; a rung measured again is replaced in its place."""
+    """Rungs in the order of their first measurement; a new measurement replaces a rung without moving it."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / "ladder.json"
 
     @property
     def rungs(self) -> list[Rung]:
-        """All rungs; none when nothing was measured yet or the file cannot be read."""
+        """All rungs; an empty list if nothing was measured yet or the file cannot be read."""
         try:
             return self._read()
         except (OSError, ValueError, TypeError):
@@ -60,8 +60,8 @@ class Ladder:
     ) -> Rung:
         """Add or replace a rung; `low` and `high` are its quartiles.
 
-        Raises `InvalidRequest` for a speed that is none or lies outside its quartiles. A file that cannot be read is kept
-        aside as `.damaged`.
+        Raises `InvalidRequest` for a speed that is not positive and finite or is outside its quartiles. An unreadable file is
+        renamed to `.damaged`.
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high
@@ -83,12 +83,12 @@ class Ladder:
         return rung
 
     def add_timing(self, name: str, timing: Timing, *, tokens: int, **details: Any) -> Rung:
-        """Add or replace the rung of something that makes `tokens` new tokens in each run of `timing`."""
+        """Add or replace the rung of an engine that generates `tokens` new tokens in each run of `timing`."""
         low, high = tokens / timing.high, tokens / timing.low
         return self.add(name, tokens / timing.median, low=low, high=high, runs=timing.runs, **details)
 
     def text(self) -> str:
-        """The ladder for a terminal: a bar a rung, and how many times the first one it is."""
+        """The ladder as text: a bar for each rung, and its speed relative to the first rung."""
         rungs = self.rungs
         if not rungs:
             return "Your ladder is empty: run a lab's measurements first."

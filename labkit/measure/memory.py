@@ -1,4 +1,4 @@
-"""Peak memory: of this process on the host, and of a GPU as torch accounts for it."""
+"""Peak memory of this process on the host, and of a GPU as counted by torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from labkit.native import trim_heap
 
 
 class HostPeak:
-    """Watches the resident memory of this process and of those that it has started; `bytes` is the growth at its peak.
+    """Watches the resident memory of this process and its descendants; `bytes` is the growth up to the peak.
 
-    Samples every `interval` seconds from a thread of its own, and once more at the end; a peak shorter than that can
-    be missed. Linux's own high-water mark of this process is used as well where it can be reset.
+    A thread samples every `interval` seconds, and once more at the end, so a shorter peak can be missed. If Linux's
+    high-water mark of this process can be reset, it is used as well.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -50,18 +50,18 @@ class HostPeak:
 
     @property
     def bytes(self) -> int:
-        """Peak resident memory above that at the start of the block, in bytes."""
+        """Peak resident memory minus the memory at the start of the block, in bytes."""
         return self.peak - self.before
 
 
 def processes() -> list[psutil.Process]:
-    """This process and those that it has started, and theirs."""
+    """This process and all of its descendants."""
     own = psutil.Process()
     return [own, *own.children(recursive=True)]
 
 
 def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
-    """Memory that these processes (left out: `processes()`) hold; memory that two of them share counts twice."""
+    """Resident memory of these processes (default: `processes()`) in bytes; memory that two of them share counts twice."""
     total = 0
     for process in processes() if of is None else of:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -75,7 +75,7 @@ def peak_host_memory() -> HostPeak:
 
 
 def give_back_free_memory() -> None:
-    """Let go of what Python and the allocator keep of memory that nobody uses, so that resident memory is what is held."""
+    """Return unused memory of Python and the allocator to the system, so that resident memory is memory in use."""
     gc.collect()
     trim_heap()
 
@@ -91,12 +91,12 @@ def _reset_high_water_mark() -> bool:
 
 def _high_water_mark() -> int:
     with open(f"/proc/{os.getpid()}/status") as file:
-        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # not every kernel tells it
+        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels do not report it
     return int(line.split()[1]) * 1024
 
 
 def gpu_peak_bytes(device: Any) -> int | None:
-    """Most bytes that torch had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
+    """The most bytes that torch had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
     if not str(device).startswith("cuda"):
         return None
     import torch

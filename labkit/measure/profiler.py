@@ -1,4 +1,4 @@
-"""Where one call's time goes, operation by operation: torch's profiler, its table sorted by the host's own time."""
+"""Measures the host time of each torch operation in a call with torch's profiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.measure.timing import waiter
 
 @dataclass(frozen=True)
 class OperationTime:
-    """An operation of torch: its name, how often it was called, and the host's seconds in it and in nothing it called."""
+    """A torch operation: its name, its number of calls, and its host seconds without those of operations that it calls."""
 
     name: str
     count: int
@@ -21,11 +21,10 @@ class OperationTime:
 
 
 def profile_call(call: Callable[[], Any], device: Any = None, *, runs: int = 5) -> list[OperationTime]:
-    """Profile `call`, the most expensive operation first: of `runs` runs after a warm-up, the one of median length.
+    """Profile `call` and return its operations, the most expensive one first.
 
-    `device`'s queue is waited for at the end of each.
-
-    Host time is what is measured, also on a GPU: the time of launching, which bounds small models.
+    After a warm-up, `call` runs `runs` times, and the run of median length is returned. Each run ends when the queue of
+    `device` is empty. The profiler measures host time; on a GPU this is the time of launching, which limits small models.
     """
     call()
     profiles = sorted((_profile(call, device) for _ in range(runs)), key=lambda rows: sum(row.seconds for row in rows))
@@ -43,7 +42,7 @@ def _profile(call: Callable[[], Any], device: Any) -> list[OperationTime]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keep what the profiler's C++ part writes to the process's stderr out of a notebook."""
+    """Hide the lines that the profiler's C++ part writes to stderr, which would show up in a notebook."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

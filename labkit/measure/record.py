@@ -1,4 +1,4 @@
-"""One JSON form for everything measured: what, when, on which machine, with which versions, and the rows."""
+"""The JSON form of all measurements: settings, rows, machine, versions and date."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ VERSIONED = ("torch", "transformers", "triton", "numpy", "safetensors", "tokeniz
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a measurement; those not installed are left out."""
+    """Versions of Python and of the packages that matter for a measurement; missing packages are left out."""
     return {"python": platform.python_version(), **find_versions(VERSIONED)}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A measurement. `kind` says what the rows are; `settings` what was asked for (shapes, precision, seed)."""
+    """A measurement. `kind` names the kind of its rows; `settings` are the requested shapes, precision, seed and so on."""
 
     kind: str
     settings: dict[str, Any]
@@ -35,29 +35,29 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only; raises `InvalidRequest` naming the place of anything that JSON cannot hold, NaN among it."""
+        """Plain values. Raises `InvalidRequest` for a value that JSON cannot hold, such as NaN, and names its place."""
         values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
 
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, atomically."""
+        """Write the record atomically as JSON."""
         write_atomically(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read a record back; raises `InvalidRequest` naming the file when it is not one, or not a whole one."""
+        """Read a record from a file. Raises `InvalidRequest`, with the file's name, if it is not a complete record."""
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)
-            if missing:  # the defaults describe this machine and now, not those of the measurement
+            if missing:  # the defaults would describe this machine and today, not the measurement
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:
-            raise InvalidRequest(f"{path} is no record of a measurement: {error}") from error
+            raise InvalidRequest(f"{path} is not a record of a measurement: {error}") from error
 
     def caption(self) -> str:
-        """One line under a figure: device, dtype and shapes asked for, versions, date."""
+        """The line below a figure: device, requested settings, version of torch, date."""
         asked = ", ".join(f"{key} {value}" for key, value in self.settings.items())
         gpus = self.machine.get("gpus") or []
         device = gpus[0]["name"] if gpus else self.machine["cpu"]["model"]
@@ -65,13 +65,13 @@ class Record:
 
 
 def _plain(value: Any, place: str) -> Any:
-    """The value in the types that JSON reads back."""
+    """The value, converted to the types that JSON returns."""
     if isinstance(value, dict):
         return {str(key): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidRequest(f"{place} is {value}; a record holds measured, finite numbers only")
+        raise InvalidRequest(f"{place} is {value}; a record accepts finite numbers only")
     if not isinstance(value, bool | int | float | str | None):
-        raise InvalidRequest(f"{place} is a {type(value).__name__}; a record holds numbers, text, lists and dictionaries")
+        raise InvalidRequest(f"{place} is a {type(value).__name__}; a record accepts numbers, text, lists and dictionaries")
     return value

@@ -1,7 +1,7 @@
-"""The least time a GPT-J of a given shape can take, from bytes, FLOPs and the machine's ceilings.
+"""The least time that a GPT-J of a given shape can take, from bytes, FLOPs and the machine's ceilings.
 
-The roofline model of Williams, Waterman and Patterson (2009): a step takes at least as long as its bytes take to be
-read, and at least as long as its arithmetic takes to be done.
+The roofline model of Williams, Waterman and Patterson (2009): a step takes at least the time to read its bytes, and
+at least the time to do its arithmetic.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from labkit.measure.ceilings import Ceilings
 from labkit.precision import BITS
 
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
-"""Bytes a weight takes; in int4 a group of 32 shares a scale in 16 bits, and the head is in int8."""
+"""Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""
 CACHE_BYTES = {"fp32": 4}
-"""Bytes a number of the cache takes, where that is not the two of the 16-bit precisions."""
+"""Bytes per number in the cache, for precisions where it is not 2."""
 
 
 @dataclass(frozen=True)
 class Roofline:
     """Counts and least times of one prefill and of one decode step, both for the whole batch.
 
-    Bytes are those that must be read: every weight but the embedding table (of which a step reads a few rows), and
-    the keys and values of the tokens seen. FLOPs are two a multiply-add. `decode_bound` is "memory" or "compute".
+    Bytes are the bytes that must be read: all weights except the embedding table, of which a step reads only a few rows,
+    and the keys and values of the cached tokens. A multiply-add counts as two FLOPs. `decode_bound` is "memory" or
+    "compute".
     """
 
     prefill_bytes: int
@@ -37,36 +38,36 @@ class Roofline:
     decode_bound: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For a record."""
+        """Plain values, for a record."""
         return asdict(self)
 
 
 def weight_bytes_per_step(config: GPTJConfig, element_bytes: float) -> float:
-    """Bytes of weights one forward pass reads: all parameters but the embedding table."""
+    """Bytes of weights that one forward pass reads: all parameters except the embedding table."""
     return (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
 
 
 def matmul_flops_per_token(config: GPTJConfig) -> int:
-    """FLOPs of one token's matrix products through all layers, without attention and without the head."""
+    """FLOPs of the matrix products of one token in all layers, without attention and head."""
     hidden, inner = config.hidden_size, config.intermediate_size
     return 2 * config.num_layers * (4 * hidden * hidden + 2 * hidden * inner)
 
 
 def head_flops(config: GPTJConfig) -> int:
-    """FLOPs of one position's logits."""
+    """FLOPs of the logits of one position."""
     return 2 * config.hidden_size * config.vocab_size
 
 
 def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
-    """FLOPs of scores and weighted sum, over all layers, of `queries` positions that see `seen` positions each."""
+    """FLOPs of attention scores and weighted sums in all layers, for `queries` positions that each see `seen` positions."""
     return 4 * config.num_layers * config.hidden_size * queries * seen
 
 
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
     """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` tokens cached.
 
-    A precision whose arithmetic the ceilings lack, as int8, is given the rate of the fastest that they have.
-    Raises `InvalidRequest` for a precision without a byte width here or sizes below 1.
+    If the ceilings lack the arithmetic of a precision, such as int8, the fastest rate that they have is used.
+    Raises `InvalidRequest` for a precision without a known byte width and for sizes below 1.
     """
     if precision not in ELEMENT_BYTES or batch < 1 or length < 1:
         raise InvalidRequest(

@@ -1,7 +1,7 @@
-"""What torch operations, one by one, move to and from memory, and how many launches they are: counted, not timed.
+"""Counts the bytes that torch operations read and write, and their launches. Nothing is timed.
 
-The model of memory is the plain one: every operation reads its inputs from memory and writes its outputs to it. That is
-what a GPU does between kernels, and what a fused kernel saves.
+The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. A GPU does this
+between kernels, and a fused kernel avoids it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from labkit.measure.traffic import Traffic
 
 _PICKS_ROWS = ("index", "index_select", "gather", "embedding")
-"""Operations that read only what they pick from their first tensor."""
+"""Operations that read only the selected rows of their first tensor."""
 _OVERWRITES = ("copy_", "fill_", "zero_")
-"""Operations that do not read what they change."""
+"""Operations that overwrite a tensor without reading it."""
 _ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
 
 @dataclass
 class TorchTraffic(Traffic):
-    """Bytes read and written, and operations that would each be a launch."""
+    """Bytes read and written, and the number of operations, each of which would be a launch on a GPU."""
 
     launches: int = 0
 
 
 def torch_traffic(call: Callable[[], Any]) -> TorchTraffic:
-    """Count `call` operation by operation; views and allocations are free, operations in place read and write.
+    """Count the traffic of all operations in `call`. Views and allocations are free; in-place operations read and write.
 
-    What runs outside of torch (a Triton kernel, a C++ library) is not seen.
+    Work outside torch, such as a Triton kernel or a C++ library, is not counted.
     """
     counter = _Counter()
     with counter:
@@ -48,7 +48,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._can_decompose():  # under inference mode a linear layer, say, comes whole
+        if func._can_decompose():  # in inference mode a linear layer, for example, arrives as one composite operation
             with self:
                 return func.decompose(*args, **kwargs)
         outcome = func(*args, **kwargs)
@@ -62,7 +62,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
         if inputs and name in _PICKS_ROWS:
             read += written - _bytes(inputs[0])
-        elif name.startswith(("index_put", "_index_put")):  # writes as much as it is given
+        elif name.startswith(("index_put", "_index_put")):  # it writes as many bytes as the values it gets
             read, written = read - _bytes(inputs[0]), _bytes(inputs[-1])
         elif name in _OVERWRITES:
             read -= _bytes(inputs[0])
@@ -72,7 +72,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    """Whether an operation gave back a tensor in the memory of an input: a view, or a conversion with nothing to do."""
+    """Whether an operation returned memory of an input: a view, or a conversion that had nothing to convert."""
     with contextlib.suppress(RuntimeError):  # tensors without a storage
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor.numel()}
         return outputs[0].untyped_storage().data_ptr() in memory
@@ -80,7 +80,7 @@ def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value: itself, or what lists, tuples and dictionaries of any depth hold."""
+    """All tensors in a value: the value itself, or the contents of nested lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -91,7 +91,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """What lies in memory of a tensor: an expanded one less than its shape says."""
+    """Bytes of a tensor in memory; an expanded tensor takes fewer than its shape suggests."""
     count = tensor.element_size()
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= size if stride else 1

@@ -1,4 +1,4 @@
-"""What moves to and from memory, in bytes; counted by whoever runs the work."""
+"""The type in which memory traffic is counted: bytes read and bytes written. Other modules do the counting."""
 
 from __future__ import annotations
 

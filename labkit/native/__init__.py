@@ -1,6 +1,6 @@
-"""The CPU kernels in C++ (src/), through a plain C interface; no link against torch.
+"""The CPU kernels in C++ (src/), called through a plain C interface and not linked against torch.
 
-Knows tensors and packed weights, nothing of models: `labkit.model.native_forward` runs a whole GPT-J in it.
+This package knows tensors and packed weights but no models: `labkit.model.native_forward` runs a whole GPT-J with it.
 """
 
 from labkit.native.library import (

@@ -1,6 +1,6 @@
 """Builds the native library with the machine's C++ compiler: `python -m labkit.native.build`.
 
-Knows nothing of labkit, so that the package's own build can run it before anything is installed.
+It imports nothing of labkit, so the package's own build can run it before anything is installed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _FLAGS = {
 
 
 class BuildError(Exception):
-    """The library cannot be built here; the message holds what the compiler said."""
+    """The library cannot be built here; the message holds the compiler's output."""
 
 
 def build(target: Path = TARGET) -> Path:
-    """Compile the sources and link them to `target`; raises `BuildError` and leaves what was there.
+    """Compile the sources and link them to `target`. If that fails, raise `BuildError` and keep the old file.
 
-    `CXX` names the compiler, else g++, clang++ or c++ is taken. Without OpenMP the library runs on one thread.
+    The variable `CXX` names the compiler; by default it is g++, clang++ or c++. Without OpenMP the library runs on one thread.
     """
     compiler = os.environ.get("CXX") or next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
     if compiler is None:
-        raise BuildError("no C++ compiler: install g++ or clang++, or name one by CXX")
+        raise BuildError("no C++ compiler was found: install g++ or clang++, or set CXX to the name of one")
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sources = [s for s in sorted(SOURCES.glob("*.cpp")) if x86 or s.name not in _FLAGS]
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def build(target: Path = TARGET) -> Path:
         _run([compiler, "-shared", *openmp, "-o", str(linked), *map(str, objects)])
         beside = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(linked, beside)
-        os.replace(beside, target)  # a process that has the old one loaded keeps it
+        os.replace(beside, target)  # a process that has loaded the old file keeps it
     return target
 
 

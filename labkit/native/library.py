@@ -1,4 +1,4 @@
-"""The native library: where it lies, whether it is there, and its C interface (src/native.h) as ctypes sees it."""
+"""Load the native library, describe its C interface (src/native.h) to ctypes, and pass tensors to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.forked import is_forked_child
 
 FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
-"""Environment variable: set to 0, the library is left alone and torch's own kernels run."""
+"""Environment variable: if it is 0, the library is not loaded and torch's own kernels run."""
 
 F32, BF16, INT8, INT4 = range(4)
 TYPES = {torch.float32: F32, torch.bfloat16: BF16}
@@ -101,7 +101,7 @@ class BatchStruct(Structure):
 
 
 ADD_UP = CFUNCTYPE(c_int32, c_void_p, POINTER(c_float), c_int64)
-"""A Python function as a model's `add_up`."""
+"""The C type of a Python function that serves as a model's `add_up`."""
 
 _I, _L, _F, _P = c_int32, c_int64, c_float, c_void_p
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
@@ -130,14 +130,14 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The library, or none and the reason why."""
+    """The library and an empty string, or None and the reason why it is not loaded."""
     if os.environ.get(OFF) == "0":
         return None, f"{OFF}=0 is set"
     path = Path(__file__).with_name(FILE_NAME)
     if not path.exists():
         return None, (
-            "it was not built: installing labkit builds it where a C++ compiler is (g++ or clang++); "
-            "`python -m labkit.native.build` builds it now and shows what the compiler says"
+            "it was not built: installing labkit builds it if there is a C++ compiler (g++ or clang++); "
+            "run `python -m labkit.native.build` to build it now and to see what the compiler says"
         )
     try:
         library = ctypes.CDLL(str(path))
@@ -146,7 +146,10 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name, None)
         if function is None:
-            return None, f"it was built from other sources ({name} is missing): `python -m labkit.native.build` builds it anew"
+            return (
+                None,
+                f"it was built from other sources ({name} is missing); run `python -m labkit.native.build` to build it again",
+            )
         function.restype, function.argtypes = result, arguments
     return library, ""
 
@@ -157,7 +160,7 @@ def available() -> bool:
 
 
 def why_not() -> str:
-    """Why the native library is not used; empty when it is."""
+    """Why the native library is not used; an empty string if it is used."""
     return _load()[1]
 
 
@@ -171,8 +174,10 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def warn_once() -> None:
-    """Say, once a process, that torch's kernels run in the native library's place, and why."""
-    warnings.warn(f"labkit's native CPU library is not used ({why_not()}); torch's own kernels run, slower", stacklevel=3)
+    """Warn, once per process, that torch's kernels run instead of the native library, and why."""
+    warnings.warn(
+        f"labkit's native CPU library is not used ({why_not()}); torch's own kernels run instead, which is slower", stacklevel=3
+    )
 
 
 def instruction_set() -> str:
@@ -182,13 +187,13 @@ def instruction_set() -> str:
 
 
 def use_instruction_set(name: str) -> None:
-    """Run in another instruction set (for tests and comparisons); raises `NotAvailable` when CPU or build lack it."""
+    """Use another instruction set, for tests and comparisons. Raises `NotAvailable` if the CPU or the build lacks it."""
     if library().lk_use_isa(name.encode()):
         raise NotAvailable(f"instruction set {name!r} is not available on this CPU or in this build")
 
 
 def threads() -> int:
-    """How many threads a call uses: torch's setting (`torch.set_num_threads`); one in a forked child, which has no others."""
+    """Threads per call: torch's setting (`torch.set_num_threads`), but 1 in a forked child, which has no other threads."""
     return 1 if is_forked_child() else torch.get_num_threads()
 
 
@@ -203,10 +208,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
-    """The address of a tensor's numbers, for C, which believes what it is told; None for None.
+    """The address of a tensor's data, to pass to C, which cannot check it; None for None.
 
-    Raises `InvalidRequest` unless it is a plain tensor of this dtype and shape, contiguous, on the CPU. Every address that
-    goes to the library comes from here or from `rows_pointer`.
+    Raises `InvalidRequest` unless it is a plain, contiguous CPU tensor of this dtype and shape. Every address that is passed
+    to the library comes from here or from `rows_pointer`.
     """
     if tensor is None:
         return None
@@ -216,9 +221,9 @@ def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -
 
 
 def rows_pointer(table: Tensor, dtype: torch.dtype, rows: int) -> tuple[int, int]:
-    """The address of a table of so many rows, and the elements from one row to the next.
+    """The address of a table with this number of rows, and the number of elements from one row to the next.
 
-    As `pointer`, but the rows may be as long as they are, and part of longer ones.
+    It checks as `pointer` does, except that rows may have any length and may be parts of longer rows.
     """
     if table.dim() != 2 or len(table) != rows or table.stride(1) != 1:
         raise _refused(table, dtype, (rows, -1))
@@ -236,19 +241,19 @@ def _refused(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Inva
     kind = "" if type(tensor) in _PLAIN else f"{type(tensor).__name__} "
     wanted = str(list(shape)).replace("-1", "any")
     return InvalidRequest(
-        f"a native kernel was given a {kind}tensor of {tensor.dtype} {list(tensor.shape)} on {tensor.device}, {form}; it takes "
-        f"plain {dtype} {wanted} on the CPU, contiguous"
+        f"a native kernel was given a {kind}tensor of {tensor.dtype} {list(tensor.shape)} on {tensor.device}, {form}; a "
+        f"plain, contiguous {dtype} tensor {wanted} on the CPU is accepted"
     )
 
 
 def trim_heap() -> None:
-    """Let the system's allocator give back what it keeps of freed memory; where it cannot, nothing happens."""
-    with contextlib.suppress(AttributeError, OSError):  # glibc's; elsewhere there is none
+    """Ask the system's allocator to return freed memory to the system; does nothing where that is impossible."""
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has this function
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def advise_large_pages(memory: Tensor) -> None:
-    """Ask the system for large pages behind a tensor that nobody has touched yet; where it has none, nothing happens."""
+    """Ask the system for large pages for a tensor that was not written yet; does nothing where there are none."""
     library().lk_advise_large_pages(pointer(memory, memory.dtype, memory.shape), memory.nbytes)
 
 

@@ -1,4 +1,7 @@
-"""Single operations in the native library, on torch tensors (float32 or bfloat16, on the CPU)."""
+"""Single operations of the native library on torch tensors: float32 or bfloat16, on the CPU.
+
+Each function takes the arguments of the operation of its name in `labkit.ops`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """As `labkit.ops.layer_norm`."""
+    """`labkit.ops.layer_norm`."""
     x, wide = x.contiguous(), (weight.float(), bias.float())
     out = torch.empty_like(x)
     parameters = [pointer(each, _FLOAT, x.shape[1:]) for each in wide]
@@ -24,7 +27,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
 def residual_layer_norm(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """As `labkit.ops.residual_layer_norm`."""
+    """`labkit.ops.residual_layer_norm`."""
     dtype, shape = residual.dtype, residual.shape
     inputs = [tensor.contiguous() for tensor in (residual, attention, mlp)]
     wide = weight.float(), bias.float()
@@ -45,7 +48,7 @@ def residual_layer_norm(
 def rotary_cache_write(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """As `labkit.ops.rotary_cache_write`."""
+    """`labkit.ops.rotary_cache_write`."""
     qkv, sin, cos = qkv.contiguous(), sin.contiguous(), cos.contiguous()
     positions, slot_mapping = positions.contiguous(), slot_mapping.contiguous()
     tokens, (heads, head_dim) = len(qkv), keys.shape[1:]
@@ -69,8 +72,16 @@ def rotary_cache_write(
     return query
 
 
-def attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """As `labkit.ops.prefill_attention`; sequences of one new token take the form that is best for them."""
+def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
+    """`labkit.ops.decode_attention`."""
+    starts = torch.arange(len(query) + 1, dtype=torch.int32, device="cpu")
+    return prefill_attention(query, keys, values, slot_table, starts, lengths)
+
+
+def prefill_attention(
+    query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
+) -> Tensor:
+    """`labkit.ops.prefill_attention`; a sequence with one new token takes the faster code for decoding."""
     query, starts, lengths = query.contiguous(), starts.contiguous(), lengths.contiguous()
     out = torch.empty_like(query)
     sequences, (heads, head_dim) = len(lengths), query.shape[1:]
@@ -103,7 +114,7 @@ def sample(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """As `labkit.ops.sample`, without a sort of the vocabulary."""
+    """`labkit.ops.sample`, without sorting the vocabulary."""
     logits = logits.float().contiguous()
     rows, vocab_size = logits.shape
     numbers = [temperature.double(), top_k, top_p.double(), seeds, samples, positions]

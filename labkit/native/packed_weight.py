@@ -1,4 +1,4 @@
-"""A matrix as the CPU kernels want it: in panels of sixteen output rows, dense or quantized, packed once."""
+"""A matrix packed for the CPU kernels, dense or quantized: panels of sixteen output rows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class PackedWeight:
 
     @property
     def precision(self) -> str:
-        """What its values are stored in."""
+        """The precision that the values are stored in."""
         return _NAMES[self.type]
 
     @property
@@ -71,13 +71,13 @@ class PackedWeight:
         return self.data.numel() + self.scales.numel()
 
     def struct(self, bias: Tensor | None = None) -> WeightStruct:
-        """For a C call; `bias` `[out]` float32. The caller keeps this object and `bias` alive."""
+        """The argument of a C call; `bias` is `[out]` float32. The caller keeps this object and `bias` alive."""
         data, scales = self._addresses
         bias_address = pointer(bias, torch.float32, self.shape[:1])
         return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias, GELU behind it or not: `x` `[tokens, in]` float32 or bfloat16, same dtype out."""
+        """x weight^T + bias, then GELU if asked for: `x` `[tokens, in]` float32 or bfloat16; same dtype out."""
         x = x.contiguous()
         out = x.new_empty(x.shape[0], self.shape[0])
         wide = None if bias is None else bias.float()
@@ -88,11 +88,11 @@ class PackedWeight:
 
     @functools.cached_property
     def dense(self) -> Tensor:
-        """`dequantize()`, kept for those who ask again and again."""
+        """The result of `dequantize()`, computed once and kept."""
         return self.dequantize(torch.bfloat16 if self.type == BF16 else torch.float32)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix that the packed one stands for (for references and tests: slow)."""
+        """The dense `[out, in]` matrix with the values of the packed one; slow, for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
         if self.type in (F32, BF16):
@@ -113,7 +113,7 @@ class PackedWeight:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What `lk_pack` takes: the type to pack to, values, scales and group size, and the dtypes and shapes they must have."""
+    """Arguments of `lk_pack`: the type to pack to, values, scales and group size, with the dtypes and shapes to check."""
 
     type: int
     values: Tensor
@@ -128,14 +128,14 @@ class _Parts:
 def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
     if isinstance(weight, Tensor):
         if weight.dtype not in TYPES:
-            raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 can")
+            raise ValueError(f"a weight of {weight.dtype} cannot be packed; float32 and bfloat16 are accepted")
         return _Parts(TYPES[weight.dtype], weight.contiguous(), weight.dtype, weight.shape)
     rows, columns = weight.shape
     if isinstance(weight, Int8Weight):
         scales = weight.scales.float().contiguous()
         return _Parts(INT8, weight.values.contiguous(), torch.int8, (rows, columns), scales, scales_shape=(rows,))
     if weight.group_size % 32:
-        raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 can")
+        raise ValueError(f"int4 weights with groups of {weight.group_size} cannot be packed; multiples of 32 are accepted")
     size = weight.group_size
     groups = (columns + size - 1) // size
     return _Parts(
@@ -151,14 +151,14 @@ def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
 
 
 def _large(byte_count: int) -> Tensor:
-    """Memory that no one has touched yet, in large pages where the system gives them."""
+    """Memory that was not written yet, in large pages where the system offers them."""
     memory = untouched((byte_count,), torch.uint8, _CPU)
     advise_large_pages(memory)
     return memory
 
 
 def workspace() -> Workspace:
-    """This thread's workspace, one each: ctypes lets go of the interpreter's lock during a call."""
+    """The workspace of this thread. Each thread needs its own, because ctypes releases Python's lock during a call."""
     found: Workspace | None = getattr(_local, "workspace", None)
     if found is None:
         found = _local.workspace = Workspace()

@@ -1,4 +1,4 @@
-"""A group of processes on this host that talk through memory they share (src/shared.cpp): a collective in microseconds."""
+"""Processes on one host that exchange tensors through shared memory (src/shared.cpp); a collective takes microseconds."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from labkit.native.library import GroupStruct, library, pointer
 
 SLOT_BYTES = 1 << 20
 FOLDER = Path("/dev/shm")
-"""Memory that has a name; where there is none, a file in the temporary folder, which the system keeps in memory as well."""
+"""The folder of named memory. Without it a file in the temporary folder is used, which the system caches in memory."""
 
 _REASONS = {1: "did not answer within {timeout:g} s", 2: "and all others were told to stop"}
 
 
 class SharedGroup:
-    """Member `rank` of `ranks`, over a file that `create` made and all members open by its name.
+    """Member `rank` of a group of `ranks`. `create` makes the group's file, and all members open it by its name.
 
-    All members call the same collectives in the same order; each raises `RankFailed`, naming whom it waited for, after
-    `timeout` seconds, or as soon as somebody called `abort`. Behind the first failure the group is of no use.
-    `native_add_up` are the function and its first argument by which a native forward pass calls `all_reduce`.
+    All members call the same collectives in the same order. A collective raises `RankFailed`, which names the late member,
+    after `timeout` seconds, or as soon as a member calls `abort`. After the first failure the group cannot be used again.
+    `native_add_up` is the function, with its first argument, that a native forward pass calls for `all_reduce`.
     """
 
     def __init__(self, path: Path, rank: int, ranks: int, *, timeout: float = 8.0, names: tuple[str, ...] = ()) -> None:
@@ -41,12 +41,12 @@ class SharedGroup:
 
     @staticmethod
     def create(ranks: int) -> Path:
-        """The file of a new group, zeros; who made it deletes it once all members have opened it, or at the end."""
+        """Create the file of a new group, filled with zeros. The caller deletes it once all members have opened it."""
         return shared_file("group", region_bytes(ranks))
 
     @property
     def timeout(self) -> float:
-        """Seconds that a call waits for others."""
+        """Seconds that a call waits for other members."""
         return float(self._struct.timeout)
 
     @timeout.setter
@@ -54,9 +54,10 @@ class SharedGroup:
         self._struct.timeout = seconds
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place: contiguous, of one shape and dtype everywhere; the same bits on all.
+        """Replace the tensor by the sum over all members, which is the same in every bit on all of them.
 
-        It is added up in float32, and rounded to the tensor's own dtype at the end.
+        The tensors are contiguous and have the same shape and dtype on all members. The sum is computed in float32 and
+        rounded to the tensor's dtype at the end.
         """
         if tensor.dtype != torch.float32:
             return tensor.copy_(self.all_reduce(tensor.float()))
@@ -65,15 +66,15 @@ class SharedGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """What `root` has in `tensor`, in place: contiguous, of one shape and dtype everywhere."""
+        """Replace the tensor by the one of `root`; contiguous, with the same shape and dtype on all members."""
         self._done(self.try_broadcast(tensor, root), "broadcast")
         return tensor
 
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
-        """`broadcast` that gives 1 where somebody was late, 2 after `abort`, else 0.
+        """A `broadcast` that returns 1 if a member was late, 2 after `abort`, and 0 on success.
 
-        patience: seconds to wait, `timeout` when left out. After 1 it can be tried again, unless a part of a tensor of more
-        than `SLOT_BYTES` has gone already.
+        patience: seconds to wait (default: `timeout`). After a 1 the caller can try again, unless the tensor is larger than
+        `SLOT_BYTES` and a part of it was already sent.
         """
         address, timeout = pointer(tensor, tensor.dtype, tensor.shape), self._struct.timeout
         self._struct.timeout = timeout if patience is None else patience
@@ -82,14 +83,14 @@ class SharedGroup:
         return status
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """`broadcast` that waits as long as it takes."""
+        """A `broadcast` without a time limit."""
         while status := self.try_broadcast(tensor, root):
             if status == 2:
                 self.fail(status, "broadcast")
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """All members' tensors `[ranks, *shape]` on `root`, None elsewhere; contiguous, of one shape and dtype."""
+        """The tensors of all members, `[ranks, *shape]`, on `root`, and None on the others; same shape and dtype on all."""
         source, shape = pointer(tensor, tensor.dtype, tensor.shape), (self.ranks, *tensor.shape)
         everything = tensor.new_empty(shape) if self.rank == root else None
         target = pointer(everything, tensor.dtype, shape)
@@ -97,18 +98,18 @@ class SharedGroup:
         return everything
 
     def abort(self) -> None:
-        """Let every member's current and later waiting end with `RankFailed`."""
+        """Make all current and later collectives of every member raise `RankFailed`."""
         library().lk_group_abort(byref(self._struct))
 
     def take_account(self) -> tuple[int, int, float]:
-        """Calls since the last account, their bytes, and the seconds in them, waiting for others included."""
+        """The number of calls since the last account, their bytes and their seconds, which include waiting for others."""
         struct = self._struct
         account = struct.calls, struct.bytes, struct.seconds
         struct.calls, struct.bytes, struct.seconds = 0, 0, 0.0
         return account
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise the `RankFailed` of a call's status that is not 0."""
+        """Raise the `RankFailed` that belongs to a nonzero status of a call."""
         late = self.names[self._struct.late]
         raise RankFailed(f"{late} {_REASONS[status].format(timeout=self.timeout)} ({collective} of {self.names[self.rank]})")
 
@@ -118,7 +119,7 @@ class SharedGroup:
 
 
 def shared_file(kind: str, size: int) -> Path:
-    """A new file of `size` zero bytes for processes to share, called `labkit-<kind>-...`; its maker deletes it."""
+    """Create a file of `size` zero bytes, named `labkit-<kind>-...`, for processes to share. The caller deletes it."""
     handle, name = tempfile.mkstemp(prefix=f"labkit-{kind}-", dir=FOLDER if FOLDER.is_dir() else None)
     os.truncate(handle, size)
     os.close(handle)
@@ -126,6 +127,6 @@ def shared_file(kind: str, size: int) -> Path:
 
 
 def region_bytes(ranks: int) -> int:
-    """Bytes of a group's memory."""
+    """The size of a group's memory in bytes."""
     size: int = library().lk_group_bytes(ranks, SLOT_BYTES)
     return size

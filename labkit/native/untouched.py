@@ -1,4 +1,4 @@
-"""Memory that nobody has touched yet, which costs nothing until it is written."""
+"""Allocate memory without writing to it; such memory costs nothing until it is written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def untouched(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`torch.empty`, but on the CPU always without a value.
+    """`torch.empty` that never fills the tensor on the CPU.
 
-    After `torch.use_deterministic_algorithms(True)` torch fills what `torch.empty` returns: a cache sized by the free memory
-    would take all of it at once.
+    After `torch.use_deterministic_algorithms(True)`, `torch.empty` fills its result. A cache as large as the free memory
+    would then take all of it at once.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
-    api: Any = torch  # its types lack this form of `set_`
+    api: Any = torch  # torch's type hints lack this form of `set_`
     storage = api.UntypedStorage(math.prod(shape) * dtype.itemsize, device=device)
     memory: Tensor = api.empty(0, dtype=dtype, device=device).set_(storage, 0, shape)
     return memory

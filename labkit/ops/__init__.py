@@ -1,7 +1,7 @@
-"""The operations a GPT-J is made of: one a file, its torch form the specification that faster kernels must meet.
+"""The operations of a GPT-J, one per file. The torch form of each is the specification that its faster kernels must meet.
 
-Every function works on plain tensors over a flat batch of tokens and knows nothing of requests or layers. `use` puts
-another function in the place of one of them, by name, in the running engine.
+Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers. `use` puts
+another function in the place of an operation, by name, in the running engine.
 """
 
 from labkit.ops.decode_attention import decode_attention

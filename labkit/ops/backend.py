@@ -1,4 +1,4 @@
-"""Which form of an operation runs where: Triton kernels on a GPU, the native library on the CPU, else plain torch."""
+"""Where an operation on a tensor can run: Triton kernels take GPU tensors, the native library takes CPU tensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from labkit import native
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether the package triton is installed; it is not imported for that."""
+    """Whether the package triton is installed; this check does not import it."""
     return importlib.util.find_spec("triton") is not None
 
 
 def on_triton(tensor: Tensor) -> bool:
-    """Whether an operation on this tensor goes to a Triton kernel."""
+    """Whether Triton kernels take this tensor: any dtype except float64, on a GPU."""
     return tensor.is_cuda and tensor.dtype != torch.float64 and has_triton()
 
 
 def on_native(tensor: Tensor) -> bool:
-    """Whether an operation on this tensor goes to the native CPU library (float32 and bfloat16 tensors)."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16) and native.available()
+    """Whether the native library takes this tensor: float32 or bfloat16, on the CPU."""
+    return tensor.is_cpu and tensor.dtype in _NATIVE_DTYPES and native.available()
+
+
+_NATIVE_DTYPES = (torch.float32, torch.bfloat16)

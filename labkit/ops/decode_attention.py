@@ -1,4 +1,4 @@
-"""Attention of one new token of each sequence over its cache (decode)."""
+"""Decode attention: the one new token of each sequence attends to the sequence's cache."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from labkit.native import operations
-from labkit.ops.backend import on_native, on_triton
 from labkit.ops.registry import operation
 
 
 def decode_attention_reference(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """The specification of `decode_attention`, in torch; scores and softmax in float32 at least."""
+    """The specification of `decode_attention`, in torch; scores and softmax are computed in float32 or wider."""
     longest = int(lengths.max())
     seen = torch.arange(longest, dtype=torch.int64, device=query.device) < lengths[:, None]  # [sequences, longest]
     slots = torch.where(seen, slot_table[:, :longest], slot_table[:, :1])
@@ -24,20 +23,13 @@ def decode_attention_reference(query: Tensor, keys: Tensor, values: Tensor, slot
     return torch.einsum("shl,slhd->shd", weights.to(value.dtype), value).to(query.dtype)
 
 
-@operation
+@operation(native=operations.decode_attention)
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v for one query a sequence.
+    """softmax(q k^T / sqrt(head_dim)) v for one query per sequence.
 
-    `query` `[sequences, num_heads, head_dim]`; `keys`, `values` `[num_slots, num_heads, head_dim]` already hold the new
-    tokens; sequence s sees the slots `slot_table[s, :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths`
-    `[sequences]` int32, each at least 1) and nothing else. Returns `[sequences, num_heads, head_dim]` in the dtype of
+    `query` is `[sequences, num_heads, head_dim]`. `keys` and `values` are `[num_slots, num_heads, head_dim]` and already
+    hold the new tokens. Sequence s sees the slots `slot_table[s, :lengths[s]]` and no others (`slot_table` `[sequences, any]`
+    int32; `lengths` `[sequences]` int32, each at least 1). Returns `[sequences, num_heads, head_dim]` in the dtype of
     `query`.
     """
-    if on_native(query):
-        starts = torch.arange(len(query) + 1, dtype=torch.int32, device="cpu")
-        return operations.attention(query, keys, values, slot_table, starts, lengths)
-    if on_triton(query):
-        from labkit.ops.kernels.decode_attention import decode_attention_triton
-
-        return decode_attention_triton(query, keys, values, slot_table, lengths)
     return decode_attention_reference(query, keys, values, slot_table, lengths)

@@ -1,11 +1,10 @@
-"""Token embedding: one row of the table a token."""
+"""Token embedding: each token gets its row of the table."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 
 
@@ -14,11 +13,7 @@ def embedding_reference(token_ids: Tensor, table: Tensor) -> Tensor:
     return F.embedding(token_ids, table)
 
 
-@operation
+@operation(decided_by=1)
 def embedding(token_ids: Tensor, table: Tensor) -> Tensor:
-    """Rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
-    if on_triton(table):
-        from labkit.ops.kernels.embedding import embedding_triton
-
-        return embedding_triton(token_ids, table)
+    """The rows of `table` `[vocab_size, hidden_size]` for `token_ids` `[tokens]` int64: `[tokens, hidden_size]`."""
     return embedding_reference(token_ids, table)

@@ -1,4 +1,4 @@
-"""The matrix product that reads almost every byte of the model."""
+"""Linear layers: the matrix products that read almost every byte of the model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labkit.native.packed_weight import PackedWeight
-from labkit.ops.backend import on_triton
 from labkit.ops.registry import operation
 from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.weight_formats import DynamicWeight, QuantizedWeight
 
 Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
-"""What a linear layer multiplies by: `[out, in]`, dense, quantized, or packed for the CPU's kernels."""
+"""The `[out, in]` matrix of a linear layer: dense, quantized, or packed for the CPU's kernels."""
+PACKED = PackedWeight, TorchPackedWeight
+"""The kinds of weight that know their own kernel."""
 
 
 def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """The specification of `linear`, in torch; a quantized weight is spread out to the dtype of `x` first.
+    """The specification of `linear`, in torch; a quantized weight is first dequantized to the dtype of `x`.
 
-    Where the format rounds activations too, those are rounded, and product and bias are in float32 at least.
+    If the weight format rounds activations too, `x` is rounded, and the product and the bias are computed in float32 or
+    wider.
     """
     if isinstance(weight, DynamicWeight):
         return _rounded_product(x, weight, bias)
@@ -34,13 +36,12 @@ def _rounded_product(x: Tensor, weight: DynamicWeight, bias: Tensor | None) -> T
     return (product if bias is None else product + bias).to(x.dtype)
 
 
-@operation
+@operation()
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none; `[tokens, out]` out."""
-    if isinstance(weight, PackedWeight | TorchPackedWeight):
-        return weight.multiply(x, bias)
-    if on_triton(x):
-        from labkit.ops.kernels.linear import linear_triton
+    """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none. Returns `[tokens, out]`.
 
-        return linear_triton(x, weight, bias)
+    A packed weight knows its own kernel.
+    """
+    if isinstance(weight, PACKED):
+        return weight.multiply(x, bias)
     return linear_reference(x, weight, bias)

@@ -1,4 +1,4 @@
-"""What makes tokens less likely, or impossible, before one is drawn."""
+"""Penalties that make tokens less likely and bans that make them impossible, applied to the logits before sampling."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.backend import on_triton
-from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
 from labkit.ops.registry import operation
+from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 
 def penalize_reference(
@@ -25,13 +24,13 @@ def penalize_reference(
     mine = marks[rows]
     factor = repetition_penalty[:, None].to(wide.dtype)
     penalized = torch.where(wide > 0, wide / factor, wide * factor)
-    wide = torch.where((mine & (IN_PROMPT | MADE)) != 0, penalized, wide)
-    wide = torch.where((mine & MADE) != 0, wide - presence_penalty[:, None].to(wide.dtype), wide)
+    wide = torch.where((mine & (IN_PROMPT | GENERATED)) != 0, penalized, wide)
+    wide = torch.where((mine & GENERATED) != 0, wide - presence_penalty[:, None].to(wide.dtype), wide)
     banned = (mine & torch.where(may_stop, BANNED, BANNED | STOP).to(mine.dtype)[:, None]) != 0
     return wide.masked_fill(banned, -math.inf)
 
 
-@operation
+@operation()
 def penalize(
     logits: Tensor,
     marks: Tensor,
@@ -40,17 +39,14 @@ def penalize(
     presence_penalty: Tensor,
     may_stop: Tensor,
 ) -> Tensor:
-    """Logits with penalties subtracted and forbidden tokens at minus infinity.
+    """Return the logits with penalties applied and with minus infinity for forbidden tokens.
 
-    `logits` `[n, vocab_size]`; `marks` `[any, vocab_size]` uint8 holds sums of `IN_PROMPT`, `MADE`, `STOP` and `BANNED`
-    (other bits are not read), of which logits row i reads row `rows[i]` (`rows` `[n]` int64). Logits of tokens in prompt
-    or continuation are divided by `repetition_penalty` if positive and multiplied by it if not (Keskar et al. 2019), then
-    `presence_penalty` is subtracted from those of tokens made (both `[n]`, any float dtype). Banned tokens, and stop
-    tokens where `may_stop` `[n]` bool is false, get minus infinity. Returns a new `[n, vocab_size]`, float32 (float64 for
-    float64).
+    `logits` is `[n, vocab_size]`. `marks` `[any, vocab_size]` uint8 holds sums of `IN_PROMPT`, `GENERATED`, `STOP` and
+    `BANNED`; other bits are ignored. Row i of the logits uses row `rows[i]` of the marks (`rows` `[n]` int64).
+
+    For each token of the prompt or the continuation, a positive logit is divided by `repetition_penalty` and any other one
+    is multiplied by it (Keskar et al. 2019). Then `presence_penalty` is subtracted from the logits of generated tokens. Both
+    penalties are `[n]`, any float dtype. Banned tokens get minus infinity, and so do stop tokens where `may_stop` `[n]` bool
+    is false. Returns a new tensor `[n, vocab_size]` in float32, or in float64 for float64 logits.
     """
-    if on_triton(logits):
-        from labkit.ops.kernels.penalize import penalize_triton
-
-        return penalize_triton(logits, marks, rows, repetition_penalty, presence_penalty, may_stop)
     return penalize_reference(logits, marks, rows, repetition_penalty, presence_penalty, may_stop)

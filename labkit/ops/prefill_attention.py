@@ -1,4 +1,4 @@
-"""Causal attention of many new tokens of each sequence over its cache (prefill, whole or in chunks)."""
+"""Prefill attention: the new tokens of each sequence, a whole prompt or a chunk of it, attend causally to its cache."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from labkit.native import operations
-from labkit.ops.backend import on_native, on_triton
 from labkit.ops.registry import operation
 
 
 def prefill_attention_reference(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The specification of `prefill_attention`, in torch; scores and softmax in float32 at least."""
+    """The specification of `prefill_attention`, in torch; scores and softmax are computed in float32 or wider."""
     attended = torch.empty_like(query)
     bounds = starts.tolist()
     for row, length in enumerate(lengths.tolist()):
@@ -32,22 +31,21 @@ def prefill_attention_reference(
     return attended
 
 
-@operation
+def _head_fits(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor) -> bool:
+    """Whether the Triton kernel takes this head size: the sums of a wider head do not fit into a program's registers."""
+    return query.shape[-1] <= 256
+
+
+@operation(native=operations.prefill_attention, triton_takes=_head_fits)
 def prefill_attention(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1), causal, each sequence over its own cache.
 
-    `query` `[tokens, num_heads, head_dim]`, the new tokens of all sequences, one behind another: sequence s has rows
-    `starts[s]` to `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys`, `values` `[num_slots, num_heads, head_dim]`
-    already hold the new tokens; sequence s sees the slots `slot_table[s, :lengths[s]]` (`slot_table` `[sequences, any]`
-    int32, `lengths` `[sequences]` int32), of which its new tokens are the last; each sees those up to its own. Returns
-    `[tokens, num_heads, head_dim]` in the dtype of `query`.
+    `query` `[tokens, num_heads, head_dim]` holds the new tokens of one sequence after those of another: sequence s has the
+    rows `starts[s]` to `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values` are `[num_slots, num_heads,
+    head_dim]` and already hold the new tokens. Sequence s owns the slots `slot_table[s, :lengths[s]]` (`slot_table`
+    `[sequences, any]` int32, `lengths` `[sequences]` int32); the last of them are its new tokens. Each new token sees the
+    slots up to its own. Returns `[tokens, num_heads, head_dim]` in the dtype of `query`.
     """
-    if on_native(query):
-        return operations.attention(query, keys, values, slot_table, starts, lengths)
-    if on_triton(query) and query.shape[-1] <= 256:  # the sums of a wider head do not fit into a program's registers
-        from labkit.ops.kernels.prefill_attention import prefill_attention_triton
-
-        return prefill_attention_triton(query, keys, values, slot_table, starts, lengths)
     return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)

@@ -1,53 +1,104 @@
-"""Operations by name: what runs when the model asks for `layer_norm`, and how someone else's function takes its place."""
+"""Operations by name: `operation` chooses the kernel for each call, `use` puts another function in an operation's place."""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from labkit.errors import InvalidRequest
+from labkit.ops.backend import on_native, on_triton
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OWN: dict[str, Callable[..., Any]] = {}
+OPERATIONS: dict[str, Callable[..., Any]] = {}
+"""Every operation by name: the function that runs where no kernel takes the tensors."""
 _SWAPPED: dict[str, Callable[..., Any]] = {}
 
 
-def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """Register a function as the operation of its name; calls go to whatever `use` has put in its place."""
-    name = function.__name__
-    _OWN[name] = function
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        chosen: Callable[P, R] = _SWAPPED.get(name, function)
-        return chosen(*args, **kwargs)
-
-    return call
+@overload
+def operation(*, decided_by: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
-class use:  # noqa: N801 - a verb at the place of call: `with ops.use(layer_norm=mine):`
-    """Put functions in the place of operations: `ops.use(layer_norm=mine)`, at once and until `restore()`.
+@overload
+def operation(
+    *, native: Callable[P, R], triton_takes: Callable[P, bool] | None = None, decided_by: int = 0
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
-    As a context manager (`with ops.use(...):`) the former ones return at the end. Engines that are running take the new
-    functions with their next step, and go operation by operation while any is swapped. Each function is called exactly
-    as the operation it replaces. Raises `InvalidRequest` for a name that is no operation or a value that is no function.
+
+def operation(
+    *,
+    native: Callable[P, R] | None = None,
+    triton_takes: Callable[P, bool] | None = None,
+    decided_by: int = 0,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register the decorated function as the operation of its name. Each call runs the first of these that applies:
+
+    1. the function that `use` has put in the operation's place;
+    2. `native`, the kernel of the native library, for a tensor that `on_native` accepts;
+    3. the Triton kernel, for a tensor that `on_triton` accepts, if `triton_takes` (when given) is true of the arguments;
+    4. the decorated function itself, which computes in torch.
+
+    Argument number `decided_by` is the tensor that steps 2 and 3 look at. The Triton kernel is `<name>_triton` in
+    `labkit.ops.kernels.<name>`, imported when it is first needed.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__name__
+        parameter = list(inspect.signature(function).parameters)[decided_by]
+        OPERATIONS[name] = function
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            chosen: Callable[P, R] | None = _SWAPPED.get(name) if _SWAPPED else None
+            if chosen is None:
+                tensor: Any = args[decided_by] if len(args) > decided_by else kwargs.get(parameter)
+                if tensor is None:
+                    chosen = function  # an argument is missing: Python's own error names it
+                elif native is not None and on_native(tensor):
+                    chosen = native
+                elif tensor.is_cuda and on_triton(tensor) and (triton_takes is None or triton_takes(*args, **kwargs)):
+                    chosen = triton_kernel(name)
+                else:
+                    chosen = function
+            return chosen(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@functools.cache
+def triton_kernel(name: str) -> Callable[..., Any]:
+    """The function that runs an operation as a Triton kernel; importing it takes a second."""
+    launcher: Callable[..., Any] = getattr(importlib.import_module(f"labkit.ops.kernels.{name}"), f"{name}_triton")
+    return launcher
+
+
+class use:  # noqa: N801 - reads as a verb where it is called: `with ops.use(layer_norm=mine):`
+    """Put functions in the place of operations: `ops.use(layer_norm=mine)` takes effect at once, until `restore()`.
+
+    As a context manager (`with ops.use(...):`) it restores the former functions at the end. Running engines call the new
+    functions from their next step on, and run operation by operation while any operation is replaced. Each function gets
+    exactly the arguments of the operation that it replaces. Raises `InvalidRequest` for an unknown operation and for a value
+    that cannot be called.
     """
 
     def __init__(self, **functions: Callable[..., Any]) -> None:
         for name, function in functions.items():
-            if name not in _OWN:
-                raise InvalidRequest(f"there is no operation {name!r}; the operations are {', '.join(sorted(_OWN))}")
+            if name not in OPERATIONS:
+                raise InvalidRequest(f"there is no operation {name!r}; the operations are {', '.join(sorted(OPERATIONS))}")
             if not callable(function):
-                raise InvalidRequest(f"operation {name} was given {function!r}; give a function of the same arguments")
+                raise InvalidRequest(f"operation {name} was given {function!r}; give a function that takes the same arguments")
         self._before = {name: _SWAPPED.get(name) for name in functions}
         _SWAPPED.update(functions)
 
     def restore(self) -> None:
-        """Put back what ran before; a second call does nothing."""
+        """Put the former functions back; a second call does nothing."""
         for name, function in self._before.items():
             if function is None:
                 _SWAPPED.pop(name, None)
@@ -63,10 +114,10 @@ class use:  # noqa: N801 - a verb at the place of call: `with ops.use(layer_norm
 
 
 def swapped() -> list[str]:
-    """The operations in whose place something else runs now."""
+    """The names of the operations that are replaced now."""
     return sorted(_SWAPPED)
 
 
 def replacements() -> dict[str, Callable[..., Any]]:
-    """What runs now in the place of which operation."""
+    """The replaced operations by name, each with the function that runs in its place."""
     return dict(_SWAPPED)

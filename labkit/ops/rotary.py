@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021) in GPT-J's form: neighbouring pairs, on the first dimensions of each head."""
+"""Rotary positions (Su et al. 2021) as in GPT-J: neighbouring pairs of the first dimensions of each head are rotated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def rotary_table(positions: int, rotary_dim: int, device: torch.device | None = None) -> Tensor:
     """Sines and cosines `[2, positions, rotary_dim / 2]` float32 of the angles position * 10000^(-2i / rotary_dim).
 
-    The angles are rounded to float32 in the same places as in Hugging Face's `create_sinusoidal_positions`: at far
-    positions a more exact table would be a different model.
+    The angles are rounded to float32 at the same points as in Hugging Face's `create_sinusoidal_positions`. A more exact
+    table would change what the model computes at late positions.
     """
     pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device="cpu")
     inverse_frequency = 1.0 / (10000 ** (pairs / rotary_dim))
@@ -19,14 +19,14 @@ def rotary_table(positions: int, rotary_dim: int, device: torch.device | None = 
 
 
 def rotary(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Turn each pair (x[2i], x[2i+1]) of the first `2 * pairs` dimensions of every head by its position's angle.
+    """Rotate each pair (x[2i], x[2i+1]) of the first `2 * pairs` dimensions of every head by the angle of its position.
 
-    `x` `[tokens, num_heads, head_dim]`; `sin`, `cos` `[tokens, pairs]`. Same shape and dtype out; the dimensions
-    behind the first `2 * pairs` pass through.
+    `x` is `[tokens, num_heads, head_dim]`, `sin` and `cos` are `[tokens, pairs]`. Returns a tensor of the shape and dtype of
+    `x`. Dimensions after the first `2 * pairs` are unchanged.
     """
     rotary_dim = 2 * sin.shape[-1]
-    turned, kept = x[..., :rotary_dim], x[..., rotary_dim:]
-    even, odd = turned[..., 0::2], turned[..., 1::2]
+    rotated, kept = x[..., :rotary_dim], x[..., rotary_dim:]
+    even, odd = rotated[..., 0::2], rotated[..., 1::2]
     sin, cos = sin[:, None].to(x.dtype), cos[:, None].to(x.dtype)
     pairs = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
     return torch.cat((pairs, kept), dim=-1)

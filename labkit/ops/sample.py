@@ -1,11 +1,11 @@
-"""From logits to tokens: temperature, top-k, top-p, and a draw that depends on the row's own counters alone."""
+"""Sampling: temperature, top-k, top-p, and a random draw that depends only on the row's own seed and counters."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.backend import on_native, on_triton
+from labkit.native import operations
 from labkit.ops.registry import operation
 from labkit.ops.uniform import uniform
 
@@ -19,18 +19,21 @@ def sample_reference(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """The specification of `sample`, in torch; probabilities and their sums in float64."""
+    """The specification of `sample`, in torch; probabilities and their sums are float64."""
     scaled = logits.double() / torch.where(temperature > 0, temperature, 1.0)[:, None]
     weights = torch.exp(scaled - scaled.amax(-1, keepdim=True))
     points = uniform(seeds, samples, positions)
-    ids = logits.sort(dim=-1, descending=True, stable=True).indices  # of equals the lower token first
+    ids = logits.sort(dim=-1, descending=True, stable=True).indices  # among equal logits the lower token comes first
     kept = _keep(weights.gather(1, ids), top_k, top_p)
     drawn = _draw(torch.zeros_like(weights).scatter_(1, ids, kept), points)  # in the order of the vocabulary
     return torch.where(temperature > 0, drawn, logits.argmax(dim=-1))
 
 
 def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Of weights in falling order, zero all but the top-k, then all but the fewest whose share of the rest is top-p."""
+    """Zero the weights, given in descending order, that top-k excludes, then those that top-p excludes.
+
+    Top-p keeps the smallest set whose share of the remaining weight reaches p.
+    """
     rank = torch.arange(ordered.shape[1], dtype=torch.int64, device=ordered.device)
     ordered = ordered.masked_fill((rank >= top_k[:, None]) & (top_k > 0)[:, None], 0.0)
     sums = ordered.cumsum(dim=-1)
@@ -39,15 +42,15 @@ def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _draw(weights: Tensor, points: Tensor) -> Tensor:
-    """Where the running sum of each row passes the share `points` of the whole: `[rows]` int64."""
+    """The column where the running sum of each row passes the fraction `points` of the total: `[rows]` int64."""
     sums = weights.cumsum(dim=-1)
     whole = sums[:, -1:].contiguous()
     chosen = torch.searchsorted(sums, points[:, None] * whole, right=True)
-    # share * whole can round up to the whole, behind which there is no token: then it is the last with a weight.
+    # points * whole can round up to whole, and no token lies after that: take the last token with a weight.
     return torch.minimum(chosen, torch.searchsorted(sums, whole)).clamp_max_(weights.shape[1] - 1).squeeze(1)
 
 
-@operation
+@operation(native=operations.sample)
 def sample(
     logits: Tensor,
     temperature: Tensor,
@@ -57,20 +60,13 @@ def sample(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """One token a row: `[rows]` int64.
+    """Choose one token per row: `[rows]` int64.
 
-    `logits` `[rows, vocab_size]`, left unchanged. `temperature` `[rows]` float64: 0 takes the highest logit (of equals
-    the first), otherwise logits are divided by it. `top_k` `[rows]` int64 keeps the k highest (0: all; of equals the
-    lower token); `top_p` `[rows]` float64 keeps, of those, the fewest whose share of the probability reaches p, and at
-    least one. The token is where the running sum of the kept probabilities, in the order of the vocabulary, passes
-    `uniform(seeds, samples, positions)` (each `[rows]` int64) of the whole.
+    `logits` `[rows, vocab_size]` is not changed. `temperature` is `[rows]` float64: 0 takes the highest logit (the first of
+    equal ones), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among
+    equal logits the lower token is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the
+    remaining probability reaches p, at least one token. The chosen token is the one at which the running sum of the kept
+    probabilities, in the order of the vocabulary, passes the fraction `uniform(seeds, samples, positions)` of their total
+    (each `[rows]` int64).
     """
-    if on_triton(logits):
-        from labkit.ops.kernels.sample import sample_triton
-
-        return sample_triton(logits, temperature, top_k, top_p, seeds, samples, positions)
-    if on_native(logits):
-        from labkit.native import operations
-
-        return operations.sample(logits, temperature, top_k, top_p, seeds, samples, positions)
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions)

@@ -1,4 +1,4 @@
-"""Quantized matrices for the CPU where the native library is not there: packed for the kernels that torch ships."""
+"""Quantized matrices for a CPU without the native library: packed for the kernels that torch ships."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ ROWS, INPUTS = 16, 32
 
 
 class TorchPackedWeight:
-    """A quantized `[out, in]` matrix for torch's weight-only products, which run in bfloat16.
+    """A quantized `[out, in]` matrix for torch's products of quantized weights, which run in bfloat16.
 
-    int8 by `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, by `_weight_int4pack_mm_for_cpu`. Scales are
-    rounded to bfloat16, as those kernels take them. Rows and inputs are padded: on odd sizes the kernels crash.
+    int8 uses `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, uses `_weight_int4pack_mm_for_cpu`. Both kernels
+    take bfloat16 scales, so the scales are rounded to it. Rows and inputs are padded, because the kernels crash on other
+    sizes.
     """
 
     def __init__(self, weight: Int8Weight | Int4Weight) -> None:
@@ -29,7 +30,9 @@ class TorchPackedWeight:
             return
         nibbles = F.pad(weight.nibbles.int(), (0, 0, 0, missing), value=8)
         self._values = torch._convert_weight_to_int4pack_for_cpu(nibbles, 1)
-        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # and no zero points
+        self._scales = torch.stack(
+            (scales, torch.zeros_like(scales)), dim=-1
+        )  # pairs of scale and zero point; the zero points are 0
 
     @property
     def byte_count(self) -> int:
@@ -37,7 +40,7 @@ class TorchPackedWeight:
         return self._values.numel() * self._values.element_size() + 2 * self._scales.numel()
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias, GELU behind it or not: `x` `[tokens, in]`, same dtype out; the product is in bfloat16."""
+        """x weight^T + bias, then GELU if asked for: `x` `[tokens, in]`; same dtype out; the product is in bfloat16."""
         rounded = F.pad(x.bfloat16(), (0, -self.shape[1] % (self._group or INPUTS))).contiguous()
         if self._group:
             product = torch._weight_int4pack_mm_for_cpu(rounded, self._values, self._group, self._scales)
@@ -48,5 +51,5 @@ class TorchPackedWeight:
         return apply_gelu(out) if gelu else out
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix: its product with the identity, exact to bfloat16."""
+        """The dense `[out, in]` matrix, computed as a product with the identity; exact to bfloat16."""
         return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16, device="cpu")).T.to(dtype)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on counters alone: the same on every device and in every batch."""
+"""Random numbers that depend only on counters, so they are the same on every device and in every batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _signed(word: int) -> int:
-    """The int64 of the same 64 bits: torch has no shifts and products of uint64, but int64 products wrap around alike."""
+    """The int64 with the same 64 bits: torch cannot shift or multiply uint64, and int64 products wrap around the same way."""
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -16,9 +16,10 @@ _FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def uniform(seeds: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
-    """Numbers in [0, 1), uniform over the positions of a stream: SplitMix64's mixer (Steele et al. 2014), chained.
+    """Uniform random numbers in [0, 1), one per row, from SplitMix64's mixer (Steele et al. 2014) applied three times.
 
-    `seeds` (64 bits, read as int64), `samples`, `positions` `[rows]` int64; `[rows]` float64 out, of 53 random bits.
+    `seeds` (64 bits, read as int64), `samples` and `positions` are `[rows]` int64. Returns `[rows]` float64 with 53 random
+    bits each.
     """
     state = torch.zeros_like(seeds)
     for word in (seeds, samples, positions):
@@ -33,5 +34,5 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, count: int) -> Tensor:
-    """Shift right and fill with zeros; int64's own shift fills with the sign."""
+    """Shift right and fill with zeros; int64's own shift copies the sign bit."""
     return (z >> count) & ((1 << (64 - count)) - 1)

@@ -27,7 +27,7 @@ from labkit.measure import Record, time_call
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.autotune import Tuner
 from labkit.ops.kernels.linear_tune import QUANTIZE, linear_shapes, tune
-from labkit.ops.kernels.support import arch_of
+from labkit.ops.kernels.triton_runtime import arch_of
 from tests.benchmarks.kernels import Case, seconds_a_call
 
 MODEL = "gpt-j-6b-synthetic"

@@ -227,7 +227,7 @@ COUNTED = """
 import torch
 from labkit.exercises.kernels import tl, triton
 from labkit.exercises.kernel_guard import count_memory_bytes
-from labkit.ops.kernels.traffic import count_traffic
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 
 def kernel(x, y, out, size, BLOCK: tl.constexpr):
     row, column = tl.program_id(0), tl.arange(0, BLOCK)
@@ -261,7 +261,7 @@ import torch, triton
 import triton.language as tl
 from labkit.grading.run_statements import define
 from labkit.grading.extract import submission_of
-from labkit.ops.kernels.compiled import compile_kernel
+from labkit.ops.kernels.compiled_kernel import compile_kernel
 
 def meta(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device="meta")

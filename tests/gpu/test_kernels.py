@@ -169,7 +169,7 @@ def test_a_captured_decode_step_follows_new_lengths_slots_and_tokens(dtype: torc
 
 def test_operations_on_the_gpu_run_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
-    plain = ops.kernels.support.launch
+    plain = ops.kernels.triton_runtime.launch
     for name in (
         "layer_norm",
         "residual_layer_norm",

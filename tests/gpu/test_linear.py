@@ -17,10 +17,10 @@ from labkit import ops
 from labkit.ops.kernels import linear
 from labkit.ops.kernels.autotune import Tuner
 from labkit.ops.kernels.linear import GPUWeight, kind_of, linear_triton, run_plan
-from labkit.ops.kernels.linear_plans import LIBRARY, plans
+from labkit.ops.kernels.linear_plans import CUBLAS, plans
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.ops.kernels.linear_tune import QUANTIZE, tune
-from labkit.ops.kernels.support import arch_of
+from labkit.ops.kernels.triton_runtime import arch_of
 from labkit.weight_formats import DynamicWeight, quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import guarded_outputs, misaligned
 from tests.ops.kernels.interpreted.test_linear_tune import CONFIG
@@ -187,4 +187,4 @@ def test_the_command_tunes_a_model_and_the_second_time_has_nothing_to_do(tmp_pat
 def test_kinds_are_named() -> None:
     for kind, rows in itertools.product(kinds(), (1,)):
         assert kind_of(given(rows, 32, 32, kind, torch.float32)[1]) == kind
-    assert LIBRARY.label == "library"
+    assert CUBLAS.label == "cublas"

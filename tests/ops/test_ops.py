@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
 import torch
 
-from labkit import ops
+from labkit import native, ops
 from labkit.errors import InvalidRequest
+from labkit.native import operations
+from labkit.ops.registry import OPERATIONS, triton_kernel
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -167,3 +170,34 @@ def test_a_function_takes_an_operations_place_until_restored() -> None:
         ops.use(softmax=torch.softmax)
     with pytest.raises(InvalidRequest, match="give a function"):
         ops.use(linear=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_kernels_take_the_arguments_of_their_operation(name: str) -> None:
+    asked = list(inspect.signature(getattr(ops, name)).parameters)
+    taken = list(inspect.signature(triton_kernel(name)).parameters)
+    assert taken[: len(asked)] == asked
+    if hasattr(operations, name):
+        assert list(inspect.signature(getattr(operations, name)).parameters) == asked
+
+
+def test_an_operation_takes_its_arguments_by_name_too() -> None:
+    x, weight = random(2, 4), torch.ones(4, dtype=torch.float64)
+    named = {"weight": weight, "bias": weight, "epsilon": 1e-5}
+    for dtype in (torch.float64, torch.float32):
+        given = {
+            "x": x.to(dtype),
+            **{key: value.to(dtype) if torch.is_tensor(value) else value for key, value in named.items()},
+        }
+        assert torch.equal(ops.layer_norm(**given), ops.layer_norm(*given.values()))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        ops.layer_norm(**named)  # type: ignore[call-arg]
+
+
+@pytest.mark.skipif(not native.available(), reason="not measured here: the native library was not built")
+def test_the_native_kernel_runs_where_it_takes_the_tensor() -> None:
+    x = torch.tensor([[1.0, 2.0, 4.0]])
+    ones, zeros = torch.ones(3), torch.zeros(3)
+    wide = ops.layer_norm(x.double(), ones.double(), zeros.double(), 1e-5)
+    assert wide.dtype == torch.float64  # in torch: the native library has no float64
+    assert torch.equal(ops.layer_norm(x, ones, zeros, 1e-5), operations.layer_norm(x, ones, zeros, 1e-5))

@@ -12,8 +12,8 @@ from scipy import stats
 
 from labkit import native, ops
 from labkit.errors import NotAvailable
-from labkit.ops.marks import BANNED, IN_PROMPT, MADE, STOP
 from labkit.ops.sample import sample_reference
+from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 MASK = (1 << 64) - 1
 
@@ -179,9 +179,9 @@ def test_penalize_is_its_definition(dtype: torch.dtype) -> None:
     for row in range(rows):
         for token in range(vocab):
             mark, value = int(marks[index[row], token]), float(expected[row, token])
-            if mark & (IN_PROMPT | MADE):
+            if mark & (IN_PROMPT | GENERATED):
                 value = value / float(repetition[row]) if value > 0 else value * float(repetition[row])
-            if mark & MADE:
+            if mark & GENERATED:
                 value -= float(presence[row])
             if mark & BANNED or (mark & STOP and not may_stop[row]):
                 value = -math.inf

@@ -20,7 +20,7 @@ from labkit.exercises.lab02.examples import Example, example
 from labkit.measure import plots
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.backend import has_triton
-from labkit.ops.kernels.traffic import count_traffic
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-// Attention of one sequence, in the form that suits the number of its queries.
+// Attention of one sequence; the number of queries decides between the decode and the prefill kernel.
 #pragma once
 #include "kernels.h"
 
@@ -8,13 +8,13 @@ static inline int64_t longest_of(const int32_t *lengths, int32_t sequences) {
     return longest;
 }
 
-// Floats that `attend` needs for so many heads at a time.
+// The number of floats of scratch that `attend` needs for this many heads at a time.
 static inline int64_t attend_scratch(const Kernels &kernel, int64_t longest, int32_t heads, int32_t head_dim) {
     int64_t for_decode = heads * (2 * (longest + 16) + head_dim), for_prefill = kernel.prefill_scratch((int32_t)longest, head_dim) / 4;
     return round_up(for_decode > for_prefill ? for_decode : for_prefill, 64);
 }
 
-// Heads [first, last); query and out are those of the first of `shape.queries` tokens, strides from token to token.
+// Computes heads [first, last). query and out point to the first of `shape.queries` tokens; strides are per token.
 static inline void attend(const Kernels &kernel, AttentionShape shape, int32_t type, const float *query, int64_t query_stride,
                           const void *keys, const void *values, int32_t first, int32_t last, float *scratch, float *out,
                           int64_t out_stride) {
@@ -24,7 +24,7 @@ static inline void attend(const Kernels &kernel, AttentionShape shape, int32_t t
             kernel.prefill(&shape, type, query, query_stride, keys, values, head, scratch, out, out_stride);
         return;
     }
-    for (int32_t i = 0; i < queries; i++) { // too few to earn back the packing of keys and values
+    for (int32_t i = 0; i < queries; i++) { // too few queries to pay for packing keys and values
         shape.length = length - queries + i + 1;
         kernel.decode(&shape, type, query + i * query_stride, keys, values, first, last, scratch, out + i * out_stride);
     }

@@ -1,15 +1,15 @@
-// Attention of one sequence over its cache: a single query straight from the cache, many through packed panels.
+// Attention of one sequence over its cache: one query reads the cache directly, many queries read packed panels of it.
 
-enum { BLOCK = 8 }; // positions that share one pass over the heads
+enum { BLOCK = 8 }; // positions that are processed together for all heads
 
-// Slots may lie anywhere, so the hardware cannot tell which row comes next: ask for the head's part of it.
+// Slots may lie anywhere, so the hardware cannot predict the next row: prefetch the head's part of it.
 LK_INLINE void prefetch_row(const char *row, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
 
 #if defined(LK_AVX512_BF16)
 
-// The scores of four positions: the sums across four vectors are folded together.
+// The scores of four positions; the sums across four vectors are computed together.
 LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t offset, int32_t dim, float *scores) {
     __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a;
     for (int32_t i = 0; i < dim; i += 32) {
@@ -27,8 +27,8 @@ LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t o
     _mm_storeu_ps(scores, sums);
 }
 
-// sums += the values of an even number of positions by their bf16 weights, two positions a step. `sums` holds each 32
-// dimensions as unpacking leaves them: 0-3, 8-11, 16-19, 24-27, then the others.
+// Adds to `sums` the values of an even number of positions times their bf16 weights, two positions per step. `sums` holds
+// each 32 dimensions in the order that unpacking produces: 0-3, 8-11, 16-19, 24-27, then the others.
 LK_INLINE void add_pairs(const uint16_t *weight, const char *const *value, int64_t offset, int32_t count, int32_t dim, float *sums) {
     for (int32_t i = 0; i < dim; i += 32) {
         __m512 low = _mm512_loadu_ps(sums + i), high = _mm512_loadu_ps(sums + i + 16);
@@ -70,8 +70,8 @@ LK_INLINE float dot_heads(const float *query, const void *key, int32_t type, int
     return f16_sum(acc) + rest;
 }
 
-// In place: scores to weights, e^((score - largest) * scale), with zeros up to a multiple of sixteen, which the row must have
-// room for; gives what to divide by.
+// Turns scores into weights in place, e^((score - largest) * scale), and pads the row with zeros to a multiple of sixteen;
+// the row must have room for that. Returns the sum, by which the caller divides.
 static float softmax(float *scores, int32_t length, float scale) {
     int32_t padded = (int32_t)round_up(length, 16);
     for (int32_t j = length; j < padded; j++) scores[j] = scores[0];
@@ -107,7 +107,7 @@ LK_INLINE void add_values(const float *weight, const void *const *value, int32_t
     }
 }
 
-// A pass over the cache in blocks of positions: work(first position, how many, their rows), the next block asked for ahead.
+// Goes over the cache in blocks of positions, calls work(first position, count, rows) and prefetches the following blocks.
 template <class Work>
 LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int64_t offset, int64_t bytes, Work work) {
     int32_t ahead = bytes >= 1024 ? BLOCK : (int32_t)(8192 / bytes + BLOCK) / BLOCK * BLOCK; // some kilobytes
@@ -121,7 +121,7 @@ LK_INLINE void walk(const AttentionShape *s, const void *cache, int64_t row, int
     }
 }
 
-// `scores` holds 2 * (length + 16) + head_dim floats a head.
+// `scores` has room for 2 * (length + 16) + head_dim floats per head.
 static void decode(const AttentionShape *s, int32_t type, const float *query, const void *keys, const void *values,
                    int32_t first, int32_t last, float *scores, float *out) {
     int32_t dim = s->head_dim, length = s->length;
@@ -183,7 +183,7 @@ static int64_t prefill_scratch(int32_t length, int32_t head_dim) {
     return 4 * (2 * positions * dim + LK_TILE * (dim + 2 * positions)) + 256;
 }
 
-// One head's keys as a weight [positions][dim] and values as one [dim][positions], in panels.
+// Packs the keys of one head as a weight [positions][dim] and its values as a weight [dim][positions], in panels.
 static void pack_head(const AttentionShape *s, int32_t type, const void *keys, const void *values, int32_t head, char *key_panels,
                       char *value_panels) {
     int32_t dim = s->head_dim, padded_dim = (int32_t)round_up(dim, 32), positions = (int32_t)round_up(s->length, 32);
@@ -201,7 +201,7 @@ static void pack_head(const AttentionShape *s, int32_t type, const void *keys, c
             }
         }
     } else {
-        // Keys: a pair of dimensions is a word. Values: a pair of positions is one, so two rows are woven together.
+        // In keys a word holds two dimensions. In values a word holds two positions, so two rows are interleaved.
         uint32_t *k = (uint32_t *)key_panels, *v = (uint32_t *)value_panels;
         __builtin_memset(k, 0, (int64_t)positions * padded_dim * 2);
         __builtin_memset(v, 0, (int64_t)positions * padded_dim * 2);
@@ -242,7 +242,7 @@ static void prefill(const AttentionShape *s, int32_t type, const float *query, i
     float scale = 1.0f / __builtin_sqrtf((float)dim);
     for (int32_t first = 0; first < s->queries; first += LK_TILE) {
         int32_t rows = s->queries - first < LK_TILE ? s->queries - first : LK_TILE;
-        int32_t seen = s->length - s->queries + first + rows; // by the last row of the tile
+        int32_t seen = s->length - s->queries + first + rows; // positions that the last row of the tile sees
         Activations queries = {type, rows, padded_dim, 0, query_rows, 0, 0};
         for (int32_t m = 0; m < rows; m++) pack_row(query + (first + m) * query_stride + head * dim, dim, m, &queries);
         Output to_scores = {STORE, scores, positions, 0, 0};

@@ -1,4 +1,4 @@
-// Which table of kernels this CPU gets.
+// Chooses the table of kernels for this CPU.
 #pragma once
 #include "kernels.h"
 

@@ -1,9 +1,9 @@
-// What an instruction set provides: the table of kernels that the rest of the library calls through.
+// The table of kernels that each instruction set provides and the rest of the library calls.
 #pragma once
 #include "native.h"
 
 // Rows of activations, in tiles of up to LK_TILE rows: tile t lies at t * LK_TILE * in, as [step][rows of the tile][unit]
-// with unit 1 (f32), 2 (bf16) or 4 (int8) inputs. So a kernel finds the inputs of all its rows side by side.
+// with unit 1 (f32), 2 (bf16) or 4 (int8) inputs. So the inputs of all rows of a tile lie next to each other.
 struct Activations {
     int32_t type;     // LK_F32, LK_BF16 or LK_INT8
     int32_t rows, in; // `in` is padded
@@ -15,25 +15,25 @@ struct Activations {
 
 enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
 
-// Where a product goes: f32 rows (`out`, `stride`), stored or added to what is there; or, if `packed` is set, activations.
+// Destination of a product: f32 rows (`out`, `stride`), stored or added to the old values; or activations, if `packed` is set.
 struct Output {
     int32_t mode;
     float *out;
     int64_t stride;
     struct Activations *packed;
-    void *rows16;     // bf16 rows in place of f32 ones, same stride
+    void *rows16;     // bf16 rows instead of f32 ones, with the same stride
 };
 
 struct AttentionShape {
-    int32_t heads, head_dim, length, queries; // queries are the last of `length` positions
+    int32_t heads, head_dim, length, queries; // the queries are the last of the `length` positions
     const int32_t *slots;                     // [length]
 };
 
 struct Kernels {
     const char *name;
-    // Panels [first, last) of a product with all rows.
+    // Computes panels [first, last) of a product with all rows.
     void (*product)(const lk_weight *, const struct Activations *, int32_t first, int32_t last, const struct Output *);
-    // One row: f32 inputs into the activations (quantizing or rounding as their type asks); pads with zeros.
+    // Writes one row of f32 inputs into the activations, quantized or rounded to their type, and pads it with zeros.
     void (*pack_row)(const float *x, int32_t in, int32_t row, const struct Activations *);
     void (*layer_norm)(const float *x, const float *weight, const float *bias, float epsilon, int32_t hidden, float *out);
     void (*rotate)(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim);
@@ -45,14 +45,14 @@ struct Kernels {
     void (*prefill)(const struct AttentionShape *, int32_t type, const float *query, int64_t query_stride, const void *keys,
                     const void *values, int32_t head, void *scratch, float *out, int64_t out_stride);
     int64_t (*prefill_scratch)(int32_t length, int32_t head_dim);
-    // For sampling, of one row of logits.
+    // For sampling, on one row of logits.
     int32_t (*extremes)(const float *x, int32_t count, float *largest, float *smallest);
     void (*softmax_weights)(const float *x, int32_t count, float largest, double temperature, double *weights);
 };
 
 extern const struct Kernels kernels_portable, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16;
 
-// Of an activation, or of a number of the cache.
+// Bytes of one activation or of one number in the cache.
 static inline int64_t element_bytes(int32_t type) { return type == LK_F32 ? 4 : type == LK_BF16 ? 2 : 1; }
 static inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static inline int32_t padded_in(int32_t type, int32_t in) { return (int32_t)round_up(in, type == LK_INT8 ? 128 : 32); }

@@ -1,4 +1,4 @@
-// The kernels, written once in sixteen lanes and compiled once for each instruction set (kernels_*.cpp).
+// The kernels, written once for sixteen lanes and compiled once per instruction set (kernels_*.cpp).
 #include "kernels.h"
 
 #define LK_INLINE static inline __attribute__((always_inline))
@@ -18,7 +18,7 @@ LK_INLINE float bits_f32(uint32_t bits) {
     return x;
 }
 
-// The first `count` of sixteen numbers, zeros behind them; the memory behind them is not touched.
+// Loads the first `count` of sixteen numbers and zeros for the rest; memory after them is not read.
 LK_INLINE F16 f16_load_part(const float *from, int32_t count) {
     if (count >= 16) return f16_load(from);
     float padded[16] = {0};
@@ -35,9 +35,9 @@ LK_INLINE void f16_store_part(float *to, F16 x, int32_t count) {
 
 // e^x to 2 units in the last place: 2^n * e^r, |r| <= ln(2) / 2, by the Taylor polynomial of degree 7 (error 6e-9).
 LK_INLINE F16 f16_exp(F16 x) {
-    x = f16_min(f16_set(88.0f), f16_max(f16_set(-87.0f), x)); // in this order not-a-number stays one
+    x = f16_min(f16_set(88.0f), f16_max(f16_set(-87.0f), x)); // in this order, NaN stays NaN
     F16 n = f16_round(f16_mul(x, f16_set(1.44269504f)));
-    F16 r = f16_fma(n, f16_set(2.12194440e-4f), f16_fma(n, f16_set(-0.693359375f), x)); // ln 2 in two parts
+    F16 r = f16_fma(n, f16_set(2.12194440e-4f), f16_fma(n, f16_set(-0.693359375f), x)); // ln 2 as a sum of two constants
     F16 p = f16_set(1.98412698e-4f);
     p = f16_fma(p, r, f16_set(1.38888889e-3f));
     p = f16_fma(p, r, f16_set(8.33333333e-3f));
@@ -60,7 +60,7 @@ static void convert_to_f32(const void *from, int64_t count, float *out) {
     for (int64_t i = 0; i < count; i++) out[i] = bits_f32((uint32_t)words[i] << 16);
 }
 
-// To nearest, ties to even; not-a-number stays one.
+// Rounds to nearest, ties to even; NaN stays NaN.
 static void convert_to_bf16(const float *x, int64_t count, void *out) {
     uint16_t *words = (uint16_t *)out;
     int64_t i = 0;
@@ -71,7 +71,7 @@ static void convert_to_bf16(const float *x, int64_t count, void *out) {
     __builtin_memcpy(words + i, rest, (uint64_t)(count - i) * 2);
 }
 
-// Neighbouring pairs of the first `rotary_dim` dimensions of each head, turned in place: GPT-J's rotary positions.
+// Rotates neighbouring pairs of the first `rotary_dim` dimensions of each head in place: GPT-J's rotary positions.
 static void rotate(float *x, int32_t heads, int32_t head_dim, const float *sin, const float *cos, int32_t rotary_dim) {
     for (int32_t h = 0; h < heads; h++, x += head_dim)
         for (int32_t i = 0; i < rotary_dim / 2; i++) {
@@ -111,7 +111,7 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
     for (int32_t g = 0; g < groups; g++, x += a->group, in -= a->group) {
         float padded[128], largest = 0.0f;
         const float *values = x;
-        if (in < a->group) { // the end of the row, or what lies behind it
+        if (in < a->group) { // the end of the row, or padding after it
             for (int32_t i = 0; i < a->group; i++) padded[i] = i < in ? x[i] : 0.0f;
             values = padded;
         }
@@ -151,7 +151,7 @@ static void layer_norm(const float *x, const float *weight, const float *bias, f
 
 // ---- sampling ------------------------------------------------------------------------------------------------------
 
-// The first place of the largest number, which not-a-number never is.
+// The index of the first largest number; NaN never counts as the largest.
 static int32_t extremes(const float *x, int32_t count, float *largest, float *smallest) {
     float most = -__builtin_inff(), least = __builtin_inff();
 #pragma omp simd reduction(max : most) reduction(min : least)
@@ -171,11 +171,11 @@ static void softmax_weights(const float *x, int32_t count, float largest, double
 #pragma omp simd
     for (int32_t i = 0; i < count; i++) {
         double at = ((double)x[i] - (double)largest) * inverse, d = at > -700.0 ? at : -700.0;
-        double shifted = d * 1.4426950408889634 + 6755399441055744.0; // adding 1.5 * 2^52 rounds to a whole number
+        double shifted = d * 1.4426950408889634 + 6755399441055744.0; // adding 1.5 * 2^52 rounds to an integer
         int64_t n;
         __builtin_memcpy(&n, &shifted, 8);
         double whole = shifted - 6755399441055744.0;
-        double r = d - whole * 6.93147180369123816490e-01 - whole * 1.90821492927058770002e-10; // ln 2 in two parts
+        double r = d - whole * 6.93147180369123816490e-01 - whole * 1.90821492927058770002e-10; // ln 2 as a sum of two constants
         double p = 1.0 / 6227020800;
         p = p * r + 1.0 / 479001600;
         p = p * r + 1.0 / 39916800;
@@ -199,10 +199,10 @@ static void softmax_weights(const float *x, int32_t count, float largest, double
 
 // ---- products ------------------------------------------------------------------------------------------------------
 
-// The hardware follows a stream, but not far enough ahead of a core that has arithmetic to do as well.
+// The hardware prefetches a stream, but not far enough ahead while the core also computes.
 LK_INLINE void prefetch(const void *at) { __builtin_prefetch((const char *)at + 4096); }
 
-// M rows by P neighbouring panels; U steps apart have accumulators of their own, so that few rows do not wait for latency.
+// M rows by P neighbouring panels. U consecutive steps use separate accumulators, so few rows do not wait for latency.
 template <int M, int P, int U> LK_INLINE void tile_f32(const float *w, int64_t panel, int32_t in, const float *x, F16 (*sum)[M]) {
     F16 acc[U][P][M];
     for (int u = 0; u < U; u++)
@@ -247,7 +247,7 @@ LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uin
         }
 }
 
-// The integer sums of a group start from what makes weights stored with an offset count as their values.
+// The integer sums of a group start at a value that cancels the offset of the stored weights.
 template <int M, int P>
 LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
                          const int32_t *sums, F16 (*sum)[M]) {
@@ -275,7 +275,7 @@ LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight
         for (int m = 0; m < M; m++) sum[p][m] = f16_zero();
     for (int32_t g = 0; g < in / 32; g++)
         for (int p = 0; p < P; p++) {
-            // Few rows do not wait for latency if low and high nibbles are summed apart.
+            // With few rows, low and high nibbles are summed separately to hide latency.
             constexpr int H = M <= 4 ? 1 : 0;
             I16 acc[H + 1][M];
             for (int m = 0; m < M; m++) acc[0][m] = i16_set(-8 * sums[g * M + m]), acc[H][m] = H ? i16_set(0) : acc[0][m];
@@ -293,7 +293,7 @@ LK_INLINE void tile_int4(const uint8_t *w, int64_t panel, const uint16_t *weight
         }
 }
 
-// Scale, bias, GELU and the way out of one panel's sums.
+// Applies scale, bias and GELU to the sums of one panel and stores them.
 template <int M> LK_INLINE void finish(const lk_weight *w, int32_t panel, int32_t row, const F16 *sum, const Output *to) {
     int32_t first = panel * 16, lanes = w->out - first < 16 ? w->out - first : 16;
     F16 scale = w->type == LK_INT8 ? f16_load((const float *)w->scales + first) : f16_set(1.0f);
@@ -373,7 +373,7 @@ template <int P> static void tile_of(int32_t rows, const lk_weight *w, const Act
 
 static void product(const lk_weight *w, const Activations *a, int32_t first, int32_t last, const Output *to) {
     int32_t tiles = (a->rows + LK_TILE - 1) / LK_TILE;
-    // Two panels at once where the registers hold them: integers need a second set of sums.
+    // Two panels at once if the registers can hold them; integers need a second set of sums.
     bool pairs = LK_PANELS == 2 && (w->type == LK_F32 || w->type == LK_BF16 || a->rows <= 4);
     for (int32_t panel = first; panel < last;) {
         bool two = pairs && panel + 1 < last;

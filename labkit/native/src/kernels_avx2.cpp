@@ -1,4 +1,4 @@
-// The kernels for avx2.
+// The kernels compiled for avx2.
 #define LK_AVX2 1
 #define LK_NAMESPACE lk_avx2
 #define LK_TABLE kernels_avx2

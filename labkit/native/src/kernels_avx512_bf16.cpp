@@ -1,4 +1,4 @@
-// The kernels for avx512_bf16.
+// The kernels compiled for avx512_bf16.
 #define LK_AVX512 1
 #define LK_AVX512_BF16 1
 #define LK_NAMESPACE lk_avx512_bf16

@@ -1,4 +1,4 @@
-// The kernels for avx512_vnni.
+// The kernels compiled for avx512_vnni.
 #define LK_AVX512 1
 #define LK_NAMESPACE lk_avx512_vnni
 #define LK_TABLE kernels_avx512_vnni

@@ -1,4 +1,4 @@
-// The kernels for portable.
+// The kernels compiled without special instructions.
 #define LK_NAMESPACE lk_portable
 #define LK_TABLE kernels_portable
 #define LK_NAME "portable"

@@ -1,11 +1,12 @@
-// The plain C interface of labkit's CPU kernels. Everything Python passes or gets is declared here, and nothing else is exported.
+// The C interface of labkit's CPU kernels. It declares everything that Python passes or receives; nothing else is exported.
 //
-// Numbers: f32 is IEEE binary32, bf16 its upper half. A weight of `out` x `in` is packed in panels of 16 output rows:
+// Numbers: f32 is IEEE binary32, bf16 is its upper half. A weight of `out` x `in` is packed in panels of 16 output rows:
 //   f32   [panel][in][16]                    bf16  [panel][in / 2][16][2]
-//   int8  [panel][in / 4][16][4], stored as value + 128, one f32 scale a row
+//   int8  [panel][in / 4][16][4], stored as value + 128, one f32 scale per row
 //   int4  [panel][in / 32][4][16][4], low nibble: steps 0, 2, 4, 6 of four inputs; high nibble: steps 1, 3, 5, 7;
-//         stored as value + 8, an fp16 scale for 16 rows a group of 32 inputs: [panel][in / 32][16]
-// `in` is rounded up to a multiple of 32 (int8: 128), `out` to one of 16, with zeros. All sizes are counts, all strides elements.
+//         stored as value + 8; each row has one fp16 scale per group of 32 inputs: [panel][in / 32][16]
+// `in` is rounded up to a multiple of 32 (int8: 128), `out` to one of 16, padded with zeros.
+// Sizes are counts, strides are in elements.
 #pragma once
 #include <stdint.h>
 
@@ -30,33 +31,33 @@ typedef struct {
     lk_weight qkv, out_proj, fc_in, fc_out;
 } lk_layer;
 
-// A member of a group of processes on this host. The region is shared by all of them, zeros at first.
+// A member of a group of processes on this host. All of them share the region, which starts as zeros.
 typedef struct {
-    void *region;         // lk_group_bytes
+    void *region;         // shared memory of lk_group_bytes bytes
     int32_t rank, ranks;
-    int64_t slot_bytes;   // a multiple of 64; longer messages go in pieces
-    uint64_t epoch;       // 0 at first
-    double timeout;       // seconds that a call waits for others
-    int32_t late;         // whom it waited for in vain
-    int32_t calls;        // that came to their end, their bytes and seconds; for the caller to read and set to zero
+    int64_t slot_bytes;   // a multiple of 64; longer messages are sent in pieces
+    uint64_t epoch;       // starts at 0
+    double timeout;       // seconds that a call waits for other members
+    int32_t late;         // the member that did not answer in time
+    int32_t calls;        // finished calls, their bytes and seconds; the caller reads them and sets them to zero
     int64_t bytes;
     double seconds;
 } lk_group;
 
-// A whole model, or a part of it: layers of a stage, heads, inner features and vocabulary of a shard.
+// A whole model or a part of it: the layers of a stage, or the heads, inner features and vocabulary of a shard.
 typedef struct {
     int32_t hidden, layers, heads, head_dim, rotary_dim, inner, vocab;
     float epsilon;
-    int32_t cache_type;               // LK_F32 or LK_BF16: the cache's, and of the activations that are not quantized
+    int32_t cache_type;               // LK_F32 or LK_BF16: the type of the cache and of activations that are not quantized
     const lk_layer *layer;            // [layers]
     const float *ln_weight, *ln_bias; // the last layer norm
     lk_weight head;
-    const void *embedding;            // [embedding_rows][hidden] of cache_type, or null: the pass begins with `hidden_in`
-    int64_t embedding_first, embedding_rows; // tokens whose rows are here; others count as zeros
+    const void *embedding;            // [embedding_rows][hidden] of cache_type, or null if the pass begins with `hidden_in`
+    int64_t embedding_first, embedding_rows; // the tokens that have rows here; other tokens get zeros
     const float *sin, *cos;           // [positions][rotary_dim / 2]
-    int32_t (*add_up)(void *whom, float *data, int64_t count); // sums over all shards of the layers, 0 if it did; or null
+    int32_t (*add_up)(void *whom, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
     void *whom;
-    int32_t adds_residual;            // whether this shard's partial sums hold the hidden state: one of the shards' does
+    int32_t adds_residual;            // whether this shard adds the hidden state to its partial sums; exactly one shard does
 } lk_model;
 
 typedef struct {
@@ -69,30 +70,30 @@ typedef struct {
     const int64_t *logit_rows;                           // [logits]
     const int64_t *soft_rows;                            // [soft]
     const float *soft_embeddings;                        // [soft][hidden]
-    const float *hidden_in;                              // [tokens][hidden] of the stage before, where there is no embedding
-    float *hidden_out;                                   // [tokens][hidden] for the stage behind, where there is no head
+    const float *hidden_in;                              // [tokens][hidden] from the previous stage, if there is no embedding
+    float *hidden_out;                                   // [tokens][hidden] for the next stage, if there is no head
 } lk_batch;
 
 // The instruction set in use: "avx512_bf16", "avx512_vnni", "avx2" or "portable".
 LK_API const char *lk_isa(void);
-// Choose an instruction set by name (for tests); 0 when the CPU or the build has it, else -1 and nothing changes.
+// Choose an instruction set by name, for tests. Returns 0, or -1 and changes nothing if the CPU or the build lacks it.
 LK_API int32_t lk_use_isa(const char *name);
-// Ask for large pages behind a buffer that was not touched yet; without effect where the system has none.
+// Ask for large pages for a buffer that was not written yet; has no effect if the system has none.
 LK_API void lk_advise_large_pages(void *data, int64_t bytes);
 
-// Bytes of the packed data and of its scales.
+// The size of the packed data and of its scales in bytes.
 LK_API int64_t lk_packed_bytes(int32_t type, int32_t out, int32_t in);
 LK_API int64_t lk_scale_bytes(int32_t type, int32_t out, int32_t in);
-// Pack a row-major matrix: f32 or bf16 values for LK_F32 and LK_BF16; int8 values for LK_INT8; for LK_INT4 nibbles
-// [out][in_padded / 2], even input low, with fp16 scales [out][in_padded / group], group a multiple of 32.
+// Pack a row-major matrix: f32 or bf16 values for LK_F32 and LK_BF16, int8 values for LK_INT8; for LK_INT4, nibbles
+// [out][in_padded / 2], the even input low, with fp16 scales [out][in_padded / group], where group is a multiple of 32.
 LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t values_type, const void *scales,
                     int32_t group, void *packed, void *packed_scales, int32_t threads);
 
 // One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type; logits: f32 [batch->logits][vocab].
-// The workspace is made by lk_workspace_create, grows as needed and serves one call at a time.
+// lk_workspace_create makes the workspace; it grows when needed and serves one call at a time.
 LK_API void *lk_workspace_create(void);
 LK_API void lk_workspace_free(void *workspace);
-// 0, or what `add_up` gave.
+// Returns 0, or the nonzero result of `add_up`.
 LK_API int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, void *values, int64_t num_slots,
                           float *logits, void *workspace, int32_t threads);
 
@@ -111,16 +112,16 @@ LK_API void lk_attention(int32_t type, const void *query, const void *keys, cons
                          int64_t table_stride, const int32_t *starts, const int32_t *lengths, int32_t sequences,
                          int32_t heads, int32_t head_dim, void *out, void *workspace, int32_t threads);
 
-// A token a row from logits f32 [rows][vocab], as labkit.ops.sample defines it; all other arrays are [rows].
+// One token per row of logits f32 [rows][vocab], as labkit.ops.sample defines it; all other arrays are [rows].
 LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const double *temperature, const int64_t *top_k,
                       const double *top_p, const int64_t *seeds, const int64_t *samples, const int64_t *positions,
                       int64_t *tokens, void *workspace, int32_t threads);
 
-// Collectives of a group; all members call the same ones in the same order. 0, 1 when one was late, 2 when aborted: then
-// the group is of no use any more, but for a broadcast that a member waited for in vain, which it may wait for again.
+// Collectives of a group; all members call the same ones in the same order. They return 0, 1 if a member was late, or 2 after
+// an abort. After 1 or 2 the group cannot be used again, except that a member may repeat a broadcast that was late.
 LK_API int64_t lk_group_bytes(int32_t ranks, int64_t slot_bytes);
 LK_API void lk_group_abort(lk_group *group);
-LK_API int32_t lk_group_all_reduce(void *group, float *data, int64_t count); // an `add_up`: sums, in the order of the ranks
+LK_API int32_t lk_group_all_reduce(void *group, float *data, int64_t count); // usable as `add_up`; adds in the order of the ranks
 LK_API int32_t lk_group_broadcast(lk_group *group, int32_t root, void *data, int64_t bytes);
 LK_API int32_t lk_group_gather(lk_group *group, int32_t root, const void *mine, int64_t bytes, void *all); // root: [ranks][bytes]
 

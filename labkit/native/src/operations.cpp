@@ -1,4 +1,4 @@
-// Single operations on row-major tensors, for engines that go operation by operation.
+// Single operations on row-major tensors, for engines that run operation by operation.
 #include "activations.h"
 #include "attend.h"
 #include "dispatch.h"
@@ -10,7 +10,7 @@
 
 namespace {
 
-// Row `at` of a tensor as floats: itself, or converted into `buffer`.
+// Row `at` of a tensor as floats: the row itself, or a copy converted into `buffer`.
 const float *row_of(int32_t type, const void *tensor, int64_t at, int64_t width, float *buffer) {
     if (type == LK_F32) return (const float *)tensor + at * width;
     kernels()->to_f32((const uint16_t *)tensor + at * width, width, buffer);
@@ -75,7 +75,7 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
             for (int64_t t = begin; t < end; t++) {
                 const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
                 const float *m = row_of(type, mlp, t, hidden, b2);
-                if (type == LK_F32) { // sum and norm go where they belong, without a copy
+                if (type == LK_F32) { // sum and norm are written to their place without a copy
                     float *kept = (float *)sum + t * hidden;
                     for (int32_t i = 0; i < hidden; i++) kept[i] = a[i] + m[i] + r[i];
                     kernels()->layer_norm(kept, weight, bias, epsilon, hidden, (float *)out + t * hidden);
@@ -83,7 +83,7 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
                 }
                 for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
                 put_row(type, total, t, hidden, sum);
-                // The norm is of the sum as it is kept.
+                // The norm is computed from the sum as it was stored, rounded.
                 kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
                 put_row(type, b1 == a ? b2 : b1, t, hidden, out);
             }

@@ -1,4 +1,4 @@
-// Weights into panels; the layouts are in native.h.
+// Packs weights into panels; native.h describes the layouts.
 #include "dispatch.h"
 #include "team.h"
 
@@ -59,7 +59,7 @@ void pack_panel(const Source &s, int64_t panel, char *packed, char *scales) {
             const uint16_t *of_groups = (const uint16_t *)s.scales + row * (wide / s.group);
             for (int64_t k = 0; k < s.padded && k < wide; k++) {
                 int nibble = k % 2 ? from[k / 2] >> 4 : from[k / 2] & 15;
-                int64_t step = k % 32 / 4; // even steps low, odd ones high
+                int64_t step = k % 32 / 4; // even steps go to the low nibble, odd steps to the high one
                 uint8_t *byte = (uint8_t *)to + k / 32 * 256 + step / 2 * 64 + lane * 4 + k % 4;
                 *byte = step % 2 ? (uint8_t)((*byte & 0x0f) | nibble << 4) : (uint8_t)((*byte & 0xf0) | nibble);
             }

@@ -1,7 +1,7 @@
-// One token a row from its logits: temperature, top-k, top-p, and a draw from the row's own counters (labkit.ops.sample).
+// Samples one token per row: temperature, top-k, top-p, and a draw from the row's own counters (labkit.ops.sample).
 //
-// Nothing is sorted but the tokens of one bin: by their distance from the largest logit the tokens fall into bins, whose
-// counts and weights say in which bin the last token lies that top-k or top-p keeps.
+// Tokens are put into bins by their distance from the largest logit. The counts and weights of the bins show which bin holds
+// the last token that top-k or top-p keeps. Only the tokens of that bin are sorted.
 #include "dispatch.h"
 #include "team.h"
 #include "workspace.h"
@@ -17,7 +17,7 @@ constexpr int32_t MOST_BINS = 4096, BLOCK_TOKENS = 256;
 int32_t bins_of(int32_t vocab) { return std::min(MOST_BINS, std::max(16, vocab / 8)); }
 constexpr double ENDLESS = std::numeric_limits<double>::infinity();
 
-// SplitMix64's mixer (Steele et al. 2014), chained: labkit.ops.uniform.
+// SplitMix64's mixer (Steele et al. 2014), applied three times as in labkit.ops.uniform.
 uint64_t mixed(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
@@ -30,7 +30,7 @@ double uniform(int64_t seed, int64_t sample, int64_t position) {
     return (double)(state >> 11) / 9007199254740992.0; // 2^53
 }
 
-// The last token that is kept, in falling order of logits and of equals the lower token first.
+// The last token that is kept, in descending order of logits; among equal logits the lower token comes first.
 struct Cut {
     float logit;
     int32_t token;
@@ -41,12 +41,12 @@ struct Row {
     const float *logits;
     int32_t vocab, bins;
     double *weights; // e^((logit - largest) / temperature)
-    double *sums;    // of each bin's weights; `counts` of its tokens
+    double *sums;    // the sum of the weights of each bin; `counts` holds its number of tokens
     int32_t *counts, *members;
     float largest, bins_per_logit;
 
     int32_t bin(int32_t i) const {
-        float at = (largest - logits[i]) * bins_per_logit; // falls nowhere as logits rise, so bins are in order
+        float at = (largest - logits[i]) * bins_per_logit; // this is monotonic in the logit, so bins are in order
         return at < bins - 1 ? (int32_t)at : bins - 1;
     }
 
@@ -62,7 +62,7 @@ struct Row {
         }
     }
 
-    // The first token by which so many tokens or such a weight is reached, and the weight up to it.
+    // The first token at which this many tokens, or this weight, are reached, and the weight up to it.
     Cut reach(int64_t count, double weight, double *reached) const {
         int64_t seen = 0;
         double sum = 0.0;
@@ -70,7 +70,7 @@ struct Row {
         for (; b < bins - 1 && seen + counts[b] < count && sum + sums[b] < weight; b++) seen += counts[b], sum += sums[b];
         int32_t found = 0;
         for (int32_t i = 0; i < vocab; i++)
-            if (bin(i) == b && logits[i] == logits[i]) members[found++] = i; // not-a-number has no place in an order
+            if (bin(i) == b && logits[i] == logits[i]) members[found++] = i; // NaN cannot be sorted
         std::sort(members, members + found,
                   [&](int32_t i, int32_t j) { return logits[i] != logits[j] ? logits[i] > logits[j] : i < j; });
         for (int32_t m = 0; m < found; m++) {
@@ -78,7 +78,7 @@ struct Row {
             *reached = sum += weights[i];
             if (++seen >= count || sum >= weight || m == found - 1) return {logits[i], i};
         }
-        *reached = sum; // a last bin without numbers: everything is kept
+        *reached = sum; // the last bin holds no numbers: keep everything
         return {-std::numeric_limits<float>::infinity(), vocab};
     }
 
@@ -92,8 +92,8 @@ struct Row {
         return sum;
     }
 
-    // The token where the running sum of kept weights passes the share `point` of the whole. Bins are done with: `sums`
-    // takes those of blocks of tokens.
+    // The token where the running sum of kept weights passes the fraction `point` of the total. The bins are no longer needed,
+    // so `sums` is reused for the sums of blocks of tokens.
     int64_t draw(double point, const Cut *cut) {
         double whole = 0.0;
         for (int32_t at = 0, b = 0; at < vocab; at += BLOCK_TOKENS, b++)
@@ -104,7 +104,7 @@ struct Row {
             if (sums[b] > 0.0) begin = at, running = sum;
             sum += sums[b];
         }
-        int32_t token = begin; // where rounding leaves none behind the target, the last with a weight
+        int32_t token = begin; // if rounding leaves no token after the target, the last token with a weight
         for (int32_t i = begin; i < std::min(begin + BLOCK_TOKENS, vocab) && !(running > target); i++) {
             if (!(weights[i] > 0.0) || (cut && !cut->keeps(logits[i], i))) continue;
             token = i;

@@ -1,8 +1,9 @@
-// Collectives of processes on one host through memory that they share: what a network costs a small message is saved.
+// Collectives of processes on one host through shared memory, without the cost of a network for small messages.
 //
-// Every member has two slots of a region, used in turn. In epoch e (the e-th call of a group, the same one for all members)
-// a member writes its slot e % 2 once everybody has read epoch e - 2, says so in `posted`, waits for those it wants to read,
-// reads, and says so in `done`. Sums run in the order of the ranks, so that all members get the same bits.
+// Every member has two slots in the region and uses them in turn. Epoch e is the e-th call of the group, the same call for all
+// members. In it, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then it waits
+// for the members that it wants to read, reads their slots and sets `done`. Sums are added in the order of the ranks, so all
+// members get the same bits.
 #include "native.h"
 #include "team.h"
 
@@ -38,7 +39,7 @@ struct Turn {
         return (char *)group.region + head_bytes(group.ranks) + (2 * (int64_t)rank + (int64_t)(epoch & 1)) * group.slot_bytes;
     }
 
-    // Until `flag` is at `value`: spin, then let others run, then sleep; a member that waits for its next task waits long.
+    // Waits until `flag` reaches `value`: first spins, then yields, then sleeps, because waiting for a next task can take long.
     bool wait(const std::atomic<uint64_t> &flag, uint64_t value, int32_t rank) {
         for (int64_t spins = 0; flag.load(std::memory_order_acquire) < value; spins++) {
             if (spins < 2000) {
@@ -58,7 +59,7 @@ struct Turn {
         return true;
     }
 
-    // May this member's slot be written again?
+    // Whether this member's slot may be written again.
     bool open() {
         for (int32_t r = 0; r < group.ranks; r++)
             if (r != group.rank && epoch > 2 && !wait(region.of[r].done, epoch - 2, r)) return false;

@@ -1,4 +1,4 @@
-// The threads of one call: a barrier that spins and then sleeps, and counters from which each takes its next piece of work.
+// The threads of one call: a barrier that spins and then sleeps, and counters that hand out the pieces of work.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -21,13 +21,13 @@ static inline void pause_cpu() {
 #endif
 }
 
-// Each thread goes through a stretch of its own, in order, since memory likes that; who is done takes pieces of the others'
-// stretches, so that a core which someone else uses holds nobody up.
+// Each thread works through its own range of pieces in order, which suits memory. A thread that has finished takes pieces of
+// the other ranges, so a core that another program uses does not delay the call.
 class Team {
   public:
     explicit Team(int stages) : stages_(stages) {}
 
-    // Run work(thread) on at most `threads` threads; a team runs once.
+    // Run work(thread) on at most `threads` threads. A team can run only once.
     template <class Work> void run(int threads, Work work) {
 #ifdef _OPENMP
         if (threads > 1) {
@@ -45,7 +45,7 @@ class Team {
         work(0);
     }
 
-    // Call work(begin, end) on pieces of `size` out of [0, count), until none is left; each stage is gone through once.
+    // Call work(begin, end) on pieces of `size` out of [0, count), until none is left. Each stage can be used only once.
     template <class Work> void share(int stage, int thread, int64_t count, int64_t size, Work work) {
         int64_t pieces = (count + size - 1) / size;
         for (int i = 0; i < threads_; i++) {
@@ -70,16 +70,16 @@ class Team {
             if (phase_.load(std::memory_order_acquire) != phase) return;
             pause_cpu();
         }
-        // Someone else uses a core, and the thread that is waited for may stand behind him: it can have this one.
+        // Another program may be using a core that a late thread needs: let that thread run on this core.
         asleep_.fetch_add(1);
         while (phase_.load() == phase) sleep(phase);
         asleep_.fetch_sub(1);
     }
 
   private:
-    static constexpr int SPINS = 1024; // some tens of microseconds
+    static constexpr int SPINS = 1024; // takes some tens of microseconds
 
-    // Until somebody calls wake, unless the phase has changed already.
+    // Sleeps until wake is called, unless the phase has already changed.
     void sleep(int phase) {
 #ifdef __linux__
         syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);

@@ -1,5 +1,5 @@
-// Sixteen lanes on any instruction set: the few vector operations that the kernels are written in. Included once per set,
-// inside its namespace. No C++ library here: an inline function shared between sets could be linked from the wrong one.
+// The few vector operations that the kernels use, with sixteen lanes on every instruction set. Included once per set,
+// inside its namespace. The C++ library is not used: the linker could take an inline function of it from the wrong set.
 
 #if defined(LK_AVX512)
 
@@ -18,7 +18,7 @@ LK_INLINE F16 f16_fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
 LK_INLINE float f16_sum(F16 x) { return _mm512_reduce_add_ps(x); }
 LK_INLINE float f16_largest(F16 x) { return _mm512_reduce_max_ps(x); }
 LK_INLINE F16 f16_round(F16 x) { return _mm512_roundscale_ps(x, 8); }
-// x * 2^n for a whole n of at most 127.
+// x * 2^n for an integer n of at most 127.
 LK_INLINE F16 f16_scale(F16 x, F16 n) { return _mm512_scalef_ps(x, n); }
 LK_INLINE void f16_to_bf16(F16 x, void *out) {
 #if defined(LK_AVX512_BF16)
@@ -39,14 +39,14 @@ LK_INLINE I16 i16_add(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
 LK_INLINE F16 i16_to_f16(I16 x) { return _mm512_cvtepi32_ps(x); }
 
 LK_INLINE int32_t i16_sum(I16 x) { return _mm512_reduce_add_epi32(x); }
-// Sixteen numbers of at most 127 to the nearest whole ones, as bytes; gives them as integers too.
+// Rounds sixteen numbers of at most 127 to the nearest integers, stores them as bytes and returns them as integers.
 LK_INLINE I16 round_to_bytes(F16 x, uint32_t *words) {
     I16 whole = _mm512_cvtps_epi32(x);
     _mm_storeu_si128((__m128i *)words, _mm512_cvtepi32_epi8(whole));
     return whole;
 }
 
-// acc += for each lane the product of its two bf16 weights with the pair x.
+// acc += the dot product of each lane's two bf16 weights with the pair x.
 LK_INLINE F16 dot_bf16(F16 acc, const void *w, uint32_t x) {
 #if defined(LK_AVX512_BF16)
     return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32((int)x));
@@ -66,7 +66,7 @@ LK_INLINE Bytes bytes_low(Bytes b) { return {_mm512_and_si512(b.v, _mm512_set1_e
 LK_INLINE Bytes bytes_high(Bytes b) { return {_mm512_and_si512(_mm512_srli_epi16(b.v, 4), _mm512_set1_epi8(15))}; }
 LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(acc, w.v, _mm512_set1_epi32(x)); }
 LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) { return dot_int8(acc, w, x); }
-// What the accumulator starts from so that weights stored as value + offset count as their value.
+// The start value of the accumulator, which cancels the offset of weights stored as value + offset.
 LK_INLINE I16 start_int8(int32_t sum) { return i16_set(-128 * sum); }
 
 #elif defined(LK_AVX2)
@@ -160,7 +160,7 @@ LK_INLINE Bytes bytes_high(Bytes b) {
 LK_INLINE __m256i pairs_to_int32(__m256i acc, __m256i pairs) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. So full bytes go as
+// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. Full bytes are passed as
 // |x| * (w with the sign of x), where both are at most 127.
 LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) {
     __m256i inputs = _mm256_set1_epi32(x);
@@ -174,7 +174,7 @@ LK_INLINE I16 dot_int8(I16 acc, Bytes w, int32_t x) {
     __m256i inputs = _mm256_set1_epi32(x);
     return {dot_int8_half(acc.a, w.a, inputs), dot_int8_half(acc.b, w.b, inputs)};
 }
-LK_INLINE I16 start_int8(int32_t sum) { return i16_set(0 * sum); } // the offset is gone already
+LK_INLINE I16 start_int8(int32_t sum) { return i16_set(0 * sum); } // the offset was removed before
 
 #else
 
@@ -222,7 +222,7 @@ LK_INLINE F16 f16_from_half(const void *p) {
     const uint16_t *words = (const uint16_t *)p;
     F16 r;
     LK_LANES(i) {
-        // Shift exponent and fraction into place and scale by 2^112: right for subnormals as well; no infinities come here.
+        // Shift exponent and fraction into place and scale by 2^112. This is correct for subnormals; infinities do not occur.
         uint32_t magnitude = (uint32_t)(words[i] & 0x7fff) << 13;
         float x = word_to_f32(magnitude) * 5.192296858534828e33f;
         r.v[i] = words[i] & 0x8000 ? -x : x;
@@ -237,7 +237,7 @@ LK_INLINE I16 round_to_bytes(F16 x, uint32_t *words) {
     I16 whole;
     int8_t bytes[16];
     LK_LANES(i) {
-        float shifted = x.v[i] + 12582912.0f; // adding 1.5 * 2^23 rounds to a whole number
+        float shifted = x.v[i] + 12582912.0f; // adding 1.5 * 2^23 rounds to an integer
         __builtin_memcpy(&whole.v[i], &shifted, 4);
         whole.v[i] -= 0x4b400000;
         bytes[i] = (int8_t)whole.v[i];

@@ -1,4 +1,4 @@
-// Memory that calls reuse: one block, cut into aligned pieces.
+// Memory that calls reuse: one block that is divided into aligned pieces.
 #pragma once
 #include "native.h"
 
@@ -10,7 +10,7 @@ class Workspace {
   public:
     ~Workspace() { std::free(block_); }
 
-    // Begin a call that will take `bytes` in all.
+    // Begin a call that will take `bytes` in total.
     void begin(size_t bytes) {
         if (bytes > size_) {
             std::free(block_);

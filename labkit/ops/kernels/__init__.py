@@ -1,5 +1,5 @@
-"""The operations as Triton kernels, one a file: the kernel, what it is launched with, and the launcher.
+"""The operations as Triton kernels, one per file: the kernel, its block sizes, and the function that launches it.
 
-A launcher `<op>_triton` takes the arguments of the operation `<op>`. Operations import these modules when they first
-meet a GPU tensor, since importing Triton takes a second; where Triton is not installed they still import.
+The launcher `<op>_triton` takes the arguments of the operation `<op>`. Importing Triton takes a second, so an operation
+imports its kernel when it first meets a GPU tensor. These modules can be imported without Triton, too.
 """

@@ -1,8 +1,8 @@
-"""Which of several ways to run a kernel is the fastest: measured once for a shape and a device, kept in a readable file.
+"""Choose the fastest of several ways to run a kernel: measured once per shape and device, stored in a readable file.
 
-The file is `autotune.json` in labkit's home. Whoever asks for a choice is answered from it; what is not in it, or was
-measured with other versions or other kernels, gets the first candidate, until `Tuner.tuning` measures it. Nothing is
-measured on the way: the first request would wait for minutes, and inside the capture of a CUDA graph nothing can be timed.
+The file is `autotune.json` in labkit's home. A problem that the file does not hold, or that was measured with other
+versions or other kernels, gets the first candidate until `Tuner.tuning` measures it. Nothing is measured while requests
+run: the first request would wait for minutes, and nothing can be timed while a CUDA graph is captured.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from labkit.errors import LabkitError
 from labkit.home import home, write_atomically
 
 FORMAT = 1
-"""Of the file. One of another format is set aside."""
+"""The version of the file's format. A file of another format is set aside."""
 TIMED_RUNS = 15
-"""Runs whose median counts."""
+"""The number of timed runs; their median counts."""
 CYCLES_PER_SECOND = 2e9
-"""Of a GPU, at most: to sleep for so many cycles takes a second at least."""
+"""The highest clock rate of a GPU: sleeping for this many cycles takes at least a second."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
-"""By problem: `choice`, `milliseconds` by candidate (null: it failed), `versions`, `tuned` (a date)."""
+"""Entries by problem. Each holds `choice`, `milliseconds` by candidate (null if it failed), `versions` and `tuned` (a date)."""
 
 
 class Problem(NamedTuple):
-    """What a choice is made for; `sizes` in the kernel's own order."""
+    """A problem to choose a candidate for; `sizes` are in the kernel's own order."""
 
     kernel: str
     sizes: tuple[int, ...]
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name in the file, below the device's."""
+        """The problem's name in the file, under the name of the device."""
         return f"{self.kernel} {'x'.join(map(str, self.sizes))} {str(self.dtype).removeprefix('torch.')}"
 
 
@@ -58,7 +58,7 @@ class TuningFile:
         self.path = path
 
     def read(self) -> dict[str, Entries]:
-        """Entries by device. A file that cannot be understood counts as empty, is kept aside, and a warning says so."""
+        """Entries by device. An unreadable file counts as empty and is renamed, with a warning."""
         try:
             return _devices(json.loads(self.path.read_text("utf-8")))
         except FileNotFoundError:
@@ -71,10 +71,10 @@ class TuningFile:
             return {}
 
     def merge(self, device: str, entries: Entries) -> None:
-        """Add a device's entries to what the file holds now; one process at a time, so that no entry is lost."""
+        """Add entries of a device to those in the file; a lock lets one process at a time do this, so no entry is lost."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
-            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks have no such lock
+            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks lack this lock
                 import fcntl
 
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,7 +84,7 @@ class TuningFile:
 
 
 def _devices(stored: Any) -> dict[str, Entries]:
-    """The entries of a parsed file; raises `ValueError` for anything that `merge` has not written."""
+    """The entries of a parsed file; raises `ValueError` for anything that `merge` does not write."""
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         found = stored.get("format") if isinstance(stored, dict) else None
         raise ValueError(f"its format is {found!r}, this labkit reads {FORMAT}")
@@ -99,8 +99,10 @@ def _devices(stored: Any) -> dict[str, Entries]:
 
 
 class Tuner:
-    """Chooses among candidates. `path`: of the file, labkit's own when left out; `sources`: the files of the kernels, whose
-    change makes old choices stale; `do_bench`: milliseconds that a call takes, `gpu_milliseconds` when left out.
+    """Chooses among candidates.
+
+    `sources` are the files of the kernels: a change of one makes old choices stale. `path` is the tuning file (default: the
+    one in labkit's home). `do_bench` returns the milliseconds that a call takes (default: `gpu_milliseconds`).
     """
 
     def __init__(
@@ -121,9 +123,9 @@ class Tuner:
         self._report: Callable[[str], None] | None = None
 
     def choose(self, problem: Problem, candidates: Mapping[str, Candidate], run: Callable[[Candidate], object]) -> Candidate:
-        """The candidate to run: the one measured fastest, or the first of them where none was measured.
+        """Return the candidate that was measured fastest, or the first one if none was measured.
 
-        `run` runs a candidate; it is called only inside `tuning`, and never during the capture of a CUDA graph.
+        `run` runs a candidate. It is called only inside `tuning`, and never while a CUDA graph is captured.
         """
         if problem not in self._chosen:
             self._chosen[problem] = self._stored(problem)
@@ -134,7 +136,7 @@ class Tuner:
 
     @contextlib.contextmanager
     def tuning(self, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-        """Inside, `choose` measures what has no choice yet and keeps the result; `report` gets a line about each."""
+        """Inside this block `choose` measures problems without a choice and stores the result; `report` gets one line each."""
         before, self._report = self._report, report
         try:
             yield
@@ -143,7 +145,7 @@ class Tuner:
 
     @functools.cached_property
     def versions(self) -> dict[str, str]:
-        """What a choice was measured with: torch, Triton, CUDA, driver, and a hash of the kernels' sources."""
+        """The versions that a choice depends on: torch, Triton, CUDA, the driver, and a hash of the kernels' sources."""
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self._sources)))
         return {**self._find_versions(), "kernels": digest.hexdigest()[:12]}
 
@@ -177,7 +179,7 @@ class Tuner:
         for label, plan in candidates.items():
             try:
                 times[label] = self._do_bench(functools.partial(run, plan))
-            except Exception as error:  # too much shared memory, a shape that a library refuses: a candidate that is none
+            except Exception as error:  # it takes too much shared memory, say, or a library refuses the shape
                 failure = error
                 times[label] = math.inf
         best = min(times, key=lambda label: times[label])
@@ -208,13 +210,13 @@ def _device_name(device: torch.device) -> str:
 
 
 def gpu_milliseconds(call: Callable[[], object]) -> float:
-    """The median of what `call` takes on the current GPU alone, with an emptied L2 cache.
+    """The median time of `call` on the current GPU in milliseconds, with an empty L2 cache.
 
-    A kernel of a few microseconds takes longer to launch than to run. So the GPU is put to sleep until the host has queued
-    all runs: what then lies between the events of a run is the GPU's own time.
+    A kernel of a few microseconds takes longer to launch than to run. Therefore the GPU sleeps until the host has queued all
+    runs; the time between the two events of a run is then the GPU's own.
     """
     for _ in range(2):
-        call()  # the first one compiles
+        call()  # the first call compiles
     torch.cuda.synchronize()
     cache_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     flushed = torch.empty(2 * cache_bytes, dtype=torch.int8, device="cuda")

@@ -1,9 +1,10 @@
-"""Attention of one query a sequence over its cache, split along the length (flash-decoding, Dao et al. 2023).
+"""Attention of one query per sequence over its cache, split along the length (flash-decoding, Dao et al. 2023).
 
-One query a head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 132 processors. So the slots of a sequence
-are dealt out in stretches of `SPLIT_TOKENS`; each program leaves the weighted sum of its stretch with the maximum and the
-sum of its weights, and a second kernel joins them. The stretch is fixed: what a sequence gets does not depend on who else
-is in the batch, and the grid depends on the width of the slot table alone, so a CUDA graph can hold both launches.
+One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 processors. Therefore the slots
+of a sequence are divided into splits of `SPLIT_TOKENS`. Each program writes the weighted sum of its split, with the maximum
+and the sum of its weights, and a second kernel combines the splits. The size of a split is fixed, so the result of a
+sequence does not depend on the rest of the batch. The grid depends only on the width of the slot table, so a CUDA graph
+can hold both launches.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 SPLIT_TOKENS = 128
-"""Slots a program reads: what it leaves behind, one row in float32, is then 1 % of what it reads in half precision."""
+"""Slots per program. It writes one row in float32, which is 1 % of what it reads in half precision."""
 TILE_BYTES = 8192
-"""Bytes of keys, and as many of values, that a program reads at a time: three tiles are on their way at once."""
+"""Bytes of keys, and as many of values, that a program reads at a time; three such tiles are loading at once."""
 JOINED = 16
-"""Stretches that the second kernel joins at a time."""
+"""Splits that the second kernel combines at a time."""
 
 
 @jit_once_for_all("slot_table", "lengths", "table_stride")
@@ -41,10 +42,10 @@ def decode_attention_kernel(
     STAGES: tl.constexpr,
     WHOLE: tl.constexpr,
 ) -> None:
-    """One program a head, a stretch and a sequence; `WHOLE`: the stretch covers all, and `out` is the result itself.
+    """One program per head, split and sequence; with `WHOLE` one split covers the sequence and `out` is the final result.
 
-    Each of the `BLOCK` rows of a tile keeps a softmax of its own over the slots that pass through it, with its own maximum,
-    sum and weighted sum of values. Rows meet once, behind the loop, so that within it no thread waits for another warp.
+    Each of the `BLOCK` rows of a tile keeps its own softmax over the slots that pass through it: a maximum, a sum and a
+    weighted sum of values. The rows are combined once, after the loop, so no thread waits for another warp inside it.
     """
     head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     num_heads, splits = tl.num_programs(0), tl.num_programs(1)
@@ -72,7 +73,7 @@ def decode_attention_kernel(
         key = tl.load(keys + cells, mask=wanted, other=0.0).to(tl.float32)
         score = tl.where(seen, tl.sum(key * q[None, :], 1), float("-inf"))
         higher = tl.maximum(highest, score)
-        # A row that has seen nothing yet has no maximum: -inf - -inf would be NaN.
+        # A row that has seen no slot yet has the maximum -inf, and -inf - -inf would be NaN.
         base = tl.where(higher == float("-inf"), 0.0, higher)
         before = tl.exp2(highest - base)
         weight = tl.exp2(score - base)
@@ -107,7 +108,7 @@ def join_kernel(
     SPLIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program a head and a sequence: the softmax over all stretches from those of each."""
+    """One program per head and sequence: it combines the softmax of each split into the one over all splits."""
     sequence = tl.program_id(1)
     place = sequence.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     written = tl.cdiv(tl.load(lengths + sequence), SPLIT)
@@ -120,10 +121,12 @@ def join_kernel(
     summed = tl.zeros((DIM,), tl.float32)
     for first in tl.range(0, written, BLOCK):
         there = first + rows < written
-        stretch = place * splits + first + rows
-        top = tl.load(statistics + 2 * stretch, mask=there, other=float("-inf"))
-        sums = tl.load(statistics + 2 * stretch + 1, mask=there, other=0.0)
-        part = tl.load(partial + stretch[:, None] * HEAD_DIM + dims[None, :], mask=there[:, None] & inside[None, :], other=0.0)
+        part_place = place * splits + first + rows
+        top = tl.load(statistics + 2 * part_place, mask=there, other=float("-inf"))
+        sums = tl.load(statistics + 2 * part_place + 1, mask=there, other=0.0)
+        part = tl.load(
+            partial + part_place[:, None] * HEAD_DIM + dims[None, :], mask=there[:, None] & inside[None, :], other=0.0
+        )
         higher = tl.maximum(highest, tl.max(top, 0))
         before = tl.exp2(highest - higher)
         share = tl.exp2(top - higher)
@@ -135,7 +138,7 @@ def join_kernel(
 
 
 def decode_config(dtype: torch.dtype, head_dim: int) -> dict[str, int]:
-    """Rows a tile, warps and stages for one head dimension."""
+    """Rows per tile, warps and stages for one head dimension."""
     dim = power_of_two(head_dim)
     block = min(max(TILE_BYTES // (dim * dtype.itemsize), 8), SPLIT_TOKENS)
     return {"HEAD_DIM": head_dim, "DIM": dim, "BLOCK": block, "STAGES": 3, "num_warps": 4}
@@ -146,7 +149,7 @@ def decode_attention_triton(
 ) -> Tensor:
     """`labkit.ops.decode_attention` as kernels; scores, softmax and sums in float32.
 
-    Reads nothing on the host. A sequence of length 0 gets zeros. `split_tokens` slots a program, to try others.
+    Nothing is read on the host. A sequence of length 0 gets zeros. `split_tokens` is the number of slots per program.
     """
     sequences, num_heads, head_dim = query.shape
     query, keys, values, lengths = query.contiguous(), keys.contiguous(), values.contiguous(), lengths.contiguous()

@@ -1,26 +1,26 @@
-"""Token embedding: rows copied out of the table."""
+"""Token embedding: copies rows of the table."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 BLOCK = 2048
-"""Columns a program copies: 16 bytes a thread in half precision, so that a single row is spread over several programs."""
+"""Columns per program: 16 bytes per thread in half precision. A single row is spread over several programs."""
 
 
 @jit_once_for_all("token_ids")
 def embedding_kernel(
     token_ids: tl.tensor, table: tl.tensor, out: tl.tensor, vocab_size: tl.tensor, hidden_size: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
-    """One program a token and a stretch of `BLOCK` columns."""
+    """One program per token and block of `BLOCK` columns."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < hidden_size
     row = tl.load(token_ids + token)
-    # A token that is not in the table gives NaN, which the logits show, and never what lies in memory behind the table.
+    # A token outside the table gives NaN, which shows in the logits, and never the memory after the table.
     known = (row >= 0) & (row < vocab_size)
     values = tl.load(table + row * hidden_size + columns, mask=inside & known, other=float("nan"))
     tl.store(out + token * hidden_size + columns, values, mask=inside)

@@ -1,15 +1,15 @@
-"""Layer norm in one read and one write: a program holds a whole row in registers between mean, variance and result."""
+"""Layer norm in one read and one write: a program keeps a whole row in registers."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import jit, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, power_of_two, tl
 
 
 def row_config(hidden_size: int) -> dict[str, int]:
-    """How a program holds a row of `hidden_size`: the block that covers it, and warps for 16 values a thread."""
+    """Launch options for one row per program: a block that covers `hidden_size`, and warps for 16 values per thread."""
     block = power_of_two(hidden_size)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 
@@ -18,10 +18,10 @@ def row_config(hidden_size: int) -> dict[str, int]:
 def normalize(
     x: tl.tensor, weight: tl.tensor, bias: tl.tensor, columns: tl.tensor, hidden_size: tl.tensor, epsilon: tl.tensor
 ) -> tl.tensor:
-    """Layer norm of a row `x` in float32 that is zero behind `hidden_size`."""
+    """Layer norm of a row `x` in float32, which is zero from column `hidden_size` on."""
     inside = columns < hidden_size
     mean = tl.sum(x, 0) / hidden_size
-    # From the mean, not from the sum of squares: E[x^2] - E[x]^2 cancels where the mean is large against the spread.
+    # Subtract the mean first: E[x^2] - E[x]^2 loses digits where the mean is much larger than the spread.
     centred = tl.where(inside, x - mean, 0.0)
     variance = tl.sum(centred * centred, 0) / hidden_size
     scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
@@ -39,7 +39,7 @@ def layer_norm_kernel(
     epsilon: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program a row."""
+    """One program per row."""
     start = tl.program_id(0).to(tl.int64) * hidden_size  # 64 bits: tokens * hidden_size can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < hidden_size

@@ -1,15 +1,15 @@
-"""Quantized weights spread out to dense ones, for products of so many rows that reading the weight is the smaller part."""
+"""Dequantize weights to dense matrices, for products of many rows, where reading the weight is the smaller part."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int4Weight, Int8Weight
 
 BLOCK = 1024
-"""Weights that one program makes."""
+"""Weights per program."""
 
 
 @jit
@@ -23,7 +23,7 @@ def dequantize_int4_kernel(
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program for BLOCK neighbours of an output row."""
+    """One program per output row and block of BLOCK neighbouring weights."""
     row = tl.program_id(0).to(tl.int64)  # 64 bits: the matrix can have 2^31 weights
     places = tl.program_id(1) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
     byte = tl.load(packed + row * num_bytes + places, mask=places < num_bytes, other=0)
@@ -36,7 +36,7 @@ def dequantize_int4_kernel(
 
 
 def dequantize_triton(weight: Int8Weight | Int4Weight, dtype: torch.dtype) -> Tensor:
-    """`weight.dequantize(dtype)` in one pass: it writes the dense `[out, in]` matrix and nothing in between."""
+    """`weight.dequantize(dtype)` in one pass, which writes only the dense `[out, in]` matrix."""
     num_out, num_in = weight.shape
     if isinstance(weight, Int8Weight):
         dense = torch.empty((num_out, num_in), dtype=dtype, device=weight.values.device)

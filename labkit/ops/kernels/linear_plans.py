@@ -1,6 +1,7 @@
-"""The ways to compute a linear layer on a GPU, by kind of weight and number of rows; the first is taken until tuned.
+"""The candidates for a linear layer on a GPU, by kind of weight and number of rows; the first one runs until tuned.
 
-`row` and `rows` are the kernels of `linear_row` and `linear_rows` (or their int8 and int4 forms), `library` is NVIDIA's.
+`one_row` and `few_rows` are the kernels of `linear_one_row` and `linear_few_rows`, or their int8 and int4 forms; `cublas`
+is the product of `linear_cublas`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from labkit.ops.kernels.support import ceil_div, power_of_two
+from labkit.ops.kernels.triton_runtime import ceil_div, power_of_two
 
 STREAMED_ROWS = {"dense": 16, "int8": 64, "int4": 64, "int8 dynamic": 64, "fp8": 64}
-"""Rows up to which reading the weight is the greater part, by kind of weight; beyond, it is the library's work."""
+"""Most rows for the kernels here, by kind of weight: up to then, reading the weight takes most of the time."""
 PROGRAMS = 120
-"""Programs that keep a GPU busy: A100 has 108 multiprocessors, H100 132, and outputs come in powers of two."""
+"""Programs that keep a GPU busy: an A100 has 108 multiprocessors, an H100 132, and blocks are powers of two."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,18 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """Its name in the file of tuned choices."""
+        """The plan's name in the tuning file."""
         return " ".join((self.kernel, *(f"{name}={value}" for name, value in self.config.items())))
 
 
-LIBRARY = Plan("library")
+CUBLAS = Plan("cublas")
 
 
 @functools.cache
 def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
-    """The candidates by label, the default first.
+    """The candidates by label; the first one is the default.
 
-    `rows` are those of `rows_bucket`; `dtype` is that of x; `group` the group size of int4, else 0; `arch` the compute
+    `rows` comes from `rows_bucket`, `dtype` is that of x, `group` is the group size of int4 (else 0), `arch` is the compute
     capability, 80 or 90.
     """
     found: list[Plan] = []
@@ -50,61 +51,63 @@ def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, g
     if rows == 1 and kind == "int4" and group % 32 == 0:
         found += _row_vectors((8, 2), (8, 1), (4, 1), (4, 4), (8, 4), (16, 2))
     for tile in _tiles(kind, rows, dtype, group, arch):
-        found += [Plan("rows", parted) for parted in _parted(tile, num_in, num_out)]
-    return {plan.label: plan for plan in (*found, LIBRARY)}
+        found += [Plan("few_rows", parted) for parted in _parted(tile, num_in, num_out)]
+    return {plan.label: plan for plan in (*found, CUBLAS)}
 
 
 def rows_bucket(rows: int) -> int:
-    """The number of rows that a choice is made for: the next power of two."""
+    """The next power of two: all numbers of rows up to it, above the previous one, share a choice."""
     return power_of_two(rows)
 
 
 def _row(vector: int) -> list[Plan]:
-    """Outputs, warps, and the loads of a step that a thread has in flight for each output; behind one another in its row.
+    """Blocks of outputs, warps, and consecutive loads that a thread has in flight for each output.
 
-    The first ones were the fastest on an H200.
+    The first plan was the fastest on an H200.
     """
     blocks = ((2, 4, 2), (1, 4, 2), (2, 8, 2), (2, 4, 1), (4, 4, 2), (8, 4, 1))
     return [
-        Plan("row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector * loads, "num_warps": warps})
+        Plan("one_row", {"BLOCK_OUT": out, "BLOCK_IN": 32 * warps * vector * loads, "num_warps": warps})
         for out, warps, loads in blocks
     ]
 
 
 def _row_vectors(*blocks: tuple[int, int]) -> list[Plan]:
-    """Outputs and warps, for a quantized matrix in vectors of 16 bytes: it wants more outputs for each value of x."""
-    return [Plan("row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
+    """Blocks of outputs and warps for a quantized matrix, which is read in vectors of 16 bytes and needs more outputs."""
+    return [Plan("one_row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
 
 def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> list[dict[str, int]]:
-    """A warp for every 16 outputs while the rows are few, since then warps have nothing else to divide among them."""
+    """Tiles for few rows: one warp per 16 outputs, because the rows are too few to be divided among warps."""
     if dtype == torch.float32 and kind not in ("int8 dynamic", "fp8"):
         return []  # tensor cores do not multiply float32
-    if kind == "int4":  # a group must be whole 16-bit words, and a block whole groups
+    if kind == "int4":  # a group must hold whole 16-bit words, and a block must hold whole groups
         return _tiles_int4(rows, arch) if group % 4 == 0 and 256 % group == 0 else []
     if rows <= 16:
-        step = 2 if kind == "dense" else 1  # bytes of a weight: blocks of bytes keep the same loads in flight
+        step = (
+            2 if kind == "dense" else 1
+        )  # bytes per weight: smaller weights get longer blocks, so the loads in flight stay the same
         blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
         return [_tile(out, inputs // step, rows, warps, stages) for out, inputs, warps, stages in blocks]
     tiles = [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3), _tile(64, 128, rows, 4, 4), _tile(128, 128, rows, 8, 4)]
-    return tiles if arch >= 90 else tiles[: 2 if rows <= 32 else 1]  # before Hopper the larger one spills registers
+    return tiles if arch >= 90 else tiles[: 2 if rows <= 32 else 1]  # before Hopper, the larger tile spills registers
 
 
 def _tiles_int4(rows: int, arch: int) -> list[dict[str, int]]:
     if rows <= 16:
         return [_tile(64, 256, rows, 4, 4), _tile(32, 256, rows, 2, 5), _tile(64, 128, rows, 4, 5)]
-    if arch < 90:  # the operands of 64 rows do not fit into the registers: two programs of 32 read the same weights
+    if arch < 90:  # the operands of 64 rows do not fit into registers, so two programs of 32 rows read the same weights
         return [_tile(64, 256, 32, 4, 3)]
     return [_tile(64, 256, rows, 4, 3), _tile(64, 128, rows, 4, 4), _tile(128, 128, rows, 8, 3)]
 
 
 def _tile(out: int, inputs: int, rows: int, warps: int, stages: int) -> dict[str, int]:
-    """`stages` - 1 steps are in flight: enough of them for the latency of memory to be covered."""
+    """One tile; `stages` - 1 steps of loads are in flight, enough to hide the latency of memory."""
     return {"BLOCK_OUT": out, "BLOCK_IN": inputs, "BLOCK_ROWS": max(rows, 8), "num_warps": warps, "num_stages": stages}
 
 
 def _parted(tile: dict[str, int], num_in: int, num_out: int) -> Iterable[dict[str, int]]:
-    """The tile with each number of parts: first the fewest that keep the GPU busy."""
+    """The tile with each possible number of parts; the fewest parts that keep the GPU busy come first."""
     programs, steps = ceil_div(num_out, tile["BLOCK_OUT"]), ceil_div(num_in, tile["BLOCK_IN"])
     possible = [parts for parts in (1, 2, 4) if parts == 1 or steps >= 4 * parts]
     first = next((parts for parts in possible if parts * programs >= PROGRAMS), possible[-1])

@@ -1,4 +1,4 @@
-"""Activations rounded to 8 bits as they come, a scale a row, in one pass over them."""
+"""Round activations to 8 bits during the run, with one scale per row, in one pass."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.layer_norm import row_config
-from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, tl
 from labkit.weight_formats import FP8_MAX
 
 
 @jit
 def nearest_e4m3(x: tl.tensor) -> tl.tensor:
-    """The numbers of e4m3 nearest to float32 numbers of at most 448, ties to even; still in float32.
+    """Round float32 numbers of at most 448 to the nearest e4m3 number, ties to even; the result is float32.
 
-    Written out, since Triton's interpreter rounds the conversion otherwise; that one is exact then.
+    It is written out because Triton's interpreter rounds the conversion differently. Here the conversion that follows is
+    exact.
     """
-    exponent = tl.maximum(x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23)  # at least that of 2^-6: below, no finer steps
-    # Added to 1.5 * 2^(e + 20), a float32 has steps of 2^(e - 3): those of a number with 3 bits behind its leading one.
+    exponent = tl.maximum(
+        x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23
+    )  # at least the one of 2^-6: smaller numbers have no finer steps
+    # Near 1.5 * 2^(e + 20) float32 has steps of 2^(e - 3), the steps of a number with 3 bits after its leading bit.
     grid = exponent.to(tl.float32, bitcast=True) * 1572864.0
     return (x + grid) - grid
 
@@ -26,17 +29,19 @@ def nearest_e4m3(x: tl.tensor) -> tl.tensor:
 def quantize_kernel(
     x: tl.tensor, values: tl.tensor, scales: tl.tensor, num_columns: tl.tensor, LARGEST: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
-    """One program a row, which it holds in registers."""
+    """One program per row, which it keeps in registers."""
     row = tl.program_id(0).to(tl.int64)  # 64 bits: rows * columns can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns
     numbers = tl.load(x + row * num_columns + columns, mask=inside, other=0.0).to(tl.float32)
     scale = tl.max(tl.abs(numbers), 0) * (1.0 / LARGEST)
     tl.store(scales + row, scale)
-    # Divided as IEEE asks, as in the torch form: an approximate quotient would now and then round to another neighbour.
+    # An IEEE division as in the torch form: an approximate quotient would sometimes round to another neighbour.
     numbers = tl.div_rn(numbers, tl.where(scale == 0, 1.0, scale))
     if values.dtype.element_ty == tl.int8:
-        rounded = (numbers + 12582912.0) - 12582912.0  # 1.5 * 2^23, where float32 has steps of 1: nearest, ties to even
+        rounded = (
+            numbers + 12582912.0
+        ) - 12582912.0  # near 1.5 * 2^23 float32 has steps of 1: this rounds to nearest, ties to even
     else:
         rounded = nearest_e4m3(tl.minimum(tl.maximum(numbers, -LARGEST), LARGEST))
     tl.store(values + row * num_columns + columns, rounded.to(values.dtype.element_ty), mask=inside)

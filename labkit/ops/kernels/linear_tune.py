@@ -1,4 +1,4 @@
-"""Measure, for every linear layer of a model and the batches it will meet, which kernel is the fastest, and keep that."""
+"""Measure the fastest kernel for every linear layer of a model and every batch size, and store the choice."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ QUANTIZE: dict[str, Callable[[Tensor], linear.GPUWeight]] = {
     "int8 dynamic": Int8DynamicWeight.quantize,
     "fp8": Fp8Weight.quantize,
 }
-"""Kinds of weight, and how a dense one becomes one."""
-
+"""Kinds of weight, each with the function that makes it from a dense weight."""
 
 LAYERS = ("qkv", "out_proj", "fc_in", "fc_out", "lm_head")
 """The linear layers of a model by name."""
 
 
 def linear_shapes(config: GPTJConfig, parts: int = 1) -> dict[str, tuple[int, int]]:
-    """(in, out) of a model's linear layers by name; of one of `parts` tensor-parallel parts."""
+    """(in, out) of a model's linear layers by name, for one of `parts` tensor-parallel parts."""
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
         "qkv": (hidden, 3 * hidden // parts),
@@ -54,15 +53,18 @@ def tune(
 ) -> None:
     """Tune the linear layers of `config` for decode steps of `batches` sequences; shapes tuned before cost nothing.
 
-    `kind`: of weight, a key of `QUANTIZE`; `dtype`: of activations; `parts`: of tensor parallelism; `layers`: which of them;
-    `report` gets a line a shape. Takes some seconds a shape, most of them for compiling, and the memory of one matrix in
-    float32. To be called before CUDA graphs are captured. Raises `InvalidRequest` for a kind that there is not.
+    `kind` is the kind of weight, a key of `QUANTIZE`; `dtype` is the type of the activations; `parts` is the number of
+    tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. A shape takes some seconds,
+    mostly for compiling, and the memory of one matrix in float32. Call it before CUDA graphs are captured. Raises
+    `InvalidRequest` for an unknown kind.
     """
     if kind not in QUANTIZE:
         raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
     target = device or torch.device("cuda", torch.cuda.current_device())
     buckets = sorted({rows_bucket(rows) for rows in batches if rows <= STREAMED_ROWS[kind]})
-    on_target = torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()  # where it is timed
+    on_target = (
+        torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()
+    )  # timing happens on the current GPU
     with on_target, torch.inference_mode(), linear.tuner.tuning(report):
         shapes = linear_shapes(config, parts)
         for num_in, num_out in dict.fromkeys(shapes[name] for name in layers):
@@ -77,7 +79,7 @@ def tune_model(
     device: torch.device,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Tune what a model stored in `precision` multiplies by on a GPU: of int4 the head is int8, as `weight_store` keeps it."""
+    """Tune the linear layers of a model stored in `precision` on a GPU; an int4 model has an int8 head (`weight_store`)."""
     kind = precision if precision in QUANTIZE else "dense"
     dtype, batches = compute_dtype(precision, device), list(batches)
     for layers, of_layers in ((LAYERS[:-1], kind), (LAYERS[-1:], "int8" if kind == "int4" else kind)):
@@ -87,7 +89,7 @@ def tune_model(
 def _layers(
     num_in: int, num_out: int, buckets: list[int], kind: str, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[Tensor, linear.GPUWeight, Tensor]]:
-    """Inputs of a layer for each number of rows; random ones, since zeros flatter a GPU's clocks."""
+    """Random inputs of a layer for each number of rows; zeros would let a GPU clock higher than real data."""
     dense = torch.randn(num_out, num_in, device=device, dtype=dtype) * num_in**-0.5
     weight = QUANTIZE[kind](dense)
     bias = torch.randn(num_out, device=device, dtype=dtype)

@@ -1,7 +1,7 @@
-"""Causal attention of many new tokens a sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
+"""Causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
 
-Scores never go to memory: a program holds a block of queries, walks over the keys that they may see, and keeps of each row
-the maximum, the sum and the weighted sum of values so far, which it scales down when a larger score comes along.
+Scores are never written to memory. A program holds a block of queries and goes over the keys that they may see. For each
+row it keeps the maximum, the sum and the weighted sum of values so far, and scales them down when it meets a larger score.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import arch_of, ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import arch_of, ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "float32": {64: (32, 32, 8, 2), 128: (32, 16, 4, 2), 256: (16, 16, 4, 2)},
-    "few tokens": {256: (16, 64, 8, 2)},  # a draft to verify, the rest of a prompt: more rows would be empty
+    "few tokens": {256: (16, 64, 8, 2)},  # verifying a draft, or the end of a prompt: a larger tile would have empty rows
     "hopper": {128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
     "others": {128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
 }
-"""BLOCK_M, BLOCK_N, num_warps, num_stages up to each head dimension; large, but none spills with Triton 3.6 and 3.7."""
+"""BLOCK_M, BLOCK_N, num_warps and num_stages up to each head dimension; none spills registers with Triton 3.6 and 3.7."""
 FEWEST = 64
-"""The kernel looks for its sequence among so many at least: it is then the same kernel for every usual batch."""
+"""The kernel searches its sequence among at least this many, so all usual batch sizes share one compiled kernel."""
 
 
 @jit
 def block_of(
     program: tl.tensor, starts: tl.tensor, num_sequences: tl.tensor, SEQUENCES: tl.constexpr, M: tl.constexpr
 ) -> tl.tensor:
-    """The sequence that block number `program` of `M` tokens lies in, and the block's number there; found on the GPU."""
+    """The sequence that holds block number `program` of `M` tokens, and the block's number within that sequence."""
     sequences = tl.arange(0, SEQUENCES)
     real = sequences < num_sequences
     begins = tl.load(starts + sequences, mask=real, other=0)
@@ -56,13 +56,13 @@ def prefill_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """One program a head and a block of `BLOCK_M` new tokens of one sequence."""
+    """One program per head and block of `BLOCK_M` new tokens of one sequence."""
     head = tl.program_id(0)
-    # The last blocks of a sequence see the most keys: they start first, so that no long one is left over at the end.
+    # The last blocks of a sequence see the most keys. They start first, so no long block is left over at the end.
     program = tl.num_programs(1) - 1 - tl.program_id(1)
     sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
     if sequence >= num_sequences:
-        return  # the grid is made for the worst split into sequences, so that the host need not read `starts`
+        return  # the grid covers the worst case, because the host does not read `starts`
     begin = tl.load(starts + sequence)
     new = tl.load(starts + sequence + 1) - begin
     length = tl.load(lengths + sequence)
@@ -80,17 +80,17 @@ def prefill_attention_kernel(
     highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     summed = tl.zeros((BLOCK_M, DIM), tl.float32)
-    end = tl.minimum(length, length - new + (block + 1) * BLOCK_M)  # behind the last row's own token
+    end = tl.minimum(length, length - new + (block + 1) * BLOCK_M)  # one after the last row's own token
     for first in range(0, end, BLOCK_N):
         seen = first + columns < end
         slots = tl.load(table + first + columns, mask=seen, other=0).to(tl.int64)
         cells = (slots * num_heads + head)[:, None] * HEAD_DIM + dims[None, :]
         wanted = seen[:, None] & inside[None, :]
         key = tl.load(keys + cells, mask=wanted, other=0.0)
-        # float32 is multiplied as such ("ieee"): tensor cores would cut it to TF32's 10 bits.
+        # "ieee" keeps float32 exact: tensor cores would cut it to the 10 bits of TF32.
         score = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
         score = tl.where((first + columns)[None, :] <= positions[:, None], score, float("-inf"))
-        # Every row sees the first key, so that from the first tile on its maximum is a number.
+        # Every row sees the first key, so its maximum is a number from the first tile on.
         higher = tl.maximum(highest, tl.max(score, 1))
         before = tl.exp2(highest - higher)
         weight = tl.exp2(score - higher[:, None])
@@ -101,15 +101,15 @@ def prefill_attention_kernel(
     tl.store(out + places, (summed / total[:, None]).to(out.dtype.element_ty), mask=mine)
 
 
-def prefill_config(dtype: torch.dtype, head_dim: int, tokens_a_sequence: int, arch: int) -> dict[str, int]:
-    """Block sizes, warps and stages from `TILES`."""
+def prefill_config(dtype: torch.dtype, head_dim: int, tokens_per_sequence: int, arch: int) -> dict[str, int]:
+    """Block sizes, warps and stages, from `TILES`."""
     if dtype == torch.float32:
         kind = "float32"
-    elif tokens_a_sequence <= 16:
+    elif tokens_per_sequence <= 16:
         kind = "few tokens"
     else:
         kind = "hopper" if arch == 90 else "others"
-    dim = max(power_of_two(head_dim), 16)  # a tensor core multiplies 16 deep at least
+    dim = max(power_of_two(head_dim), 16)  # a tensor core sums over at least 16 dimensions
     block_m, block_n, warps, stages = next(tile for widest, tile in TILES[kind].items() if dim <= widest)
     sizes = {"HEAD_DIM": head_dim, "DIM": dim, "BLOCK_M": block_m, "BLOCK_N": block_n}
     return {**sizes, "num_warps": warps, "num_stages": stages}
@@ -118,9 +118,9 @@ def prefill_config(dtype: torch.dtype, head_dim: int, tokens_a_sequence: int, ar
 def prefill_attention_triton(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """`labkit.ops.prefill_attention` as a kernel: products of the tensors' dtype, sums and softmax in float32.
+    """`labkit.ops.prefill_attention` as a kernel: products in the dtype of the tensors, sums and softmax in float32.
 
-    Reads nothing on the host.
+    Nothing is read on the host.
     """
     tokens, num_heads, head_dim = query.shape
     sequences = lengths.shape[0]
@@ -130,7 +130,7 @@ def prefill_attention_triton(
         slot_table = slot_table.contiguous()
     out = torch.empty_like(query)
     config = prefill_config(query.dtype, head_dim, ceil_div(tokens, max(sequences, 1)), arch_of(query.device))
-    # Each sequence ends in a block that may be partly filled: at most so many in all.
+    # Each sequence may end in a partly filled block; this is the most blocks that there can be.
     grid = (num_heads, min(tokens // config["BLOCK_M"] + sequences, tokens))
     tensors = query, keys, values, slot_table, starts, lengths, out
     scale = math.log2(math.e) / math.sqrt(head_dim)  # exp2 is the GPU's own exponential

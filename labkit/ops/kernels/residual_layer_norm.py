@@ -1,4 +1,4 @@
-"""The three-way residual sum and the layer norm behind it: the sum stays in registers, nothing is read back."""
+"""The three-way residual sum and the layer norm that follows it; the sum stays in registers and is not read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.kernels.layer_norm import normalize, row_config
-from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 
 @jit
@@ -22,7 +22,7 @@ def residual_layer_norm_kernel(
     epsilon: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program a row."""
+    """One program per row."""
     start = tl.program_id(0).to(tl.int64) * hidden_size  # 64 bits: tokens * hidden_size can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < hidden_size
@@ -31,7 +31,7 @@ def residual_layer_norm_kernel(
     row += tl.load(residual + start + columns, mask=inside, other=0.0).to(tl.float32)
     stored = row.to(hidden.dtype.element_ty)
     tl.store(hidden + start + columns, stored, mask=inside)
-    # The norm is that of the hidden state as stored, rounded, so that sum and norm apart give the same numbers.
+    # Normalize the sum as it was stored, rounded, so that a separate sum and norm return the same numbers.
     out = normalize(stored.to(tl.float32), weight, bias, columns, hidden_size, epsilon)
     tl.store(normed + start + columns, out.to(normed.dtype.element_ty), mask=inside)
 

@@ -1,22 +1,22 @@
-"""From the stacked QKV product to a turned query and a longer cache: everything is read once and written once."""
+"""Rotate query and key and write key and value into the cache; everything is read once and written once."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
-"""Values of query, key and value each that a program aims at: 16 bytes a thread with 8 warps in half precision."""
+"""Query values per program, and as many of key and value: 16 bytes per thread with 8 warps in half precision."""
 
 
 @jit
-def turn(x: tl.tensor, sin: tl.tensor, cos: tl.tensor, HEADS: tl.constexpr, DIM: tl.constexpr) -> tl.tensor:
-    """Turn neighbouring pairs of `x` `[HEADS, DIM]` by the angles of `sin`, `cos` `[DIM / 2]`; float32 out."""
+def rotate(x: tl.tensor, sin: tl.tensor, cos: tl.tensor, HEADS: tl.constexpr, DIM: tl.constexpr) -> tl.tensor:
+    """Rotate neighbouring pairs of `x` `[HEADS, DIM]` by the angles of `sin`, `cos` `[DIM / 2]`; float32 out."""
     even, odd = tl.split(tl.reshape(x.to(tl.float32), (HEADS, DIM // 2, 2)))
-    turned = tl.join(even * cos[None, :] - odd * sin[None, :], odd * cos[None, :] + even * sin[None, :])
-    return tl.reshape(turned, (HEADS, DIM))
+    rotated = tl.join(even * cos[None, :] - odd * sin[None, :], odd * cos[None, :] + even * sin[None, :])
+    return tl.reshape(rotated, (HEADS, DIM))
 
 
 @jit_once_for_all("positions", "slot_mapping", "num_slots")
@@ -36,15 +36,15 @@ def rotary_cache_write_kernel(
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
 ) -> None:
-    """One program a token and `HEADS` of its heads; `DIM` is `HEAD_DIM` rounded up, `PAIRS` is rotary_dim / 2."""
+    """One program per token and `HEADS` of its heads; `DIM` is `HEAD_DIM` rounded up, `PAIRS` is rotary_dim / 2."""
     token = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     dims = tl.arange(0, DIM)
     inside = (heads < num_heads)[:, None] & (dims < HEAD_DIM)[None, :]
-    within = heads[:, None] * HEAD_DIM + dims[None, :]  # place among all heads of one token
+    within = heads[:, None] * HEAD_DIM + dims[None, :]  # offset among all heads of one token
     hidden_size = num_heads * HEAD_DIM
 
-    # Behind the pairs that turn, the angle is zero: those dimensions pass through unchanged.
+    # After the pairs that are rotated, the angle is zero: those dimensions stay unchanged.
     pairs = tl.arange(0, DIM // 2)
     angle = tl.load(positions + token) * PAIRS + pairs
     sines = tl.load(sin + angle, mask=pairs < PAIRS, other=0.0)
@@ -54,13 +54,13 @@ def rotary_cache_write_kernel(
     q = tl.load(source, mask=inside, other=0.0)
     k = tl.load(source + hidden_size, mask=inside, other=0.0)
     v = tl.load(source + 2 * hidden_size, mask=inside, other=0.0)
-    turned = turn(q, sines, cosines, HEADS, DIM)
-    tl.store(query + token * hidden_size + within, turned.to(query.dtype.element_ty), mask=inside)
+    rotated = rotate(q, sines, cosines, HEADS, DIM)
+    tl.store(query + token * hidden_size + within, rotated.to(query.dtype.element_ty), mask=inside)
 
     slot = tl.load(slot_mapping + token).to(tl.int64)
-    into = inside & (slot >= 0) & (slot < num_slots)  # never beside the cache, whatever the mapping says
+    into = inside & (slot >= 0) & (slot < num_slots)  # never outside the cache, even if the mapping is wrong
     place = slot * hidden_size + within
-    tl.store(keys + place, turn(k, sines, cosines, HEADS, DIM).to(keys.dtype.element_ty), mask=into)
+    tl.store(keys + place, rotate(k, sines, cosines, HEADS, DIM).to(keys.dtype.element_ty), mask=into)
     tl.store(values + place, v.to(values.dtype.element_ty), mask=into)
 
 
@@ -69,7 +69,7 @@ def rotary_cache_write_triton(
 ) -> Tensor:
     """`labkit.ops.rotary_cache_write` as a kernel; angles stay in float32. A slot outside the cache is not written.
 
-    Reads nothing on the host, so a CUDA graph can hold it. `keys` and `values` must be contiguous: they are written.
+    Nothing is read on the host, so a CUDA graph can hold it. `keys` and `values` must be contiguous, as they are written.
     """
     num_slots, num_heads, head_dim = keys.shape
     tokens, dim = qkv.shape[0], power_of_two(head_dim)

@@ -1,8 +1,8 @@
-"""A token for each row in one launch: a program walks over its row of logits again and again, which stays in the L2 cache.
+"""Sample one token per row in one launch. A program reads its row of logits several times; the row stays in the L2 cache.
 
-Nothing is sorted. What top-k and top-p keep is all above a threshold, and of the tokens that lie at it the first few. The
-threshold is found four bits at a time: each walk sums, for sixteen thresholds at once, how many tokens (or how much
-probability) lie at them or above.
+Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and the first few of those that are equal to it. The
+threshold is found four bits at a time: each pass over the row sums, for sixteen thresholds at once, the number of tokens
+(or their probability) at or above the threshold.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import jit, launch, tl
+from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 _UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
-"""Highest bits of the float32 in which two values of a type can differ (float16: 19), in whole steps of four."""
+"""How many of the highest bits of a float32 two values of a type can differ in, rounded up to a multiple of four."""
 
 
 @jit
 def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
-    """The highest `BITS` bits of a float32 as an unsigned number that is larger where the float is."""
-    bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0 and has other bits
-    # Of two negative floats the one with the larger bits is smaller: all are turned round; the others go above them.
+    """The highest `BITS` bits of a float32 as an unsigned number that sorts as the float does."""
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0, but its bits differ
+    # For negative floats larger bits mean a smaller number, so all bits are flipped; positive ones are moved above them.
     turned = tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
     return turned >> (32 - BITS)
 
 
 @jit
 def loaded(row: tl.tensor, columns: tl.tensor, vocab_size: tl.tensor) -> tl.tensor:
-    """Logits in float32, minus infinity behind the vocabulary."""
+    """Logits in float32, and minus infinity after the end of the vocabulary."""
     return tl.load(row + columns, mask=columns < vocab_size, other=float("-inf")).to(tl.float32)
 
 
@@ -42,7 +42,7 @@ def threshold(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The largest key at or above which lie `goal` tokens (with `COUNTS`), or tokens of a total weight of `goal`."""
+    """The largest key such that `goal` tokens (with `COUNTS`), or tokens of total weight `goal`, lie at or above it."""
     lanes = tl.arange(0, BLOCK)
     digits = tl.arange(0, 16).to(tl.uint32)
     base = tl.full((), 0, tl.uint32)
@@ -54,7 +54,7 @@ def threshold(
             x = loaded(row, start + lanes, vocab_size)
             weight = tl.where(start + lanes < vocab_size, 1.0, 0.0) if COUNTS else tl.exp2((x - highest) * scale)
             sums += tl.where(ordered(x, BITS)[None, :] >= steps[:, None], weight[None, :], 0.0)
-        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones, then zeros: the sums fall from step to step
+        reached = (tl.sum(sums, 1) >= goal).to(tl.int32)  # ones, then zeros, because the sums fall from step to step
         base += tl.maximum(tl.sum(reached, 0) - 1, 0).to(tl.uint32) << shift
     return base
 
@@ -118,7 +118,7 @@ def sample_kernel(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program a row."""
+    """One program per row."""
     program = tl.program_id(0)
     row = logits + program.to(tl.int64) * vocab_size
     lanes = tl.arange(0, BLOCK)
@@ -126,7 +126,7 @@ def sample_kernel(
     where = lanes
     for start in range(0, vocab_size, BLOCK):
         x = loaded(row, start + lanes, vocab_size)
-        where = tl.where(x > best, start + lanes, where)  # strictly: each lane keeps the first of its equals
+        where = tl.where(x > best, start + lanes, where)  # strictly larger, so each lane keeps the first of equal logits
         best = tl.maximum(best, x)
     highest = tl.max(best, 0)
     first = tl.min(tl.where(best == highest, where, vocab_size), 0)
@@ -137,7 +137,7 @@ def sample_kernel(
     scale = (1.4426950408889634 / heat).to(tl.float32)  # exp2 is the GPU's own exponential
 
     key = tl.full((), 0, tl.uint32)
-    ties = vocab_size  # tokens at the key that are kept, the first ones
+    ties = vocab_size  # how many tokens equal to the key are kept, the first ones
     k = tl.load(top_k + program)
     if (k > 0) & (k < vocab_size):
         key = threshold(row, vocab_size, k.to(tl.float32), highest, scale, True, BITS, BLOCK)
@@ -147,20 +147,20 @@ def sample_kernel(
     ties = tl.minimum(ties, at)
     p = tl.load(top_p + program)
     if p < 1:
-        # Not 0, however often top_p was multiplied by its decay: every key would reach that. The likeliest token weighs 1.
+        # A decayed top_p can be 0, and every key reaches 0: keep the goal above it. The likeliest token has weight 1.
         goal = tl.maximum((p * (weight_above + ties * weight_at)).to(tl.float32), 1e-30)
         nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
         if nucleus > key:
             key = nucleus
             above, weight_above, at, weight_at = around(row, vocab_size, key, highest, scale, BITS, BLOCK)
             ties = at
-        # Of the equals, as many as are needed for their weight to fill what is missing.
+        # Keep as many of the equal tokens as their weight must add to reach the goal.
         needed = tl.ceil((goal - weight_above) / tl.maximum(weight_at, 1e-37))
         ties = tl.minimum(ties, tl.maximum(needed, 1.0).to(tl.int32))
     target = uniform(tl.load(seeds + program), tl.load(samples + program), tl.load(positions + program))
     target *= (weight_above + ties * weight_at).to(tl.float64)
 
-    passed = tl.full((), 0.0, tl.float64)  # the weight of the blocks so far
+    passed = tl.full((), 0.0, tl.float64)  # the total weight of the blocks so far
     chosen = vocab_size
     last = 0
     for start in range(0, vocab_size, BLOCK):
@@ -174,7 +174,7 @@ def sample_kernel(
         chosen = tl.minimum(chosen, tl.min(tl.where(beyond, start + lanes, vocab_size), 0))
         last = tl.maximum(last, tl.max(tl.where(weight > 0, start + lanes, 0), 0))
         passed += tl.sum(weight, 0).to(tl.float64)
-    # Rounded sums can end short of the target: then it is the last token that has a weight.
+    # Rounded sums can end below the target: then take the last token that has a weight.
     tl.store(out + program, tl.minimum(chosen, last).to(tl.int64))
 
 
@@ -187,15 +187,15 @@ def sample_triton(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """`labkit.ops.sample` as a kernel; probabilities in float32, and so a draw close to a token's edge may fall beside it.
+    """`labkit.ops.sample` as a kernel. It computes in float32, so a draw near the border of two tokens may choose the other.
 
-    Each program decides what its row needs: nothing has to be known of all rows.
+    Each program decides what its row needs, so the host need not look at the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     numbers = [n.contiguous() for n in (temperature, top_k, top_p, seeds, samples, positions)]
-    # Sixteen sums for each column of a block lie in registers: with larger blocks they spill.
+    # Sixteen sums per column of a block are in registers; larger blocks would spill them.
     block, warps = (1024, 16) if vocab_size > 1024 else (256, 4)
     config = {"BITS": _UNEQUAL_BITS[logits.dtype], "BLOCK": block, "num_warps": warps}
     launch(sample_kernel, (rows,), logits, *numbers, out, vocab_size, **config)

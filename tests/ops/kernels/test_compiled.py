@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from labkit.ops.kernels.compiled import Compiled, compile_call
+from labkit.ops.kernels.compiled_kernel import CompiledKernel, compile_call
 from labkit.ops.kernels.decode_attention import decode_attention_triton
 from labkit.ops.kernels.embedding import embedding_triton
 from labkit.ops.kernels.layer_norm import layer_norm_triton
 from labkit.ops.kernels.prefill_attention import prefill_attention_triton
 from labkit.ops.kernels.residual_layer_norm import residual_layer_norm_triton
 from labkit.ops.kernels.rotary_cache_write import rotary_cache_write_triton
-from labkit.ops.kernels.support import INSTALLED
+from labkit.ops.kernels.triton_runtime import INSTALLED
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -27,7 +27,7 @@ def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def compiled(call: Callable[[], object], arch: int) -> list[Compiled]:
+def compiled(call: Callable[[], object], arch: int) -> list[CompiledKernel]:
     """The kernels of `call`; what would go wrong with any of them fails here."""
     found = compile_call(call, arch)
     assert found

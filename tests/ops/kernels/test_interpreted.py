@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.ops.kernels.support import INSTALLED
+from labkit.ops.kernels.triton_runtime import INSTALLED
 
 FOLDER = Path(__file__).parent / "interpreted"
 ROOT = Path(__file__).parents[3]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from labkit import ops
-from labkit.ops.kernels.compiled import Compiled, compile_call
+from labkit.ops.kernels.compiled_kernel import CompiledKernel, compile_call
 from labkit.ops.kernels.linear import FP8_ARCH, GPUWeight, linear_triton, run_plan
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
 from labkit.ops.kernels.linear_plans import plans
-from labkit.ops.kernels.support import INSTALLED
+from labkit.ops.kernels.triton_runtime import INSTALLED
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,25 +42,25 @@ def weight_of(kind: str, dtype: torch.dtype, group: int = 32) -> GPUWeight:
 
 
 @functools.cache
-def compiled(kind: str, rows: int, dtype: torch.dtype, arch: int, group: int = 32) -> dict[str, list[Compiled]]:
+def compiled(kind: str, rows: int, dtype: torch.dtype, arch: int, group: int = 32) -> dict[str, list[CompiledKernel]]:
     """By plan, the kernels that it launches; plans that differ in the number of parts alone have the same."""
     x, weight, bias = meta(rows, NUM_IN, dtype=dtype), weight_of(kind, dtype, group), meta(NUM_OUT, dtype=dtype)
-    found: dict[str, list[Compiled]] = {}
+    found: dict[str, list[CompiledKernel]] = {}
     seen = set()
     for label, plan in plans(kind, rows, NUM_IN, NUM_OUT, dtype, group if kind == "int4" else 0, arch).items():
         blocks = tuple(value if name != "PARTS" else value > 1 for name, value in plan.config.items())
-        if plan.kernel == "library" or blocks in seen:
+        if plan.kernel == "cublas" or blocks in seen:
             continue
         seen.add(blocks)
         found[label] = compile_call(lambda: run_plan(plan, x, weight, bias, gelu=True), arch)  # noqa: B023
     return found
 
 
-def check(found: dict[str, list[Compiled]], kind: str, arch: int) -> None:
+def check(found: dict[str, list[CompiledKernel]], kind: str, arch: int) -> None:
     assert found
     for label, kernels in found.items():
         assert [problem for kernel in kernels for problem in kernel.problems()] == [], label
-        main = next(kernel for kernel in kernels if kernel.name.startswith("row"))
+        main = next(kernel for kernel in kernels if kernel.name.startswith(("one_row", "few_rows")))
         accesses = main.global_accesses()
         if main.name.startswith("row_"):
             assert accesses[16] >= int(label.split("BLOCK_OUT=")[1].split()[0]), "a thread's 16 bytes of each output's weights"

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from labkit.errors import NotAvailable
-from labkit.ops.kernels.compiled import compile_call, compile_kernel
+from labkit.ops.kernels.compiled_kernel import compile_call, compile_kernel
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.layer_norm import layer_norm_triton
-from labkit.ops.kernels.support import INSTALLED, interpreted, jit, jit_once_for_all, launch, power_of_two, recorded, tl
-from labkit.ops.kernels.traffic import count_traffic
+from labkit.ops.kernels.triton_runtime import INSTALLED, interpreted, jit, jit_once_for_all, launch, power_of_two, recorded, tl
 
 needs_triton = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
 ROOT = Path(__file__).parents[3]

@@ -9,8 +9,8 @@ import torch
 
 from labkit import ops
 from labkit.ops.kernels.decode_attention import decode_attention_triton
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.prefill_attention import prefill_attention_triton
-from labkit.ops.kernels.traffic import count_traffic
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative, scattered_cache
 

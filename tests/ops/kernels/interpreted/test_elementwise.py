@@ -10,10 +10,10 @@ import torch
 
 from labkit import ops
 from labkit.ops.kernels.embedding import embedding_triton
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.layer_norm import layer_norm_triton
 from labkit.ops.kernels.residual_layer_norm import residual_layer_norm_triton
 from labkit.ops.kernels.rotary_cache_write import rotary_cache_write_triton
-from labkit.ops.kernels.traffic import count_traffic
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative
 

@@ -7,8 +7,8 @@ import torch
 
 from labkit import ops
 from labkit.errors import NotAvailable
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.layer_norm import layer_norm_triton
-from labkit.ops.kernels.traffic import count_traffic
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative
 

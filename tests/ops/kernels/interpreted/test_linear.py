@@ -7,10 +7,10 @@ import torch
 
 from labkit import ops
 from labkit.errors import NotAvailable
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.linear import linear_triton, run_plan
-from labkit.ops.kernels.linear_plans import LIBRARY, Plan, plans
-from labkit.ops.kernels.linear_rows import rows_triton
-from labkit.ops.kernels.traffic import count_traffic
+from labkit.ops.kernels.linear_few_rows import few_rows_triton
+from labkit.ops.kernels.linear_plans import CUBLAS, Plan, plans
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative
 
@@ -26,7 +26,7 @@ SHAPES = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (2, 257, 17), (9, 33, 130), (33
 """rows, in, out."""
 BOUNDS = {torch.float32: 5e-6, torch.float16: 2e-3}
 SMALL = {"BLOCK_OUT": 16, "BLOCK_IN": 64, "num_warps": 4}
-ROWS = Plan("rows", SMALL | {"BLOCK_ROWS": 8, "PARTS": 1, "num_stages": 2})
+ROWS = Plan("few_rows", SMALL | {"BLOCK_ROWS": 8, "PARTS": 1, "num_stages": 2})
 
 
 def inputs(rows: int, num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -88,7 +88,7 @@ def test_parts_are_added_in_float32(parts: int) -> None:
     x, dense, bias = (part.float() for part in inputs(11, 300, 21))
     config = ROWS.config | {"PARTS": parts}
     weight = ops.Int8Weight.quantize(dense)
-    found = rows_triton(x, weight.values, None, weight.scales, bias, dtype=x.dtype, gelu=True, config=config)
+    found = few_rows_triton(x, weight.values, None, weight.scales, bias, dtype=x.dtype, gelu=True, config=config)
     assert relative(found, expected(x, weight, bias, True)) < 2e-6
 
 
@@ -96,7 +96,7 @@ def test_whole_numbers_are_added_exactly() -> None:
     x, weight = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in ((3, 500), (7, 500)))
     for parts in (1, 4):
         config = ROWS.config | {"PARTS": parts}
-        found = rows_triton(x, weight, None, None, None, dtype=torch.float32, gelu=False, config=config)
+        found = few_rows_triton(x, weight, None, None, None, dtype=torch.float32, gelu=False, config=config)
         assert torch.equal(found.long(), x.long() @ weight.long().T)
 
 
@@ -161,4 +161,4 @@ def test_the_library_takes_many_rows() -> None:
     x, dense, bias = (part.float() for part in inputs(70, 48, 32))
     for kind in ("dense", "int8", "int4", "int8 dynamic"):
         weight = dense if kind == "dense" else QUANTIZED[kind](dense)
-        assert relative(run_plan(LIBRARY, x, weight, bias, gelu=True), expected(x, weight, bias, True)) < 5e-6
+        assert relative(run_plan(CUBLAS, x, weight, bias, gelu=True), expected(x, weight, bias, True)) < 5e-6

@@ -8,7 +8,7 @@ import torch
 from labkit import ops
 from labkit.ops.kernels.linear import run_plan
 from labkit.ops.kernels.linear_dequantize import dequantize_triton
-from labkit.ops.kernels.linear_plans import LIBRARY, plans, rows_bucket
+from labkit.ops.kernels.linear_plans import CUBLAS, plans, rows_bucket
 from labkit.ops.kernels.linear_quantize import quantize_rows_triton
 from labkit.weight_formats import quantize_rows_fp8, quantize_rows_int8
 from tests.ops.kernels.guard import misaligned
@@ -60,7 +60,7 @@ def test_fp8_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     ways = plans("fp8", min(rows_bucket(rows), 64), num_in, num_out, dtype, 0, 90)
     for label, plan in ways.items():
         assert relative(run_plan(plan, x, weight, bias, gelu=True), expected) < bound, label
-    assert LIBRARY.label in ways
+    assert CUBLAS.label in ways
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

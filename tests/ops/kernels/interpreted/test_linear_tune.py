@@ -68,8 +68,8 @@ def test_every_shape_and_bucket_is_tuned_once_and_the_choice_runs(
     monkeypatch.setattr(linear, "run_plan", lambda plan, x, *rest, **named: ran.append(plan.label) or x)
     for rows in (3, 8):
         linear.linear_triton(torch.zeros(rows, 32).half(), ops.Int8Weight.quantize(torch.ones(96, 32)))
-    assert ran[0] == "library", "the choice that was found did not run"
-    assert ran[1].startswith("rows "), "a shape that was not tuned takes the first candidate"
+    assert ran[0] == "cublas", "the choice that was found did not run"
+    assert ran[1].startswith("few_rows "), "a shape that was not tuned takes the first candidate"
 
 
 def test_a_model_in_int4_has_a_head_in_int8(clock: Backwards, monkeypatch: pytest.MonkeyPatch) -> None:

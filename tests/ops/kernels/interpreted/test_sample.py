@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from labkit import ops
+from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.penalize import penalize_triton
 from labkit.ops.kernels.sample import sample_triton
-from labkit.ops.kernels.traffic import count_traffic
 from tests.ops.kernels.guard import misaligned
 
 Place = Callable[[torch.Tensor], torch.Tensor]

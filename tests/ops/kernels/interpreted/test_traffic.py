@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from labkit.ops.kernels.support import jit, launch, tl
-from labkit.ops.kernels.traffic import count_traffic
+from labkit.ops.kernels.interpreter_traffic import count_traffic
+from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 
 @jit

@@ -1,23 +1,23 @@
-"""What comes behind the sum of products of a linear layer: scales, bias, GELU; and sums that several programs share."""
+"""The epilogue of a linear layer: scales, bias and GELU after the product, and adding up the partial sums of programs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, tl
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, tl
 
 BLOCK_ROWS, BLOCK_OUT = 4, 256
 
 
 @jit
 def gelu_tanh(x: tl.tensor) -> tl.tensor:
-    """GELU in its tanh form, of float32: (1 + tanh(u)) / 2 is sigmoid(2u), which takes one exponential."""
+    """The tanh form of GELU in float32; (1 + tanh(u)) / 2 equals sigmoid(2u), which needs one exponential."""
     return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))  # 2 sqrt(2 / pi)
 
 
 @jit
-def finish(
+def epilogue(
     total: tl.tensor,
     rows: tl.tensor,
     outs: tl.tensor,
@@ -28,9 +28,9 @@ def finish(
     bias: tl.tensor,
     GELU: tl.constexpr,
 ) -> tl.tensor:
-    """From sums of products to the layer's result in float32.
+    """Turn sums of products into the layer's result in float32.
 
-    `total`, `rows` and `outs` are of one rank and broadcast against each other; the three pointers may be None.
+    `total`, `rows` and `outs` have the same number of dimensions and are broadcast; the three pointers may be None.
     """
     result = total.to(tl.float32)
     if row_scales is not None:
@@ -45,7 +45,7 @@ def finish(
 
 
 @jit_once_for_all("num_rows")
-def finish_kernel(
+def epilogue_kernel(
     partial: tl.tensor,
     row_scales: tl.tensor,
     out_scales: tl.tensor,
@@ -58,7 +58,7 @@ def finish_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
 ) -> None:
-    """Adds the parts in their order, whichever program was done first: equal runs give equal bits."""
+    """Add the parts in a fixed order, so equal runs return equal bits whichever program finished first."""
     rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
     outs = (tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT))[None, :]
     inside = (rows < num_rows) & (outs < num_out)
@@ -66,11 +66,11 @@ def finish_kernel(
     total = tl.load(partial + place, mask=inside, other=0)
     for part in tl.static_range(1, PARTS):
         total += tl.load(partial + (part * num_rows) * num_out + place, mask=inside, other=0)
-    result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
+    result = epilogue(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
     tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
 
 
-def finish_triton(
+def epilogue_triton(
     partial: Tensor,
     dtype: torch.dtype,
     *,
@@ -79,11 +79,11 @@ def finish_triton(
     bias: Tensor | None = None,
     gelu: bool = False,
 ) -> Tensor:
-    """`[rows, out]` in `dtype`: the parts `[parts, rows, out]` (float32 or int32) added, scaled, biased, activated."""
+    """Add the parts `[parts, rows, out]` (float32 or int32), then scale, bias and activate: `[rows, out]` in `dtype`."""
     parts, rows, num_out = partial.shape
     out = torch.empty((rows, num_out), dtype=dtype, device=partial.device)
     launch(
-        finish_kernel,
+        epilogue_kernel,
         (ceil_div(rows, BLOCK_ROWS), ceil_div(num_out, BLOCK_OUT)),
         *(partial, row_scales, out_scales, bias, out, rows, num_out),
         GELU=gelu,

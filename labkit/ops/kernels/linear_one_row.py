@@ -1,6 +1,7 @@
-"""The product of a single row with a dense matrix: all the work is to stream the matrix through, once.
+"""The product of one row with a dense matrix; nearly all of its time is spent reading the matrix once.
 
-No tensor cores: two instructions a weight keep up with the memory, and no row of a tile is spent on nothing.
+It does without tensor cores: two instructions per weight keep up with the memory, and a tensor core's tile would be almost
+empty.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 
 
 @jit
-def row_kernel(
+def one_row_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
@@ -25,29 +26,29 @@ def row_kernel(
     BLOCK_IN: tl.constexpr,
     VECTOR: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_OUT outputs; its loads of one step, BLOCK_OUT * BLOCK_IN weights, are in flight together."""
+    """One program for BLOCK_OUT outputs; the loads of one step, BLOCK_OUT * BLOCK_IN weights, are in flight together."""
     outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     matrix_row = weight + outs.to(tl.int64)[:, None, None] * num_in  # 64 bits: the matrix can have 2^31 weights
-    # The last dimension is what one thread loads at once, 16 bytes: its sum stays within the thread, which then holds a
-    # float for VECTOR weights; sums across threads wait until the end.
+    # The last dimension is what one thread loads at once, 16 bytes. Its sum stays within the thread, which then keeps one
+    # float for VECTOR weights; sums across threads are made at the end.
     neighbours = tl.arange(0, BLOCK_IN // VECTOR)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     total = tl.zeros((BLOCK_OUT, BLOCK_IN // VECTOR), tl.float32)
     for start in range(0, num_in, BLOCK_IN):
         ins = start + neighbours
         inside = (outs < num_out)[:, None, None] & (ins < num_in)[None]
-        # Weights are used once: let them leave the L2 cache first, x and what other kernels share stays.
+        # Weights are used once: they may leave the L2 cache first, so x and the data of other kernels stay.
         w = tl.load(matrix_row + ins[None], mask=inside, other=0, eviction_policy="evict_first")
         values = tl.load(x + ins, mask=ins < num_in, other=0.0)
         total += tl.sum(w.to(tl.float32) * values.to(tl.float32)[None], 2)
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
+    result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=outs < num_out)
 
 
-def row_triton(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+def one_row_triton(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
     """`[1, out]` for `x` `[1, in]` and `weight` `[out, in]`, both float."""
     num_out, num_in = weight.shape
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     grid = (ceil_div(num_out, config["BLOCK_OUT"]),)
     vector = 16 // weight.element_size()
-    launch(row_kernel, grid, x, weight, bias, out, num_in, num_out, GELU=gelu, VECTOR=vector, **config)
+    launch(one_row_kernel, grid, x, weight, bias, out, num_in, num_out, GELU=gelu, VECTOR=vector, **config)
     return out

@@ -1,7 +1,7 @@
-"""What a kernel becomes on a GPU, seen without one: registers, spilled bytes, shared memory, PTX.
+"""Compile a kernel without a GPU and read its registers, spilled bytes, shared memory and PTX.
 
-Triton's compiler needs no GPU. Spilled registers go to memory and back, too much shared memory makes a launch fail, and
-narrow loads waste the memory bus: all three can be read off the compiled kernel.
+Triton's compiler needs no GPU. Spilled registers cost memory traffic, too much shared memory makes a launch fail, and
+narrow loads waste the memory bus. The compiled kernel shows all three.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.ops.kernels.support import INSTALLED, Kernel, interpreted, recorded
+from labkit.ops.kernels.triton_runtime import INSTALLED, Kernel, interpreted, recorded
 
 SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
-"""Bytes of shared memory that one block may have, by compute capability (CUDA programming guide, technical specifications)."""
+"""Bytes of shared memory that one block may use, by compute capability (CUDA programming guide, technical specifications)."""
 REGISTER_LIMIT = 255
-"""Registers that one thread may have, on every GPU of these."""
+"""Registers that one thread may use, on all of these GPUs."""
 SETTINGS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-"""Options of a launch that are the compiler's; all others are the kernel's own."""
+"""Launch options for the compiler; all other options are the kernel's own constants."""
 
 _TYPES = {
     torch.float64: "fp64",
@@ -43,16 +43,17 @@ _TYPES = {
 }
 
 _ACCESS = r"\b{}\.global(?:\.[a-zL]\w*(?:::\w+)*)*?(?:\.v(\d))?\.[bfsu](\d+)\b"
-"""A load or store in PTX: `ld.global.L1::evict_last.v4.b32` moves 4 * 32 bits."""
+"""A load or a store in PTX: `ld.global.L1::evict_last.v4.b32` moves 4 * 32 bits."""
 _COPY = r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
 """A copy from global to shared memory in PTX; its third operand is the number of bytes."""
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledKernel:
     """A kernel compiled for compute capability `arch` / 10.
 
-    `registers` a thread; `spill_bytes`: local memory a thread, where registers spill to; `shared_bytes` a block.
+    `registers` are per thread. `spill_bytes` is the local memory per thread that registers are spilled to. `shared_bytes` is
+    per block.
     """
 
     name: str
@@ -63,9 +64,9 @@ class Compiled:
     ptx: str
 
     def global_accesses(self, kind: str = "ld") -> dict[int, int]:
-        """How many instructions of the PTX load from global memory ("ld") or store to it ("st"), by bytes a thread.
+        """The number of PTX instructions that load from global memory ("ld") or store to it ("st"), by bytes per thread.
 
-        Copies to shared memory that do not pass through registers (`cp.async`) count as loads.
+        Copies to shared memory that bypass the registers (`cp.async`) count as loads.
         """
         found = Counter(int(vector or 1) * int(bits) // 8 for vector, bits in re.findall(_ACCESS.format(kind), self.ptx))
         if kind == "ld":
@@ -73,25 +74,25 @@ class Compiled:
         return dict(found)
 
     def problems(self) -> list[str]:
-        """Why this kernel would not launch, or not run well; nothing when it is fine."""
+        """The reasons why this kernel would not launch or would run badly; an empty list if there are none."""
         limit = SHARED_LIMITS.get(self.arch, min(SHARED_LIMITS.values()))
         found = []
         if self.registers > REGISTER_LIMIT:
-            found.append(f"{self.name} takes {self.registers} registers a thread; {REGISTER_LIMIT} is the limit")
+            found.append(f"{self.name} takes {self.registers} registers per thread; the limit is {REGISTER_LIMIT}")
         if self.spill_bytes:
             found.append(
-                f"{self.name} spills {self.spill_bytes} bytes a thread to local memory: take smaller blocks or more warps"
+                f"{self.name} spills {self.spill_bytes} bytes per thread to local memory: use smaller blocks or more warps"
             )
         if self.shared_bytes > limit:
-            found.append(f"{self.name} takes {self.shared_bytes} bytes of shared memory; sm_{self.arch} has {limit} a block")
+            found.append(f"{self.name} takes {self.shared_bytes} bytes of shared memory; sm_{self.arch} has {limit} per block")
         return found
 
 
-def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any], arch: int = 90) -> Compiled:
-    """Compile `kernel[grid](*args, **options)` for a GPU of compute capability `arch` / 10, which need not be there.
+def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any], arch: int = 90) -> CompiledKernel:
+    """Compile `kernel[grid](*args, **options)` for a GPU of compute capability `arch` / 10; no GPU is needed.
 
-    Tensors among `args` may lie on any device, "meta" too; types and alignment are taken from them as a launch does.
-    Raises `NotAvailable` where there is no Triton, and in an interpreted process, which has no compiler.
+    Tensors in `args` may be on any device, "meta" included; their types and alignment are used as in a launch. Raises
+    `NotAvailable` without Triton, and in a process that interprets kernels, which has no compiler.
     """
     if not INSTALLED:
         raise NotAvailable("compiling a kernel needs the package triton, which is not installed; install triton (Linux)")
@@ -115,18 +116,18 @@ def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any
     source = ASTSource(kernel, signature, constexprs, attributes)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=settings)
     registers, spilled = _resources(made.asm["cubin"])
-    return Compiled(kernel.__name__, arch, registers, spilled, made.metadata.shared, made.asm["ptx"])
+    return CompiledKernel(kernel.__name__, arch, registers, spilled, made.metadata.shared, made.asm["ptx"])
 
 
-def compile_call(call: Callable[[], Any], arch: int = 90) -> list[Compiled]:
-    """Every kernel that `call` would launch on such a GPU, compiled and not run; give it tensors on the device "meta"."""
+def compile_call(call: Callable[[], Any], arch: int = 90) -> list[CompiledKernel]:
+    """Compile, and do not run, every kernel that `call` launches on such a GPU; its tensors should be on the device "meta"."""
     with recorded(arch) as launches:
         call()
     return [compile_kernel(launch.kernel, launch.args, launch.options, arch) for launch in launches]
 
 
 def _type(value: Any, specialize: bool) -> str:
-    """The type that a launch gives to an argument; a 1 becomes a constant, for then strides vanish from the code."""
+    """The type that a launch gives to an argument; a 1 becomes a constant, which removes strides of 1 from the code."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, bool):
@@ -139,14 +140,14 @@ def _type(value: Any, specialize: bool) -> str:
 
 
 def _divides_by_16(value: Any) -> bool:
-    """Whether a launch tells the compiler that this address or integer is a multiple of 16: wide loads depend on it."""
+    """Whether a launch tells the compiler that this address or integer is a multiple of 16, which wide loads need."""
     if isinstance(value, Tensor):
         return value.data_ptr() % 16 == 0
     return isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory a thread, read from the machine code by NVIDIA's tool inside Triton."""
+    """Registers and bytes of local memory per thread, read from the machine code by NVIDIA's tool, which Triton ships."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -1,14 +1,13 @@
-"""What every Triton kernel stands on: Triton where it is installed, a stand-in where it is not, one way to launch.
+"""Defining and launching Triton kernels; a stand-in replaces Triton where it is not installed.
 
-A process runs kernels either compiled, on a GPU, or interpreted, on CPU tensors: `TRITON_INTERPRET=1` in the environment
-before Triton is imported decides it for good.
+A process runs kernels either compiled, on a GPU, or interpreted, on CPU tensors. Setting `TRITON_INTERPRET=1` in the
+environment before Triton is imported chooses the interpreter for the whole process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import NotAvailable
+from labkit.ops.backend import has_triton
 
 __all__ = [
     "INSTALLED",
@@ -35,12 +35,12 @@ __all__ = [
     "triton",
 ]
 
-INSTALLED = importlib.util.find_spec("triton") is not None
-"""Whether the package triton is there."""
+INSTALLED = has_triton()
+"""Whether the package triton is installed."""
 
 
 class _Absent:
-    """Stands for `triton.language` where there is none: any attribute of it, called or not, so that kernels can be defined."""
+    """Replaces `triton.language` where Triton is missing: it has every attribute, so kernels can be defined."""
 
     def __getattr__(self, name: str) -> _Absent:
         if name.startswith("__"):
@@ -58,23 +58,24 @@ else:
     triton, tl = None, _Absent()
 
 Kernel = Any
-"""What `jit` makes: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
+"""What `jit` returns: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
 
-In a kernel's signature `tl.tensor` is what the kernel sees: an address for a tensor, a number for a number, a block of
-values in a function that kernels call.
+In a kernel's signature, `tl.tensor` stands for what the kernel sees: an address for a tensor, a number for a number, and a
+block of values in a function that kernels call.
 """
 
 
 def jit(function: Callable[..., Any]) -> Kernel:
-    """`triton.jit`; without Triton, something in its place that only `launch` looks at."""
+    """`triton.jit`; without Triton, the plain function, which only `launch` uses."""
     return triton.jit(function) if INSTALLED else function
 
 
 def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """`jit`, compiled once whatever the arguments of these names are.
+    """`jit` for a kernel that is compiled only once for all values of the arguments of these names.
 
-    Otherwise a kernel is compiled again when an integer is 1 or becomes a multiple of 16, or an address of 16 bytes: right
-    for the shapes of a model, a pause of seconds in the middle of serving for numbers and slices that follow the batch.
+    By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
+    multiple of 16 bytes. This is right for the shapes of a model. For numbers and slices that change with the batch it would
+    stop the server for seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Kernel:
@@ -84,13 +85,13 @@ def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
 
 
 def interpreted() -> bool:
-    """Whether this process runs kernels in Triton's interpreter (read when Triton was imported, fixed since)."""
-    return INSTALLED and hasattr(tl.sum, "rewrite")  # a standard function, of the kind that jit made at import
+    """Whether this process runs kernels in Triton's interpreter; decided when Triton was imported."""
+    return INSTALLED and hasattr(tl.sum, "rewrite")  # `tl.sum` is a standard function that jit wrapped at import
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One call of a kernel: `args` by position, `options` by name (constexprs, num_warps, num_stages)."""
+    """One launch of a kernel: `args` by position, `options` by name (constexprs, num_warps, num_stages)."""
 
     kernel: Kernel
     grid: tuple[int, ...]
@@ -104,15 +105,17 @@ class _Recording:
     launches: list[Launch]
 
 
-_RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None)  # of this thread: others go on launching
+_RECORDING: ContextVar[_Recording | None] = ContextVar(
+    "recording", default=None
+)  # for this thread only: other threads go on launching
 
 
 @contextlib.contextmanager
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
-    """Inside, nothing is launched: the launches are collected as for a GPU of compute capability `arch` / 10.
+    """Inside this block nothing runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
 
-    Give launchers tensors on the device "meta" and the largest shapes cost nothing; a launcher that would read a tensor's
-    values on the host, which a CUDA graph cannot, fails there.
+    With tensors on the device "meta" the largest shapes cost nothing. A launcher that reads a tensor's values on the host,
+    which a CUDA graph does not allow, fails on them.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)
@@ -123,10 +126,10 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
 
 
 def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """`kernel[grid](*args, **options)` on the device of the tensors; a grid with no programs is not launched.
+    """`kernel[grid](*args, **options)` on the device of the tensors; an empty grid is not launched.
 
-    Raises `NotAvailable` when this process cannot run it: no Triton, tensors that are not on a GPU in a compiled
-    process, bfloat16 in an interpreted one.
+    Raises `NotAvailable` when this process cannot run it: without Triton, with CPU tensors in a process that compiles
+    kernels, and with bfloat16 in a process that interprets them.
     """
     if 0 in grid:
         return
@@ -162,7 +165,7 @@ def _check(kernel: Kernel, tensors: list[Tensor]) -> None:
 
 
 def arch_of(device: torch.device) -> int:
-    """The compute capability for which a launch on `device` chooses its block sizes, as 80 or 90; 80 off a GPU."""
+    """The compute capability, such as 80 or 90, that a launch on `device` chooses its block sizes for; 80 without a GPU."""
     recording = _RECORDING.get()
     if recording is not None:
         return recording.arch
@@ -176,10 +179,10 @@ def _capability(device: torch.device) -> int:
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least `n`: a block in Triton has no other sizes."""
+    """The smallest power of two that is at least `n`, because Triton's blocks have such sizes only."""
     return 1 << (n - 1).bit_length()
 
 
 def ceil_div(n: int, size: int) -> int:
-    """How many blocks of `size` cover `n`."""
+    """The number of blocks of `size` that cover `n`."""
     return -(-n // size)

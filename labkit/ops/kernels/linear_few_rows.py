@@ -1,8 +1,8 @@
-"""The product of a few rows with a matrix, on tensor cores: dense, int8, and the two that round activations (W8A8, FP8).
+"""The product of a few rows with a matrix on tensor cores: dense, int8, and the formats that round activations (W8A8, FP8).
 
-Up to some 64 rows the matrix still costs more to read than to multiply. A tile of it is the left operand of the product,
-so its outputs fill the tensor core's 16 rows and the few rows of x its 8 columns. Where the outputs alone give too few
-programs for a GPU, several programs share the sum of an output (split-K).
+Up to about 64 rows, reading the matrix takes longer than multiplying by it. A tile of the matrix is the left operand of the
+product: its outputs fill the tensor core's 16 rows, and the few rows of x fill its 8 columns. Where there are too few blocks
+of outputs to keep a GPU busy, several programs share the sum of an output (split-K).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish, finish_triton
-from labkit.ops.kernels.support import ceil_div, jit, jit_once_for_all, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue, epilogue_triton
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, tl
 
 
 @jit
 def as_operand(weight: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
-    """A loaded weight in the type of x, exactly."""
+    """Convert a loaded weight to the type of x, exactly."""
     if weight.dtype == tl.int8 and dtype == tl.float16:
-        # An int-to-float conversion runs at a quarter of the rate. Instead: the byte, made unsigned by flipping its sign bit,
-        # under the exponent of 2^10, where the step is 1; the offset is then taken off. The compiler does two at once.
+        # An int-to-float conversion runs at a quarter of the rate. Instead, flip the sign bit to make the byte unsigned, give
+        # it the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The compiler does two at once.
         byte = (weight.to(tl.uint8, bitcast=True) ^ 128).to(tl.uint16)
         return (byte | 0x6400).to(tl.float16, bitcast=True) - 1152.0  # 2^10 + 128
     return weight.to(dtype)
@@ -39,18 +39,18 @@ def store_total(
     GELU: tl.constexpr,
     PARTIAL: tl.constexpr,
 ) -> None:
-    """Write sums `total` `[outs, rows]`: finished, or where several programs share them as this program's part."""
+    """Write the sums `total` `[outs, rows]`: as the final result, or with `PARTIAL` as this program's part of it."""
     outs, rows = outs[:, None], rows[None, :]
     inside = (outs < num_out) & (rows < num_rows)
     if PARTIAL:
         tl.store(out + (tl.program_id(2) * num_rows + rows) * num_out + outs, total, mask=inside)
     else:
-        result = finish(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
+        result = epilogue(total, rows, outs, num_rows, num_out, row_scales, out_scales, bias, GELU)
         tl.store(out + rows * num_out + outs, result.to(out.dtype.element_ty), mask=inside)
 
 
 @jit_once_for_all("num_rows")
-def rows_kernel(
+def few_rows_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     row_scales: tl.tensor,
@@ -67,8 +67,8 @@ def rows_kernel(
     BLOCK_IN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_OUT outputs of BLOCK_ROWS rows, over `part_in` inputs, which is a multiple of BLOCK_IN."""
-    # 64 bits for both: x, the matrix and the result can each have 2^31 numbers.
+    """One program for BLOCK_OUT outputs of BLOCK_ROWS rows over `part_in` inputs, a multiple of BLOCK_IN."""
+    # Both are 64 bits, because x, the matrix and the result can each hold 2^31 numbers.
     outs = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     matrix_row = weight + outs.to(tl.int64)[:, None] * num_in
@@ -84,8 +84,8 @@ def rows_kernel(
         row_inside = (rows < num_rows)[None, :] & (ins < num_in)[:, None]
         w = tl.load(matrix_row + ins[None, :], mask=out_inside, other=0.0, eviction_policy="evict_first")
         values = tl.load(x_row + ins[:, None], mask=row_inside, other=0.0)
-        # "ieee": float32 is multiplied as float32 and not as tf32. At most BLOCK_IN products of FP8 are added in the tensor
-        # core, which keeps fewer bits of their sum than float32 has.
+        # "ieee" multiplies float32 exactly, not as tf32. The tensor core keeps fewer bits of a sum of FP8 products than
+        # float32 has, so it adds at most BLOCK_IN of them.
         total = tl.dot(
             as_operand(w, values.dtype), values, total, input_precision="ieee", max_num_imprecise_acc=BLOCK_IN,
             out_dtype=total.dtype,
@@ -93,7 +93,7 @@ def rows_kernel(
     store_total(total, outs, rows, row_scales, out_scales, bias, out, num_rows, num_out, GELU, PARTIAL)
 
 
-def rows_triton(
+def few_rows_triton(
     x: Tensor,
     weight: Tensor,
     row_scales: Tensor | None,
@@ -104,9 +104,9 @@ def rows_triton(
     gelu: bool,
     config: dict[str, int],
 ) -> Tensor:
-    """`[rows, out]` in `dtype`. `x` `[rows, in]` and `weight` `[out, in]` as they are multiplied, float32 scales or None.
+    """Multiply `x` `[rows, in]` by `weight` `[out, in]`: `[rows, out]` in `dtype`. Scales are float32 or None.
 
-    x float and weight of the same type or int8; or both int8; or both float8_e4m3fn.
+    x is a float type and the weight is of the same type or int8; or both are int8; or both are float8_e4m3fn.
     """
     whole = x.dtype == torch.int8
     blocks = {name: value for name, value in config.items() if name != "PARTS"}
@@ -118,14 +118,15 @@ def rows_triton(
     else:
         out = torch.empty((parts, rows, num_out), dtype=torch.int32 if whole else torch.float32, device=x.device)
     numbers = (rows, weight.shape[1], num_out, part_in)
-    launch(rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTIAL=parts > 1, **blocks)
-    return out if parts == 1 else finish_triton(out, dtype, gelu=gelu, **scales)
+    launch(few_rows_kernel, grid, x, weight, *scales.values(), out, *numbers, GELU=gelu, PARTIAL=parts > 1, **blocks)
+    return out if parts == 1 else epilogue_triton(out, dtype, gelu=gelu, **scales)
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
-    """The grid (rows, outputs, parts), and the inputs of a part: whole blocks, and no part without any.
+    """The grid (rows, outputs, parts), and the number of inputs per part: whole blocks, and no part is empty.
 
-    Programs start in the order of the first number, so those that read the same weights run together and share them in L2.
+    Programs start in the order of the first number, so programs that read the same weights run together and share them in
+    the L2 cache.
     """
     steps = ceil_div(num_in, config["BLOCK_IN"])
     part_steps = ceil_div(steps, config["PARTS"])

@@ -1,31 +1,31 @@
-"""The product of a single row with an int4 matrix: three instructions a weight, no conversion among them."""
+"""The product of one row with an int4 matrix, with three instructions per weight and no type conversion."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int4Weight
 
 WORDS = 4
-"""32-bit words that a thread loads at once; they hold 32 neighbours of a row."""
+"""32-bit words that a thread loads at once; they hold 32 neighbouring weights of a row."""
 ONE = 0x3F800000
-"""The bits of 1.0. Given at launch: two constants in one logical instruction the compiler would make two of."""
+"""The bits of 1.0, passed at launch: with a second constant the compiler would need a second instruction."""
 
 
 @jit
 def add_byte(
     total: tl.tensor, words: tl.tensor, x_low: tl.tensor, x_high: tl.tensor, one: tl.tensor, BYTE: tl.constexpr
 ) -> tl.tensor:
-    """total + (1 + low / 256) 16 x_low + (1 + high / 16) x_high, of the two nibbles of a byte of each word.
+    """total + (1 + low / 256) 16 x_low + (1 + high / 16) x_high, for the two nibbles of one byte of each word.
 
-    A nibble becomes a float where it stands: under the exponent of 1, four bits at the top of the 23 behind the point are
-    sixteenths, the four below them 256ths. `one` is the bits of 1.0. That 1 is taken off the sum later, which costs some
-    four of float32's 24 bits and saves a subtraction a weight.
+    A nibble becomes a float without being moved. With the exponent of 1, the four highest of the 23 fraction bits count
+    sixteenths, and the next four count 256ths. `one` holds the bits of 1.0. That 1 is subtracted from the sum later, which
+    saves one subtraction per weight and costs about four of float32's 24 bits.
     """
-    SHIFT: tl.constexpr = 15 - 8 * BYTE  # puts the byte at the top of those 23 bits
+    SHIFT: tl.constexpr = 15 - 8 * BYTE  # moves the byte to the top of the 23 fraction bits
     placed = words << SHIFT if SHIFT > 0 else words >> -SHIFT
     low = ((placed & 0x078000) | one).to(tl.float32, bitcast=True)
     high = ((placed & 0x780000) | one).to(tl.float32, bitcast=True)
@@ -33,7 +33,7 @@ def add_byte(
 
 
 @jit
-def row_int4_kernel(
+def one_row_int4_kernel(
     x: tl.tensor,
     packed: tl.tensor,
     scales: tl.tensor,
@@ -50,7 +50,7 @@ def row_int4_kernel(
     BLOCK_OUT: tl.constexpr,
     BLOCK_VECTORS: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_OUT outputs; a vector is the 4 words that a thread loads at once, within one group."""
+    """One program for BLOCK_OUT outputs; a vector is the 4 words of one group that a thread loads at once."""
     outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     out_inside = outs < num_out
     matrix_row = packed + outs.to(tl.int64)[:, None, None] * num_words
@@ -65,7 +65,7 @@ def row_int4_kernel(
         ).to(tl.uint32, bitcast=True)
         ins = words[:, :, None] * 8 + tl.arange(0, 8)[None, None, :]
         values = tl.load(x + ins, mask=ins < num_in, other=0.0).to(tl.float32)  # [BLOCK_VECTORS, WORDS, 8]
-        # Each split takes the last bit off the place of an x in its word.
+        # Each split removes the lowest bit of the position of an x within its word.
         even, odd = tl.split(tl.reshape(values, (BLOCK_VECTORS, WORDS, 4, 2)))
         x04, x26 = tl.split(tl.reshape(even, (BLOCK_VECTORS, WORDS, 2, 2)))
         x15, x37 = tl.split(tl.reshape(odd, (BLOCK_VECTORS, WORDS, 2, 2)))
@@ -77,22 +77,22 @@ def row_int4_kernel(
         product = add_byte(product, w, x2, x3, one, 1)
         product = add_byte(product, w, x4, x5, one, 2)
         product = add_byte(product, w, x6, x7, one, 3)
-        # What the ones and the offset of 8 added: the same for every output.
+        # The amount that the ones and the offset of 8 have added, the same for every output.
         offset = tl.sum(264.0 * (x0 + x2 + x4 + x6) + 24.0 * (x1 + x3 + x5 + x7), 1)
         group_inside = out_inside[:, None] & (vectors * WORDS < num_words)[None, :]
         scale = tl.load(scales_row + (vectors // VECTORS_IN_GROUP)[None, :], mask=group_inside, other=0.0)
         total += (16.0 * tl.sum(product, 2) - offset[None]) * scale.to(tl.float32)
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
+    result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, None, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=out_inside)
 
 
-def row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[1, out]` for `x` `[1, in]`; the group size must be a multiple of 32, what a thread loads at once."""
+def one_row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+    """`[1, out]` for `x` `[1, in]`; the group size must be a multiple of 32, the weights that a thread loads at once."""
     num_out, num_in = weight.shape
     words = weight.packed.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     launch(
-        row_int4_kernel,
+        one_row_int4_kernel,
         (ceil_div(num_out, config["BLOCK_OUT"]),),
         *(x, words, weight.scales, bias, out, num_in, num_out, words.shape[1], weight.scales.shape[1], ONE),
         GELU=gelu,

@@ -1,4 +1,4 @@
-"""Bytes that kernels move to and from memory, counted while Triton's interpreter runs them."""
+"""Count the bytes that kernels move to and from memory while Triton's interpreter runs them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from labkit.errors import NotAvailable
 from labkit.measure.traffic import Traffic
-from labkit.ops.kernels.support import interpreted
+from labkit.ops.kernels.triton_runtime import interpreted
 
 
 @contextlib.contextmanager
 def count_traffic() -> Iterator[Traffic]:
-    """Count what kernels load and store: `with count_traffic() as traffic: kernel[grid](...)`.
+    """Count the bytes that kernels load and store: `with count_traffic() as traffic: kernel[grid](...)`.
 
-    Lanes that a mask switches off do not count, and an address that one load names several times counts once, as the
-    hardware fetches it once. Two loads of the same address count twice, in one program or in two: caches are not
-    modelled. An atomic operation reads and writes. Raises `NotAvailable` in a process that does not interpret kernels.
+    Masked lanes do not count. An address that occurs several times in one load counts once, because the hardware fetches it
+    once. Two loads of the same address count twice, in one program or in two, because caches are not modelled. An atomic
+    operation counts as a read and a write. Raises `NotAvailable` in a process that does not interpret kernels.
     """
     if not interpreted():
         raise NotAvailable(
@@ -59,7 +59,7 @@ def count_traffic() -> Iterator[Traffic]:
 
 
 def _bytes(ptrs: Any, mask: Any) -> int:
-    """Distinct addresses of the lanes that the mask lets through, times the size of what they point to."""
-    on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a mask that was computed may hold 0 and 1
+    """The number of distinct addresses in the lanes that are not masked, times the size of one element."""
+    on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a computed mask may hold 0 and 1
     addresses = ptrs.data[np.broadcast_to(on, ptrs.data.shape)]
     return int(np.unique(addresses).size) * int(ptrs.get_element_ty().primitive_bitwidth) // 8

@@ -1,33 +1,33 @@
-"""The product of a single row with an int8 matrix: three instructions a weight of its own, no conversion among them."""
+"""The product of one row with an int8 matrix, with three instructions per weight and no type conversion."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish
-from labkit.ops.kernels.support import ceil_div, jit, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue
+from labkit.ops.kernels.triton_runtime import ceil_div, jit, launch, tl
 from labkit.weight_formats import Int8Weight
 
 WORDS = 4
-"""32-bit words that a thread loads at once; they hold 16 neighbours of a row."""
+"""32-bit words that a thread loads at once; they hold 16 neighbouring weights of a row."""
 ONE = 0x3FC00000
-"""The bits of 1.0, and the bit that a byte's sign meets. Given at launch: of two constants in one logical instruction the
-compiler would make two."""
+"""The bits of 1.0, plus the bit that flips the sign of a byte. It is passed at launch: with a second constant the compiler
+would need a second instruction."""
 
 
 @jit
-def placed(words: tl.tensor, one: tl.tensor) -> tl.tensor:
-    """1 + (byte + 128) / 256, of the signed byte that lies at the top of the 23 bits behind a float's point.
+def as_float(words: tl.tensor, one: tl.tensor) -> tl.tensor:
+    """1 + (byte + 128) / 256, for the signed byte at the top of a float's 23 fraction bits.
 
-    Flipping its sign bit adds the 128. What is added to the byte is taken off a sum later, which costs some four of float32's
-    24 bits and saves a subtraction a weight.
+    Flipping the sign bit adds the 128. The added amounts are subtracted from the sum later, which saves one subtraction per
+    weight and costs about four of float32's 24 bits.
     """
     return ((words & 0x7F8000) ^ one).to(tl.float32, bitcast=True)
 
 
 @jit
-def row_int8_kernel(
+def one_row_int8_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     scales: tl.tensor,
@@ -51,33 +51,33 @@ def row_int8_kernel(
         vectors = start + tl.arange(0, BLOCK_VECTORS)
         words = vectors[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
         inside = words < num_words
-        # Weights are used once: let them leave the L2 cache first, x and what other kernels share stays.
+        # Weights are used once: they may leave the L2 cache first, so x and the data of other kernels stay.
         w = tl.load(
             matrix_row + words[None], mask=out_inside[:, None, None] & inside[None], other=0, eviction_policy="evict_first"
         ).to(tl.uint32, bitcast=True)
         ins = words[:, :, None] * 4 + tl.arange(0, 4)[None, None, :]
         values = tl.load(x + ins, mask=ins < num_in, other=0.0).to(tl.float32)  # [BLOCK_VECTORS, WORDS, 4]
-        # Each split takes the last bit off the place of an x in its word.
+        # Each split removes the lowest bit of the position of an x within its word.
         even, odd = tl.split(tl.reshape(values, (BLOCK_VECTORS, WORDS, 2, 2)))
         x0, x2 = tl.split(even)
         x1, x3 = tl.split(odd)
-        product = placed(w << 15, one) * x0[None] + placed(w << 7, one) * x1[None]
-        product += placed(w >> 1, one) * x2[None]
-        product += placed(w >> 9, one) * x3[None]
-        # What the ones and the 128 added: the same for every output.
+        product = as_float(w << 15, one) * x0[None] + as_float(w << 7, one) * x1[None]
+        product += as_float(w >> 1, one) * x2[None]
+        product += as_float(w >> 9, one) * x3[None]
+        # The amount that the ones and the 128 have added, the same for every output.
         offset = tl.sum(x0 + x1 + x2 + x3, 1)
         total += 256.0 * tl.sum(product, 2) - 384.0 * offset[None]
-    result = finish(tl.sum(total, 1), 0, outs, 1, num_out, None, scales, bias, GELU)
+    result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, scales, bias, GELU)
     tl.store(out + outs, result.to(out.dtype.element_ty), mask=out_inside)
 
 
-def row_int8_triton(x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[1, out]` for `x` `[1, in]`; the number of inputs must be a multiple of 4, whole words."""
+def one_row_int8_triton(x: Tensor, weight: Int8Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+    """`[1, out]` for `x` `[1, in]`; the number of inputs must be a multiple of 4, so that rows are whole words."""
     num_out, num_in = weight.shape
     words = weight.values.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)
     launch(
-        row_int8_kernel,
+        one_row_int8_kernel,
         (ceil_div(num_out, config["BLOCK_OUT"]),),
         *(x, words, weight.scales, bias, out, num_in, num_out, words.shape[1], ONE),
         GELU=gelu,

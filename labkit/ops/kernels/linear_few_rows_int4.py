@@ -1,25 +1,25 @@
-"""The product of a few rows with an int4 matrix, on tensor cores: two instructions make a weight of a nibble."""
+"""The product of a few rows with an int4 matrix on tensor cores; two instructions turn a nibble into a weight."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labkit.ops.kernels.linear_finish import finish_triton
-from labkit.ops.kernels.linear_rows import store_total, tiling
-from labkit.ops.kernels.support import jit, jit_once_for_all, launch, tl
+from labkit.ops.kernels.linear_epilogue import epilogue_triton
+from labkit.ops.kernels.linear_few_rows import store_total, tiling
+from labkit.ops.kernels.triton_runtime import jit, jit_once_for_all, launch, tl
 from labkit.weight_formats import Int4Weight
 
 PER_WORD = 4
-"""Nibbles in a 16-bit word. Two words, side by side in a register, are worked on at once."""
+"""Nibbles in a 16-bit word. A register holds two words, and instructions work on both at once."""
 
 
 @jit
 def nibble_weights(words: tl.tensor, scales: tl.tensor, PLACE: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
-    """scale * (nibble - 8) in `dtype`, of the nibble at bits 4 PLACE to 4 PLACE + 3 of each 16-bit word."""
+    """scale * (nibble - 8) in `dtype`, for the nibble at bits 4 PLACE to 4 PLACE + 3 of each 16-bit word."""
     byte = words if PLACE < 2 else words >> 8
-    # Under the exponent of 2^10 a float16 has steps of 1: the low nibble reads 1024 + nibble, the high one, left where it
-    # is, 1024 + 16 nibble. Both differences are exact, so only the product with the scale is rounded.
+    # With the exponent of 2^10 a float16 has steps of 1: the low nibble becomes 1024 + nibble, and the high nibble, which is
+    # not moved, becomes 1024 + 16 nibble. Both subtractions are exact, so only the product with the scale is rounded.
     if PLACE % 2 == 0:
         number = ((byte & 0x0F) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
     else:
@@ -30,7 +30,7 @@ def nibble_weights(words: tl.tensor, scales: tl.tensor, PLACE: tl.constexpr, dty
 
 
 @jit_once_for_all("num_rows")
-def rows_int4_kernel(
+def few_rows_int4_kernel(
     x: tl.tensor,
     packed: tl.tensor,
     scales: tl.tensor,
@@ -50,7 +50,7 @@ def rows_int4_kernel(
     BLOCK_IN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
-    """As `rows_kernel`. The order of a sum is free: a product takes the first nibble of every word, the next the second."""
+    """As `few_rows_kernel`. The first product uses the first nibble of every word, the second the second, and so on."""
     BLOCK_WORDS: tl.constexpr = BLOCK_IN // PER_WORD
     GROUP_WORDS: tl.constexpr = GROUP // PER_WORD
     BLOCK_GROUPS: tl.constexpr = BLOCK_IN // GROUP
@@ -70,9 +70,9 @@ def rows_int4_kernel(
         w = w.to(tl.uint16, bitcast=True)
         scale = tl.load(scales_row + groups, mask=out_inside & (groups < num_groups), other=0.0)
         scale = tl.broadcast_to(scale[:, :, None], (BLOCK_OUT, BLOCK_GROUPS, GROUP_WORDS))
-        scale = tl.reshape(scale, (BLOCK_OUT, BLOCK_WORDS))  # one for every word
+        scale = tl.reshape(scale, (BLOCK_OUT, BLOCK_WORDS))  # one scale per word
         values = tl.load(x_row + ins, mask=row_inside & (ins < num_in), other=0.0)
-        # Each split takes the last bit off the place of an x in its word.
+        # Each split removes the lowest bit of the position of an x within its word.
         even, odd = tl.split(tl.reshape(values, (BLOCK_ROWS, BLOCK_WORDS, 2, 2)))
         x0, x2 = tl.split(even)
         x1, x3 = tl.split(odd)
@@ -83,7 +83,7 @@ def rows_int4_kernel(
     store_total(total, outs, rows, None, None, bias, out, num_rows, num_out, GELU, PARTIAL)
 
 
-def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
+def few_rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
     """`[rows, out]` for `x` `[rows, in]`; the group size must be a multiple of 4 that divides BLOCK_IN."""
     (num_out, num_in), rows = weight.shape, x.shape[0]
     words = weight.packed.contiguous().view(torch.int16)
@@ -95,7 +95,7 @@ def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu
     else:
         out = torch.empty((parts, rows, num_out), dtype=torch.float32, device=x.device)
     launch(
-        rows_int4_kernel,
+        few_rows_int4_kernel,
         grid,
         *(
             x,
@@ -116,4 +116,4 @@ def rows_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu
         PER_WORD=PER_WORD,
         **blocks,
     )
-    return out if parts == 1 else finish_triton(out, x.dtype, bias=bias, gelu=gelu)
+    return out if parts == 1 else epilogue_triton(out, x.dtype, bias=bias, gelu=gelu)

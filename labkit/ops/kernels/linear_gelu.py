@@ -1,0 +1,12 @@
+"""A linear layer with GELU: the kernels of `linear`, which apply the activation before they write their result."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from labkit.ops.kernels.linear import GPUWeight, linear_triton
+
+
+def linear_gelu_triton(x: Tensor, weight: GPUWeight, bias: Tensor | None = None) -> Tensor:
+    """`labkit.ops.linear_gelu`, for any kind of weight; raises as `linear_triton` does."""
+    return linear_triton(x, weight, bias, gelu=True)
