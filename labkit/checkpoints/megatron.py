@@ -22,7 +22,7 @@ from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, one_name, qkv_rows
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
 from labkit.checkpoints.pieces import Piece, read_pieces
-from labkit.checkpoints.split import check_tensor_parallel
+from labkit.checkpoints.split import Split, check_tensor_parallel, share_of, share_shape, split_of
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
@@ -137,17 +137,11 @@ class RankedCheckpoint(Checkpoint):
                     raise CheckpointError(f"{archive.label}: {entry} has shape {found}, the settings call for {wanted}")
 
     def _rank_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What a rank holds of a tensor."""
-        size = self._grid.tensor_parallel
-        if name in ("transformer.wte.weight", "lm_head.weight", "lm_head.bias"):
+        """The shape of the tensor that a rank's file stores for this one."""
+        if split_of(name) is Split.VOCABULARY:  # padded, so that all ranks have equal shares
             return (self._grid.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
-        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
-            return (3 * shape[0] // size, shape[1])
-        if name.endswith(("fc_in.weight", "fc_in.bias")):
-            return (shape[0] // size, *shape[1:])
-        if name.endswith(("out_proj.weight", "fc_out.weight")):
-            return (shape[0], shape[1] // size)
-        return shape
+        share = share_shape(name, shape, 0, self._grid.tensor_parallel)
+        return (3 * share[0], *share[1:]) if _which_of_qkv(name) is not None else share
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         pieces = self._pieces(name)
@@ -164,29 +158,35 @@ class RankedCheckpoint(Checkpoint):
         shape = expected_shapes(self.config)[name]
         last = self._grid.pipeline_parallel - 1
         if name == "transformer.wte.weight":
-            return self._by_rows(0, "embedding.word_embeddings.weight", shape)
+            return self._vocabulary(0, "embedding.word_embeddings.weight", shape)
         if name.startswith("lm_head."):
             stored = name.replace("lm_head", "output_layer")
-            return self._by_rows(last, stored, shape) if self._grid.has(last, stored) else []
+            return self._vocabulary(last, stored, shape) if self._grid.has(last, stored) else []
         if name.startswith("transformer.ln_f."):
             return [self._whole(last, name.replace("transformer.ln_f", "final_layernorm"), shape)]
         layer, part = name.removeprefix("transformer.h.").split(".", 1)
         stage, local = self._grid.stage_of(int(layer))
-        if part.startswith(("attn.q", "attn.k", "attn.v")):
-            return self._of_qkv(stage, f"layers.{local}.{QKV}", "qkv".index(part[5]), shape, rows or slice(0, shape[0]))
+        which = _which_of_qkv(name)
+        if which is not None:
+            return self._of_qkv(stage, f"layers.{local}.{QKV}", which, shape, rows or slice(0, shape[0]))
         stored = f"layers.{local}.{LAYER_TENSORS[part]}"
-        if part.startswith("mlp.fc_in."):
-            return self._by_rows(stage, stored, shape)
-        if part in ("attn.out_proj.weight", "mlp.fc_out.weight"):
-            return self._by_columns(stage, stored, shape)
+        if split_of(name) in (Split.ROWS, Split.COLUMNS):
+            return [self._share(name, shape, stage, rank, stored) for rank in range(self._grid.tensor_parallel)]
         return [self._whole(stage, stored, shape)]
 
     def _whole(self, stage: int, stored: str, shape: tuple[int, ...]) -> Piece:
         archive, entry = self._grid.find(stage, 0, stored)
         return Piece(archive, entry, slice(0, shape[0]))
 
-    def _by_rows(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
-        """Split by outputs; rows that pad the vocabulary are left out."""
+    def _share(self, name: str, shape: tuple[int, ...], stage: int, rank: int, stored: str) -> Piece:
+        """The part of a split tensor that one rank's file holds."""
+        archive, entry = self._grid.find(stage, rank, stored)
+        share = share_of(name, shape, rank, self._grid.tensor_parallel)
+        columns = share.get("columns", slice(0, shape[1])) if len(shape) == 2 else None
+        return Piece(archive, entry, share.get("rows", slice(0, shape[0])), columns)
+
+    def _vocabulary(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
+        """The rows of all ranks without those that only pad the vocabulary."""
         pieces, begin = [], 0
         for rank in range(self._grid.tensor_parallel):
             archive, entry = self._grid.find(stage, rank, stored)
@@ -194,13 +194,6 @@ class RankedCheckpoint(Checkpoint):
             pieces.append(Piece(archive, entry, slice(begin, max(begin, end)), slice(0, shape[1]) if len(shape) == 2 else None))
             begin = max(begin, end)
         return pieces
-
-    def _by_columns(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
-        size = shape[1] // self._grid.tensor_parallel
-        parts = [(rank, *self._grid.find(stage, rank, stored)) for rank in range(self._grid.tensor_parallel)]
-        return [
-            Piece(archive, entry, slice(0, shape[0]), slice(rank * size, (rank + 1) * size)) for rank, archive, entry in parts
-        ]
 
     def _of_qkv(self, stage: int, stored: str, which: int, shape: tuple[int, ...], rows: slice) -> list[Piece]:
         """Runs of rows that follow one another in a rank's fused matrix."""
@@ -224,6 +217,12 @@ class RankedCheckpoint(Checkpoint):
         """GPT-2's files beside the weights; Megatron and NeMo keep other files, which are not read."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)
+
+
+def _which_of_qkv(name: str) -> int | None:
+    """0 for a query's weight, 1 for a key's, 2 for a value's; None for any other tensor."""
+    found = re.search(r"\.attn\.([qkv])_proj\.weight$", name)
+    return "qkv".index(found[1]) if found else None
 
 
 class _Grid:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.model.part import span
+from labkit.checkpoints.split import span
 from labkit.native.shared_group import SLOT_BYTES, SharedGroup
 from labkit.parallel.devices import CPU
 from labkit.parallel.gloo_group import GlooGroup
