@@ -33,13 +33,13 @@ from labkit.tokenizer import Tokenizer
 CONFIG = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NO_TOKEN = -1
-"""Written where a model has no such token; FasterTransformer ends when it finds the `None` that its converters write."""
+"""Written if a model has no such token: FasterTransformer stops at the `None` that its own converters write."""
 FOLDER = re.compile(r"([1-9]\d*)-gpu")
 _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_embedding", "vocab_size")
 
 
 def find_folder(path: Path) -> Path:
-    """The `<TP>-gpu` folder that `path` is or holds; raises `InvalidRequest` when it holds several."""
+    """The `<TP>-gpu` folder: `path` itself, or the one in it; raises `InvalidRequest` if there are several."""
     if (path / CONFIG).is_file():
         return path
     folders = sorted(folder for folder in path.iterdir() if is_folder(folder))
@@ -50,20 +50,20 @@ def find_folder(path: Path) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether this is a FasterTransformer folder `<TP>-gpu` by its name and its `config.ini`."""
+    """Whether this is a FasterTransformer folder: it is named `<TP>-gpu` and has a `config.ini`."""
     return FOLDER.fullmatch(path.name) is not None and (path / CONFIG).is_file()
 
 
 class FasterTransformerCheckpoint(Checkpoint):
-    """The weights of a `<TP>-gpu` folder, or of a folder that holds one.
+    """The weights of a `<TP>-gpu` folder, or of a folder that contains one.
 
-    Opening looks at names and sizes only; reading opens the files that hold the rows and columns that are asked for.
-    Raises `CheckpointError` naming the file that is missing, short or too long, and `InvalidRequest` for a `config.ini`
-    that describes no GPT-J.
+    Opening checks names and sizes; reading opens only the files that hold the wanted rows and columns. Raises
+    `CheckpointError`, which names the file, if a file is missing, too short or too long, and `InvalidRequest` if `config.ini`
+    describes no GPT-J.
     """
 
     source_dtype: torch.dtype
-    """What the weights were stored as before they were converted to this form, if that is known."""
+    """The dtype of the weights before they were converted to this format, if that is known."""
 
     def __init__(self, path: Path) -> None:
         self.path = find_folder(path)
@@ -89,7 +89,7 @@ class FasterTransformerCheckpoint(Checkpoint):
             kind = "short" if size < entry.byte_count else "too long"
             raise CheckpointError(
                 f"{path} is {kind}: it has {size} bytes, {self.weight_dtype} of shape {shape} takes {entry.byte_count}; "
-                f"either it is not whole or {CONFIG} has another shape or weight_data_type than the files"
+                f"either the file is incomplete, or {CONFIG} does not have the shape or weight_data_type of the files"
             )
         return TensorFile(path, {name: entry})
 
@@ -111,7 +111,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         return Piece(self._files[file], file, rows, columns, 0, first_column, transposed=stored.is_transposed)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer's files in the folder or beside it; the form itself has none."""
+        """The tokenizer whose files are in the folder or beside it; the format itself has none."""
         assert self.path is not None
         beside = [self.path.parent] if is_folder(self.path) else []
         return find_tokenizer([self.path, *beside], self.config.vocab_size)
@@ -133,7 +133,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
     gptj, ours = values["gptj"], values["labkit"]
     missing = [key for key in _CONFIG_KEYS if key not in gptj]
     if missing:
-        raise InvalidRequest(f"{folder / CONFIG} lacks {', '.join(missing)} in [gptj]; they are all needed")
+        raise InvalidRequest(f"{folder / CONFIG} lacks {', '.join(missing)} in [gptj]; all of them are needed")
     try:
         heads, size, inner, layers, rotary, vocab = (int(gptj[key]) for key in _CONFIG_KEYS)
         context = int(ours.get("context_length", GPT_J_6B.context_length))
@@ -160,7 +160,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
 
 
 def _token(text: str) -> int | None:
-    """A token id; none for the `None` of FasterTransformer's converters and for negative numbers."""
+    """A token id, or None for a negative number and for the `None` that FasterTransformer's converters write."""
     token = None if text == "None" else int(text)
     return None if token is None or token < 0 else token
 
@@ -172,7 +172,7 @@ def _dtype_of(folder: Path, name: str) -> torch.dtype:
 
 
 def _tensor_parallel(folder: Path) -> int:
-    """From the folder's name, as FasterTransformer has it; from the files where the folder was renamed."""
+    """The number in the folder's name; if the folder was renamed, the number of files of one tensor."""
     named = FOLDER.fullmatch(folder.resolve().name)
     if named:
         return int(named[1])

@@ -1,7 +1,7 @@
-"""Writes a GPT-J in Megatron-LM's rank layout, a rank's file at a time; `megatron` reads it back.
+"""Writes a GPT-J in Megatron-LM's layout, one rank's file at a time; `megatron` reads it back.
 
-The layout, names, fused query-key-value order (checkpoint version 3) and padding are Megatron-LM's; `megatron_settings`
-says why its own GPT class does not compute this model.
+The layout, the names, the order of the fused query, key and value (checkpoint version 3) and the padding are Megatron-LM's.
+`megatron_settings` explains why Megatron-LM's own GPT class cannot compute this model.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from labkit.checkpoints.split import share_of, span
 from labkit.config import GPTJConfig
 
 VOCAB_MULTIPLE = 128
-"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's part of the vocabulary is a multiple of this."""
+"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's share of the vocabulary is a multiple of this."""
 
 
 def padded_vocab(config: GPTJConfig, tensor_parallel: int) -> int:
-    """The vocabulary with the rows of zeros that fill up the last ranks' parts."""
+    """The size of the vocabulary with the rows of zeros that make all ranks' shares equal."""
     multiple = VOCAB_MULTIPLE * tensor_parallel
     return -(-config.vocab_size // multiple) * multiple
 
@@ -39,9 +39,9 @@ def write_megatron(
     dtype: torch.dtype | None,
     progress: Progress,
 ) -> None:
-    """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file comes last.
+    """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file is written last.
 
-    dtype: of all tensors; as each is stored when left out. One rank's part is held at a time.
+    dtype: the dtype of all tensors; None keeps the dtype of each. Only one rank's part is in memory at a time.
     """
     config = checkpoint.config
     settings = settings_of(config, tensor_parallel, pipeline_parallel, padded_vocab(config, tensor_parallel))
@@ -50,7 +50,7 @@ def write_megatron(
     for number, (stage, rank) in enumerate(ranks):
         name = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if pipeline_parallel > 1 else "")
         progress(number, len(ranks), name)
-        part = _Part(checkpoint, rank, tensor_parallel, dtype)
+        part = _TensorRank(checkpoint, rank, tensor_parallel, dtype)
         content = {
             "args": argparse.Namespace(**settings),
             "checkpoint_version": 3.0,
@@ -63,15 +63,15 @@ def write_megatron(
     progress(len(ranks), len(ranks), TRACKER)
 
 
-class _Part:
-    """What one tensor rank has of the weights."""
+class _TensorRank:
+    """The weights of one tensor rank."""
 
     def __init__(self, checkpoint: Checkpoint, rank: int, ranks: int, dtype: torch.dtype | None) -> None:
         self.checkpoint, self.rank, self.ranks, self.dtype = checkpoint, rank, ranks, dtype
         self.config = checkpoint.config
 
     def stage(self, stage: int, stages: int) -> dict[str, Any]:
-        """The nested dictionary of one pipeline rank."""
+        """The nested dictionary of this tensor rank in one pipeline stage."""
         encoder: dict[str, Tensor] = {}
         for local, layer in enumerate(span(self.config.num_layers, stage, stages)):
             encoder |= self._layer(f"layers.{local}.", f"transformer.h.{layer}.")
