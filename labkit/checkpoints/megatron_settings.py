@@ -4,7 +4,7 @@ A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biase
 that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions
 are added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and
 MLP one after the other. Rearranging weights cannot turn one model into the other, so such a checkpoint is refused, and the
-message lists the differences. What is only stored in another way is rearranged exactly: query, key and value interleaved per
+message lists the differences. Differences in storage alone are converted exactly: query, key and value interleaved per
 head, ranks, padded vocabularies, and rotary pairs that are half a head apart (Megatron's default) instead of neighbours
 (GPT-J's).
 

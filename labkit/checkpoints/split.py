@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 
 
 class Split(Enum):
-    """What a tensor-parallel rank holds of a tensor."""
+    """Which part of a tensor a tensor-parallel rank holds."""
 
     ROWS = "an equal share of the rows: output features of a matrix that reads the hidden state"
     COLUMNS = "an equal share of the columns: input features of a matrix that adds to the hidden state"

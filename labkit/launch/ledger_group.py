@@ -63,7 +63,7 @@ class RecordedWork:
 class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     """A process group on this host over the loopback interface; every collective is added to `ledger`.
 
-    `under_way` counts collectives that have begun and that nobody has waited for. checked: before a collective the ranks
+    `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective the ranks
     compare what they call and on which shape, because gloo ends a process whose tensor does not match what arrives. The
     comparison takes about as long as a small collective.
     """

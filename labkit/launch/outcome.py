@@ -1,4 +1,4 @@
-"""What a launch came to: the values of all ranks, or the failure that explains the others."""
+"""Turns the answers of all ranks into the result of a launch, or into the failure that caused the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def failure_words(rank: int, ranks: int | None, cause: str) -> str:
 
 
 def raise_failure(answers: dict[int, Message], ranks: int) -> None:
-    """Raise `RankRaisedError` if an answer is a failure: about the rank that caused it, not about ranks that lost that one."""
+    """Raise `RankRaisedError` if a rank failed; it names the rank that caused the failure, not ranks that waited for it."""
     said = {rank: answer for rank, (answer, _) in sorted(answers.items())}
     failures = {rank: answer for rank, answer in said.items() if "error" in answer}
     if not failures:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 MOST_RANKS = 64
 WATCH_SECONDS = 0.1
 END_OF_OUTPUT = "\0"
-"""A line that begins with this is not shown: it tells that everything printed for one task has come."""
+"""A line that begins with this is not shown: it means that everything printed for one task has arrived."""
 
 _KEPT_LINES = 5
 
@@ -24,7 +24,7 @@ class RankProcess:
     """The process of one rank: `python -m MODULE ARGUMENTS`, in a process group of its own.
 
     What it prints goes to `say` line by line, labelled with the rank; `say` may be replaced. `said_all` is set when a line
-    with `END_OF_OUTPUT` has come or the output has ended. environ: variables besides those of this process. handles: open
+    with `END_OF_OUTPUT` has arrived or the output has ended. environ: variables besides those of this process. handles: open
     files that the process inherits.
     """
 

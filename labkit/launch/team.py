@@ -159,7 +159,7 @@ class TeamMember:
 
 
 def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], rank: int, options: LaunchOptions) -> Message:
-    """What a rank is sent, but for the group that it shall join; raises `InvalidRequest` for what cannot be sent."""
+    """The job of a rank, without the name of its process group; raises `InvalidRequest` if an argument cannot be sent."""
     tensors: dict[str, Tensor] = {}
 
     def coded(argument: Any) -> dict[str, Any]:

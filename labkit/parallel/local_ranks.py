@@ -110,7 +110,7 @@ class LocalRanks:
 
 
 class _Run:
-    """What the watching thread needs. It has no reference to `LocalRanks`, so that a forgotten one can be collected."""
+    """The state that the watching thread uses; it has no reference to `LocalRanks`, so a forgotten one can be collected."""
 
     def __init__(self, layout: Layout, links: Links, heartbeats: Heartbeats, folder: Path, files: list[Path]) -> None:
         self.processes, self.heartbeats, self.failure = RankProcesses(), heartbeats, ""

@@ -1,7 +1,7 @@
-"""What rank 0 tells the other ranks to do, as bytes: a header of fixed length, then a body whose length the header states.
+"""The tasks that rank 0 sends to the other ranks, as bytes: a header of fixed length, then a body of the stated length.
 
-Each kind of header is declared once, as a named tuple; how it is written and read follows from the declaration. So does the
-order of the arrays in a step's body.
+Each kind of header is declared once, as a named tuple, and so are the arrays in the body of a step. Encoding and decoding are
+derived from these declarations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADER_WORDS = 16
 """Every header is a tensor of this many int64: the kind, the bytes of the body, the fields of the header, and zeros."""
 
 DONE = b"done"
-"""What a rank answers when the others only wait until it is done."""
+"""The answer of a rank to a task that has no other result."""
 
 
 class StopHeader(NamedTuple):

@@ -214,11 +214,11 @@ def test_an_index_that_names_an_absent_shard(tmp_path: Path) -> None:
     path, index = sharded_index(tmp_path)
     lost = index["weight_map"][VICTIM]
     (tmp_path / lost).unlink()
-    with pytest.raises(CheckpointError, match=rf"lacks {lost}, where {path.name} says that \S+ is"):
+    with pytest.raises(CheckpointError, match=rf"lacks {lost}, which holds \S+ according to {path.name}"):
         labkit.load(tmp_path)
     index["weight_map"] = {VICTIM: lost} | {name: file for name, file in index["weight_map"].items() if file != lost}
     path.write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=f"lacks {lost}, where {path.name} says that {VICTIM} is"):
+    with pytest.raises(CheckpointError, match=f"lacks {lost}, which holds {VICTIM} according to {path.name}"):
         labkit.load(tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_shards_of_pytorch(tmp_path: Path) -> None:
 
     values = json.loads(index.read_text())
     (tmp_path / "model" / "b.bin").unlink()
-    with pytest.raises(CheckpointError, match=rf"lacks b\.bin, where {index.name} says that \S+ is"):
+    with pytest.raises(CheckpointError, match=rf"lacks b\.bin, which holds \S+ according to {index.name}"):
         open_checkpoint(tmp_path / "model")
     values["weight_map"] = {name: file.replace("b.bin", "a.bin") for name, file in values["weight_map"].items()}
     index.write_text(json.dumps(values))
