@@ -1,46 +1,38 @@
-"""Messages over a socket between two processes: plain values and tensors, a frame each."""
+"""Frames over a socket between two processes: two byte strings, preceded by their lengths. Does not know what they mean."""
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
-from typing import Any
 
-from safetensors.torch import load, save
-from torch import Tensor
-
-SAID_ALL = "\0"
-"""A line that begins so ends what a process prints for one message; it is not shown."""
-
-_HEAD = struct.Struct("<QQ")
+_LENGTHS = struct.Struct("<QQ")
+_CHUNK_BYTES = 1 << 20
 
 
-def send(to: socket.socket, message: Any, tensors: dict[str, Tensor]) -> None:
-    """Send JSON and tensors."""
-    text = json.dumps(message).encode()
-    data = save(tensors) if tensors else b""
-    to.sendall(_HEAD.pack(len(text), len(data)) + text + data)
+def send_frame(to: socket.socket, text: bytes, data: bytes = b"") -> None:
+    """Send one frame; raises `OSError` if the other side is gone."""
+    to.sendall(_LENGTHS.pack(len(text), len(data)) + text + data)
 
 
-def receive(source: socket.socket) -> tuple[Any, dict[str, Tensor]] | None:
-    """The next message; None when the other side has gone."""
-    head = _exactly(source, _HEAD.size)
+def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple[bytes, bytes] | None:
+    """The next frame's text and data; None if the other side is gone or its frame is longer than `most_bytes`."""
+    head = _exactly(source, _LENGTHS.size)
     if head is None:
         return None
-    text_size, data_size = _HEAD.unpack(head)
+    text_size, data_size = _LENGTHS.unpack(head)
+    if most_bytes is not None and text_size + data_size > most_bytes:
+        return None
     text = _exactly(source, text_size)
     data = _exactly(source, data_size)
-    if text is None or data is None:
-        return None
-    return json.loads(text), load(data) if data else {}
+    return None if text is None or data is None else (text, data)
 
 
 def _exactly(source: socket.socket, size: int) -> bytes | None:
+    """The next `size` bytes; None if the other side is gone before they have all come."""
     found = bytearray()
     while len(found) < size:
         try:
-            part = source.recv(min(size - len(found), 1 << 20))
+            part = source.recv(min(size - len(found), _CHUNK_BYTES))
         except ConnectionError:
             return None
         if not part:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from labkit.bench.engines import LabkitEngine
 from labkit.checkpoints import Checkpoint
+from labkit.launch.ledger import COMPUTE
 from labkit.model import FixedBatches, KVCache
 from labkit.model.forward import threads_of
-from labkit.parallel import Layout, start
+from labkit.parallel import Layout, start_ranks
 from labkit.parallel.devices import rank_device
-from labkit.parallel.ledger import COMPUTE
 
 
 class ParallelLabkit(LabkitEngine):
@@ -26,7 +26,7 @@ class ParallelLabkit(LabkitEngine):
     layout = Layout()
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        self._ranks = start(checkpoint, self.layout, precision, device=device.type)
+        self._ranks = start_ranks(checkpoint, self.layout, precision, device=device.type)
         self._model = self._ranks.model
         self._lanes: list[FixedBatches] = []
         self._prefills: set[int] = set()

@@ -1,4 +1,4 @@
-"""Weights in: built-in, downloaded, synthetic or local; whole or in slices; checked on the way."""
+"""Reads, checks and writes model weights: built-in, downloaded, synthetic or local, whole or in slices."""
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.conversion import ConvertResult, convert

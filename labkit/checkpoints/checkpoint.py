@@ -1,4 +1,4 @@
-"""What every source of weights offers: a shape, a list of tensors, and a checked read of one of them."""
+"""The interface of every source of weights: a config, a list of tensors, and a read that checks the values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.tokenizer import Tokenizer
 
 
 def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a GPT-J of this shape under Hugging Face's names, and the shape it must have."""
+    """The shape of every tensor of a GPT-J with this config, by Hugging Face's name."""
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (vocab, hidden)}
     for layer in range(config.num_layers):
@@ -28,9 +28,9 @@ def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:
 
 
 class Checkpoint(ABC):
-    """A GPT-J's weights, read a tensor at a time.
+    """A GPT-J's weights, read one tensor at a time.
 
-    `path` is the directory they are in (None for synthetic ones); `weight_dtype` what they are stored as.
+    `path` is the directory of the weights (None for synthetic ones); `weight_dtype` is the dtype in which they are stored.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Checkpoint(ABC):
     weight_dtype: torch.dtype
 
     def tensor_names(self) -> list[str]:
-        """Hugging Face's names of all tensors."""
+        """The names of all tensors, as Hugging Face has them."""
         return list(expected_shapes(self.config))
 
     def stored_dtype(self, name: str) -> torch.dtype:
-        """What one tensor is stored as; raises `InvalidRequest` for a name that is none of the model's."""
+        """The dtype in which a tensor is stored; raises `InvalidRequest` for a name that the model does not have."""
         if name not in expected_shapes(self.config):
             raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
         return self._stored_dtype(name)
@@ -57,17 +57,17 @@ class Checkpoint(ABC):
         rows: slice | None = None,
         columns: slice | None = None,
     ) -> Tensor:
-        """One tensor, or the given rows and columns of it, on `device` in `dtype` (left out: as stored).
+        """Read one tensor, or some of its rows and columns, to `device` in `dtype` (default: the dtype in which it is stored).
 
         Slices may count from the end but have no step.
-        Raises `CheckpointError` naming the tensor when it is missing, short, misshapen, or holds NaN or infinity
-        (after rounding to `dtype`, too).
+        Raises `CheckpointError`, which names the tensor, if it is missing, short, has a wrong shape, or holds NaN or infinity
+        (also if these only come from rounding to `dtype`).
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:
             raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
         if columns is not None and len(shape) == 1:
-            raise InvalidRequest(f"{name} has one dimension; ask for rows of it, not for columns")
+            raise InvalidRequest(f"{name} has one dimension; only its rows can be sliced, not columns")
         rows = _span(rows or slice(None), shape[0])
         columns = None if columns is None else _span(columns, shape[1])
         size = [part.stop - part.start for part in (rows, columns) if part]
@@ -80,30 +80,30 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def _stored_dtype(self, name: str) -> torch.dtype:
-        """What one tensor is stored as."""
+        """The dtype in which a tensor is stored."""
 
     @abstractmethod
     def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         """Fill `target`, of any dtype and device, with rows (and columns, if given) of a tensor.
 
-        Both slices are plain and in range. Little memory besides `target` may be used.
+        Both slices are in range and have no step. Implementations may use only little memory besides `target`.
         """
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that belongs to the weights; raises `NotAvailable` when there is none."""
+        """The tokenizer that belongs to the weights; raises `NotAvailable` if there is none."""
 
 
 def _span(part: slice, length: int) -> slice:
-    """A slice as two plain positions, the second not below the first; raises `InvalidRequest` for one with a step."""
+    """The slice with both ends counted from the start, not negative; raises `InvalidRequest` if it has a step."""
     start, stop, step = part.indices(length)
     if step != 1:
-        raise InvalidRequest(f"the slice {part} has a step; neighbouring rows and columns can be read")
+        raise InvalidRequest(f"the slice {part} has a step; only consecutive rows and columns can be read")
     return slice(start, max(start, stop))
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite, without a temporary of the tensor's size: both reach the extremes."""
+    """Whether no value is NaN or infinite. Uses the minimum and maximum, so that no temporary of the tensor's size is made."""
     if tensor.numel() == 0:
         return True
     lowest, highest = tensor.aminmax()

@@ -1,4 +1,4 @@
-"""A checkpoint from any form that labkit opens to any form that it writes."""
+"""Converts a checkpoint from any format that labkit reads to any format that it writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The folder that was written (`labkit.load` takes it), how many files it holds, and their bytes."""
+    """The folder that was written, which `labkit.load` accepts; the number of its files, and their bytes."""
 
     path: Path
     files: int
@@ -49,14 +49,14 @@ def convert(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = _quiet,
 ) -> ConvertResult:
-    """Write the weights called `source` to `target` in the form "hf", "fastertransformer" or "megatron".
+    """Write the weights called `source` to `target` in the format "hf", "fastertransformer" or "megatron".
 
-    FasterTransformer's form goes to the folder `<tensor_parallel>-gpu` in `target`. precision: fp32, fp16 or bf16; left
-    out, the source's own, but fp32 for FasterTransformer, which is what its converters write and its loader expects; that
-    widening is taken back when the way leads on to another form. shard_bytes: of a safetensors file. force: replace a
-    checkpoint that is at the target.
+    FasterTransformer's format goes to the folder `<tensor_parallel>-gpu` in `target`. precision: fp32, fp16 or bf16. By
+    default the precision of the source is kept, except that FasterTransformer's files are written in fp32, as its own
+    converters do and its loader expects; converting these files further restores the precision of the source. shard_bytes:
+    the largest size of a safetensors file. force: replace a checkpoint that exists at the target.
 
-    All that is asked is checked before anything is written, and the folder gets its name when it is whole. Raises
+    All arguments are checked before anything is written, and the folder gets its name only when it is complete. Raises
     `InvalidRequest`, `CheckpointError` or `InsufficientResources`.
     """
     dtype = _check_request(form, tensor_parallel, pipeline_parallel, precision)
@@ -80,7 +80,7 @@ def convert(
             write_fastertransformer(checkpoint, folder, tensor_parallel, dtype or torch.float32, source_dtype, progress)
         if form != "fastertransformer":
             copy_beside(_tokenizer_folder(checkpoint), folder)
-    if form == "fastertransformer":  # which has no tokenizer of its own: beside its folder, where it is found again
+    if form == "fastertransformer":  # the format has no tokenizer: put it beside the folder, where labkit looks for it
         copy_beside(_tokenizer_folder(checkpoint), place.parent)
     files = [file for file in place.rglob("*") if file.is_file()]
     return ConvertResult(place, len(files), sum(file.stat().st_size for file in files))
@@ -93,32 +93,32 @@ def _check_request(form: str, tensor_parallel: int, pipeline_parallel: int, prec
         raise InvalidRequest(f"precision is {precision!r}; checkpoints are written in fp32, fp16 or bf16")
     if form == "hf" and (tensor_parallel, pipeline_parallel) != (1, 1):
         raise InvalidRequest(
-            "format hf is not split over ranks, leave the parallel sizes at 1; any number of ranks can read it"
+            "format hf is not split over ranks and any number of ranks can read it; leave the parallel sizes at 1"
         )
     if form == "fastertransformer" and pipeline_parallel != 1:
         raise InvalidRequest(
-            f"pipeline parallel size is {pipeline_parallel}; FasterTransformer's files are the same for any, leave it at 1"
+            f"pipeline parallel size is {pipeline_parallel}; FasterTransformer's files do not depend on it, so leave it at 1"
         )
     return None if precision is None else PRECISIONS[precision]
 
 
 def _check_apart(checkpoint: Checkpoint, place: Path) -> None:
-    """The source may not be what is replaced."""
+    """Raise `InvalidRequest` if writing the target would replace the source."""
     if checkpoint.path is not None:
         source, there = checkpoint.path.resolve(), place.resolve()
         if source == there or there in source.parents:
-            raise InvalidRequest(f"the source {checkpoint.path} is what {place} would replace; give another place")
+            raise InvalidRequest(f"writing {place} would replace the source {checkpoint.path}; give another target")
 
 
 def _dtypes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
-    """What each tensor is to be stored as: `dtype`, or what the source has (had, before it was widened)."""
+    """The dtype in which each tensor is stored: `dtype`, or that of the source (before a widening to fp32, if known)."""
     if dtype is None and isinstance(checkpoint, FasterTransformerCheckpoint):
         dtype = checkpoint.source_dtype
     return {name: dtype or checkpoint.stored_dtype(name) for name in checkpoint.tensor_names()}
 
 
 def _the_one(dtypes: dict[str, torch.dtype]) -> torch.dtype | None:
-    """The dtype that all tensors have, None where they differ."""
+    """The dtype that all tensors share, or None if they differ."""
     kinds = set(dtypes.values())
     return kinds.pop() if len(kinds) == 1 else None
 

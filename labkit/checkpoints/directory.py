@@ -1,4 +1,4 @@
-"""A directory in Hugging Face's layout: `config.json`, and safetensors or PyTorch files, one or several."""
+"""Reads a directory in Hugging Face's layout: `config.json`, and one or several safetensors or PyTorch files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CHECKSUMS = "SHA256SUMS"
 
 
 class DirectoryCheckpoint(Checkpoint):
-    """Weights of a local directory; opening checks that every tensor is there in its shape, reading checks values.
+    """The weights of a local directory. Opening checks that every tensor exists in its shape; reading checks values.
 
-    Tensors that the model of `config.json` has no place for are refused by name where they would change what it computes
-    (more layers, biases, adapters), and named in a warning otherwise. A file `SHA256SUMS` beside the weights (the form
-    `sha256sum` writes) is verified first when there is one.
+    Tensors that do not belong to the model of `config.json` are refused if they would change its results (more layers,
+    biases, adapters); otherwise a warning names them. If there is a file `SHA256SUMS` (as `sha256sum` writes it), the files
+    are compared with it first.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -38,7 +38,7 @@ class DirectoryCheckpoint(Checkpoint):
         if weights is None:
             refuse_files(path)
             raise CheckpointError(
-                f"{path} holds no weights: {SAFETENSORS}, {SAFETENSORS_INDEX}, {PYTORCH} or {PYTORCH_INDEX} is looked for"
+                f"{path} holds no weights; {SAFETENSORS}, {SAFETENSORS_INDEX}, {PYTORCH} or {PYTORCH_INDEX} is needed"
             )
         refuse_quantized_tensors(path, weights.names)
         self._tensors = weights.tensors
@@ -52,15 +52,15 @@ class DirectoryCheckpoint(Checkpoint):
         self._tensors[name].read(name, rows, columns, target)
 
     def tokenizer(self) -> Tokenizer:
-        """The directory's `tokenizer.json`, or what its `vocab.json` and `merges.txt` make."""
+        """The tokenizer of `tokenizer.json`, or of `vocab.json` and `merges.txt`."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)
 
 
 def verify_checksums(path: Path) -> None:
-    """Compare the files that `SHA256SUMS` lists with it; nothing to do when there is no such file.
+    """Compare the files of a directory with its `SHA256SUMS`, if it has one.
 
-    Raises `CheckpointError` naming the first file that differs or is missing.
+    Raises `CheckpointError`, which names the first file that differs or is missing.
     """
     sums = path / CHECKSUMS
     if not sums.is_file():
@@ -69,9 +69,9 @@ def verify_checksums(path: Path) -> None:
         if not line.strip():
             continue
         expected, _, name = line.strip().partition(" ")
-        file = path / Path(name.strip().removeprefix("*")).name  # a star marks binary mode
+        file = path / Path(name.strip().removeprefix("*")).name  # sha256sum marks binary mode by a star
         if len(expected) != 64 or file == path:
-            raise CheckpointError(f"{sums} has a line {line!r}; the form that sha256sum writes is accepted")
+            raise CheckpointError(f"{sums} has a line {line!r}; lines as sha256sum writes them are accepted")
         if not file.is_file():
             raise CheckpointError(f"{path} lacks {file.name}, which {CHECKSUMS} lists")
         found = sha256_of(file)

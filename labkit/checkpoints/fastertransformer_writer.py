@@ -1,4 +1,4 @@
-"""Writes a GPT-J in FasterTransformer's form, one tensor at a time; `fastertransformer` says what the form is."""
+"""Writes a GPT-J in FasterTransformer's format, one file at a time; `fastertransformer_files` says which file holds what."""
 
 from __future__ import annotations
 
@@ -9,66 +9,47 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.checkpoint import Checkpoint
-from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, NO_TOKEN, file_shapes
+from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
+from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, NO_TOKEN
+from labkit.checkpoints.fastertransformer_files import StoredFile, files_of
 from labkit.checkpoints.output import Progress, write_tensor
-from labkit.checkpoints.split import share
+from labkit.checkpoints.split import share_of
 from labkit.config import GPTJConfig
-
-_WHOLE = {
-    "model.wte": "transformer.wte.weight",
-    "model.final_layernorm.weight": "transformer.ln_f.weight",
-    "model.final_layernorm.bias": "transformer.ln_f.bias",
-    "model.lm_head.weight": "lm_head.weight",
-    "model.lm_head.bias": "lm_head.bias",
-}
 
 
 def write_fastertransformer(
     checkpoint: Checkpoint, folder: Path, tensor_parallel: int, dtype: torch.dtype, source: torch.dtype, progress: Progress
 ) -> None:
-    """Fill an empty folder. source: what the weights were stored as, noted for the way back.
+    """Fill an empty folder. source: the dtype of the source's weights, stored so that converting back can restore it.
 
-    `config.ini` comes last, so that an unfinished folder cannot be taken for a whole one.
+    `config.ini` is written last, so that nobody takes an unfinished folder for a complete one.
     """
-    shapes = file_shapes(checkpoint.config, tensor_parallel)
-    for number, name in enumerate(shapes):
-        progress(number, len(shapes), name)
-        tensor = _content(checkpoint, name.removesuffix(".bin"), tensor_parallel, dtype)
-        assert tensor.shape == shapes[name], f"{name} is {tensor.shape}"
+    files = files_of(checkpoint.config, tensor_parallel)
+    for number, (name, stored) in enumerate(files.items()):
+        progress(number, len(files), name)
+        tensor = _content(checkpoint, stored, tensor_parallel, dtype)
+        assert tensor.shape == stored.shape, f"{name} is {tensor.shape}"
         with (folder / name).open("wb") as file:
             write_tensor(file, tensor)
     (folder / CONFIG).write_text(_config_text(checkpoint.config, dtype, source), "utf-8")
-    progress(len(shapes), len(shapes), CONFIG)
+    progress(len(files), len(files), CONFIG)
 
 
-def _content(checkpoint: Checkpoint, stem: str, tensor_parallel: int, dtype: torch.dtype) -> Tensor:
+def _content(checkpoint: Checkpoint, stored: StoredFile, tensor_parallel: int, dtype: torch.dtype) -> Tensor:
     """The array of one file."""
-    if stem in _WHOLE:
-        return checkpoint.read(_WHOLE[stem], dtype=dtype)
-    layer, part = stem.removeprefix("model.layers.").split(".", 1)
-    prefix = f"transformer.h.{layer}."
-    if part.startswith("input_layernorm."):
-        return checkpoint.read(f"{prefix}ln_1.{part.removeprefix('input_layernorm.')}", dtype=dtype)
-    if part == "mlp.dense_4h_to_h.bias":
-        return checkpoint.read(f"{prefix}mlp.fc_out.bias", dtype=dtype)
-    part, _, rank = part.rpartition(".")
-    heads, inner = (share(size, int(rank), tensor_parallel) for size in _sizes(checkpoint.config))
-    if part == "attention.query_key_value.weight":
-        fused = torch.empty(checkpoint.config.hidden_size, 3, heads.stop - heads.start, dtype=dtype, device="cpu")
-        for index, which in enumerate("qkv"):
-            fused[:, index] = checkpoint.read(f"{prefix}attn.{which}_proj.weight", rows=heads, dtype=dtype).T
-        return fused
-    if part == "attention.dense.weight":
-        return checkpoint.read(f"{prefix}attn.out_proj.weight", columns=heads, dtype=dtype).T
-    if part == "mlp.dense_4h_to_h.weight":
-        return checkpoint.read(f"{prefix}mlp.fc_out.weight", columns=inner, dtype=dtype).T
-    tensor = checkpoint.read(f"{prefix}mlp.fc_in.{part.rpartition('.')[2]}", rows=inner, dtype=dtype)
-    return tensor.T if tensor.dim() == 2 else tensor
 
+    def read(name: str) -> Tensor:
+        shape = expected_shapes(checkpoint.config)[name]
+        share = {} if stored.rank is None else share_of(name, shape, stored.rank, tensor_parallel)
+        tensor = checkpoint.read(name, dtype=dtype, rows=share.get("rows"), columns=share.get("columns"))
+        return tensor.T if stored.is_transposed else tensor
 
-def _sizes(config: GPTJConfig) -> tuple[int, int]:
-    return config.hidden_size, config.intermediate_size
+    if len(stored.tensors) == 1:
+        return read(stored.tensors[0])
+    fused = torch.empty(stored.shape, dtype=dtype, device="cpu")
+    for index, name in enumerate(stored.tensors):
+        fused[:, index] = read(name)
+    return fused
 
 
 def _config_text(config: GPTJConfig, dtype: torch.dtype, source: torch.dtype) -> str:

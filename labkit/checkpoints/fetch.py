@@ -1,14 +1,14 @@
-"""Getting a named model's files onto this disk: the built-in one is there already, the others come from a hub.
+"""Brings the files of a named model to this disk: the built-in model is part of labkit, the others are downloaded from a hub.
 
-A model that is here is only read: `LABKIT_HOME` may be read-only then, and a copy in the hub's own cache (`HF_HUB_CACHE`,
-`HF_HOME`), where `transformers` puts it, is as good.
+A model that is already here is only read, so `LABKIT_HOME` may be read-only then. A copy in the hub's own cache
+(`HF_HUB_CACHE`, `HF_HOME`), where `transformers` puts it, is used as well.
 
-A download checks the disk first, shows its progress, goes on where an earlier one stopped (be it in another process),
-and is verified against the hub's checksums before it counts. `LABKIT_HUB_ENDPOINT` names a mirror with the hub's
-interface; `HF_HUB_OFFLINE=1` forbids the network.
+A download first checks the free disk space. It shows its progress, continues where an earlier download stopped (also one of
+another process), and is accepted only if its checksums are those of the hub. `LABKIT_HUB_ENDPOINT` names a mirror with the
+hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
-The files are streamed here rather than by `hf_hub_download`, because that throws a file away when its connection
-fails for good or its process dies, which 12 GB are too much for.
+Files are not downloaded by `hf_hub_download`, because it deletes a partial file when the connection fails for good or the
+process dies, and the model has 12 GB.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BUILT_IN = {"gptj-tiny": Path(__file__).parents[1] / "builtin" / "gptj-tiny"}
 
 @dataclass(frozen=True)
 class HubModel:
-    """A repository on the hub, the branch to take, the model's shape, and the files of the repository that are needed."""
+    """A repository on the hub, its branch, the model's config, and the files that are needed."""
 
     repository: str
     revision: str
@@ -57,7 +57,7 @@ ANSWER_SECONDS = 10
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A directory that `transformers` loads, the bytes of all its files, and the weight file's SHA-256 ("" if unasked)."""
+    """A directory that `transformers` loads, the bytes of its files, and the SHA-256 of its weights ("" if not asked for)."""
 
     path: Path
     bytes: int
@@ -65,10 +65,10 @@ class FetchResult:
 
 
 def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
-    """Make sure that the model `name` is on this disk and say where.
+    """Make sure that the model `name` is on this disk, and return where it is.
 
-    Raises `InvalidRequest` for a name without files, `NotAvailable` when the network is needed and forbidden or gone,
-    `InsufficientResources` when the disk is too small, `CheckpointError` when the hub's bytes are not the right ones.
+    Raises `InvalidRequest` if no files belong to the name, `NotAvailable` if the network is needed but forbidden or down,
+    `InsufficientResources` if the disk is too small, and `CheckpointError` if the downloaded bytes are wrong.
     """
     if name in BUILT_IN:
         path = BUILT_IN[name]
@@ -76,25 +76,25 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
         path = find_local(name) or _download(HUB_MODELS[name], home() / "models" / name)
     else:
         known = ", ".join([*BUILT_IN, *HUB_MODELS])
-        raise InvalidRequest(f"{name!r} has no files to fetch; {known} have (synthetic models need none)")
+        raise InvalidRequest(f"{name!r} has no files to fetch; {known} have some, and synthetic models need none")
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return FetchResult(path, size, _checksum(path) if with_checksum else "")
 
 
 def find_local(name: str) -> Path | None:
-    """The folder of a hub's model that is on this disk, None where a download is needed; nothing is written.
+    """The folder of a hub model on this disk, or None if it must be downloaded; nothing is written.
 
-    Looked for in labkit's home and then in the hub's own cache.
+    Looks in labkit's home first, then in the hub's own cache.
     """
     model, path = HUB_MODELS[name], home_path() / "models" / name
-    unmarked = is_whole(path) and not (path / MARKER).exists()  # copied there by hand, or the last download's end is missing
+    unmarked = is_whole(path) and not (path / MARKER).exists()  # a user copied it there, or a download was interrupted
     if _is_complete(path) or (unmarked and (_is_offline() or not os.access(path, os.W_OK))):
         return path
     return cached_snapshot(model.repository, (model.revision, "main"))
 
 
 def _checksum(path: Path) -> str:
-    """Of the weights; of several files that of their checksums, one after another."""
+    """The SHA-256 of the weight file; for several files, the SHA-256 of their checksums, concatenated."""
     sums = [sha256_of(path / file) for file in names_of_files(path)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
@@ -103,7 +103,7 @@ def _is_complete(path: Path) -> bool:
     try:
         sizes: dict[str, int] = json.loads((path / MARKER).read_text("utf-8"))
         return all((path / file).stat().st_size == size for file, size in sizes.items())
-    except (OSError, ValueError, AttributeError, TypeError):  # no marker, or what is no marker
+    except (OSError, ValueError, AttributeError, TypeError):  # no marker, or not a valid one
         return False
 
 
@@ -131,7 +131,7 @@ def _is_offline() -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing the same files meanwhile; the lock ends with the process, however it ends."""
+    """Keep other processes from writing the same files while the block runs; the lock ends with the process in any case."""
     import fcntl
 
     path.mkdir(parents=True, exist_ok=True)
@@ -142,9 +142,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _HubFile:
-    """One file: where it comes from and goes to, and what the hub states of it.
+    """One file: its URL, its place on this disk, and its size and checksum according to the hub.
 
-    The hub states the SHA-256 of large files and git's object id (a SHA-1) of small ones.
+    The hub states the SHA-256 of a large file and git's object id (a SHA-1) of a small one.
     """
 
     url: str
@@ -155,16 +155,16 @@ class _HubFile:
 
     @property
     def partial(self) -> Path:
-        """What has come so far; named for the content, so that parts of two versions never meet in one file."""
+        """The file with the bytes received so far; its name has the checksum, so that two versions are never mixed."""
         return self.path.with_name(f"{self.path.name}.{(self.sha256 or self.git_id or '')[:12]}.partial")
 
     @property
     def received(self) -> int:
-        """Bytes that have come so far."""
+        """The number of bytes received so far."""
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def is_right(self, path: Path) -> bool:
-        """Whether a file has the stated size and checksum."""
+        """Whether a file has the size and checksum that the hub states."""
         if path.stat().st_size != self.size:
             return False
         if self.sha256:
@@ -178,7 +178,7 @@ def _git_id_of(path: Path) -> str:
 
 
 def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
-    """Ask the hub for the commit that the branch is at, and for its files."""
+    """Ask the hub for the latest commit of the branch, and for its files."""
     from huggingface_hub import HfApi, hf_hub_url
 
     endpoint = os.environ.get("LABKIT_HUB_ENDPOINT") or None
@@ -186,10 +186,10 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
     try:
         try:
             info = ask(timeout=ANSWER_SECONDS)
-        except _network_errors():  # a kept connection, say, that the hub has closed meanwhile
+        except _network_errors():  # for example, the hub has closed a connection that was kept open
             info = ask(timeout=ANSWER_SECONDS)
         rows = {row.rfilename: row for row in info.siblings or [] if row.size is not None}
-    except Exception as error:  # the client, and an answer that no hub gives, raise many kinds
+    except Exception as error:  # the client raises many kinds, and so does an answer of a wrong form
         raise NotAvailable(
             f"cannot reach the hub for {model.repository}: {_first_line(error)}; check the network or set "
             "LABKIT_HUB_ENDPOINT to a mirror"
@@ -198,7 +198,7 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
     if absent:
         raise NotAvailable(
             f"the hub lists no {', '.join(absent)} of {model.repository} at {model.revision}; set LABKIT_HUB_ENDPOINT to "
-            "one that does"
+            "a hub that does"
         )
 
     def as_file(name: str, row: RepoSibling) -> _HubFile:
@@ -219,7 +219,7 @@ def _check_disk(path: Path, files: list[_HubFile]) -> None:
 
 
 def _download_file(file: _HubFile, repository: str) -> None:
-    """One file; a dropped or stalled connection is taken up again where it broke off."""
+    """Download one file; after a dropped or stalled connection it continues where it stopped."""
     name = file.path.name
     for attempt in range(ATTEMPTS):
         try:
@@ -229,7 +229,7 @@ def _download_file(file: _HubFile, repository: str) -> None:
             if attempt == ATTEMPTS - 1:
                 raise NotAvailable(
                     f"{name} of {repository} broke off {ATTEMPTS} times ({_first_line(error)}); what has come is kept: run "
-                    "the same command again to go on"
+                    "the same command again to continue"
                 ) from error
             time.sleep(min(2**attempt, 8) * float(os.environ.get("LABKIT_RETRY_SECONDS", "1")))
         except OSError as error:
@@ -244,13 +244,13 @@ def _download_file(file: _HubFile, repository: str) -> None:
         file.partial.unlink()
         raise CheckpointError(
             f"{name} of {repository} came wrong: its {size} bytes are not the {file.size} with the checksum "
-            f"{file.sha256 or file.git_id} that the hub states; it is removed, run the same command again"
+            f"{file.sha256 or file.git_id} that the hub states; the file was removed, run the same command again"
         )
     file.partial.replace(file.path)
 
 
 def _receive(file: _HubFile) -> None:
-    """Ask once for what is missing of a file and append it; raises one of `_network_errors` when not all of it came."""
+    """Request the missing bytes of a file once and append them; raises one of `_network_errors` if some do not come."""
     from huggingface_hub import constants, get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -262,7 +262,7 @@ def _receive(file: _HubFile) -> None:
         headers["Range"] = f"bytes={received}-"
     with get_session().stream("GET", file.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
-        goes_on = response.status_code == 206  # else the whole file comes, whatever was asked
+        goes_on = response.status_code == 206  # otherwise the hub sends the whole file
         with file.partial.open("ab" if goes_on else "wb") as target:
             _write(response.iter_bytes(), target, file, received if goes_on else 0)
     if file.received < file.size:
@@ -270,7 +270,7 @@ def _receive(file: _HubFile) -> None:
 
 
 def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received: int) -> None:
-    """Write what comes, at once, under a progress bar on stderr."""
+    """Write the chunks as they come, with a progress bar on stderr."""
     from tqdm import tqdm
 
     with tqdm(desc=file.path.name, total=file.size, initial=received, unit="B", unit_scale=True) as bar:
@@ -282,7 +282,7 @@ def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises: the `HTTPError` of httpx before huggingface_hub 2, of httpx2 since."""
+    """The errors of the hub's client: `HTTPError` of httpx before huggingface_hub 2, of httpx2 since then."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception))

@@ -1,4 +1,4 @@
-"""Whether a directory's weights are those of the model that its `config.json` describes."""
+"""Checks that the weights of a directory belong to the model that its `config.json` describes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
 
 _NO_WEIGHTS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias|scale_attn|embed_positions|rotary_emb\.inv_freq)")
-"""Masks and tables of positions, which older versions of transformers stored and which every GPT-J computes."""
+"""Masks and position tables that older versions of transformers stored; a GPT-J computes them itself."""
 _LAYER = re.compile(r"transformer\.h\.(\d+)\.")
 _MOST_NAMED = 3
 
 
 def check_fit(folder: Path, config: GPTJConfig, weights: WeightFiles) -> None:
-    """Raise `CheckpointError` for a weight that is missing, misshapen or without a place in the model, with the reason."""
+    """Raise `CheckpointError`, with the reason, for a weight that is missing, has a wrong shape or is not part of the model."""
     expected = expected_shapes(config)
     for name, shape in expected.items():
         if name not in weights.tensors:
@@ -35,7 +35,7 @@ def check_fit(folder: Path, config: GPTJConfig, weights: WeightFiles) -> None:
 
 def _reason(config: GPTJConfig, name: str, *, is_there: bool) -> str:
     if is_there:
-        return "it is there in a dtype that is not read: 16, 32 or 64 bits of floating point are accepted"
+        return "it exists, but in a dtype that is not read; floating point of 16, 32 or 64 bits is accepted"
     too_many = f", or n_layer {config.num_layers} in config.json is too many" if _LAYER.match(name) else ""
     return f"the checkpoint is incomplete{too_many}"
 
@@ -49,17 +49,17 @@ def _check_strays(folder: Path, config: GPTJConfig, strays: list[str]) -> None:
     if layers > config.num_layers:
         raise CheckpointError(
             f"{folder} holds weights of {layers} layers, but n_layer in config.json is {config.num_layers}: {named} would "
-            "not be used; mend n_layer, or take the weights of the model that config.json describes"
+            "not be used; correct n_layer, or use the weights of the model that config.json describes"
         )
     if any(name.startswith(("transformer.", "lm_head.")) for name in strays):
         raise CheckpointError(
-            f"{folder} holds weights that a GPT-J has no place for: {named}; the model that they belong to computes something "
-            "else (merge adapters into the weights first)"
+            f"{folder} holds weights that do not belong to a GPT-J: {named}; their model computes something else "
+            "(merge adapters into the weights first)"
         )
-    warnings.warn(f"{folder} holds weights that are no part of a GPT-J and are not used: {named}", stacklevel=1)
+    warnings.warn(f"{folder} holds weights that do not belong to a GPT-J and are ignored: {named}", stacklevel=1)
 
 
 def _fields(config: GPTJConfig, shape: tuple[int, ...]) -> str:
-    """The settings of `config.json` that the lengths of a shape are."""
+    """The settings of `config.json` that determine a shape."""
     lengths = {"vocab_size": config.vocab_size, "n_embd": config.hidden_size, "n_inner": config.intermediate_size}
     return ", ".join(f"{name} {length}" for name, length in lengths.items() if length in shape)

@@ -1,4 +1,4 @@
-"""The shape and the ends of text of a directory in Hugging Face's layout: `config.json` and `generation_config.json`."""
+"""Reads the config of a directory in Hugging Face's layout: `config.json`, and end tokens of `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "stop_strings"), ()),
     **{"top_k": (0, 50), "max_length": (20,), "max_new_tokens": ()},
 }
-"""Settings of a generation that `transformers` takes as defaults, and the values with which they do nothing there."""
+"""Settings that `transformers` uses as defaults of generation, and the values with which they have no effect."""
 
 
 def read_config(folder: Path) -> GPTJConfig:
-    """The config in a folder, with the end of text that `generation_config.json` names, where there is such a file.
+    """The config of a folder, with the end tokens of `generation_config.json` if there is such a file.
 
-    As in `transformers`, its `eos_token_id` (a token id, or a list: each of them ends a text) counts before that of
-    `config.json`, and so does its `bos_token_id`. Where it names none, those of `config.json` stay (`transformers` would
-    know no end of text then). Nothing else of it is taken: how to choose tokens (`do_sample`, `temperature`, `top_k`,
-    `top_p`, beams, penalties, lengths, banned and forced tokens) is what `SamplingParams` says, whose defaults are the
-    same for every model. A warning names the settings that `transformers` would have taken.
+    As in `transformers`, its `eos_token_id` (one token id, or a list of them) and its `bos_token_id` replace those of
+    `config.json`. If it has none, those of `config.json` are kept (`transformers` would then have no end token). All other
+    settings are ignored: how tokens are chosen (`do_sample`, `temperature`, `top_k`, `top_p`, beams, penalties, lengths,
+    banned and forced tokens) is up to `SamplingParams`, whose defaults are the same for every model. A warning names the
+    settings that `transformers` would have used.
 
-    Raises `InvalidRequest` naming the file and what is wrong in it.
+    Raises `InvalidRequest`, which names the file and what is wrong in it.
     """
     config = GPTJConfig.from_file(folder / CONFIG)
     path = folder / GENERATION_CONFIG
@@ -48,8 +48,8 @@ def read_config(folder: Path) -> GPTJConfig:
         raise InvalidRequest(f"cannot read {path} as a generation config: {error}") from error
     if ignored := [f"{name} {values[name]!r:.40}" for name, neutral in _NEUTRAL.items() if _differs(values.get(name), neutral)]:
         warnings.warn(
-            f"{path} sets {', '.join(ignored)}; labkit takes the end of text from there and nothing else, ask for the rest "
-            "by SamplingParams or the command line's options",
+            f"{path} sets {', '.join(ignored)}; labkit only uses its end tokens; set the rest by SamplingParams "
+            "or the options of the command line",
             stacklevel=1,
         )
     return config

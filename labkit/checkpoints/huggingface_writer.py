@@ -1,7 +1,7 @@
-"""Writes a GPT-J in Hugging Face's form, one tensor at a time: `config.json` and safetensors, which transformers loads.
+"""Writes a GPT-J in Hugging Face's layout, one tensor at a time: `config.json` and safetensors, which transformers loads.
 
-The safetensors format is an 8-byte little-endian length, a JSON header, then the data; several files have an index beside
-them (https://github.com/huggingface/safetensors, README, "Format").
+A safetensors file is an 8-byte little-endian length, a JSON header, then the data
+(https://github.com/huggingface/safetensors, README, "Format"). If there are several files, an index is written beside them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from labkit.checkpoints.safetensors_file import DTYPES
 from labkit.checkpoints.weight_files import SAFETENSORS_INDEX
 
 SHARD_BYTES = 5 * 10**9
-"""The most that a file holds, unless one tensor is larger."""
+"""The largest size of a file, unless a single tensor is larger."""
 
 
 def write_huggingface(
@@ -28,7 +28,7 @@ def write_huggingface(
     progress: Progress,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Fill an empty folder, each tensor in its dtype; `config.json` comes last."""
+    """Fill an empty folder with each tensor in its dtype; `config.json` is written last."""
     shards = _shards(checkpoint, dtypes, shard_bytes)
     files = ["model.safetensors"]
     if len(shards) > 1:
@@ -57,7 +57,7 @@ def _bytes(checkpoint: Checkpoint, name: str, dtypes: dict[str, torch.dtype]) ->
 
 
 def _shards(checkpoint: Checkpoint, dtypes: dict[str, torch.dtype], limit: int) -> list[list[str]]:
-    """The tensors of each file, in the model's order."""
+    """The names of the tensors of each file, in the order of the model."""
     shards: list[list[str]] = [[]]
     size = 0
     for name in dtypes:
@@ -80,5 +80,5 @@ def _header(checkpoint: Checkpoint, names: list[str], dtypes: dict[str, torch.dt
         header[name] = {"dtype": known[dtypes[name]], "shape": shapes[name], "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
     return len(text).to_bytes(8, "little") + text

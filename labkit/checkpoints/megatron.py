@@ -1,10 +1,10 @@
-"""Megatron-LM's rank layout of a GPT-J, read a slice at a time; `megatron_settings` says which models map and which do not.
+"""Reads a GPT-J in Megatron-LM's layout, one slice at a time; `megatron_settings` says which models are a GPT-J.
 
-Files: `mp_rank_TT/model_optim_rng.pt` for each tensor rank, `mp_rank_TT_PPP/...` for each pipeline rank too, in a folder
-`iter_XXXXXXX` or `release` that `latest_checkpointed_iteration.txt` beside it names (Megatron-LM,
-`megatron/checkpointing.py`). Matrices are [out, in]; the first of a pair is split by its outputs, the second by its
-inputs; the vocabulary is padded to a multiple of ranks times `make_vocab_size_divisible_by`; layer numbers begin anew in
-each pipeline rank. Files are read with `torch.load(weights_only=True)`: nothing in them can run.
+Every tensor rank has a file `mp_rank_TT/model_optim_rng.pt`; with pipeline ranks it is `mp_rank_TT_PPP/...`. The files are in
+a folder `iter_XXXXXXX` or `release`, which `latest_checkpointed_iteration.txt` beside it names (Megatron-LM,
+`megatron/checkpointing.py`). Matrices are [out, in] and split as `split` says. The vocabulary is padded to a multiple of the
+ranks times `make_vocab_size_divisible_by`. Layer numbers begin at 0 in each pipeline rank. Files are read with
+`torch.load(weights_only=True)`, so no code in them can run.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
-from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, one_name, qkv_rows
+from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, qkv_rows
+from labkit.checkpoints.megatron_ranks import RankArchives, Ranks
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
 from labkit.checkpoints.pieces import Piece, read_pieces
-from labkit.checkpoints.split import check_tensor_parallel
+from labkit.checkpoints.split import Split, check_tensor_parallel, share_of, share_shape, split_of
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
-from labkit.errors import CheckpointError, InvalidRequest
+from labkit.errors import CheckpointError
 from labkit.tokenizer import Tokenizer
 
 TRACKER = "latest_checkpointed_iteration.txt"
 FILE = "model_optim_rng.pt"
 _RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
-Ranks = dict[tuple[int, int], TorchArchive]
-"""The archive of each (pipeline rank, tensor rank)."""
 
 
 def is_megatron(path: Path) -> bool:
@@ -42,9 +41,9 @@ def is_megatron(path: Path) -> bool:
 
 
 def open_megatron(path: Path) -> RankedCheckpoint:
-    """The checkpoint in a folder of rank folders, or the newest that a tracker file names.
+    """Open the checkpoint in a folder of rank folders, or the one that a tracker file names.
 
-    Raises `CheckpointError` naming what is missing, short, not data alone, or not a GPT-J's.
+    Raises `CheckpointError`, which says what is missing, too short, more than data, or not part of a GPT-J.
     """
     folder = _iteration_folder(path) if (path / TRACKER).is_file() else path
     ranks: Ranks = {}
@@ -58,16 +57,18 @@ def open_megatron(path: Path) -> RankedCheckpoint:
     first = ranks.get((0, 0)) or next(iter(ranks.values()))
     content = first.content if isinstance(first.content, dict) else {}
     if "model" not in content:
-        more = " (an interleaved pipeline, save it without)" if "model0" in content else ""
+        more = " (it has an interleaved pipeline; save it without one)" if "model0" in content else ""
         raise CheckpointError(f"{first.label} has no 'model' among its keys {', '.join(map(str, content))}{more}")
     if "args" not in content:
         raise CheckpointError(
-            f"{first.label} has no 'args', which say the number of heads and the layers' form; save it with a Megatron-LM that "
-            "writes them (since checkpoint version 1)"
+            f"{first.label} has no 'args', which say the number of heads and what the layers are; save it with a Megatron-LM "
+            "that writes them (since checkpoint version 1)"
         )
     args = content["args"]
     if not isinstance(args, dict | argparse.Namespace):
-        raise CheckpointError(f"{first.label}: args is a {type(args).__name__}; settings by name are needed")
+        raise CheckpointError(
+            f"{first.label}: args is a {type(args).__name__}; a dictionary or a Namespace of settings is needed"
+        )
     version = content.get("checkpoint_version", 0)
     if not isinstance(version, int | float):
         raise CheckpointError(f"{first.label}: checkpoint_version is {version!r}; a number is needed")
@@ -85,10 +86,11 @@ def _iteration_folder(path: Path) -> Path:
 
 
 class RankedCheckpoint(Checkpoint):
-    """A GPT-J whose weights lie in one archive for each rank, under Megatron's names.
+    """A GPT-J whose weights lie in one archive per rank, under Megatron's names.
 
-    settings: Megatron's `args` or NeMo's model configuration. version: of the order of query, key and value. owner: kept as
-    long as the checkpoint is (a folder of unpacked files). Opening checks names and shapes; reading checks values.
+    settings: Megatron's `args`, or NeMo's model configuration. version: the checkpoint version, which decides the order of
+    query, key and value. owner: an object that must live as long as the checkpoint (a temporary folder of unpacked files).
+    Opening checks names and shapes; reading checks values.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], ranks: Ranks, version: float, owner: Any = None) -> None:
@@ -97,34 +99,32 @@ class RankedCheckpoint(Checkpoint):
         self._owner = owner
         self._settings = settings
         self._version = version
-        self._grid = _Grid(self.name, ranks, settings)
+        self._archives = RankArchives(self.name, ranks, settings)
         self._refuse_other_models()
         self.config = self._config()
-        check_tensor_parallel(self.config, self._grid.tensor_parallel)
+        check_tensor_parallel(self.config, self._archives.tensor_parallel)
         half_split = self.config.rotary_dim if is_half_split(settings) else 0
         self._half_split_dim = half_split
         self._check()
         self.weight_dtype = self._stored_dtype("transformer.wte.weight")
 
     def _refuse_other_models(self) -> None:
-        found = differences(self._settings, self._grid.names)
+        found = differences(self._settings, self._archives.names)
         for name in ("attention.query_key_value.bias", "attention.dense.bias"):
-            if self._grid.any_nonzero(name):
+            if self._archives.any_nonzero(name):
                 found.append(f"biases in attention ({name}), where GPT-J has none")
         if found:
-            raise CheckpointError(
-                f"{self.name} is a GPT, but no GPT-J: it has {'; '.join(found)}. These do not map to GPT-J's weights"
-            )
+            raise CheckpointError(f"{self.name} is a GPT, but no GPT-J: it has {'; '.join(found)}. A GPT-J has no such weights")
 
     def _config(self) -> GPTJConfig:
         name = "embedding.word_embeddings.weight"
-        rows = sum(self._grid.shape(0, rank, name)[0] for rank in range(self._grid.tensor_parallel))
+        rows = sum(self._archives.shape(0, rank, name)[0] for rank in range(self._archives.tensor_parallel))
         return config_from(self._settings, rows, self.name)
 
     def _check(self) -> None:
-        if self._grid.num_layers != self.config.num_layers:
+        if self._archives.num_layers != self.config.num_layers:
             raise CheckpointError(
-                f"{self.name} has {self._grid.num_layers} layers in its files, its settings say {self.config.num_layers}"
+                f"{self.name} has {self._archives.num_layers} layers in its files, its settings say {self.config.num_layers}"
             )
         for name, shape in expected_shapes(self.config).items():
             pieces = self._pieces(name)
@@ -134,20 +134,14 @@ class RankedCheckpoint(Checkpoint):
                 assert isinstance(archive, TorchArchive)
                 found, wanted = archive.entries[entry].shape, self._rank_shape(name, shape)
                 if found != wanted:
-                    raise CheckpointError(f"{archive.label}: {entry} has shape {found}, the settings call for {wanted}")
+                    raise CheckpointError(f"{archive.label}: {entry} has shape {found}, but the settings require {wanted}")
 
     def _rank_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What a rank holds of a tensor."""
-        size = self._grid.tensor_parallel
-        if name in ("transformer.wte.weight", "lm_head.weight", "lm_head.bias"):
-            return (self._grid.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
-        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
-            return (3 * shape[0] // size, shape[1])
-        if name.endswith(("fc_in.weight", "fc_in.bias")):
-            return (shape[0] // size, *shape[1:])
-        if name.endswith(("out_proj.weight", "fc_out.weight")):
-            return (shape[0], shape[1] // size)
-        return shape
+        """The shape of the tensor that a rank's file stores for this one."""
+        if split_of(name) is Split.VOCABULARY:  # padded, so that all ranks have equal shares
+            return (self._archives.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
+        share = share_shape(name, shape, 0, self._archives.tensor_parallel)
+        return (3 * share[0], *share[1:]) if _which_of_qkv(name) is not None else share
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         pieces = self._pieces(name)
@@ -156,55 +150,54 @@ class RankedCheckpoint(Checkpoint):
     def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         pieces = self._pieces(name, rows)
         if not pieces:
-            target.zero_()  # a head without bias is a head whose bias is zero
+            target.zero_()  # a head without a bias is a head whose bias is zero
         read_pieces(pieces, rows, columns, target)
 
     def _pieces(self, name: str, rows: slice | None = None) -> list[Piece]:
-        """Where the parts of a tensor (Hugging Face's name) are; for query, key and value those of `rows` only."""
+        """The pieces of a tensor (Hugging Face's name) in the files; of query, key and value only the pieces of `rows`."""
         shape = expected_shapes(self.config)[name]
-        last = self._grid.pipeline_parallel - 1
+        last = self._archives.pipeline_parallel - 1
         if name == "transformer.wte.weight":
-            return self._by_rows(0, "embedding.word_embeddings.weight", shape)
+            return self._vocabulary(0, "embedding.word_embeddings.weight", shape)
         if name.startswith("lm_head."):
             stored = name.replace("lm_head", "output_layer")
-            return self._by_rows(last, stored, shape) if self._grid.has(last, stored) else []
+            return self._vocabulary(last, stored, shape) if self._archives.has(last, stored) else []
         if name.startswith("transformer.ln_f."):
             return [self._whole(last, name.replace("transformer.ln_f", "final_layernorm"), shape)]
         layer, part = name.removeprefix("transformer.h.").split(".", 1)
-        stage, local = self._grid.stage_of(int(layer))
-        if part.startswith(("attn.q", "attn.k", "attn.v")):
-            return self._of_qkv(stage, f"layers.{local}.{QKV}", "qkv".index(part[5]), shape, rows or slice(0, shape[0]))
+        stage, local = self._archives.stage_of(int(layer))
+        which = _which_of_qkv(name)
+        if which is not None:
+            return self._of_qkv(stage, f"layers.{local}.{QKV}", which, shape, rows or slice(0, shape[0]))
         stored = f"layers.{local}.{LAYER_TENSORS[part]}"
-        if part.startswith("mlp.fc_in."):
-            return self._by_rows(stage, stored, shape)
-        if part in ("attn.out_proj.weight", "mlp.fc_out.weight"):
-            return self._by_columns(stage, stored, shape)
+        if split_of(name) in (Split.ROWS, Split.COLUMNS):
+            return [self._share(name, shape, stage, rank, stored) for rank in range(self._archives.tensor_parallel)]
         return [self._whole(stage, stored, shape)]
 
     def _whole(self, stage: int, stored: str, shape: tuple[int, ...]) -> Piece:
-        archive, entry = self._grid.find(stage, 0, stored)
+        archive, entry = self._archives.find(stage, 0, stored)
         return Piece(archive, entry, slice(0, shape[0]))
 
-    def _by_rows(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
-        """Split by outputs; rows that pad the vocabulary are left out."""
+    def _share(self, name: str, shape: tuple[int, ...], stage: int, rank: int, stored: str) -> Piece:
+        """The part of a split tensor that one rank's file holds."""
+        archive, entry = self._archives.find(stage, rank, stored)
+        share = share_of(name, shape, rank, self._archives.tensor_parallel)
+        columns = share.get("columns", slice(0, shape[1])) if len(shape) == 2 else None
+        return Piece(archive, entry, share.get("rows", slice(0, shape[0])), columns)
+
+    def _vocabulary(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
+        """The rows of all ranks without those that only pad the vocabulary."""
         pieces, begin = [], 0
-        for rank in range(self._grid.tensor_parallel):
-            archive, entry = self._grid.find(stage, rank, stored)
-            end = min(begin + self._grid.shape(stage, rank, stored)[0], shape[0])
+        for rank in range(self._archives.tensor_parallel):
+            archive, entry = self._archives.find(stage, rank, stored)
+            end = min(begin + self._archives.shape(stage, rank, stored)[0], shape[0])
             pieces.append(Piece(archive, entry, slice(begin, max(begin, end)), slice(0, shape[1]) if len(shape) == 2 else None))
             begin = max(begin, end)
         return pieces
 
-    def _by_columns(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
-        size = shape[1] // self._grid.tensor_parallel
-        parts = [(rank, *self._grid.find(stage, rank, stored)) for rank in range(self._grid.tensor_parallel)]
-        return [
-            Piece(archive, entry, slice(0, shape[0]), slice(rank * size, (rank + 1) * size)) for rank, archive, entry in parts
-        ]
-
     def _of_qkv(self, stage: int, stored: str, which: int, shape: tuple[int, ...], rows: slice) -> list[Piece]:
-        """Runs of rows that follow one another in a rank's fused matrix."""
-        local_heads = self.config.num_heads // self._grid.tensor_parallel
+        """One piece for each run of consecutive rows in a rank's fused matrix."""
+        local_heads = self.config.num_heads // self._archives.tensor_parallel
         places = qkv_rows(
             which, range(rows.start, rows.stop), self.config.head_dim, local_heads, self._version, self._half_split_dim
         )
@@ -214,93 +207,19 @@ class RankedCheckpoint(Checkpoint):
             rank, first = places[begin]
             if index < len(places) and places[index] == (rank, first + index - begin):
                 continue
-            archive, entry = self._grid.find(stage, rank, stored)
+            archive, entry = self._archives.find(stage, rank, stored)
             part = slice(rows.start + begin, rows.start + index)
             pieces.append(Piece(archive, entry, part, slice(0, shape[1]), first))
             begin = index
         return pieces
 
     def tokenizer(self) -> Tokenizer:
-        """GPT-2's files beside the weights; Megatron and NeMo keep other files, which are not read."""
+        """The tokenizer whose GPT-2 files are beside the weights; other files of Megatron and NeMo are not read."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)
 
 
-class _Grid:
-    """The archives by pipeline stage and tensor rank, their tensors under one name each."""
-
-    def __init__(self, label: str, ranks: Ranks, settings: Mapping[str, Any]) -> None:
-        self.label = label
-        self.pipeline_parallel = 1 + max(stage for stage, _ in ranks)
-        self.tensor_parallel = 1 + max(rank for _, rank in ranks)
-        for name, size in (("tensor", self.tensor_parallel), ("pipeline", self.pipeline_parallel)):
-            said = settings.get(f"{name}_model_parallel_size") or settings.get(
-                "model_parallel_size" if name == "tensor" else ""
-            )
-            if said is not None and said != size:
-                raise CheckpointError(
-                    f"{label} has files of {size} {name} ranks, its settings say {said}; the checkpoint is incomplete"
-                )
-        self._archives: Ranks = {}
-        self._stored: dict[tuple[int, int], dict[str, str]] = {}
-        for stage in range(self.pipeline_parallel):
-            for rank in range(self.tensor_parallel):
-                if (stage, rank) not in ranks:
-                    raise CheckpointError(
-                        f"{label} lacks tensor rank {rank} of pipeline rank {stage}; the checkpoint is incomplete"
-                    )
-                archive = self._archives[stage, rank] = ranks[stage, rank]
-                named = {stored: one_name(stored) for stored in archive.entries}
-                self._stored[stage, rank] = {name: stored for stored, name in named.items() if name}
-        self._layers = [self._count_layers(stage) for stage in range(self.pipeline_parallel)]
-
-    def _count_layers(self, stage: int) -> int:
-        numbers = {int(name.split(".")[1]) for name in self._stored[stage, 0] if re.match(r"layers\.\d+\.", name)}
-        return 1 + max(numbers, default=-1)
-
-    @property
-    def names(self) -> set[str]:
-        """All tensors' names, whatever their rank."""
-        return {name for stored in self._stored.values() for name in stored}
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of all pipeline ranks."""
-        return sum(self._layers)
-
-    def stage_of(self, layer: int) -> tuple[int, int]:
-        """The pipeline rank that has a layer, and the layer's number there."""
-        for stage, count in enumerate(self._layers):
-            if layer < count:
-                return stage, layer
-            layer -= count
-        raise InvalidRequest(f"{self.label} has {self.num_layers} layers")
-
-    def has(self, stage: int, name: str) -> bool:
-        """Whether the stage has this tensor."""
-        return name in self._stored[stage, 0]
-
-    def find(self, stage: int, rank: int, name: str) -> tuple[TorchArchive, str]:
-        """The archive of a tensor and its name there; raises `CheckpointError` naming both when it has none."""
-        archive = self._archives[stage, rank]
-        if name not in self._stored[stage, rank]:
-            raise CheckpointError(f"{archive.label} lacks the weight {name} (floating point); the checkpoint is incomplete")
-        return archive, self._stored[stage, rank][name]
-
-    def shape(self, stage: int, rank: int, name: str) -> tuple[int, ...]:
-        """The shape of a rank's part."""
-        archive, stored = self.find(stage, rank, name)
-        return archive.entries[stored].shape
-
-    def any_nonzero(self, part: str) -> bool:
-        """Whether a vector whose name ends so holds anything but zeros."""
-        for (stage, rank), names in self._stored.items():
-            for name, stored in names.items():
-                if name.endswith(part):
-                    archive = self._archives[stage, rank]
-                    entry = archive.entries[stored]
-                    values = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-                    archive.read(stored, slice(0, entry.shape[0]), None, values)
-                    if values.count_nonzero():
-                        return True
-        return False
+def _which_of_qkv(name: str) -> int | None:
+    """0 for a query's weight, 1 for a key's, 2 for a value's; None for any other tensor."""
+    found = re.search(r"\.attn\.([qkv])_proj\.weight$", name)
+    return "qkv".index(found[1]) if found else None

@@ -1,7 +1,7 @@
-"""Megatron's names of tensors, over its versions and NeMo's, made one; and the order of its fused query, key and value.
+"""Megatron's names of tensors, made the same for all its versions and NeMo; and the order of its fused query, key and value.
 
-Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests them as `model.language_model.embedding`,
-`.encoder` (`.transformer` before 2021) and `.output_layer`; NeMo has the same with dots all the way; Megatron-core
+Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests dictionaries: `model.language_model.embedding`,
+`.encoder` (`.transformer` before 2021) and `.output_layer`. NeMo has the same names in one flat dictionary. Megatron-core
 (`megatron/core/models/gpt`) says `decoder`, `linear_qkv`, `linear_proj`, `linear_fc1` and `linear_fc2`.
 """
 
@@ -33,13 +33,13 @@ LAYER_TENSORS = {
     "mlp.fc_out.weight": "mlp.dense_4h_to_h.weight",
     "mlp.fc_out.bias": "mlp.dense_4h_to_h.bias",
 }
-"""Hugging Face's names within a layer and Megatron's, query, key and value apart."""
+"""Hugging Face's names within a layer and Megatron's, without query, key and value."""
 
 QKV = "attention.query_key_value.weight"
 
 
 def one_name(stored: str) -> str | None:
-    """`layers.N.attention...`, `embedding...`, `final_layernorm...` or `output_layer...`; None for no weight of the model."""
+    """`layers.N.attention...`, `embedding...`, `final_layernorm...` or `output_layer...`; None if it is no weight."""
     found = _ROOT.match(stored)
     if not found or stored.endswith("_extra_state"):
         return None
@@ -52,11 +52,12 @@ def one_name(stored: str) -> str | None:
 def qkv_rows(
     which: int, rows: Iterable[int], head_dim: int, local_heads: int, version: float, half_split_dim: int
 ) -> list[tuple[int, int]]:
-    """For rows of a query (0), key (1) or value (2) matrix: the rank, and the row there of its fused matrix.
+    """For each row of a query (0), key (1) or value (2) matrix: its rank, and its row in the fused matrix of that rank.
 
-    A rank has `local_heads` heads. From version 2 on it stores [heads, 3, head_dim], in version 1 [heads, head_dim, 3], in
-    version 0 [3, heads, head_dim] (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`). The first
-    `half_split_dim` dimensions of a head are stored as two halves whose members pair up, instead of as pairs.
+    A rank has `local_heads` heads. Since version 2 its rows are ordered [heads, 3, head_dim], in version 1 [heads, head_dim,
+    3], in version 0 [3, heads, head_dim] (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`). In the
+    first `half_split_dim` dimensions of a head, the two members of a rotary pair are half of these dimensions apart; in
+    Hugging Face's matrix they are neighbours.
     """
     places = []
     for row in rows:

@@ -1,15 +1,16 @@
-"""What a Megatron or NeMo GPT says of itself, and which parts of it a GPT-J has no place for.
+"""The settings of a Megatron or NeMo GPT, and in which ways such a model differs from a GPT-J.
 
-A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions and an
-untied head with a bias. Megatron-LM's GPT is by default another model: learned positions are added to the embeddings, the
-head is the word embeddings, each of two sublayers has a norm of its own and sees the other's output. No rearrangement of
-weights turns one into the other, so such a checkpoint is refused, with the parts that differ. What is only stored
-differently is rearranged exactly: query, key and value interleaved per head, ranks, padded vocabularies, and rotary
-positions over the two halves of a head (Megatron's default) instead of neighbouring pairs (GPT-J's).
+A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions, and a head
+that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions
+are added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and
+MLP one after the other. Rearranging weights cannot turn one model into the other, so such a checkpoint is refused, and the
+message lists the differences. Differences in storage alone are converted exactly: query, key and value interleaved per
+head, ranks, padded vocabularies, and rotary pairs that are half a head apart (Megatron's default) instead of neighbours
+(GPT-J's).
 
-That a checkpoint's residual is GPT-J's is said by `gpt_j_residual` and `gpt_j_tied` (EleutherAI/gpt-neox's names) or by
-`parallel_attn` without `parallel_layernorm` (epfLLM/Megatron-LLM's). `labkit convert --format megatron` writes the former:
-the layout is Megatron's, the model is not one that Megatron-LM's own GPT class computes.
+The settings `gpt_j_residual` and `gpt_j_tied` (names of EleutherAI/gpt-neox), or `parallel_attn` without
+`parallel_layernorm` (names of epfLLM/Megatron-LLM), say that the residual is GPT-J's. `labkit convert --format megatron`
+writes the first two. Its files have Megatron's layout, but Megatron-LM's own GPT class cannot compute the model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROTARY_BASE = 10000
 
 
 def differences(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The parts of a model with these settings and tensors that GPT-J has no place for; empty when it is one."""
+    """How a model with these settings and tensors differs from a GPT-J, in words; empty if it is a GPT-J."""
     have = set(names)
 
     def any_of(part: str) -> bool:
@@ -38,7 +39,7 @@ def differences(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
         kind = settings.get("position_embedding_type")
         found.append(f"positions that are not rotary (position_embedding_type {kind!r})")
     if "output_layer.weight" not in have:
-        found.append("a tied head (no output_layer.weight), where GPT-J's is apart from the word embeddings")
+        found.append("a tied head (no output_layer.weight), where GPT-J's head has its own weights")
     if any_of("post_attention_layernorm.weight"):
         found.append("a second layer norm in each layer (post_attention_layernorm), where GPT-J has one")
     if not is_parallel(settings):
@@ -82,20 +83,20 @@ def is_rotary(settings: Mapping[str, Any]) -> bool:
 
 
 def is_parallel(settings: Mapping[str, Any]) -> bool:
-    """Whether attention and MLP read one norm's output and are added at once."""
+    """Whether attention and MLP read the output of the same norm and are added in one sum."""
     neox = settings.get("gpt_j_residual") and settings.get("gpt_j_tied")
     return bool(neox or (settings.get("parallel_attn") and not settings.get("parallel_layernorm")))
 
 
 def is_half_split(settings: Mapping[str, Any]) -> bool:
-    """Whether rotary pairs are dimensions half a head apart (Megatron's default), not neighbours."""
+    """Whether the dimensions of a rotary pair are half a head apart (Megatron's default) instead of neighbours."""
     return not settings.get("rotary_interleaved")
 
 
 def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> GPTJConfig:
-    """The shape; where the settings have no `vocab_size`, the vocabulary is `stored_vocab`, padding and all.
+    """The config that the settings describe; without a `vocab_size` the vocabulary is `stored_vocab`, including the padding.
 
-    Raises `CheckpointError` for settings that are missing.
+    Raises `CheckpointError` if a setting is missing or wrong.
     """
     missing = [name for name in _NUMBERS if not isinstance(settings.get(name), int)]
     if missing:
@@ -104,7 +105,7 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
     if not isinstance(vocab, int) or not 0 < vocab <= stored_vocab:
         raise CheckpointError(f"{label}: vocab_size is {vocab!r}, but its embeddings have {stored_vocab} rows")
     head_dim = settings["hidden_size"] // max(1, settings["num_attention_heads"])
-    try:  # YAML gives 1e-5 as a string
+    try:  # YAML reads 1e-5 as a string
         percent = float(settings.get("rotary_percent") or settings.get("rotary_percentage") or 1.0)
         rotary_dim = round(percent * head_dim)
         epsilon = float(settings.get("layernorm_epsilon") or settings.get("norm_epsilon") or 1e-5)
@@ -128,7 +129,7 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
 
 
 def settings_of(config: GPTJConfig, tensor_parallel: int, pipeline_parallel: int, padded_vocab: int) -> dict[str, Any]:
-    """The settings under Megatron-LM's names, from which `config_from` gives the same shape."""
+    """The settings under Megatron-LM's names, from which `config_from` makes the same config again."""
     return {
         "num_layers": config.num_layers,
         "hidden_size": config.hidden_size,

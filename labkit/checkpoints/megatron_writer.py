@@ -1,7 +1,7 @@
-"""Writes a GPT-J in Megatron-LM's rank layout, a rank's file at a time; `megatron` reads it back.
+"""Writes a GPT-J in Megatron-LM's layout, one rank's file at a time; `megatron` reads it back.
 
-The layout, names, fused query-key-value order (checkpoint version 3) and padding are Megatron-LM's; `megatron_settings`
-says why its own GPT class does not compute this model.
+The layout, the names, the order of the fused query, key and value (checkpoint version 3) and the padding are Megatron-LM's.
+`megatron_settings` explains why Megatron-LM's own GPT class cannot compute this model.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.checkpoint import Checkpoint
+from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.megatron import FILE, TRACKER
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
 from labkit.checkpoints.megatron_settings import settings_of
 from labkit.checkpoints.output import Progress
-from labkit.checkpoints.split import share
+from labkit.checkpoints.split import share_of, span
 from labkit.config import GPTJConfig
 
 VOCAB_MULTIPLE = 128
-"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's part of the vocabulary is a multiple of this."""
+"""Megatron-LM's `make_vocab_size_divisible_by`: each tensor rank's share of the vocabulary is a multiple of this."""
 
 
 def padded_vocab(config: GPTJConfig, tensor_parallel: int) -> int:
-    """The vocabulary with the rows of zeros that fill up the last ranks' parts."""
+    """The size of the vocabulary with the rows of zeros that make all ranks' shares equal."""
     multiple = VOCAB_MULTIPLE * tensor_parallel
     return -(-config.vocab_size // multiple) * multiple
 
@@ -39,9 +39,9 @@ def write_megatron(
     dtype: torch.dtype | None,
     progress: Progress,
 ) -> None:
-    """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file comes last.
+    """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file is written last.
 
-    dtype: of all tensors; as each is stored when left out. One rank's part is held at a time.
+    dtype: the dtype of all tensors; None keeps the dtype of each. Only one rank's part is in memory at a time.
     """
     config = checkpoint.config
     settings = settings_of(config, tensor_parallel, pipeline_parallel, padded_vocab(config, tensor_parallel))
@@ -50,7 +50,7 @@ def write_megatron(
     for number, (stage, rank) in enumerate(ranks):
         name = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if pipeline_parallel > 1 else "")
         progress(number, len(ranks), name)
-        part = _Part(checkpoint, rank, tensor_parallel, dtype)
+        part = _TensorRank(checkpoint, rank, tensor_parallel, dtype)
         content = {
             "args": argparse.Namespace(**settings),
             "checkpoint_version": 3.0,
@@ -63,52 +63,44 @@ def write_megatron(
     progress(len(ranks), len(ranks), TRACKER)
 
 
-class _Part:
-    """What one tensor rank has of the weights."""
+class _TensorRank:
+    """The weights of one tensor rank."""
 
     def __init__(self, checkpoint: Checkpoint, rank: int, ranks: int, dtype: torch.dtype | None) -> None:
         self.checkpoint, self.rank, self.ranks, self.dtype = checkpoint, rank, ranks, dtype
         self.config = checkpoint.config
 
     def stage(self, stage: int, stages: int) -> dict[str, Any]:
-        """The nested dictionary of one pipeline rank."""
-        per_stage = self.config.num_layers // stages
+        """The nested dictionary of this tensor rank in one pipeline stage."""
         encoder: dict[str, Tensor] = {}
-        for local in range(per_stage):
-            encoder |= self._layer(f"layers.{local}.", stage * per_stage + local)
+        for local, layer in enumerate(span(self.config.num_layers, stage, stages)):
+            encoder |= self._layer(f"layers.{local}.", f"transformer.h.{layer}.")
         found: dict[str, Any] = {"encoder": encoder}
         if stage == 0:
             found["embedding"] = {"word_embeddings": {"weight": self._vocabulary("transformer.wte.weight")}}
         if stage == stages - 1:
-            encoder |= {f"final_layernorm.{part}": self._read(f"transformer.ln_f.{part}") for part in ("weight", "bias")}
+            encoder |= {f"final_layernorm.{part}": self._share(f"transformer.ln_f.{part}") for part in ("weight", "bias")}
             found["output_layer"] = {part: self._vocabulary(f"lm_head.{part}") for part in ("weight", "bias")}
         return found
 
-    def _layer(self, stored: str, layer: int) -> dict[str, Tensor]:
-        prefix = f"transformer.h.{layer}."
-        heads, inner = self._share(self.config.hidden_size), self._share(self.config.intermediate_size)
-        rows = {"mlp.fc_in.weight": inner, "mlp.fc_in.bias": inner}
-        columns = {"attn.out_proj.weight": heads, "mlp.fc_out.weight": inner}
-        found = {
-            f"{stored}{name}": self._read(prefix + ours, rows.get(ours), columns.get(ours))
-            for ours, name in LAYER_TENSORS.items()
-        }
-        parts = [self._read(f"{prefix}attn.{which}_proj.weight", heads) for which in "qkv"]
+    def _layer(self, stored: str, prefix: str) -> dict[str, Tensor]:
+        found = {f"{stored}{name}": self._share(prefix + ours) for ours, name in LAYER_TENSORS.items()}
+        parts = [self._share(f"{prefix}attn.{which}_proj.weight") for which in "qkv"]
         by_head = [part.view(-1, 1, self.config.head_dim, self.config.hidden_size) for part in parts]
         found[f"{stored}{QKV}"] = torch.cat(by_head, dim=1).view(-1, self.config.hidden_size)  # [heads, 3, head_dim, hidden]
         return found
 
     def _vocabulary(self, name: str) -> Tensor:
-        """This rank's rows, those that pad the vocabulary zero."""
-        held = self._share(padded_vocab(self.config, self.ranks))
-        rows = slice(min(held.start, self.config.vocab_size), min(held.stop, self.config.vocab_size))
-        values = self._read(name, rows)
-        padded = values.new_zeros(held.stop - held.start, *values.shape[1:])
+        """The rows of this rank in the padded vocabulary; the rows that pad it are zero."""
+        vocab_size = self.config.vocab_size
+        held = span(padded_vocab(self.config, self.ranks), self.rank, self.ranks)
+        rows = slice(min(held.start, vocab_size), min(held.stop, vocab_size))
+        values = self.checkpoint.read(name, dtype=self.dtype, rows=rows)
+        padded = values.new_zeros(len(held), *values.shape[1:])
         padded[: len(values)] = values
         return padded
 
-    def _share(self, size: int) -> slice:
-        return share(size, self.rank, self.ranks)
-
-    def _read(self, name: str, rows: slice | None = None, columns: slice | None = None) -> Tensor:
-        return self.checkpoint.read(name, dtype=self.dtype, rows=rows, columns=columns)
+    def _share(self, name: str) -> Tensor:
+        """This rank's share of a tensor."""
+        share = share_of(name, expected_shapes(self.config)[name], self.rank, self.ranks)
+        return self.checkpoint.read(name, dtype=self.dtype, rows=share.get("rows"), columns=share.get("columns"))

@@ -1,9 +1,9 @@
-"""NVIDIA NeMo's form of a GPT-J, in a `.nemo` file or unpacked: Megatron's tensors beside a `model_config.yaml`.
+"""Reads a GPT-J of NVIDIA NeMo, a `.nemo` file or an unpacked one: Megatron's tensors beside a `model_config.yaml`.
 
-A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and `model_weights.ckpt`, the latter in
-`mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` when there are several ranks (NVIDIA/NeMo,
-`nemo/collections/nlp/parts/nlp_overrides.py`). A plain tar is read in place; of a compressed one the weights are unpacked
-into a temporary folder first. Which models map is what `megatron_settings` says.
+A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and `model_weights.ckpt`; if there are several ranks, each
+has its weights in a folder `mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` (NVIDIA/NeMo,
+`nemo/collections/nlp/parts/nlp_overrides.py`). A plain tar is read in place. The weights of a compressed one are first
+unpacked into a temporary folder. `megatron_settings` says which models are a GPT-J.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from labkit.checkpoints.megatron import RankedCheckpoint, Ranks
+from labkit.checkpoints.megatron import RankedCheckpoint
+from labkit.checkpoints.megatron_ranks import Ranks
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.errors import CheckpointError, InsufficientResources
 
@@ -25,18 +26,19 @@ QKV_VERSION = 3.0
 """NeMo stores query, key and value in the order of Megatron's checkpoint version 3."""
 _WEIGHTS = re.compile(r"(?:mp_rank_(\d+)/|tp_rank_(\d+)_pp_rank_(\d+)/)?model_weights\.ckpt")
 Place = tuple[Path, int, int]
-"""A file, and the part of it that a member is: its first byte and its length."""
+"""A file, and where in it a member lies: its first byte and its length."""
 
 
 def is_nemo(path: Path) -> bool:
-    """Whether this is a `.nemo` file or one that was unpacked."""
+    """Whether this is a `.nemo` file or the folder of an unpacked one."""
     return (path.is_file() and path.suffix == ".nemo") or (path.is_dir() and (path / CONFIG).is_file())
 
 
 def open_nemo(path: Path) -> RankedCheckpoint:
-    """The checkpoint in a `.nemo` file or an unpacked one.
+    """Open the checkpoint in a `.nemo` file or an unpacked one.
 
-    Raises `CheckpointError` for a tar whose members would leave its folder, and whatever `RankedCheckpoint` does.
+    Raises `CheckpointError` if a member of the tar would be unpacked outside its folder, and whatever `RankedCheckpoint`
+    raises.
     """
     owner = None
     if path.is_dir():
@@ -45,14 +47,16 @@ def open_nemo(path: Path) -> RankedCheckpoint:
     else:
         places, owner = _places(path)
     if CONFIG not in places:
-        raise CheckpointError(f"{path} lacks {CONFIG}; it is no whole NeMo checkpoint")
+        raise CheckpointError(f"{path} lacks {CONFIG}; it is no complete NeMo checkpoint")
     ranks: Ranks = {}
     for name, (file, start, length) in sorted(places.items()):
         if found := _WEIGHTS.fullmatch(name):
             rank, stage = int(found[1] or found[2] or 0), int(found[3] or 0)
             ranks[stage, rank] = TorchArchive(file, start, length, f"{path}:{name}")
     if not ranks:
-        raise CheckpointError(f"{path} holds no model_weights.ckpt (distributed ones, a folder of them, are not read)")
+        raise CheckpointError(
+            f"{path} holds no model_weights.ckpt (distributed checkpoints, whose weights are a folder, are not read)"
+        )
     return RankedCheckpoint(path, _settings(path, places[CONFIG]), ranks, QKV_VERSION, owner)
 
 
@@ -68,7 +72,7 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot read {CONFIG} as plain YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: {CONFIG} holds {type(values).__name__}, not settings by name")
+        raise CheckpointError(f"{path}: {CONFIG} holds a {type(values).__name__}; a mapping of settings is needed")
     for name, value in values.items():  # ${.other} stands for another setting
         found = re.fullmatch(r"\$\{\.(\w+)\}", value) if isinstance(value, str) else None
         if found and found[1] in values:
@@ -79,7 +83,7 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
 
 
 def _places(path: Path) -> tuple[dict[str, Place], Any]:
-    """The members of a tar that are of use, and what keeps their bytes on the disk."""
+    """The useful members of a tar, and an object that keeps their bytes on the disk while it lives."""
     try:
         with path.open("rb") as file:
             plain = not _is_gzip(file)
@@ -98,13 +102,13 @@ def _is_gzip(file: IO[bytes]) -> bool:
 
 
 def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> list[tuple[str, tarfile.TarInfo]]:
-    """The files in the tar; raises `CheckpointError` when any member is not a file or folder within it."""
+    """The files in the tar; raises `CheckpointError` if a member is no file or folder, or would leave the folder."""
     found = []
     for member in archive:
         parts = PurePosixPath(member.name)
         if parts.is_absolute() or ".." in parts.parts or "\\" in member.name:
             raise CheckpointError(
-                f"{path} has a member {member.name!r} that leaves the folder it is unpacked to; it is refused"
+                f"{path} has a member {member.name!r} that would be unpacked outside its folder; such a file is refused"
             )
         if not (member.isdir() or member.isreg()) or member.issparse():
             raise CheckpointError(
@@ -119,7 +123,7 @@ def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> l
 
 @lru_cache(maxsize=1)
 def _unpacked(path: Path, _modified: int, _size: int) -> tuple[dict[str, Place], Any]:
-    """The members of a compressed tar in a temporary folder, gone with this process; the last is kept for the next call."""
+    """Unpack a compressed tar into a temporary folder, deleted with this process; the latest one is kept for the next call."""
     owner = tempfile.TemporaryDirectory(prefix="labkit-nemo-")
     places: dict[str, Place] = {}
     with tarfile.open(path, "r:gz") as archive:

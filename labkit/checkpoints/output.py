@@ -1,4 +1,4 @@
-"""A checkpoint's folder, made beside its place and moved there when it is whole."""
+"""Makes the folder of a checkpoint: it is written beside its place and moved there when it is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from labkit.errors import InsufficientResources, InvalidRequest
 
 Progress = Callable[[int, int, str], None]
-"""Called with what is done, what there is to do, and the name of what comes next."""
+"""Called with the number of items that are done, the number of all items, and the name of the next item."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -42,28 +42,26 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise `InvalidRequest` when there is something at `target`; with `force`, when that is anything but a checkpoint."""
+    """Raise `InvalidRequest` if `target` exists; with `force`, only if it is anything but a checkpoint."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise InvalidRequest(f"{target} is there already and is no folder; give another place")
+        raise InvalidRequest(f"{target} exists and is no folder; give another target")
     if not target.exists() or not any(target.iterdir()):
         return
     if not force:
-        raise InvalidRequest(f"{target} is there already; give another place, or --force to replace it")
+        raise InvalidRequest(f"{target} exists; give another target, or --force to replace it")
     inside = [path.relative_to(target) for path in target.rglob("*")]
     foreign = [path for path in inside if not any(fnmatch(path.name, form) for form in _REPLACEABLE)]
     if foreign or not any(fnmatch(path.name, form) for path in inside for form in _WEIGHTS):
         what = f"{foreign[0]}, which belongs to no checkpoint" if foreign else "no weights"
-        raise InvalidRequest(
-            f"{target} holds {what}; --force replaces a checkpoint and nothing else, empty the folder yourself"
-        )
+        raise InvalidRequest(f"{target} holds {what}; --force only replaces a checkpoint, so empty the folder yourself")
 
 
 @contextmanager
 def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Iterator[Path]:
-    """An empty folder beside `target` to fill; it takes `target`'s place when the block ends well, and is removed if not.
+    """An empty folder beside `target`, for the block to fill. It replaces `target` if the block succeeds, or is removed.
 
-    A replaced checkpoint stays whole until the new one is. Raises what `check_target` does, and `InsufficientResources`
-    when the disk has no room for `needed_bytes`.
+    An existing checkpoint stays complete until the new one is. Raises what `check_target` raises, and
+    `InsufficientResources` if the disk has less than `needed_bytes` free.
     """
     check_target(target, force=force)
     parent = target.absolute().parent
@@ -81,7 +79,7 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # something else has come to be in it
+            with suppress(OSError):  # something else has been put into it
                 folder.rmdir()
         raise
 
@@ -91,13 +89,13 @@ def _check_room(target: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes + _SPARE_BYTES:
         raise InsufficientResources(
-            f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, {parent} has {free / 1e9:.2f} GB free; make room, or give "
-            "another place"
+            f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, {parent} has {free / 1e9:.2f} GB free; free some space, or "
+            "give another target"
         )
 
 
 def _flush(folder: Path) -> None:
-    """Have the disk hold every file before the folder gets its name."""
+    """Write every file through to the disk, before the folder gets its name."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -121,12 +119,12 @@ def _move(staging: Path, target: Path) -> None:
 
 
 def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
-    """Append a tensor's values, rows slowest, in this machine's (little-endian) byte order."""
+    """Append the values of a tensor, rows slowest, in this machine's byte order (little-endian)."""
     file.write(memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)))  # type: ignore[arg-type]
 
 
 def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENIZER_FILES) -> None:
-    """Copy a checkpoint's files (its tokenizer's if none are named), those that are there; what `folder` has is kept."""
+    """Copy those of the named files that exist (default: the tokenizer's); files that `folder` already has are kept."""
     for name in names:
         if source is not None and (source / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source / name, folder / name)

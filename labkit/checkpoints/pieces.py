@@ -1,4 +1,4 @@
-"""A tensor put together from rectangles that lie in several files, some of them transposed: what sharded forms share."""
+"""Reads a tensor from rectangles that lie in several files, some of them transposed, as all sharded formats need it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from labkit.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of a tensor (`rows` and `columns` of it; None where it has one dimension), and its place in a file.
+    """A rectangle of a tensor, and its place in a file.
 
-    It begins at `first_row` and `first_column` of the file's entry. `transposed`: the entry's rows are its columns.
+    rows, columns: the rectangle in the tensor; columns is None if the tensor has one dimension. first_row, first_column:
+    where the rectangle begins in the file's entry. transposed: the rows of the entry are columns of the tensor.
     """
 
     file: TensorFile
@@ -29,9 +30,9 @@ class Piece:
 
 
 def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, target: Tensor) -> None:
-    """Fill `target` with rows, and columns if given, of the tensor that the pieces make; only files they need are opened.
+    """Fill `target` with rows, and columns if given, of the tensor that the pieces form; only the needed files are opened.
 
-    Slices are plain. Raises `CheckpointError` naming the file that is gone or too short.
+    Slices count from the start and have no step. Raises `CheckpointError`, which names a file that is gone or too short.
     """
     for piece in pieces:
         wanted_rows = _overlap(piece.rows, rows)
@@ -47,7 +48,9 @@ def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, tar
                 part = _part(target, wanted_rows, rows)[:, _shifted(wanted_columns, asked.start)]
                 (_read_transposed if piece.transposed else _read_plain)(piece, wanted_rows, wanted_columns, part)
         except OSError as error:
-            raise CheckpointError(f"cannot read {piece.file.path}, which was there when it was opened: {error}") from error
+            raise CheckpointError(
+                f"cannot read {piece.file.path}, which existed when the checkpoint was opened: {error}"
+            ) from error
 
 
 def _overlap(one: slice, other: slice) -> slice | None:
@@ -76,7 +79,7 @@ def _read_plain(piece: Piece, rows: slice, columns: slice, part: Tensor) -> None
 
 
 def _read_transposed(piece: Piece, rows: slice, columns: slice, part: Tensor) -> None:
-    """The entry's rows are the tensor's columns; they are read in blocks, so that no second tensor is held."""
+    """Read a transposed piece in blocks, so that no second tensor of its size is in memory."""
     assert piece.columns is not None
     dtype = piece.file.entries[piece.entry].dtype
     stored_columns = _shifted(rows, piece.rows.start - piece.first_column)

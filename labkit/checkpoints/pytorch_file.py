@@ -1,4 +1,4 @@
-"""PyTorch's own file, `pytorch_model.bin`: a zip archive of a pickle and the uncompressed bytes of each storage."""
+"""Reads PyTorch's own file, `pytorch_model.bin`: a zip archive of a pickle and the uncompressed bytes of each storage."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STORAGES = {
 
 
 class PytorchFile(TensorFile):
-    """The tensors of one PyTorch file, of which only their places are unpickled.
+    """The tensors of one PyTorch file; unpickling only reads where they lie.
 
-    The pickle may call for nothing but what a dictionary of tensors needs, so it cannot run code. Tensors that are not
-    floating point are left out of `entries`; `names` are those of all. Raises `CheckpointError` naming the file, and the
-    tensor if it is one tensor's fault.
+    The pickle may use nothing except what a dictionary of tensors needs, so it cannot run code. `entries` has only the
+    floating-point tensors; `names` are the names of all tensors. Raises `CheckpointError`, which names the file, and the
+    tensor if one tensor is wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class PytorchFile(TensorFile):
                     for name, place in places.items()
                     if place.storage in STORAGES
                 }
-        except Exception as error:  # a pickle that is not what it should be can raise anything
+        except Exception as error:  # a broken pickle can raise anything
             reason = (str(error).splitlines() or [""])[0] or repr(error)
             raise CheckpointError(
                 f"cannot read {path} as tensors only, in the form that torch writes since 1.6: {reason}"
@@ -54,7 +54,7 @@ class PytorchFile(TensorFile):
 
 @dataclass(frozen=True)
 class _Place:
-    """A tensor as the pickle has it: its storage's kind and name, and which part of the storage it is."""
+    """A tensor as the pickle describes it: the kind and name of its storage, and its part of the storage."""
 
     storage: str
     key: str
@@ -72,7 +72,7 @@ def _parameter(place: _Place, *_: Any) -> _Place:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Gives the dictionary with a `_Place` for each tensor."""
+    """Loads the dictionary with a `_Place` instead of each tensor."""
 
     ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012 (never changed)
         ("torch._utils", "_rebuild_tensor_v2"): _place,
@@ -84,7 +84,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name.endswith("Storage"):
             return name
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it calls for {module}.{name}, which weights do not need")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which weights do not need")
         return self.ALLOWED[module, name]
 
     def persistent_load(self, pid: tuple[str, str, str, str, int]) -> tuple[str, str]:
@@ -92,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _entry(archive: zipfile.ZipFile, record: str, name: str, place: _Place) -> Entry:
-    """Where in the file a tensor's bytes begin; raises `ValueError` naming the tensor when they are not all there."""
+    """Where a tensor lies in the file; raises `ValueError`, which names the tensor, if it is not complete."""
     numbers = (place.offset, *place.shape, *place.stride)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{name} has the shape {place.shape}, stride {place.stride} and offset {place.offset}")
@@ -100,14 +100,14 @@ def _entry(archive: zipfile.ZipFile, record: str, name: str, place: _Place) -> E
     dtype = STORAGES[place.storage]
     entry = Entry(dtype, tuple(place.shape), _start(archive, info) + place.offset * dtype.itemsize)
     if not _in_one_piece(place):
-        raise ValueError(f"{name} does not lie in one piece, save it with .contiguous()")
+        raise ValueError(f"{name} is not contiguous; save it with .contiguous()")
     if info.compress_type != zipfile.ZIP_STORED or place.offset * dtype.itemsize + entry.byte_count > info.file_size:
-        raise ValueError(f"{name} of shape {entry.shape} is not whole in its record of {info.file_size} bytes")
+        raise ValueError(f"{name} of shape {entry.shape} does not fit in its record of {info.file_size} bytes")
     return entry
 
 
 def _start(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """The file offset of a record's first byte, behind its local header of 30 bytes, its name and its padding."""
+    """The file offset of a record's first byte, which follows its local header of 30 bytes, its name and its padding."""
     assert archive.fp is not None
     archive.fp.seek(info.header_offset)
     header = archive.fp.read(30)

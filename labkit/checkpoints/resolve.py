@@ -1,4 +1,4 @@
-"""From what a user calls a model to its checkpoint."""
+"""Finds the checkpoint or the config of a model by the name or path that a user gives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SYNTHETIC = {"gpt-j-6b-synthetic": GPT_J_6B, "gpt-j-405m-synthetic": GPT_J_405M}
 
 
 def model_names() -> list[str]:
-    """The models that have names; directories and config.json files work too."""
+    """The names of all named models; paths of directories and config.json files are accepted as well."""
     return [*BUILT_IN, *HUB_MODELS, *SYNTHETIC]
 
 
 def config_of(name: str | Path) -> GPTJConfig:
-    """The shape of the model called `name`, without a download or a look at its weights; raises like `open_checkpoint`."""
+    """The config of the model called `name`, without downloading or reading weights; raises what `open_checkpoint` raises."""
     if str(name) in SYNTHETIC:
         return SYNTHETIC[str(name)]
     if str(name) in HUB_MODELS:
@@ -40,8 +40,8 @@ def config_of(name: str | Path) -> GPTJConfig:
     if path.is_dir():
         refuse_files(path)
         raise CheckpointError(
-            f"{path} has no config.json, nor is it in FasterTransformer's, Megatron-LM's or NeMo's layout; a directory in "
-            "Hugging Face's or one of these is needed"
+            f"{path} has no config.json, and its layout is not that of FasterTransformer, Megatron-LM or NeMo; a "
+            "directory in one of these layouts or Hugging Face's is needed"
         )
     if path.is_file():
         raise InvalidRequest(
@@ -53,15 +53,15 @@ def config_of(name: str | Path) -> GPTJConfig:
 
 
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
-    """The weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
+    """Open the weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
-    A folder that FasterTransformer (`<TP>-gpu`, or one that holds it), Megatron-LM or NeMo reads works too, as does a
-    `.nemo` file, where the model in it is a GPT-J; `megatron_settings` says which are.
+    A folder of FasterTransformer (`<TP>-gpu`, or one that contains it), Megatron-LM or NeMo is accepted too, as is a `.nemo`
+    file, if the model in it is a GPT-J (see `megatron_settings`).
 
-    `gpt-j-6b` is downloaded first, with progress, unless it is there already. A model that the hub's own cache has
-    (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and never downloaded. `seed` decides synthetic
-    weights.
-    Raises `InvalidRequest` for a name that is none of these and `CheckpointError` for weights that are not whole.
+    `gpt-j-6b` is downloaded first, with progress, unless it is already on this disk. A model in the hub's own cache
+    (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and is never downloaded. A `config.json` alone
+    means synthetic weights, which `seed` determines.
+    Raises `InvalidRequest` for a name that is none of these, and `CheckpointError` for incomplete weights.
     """
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))
@@ -76,13 +76,13 @@ def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
 
 
 def _located(name: str | Path) -> Path:
-    """The path that is meant; that of the hub's cache for a repository's name, where nothing else is called so."""
+    """The path with this name, or the folder in the hub's cache if there is no such path."""
     path = Path(name).expanduser()
     return path if path.exists() else named_snapshot(str(name)) or path
 
 
 def _open_other(path: Path) -> Checkpoint | None:
-    """A checkpoint of another system, None where there is none."""
+    """The checkpoint if it is in the format of another system, otherwise None."""
     from labkit.checkpoints import fastertransformer, megatron, nemo
 
     if nemo.is_nemo(path):

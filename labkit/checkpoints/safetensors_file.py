@@ -1,6 +1,6 @@
-"""The safetensors format: an 8-byte little-endian length, a JSON header, then the data.
+"""Reads the safetensors format: an 8-byte little-endian length, a JSON header, then the data.
 
-The header is `{name: {dtype, shape, data_offsets}}`, with offsets that count from its end.
+The header is `{name: {dtype, shape, data_offsets}}`; the offsets count from the end of the header.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ OTHER_BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64},
     **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
-"""The format's other dtypes, which no weight of a GPT-J has, and their bits."""
+"""The bits of the format's other dtypes, which weights of a GPT-J never have."""
 
 
 class SafetensorsFile(TensorFile):
-    """One safetensors file; its header is read and checked against the file's size at once.
+    """One safetensors file; opening reads its header and compares it with the size of the file.
 
-    `names` are those of all its tensors; the ones that are not floating point have no entry. Raises `CheckpointError`
-    naming the file, and the first tensor that is cut off, when something does not fit.
+    `names` are the names of all tensors; only floating-point tensors have an entry. Raises `CheckpointError`, which names the
+    file, and the first tensor that is cut off, if something is wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ def _entry(row: dict[str, Any], offset: int) -> Entry:
 
 
 def _span(name: str, row: Any) -> tuple[int, int]:
-    """A tensor's first byte and its end, counted from the header's end; raises `ValueError` when its numbers do not agree."""
+    """The first byte of a tensor and its end, counted from the end of the header; raises `ValueError` if they are wrong."""
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
         raise ValueError(f"{name} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
@@ -85,5 +85,5 @@ def _span(name: str, row: Any) -> tuple[int, int]:
 
 
 def _are_whole(values: Any) -> bool:
-    """Whether this is a list of whole numbers of at least 0, none of them too large for a file."""
+    """Whether this is a list of whole numbers that are at least 0 and not too large for a file."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)

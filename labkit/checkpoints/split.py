@@ -1,38 +1,96 @@
-"""Which numbers of ranks a GPT-J can be split over on disk; checked before anything is read or written."""
+"""How a GPT-J is split over ranks: its tensors over tensor-parallel ranks, its layers over pipeline stages.
+
+The split of every tensor is stated here once. The ranks of a running model and the files of every sharded format derive
+their slices from it. This module knows names and shapes, but no files and no values.
+"""
 
 from __future__ import annotations
 
 import math
+from enum import Enum
 
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 
 
+class Split(Enum):
+    """Which part of a tensor a tensor-parallel rank holds."""
+
+    ROWS = "an equal share of the rows: output features of a matrix that reads the hidden state"
+    COLUMNS = "an equal share of the columns: input features of a matrix that adds to the hidden state"
+    VOCABULARY = "a share of the rows, one row per token of the vocabulary; shares may differ by one row"
+    ONCE = "all of it, but only one rank adds it to the sum over the ranks"
+    WHOLE = "all of it"
+
+
+_SPLITS = {
+    **dict.fromkeys(("q_proj.weight", "k_proj.weight", "v_proj.weight", "fc_in.weight", "fc_in.bias"), Split.ROWS),
+    **dict.fromkeys(("out_proj.weight", "fc_out.weight"), Split.COLUMNS),
+    **dict.fromkeys(("wte.weight", "lm_head.weight", "lm_head.bias"), Split.VOCABULARY),
+    "fc_out.bias": Split.ONCE,
+}
+"""The split by the last two words of Hugging Face's name; tensors that are not listed are whole on every rank.
+
+This is the split of Megatron-LM (Shoeybi et al. 2019): the first matrix of a pair is cut by rows and the second by columns,
+so that a block needs one sum over the ranks.
+"""
+
+
+def split_of(name: str) -> Split:
+    """The split of the tensor with this Hugging Face name."""
+    return _SPLITS.get(".".join(name.split(".")[-2:]), Split.WHOLE)
+
+
+def share_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> dict[str, slice]:
+    """The `rows` or `columns` of a tensor of this shape that a rank holds; an empty dictionary means all of it."""
+    split = split_of(name)
+    if ranks == 1 or split in (Split.ONCE, Split.WHOLE):
+        return {}
+    axis = 1 if split is Split.COLUMNS else 0
+    stretch = span(shape[axis], rank, ranks)
+    return {"columns" if axis else "rows": slice(stretch.start, stretch.stop)}
+
+
+def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tuple[int, ...]:
+    """The shape of a rank's share of a tensor of this shape."""
+    share = share_of(name, shape, rank, ranks)
+    cut = [share.get("rows"), share.get("columns")]
+    return tuple(part.stop - part.start if part else length for part, length in zip(cut[: len(shape)], shape, strict=True))
+
+
+def span(count: int, index: int, parts: int) -> range:
+    """The `index`-th of `parts` consecutive ranges of `count` things; the first ranges are longer by one if needed."""
+    size, more = divmod(count, parts)
+    begin = index * size + min(index, more)
+    return range(begin, begin + size + (index < more))
+
+
+def nearest_tensor_parallel(config: GPTJConfig, size: int) -> int:
+    """The number of tensor-parallel ranks closest to `size` that divides the heads and the inner size of the model."""
+    return _nearest_divisor(size, math.gcd(config.num_heads, config.intermediate_size))
+
+
 def check_tensor_parallel(config: GPTJConfig, size: int) -> None:
     """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the heads and the inner size."""
-    heads, inner = config.num_heads, config.intermediate_size
-    if size < 1 or heads % size or inner % size:
+    nearest = nearest_tensor_parallel(config, size)
+    if nearest != size:
         raise InvalidRequest(
-            f"tensor parallel size is {size}; it must divide the {heads} heads and the inner size {inner} "
-            f"of this model; the nearest that does is {nearest_divisor(size, math.gcd(heads, inner))}"
+            f"tensor parallel size is {size}; it must divide the {config.num_heads} heads and the inner size "
+            f"{config.intermediate_size} of this model; the nearest that does is {nearest}"
         )
 
 
 def check_pipeline_parallel(config: GPTJConfig, size: int) -> None:
     """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the layers."""
-    if size < 1 or config.num_layers % size:
+    nearest = _nearest_divisor(size, config.num_layers)
+    if nearest != size:
         raise InvalidRequest(
             f"pipeline parallel size is {size}; it must divide the {config.num_layers} layers of this model; "
-            f"the nearest that does is {nearest_divisor(size, config.num_layers)}"
+            f"the nearest that does is {nearest}"
         )
 
 
-def share(size: int, rank: int, ranks: int) -> slice:
-    """A rank's stretch of `size` things, which `ranks` divides."""
-    return slice(rank * size // ranks, (rank + 1) * size // ranks)
-
-
-def nearest_divisor(size: int, total: int) -> int:
-    """The divisor of `total` that is next to `size`, of two the smaller."""
+def _nearest_divisor(size: int, total: int) -> int:
+    """The divisor of `total` that is closest to `size`; the smaller one if two are equally close."""
     divisors = [divisor for divisor in range(1, total + 1) if total % divisor == 0]
     return min(divisors, key=lambda divisor: (abs(divisor - size), divisor))

@@ -1,4 +1,4 @@
-"""Seeded random weights of any GPT-J shape, made where they are needed: honest timings without a download."""
+"""Seeded random weights for any GPT-J config, made when they are read: for timings without a download."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from labkit.errors import NotAvailable
 from labkit.tokenizer import Tokenizer
 
 BLOCK_VALUES = 8 * 2**20
-"""Weights are made in blocks of whole rows of about this many values, each from a seed of its own."""
+"""Weights are made in blocks of whole rows with about this many values; each block has its own seed."""
 
 
 class SyntheticCheckpoint(Checkpoint):
-    """Normal weights whose scale keeps activations and logits in a trained model's range.
+    """Normally distributed weights, scaled so that activations and logits are as large as those of a trained model.
 
-    Each weight depends on `seed`, its tensor, its row and the kind of device alone, not on the order or part that is read.
+    A weight depends only on `seed`, its tensor, its row and the kind of device, not on the order or the slices of reading.
     """
 
     def __init__(self, config: GPTJConfig, name: str, seed: int = 0) -> None:
@@ -43,7 +43,7 @@ class SyntheticCheckpoint(Checkpoint):
             target[begin - rows.start : end - rows.start] = part if columns is None else part[:, columns]
 
     def _block(self, name: str, shape: tuple[int, ...], first: int, count: int, device: torch.device) -> Tensor:
-        """The rows from `first` on, `count` of them."""
+        """`count` rows, beginning at row `first`."""
         digest = hashlib.sha256(f"{self.seed}/{name}/{first}".encode()).digest()
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
         block = torch.empty((count, *shape[1:]), device=device, dtype=self.weight_dtype)
@@ -62,5 +62,5 @@ class SyntheticCheckpoint(Checkpoint):
         return math.sqrt(1 / shape[1]) / (math.sqrt(2 * self.config.num_layers) if into_residual else 1.0)
 
     def tokenizer(self) -> Tokenizer:
-        """Refused: random weights have no language."""
+        """Always raises `NotAvailable`: random weights have no language."""
         raise NotAvailable(f"{self.name} has random weights and no tokenizer; give prompts as token ids")

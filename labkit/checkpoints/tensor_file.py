@@ -1,6 +1,6 @@
-"""Reading parts of a file of tensors with plain reads: no mapped pages, no bytes but those asked for.
+"""Reads parts of a file of tensors, without mapping the file and without reading other bytes.
 
-A mapped file would count as this process's memory, a second copy of the model.
+The pages of a mapped file would count as memory of this process, like a second copy of the model.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from labkit.errors import CheckpointError
 
 BLOCK_BYTES = 16 * 2**20
-"""The most that is held of a tensor, besides the tensor itself, while its dtype or device is changed."""
+"""While the dtype or device of a tensor is changed, at most this much of it is in memory a second time."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: its dtype, its shape, and the file offset of its first byte."""
+    """The place of a tensor in a file: its dtype, its shape, and the offset of its first byte."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -34,14 +34,14 @@ class Entry:
 
 
 class TensorFile:
-    """A file in which every tensor of `entries` lies in one piece, row after row; formats subclass it."""
+    """A file in which every tensor of `entries` is contiguous, row after row. Each format is a subclass."""
 
     def __init__(self, path: Path, entries: dict[str, Entry]) -> None:
         self.path = path
         self.entries = entries
 
     def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
-        """Fill `target`, of any dtype and device, with rows, and columns if given, of a tensor. Slices have no step."""
+        """Fill `target`, of any dtype and device, with rows (and columns, if given) of a tensor. Slices have no step."""
         entry = self.entries[name]
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
         as_stored = target.dtype == entry.dtype and target.device.type == "cpu"
@@ -61,7 +61,7 @@ class TensorFile:
                     part.copy_(source)
 
     def _fill(self, descriptor: int, name: str, target: Tensor, offset: int) -> None:
-        """Read the bytes of a contiguous tensor from `offset`."""
+        """Fill a contiguous tensor with the bytes from `offset` on."""
         view = memoryview(target.view(torch.uint8).numpy().reshape(-1))  # type: ignore[arg-type]
         done = 0
         while done < len(view):

@@ -1,4 +1,4 @@
-"""The tokenizer of a directory: `tokenizer.json`, or GPT-2's older files `vocab.json` and `merges.txt`."""
+"""Reads the tokenizer of a directory: `tokenizer.json`, or GPT-2's older files `vocab.json` and `merges.txt`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from labkit.tokenizer import Tokenizer
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 ADDED, SPECIAL = "added_tokens.json", "special_tokens_map.json"
 END_OF_TEXT = "<|endoftext|>"
-"""The one special token of GPT-2's tokenizer, where no file names others."""
+"""The special token of GPT-2's tokenizer, used if no file names special tokens."""
 MOST_PADDING = 1024
-"""A model's vocabulary is often padded, to a multiple of 128 for each rank say; what is more is another tokenizer's."""
+"""A model's vocabulary is often padded, for example to a multiple of 128 per rank; more than this is not padding."""
 
 
 def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
     """The tokenizer in the first of the folders that has one, for a model of `vocab_size` tokens.
 
-    Raises `NotAvailable` when none has one, and `CheckpointError` naming the file that cannot be read or that has more
-    tokens than the model.
+    Raises `NotAvailable` if no folder has one. Raises `CheckpointError`, which names the file, if it cannot be read or has
+    more tokens than the model.
     """
     for folder in folders:
         if (folder / TOKENIZER).exists():
@@ -37,7 +37,7 @@ def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
         _check_size(tokenizer, vocab_size)
         return tokenizer
     raise NotAvailable(
-        f"{folders[0]} has no {TOKENIZER}, nor {VOCAB} and {MERGES}; give prompts as token ids, or copy the files there"
+        f"{folders[0]} has neither {TOKENIZER} nor {VOCAB} and {MERGES}; give prompts as token ids, or copy these files there"
     )
 
 
@@ -47,19 +47,19 @@ def _check_size(tokenizer: Tokenizer, vocab_size: int) -> None:
     if plain >= vocab_size:
         raise CheckpointError(f"{sizes} (vocab_size in config.json); give the tokenizer that belongs to the model")
     if highest >= vocab_size:
-        warnings.warn(f"{sizes}: a prompt that holds one of the added tokens beyond it is refused", stacklevel=1)
+        warnings.warn(f"{sizes}: a prompt with one of the added tokens beyond that is refused", stacklevel=1)
     elif vocab_size - highest > MOST_PADDING:
-        warnings.warn(f"{sizes}: those without an entry have no text; is this the model's tokenizer?", stacklevel=1)
+        warnings.warn(f"{sizes}: token ids without an entry have no text; is this the tokenizer of the model?", stacklevel=1)
 
 
 def _from_vocabulary(folder: Path) -> str:
-    """The text of the `tokenizer.json` that stands for the older files; it tokenizes as transformers' GPT-2 class does."""
+    """The text of a `tokenizer.json` that tokenizes as transformers' GPT-2 class does with the older files."""
     from tokenizers import models
 
     settings, special, vocab = (_read(folder / name) for name in ("tokenizer_config.json", SPECIAL, VOCAB))
     try:
         if not vocab or any(type(token) is not int or token < 0 for token in vocab.values()):
-            raise ValueError("its vocabulary is no object that gives a token id for each token")
+            raise ValueError("its vocabulary is no object with a token id for each token")
         merges = models.BPE.read_file(str(folder / VOCAB), str(folder / MERGES))[1]
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"cannot read the tokenizer {folder / VOCAB} with {MERGES}: {error}") from error
@@ -76,9 +76,9 @@ def _from_vocabulary(folder: Path) -> str:
 
 
 def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tokens that are looked for before anything else, in the form of `tokenizer.json` and in the order of their ids.
+    """The added tokens in the form of `tokenizer.json`, ordered by id; a tokenizer looks for them before anything else.
 
-    They are the special ones, and those that came after the vocabulary was trained.
+    They are the special tokens, and the tokens that were added after the vocabulary was trained.
     """
     special = [value for part in settings for name, value in part.items() if name.endswith("_token")]
     special += [value for part in settings for value in _list(part.get("additional_special_tokens"))]
@@ -99,7 +99,7 @@ def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]
 
 
 def _check_ids(folder: Path, vocab: dict[str, int], ids: dict[str, Any]) -> None:
-    """Raise `CheckpointError` unless the added tokens have their ids of the vocabulary, or those that follow it."""
+    """Raise `CheckpointError` unless each added token has its id of the vocabulary, or one of the next ids after it."""
     if wrong := [name for name, token in ids.items() if type(token) is not int or vocab.get(name, token) != token]:
         raise CheckpointError(f"{folder}: the added token {wrong[0]!r:.80} has the id {ids[wrong[0]]!r:.40}, not its own")
     expected = itertools.count(1 + max(vocab.values()))
@@ -117,7 +117,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a file that may be missing."""
+    """The JSON object in a file; an empty one if there is no such file."""
     if not path.exists():
         return {}
     try:

@@ -1,8 +1,9 @@
-"""A file that `torch.save` wrote, of any nesting, of which nothing may run: its settings, and the places of its tensors.
+"""Reads the settings of a file that `torch.save` wrote, and where its tensors lie, without running any code in it.
 
-`torch.load(weights_only=True)` reads it, which refuses whatever is not data, and reads no tensor's values: PyTorch's fake
-tensors remember where in the file each storage lies (https://docs.pytorch.org/docs/stable/notes/serialization.html).
-What training frameworks add besides weights (random states, enumerations) becomes an empty stand-in.
+The file may be nested in any way. `torch.load(weights_only=True)` reads it and refuses everything that is not data. No values
+of tensors are read: PyTorch's fake tensors remember where in the file each storage lies
+(https://docs.pytorch.org/docs/stable/notes/serialization.html). Other objects that training frameworks save with the weights
+(random states, enumerations) are replaced by empty stand-ins.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from labkit.errors import CheckpointError
 
 
 class _StandIn:
-    """Takes the place of what is neither a tensor nor a setting; keeps nothing and does nothing."""
+    """Replaces an object that is neither a tensor nor a setting; stores nothing and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -42,11 +43,11 @@ _PASSED: list[Any] = [
 
 
 class TorchArchive(TensorFile):
-    """A torch file, or the part of a file from byte `start` on of `length` bytes; `label` is its name in messages.
+    """A torch file, or the `length` bytes of a file that begin at byte `start`; `label` is its name in messages.
 
-    `content` is what it holds, with tensors that have no values; `entries` are the floating-point ones, under dotted
-    names. Raises `CheckpointError` for a file that is not whole, that an old torch wrote, or that wants to run code: of
-    such a file nothing is run.
+    `content` is what the file holds, with tensors that have no values; `entries` are the floating-point tensors by dotted
+    name. Raises `CheckpointError` for a file that is incomplete, was written by an old torch, or contains code; such code
+    is never run.
     """
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None, label: str = "") -> None:
@@ -63,7 +64,7 @@ class TorchArchive(TensorFile):
 
 
 class _Window(io.RawIOBase):
-    """A part of an open file as a file of its own."""
+    """Part of an open file, to be read like a file."""
 
     def __init__(self, file: IO[bytes], start: int, length: int) -> None:
         self.file, self.start, self.length, self.position = file, start, length, 0
@@ -90,21 +91,21 @@ class _Window(io.RawIOBase):
 
 
 def _records(window: IO[bytes], label: str) -> dict[int, int]:
-    """Where each uncompressed record begins, and its bytes."""
+    """Where each record begins, and how many bytes it has; 0 if it is compressed."""
     try:
         with zipfile.ZipFile(window) as archive:
             infos = archive.infolist()
         starts = {}
         for info in infos:
             window.seek(info.header_offset)
-            header = window.read(30)  # then the name and padding, whose lengths it holds
+            header = window.read(30)  # the name and padding follow; the header holds their lengths
             begin = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
             starts[begin] = info.file_size if info.compress_type == zipfile.ZIP_STORED else 0
         return starts
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{label} is no file that torch.save has written since torch 1.6, or is cut off ({error}); "
-            "load and save it with a newer torch if it is older"
+            f"{label} is not a file that torch.save writes since torch 1.6, or is cut off ({error}); "
+            "if it is older, load it with a newer torch and save it again"
         ) from error
 
 
@@ -114,14 +115,14 @@ def _load(window: IO[bytes], label: str) -> Any:
     try:
         with torch.serialization.safe_globals(_PASSED), FakeTensorMode():
             return torch.load(window, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle that is not what it should be can raise anything
+    except Exception as error:  # a broken pickle can raise anything
         text = str(error)
         called = re.search(r"GLOBAL `?([\w.]*\w)", text)
         if called or "weights_only" in text or "Unsupported" in text:
-            what = f"calls for {called[1]}" if called else "is not made of data alone"
+            what = f"uses {called[1]}" if called else "does not consist of data alone"
             raise CheckpointError(
-                f"{label} {what}, which weights do not need and which could run code; nothing of it was run, and labkit "
-                "loads no such file: save a plain dictionary of tensors and settings instead"
+                f"{label} {what}, which weights do not need and which could run code; no code was run, and labkit "
+                "does not load such a file: save a plain dictionary of tensors and settings instead"
             ) from error
         raise CheckpointError(f"cannot read {label} as a file of torch: {(text.splitlines() or [repr(error)])[0]}") from error
 
@@ -138,16 +139,16 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _entry(name: str, tensor: Tensor, records: dict[int, int], start: int, label: str) -> Entry | None:
-    """Where a tensor's bytes are; None for one that is not floating point."""
+    """Where a tensor lies in the file; None if it is not floating point."""
     if not tensor.dtype.is_floating_point:
         return None
     offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
     if offset is None or not tensor.is_contiguous():
-        raise CheckpointError(f"{label}: {name} does not lie in one piece, save it with .contiguous()")
+        raise CheckpointError(f"{label}: {name} is not contiguous; save it with .contiguous()")
     inside = tensor.storage_offset() * tensor.dtype.itemsize
     entry = Entry(tensor.dtype, tuple(tensor.shape), start + offset + inside)
     if inside + entry.byte_count > records.get(offset, 0):
         raise CheckpointError(
-            f"{label}: {name} of shape {entry.shape} is not whole in its record of {records.get(offset, 0)} bytes"
+            f"{label}: {name} of shape {entry.shape} does not fit in its record of {records.get(offset, 0)} bytes"
         )
     return entry

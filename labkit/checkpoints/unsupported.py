@@ -1,4 +1,4 @@
-"""Forms of weights that labkit knows by name and does not read, and what to do in place of it."""
+"""Refuses formats of weights that labkit recognizes but does not read, and says what to do instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ADVICE = (
     "choose dtype int8 or int4"
 )
 _SETTINGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-"""Files beside the weights that older quantizers write, and whose they are."""
+"""Files that older quantizers write beside the weights, and the method of each."""
 _NAMES = {
     "gptq": "GPTQ",
     "awq": "AWQ",
@@ -29,7 +29,7 @@ _TENSORS = (
     ((".weight_packed", ".weight_scale"), "compressed-tensors (llm-compressor)"),
     ((".weight_scale_inv",), "8-bit floating-point"),
 )
-"""Ends of the names of tensors that quantizers add, and whose they are."""
+"""Endings of the names of tensors that quantizers add, and the method of each."""
 _FILES = {
     ".gguf": ("GGUF (llama.cpp)", "take the model's Hugging Face checkpoint"),
     ".ggml": ("GGML (llama.cpp)", "take the model's Hugging Face checkpoint"),
@@ -38,11 +38,11 @@ _FILES = {
     ".ot": ("rust-bert", "take the model's Hugging Face checkpoint"),
     ".onnx": ("ONNX", "take the model's Hugging Face checkpoint"),
 }
-"""Ends of the names of files of other programs, and how to come by one that labkit reads."""
+"""Endings of other programs' files: the format, and how to get a checkpoint that labkit reads."""
 
 
 def refuse_quantized(folder: Path) -> None:
-    """Raise `CheckpointError` with the method's name when the settings in a folder say that its weights are quantized."""
+    """Raise `CheckpointError`, with the method's name, if the settings in a folder say that its weights are quantized."""
     said = _object(folder / "config.json").get("quantization_config")
     if said is not None:
         method = said.get("quant_method") if isinstance(said, dict) else said
@@ -55,21 +55,21 @@ def refuse_quantized(folder: Path) -> None:
 
 
 def refuse_quantized_tensors(folder: Path, names: Iterable[str]) -> None:
-    """Raise `CheckpointError` with the method's name when some of the tensors are a quantizer's."""
+    """Raise `CheckpointError`, with the method's name, if a quantizer has written some of the tensors."""
     for ends, method in _TENSORS:
         if found := next((name for name in sorted(names) if name.endswith(ends)), None):
             raise CheckpointError(f"{folder} holds weights in {method} form (the tensor {found}), which is not read; {_ADVICE}")
 
 
 def refuse_file(path: Path) -> None:
-    """Raise `CheckpointError` with the format's name for a file of weights of another program."""
+    """Raise `CheckpointError`, with the name of the format, if the file holds weights of another program."""
     if path.is_file() and path.suffix in _FILES:
         form, advice = _FILES[path.suffix]
         raise CheckpointError(f"{path} is a {form} file, which is not read; {advice} and give its directory")
 
 
 def refuse_files(folder: Path) -> None:
-    """Raise `CheckpointError` with the format's name when a folder holds another program's file of weights."""
+    """Raise `CheckpointError`, with the name of the format, if a folder holds weights of another program."""
     for path in sorted(folder.iterdir()):
         refuse_file(path)
 
@@ -83,4 +83,4 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         return read_json_object(path)
     except (OSError, ValueError):
-        return {}  # whoever needs the file says what is wrong with it
+        return {}  # the code that needs the file reports what is wrong with it

@@ -1,4 +1,4 @@
-"""The weight files of a directory in Hugging Face's layout: one file or shards, safetensors or PyTorch's."""
+"""Finds the weight files of a directory in Hugging Face's layout: one file or several, safetensors or PyTorch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _FORMS = {SAFETENSORS: "safetensors", PYTORCH: "PyTorch"}
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """`tensors`: the file of each floating-point tensor; `names`: of all tensors that the files hold."""
+    """`tensors`: the file of each floating-point tensor; `names`: the names of all tensors in the files."""
 
     tensors: dict[str, TensorFile]
     names: set[str]
 
 
 def open_weights(folder: Path) -> WeightFiles | None:
-    """Open the weights, in the order in which transformers looks for them; None where there are none.
+    """Open the weights, looking for files in the same order as transformers; None if there are none.
 
-    Raises `CheckpointError` naming a file that is missing or not what it should be.
+    Raises `CheckpointError`, which names a file that is missing or wrong.
     """
     for single, opener in _OPENERS.items():
         if (folder / single).exists():
@@ -42,7 +42,7 @@ def open_weights(folder: Path) -> WeightFiles | None:
 
 
 def names_of_files(folder: Path) -> list[str]:
-    """The weight files that a directory should have, whether they are there or not; none where it has no weights."""
+    """The weight files that a directory should have, even if some are missing; an empty list if it has no weights."""
     for single in _OPENERS:
         if (folder / single).exists():
             return [single]
@@ -56,29 +56,29 @@ def _open_shards(folder: Path, single: str) -> WeightFiles:
     files: dict[str, NamedFile] = {}
     for tensor, name in weight_map.items():
         if not (folder / name).exists():
-            raise CheckpointError(f"{folder} lacks {name}, where {index} says that {tensor} is")
+            raise CheckpointError(f"{folder} lacks {name}, which holds {tensor} according to {index}")
         if name not in files:
             files[name] = _OPENERS[single](folder / name)
         if tensor not in files[name].names:
-            raise CheckpointError(f"{folder / name} lacks {tensor}, which {index} says it holds")
+            raise CheckpointError(f"{folder / name} lacks {tensor}, which it holds according to {index}")
     tensors: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].entries}
     return WeightFiles(tensors, {name for file in files.values() for name in file.names})
 
 
 def _weight_map(folder: Path, single: str) -> dict[str, str]:
-    """Each tensor's file, a path inside of the folder; raises `CheckpointError` for an index that says anything else."""
+    """The file of each tensor, a path inside the folder; raises `CheckpointError` for an index with any other path."""
     index = folder / f"{single}.index.json"
     try:
         weight_map = read_json_object(index, MOST_INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
-            raise ValueError("its weight_map is no object that gives the name of a file for each tensor")
+            raise ValueError("its weight_map is no object with the name of a file for each tensor")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{index} is no {_FORMS[single]} index: {error}") from error
     for tensor, name in weight_map.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
             raise CheckpointError(
-                f"{index} says that {tensor} is in {name!r:.80}, which may lie outside of {folder}; a file inside of it is "
-                "accepted, and nothing was read"
+                f"{index} says that {tensor} is in {name!r:.80}, which may lie outside {folder}; only files inside it "
+                "are accepted, and nothing was read"
             )
     return weight_map

@@ -1,5 +1,10 @@
-"""Runs a function of yours on several processes: sends its source, returns its results, and keeps a ledger. Knows no model."""
+"""Runs a function of yours on several processes: sends its source, returns its results, and keeps a ledger.
 
-from labkit.launch.launcher import Each, Launched, RankRaisedError, launch, shut_down
+Also starts, watches and ends the processes of ranks for `parallel`. Knows no model.
+"""
+
+from labkit.launch.launcher import launch, shut_down
+from labkit.launch.outcome import Launched, RankRaisedError
+from labkit.launch.team import Each
 
 __all__ = ["Each", "Launched", "RankRaisedError", "launch", "shut_down"]

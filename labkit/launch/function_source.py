@@ -1,4 +1,7 @@
-"""A function as text and plain values, for a process that does not have it: no pickle, nothing runs until it is called."""
+"""Sends a function to a process that does not have it: as source text and plain values, without pickle.
+
+Nothing of a function's body runs until it is called.
+"""
 
 from __future__ import annotations
 import __future__
@@ -21,11 +24,11 @@ from labkit.plain_values import Foreign, decode, encode
 
 
 def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """What `unpack` makes the function of again, as JSON; tensors that it uses go into `tensors`.
+    """The function as JSON, from which `unpack` makes it again; tensors that it uses are added to `tensors`.
 
-    A function of a module is named. One of a notebook or a script goes along as source, with what it uses: functions, plain
-    values and names of modules. Two functions that were defined under one name stay two. Raises `InvalidRequest` for what has
-    neither a name nor a source of its own.
+    A function of an importable module is sent by name. A function of a notebook or a script is sent as source, together with
+    the functions, plain values and names of modules that it uses. Two functions that were defined under the same name stay
+    apart. Raises `InvalidRequest` for a function that can neither be imported nor has a source of its own.
     """
     if _is_importable(function):
         return {"module": function.__module__, "name": function.__qualname__}
@@ -35,7 +38,7 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
-    """The function again. Raises what the import of its modules, or its definition, raises."""
+    """Make the function again. Raises whatever the import of its modules or its definition raises."""
     if "module" in packed:
         found: Any = importlib.import_module(packed["module"])
         for part in packed["name"].split("."):
@@ -56,16 +59,16 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """What the function and those it uses name, but what cannot be sent: the names, and what kind of thing each is."""
+    """The names that the function uses but whose values cannot be sent, each with the kind of its value."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 
 def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], made: dict[int, Callable[..., Any]]) -> None:
-    """Run a definition in its scope, behind those that it uses: a decorator or a default value may call them."""
+    """Run a definition in its scope, after those of the functions that it uses: a decorator or default value may call them."""
     name, source, place, at = (packed["functions"][str(number)][key] for key in ("name", "source", "scope", "uses"))
     if number in made:
         return
-    made[number] = lambda *given: None  # it may call itself, or one that calls it
+    made[number] = lambda *given: None  # the function may call itself, or a function that calls it
     for other in at:
         _define(other, packed, scopes, made)
     coded, scope = packed["scopes"][place], scopes[place]
@@ -77,7 +80,7 @@ def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], m
 
 
 class _Packing:
-    """Functions by number, each in a scope: functions of one module share theirs, one with names of its own has its own."""
+    """Collects functions by number. Functions of one module share a scope; a function with a closure has its own scope."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -87,7 +90,7 @@ class _Packing:
         self._scope_numbers: dict[int, int] = {}
 
     def function(self, function: Callable[..., Any]) -> int:
-        """Take in a function and what it uses; its number."""
+        """Add a function and everything it uses; returns its number."""
         if id(function) in self._numbers:
             return self._numbers[id(function)]
         source, tree = _source_of(function)
@@ -109,7 +112,7 @@ class _Packing:
         return self._scope_numbers[key]
 
     def _take(self, name: str, value: Any, scope: dict[str, Any]) -> list[int]:
-        """Put what a name stands for into the scope; the number of it if it is a function."""
+        """Put the value of a name into the scope; returns the number of the function if the value is one."""
         if isinstance(value, ModuleType):
             scope["imports"][name] = f"import {value.__name__} as {name}"
         elif _is_importable(value):
@@ -139,7 +142,7 @@ def _source_of(function: Callable[..., Any]) -> tuple[str, ast.FunctionDef]:
 
 
 def _is_importable(value: Any) -> bool:
-    """Whether another process finds it by module and name."""
+    """Whether another process can import this value by its module and name."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module == "__main__" or "." in name:
         return False

@@ -1,4 +1,4 @@
-"""Lets a function that runs on a rank enter its own work in the ledger, so that a timeline shows it."""
+"""Lets a function that runs on a rank add its own work to the ledger, so that a timeline can show it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from labkit.parallel.ledger import COMPUTE, Ledger
+from labkit.launch.ledger import COMPUTE, Ledger
 
 _current: Ledger | None = None
 
 
 @contextlib.contextmanager
-def noting(ledger: Ledger) -> Iterator[None]:
-    """Enter what runs under `compute` in this block into a ledger."""
+def recording_to(ledger: Ledger) -> Iterator[None]:
+    """While this block runs, `compute` adds its entries to this ledger."""
     global _current
     before, _current = _current, ledger
     try:
@@ -24,9 +24,9 @@ def noting(ledger: Ledger) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compute(piece: int = 0) -> Iterator[None]:
-    """Enter the block as "compute" of a micro-batch; outside of a rank nothing is entered."""
+    """Add the block to the ledger as "compute" of micro-batch `piece`; outside of a rank this does nothing."""
     began = time.monotonic()
     yield
     if _current is not None:
         _current.piece = piece
-        _current.note(COMPUTE, began)
+        _current.add(COMPUTE, began)

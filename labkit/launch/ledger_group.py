@@ -1,4 +1,4 @@
-"""torch.distributed's gloo with a ledger: every collective is entered, bounded in time, and named when it fails."""
+"""A process group on torch.distributed's gloo that records every collective, limits its time, and names it when it fails."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch import Tensor
 from torch import distributed as dist
 
 from labkit.errors import RankFailed
-from labkit.parallel.ledger import Ledger
+from labkit.launch.ledger import Ledger
 
 BACKEND = "labkit"
 MEETING_SECONDS = 60.0
-"""In which all ranks of a new group must have come."""
+"""All ranks of a new group must have joined it after so many seconds."""
 KINDS = (
     *("all_reduce", "broadcast", "reduce", "all_gather", "gather", "scatter", "all_to_all", "reduce_scatter", "barrier"),
     "send or recv",
 )
 P2P = len(KINDS) - 1
 HEADERS = 1 << 20
-"""Added to the tag of a message, the tag of its header."""
+"""The header of a message has the tag of the message plus this number."""
 DTYPES = [
     f"torch.{name}"
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 ]
 
-api: Any = dist  # whose stubs lack most of what is used here
+api: Any = dist  # its type stubs lack most of what is used here
 c10d: Any = dist.distributed_c10d
 
 
-class NotedWork:
-    """A collective under way; `wait` ends it and enters it."""
+class RecordedWork:
+    """A collective under way; `wait` waits for its end and adds it to the ledger."""
 
     def __init__(self, work: Any, done: Callable[[], None], failed: Callable[[Exception], Exception]) -> None:
         self._work, self._done, self._failed = work, done, failed
         self._ended = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Until it is done; raises `RankFailed` when somebody does not come in time."""
+        """Wait until it is done; raises `RankFailed` if a rank does not join in time."""
         if not self._ended:
             try:
                 self._work.wait()
@@ -60,11 +60,12 @@ class NotedWork:
         return self._ended
 
 
-class NotedGroup(api.ProcessGroup):  # type: ignore[misc]
-    """A process group of this host over the loopback interface; `ledger` gets what passes through.
+class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
+    """A process group on this host over the loopback interface; every collective is added to `ledger`.
 
-    `under_way` counts collectives that were begun and not waited for. checked: ranks first tell each other what they call, on
-    what shape, since gloo ends a process whose tensor is not what comes in; that takes about as long as a small collective.
+    `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective the ranks
+    compare what they call and on which shape, because gloo ends a process whose tensor does not match what arrives. The
+    comparison takes about as long as a small collective.
     """
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: timedelta, ledger: Ledger, *, checked: bool) -> None:
@@ -85,104 +86,106 @@ class NotedGroup(api.ProcessGroup):  # type: ignore[misc]
         """The backend's name."""
         return BACKEND
 
-    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> NotedWork:
-        """The sum (or what `opts` says) of all ranks' tensors, in place."""
-        return self._noted("all_reduce", tensors[0], lambda: self._gloo.allreduce(tensors, opts or c10d.AllreduceOptions()))
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> RecordedWork:
+        """All ranks get the sum of their tensors, or the reduction that `opts` names, in place."""
+        return self._recorded("all_reduce", tensors[0], lambda: self._gloo.allreduce(tensors, opts or c10d.AllreduceOptions()))
 
-    def broadcast(self, tensors: list[Tensor], opts: Any) -> NotedWork:
-        """What `opts.rootRank` has, to all."""
-        return self._noted("broadcast", tensors[0], lambda: self._gloo.broadcast(tensors, opts), opts.rootRank)
+    def broadcast(self, tensors: list[Tensor], opts: Any) -> RecordedWork:
+        """All ranks get the tensor of `opts.rootRank`."""
+        return self._recorded("broadcast", tensors[0], lambda: self._gloo.broadcast(tensors, opts), opts.rootRank)
 
-    def reduce(self, tensors: list[Tensor], opts: Any) -> NotedWork:
-        """The sum on one rank."""
-        return self._noted("reduce", tensors[0], lambda: self._gloo.reduce(tensors, opts), opts.rootRank)
+    def reduce(self, tensors: list[Tensor], opts: Any) -> RecordedWork:
+        """One rank gets the sum."""
+        return self._recorded("reduce", tensors[0], lambda: self._gloo.reduce(tensors, opts), opts.rootRank)
 
-    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> NotedWork:
-        """All ranks' tensors, to all."""
+    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> RecordedWork:
+        """All ranks get the tensors of all ranks."""
         given = opts or c10d.AllgatherOptions()
-        return self._noted("all_gather", inputs[0], lambda: self._gloo.allgather(outputs, inputs, given))
+        return self._recorded("all_gather", inputs[0], lambda: self._gloo.allgather(outputs, inputs, given))
 
-    def all_gather_single(self, output: Tensor, tensor: Tensor, opts: Any = None) -> NotedWork:
-        """All ranks' tensors behind one another, to all."""
+    def all_gather_single(self, output: Tensor, tensor: Tensor, opts: Any = None) -> RecordedWork:
+        """All ranks get the tensors of all ranks, concatenated."""
         return self.allgather([list(output.chunk(self._ranks))], [tensor])
 
     _allgather_base = all_gather_single
 
-    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> NotedWork:
-        """All ranks' tensors, to one."""
-        return self._noted("gather", inputs[0], lambda: self._gloo.gather(outputs, inputs, opts), opts.rootRank)
+    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> RecordedWork:
+        """One rank gets the tensors of all ranks."""
+        return self._recorded("gather", inputs[0], lambda: self._gloo.gather(outputs, inputs, opts), opts.rootRank)
 
-    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> NotedWork:
-        """A tensor of one rank's list to each."""
-        return self._noted("scatter", outputs[0], lambda: self._gloo.scatter(outputs, inputs, opts), opts.rootRank)
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> RecordedWork:
+        """Each rank gets one tensor of the list of one rank."""
+        return self._recorded("scatter", outputs[0], lambda: self._gloo.scatter(outputs, inputs, opts), opts.rootRank)
 
-    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> NotedWork:
-        """Each rank's tensor for each."""
-        return self._noted(
+    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> RecordedWork:
+        """Each rank sends one tensor to each rank."""
+        return self._recorded(
             "all_to_all", inputs[0], lambda: self._gloo.alltoall(outputs, inputs, opts or c10d.AllToAllOptions())
         )
 
-    def reduce_scatter_single(self, output: Tensor, tensor: Tensor, opts: Any) -> NotedWork:
-        """Each rank its share of the sum."""
+    def reduce_scatter_single(self, output: Tensor, tensor: Tensor, opts: Any) -> RecordedWork:
+        """Each rank gets its share of the sum."""
         run = getattr(self._gloo, "reduce_scatter_single", None) or self._gloo._reduce_scatter_base
-        return self._noted("reduce_scatter", tensor, lambda: run(output, tensor, opts))
+        return self._recorded("reduce_scatter", tensor, lambda: run(output, tensor, opts))
 
     _reduce_scatter_base = reduce_scatter_single
 
-    def barrier(self, opts: Any = None) -> NotedWork:
-        """Until all are here."""
-        return self._noted("barrier", None, lambda: self._gloo.barrier(c10d.BarrierOptions()))
+    def barrier(self, opts: Any = None) -> RecordedWork:
+        """Wait until all ranks have called this."""
+        return self._recorded("barrier", None, lambda: self._gloo.barrier(c10d.BarrierOptions()))
 
-    def send(self, tensors: list[Tensor], to: int, tag: int = 0) -> NotedWork:
-        """To one rank."""
+    def send(self, tensors: list[Tensor], to: int, tag: int = 0) -> RecordedWork:
+        """Send to one rank."""
         self._require(to)
         if not self._checked:
-            return self._noted("send", tensors[0], lambda: self._gloo.send(tensors, to, tag), to)
+            return self._recorded("send", tensors[0], lambda: self._gloo.send(tensors, to, tag), to)
         header = self._gloo.send([_about(P2P, tensors[0])], to, tag + HEADERS)
-        return self._noted("send", tensors[0], lambda: _Announced(header, self._gloo.send(tensors, to, tag)), to)
+        return self._recorded("send", tensors[0], lambda: _Announced(header, self._gloo.send(tensors, to, tag)), to)
 
-    def recv(self, tensors: list[Tensor], source: int, tag: int = 0) -> NotedWork:
-        """From one rank."""
+    def recv(self, tensors: list[Tensor], source: int, tag: int = 0) -> RecordedWork:
+        """Receive from one rank."""
         self._require(source)
         if not self._checked:
-            return self._noted("recv", tensors[0], lambda: self._gloo.recv(tensors, source, tag), source)
+            return self._recorded("recv", tensors[0], lambda: self._gloo.recv(tensors, source, tag), source)
         coming = _about(P2P, tensors[0])
         header = self._gloo.recv([coming], source, tag + HEADERS)
-        return self._noted("recv", tensors[0], lambda: _Checked(header, coming, tensors, self._gloo, source, tag), source)
+        return self._recorded("recv", tensors[0], lambda: _Checked(header, coming, tensors, self._gloo, source, tag), source)
 
-    def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> NotedWork:
-        """From whoever sends first."""
-        return self._noted("recv", tensors[0], lambda: self._gloo.recv_anysource(tensors, tag))
+    def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> RecordedWork:
+        """Receive from the rank that sends first."""
+        return self._recorded("recv", tensors[0], lambda: self._gloo.recv_anysource(tensors, tag))
 
     def _require(self, rank: int) -> None:
         if not 0 <= rank < self._ranks:
             raise ValueError(f"there is no rank {rank}: {self._ranks} ranks are 0 to {self._ranks - 1}")
 
     def _compare(self, what: str, tensor: Tensor | None) -> None:
-        """Raise `MismatchError` unless all ranks call this, on one shape and dtype."""
+        """Raise `MismatchError` unless all ranks call this collective with the same shape and dtype."""
         mine = _about(KINDS.index(what), tensor)
         found = [torch.empty_like(mine) for _ in range(self._ranks)]
         self._gloo.allgather([found], [mine], c10d.AllgatherOptions()).wait()
         for rank, theirs in enumerate(found):
             if theirs[0] != mine[0]:
                 other = KINDS[int(theirs[0])]
-                raise MismatchError(f"rank {self._rank} calls {what} where rank {rank} calls {other}: all call the same")
+                raise MismatchError(
+                    f"rank {self._rank} calls {what} where rank {rank} calls {other}; all ranks must call the same"
+                )
             if not torch.equal(theirs, mine):
                 given = f"rank {self._rank} gives {_shape(mine)}, rank {rank} {_shape(theirs)}"
-                raise MismatchError(f"{what}: {given}: a collective takes one shape and dtype")
+                raise MismatchError(f"{what}: {given}; all ranks must give the same shape and dtype")
 
-    def _noted(self, what: str, tensor: Tensor | None, start: Callable[[], Any], other: int | None = None) -> NotedWork:
+    def _recorded(self, what: str, tensor: Tensor | None, start: Callable[[], Any], other: int | None = None) -> RecordedWork:
         shape = () if tensor is None else tuple(tensor.shape)
         size = 0 if tensor is None else tensor.nbytes
         began = time.monotonic()
 
         def failed(error: Exception) -> Exception:
             waited = time.monotonic() - began
-            whom = "" if other is None else f" {'to' if what == 'send' else 'from'} rank {other}"
+            partner = "" if other is None else f" {'to' if what == 'send' else 'from'} rank {other}"
             why = "the others did not come" if waited > 0.9 * self._seconds else str(error).splitlines()[0]
             if isinstance(error, MismatchError):
                 return ValueError(str(error))
-            return RankFailed(f"{what} of {list(shape)}{whom}: {why} (waited {waited:.1f} s)")
+            return RankFailed(f"{what} of {list(shape)}{partner}: {why} (waited {waited:.1f} s)")
 
         try:
             if self._checked and what not in ("send", "recv"):
@@ -194,21 +197,21 @@ class NotedGroup(api.ProcessGroup):  # type: ignore[misc]
 
         def done() -> None:
             self.under_way -= 1
-            self.ledger.note(what, began, shape=shape, byte_count=size)
+            self.ledger.add(what, began, shape=shape, byte_count=size)
 
-        return NotedWork(work, done, failed)
+        return RecordedWork(work, done, failed)
 
 
-_groups: list[NotedGroup] = []
-"""The default group, and those that the function has made."""
+_groups: list[RecordedGroup] = []
+"""The default group, and the groups that the function has made."""
 
 
 class MismatchError(RuntimeError):
-    """Ranks do not call the same collective on tensors that fit."""
+    """The ranks do not call the same collective, or their tensors do not match."""
 
 
 def _about(kind: int, tensor: Tensor | None) -> Tensor:
-    """A collective in eight numbers: which, of what dtype, how many dimensions, and their sizes."""
+    """A collective in eight numbers: its kind, the dtype, the number of dimensions, and the first five sizes."""
     numbers = [kind]
     if tensor is not None:
         dtype = DTYPES.index(str(tensor.dtype)) if str(tensor.dtype) in DTYPES else -1
@@ -222,7 +225,7 @@ def _shape(about: Tensor) -> str:
 
 
 class _Announced:
-    """What goes to a rank behind its header."""
+    """A message to a rank, sent after its header."""
 
     def __init__(self, header: Any, body: Any) -> None:
         self._header, self._body = header, body
@@ -236,7 +239,7 @@ class _Announced:
 
 
 class _Checked:
-    """What comes from a rank, once it is seen that it fits."""
+    """A message from a rank, received once its header has been checked."""
 
     def __init__(self, header: Any, coming: Tensor, tensors: list[Tensor], gloo: Any, source: int, tag: int) -> None:
         self._header, self._coming, self._tensors = header, coming, tensors
@@ -247,7 +250,7 @@ class _Checked:
         mine = _about(P2P, self._tensors[0])
         if not torch.equal(mine, self._coming):
             raise MismatchError(
-                f"recv of {_shape(mine)} from rank {self._source}, which sends {_shape(self._coming)}: these must be the same"
+                f"recv of {_shape(mine)} from rank {self._source}, which sends {_shape(self._coming)}: both must be the same"
             )
         self._gloo.recv(self._tensors, self._source, self._tag).wait()
 
@@ -256,28 +259,28 @@ class _Checked:
 
 
 def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger, *, checked: bool) -> None:
-    """Make `ranks` processes the default group of torch.distributed, its ledger `ledger`; they meet at a file."""
+    """Make `ranks` processes the default group of torch.distributed; they find each other through the file `path`."""
     leave()
 
-    def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> NotedGroup:
+    def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> RecordedGroup:
         patience = timedelta(seconds=timeout)
-        _groups.append(NotedGroup(store, its_rank, its_ranks, patience, ledger, checked=checked))
+        _groups.append(RecordedGroup(store, its_rank, its_ranks, patience, ledger, checked=checked))
         return _groups[-1]
 
     api.Backend.register_backend(BACKEND, make, devices="cpu")
     store = api.FileStore(path, ranks)
-    store.set(f"here {rank}", "")  # the group's own time-out is too short for whoever is just starting
+    store.set(f"here {rank}", "")  # the group's own time-out is too short for a rank that is still starting
     store.wait([f"here {other}" for other in range(ranks)], timedelta(seconds=MEETING_SECONDS))
     api.init_process_group(BACKEND, store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=MEETING_SECONDS))
 
 
 def leave() -> None:
-    """The default group is no more."""
+    """Destroy the default group, if there is one."""
     _groups.clear()
     if api.is_initialized():
         api.destroy_process_group()
 
 
 def is_at_rest() -> bool:
-    """Whether the default group can serve another function: the only one, with nothing under way."""
+    """Whether the default group can serve another function: no other group exists, and no collective is under way."""
     return len(_groups) == 1 and _groups[0].under_way == 0

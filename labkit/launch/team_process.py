@@ -1,6 +1,6 @@
-"""A process of a `Team`: runs one function after the other.
+"""A process of a `Team`: runs one function after another.
 
-Started as `python -m labkit.launch.team_process SOCKET RANK`, SOCKET the number of an open file.
+Started as `python -m labkit.launch.team_process SOCKET RANK`, where SOCKET is the number of an open file.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ import torch
 from torch import Tensor
 
 from labkit.errors import RankFailed
-from labkit.frames import SAID_ALL, receive, send
-from labkit.launch import ledger_group as noted_group
+from labkit.launch import ledger_group
 from labkit.launch.function_source import left_behind, unpack
-from labkit.launch.ledger_compute import noting
-from labkit.parallel.ledger import Ledger, encode_entries
-from labkit.parallel.rank_main import end_with_parent
+from labkit.launch.ledger import Ledger, encode_entries
+from labkit.launch.ledger_compute import recording_to
+from labkit.launch.messages import receive_message, send_message
+from labkit.launch.processes import END_OF_OUTPUT, end_with_parent
 from labkit.plain_values import decode, encode
 
 
 def main(handle: int, rank: int) -> None:
-    """Run what is asked for until the other side goes."""
+    """Run each function that comes over the socket until the other side closes it."""
     end_with_parent()
     torch.set_grad_enabled(False)
     runner = Runner(rank)
     with socket.socket(fileno=handle) as other:
-        send(other, {"ready": rank}, {})
-        while (job := receive(other)) is not None:
+        send_message(other, {"ready": rank}, {})
+        while (job := receive_message(other)) is not None:
             tensors: dict[str, Tensor] = {}
             answer = runner.run(*job, tensors)
-            print(SAID_ALL, flush=True)
-            send(other, answer, tensors)
+            print(END_OF_OUTPUT, flush=True)
+            send_message(other, answer, tensors)
 
 
 class Runner:
-    """Runs functions in the process group that each names: the last one's again, or a new one."""
+    """Runs functions, each in the process group that its job names: the last one again, or a new one."""
 
     def __init__(self, rank: int) -> None:
         self._ledger = Ledger(rank)
         self._group = ""
 
     def run(self, job: dict[str, Any], given: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """What a function gave or raised, the ledger, and whether the group can serve another one."""
+        """What a function returned or raised, the ledger, and whether the group can serve another function."""
         torch.set_num_threads(job["threads"])
         answer: dict[str, Any] = {}
         try:
             function = unpack(job["function"], given)
             args = [_argument(coded, given) for coded in job["args"]]
             if job["group"] != self._group:
-                noted_group.join(
+                ledger_group.join(
                     job["group"], self._ledger.rank, job["ranks"], job["timeout"], self._ledger, checked=job["checked"]
                 )
                 self._group = job["group"]
-            with noting(self._ledger):
+            with recording_to(self._ledger):
                 answer["value"] = encode(function(*args), tensors)
-        except BaseException as error:  # whatever the function raises is told, and the process goes on
+        except BaseException as error:  # whatever the function raises is reported, and the process goes on
             words = in_words(error) + _why_unknown(error, job)
             answer |= {"error": words, "kind": type(error).__name__, "others": isinstance(error, RankFailed)}
         ledger = encode_entries(self._ledger.take()).decode()
-        return answer | {"ledger": ledger, "at_rest": noted_group.is_at_rest()}
+        return answer | {"ledger": ledger, "at_rest": ledger_group.is_at_rest()}
 
 
 def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
@@ -71,7 +71,7 @@ def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
 
 
 def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
-    """Of a name that is not defined on the rank: that it is where the function comes from, but cannot be sent."""
+    """Explains a name that is unknown here but known where the function comes from: its value cannot be sent."""
     packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
     left = {name: kind for one in packed for name, kind in left_behind(one).items()}
     name = getattr(error, "name", None)
@@ -85,12 +85,12 @@ def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """The first line of what was raised, and the line of the launched function that led there."""
+    """The first line of an exception, and the line of the launched function that led to it."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<") and frame.line]
     place = f" (in your line `{own[-1].line}`)" if own else ""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # an exception of the function's own, with a broken text
+    except Exception:  # the function's own kind of exception may have a broken __str__
         text = []
     if isinstance(error, RankFailed):
         return f"{text[0] if text else 'it lost the others'}{place}"
@@ -99,4 +99,4 @@ def in_words(error: BaseException) -> str:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
-    os._exit(0)  # gloo's threads may wait for ranks that are gone
+    os._exit(0)  # gloo's threads may be waiting for ranks that are gone

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 
 from labkit import native
+from labkit.checkpoints.split import span
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
-from labkit.model.part import WHOLE, Part, span
+from labkit.model.part import WHOLE, Part
 from labkit.native.untouched import untouched
 
 

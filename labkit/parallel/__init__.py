@@ -1,9 +1,9 @@
 """One model on several ranks: tensor parallel within a layer, pipeline parallel across layers.
 
-The engine sees one forward pass; the model and the scheduler know nothing of ranks.
+For the engine this is one forward pass; the model and the scheduler do not know about ranks.
 """
 
 from labkit.parallel.layout import Layout
-from labkit.parallel.loader import load_parallel, start
+from labkit.parallel.loader import load_parallel, start_ranks
 
-__all__ = ["Layout", "load_parallel", "start"]
+__all__ = ["Layout", "load_parallel", "start_ranks"]

@@ -1,4 +1,4 @@
-"""Which device a rank computes on: all on the CPU, or one GPU a rank; checked before a process starts."""
+"""Which device a rank computes on: the CPU for all ranks, or one GPU per rank; checked before a process is started."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CPU = torch.device("cpu")
 def rank_device(
     layout: Layout, device: str | torch.device | None, local_rank: int = 0, local_ranks: int | None = None
 ) -> torch.device:
-    """The device of a rank: the CPU where none is named; of "cuda", GPU number `local_rank`.
+    """The device of a rank: the CPU if no device is given, GPU number `local_rank` for "cuda".
 
-    local_rank, local_ranks: which of the ranks on this host, and how many these are (left out: all). Raises `NotAvailable`
-    when there are fewer GPUs here than ranks, with the numbers of ranks that there are GPUs for, and `InvalidRequest` for
-    what is no device or names a single GPU.
+    local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default
+    all. Raises `NotAvailable`, with the numbers of ranks that would work, if this host has fewer GPUs than ranks. Raises
+    `InvalidRequest` for a text that is no device, and for a single GPU such as "cuda:1".
     """
     if device is None:
         return CPU
     if str(device).startswith("cuda:"):
         raise InvalidRequest(
-            f"device is {str(device)!r}, one GPU, and ranks take one each, from the first on; cuda or cpu is accepted"
+            f"device is {str(device)!r}, which is one GPU, but each rank needs its own; cuda or cpu is accepted"
         )
     if str(device) != "cuda":
         return as_device(device)
@@ -42,15 +42,15 @@ def rank_device(
 
 
 def torchrun_device(layout: Layout, device: str | torch.device | None) -> torch.device:
-    """The same for a rank that torchrun started, which says how many it started on this host, and which of them this is.
+    """`rank_device` for a rank that torchrun started; torchrun tells it its number on this host and how many ranks run here.
 
-    Raises `InvalidRequest` too, when what started the ranks says so much and no more than which rank this is.
+    Also raises `InvalidRequest` if the program that started the ranks does not tell these two numbers.
     """
     if device in (None, "cpu"):
         return CPU
     if missing := [name for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in os.environ]:
         raise InvalidRequest(
-            f"{missing[0]} is not set: a rank on a GPU needs its number among the ranks of its host, and how many these are; "
+            f"{missing[0]} is not set: a rank on a GPU must know its number on its host and how many ranks the host has; "
             "set LOCAL_RANK and LOCAL_WORLD_SIZE as torchrun does, or choose device cpu"
         )
     return rank_device(layout, device, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))

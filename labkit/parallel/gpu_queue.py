@@ -1,6 +1,6 @@
-"""The passes that a rank has put on its GPU's queue: waited for, and bounded in time.
+"""The passes that a rank has put on its GPU's queue: waits for them and limits their time.
 
-On the queue a collective waits for the other ranks without an end, and so may a call that the queue has no room for.
+A collective on the queue waits for the other ranks without a limit, and so does a call when the queue is full.
 """
 
 from __future__ import annotations
@@ -23,39 +23,42 @@ WATCH_SECONDS = 0.25
 
 
 @dataclass(eq=False)
-class Queued:
-    """A pass: when its first operation was queued, and what says that its last one is done, once that is queued too."""
+class QueuedPass:
+    """A pass: when its first operation was queued, and a function that tells whether its last one is done.
+
+    The function is set when the last operation has been queued.
+    """
 
     began: float = field(default_factory=time.monotonic)
     done: Callable[[], bool] | None = None
 
 
 def end_of_stream() -> Callable[[], bool]:
-    """What says whether the current stream of the current GPU has done all that is on its queue by now."""
+    """A function that tells whether the current stream has done everything that is on its queue now."""
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event.query
 
 
 class GpuQueue:
-    """Passes under way; when one takes longer than `timeout` seconds, `links.abort` is called, and so is who waits released.
+    """The passes under way. When one takes longer than `timeout` seconds, `links.abort` is called, which releases all waiters.
 
-    mark: gives what says whether all that was queued up to its call is done.
+    mark: returns a function that tells whether everything queued before the call of `mark` is done.
     """
 
     def __init__(self, links: Links, timeout: float = 600.0, mark: Callable[[], Callable[[], bool]] = end_of_stream) -> None:
         self._links, self._timeout, self._mark = links, timeout, mark
-        self._passes: deque[Queued] = deque()
+        self._passes: deque[QueuedPass] = deque()
         self._cause = ""
         threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True, name="labkit gpu queue").start()
 
     @contextlib.contextmanager
-    def queueing(self) -> Iterator[Queued]:
-        """Queue a pass in the block. Raises `RankFailed` when the ranks were told to stop."""
+    def queueing(self) -> Iterator[QueuedPass]:
+        """The block queues one pass. Raises `RankFailed` if the ranks have been told to stop."""
         self._check()
         while self._passes and self._passes[0].done is not None and self._passes[0].done():
             self._passes.popleft()
-        queued = Queued()
+        queued = QueuedPass()
         self._passes.append(queued)
         try:
             yield queued
@@ -64,19 +67,19 @@ class GpuQueue:
             raise
         queued.done = self._mark()
 
-    def wait(self, queued: Queued) -> None:
-        """Until a pass is done; raises `RankFailed` when that took too long or the ranks were told to stop meanwhile."""
+    def wait(self, queued: QueuedPass) -> None:
+        """Wait until a pass is done; raises `RankFailed` if it takes too long or the ranks are told to stop."""
         done, aborted = queued.done, self._links.aborted
         assert done is not None
         wait_until(lambda: done() or aborted.is_set(), aborted, float("inf"), "a pass on the GPU's queue")
-        self._check()  # collectives that were aborted come to an end as well, and give anything
+        self._check()  # an aborted collective ends too, with a meaningless result
 
     def _check(self) -> None:
         if self._links.aborted.is_set():
-            raise RankFailed(self._cause or "all others were told to stop (a pass on the GPU's queue)")
+            raise RankFailed(self._cause or "all ranks were told to stop (a pass on the GPU's queue)")
 
     def look(self) -> None:
-        """Abort if the first pass takes too long."""
+        """Tell the ranks to stop if the first pass takes too long."""
         with contextlib.suppress(IndexError):
             first = self._passes[0]
             late = time.monotonic() - first.began > self._timeout
@@ -86,7 +89,7 @@ class GpuQueue:
 
 
 def _watch(reference: weakref.ref[GpuQueue]) -> None:
-    """Look at a queue for as long as somebody has it."""
+    """Check a queue for as long as it exists."""
     while (queue := reference()) is not None:
         queue.look()
         del queue

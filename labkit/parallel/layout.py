@@ -1,4 +1,4 @@
-"""How many ranks hold a model and which part each of them does; checked before a process starts."""
+"""How many ranks hold a model and which part each rank holds; checked before a process is started."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
+from labkit.launch.processes import MOST_RANKS
 from labkit.model.part import Part
-
-MOST_RANKS = 64
 
 
 @dataclass(frozen=True)
 class Layout:
     """`pipeline_parallel` stages of `tensor_parallel` shards each.
 
-    Rank 0 drives: it plans, and it holds shard 0 of the last stage, where the logits come out and tokens are drawn. So
-    stages count down as ranks count up, and the shards of a stage have neighbouring ranks.
+    Rank 0 plans the steps and holds shard 0 of the last stage, where the logits are computed and tokens are chosen. So rank
+    numbers begin at the last stage, and the shards of one stage have consecutive ranks.
     """
 
     tensor_parallel: int = 1
@@ -24,32 +23,32 @@ class Layout:
 
     @property
     def ranks(self) -> int:
-        """Processes in all."""
+        """The number of processes."""
         return self.tensor_parallel * self.pipeline_parallel
 
     def part(self, rank: int) -> Part:
-        """What a rank holds."""
+        """The part that a rank holds."""
         stage = self.pipeline_parallel - 1 - rank // self.tensor_parallel
         return Part(rank % self.tensor_parallel, self.tensor_parallel, stage, self.pipeline_parallel)
 
     def rank(self, stage: int, shard: int) -> int:
-        """Who holds a part."""
+        """The rank that holds a part."""
         return (self.pipeline_parallel - 1 - stage) * self.tensor_parallel + shard
 
     def name(self, rank: int) -> str:
-        """A rank as messages call it: its number and what it holds."""
+        """The name of a rank in messages: its number and which part it holds."""
         part = self.part(rank)
         held = [f"shard {part.shard} of {part.shards}"] if part.shards > 1 else []
         held += [f"stage {part.stage} of {part.stages}"] if part.stages > 1 else []
         return f"rank {rank} ({', '.join(held)})" if held else f"rank {rank}"
 
     def failure(self, rank: int, host: str, step: int, cause: str) -> str:
-        """What is said of a rank that failed; `step` is the one it began last, 0 before the first."""
+        """The message about a rank that failed; step: the last step that it began, or 0 before the first."""
         where = f"at step {step}" if step else "before its first step"
         return f"{self.name(rank)} on {host} failed {where}: {cause}"
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` when a model of this shape cannot be laid out so, with the nearest that can."""
+        """Raise `InvalidRequest`, with the nearest number that works, if a model of this shape cannot be split this way."""
         for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):
             if not isinstance(count, int) or count < 1:
                 raise InvalidRequest(f"{name} is {count!r}; a whole number of at least 1 is accepted")

@@ -1,7 +1,7 @@
-"""What passes between ranks: tasks to all, sums within a stage, hidden states from stage to stage, logits.
+"""What ranks send each other: tasks to all ranks, sums within a stage, hidden states from stage to stage, logits.
 
-Every kind has a group of its own, so that nobody waits for a message of another kind. Tasks and reports go through the hosts'
-memory or network wherever the ranks compute; what lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
+Each kind of data has a group of its own, so that no rank waits for data of another kind. Tasks and reports always go through
+the memory of the host or its network. Data that lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.model.part import span
+from labkit.checkpoints.split import span
 from labkit.native.shared_group import SLOT_BYTES, SharedGroup
 from labkit.parallel.devices import CPU
 from labkit.parallel.gloo_group import GlooGroup
 from labkit.parallel.layout import Layout
 from labkit.parallel.nccl_group import NcclGroup
-from labkit.parallel.task_messages import HEADER, body_bytes
+from labkit.parallel.task_messages import HEADER_WORDS, Header, StopHeader, decode_header
 
 HostGroup = SharedGroup | GlooGroup
-"""Some of the ranks, and what they do together in the hosts' memory."""
+"""A group of ranks that exchange data in the memory of the host, or over the network."""
 
 Group = HostGroup | NcclGroup
-"""Some of the ranks, and what they do together where they compute."""
+"""A group of ranks that exchange data on the device on which they compute."""
 
 CONNECT_SECONDS = 120.0
-"""In which all ranks must have started and met, GPU by GPU."""
+"""All GPUs must have connected to each other after so many seconds."""
 
 END_SECONDS = 3.0
-"""How long the end of a run may wait for NCCL, which lets go of a GPU in a moment or not at all."""
+"""How long the end of a run waits for NCCL, which releases a GPU either at once or never."""
 
 PATIENCE_SECONDS = 0.002
-"""In which ranks that wait for a task have taken it, however deep they slept; those that have not are at work."""
+"""A rank that waits for a task takes it within this time, even if it was asleep; a rank that does not is computing."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a group did: calls, bytes of this rank's tensors, seconds with the waiting in them."""
+    """What a group did: its calls, the bytes of this rank's tensors, and the seconds, including the waiting."""
 
     calls: int
     byte_count: int
@@ -50,21 +50,21 @@ class Account:
 
 
 def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]:
-    """Files for all groups of a layout that go through this host's memory, by name; who made them deletes them."""
+    """Create the shared files of all groups that use this host's memory, by name; the caller deletes them."""
     groups = {"tasks": SharedGroup.create(layout.ranks)}
     for stage in range(layout.pipeline_parallel if device.type == "cpu" else 0):
         if layout.tensor_parallel > 1:
             groups[f"sums {stage}"] = SharedGroup.create(layout.tensor_parallel)
         for shard in range(layout.tensor_parallel if stage else 0):
-            groups[f"hidden {stage} {shard}"] = SharedGroup.create(2)  # from the stage in front
+            groups[f"hidden {stage} {shard}"] = SharedGroup.create(2)  # from the stage before
     return groups
 
 
 class Links:
-    """A rank's ends of the groups that it is in; `group(name, member, names)` opens one, of members so called.
+    """The groups that a rank belongs to; `group(name, member, names)` opens one whose members have these names.
 
-    device: the rank's own. On a GPU, those that pass on what lies there are `NcclGroup`s, made from `store`, and a call of
-    theirs is put on its queue. `aborted` is set once the ranks were told to stop.
+    device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls
+    are put on the GPU's queue. `aborted` is set once the ranks have been told to stop.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Links:
 
         peers = [layout.rank(part.stage, shard) for shard in range(part.shards)]
         before = [] if part.first else [layout.rank(part.stage - 1, part.shard), rank]
-        behind = [] if part.last else [rank, layout.rank(part.stage + 1, part.shard)]
+        after = [] if part.last else [rank, layout.rank(part.stage + 1, part.shard)]
         self.tasks = group("tasks", rank, tuple(map(layout.name, range(layout.ranks))))
         self.sums = opened(f"sums {part.stage}", part.shard, peers)
         self._before = opened(f"hidden {part.stage} {part.shard}", 1, before)
-        self._behind = opened(f"hidden {part.stage + 1} {part.shard}", 0, behind)
-        self._groups = {"tasks": self.tasks, "sums": self.sums, "hidden in": self._before, "hidden out": self._behind}
+        self._after = opened(f"hidden {part.stage + 1} {part.shard}", 0, after)
+        self._groups = {"tasks": self.tasks, "sums": self.sums, "hidden in": self._before, "hidden out": self._after}
 
     @classmethod
     def shared(
@@ -108,7 +108,7 @@ class Links:
         device: torch.device = CPU,
         meeting: Path | None = None,
     ) -> Links:
-        """Through memory of this host: the files that `create_groups` made. GPUs meet at the file `meeting`."""
+        """Links through this host's memory: the files of `create_groups`. GPUs find each other by the file `meeting`."""
         api: Any = torch.distributed
         store = api.FileStore(str(meeting), layout.ranks) if device.type == "cuda" else None
 
@@ -119,7 +119,7 @@ class Links:
 
     @classmethod
     def gloo(cls, layout: Layout, rank: int, store: Any, timeout: float, *, device: torch.device = CPU) -> Links:
-        """Over the network: a `torch.distributed.Store` that all ranks have."""
+        """Links over the network; all ranks find each other through a `torch.distributed.Store`."""
 
         def group(name: str, member: int, names: tuple[str, ...]) -> HostGroup:
             return GlooGroup(store, name, member, len(names), timeout=timeout, names=names)
@@ -127,22 +127,26 @@ class Links:
         return cls(layout, rank, group, device=device, store=store)
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
-        """Let the GPUs meet, where there are any: all ranks call it, before anything is sent. Raises `RankFailed`."""
-        for group in (self.sums, self._before, self._behind):  # stages wait for the one in front: not in a circle
+        """Connect the GPUs, if ranks compute on GPUs. All ranks call it before anything is sent. Raises `RankFailed`."""
+        for group in (
+            self.sums,
+            self._before,
+            self._after,
+        ):  # each stage waits for the one before it, so they never wait in a circle
             if isinstance(group, NcclGroup):
                 group.connect(patience)
 
     def send_task(self, header: Tensor, body: Tensor | None) -> None:
-        """From rank 0 to all others."""
+        """Send a task from rank 0 to all other ranks."""
         self.tasks.broadcast(header, 0)
         if body is not None:
             self.tasks.broadcast(body, 0)
 
     def try_send_task(self, header: Tensor, body: Tensor) -> bool:
-        """`send_task`, unless the others have not come to the last one; then nothing is sent.
+        """Send a task if the other ranks have taken the one before it; returns False, and sends nothing, if they have not.
 
-        Through shared memory a task waits there until the one behind it is written, and a body of more than a slot until
-        all others read it.
+        In shared memory a task stays until the next one is written, and a body larger than a slot waits until all other ranks
+        read it.
         """
         if isinstance(self.tasks, SharedGroup):
             if len(body) > SLOT_BYTES:
@@ -151,34 +155,34 @@ class Links:
                 if status == 2:
                     self.tasks.fail(status, "broadcast")
                 return False
-            self.tasks.broadcast(body, 0)  # who has taken the last header takes its body as well, whatever else waits
+            self.tasks.broadcast(body, 0)  # a rank that took the header takes its body next
             return True
         self.send_task(header, body)
         return True
 
-    def receive_task(self) -> tuple[Tensor, Tensor] | None:
-        """The next task's header and body; None when this rank is to end. Waits for the header as long as it takes."""
-        header = torch.empty(HEADER, dtype=torch.int64, device="cpu")
-        self.tasks.wait_for_broadcast(header, 0)
-        size = body_bytes(header)
-        if size is None:
+    def receive_task(self) -> tuple[Header, Tensor] | None:
+        """The next task's header and body; None if this rank has to end. Waits for the header without a limit."""
+        words = torch.empty(HEADER_WORDS, dtype=torch.int64, device="cpu")
+        self.tasks.wait_for_broadcast(words, 0)
+        header, size = decode_header(words)
+        if isinstance(header, StopHeader):
             return None
         body = torch.empty(size, dtype=torch.uint8, device="cpu")
         return header, self.tasks.broadcast(body, 0) if size else body
 
     def receive_hidden(self, tokens: int, hidden_size: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        """What the stage in front gave, `[tokens, hidden_size]` on the rank's device; None where there is none."""
+        """The hidden states of the stage before, `[tokens, hidden_size]` on this rank's device; None on the first stage."""
         if self._before is None:
             return None
         return self._before.broadcast(torch.empty(tokens, hidden_size, dtype=dtype, device=self.device), 0)
 
     def send_hidden(self, hidden: Tensor) -> None:
-        """To the same shard of the stage behind."""
-        assert self._behind is not None
-        self._behind.broadcast(hidden, 0)
+        """Send hidden states to the same shard of the next stage."""
+        assert self._after is not None
+        self._after.broadcast(hidden, 0)
 
     def gather_logits(self, logits: Tensor, vocab_size: int) -> Tensor | None:
-        """Shard 0 gets `[rows, vocab_size]` of all shards' shares `[rows, share]`; the others None."""
+        """Shard 0 gets `[rows, vocab_size]`, joined from the shares `[rows, share]` of all shards; the others get None."""
         if self.sums is None:
             return logits
         shards = self.part.shards
@@ -190,7 +194,7 @@ class Links:
         return torch.cat([part[:, : len(span(vocab_size, shard, shards))] for shard, part in enumerate(gathered)], dim=1)
 
     def gather_bytes(self, data: bytes) -> list[bytes] | None:
-        """Rank 0 gets what each rank gives; the others None."""
+        """Rank 0 gets the bytes of every rank; the others get None."""
         size = torch.tensor([len(data)], dtype=torch.int64, device="cpu")
         sizes = self.tasks.gather(size, 0)
         longest = self.tasks.broadcast(size if sizes is None else sizes.amax(0), 0)
@@ -202,20 +206,20 @@ class Links:
         return [bytes(row[: int(size)].numpy()) for row, size in zip(found, sizes, strict=True)]
 
     def flush(self) -> None:
-        """Until what this rank has sent is with the others."""
+        """Wait until the others have received everything that this rank has sent."""
         for group in self._groups.values():
             if isinstance(group, GlooGroup):
                 group.flush()
 
     def abort(self) -> None:
-        """Let all waiting end, here and on the other side."""
+        """Let all calls that wait fail, on this rank and on the others."""
         self.aborted.set()
         for group in self._groups.values():
             if group is not None:
                 group.abort()
 
     def close(self) -> None:
-        """Let go of what the groups hold of a GPU, and of gloo's threads; of no use behind that."""
+        """Release what the groups hold on a GPU, and gloo's threads. The links cannot be used after that."""
         on_gpu = [group for group in self._groups.values() if isinstance(group, NcclGroup)]
         for group in on_gpu:
             group.abort()
@@ -227,7 +231,7 @@ class Links:
                 each.close()
 
     def take_account(self, name: str) -> Account | None:
-        """What the group called so did since the last time; None for nothing."""
+        """What this group did since the last call of `take_account`; None if it did nothing."""
         group = self._groups[name]
         account = Account(*group.take_account()) if group is not None else None
         return account if account and account.calls else None

@@ -1,4 +1,4 @@
-"""From a model's name to an engine whose model lies on several ranks: of this host, or wherever torchrun started them."""
+"""Loads an engine whose model is split over several ranks: processes of this host, or the ranks that torchrun started."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from labkit.environment import usable_cores
 from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.devices import rank_device, torchrun_device
 from labkit.parallel.layout import Layout
+from labkit.parallel.local_ranks import LocalRanks
 from labkit.parallel.parallel_forward import ParallelForward
 from labkit.parallel.rank_forward import RankForward
-from labkit.parallel.rank_loop import serve
-from labkit.parallel.rank_processes import Ranks
-from labkit.parallel.torchrun import Joined, under_torchrun
+from labkit.parallel.rank_loop import run_tasks
+from labkit.parallel.torchrun import TorchrunRanks, under_torchrun
 from labkit.precision import as_precision
 
 
@@ -36,30 +36,32 @@ def load_parallel(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Unpack[EngineOptions],
 ) -> Engine:
-    """An engine on `layout.ranks` processes of this host: this one, and others that it starts.
+    """An engine on `layout.ranks` processes of this host: this process and others that it starts.
 
-    device: "cpu" (when left out) or "cuda": one GPU a rank, which talk over NCCL; decode steps come from no CUDA graph there,
-    `cuda_graphs` or not. dtype, seed, options: as `labkit.load` has them; the KV cache has as many slots as this rank's
-    memory allows. threads: of each rank; left out, the cores are shared out. progress: called with the ranks that are ready
-    and their number. Close the engine to end the ranks; they end with this process, too, and when the engine is forgotten.
+    device: "cpu" (the default) or "cuda". With "cuda" every rank has one GPU, the GPUs communicate over NCCL, and decode
+    steps use no CUDA graph, whatever `cuda_graphs` says. dtype, seed, options: as in `labkit.load`; the KV cache has as many
+    slots as this rank's memory allows. threads: threads per rank; by default the cores are divided among the ranks.
+    progress: is called with the number of ranks that are ready and their total.
 
-    Raises what `labkit.load` raises; before a process starts `InvalidRequest` when the model cannot be laid out so, and
-    `NotAvailable` when there are fewer GPUs than ranks; and `RankFailed` when a rank cannot read its part or has less memory
-    than its share of weights and cache takes.
+    The ranks end when the engine is closed or forgotten, and when this process ends.
+
+    Raises what `labkit.load` raises. Before a process is started, raises `InvalidRequest` if the model cannot be split this
+    way, and `NotAvailable` if there are fewer GPUs than ranks. Raises `RankFailed` if a rank cannot read its part, or has
+    less memory than its share of the weights and the cache needs.
     """
     check_options(options)
-    own = _device(layout, device)  # before checksums are computed
+    own = _device(layout, device)  # checked before checksums are computed, which takes long
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
     precision = as_precision(dtype, own)
-    if own.type == "cpu":  # ranks share the host's memory; each GPU is looked at by its rank
+    if own.type == "cpu":  # ranks share the host's memory; each GPU is checked by its rank
         check_memory(checkpoint, own, precision)
-    tokenizer = tokenizer_of(checkpoint)  # before a process starts: it may not fit the model
-    forward = start(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
+    tokenizer = tokenizer_of(checkpoint)  # read before a process is started: it may not fit the model
+    forward = start_ranks(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
     return Engine(forward.model, tokenizer, forward=forward, **options)
 
 
-def start(
+def start_ranks(
     checkpoint: Checkpoint,
     layout: Layout,
     precision: str,
@@ -68,20 +70,22 @@ def start(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParallelForward:
-    """Start the other ranks, read this one's part, and wait until all are ready; arguments as those of `load_parallel`.
+    """Start the other ranks, read this rank's part, and wait until all are ready; the arguments are those of `load_parallel`.
 
-    Where torchrun has started them all, this one takes its place among them; only rank 0 comes back from it, the others
-    compute until rank 0 is done, and end.
+    If torchrun has started the ranks, this rank joins the others instead. Then only rank 0 returns; the other ranks compute
+    until rank 0 is done, and exit.
     """
     layout.check(checkpoint.config)
     if not native.available():
-        raise NotAvailable(f"ranks on one host talk through labkit's native library, which is not used: {native.why_not()}")
+        raise NotAvailable(
+            f"ranks on one host communicate through labkit's native library, which cannot be used: {native.why_not()}"
+        )
     own_device = _device(layout, device)
     if under_torchrun():
         return _join(checkpoint, layout, precision, own_device, threads)
     each = threads or max(1, usable_cores() // layout.ranks)
     source = {"model": str(checkpoint.path or checkpoint.name), "seed": getattr(checkpoint, "seed", 0)}
-    ranks = Ranks(layout, source | {"precision": precision, "threads": each}, device=own_device)
+    ranks = LocalRanks(layout, source | {"precision": precision, "threads": each}, device=own_device)
     try:
         ranks.links.connect()
         own = RankForward.load(checkpoint, precision, ranks.links, each)
@@ -103,14 +107,14 @@ def _device(layout: Layout, device: str | None) -> torch.device:
 def _join(checkpoint: Checkpoint, layout: Layout, precision: str, device: torch.device, threads: int | None) -> ParallelForward:
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    ranks = Joined(layout, device)
+    ranks = TorchrunRanks(layout, device)
     try:
         ranks.links.connect()
         each = threads or torch.get_num_threads()  # torchrun sets OMP_NUM_THREADS
         own = RankForward.load(checkpoint, precision, ranks.links, each)
         if ranks.rank == 0:
             return ParallelForward(ranks, own)
-        serve(own, ranks.links, ranks.say)
+        run_tasks(own, ranks.links, ranks.set_step)
     except RankFailed as error:
         raise ranks.failure() or error from None
     except Exception as error:

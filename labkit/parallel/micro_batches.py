@@ -1,4 +1,4 @@
-"""A batch in pieces, so that a stage works on one while the next stage works on the one before."""
+"""Cuts a batch into micro-batches, so that one stage works on a micro-batch while the next stage works on the previous one."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ import torch
 from labkit.model.batch import Batch
 
 FEWEST_TOKENS = 64
-"""Of a piece: with fewer a product is no longer worth reading the weights again."""
+"""The fewest tokens of a micro-batch: with fewer, reading the weights once more costs more than it saves."""
 
-PIECES_PER_STAGE = 4
-"""The more pieces, the smaller the bubble, (stages - 1) / (pieces + stages - 1) of the time."""
-
-
-def pieces_of(tokens: int, stages: int) -> int:
-    """Into how many pieces a batch of so many tokens is cut."""
-    return max(1, min(PIECES_PER_STAGE * stages, tokens // FEWEST_TOKENS)) if stages > 1 else 1
+MICRO_BATCHES_PER_STAGE = 4
+"""More micro-batches make the bubble smaller: it is (stages - 1) / (micro_batches + stages - 1) of the time."""
 
 
-def split(batch: Batch, pieces: int) -> list[Batch]:
-    """Consecutive stretches of the tokens as batches of their own, about equally long.
+def num_micro_batches(tokens: int, stages: int) -> int:
+    """The number of micro-batches that a batch of `tokens` tokens is cut into."""
+    return max(1, min(MICRO_BATCHES_PER_STAGE * stages, tokens // FEWEST_TOKENS)) if stages > 1 else 1
 
-    Run one after the other over the same cache they write and give what the whole batch does, the logits behind one
-    another. A sequence whose tokens are cut goes on in the next piece, which sees what the earlier ones wrote.
+
+def split_batch(batch: Batch, pieces: int) -> list[Batch]:
+    """Cut a batch into `pieces` batches of consecutive tokens, about equally long.
+
+    Run one after another over the same cache, they write the same keys and values as the whole batch, and their logits,
+    concatenated, are those of the whole batch. A sequence that is cut continues in the next piece, which sees what the
+    earlier pieces wrote.
     """
     if pieces == 1:
         return [batch]
     tokens = batch.num_tokens
     starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
     edges = [tokens * piece // pieces for piece in range(pieces + 1)]
-    return [_stretch(batch, begin, end, starts, lengths) for begin, end in itertools.pairwise(edges) if begin < end]
+    return [_piece(batch, begin, end, starts, lengths) for begin, end in itertools.pairwise(edges) if begin < end]
 
 
-def _stretch(batch: Batch, begin: int, end: int, starts: list[int], lengths: list[int]) -> Batch:
+def _piece(batch: Batch, begin: int, end: int, starts: list[int], lengths: list[int]) -> Batch:
     held = [s for s, (a, b) in enumerate(itertools.pairwise(starts)) if a < end and b > begin]
     ends = [min(starts[s + 1], end) for s in held]
     rows = batch.logit_rows[(batch.logit_rows >= begin) & (batch.logit_rows < end)] - begin

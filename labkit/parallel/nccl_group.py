@@ -1,4 +1,7 @@
-"""A group of processes with a GPU each: torch.distributed's NCCL, with what GPUs need of `SharedGroup`'s interface."""
+"""A group of ranks with one GPU each, connected by torch.distributed's NCCL.
+
+It has the part of `SharedGroup`'s interface that ranks on GPUs use.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,25 @@ from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""torch's own time-out, behind which it ends the process: a group's members are bounded in time by `GpuQueue`."""
+"""torch's own time-out, after which it ends the process; `GpuQueue` limits the time of collectives instead."""
 
 GUARDS_OFF = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
-"""Environment under which a group is made: torch's guards would end the process of whoever uses this library."""
+"""Environment in which a group is made: torch's own guards would end the process that uses this library."""
 
 
 class NcclGroup:
-    """Member `rank` of `ranks`, on `device`; all make it from one `torch.distributed.Store` and under one name, then `connect`.
+    """Member `rank` of `ranks`, on `device`; all members make it from one `torch.distributed.Store`, then call `connect`.
 
-    A collective is put on the current stream's queue and does not wait, so that on every GPU they run in the order of the
-    calls, one at a time: members that call in an order that has no circle never wait in one. Whether it has come to its end
-    is asked of the stream. After `abort`, NCCL's kernels give up, what they gave is of no use, and every later call raises
-    `RankFailed`.
+    A collective is put on the queue of the current stream, and the call returns at once. Every GPU runs its collectives one
+    at a time in the order of the calls, so members whose orders of calls form no circle never wait in a circle. The stream
+    tells when a collective is done. After `abort`, NCCL's kernels give up, their results are meaningless, and every later
+    call raises `RankFailed`.
     """
 
     def __init__(
         self, store: Any, name: str, rank: int, ranks: int, *, device: torch.device, names: tuple[str, ...] = ()
     ) -> None:
-        api: Any = dist  # whose stubs lack most of what follows
+        api: Any = dist  # its type stubs lack most of what follows
         if not dist.is_nccl_available():
             raise NotAvailable(
                 f"ranks on GPUs talk by NCCL, and torch {torch.__version__} was built without it; use device cpu"
@@ -51,10 +54,10 @@ class NcclGroup:
         self._calls = self._bytes = 0
 
     def connect(self, patience: float) -> None:
-        """Meet the other members, and let NCCL find the ways between their GPUs; all call it, before any collective.
+        """Connect to the other members; all members call it before the first collective.
 
-        Raises `RankFailed` when somebody does not come within `patience` seconds, while NCCL is left waiting in its thread,
-        and `NotAvailable` when NCCL finds no way.
+        Raises `RankFailed` if a member does not come within `patience` seconds (NCCL's thread then keeps waiting), and
+        `NotAvailable` if NCCL cannot connect the GPUs.
         """
         failures: list[Exception] = []
 
@@ -63,7 +66,7 @@ class NcclGroup:
                 with torch.cuda.device(self.device):
                     self.all_reduce(torch.zeros(1, dtype=torch.float32, device=self.device))
                     torch.cuda.current_stream().synchronize()
-            except Exception as error:  # whatever it is, it is this member's failure
+            except Exception as error:  # any exception here is a failure of this member
                 failures.append(error)
 
         thread = threading.Thread(target=meet, daemon=True, name="labkit nccl connect")
@@ -74,20 +77,20 @@ class NcclGroup:
             raise NotAvailable(f"{what}: {str(failures[0]).splitlines()[0]}") from failures[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place: contiguous, of one shape and dtype everywhere; the same bits on all."""
+        """The sum over all members, in place: contiguous, same shape and dtype on all; every member gets the same bits."""
         options: Any = dist.AllreduceOptions()
         self._queue("all_reduce", tensor, lambda: self._group.allreduce([tensor], _queued(options)))
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """What `root` has in `tensor`, in place: contiguous, of one shape and dtype everywhere."""
+        """Every member gets the tensor of `root`, in place: contiguous, same shape and dtype on all."""
         options: Any = dist.BroadcastOptions()
         options.rootRank = root
         self._queue("broadcast", tensor, lambda: self._group.broadcast([tensor], _queued(options)))
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """All members' tensors `[ranks, *shape]` on `root`, None elsewhere; contiguous, of one shape and dtype."""
+        """`root` gets all tensors, `[ranks, *shape]`, the others None; tensors are contiguous, same shape and dtype on all."""
         options: Any = dist.GatherOptions()
         options.rootRank = root
         everything = tensor.new_empty(self.ranks, *tensor.shape) if self.rank == root else None
@@ -96,41 +99,43 @@ class NcclGroup:
         return everything
 
     def abort(self) -> None:
-        """Let what waits in this process end: collectives on the GPU's queue, and later calls with `RankFailed`.
+        """End the collectives on the GPU's queue, and make later calls raise `RankFailed`; returns at once.
 
-        It returns at once. NCCL ends a communicator in a thread of its own, since that waits for the GPU, where another
-        group's collective may be in the way until that group is aborted as well.
+        A separate thread ends NCCL's communicator. That waits for the GPU, where a collective of another group may block it
+        until that group is aborted as well.
         """
         self._aborted.set()
         if self._ending is None:
             thread = threading.Thread(target=self._end, daemon=True, name="labkit nccl abort")
-            with contextlib.suppress(RuntimeError):  # at the interpreter's end no thread starts, and the process goes
+            with contextlib.suppress(
+                RuntimeError
+            ):  # no thread can be started while the interpreter exits; then the process ends anyway
                 thread.start()
                 self._ending = thread
 
     def join(self, seconds: float) -> None:
-        """Behind `abort`: until NCCL has let go of the GPU, so many seconds at most."""
+        """After `abort`: wait until NCCL has released the GPU, but at most so many seconds."""
         if self._ending is not None:
             self._ending.join(seconds)
 
     def take_account(self) -> tuple[int, int, float]:
-        """Calls since the last account and their bytes; 0.0 for the seconds, which pass on the GPU, unseen from here."""
+        """The calls since the last `take_account` and their bytes; the seconds are 0.0, as the time on the GPU is unknown."""
         account = self._calls, self._bytes, 0.0
         self._calls = self._bytes = 0
         return account
 
     def _end(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is of no use any more, whatever NCCL says to that
+        with contextlib.suppress(RuntimeError):  # the communicator is not needed any more, so an error of NCCL does not matter
             self._group.abort()
 
     def _queue(self, collective: str, tensor: Tensor, call: Any) -> None:
         what = f"{collective} of {self.names[self.rank]}"
         if self._aborted.is_set():
-            raise RankFailed(f"all others were told to stop ({what})")
+            raise RankFailed(f"all ranks were told to stop ({what})")
         assert tensor.is_contiguous()
         try:
             work = call()
-            if work is not None:  # it runs on a stream of NCCL's own: let this one wait for that
+            if work is not None:  # it runs on a stream of NCCL; make the current stream wait for it
                 work.wait()
         except RuntimeError as error:
             raise RankFailed(f"{what}: {str(error).splitlines()[0]}") from None
@@ -139,14 +144,14 @@ class NcclGroup:
 
 
 def _queued(options: Any) -> Any:
-    """The options of a collective, on the current stream."""
+    """Options that put a collective on the current stream."""
     options.asyncOp = False
     return options
 
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables in a block."""
+    """Set environment variables while the block runs."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,4 +1,4 @@
-"""Rank 0's forward pass: every rank computes its part, and the logits come out here."""
+"""The forward pass as rank 0 calls it: every rank computes its part, and rank 0 gets the logits."""
 
 from __future__ import annotations
 
@@ -18,22 +18,34 @@ from torch import Tensor
 from labkit import ops
 from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.launch.ledger import Entry, decode_entries, encode_entries
 from labkit.model.batch import Batch
 from labkit.model.kv_cache import KVCache
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
-from labkit.parallel.ledger import Entry, decode_entries, encode_entries
+from labkit.parallel.local_ranks import LocalRanks
 from labkit.parallel.rank_forward import RankForward
-from labkit.parallel.rank_processes import Ranks
-from labkit.parallel.task_messages import DONE, Prefix, Task, decode, encode, encode_prefix, occupy_header, report_header
-from labkit.parallel.torchrun import Joined
+from labkit.parallel.task_messages import (
+    DONE,
+    OccupyHeader,
+    Prefix,
+    ReportHeader,
+    StepHeader,
+    Task,
+    decode_header,
+    decode_step,
+    encode_header,
+    encode_prefix,
+    encode_step,
+)
+from labkit.parallel.torchrun import TorchrunRanks
 
 
 @dataclass(eq=False)
-class Begun:
-    """A pass that the other ranks have been given; this one runs its own part of it when its turn comes.
+class SubmittedPass:
+    """A pass that was sent to the other ranks. This rank runs its own part later, in order, and then sets `logits`.
 
-    Then it has `logits`, which are there once `wait` has returned.
+    The logits may be read once `wait` has returned.
     """
 
     task: Task
@@ -43,81 +55,83 @@ class Begun:
 
 
 class ParallelForward:
-    """Called as `GPTJ.forward` is; each of the caller's caches has its like on every rank, for as long as it lives.
+    """Called like `GPTJ.forward`. For each cache of the caller, every rank has a cache of its own while that one lives.
 
-    A failure of any rank is raised as one `RankFailed` that names it; behind it every call raises the same. `model` is this
-    rank's part. Of a pipeline, as many passes as there are stages are under way at a time (`submit`); `steps` counts them.
+    If any rank fails, the call raises a `RankFailed` that names it, and so does every later call. `model` is this rank's
+    part. A pipeline has as many passes under way at a time as it has stages (`submit`); `steps` counts all passes.
     """
 
-    def __init__(self, ranks: Ranks | Joined, own: RankForward) -> None:
+    def __init__(self, ranks: LocalRanks | TorchrunRanks, own: RankForward) -> None:
         self.ranks = ranks
         self.model = own.model
         self._own = own
         self._caches: weakref.WeakKeyDictionary[KVCache, int] = weakref.WeakKeyDictionary()
         self._freed: list[int] = []
-        self._begun: deque[Begun] = deque()
+        self._submitted: deque[SubmittedPass] = deque()
         self.steps = self._made = 0
         self._failed: RankFailed | None = None
 
     @property
     def layout(self) -> Layout:
-        """How many ranks there are, and who holds what."""
+        """How many ranks there are, and which part each one holds."""
         return self.ranks.layout
 
     @property
     def steps_in_flight(self) -> int:
-        """A pass for each stage to work on."""
+        """One pass for each stage."""
         return self.model.part.stages
 
     @property
     def batch_device(self) -> torch.device:
-        """Batches are made in the host's memory: they go to the other ranks from there, and to each one's own device."""
+        """Batches are made in the host's memory; from there every rank copies them to its own device."""
         return CPU
 
     @property
     def num_threads(self) -> int:
-        """This rank's share of the cores."""
+        """The threads of this rank."""
         return self._own.threads
 
     def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while an operation is swapped."""
+        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while `ops.use` replaces an operation."""
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
-        """Give the other ranks a pass; what is called to have its logits. Raises as a call does, now and then."""
+        """Send a pass to the other ranks; the function returned waits for its logits. Both raise what a call raises."""
         if ops.swapped():
-            raise InvalidRequest("operations swapped by ops.use are not seen by the other ranks; use one process for them")
+            raise InvalidRequest("the other ranks do not see the operations that ops.use replaces; use one process for them")
         with self._all_or_none():
             freed, self._freed[:] = tuple(self._freed), []
             self.steps += 1
-            header, body = encode(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
+            words, body = encode_step(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
             self.ranks.check()
-            self._give(header, body)
-            # The encoded batch is a copy: the caller's own may change before this rank comes to it.
-            begun = Begun(decode(header, body, self.model.config.hidden_size), cache)
-            self._begun.append(begun)
-        return partial(self._logits, begun)
+            self._send(words, body)
+            # The encoded batch is a copy: the caller may change the original before this rank runs its part.
+            header, _ = decode_header(words)
+            assert isinstance(header, StepHeader)
+            submitted = SubmittedPass(decode_step(header, body, self.model.config.hidden_size), cache)
+            self._submitted.append(submitted)
+        return partial(self._logits, submitted)
 
     def occupy(self, cache: KVCache) -> None:
-        """Have every rank take the memory of its part of a cache, and wait until all have it."""
+        """Have every rank take the memory of its part of a cache, and wait until all ranks have done so."""
         with self._all_or_none():
             self._run_until(None)
-            self.ranks.links.send_task(occupy_header(self._number(cache), cache.num_slots), None)
+            self.ranks.links.send_task(encode_header(OccupyHeader(self._number(cache), cache.num_slots)), None)
             cache.occupy()
             self.ranks.links.gather_bytes(DONE)
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
-        """Keys and values that a request brings along, to each rank's layers and heads; passes that were begun come first."""
+        """Write keys and values from a request to the layers and heads of every rank, after all submitted passes."""
         with self._all_or_none():
             self._run_until(None)
             self.ranks.links.send_task(*encode_prefix(Prefix(self._number(cache), cache.num_slots, slots, given)))
             put_prefix_prompt(cache, slots, given)
 
     def ledger(self) -> list[Entry]:
-        """What each rank did and what passed between them since the last time, in the order of the ranks."""
+        """The ledger entries of all ranks since the last call, in the order of the ranks."""
         with self._all_or_none():
             self._run_until(None)
-            self.ranks.links.send_task(report_header(), None)
+            self.ranks.links.send_task(encode_header(ReportHeader()), None)
             found = self.ranks.links.gather_bytes(encode_entries(self._own.ledger.take()))
         assert found is not None
         return [entry for data in found for entry in decode_entries(data)]
@@ -128,34 +142,37 @@ class ParallelForward:
             self._failed = RankFailed("the engine was closed; load it again")
             self.ranks.close()
 
-    def _give(self, header: Tensor, body: Tensor) -> None:
-        """A pass to the others; while they cannot take it, this rank runs its part of those begun: they may wait for that."""
-        while self._begun:
+    def _send(self, header: Tensor, body: Tensor) -> None:
+        """Send a pass to the other ranks.
+
+        While they cannot take it, this rank runs its part of submitted passes, because the others may be waiting for that.
+        """
+        while self._submitted:
             if self.ranks.links.try_send_task(header, body):
                 return
             self._run_first()
         self.ranks.links.send_task(header, body)
 
-    def _logits(self, begun: Begun) -> Tensor:
+    def _logits(self, submitted: SubmittedPass) -> Tensor:
         with self._all_or_none():
-            self._run_until(begun)
-            begun.wait()
-        assert begun.logits is not None
-        return begun.logits
+            self._run_until(submitted)
+            submitted.wait()
+        assert submitted.logits is not None
+        return submitted.logits
 
-    def _run_until(self, last: Begun | None) -> None:
-        """This rank's part of all passes up to that one; the ranks run them in the order in which they were begun."""
-        while self._begun and (last is None or last.logits is None):
+    def _run_until(self, last: SubmittedPass | None) -> None:
+        """Run this rank's part of all passes up to `last`, or of all; every rank runs them in the order of their submission."""
+        while self._submitted and (last is None or last.logits is None):
             self._run_first()
 
     def _run_first(self) -> None:
-        begun = self._begun.popleft()
-        begun.logits = self._own(begun.task.batch, begun.cache, begun.task.number)
-        begun.wait = self._own.waiter()
+        first = self._submitted.popleft()
+        first.logits = self._own(first.task.batch, first.cache, first.task.number)
+        first.wait = self._own.waiter()
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:
-        """What must not be left half done: an interruption waits for its end, and a failure is everybody's end."""
+        """A block that must not stop half-way: an interruption waits for its end, and a failure ends all ranks."""
         if self._failed:
             raise RankFailed(str(self._failed))
         with uninterrupted():
@@ -176,9 +193,9 @@ class ParallelForward:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, or a notebook's Stop, back until the block has come to its end.
+    """Delay Ctrl-C, or a notebook's Stop, until the block has ended.
 
-    Not where the handler is none of Python's: in a program that has Python in it, as a server's, it cannot be put back.
+    This does nothing if the signal handler is not Python's (in a server that embeds Python), as it could not be restored.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield

@@ -1,4 +1,4 @@
-"""One rank's share of a forward pass: take over the hidden state, compute, hand on or gather."""
+"""One rank's part of a forward pass: receive the hidden states, compute, then send them on or gather the logits."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from labkit.checkpoints import Checkpoint
 from labkit.engine.loader import check_memory
+from labkit.launch.ledger import COMPUTE, Ledger
 from labkit.model.batch import Batch
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 from labkit.model.native_forward import NativeForward
 from labkit.model.weight_store import read_model
 from labkit.native.packed_weight import PackedWeight
-from labkit.parallel.gpu_queue import GpuQueue, Queued
-from labkit.parallel.ledger import COMPUTE, Ledger
+from labkit.parallel.gpu_queue import GpuQueue, QueuedPass
 from labkit.parallel.links import Links
-from labkit.parallel.micro_batches import pieces_of, split
+from labkit.parallel.micro_batches import num_micro_batches, split_batch
 from labkit.parallel.nccl_group import NcclGroup
 
 
 class RankForward:
     """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order.
 
-    What it does and waits for is entered in `ledger`. On a GPU, passes are put on its queue operation by operation, none
-    from a CUDA graph, and a call does not wait for them (`waiter` does); the times in the ledger are those of the queueing,
-    and of sums and gathers there are calls and bytes alone.
+    `ledger` records what it computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one by one,
+    without a CUDA graph, and a call returns before they are done (`waiter` waits for them). The times in the ledger are then
+    the times of putting them on the queue, and entries of sums and gathers have calls and bytes but no time.
     """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
@@ -37,19 +37,19 @@ class RankForward:
         self.ledger = Ledger(links.rank)
         model.add_up = links.sums.all_reduce if links.sums else None
         self._queue = GpuQueue(links) if links.device.type == "cuda" else None
-        self._queued: Queued | None = None
+        self._queued: QueuedPass | None = None
         packed = isinstance(model.layers[0].qkv.weight, PackedWeight)
         self._forward: Callable[..., Tensor] = model.forward
         self._hidden_dtype = model.dtype
         if packed:
-            assert not isinstance(links.sums, NcclGroup), "a model packed for the CPU was given GPUs to add up with"
+            assert not isinstance(links.sums, NcclGroup), "a model packed for the CPU cannot add up on GPUs"
             self._forward, self._hidden_dtype = NativeForward(model, links.sums, threads), torch.float32
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, precision: str, links: Links, threads: int) -> RankForward:
-        """Read the rank's part of a checkpoint, and nothing else of it, straight to its device.
+        """Read only this rank's part of a checkpoint, straight to its device.
 
-        Raises what reading raises, and before it `InsufficientResources` when a GPU's free memory does not hold its share.
+        Raises what reading raises. Raises `InsufficientResources` before reading if the free memory of a GPU is too small.
         """
         if links.device.type == "cuda":
             check_memory(checkpoint, links.device, precision, links.layout.ranks)
@@ -58,8 +58,8 @@ class RankForward:
     def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
         """Logits `[rows, vocab_size]` on rank 0, None on the others. Raises `RankFailed`.
 
-        With several stages a long batch goes through them in pieces, so that they work at the same time. The batch comes
-        from the host's memory, wherever the rank computes.
+        With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must
+        lie in the host's memory, whatever the device of the rank is.
         """
         if self._queue is None:
             return self._pass(batch, cache, step)
@@ -67,7 +67,7 @@ class RankForward:
             return self._pass(batch, cache, step)
 
     def waiter(self) -> Callable[[], None]:
-        """What waits for the pass that was run last, where that was put on a GPU's queue; it raises `RankFailed`."""
+        """A function that waits until the latest pass on the GPU's queue is done; it raises `RankFailed`."""
         if self._queue is None or self._queued is None:
             return lambda: None
         return partial(self._queue.wait, self._queued)
@@ -75,35 +75,35 @@ class RankForward:
     def _pass(self, batch: Batch, cache: KVCache, step: int) -> Tensor | None:
         self.ledger.step = step
         made = []
-        for piece, part in enumerate(split(batch, pieces_of(batch.num_tokens, self.model.part.stages))):
+        for piece, part in enumerate(split_batch(batch, num_micro_batches(batch.num_tokens, self.model.part.stages))):
             self.ledger.piece = piece
             made.append(self._run(part.to(self.links.device), cache))
         logits = [rows for rows in made if rows is not None]
         return torch.cat(logits) if len(logits) > 1 else logits[0] if logits else None
 
     def _run(self, batch: Batch, cache: KVCache) -> Tensor | None:
-        config, part, links, note = self.model.config, self.model.part, self.links, self.ledger.note
+        config, part, links, record = self.model.config, self.model.part, self.links, self.ledger.add
         began = time.monotonic()
         hidden = links.receive_hidden(batch.num_tokens, config.hidden_size, self._hidden_dtype)
         if hidden is not None:
-            note("recv", began, shape=tuple(hidden.shape), byte_count=hidden.nbytes)
+            record("recv", began, shape=tuple(hidden.shape), byte_count=hidden.nbytes)
         began = time.monotonic()
         made = self._forward(batch, cache, hidden)
-        note(COMPUTE, began, shape=tuple(made.shape))
-        self._note_sums("all_reduce", began, (batch.num_tokens, config.hidden_size))
+        record(COMPUTE, began, shape=tuple(made.shape))
+        self._record_sums("all_reduce", began, (batch.num_tokens, config.hidden_size))
         began = time.monotonic()
         if not part.last:
             links.send_hidden(made)
-            note("send", began, shape=tuple(made.shape), byte_count=made.nbytes)
+            record("send", began, shape=tuple(made.shape), byte_count=made.nbytes)
             return None
         if not len(batch.logit_rows):
             return made.new_empty(0, config.vocab_size)
         logits = links.gather_logits(made, config.vocab_size)
-        self._note_sums("gather", began, tuple(made.shape))
+        self._record_sums("gather", began, tuple(made.shape))
         return logits
 
-    def _note_sums(self, what: str, began: float, shape: tuple[int, ...]) -> None:
-        """Enter what the shards' group has done since the last time, if there is one."""
+    def _record_sums(self, what: str, began: float, shape: tuple[int, ...]) -> None:
+        """Record what the group of shards has done since the last call, if there is such a group."""
         if account := self.links.take_account("sums"):
             size = account.byte_count // account.calls
-            self.ledger.note(what, began, shape=shape, byte_count=size, calls=account.calls, seconds=account.seconds)
+            self.ledger.add(what, began, shape=shape, byte_count=size, calls=account.calls, seconds=account.seconds)

@@ -1,19 +1,27 @@
-"""What every rank but the first does: one task after another."""
+"""What every rank except rank 0 does: one task after another, as rank 0 sends them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from labkit.engine.prefix_prompt import put_prefix_prompt
+from labkit.launch.ledger import encode_entries
 from labkit.model.kv_cache import KVCache
-from labkit.parallel.ledger import encode_entries
 from labkit.parallel.links import Links
 from labkit.parallel.rank_forward import RankForward
-from labkit.parallel.task_messages import DONE, OCCUPY, PREFIX, REPORT, decode, decode_occupy, decode_prefix, kind_of
+from labkit.parallel.task_messages import (
+    DONE,
+    OccupyHeader,
+    PrefixHeader,
+    ReportHeader,
+    StepHeader,
+    decode_prefix,
+    decode_step,
+)
 
 
-def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> None:
-    """Do task after task; returns when told to end. `say` is told the number of each step."""
+def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None]) -> None:
+    """Do task after task; returns when rank 0 says so. `on_step` is called with the number of each step as it begins."""
     model = forward.model
     caches: dict[int, KVCache] = {}
 
@@ -24,17 +32,18 @@ def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> Non
 
     while (received := links.receive_task()) is not None:
         header, body = received
-        if kind_of(header) == REPORT:
-            links.gather_bytes(encode_entries(forward.ledger.take()))
-        elif kind_of(header) == OCCUPY:
-            cache_of(*decode_occupy(header)).occupy()
-            links.gather_bytes(DONE)
-        elif kind_of(header) == PREFIX:
-            prefix = decode_prefix(header, body)
-            put_prefix_prompt(cache_of(prefix.cache, prefix.num_slots), prefix.slots, prefix.given)
-        else:
-            task = decode(header, body, model.config.hidden_size)
-            say(task.number)
-            for number in task.freed:
-                caches.pop(number, None)
-            forward(task.batch, cache_of(task.cache, task.slots), task.number)
+        match header:
+            case StepHeader():
+                task = decode_step(header, body, model.config.hidden_size)
+                on_step(task.number)
+                for number in task.freed:
+                    caches.pop(number, None)
+                forward(task.batch, cache_of(task.cache, task.slots), task.number)
+            case ReportHeader():
+                links.gather_bytes(encode_entries(forward.ledger.take()))
+            case OccupyHeader():
+                cache_of(header.cache, header.num_slots).occupy()
+                links.gather_bytes(DONE)
+            case PrefixHeader():
+                prefix = decode_prefix(header, body)
+                put_prefix_prompt(cache_of(prefix.cache, prefix.num_slots), prefix.slots, prefix.given)

@@ -1,15 +1,12 @@
-"""A rank's process: reads its part of the model, then computes what rank 0 sends, until it is told to end.
+"""The process of a rank: it reads its part of the model, then computes what rank 0 sends until it is told to stop.
 
-Started by `Ranks` as `python -m labkit.parallel.rank_main RUN_FOLDER RANK`.
+`LocalRanks` starts it as `python -m labkit.parallel.rank_main RUN_FOLDER RANK`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +14,23 @@ import torch
 
 from labkit.checkpoints import open_checkpoint
 from labkit.errors import RankFailed
+from labkit.launch.processes import end_with_parent
 from labkit.parallel.devices import CPU
-from labkit.parallel.heartbeat import Pulse
+from labkit.parallel.heartbeats import Heartbeats
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
+from labkit.parallel.local_ranks import LOST_OTHERS
 from labkit.parallel.rank_forward import RankForward
-from labkit.parallel.rank_loop import serve
-from labkit.parallel.rank_processes import LOST_OTHERS
+from labkit.parallel.rank_loop import run_tasks
 
 
 def main(folder: Path, rank: int) -> int:
-    """Run the rank; what stops it is written to the run's folder for rank 0 to read."""
+    """Run the rank; if it fails, the cause is written to the run's folder, where rank 0 reads it."""
     end_with_parent()
     spec: dict[str, Any] = json.loads((folder / "run.json").read_text())
     layout = Layout(**spec["layout"])
-    pulse = Pulse(Path(spec["pulse"]), layout.ranks)
-    pulse.beat(rank)
+    heartbeats = Heartbeats(Path(spec["heartbeats"]), layout.ranks)
+    heartbeats.start_beating(rank)
     try:
         torch.set_num_threads(spec["threads"])
         device = CPU if spec["device"] == "cpu" else torch.device(spec["device"], rank)
@@ -43,33 +41,21 @@ def main(folder: Path, rank: int) -> int:
         links.connect()
         checkpoint = open_checkpoint(spec["model"], seed=spec["seed"])
         forward = RankForward.load(checkpoint, spec["precision"], links, spec["threads"])
-        pulse.say_ready(rank)
-        serve(forward, links, lambda step: pulse.say_step(rank, step))
+        heartbeats.set_ready(rank)
+        run_tasks(forward, links, lambda step: heartbeats.set_step(rank, step))
     except RankFailed:
         return LOST_OTHERS
     except Exception as error:
-        note_failure(folder, rank, f"{type(error).__name__}: {error}")
+        write_failure(folder, rank, f"{type(error).__name__}: {error}")
         raise
     return 0
 
 
-def note_failure(folder: Path, rank: int, cause: str) -> None:
-    """Leave the cause where rank 0 looks for it, whole or not at all."""
-    beside = folder / f"failure-{rank}.part"
-    beside.write_text(json.dumps({"rank": rank, "cause": cause}))
-    beside.replace(folder / f"failure-{rank}.json")
-
-
-def end_with_parent() -> None:
-    """End this process soon after the one that started it, however that ends."""
-    parent = os.getppid()
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.25)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True, name="labkit parent").start()
+def write_failure(folder: Path, rank: int, cause: str) -> None:
+    """Write the cause where rank 0 looks for it; rank 0 never sees half a file."""
+    partial = folder / f"failure-{rank}.part"
+    partial.write_text(json.dumps({"rank": rank, "cause": cause}))
+    partial.replace(folder / f"failure-{rank}.json")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""What the ranks are to do, as bytes: a header of fixed length, which says how long the rest is, and the rest."""
+"""The tasks that rank 0 sends to the other ranks, as bytes: a header of fixed length, then a body of the stated length.
+
+Each kind of header is declared once, as a named tuple, and so are the arrays in the body of a step. Encoding and decoding are
+derived from these declarations.
+"""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +15,98 @@ from torch import Tensor
 
 from labkit.model.batch import Batch
 
-HEADER = 16
+HEADER_WORDS = 16
+"""Every header is a tensor of this many int64: the kind, the bytes of the body, the fields of the header, and zeros."""
+
 DONE = b"done"
-"""What a rank gives where the others only wait for it."""
-STEP, STOP, REPORT, PREFIX, OCCUPY = 1, 2, 3, 4, 5
-_KIND, _BYTES, _TOKENS, _SEQUENCES, _WIDTH, _ROWS, _DECODES, _SOFT, _FREED, _CACHE, _SLOTS, _NUMBER = range(12)
+"""The answer of a rank to a task that has no other result."""
+
+
+class StopHeader(NamedTuple):
+    """Ends the rank."""
+
+
+class ReportHeader(NamedTuple):
+    """Asks each rank for its ledger."""
+
+
+class OccupyHeader(NamedTuple):
+    """Has each rank take the memory of cache number `cache`, which has `num_slots` slots."""
+
+    cache: int
+    num_slots: int
+
+
+class PrefixHeader(NamedTuple):
+    """Has each rank write keys and values to a cache.
+
+    Body: slots int64 `[length]`, then keys and values float32 `[num_layers, keys_and_values, num_heads, length, head_dim]`.
+    """
+
+    cache: int
+    num_slots: int
+    num_layers: int
+    keys_and_values: int
+    num_heads: int
+    length: int
+    head_dim: int
+
+
+class StepHeader(NamedTuple):
+    """Has each rank run its part of a step; the body holds the arrays of `body_arrays`, one after another."""
+
+    number: int
+    cache: int
+    num_slots: int
+    num_tokens: int
+    num_sequences: int
+    table_width: int
+    num_logit_rows: int
+    num_decodes: int
+    num_soft_rows: int
+    num_freed: int
+
+    def body_arrays(self, hidden_size: int) -> tuple[tuple[str, torch.dtype, int], ...]:
+        """Name, dtype and length of each array of the body, in order."""
+        i64, i32 = torch.int64, torch.int32
+        soft: tuple[tuple[str, torch.dtype, int], ...] = ()
+        if self.num_soft_rows:
+            length = self.num_soft_rows * hidden_size
+            soft = ("soft_rows", i64, self.num_soft_rows), ("soft_embeddings", torch.float32, length)
+        return (
+            ("freed", i64, self.num_freed),
+            ("token_ids", i64, self.num_tokens),
+            ("positions", i64, self.num_tokens),
+            ("slot_mapping", i64, self.num_tokens),
+            ("logit_rows", i64, self.num_logit_rows),
+            *soft,
+            ("starts", i32, self.num_sequences + 1),
+            ("lengths", i32, self.num_sequences),
+            ("slot_table", i32, self.num_sequences * self.table_width),
+        )
+
+
+Header = StopHeader | ReportHeader | OccupyHeader | PrefixHeader | StepHeader
+_KINDS: tuple[type[Header], ...] = (StopHeader, ReportHeader, OccupyHeader, PrefixHeader, StepHeader)
+_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+
+
+def encode_header(header: Header, body_bytes: int = 0) -> Tensor:
+    """The header as `[HEADER_WORDS]` int64; a body of `body_bytes` bytes follows it."""
+    zeros = [0] * (HEADER_WORDS - 2 - len(header))
+    return torch.tensor([_NUMBERS[type(header)], body_bytes, *header, *zeros], dtype=torch.int64, device="cpu")
+
+
+def decode_header(words: Tensor) -> tuple[Header, int]:
+    """The header, and how many bytes of body follow it."""
+    number, body_bytes, *fields = words.tolist()
+    kind = _KINDS[number]
+    return kind(*fields[: len(kind._fields)]), body_bytes
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a rank is to do: compute `batch` over cache number `cache` of `slots` slots, and forget the caches in `freed`."""
+    """A step for a rank: compute `batch` over cache number `cache` of `slots` slots, and drop the caches in `freed`."""
 
     number: int
     batch: Batch
@@ -31,7 +117,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a rank is to write: `given` `[num_layers, 2, num_heads, length, head_dim]` to `slots` of cache number `cache`."""
+    """Keys and values `given` `[num_layers, 2, num_heads, length, head_dim]` to write to `slots` of cache number `cache`."""
 
     cache: int
     num_slots: int
@@ -39,100 +125,61 @@ class Prefix:
     given: Tensor
 
 
-def stop_header() -> Tensor:
-    """The header `[HEADER]` int64 that ends a rank; nothing follows it."""
-    return _header(STOP)
-
-
-def report_header() -> Tensor:
-    """The header `[HEADER]` int64 that asks each rank for its ledger; nothing follows it."""
-    return _header(REPORT)
-
-
-def occupy_header(cache: int, num_slots: int) -> Tensor:
-    """The header `[HEADER]` int64 that has each rank take the memory of a cache; nothing follows it."""
-    return _header(OCCUPY, 0, cache, num_slots)
-
-
-def decode_occupy(header: Tensor) -> tuple[int, int]:
-    """Number and slots of that cache."""
-    return int(header[2]), int(header[3])
-
-
-def _header(*numbers: int) -> Tensor:
-    return torch.tensor([*numbers, *[0] * (HEADER - len(numbers))], dtype=torch.int64, device="cpu")
-
-
-def kind_of(header: Tensor) -> int:
-    """`STEP`, `STOP`, `REPORT`, `PREFIX` or `OCCUPY`."""
-    return int(header[_KIND])
-
-
 def encode_prefix(prefix: Prefix) -> tuple[Tensor, Tensor]:
-    """The header `[HEADER]` int64 and what follows it, uint8; the numbers as float32."""
+    """The header as `encode_header` returns it, and the body, uint8; keys and values are sent as float32."""
     parts = (
         prefix.slots.long().contiguous().view(torch.uint8),
         prefix.given.cpu().float().contiguous().view(-1).view(torch.uint8),
     )
     body = torch.cat(parts)
-    return _header(PREFIX, len(body), prefix.cache, prefix.num_slots, *prefix.given.shape), body
+    return encode_header(PrefixHeader(prefix.cache, prefix.num_slots, *prefix.given.shape), len(body)), body
 
 
-def decode_prefix(header: Tensor, body: Tensor) -> Prefix:
-    """The prefix of a header and its body."""
-    _, _, cache, num_slots, *shape = header[: 2 + 2 + 5].tolist()
-    slots = body[: 8 * shape[3]].view(torch.int64)
-    return Prefix(cache, num_slots, slots, body[8 * shape[3] :].view(torch.float32).view(shape))
+def decode_prefix(header: PrefixHeader, body: Tensor) -> Prefix:
+    """The prefix that `encode_prefix` turned into bytes."""
+    cache, num_slots, *shape = header
+    end = 8 * header.length
+    return Prefix(cache, num_slots, body[:end].view(torch.int64), body[end:].view(torch.float32).view(shape))
 
 
-def encode(task: Task) -> tuple[Tensor, Tensor]:
-    """The header `[HEADER]` int64 and what follows it, uint8."""
+def encode_step(task: Task) -> tuple[Tensor, Tensor]:
+    """The header as `encode_header` returns it, and the body, uint8."""
     batch = task.batch
+    soft_rows, soft_embeddings = batch.soft_rows, batch.soft_embeddings
     width = int(batch.lengths.max())
-    soft = 0 if batch.soft_rows is None else len(batch.soft_rows)
-    parts = [
-        torch.tensor(task.freed, dtype=torch.int64, device="cpu"),
-        batch.token_ids,
-        batch.positions,
-        batch.slot_mapping,
-        batch.logit_rows,
-    ]
-    if batch.soft_rows is not None and batch.soft_embeddings is not None:
-        parts += [batch.soft_rows, batch.soft_embeddings.float()]
-    parts += [batch.starts, batch.lengths, batch.slot_table[:, :width]]
-    body = torch.from_numpy(np.concatenate([np.ascontiguousarray(part.numpy()).reshape(-1).view(np.uint8) for part in parts]))
-    counts = (batch.num_tokens, batch.num_sequences, width, len(batch.logit_rows), batch.num_decodes, soft, len(task.freed))
-    return _header(STEP, len(body), *counts, task.cache, task.slots, task.number), body
-
-
-def body_bytes(header: Tensor) -> int | None:
-    """How many bytes follow a header; None when it ends the rank."""
-    return None if int(header[_KIND]) == STOP else int(header[_BYTES])
-
-
-def decode(header: Tensor, body: Tensor, hidden_size: int) -> Task:
-    """The task of a header and its body."""
-    numbers = header.tolist()
-    tokens, sequences, soft = numbers[_TOKENS], numbers[_SEQUENCES], numbers[_SOFT]
-    fields: list[tuple[torch.dtype, int]] = [(torch.int64, numbers[_FREED]), *[(torch.int64, tokens)] * 3]
-    fields.append((torch.int64, numbers[_ROWS]))
-    if soft:
-        fields += [(torch.int64, soft), (torch.float32, soft * hidden_size)]
-    fields += [(torch.int32, sequences + 1), (torch.int32, sequences), (torch.int32, sequences * numbers[_WIDTH])]
-    ends = itertools.accumulate(dtype.itemsize * count for dtype, count in fields)
-    begins = [0, *ends]
-    views = [body[a:b].view(dtype) for (a, b), (dtype, _) in zip(itertools.pairwise(begins), fields, strict=True)]
-    freed, token_ids, positions, slot_mapping, logit_rows, *given, starts, lengths, table = views
-    batch = Batch(
-        token_ids=token_ids,
-        positions=positions,
-        slot_mapping=slot_mapping,
-        starts=starts,
-        slot_table=table.view(sequences, numbers[_WIDTH]),
-        lengths=lengths,
-        num_decodes=numbers[_DECODES],
-        logit_rows=logit_rows,
-        soft_rows=given[0] if soft else None,
-        soft_embeddings=given[1].view(soft, hidden_size) if soft else None,
+    header = StepHeader(
+        number=task.number,
+        cache=task.cache,
+        num_slots=task.slots,
+        num_tokens=batch.num_tokens,
+        num_sequences=batch.num_sequences,
+        table_width=width,
+        num_logit_rows=len(batch.logit_rows),
+        num_decodes=batch.num_decodes,
+        num_soft_rows=0 if soft_rows is None else len(soft_rows),
+        num_freed=len(task.freed),
     )
-    return Task(numbers[_NUMBER], batch, numbers[_CACHE], numbers[_SLOTS], tuple(freed.tolist()))
+    arrays = vars(batch) | {
+        "freed": torch.tensor(task.freed, dtype=torch.int64, device="cpu"),
+        "soft_embeddings": None if soft_embeddings is None else soft_embeddings.float(),
+        "slot_table": batch.slot_table[:, :width],
+    }
+    parts = [np.ascontiguousarray(arrays[name].numpy()).reshape(-1).view(np.uint8) for name, _, _ in header.body_arrays(0)]
+    body = torch.from_numpy(np.concatenate(parts))
+    return encode_header(header, len(body)), body
+
+
+def decode_step(header: StepHeader, body: Tensor, hidden_size: int) -> Task:
+    """The task that `encode_step` turned into bytes; its tensors lie in the body."""
+    arrays: dict[str, Tensor] = {}
+    begin = 0
+    for name, dtype, length in header.body_arrays(hidden_size):
+        end = begin + length * dtype.itemsize
+        arrays[name] = body[begin:end].view(dtype)
+        begin = end
+    freed = tuple(arrays.pop("freed").tolist())
+    arrays["slot_table"] = arrays["slot_table"].view(header.num_sequences, header.table_width)
+    if header.num_soft_rows:
+        arrays["soft_embeddings"] = arrays["soft_embeddings"].view(header.num_soft_rows, hidden_size)
+    batch = Batch(**arrays, num_decodes=header.num_decodes)
+    return Task(header.number, batch, header.cache, header.num_slots, freed)

@@ -1,6 +1,6 @@
-"""Ranks that somebody else started, on one host or several: `torchrun ... -m labkit ...`, by hand or in a cluster's job.
+"""Ranks that torchrun started, on one host or several: `torchrun ... -m labkit ...`, typed or in a cluster's job.
 
-All ranks run the same command. Rank 0 goes on with it; the others compute for it and end with it.
+All ranks run the same command. Only rank 0 continues with it; the other ranks compute for rank 0 and end with it.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from labkit.forked import by_owner
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
-from labkit.parallel.task_messages import stop_header
+from labkit.parallel.task_messages import StopHeader, encode_header
 
 BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0
-"""A rank whose signs of life stop for so long has stopped answering."""
+"""A rank without a sign of life for this long has failed."""
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def under_torchrun() -> bool:
-    """Whether this process is a rank that torchrun, or what sets the same environment variables, started."""
+    """Whether torchrun, or a program that sets the same environment variables, started this process."""
     return all(name in os.environ for name in NEEDED)
 
 
-class Joined:
-    """This rank among the others, with the interface of `Ranks`: `links`, `check`, `failure`, `close`; on `device`.
+class TorchrunRanks:
+    """This rank and its links to the others, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
-    Raises `InvalidRequest` when as many ranks were started as the layout does not have, and `RankFailed` when they do not
-    all come within `patience` seconds.
+    device: the device of this rank. Raises `InvalidRequest` if the number of started ranks is not that of the layout, and
+    `RankFailed` if not all ranks have arrived after `patience` seconds.
     """
 
     def __init__(self, layout: Layout, device: torch.device = CPU, *, patience: float = 60.0, timeout: float = 600.0) -> None:
@@ -63,11 +63,11 @@ class Joined:
             raise RankFailed(f"of {started} ranks, {', '.join(late)} did not come within {patience:g} s") from None
         self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
         self.links = Links.gloo(layout, self.rank, store.clone(), timeout, device=device)
-        self._signs = Signs(store.clone(), layout, self.rank, self._hosts, self.links)
+        self._signs = SignsOfLife(store.clone(), layout, self.rank, self._hosts, self.links)
         self._end = weakref.finalize(self, by_owner(_end), self._signs, self.links)
 
-    def say(self, step: int) -> None:
-        """Note the step that this rank begins."""
+    def set_step(self, step: int) -> None:
+        """Tell the others which step this rank begins."""
         self._signs.step = step
 
     def give_up(self, cause: str) -> None:
@@ -82,7 +82,7 @@ class Joined:
             raise RankFailed(self._signs.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
-        """What went wrong when a collective did; waits until it is known which rank it was, `patience` seconds at most."""
+        """Which rank made a collective fail; waits until that is known, but at most `patience` seconds."""
         until = time.monotonic() + patience
         while not self._signs.failure and time.monotonic() < until:
             time.sleep(0.02)
@@ -93,23 +93,26 @@ class Joined:
         self._end()
 
 
-class Signs:
-    """Signs of life in the store: this rank's are written, the others' read. Knows no `Joined`: that one can be forgotten."""
+class SignsOfLife:
+    """Signs of life in the store: a thread writes those of this rank and reads those of the others.
+
+    It has no reference to `TorchrunRanks`, so that a forgotten one can be collected.
+    """
 
     def __init__(self, store: Any, layout: Layout, rank: int, hosts: list[str], links: Links) -> None:
         self.step, self.cause, self.failure = 0, "", ""
         self._store, self._layout, self._rank, self._hosts, self._links = store, layout, rank, hosts, links
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, daemon=True, name="labkit signs of life")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="labkit signs of life")
         self._thread.start()
 
     def end(self) -> None:
-        """Look no more. A thread in a call of the store while the interpreter goes away would abort the process."""
+        """Stop the thread: one that is inside a call of the store while the interpreter exits would abort the process."""
         self._ended.set()
-        if threading.current_thread() is not self._thread:  # which may be the one that collects a forgotten `Joined`
+        if threading.current_thread() is not self._thread:  # it may be the thread that collects a forgotten `TorchrunRanks`
             self._thread.join(timeout=SILENCE_SECONDS)
 
-    def _go_on(self) -> None:
+    def _run(self) -> None:
         watched = [rank for rank in range(self._layout.ranks) if rank != self._rank and 0 in (rank, self._rank)]
         seen = {rank: (b"", time.monotonic()) for rank in watched}
         count = 0
@@ -118,8 +121,8 @@ class Signs:
             try:
                 self._store.set(f"beat {self._rank}", f"{count} {self.step} {self.cause}")
                 found = self._look(seen)
-            except RuntimeError as error:  # the store is gone, and with it whoever kept it
-                found = f"the ranks' store does not answer any more: {str(error).splitlines()[0]}"
+            except RuntimeError as error:  # the store is gone, and with it the rank that kept it
+                found = f"the ranks' store no longer answers: {str(error).splitlines()[0]}"
             if found and not self._ended.is_set():
                 self.failure = found
                 atexit.register(_leave)
@@ -144,10 +147,10 @@ class Signs:
         return self._layout.failure(rank, self._hosts[rank], step, cause)
 
 
-def _end(signs: Signs, links: Links) -> None:
+def _end(signs: SignsOfLife, links: Links) -> None:
     if links.rank == 0 and not signs.failure:
         try:
-            links.send_task(stop_header(), None)
+            links.send_task(encode_header(StopHeader()), None)
             links.flush()
         except RankFailed as error:
             print(f"ranks could not be told to end: {error}", file=sys.stderr)
@@ -156,7 +159,7 @@ def _end(signs: Signs, links: Links) -> None:
 
 
 def _leave() -> None:
-    """End the process at the end of the program at once: gloo would wait for a collective in which a rank is missing."""
+    """Exit at the end of the program without waiting: gloo would wait for a collective in which a rank is missing."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

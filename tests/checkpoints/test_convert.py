@@ -152,7 +152,7 @@ def test_a_killed_conversion_leaves_nothing_that_opens(tmp_path: Path, source: P
 def test_a_target_is_overwritten_by_force_only(tmp_path: Path, source: Path, form: str) -> None:
     done = convert(TINY, tmp_path / "out", form)
     before = files_of(done.path)
-    with pytest.raises(InvalidRequest, match=r"is there already; .* --force"):
+    with pytest.raises(InvalidRequest, match=r"exists; .* --force"):
         convert(source, tmp_path / "out", form)
     assert files_of(done.path) == before
     convert(source, tmp_path / "out", form, force=True)
@@ -199,7 +199,7 @@ def test_a_disk_without_room(tmp_path: Path, source: Path, monkeypatch: pytest.M
         ("gguf", {}, "'gguf'; hf, fastertransformer or megatron"),
         ("hf", {"precision": "int8"}, "'int8'; checkpoints are written in fp32, fp16 or bf16"),
         ("hf", {"tensor_parallel": 2}, "format hf is not split"),
-        ("fastertransformer", {"pipeline_parallel": 2}, "the same for any"),
+        ("fastertransformer", {"pipeline_parallel": 2}, "do not depend on it"),
         ("megatron", {"pipeline_parallel": 3}, "must divide the 4 layers of this model; the nearest that does is 2"),
         ("megatron", {"tensor_parallel": 5}, "size is 5; it must divide the 4 heads .*; the nearest that does is 4"),
     ],

@@ -135,7 +135,7 @@ def test_an_added_token_beyond_the_model(older: Path) -> None:
     vocab_size = open_checkpoint(older).config.vocab_size
     if vocab_size > size:
         pytest.skip("the built-in model's vocabulary is padded")
-    with pytest.warns(UserWarning, match="a prompt that holds one of the added tokens beyond it is refused"):
+    with pytest.warns(UserWarning, match="a prompt with one of the added tokens beyond that is refused"):
         engine = labkit.load(older, device="cpu", num_slots=256)
     with pytest.raises(labkit.errors.InvalidRequest, match=f"a prompt holds {size}"):
         engine.generate("a <pad>")

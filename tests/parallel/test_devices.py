@@ -57,7 +57,7 @@ def test_without_a_name_and_by_name_it_is_the_cpu(gpus: int) -> None:
 
 def test_a_single_gpu_and_what_is_no_device_are_refused(gpus: int) -> None:
     with pytest.raises(
-        InvalidRequest, match=r"device is 'cuda:1', one GPU, and ranks take one each.*; cuda or cpu is accepted"
+        InvalidRequest, match=r"device is 'cuda:1', which is one GPU, but each rank needs its own; cuda or cpu is accepted"
     ):
         rank_device(Layout(2), "cuda:1")
     with pytest.raises(InvalidRequest, match="toaster"):
@@ -67,7 +67,7 @@ def test_a_single_gpu_and_what_is_no_device_are_refused(gpus: int) -> None:
 def test_under_torchrun_the_ranks_of_a_host_are_held_against_its_gpus(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    with pytest.raises(InvalidRequest, match="LOCAL_RANK is not set: a rank on a GPU needs"):
+    with pytest.raises(InvalidRequest, match="LOCAL_RANK is not set: a rank on a GPU must know"):
         torchrun_device(Layout(4, 2), "cuda")
     for local_ranks in (1, 2, 4):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_ranks))

@@ -42,7 +42,7 @@ def test_no_thread_is_left_behind_close(tmp_path: Path) -> None:
 
 def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> None:
     here, late = groups(tmp_path, timeout=0.2)
-    with pytest.raises(RankFailed, match=r"nobody came within 0.2 s \(all_reduce of rank 0\)"):
+    with pytest.raises(RankFailed, match=r"the other ranks did not come within 0.2 s \(all_reduce of rank 0\)"):
         here.all_reduce(torch.ones(3))
     began = time.monotonic()
     here.close()

@@ -9,7 +9,7 @@ import torch
 
 from labkit.model.batch import FixedBatches
 from labkit.model.kv_cache import KVCache
-from labkit.parallel.micro_batches import FEWEST_TOKENS, pieces_of, split
+from labkit.parallel.micro_batches import FEWEST_TOKENS, num_micro_batches, split_batch
 from tests.models import engine_of, random_peer, random_prompts
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def test_pieces_run_in_turn_give_the_whole_batch(pieces: int, all_logits: bool) 
         made = []
         for given in (prompts, more):
             batch = batches.prefill(given, all_logits=all_logits)
-            parts = split(batch, pieces) if cut else [batch]
+            parts = split_batch(batch, pieces) if cut else [batch]
             assert sum(part.num_tokens for part in parts) == batch.num_tokens
             assert len(parts) == (min(pieces, batch.num_tokens) if cut else 1)
             made.append(torch.cat([model.forward(part, cache) for part in parts]))
@@ -54,13 +54,13 @@ def test_soft_prompts_and_decodes_in_front_are_cut_as_well() -> None:
     for pieces in (2, 4, 13):
         cache.keys.copy_(before[0])
         cache.values.copy_(before[1])
-        parts = split(batch, pieces)
+        parts = split_batch(batch, pieces)
         assert sum(part.num_decodes for part in parts) == 2
         assert torch.allclose(torch.cat([model.forward(part, cache) for part in parts]), whole, rtol=1e-4, atol=1e-4)
 
 
 def test_short_batches_and_single_stages_stay_whole() -> None:
-    assert pieces_of(10_000, 1) == 1
-    assert pieces_of(FEWEST_TOKENS, 4) == 1
-    assert pieces_of(2 * FEWEST_TOKENS, 4) == 2
-    assert pieces_of(10_000, 4) == 16
+    assert num_micro_batches(10_000, 1) == 1
+    assert num_micro_batches(FEWEST_TOKENS, 4) == 1
+    assert num_micro_batches(2 * FEWEST_TOKENS, 4) == 2
+    assert num_micro_batches(10_000, 4) == 16

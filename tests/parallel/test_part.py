@@ -11,9 +11,9 @@ import torch
 
 from labkit.checkpoints import open_checkpoint
 from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.split import span
 from labkit.config import GPT_J_6B
 from labkit.errors import InvalidRequest
-from labkit.model.part import span
 from labkit.model.weight_store import read_model
 from labkit.parallel import Layout
 from tests.parallel.models import save_peer

@@ -16,9 +16,9 @@ from torch import Tensor
 import labkit
 from labkit import native
 from labkit.engine import Engine
+from labkit.launch.ledger import COMPUTE
 from labkit.model import GPTJ, Batch, KVCache
 from labkit.parallel import Layout, load_parallel
-from labkit.parallel.ledger import COMPUTE
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
 

@@ -8,7 +8,23 @@ import pytest
 import torch
 
 from labkit.model.batch import Batch
-from labkit.parallel.task_messages import HEADER, Task, body_bytes, decode, encode, stop_header
+from labkit.parallel.task_messages import (
+    HEADER_WORDS,
+    Header,
+    OccupyHeader,
+    Prefix,
+    PrefixHeader,
+    ReportHeader,
+    StepHeader,
+    StopHeader,
+    Task,
+    decode_header,
+    decode_prefix,
+    decode_step,
+    encode_header,
+    encode_prefix,
+    encode_step,
+)
 
 
 def ragged(soft: bool) -> Batch:
@@ -35,10 +51,12 @@ def ragged(soft: bool) -> Batch:
 def test_a_task_survives_the_wire(soft: bool, freed: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     task = Task(17, ragged(soft), cache=2, slots=99, freed=freed)
-    header, body = encode(task)
-    assert header.shape == (HEADER,)
-    assert body_bytes(header) == len(body)
-    found = decode(header, body.clone(), 10)
+    words, body = encode_step(task)
+    assert words.shape == (HEADER_WORDS,)
+    header, body_bytes = decode_header(words)
+    assert isinstance(header, StepHeader)
+    assert body_bytes == len(body)
+    found = decode_step(header, body.clone(), 10)
     assert (found.number, found.cache, found.slots, found.freed) == (17, 2, 99, freed)
     for field in fields(Batch):
         sent, got = getattr(task.batch, field.name), getattr(found.batch, field.name)
@@ -51,5 +69,20 @@ def test_a_task_survives_the_wire(soft: bool, freed: tuple[int, ...]) -> None:
             assert sent == got
 
 
-def test_the_end_is_told_by_a_header_alone() -> None:
-    assert body_bytes(stop_header()) is None
+def test_a_prefix_survives_the_wire() -> None:
+    prefix = Prefix(3, 50, torch.tensor([7, 8, 2**33]), torch.randn(2, 2, 4, 3, 5))
+    words, body = encode_prefix(prefix)
+    header, body_bytes = decode_header(words)
+    assert isinstance(header, PrefixHeader)
+    assert body_bytes == len(body)
+    found = decode_prefix(header, body.clone())
+    assert (found.cache, found.num_slots) == (3, 50)
+    assert torch.equal(found.slots, prefix.slots)
+    assert torch.equal(found.given, prefix.given)
+
+
+@pytest.mark.parametrize("header", [StopHeader(), ReportHeader(), OccupyHeader(4, 99)])
+def test_a_header_without_a_body_keeps_its_kind_and_fields(header: Header) -> None:
+    found, body_bytes = decode_header(encode_header(header))
+    assert type(found) is type(header)
+    assert (found, body_bytes) == (header, 0)

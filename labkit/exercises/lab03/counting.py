@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from labkit.checkpoints.split import span
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.model.part import span
 
 NUMBER = 4
 """Bytes of a number of the hidden state."""

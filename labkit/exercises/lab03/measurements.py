@@ -20,12 +20,12 @@ from labkit.checkpoints import open_checkpoint
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import of_rank
 from labkit.launch import Each, Launched, launch
+from labkit.launch.ledger import COMPUTE, Entry
 from labkit.measure import Timing, compare, progress_bar
 from labkit.model import FixedBatches, KVCache
 from labkit.model.part import Part
 from labkit.model.weight_store import read_model
 from labkit.parallel import Layout, load_parallel
-from labkit.parallel.ledger import COMPUTE, Entry
 from labkit.parallel.parallel_forward import ParallelForward
 
 ROUNDS = 150

@@ -10,7 +10,7 @@ from typing import Any
 
 from labkit.exercises.case import Case
 from labkit.launch import Launched, RankRaisedError, launch
-from labkit.parallel.ledger import COMPUTE, Entry
+from labkit.launch.ledger import COMPUTE, Entry
 
 PATIENCE = 3.0
 """Seconds that a collective waits for the other ranks."""

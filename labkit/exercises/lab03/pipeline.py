@@ -14,8 +14,8 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks, values_of
 from labkit.launch import Each, Launched
+from labkit.launch.ledger import COMPUTE
 from labkit.launch.ledger_compute import compute
-from labkit.parallel.ledger import COMPUTE
 
 Shapes = list[list[int]]
 

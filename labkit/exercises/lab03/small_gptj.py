@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labkit.model.part import span
+from labkit.checkpoints.split import span
 
 Layer = dict[str, Tensor]
 

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributed as dist
 
+from labkit.checkpoints.split import span
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, inside, of_rank, values_of
 from labkit.launch import Each, Launched
-from labkit.model.part import span
 
 BYTES_A_ROW = 16
 """That a rank may give for each row: a value and a token of eight bytes each."""

@@ -1,7 +1,7 @@
 """An engine in one process, used from others of the same server: whole continuations over a Unix socket.
 
 The model `gptj` owns the engine and its scheduler; `fastertransformer`, a process of its own, lets its prompts join the
-same steps. A frame is a length (4 bytes, big-endian) and as many bytes of JSON.
+same steps. A frame is JSON (`labkit.frames`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from labkit import errors
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
+from labkit.frames import receive_frame, send_frame
 
 LONGEST_FRAME = 64 * 2**20
 LONGEST_PATH = 107
@@ -89,7 +89,7 @@ class _Connection:
     def _send_replies(self) -> None:
         with contextlib.suppress(OSError):  # the client has gone
             while (reply := self._replies.get()) is not None:
-                _send(self._connection, reply)
+                send_frame(self._connection, json.dumps(reply).encode())
 
     def _begin(self, frame: dict[str, Any]) -> None:
         number = frame["id"]
@@ -259,7 +259,7 @@ class _Line:
     def _send(self, data: bytes) -> None:
         try:
             with self._lock:
-                _send_bytes(self._socket, data)
+                send_frame(self._socket, data)
         except OSError:
             self.broken = True
 
@@ -304,29 +304,7 @@ def _error(frame: dict[str, Any]) -> LabkitError:
     return kind(frame["message"]) if issubclass(kind, LabkitError) else LabkitError(frame["message"])
 
 
-def _send(connection: socket.socket, frame: dict[str, Any]) -> None:
-    _send_bytes(connection, json.dumps(frame).encode())
-
-
-def _send_bytes(connection: socket.socket, data: bytes) -> None:
-    connection.sendall(struct.pack(">I", len(data)) + data)
-
-
 def _receive(connection: socket.socket) -> dict[str, Any] | None:
-    """The next frame; None at the end, and for what is no frame."""
-    head = _exactly(connection, 4)
-    if head is None or (length := struct.unpack(">I", head)[0]) > LONGEST_FRAME:
-        return None
-    data = _exactly(connection, length)
-    return None if data is None else json.loads(data)
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes | None:
-    parts = []
-    while count:
-        part = connection.recv(min(count, 2**20))
-        if not part:
-            return None
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+    """The next frame; None at the end, and for a frame that is too long."""
+    frame = receive_frame(connection, LONGEST_FRAME)
+    return None if frame is None else json.loads(frame[0])

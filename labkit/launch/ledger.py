@@ -1,4 +1,4 @@
-"""What the ranks did and what passed between them, entry by entry: which step, which collective, what shape, bytes, time."""
+"""A ledger of what each rank did and what it exchanged: one entry per activity, with step, shape, bytes and time."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 MOST_ENTRIES = 100_000
-"""A rank keeps the latest so many."""
+"""A rank keeps only its latest entries, this many at most."""
 
 COMPUTE = "compute"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that a rank did in a step.
+    """One activity of a rank in a step.
 
-    `what` is "compute", or the collective: "all_reduce", "gather", "broadcast", "send", "recv", ... `piece` numbers the
-    micro-batches of a step. `calls` of it with tensors of `shape` and `byte_count` bytes each, as this rank gave or got them,
-    began at `began` (the host's monotonic clock) and took `seconds` in all, with the waiting for others in them. The
-    collectives within a pass are no stretch of their own: they lie in its "compute", which has `began` and `seconds` around
-    them.
+    what: "compute", or the name of a collective: "all_reduce", "gather", "broadcast", "send", "recv", ... piece: the number
+    of the micro-batch within the step. calls: how often it was called. shape, byte_count: of the tensor that this rank gave
+    or received in each call. began: the host's monotonic clock at the first call. seconds: the time of all calls together,
+    including the time spent waiting for other ranks.
+
+    Collectives inside a forward pass are part of its "compute" entry: `began` and `seconds` of that entry include them.
     """
 
     rank: int
@@ -42,14 +43,14 @@ class Entry:
 
 
 class Ledger:
-    """A rank's entries, the latest ones."""
+    """The latest entries of one rank. `step` and `piece` are those of the entries that come next."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.step = self.piece = 0
         self._entries: deque[Entry] = deque(maxlen=MOST_ENTRIES)
 
-    def note(
+    def add(
         self,
         what: str,
         began: float,
@@ -59,12 +60,12 @@ class Ledger:
         calls: int = 1,
         seconds: float | None = None,
     ) -> None:
-        """Enter something that began then and, unless `seconds` says how long it took, has ended now."""
+        """Add an activity that began at `began` and took `seconds`; without `seconds` it has ended just now."""
         taken = time.monotonic() - began if seconds is None else seconds
         self._entries.append(Entry(self.rank, self.step, self.piece, what, calls, shape, byte_count, began, taken))
 
     def take(self) -> list[Entry]:
-        """All entries since the last time."""
+        """Remove and return all entries."""
         entries = list(self._entries)
         self._entries.clear()
         return entries
@@ -76,7 +77,7 @@ def encode_entries(entries: Iterable[Entry]) -> bytes:
 
 
 def decode_entries(data: bytes) -> list[Entry]:
-    """The entries again."""
+    """The entries that `encode_entries` turned into bytes."""
     return [
         Entry(rank, step, piece, what, calls, tuple(shape), byte_count, began, seconds)
         for rank, step, piece, what, calls, shape, byte_count, began, seconds in json.loads(data)

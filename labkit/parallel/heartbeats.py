@@ -1,4 +1,4 @@
-"""A sign of life of every rank, in memory that all share: whether it is ready, its step, and when it last ran."""
+"""Signs of life of every rank, in memory that the ranks of a host share: its heartbeat, whether it is ready, its step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BEAT_SECONDS = 0.25
 _BEAT, _READY, _STEP = range(3)
 
 
-class Pulse:
-    """A row of numbers a rank: the monotonic clock of the host when it last beat, whether it is ready, its step."""
+class Heartbeats:
+    """Three numbers per rank: when its heart last beat (the host's monotonic clock), whether it is ready, and its step."""
 
     def __init__(self, path: Path, ranks: int) -> None:
         with path.open("r+b") as file:
@@ -25,39 +25,39 @@ class Pulse:
 
     @staticmethod
     def create(ranks: int) -> Path:
-        """The file of a new one; who made it deletes it."""
-        return shared_file("pulse", _bytes(ranks))
+        """Create the shared file and return its path; the caller deletes it."""
+        return shared_file("heartbeats", _bytes(ranks))
 
-    def beat(self, rank: int) -> None:
-        """Keep a rank alive from a thread of this process, as long as the process runs."""
+    def start_beating(self, rank: int) -> None:
+        """Beat for a rank from a thread of this process, as long as the process runs."""
 
-        def go_on() -> None:
+        def beat() -> None:
             while True:
                 self._rows[rank, _BEAT] = time.monotonic()
                 time.sleep(BEAT_SECONDS)
 
         self._rows[rank, _BEAT] = time.monotonic()
-        threading.Thread(target=go_on, daemon=True, name="labkit pulse").start()
+        threading.Thread(target=beat, daemon=True, name="labkit heartbeat").start()
 
     def silent_for(self, rank: int) -> float:
         """Seconds since a rank's last beat; 0 before the first."""
         last = float(self._rows[rank, _BEAT])
         return time.monotonic() - last if last else 0.0
 
-    def say_ready(self, rank: int) -> None:
-        """Note that a rank has read its part."""
+    def set_ready(self, rank: int) -> None:
+        """Record that a rank has read its part of the model."""
         self._rows[rank, _READY] = 1
 
-    def say_step(self, rank: int, step: int) -> None:
-        """Note the step that a rank begins."""
+    def set_step(self, rank: int, step: int) -> None:
+        """Record the step that a rank begins."""
         self._rows[rank, _STEP] = step
 
     def is_ready(self, rank: int) -> bool:
-        """Whether a rank has read its part."""
+        """Whether a rank has read its part of the model."""
         return bool(self._rows[rank, _READY])
 
     def step(self, rank: int) -> int:
-        """The step that a rank began last; 0 before the first."""
+        """The latest step that a rank began; 0 before the first."""
         return int(self._rows[rank, _STEP])
 
 

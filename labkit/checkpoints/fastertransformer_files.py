@@ -1,0 +1,78 @@
+"""The files of FasterTransformer's format: which tensors each `.bin` file holds, of which rank, in which shape.
+
+File names and layouts are those of NVIDIA/FasterTransformer, `examples/pytorch/gptj/utils/huggingface_gptj_ckpt_convert.py`
+(which writes them) and `src/fastertransformer/models/gptj/GptJ*Weight.cc` (which reads them). Matrices that are split over
+ranks are stored as [in, out], the transpose of Hugging Face's; query, key and value share one array [in, 3, out]. The
+vocabulary is not split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labkit.checkpoints.checkpoint import expected_shapes
+from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
+from labkit.checkpoints.split import Split, share_shape, split_of
+from labkit.config import GPTJConfig
+
+_OUTSIDE_LAYERS = {
+    "transformer.wte.weight": "model.wte.bin",
+    "transformer.ln_f.weight": "model.final_layernorm.weight.bin",
+    "transformer.ln_f.bias": "model.final_layernorm.bias.bin",
+    "lm_head.weight": "model.lm_head.weight.bin",
+    "lm_head.bias": "model.lm_head.bias.bin",
+}
+_QKV_PARTS = tuple(f"attn.{which}_proj.weight" for which in "qkv")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One `.bin` file: `tensors` are Hugging Face's names, three for query, key and value, otherwise one.
+
+    rank: the tensor-parallel rank whose share the file holds, or None for a tensor that is not split. shape: that of the
+    array in the file, rows slowest.
+    """
+
+    tensors: tuple[str, ...]
+    rank: int | None
+    shape: tuple[int, ...]
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the file holds [in, out] where Hugging Face has [out, in]."""
+        return self.rank is not None and len(self.shape) > 1
+
+
+def files_of(config: GPTJConfig, tensor_parallel: int) -> dict[str, StoredFile]:
+    """Every `.bin` file of the format at this tensor parallel size, by its name."""
+    files = {}
+    for name, shape in expected_shapes(config).items():
+        prefix, part = _layer_and_part(name)
+        if part in _QKV_PARTS[1:]:
+            continue  # they are in the file of the query
+        tensors = tuple(prefix + each for each in _QKV_PARTS) if part in _QKV_PARTS else (name,)
+        if split_of(name) not in (Split.ROWS, Split.COLUMNS):
+            files[_file_name(name, None)] = StoredFile(tensors, None, shape)
+            continue
+        for rank in range(tensor_parallel):
+            array = share_shape(name, shape, rank, tensor_parallel)[::-1]
+            array = (array[0], len(tensors), array[1]) if len(tensors) > 1 else array
+            files[_file_name(name, rank)] = StoredFile(tensors, rank, array)
+    return files
+
+
+def _file_name(name: str, rank: int | None) -> str:
+    if name in _OUTSIDE_LAYERS:
+        return _OUTSIDE_LAYERS[name]
+    prefix, part = _layer_and_part(name)
+    stored = QKV if part in _QKV_PARTS else LAYER_TENSORS[part]
+    layer = prefix.removeprefix("transformer.h.")
+    return f"model.layers.{layer}{stored}.bin" if rank is None else f"model.layers.{layer}{stored}.{rank}.bin"
+
+
+def _layer_and_part(name: str) -> tuple[str, str]:
+    """`transformer.h.3.` and `attn.q_proj.weight`; an empty prefix for a tensor outside the layers."""
+    if not name.startswith("transformer.h."):
+        return "", name
+    layer, part = name.removeprefix("transformer.h.").split(".", 1)
+    return f"transformer.h.{layer}.", part

@@ -1,0 +1,161 @@
+"""Processes of ranks on this host: starting them, passing on what they print, watching them, and ending them all.
+
+Does not know what the processes compute or how they talk to each other.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+MOST_RANKS = 64
+WATCH_SECONDS = 0.1
+END_OF_OUTPUT = "\0"
+"""A line that begins with this is not shown: it means that everything printed for one task has arrived."""
+
+_KEPT_LINES = 5
+
+
+class RankProcess:
+    """The process of one rank: `python -m MODULE ARGUMENTS`, in a process group of its own.
+
+    What it prints goes to `say` line by line, labelled with the rank; `say` may be replaced. `said_all` is set when a line
+    with `END_OF_OUTPUT` has arrived or the output has ended. environ: variables besides those of this process. handles: open
+    files that the process inherits.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        say: Callable[[str], None],
+        environ: Mapping[str, str],
+        handles: Sequence[int] = (),
+    ) -> None:
+        self.rank, self.say = rank, say
+        self.said_all = threading.Event()
+        self._lines: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"} | dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            pass_fds=handles,
+            process_group=0,  # so that Ctrl-C reaches only the process that started this one
+        )
+        threading.Thread(target=self._relay, daemon=True, name=f"labkit output of rank {rank}").start()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while the process runs; minus the number of the signal that ended it, if one did."""
+        return self._process.poll()
+
+    def how_it_ended(self, patience: float = 1.0) -> str:
+        """How the process ended, in words; waits for its end, but at most `patience` seconds."""
+        try:
+            status = self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return "it does not answer"
+        if status < 0:
+            return f"its process was ended by signal {-status}"
+        last = f"; it said last: {self._lines[-1]}" if self._lines else ""
+        return f"its process ended with status {status}{last}"
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing; returns at once."""
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        self._process.wait()
+
+    def _relay(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                if line.startswith(END_OF_OUTPUT):
+                    self.said_all.set()
+                    continue
+                self._lines = [*self._lines[1 - _KEPT_LINES :], line.rstrip()]
+                self.say(f"[rank {self.rank}] {line.rstrip()}")
+        self.said_all.set()
+
+
+class RankProcesses:
+    """The processes of one run. `end` must be called at the end; it may be called again."""
+
+    def __init__(self) -> None:
+        self._by_rank: dict[int, RankProcess] = {}
+        self._ending = threading.Event()
+
+    def __iter__(self) -> Iterator[RankProcess]:
+        return iter(list(self._by_rank.values()))
+
+    def start(
+        self,
+        rank: int,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        say: Callable[[str], None],
+        environ: Mapping[str, str],
+        handles: Sequence[int] = (),
+    ) -> RankProcess:
+        """Start the process of a rank; the arguments are those of `RankProcess`."""
+        process = RankProcess(rank, module, arguments, say=say, environ=environ, handles=handles)
+        self._by_rank[rank] = process
+        return process
+
+    def watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:
+        """Check all processes from a thread until `end` is called.
+
+        fault_of: returns in words what is wrong with a process, or an empty string. At the first fault all processes are
+        killed and `on_failure` is called with these words.
+        """
+        threading.Thread(target=self._watch, args=(fault_of, on_failure), daemon=True, name="labkit watch of ranks").start()
+
+    def end(self, ranks: Collection[int] | None = None) -> None:
+        """Kill the processes of these ranks, of all ranks if none are given, and wait until they have ended."""
+        if ranks is None:
+            self._ending.set()
+        ended = [process for process in self if ranks is None or process.rank in ranks]
+        for process in ended:
+            process.kill()
+        for process in ended:
+            process.wait()
+            self._by_rank.pop(process.rank, None)
+
+    def _watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:
+        while not self._ending.wait(WATCH_SECONDS):
+            found = next(filter(None, map(fault_of, self)), "")
+            if found:
+                for process in self:
+                    process.kill()
+                on_failure(found)
+                return
+
+
+def end_with_parent() -> None:
+    """End this process soon after the process that started it has ended, for whatever reason."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="labkit parent").start()

@@ -1,0 +1,212 @@
+"""The processes that `launch` keeps: each waits for functions, runs them and answers over a socket."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from labkit.environment import usable_cores
+from labkit.errors import InvalidRequest, RankFailed
+from labkit.launch.function_source import pack
+from labkit.launch.messages import Message, receive_message, send_message
+from labkit.launch.outcome import Launched, failure_words, is_at_rest, ledgers_of, raise_failure, values_of
+from labkit.launch.processes import RankProcess, RankProcesses
+from labkit.plain_values import encode
+
+START_SECONDS = 60.0
+STRAGGLER_SECONDS = 0.5
+"""After one rank has failed, the others have this long to report a failure of their own; then they are ended."""
+
+
+@dataclass(frozen=True)
+class Each:
+    """An argument that differs by rank: rank r gets `values[r]`."""
+
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How a function is run; `launch` describes each field."""
+
+    timeout: float
+    seconds: float
+    checked: bool
+    say: Callable[[str], None]
+    progress: Callable[[int, int], None]
+
+
+class Team:
+    """As many processes as the largest launch so far asked for."""
+
+    def __init__(self) -> None:
+        self._processes = RankProcesses()
+        self._members: dict[int, TeamMember] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
+        self._groups = 0
+        self._last_group: tuple[int, float, bool] | None = None  # its ranks, timeout and checked, if it can serve again
+
+    def run(self, function: Callable[..., Any], ranks: int, args: Sequence[Any], options: LaunchOptions) -> Launched:
+        """Run `function(*args)` on `ranks` processes, and raise what `launch` raises.
+
+        If a rank does not answer, all processes that took part are ended.
+        """
+        messages = [job_message(function, ranks, args, rank, options) for rank in range(ranks)]
+        members = self._ready(ranks, options.progress)
+        wanted = (ranks, options.timeout, options.checked)
+        if self._last_group != wanted:
+            self._groups += 1
+        self._last_group = None
+        began = time.monotonic()
+        try:
+            for member, (job, tensors) in zip(members, messages, strict=True):
+                member.process.say = options.say
+                member.process.said_all.clear()
+                member.send(job | {"group": str(self._folder / f"group-{self._groups}")}, tensors)
+            answers = _answers(members, began + options.seconds, options.seconds)
+        except BaseException:
+            self._end(members)
+            raise
+        if len(answers) < ranks:
+            self._end(members)
+        for member in members:
+            member.process.said_all.wait(1.0)
+        raise_failure(answers, ranks)
+        ledgers = ledgers_of(answers)
+        if is_at_rest(answers, ledgers):
+            self._last_group = wanted
+        return Launched(values_of(answers), [entry for ledger in ledgers for entry in ledger], time.monotonic() - began)
+
+    def close(self) -> None:
+        """End all processes."""
+        self._end(list(self._members.values()))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _ready(self, ranks: int, progress: Callable[[int, int], None]) -> list[TeamMember]:
+        """The members of the first `ranks` ranks, once all of them run; missing ones are started."""
+        self._end([member for member in self._members.values() if member.process.exit_status is not None])
+        try:
+            for rank in range(ranks):
+                if rank not in self._members:
+                    self._members[rank] = TeamMember(rank, self._processes)
+            members = [self._members[rank] for rank in range(ranks)]
+            until = time.monotonic() + START_SECONDS
+            for done, member in enumerate(members):
+                progress(done, ranks)
+                member.wait_ready(until)
+        except BaseException:
+            self._end(list(self._members.values()))
+            raise
+        progress(ranks, ranks)
+        return members
+
+    def _end(self, members: list[TeamMember]) -> None:
+        self._last_group = None
+        self._processes.end([member.process.rank for member in members])
+        for member in members:
+            member.socket.close()
+            del self._members[member.process.rank]
+
+
+class TeamMember:
+    """The process of one rank, and the socket that leads to it."""
+
+    def __init__(self, rank: int, processes: RankProcesses) -> None:
+        self.socket, theirs = socket.socketpair()
+        handle = theirs.fileno()
+        self.process: RankProcess = processes.start(
+            rank,
+            "labkit.launch.team_process",
+            [str(handle), str(rank)],
+            say=print,
+            environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # a function may use modules found there
+            handles=[handle],
+        )
+        theirs.close()
+        self._is_ready = False
+
+    def wait_ready(self, until: float) -> None:
+        """Wait until the process says that it is ready; raises `RankFailed`."""
+        if self._is_ready:
+            return
+        found = _readable([self.socket], until - time.monotonic())
+        if not found:
+            raise self._failed(f"it did not start within {START_SECONDS:g} s")
+        if receive_message(self.socket) is None:
+            raise self._failed(self.process.how_it_ended())
+        self._is_ready = True
+
+    def send(self, job: Any, tensors: dict[str, Tensor]) -> None:
+        """Send a function to run; raises `RankFailed` if the process is gone."""
+        try:
+            send_message(self.socket, job, tensors)
+        except OSError:
+            raise self._failed(self.process.how_it_ended()) from None
+
+    def _failed(self, cause: str) -> RankFailed:
+        return RankFailed(failure_words(self.process.rank, None, cause))
+
+
+def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], rank: int, options: LaunchOptions) -> Message:
+    """The job of a rank, without the name of its process group; raises `InvalidRequest` if an argument cannot be sent."""
+    tensors: dict[str, Tensor] = {}
+
+    def coded(argument: Any) -> dict[str, Any]:
+        value = argument.values[rank] if isinstance(argument, Each) else argument
+        if callable(value):
+            return {"function": pack(value, tensors)}
+        form: dict[str, Any] = encode(value, tensors)
+        if "other" in form:
+            raise InvalidRequest(f"an argument is a {form['other']}; plain values, tensors and functions can be sent to ranks")
+        return form
+
+    job = {
+        "ranks": ranks,
+        "timeout": options.timeout,
+        "checked": options.checked,
+        "threads": max(1, usable_cores() // ranks),
+        "function": pack(function, tensors),
+        "args": [coded(argument) for argument in args],
+    }
+    return job, tensors
+
+
+def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[int, Message]:
+    """The answer of every member; if one answers with a failure, only those that come within `STRAGGLER_SECONDS` after it."""
+    answers: dict[int, Message] = {}
+    while len(answers) < len(members):
+        waiting = [member for member in members if member.process.rank not in answers]
+        found = _readable([member.socket for member in waiting], until - time.monotonic())
+        if not found:
+            if any("error" in answer for answer, _ in answers.values()):
+                return answers
+            late = ", ".join(str(member.process.rank) for member in waiting)
+            cause = f"it was not done after {seconds:g} s (waiting for: {late})"
+            raise RankFailed(failure_words(waiting[0].process.rank, len(members), cause))
+        for member in [member for member in waiting if member.socket in found]:
+            rank, answer = member.process.rank, receive_message(member.socket)
+            if answer is None:
+                raise RankFailed(failure_words(rank, len(members), member.process.how_it_ended()))
+            answers[rank] = answer
+            if "error" in answer[0]:
+                until = min(until, time.monotonic() + STRAGGLER_SECONDS)
+    return answers
+
+
+def _readable(sockets: Sequence[socket.socket], seconds: float) -> list[Any]:
+    """The sockets that have something to read, as soon as there is one; none if `seconds` pass first."""
+    with selectors.DefaultSelector() as selector:
+        for one in sockets:
+            selector.register(one, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(max(seconds, 0))]

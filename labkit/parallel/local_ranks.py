@@ -1,0 +1,148 @@
+"""The ranks of a model on this host: rank 0 is the process that makes a `LocalRanks`, which starts and watches the others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit.errors import RankFailed
+from labkit.forked import by_owner
+from labkit.launch.processes import WATCH_SECONDS, RankProcess, RankProcesses
+from labkit.parallel.devices import CPU
+from labkit.parallel.heartbeats import Heartbeats
+from labkit.parallel.layout import Layout
+from labkit.parallel.links import Links, create_groups
+
+SILENCE_SECONDS = 5.0
+"""A rank without a sign of life for this long has failed."""
+
+LOST_OTHERS = 3
+"""The exit status of a rank whose collective failed: another rank is the cause."""
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class LocalRanks:
+    """All ranks but this one, and this rank's `links` to them. They end when this object is closed or forgotten.
+
+    Every rank is started with the folder of the run. Its `run.json` holds `spec`, the places of the groups, and the kind of
+    `device` on which all ranks compute (`device` itself is this rank's). Lines that a rank prints are labelled and passed to
+    `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the others are killed, every rank that waits is
+    released, and `check` raises `RankFailed` with rank, host, step and cause.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        spec: dict[str, Any],
+        *,
+        device: torch.device = CPU,
+        timeout: float = 600.0,
+        say: Callable[[str], None] = _to_stderr,
+    ) -> None:
+        self.layout = layout
+        groups, beats = create_groups(layout, device), Heartbeats.create(layout.ranks)
+        folder = Path(tempfile.mkdtemp(prefix="labkit-run-"))
+        shared = {
+            "layout": asdict(layout),
+            "groups": {name: str(path) for name, path in groups.items()},
+            "heartbeats": str(beats),
+            "timeout": timeout,
+            "device": device.type,
+            "meeting": str(folder / "meeting"),
+        }
+        (folder / "run.json").write_text(json.dumps(spec | shared))
+        self.links = Links.shared(layout, 0, groups, timeout, device=device, meeting=folder / "meeting")
+        self._run = _Run(layout, self.links, Heartbeats(beats, layout.ranks), folder, [*groups.values(), beats])
+        self._end = weakref.finalize(self, by_owner(self._run.end))
+        environ = {"OMP_NUM_THREADS": str(spec["threads"])}
+        for rank in range(1, layout.ranks):
+            arguments = [str(folder), str(rank)]
+            self._run.processes.start(rank, "labkit.parallel.rank_main", arguments, say=say, environ=environ)
+        self._run.processes.watch(self._run.fault_of, self._run.fail)
+
+    def wait_ready(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Wait until every rank has read its part; raises `RankFailed`."""
+        others, shown = range(1, self.layout.ranks), -1
+        while (ready := sum(map(self._run.heartbeats.is_ready, others))) < len(others):
+            self.check()
+            if ready != shown:
+                progress(ready, len(others))
+                shown = ready
+            time.sleep(0.01)
+        progress(len(others), len(others))
+
+    def check(self) -> None:
+        """Raise `RankFailed` if a rank has failed."""
+        if self._run.failure:
+            self.close()
+            raise RankFailed(self._run.failure)
+
+    def failure(self, patience: float = SILENCE_SECONDS + 1.0) -> RankFailed | None:
+        """Which rank made a collective fail; waits until that is known, but at most `patience` seconds."""
+        until = time.monotonic() + patience
+        while not self._run.failure and time.monotonic() < until:
+            time.sleep(WATCH_SECONDS / 4)
+        return RankFailed(self._run.failure) if self._run.failure else None
+
+    def close(self) -> None:
+        """End all other ranks, whatever they are doing; it may be called again."""
+        self._end()
+
+    @property
+    def process_ids(self) -> dict[int, int]:
+        """The process ids of the other ranks."""
+        return {process.rank: process.pid for process in self._run.processes}
+
+
+class _Run:
+    """The state that the watching thread uses; it has no reference to `LocalRanks`, so a forgotten one can be collected."""
+
+    def __init__(self, layout: Layout, links: Links, heartbeats: Heartbeats, folder: Path, files: list[Path]) -> None:
+        self.processes, self.heartbeats, self.failure = RankProcesses(), heartbeats, ""
+        self._layout, self._links, self._folder, self._files = layout, links, folder, files
+
+    def fault_of(self, process: RankProcess) -> str:
+        """What is wrong with a rank, in words; empty if nothing is."""
+        cause = self._cause(process)
+        step = self.heartbeats.step(process.rank)
+        return self._layout.failure(process.rank, socket.gethostname(), step, cause) if cause else ""
+
+    def fail(self, failure: str) -> None:
+        """Release every rank that waits for one that has failed."""
+        self.failure = failure
+        self._links.abort()
+
+    def end(self) -> None:
+        """End the processes and delete the files of the run."""
+        self.processes.end()
+        self._links.close()
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _cause(self, process: RankProcess) -> str:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return str(json.loads((self._folder / f"failure-{process.rank}.json").read_text())["cause"])
+        status = process.exit_status
+        if status == LOST_OTHERS:  # the rank that it lost is the one to report
+            others = [other.exit_status for other in self.processes if other is not process]
+            return "" if any(other not in (None, LOST_OTHERS) for other in others) else "it lost the others"
+        if status is not None:
+            return process.how_it_ended()
+        silent = self.heartbeats.silent_for(process.rank)
+        return f"it gave no sign of life for {silent:.0f} s" if silent > SILENCE_SECONDS else ""
