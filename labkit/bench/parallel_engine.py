@@ -10,7 +10,6 @@ from torch import Tensor
 from labkit.bench.engines import LabkitEngine
 from labkit.checkpoints import Checkpoint
 from labkit.model import FixedBatches, KVCache
-from labkit.model.forward import threads_of
 from labkit.parallel import Layout, start
 from labkit.parallel.devices import rank_device
 from labkit.parallel.ledger import COMPUTE
@@ -48,7 +47,7 @@ class ParallelLabkit(LabkitEngine):
             self._cache = KVCache(model.config, batch * room, device=model.device, dtype=model.dtype, part=model.part)
         shares = prompts.tensor_split(min(batch, self._ranks.steps_in_flight))
         self._lanes, waiting = [], []
-        with threads_of(self._ranks):
+        with self._ranks.limited_threads():
             for share in shares:
                 first = sum(lane.slot_table.numel() for lane in self._lanes)
                 self._lanes.append(FixedBatches(len(share), room, self._ranks.batch_device, first_slot=first))
@@ -58,7 +57,7 @@ class ParallelLabkit(LabkitEngine):
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Each step in flight is followed by the next one of its sequences as soon as their tokens are there."""
-        with threads_of(self._ranks):
+        with self._ranks.limited_threads():
             return self._decode(tokens, steps)
 
     def _decode(self, tokens: Tensor, steps: int) -> Tensor:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from labkit import ops
-from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.errors import InvalidRequest, RankFailed
 from labkit.model.batch import Batch
+from labkit.model.forward import Forward
 from labkit.model.kv_cache import KVCache
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
@@ -42,8 +42,8 @@ class Begun:
     wait: Callable[[], None] = lambda: None
 
 
-class ParallelForward:
-    """Called as `GPTJ.forward` is; each of the caller's caches has its like on every rank, for as long as it lives.
+class ParallelForward(Forward):
+    """Runs batches on all ranks; each of the caller's caches has its like on every rank, for as long as it lives.
 
     A failure of any rank is raised as one `RankFailed` that names it; behind it every call raises the same. `model` is this
     rank's part. Of a pipeline, as many passes as there are stages are under way at a time (`submit`); `steps` counts them.
@@ -79,7 +79,12 @@ class ParallelForward:
         """This rank's share of the cores."""
         return self._own.threads
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
+    @property
+    def survives_fork(self) -> bool:
+        """Never: the other ranks answer only the process that they were started from."""
+        return False
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while an operation is swapped."""
         return self.submit(batch, cache)()
 
@@ -111,7 +116,7 @@ class ParallelForward:
         with self._all_or_none():
             self._run_until(None)
             self.ranks.links.send_task(*encode_prefix(Prefix(self._number(cache), cache.num_slots, slots, given)))
-            put_prefix_prompt(cache, slots, given)
+            cache.write_prefix_prompt(slots, given)
 
     def ledger(self) -> list[Entry]:
         """What each rank did and what passed between them since the last time, in the order of the ranks."""

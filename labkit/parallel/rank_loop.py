@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.model.kv_cache import KVCache
 from labkit.parallel.ledger import encode_entries
 from labkit.parallel.links import Links
@@ -31,7 +30,7 @@ def serve(forward: RankForward, links: Links, say: Callable[[int], None]) -> Non
             links.gather_bytes(DONE)
         elif kind_of(header) == PREFIX:
             prefix = decode_prefix(header, body)
-            put_prefix_prompt(cache_of(prefix.cache, prefix.num_slots), prefix.slots, prefix.given)
+            cache_of(prefix.cache, prefix.num_slots).write_prefix_prompt(prefix.slots, prefix.given)
         else:
             task = decode(header, body, model.config.hidden_size)
             say(task.number)
