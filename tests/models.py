@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 
 from labkit.config import GPTJConfig
 from labkit.engine import Engine
-from labkit.model import GPTJ
+from labkit.model import GPTJ, Batch, Forward, KVCache
 from labkit.model.weight_store import weight_store
 from labkit.precision import precision_name
 
@@ -55,6 +57,16 @@ def engine_of(peer: Any, **options: Any) -> Engine:
     config = GPTJConfig.from_dict(peer.config.to_dict())
     store = weight_store(precision_name(peer.dtype), peer.device)
     return Engine(GPTJ.from_tensors(config, lambda name: weights[name].detach().clone(), store), **options)
+
+
+class FunctionForward(Forward):
+    """A forward pass that calls a function of a batch and a cache."""
+
+    def __init__(self, function: Callable[[Batch, KVCache], Tensor]) -> None:
+        self._function = function
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        return self._function(batch, cache)
 
 
 def random_prompts(vocab: int, lengths: list[int], seed: int) -> list[list[int]]:

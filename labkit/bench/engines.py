@@ -20,7 +20,8 @@ from labkit.engine.schedule.slot_allocator import PADDING_SLOT
 from labkit.errors import NotAvailable
 from labkit.model import FixedBatches, KVCache
 from labkit.model.cuda_graph import GraphedGPTJ
-from labkit.model.forward import Forward, fastest_forward
+from labkit.model.fastest_forward import fastest_forward
+from labkit.model.forward import Forward
 from labkit.model.weight_store import read_model
 from labkit.ops.backend import on_triton
 from labkit.precision import BITS, compute_dtype, precision_name
@@ -101,7 +102,7 @@ class LabkitEngine(BenchEngine):
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._model = read_model(checkpoint, precision, device)
         self._graphed = GraphedGPTJ(self._model, PADDING_SLOT) if on_triton(self._model.layers[0].ln_1_weight) else None
-        self._forward: Forward = self._graphed.forward if self._graphed else fastest_forward(self._model)
+        self._forward: Forward = self._graphed or fastest_forward(self._model)
         self._describe(precision, device)
 
     def _describe(self, precision: str, device: torch.device) -> None:

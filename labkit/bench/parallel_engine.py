@@ -11,7 +11,6 @@ from labkit.bench.engines import LabkitEngine
 from labkit.checkpoints import Checkpoint
 from labkit.launch.ledger import COMPUTE
 from labkit.model import FixedBatches, KVCache
-from labkit.model.forward import threads_of
 from labkit.parallel import Layout, start_ranks
 from labkit.parallel.devices import rank_device
 
@@ -48,7 +47,7 @@ class ParallelLabkit(LabkitEngine):
             self._cache = KVCache(model.config, batch * room, device=model.device, dtype=model.dtype, part=model.part)
         shares = prompts.tensor_split(min(batch, self._ranks.steps_in_flight))
         self._lanes, waiting = [], []
-        with threads_of(self._ranks):
+        with self._ranks.limited_threads():
             for share in shares:
                 first = sum(lane.slot_table.numel() for lane in self._lanes)
                 self._lanes.append(FixedBatches(len(share), room, self._ranks.batch_device, first_slot=first))
@@ -58,7 +57,7 @@ class ParallelLabkit(LabkitEngine):
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Start the next step of some sequences as soon as the tokens of their last step have arrived."""
-        with threads_of(self._ranks):
+        with self._ranks.limited_threads():
             return self._decode(tokens, steps)
 
     def _decode(self, tokens: Tensor, steps: int) -> Tensor:

@@ -19,8 +19,8 @@ from labkit.bench.rounds import Measured, Player, Prompts, first_round, run_in_t
 from labkit.bench.rows import about_engine, ratios_of, rows_of
 from labkit.bench.settings import BenchSettings
 from labkit.checkpoints import Checkpoint, open_checkpoint
+from labkit.engine.capacity import free_bytes
 from labkit.engine.loader import check_memory
-from labkit.engine.schedule.capacity import free_bytes
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, ceilings, roofline
 from labkit.measure.gpu_state import gpu_state

@@ -70,9 +70,10 @@ class BannedRows:
         else:
             self._rows[row] = ()
 
-    def select(self, parents: SequenceOf[int]) -> None:
-        """Make row i a copy of row `parents[i]`, for all i at once."""
-        self._rows[: len(parents)] = [self._rows[row] for row in parents]
+    def select(self, rows: SequenceOf[int], parents: SequenceOf[int]) -> None:
+        """Make `rows[i]` a copy of row `parents[i]`, for all i at once."""
+        for row, state in zip(rows, [self._rows[parent] for parent in parents], strict=True):
+            self._rows[row] = state
 
     def ban(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Set the logits `[n, vocab_size]` of these rows to minus infinity where a token would complete a word; in place."""

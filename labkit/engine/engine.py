@@ -19,6 +19,7 @@ from torch import Tensor
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.engine.async_steps import AsyncSteps, stream_of
+from labkit.engine.capacity import asked_slots, num_slots_for
 from labkit.engine.engine_options import EngineOptions, checked_options
 from labkit.engine.engine_stats import EngineStats
 from labkit.engine.intake import Door, Inbox, Request
@@ -26,7 +27,6 @@ from labkit.engine.interrupts import held, watched
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
 from labkit.engine.prompt_arguments import Params, Prompts, one_prompt
 from labkit.engine.sampling_params import SamplingParams
-from labkit.engine.schedule.capacity import asked_slots, num_slots_for
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, Scheduler
 from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.schedule.slot_allocator import PADDING_SLOT
@@ -35,8 +35,9 @@ from labkit.engine.step_failures import failed, may_be_of_one
 from labkit.engine.step_loop import StepLoop
 from labkit.errors import NotAvailable
 from labkit.forked import tell
-from labkit.model.batch import FixedBatches
-from labkit.model.forward import Forward, fastest_forward, threads_of
+from labkit.model.fastest_forward import fastest_forward
+from labkit.model.fixed_batches import FixedBatches
+from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 from labkit.torch_state import undisturbed
@@ -179,7 +180,7 @@ class Engine:
         self._check_open()
         token_ids = self._door.token_ids(token_ids)
         first = PADDING_SLOT + 1
-        with self._lock, undisturbed(), threads_of(self._forward):
+        with self._lock, undisturbed(), self._forward.limited_threads():
             cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
             batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
             prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
@@ -242,9 +243,7 @@ class Engine:
             self._withdraw(list(dict.fromkeys(self._running.values())))
             if self._loop is not None:
                 self._loop.drop_cache()
-            close = getattr(self._forward, "close", None)
-            if close is not None:
-                close()
+            self._forward.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -296,7 +295,7 @@ class Engine:
         if self._closed:
             raise NotAvailable(CLOSED)
         if self._is_copy:
-            if hasattr(self._forward, "close") or self.device.type == "cuda":
+            if not self._forward.survives_fork:
                 raise NotAvailable(NOT_IN_A_CHILD)
             self._is_copy = False
             self._fail_all(NotAvailable("this process was forked while the request ran; only the parent goes on with it"))
@@ -327,7 +326,7 @@ class Engine:
             ended: list[Request] = []
             try:
                 # Closed in any case: a generator that an exception's traceback keeps alive would keep what it holds.
-                with threads_of(self._forward), closing(self._ready().step(self._forward)) as events:
+                with self._forward.limited_threads(), closing(self._ready().step(self._forward)) as events:
                     for sequence, event in events:
                         self._deliver(sequence, event, ended)
             except Exception as error:

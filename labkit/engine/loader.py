@@ -11,9 +11,9 @@ import torch
 from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
 from labkit.config import GPTJConfig
 from labkit.engine import argument_forms as forms
+from labkit.engine.capacity import free_bytes
 from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions, checked_options
-from labkit.engine.schedule.capacity import free_bytes
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.model.weight_store import read_model

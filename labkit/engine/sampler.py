@@ -18,12 +18,15 @@ from torch import Tensor
 from labkit import ops
 from labkit.engine.bad_text_rows import BannedRows
 from labkit.engine.bad_words import BadWords
-from labkit.engine.outputs import NO_TOKEN, TokenLogprob
+from labkit.engine.outputs import NO_TOKEN
 from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
 """Mark of a token behind which top_p is itself again; stands beside the marks that `ops.penalize` reads."""
+
+KEPT_INDICES = 8
+"""How many tensors of row numbers a sampler keeps: running sequences and each beam search use their own."""
 
 _TEMPERATURE, _TOP_P, _TOP_P_FULL, _TOP_P_DECAY, _TOP_P_MIN, _REPETITION, _PRESENCE = range(7)
 _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
@@ -66,6 +69,7 @@ class Sampler:
 
     def __init__(self, rows: int, vocab_size: int, device: torch.device) -> None:
         self.device = device
+        self.vocab_size = vocab_size
         self._shape = rows, vocab_size
         self._wishes = [_Wishes()] * rows
         # A row is a column of these, so that what is taken of several rows lies one number behind another.
@@ -74,7 +78,7 @@ class Sampler:
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
         self._words: BadWords | None = None
         self._texts = BannedRows(rows)
-        self._indexed: dict[str, tuple[tuple[int, ...], Tensor]] = {}
+        self._indexed: dict[tuple[int, ...], Tensor] = {}
 
     @torch.inference_mode()
     def join(self, row: int, sequence: Sequence) -> None:
@@ -104,17 +108,18 @@ class Sampler:
         self._wishes[row] = _Wishes()
 
     @torch.inference_mode()
-    def select(self, parents: SequenceOf[int]) -> None:
-        """Row i becomes a copy of row `parents[i]`, for all i at once; the rows behind them are left."""
+    def select(self, rows: SequenceOf[int], parents: SequenceOf[int]) -> None:
+        """Make `rows[i]` a copy of row `parents[i]`, for all i at once; other rows stay as they are."""
         wishes = [self._wishes[row] for row in parents]
-        self._wishes[: len(parents)] = wishes
+        for row, wish in zip(rows, wishes, strict=True):
+            self._wishes[row] = wish
         if not any(wish.edits for wish in wishes):
             return
-        index = self._index("rows", parents)
+        index, source = self._index(rows), self._index(parents)
         for state in (self._numbers.T, self._counters.T, self._marks, *(self._words.state if self._words else ())):
             if state is not None:
-                state[: len(parents)] = state[index]
-        self._texts.select(parents)
+                state[index] = state[source]
+        self._texts.select(rows, parents)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
@@ -165,7 +170,7 @@ class Sampler:
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Logits with penalties and bans applied: a new tensor if any of the rows has some, else the one given."""
         wishes = [self._wishes[row] for row in rows]
-        index = self._index("rows", rows)
+        index = self._index(rows)
         edited = logits
         if self._marks is not None and any(wish.marked for wish in wishes):
             numbers, counters = self._numbers[:, index], self._counters[:, index]
@@ -184,7 +189,7 @@ class Sampler:
         wishes = [self._wishes[row] for row in rows]
         if not any(wish.draws or wish.edits for wish in wishes):
             return
-        index = self._index("rows", rows)
+        index = self._index(rows)
         going = tokens != NO_TOKEN if going is None else going & (tokens != NO_TOKEN)
         self._counters[_POSITION, index] += going.long()
         if self._marks is not None:
@@ -213,8 +218,8 @@ class Sampler:
         drawing = [line for line, row in enumerate(rows) if self._wishes[row].draws]
         if not drawing:
             return logits.argmax(dim=-1)
-        index = self._index("drawing", [rows[line] for line in drawing])
-        lines = self._index("lines", drawing)
+        index = self._index([rows[line] for line in drawing])
+        lines = self._index(drawing)
         numbers, counters = self._numbers[:, index], self._counters[:, index]
         drawn = ops.sample(
             logits if len(drawing) == len(rows) else logits[lines],
@@ -243,15 +248,18 @@ class Sampler:
     def _sent(self, numbers: SequenceOf[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self.device)
 
-    def _index(self, name: str, rows: SequenceOf[int]) -> Tensor:
-        """The rows as a tensor on the device; kept while they stay the same, which they mostly do."""
+    def _index(self, rows: SequenceOf[int]) -> Tensor:
+        """The rows as a tensor on the device; the last few are kept, since most steps need the same ones as the step before."""
         key = tuple(rows)
-        if name not in self._indexed or self._indexed[name][0] != key:
-            index = torch.tensor(key, dtype=torch.int64, device="cpu")
+        index = self._indexed.get(key)
+        if index is None:
+            host = torch.tensor(key, dtype=torch.int64, device="cpu")
             if self.device.type == "cuda":
-                index = index.pin_memory()  # so that the copy waits for nothing
-            self._indexed[name] = key, index.to(self.device, non_blocking=True)
-        return self._indexed[name][1]
+                host = host.pin_memory()  # so that the copy waits for nothing
+            index = self._indexed[key] = host.to(self.device, non_blocking=True)
+            if len(self._indexed) > KEPT_INDICES:
+                del self._indexed[next(iter(self._indexed))]  # the oldest
+        return index
 
 
 def _top_p(sequence: Sequence) -> float:
@@ -267,31 +275,3 @@ def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
     """Tokens up to the first that is not what was guessed."""
     right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
     return list(made[: 1 + sum(1 for _ in right)])
-
-
-def logprobs(logits: Tensor, sequences: SequenceOf[Sequence], tokens: SequenceOf[int]) -> list[TokenLogprob | None]:
-    """Log-probabilities of the chosen tokens, and of the likeliest ones, where a sequence asked for them."""
-    counts = [
-        None if token == NO_TOKEN else sequence.params.logprobs for sequence, token in zip(sequences, tokens, strict=True)
-    ]
-    wanted = [row for row, count in enumerate(counts) if count is not None]
-    found: list[TokenLogprob | None] = [None] * len(sequences)
-    scores = token_logprobs(logits[wanted], [tokens[row] for row in wanted], [counts[row] or 0 for row in wanted])
-    for row, score in zip(wanted, scores, strict=True):
-        found[row] = score
-    return found
-
-
-def token_logprobs(logits: Tensor, tokens: SequenceOf[int], counts: SequenceOf[int]) -> list[TokenLogprob]:
-    """Log-probabilities of `tokens[i]`, and of the `counts[i]` likeliest tokens, under `logits` `[n, vocab_size]`."""
-    if not tokens:
-        return []
-    table = torch.log_softmax(logits.double(), dim=-1)
-    most = min(max(counts), table.shape[1])
-    chosen = table.gather(1, torch.tensor(tokens, dtype=torch.int64, device=table.device)[:, None])
-    top = table.topk(most, dim=-1)
-    values = torch.cat((chosen, top.values), dim=1).tolist()
-    return [
-        TokenLogprob(token, row[0], tuple(zip(ids[:count], row[1 : count + 1], strict=False)))
-        for token, count, row, ids in zip(tokens, counts, values, top.indices.tolist(), strict=True)
-    ]

@@ -13,18 +13,20 @@ from torch import Tensor
 
 from labkit import ops
 from labkit.engine.batch_builder import BatchBuilder
-from labkit.engine.beams.lane import BeamLane
+from labkit.engine.beams.running_searches import RunningSearches
 from labkit.engine.interrupts import held
+from labkit.engine.logprobs import logprobs, token_logprobs
 from labkit.engine.outputs import TokenEvent, TokenLogprob
-from labkit.engine.prefix_prompt import write_prefix_prompt
-from labkit.engine.sampler import Sampler, logprobs, token_logprobs
+from labkit.engine.prefill_batch import write_prefix_prompts
+from labkit.engine.sampler import Sampler
 from labkit.engine.schedule.cached_sequence import CachedSequence
-from labkit.engine.schedule.scheduler import Chunk, Plan, Scheduler
+from labkit.engine.schedule.plan import Chunk, Plan
+from labkit.engine.schedule.scheduler import Scheduler
 from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.schedule.slot_pool import SlotPool
 from labkit.engine.step_failures import check_numbers, failed, may_be_of_one
 from labkit.errors import InvalidRequest
-from labkit.model.forward import Forward, batch_device, occupy, steps_in_flight, submit
+from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 
@@ -70,14 +72,14 @@ class StepLoop:
         self._builders: list[BatchBuilder] = []  # of which no step is under way
         self._flights: deque[Flight] = deque()
         self._sampler = Sampler(scheduler.max_batch_size, vocab_size, self._model.device)
-        self._beams = BeamLane(scheduler, vocab_size)
+        self._beams = RunningSearches(scheduler, self._sampler)
 
     def occupy_cache(self, forward: Forward) -> None:
         """Make the cache now, with all its memory. Raises `InvalidRequest` when there is one already."""
         if self._cache is not None:
             raise InvalidRequest("the KV cache is in use already; have its memory taken before the first request")
         self._cache = self._new_cache()
-        occupy(forward, self._cache)
+        forward.occupy(self._cache)
 
     def drop_cache(self) -> None:
         """Give the cache's memory back; nothing may run."""
@@ -101,7 +103,7 @@ class StepLoop:
             self.scheduler.pool.prefixes.clear()  # they were computed by other functions
         if self._cache is None:
             return
-        steps = steps_in_flight(forward)
+        steps = forward.steps_in_flight
         while len(self._flights) < steps:
             with held:
                 plan = self.scheduler.plan(steps, {entry for flight in self._flights for entry in flight.plan.entries})
@@ -128,12 +130,10 @@ class StepLoop:
         model = self._model
         builder = self._builders.pop() if self._builders else None
         if builder is None:
-            device = batch_device(forward, model)
-            builder = BatchBuilder(self.scheduler.max_batch_size, model.config.context_length, device)
+            builder = BatchBuilder(self.scheduler.max_batch_size, model.config.context_length, forward.batch_device)
         plan = Plan(builder.line_up(plan.decodes), plan.chunks)
-        for chunk in plan.chunks:
-            self._write_prefix_prompt(chunk, forward, cache)
-        return Flight(plan, builder, submit(forward, builder.build(plan), cache))
+        write_prefix_prompts(plan.chunks, forward, cache)
+        return Flight(plan, builder, forward.submit(builder.build(plan), cache))
 
     def _end(self, flight: Flight, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
         try:
@@ -247,13 +247,6 @@ class StepLoop:
         if any(guesses):
             return self._sampler.verify(logits, rows, guesses)
         return [[token] for token in self._sampler.sample(logits, rows).tolist()]
-
-    @staticmethod
-    def _write_prefix_prompt(chunk: Chunk, forward: Forward, cache: KVCache) -> None:
-        """Put the keys and values that a request brings into its first slots, before its first token is computed."""
-        given = chunk.entry.sequence.params.prefix_prompt
-        if given is not None and chunk.begin == chunk.entry.prefix_len:
-            write_prefix_prompt(forward, cache, chunk.entry.slots[: chunk.begin], given)
 
 
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:

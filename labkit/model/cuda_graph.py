@@ -18,6 +18,7 @@ from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.model.batch import Batch
 from labkit.model.decode_inputs import BUCKETS, DecodeInputs, bucket_of
+from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 from labkit.model.prefill_inputs import PrefillInputs
@@ -28,7 +29,7 @@ Bucket = int | tuple[int, int]
 """What a graph is captured for: sequences that decode, or sequences and tokens of a prefill."""
 
 
-class GraphedGPTJ:
+class GraphedGPTJ(Forward):
     """Runs a `GPTJ`; decodes alone and short prefills come from a graph of their bucket, all others operation by operation.
 
     `padding_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
@@ -63,6 +64,16 @@ class GraphedGPTJ:
     def device(self) -> torch.device:
         """Where the model runs."""
         return self.model.device
+
+    @property
+    def batch_device(self) -> torch.device:
+        """Where the model runs."""
+        return self.device
+
+    @property
+    def survives_fork(self) -> bool:
+        """Whether the model is on the CPU."""
+        return self.model.survives_fork
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labkit.model.batch import Batch
+from labkit.model.batch import Batch, RowNumbers
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of sequences that a graph is captured for."""
@@ -37,23 +37,20 @@ class DecodeInputs:
         self._slot_table = torch.full((rows, width), padding_slot, dtype=torch.int32, device=device)
         self._lengths = torch.ones(rows, dtype=torch.int32, device=device)
         self._real = torch.zeros(rows, dtype=torch.int32, device=device)  # 1 for a sequence, 0 for padding
-        self._starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        self._rows = torch.arange(rows, dtype=torch.int64, device=device)
+        self._numbers = RowNumbers(rows, device)
         self._made = torch.zeros(rows, width, dtype=torch.int64, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._loaded = 0
 
     def batch(self, rows: int) -> Batch:
         """The first `rows` of them, as views."""
-        return Batch(
+        return Batch.of_decodes(
             token_ids=self._token_ids[:rows],
             positions=self._positions[:rows],
             slot_mapping=self._slot_mapping[:rows],
-            starts=self._starts[: rows + 1],
             slot_table=self._slot_table[:rows],
             lengths=self._lengths[:rows],
-            num_decodes=rows,
-            logit_rows=self._rows[:rows],
+            numbers=self._numbers,
         )
 
     def load(self, batch: Batch) -> None:

@@ -1,97 +1,94 @@
-"""The fastest way there is to run a model's forward pass on its device."""
+"""The base class of everything that runs a model's forward pass: what an engine may ask of it, with defaults.
+
+The defaults are those of a pass in one process on the CPU. This file does not know how a pass is computed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from labkit import ops
 from labkit.forked import is_forked_child
 from labkit.model.batch import Batch
-from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
-from labkit.native.packed_weight import PackedWeight
-from labkit.ops.backend import on_triton
-
-Forward = Callable[[Batch, KVCache], Tensor]
-"""Runs a batch and gives the logits that it wants, as `GPTJ.forward` does."""
 
 
-def steps_in_flight(forward: Forward) -> int:
-    """How many passes a forward works on at a time: its `steps_in_flight`, if it has such."""
-    count: int = getattr(forward, "steps_in_flight", 1)
-    return count
+class Forward(ABC):
+    """Runs batches over a cache. A subclass defines `forward`, and overrides the rest where it differs."""
 
+    @abstractmethod
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Compute the batch's new tokens and write their keys and values to `cache`.
 
-def submit(forward: Forward, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
-    """Begin a pass, and give what is called later to have its logits.
+        Returns the logits of `batch.logit_rows`, `[rows, vocab_size]`.
+        """
 
-    A forward that can begin one before the last has come to its end has a `submit` of its own; once that returns, the
-    batch's tensors may change.
-    """
-    begin: Callable[[Batch, KVCache], Callable[[], Tensor]] | None = getattr(forward, "submit", None)
-    return begin(batch, cache) if begin is not None else partial(forward, batch, cache)
+    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
+        """The same as `forward`."""
+        return self.forward(batch, cache)
 
+    def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
+        """Begin a pass. Returns a function that waits for the pass and returns its logits.
 
-def occupy(forward: Forward, cache: KVCache) -> None:
-    """Take the cache's memory now, by the forward's own `occupy` where parts of the cache are elsewhere."""
-    take: Callable[[KVCache], None] = getattr(forward, "occupy", KVCache.occupy)
-    take(cache)
+        By default the pass runs when that function is called, and until then the batch must not change. A subclass with
+        several `steps_in_flight` copies the batch, so that the caller may change it as soon as `submit` returns.
+        """
+        return partial(self.forward, batch, cache)
 
+    @property
+    def steps_in_flight(self) -> int:
+        """How many passes it works on at the same time."""
+        return 1
 
-def batch_device(forward: Forward, model: GPTJ) -> torch.device:
-    """Where a forward wants its batches: its `batch_device`, if it has such; else where the model is."""
-    device: torch.device = getattr(forward, "batch_device", model.device)
-    return device
+    @property
+    def batch_device(self) -> torch.device:
+        """The device on which it expects the tensors of a batch."""
+        return torch.device("cpu")
 
+    @property
+    def num_threads(self) -> int | None:
+        """How many threads torch should use during a pass; None leaves torch's own number."""
+        return None
 
-@contextlib.contextmanager
-def threads_of(forward: Forward) -> Iterator[None]:
-    """Let torch use the forward's `num_threads` in the block, if it has such; one in a forked child.
+    @property
+    def survives_fork(self) -> bool:
+        """Whether a forked child can use its copy: not where other processes or a GPU take part."""
+        return True
 
-    Where other ranks compute on this machine's other cores, a second thread here would take one from them, and spin on it
-    for milliseconds behind every parallel operation.
-    """
-    count = 1 if is_forked_child() else getattr(forward, "num_threads", None)
-    before = torch.get_num_threads()
-    if count is None:
-        yield
+    def occupy(self, cache: KVCache) -> None:
+        """Take all memory of the cache now, wherever its parts are."""
+        cache.occupy()
+
+    def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
+        """Write keys and values that a request brings along to the cache, wherever its parts are.
+
+        Shapes are those of `KVCache.write_prefix_prompt`.
+        """
+        cache.write_prefix_prompt(slots, given)
+
+    def close(self) -> None:
+        """Free what the pass holds outside of this process. Nothing runs after that."""
         return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
+    @contextlib.contextmanager
+    def limited_threads(self) -> Iterator[None]:
+        """Let torch use `num_threads` threads inside the block, and one thread in a forked child.
 
-def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
-    """One native call a pass on the CPU, where the weights are packed; else operation by operation.
-
-    On a GPU, decode steps and short prefills are replayed from CUDA graphs if there is a `padding_slot`: a slot of every cache
-    that it will be given, which no sequence may hold. While an operation is swapped (`ops.use`), every pass goes operation by
-    operation, so that the swapped one runs.
-    """
-    if padding_slot is not None and on_triton(model.layers[0].ln_1_weight):
-        from labkit.model.cuda_graph import GraphedGPTJ
-
-        return GraphedGPTJ(model, padding_slot).forward
-    captured = _captured(model)
-    if captured is None:
-        return model.forward
-
-    def forward(batch: Batch, cache: KVCache) -> Tensor:
-        return model.forward(batch, cache) if ops.swapped() else captured(batch, cache)
-
-    return forward
-
-
-def _captured(model: GPTJ) -> Forward | None:
-    if isinstance(model.layers[0].qkv.weight, PackedWeight):
-        from labkit.model.native_forward import NativeForward
-
-        return NativeForward(model)
-    return None
+        Where other ranks compute on this machine's other cores, a second thread here would take a core from them: after
+        each parallel operation it spins for milliseconds.
+        """
+        count = 1 if is_forked_child() else self.num_threads
+        before = torch.get_num_threads()
+        if count is None:
+            yield
+            return
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from torch import Tensor
 from labkit import ops
 from labkit.config import GPTJConfig
 from labkit.model.batch import Batch
+from labkit.model.forward import Forward
 from labkit.model.kv_cache import KVCache
 from labkit.model.linear import Linear
 from labkit.model.part import WHOLE, Part
@@ -35,7 +36,7 @@ class Layer:
     fc_out: Linear
 
 
-class GPTJ:
+class GPTJ(Forward):
     """The model's weights, and `forward`. `precision` names what its matrices are stored in.
 
     `part` says which of a model's weights these are: without the first layers `wte` is None, without the last ones
@@ -121,6 +122,16 @@ class GPTJ:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.layers[0].ln_1_weight.device
+
+    @property
+    def batch_device(self) -> torch.device:
+        """Where the weights are."""
+        return self.device
+
+    @property
+    def survives_fork(self) -> bool:
+        """Whether the weights are on the CPU."""
+        return self.device.type != "cuda"
 
     @property
     def dtype(self) -> torch.dtype:

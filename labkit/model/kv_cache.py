@@ -6,6 +6,7 @@ Knows nothing of sequences: a `Batch` says which slots are whose.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from labkit import native
 from labkit.checkpoints.split import span
@@ -43,6 +44,19 @@ class KVCache:
         if self.keys.device.type == "cpu":
             self.keys.zero_()
             self.values.zero_()
+
+    def write_prefix_prompt(self, slots: Tensor, given: Tensor) -> None:
+        """Write the keys and values that a request brings along to `slots` `[prefix_len]` int64, in order.
+
+        `given` `[num_layers, 2, num_heads, prefix_len, head_dim]` holds keys and values of the whole model; the cache takes
+        those of its own layers and heads.
+        """
+        layers, heads = self.held
+        own = given[layers.start : layers.stop, :, heads.start : heads.stop]
+        keys, values = own.to(self.keys.device, self.keys.dtype).transpose(2, 3).unbind(1)
+        where = slots.to(self.keys.device)
+        self.keys[:, where] = keys
+        self.values[:, where] = values
 
     @property
     def byte_count(self) -> int:

@@ -9,7 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from labkit import ops
 from labkit.model.batch import Batch
+from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 from labkit.model.linear import Linear
@@ -40,11 +42,12 @@ class AddsUp(Protocol):
         """Raise `RankFailed` for a status that is not 0."""
 
 
-class NativeForward:
-    """Runs a `GPTJ` whose matrices are packed (`weight_store`); called as `GPTJ.forward` is, with logits in float32.
+class NativeForward(Forward):
+    """Runs a `GPTJ` whose matrices are packed (`weight_store`).
 
-    The hidden state is kept in float32 throughout; products take their inputs in the weight's precision. group: of those
-    who hold the other shards of its layers. num_threads: left out, torch's number.
+    The hidden state and the logits are float32; each matrix product takes its inputs in the weight's precision.
+    group: the processes that hold the other shards of the layers. num_threads: threads of a call; by default as many as
+    torch uses.
     """
 
     def __init__(self, model: GPTJ, group: AddsUp | None = None, num_threads: int | None = None) -> None:
@@ -92,10 +95,15 @@ class NativeForward:
             part.shard == 0,
         )
 
-    def __call__(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
-        """As `GPTJ.forward`: logits `[rows, vocab_size]`, or the hidden state of a part without the head, float32.
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """One native call; operation by operation while an operation is swapped (`ops.use`)."""
+        return self._model.forward(batch, cache) if ops.swapped() else self.run(batch, cache)
 
-        Raises `RankFailed` when a member of the group is missing.
+    def run(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
+        """One native call: logits `[rows, vocab_size]`, or for a part without the head its hidden state, both float32.
+
+        A part without the embedding takes `hidden` `[tokens, hidden_size]`, float32, from the part before it. Raises
+        `RankFailed` when a member of the group is missing.
         """
         tokens, sequences, rows = batch.num_tokens, batch.num_sequences, len(batch.logit_rows)
         soft = None if batch.soft_embeddings is None else batch.soft_embeddings.float().contiguous()

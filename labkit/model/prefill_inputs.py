@@ -49,14 +49,13 @@ class PrefillInputs:
     def batch(self, bucket: tuple[int, int]) -> Batch:
         """The first of them, as views."""
         sequences, tokens = bucket
-        return Batch(
+        return Batch.of_prefills(
             token_ids=self._token_ids[:tokens],
             positions=self._positions[:tokens],
             slot_mapping=self._slot_mapping[:tokens],
             starts=self._starts[: sequences + 1],
             slot_table=self._slot_table[:sequences],
             lengths=self._lengths[:sequences],
-            num_decodes=0,
             logit_rows=self._logit_rows[:sequences],
         )
 

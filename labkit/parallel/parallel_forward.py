@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from labkit import ops
-from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.errors import InvalidRequest, RankFailed
 from labkit.launch.ledger import Entry, decode_entries, encode_entries
 from labkit.model.batch import Batch
+from labkit.model.forward import Forward
 from labkit.model.kv_cache import KVCache
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
@@ -54,8 +54,8 @@ class SubmittedPass:
     wait: Callable[[], None] = lambda: None
 
 
-class ParallelForward:
-    """Called like `GPTJ.forward`. For each cache of the caller, every rank has a cache of its own while that one lives.
+class ParallelForward(Forward):
+    """Runs batches on all ranks. For each cache of the caller, every rank has a cache of its own while that one lives.
 
     If any rank fails, the call raises a `RankFailed` that names it, and so does every later call. `model` is this rank's
     part. A pipeline has as many passes under way at a time as it has stages (`submit`); `steps` counts all passes.
@@ -91,8 +91,13 @@ class ParallelForward:
         """The threads of this rank."""
         return self._own.threads
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while `ops.use` replaces an operation."""
+    @property
+    def survives_fork(self) -> bool:
+        """Never: the other ranks answer only the process that they were started from."""
+        return False
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while an operation is swapped."""
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
@@ -125,7 +130,7 @@ class ParallelForward:
         with self._all_or_none():
             self._run_until(None)
             self.ranks.links.send_task(*encode_prefix(Prefix(self._number(cache), cache.num_slots, slots, given)))
-            put_prefix_prompt(cache, slots, given)
+            cache.write_prefix_prompt(slots, given)
 
     def ledger(self) -> list[Entry]:
         """The ledger entries of all ranks since the last call, in the order of the ranks."""

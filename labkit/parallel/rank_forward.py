@@ -43,7 +43,7 @@ class RankForward:
         self._hidden_dtype = model.dtype
         if packed:
             assert not isinstance(links.sums, NcclGroup), "a model packed for the CPU cannot add up on GPUs"
-            self._forward, self._hidden_dtype = NativeForward(model, links.sums, threads), torch.float32
+            self._forward, self._hidden_dtype = NativeForward(model, links.sums, threads).run, torch.float32
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, precision: str, links: Links, threads: int) -> RankForward:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labkit.engine.prefix_prompt import put_prefix_prompt
 from labkit.launch.ledger import encode_entries
 from labkit.model.kv_cache import KVCache
 from labkit.parallel.links import Links
@@ -46,4 +45,4 @@ def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None]
                 links.gather_bytes(DONE)
             case PrefixHeader():
                 prefix = decode_prefix(header, body)
-                put_prefix_prompt(cache_of(prefix.cache, prefix.num_slots), prefix.slots, prefix.given)
+                cache_of(prefix.cache, prefix.num_slots).write_prefix_prompt(prefix.slots, prefix.given)

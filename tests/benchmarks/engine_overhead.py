@@ -21,7 +21,7 @@ import torch
 from labkit.config import GPTJConfig
 from labkit.engine import Engine, SamplingParams
 from labkit.measure import Record, Timing
-from labkit.model import GPTJ, Batch, KVCache
+from labkit.model import GPTJ, Batch, Forward, KVCache
 from labkit.precision import as_device
 
 GOAL_STEP, GOAL_SEQUENCE = 100e-6, 5e-6
@@ -42,12 +42,17 @@ def idle_engine(vocab: int, batch: int, device: torch.device) -> Engine:
 
     logits = torch.randn(batch, vocab, device=device)
 
-    def nothing(step: Batch, cache: KVCache) -> torch.Tensor:
-        return logits[: len(step.logit_rows)]
+    class Nothing(Forward):
+        """A pass that computes nothing."""
 
-    engine = Engine(GPTJ.from_tensors(config, read), max_batch_size=max(batch, 1))
-    engine._forward = nothing
-    return engine
+        @property
+        def batch_device(self) -> torch.device:
+            return device
+
+        def forward(self, step: Batch, cache: KVCache) -> torch.Tensor:
+            return logits[: len(step.logit_rows)]
+
+    return Engine(GPTJ.from_tensors(config, read), max_batch_size=max(batch, 1), forward=Nothing())
 
 
 def measure(batch: int, steps: int, vocab: int, device: torch.device, draws: bool) -> dict[str, Any]:

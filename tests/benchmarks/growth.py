@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from labkit.checkpoints import open_checkpoint
-from labkit.engine.schedule.capacity import free_bytes
+from labkit.engine.capacity import free_bytes
 from labkit.measure import Reader, Record, ceilings, compare
 from labkit.measure.plots import sweep_plot
 from labkit.measure.roofline import roofline
 from labkit.model import FixedBatches, KVCache
-from labkit.model.forward import fastest_forward
+from labkit.model.fastest_forward import fastest_forward
 from labkit.model.gptj import GPTJ
 from labkit.model.weight_store import read_model
 from labkit.precision import as_device, as_precision

@@ -13,7 +13,7 @@ import torch
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable, RankFailed, RequestFailed
 from tests.engine.test_continuous_batching import check_idle
-from tests.models import engine_of, random_peer, random_prompts
+from tests.models import FunctionForward, engine_of, random_peer, random_prompts
 
 PARAMS = [
     SamplingParams(max_new_tokens=40, ignore_eos=True),
@@ -91,7 +91,7 @@ def test_the_event_loop_goes_on_while_a_step_runs(peer: Any, prompts: list[list[
         waited.append(beat.wait(60))
         return forward(*given)
 
-    engine._forward = patient
+    engine._forward = FunctionForward(patient)
 
     async def heart() -> None:
         while True:
@@ -169,7 +169,7 @@ def test_refusals_and_failures_reach_their_own_stream(
         while engine.stats.running < 3:
             await asyncio.sleep(0.001)
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "_forward", lost)
+            patched.setattr(engine, "_forward", FunctionForward(lost))
             found = await asyncio.gather(*streams, return_exceptions=True)
         assert [(type(error), str(error)) for error in found] == [(RankFailed, "rank 1 is gone")] * 3
         await idle(engine)

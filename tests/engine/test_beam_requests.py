@@ -11,7 +11,7 @@ from labkit.engine import SamplingParams
 from labkit.errors import InvalidRequest
 from tests.engine.test_beam_search import of_transformers, peer_with_ends
 from tests.engine.test_continuous_batching import alone, check_idle, poison
-from tests.models import engine_of, random_prompts
+from tests.models import FunctionForward, engine_of, random_prompts
 
 SHAPE = "rotary below the head"  # context 61, vocabulary 211
 
@@ -106,7 +106,7 @@ def test_a_search_whose_pass_fails_once_starts_anew_and_loses_nothing(peer: Any)
             raise RuntimeError("on purpose")
         return forward(*arguments)
 
-    engine._forward = failing
+    engine._forward = FunctionForward(failing)
     outputs = engine.generate(prompts, beams(3, 10))
     assert [output.token_ids for output in outputs] == [expected_texts(peer, p, beams(3, 10))[0] for p in prompts]
     check_idle(engine)
@@ -123,7 +123,7 @@ def test_a_prompt_whose_search_fails_is_ended_alone(peer: Any) -> None:
             raise RuntimeError("on purpose")
         return forward(batch, cache)
 
-    engine._forward = failing
+    engine._forward = FunctionForward(failing)
     events = []
     while engine.has_unfinished:
         events += engine.step()

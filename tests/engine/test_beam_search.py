@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from labkit.engine import Engine, SamplingParams
-from labkit.engine.beams.group import Hypothesis
-from labkit.engine.beams.search import BeamSearch, slots_needed
-from labkit.engine.beams.tree import path
+from labkit.engine.beams.beam_group import Hypothesis
+from labkit.engine.beams.beam_search import BeamSearch
+from labkit.engine.beams.beam_tree import path
+from labkit.engine.sampler import Sampler
+from labkit.engine.schedule.cached_sequence import slots_needed
 from labkit.engine.schedule.sequence import Sequence
 from labkit.model import KVCache
 from labkit.model.batch import Batch
-from tests.models import engine_of, random_peer, random_prompts
+from labkit.model.forward import Forward
+from tests.models import FunctionForward, engine_of, random_peer, random_prompts
 
 
 def peer_with_ends(shape: str, seed: int, bias: float, dtype: torch.dtype = torch.float32) -> Any:
@@ -46,13 +49,20 @@ def sequences(engine: Engine, prompts: list[list[int]], params: list[SamplingPar
     ]
 
 
+def search_of(forward: Forward, engine: Engine, cache: KVCache, asked: list[Sequence], **options: Any) -> BeamSearch:
+    """A search that may use all slots of the cache, with its rows among those of other sequences."""
+    rows = range(2, 2 + sum(sequence.params.num_beams for sequence in asked))
+    sampler = Sampler(rows.stop + 1, engine.config.vocab_size, engine.device)
+    return BeamSearch(forward, cache, sampler, rows, range(cache.num_slots), asked, **options)
+
+
 def searched(engine: Engine, prompts: list[list[int]], params: list[SamplingParams], **options: Any) -> list[list[Hypothesis]]:
     """Hypotheses of each prompt, from a cache in which every free slot is poisoned."""
     asked = sequences(engine, prompts, params)
     cache = KVCache(engine.config, sum(map(slots_needed, asked)), device=engine.device, dtype=engine.dtype)
     cache.keys.fill_(math.nan)
     cache.values.fill_(math.nan)
-    search = BeamSearch(engine.model.forward, engine.config.vocab_size, cache, range(cache.num_slots), asked, **options)
+    search = search_of(engine.model, engine, cache, asked, **options)
     found = search.run()
     assert sorted(search.tree.free) == list(range(cache.num_slots)), "slots were lost or given back twice"
     return found
@@ -258,7 +268,7 @@ def test_no_key_or_value_is_ever_moved() -> None:
             reordered += 1
         return logits
 
-    search = BeamSearch(watched, 211, cache, range(cache.num_slots), asked)
+    search = search_of(FunctionForward(watched), engine, cache, asked)
     search.run()
     assert (reordered, shared > 3) == (11, True)
 
@@ -275,7 +285,7 @@ def test_a_prompt_is_computed_once_for_all_its_beams() -> None:
         engine, random_prompts(59, [9, 4], 2), [SamplingParams(num_beams=3, max_new_tokens=4, ignore_eos=True)] * 2
     )
     cache = KVCache(engine.config, sum(map(slots_needed, asked)), device=engine.device, dtype=engine.dtype)
-    BeamSearch(counted, 59, cache, range(cache.num_slots), asked).run()
+    search_of(FunctionForward(counted), engine, cache, asked).run()
     assert seen == [13, 6, 6, 6]
 
 

@@ -16,7 +16,7 @@ import labkit
 from labkit import ops
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InsufficientResources, InvalidRequest
-from tests.models import engine_of, random_peer, random_prompts
+from tests.models import FunctionForward, engine_of, random_peer, random_prompts
 
 SHAPE = "rotary below the head"  # context 61, vocabulary 211
 
@@ -133,7 +133,7 @@ def test_a_prompt_in_chunks_beside_decoding_gives_the_logits_of_the_whole_prompt
         seen.append(forward(*arguments))
         return seen[-1]
 
-    engine._forward = noted
+    engine._forward = FunctionForward(noted)
     short, long = random_prompts(211, [2, 47], 5)
     texts: dict[int, list[int]] = {}
     steps_beside = 0
@@ -277,9 +277,9 @@ def test_a_step_that_is_interrupted_ends_its_caller_alone(peer: Any) -> None:
         other = engine.stream([prompts[1]], params)
         next(other)
         sequence = next(s for s in engine._running if s.prompt == prompts[1])
-        sampler, forward = engine._ready()._sampler, engine._forward
+        sampler, forward = engine._ready()._sampler, engine.forward
         owner, name, real = {
-            "forward": (engine, "_forward", forward),
+            "forward": (forward, "forward", forward.forward),
             "sample": (sampler, "sample", sampler.sample),
             "append": (sequence, "append", sequence.append),
         }[place]

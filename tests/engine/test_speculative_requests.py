@@ -9,7 +9,7 @@ import pytest
 import labkit
 from labkit.engine import Engine, SamplingParams
 from tests.engine.test_continuous_batching import check_idle, poison
-from tests.models import engine_of, random_peer, random_prompts
+from tests.models import FunctionForward, engine_of, random_peer, random_prompts
 
 TEXT = "And the king said unto him, Go. And the king said unto"
 
@@ -23,7 +23,7 @@ def steps_of(engine: Engine, prompts: Any, params: Any) -> tuple[list[list[int]]
         calls += 1
         return forward(*arguments)
 
-    engine._forward = counted
+    engine._forward = FunctionForward(counted)
     try:
         return [output.token_ids for output in engine.generate(prompts, params)], calls
     finally:

@@ -75,7 +75,7 @@ def broken(engine: Engine, place: str, error: Exception) -> tuple[Any, str, Fail
         return any(is_marked(entry.sequence) for entry in loop.scheduler.running if entry.row in rows)
 
     owner, name, culprit = {
-        "forward": (engine, "_forward", lambda batch, cache: MARK in batch.token_ids.tolist()),
+        "forward": (engine.forward, "forward", lambda batch, cache: MARK in batch.token_ids.tolist()),
         "join": (sampler, "join", lambda row, sequence: is_marked(sequence)),
         "sample": (sampler, "sample", marked_row),
         "edit": (sampler, "edit", marked_row),
@@ -144,7 +144,7 @@ def test_a_pass_that_fails_for_all_ends_all_with_the_reason_and_the_engine_goes_
     engine.step()
     ids.append(engine.add_request(prompts[3], BYSTANDERS[3]))
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_forward", Fails(engine._forward, lambda *_: True, MemoryError("no room")))
+        patched.setattr(engine.forward, "forward", Fails(engine.forward.forward, lambda *_: True, MemoryError("no room")))
         events = []
         while engine.has_unfinished:
             events += engine.step()
@@ -166,7 +166,7 @@ def test_a_pass_that_fails_once_costs_nobody_a_token(
             calls.append(1)
             return len(calls) == fatal
 
-        monkeypatch.setattr(engine, "_forward", Fails(engine._forward, counted, RuntimeError("once")))
+        monkeypatch.setattr(engine.forward, "forward", Fails(engine.forward.forward, counted, RuntimeError("once")))
         outputs = engine.generate(prompts, BYSTANDERS)
         assert [[completion.token_ids for completion in output.completions] for output in outputs] == expected
         check_idle(engine)
@@ -209,7 +209,7 @@ def test_what_a_swapped_operation_raises_comes_as_it_is(peer: Any, prompts: list
 def test_a_lost_rank_is_raised_to_everybody(peer: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(peer)
     engine.add_request(prompts[0], BYSTANDERS[0])
-    monkeypatch.setattr(engine, "_forward", Fails(engine._forward, lambda *_: True, RankFailed("rank 1 is gone")))
+    monkeypatch.setattr(engine.forward, "forward", Fails(engine.forward.forward, lambda *_: True, RankFailed("rank 1 is gone")))
     with pytest.raises(RankFailed, match="rank 1 is gone"):
         engine.generate(prompts[1:3], BYSTANDERS[1:3])
     with pytest.raises(RankFailed, match="rank 1 is gone"):

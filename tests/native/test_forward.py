@@ -12,7 +12,8 @@ from torch import Tensor
 from labkit import native, ops
 from labkit.config import GPTJConfig
 from labkit.model import GPTJ, Batch, KVCache
-from labkit.model.forward import Forward, fastest_forward
+from labkit.model.fastest_forward import fastest_forward
+from labkit.model.forward import Forward
 from labkit.model.weight_store import weight_store
 from labkit.native.library import use_instruction_set
 from labkit.precision import compute_dtype
@@ -79,7 +80,7 @@ def test_logits_and_cache_follow_float64(shape: str, precision: str) -> None:
     exact, stored = models(shape, precision)
     spans = [(1, 0), (1, 20), (1, 7), (13, 9), (2, 3), (30, 0), (6, 1)]
     batch, order = scattered_batch(exact, spans, 5)
-    expected, written = run(exact.forward, exact, batch, len(order), 9)
+    expected, written = run(exact, exact, batch, len(order), 9)
     found, cache = run(fastest_forward(stored), stored, batch, len(order), 9)
     assert found.shape == (len(batch.logit_rows), exact.config.vocab_size)
     assert found.dtype == torch.float32
@@ -105,7 +106,7 @@ def test_any_instruction_set_and_any_number_of_threads(instruction_set: str, thr
         for precision in BOUNDS:
             exact, stored = models("rotary below the head", precision, seed=threads)
             batch, order = scattered_batch(exact, [(1, 5), (9, 0), (5, 30)], threads)
-            expected, _ = run(exact.forward, exact, batch, len(order), 2)
+            expected, _ = run(exact, exact, batch, len(order), 2)
             found, _ = run(fastest_forward(stored), stored, batch, len(order), 2)
             assert relative(found, expected) < BOUNDS[precision], precision
     finally:
@@ -119,7 +120,7 @@ def test_calls_from_several_threads_do_not_meet() -> None:
     exact, stored = models("head of 256", "fp32")
     forward = fastest_forward(stored)
     batches = [scattered_batch(exact, [(1, seed), (4 + seed, 2)], seed) for seed in range(8)]
-    expected = [run(exact.forward, exact, batch, len(order), 1)[0] for batch, order in batches]
+    expected = [run(exact, exact, batch, len(order), 1)[0] for batch, order in batches]
 
     def repeat(index: int) -> list[Tensor]:
         batch, order = batches[index]

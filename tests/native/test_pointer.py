@@ -10,7 +10,7 @@ import torch
 from labkit import native
 from labkit.errors import InvalidRequest
 from labkit.model import KVCache
-from labkit.model.forward import fastest_forward
+from labkit.model.fastest_forward import fastest_forward
 from labkit.native import operations
 from labkit.native.library import pointer, rows_pointer
 from labkit.native.packed_weight import PackedWeight

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from labkit.checkpoints import config_of, open_checkpoint
-from labkit.engine import loader
-from labkit.engine.schedule import capacity
+from labkit.engine import capacity, loader
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.parallel import Layout, load_parallel
 from labkit.parallel.devices import CPU, rank_device, torchrun_device

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from labkit.model.batch import FixedBatches
+from labkit.model.fixed_batches import FixedBatches
 from labkit.model.kv_cache import KVCache
 from labkit.parallel.micro_batches import FEWEST_TOKENS, num_micro_batches, split_batch
 from tests.models import engine_of, random_peer, random_prompts

@@ -17,7 +17,7 @@ import labkit
 from labkit import native
 from labkit.engine import Engine
 from labkit.launch.ledger import COMPUTE
-from labkit.model import GPTJ, Batch, KVCache
+from labkit.model import GPTJ, Batch, Forward, KVCache
 from labkit.parallel import Layout, load_parallel
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
@@ -32,17 +32,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Queue:
+class Queue(Forward):
     """A forward pass of one process that computes late: its passes run when their logits are wanted, in order."""
 
     def __init__(self, model: GPTJ, steps: int) -> None:
-        self.steps_in_flight = steps
+        self._steps = steps
         self.most = 0
         self.fails_at = -1
         self.failed = 0
         self._model, self._waiting, self._begun = model, [], 0
 
-    def __call__(self, batch: Batch, cache: KVCache) -> Tensor:
+    @property
+    def steps_in_flight(self) -> int:
+        return self._steps
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from labkit.engine.beams.prompt import positions_of
-from labkit.engine.beams.search import slots_needed
 from labkit.engine.outputs import TokenLogprob
 from labkit.engine.schedule.prefix_cache import Tokens
 from labkit.engine.schedule.prompt_lookup import PromptLookup
@@ -37,9 +35,9 @@ class CachedSequence:
         self.speculates = params.speculate > 0 and params.memory_len is None
         self.prefix_len = params.prefix_len
         self.lead = params.prefix_len + params.soft_len
-        self._given = positions_of(sequence)
+        self._given = sequence.given_positions
         self.tokens: Tokens = np.array([0] * self.lead + sequence.prompt + sequence.new_tokens, np.int64)
-        self.slots: Slots = np.zeros(slots_of(sequence), np.int32)
+        self.slots: Slots = np.zeros(slots_needed(sequence), np.int32)
         self.num_slots = 0
         self.computed = self.prefix_len
         self.decoding = False
@@ -120,10 +118,13 @@ class CachedSequence:
         return twin
 
 
-def slots_of(sequence: Sequence) -> int:
-    """Slots that a sequence, or a beam search, needs at most: the last token is never fed back, and a memory bounds it."""
-    params = sequence.params
+def slots_needed(sequence: Sequence) -> int:
+    """How many slots a sequence, or the beam search for it, needs at most.
+
+    The last token is never fed back, so it needs no slot. A request's `memory_len` bounds the slots of a sequence.
+    """
+    params, fed_back = sequence.params, sequence.max_new_tokens - 1
     if params.num_beams > 1:
-        return slots_needed(sequence)
-    positions = positions_of(sequence) + sequence.max_new_tokens - 1
+        return sequence.given_positions + params.num_beams * fed_back
+    positions = sequence.given_positions + fed_back
     return positions if params.memory_len is None else min(positions, params.memory_len)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from labkit.engine.engine_stats import EngineStats
-from labkit.engine.schedule.cached_sequence import CachedSequence, slots_of
-from labkit.engine.schedule.prefix_cache import Tokens
+from labkit.engine.schedule.cached_sequence import CachedSequence, slots_needed
+from labkit.engine.schedule.plan import Chunk, Plan
 from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.schedule.slot_allocator import Slots
 from labkit.engine.schedule.slot_pool import SlotPool
@@ -30,51 +30,6 @@ WORTH_WAITING = 32
 """Tokens of a prompt that a running prompt is about to compute from which it pays to wait for them."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """`count` positions of a sequence from `begin` on; with `is_last`, a token follows.
-
-    They are of a prompt, of tokens that are computed anew, or the last token of a sequence with guesses behind it.
-    """
-
-    entry: CachedSequence
-    begin: int
-    count: int
-    is_last: bool
-
-    @classmethod
-    def next_of(cls, entry: CachedSequence, budget: int) -> Chunk:
-        """What a sequence computes next, in at most `budget` tokens."""
-        begin, count = entry.begin, entry.chunk(budget)
-        return cls(entry, begin, count, begin + count == entry.num_tokens)
-
-    @property
-    def tokens(self) -> Tokens:
-        """The tokens at the positions."""
-        entry = self.entry
-        return np.array([entry.last_token, *entry.guesses]) if entry.decoding else entry.tokens[self.begin :][: self.count]
-
-    @property
-    def scored(self) -> range:
-        """Positions, counted from `begin`, behind which a token of the prompt is scored."""
-        if not self.entry.scores_prompt:
-            return range(0)
-        return range(max(self.entry.lead - self.begin, 0), self.count - self.is_last)
-
-    @property
-    def sampled(self) -> list[int]:
-        """Positions, counted from `begin`, behind which a token is made: the last, for each sequence that goes on from it."""
-        if self.entry.decoding:
-            return list(range(self.count))
-        return [self.count - 1] * (1 + len(self.entry.forks)) if self.is_last else []
-
-    @property
-    def slots(self) -> Slots:
-        """The slots of the positions."""
-        column = self.entry.column(self.begin)
-        return self.entry.slots[column : column + self.count]
-
-
 @dataclass(frozen=True, eq=False)
 class Reservation:
     """Slots and rows of the beam search of a prompt, whose best hypotheses become `samples`; held until its end."""
@@ -82,41 +37,6 @@ class Reservation:
     samples: list[Sequence]
     slots: Slots
     rows: list[int]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One step: a token of each of `decodes`, then the chunks."""
-
-    decodes: list[CachedSequence]
-    chunks: list[Chunk]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the step computes."""
-        return len(self.decodes) + sum(chunk.count for chunk in self.chunks)
-
-    @property
-    def entries(self) -> list[CachedSequence]:
-        """The sequences that take part."""
-        return [*self.decodes, *(chunk.entry for chunk in self.chunks)]
-
-    def parts(self) -> list[Plan]:
-        """The same step, a plan for each sequence."""
-        return [Plan([entry], []) for entry in self.decodes] + [Plan([], [chunk]) for chunk in self.chunks]
-
-    def without(self, gone: Collection[CachedSequence], *, scored: bool = True) -> tuple[Plan, list[int]]:
-        """The plan of the others, and the rows of this one's logits that are theirs; of prompts' scores only with `scored`."""
-        rows = 0
-        kept: list[int] = []
-        counts = [len(chunk.scored) * scored + len(chunk.sampled) for chunk in self.chunks]
-        entries = self.entries
-        for entry, count in zip(entries, [1] * len(self.decodes) + counts, strict=True):
-            if entry not in gone:
-                kept += range(rows, rows + count)
-            rows += count
-        decodes = [entry for entry in self.decodes if entry not in gone]
-        return Plan(decodes, [chunk for chunk in self.chunks if chunk.entry not in gone]), kept
 
 
 class Scheduler:
@@ -299,7 +219,7 @@ class Scheduler:
         return None
 
     def _reserve(self, samples: list[Sequence], spare: int) -> bool:
-        slots = self.pool.reserve(slots_of(samples[0]), spare)
+        slots = self.pool.reserve(slots_needed(samples[0]), spare)
         if slots is None:
             return False
         rows = [self._rows.pop() for _ in range(width_of(samples))]

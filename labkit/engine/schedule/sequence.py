@@ -57,6 +57,11 @@ class Sequence:
         self._held: list[bytes | str] = []  # of the last tokens, which may be the beginning of a stop word
 
     @property
+    def given_positions(self) -> int:
+        """Positions before the first new token: the prefix prompt, the soft prompt and the prompt."""
+        return self.params.prefix_len + self.params.soft_len + len(self.prompt)
+
+    @property
     def may_stop(self) -> bool:
         """Whether the minimum length is reached, so that the next token may be a stop token."""
         return len(self.new_tokens) >= self.params.min_new_tokens

@@ -6,7 +6,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
-from labkit.engine.schedule.cached_sequence import CachedSequence, slots_of
+from labkit.engine.schedule.cached_sequence import CachedSequence, slots_needed
 from labkit.engine.schedule.prefix_cache import PrefixCache
 from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.schedule.slot_allocator import SlotAllocator, Slots
@@ -36,7 +36,7 @@ class SlotPool:
 
     def check(self, sequence: Sequence) -> None:
         """Raise `InvalidRequest` when a sequence would not fit the pool even alone."""
-        if (needed := slots_of(sequence)) > self.num_slots:
+        if (needed := slots_needed(sequence)) > self.num_slots:
             raise InvalidRequest(
                 f"a prompt of {len(sequence.prompt)} tokens with {sequence.max_new_tokens} new ones takes {needed} slots of "
                 f"the KV cache, which has {self.num_slots}; ask for fewer tokens or give the engine a larger cache"

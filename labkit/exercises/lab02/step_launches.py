@@ -11,7 +11,7 @@ from torch import Tensor
 import labkit
 from labkit.measure import compare, progress_bar
 from labkit.model import GPTJ, FixedBatches, KVCache
-from labkit.model.forward import fastest_forward
+from labkit.model.fastest_forward import fastest_forward
 
 LENGTH = 64
 """Tokens in the cache of each sequence."""
@@ -37,7 +37,7 @@ def captured_step(device: torch.device, sequences: int = 1, seconds: float = 2.0
     """Timings of labkit's own decode step, "operation by operation" and "captured", in turn; None where nothing captures it."""
     model = labkit.load("gptj-tiny", device=device, dtype="fp32").model
     fastest = fastest_forward(model, padding_slot=slots_of(sequences))
-    if fastest == model.forward:
+    if fastest is model:
         print("A captured step: not measured here: this machine has neither labkit's C++ library nor a CUDA graph of it.")
         return None
     calls = {

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.engine.beams.group import BeamGroup, Candidate, Ends, Hypothesis
-from labkit.engine.beams.tree import BeamTree, Node, path
+from labkit.engine.beams.beam_group import BeamGroup, Candidate, Ends, Hypothesis
+from labkit.engine.beams.beam_tree import BeamTree, Node, path
+from labkit.engine.schedule.cached_sequence import CachedSequence
+from labkit.engine.schedule.plan import Chunk
 from labkit.engine.schedule.sequence import Sequence
 
 
 class BeamPrompt:
-    """The beams of a sequence that has made nothing yet; `slots` are those of its prompt and of what stands in front."""
+    """The beams of a sequence without new tokens.
+
+    entry: the slots of the prompt and of the positions before it, which all beams share. chunk: the positions that a forward
+    pass computes before the first new token, all but those of a prefix prompt.
+    """
 
     def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:
         self.sequence = sequence
         self.params = sequence.params
-        self.slots = [tree.take() for _ in range(positions_of(sequence))]
+        self.entry = CachedSequence(sequence)
+        self.entry.extend(np.array([tree.take() for _ in range(sequence.given_positions)], np.int32))
+        self.chunk = Chunk.next_of(self.entry, sequence.given_positions)
         ends = ends_of(sequence)
         groups = range(self.params.num_beam_groups)
         self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
@@ -29,11 +38,6 @@ class BeamPrompt:
     def done(self) -> bool:
         """Whether every group has come to its end."""
         return all(group.done for group in self.groups)
-
-    @property
-    def num_computed(self) -> int:
-        """Positions that a forward pass computes before the first token: all but those of a prefix prompt."""
-        return len(self.slots) - self.params.prefix_len
 
     @property
     def made(self) -> int:
@@ -72,11 +76,6 @@ class BeamPrompt:
         pairs = [(score, divmod(place, vocab_size)) for score, place in zip(scores, places, strict=True)]
         found = [Candidate(score, beam, token) for score, (beam, token) in pairs if score > -math.inf]
         return [(node, group.row + beam) for node, beam in group.take(found)]
-
-
-def positions_of(sequence: Sequence) -> int:
-    """Positions that a sequence takes before its first new token."""
-    return sequence.params.prefix_len + sequence.params.soft_len + len(sequence.prompt)
 
 
 def ends_of(sequence: Sequence) -> Ends:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labkit.engine.beams.tree import BeamTree, Node
+from labkit.engine.beams.beam_tree import BeamTree, Node
 from labkit.engine.sampling_params import SamplingParams
 
 Ends = Callable[[Node | None, int, int], bool]

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
-from labkit.engine.beams.group import Hypothesis
-from labkit.engine.beams.search import BeamSearch
-from labkit.engine.beams.tree import path
+from labkit.engine.beams.beam_group import Hypothesis
+from labkit.engine.beams.beam_search import BeamSearch
+from labkit.engine.beams.beam_tree import path
 from labkit.engine.interrupts import held
 from labkit.engine.outputs import NO_TOKEN, TokenEvent
+from labkit.engine.sampler import Sampler
 from labkit.engine.schedule.scheduler import Reservation, Scheduler
 from labkit.engine.schedule.sequence import Sequence
 from labkit.engine.step_failures import failed, may_be_of_one
@@ -28,7 +29,7 @@ class Search:
     again: bool
 
 
-class BeamLane:
+class RunningSearches:
     """Runs what the scheduler has reserved slots for.
 
     Prompts that are admitted together are searched together. One that is cancelled gives its slots back when the others
@@ -37,9 +38,9 @@ class BeamLane:
     and the search starts anew unless its callers give up.
     """
 
-    def __init__(self, scheduler: Scheduler, vocab_size: int) -> None:
+    def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
         self._scheduler = scheduler
-        self._vocab_size = vocab_size
+        self._sampler = sampler
         self._searches: list[Search] = []
         self._gone: set[Sequence] = set()
 
@@ -83,9 +84,10 @@ class BeamLane:
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
         slots = [slot for reservation in reservations for slot in reservation.slots.tolist()]
         sequences = [reservation.samples[0] for reservation in reservations]
+        rows = [row for reservation in reservations for row in reservation.rows]
         limit = self._scheduler.max_step_tokens
         try:
-            beams = BeamSearch(forward, self._vocab_size, cache, slots, sequences, max_prefill_tokens=limit)
+            beams = BeamSearch(forward, cache, self._sampler, rows, slots, sequences, max_prefill_tokens=limit)
         except Exception as error:
             if not may_be_of_one(error):
                 raise
