@@ -44,7 +44,7 @@ def stress(
 
     Latencies are counted from when a request was due. A generator that does not keep up says so.
 
-    Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot load.png
+    Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot stress.png
     """
     from labkit.serving.stress import Lengths, StressRecord, StressSettings, run_stress
     from labkit.serving.stress.record import about_served

@@ -50,8 +50,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 KILLED = """
 import time
-from labkit.serving.server.own_folder import OwnFolder
-print(OwnFolder("repository").path, flush=True)
+from labkit.serving.server.locked_folder import LockedFolder
+print(LockedFolder("repository").path, flush=True)
 time.sleep(600)
 """
 

@@ -13,10 +13,10 @@ pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritoncli
 from google.protobuf import text_format
 
 from labkit.errors import InvalidRequest, NotAvailable
-from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.check_config import check_config
+from labkit.serving.repository.checker.check_repository import check_repository
 from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import model_config_class
-from labkit.serving.repository.checker.repository_check import check_repository
 from labkit.serving.repository.model_config import Batching, Instances, config_text
 from tests.serving.conftest import Server
 from tests.serving.mistakes import MISTAKES, MODELS, REFUSED, TEXTS, Mistake
@@ -213,7 +213,7 @@ def test_faults_of_a_repository_name_their_files(tmp_path: Path) -> None:
     assert as_lines(check_repository(tmp_path, gpus=0)) == [
         f"ensemble/config.pbtxt:{step}: there is no model postprocessing in the repository; write preprocessing",
         "ensemble: there is no folder of a version, as 1/; make one; for an ensemble it stays empty",
-        "gptj/1/model.py: there is no such file, and the server would wait for it for ever; write the model's code there",
+        "gptj/1/model.py: there is no such file, and the server would wait for it forever; write the model's code there",
         "postprocessing: there is no config.pbtxt; write one",
         f"preprocessing/config.pbtxt:{kind}: kind is KIND_GPU and the machine has no GPU; write KIND_CPU",
     ]

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritonclient")
 
-from labkit.serving.repository.checker.config_check import check_config
-from labkit.serving.repository.checker.repository_check import check_repository
+from labkit.serving.repository.checker.check_config import check_config
+from labkit.serving.repository.checker.check_repository import check_repository
 from labkit.serving.repository.model_config import Instances, ModelConfig, Step, config_text
 from labkit.serving.repository.tensors import TensorSpec
 from tests.serving.conftest import Server

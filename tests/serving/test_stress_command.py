@@ -32,7 +32,7 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_printed_saved_and_drawn(gptj_server: Server, tmp_path: Path) -> None:
-    saved, drawn = tmp_path / "load.json", tmp_path / "load.png"
+    saved, drawn = tmp_path / "stress.json", tmp_path / "stress.png"
     command = ["stress", gptj_server.grpc, "--users", "1,3", "--seconds", "1", "--warmup", "0.2", "--new-tokens", "4-8"]
     (done,) = many(tmp_path, [*command, "--save", str(saved), "--plot", str(drawn), "--json"])
     assert done.status == 0, done.errors

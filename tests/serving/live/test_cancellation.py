@@ -116,7 +116,7 @@ def test_a_request_whose_time_is_up_frees_its_place(narrow: Server, whole: float
     """`timeout` is Triton's parameter, in microseconds: its way through an ensemble is the only one that Triton has."""
     if (model, which) == ("ensemble", "deadline"):
         pytest.skip("not measured here: Triton hands on an ensemble's cancellation between its steps only")
-    seconds, words = whole / 8, "its deadline has passed; it had made" if which == "timeout" else "Deadline Exceeded"
+    seconds, words = whole / 8, "its deadline has passed; it had generated" if which == "timeout" else "Deadline Exceeded"
     found = []
     for _ in range(ATTEMPTS):
         began = time.monotonic()

@@ -20,7 +20,7 @@ from labkit.engine import Engine, SamplingParams
 from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
-from labkit.serving.server.model_processes import is_there
+from labkit.serving.server.model_processes import is_alive
 from tests.serving.live.requests import (
     PATIENCE,
     PROMPT,
@@ -208,10 +208,10 @@ def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the
         stub.send_signal(signal.SIGSTOP)
         wait_for(lambda: len(dog.repairs) > repairs)
         assert (dog.repairs[repairs].model, dog.repairs[repairs].failure) == ("postprocessing", "")
-        assert not is_there(stub), "nobody can let it go on any more"
+        assert not is_alive(stub), "nobody can let it go on any more"
         assert infer(kept, "ensemble", ensemble([PROMPT], 2))["OUTPUT_0"][0, 0].startswith(PROMPT)
         monkeypatch.setattr("labkit.serving.server.watchdog.FEW_REPAIRS", 1)
-    assert "models were loaded anew in it, " in why[0]
+    assert "its models were reloaded " in why[0]
     assert kept.watchdog is dog
 
 
@@ -220,7 +220,7 @@ def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: En
         family = psutil.Process(kept.process.pid).children(recursive=True)
         kept.process.kill()
     assert "SIGKILL" in why[0]
-    wait_for(lambda: not any(map(is_there, family)))
+    wait_for(lambda: not any(map(is_alive, family)))
 
 
 def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

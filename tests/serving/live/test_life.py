@@ -20,8 +20,8 @@ from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
-from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
+from labkit.serving.shared_folder import shared_folder
 from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, infer
 
 NOTICE_SECONDS = 5.0
@@ -78,8 +78,8 @@ def stub_of(server: Server, model: str) -> psutil.Process:
 def remains(server: Server, pid: int, regions: str) -> list[str]:
     """What a server has left behind."""
     left = [str(path) for path in Path("/dev/shm").glob(f"{regions}*")]
-    folders = [server.log.parent, Path(run_folder(pid).parent, str(pid))]
-    run_folder(pid).rmdir() if not any(run_folder(pid).iterdir()) else None
+    folders = [server.log.parent, Path(shared_folder(pid).parent, str(pid))]
+    shared_folder(pid).rmdir() if not any(shared_folder(pid).iterdir()) else None
     return left + [str(folder) for folder in folders if folder.exists()]
 
 
@@ -179,7 +179,7 @@ def test_nothing_outlives_the_python_that_started_it(tmp_path: Path, number: sig
     wait_for(lambda: not any(process.is_running() for process in family))
     wait_for(lambda: not Path(folder).exists())
     assert not list(Path("/dev/shm").glob(f"{regions}*"))
-    assert not (Path(run_folder(1).parent) / pid).exists()
+    assert not (Path(shared_folder(1).parent) / pid).exists()
 
 
 def test_a_model_without_code_is_refused_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults of a model's inputs and outputs that need no knowledge of its code."""
+"""Faults of a model's inputs and outputs that can be found without knowing its code."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from labkit.serving.repository.checker.pbtxt import Node
 
 
 def label(kind: str, tensor: Node) -> str:
-    """What a tensor is called in faults: `input QUERY`, or `an input` if it has no name."""
+    """How faults name a tensor: `input QUERY`, or `an input` if it has no name."""
     name = tensor.value("name")
     return f"{kind} {name}" if name else f"an {kind}"
 
 
 def dims_text(dims: list[int]) -> str:
-    """Dims as they are written: `[ -1, 2 ]`."""
+    """Dims as they are written in a configuration: `[ -1, 2 ]`."""
     return f"[ {', '.join(map(str, dims))} ]" if dims else "[ ]"
 
 
 def tensor_faults(config: Node, batched: bool) -> Iterator[Fault]:
-    """Missing or impossible names, data types, dims and reshapes, and names given twice.
+    """Missing or impossible names, data types, dims and reshapes, and duplicate names.
 
-    batched: whether the model has a batch, or should have one: only then there are scalars.
+    batched: whether the model has a batch dimension, or should have one. Only such models can have scalars.
     """
     for kind in ("input", "output"):
         seen: dict[str, int] = {}

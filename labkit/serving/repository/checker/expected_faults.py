@@ -1,20 +1,21 @@
-"""Faults of a `config.pbtxt` against what the model's code reads and writes."""
+"""Differences between a `config.pbtxt` and what the code of a known model needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labkit.serving.repository.checker.check_tensors import dims_text
-from labkit.serving.repository.checker.fault import Fault, nearest
+from labkit.serving.nearest_name import nearest
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import Node
+from labkit.serving.repository.checker.tensor_faults import dims_text
 from labkit.serving.repository.model_config import ModelConfig
 from labkit.serving.repository.tensors import TensorSpec
 
 
 def expected_faults(config: Node, expected: ModelConfig, gpus: int | None) -> Iterator[Fault]:
-    """Tensors that are missing, surplus, misspelt or otherwise than the code has them; batch, streaming, backend, copies.
+    """Missing, unknown, misspelt or wrong tensors, and a wrong batch size, streaming mode, backend or number of copies.
 
-    gpus: how many the server's machine has; None if that is not known.
+    gpus: the number of GPUs of the server's machine; None if unknown.
     """
     yield from _batch(config, expected)
     yield from _decoupled(config, expected)
@@ -82,7 +83,7 @@ def _kinds(config: Node, expected: ModelConfig) -> Iterator[Fault]:
 
 
 def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
-    """Groups whose kind is GPU, in words or by default: the server starts a copy for each GPU."""
+    """Instance groups for which the server would start one copy per GPU: those of kind GPU, given or by default."""
     if expected.instances is None or gpus < 2 or "instance_group" in config.refused:
         return
     groups = config.all("instance_group")

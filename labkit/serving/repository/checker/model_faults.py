@@ -1,4 +1,4 @@
-"""Faults of a model's backend, name, batching and instances that need no knowledge of its code."""
+"""Faults of a model's name, backend, batching, instances and parameters that can be found without knowing its code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FOR_ENSEMBLE = 'write platform: "ensemble" and no backend'
 
 
 def is_ensemble(config: Node) -> bool:
-    """Whether the model is made of other models."""
+    """Whether the model is an ensemble of other models."""
     return bool(config.value("platform") == "ensemble" or config.all("ensemble_scheduling"))
 
 
 def model_faults(config: Node, folder: str | None, gpus: int | None) -> Iterator[Fault]:
-    """All of them.
+    """All these faults.
 
-    folder: name of the model's folder, if there is one. gpus: how many the server's machine has; None if not known.
+    folder: name of the model's folder; None if unknown. gpus: the number of GPUs of the server's machine; None if unknown.
     """
     yield from _name(config, folder)
     yield from _backend(config)

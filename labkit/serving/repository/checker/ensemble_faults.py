@@ -1,18 +1,19 @@
-"""Faults of an ensemble: steps whose model does not exist, or is not given what it takes."""
+"""Faults of an ensemble: steps whose model does not exist or does not get its inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from labkit.serving.nearest_name import nearest, one_of
 from labkit.serving.repository.checker.ensemble_wires import entries, wire_faults
-from labkit.serving.repository.checker.fault import Fault, nearest, one_of
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import Node
 
 
 def ensemble_faults(config: Node, others: Mapping[str, Node] | None) -> Iterator[Fault]:
-    """All of them.
+    """All faults of an ensemble.
 
-    others: the models in the repository by name; None if they are not known, and then only the wires are checked.
+    others: the models of the repository by name; None if they are not known, and then only the wires are checked.
     """
     steps = [step for scheduling in config.all("ensemble_scheduling") for step in scheduling.all("step")]
     if not steps:
