@@ -10,7 +10,7 @@ _THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 GIVE_BACK = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
-    _THRESHOLD: str(2**16),  # gRPC reads a large request in blocks of 64 KiB, which would stay between small blocks
+    _THRESHOLD: str(2**16),  # gRPC reads a large request in blocks of 64 KiB, which would otherwise stay allocated
 }
 """Environment variables by which the memory of a huge request goes back to the system after it."""
 

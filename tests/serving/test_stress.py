@@ -159,8 +159,8 @@ def test_prompts_are_never_equal_and_as_long_as_asked() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "users is None and rate None; give one of them"),
-        ({"users": 1, "rate": 2.0}, "users is 1 and rate 2.0; give one of them"),
+        ({}, "users is None and rate None; give exactly one of them"),
+        ({"users": 1, "rate": 2.0}, "users is 1 and rate 2.0; give exactly one of them"),
         ({"users": 0}, "users is 0; 1 or more is accepted"),
         ({"rate": -1.0}, "rate is -1.0; 0.001 or more is accepted"),
         ({"users": 1, "seconds": float("nan")}, "seconds is nan"),
@@ -243,7 +243,7 @@ def test_no_server_is_no_load() -> None:
     pytest.importorskip("tritonclient.grpc")
     with pytest.raises(NotAvailable, match=r"no server answers at 127\.0\.0\.1:1 "):
         run_stress("127.0.0.1:1", StressSettings(users=1))
-    with pytest.raises(NotAvailable, match=r"127\.0\.0\.1:1 does not say what it serves"):
+    with pytest.raises(NotAvailable, match=r"127\.0\.0\.1:1 does not describe its model gptj"):
         about_served("127.0.0.1:1")
 
 

@@ -24,7 +24,7 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
         (["stress", somewhere, "--users", "0"], 2, "users is 0; 1 or more is accepted"),
         (["stress", somewhere, "--users", "1", "--new-tokens", "9-1"], 2, "lengths from 9 to 1"),
         (["stress", somewhere, "--users", "1", "--lengths", "odd"], 2, "the shape of lengths is 'odd'"),
-        (["stress", somewhere, "--users", "1"], 1, "127.0.0.1:1 does not say what it serves as gptj"),
+        (["stress", somewhere, "--users", "1"], 1, "127.0.0.1:1 does not describe its model gptj"),
     ]
     for (command, status, words), done in zip(cases, many(tmp_path, *(command for command, _, _ in cases)), strict=True):
         assert (done.status, done.out) == (status, ""), command

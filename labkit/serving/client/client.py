@@ -35,7 +35,7 @@ class _Settings:
     def __init__(self, address: str, model: str, timeout: float, retries: int) -> None:
         host, _, port = address.rpartition(":")
         if not host or "/" in host or not port.isdecimal():
-            raise InvalidRequest(f"the address is {address!r}; HOST:PORT of the server's gRPC is accepted, 127.0.0.1:8001 say")
+            raise InvalidRequest(f"the address is {address!r}; HOST:PORT of the server's gRPC is accepted, like 127.0.0.1:8001")
         if retries < 0:
             raise InvalidRequest(f"retries is {retries}; 0 (a request is made once) or more is accepted")
         self.address, self.model, self.retries = address, model, retries
@@ -79,13 +79,15 @@ class _Exchange:
         if not self._ended:
             raise NotAvailable(
                 f"{self._settings.address} ended the answer after {self._tokens} tokens, before the end of the text; "
-                "is the model gptj of labkit?"
+                "is its model gptj the one of labkit?"
             )
 
     def pause_after(self, failure: Any) -> float:
         """Seconds to wait before the request is repeated. If it must not be repeated, raises labkit's error for the failure."""
         self._tries += 1
-        pause: float = FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)  # not all clients at the same moment
+        pause: float = (
+            FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)
+        )  # so that clients do not all repeat at once
         more = self._tries <= self._settings.retries and pause < self._until - time.monotonic()
         if self._tokens or not more or not is_safe_to_repeat(failure):
             raise error_of(failure, self._settings.address, self._seconds, self._tokens) from None

@@ -118,7 +118,7 @@ class _Call:
         self._jobs: list[Any] = []
         self._found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._left = count
-        self._over = threading.Lock()  # taken once, by whoever ends the call
+        self._over = threading.Lock()  # acquired once, by the thread that ends the call
 
     def begin(self, host: Any, frame: dict[str, Any]) -> None:
         from labkit.engine import SamplingParams
@@ -126,7 +126,7 @@ class _Call:
         try:
             if len(frame["prompts"]) > host.most:
                 count = len(frame["prompts"])
-                raise InvalidRequest(f"the request has {count} prompts; {host.most} at most run and wait: ask for fewer")
+                raise InvalidRequest(f"the request has {count} prompts; at most {host.most} may run and wait: send fewer")
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
                 self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]
@@ -135,7 +135,7 @@ class _Call:
             self._fail(error)
         except (TypeError, ValueError) as error:
             self._fail(InvalidRequest(f"the call is not understood: {error}"))
-        if self._over.locked():  # one failed in the engine's thread while others were still joining
+        if self._over.locked():  # a prompt failed in the engine's thread while others were being submitted
             self.cancel()
 
     def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, frame: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ class _Line:
         number = next(self._numbers)
         data = json.dumps(call | {"id": number}).encode()
         if len(data) > LONGEST_FRAME:
-            raise InvalidRequest(f"the request takes {len(data)} bytes on its way to the engine; {LONGEST_FRAME} are accepted")
+            raise InvalidRequest(f"the request has {len(data)} bytes as JSON; at most {LONGEST_FRAME} are accepted")
         self._waiting[number] = done
         self._send(data)
         if self.broken and (lost := self._waiting.pop(number, None)):

@@ -42,7 +42,9 @@ def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
         raise InvalidRequest(f"request_output_len has shape {list(asked.shape)} for {rows} prompts; [batch, 1] is accepted")
     columns = {spec.name: _column(arrays, spec.name, rows) for spec in SAMPLING_INPUTS if spec.name in arrays}
     if len(widths := set(columns.get("beam_width", ()))) > 1:
-        raise InvalidRequest(f"beam_width holds {sorted(widths)}; one for all prompts of a request is accepted: ask apart")
+        raise InvalidRequest(
+            f"beam_width holds {sorted(widths)}; one width for all prompts is accepted: send separate requests"
+        )
     return [
         _row({name: values[row] for name, values in columns.items()}, int(asked[row, 0])) | _words(arrays, row)
         for row in range(rows)

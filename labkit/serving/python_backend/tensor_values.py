@@ -33,7 +33,7 @@ def text_of(value: bytes, name: str) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{name} is not UTF-8: byte {value[error.start]:#04x} at {error.start}; encode the text so"
+            f"{name} is not UTF-8: byte {value[error.start]:#04x} at {error.start}; encode the text as UTF-8"
         ) from None
 
 

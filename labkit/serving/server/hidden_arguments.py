@@ -54,7 +54,7 @@ def start_hidden(
             raise CannotHide("the program ended before it began")
         _redirect(program.pid, list(names))
         if _ptrace(DETACH, program.pid):
-            raise CannotHide("the program could not be let go")
+            raise CannotHide("the program could not be detached")
     except (OSError, ValueError, struct.error) as error:
         program.send_signal(signal.SIGKILL)
         program.wait()

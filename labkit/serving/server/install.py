@@ -62,7 +62,7 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
         part = Path(tempfile.mkdtemp(prefix=".triton-server-", dir=place.parent))
     except OSError as error:
         raise NotAvailable(
-            f"the server is kept in {place}, which cannot be written ({error}); run this as its owner"
+            f"the server is kept in {place}, which cannot be written ({error}); run this as the owner of that folder"
         ) from error
     try:
         _fill(part, progress)

@@ -160,6 +160,8 @@ def free_ports(address: str, *wanted: int) -> list[int]:
             try:
                 probe.bind((address, port))
             except (OSError, OverflowError) as error:
-                raise InvalidRequest(f"port {port} on {address} cannot be had ({error}); give another, or 0 for any") from None
+                raise InvalidRequest(
+                    f"port {port} on {address} is not available ({error}); give another, or 0 for any"
+                ) from None
             ports.append(probe.getsockname()[1])
         return ports

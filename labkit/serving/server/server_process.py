@@ -67,9 +67,8 @@ class StartSettings:
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
             options |= {f"{service}-address": self.address, f"{service}-port": str(port)}
-        options["grpc-infer-allocation-pool-size"] = (
-            "1"  # each allocation keeps the memory of the largest request that it ever held
-        )
+        # Each allocation keeps the memory of the largest request that it ever held.
+        options["grpc-infer-allocation-pool-size"] = "1"
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.server.guardian", str(os.getpid()), str(self.folder.path), regions]
         command = [
@@ -176,7 +175,7 @@ class ServerProcess:
     def _wait(self, what: Callable[[], bool], until: float, otherwise: str, give_up: Callable[[], bool]) -> None:
         while not what():
             if give_up():
-                raise NotAvailable("told to end before it was ready")
+                raise NotAvailable("the start was cancelled before the server was ready")
             if self.guardian.poll() is not None:
                 raise NotAvailable(f"{self.how_it_ended()}\n{end_of_log(self._start.log)}")
             if time.monotonic() > until:

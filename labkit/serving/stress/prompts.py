@@ -22,7 +22,7 @@ class Prompts:
     def __init__(self, lengths: Lengths, *, seed: int = 0, as_token_ids: bool = False) -> None:
         checkpoint = open_checkpoint("gptj-tiny")
         if checkpoint.path is None:
-            raise NotAvailable("the built-in model has no folder, and so no text to cut prompts from; install labkit anew")
+            raise NotAvailable("the built-in model has no folder, and so there is no text for prompts; reinstall labkit")
         self._tokenizer = checkpoint.tokenizer()
         self._tokens = self._tokenizer.encode((checkpoint.path / "held_out_sample.txt").read_text("utf-8"))
         if lengths.high > len(self._tokens):

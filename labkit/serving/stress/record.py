@@ -44,7 +44,7 @@ def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:
             about = client.get_server_metadata(client_timeout=10.0)
             config = client.get_model_config(model, client_timeout=10.0).config
         except library.InferenceServerException as error:
-            raise NotAvailable(f"{grpc_address} does not say what it serves as {model}: {error.message()}") from None
+            raise NotAvailable(f"{grpc_address} does not describe its model {model}: {error.message()}") from None
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     left = "left to the server"
     return {

@@ -39,7 +39,7 @@ class StressSettings:
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.rate is None):
-            raise InvalidRequest(f"users is {self.users} and rate {self.rate}; give one of them")
+            raise InvalidRequest(f"users is {self.users} and rate {self.rate}; give exactly one of them")
         for name, least in (("users", 1), ("rate", 0.001), ("warmup", 0), ("seconds", 0.1), ("timeout", 0.1)):
             value = getattr(self, name)
             if value is not None and not least <= value <= 1e6:

@@ -46,7 +46,7 @@ def _versions(folder: Path, config: str) -> Iterator[Fault]:
     versions = [each for each in folder.iterdir() if each.is_dir() and each.name.isdecimal() and int(each.name) > 0]
     if not versions:
         do = "make one; for an ensemble it stays empty"
-        yield Fault(0, "there is no folder of a version, as 1/", do, file=folder.name)
+        yield Fault(0, "there is no folder for a version, such as 1/", do, file=folder.name)
     root = read(config).root
     if root is None or root.value("backend") != "python":
         return

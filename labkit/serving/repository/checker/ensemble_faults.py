@@ -40,7 +40,7 @@ def _step(config: Node, step: Node, others: Mapping[str, Node] | None) -> Iterat
         return
     model = others.get(name)
     if name == config.value("name"):
-        yield Fault(step.line_of("model_name"), f"the ensemble {name} is a step of its own", "write another model's name")
+        yield Fault(step.line_of("model_name"), f"the ensemble {name} is one of its own steps", "write another model's name")
         return
     if model is None:
         yield Fault(step.line_of("model_name"), f"there is no model {name} in the repository", one_of(name, others))
@@ -53,7 +53,7 @@ def _version(step: Node, name: str) -> Iterator[Fault]:
     if step.lacks("model_version") or step.value("model_version") == 0:
         yield Fault(
             step.line_of("model_version"),
-            f"the step of {name} has no model_version, which the server takes for version 0",
+            f"the step of {name} has no model_version, which the server reads as version 0",
             "write model_version: -1 for the newest",
         )
 

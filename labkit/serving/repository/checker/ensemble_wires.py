@@ -105,7 +105,7 @@ def _dangling(makers: Ends, readers: Ends) -> Iterator[Fault]:
         near = nearest(wire, makers)
         do = f"write {near}" if near else f"map an output to it, or write one of {', '.join(makers)}"
         for end in readers[wire]:
-            yield Fault(end.line, f"{wire}, for {end.owner}, is made by no step and is no input of the ensemble", do)
+            yield Fault(end.line, f"{wire}, for {end.owner}, is neither an output of a step nor an input of the ensemble", do)
     for wire in [wire for wire in makers if wire not in readers]:
         near = nearest(wire, unmade)
         do = f"write {near}" if near else "take it out, or map an input to it"

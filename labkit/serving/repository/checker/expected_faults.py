@@ -38,7 +38,7 @@ def _batch(config: Node, expected: ModelConfig) -> Iterator[Fault]:
         what = "max_batch_size is not given, which is 0" if config.lacks("max_batch_size") else "max_batch_size is 0"
         yield Fault(
             line,
-            f"{what}, and {expected.name} takes batches: its tensors have the batch in front of their dims",
+            f"{what}, and {expected.name} takes batches: the batch is the first dimension of its tensors",
             f"write max_batch_size: {expected.max_batch_size}, or another above 0",
         )
     if given > 0 and expected.max_batch_size == 0:
@@ -156,10 +156,14 @@ def _reshape(called: str, tensor: Node, wanted: bool) -> Iterator[Fault]:
         )
     if given and not wanted:
         shape = dims_text(given[0].contents("shape"))
-        yield Fault(given[0].line, f"{called} is reshaped to {shape}, and is taken as it comes", "take reshape out")
+        yield Fault(
+            given[0].line,
+            f"{called} is reshaped to {shape}, but the model's code does not expect a reshape",
+            "take reshape out",
+        )
     elif given and given[0].contents("shape"):
         shape = dims_text(given[0].contents("shape"))
-        yield Fault(given[0].line, f"{called} is reshaped to {shape}, and is a scalar", "write reshape: { shape: [ ] }")
+        yield Fault(given[0].line, f"{called} is reshaped to {shape}, but it is a scalar", "write reshape: { shape: [ ] }")
 
 
 def _optional(called: str, tensor: Node, spec: TensorSpec) -> Iterator[Fault]:
@@ -171,6 +175,4 @@ def _optional(called: str, tensor: Node, spec: TensorSpec) -> Iterator[Fault]:
             "write optional: true",
         )
     if given and not spec.optional:
-        yield Fault(
-            tensor.line_of("optional"), f"{called} is optional, and the model's code cannot do without it", "take optional out"
-        )
+        yield Fault(tensor.line_of("optional"), f"{called} is optional, but the model's code needs it", "take optional out")

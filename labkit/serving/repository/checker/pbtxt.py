@@ -88,7 +88,7 @@ def read(text: str) -> Document:
         line, column, words = refusal
         path = path_to(tree, lines.offset(line, column))
         if not path:
-            return Document(None, [*faults, Fault(line, words, "write it as protobuf's text format has it")])
+            return Document(None, [*faults, Fault(line, words, "write it in protobuf's text format")])
         faults.append(refused(line, path, words, message.DESCRIPTOR))
         text = _without(text, *path[-1])
     return Document(_node(tree, message), faults)

@@ -43,7 +43,7 @@ def refused(line: int, path: list[tuple[Block, Field]], words: str, descriptor: 
         return Fault(line, f"{statement.name} is given twice", "keep one of them")
     if "oneof" in words:
         group = ", ".join(other.name for other in known.containing_oneof.fields)
-        return Fault(line, f"{statement.name} is given along with another of {group}", "keep one of them")
+        return Fault(line, f"{statement.name} is given together with another of {group}", "keep one of them")
     if known.message_type is not None:
         return Fault(line, f"{statement.name} is {statement.value}, which is not a block", f"write {_example(known)}")
     if known.enum_type is not None:

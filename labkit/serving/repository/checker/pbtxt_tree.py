@@ -178,8 +178,10 @@ class _Parser:
         return Field(name.text, " ".join(written), self._lines.of(token.start), start)
 
     def _unexpected(self, token: Token, wanted: str) -> Malformed:
-        given = {"end": "the file's end", "other": f"{token.text}, perhaps of a string that its line does not close,"}
-        return Malformed(self._lines.of(token.start), f"{given.get(token.kind, token.text)} stands where {wanted} must")
+        given = {"end": "the end of the file", "other": f"{token.text}, perhaps of a string that its line does not close,"}
+        return Malformed(
+            self._lines.of(token.start), f"{given.get(token.kind, token.text)} is found where {wanted} is expected"
+        )
 
 
 def _tokens(text: str) -> Iterator[Token]:

@@ -33,7 +33,7 @@ def tensor_faults(config: Node, batched: bool) -> Iterator[Fault]:
             yield from _impossible_reshape(kind, tensor, batched)
             name = tensor.value("name", "")
             if name in seen:
-                yield Fault(tensor.line_of("name"), f"{kind} {name} is there already, in line {seen[name]}", "keep one of them")
+                yield Fault(tensor.line_of("name"), f"{kind} {name} is given already, in line {seen[name]}", "keep one of them")
             elif name:
                 seen[name] = tensor.line_of("name")
 
@@ -43,7 +43,9 @@ def _missing(kind: str, tensor: Node) -> Iterator[Fault]:
     if not tensor.value("name") and (tensor.lacks("name") or "name" in tensor.scalars):
         yield Fault(tensor.line, f"{called} has no name", 'write name: "..." as the model\'s code calls it')
     if tensor.lacks("data_type") or tensor.value("data_type") == "TYPE_INVALID":
-        yield Fault(tensor.line, f"{called} has no data_type", "write data_type: TYPE_... (as TYPE_FP32 or TYPE_STRING)")
+        yield Fault(
+            tensor.line, f"{called} has no data_type", "write data_type: TYPE_... (for example TYPE_FP32 or TYPE_STRING)"
+        )
     if tensor.lacks("dims"):
         yield Fault(
             tensor.line,
@@ -74,7 +76,7 @@ def _impossible_reshape(kind: str, tensor: Node, batched: bool) -> Iterator[Faul
         elif dims and _fixed(dims) != _fixed(shape):
             yield Fault(
                 reshape.line,
-                f"{label(kind, tensor)} is reshaped from {dims_text(dims)} to {dims_text(shape)}, another number of elements",
+                f"{label(kind, tensor)} is reshaped from {dims_text(dims)} to {dims_text(shape)}, with a different size",
                 "make the products of both equal, with -1 as often in one as in the other",
             )
 
