@@ -70,7 +70,7 @@ def serve(
     """
     from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.install import install_server, need_server
-    from labkit.serving.server.own_folder import OwnFolder, sweep
+    from labkit.serving.server.locked_folder import LockedFolder, sweep
 
     if install:
         say(f"Triton Inference Server: {install_server(say).executable}")
@@ -104,7 +104,7 @@ def serve(
         return
     need_server()
     sweep()
-    own = OwnFolder("repository")
+    own = LockedFolder("repository")
     try:
         folder = repository or own.path
         say(f"{name}: the model repository is written to {folder}")
@@ -123,7 +123,7 @@ def print_faults(repository: Path) -> None:
     """Print the faults of a repository. Raises `InvalidRequest` if there is one."""
     from labkit.environment import find_gpus
     from labkit.errors import InvalidRequest
-    from labkit.serving.repository.checker.repository_check import check_repository
+    from labkit.serving.repository.checker.check_repository import check_repository
 
     faults = check_repository(repository, gpus=len(find_gpus()[0]))
     for fault in faults:
@@ -136,10 +136,10 @@ def print_faults(repository: Path) -> None:
 
 
 def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log: Path | None, *, json: bool) -> None:
-    from labkit.serving.access import is_visible, opening_words
+    from labkit.serving.access import exposure_warning, is_secret_visible
     from labkit.serving.server import Server
 
-    if opens := opening_words(address):
+    if opens := exposure_warning(address):
         say(f"--address {address}: {opens}")
     told, is_ready = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -156,7 +156,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
         give_up=told.is_set,
     )
     with server:
-        if is_visible(server.pid, server.grpc):
+        if is_secret_visible(server.pid, server.grpc):
             say(
                 "this machine forbids ptrace, so the server's secret shows in the process list: every user of this machine can "
                 "read it there, and load models into this server"

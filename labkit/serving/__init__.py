@@ -1,1 +1,1 @@
-"""GPT-J in NVIDIA's Triton Inference Server: the model repository, the server's process, clients and load."""
+"""GPT-J in NVIDIA's Triton Inference Server: the model repository, the server's process, clients and stress tests."""

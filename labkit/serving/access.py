@@ -1,11 +1,11 @@
-"""Who may change a server: its own user's programs, which find the server's secret in a file that only they can read.
+"""Only programs of a server's own user may change it: they read its secret from a file that is closed to other users.
 
-Triton refuses a request to one of `CLOSED` that does not bring the secret in a header. The other interfaces stay open to every
-program that reaches the port: inference, and what only reads (health, metadata, model-config, statistics). These name models,
-shapes, counts and paths, clients need them, and nothing can be changed through them.
+Triton refuses requests to the interfaces in `CLOSED` unless a header holds the secret. The other interfaces stay open to every
+program that can reach the port: inference, health, metadata, model configuration and statistics. Clients need these. They
+reveal models, shapes, counts and paths, but cannot change anything.
 
-Triton looks neither at a request's Origin nor at its Host. A page in a browser can therefore send a prompt to a server on
-loopback and let it work; it cannot read the answer, unless its own name is made to mean this machine (DNS rebinding).
+Triton does not check a request's Origin or Host header. A web page in a browser can therefore send prompts to a server on
+loopback. It cannot read the answers, unless its host name is made to resolve to this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit.serving.private_folder import private_folder, write_private
+from labkit.serving.user_folder import user_folder, write_private
 
 CLOSED = ("model-repository", "shared-memory", "trace", "logging")
-"""What Triton calls the interfaces that load code, map memory, and write files."""
+"""Triton's names of the interfaces that load code, map memory or write files."""
 
 HEADER = "labkit-access"
-"""The HTTP header of the secret; in gRPC's metadata it has Triton's own prefix in front."""
+"""The HTTP header that holds the secret."""
 
 GRPC_HEADER = f"triton-grpc-protocol-{HEADER}"
+"""The same in gRPC's metadata, where Triton demands a prefix."""
 
 SECRET_FILE = "secret"
-"""Of a server's own folder."""
+"""The file with the secret in a server's own folder."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0")
-"""Hosts under which a server of this machine is reached."""
+"""Host names and addresses by which a server on this machine can be reached."""
 
 
 def restricting_options(secret: str) -> list[str]:
-    """tritonserver's options that close `CLOSED` over HTTP and gRPC."""
+    """tritonserver's options that demand the secret for the interfaces in `CLOSED`, over HTTP and gRPC."""
     closed = ",".join(CLOSED)
     return [f"--{option}={closed}:{HEADER}={secret}" for option in ("http-restricted-api", "grpc-restricted-protocol")]
 
 
 def make_secret(folder: Path, addresses: Sequence[str]) -> None:
-    """A new random secret for a server: in its own folder, and where this user's programs find it by HOST:PORT."""
+    """Draw a secret for a server; write it to the server's folder, and to a file of this user for each address, HOST:PORT."""
     secret = secrets.token_hex(32)
     write_private(folder / SECRET_FILE, secret)
-    for address in addresses:  # of the metrics too, by which they are known to be on this machine
+    for address in addresses:  # the metrics port too: its file shows that the address belongs to this machine
         write_private(_folder() / address, secret)
 
 
 def withdraw_secret(folder: Path) -> None:
-    """Delete the files by which the server of this folder is found; those of a newer server on its ports stay."""
+    """Delete the secret's files for the server of this folder. Files of a newer server on the same ports stay."""
     with contextlib.suppress(OSError):
         secret = (folder / SECRET_FILE).read_text()
         for file in _folder().iterdir():
@@ -58,7 +59,7 @@ def withdraw_secret(folder: Path) -> None:
 
 
 def secret_of(address: str) -> str | None:
-    """The secret of this user's server at HOST:PORT; None where there is none, as for a server on another machine."""
+    """The secret of this user's server at HOST:PORT; None if there is none, for instance for a server on another machine."""
     host, _, port = address.rpartition(":")
     hosts = [host, *LOOPBACK] if is_loopback(address) else [host]
     for one in hosts:
@@ -68,25 +69,25 @@ def secret_of(address: str) -> str | None:
 
 
 def access_headers(http_address: str) -> dict[str, str]:
-    """The HTTP headers with which a server at HOST:PORT lets this user load models; none where no secret is known."""
+    """The HTTP headers by which this user may load models in the server at HOST:PORT; empty if no secret is known."""
     secret = secret_of(http_address)
     return {} if secret is None else {HEADER: secret}
 
 
 def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT is on this machine by its name: nothing that is sent there needs a proxy."""
+    """Whether HOST:PORT is a loopback address, so that requests to it need no proxy."""
     host = address.rpartition(":")[0] or address
     return host in LOOPBACK or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
-def is_visible(pid: int, address: str) -> bool:
-    """Whether the process list shows the secret of the server with this process at HOST:PORT."""
+def is_secret_visible(pid: int, address: str) -> bool:
+    """Whether the process list shows the secret of the server at HOST:PORT; pid: of that server."""
     secret = secret_of(address)
     return secret is not None and secret in Path(f"/proc/{pid}/cmdline").read_text()
 
 
-def opening_words(address: str) -> str:
-    """One sentence about what a server opens that listens on `address`; empty for loopback."""
+def exposure_warning(address: str) -> str:
+    """One sentence about what others can do with a server that listens on `address`; empty for loopback."""
     if is_loopback(f"{address}:0") and address != "0.0.0.0":
         return ""
     machines = "every machine that reaches this one" if address == "0.0.0.0" else f"every machine that reaches {address}"
@@ -97,6 +98,6 @@ def opening_words(address: str) -> str:
 
 
 def _folder() -> Path:
-    folder = private_folder() / "access"
+    folder = user_folder() / "access"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

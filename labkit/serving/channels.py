@@ -1,4 +1,4 @@
-"""Connections to servers: on this machine never through a proxy, and with the secret of a server that is this user's."""
+"""Connections to servers. Those on this machine use no proxy; those to this user's own servers send the secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST: Options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_me
 
 
 def client_library() -> Any:
-    """`tritonclient.grpc`. Raises `NotAvailable` where it is not installed."""
+    """The module `tritonclient.grpc`. Raises `NotAvailable` if it is not installed."""
     try:
         import tritonclient.grpc as library
     except ImportError as error:
@@ -25,34 +25,34 @@ def client_library() -> Any:
 
 
 def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Options:
-    """gRPC's options for HOST:PORT: messages of any size, and no proxy on this machine, whatever the environment says."""
+    """gRPC's options for HOST:PORT: messages of any size; on this machine no proxy, even if the environment names one."""
     return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if _is_here(address) else [])]
 
 
 def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
-    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT, which may load models if the server is this user's.
+    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT. It may load models if the server belongs to this user.
 
-    more: further options of its channel. Raises `NotAvailable` where tritonclient is not installed.
+    more: further options of its channel. Raises `NotAvailable` if tritonclient is not installed.
     """
     client = client_library().InferenceServerClient(address, channel_args=channel_options(address, more))
-    client.register_plugin(_BringsSecret(address))
+    client.register_plugin(_AddsSecret(address))
     return client
 
 
 def open_url(url: str | urllib.request.Request, *, timeout: float) -> Any:
-    """`urllib.request.urlopen` without a proxy on this machine."""
+    """`urllib.request.urlopen`, but without a proxy for addresses on this machine."""
     address = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).netloc
     handlers = [urllib.request.ProxyHandler({})] if _is_here(address) else []
     return urllib.request.build_opener(*handlers).open(url, timeout=timeout)
 
 
 def _is_here(address: str) -> bool:
-    """Whether HOST:PORT is on this machine: by its name, or as a server of this user listens there."""
+    """Whether HOST:PORT is on this machine: a loopback address, or the address of one of this user's servers."""
     return is_loopback(address) or secret_of(address) is not None
 
 
-class _BringsSecret:
-    """Adds the secret that belongs to the address at the time of a call: a server that is started anew has a new one."""
+class _AddsSecret:
+    """Adds the secret to each call. It is read at each call, because a server that is restarted has a new one."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -1,6 +1,6 @@
-"""How many requests a model has taken and not yet answered, in a file that outlives the model's process.
+"""The number of requests that a model has accepted but not answered, in a file that outlives the model's process.
 
-Triton never answers a request whose model was killed after it had taken the request, and tells nobody how many there are.
+If a model's process is killed, Triton never answers the requests that the process had accepted, and reports no number.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 SUFFIX = ".in-flight"
 
 
-class InFlight:
-    """The count of one process, in a server's run folder; `begin` and `end` may be called in any thread."""
+class InFlightCount:
+    """The count of this process, in a server's shared folder. `begin` and `end` may be called from any thread."""
 
     def __init__(self, folder: Path) -> None:
         path = _path(folder, os.getpid())
@@ -27,11 +27,11 @@ class InFlight:
         self._count = 0
 
     def begin(self) -> None:
-        """A request has come."""
+        """Count a request that has arrived."""
         self._add(1)
 
     def end(self) -> None:
-        """A request has its last answer."""
+        """Stop counting a request: it gets its last response now."""
         self._add(-1)
 
     def _add(self, number: int) -> None:
@@ -40,8 +40,11 @@ class InFlight:
             self._memory[:] = struct.pack("q", self._count)
 
 
-def in_flight(folder: Path, pids: Iterable[int] | None = None) -> int:
-    """Requests that these processes of a server, alive or not, have not answered; of all its processes if left out."""
+def count_in_flight(folder: Path, pids: Iterable[int] | None = None) -> int:
+    """Requests that these processes have not answered, whether they are alive or not.
+
+    folder: the server's shared folder. pids: if left out, all processes of the server.
+    """
     paths = folder.glob(f"*{SUFFIX}") if pids is None else [_path(folder, pid) for pid in pids]
     return sum(_read(path) for path in paths)
 
@@ -49,7 +52,7 @@ def in_flight(folder: Path, pids: Iterable[int] | None = None) -> int:
 def _read(path: Path) -> int:
     try:
         return int(struct.unpack("q", path.read_bytes())[0])
-    except (OSError, struct.error):  # no such model, or one that is just being loaded
+    except (OSError, struct.error):  # there is no such model, or it has just begun to load
         return 0
 
 

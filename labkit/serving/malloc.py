@@ -1,4 +1,4 @@
-"""What glibc's allocator does in a server and in the processes of its models."""
+"""Settings of glibc's allocator, for a server and for the processes of its models."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 GIVE_BACK = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
-    _THRESHOLD: str(2**16),  # gRPC reads a large request in blocks of 64 KiB; between small ones they would stay
+    _THRESHOLD: str(2**16),  # gRPC reads a large request in blocks of 64 KiB, which would otherwise stay allocated
 }
-"""The environment in which what a huge request took goes back to the system."""
+"""Environment variables by which the memory of a huge request goes back to the system after it."""
 
 KEPT_BYTES = 2**20
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
 def keep_blocks() -> None:
-    """Let this process map no block of less than `KEPT_BYTES` for itself: its steps need the same ones again and again.
+    """Let the allocator keep freed blocks of less than `KEPT_BYTES`: an engine's steps need blocks of the same sizes.
 
-    In the environment of `GIVE_BACK`, for itself and for those that it starts; where a caller has set another threshold,
-    that holds.
+    Changes the threshold of `GIVE_BACK`, for this process and for those that it starts. A threshold that the caller's
+    environment sets to another value stays.
     """
     if os.environ.get(_THRESHOLD) == GIVE_BACK[_THRESHOLD]:
         os.environ[_THRESHOLD] = str(KEPT_BYTES)

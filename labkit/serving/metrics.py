@@ -1,19 +1,19 @@
-"""A server's metrics (Prometheus): what its models did up to now, and between two looks.
+"""Reads a server's Prometheus metrics: what its models did since the start, or between two readings.
 
-What the counters count:
+The counters:
 
 | counter | counts |
 | --- | --- |
-| `labkit_requests_total` | prompts that the engine has taken in |
+| `labkit_requests_total` | prompts that the engine has accepted |
 | `labkit_refused_total{model,reason}` | requests that ended with an error; `refusals.REASONS` explains the reasons |
-| `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | new tokens, and the steps that made them |
-| `nv_inference_request_success{model}` | requests that the model's code has taken in, *also those that it refused* |
-| `nv_inference_request_failure{model}` | requests in which the model's code broke; of an ensemble *twice* each failed one |
+| `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | generated tokens, and the steps for them |
+| `nv_inference_request_success{model}` | requests that the model's code accepted, *and those that it refused* |
+| `nv_inference_request_failure{model}` | requests in which the model's code crashed; for an ensemble *each counts twice* |
 
-Those of labkit leave out the watchdog's probes. A refused request of an ensemble is counted once, by the step that refused it.
-Those with `nv_` are Triton's (2.51), probes included: it counts a request when the call of the model's code returns, and never
-looks at the answer, so the model's code cannot set it right. What Triton refuses itself (an unknown input, a wrong data type)
-reaches no model, and is not counted.
+labkit's counters leave out the watchdog's probes. A refused request of an ensemble counts once, for the step that refused it.
+The `nv_` counters are Triton's own (version 2.51) and include probes. Triton counts a request when the call of the model's code
+returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself refuses (an
+unknown input, a wrong data type) reach no model and are not counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAUGES = ("labkit_running", "labkit_waiting", "labkit_free_slots", "labkit_num_slots", "nv_inference_pending_request_count")
-"""Families that stand for how things are; all others count from the server's start."""
+"""Metrics that hold a current value; all others count from the start of the server."""
 
 _ENSEMBLE = "ensemble"
 _BATCHES = "labkit_batch_size_bucket"
@@ -40,19 +40,19 @@ _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 @dataclass(frozen=True)
 class Metrics:
-    """One look, or the difference between two.
+    """One reading of the metrics, or the difference between two readings.
 
-    values: by the sample's name, without `_total`, and its labels, such as `("model", "gptj")`, sorted. seconds: since the
-    epoch for a look, between the two looks for a difference.
+    values: by a sample's name, without `_total`, and its sorted labels, such as `("model", "gptj")`. seconds: for a reading the
+    time since the epoch, for a difference the time between the two readings.
     """
 
     values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
     seconds: float = field(default_factory=time.time)
 
     def __sub__(self, before: Metrics) -> Metrics:
-        """What was counted since `before`; of gauges (running, waiting, slots) the value at the end.
+        """What was counted since the reading `before`. Gauges (running, waiting, slots) keep their newer value.
 
-        A counter that is smaller than before has begun anew, with its server, and counts from 0.
+        If a counter is smaller than before, the server was restarted, and the counter is taken to have started from 0.
         """
         found = {}
         for key, value in self.values.items():
@@ -61,19 +61,19 @@ class Metrics:
         return Metrics(found, self.seconds - before.seconds)
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of a family's samples that have these labels; 0 when there is none."""
+        """The sum of all samples with this name and these labels; 0 if there are none."""
         bare, wanted = _bare(name), set(labels.items())
         return sum(value for (found, having), value in self.values.items() if found == bare and wanted <= set(having))
 
     def models(self) -> list[str]:
-        """Names of the models that have counted something."""
+        """Names of the models that have counters."""
         return sorted({value for _, labels in self.values for name, value in labels if name == "model"})
 
     def model(self, name: str) -> ModelCounts:
-        """What a model did: of `gptj`, which is decoupled, the times are those until a request was handed to the engine.
+        """What one model did, from Triton's counters with two corrections.
 
-        From Triton's counters, mended where labkit knows better: `requests` are without those that labkit's models refused,
-        which are among the `failures`; of `ensemble`, whose failures Triton counts twice, they are half of its number.
+        Requests that labkit's models refused count as failures, not as requests. Failures of `ensemble`, which Triton counts
+        twice, count once. The times of `gptj`, which is decoupled, only last until a request is passed to the engine.
         """
 
         def count(family: str) -> int:
@@ -82,17 +82,17 @@ class Metrics:
         parts = {part: self.total(f"nv_inference_{part}_duration_us", model=name) / 1e6 for part in _PARTS}
         refused = sum(self.refused(name).values())
         failures = count("request_failure") // (2 if name == _ENSEMBLE else 1) + refused
-        answered = max(0, count("request_success") - refused)  # the one is written each half second
+        answered = max(0, count("request_success") - refused)  # the two counters are updated at different times
         return ModelCounts(answered, failures, count("count"), count("exec_count"), parts)
 
     def refused(self, model: str | None = None) -> dict[str, int]:
-        """Requests that ended with an error by reason (`refusals.REASONS`): of one of labkit's models, or of all."""
+        """The number of requests that ended with an error, by reason (`refusals.REASONS`). model: all models if None."""
         labels = {} if model is None else {"model": model}
         found = {reason: int(self.total("labkit_refused_total", reason=reason, **labels)) for reason in REASONS}
         return {reason: count for reason, count in found.items() if count}
 
     def batch_sizes(self) -> dict[str, int]:
-        """Steps of the engine by the number of sequences in them: "1", "2", "3-4", ..., "65+"; empty when none were counted."""
+        """The number of steps by how many sequences they had: "1", "2", "3-4", ..., "65+"; empty if there were no steps."""
         edges: dict[float, float] = {}
         for (name, labels), value in self.values.items():
             if name == _BATCHES:
@@ -110,7 +110,7 @@ class Metrics:
         return found if before else {}
 
     def engine(self) -> EngineCounts:
-        """What the engine of `gptj` counted, all its instances together."""
+        """The counters of `gptj`'s engine, summed over its instances."""
         gauges = {name: int(self.total(f"labkit_{name}")) for name in ("running", "waiting", "free_slots", "num_slots")}
         counters = {name: int(self.total(f"labkit_{name}_total")) for name in ("requests", "tokens", "steps")}
         return EngineCounts(**gauges, **counters, queue_seconds=self.total("labkit_queue_seconds_total"))
@@ -118,9 +118,9 @@ class Metrics:
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """Of a model: requests answered and failed, inferences (prompts), and executions (batches) that they took.
+    """What one model did: answered requests, failed requests, inferences (prompts) and executions (batches).
 
-    seconds: of all requests together, `queue`, `compute_input`, `compute_infer` and `compute_output`.
+    seconds: summed over all requests, the times `queue`, `compute_input`, `compute_infer` and `compute_output`.
     """
 
     requests: int
@@ -131,15 +131,16 @@ class ModelCounts:
 
     @property
     def mean_batch(self) -> float:
-        """Inferences an execution; 0 without any."""
+        """Inferences per execution; 0 if there were none."""
         return self.inferences / self.executions if self.executions else 0.0
 
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """Of the engine: sequences that run and wait, KV cache slots free and in all; requests, tokens, steps that made tokens.
+    """The state and counters of the engine.
 
-    queue_seconds: of all requests together, from their coming to the beginning of the step that made their first token.
+    running, waiting: sequences. free_slots, num_slots: slots of the KV cache. steps: those that generated tokens.
+    queue_seconds: summed over all requests, the time from arrival to the beginning of the step that generated the first token.
     """
 
     running: int
@@ -153,14 +154,14 @@ class EngineCounts:
 
     @property
     def mean_batch(self) -> float:
-        """Tokens a step; 0 without any."""
+        """Tokens per step; 0 if there were none."""
         return self.tokens / self.steps if self.steps else 0.0
 
 
 def read_metrics(address: str, *, timeout: float = 5.0) -> Metrics:
-    """A look at a server's metrics; address: HOST:PORT of its metrics port. The engine's own are half a second old at most.
+    """Read a server's metrics. The engine's own counters are at most half a second old.
 
-    Raises `NotAvailable` when nothing answers there, or something else than metrics.
+    address: HOST:PORT of the metrics. Raises `NotAvailable` if nothing answers there, or if the answer is not metrics.
     """
     try:
         with open_url(f"http://{address}/metrics", timeout=timeout) as answer:
@@ -174,7 +175,7 @@ def read_metrics(address: str, *, timeout: float = 5.0) -> Metrics:
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Metrics from Prometheus's text format. Raises `InvalidRequest` for what is none, `NotAvailable` without its library."""
+    """Parse Prometheus's text format. Raises `InvalidRequest` for other text, `NotAvailable` without prometheus_client."""
     try:
         from prometheus_client.parser import text_string_to_metric_families
     except ImportError as error:
@@ -185,27 +186,27 @@ def parse_metrics(text: str) -> Metrics:
             for sample in family.samples:
                 values[_bare(sample.name), tuple(sorted(sample.labels.items()))] = float(sample.value)
     except (ValueError, IndexError, KeyError) as error:
-        raise InvalidRequest(f"this is no text of Prometheus metrics: {error}") from None
+        raise InvalidRequest(f"this is not the text of Prometheus metrics: {error}") from None
     return Metrics(values)
 
 
 def _bare(name: str) -> str:
-    """Without `_total`, which Prometheus's library appends to every counter's name and Triton to none."""
+    """The name without `_total`: the Prometheus library appends it to every counter's name, and Triton to none."""
     return name.removesuffix("_total")
 
 
 def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "In the server", caption: str = "") -> Figure:
-    """Steps by the sequences in them, and where each model's requests spent their time: in the queue, or computing.
+    """Two bar charts: steps by their number of sequences, and the time per request in the queue and in computation.
 
-    metrics: best a difference of two looks. models: all that counted something if left out. gptj has its engine's queue, since
-    Triton sees none. Raises `InvalidRequest` when nothing was counted.
+    metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the queue is that
+    of its engine, which Triton does not know. Raises `InvalidRequest` if nothing was counted.
     """
     from labkit.measure.figure import NotebookFigure
     from labkit.measure.plots import COLOURS, GREY
 
     sizes, names = metrics.batch_sizes(), list(models) or metrics.models()
     if not sizes and not names:
-        raise InvalidRequest("the metrics count nothing; ask the server something between the two looks")
+        raise InvalidRequest("the metrics count nothing; send the server requests between the two readings")
     figure = NotebookFigure(figsize=(8.0, 3.6), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     figure.supxlabel(caption, fontsize=7, color=GREY, x=0.01, ha="left")
@@ -216,7 +217,7 @@ def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "
     times.barh(names, waits, color="#BBBBBB", label="queue")
     times.barh(names, works, left=waits, color=COLOURS[0], label="compute")
     times.invert_yaxis()
-    times.set(xlabel="milliseconds a request")
+    times.set(xlabel="milliseconds per request")
     times.legend(fontsize=8)
     for axes in (batches, times):
         axes.spines[["top", "right"]].set_visible(False)
@@ -224,7 +225,7 @@ def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "
 
 
 def _queue_and_compute(metrics: Metrics, name: str) -> tuple[float, float]:
-    """Milliseconds a request."""
+    """Milliseconds per request in the queue and in computation."""
     counts = metrics.model(name)
     seconds: Any = dict(counts.seconds)
     wait = seconds.pop("queue")

@@ -1,4 +1,4 @@
-"""Why requests end without their answer: a small fixed set of reasons, and how often each was the one."""
+"""Why requests end with an error: a small fixed set of reasons, and how often each occurred."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, NotAvailable, Overloaded, RankFailed
 
 REASONS = {
-    "invalid": "the request is wrong: a name, a value, a shape",
-    "overloaded": "as many run and wait as may",
+    "invalid": "the request is wrong: a name, a value or a shape",
+    "overloaded": "as many requests as allowed already run and wait",
     "deadline": "the request's timeout, or the server's limit for any request, has passed",
-    "cancelled": "its client has gone, or the model was unloaded",
-    "unavailable": "the engine is gone or is being loaded again",
-    "failed": "an error that nobody foresaw",
+    "cancelled": "its client disconnected, or the model was unloaded",
+    "unavailable": "the engine has ended or is being loaded again",
+    "failed": "any other error",
 }
-"""What each value of the label `reason` of `labkit_refused_total` means."""
+"""The values of the label `reason` of `labkit_refused_total`, and what each means."""
 
 _OF_ERRORS: dict[type[Exception], str] = {
     InvalidRequest: "invalid",
@@ -27,12 +27,12 @@ _OF_ERRORS: dict[type[Exception], str] = {
 
 
 def reason_of(error: Exception) -> str:
-    """The reason, one of `REASONS`, for an error that a request ended with."""
+    """The reason, a key of `REASONS`, for the error that a request ended with."""
     return next((reason for kind, reason in _OF_ERRORS.items() if isinstance(error, kind)), "failed")
 
 
 class Refusals:
-    """Counts the requests of one model that ended with an error, by reason. To be counted once a request."""
+    """Counts the requests of one model that ended with an error, by reason. Call `count` once for each such request."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))

@@ -29,7 +29,7 @@ from labkit.checkpoints import config_of
 from labkit.engine import Engine, SamplingParams
 from labkit.environment import usable_cores
 from labkit.measure import Record
-from labkit.serving.python_backend.engine_parameters import compute_threads, load_engine
+from labkit.serving.python_backend.engine_from_parameters import compute_threads, engine_from_parameters
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.install import find_server
@@ -177,7 +177,7 @@ def main() -> None:
         return
     asked = ServeSettings(model=MODEL, threads=options.threads)
     parameters = asked.parameters()
-    with served(asked) as address, load_engine(lambda name, default: parameters.get(name, default)) as engine:
+    with served(asked) as address, engine_from_parameters(lambda name, default: parameters.get(name, default)) as engine:
         ways = {
             "engine 1": Way(lambda asked: direct(engine, asked), 1),
             "served 1": Way(lambda asked: run_stress(address, asked), 1),

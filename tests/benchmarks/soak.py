@@ -28,6 +28,7 @@ from labkit.measure.record import Record
 from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from tests.serving.live.processes import model_process, processes
 from tests.serving.live.requests import PROMPT, ensemble, gptj, infer, stream, streaming
 from tests.serving.live.test_malformed import malformed, refusal
 
@@ -162,7 +163,7 @@ def expected_texts() -> list[str]:
 def memory(server: Server) -> dict[str, int]:
     """MB that only this process has, of the server, of each model's process, and of all together."""
     found: dict[str, int] = {}
-    for process in [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]:
+    for process in processes(server):
         try:
             name = next((part for part in process.cmdline() if part.endswith("_0_0")), process.name())
             found[name] = found.get(name, 0) + process.memory_full_info().uss // 10**6
@@ -173,9 +174,7 @@ def memory(server: Server) -> dict[str, int]:
 
 def kill(server: Server, model: str) -> None:
     """End a model's process, as the kernel would when memory is short."""
-    for process in psutil.Process(server.pid).children(recursive=True):
-        if f"{model}_0_0" in process.cmdline():
-            process.kill()
+    model_process(server, model).kill()
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, float]:

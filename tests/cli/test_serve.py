@@ -50,8 +50,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 KILLED = """
 import time
-from labkit.serving.server.own_folder import OwnFolder
-print(OwnFolder("repository").path, flush=True)
+from labkit.serving.server.locked_folder import LockedFolder
+print(LockedFolder("repository").path, flush=True)
 time.sleep(600)
 """
 
@@ -112,7 +112,7 @@ def test_an_interruption_while_a_model_loads_leaves_nothing(tmp_path: Path) -> N
         said = command.stderr.read()
     assert time.monotonic() - began < 40, "the server has 20 seconds to end by itself"
     assert command.returncode == 1
-    assert said == "labkit: told to end before it was ready\n"
+    assert said == "labkit: the start was cancelled before the server was ready\n"
     assert len(family) >= 3, "guardian, server and model"
     assert not [process for process in family if process.is_running()]
 

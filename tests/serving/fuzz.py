@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,8 @@ import labkit
 from labkit.engine import Engine, SamplingParams
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
+from labkit.serving.server.model_processes import is_alive
+from tests.serving.live.processes import processes
 from tests.serving.live.requests import PROMPT, ensemble, gptj, infer, post, stream
 from tests.serving.live.test_malformed import refusal
 from tests.serving.strategies import grpc_requests, http_requests
@@ -87,10 +88,10 @@ class Bystanders:
 
 @contextmanager
 def _same_processes(server: Server) -> Iterator[None]:
-    """Fails where a process of the server has ended meanwhile."""
-    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    """Fails if a process of the server ends in the block."""
+    before = processes(server)
     yield
-    ended = [process.pid for process in processes if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE]
+    ended = [process.pid for process in before if not is_alive(process)]
     assert not ended, f"processes {ended} of the server have ended"
 
 

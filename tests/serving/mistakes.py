@@ -69,7 +69,9 @@ def _insert(before: str, what: str) -> tuple[str, str]:
 
 OF_FORM = (
     Mistake("a comma after the last dim", PRE, *_of(QUERY, "-1 ]", "-1, ]"), "-1, ]", ("comma", "last of dims"), REFUSED),
-    Mistake("no comma between inputs", PRE, "},\n  {", "}\n  {", "{\n    # words", ("{ stands", "comma", "input"), REFUSED),
+    Mistake(
+        "no comma between inputs", PRE, "},\n  {", "}\n  {", "{\n    # words", ("{ is found where", "comma", "input"), REFUSED
+    ),
     Mistake("a quote left out", PRE, *_of(QUERY, 'QUERY"', "QUERY"), 'name: "QUERY', ("string",), REFUSED),
     Mistake("a colon left out", PRE, *_of(QUERY, "data_type:", "data_type"), "data_type TYPE", ("a colon",), REFUSED),
     Mistake("a brace left open", PRE, GROUP, "instance_group {\n", END, ("the file's end", "} of line"), REFUSED),
@@ -84,13 +86,13 @@ OF_FORM = (
     Mistake("KIND left out", PRE, "KIND_CPU", "CPU", "kind: CPU", ("write KIND_CPU",), REFUSED),
     Mistake("yes for true", FT, "optional: true", "optional: yes", "yes", ("true or false",), REFUSED),
     Mistake("an optional output", POST, *_insert('name: "OUTPUT"', "optional: true\n"), "optional", ("no field",), REFUSED),
-    Mistake("a bare parameter", FT, 'value: { string_value: "1" }', 'value: "1"', 'value: "1"', ("no block",), REFUSED),
+    Mistake("a bare parameter", FT, 'value: { string_value: "1" }', 'value: "1"', 'value: "1"', ("not a block",), REFUSED),
     Mistake(
         "two schedulers",
         ENS,
         *_insert("ensemble_scheduling {", "dynamic_batching { }\n"),
         "ensemble_scheduling",
-        ("along with another",),
+        ("together with another",),
         REFUSED,
     ),
 )
@@ -111,7 +113,7 @@ OF_MODELS = (
         REFUSED,
     ),
     Mistake("a negative batch", PRE, "1024", "-1", "max_batch", ("max_batch_size is -1",), REFUSED),
-    Mistake("python as a platform", PRE, "backend:", "platform:", "platform", ("no platform", 'backend: "python"'), REFUSED),
+    Mistake("python as a platform", PRE, "backend:", "platform:", "platform", ("not a platform", 'backend: "python"'), REFUSED),
     Mistake("no backend", PRE, 'backend: "python"\n', "", "# Text", ("neither backend nor platform",), SILENT),
     Mistake("another backend", PRE, '"python"', '"pyton"', '"pyton"', ('write backend: "python"',), REFUSED),
     Mistake("KIND_GPU without a GPU", PRE, "KIND_CPU", "KIND_GPU", "KIND_GPU", ("no GPU", "KIND_CPU"), REFUSED),
@@ -135,7 +137,7 @@ OF_MODELS = (
         REFUSED,
     ),
     Mistake("another model's name", PRE, '"preprocessing"', '"before"', "name:", ("before", "folder"), REFUSED),
-    Mistake("a parameter twice", FT, '"precision"', '"model"', '"model"', ("model is there already",), SILENT),
+    Mistake("a parameter twice", FT, '"precision"', '"model"', '"model"', ("model is given already",), SILENT),
 )
 """What needs no knowledge of the model's code."""
 
@@ -171,11 +173,11 @@ OF_CODE = (
         "},\n  {\n    # words that must",
         "}, {\n" + QUERY + "\n},\n  {\n    # words that must",
         'name: "QUERY"',
-        ("is there already",),
+        ("is given already",),
         SILENT,
     ),
     Mistake("not optional", FT, "optional: true", "optional: false", "optional: false", ("start_id", "leave it out"), SILENT),
-    Mistake("optional and needed", PRE, QUERY, QUERY + "\n    optional: true", "optional", ("cannot do without",), SILENT),
+    Mistake("optional and needed", PRE, QUERY, QUERY + "\n    optional: true", "optional", ("code needs it",), SILENT),
     Mistake(
         "a scalar not reshaped",
         FT,
@@ -208,8 +210,10 @@ OF_ENSEMBLES = (
         "write TOKENS_BATCH",
     ),
     _wire("no output of that name", '"output_ids"', '"outputs_ids"', "outputs_ids", "no output outputs_ids", "output_ids"),
-    _wire("leads nowhere", '"_TOKENS_BATCH" }\n      input', '"_TOKENS" }\n      input', '"_TOKENS"', "made by no step"),
-    _wire("no step makes an output", '"OUTPUT_0" }', '"OUTPUT" }', 'name: "OUTPUT_0"', "OUTPUT_0", "by no step"),
+    _wire("leads nowhere", '"_TOKENS_BATCH" }\n      input', '"_TOKENS" }\n      input', '"_TOKENS"', "is neither an output"),
+    _wire(
+        "no step makes an output", '"OUTPUT_0" }', '"OUTPUT" }', 'name: "OUTPUT_0"', "OUTPUT_0", "neither an output of a step"
+    ),
     _wire(
         "nobody reads an input", 'input_map { key: "start_id" value: "start_id" }\n', "", '"start_id"', "nobody reads start_id"
     ),
@@ -235,7 +239,7 @@ OF_ENSEMBLES = (
         'name: "start_id"\n',
         'name: "start_id"\n    reshape: { shape: [ ] }\n',
         "reshape",
-        "as it comes",
+        "does not expect a reshape",
     ),
     _wire(
         "a circle", 'key: "QUERY" value: "INPUT_0"', 'key: "QUERY" value: "OUTPUT_0"', '"preprocessing"', "wait for one another"
@@ -253,7 +257,7 @@ OF_ENSEMBLES = (
         "preprocessing's input QUERY is not",
         server=SILENT,
     ),
-    _wire("its own step", '"postprocessing"', '"ensemble"', 'model_name: "ensemble"', "step of its own"),
+    _wire("its own step", '"postprocessing"', '"ensemble"', 'model_name: "ensemble"', "one of its own steps"),
     _wire("instances of an ensemble", "ensemble_scheduling {", GROUP + "\nensemble_scheduling {", "{", "no instances"),
     _wire("ensemble as a backend", "platform:", "backend:", "backend:", "no backend", 'platform: "ensemble"'),
 )

@@ -94,9 +94,9 @@ def test_async_client_does_the_same(gptj_server: Server, client: Client) -> None
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"max_new_token": 3}, "max_new_token is no parameter of gptj; write max_new_tokens"),
-        ({"temprature": 3}, "temprature is no parameter of gptj; write temperature"),
-        ({"stream": True}, "stream is no parameter of gptj; write one of max_new_tokens, min_new_tokens, stop"),
+        ({"max_new_token": 3}, "max_new_token is not a parameter of gptj; write max_new_tokens"),
+        ({"temprature": 3}, "temprature is not a parameter of gptj; write temperature"),
+        ({"stream": True}, "stream is not a parameter of gptj; write one of max_new_tokens, min_new_tokens, stop"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; a whole number from -2147483648 to 2147483647 is accepted"),
         ({"max_new_tokens": True}, "max_new_tokens is True; a whole number"),
         ({"seed": 2**70}, f"seed is {2**70}; a whole number"),
@@ -195,14 +195,14 @@ def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> No
 
 
 def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> None:
-    with pytest.raises(NotAvailable, match=r"was not done within 0\.05 s; nothing of the text had come; give it more time"):
+    with pytest.raises(NotAvailable, match=r"was not done within 0\.05 s; no part of the text had arrived; give it more time"):
         client.generate(PROMPT * 4, timeout=0.05, **LONG)
 
     def read_slowly() -> None:
         for _ in client.stream(PROMPT, timeout=0.4, **LONG):
             time.sleep(0.01)
 
-    with pytest.raises(NotAvailable, match=r"was not done within 0\.4 s; \d+ tokens of the text had come"):
+    with pytest.raises(NotAvailable, match=r"was not done within 0\.4 s; \d+ tokens of the text had arrived"):
         read_slowly()
 
 
@@ -239,7 +239,7 @@ def test_a_server_that_is_killed_leaves_nobody_waiting(server_program: ServerPro
         next(stream)
         os.kill(server.pid, signal.SIGKILL)
         began = time.monotonic()
-        with pytest.raises(NotAvailable, match=r"tokens of the text had come"):
+        with pytest.raises(NotAvailable, match=r"tokens of the text had arrived"):
             list(stream)
         with pytest.raises(NotAvailable):
             client.generate(PROMPT)

@@ -13,10 +13,10 @@ pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritoncli
 from google.protobuf import text_format
 
 from labkit.errors import InvalidRequest, NotAvailable
-from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.check_config import check_config
+from labkit.serving.repository.checker.check_repository import check_repository
 from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import model_config_class
-from labkit.serving.repository.checker.repository_check import check_repository
 from labkit.serving.repository.model_config import Batching, Instances, config_text
 from tests.serving.conftest import Server
 from tests.serving.mistakes import MISTAKES, MODELS, REFUSED, TEXTS, Mistake
@@ -143,7 +143,7 @@ dynamic_batching { preferred_batch_size: 8 }
         "config.pbtxt:8: input REQUEST_OUTPUT_LEN has 0 in its dims; write the size, 1 or more, or -1 if it may vary",
         "config.pbtxt:10: output has no field dim; write dims",
         "config.pbtxt:11: kind has no value GPU; write KIND_GPU",
-        "config.pbtxt:11: count is 0, which the server takes for 1; write 1 or more; to serve no copy, do not load the model",
+        "config.pbtxt:11: count is 0, which the server reads as 1; write 1 or more; to serve no copy, do not load the model",
         "config.pbtxt:12: preferred_batch_size holds 8 and max_batch_size is 4; prefer sizes from 1 to max_batch_size",
     ]
 
@@ -212,8 +212,8 @@ def test_faults_of_a_repository_name_their_files(tmp_path: Path) -> None:
     step = TEXTS["ensemble"].split('"postprocessing"')[0].count("\n") + 1
     assert as_lines(check_repository(tmp_path, gpus=0)) == [
         f"ensemble/config.pbtxt:{step}: there is no model postprocessing in the repository; write preprocessing",
-        "ensemble: there is no folder of a version, as 1/; make one; for an ensemble it stays empty",
-        "gptj/1/model.py: there is no such file, and the server would wait for it for ever; write the model's code there",
+        "ensemble: there is no folder for a version, such as 1/; make one; for an ensemble it stays empty",
+        "gptj/1/model.py: there is no such file, and the server would wait for it forever; write the model's code there",
         "postprocessing: there is no config.pbtxt; write one",
         f"preprocessing/config.pbtxt:{kind}: kind is KIND_GPU and the machine has no GPU; write KIND_CPU",
     ]

@@ -24,7 +24,7 @@ from labkit.errors import (
     RequestFailed,
 )
 from labkit.serving.python_backend.engine_socket import EngineSocket, RemoteEngine
-from labkit.serving.python_backend.engine_thread import EngineHost
+from labkit.serving.python_backend.engine_thread import EngineThread
 
 LONG = SamplingParams(max_new_tokens=400, ignore_eos=True)
 SHORT = SamplingParams(max_new_tokens=5)
@@ -49,20 +49,20 @@ class Kept:
         self.over.set()
 
 
-def submit(host: EngineHost, prompt: Any, params: SamplingParams, **more: Any) -> tuple[Any, Kept]:
+def submit(host: EngineThread, prompt: Any, params: SamplingParams, **more: Any) -> tuple[Any, Kept]:
     kept = Kept()
     return host.submit(prompt, params, on_event=kept.on_event, on_failure=kept.on_failure, **more), kept
 
 
 @pytest.fixture
-def host() -> Iterator[EngineHost]:
+def host() -> Iterator[EngineThread]:
     engine = labkit.load("gptj-tiny", max_batch_size=2, num_slots=900)
-    made = EngineHost(engine, max_waiting=2)
+    made = EngineThread(engine, max_waiting=2)
     yield made
     made.close()
 
 
-def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: EngineHost) -> None:
+def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: EngineThread) -> None:
     texts = ["In the beginning", "Call me", "It was"]
     alone = labkit.load("gptj-tiny").generate(texts, SHORT)
     long, kept = submit(host, "Now", LONG)
@@ -74,13 +74,13 @@ def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: E
     long.cancel()
     assert kept.over.wait(30)
     assert isinstance(kept.failures[0], Cancelled)
-    assert f"it had made {len(kept.tokens)} tokens" in str(kept.failures[0])
+    assert f"it had generated {len(kept.tokens)} tokens" in str(kept.failures[0])
     assert host.counts.requests == 4
     assert sum(host.counts.batch_sizes) == host.counts.steps > 0
     assert sum(host.counts.batch_sizes[1:]) > 0, "some steps were of two"
 
 
-def test_a_cancelled_request_gives_its_slots_back(host: EngineHost) -> None:
+def test_a_cancelled_request_gives_its_slots_back(host: EngineThread) -> None:
     long = [submit(host, "Now", SamplingParams(max_new_tokens=420, ignore_eos=True)) for _ in range(2)]
     assert all(kept.began.wait(30) for _, kept in long)
     for job, kept in long:
@@ -94,7 +94,7 @@ def test_a_cancelled_request_gives_its_slots_back(host: EngineHost) -> None:
     assert (host.counts.running, host.counts.waiting, host.counts.free_slots) == (0, 0, host.counts.num_slots)
 
 
-def test_a_deadline_ends_a_request_waiting_or_running(host: EngineHost) -> None:
+def test_a_deadline_ends_a_request_waiting_or_running(host: EngineThread) -> None:
     _, late = submit(host, "Now", LONG, seconds=0.05)
     assert late.over.wait(30)
     assert isinstance(late.failures[0], DeadlinePassed)
@@ -102,7 +102,7 @@ def test_a_deadline_ends_a_request_waiting_or_running(host: EngineHost) -> None:
     assert "its timeout was 0.05 s" in str(late.failures[0])
 
 
-def test_the_hosts_limit_ends_what_has_a_longer_timeout_or_none(host: EngineHost) -> None:
+def test_the_hosts_limit_ends_what_has_a_longer_timeout_or_none(host: EngineThread) -> None:
     host.request_seconds = 0.05
     for seconds in (None, 3600.0):
         _, late = submit(host, "Now", LONG, seconds=seconds)
@@ -115,7 +115,7 @@ def test_the_hosts_limit_ends_what_has_a_longer_timeout_or_none(host: EngineHost
     assert not after.failures
 
 
-def test_what_is_not_counted_changes_no_count(host: EngineHost) -> None:
+def test_what_is_not_counted_changes_no_count(host: EngineThread) -> None:
     for is_counted in (False, True, False):
         _, kept = submit(host, "Now", SHORT, is_counted=is_counted)
         assert kept.over.wait(30)
@@ -123,7 +123,7 @@ def test_what_is_not_counted_changes_no_count(host: EngineHost) -> None:
     assert (counts.requests, counts.tokens, counts.steps, sum(counts.batch_sizes)) == (1, 5, 5, 5)
 
 
-def test_more_than_may_wait_are_refused_with_the_limit(host: EngineHost) -> None:
+def test_more_than_may_wait_are_refused_with_the_limit(host: EngineThread) -> None:
     jobs = [submit(host, "Now", LONG)[0] for _ in range(4)]
     with pytest.raises(Overloaded, match=r"4 requests are running or waiting \(2 \+ a queue of 2\), which is the limit"):
         submit(host, "Now", LONG)
@@ -141,7 +141,7 @@ def test_more_than_may_wait_are_refused_with_the_limit(host: EngineHost) -> None
         ("a", SamplingParams(stop=["x"] * 5000), "stop holds 5000 words; at most 1024"),
     ],
 )
-def test_what_cannot_be_met_is_refused_for_itself_alone(host: EngineHost, prompt: Any, params: Any, words: str) -> None:
+def test_what_cannot_be_met_is_refused_for_itself_alone(host: EngineThread, prompt: Any, params: Any, words: str) -> None:
     _, good = submit(host, "In", SHORT)
     try:
         _, bad = submit(host, prompt, params)
@@ -155,7 +155,7 @@ def test_what_cannot_be_met_is_refused_for_itself_alone(host: EngineHost, prompt
     assert not good.failures
 
 
-def test_a_step_that_fails_answers_everybody_and_the_host_goes_on(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_answers_everybody_and_the_host_goes_on(host: EngineThread, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Any:
         raise MemoryError("no room")
 
@@ -169,7 +169,7 @@ def test_a_step_that_fails_answers_everybody_and_the_host_goes_on(host: EngineHo
     assert len(after.tokens) == 5
 
 
-def test_a_request_that_fails_is_told_to_its_client_alone(host: EngineHost) -> None:
+def test_a_request_that_fails_is_told_to_its_client_alone(host: EngineThread) -> None:
     _, good = submit(host, "Now", LONG)
     assert good.began.wait(30)
     _, bad = submit(host, "In", SamplingParams(soft_prompt=torch.full((1, host.engine.config.hidden_size), 3e38)))
@@ -182,7 +182,7 @@ def test_a_request_that_fails_is_told_to_its_client_alone(host: EngineHost) -> N
     assert len(good.tokens) == 400
 
 
-def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineThread, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Any:
         raise RankFailed("rank 1 is gone")
 
@@ -195,7 +195,7 @@ def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineHost, monkeypat
 
 
 def test_whoever_is_under_way_is_told_when_the_host_closes() -> None:
-    host = EngineHost(labkit.load("gptj-tiny"))
+    host = EngineThread(labkit.load("gptj-tiny"))
     _, kept = submit(host, "Now", LONG)
     host.close()
     assert kept.over.wait(1)
@@ -205,7 +205,7 @@ def test_whoever_is_under_way_is_told_when_the_host_closes() -> None:
 
 
 @pytest.fixture
-def remote(host: EngineHost, tmp_path: Path) -> Iterator[tuple[RemoteEngine, EngineSocket, Path]]:
+def remote(host: EngineThread, tmp_path: Path) -> Iterator[tuple[RemoteEngine, EngineSocket, Path]]:
     path = tmp_path / "engine.sock"
     served = EngineSocket(host, path)
     engine = RemoteEngine(lambda: [path])
@@ -226,7 +226,7 @@ def call(engine: RemoteEngine, prompts: list[list[int]], params: list[dict[str, 
     return found, done, cancel
 
 
-def test_calls_over_the_socket(host: EngineHost, remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
+def test_calls_over_the_socket(host: EngineThread, remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
     prompts = [[5, 6, 7], [8]]
     expected = labkit.load("gptj-tiny").generate(prompts, SamplingParams(max_new_tokens=6, logprobs=0))
     found, done, _ = call(remote[0], prompts, [{"max_new_tokens": 6, "logprobs": 0}] * 2)
@@ -255,7 +255,7 @@ def test_refusals_and_cancellation_over_the_socket(remote: tuple[RemoteEngine, E
 
 
 def test_an_engine_that_goes_fails_its_calls_and_one_that_comes_back_is_found(
-    host: EngineHost, remote: tuple[RemoteEngine, EngineSocket, Path]
+    host: EngineThread, remote: tuple[RemoteEngine, EngineSocket, Path]
 ) -> None:
     engine, served, path = remote
     found, done, _ = call(engine, [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritonclient")
 
-from labkit.serving.repository.checker.config_check import check_config
-from labkit.serving.repository.checker.repository_check import check_repository
+from labkit.serving.repository.checker.check_config import check_config
+from labkit.serving.repository.checker.check_repository import check_repository
 from labkit.serving.repository.model_config import Instances, ModelConfig, Step, config_text
 from labkit.serving.repository.tensors import TensorSpec
 from tests.serving.conftest import Server
@@ -129,7 +129,7 @@ def test_a_misspelt_output_is_not_in_the_answer(tritonserver: Server) -> None:
 def test_an_input_given_twice_refuses_every_client(tritonserver: Server) -> None:
     config = replace(ECHO, inputs=(A, A))
     assert "expected 2 inputs but got 1" in answer(tritonserver, config, request(A=[1, 2]))
-    assert "input A is there already" in told(config)
+    assert "input A is given already" in told(config)
 
 
 def test_an_input_that_is_not_optional_refuses_clients_without_it(tritonserver: Server) -> None:
@@ -143,7 +143,7 @@ def test_an_optional_input_that_the_code_needs_fails_within_the_code(tritonserve
     extra = replace(A, name="C", optional=True)
     config = replace(ECHO, inputs=(replace(A, optional=True), extra))
     assert "'NoneType' object" in answer(tritonserver, config, request(C=[1, 2]))
-    assert "cannot do without it" in told(config, replace(ECHO, inputs=(A, extra)))
+    assert "needs it" in told(config, replace(ECHO, inputs=(A, extra)))
 
 
 def test_streaming_without_decoupled_fails_at_the_second_response(tritonserver: Server) -> None:

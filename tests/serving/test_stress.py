@@ -131,7 +131,7 @@ def test_lengths_keep_their_bounds(shape: str) -> None:
 def test_lengths_as_text() -> None:
     assert Lengths.parse("16") == Lengths(16, 16)
     assert Lengths.parse("8-64", "uniform") == Lengths(8, 64, "uniform")
-    for text, words in [("8-", ""), ("many", "a whole number or two"), ("9-3", "1 <= lowest"), ("0", "1 <= lowest")]:
+    for text, words in [("8-", ""), ("many", "one or two whole numbers"), ("9-3", "1 <= lowest"), ("0", "1 <= lowest")]:
         if words:
             with pytest.raises(InvalidRequest, match=words):
                 Lengths.parse(text)
@@ -159,8 +159,8 @@ def test_prompts_are_never_equal_and_as_long_as_asked() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "users is None and rate None; give one of them"),
-        ({"users": 1, "rate": 2.0}, "users is 1 and rate 2.0; give one of them"),
+        ({}, "users is None and rate None; give exactly one of them"),
+        ({"users": 1, "rate": 2.0}, "users is 1 and rate 2.0; give exactly one of them"),
         ({"users": 0}, "users is 0; 1 or more is accepted"),
         ({"rate": -1.0}, "rate is -1.0; 0.001 or more is accepted"),
         ({"users": 1, "seconds": float("nan")}, "seconds is nan"),
@@ -182,9 +182,9 @@ ABOUT = {"server": "triton", "version": "2.51.0", "served": "gptj-tiny", "device
 
 def test_a_record_is_kept_read_back_and_drawn(tmp_path: Path) -> None:
     record = StressRecord.of([made_run(), made_run()], ABOUT)
-    assert record.kind == "load"
+    assert record.kind == "stress"
     assert (record.settings["served"], record.settings["device"], record.settings["dtype"]) == ("gptj-tiny", "cpu", "fp32")
-    read = StressRecord.load(record.save(tmp_path / "load.json"))
+    read = StressRecord.load(record.save(tmp_path / "stress.json"))
     assert read.to_dict() == record.to_dict()
     assert read.requests(0) == made_run().requests
     (axes,) = throughput_plot(read).axes
@@ -243,7 +243,7 @@ def test_no_server_is_no_load() -> None:
     pytest.importorskip("tritonclient.grpc")
     with pytest.raises(NotAvailable, match=r"no server answers at 127\.0\.0\.1:1 "):
         run_stress("127.0.0.1:1", StressSettings(users=1))
-    with pytest.raises(NotAvailable, match=r"127\.0\.0\.1:1 does not say what it serves"):
+    with pytest.raises(NotAvailable, match=r"127\.0\.0\.1:1 does not describe its model gptj"):
         about_served("127.0.0.1:1")
 
 

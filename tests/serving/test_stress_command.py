@@ -24,7 +24,7 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
         (["stress", somewhere, "--users", "0"], 2, "users is 0; 1 or more is accepted"),
         (["stress", somewhere, "--users", "1", "--new-tokens", "9-1"], 2, "lengths from 9 to 1"),
         (["stress", somewhere, "--users", "1", "--lengths", "odd"], 2, "the shape of lengths is 'odd'"),
-        (["stress", somewhere, "--users", "1"], 1, "127.0.0.1:1 does not say what it serves as gptj"),
+        (["stress", somewhere, "--users", "1"], 1, "127.0.0.1:1 does not describe its model gptj"),
     ]
     for (command, status, words), done in zip(cases, many(tmp_path, *(command for command, _, _ in cases)), strict=True):
         assert (done.status, done.out) == (status, ""), command
@@ -32,7 +32,7 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_sweep_is_printed_saved_and_drawn(gptj_server: Server, tmp_path: Path) -> None:
-    saved, drawn = tmp_path / "load.json", tmp_path / "load.png"
+    saved, drawn = tmp_path / "stress.json", tmp_path / "stress.png"
     command = ["stress", gptj_server.grpc, "--users", "1,3", "--seconds", "1", "--warmup", "0.2", "--new-tokens", "4-8"]
     (done,) = many(tmp_path, [*command, "--save", str(saved), "--plot", str(drawn), "--json"])
     assert done.status == 0, done.errors

@@ -14,16 +14,16 @@ from google.protobuf import text_format
 from labkit.checkpoints import config_of
 from labkit.checkpoints.fetch import BUILT_IN
 from labkit.errors import InvalidRequest, NotAvailable
-from labkit.serving import private_folder as private
+from labkit.serving import user_folder as private
 from labkit.serving.access import make_secret, secret_of, withdraw_secret
 from labkit.serving.channels import channel_options
 from labkit.serving.metrics import read_metrics
-from labkit.serving.private_folder import private_folder, write_private
 from labkit.serving.python_backend.engine_socket import _reachable
 from labkit.serving.repository.checker.pbtxt import model_config_class
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server.server import check_code
-from labkit.serving.server.surroundings import absolute_paths, plain_path
+from labkit.serving.server.shell_paths import absolute_paths, shell_safe_path
+from labkit.serving.user_folder import user_folder, write_private
 
 pytest.importorskip("tritonclient.grpc", reason="not measured here: no tritonclient")
 
@@ -80,12 +80,12 @@ def test_a_path_that_a_shell_would_take_apart_gets_a_plain_link(tmp_path: Path, 
     odd = tmp_path / name
     odd.mkdir()
     (odd / "inside").touch()
-    link = plain_path(odd, tmp_path, "repository")
+    link = shell_safe_path(odd, tmp_path, "repository")
     assert link == tmp_path / "repository"
     assert (link / "inside").exists()
-    assert plain_path(tmp_path, odd, "repository") == tmp_path
+    assert shell_safe_path(tmp_path, odd, "repository") == tmp_path
     with pytest.raises(NotAvailable, match="set TMPDIR"):
-        plain_path(odd, odd, "repository")
+        shell_safe_path(odd, odd, "repository")
     (odd / "1").mkdir()
     (odd / "1" / "model.py").touch()
     (odd / "config.pbtxt").write_text(f'backend: "python" name: "{name}"')
@@ -95,15 +95,15 @@ def test_a_path_that_a_shell_would_take_apart_gets_a_plain_link(tmp_path: Path, 
 
 def test_the_private_folder_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever TMPDIR says it is in one place, unless somebody else has taken that."""
-    usual = private_folder()
+    usual = user_folder()
     assert usual.parent == Path("/tmp")
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
     monkeypatch.setattr(private.tempfile, "tempdir", str(tmp_path))
-    assert private_folder() == usual
+    assert user_folder() == usual
     monkeypatch.setattr(private.os, "getuid", lambda: 4_000_000_000)  # to whom nothing belongs that this test makes
     try:
         with pytest.raises(NotAvailable, match="belongs to somebody else"):
-            private_folder()
+            user_folder()
     finally:
         for parent in (Path("/tmp"), tmp_path):
             (parent / "labkit-serving-4000000000").rmdir()
@@ -116,7 +116,7 @@ def test_a_link_is_no_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(private, "PLACE", str(tmp_path))
     monkeypatch.setattr(private.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(NotAvailable, match="belongs to somebody else"):
-        private_folder()
+        user_folder()
 
 
 def test_a_private_file_is_readable_by_its_user_alone(tmp_path: Path) -> None:

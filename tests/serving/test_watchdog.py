@@ -47,7 +47,7 @@ class Probes:
     def have_ended(self, model: str) -> bool:
         return model in self.gone
 
-    def look_at(self, model: str) -> None:
+    def note(self, model: str) -> None:
         """Nothing to note."""
 
     def kill_stopped(self, model: str, seconds: float = 2.0) -> None:
@@ -62,10 +62,10 @@ class Probes:
 
 
 def watchdog(
-    probes: Probes, models: list[str], look_seconds: float, begin_anew: Callable[[str], None] | None = None
+    probes: Probes, models: list[str], look_seconds: float, restart_server: Callable[[str], None] | None = None
 ) -> Watchdog:
     double: Any = probes
-    return Watchdog(double, models, double, look_seconds, begin_anew)
+    return Watchdog(double, models, double, look_seconds, restart_server)
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -127,7 +127,7 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     probes, told = Probes(), []
     probes.waiting = 6
     probes.gone.add("engine")
-    dog = watchdog(probes, ["engine"], look_seconds=0.02, begin_anew=told.append)
+    dog = watchdog(probes, ["engine"], look_seconds=0.02, restart_server=told.append)
     wait_for(lambda: told)
     probes.silent.add("engine")
     time.sleep(0.5)
@@ -145,7 +145,7 @@ def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: p
     monkeypatch.setattr("labkit.serving.server.watchdog.FEW_REPAIRS", 2)
     monkeypatch.setattr("labkit.serving.server.watchdog.MANY_REPAIRS", 4)
     probes, told = Probes(), []
-    dog = watchdog(probes, ["engine"], look_seconds=1000, begin_anew=told.append)
+    dog = watchdog(probes, ["engine"], look_seconds=1000, restart_server=told.append)
 
     def repair(times: int) -> None:
         for _ in range(times):
@@ -170,4 +170,4 @@ def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: p
     repair(1)
     wait_for(lambda: len(told) == 2)
     dog.stop()
-    assert told[1] == "models were loaded anew in it, 4 in all, and each left threads and memory"
+    assert told[1] == "its models were reloaded 4 times, which left threads and memory in it"

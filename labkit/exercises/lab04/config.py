@@ -12,7 +12,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, model_code, stage
-from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.checker.pbtxt import model_config_class
 
 Tensor = tuple[str, str, list[Any]]

@@ -20,7 +20,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import WORDS, line, sentence
 from labkit.exercises.stubs import stages
-from labkit.serving.repository.checker.config_check import check_config
+from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.model_config import ModelConfig, Step, config_text
 
 Maps = dict[str, tuple[dict[str, str], dict[str, str]]]

@@ -26,7 +26,7 @@ from labkit.serving.repository.model_config import Batching, Instances, ModelCon
 from labkit.serving.repository.served_models import served_models
 from labkit.serving.repository.tensors import TensorSpec
 from labkit.serving.server import Server
-from labkit.serving.server.own_folder import OwnFolder
+from labkit.serving.server.locked_folder import LockedFolder
 from labkit.serving.server.probes import as_input
 
 MODEL = "gptj-tiny"
@@ -50,7 +50,7 @@ class LabServer:
     """
 
     def __init__(self) -> None:
-        own = OwnFolder("lab04")
+        own = LockedFolder("lab04")
         self.folder = own.path
         self.server = Server(self.folder, models=[], watch=False)
         self._end = weakref.finalize(self, by_owner(_end), self.server, own)
@@ -173,7 +173,7 @@ class LabServer:
         self.server.probes.load(model)
 
 
-def _end(server: Server, own: OwnFolder) -> None:
+def _end(server: Server, own: LockedFolder) -> None:
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         whole = psutil.Process(server.pid)
         for process in [*whole.children(recursive=True), whole]:

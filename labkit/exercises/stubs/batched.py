@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from labkit.exercises.stubs import stages
 from labkit.exercises.stubs.learner import Functions, refusal
-from labkit.serving.python_backend.model_parameters import parameter
+from labkit.serving.python_backend.config_parameters import parameter
 
 
 class TritonPythonModel:
@@ -83,9 +83,9 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
     """The engine that `gptj` has: returns when the longest text of the batch is done."""
     from labkit import SamplingParams
-    from labkit.serving.python_backend.engine_parameters import load_engine
+    from labkit.serving.python_backend.engine_from_parameters import engine_from_parameters
 
-    loaded = load_engine(lambda name, default: parameter(args, name, default))
+    loaded = engine_from_parameters(lambda name, default: parameter(args, name, default))
 
     def work(jobs: list[stages.Job]) -> list[str]:
         params = [SamplingParams(temperature=0.0, max_new_tokens=count, ignore_eos=True) for _, count in jobs]

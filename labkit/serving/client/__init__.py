@@ -1,4 +1,4 @@
-"""Clients of the served model `gptj`, blocking and asynchronous."""
+"""Clients for the served model `gptj`: a blocking one and an asynchronous one."""
 
 from labkit.serving.client.client import AsyncClient, Client
 

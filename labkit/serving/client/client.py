@@ -1,7 +1,7 @@
-"""Clients of the served model `gptj`, blocking and asynchronous: a prompt in, its text out, whole or piece by piece.
+"""A blocking and an asynchronous client for the served model `gptj`. They return the text whole or piece by piece.
 
-Each request is a gRPC stream of its own over one connection, so that one is cancelled without the others. tritonclient
-brings the protocol's messages.
+Each request is a separate gRPC stream over the same connection, so that it can be cancelled without the others. The package
+tritonclient defines the protocol's messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labkit.serving.client.request import request_of
 __all__ = ["AsyncClient", "Client", "Ending", "Piece", "Reply"]
 
 FIRST_PAUSE = 0.2
-"""Seconds before a request is made again for the first time; before each further time it is doubled."""
+"""Seconds before the first repetition of a request. The pause doubles with each further repetition."""
 
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", int(500 * FIRST_PAUSE)),
@@ -30,12 +30,12 @@ _OPTIONS = (
 
 
 class _Settings:
-    """What both clients are made with."""
+    """The settings of a client."""
 
     def __init__(self, address: str, model: str, timeout: float, retries: int) -> None:
         host, _, port = address.rpartition(":")
         if not host or "/" in host or not port.isdecimal():
-            raise InvalidRequest(f"the address is {address!r}; HOST:PORT of the server's gRPC is accepted, 127.0.0.1:8001 say")
+            raise InvalidRequest(f"the address is {address!r}; HOST:PORT of the server's gRPC is accepted, like 127.0.0.1:8001")
         if retries < 0:
             raise InvalidRequest(f"retries is {retries}; 0 (a request is made once) or more is accepted")
         self.address, self.model, self.retries = address, model, retries
@@ -49,7 +49,7 @@ class _Settings:
 
 
 class _Exchange:
-    """A request and what has come back, apart from how one waits for it."""
+    """A request and its progress. How to wait for the responses is left to the clients."""
 
     def __init__(self, settings: _Settings, request: Any, seconds: float) -> None:
         self.request = request
@@ -59,14 +59,14 @@ class _Exchange:
         self._ended = False
 
     def begin(self) -> None:
-        """The time that it has starts now."""
+        """Start the time limit now."""
         self._until = time.monotonic() + self._seconds
 
     def seconds_left(self) -> float:
         return max(0.001, self._until - time.monotonic())
 
     def take(self, response: Any) -> Piece:
-        """The next piece. Raises `NotAvailable` with the server's words when it has not let a model see the request."""
+        """The next piece of text. Raises `NotAvailable` with the server's message if the request did not reach a model."""
         if response.error_message:
             raise NotAvailable(f"{self._settings.address}: {response.error_message}")
         piece = piece_of(response.infer_response)
@@ -75,17 +75,19 @@ class _Exchange:
         return piece
 
     def close(self) -> None:
-        """No more comes. Raises `NotAvailable` if the text's end was not among what came."""
+        """The stream has ended. Raises `NotAvailable` if the end of the text did not arrive."""
         if not self._ended:
             raise NotAvailable(
                 f"{self._settings.address} ended the answer after {self._tokens} tokens, before the end of the text; "
-                "is the model gptj of labkit?"
+                "is its model gptj the one of labkit?"
             )
 
     def pause_after(self, failure: Any) -> float:
-        """Seconds until it may be made again; otherwise raises the failure as labkit's error."""
+        """Seconds to wait before the request is repeated. If it must not be repeated, raises labkit's error for the failure."""
         self._tries += 1
-        pause: float = FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)  # not all clients at the same moment
+        pause: float = (
+            FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)
+        )  # so that clients do not all repeat at once
         more = self._tries <= self._settings.retries and pause < self._until - time.monotonic()
         if self._tokens or not more or not is_safe_to_repeat(failure):
             raise error_of(failure, self._settings.address, self._seconds, self._tokens) from None
@@ -93,12 +95,12 @@ class _Exchange:
 
 
 class Client:
-    """A connection to the model `gptj` of a server; may be used from several threads, and is a context manager.
+    """A connection to the model `gptj` of a server. Several threads may share it. It is also a context manager.
 
-    grpc_address: HOST:PORT of the server's gRPC. timeout: seconds that a request may take from its beginning to its end,
-    repetitions counted. retries: how many times a request is made again that the server refused by its limit or that found
-    no connection; one of which an answer has begun never is. Nothing is sent until the first request. Raises
-    `InvalidRequest` for settings that cannot be, `NotAvailable` where tritonclient is not installed.
+    grpc_address: HOST:PORT of the server's gRPC. timeout: the longest time of a request in seconds, repetitions included.
+    retries: how often a request is repeated if the server is overloaded or cannot be reached. A request is never repeated
+    after its answer has begun. Nothing is sent before the first request. Raises `InvalidRequest` for impossible settings,
+    `NotAvailable` if tritonclient is not installed.
     """
 
     def __init__(self, grpc_address: str, *, model: str = "gptj", timeout: float = 60.0, retries: int = 2) -> None:
@@ -110,26 +112,26 @@ class Client:
         self._call = library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelStreamInfer
 
     def generate(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Reply:
-        """The text that continues a prompt (a text or token ids), in one response.
+        """Continue a prompt (a text or token ids), and return the whole continuation at once.
 
-        timeout: seconds for this request, in place of the client's. params: `temperature`, `max_new_tokens` and the others
-        of `PARAMETERS`; None is as good as leaving one out. Raises `InvalidRequest` for what is not accepted, `Overloaded`
-        when too many wait, `Cancelled` when the model is being unloaded, `DeadlinePassed` when the server's own limit is
-        reached, and `NotAvailable` without a server that answers, for a connection that breaks, and when time is up.
+        timeout: seconds for this request, in place of the client's. params: any of `PARAMETERS`, such as `temperature` or
+        `max_new_tokens`; None means the same as leaving one out. Raises `InvalidRequest` for an unknown parameter or a wrong
+        value, `Overloaded` if too many requests wait, `Cancelled` if the model is being unloaded, `DeadlinePassed` if the
+        server's own time limit is reached, and `NotAvailable` if no server answers, the connection breaks, or `timeout` passes.
         """
         exchange = self._settings.exchange(prompt, params, timeout, stream=False)
         return reply_of(list(self._pieces(exchange)))
 
     def stream(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Iterator[Piece]:
-        """The text in pieces as they are made; arguments and errors are those of `generate`.
+        """Continue a prompt, and return the pieces as they are generated. Arguments and errors are those of `generate`.
 
-        What is not accepted by this client is refused at once; the request is sent when the first piece is asked for.
-        Closing the iterator (its `close`, or forgetting it) cancels the request.
+        The arguments are checked at once, but the request is only sent when the first piece is asked for. Closing or deleting
+        the iterator cancels the request.
         """
         return self._pieces(self._settings.exchange(prompt, params, timeout, stream=True))
 
     def close(self) -> None:
-        """Close the connection; requests that run are cancelled."""
+        """Close the connection and cancel running requests."""
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -157,7 +159,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments, methods and errors; for one event loop, in which it is made."""
+    """`Client` for asyncio, with the same arguments, methods and errors. It belongs to the event loop that creates it."""
 
     def __init__(self, grpc_address: str, *, model: str = "gptj", timeout: float = 60.0, retries: int = 2) -> None:
         self._settings = _Settings(grpc_address, model, timeout, retries)
@@ -177,7 +179,7 @@ class AsyncClient:
         return self._pieces(self._settings.exchange(prompt, params, timeout, stream=True))
 
     async def close(self) -> None:
-        """Close the connection; requests that run are cancelled."""
+        """Close the connection and cancel running requests."""
         await self._channel.close()
 
     async def __aenter__(self) -> AsyncClient:

@@ -1,4 +1,4 @@
-"""From what gRPC says of a failed request to labkit's errors, and whether asking again is safe."""
+"""Converts gRPC errors to labkit's errors, and decides whether a failed request may be repeated."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any
 from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded
 
 WITH_STATUS = (("triton_grpc_error", "true"),)
-"""Metadata of a stream by which Triton ends it with a gRPC status in case of an error, in place of words without one."""
+"""Metadata that makes Triton end a failed stream with a gRPC status. Without it, Triton sends a message without status."""
 
 _PROCESS_GONE = "is not healthy"
 _NOT_CONNECTED = "failed to connect to all addresses"
 
 
 def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitError:
-    """The error for a gRPC one (`code()`, `details()`) of a request that had `seconds`, of whose text `tokens` had come."""
+    """labkit's error for a gRPC error (with `code()` and `details()`).
+
+    seconds: the time limit of the request. tokens: how many tokens of the text had arrived.
+    """
     status, words = failure.code().name, failure.details() or ""
-    came = f"{tokens} tokens of the text had come" if tokens else "nothing of the text had come"
+    came = f"{tokens} tokens of the text had arrived" if tokens else "no part of the text had arrived"
     if status == "DEADLINE_EXCEEDED":
         return NotAvailable(f"{address} was not done within {seconds:g} s; {came}; give it more time, or ask for fewer tokens")
     if status == "INVALID_ARGUMENT" and "not ready" not in words:
@@ -35,6 +38,6 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
 
 
 def is_safe_to_repeat(failure: Any) -> bool:
-    """Whether the server has certainly not begun: it refused by its limit, or no connection was made."""
+    """Whether the server has certainly not begun the request: it was overloaded, or there was no connection."""
     words = failure.details() or ""
     return failure.code().name == "UNAVAILABLE" and (THE_LIMIT in words or _NOT_CONNECTED in words)

@@ -1,4 +1,4 @@
-"""What a client of `gptj` gets: the whole text, or a piece a token; and how both are read from the protocol's responses."""
+"""What a client of `gptj` returns, a whole text or its pieces, and how these are read from the protocol's responses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TYPES = {spec.name: spec.numpy_type for spec in GPTJ_OUTPUTS}
 class Ending:
     """How a text ended.
 
-    finish_reason: "stop", "length" or "banned". stop_reason: the text or token (as text) that ended it; None if none did.
-    prompt_tokens, completion_tokens: tokens of the prompt, and new ones. queue_seconds: how long the server let the prompt
-    wait before the step that made the first token began.
+    finish_reason: "stop", "length" or "banned". stop_reason: the stop text, or the stop token as text, that ended it; None if
+    neither did. prompt_tokens, completion_tokens: numbers of tokens of the prompt and of the new text. queue_seconds: how
+    long the prompt waited in the server before the step that generated the first token.
     """
 
     finish_reason: str
@@ -32,10 +32,10 @@ class Ending:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a streamed text: mostly a token. `text` is empty while a character is not whole.
+    """A part of a streamed text, usually one token. `text` is empty while a character is incomplete.
 
-    token_ids: the new tokens. logprobs: of each of them, natural logarithm; empty unless asked for. last: how the text
-    ended, with the last piece; None with all others.
+    token_ids: the new tokens. logprobs: the natural logarithm of each token's probability; empty unless asked for. last: how
+    the text ended, in the last piece; None in all others.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole text; the fields are those of `Piece` and of `Ending`."""
+    """A whole text, with the fields of `Piece` and `Ending`."""
 
     text: str
     token_ids: list[int]
@@ -59,7 +59,7 @@ class Reply:
 
 
 def reply_of(pieces: Sequence[Piece]) -> Reply:
-    """The text that pieces make together; the last of them has the ending."""
+    """Join all pieces of a text; the last piece has the ending."""
     ending = pieces[-1].last
     assert ending is not None, "the last piece has no ending"
     return Reply(
@@ -71,7 +71,7 @@ def reply_of(pieces: Sequence[Piece]) -> Reply:
 
 
 def piece_of(response: Any) -> Piece:
-    """A piece from the protocol's `ModelInferResponse`."""
+    """Read a piece from the protocol's `ModelInferResponse`."""
     found = {
         tensor.name: _values(tensor.name, raw)
         for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -90,7 +90,7 @@ def piece_of(response: Any) -> Piece:
 
 
 def _values(name: str, raw: bytes) -> Any:
-    """The one string, or the numbers, of a tensor's bytes; a string is its length (4 bytes, little-endian) and UTF-8."""
+    """Decode a tensor: its one string, or its numbers. A string is its length (4 bytes, little-endian) and UTF-8."""
     if _TYPES[name] is np.object_:
         return raw[4 : 4 + struct.unpack_from("<I", raw)[0]].decode("utf-8")
     return np.frombuffer(raw, _TYPES[name]).tolist()

@@ -1,4 +1,4 @@
-"""A request to `gptj`, checked before it is sent: a prompt and parameters become a message of the protocol."""
+"""Makes a request to `gptj`, a message of the protocol, from a prompt and parameters, which are checked first."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from labkit.errors import InvalidRequest
 from labkit.serving.channels import client_library
-from labkit.serving.repository.checker.fault import one_of
+from labkit.serving.nearest_name import one_of
 from labkit.serving.repository.tensors import GPTJ_INPUTS, TensorSpec
 
 _OF_THE_CLIENT = ("text_input", "input_ids", "stream")
 PARAMETERS = {spec.name: spec for spec in GPTJ_INPUTS if spec.name not in _OF_THE_CLIENT}
-"""What may be given beside the prompt, by name."""
+"""The parameters that may be given with a prompt, by name."""
 
 _SPECS = {spec.name: spec for spec in GPTJ_INPUTS}
 _FIELDS = {
@@ -31,11 +31,11 @@ _MEANT = {"STRING": "text", "BOOL": "True or False", "FP32": "a number"}
 def request_of(model: str, prompt: str | Sequence[int], params: Mapping[str, Any], *, stream: bool) -> Any:
     """The protocol's `ModelInferRequest`. Parameters that are None are left out.
 
-    Raises `InvalidRequest` for an unknown parameter, naming the nearest, and for values of another kind than it takes.
+    Raises `InvalidRequest` for an unknown parameter, with the most similar known name, and for a value of the wrong type.
     """
     for name in params:
         if name not in PARAMETERS:
-            raise InvalidRequest(f"{name} is no parameter of {model}; {one_of(name, PARAMETERS)}")
+            raise InvalidRequest(f"{name} is not a parameter of {model}; {one_of(name, PARAMETERS)}")
     request = client_library().service_pb2.ModelInferRequest(model_name=model)
     if isinstance(prompt, str):
         _add(request, _SPECS["text_input"], [prompt])
@@ -53,7 +53,7 @@ def _add_parameter(request: Any, spec: TensorSpec, value: Any) -> None:
         _add(request, spec, [value])
         return
     values = [value] if isinstance(value, str | int) else _many(spec.name, value)
-    if values:  # an empty list is what leaving it out means
+    if values:  # an empty list means the same as leaving it out
         _add(request, spec, values)
 
 
@@ -74,7 +74,7 @@ def _add(request: Any, spec: TensorSpec, values: list[Any]) -> None:
 
 
 def _checked(spec: TensorSpec, value: Any) -> Any:
-    """A value in the type that the message takes. Raises `InvalidRequest` for one that is not of the parameter's kind."""
+    """Convert a value to the type that the message needs. Raises `InvalidRequest` if it has the wrong type."""
     if isinstance(value, np.generic):
         value = value.item()
     kind = spec.dtype

@@ -1,4 +1,4 @@
-"""The served models: what Triton's Python backend runs, each in a process of its own.
+"""The code of the served models. Triton's Python backend runs each model in a process of its own.
 
-A model repository holds a `model.py` for each, which imports its `TritonPythonModel`.
+The model repository has one `model.py` per model, which imports the class `TritonPythonModel` from here.
 """

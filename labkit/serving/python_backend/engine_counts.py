@@ -1,4 +1,4 @@
-"""What an engine host has done since it was made, and how its engine stood a moment ago."""
+"""Counters of an engine thread: its work since it was started, and the state of its engine a moment ago."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Upper ends of the classes in which the sequences of a step are counted; one more class has the larger ones."""
+"""Upper limits of the classes for the number of sequences in a step. Larger numbers form one more class."""
 
 
 @dataclass
-class HostCounts:
-    """requests: taken in. tokens: made. steps: of the engine that made tokens, and batch_sizes: how many of them had how many
-    sequences, by the classes of `BATCH_SIZES`. queue_seconds: of all requests, from when one was taken in to the beginning of
-    the step that made its first token. running, waiting: sequences; num_slots, free_slots: of the KV cache.
+class EngineThreadCounts:
+    """What one engine thread has counted.
+
+    requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: how
+    many of these steps had how many sequences, by the classes of `BATCH_SIZES`. queue_seconds: summed over all requests, the
+    time from the acceptance of a request to the beginning of the step that generated its first token. running, waiting:
+    sequences now. num_slots, free_slots: slots of the KV cache.
     """
 
     requests: int = 0
@@ -27,7 +30,7 @@ class HostCounts:
     free_slots: int = 0
 
     def count_step(self, sequences: int) -> None:
-        """A step made a token for each of so many sequences."""
+        """Count a step that generated one token for each of `sequences` sequences."""
         self.steps += 1
         self.tokens += sequences
         self.batch_sizes[bisect_left(BATCH_SIZES, sequences)] += 1

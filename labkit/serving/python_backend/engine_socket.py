@@ -1,7 +1,7 @@
-"""An engine in one process, used from others of the same server: whole continuations over a Unix socket.
+"""Lets other processes of a server use an engine: they send prompts over a Unix socket and get whole completions back.
 
-The model `gptj` owns the engine and its scheduler; `fastertransformer`, a process of its own, lets its prompts join the
-same steps. A frame is JSON (`labkit.frames`).
+The model `gptj` owns the engine and its scheduler. By this socket the prompts of `fastertransformer`, which runs in another
+process, share the engine's steps. A frame is JSON (`labkit.frames`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from labkit.frames import receive_frame, send_frame
 LONGEST_FRAME = 64 * 2**20
 LONGEST_PATH = 107
 Reply = Callable[[list[dict[str, Any]] | LabkitError], None]
-"""Called once with the completions, one prompt's behind another's, or with what went wrong."""
+"""Called once, with the completions of all prompts in order, or with an error."""
 
 
 class EngineSocket:
-    """Serves `submit(prompt, params, ...)` of an engine host to `RemoteEngine`s, on a socket that only this user can open."""
+    """Offers `EngineThread.submit` to `RemoteEngine`s in other processes, on a socket that only this user can open."""
 
     def __init__(self, host: Any, path: Path) -> None:
         self.path = path
@@ -43,7 +43,7 @@ class EngineSocket:
         self._thread.start()
 
     def close(self) -> None:
-        """End all connections; what they asked for is cancelled. No thread of this object runs behind it."""
+        """End all connections, cancel what they asked for, and end all threads of this object."""
         self.path.unlink(missing_ok=True)
         _shut(self._listener)
         self._thread.join()
@@ -63,7 +63,10 @@ class EngineSocket:
 
 
 class _Connection:
-    """One client; when it goes, what it asked for is cancelled. Replies leave by a thread: no client holds the engine up."""
+    """The connection of one client. When it ends, its calls are cancelled.
+
+    A thread sends the replies, so that the engine never waits for a client.
+    """
 
     def __init__(self, host: Any, connection: socket.socket) -> None:
         self._host, self._connection = host, connection
@@ -108,14 +111,14 @@ class _Connection:
 
 
 class _Call:
-    """The prompts of one call: all of them or none."""
+    """One call with one or more prompts. If one prompt fails, the whole call fails."""
 
     def __init__(self, count: int, done: Reply) -> None:
         self._done = done
         self._jobs: list[Any] = []
         self._found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._left = count
-        self._over = threading.Lock()  # taken once, by whoever ends the call
+        self._over = threading.Lock()  # acquired once, by the thread that ends the call
 
     def begin(self, host: Any, frame: dict[str, Any]) -> None:
         from labkit.engine import SamplingParams
@@ -123,7 +126,7 @@ class _Call:
         try:
             if len(frame["prompts"]) > host.most:
                 count = len(frame["prompts"])
-                raise InvalidRequest(f"the request has {count} prompts; {host.most} at most run and wait: ask for fewer")
+                raise InvalidRequest(f"the request has {count} prompts; at most {host.most} may run and wait: send fewer")
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
                 self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]
@@ -132,7 +135,7 @@ class _Call:
             self._fail(error)
         except (TypeError, ValueError) as error:
             self._fail(InvalidRequest(f"the call is not understood: {error}"))
-        if self._over.locked():  # one failed in the engine's thread while others were still joining
+        if self._over.locked():  # a prompt failed in the engine's thread while others were being submitted
             self.cancel()
 
     def _begin_one(self, host: Any, number: int, prompt: list[int], params: Any, frame: dict[str, Any]) -> None:
@@ -170,14 +173,14 @@ class _Call:
 
 
 def _stop_tokens(reason: object) -> int:
-    """How many of the last tokens are not text but what ended it."""
+    """How many of the last tokens ended the text and do not belong to it."""
     return len(reason) if isinstance(reason, tuple) else int(isinstance(reason, int))
 
 
 class RemoteEngine:
-    """The other end: calls of one process to the engines whose sockets `find` names, each to the least busy one.
+    """The client's end: sends each call to the least busy of the engines whose sockets `find` returns.
 
-    Raises `NotAvailable` when there is none. A connection that breaks fails its calls; the next call makes a new one.
+    If a connection breaks, its calls fail; the next call opens a new connection.
     """
 
     def __init__(self, find: Callable[[], Sequence[Path]]) -> None:
@@ -194,11 +197,11 @@ class RemoteEngine:
         seconds: float | None = None,
         is_counted: bool = True,
     ) -> Callable[[], None]:
-        """Continue prompts; `done` is called once, from another thread. What is returned cancels them.
+        """Continue prompts. `done` is called once, from another thread. Returns a function that cancels the call.
 
-        params: the arguments of `SamplingParams`, a dict a prompt. A completion is a dict of `token_ids`, `logprobs` (none
-        unless asked for), `finish_reason`, and `stop_tokens`: how many of the last tokens ended the text. seconds,
-        is_counted: as `EngineHost.submit` takes them.
+        params: for each prompt a dict with the arguments of `SamplingParams`. A completion is a dict with `token_ids`,
+        `logprobs` (empty unless asked for), `finish_reason`, and `stop_tokens`: how many of the last tokens ended the text.
+        seconds, is_counted: as in `EngineThread.submit`. Raises `NotAvailable` if no engine can be reached.
         """
         with self._lock:
             line = self._least_busy()
@@ -206,7 +209,7 @@ class RemoteEngine:
         return line.submit(call | {"seconds": seconds, "is_counted": is_counted}, done)
 
     def close(self) -> None:
-        """End the connections; what is under way fails."""
+        """End the connections; unfinished calls fail."""
         with self._lock:
             for line in self._lines.values():
                 line.close()
@@ -249,7 +252,7 @@ class _Line:
         number = next(self._numbers)
         data = json.dumps(call | {"id": number}).encode()
         if len(data) > LONGEST_FRAME:
-            raise InvalidRequest(f"the request takes {len(data)} bytes on its way to the engine; {LONGEST_FRAME} are accepted")
+            raise InvalidRequest(f"the request has {len(data)} bytes as JSON; at most {LONGEST_FRAME} are accepted")
         self._waiting[number] = done
         self._send(data)
         if self.broken and (lost := self._waiting.pop(number, None)):
@@ -277,7 +280,7 @@ class _Line:
 
 @contextlib.contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """An address for a socket's path. Linux takes 107 bytes at most; a longer path goes by its opened folder."""
+    """An address for a socket's path. Linux allows 107 bytes; a longer path is reached by a file descriptor of its folder."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)
         return
@@ -289,14 +292,16 @@ def _reachable(path: Path) -> Iterator[str]:
 
 
 def _shut(connection: socket.socket) -> None:
-    """Close a socket, and let a thread that waits for it go on."""
+    """Close a socket, and wake a thread that waits for it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
 
 
 def _gone() -> LabkitError:
-    return NotAvailable("the process of the model gptj has ended, and with it this request; ask again when it is loaded anew")
+    return NotAvailable(
+        "the process of the model gptj ended before it had answered this request; ask again when the model is reloaded"
+    )
 
 
 def _error(frame: dict[str, Any]) -> LabkitError:

@@ -1,4 +1,4 @@
-"""An engine in a thread of its own: requests join from any thread between its steps, and their tokens leave by callbacks."""
+"""Runs an engine in its own thread. Any thread may submit prompts; the tokens are delivered by callbacks."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from collections.abc import Callable, Sequence
 from labkit.engine import Engine, SamplingParams, TokenEvent
 from labkit.engine.intake import NO_TOKENIZER
 from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, Overloaded, RankFailed
-from labkit.serving.python_backend.engine_counts import HostCounts
+from labkit.serving.python_backend.engine_counts import EngineThreadCounts
 from labkit.serving.python_backend.word_lists import MOST_WORDS
 
 LOOK_SECONDS = 0.25
-"""Between two looks at the engine's state while it works."""
+"""Time between two readings of the engine's state while it works."""
 
 OnEvent = Callable[["Job", TokenEvent], None]
 OnFailure = Callable[[LabkitError], None]
 
 
 class Job:
-    """A prompt on its way through an `EngineHost`, from `submit` to its last event or its one failure.
+    """A prompt that was submitted to an `EngineThread`; it ends with its last event or with one failure.
 
-    seconds: that its client gives it, None for as long as the host does. is_counted: whether it is in the host's counts.
-    queue_seconds: from `submit` to the beginning of the step that made its first token; 0 until then.
+    seconds: the client's time limit; None if only the limit of the engine thread applies. is_counted: whether the counts
+    include it. queue_seconds: from `submit` to the beginning of the step that generated its first token; 0 until then.
     """
 
     def __init__(
         self,
-        host: EngineHost,
+        engine_thread: EngineThread,
         token_ids: list[int],
         params: SamplingParams,
         on_event: OnEvent,
@@ -42,29 +42,29 @@ class Job:
         self.seconds, self.is_counted = seconds, is_counted
         self.made = 0
         self.since = time.monotonic()
-        self.deadline = self.since + min(host.request_seconds, math.inf if seconds is None else seconds)
+        self.deadline = self.since + min(engine_thread.request_seconds, math.inf if seconds is None else seconds)
         self.queue_seconds = 0.0
         self.left = params.num_samples
-        self._host = host
+        self._engine_thread = engine_thread
 
     def cancel(self) -> None:
-        """End it before the next step, and give its cache slots back; it fails with `Cancelled` unless it has ended."""
-        self._host.withdraw(self)
+        """End the job before the next step and free its cache slots. It fails with `Cancelled` unless it has ended already."""
+        self._engine_thread.withdraw(self)
 
 
-class EngineHost:
-    """Runs an engine's steps as long as there is something to do.
+class EngineThread:
+    """A thread that runs an engine's steps as long as there are prompts.
 
-    At most `max_waiting` prompts wait beside those that the engine runs at a time. A prompt that is not done after
-    `request_seconds` fails: its client may be gone without anybody having been told. Callbacks are called in the engine's
-    thread, between steps: they hand on and return. `close` ends it; the engine stays the caller's.
+    At most `max_waiting` prompts wait in addition to those that the engine runs. A prompt that is not done after
+    `request_seconds` fails, because its client may have disconnected without notice. Callbacks are called in this thread
+    between steps, so they must return quickly. `close` ends the thread, but does not close the engine.
     """
 
     def __init__(self, engine: Engine, *, max_waiting: int = 256, request_seconds: float = math.inf) -> None:
         self.engine = engine
         self.max_waiting, self.request_seconds = max_waiting, request_seconds
-        self.counts = HostCounts()
-        self._looked = 0.0
+        self.counts = EngineThreadCounts()
+        self._noted = 0.0
         tokenizer = engine.tokenizer
         longest = max(map(len, map(tokenizer.token_bytes, range(tokenizer.vocab_size)))) if tokenizer else 0
         self._most_bytes = longest * engine.config.context_length
@@ -79,7 +79,7 @@ class EngineHost:
 
     @property
     def most(self) -> int:
-        """Prompts that run or wait at most."""
+        """The largest number of prompts that may run or wait."""
         return self.engine.max_batch_size + self.max_waiting
 
     def submit(
@@ -92,11 +92,11 @@ class EngineHost:
         seconds: float | None = None,
         is_counted: bool = True,
     ) -> Job:
-        """Let a prompt (a text or token ids) join. Its events go to `on_event`; or `on_failure` is called once, and no more.
+        """Submit a prompt (a text or token ids). Its events go to `on_event`; if it fails, `on_failure` is called once.
 
-        seconds: a prompt that is not done by then fails with `DeadlinePassed`; `request_seconds` where that is less.
-        is_counted: False leaves it out of `counts`, but for those that run and wait. Raises `InvalidRequest`,
-        `Overloaded` when as many wait as may, `RankFailed` when a rank of the model is gone, `Cancelled` after `close`.
+        seconds: a prompt that is not done after this time, or after `request_seconds`, fails with `DeadlinePassed`.
+        is_counted: if False, it is left out of `counts`, except for `running` and `waiting`. Raises `InvalidRequest`,
+        `Overloaded` if too many prompts run and wait, `RankFailed` if a rank of the model has ended, `Cancelled` after `close`.
         """
         self._check_words(params)
         self.engine.prepare(params)
@@ -116,20 +116,20 @@ class EngineHost:
         return job
 
     def withdraw(self, job: Job) -> None:
-        """End a job; what `Job.cancel` does."""
+        """End a job; `Job.cancel` calls this."""
         with self._changed:
             self._withdrawn.append(job)
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread; what has not ended fails with `Cancelled`."""
+        """End the thread. Jobs that have not ended fail with `Cancelled`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
-        """The prompt as token ids, in the caller's thread; what cannot fit the context is not even read."""
+        """The prompt as token ids. A text that is too long for the context is refused without being encoded."""
         config = self.engine.config
         if not isinstance(prompt, str):
             return list(prompt[: config.context_length + 1])
@@ -163,13 +163,13 @@ class EngineHost:
             for job in arrived:
                 self._admit(job)
             for job in withdrawn:
-                self._end(job, Cancelled(f"its client has gone; it had made {_tokens(job.made)}"))
+                self._end(job, Cancelled(f"its client has disconnected; it had generated {_tokens(job.made)}"))
             now = time.monotonic()
             for job in [job for job in self._jobs.values() if job.deadline < now]:
                 self._end(job, self._too_late(job))
             if self._jobs:
                 self._step(now)
-            self._look()
+            self._note_state()
 
     def _admit(self, job: Job) -> None:
         try:
@@ -182,24 +182,24 @@ class EngineHost:
         self.counts.requests += job.is_counted
 
     def _end(self, job: Job, error: LabkitError) -> None:
-        """End a job before it is done; nothing happens to one that has ended."""
+        """End a job before it is done. Does nothing if it has ended already."""
         for number in [number for number, other in self._jobs.items() if other is job]:
             self.engine.cancel(number)
             self._forget(number).on_failure(error)
 
     def _too_late(self, job: Job) -> DeadlinePassed:
-        made = f"its deadline has passed; it had made {_tokens(job.made)}"
+        made = f"its deadline has passed; it had generated {_tokens(job.made)}"
         if job.seconds is not None and job.seconds <= self.request_seconds:
             return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give it more, or ask for fewer tokens")
         return DeadlinePassed(
             f"{made}; this server gives a request {self.request_seconds:g} s (request_seconds): ask for fewer tokens"
         )
 
-    def _look(self) -> None:
-        """Note how the engine stands: now and then, and before the thread sleeps."""
+    def _note_state(self) -> None:
+        """Copy the engine's state to the counts, from time to time and before the thread waits for prompts."""
         now = time.monotonic()
-        if not self._jobs or now - self._looked > LOOK_SECONDS:
-            self._looked = now
+        if not self._jobs or now - self._noted > LOOK_SECONDS:
+            self._noted = now
             stats = self.engine.stats
             self.counts.running, self.counts.waiting = stats.running, stats.waiting
             self.counts.num_slots, self.counts.free_slots = stats.num_slots, stats.free_slots
@@ -211,7 +211,7 @@ class EngineHost:
             self._lost = error
             self._fail_all(error)
             return
-        except Exception as error:  # whose fault it was is not known: nobody is left without an answer
+        except Exception as error:  # the cause is unknown, so every job gets an answer
             self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
             return
         if counted := sum(event.error is None and self._jobs[event.request].is_counted for event in events):

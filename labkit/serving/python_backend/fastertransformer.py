@@ -1,6 +1,6 @@
-"""`fastertransformer`: token ids in and out, with the tensors of NVIDIA's backend of that name.
+"""The model `fastertransformer`: token ids in and out, with the tensors of NVIDIA's backend of that name.
 
-Answers when a request is done, in whatever order: its prompts run with those of `gptj`'s clients, in the same steps.
+Its prompts share the engine's steps with those of `gptj`. Each request is answered when it is done, in any order.
 """
 
 from __future__ import annotations
@@ -13,35 +13,37 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from labkit.errors import LabkitError
-from labkit.serving.python_backend.clients_gone import Client, ClientsGone
+from labkit.serving.python_backend.client_watch import ClientWatch, WaitingClient
+from labkit.serving.python_backend.config_parameters import parameter
+from labkit.serving.python_backend.engine_notes import engine_sockets, wait_for_engine
 from labkit.serving.python_backend.engine_socket import RemoteEngine
 from labkit.serving.python_backend.fastertransformer_request import outputs_of, prompts_of, sampling_of
-from labkit.serving.python_backend.model_parameters import parameter
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
-from labkit.serving.python_backend.tensors_in import array_of, as_triton_error
+from labkit.serving.python_backend.tensor_values import array_of
+from labkit.serving.python_backend.triton_error import as_triton_error
 from labkit.serving.refusals import Refusals
 from labkit.serving.repository.tensors import FASTERTRANSFORMER_INPUTS, TensorSpec
-from labkit.serving.run_folder import run_folder, sockets, wait_for_engine
+from labkit.serving.shared_folder import shared_folder
 
 INPUT_NAMES = tuple(spec.name for spec in FASTERTRANSFORMER_INPUTS)
 
 
 class TritonPythonModel:
-    """Has no weights: it is ready when `gptj` is."""
+    """Has no weights of its own: it is ready when `gptj` is."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
         self._model = args["model_name"]
-        self._folder = folder = run_folder(os.getppid())
+        self._folder = folder = shared_folder(os.getppid())
         try:
             wait_for_engine(folder)
         except LabkitError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._end_token = int(parameter(args, "end_token_id", "0"))
-        self._engine = RemoteEngine(lambda: sockets(folder))
+        self._engine = RemoteEngine(lambda: engine_sockets(folder))
         self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
-        self._clients = ClientsGone()
+        self._clients = ClientWatch()
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded."""
@@ -50,10 +52,10 @@ class TritonPythonModel:
         self._engine.close()
 
     def execute(self, requests: list[Any]) -> None:
-        """Begin each; the response comes from another thread."""
+        """Begin each request; the responses are sent from another thread."""
         for request in requests:
             sender = request.get_response_sender()
-            answer = Answer(sender, self._clients.of(sender), self._refusals)
+            answer = Answer(sender, self._clients.client_of(sender), self._refusals)
             try:
                 parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
                 answer.is_counted = not parameters.probe
@@ -84,7 +86,7 @@ class TritonPythonModel:
 
 
 def _array_of(request: Any, spec: TensorSpec) -> Any:
-    """As `array_of`. The prompts may have no token, all of them: they begin with `start_id`."""
+    """An input as `array_of` returns it. All prompts may be without tokens: they begin with `start_id` then."""
     tensor = pb_utils.get_input_tensor_by_name(request, spec.name) if spec.name == "input_ids" else None
     if tensor is not None and len(tensor.shape()) > 0 and tensor.shape()[0] and not tensor.shape()[-1]:
         return np.zeros(tensor.shape(), np.uint32)
@@ -92,23 +94,23 @@ def _array_of(request: Any, spec: TensorSpec) -> Any:
 
 
 class Answer:
-    """One request's way back."""
+    """Sends the one response of a request."""
 
-    def __init__(self, sender: Any, client: Client, refusals: Refusals) -> None:
+    def __init__(self, sender: Any, client: WaitingClient, refusals: Refusals) -> None:
         self.client = client
         self.is_counted = True
         self._sender, self._refusals = sender, refusals
 
     def fail(self, error: Exception) -> None:
-        """The one response is an error."""
+        """Send an error as the response."""
         if self.is_counted:
             self._refusals.count(error)
         self.send(pb_utils.InferenceResponse(error=as_triton_error(error)))
 
     def send(self, response: Any) -> None:
-        """The one response."""
+        """Send the response."""
         self.client.end()
         try:
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as error:  # the thread goes on: the next ones are other clients'
+        except Exception as error:  # the thread goes on: other requests need it
             print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""FasterTransformer's tensors for GPT-J as prompts and sampling parameters, and completions as its output tensors."""
+"""Converts FasterTransformer's input tensors to prompts and sampling parameters, and completions to its output tensors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from labkit.serving.python_backend.word_lists import from_word_lists
 from labkit.serving.repository.tensors import SAMPLING_INPUTS
 
 Arrays = Mapping[str, NDArray[Any]]
-"""A request's inputs by name, each with the batch in front; those that are left out are not in it."""
+"""The inputs that a request gives, by name. The first dimension of each is the batch."""
 
 
 def prompts_of(arrays: Arrays) -> list[list[int]]:
-    """The prompt of each row as token ids, without its padding. Raises `InvalidRequest`."""
+    """The prompt of each row as token ids, without padding. Raises `InvalidRequest`."""
     ids, lengths = arrays["input_ids"], arrays["input_lengths"].reshape(-1)
     if ids.ndim != 2 or len(lengths) != len(ids):
         raise InvalidRequest(
-            f"input_ids has shape {list(ids.shape)} and input_lengths {len(lengths)} values; [batch, tokens] and a length "
-            "a row are accepted"
+            f"input_ids has shape {list(ids.shape)} and input_lengths {len(lengths)} values; [batch, tokens] and one length "
+            "per row are accepted"
         )
     if lengths.max() > ids.shape[1]:
         raise InvalidRequest(f"input_lengths holds {lengths.max()}, but input_ids has {ids.shape[1]} columns")
@@ -31,10 +31,10 @@ def prompts_of(arrays: Arrays) -> list[list[int]]:
 
 
 def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
-    """The arguments of `SamplingParams` for each row, by FasterTransformer's defaults and rules. Raises `InvalidRequest`.
+    """The arguments of `SamplingParams` for each row, with FasterTransformer's defaults and rules. Raises `InvalidRequest`.
 
-    Neither top-k nor top-p (or both 0) is greedy, and so is a top-k of 1; a temperature of 1, a seed of 0 and a length
-    penalty of 0 where they are left out. With beams top-k and top-p say nothing, as there.
+    Decoding is greedy if top-k and top-p are both missing or 0, or if top-k is 1. The default temperature is 1, and the default
+    seed and length penalty are 0. Beam search ignores top-k and top-p.
     """
     rows = len(arrays["input_ids"])
     asked = arrays["request_output_len"]
@@ -42,7 +42,9 @@ def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
         raise InvalidRequest(f"request_output_len has shape {list(asked.shape)} for {rows} prompts; [batch, 1] is accepted")
     columns = {spec.name: _column(arrays, spec.name, rows) for spec in SAMPLING_INPUTS if spec.name in arrays}
     if len(widths := set(columns.get("beam_width", ()))) > 1:
-        raise InvalidRequest(f"beam_width holds {sorted(widths)}; one for all prompts of a request is accepted: ask apart")
+        raise InvalidRequest(
+            f"beam_width holds {sorted(widths)}; one width for all prompts is accepted: send separate requests"
+        )
     return [
         _row({name: values[row] for name, values in columns.items()}, int(asked[row, 0])) | _words(arrays, row)
         for row in range(rows)
@@ -52,12 +54,12 @@ def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
 def _column(arrays: Arrays, name: str, rows: int) -> list[Any]:
     values: list[Any] = arrays[name].reshape(-1).tolist()
     if len(values) not in (1, rows):
-        raise InvalidRequest(f"{name} has {len(values)} values for {rows} prompts; one, or one a prompt, is accepted")
+        raise InvalidRequest(f"{name} has {len(values)} values for {rows} prompts; one, or one per prompt, is accepted")
     return values * rows if len(values) == 1 else values
 
 
 def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
-    """One prompt's: FasterTransformer's names and defaults to ours."""
+    """The arguments for one prompt, from FasterTransformer's names and defaults."""
     if given.pop("prompt_learning_task_name_ids", 0):
         raise InvalidRequest("prompt_learning_task_name_ids names a task, and this server has none; give 0 or leave it out")
     params: dict[str, Any] = {"max_new_tokens": new_tokens, "seed": given.get("random_seed", 0)}
@@ -94,7 +96,7 @@ def _row(given: dict[str, Any], new_tokens: int) -> dict[str, Any]:
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
-    """Raise `InvalidRequest` for a number that can mean nothing, even where beams or greedy search do not look at it."""
+    """Raise `InvalidRequest` for a meaningless number, even if beam search or greedy decoding would ignore it."""
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidRequest(f"{name} is {value}; a finite number is accepted")
@@ -110,7 +112,9 @@ def _words(arrays: Arrays, row: int) -> dict[str, Any]:
         if theirs in arrays:
             lists = arrays[theirs]
             if lists.ndim == 3 and len(lists) != len(arrays["input_ids"]):
-                raise InvalidRequest(f"{theirs} has {len(lists)} rows for {len(arrays['input_ids'])} prompts; one a prompt")
+                raise InvalidRequest(
+                    f"{theirs} has {len(lists)} rows for {len(arrays['input_ids'])} prompts; one per prompt is accepted"
+                )
             found[ours] = from_word_lists(lists[row] if lists.ndim == 3 else lists, theirs)
     return found
 
@@ -118,9 +122,9 @@ def _words(arrays: Arrays, row: int) -> dict[str, Any]:
 def outputs_of(
     prompts: Sequence[Sequence[int]], completions: Sequence[Mapping[str, Any]], end_token: int
 ) -> dict[str, NDArray[Any]]:
-    """The output tensors of a request: `completions` as `RemoteEngine` gives them, as many a prompt for all prompts.
+    """The output tensors of a request. completions: from `RemoteEngine`, equally many for each prompt.
 
-    What ended a text (its end token, a stop word) is in `output_ids`, but not counted in `sequence_length`.
+    The end token or stop word that ended a text is part of `output_ids`, but `sequence_length` does not count it.
     """
     rows, beams = len(prompts), len(completions) // len(prompts)
     made = [completion["token_ids"] for completion in completions]

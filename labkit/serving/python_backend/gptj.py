@@ -1,6 +1,6 @@
-"""`gptj`: owns the engine. Text or token ids in; text out, a response a token or one for all.
+"""The model `gptj`, which owns the engine: text or token ids in, text out, in one response or in one response per token.
 
-Requests of any length and parameters join and leave between steps; so do those of `fastertransformer`, over a socket.
+Requests with any parameters join and leave between the engine's steps. Those of `fastertransformer` come over a socket.
 """
 
 from __future__ import annotations
@@ -19,60 +19,62 @@ from labkit.engine import SamplingParams
 from labkit.engine.outputs import TokenEvent
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.serving.malloc import keep_blocks
-from labkit.serving.python_backend.clients_gone import Client, ClientsGone
-from labkit.serving.python_backend.engine_parameters import load_engine
+from labkit.serving.python_backend.client_watch import ClientWatch, WaitingClient
+from labkit.serving.python_backend.config_parameters import parameter
+from labkit.serving.python_backend.engine_from_parameters import engine_from_parameters
+from labkit.serving.python_backend.engine_metrics import EngineMetrics
+from labkit.serving.python_backend.engine_notes import EngineNote
 from labkit.serving.python_backend.engine_socket import EngineSocket
-from labkit.serving.python_backend.engine_thread import EngineHost, Job
-from labkit.serving.python_backend.metrics import EngineMetrics
-from labkit.serving.python_backend.model_parameters import parameter
+from labkit.serving.python_backend.engine_thread import EngineThread, Job
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import RequestParameters, parameters_of
-from labkit.serving.python_backend.tensors_in import array_of, as_triton_error, strings, text_of
+from labkit.serving.python_backend.tensor_values import array_of, string_array, text_of
+from labkit.serving.python_backend.triton_error import as_triton_error
 from labkit.serving.refusals import Refusals
 from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
-from labkit.serving.run_folder import EngineNote, run_folder
+from labkit.serving.shared_folder import shared_folder
 
 INPUT_NAMES = tuple(spec.name for spec in GPTJ_INPUTS)
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter while another waits for it: the engine must not wait for those that send."""
+"""How long a Python thread may run while another waits for the GIL. It is short, so that the engine rarely waits."""
 
 
 class TritonPythonModel:
-    """The engine, a thread that runs its steps, and one that sends what they make."""
+    """Has the engine, a thread that runs its steps, and a thread that sends the responses."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called by Triton before the first request; weights that are missing or do not fit keep the model from being ready."""
+        """Called by Triton before the first request. If weights are missing or do not fit, the model does not become ready."""
         sys.setswitchinterval(SWITCH_SECONDS)
         keep_blocks()
-        self._model, self._folder = args["model_name"], run_folder(os.getppid())
+        self._model, self._folder = args["model_name"], shared_folder(os.getppid())
         note = EngineNote(self._folder, args["model_instance_name"])
         note.say_loading()
         try:
-            self._engine = load_engine(lambda name, default: parameter(args, name, default))
-            self._host = EngineHost(
+            self._engine = engine_from_parameters(lambda name, default: parameter(args, name, default))
+            self._engine_thread = EngineThread(
                 self._engine,
                 max_waiting=int(parameter(args, "max_queue", "256")),
                 request_seconds=float(parameter(args, "request_seconds", "600")),
             )
-            self._socket = EngineSocket(self._host, note.socket)
+            self._socket = EngineSocket(self._engine_thread, note.socket)
         except Exception as error:
             words = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
             note.say_failed(words)
             raise pb_utils.TritonModelException(words) from None
         gc.collect()
-        gc.freeze()  # all that is loaded stays, and need not be looked through again for garbage
+        gc.freeze()  # everything loaded so far stays: the garbage collector need not check it again
         note.say_ready()
-        self._metrics = EngineMetrics(self._host.counts, args["model_instance_name"])
+        self._metrics = EngineMetrics(self._engine_thread.counts, args["model_instance_name"])
         self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
         self._outbox = Outbox()
-        self._clients = ClientsGone()
+        self._clients = ClientWatch()
 
     def execute(self, requests: list[Any]) -> None:
-        """Begin each; the responses come from another thread."""
+        """Begin each request; the responses are sent from another thread."""
         for request in requests:
             sender = request.get_response_sender()
-            answer = Answer(sender, self._outbox, self._clients.of(sender), self._refusals)
+            answer = Answer(sender, self._outbox, self._clients.client_of(sender), self._refusals)
             try:
                 parameters = parameters_of(request, self._model, INPUT_NAMES, self._folder)
                 answer.is_counted = not parameters.probe
@@ -87,7 +89,7 @@ class TritonPythonModel:
         prompt = prompt_of(given)
         answer.streams = bool(given.pop("stream", False))
         params = SamplingParams(**given)
-        job = self._host.submit(
+        job = self._engine_thread.submit(
             prompt,
             params,
             on_event=answer.take,
@@ -98,18 +100,18 @@ class TritonPythonModel:
         answer.client.watch(job.cancel)
 
     def finalize(self) -> None:
-        """Called by Triton when the model is unloaded. No thread is left behind: one would keep the process from ending."""
+        """Called by Triton when the model is unloaded. Ends all threads, because a running one would keep the process alive."""
         self._metrics.close()
         self._refusals.close()
         self._clients.close()
         self._socket.close()
-        self._host.close()
+        self._engine_thread.close()
         self._outbox.close()
         self._engine.close()
 
 
 def values_of(request: Any) -> dict[str, Any]:
-    """A request's inputs by name, as Python's values; those that are left out are missing. Raises `InvalidRequest`."""
+    """The inputs that a request gives, by name, as Python values. Raises `InvalidRequest`."""
     found: dict[str, Any] = {}
     for spec in GPTJ_INPUTS:
         array = array_of(request, spec.name, optional=True)
@@ -122,7 +124,7 @@ def values_of(request: Any) -> dict[str, Any]:
             raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted: a request is one prompt")
         found[spec.name] = values[0] if spec.dims == (1,) else values
     asked = request.requested_output_names()
-    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # by name, not because all are sent where none is named
+    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # asked for by name; without names Triton asks for all
         found.setdefault("logprobs", True)
     if "logprobs" in found:
         found["logprobs"] = 0 if found["logprobs"] else None
@@ -130,7 +132,7 @@ def values_of(request: Any) -> dict[str, Any]:
 
 
 def prompt_of(given: dict[str, Any]) -> str | list[int]:
-    """Takes the prompt out of a request's values. Raises `InvalidRequest` unless there is exactly one."""
+    """Remove the prompt from a request's values and return it. Raises `InvalidRequest` unless there is exactly one."""
     text, ids = given.pop("text_input", None), given.pop("input_ids", None)
     if (text is None) == (ids is None):
         both = "both" if text is not None else "neither"
@@ -140,9 +142,9 @@ def prompt_of(given: dict[str, Any]) -> str | list[int]:
 
 
 class Answer:
-    """One request's way back: its events become responses, the last of them marked as such, by whatever way it ends."""
+    """Turns the events of one request into responses. However the request ends, its last response is marked as final."""
 
-    def __init__(self, sender: Any, outbox: Outbox, client: Client, refusals: Refusals) -> None:
+    def __init__(self, sender: Any, outbox: Outbox, client: WaitingClient, refusals: Refusals) -> None:
         self.streams = False
         self.is_counted = True
         self.client = client
@@ -153,11 +155,11 @@ class Answer:
         self._made = 0
 
     def take(self, job: Job, event: TokenEvent) -> None:
-        """A token, in the engine's thread."""
+        """Take an event of the engine; called in the engine's thread."""
         self._outbox.put(self._respond, (job, event))
 
     def fail(self, error: LabkitError) -> None:
-        """No more will come but this."""
+        """End the request with an error."""
         if self.is_counted:
             self._refusals.count(error)
         self._outbox.put(self._refuse, error)
@@ -166,7 +168,7 @@ class Answer:
         self._send_last(pb_utils.InferenceResponse(error=as_triton_error(error)))
 
     def _respond(self, made: tuple[Job, TokenEvent]) -> None:
-        """In the thread that sends."""
+        """Make and send a response for an event; called in the outbox's thread."""
         job, event = made
         self._text.append(event.text)
         if event.token_id >= 0:
@@ -178,7 +180,7 @@ class Answer:
         if not (last or self.streams):
             return
         outputs = [
-            pb_utils.Tensor("text_output", strings(["".join(self._text)])),
+            pb_utils.Tensor("text_output", string_array(["".join(self._text)])),
             pb_utils.Tensor("token_ids", np.array(self._tokens, np.int32)),
         ]
         if self._logprobs:
@@ -189,8 +191,8 @@ class Answer:
             return
         reason = "" if event.stop_reason is None else str(event.stop_reason)
         outputs += [
-            pb_utils.Tensor("finish_reason", strings([event.finish_reason or ""])),
-            pb_utils.Tensor("stop_reason", strings([reason])),
+            pb_utils.Tensor("finish_reason", string_array([event.finish_reason or ""])),
+            pb_utils.Tensor("stop_reason", string_array([reason])),
             pb_utils.Tensor("prompt_tokens", np.array([len(job.token_ids)], np.int32)),
             pb_utils.Tensor("completion_tokens", np.array([self._made], np.int32)),
             pb_utils.Tensor("queue_seconds", np.array([job.queue_seconds], np.float32)),
@@ -203,7 +205,7 @@ class Answer:
 
 
 class Outbox:
-    """A thread that sends, so that the engine goes on meanwhile."""
+    """A thread that sends the responses, so that the engine does not wait for them."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -211,11 +213,11 @@ class Outbox:
         self._thread.start()
 
     def put(self, send: Any, what: Any) -> None:
-        """Let `send(what)` be called, behind all that was put before."""
+        """Call `send(what)` in the thread, after everything that was put before."""
         self._queue.put((send, what))
 
     def close(self) -> None:
-        """Send what is left, and end."""
+        """Send what is left, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 
@@ -224,5 +226,5 @@ class Outbox:
             send, what = item
             try:
                 send(what)
-            except Exception as error:  # the next ones are other clients'
+            except Exception as error:  # the thread goes on: other requests need it
                 print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`postprocessing`: token ids to text, as many tokens as `SEQUENCE_LENGTH` says: padding after the end is no text."""
+"""The model `postprocessing`: decodes token ids to text, without the padding after `SEQUENCE_LENGTH` tokens."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
-from labkit.serving.python_backend.answers import Answers
-from labkit.serving.python_backend.tensors_in import array_of, strings
+from labkit.serving.python_backend.immediate_answers import ImmediateAnswers
+from labkit.serving.python_backend.tensor_values import array_of, string_array
 from labkit.serving.repository.tensors import POSTPROCESSING_INPUTS
 from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Reads the `tokenizer.json` beside `model.py`, once."""
+    """Decodes with the `tokenizer.json` beside `model.py`, which is read once."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
         self._tokenizer = Tokenizer(Path(args["model_repository"]) / args["model_version"] / "tokenizer.json")
-        self._answers = Answers(args, POSTPROCESSING_INPUTS, self._outputs)
+        self._answers = ImmediateAnswers(args, POSTPROCESSING_INPUTS, self._outputs)
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded."""
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request; one that is refused does not touch the others."""
+        """One response per request. A refused request does not affect the others."""
         return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:
         return [pb_utils.Tensor("OUTPUT", self._texts(request))]
 
     def _texts(self, request: Any) -> NDArray[Any]:
-        """`[batch, beam]` of UTF-8."""
+        """The texts, `[batch, beam]`, in UTF-8."""
         tokens, lengths = array_of(request, "TOKENS_BATCH"), array_of(request, "SEQUENCE_LENGTH", optional=True)
         assert tokens is not None
         if tokens.ndim != 3:
@@ -49,4 +49,4 @@ class TritonPythonModel:
                 f"{list(tokens.shape)}; [batch, beam] of at most {tokens.shape[2]} is accepted"
             )
         rows = zip(tokens.reshape(-1, tokens.shape[2]).tolist(), lengths.reshape(-1).tolist(), strict=True)
-        return strings([self._tokenizer.decode(ids[:length]) for ids, length in rows]).reshape(tokens.shape[:2])
+        return string_array([self._tokenizer.decode(ids[:length]) for ids, length in rows]).reshape(tokens.shape[:2])

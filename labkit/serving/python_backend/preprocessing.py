@@ -1,4 +1,4 @@
-"""`preprocessing`: texts to padded token ids, word lists to FasterTransformer's form."""
+"""The model `preprocessing`: encodes texts to padded token ids, and word lists to FasterTransformer's form."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
-from labkit.serving.python_backend.answers import Answers
-from labkit.serving.python_backend.model_parameters import parameter
-from labkit.serving.python_backend.tensors_in import array_of, text_of
+from labkit.serving.python_backend.config_parameters import parameter
+from labkit.serving.python_backend.immediate_answers import ImmediateAnswers
+from labkit.serving.python_backend.tensor_values import array_of, text_of
 from labkit.serving.python_backend.word_lists import to_word_lists, word_forms, words_of_csv
 from labkit.serving.repository.tensors import ENSEMBLE_INPUTS, PREPROCESSING_INPUTS
 from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Reads the `tokenizer.json` beside `model.py`, once."""
+    """Encodes with the `tokenizer.json` beside `model.py`, which is read once."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -27,15 +27,15 @@ class TritonPythonModel:
         self._tokenizer = Tokenizer(folder / "tokenizer.json")
         self._pad = int(parameter(args, "end_token_id", "0"))
         self._most_bytes = int(parameter(args, "most_prompt_bytes", str(2**20)))
-        # An ensemble hands on all its parameters, and this step sees them first: its names are among those that may be meant.
-        self._answers = Answers(args, (*ENSEMBLE_INPUTS, *PREPROCESSING_INPUTS), self._outputs)
+        # An ensemble passes its parameters to this step first, so the ensemble's input names are suggested too.
+        self._answers = ImmediateAnswers(args, (*ENSEMBLE_INPUTS, *PREPROCESSING_INPUTS), self._outputs)
 
     def finalize(self) -> None:
         """Called by Triton when the model is unloaded."""
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request; one that is refused does not touch the others."""
+        """One response per request. A refused request does not affect the others."""
         return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:
@@ -43,7 +43,7 @@ class TritonPythonModel:
         assert query is not None
         assert lengths is not None
         if query.ndim != 2 or query.shape[1] != 1:
-            raise InvalidRequest(f"QUERY has shape {list(query.shape)}; [batch, 1] is accepted: a prompt a row")
+            raise InvalidRequest(f"QUERY has shape {list(query.shape)}; [batch, 1] is accepted: one prompt per row")
         rows = [self._encode(row[0]) for row in query]
         ids = np.full((len(rows), max(1, *map(len, rows))), self._pad, np.uint32)
         for row, tokens in zip(ids, rows, strict=True):
@@ -63,7 +63,7 @@ class TritonPythonModel:
         return self._tokenizer.encode(text_of(text, "a prompt"))
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
-        """`[batch, 2, n]`: the tokens of each form of each word."""
+        """The tokens of every form of every word, `[batch, 2, n]`."""
         lines = array_of(request, name, optional=True)
         if lines is None:
             return np.stack([to_word_lists([])] * batch)

@@ -1,6 +1,6 @@
-"""`labkit_refused_total`: the requests of one model that ended with an error, on Triton's metrics endpoint.
+"""Publishes `labkit_refused_total` on Triton's metrics endpoint: the requests of one model that ended with an error.
 
-Triton itself counts a request as a success when the model's code has taken it in, whatever the answer is.
+Triton itself counts a request as a success once the model's code has accepted it, whatever the answer is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PUBLISH_SECONDS = 0.5
 
 
 class RefusalMetrics(Refusals):
-    """Counts refusals, and publishes them from a thread of its own: each call to a metric asks the server's process."""
+    """Counts refusals, and publishes the counts from its own thread, because each call to a metric waits for the server."""
 
     def __init__(self, model: str, instance: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class RefusalMetrics(Refusals):
         self._thread.start()
 
     def close(self) -> None:
-        """Publish no more."""
+        """Stop publishing."""
         self._ended.set()
         self._thread.join()
 

@@ -1,7 +1,7 @@
-"""What a request says beside its tensors: its time limit, and whether it is a probe. Every other name is refused.
+"""Reads the parameters of a request: its time limit, and whether it is a probe. Every other parameter is refused.
 
-Triton makes a parameter of each name in the body of `/generate` that is no input of the model, and hands on those of `/infer`
-and of gRPC. Nobody would learn of a misspelt name if the models did not look at them.
+Triton turns each name in the body of `/generate` that is not an input of the model into a parameter, and passes on the
+parameters of `/infer` and gRPC. If models did not check them, clients would not learn of misspelt names.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import PARAMETERS
+from labkit.serving.nearest_name import nearest
 from labkit.serving.probe_mark import PARAMETER, is_mark
-from labkit.serving.repository.checker.fault import nearest
 
 _SAME = (
     ("text_input", "INPUT_0", "QUERY", "prompt", "inputs", "input", "query", "text"),
@@ -24,36 +24,36 @@ _SAME = (
     ("beam_search_diversity_rate", "diversity_rate"),
     ("beam_width", "num_beams", "n", "best_of", "num_samples", "num_return_sequences"),
 )
-"""Names of the same thing in labkit's models and in other systems."""
+"""Names of the same input in labkit's models and in other systems."""
 
 
 @dataclass(frozen=True)
 class RequestParameters:
-    """seconds: that the client gives the request, None where it does not say. probe: whether it is one of the watchdog's."""
+    """seconds: the time limit that the client gives, or None. probe: whether the request is a probe of the watchdog."""
 
     seconds: float | None
     probe: bool
 
 
 def parameters_of(request: Any, model: str, inputs: Iterable[str], folder: Path) -> RequestParameters:
-    """A request's parameters; `inputs` are the model's, `folder` is its server's run folder.
+    """A request's parameters. inputs: names of the model's inputs. folder: the server's shared folder.
 
-    `timeout` is in microseconds, 0 for none, as Triton has it. Raises `InvalidRequest` for a name that is not known, with the
-    one that was probably meant, and for a timeout that is none.
+    The parameter `timeout` is in microseconds, and 0 means none, as in Triton. Raises `InvalidRequest` for an unknown name,
+    with the name that was probably meant, and for an invalid timeout.
     """
     given = json.loads(request.parameters() or "{}")
-    given.pop("id", None)  # the request's own, which `/generate` hands on as well
+    given.pop("id", None)  # the request's id, which `/generate` passes on too
     timeout = _microseconds(_signed(request.timeout()) or given.pop("timeout", 0))
     probe = is_mark(given.get(PARAMETER), folder)
     if probe:
         del given[PARAMETER]
     for name in given:
-        raise InvalidRequest(f"{name} is no parameter of {model}; {_instead(name, tuple(inputs))}")
+        raise InvalidRequest(f"{name} is not a parameter of {model}; {_instead(name, tuple(inputs))}")
     return RequestParameters(timeout / 1e6 if timeout else None, probe)
 
 
 def _signed(timeout: int) -> int:
-    """A gRPC client's timeout as it was written: Triton reads one below 0 as an enormous one."""
+    """Restore a negative timeout of a gRPC client, which Triton reads as an enormous number."""
     return timeout - 2**64 if timeout >= 2**63 else timeout
 
 
@@ -66,7 +66,7 @@ def _microseconds(value: Any) -> int:
 
 
 def _instead(name: str, inputs: tuple[str, ...]) -> str:
-    """What to do about a name that is no parameter."""
+    """Advice about a name that is not a parameter."""
     if name in inputs:
         return "it is an input: give it as a tensor among the inputs"
     same = next((names for names in _SAME if name in names), ())

@@ -1,7 +1,7 @@
-"""Bad and stop words in the form that FasterTransformer passes them in: `[2, n]` int32.
+"""Bad and stop words in FasterTransformer's form: an int32 array `[2, n]`.
 
-Row 0 holds the token ids of all words one behind another, row 1 where each word ends (the number of tokens up to and with
-it), both padded, with 0 and with -1. Multi-token words and any number of words have room.
+Row 0 holds the token ids of all words, one word after another, padded with 0. Row 1 holds where each word ends, as the number
+of tokens up to its end, padded with -1. A word may have several tokens.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from labkit.errors import InvalidRequest
 
 MOST_WORDS = 1024
-"""Of one list, and 16 times as many tokens: more would slow down everybody's steps."""
+"""Most words in one list; all words together may have 16 times as many tokens. More would slow down every step."""
 
 
 def words_of_csv(line: str, name: str) -> list[str]:
-    """The words of one line of CSV, `"a, b",c` being two; empty ones are left out. Raises `InvalidRequest`."""
+    """The words in one line of CSV, without empty ones. The line `"a, b",c` has two words. Raises `InvalidRequest`."""
     if len(line) > 64 * MOST_WORDS:
         raise InvalidRequest(f"{name} has {len(line)} characters; at most {64 * MOST_WORDS} are accepted")
     try:
@@ -32,12 +32,12 @@ def words_of_csv(line: str, name: str) -> list[str]:
 
 
 def word_forms(words: Iterable[str]) -> list[str]:
-    """Each word as it stands and, unless it begins with white space, after a space: these are different tokens."""
+    """Each word unchanged and, unless it begins with white space, also with a leading space: these are different tokens."""
     return list(dict.fromkeys(form for word in words for form in ((word,) if word[:1].isspace() else (word, " " + word))))
 
 
 def to_word_lists(words: Sequence[Sequence[int]], width: int | None = None) -> NDArray[np.int32]:
-    """`[2, width]` of words as token ids; as wide as they need if `width` is left out, and at least 1."""
+    """Words, given as token ids, in the form `[2, width]`. width: if left out, as small as possible, but at least 1."""
     tokens = [token for word in words for token in word]
     ends = np.cumsum([len(word) for word in words], dtype=np.int32)
     lists = np.empty((2, max(1, len(tokens)) if width is None else width), np.int32)
@@ -48,7 +48,7 @@ def to_word_lists(words: Sequence[Sequence[int]], width: int | None = None) -> N
 
 
 def from_word_lists(lists: NDArray[Any], name: str) -> list[tuple[int, ...]]:
-    """The words of `[2, n]` as token ids. Raises `InvalidRequest` for what is no such list."""
+    """The words of a list `[2, n]` as token ids. Raises `InvalidRequest` if the array does not have that form."""
     if lists.ndim != 2 or lists.shape[0] != 2:
         raise InvalidRequest(f"{name} has shape {list(lists.shape)}; [2, n] is accepted: token ids, and where each word ends")
     ends = [int(end) for end in lists[1] if end != -1]
@@ -61,7 +61,7 @@ def from_word_lists(lists: NDArray[Any], name: str) -> list[tuple[int, ...]]:
         if not begin < end <= lists.shape[1]:
             raise InvalidRequest(
                 f"{name} has ends {ends[:8]} for {lists.shape[1]} token ids; each is the number of tokens up to the end of a "
-                "word, so they rise, and -1 stands behind the last"
+                "word, so they rise, and -1 follows the last"
             )
         words.append(tuple(int(token) for token in lists[0, begin:end]))
         begin = end

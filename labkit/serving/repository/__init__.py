@@ -1,1 +1,1 @@
-"""The model repository: its tensors and configurations, how it is written, and how any repository is checked."""
+"""The model repository: its tensors and configurations, the writer, and the checker for any repository."""

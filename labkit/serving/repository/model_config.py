@@ -1,7 +1,7 @@
-"""The `config.pbtxt` of a served model: its description, and the text that Triton Inference Server reads.
+"""Describes a served model, and writes the description as the `config.pbtxt` that Triton Inference Server reads.
 
-The format is protobuf's text format of `inference.ModelConfig`, in `model_config.proto` of NVIDIA's
-triton-inference-server/common.
+A `config.pbtxt` is the message `inference.ModelConfig` in protobuf's text format. The message is defined in
+`model_config.proto` of NVIDIA's triton-inference-server/common.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from labkit.serving.repository.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class Instances:
-    """How many copies of a model the server starts, and where: `KIND_CPU`, `KIND_GPU`, `KIND_MODEL` or `KIND_AUTO`.
+    """How many copies of a model the server starts.
 
-    labkit's models are all `KIND_CPU`, those that compute on GPUs too: they choose their devices themselves, and
-    `KIND_GPU` would make the server start a copy of the whole model for each GPU.
+    kind: where the copies run: `KIND_CPU`, `KIND_GPU`, `KIND_MODEL` or `KIND_AUTO`. All of labkit's models use `KIND_CPU`,
+    even those that compute on GPUs, because they choose their devices themselves. With `KIND_GPU` the server would start
+    one copy of the whole model per GPU.
     """
 
     count: int = 1
@@ -27,7 +28,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Batching:
-    """How the server joins requests: the batch sizes it would rather send, and how long a request may wait for others."""
+    """How the server joins requests to batches: the sizes that it prefers, and how long a request may wait for others."""
 
     preferred_sizes: tuple[int, ...] = ()
     max_queue_delay_microseconds: int = 0
@@ -35,7 +36,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of an ensemble: the model, and which tensor of the ensemble each of its inputs and outputs is."""
+    """A step of an ensemble: its model, and for each input and output of the model the name of the ensemble's tensor."""
 
     model_name: str
     input_map: Mapping[str, str]
@@ -44,11 +45,11 @@ class Step:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that the `config.pbtxt` of a model says.
+    """The content of a model's `config.pbtxt`.
 
-    platform: `backend` or `platform` is given, not both; ensembles have the platform "ensemble".
-    max_batch_size: 0 means that the model knows no batch and `dims` are whole shapes; above it, `dims` lack the batch.
-    decoupled: whether the model may answer a request with more than one response, which streaming needs.
+    meaning: one sentence about the model, written as a comment. backend, platform: exactly one of them is given; the platform
+    of an ensemble is "ensemble". max_batch_size: 0 if the model has no batch dimension; otherwise the `dims` of tensors do
+    not include the batch. decoupled: whether the model may send several responses for one request, as streaming does.
     """
 
     name: str
@@ -65,15 +66,15 @@ class ModelConfig:
     batching: Batching | None = None
 
     def reshapes(self, spec: TensorSpec) -> bool:
-        """Whether the model takes a scalar where clients give dims `[1]`.
+        """Whether the server reshapes a tensor from dims `[1]` to a scalar for the model.
 
-        An ensemble hands on what it is given and its steps reshape; the server refuses one that does it first.
+        An ensemble passes tensors on, and its steps reshape them. The server refuses an ensemble that reshapes too.
         """
         return spec.scalar and self.platform != "ensemble"
 
 
 def config_text(config: ModelConfig) -> str:
-    """The text of the model's `config.pbtxt`, with what each tensor means as a comment."""
+    """The text of the model's `config.pbtxt`, with the meaning of each tensor as a comment."""
     parts = [
         f"# {config.meaning}",
         f"name: {quoted(config.name)}",
@@ -92,7 +93,7 @@ def config_text(config: ModelConfig) -> str:
 
 
 def quoted(text: str) -> str:
-    """The text as a string of the format: in double quotes, with what must not stand there escaped."""
+    """A string literal of the format: the text in double quotes, with special characters escaped."""
     escaped = {"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
     return '"' + "".join(escaped.get(letter, letter) for letter in text) + '"'
 

@@ -1,4 +1,4 @@
-"""The served models: FasterTransformer's four, with its names, and `gptj`, which streams."""
+"""The configurations of the served models: four with FasterTransformer's names, and `gptj`, which can stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labkit.serving.repository.tensors import (
 Specs = tuple[TensorSpec, ...]
 
 MAX_BATCH_SIZE = 1024
-"""Prompts in a request to one of FasterTransformer's four models at most, as in its own configurations."""
+"""Most prompts in a request to one of FasterTransformer's four models, as in its own configurations."""
 
 
 ENSEMBLE_STEPS = (
@@ -66,14 +66,14 @@ ENSEMBLE_STEPS = (
         output_map={"OUTPUT": "OUTPUT_0"},
     ),
 )
-"""Which tensor goes where in `ensemble`; names with an underscore in front are wires that clients do not see."""
+"""The steps of `ensemble`. Tensor names that begin with an underscore are internal: clients do not see them."""
 
 
 def served_models(parameters: Mapping[str, str]) -> dict[str, ModelConfig]:
-    """All five by name; every one that runs code of ours gets the parameters.
+    """The configurations of all five models, by name. The models with Python code get the parameters.
 
-    `ensemble` is the three stages in a row, within the server. Of `gptj` the engine batches, not the server: a request is a
-    prompt.
+    `ensemble` runs the other three of FasterTransformer's models one after another within the server. A request to `gptj` has
+    one prompt: the engine forms the batches, not the server.
     """
 
     def ours(name: str, meaning: str, inputs: Specs, outputs: Specs, *, streams: bool = False) -> ModelConfig:
@@ -89,11 +89,11 @@ def served_models(parameters: Mapping[str, str]) -> dict[str, ModelConfig]:
             parameters=parameters,
         )
 
-    tokens_to_tokens = "The tokens of prompts to those of the texts that begin with them; FasterTransformer's interface."
-    streaming = "A prompt in, its text out, streamed or at once. The engine batches; the server does not."
+    tokens_to_tokens = "Token ids of prompts in, token ids of the whole texts out; FasterTransformer's interface."
+    streaming = "A prompt in, its continuation out, streamed or at once. The engine forms batches; the server does not."
     ensemble = ModelConfig(
         name="ensemble",
-        meaning="Text in, text out: preprocessing, fastertransformer and postprocessing in a row.",
+        meaning="Text in, text out: preprocessing, fastertransformer and postprocessing, one after another.",
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
         inputs=ENSEMBLE_INPUTS,

@@ -1,4 +1,4 @@
-"""Writes the model repository: a folder a model, with its `config.pbtxt` and the code that Triton's Python backend runs."""
+"""Writes the model repository: one folder per model, with its `config.pbtxt` and the code for Triton's Python backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.serving.repository.model_config import Instances, ModelConfig, confi
 from labkit.serving.repository.served_models import served_models
 
 ENGINE = "gptj"
-"""The model that owns the engine; the others need it."""
+"""The model that owns the engine. `fastertransformer` and `ensemble` need it."""
 
 MODEL_CODE = """import os
 import sys
@@ -30,11 +30,11 @@ WITH_TOKENIZER = ("preprocessing", "postprocessing")
 class ServeSettings:
     """What is served, and how.
 
-    model, precision, device, seed: as `labkit.load` takes them. tensor_parallel, pipeline_parallel: ranks that an engine
-    lies on. instances: engines, each with weights and a cache of its own. max_batch: sequences that an engine runs at a
-    time; max_queue: prompts that wait beside them. cache_bytes: of each engine's KV cache; what memory allows if left out.
-    request_seconds: that a request may take, from its coming to its end, whatever timeout it asks for itself.
-    threads: of an engine on the CPU and not on ranks; left out, as many as `compute_threads` finds.
+    model, precision, device, seed: as in `labkit.load`. tensor_parallel, pipeline_parallel: how an engine is split into ranks.
+    instances: the number of engines, each with its own weights and cache. max_batch: most sequences that an engine runs at a
+    time. max_queue: most prompts that wait in addition. cache_bytes: the size of each engine's KV cache; as large as memory
+    allows if left out. request_seconds: the longest time from a request's arrival to its end, even if the request asks for
+    more. threads: threads of an engine on the CPU without ranks; if left out, `compute_threads` decides.
     """
 
     model: str = "gptj-tiny"
@@ -60,17 +60,18 @@ class ServeSettings:
             raise InvalidRequest(f"max_queue is {self.max_queue}; 0 (nobody waits) or more is accepted")
 
     def parameters(self) -> dict[str, str]:
-        """The model's parameters in `config.pbtxt`: every setting that is given, as text."""
+        """The parameters for `config.pbtxt`: every setting that is given, as text."""
         given = {name: value for name, value in vars(self).items() if value is not None and name != "instances"}
         return {name: str(value) for name, value in given.items()}
 
 
 def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
-    """Write the models to `folder`, which is made, and empty it if it is a repository of labkit's; their names.
+    """Write the model repository to `folder`; returns the names of the models.
 
-    Weights stay where they are; the tokenizer is copied in. A model on the hub is downloaded first. Without a tokenizer
-    (synthetic weights) only `gptj` and `fastertransformer` are written, which take token ids. Raises `InvalidRequest` for
-    a folder that holds something else, and what `open_checkpoint` raises.
+    The folder is created if it is missing, and emptied if labkit wrote a repository there before. Weights stay where they are;
+    the tokenizer is copied. A model on the hub is downloaded first. Without a tokenizer (synthetic weights) only `gptj` and
+    `fastertransformer` are written, which accept token ids. Raises `InvalidRequest` for a folder with other files, and
+    whatever `open_checkpoint` raises.
     """
     _make_room(folder)
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
@@ -78,7 +79,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     given = settings.parameters()
     given["model"] = _absolute(settings.model)
     if config.end_token_ids:
-        given["end_token_id"] = str(config.end_token_ids[0])  # what outputs are padded with; each of them ends a text
+        given["end_token_id"] = str(config.end_token_ids[0])  # outputs are padded with the first; all of them end a text
     try:
         tokenizer = checkpoint.tokenizer()
     except NotAvailable:
@@ -97,7 +98,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
 
 
 def _absolute(model: str) -> str:
-    """A model as it is called from any folder: one that labkit knows by name as it is, all others by their path."""
+    """A model's name that is valid in every folder: names that labkit knows stay, all others become absolute paths."""
     return model if model in model_names() else str(Path(model).expanduser().resolve())
 
 
@@ -110,7 +111,7 @@ def _make_room(folder: Path) -> None:
             if old.is_dir():
                 shutil.rmtree(old)
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text("Written by labkit, which writes it anew.\n")
+    mark.write_text("Written by labkit, which overwrites it.\n")
 
 
 def _write_model(folder: Path, model: ModelConfig, instances: int) -> None:

@@ -1,6 +1,6 @@
 """The process of a Triton Inference Server: how it is started, watched, repaired and ended.
 
-`Server` is imported on first use: the process that guards a server imports little (`guardian`).
+`Server` is imported on first use, because the process `guardian` must start quickly and stay small.
 """
 
 from __future__ import annotations
@@ -18,4 +18,4 @@ def __getattr__(name: str) -> Any:
         from labkit.serving.server.server import Server
 
         return Server
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers Server")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has Server")

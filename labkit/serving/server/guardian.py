@@ -1,5 +1,7 @@
-"""Between a `Server` and its tritonserver: ends the server when told to, or when whoever started it is gone, however that
-went, and clears away what is left. Run as `python -m labkit.serving.server.guardian PARENT FOLDER REGIONS COMMAND...`.
+"""A process between a `Server` and its tritonserver. It ends tritonserver when told to, and when the `Server`'s process has
+ended in any way; then it deletes what tritonserver left behind.
+
+Run as `python -m labkit.serving.server.guardian PARENT FOLDER REGIONS COMMAND...`. It imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -18,38 +20,38 @@ import psutil
 
 from labkit.serving.access import SECRET_FILE, restricting_options, withdraw_secret
 from labkit.serving.server.hidden_arguments import CannotHide, start_hidden
-from labkit.serving.server.own_folder import PID, REGIONS, delete_remains
 from labkit.serving.server.private_regions import PrivateRegions
+from labkit.serving.server.server_folder import PID, REGIONS, delete_remains
 
 LOOK_SECONDS = 0.1
 STOP_SECONDS = 20.0
 CHILDREN_SECONDS = 2.0
-"""For the processes of models to end by themselves after their server, when that was asked to end."""
+"""How long the processes of models may take to end after their server was asked to end."""
 
 STACK_BYTES = 2**30
-"""Of each thread of the server, where the system allows it: tritonserver reads nested JSON by recursion, and lists the parts
-of a body on the stack; with the usual 8 MiB a body of 150,000 brackets ends it. Only what is used takes memory."""
+"""The stack of each thread of the server, if the system allows so much. tritonserver reads nested JSON by recursion and keeps a
+list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes it. Unused stack costs nothing."""
 
 SIGNALLED = 128
-"""What the exit status is more than the number of the signal that ended the server, as in a shell."""
+"""Added to a signal's number to form the exit status if a signal ended the server, as shells do."""
 
-SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # from Linux's prctl
 
 
 def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
-    """Run the command until it ends, a SIGTERM comes, or process `parent` is gone; its exit status, 128 + n for signal n.
+    """Run the command until it ends, a SIGTERM comes, or process `parent` ends; returns its exit status, 128 + n for signal n.
 
-    command: NAME=VALUE of environment variables, then the program and its arguments. Where there is a file `folder/secret`,
-    the server gets the options that close it with that secret. Writes the server's process id to `folder/pid`; deletes the
-    server's run folder, the files of its secret, its shared memory, whose names begin with `regions`, and `folder` if nobody
-    else is left to do it.
+    command: environment variables as NAME=VALUE, then the program and its arguments. If there is a file `folder/secret`, the
+    server gets the options that restrict access by that secret. Writes the server's process id to `folder/pid`. At the end
+    deletes the server's shared folder, the files of its secret, and its shared memory, whose names begin with `regions`; also
+    `folder` itself if the parent has ended.
     """
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     _control_process(SET_CHILD_SUBREAPER, 1)
     (folder / REGIONS).write_text(regions)
     secret = _secret(folder)
-    delete_remains(folder)  # of a server whose guardian was killed
+    delete_remains(folder)  # an earlier guardian that was killed may have left some
     with contextlib.suppress(OSError, ValueError):
         _give_large_stacks()
     server = _start(command, restricting_options(secret) if secret else [])
@@ -66,7 +68,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
 
 
 def _secret(folder: Path) -> str:
-    """The server's; empty where it has none."""
+    """The server's secret; empty if it has none."""
     file = folder / SECRET_FILE
     return file.read_text() if file.exists() else ""
 
@@ -84,7 +86,10 @@ def _start(command: list[str], secret_options: list[str]) -> subprocess.Popen[by
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
-    """End a server and the processes of its models: asked first, then killed; orphans of a killed one have come here."""
+    """End a server and the processes of its models: ask first, then kill.
+
+    When a server is killed, the processes of its models become children of this process.
+    """
     patience = 0.0 if server.poll() is not None else CHILDREN_SECONDS
     if server.poll() is None:
         server.terminate()
@@ -101,7 +106,7 @@ def end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(server: subprocess.Popen[bytes]) -> bool:
-    """Whether the server has; the processes of its models that came here when a model's own one died are buried."""
+    """Whether the server has ended. Also collects the exit status of other children, which would stay zombies otherwise."""
     while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
         if found.si_pid == server.pid:
             return server.poll() is not None
@@ -110,19 +115,22 @@ def _has_ended(server: subprocess.Popen[bytes]) -> bool:
 
 
 def _prepare() -> None:
-    """In the server's process: killed when the guardian is; what it shares in memory and writes is for its user alone."""
+    """Called in the server's process before it starts: it dies with the guardian, and its files are for its user alone."""
     os.umask(0o077)
     _control_process(SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _give_large_stacks() -> None:
-    """To the threads of whatever this process starts; not where memory that is only reserved counts as used."""
+    """Give large stacks to the threads of the programs that this process starts.
+
+    Nothing changes on a system where reserved memory counts as used.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = min(STACK_BYTES, psutil.virtual_memory().total // 4, hard if hard != resource.RLIM_INFINITY else STACK_BYTES)
     counted = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
     if counted or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
-    if soft == resource.RLIM_INFINITY or wanted > soft:  # without a limit, glibc takes 2 MiB
+    if soft == resource.RLIM_INFINITY or wanted > soft:  # if there is no limit, glibc uses 2 MiB
         resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
 
 

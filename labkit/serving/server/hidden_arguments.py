@@ -1,10 +1,10 @@
-"""Starts a program with arguments that the process list does not show: everybody may read `/proc/PID/cmdline`.
+"""Starts a program with arguments that the process list does not show. Every user may read `/proc/PID/cmdline`.
 
-The program's own memory tells it where each argument begins. The hidden ones lie in its environment, which only its user may
-read, and a visible stand-in holds each one's place. When the kernel has just loaded the program, and before it runs its first
-instruction, its parent lets those places point into the environment, and takes the variables off the list that the
-program's own children would get. Linux lets a parent do that by ptrace, as an ordinary user too, unless the machine forbids it
-(`kernel.yama.ptrace_scope` of 2 or 3, some containers).
+A list of pointers in the program's memory says where each argument begins. The hidden arguments lie in the environment, which
+only the program's user may read. A placeholder for each stands on the visible command line. After the kernel has loaded the
+program, and before its first instruction, the parent changes those pointers so that they point into the environment. It also
+removes the variables from the list that the program's own children would inherit. Linux allows this by ptrace, to ordinary
+users too, unless the machine forbids it (`kernel.yama.ptrace_scope` is 2 or 3; some containers).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-TRACEME, DETACH = 0, 17  # of Linux's ptrace
-START_STACK, ENV_START, ENV_END = 28, 50, 51  # of the fields in /proc/PID/stat, as proc(5) counts them
+TRACEME, DETACH = 0, 17  # from Linux's ptrace
+START_STACK, ENV_START, ENV_END = 28, 50, 51  # numbers of fields in /proc/PID/stat, as proc(5) counts them
 NAME = "LABKIT_HIDDEN_{}"
 WORD = struct.calcsize("P")
 
@@ -31,9 +31,9 @@ class CannotHide(OSError):
 def start_hidden(
     command: Sequence[str], hidden: Sequence[str], environment: dict[str, str], in_child: Callable[[], None]
 ) -> subprocess.Popen[bytes]:
-    """Start a command with the arguments `hidden` at its end; what the process list shows of each ends at its first colon.
+    """Start a command with the arguments `hidden` at its end. The process list shows each of these only up to its first colon.
 
-    `in_child` is called in the new process before the program. Raises `CannotHide` where that is not to be had; then nothing
+    in_child: called in the new process before the program starts. Raises `CannotHide` if the machine forbids it; then nothing
     runs.
     """
 
@@ -54,7 +54,7 @@ def start_hidden(
             raise CannotHide("the program ended before it began")
         _redirect(program.pid, list(names))
         if _ptrace(DETACH, program.pid):
-            raise CannotHide("the program could not be let go")
+            raise CannotHide("the program could not be detached")
     except (OSError, ValueError, struct.error) as error:
         program.send_signal(signal.SIGKILL)
         program.wait()
@@ -63,7 +63,7 @@ def start_hidden(
 
 
 def _redirect(pid: int, names: Sequence[str]) -> None:
-    """Let the last arguments of a program that has just been loaded be the values of these environment variables."""
+    """Replace the last arguments of a program that was just loaded by the values of these environment variables."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     stack, env_start, env_end = (int(fields[number - 3]) for number in (START_STACK, ENV_START, ENV_END))
     with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as file:
@@ -74,7 +74,7 @@ def _redirect(pid: int, names: Sequence[str]) -> None:
         (count,) = struct.unpack("P", memory.read(WORD))
         arguments = list(struct.unpack(f"{count}P", memory.read(WORD * count)))
         variables = _pointers(memory, stack + (count + 2) * WORD)
-        # Others must keep their places: what comes after the list is found by its end.
+        # The list must keep its length: the program finds what comes next by the list's end.
         values = {name: env_start + strings.index(f"{name}=".encode()) for name in names}
         kept = next(pointer for pointer in variables if pointer not in values.values())
         variables = [kept if pointer in values.values() else pointer for pointer in variables]
@@ -86,7 +86,7 @@ def _redirect(pid: int, names: Sequence[str]) -> None:
 
 
 def _pointers(memory: BinaryIO, address: int) -> list[int]:
-    """The list at an address, up to the zero at its end."""
+    """The list of pointers at an address, up to the zero at its end."""
     found = []
     memory.seek(address)
     while pointer := struct.unpack("P", memory.read(WORD))[0]:
@@ -95,7 +95,7 @@ def _pointers(memory: BinaryIO, address: int) -> list[int]:
 
 
 def _ptrace(request: int, pid: int) -> int:
-    """Zero if it was done."""
+    """Call ptrace; returns zero on success."""
     library = ctypes.CDLL(None, use_errno=True)
     library.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     library.ptrace.restype = ctypes.c_long

@@ -1,4 +1,4 @@
-"""A Triton Inference Server to start: the one on PATH, or one that is installed from a wheel beside the environment."""
+"""Finds a Triton Inference Server on PATH, or installs one from a wheel into this Python environment."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 DOWNLOAD_MEGABYTES = 75
 
 Progress = Callable[[str], None]
-"""Told in a few words what is being done."""
+"""Called with a few words about the current step."""
 
 
 @dataclass(frozen=True)
 class ServerProgram:
-    """A `tritonserver`: what is run, what is added to its command line, and the environment variables that it needs."""
+    """A `tritonserver`: its executable, arguments that every start needs, and environment variables that it needs."""
 
     executable: Path
     arguments: tuple[str, ...] = ()
@@ -33,12 +33,12 @@ class ServerProgram:
 
     @property
     def origin(self) -> str:
-        """Where it comes from, in words."""
+        """Where the server comes from, in words."""
         return "installed by labkit from a wheel" if self.environment else str(self.executable)
 
 
 def find_server() -> ServerProgram | None:
-    """The `tritonserver` on PATH (as in NVIDIA's container), else the one that `install_server` made; None without either."""
+    """The `tritonserver` on PATH (as in NVIDIA's container), else the one that `install_server` installed, else None."""
     if on_path := shutil.which("tritonserver"):
         return ServerProgram(Path(on_path))
     place = _place()
@@ -47,10 +47,10 @@ def find_server() -> ServerProgram | None:
 
 
 def install_server(progress: Progress = lambda words: None) -> ServerProgram:
-    """The server that `find_server` finds; where there is none, downloaded, unpacked, and run once to see that it works.
+    """The server that `find_server` finds. If there is none, one is downloaded, unpacked and run once to test it.
 
-    It lies in the Python environment's folder, and is gone with it; its own numpy binds nobody. A download that stops
-    leaves nothing behind that would be taken for a server. Raises `NotAvailable` for what a machine lacks, in words.
+    It is installed in the folder of this Python environment, with a numpy of its own. An interrupted download leaves nothing
+    that would be taken for a server. Raises `NotAvailable`, which says what the machine lacks.
     """
     if found := find_server():
         return found
@@ -62,13 +62,13 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
         part = Path(tempfile.mkdtemp(prefix=".triton-server-", dir=place.parent))
     except OSError as error:
         raise NotAvailable(
-            f"the server is kept in {place}, which cannot be written ({error}); run this as its owner"
+            f"the server is kept in {place}, which cannot be written ({error}); run this as the owner of that folder"
         ) from error
     try:
         _fill(part, progress)
         if place.exists():
             shutil.rmtree(place)
-        part.chmod(0o755)  # the image's user is not the one who installs
+        part.chmod(0o755)  # in a container image, the user who runs it is not the one who installs
         part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -77,7 +77,7 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
 
 
 def need_server() -> ServerProgram:
-    """`find_server`, or `NotAvailable` with the command that installs one."""
+    """The server that `find_server` finds. Raises `NotAvailable` with the command that installs one."""
     found = find_server()
     if found is None:
         raise NotAvailable(
@@ -98,7 +98,7 @@ def _fill(part: Path, progress: Progress) -> None:
     _run([sys.executable, "-m", "venv", "--without-pip", str(part / "overlay")], "the environment of the models")
     packages = _site_packages(part)
     _pip(packages, "numpy")
-    # Everything but numpy comes from the main environment, whose own .pth files (an editable labkit) count as well.
+    # All packages but numpy come from the main environment. Its .pth files, such as that of an editable labkit, are read too.
     (packages / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     triton = part / "server/pytriton/tritonserver"
     stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
@@ -107,12 +107,12 @@ def _fill(part: Path, progress: Progress) -> None:
     backend = part / "backends/python"
     shutil.copytree(triton / "backends/python", backend, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(stub, backend)
-    progress("[3/3] whether it runs here")
+    progress("[3/3] testing that it runs here")
     _try_out(_installed(part), backend / stub.name)
 
 
 def _pip(target: Path, package: str) -> None:
-    """Install one package of `REQUIREMENTS`, whose files are held against the hashes there."""
+    """Install one package of `REQUIREMENTS`; pip compares its files with the hashes given there."""
     lines = REQUIREMENTS.read_text().split("\n" + package + "==")[1].split("\n")
     count = next(number for number, line in enumerate(lines) if not line.endswith("\\"))
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
@@ -124,7 +124,7 @@ def _pip(target: Path, package: str) -> None:
 
 
 def _run(command: list[str], what: str, *, shown: bool = False) -> None:
-    """Run a step of the installation; on a terminal pip shows its own progress bar."""
+    """Run a step of the installation. shown: let pip draw its progress bar on the terminal."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if shown:
         done = subprocess.run(command, stdout=sys.stderr, env=environ, check=False, text=True)
@@ -136,14 +136,14 @@ def _run(command: list[str], what: str, *, shown: bool = False) -> None:
 
 
 def _try_out(server: ServerProgram, stub: Path) -> None:
-    """Ask the server for its options and the stub for its libraries: what a machine lacks shows there."""
+    """Run `tritonserver --help`, and list the libraries of the stub, to find out what the machine lacks."""
     environ = os.environ | server.environment
     done = subprocess.run([server.executable, "--help"], capture_output=True, text=True, env=environ, check=False)
     if "--model-repository" not in done.stdout + done.stderr:
         raise NotAvailable(f"tritonserver does not run on this machine (it needs glibc 2.35): {done.stderr.strip()[-500:]}")
     done = subprocess.run(["ldd", str(stub)], capture_output=True, text=True, env=environ, check=False)
     missing = [line.split()[0] for line in done.stdout.splitlines() if "not found" in line]
-    missing = [name for name in missing if not name.startswith("libcuda")]  # only asked for where there is a GPU
+    missing = [name for name in missing if not name.startswith("libcuda")]  # needed only on a machine with a GPU
     if missing:
         raise NotAvailable(
             f"the server's Python stub lacks {', '.join(missing)}; on Debian and Ubuntu: sudo apt-get install libpython{PYTHON}"
@@ -174,7 +174,7 @@ def _receipt(place: Path) -> object:
 
 
 def _expected(place: Path) -> dict[str, object] | None:
-    """What a whole installation for this labkit and this Python looks like; None where files are missing."""
+    """What the receipt of a complete installation for this labkit and this Python holds; None if files are missing."""
     files = [
         place / "server/pytriton/tritonserver/bin/tritonserver",
         place / "backends/python/triton_python_backend_stub",

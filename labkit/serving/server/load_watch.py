@@ -1,4 +1,4 @@
-"""Sees that a model's process ended while the model was being loaded: Triton waits for such a process for ever."""
+"""Notices if a model's process ends while the model is being loaded. Triton would wait for such a process forever."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 import psutil
 
 GRACE_SECONDS = 3.0
-"""A process that reports why a model cannot be loaded and then ends is asked for its status by the server long before."""
+"""If a process reports an error and then ends, the server collects its exit status much sooner than this."""
 
 LOOK_SECONDS = 0.25
 
 
 class LoadWatch:
-    """Looks at the processes that a server starts from now on."""
+    """Watches the processes that a server starts from now on."""
 
     def __init__(self, server: int) -> None:
         self._server = server
@@ -22,7 +22,7 @@ class LoadWatch:
         self._looked = 0.0
 
     def has_lost_one(self) -> bool:
-        """Whether one of them has ended, and the server has not noticed for `GRACE_SECONDS`."""
+        """Whether a process has ended and the server has not noticed for `GRACE_SECONDS`."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return False

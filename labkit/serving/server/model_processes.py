@@ -1,4 +1,4 @@
-"""The processes in which a server runs its models: whether they have ended, which Triton itself finds out only by and by."""
+"""The processes in which a server runs its models, and whether they have ended. Triton itself notices that late."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import LabkitError
-from labkit.serving.in_flight import in_flight
+from labkit.serving.in_flight import count_in_flight
 from labkit.serving.metrics import read_metrics
-from labkit.serving.run_folder import run_folder_path
+from labkit.serving.shared_folder import shared_folder_path
 
 STOPPED_SECONDS = 2.0
-"""That a process may be stopped (SIGSTOP) until it counts as ended: its requests wait, and nobody else takes them."""
+"""A process that is stopped (SIGSTOP) for longer counts as ended: its requests wait, and no other process takes them."""
 
 FAILED_IN_TIME = 2
-"""Requests that may wait for a model without a process: Triton fails them itself, one a second."""
+"""So many requests may wait for a model without a process: Triton itself lets one per second fail."""
 
 
 class ModelProcesses:
-    """Of the models of a server that are loaded; an ensemble has none. metrics: the address of the server's metrics."""
+    """The processes of a server's loaded models; an ensemble has no process. metrics: HOST:PORT of the server's metrics."""
 
     def __init__(self, server: int, repository: Path, models: Sequence[str], metrics: str) -> None:
         self._server, self._repository, self._metrics = server, repository, metrics
@@ -30,9 +30,9 @@ class ModelProcesses:
         self._stopped_since: dict[psutil.Process, float] = {}
 
     def have_ended(self, model: str) -> bool:
-        """Whether one of the processes that a model had when it was last looked at has ended, and none has replaced it."""
+        """Whether a known process of a model has ended and no new one has replaced it."""
         known = self._of.get(model, [])
-        if all(map(is_there, known)):
+        if all(map(is_alive, known)):
             return False
         found = self._find(model)
         if new := [process for process in found if process not in known]:
@@ -40,16 +40,18 @@ class ModelProcesses:
         return not new
 
     def are_missing(self, model: str) -> bool:
-        """Whether a model that runs code of Python's has no process."""
+        """Whether a model has Python code but no process."""
         return any((self._repository / model).glob("*/model.py")) and not self._find(model)
 
-    def look_at(self, model: str) -> None:
-        """Note the processes that a model has now, if any."""
+    def note(self, model: str) -> None:
+        """Remember the processes that a model has now, if any."""
         self._of[model] = self._find(model)
 
     def kill_stopped(self, model: str, seconds: float = STOPPED_SECONDS) -> None:
-        """End those that have been stopped for so long, while their server is not: a model that is loaded anew beside a
-        stopped process of its own brings the server down when that process goes on."""
+        """Kill a model's processes that have been stopped for `seconds`, unless the server itself is stopped.
+
+        If a model were reloaded while its old process is stopped, the old process would crash the server when it continues.
+        """
         for process in self._of.get(model, []):
             if not _is_stopped(process):
                 self._stopped_since.pop(process, None)
@@ -60,16 +62,16 @@ class ModelProcesses:
                         process.wait(1.0)
 
     def waiting_for_ended(self, model: str) -> int:
-        """Requests that will not be answered, or not soon, because the process that has them has ended."""
-        ended = [process.pid for process in self._of.get(model, []) if not is_there(process)]
-        lost = in_flight(run_folder_path(self._server), ended)
+        """Requests that will get no answer, or a late one, because the process that had accepted them has ended."""
+        ended = [process.pid for process in self._of.get(model, []) if not is_alive(process)]
+        lost = count_in_flight(shared_folder_path(self._server), ended)
         if ended and (waiting := self._waiting(model)) > FAILED_IN_TIME:
             lost += waiting
         return lost
 
     def in_flight(self) -> int:
-        """Requests that any model has taken or lets wait; what a learner's own model has taken is not known."""
-        return in_flight(run_folder_path(self._server)) + sum(self._waiting(model) for model in self._of)
+        """Requests that any model has accepted or that wait; requests accepted by a learner's own model are not known."""
+        return count_in_flight(shared_folder_path(self._server)) + sum(self._waiting(model) for model in self._of)
 
     def _waiting(self, model: str) -> int:
         try:
@@ -79,19 +81,19 @@ class ModelProcesses:
         return int(metrics.total("nv_inference_pending_request_count", model=model))
 
     def _find(self, model: str) -> list[psutil.Process]:
-        """Those that were started with the model's code; of one that is being replaced, both."""
+        """The processes that were started with the model's code. A model that is being replaced may have two."""
         folder, found = f"{self._repository / model}/", []
         try:
             for process in psutil.Process(self._server).children(recursive=True):
-                if is_there(process) and any(part.startswith(folder) for part in _command(process)):
+                if is_alive(process) and any(part.startswith(folder) for part in _command(process)):
                     found.append(process)
         except psutil.Error:
             return []
         return found
 
 
-def is_there(process: psutil.Process) -> bool:
-    """Whether a process runs; not if it has ended and nobody has asked for its status yet."""
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs. A zombie, whose exit status nobody has read yet, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

@@ -1,7 +1,8 @@
-"""Takes from all others the right to read a server's shared memory, in which prompts and answers lie.
+"""Closes a server's shared memory, which holds prompts and answers, to all other users.
 
-Triton's Python backend gives every region mode 644, whatever the server's umask is. Linux tells us of each, and it gets mode
-600 at once. A moment remains, before the region holds anything, in which a waiting program of another user can open it.
+Triton's Python backend creates every region of shared memory with mode 644, whatever the server's umask is. Linux reports each
+new region, which then gets mode 600 at once. For a short moment, while the region is still empty, a program of another user
+could open it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import time
 from pathlib import Path
 
 FOLDER = Path("/dev/shm")
-IN_ATTRIB, IN_CREATE = 0x4, 0x100  # of Linux's inotify
+IN_ATTRIB, IN_CREATE = 0x4, 0x100  # from Linux's inotify
 
 
 class PrivateRegions:
-    """Regions whose names begin with `prefix`."""
+    """Keeps the regions of shared memory private whose names begin with `prefix`."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -29,8 +30,8 @@ class PrivateRegions:
         self._close()
 
     def watch(self, seconds: float) -> None:
-        """Wait so long, or until something has happened to a region, and close those that are open to others."""
-        if self._events < 0:  # there are too many such watches on this machine
+        """Wait for a region to be created or changed, at most `seconds`; then close regions that are open to other users."""
+        if self._events < 0:  # this machine has no more inotify watches left
             time.sleep(seconds)
         elif select.select([self._events], [], [], seconds)[0]:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Whether models answer: by real requests, since Triton calls a model ready whose process was killed long ago."""
+"""Small real requests that find out whether models answer. Triton calls a model ready even if its process was killed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
 
 ANSWER_SECONDS = 15.0
-"""For one small request; a model that is busy with others' has longer."""
+"""The time for one small request. A model that meanwhile answers other requests gets more."""
 
 LOAD_SECONDS = 600.0
-"""For weights to be read; also a model whose code never comes back from `initialize` is given up."""
+"""The time for loading a model, weights included. After it, a model whose `initialize` never returns is given up."""
 
 UNLOAD_SECONDS = 15.0
 
 CHANNEL = [
-    ("grpc.initial_reconnect_backoff_ms", 50),  # a server that was just started again is found at once
+    ("grpc.initial_reconnect_backoff_ms", 50),  # find a restarted server at once
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 200),
-    ("grpc.use_local_subchannel_pool", 1),  # the waiting times of other clients of this process are theirs
+    ("grpc.use_local_subchannel_pool", 1),  # do not share the waiting times of other clients in this process
 ]
-"""Of the connection to the server, which may end and be started again meanwhile."""
+"""Options of the connection to the server, which may end and be restarted while the connection exists."""
 
 _EXAMPLES: dict[str, Any] = {"BYTES": b"a", "BOOL": False}
-"""Elements of a probe's tensors by Triton's data type; 1 for numbers."""
+"""The elements of a probe's tensors, by Triton's data type; 1 for all other types."""
 
 _REQUESTS: dict[str, dict[str, Any]] = {
     "gptj": {"text_input": [b"a"], "max_new_tokens": [1]},
@@ -41,10 +41,10 @@ _REQUESTS: dict[str, dict[str, Any]] = {
 
 
 class Probes:
-    """Small requests to the models of one server, and their loading, over gRPC."""
+    """Sends small requests to the models of one server, and loads models, over gRPC."""
 
     def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
-        """grpc: HOST:PORT. mark: what tells the models that a request is a probe (`probe_mark`); without it they count it."""
+        """grpc: HOST:PORT. mark: returns the server's probe mark (see `probe_mark`); requests without it are counted."""
         self._address, self._mark = grpc, mark
         self._client = grpc_client(grpc, CHANNEL)
 
@@ -56,7 +56,7 @@ class Probes:
             return False
 
     def load(self, model: str, seconds: float = LOAD_SECONDS) -> None:
-        """Load a model. Raises `NotAvailable` with the server's words if it cannot be, or not in time."""
+        """Load a model. Raises `NotAvailable` with the server's message if that fails or takes too long."""
         try:
             self._client.load_model(model, client_timeout=seconds)
         except client_library().InferenceServerException as error:
@@ -65,7 +65,7 @@ class Probes:
             raise NotAvailable(f"{model} could not be loaded: {error.message()}") from None
 
     def is_loaded(self, model: str) -> bool:
-        """Whether the server calls a model ready; False where it does not say."""
+        """Whether the server calls a model ready; False if the server does not answer."""
         try:
             index = self._client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
         except client_library().InferenceServerException:
@@ -73,9 +73,9 @@ class Probes:
         return any(one.name == model and one.state == "READY" for one in index.models)
 
     def reload(self, model: str) -> None:
-        """Load a model anew, in a fresh process. Raises `NotAvailable`.
+        """Unload a model and load it again in a new process. Raises `NotAvailable`.
 
-        Nobody waits for the old one to be gone: of a process that was killed the server keeps what was under way.
+        This does not wait until the old one is unloaded: the server never forgets the requests of a process that was killed.
         """
         try:
             self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)
@@ -84,7 +84,10 @@ class Probes:
         self.load(model)
 
     def answers(self, model: str) -> bool:
-        """Whether a model answers a request, be it with a refusal; or answers others' while it lets this one wait."""
+        """Whether a model answers a request; a refusal is an answer too.
+
+        A model also counts as answering if this request waits while the model answers other requests.
+        """
         before = self._answered(model)
         try:
             self._ask(model)
@@ -121,11 +124,11 @@ class Probes:
             self._client.infer(model, inputs, client_timeout=ANSWER_SECONDS, parameters=parameters)
 
     def _stream(self, model: str, inputs: list[Any], parameters: dict[str, str]) -> None:
-        """Of a decoupled model the first response counts."""
+        """Probe a decoupled model; its first response counts."""
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with grpc_client(self._address) as client:
-            # With that header Triton gives an error its status in streams too: a refusal by the limit is an answer.
+            # With this header errors have a status in streams too, so that a refusal because of the limit is recognised.
             status = {"triton_grpc_error": "true"}
             client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
             client.async_stream_infer(model, inputs, parameters=parameters)
@@ -133,23 +136,22 @@ class Probes:
                 result, error = found.get(timeout=2 * ANSWER_SECONDS)
             except queue.Empty:
                 result, error = None, library.InferenceServerException("silence", status="StatusCode.DEADLINE_EXCEEDED")
-            # A cancellation that meets the end of its request keeps the server from ever unloading the model.
+            # Triton bug: if a cancellation arrives as its request ends, the server can never unload the model.
             client.stop_stream(cancel_requests=result is not None and not is_last(result))
         if error is not None:
             raise error
 
     def _answered(self, model: str) -> int:
-        """Requests that the model's code has taken in up to now; those that it refused are among them."""
+        """The number of requests that the model's code has accepted or refused up to now."""
         try:
             statistics = self._client.get_inference_statistics(model, client_timeout=2.0)
         except client_library().InferenceServerException:
             return 0
-        return sum(
-            int(one.inference_stats.success.count) for one in statistics.model_stats
-        )  # a dead process fails one a second
+        # Failures are left out: for a dead process the server lets one request per second fail.
+        return sum(int(one.inference_stats.success.count) for one in statistics.model_stats)
 
     def needs(self, model: str) -> list[str]:
-        """The models without which this one cannot answer: an ensemble's steps, and the engine's model."""
+        """The models that this model needs for its answers: the steps of an ensemble, or the model that owns the engine."""
         if model == "fastertransformer":
             return ["gptj"]
         try:
@@ -160,12 +162,15 @@ class Probes:
 
 
 def is_last(result: Any) -> bool:
-    """Whether a response of a decoupled model is its request's last."""
+    """Whether a response of a decoupled model is the last one of its request."""
     return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 
 def as_input(name: str, datatype: str, values: Any) -> Any:
-    """An input tensor of tritonclient's gRPC from nested lists or an array; `datatype` as the protocol calls it."""
+    """An input tensor for tritonclient's gRPC client.
+
+    datatype: the name in Triton's protocol, for instance "INT32". values: nested lists or an array.
+    """
     library = client_library()
     from tritonclient.utils import triton_to_np_dtype
 

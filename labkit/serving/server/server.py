@@ -1,4 +1,4 @@
-"""A Triton Inference Server: started on loopback, ready when it has answered, kept running, and gone with all it left."""
+"""Starts a Triton Inference Server, waits until its models answer, keeps it running, and removes all traces at the end."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from pathlib import Path
 from labkit.errors import InvalidRequest
 from labkit.forked import by_owner
 from labkit.serving.probe_mark import mark_of
-from labkit.serving.repository.checker.repository_check import MISSING_CODE, check_repository
-from labkit.serving.run_folder import run_folder
+from labkit.serving.repository.checker.check_repository import MISSING_CODE, check_repository
 from labkit.serving.server.install import ServerProgram, need_server
-from labkit.serving.server.own_folder import OwnFolder, server_in, sweep
+from labkit.serving.server.locked_folder import LockedFolder, sweep
 from labkit.serving.server.probes import Probes
-from labkit.serving.server.server_process import Launch
+from labkit.serving.server.server_folder import read_server_pid
+from labkit.serving.server.server_process import StartSettings
+from labkit.serving.server.shell_paths import is_shell_safe, shell_safe_path
 from labkit.serving.server.supervisor import Restart, Supervisor
-from labkit.serving.server.surroundings import is_plain, plain_path
 from labkit.serving.server.watchdog import Watchdog
+from labkit.serving.shared_folder import shared_folder
 
 
 class Server:
-    """A running server over a model repository; a context manager.
+    """A running server for a model repository; also a context manager.
 
-    repository: the folder. models: those to load, one after another; all of the repository's if left out. http_port,
-    grpc_port, metrics_port: free ones if left out. address: what it listens on. watch: look every few seconds whether each
-    model answers, and load one anew that does not (`watchdog`); start tritonserver again when it has ended by itself
-    (`restarts`). log: where the server's and the models' output goes, a temporary file if left out. program: what to start;
-    `need_server()` if left out. progress: told in words what is being waited for, and later, in another thread, how a
-    tritonserver has ended. give_up: asked while it waits for the start; true ends it. start_seconds: until every model has
-    answered.
+    repository: the folder. models: the models to load, one after another; all models of the repository if left out.
+    http_port, grpc_port, metrics_port: free ports if left out. address: the address to listen on. watch: check every few
+    seconds whether each model answers, reload models that do not (see `watchdog`), and restart tritonserver if it ends by
+    itself (see `restarts`). log: the file for the output of the server and its models; a temporary file if left out.
+    program: the server to start; `need_server()` if left out. progress: called with words about what is being waited for;
+    later it is called from another thread when a tritonserver has ended. give_up: called while waiting for the start; if it
+    returns True, the start ends. start_seconds: the time until every model must have answered.
 
-    When it is made every model has answered a real request. It ends with `stop`, with the block, when it is forgotten, and
-    with this process, however that ends. Raises `InvalidRequest` for a repository without models, a model without
-    code, or a port that is taken, `NotAvailable` with the end of the log when the server or a model does not start.
+    After construction every model has answered a real request. The server ends with `stop`, at the end of the `with` block,
+    when the object is garbage-collected, and whenever this process ends. Raises `InvalidRequest` for a repository without
+    models, a model without code, or a port that is in use. Raises `NotAvailable` with the end of the log if the server or a
+    model does not start.
     """
 
     def __init__(
@@ -62,13 +64,13 @@ class Server:
         ports = free_ports(address, http_port, grpc_port, metrics_port)
         self.http, self.grpc, self.metrics = (f"{address}:{port}" for port in ports)
         sweep()
-        folder = OwnFolder("server")
-        self.probes = Probes(self.grpc, lambda: mark_of(run_folder(server_in(folder.path))))
+        folder = LockedFolder("server")
+        self.probes = Probes(self.grpc, lambda: mark_of(shared_folder(read_server_pid(folder.path))))
         self.log = log or folder.path / "log.txt"
         try:
-            served = plain_path(self.repository, folder.path, "repository")
-            launch = Launch(program, served, address, ports, folder, self.log)
-            self._supervisor = Supervisor(launch, self.probes, self.models, progress)
+            served = shell_safe_path(self.repository, folder.path, "repository")
+            start = StartSettings(program, served, address, ports, folder, self.log)
+            self._supervisor = Supervisor(start, self.probes, self.models, progress)
         except BaseException:
             folder.delete()
             raise
@@ -81,36 +83,36 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's process is there; False at once when it has been killed, and True when it runs again."""
+        """Whether the server's process exists: False as soon as it has ended, and True again after a restart."""
         return self._supervisor.process.is_running
 
     @property
     def failure(self) -> str:
-        """Why a server that has ended is not started again; empty as long as nobody has given up."""
+        """Why a server that has ended is not restarted any more; empty as long as restarts are tried."""
         return self._supervisor.failure
 
     @property
     def restarts(self) -> Sequence[Restart]:
-        """The times that tritonserver ended and was started again; the newest is the last."""
+        """All restarts of tritonserver after it had ended; the newest is last."""
         return self._supervisor.restarts
 
     @property
     def watchdog(self) -> Watchdog | None:
-        """What loads models anew; None where nobody watches."""
+        """The thread that reloads models; None if the server is not watched."""
         return self._supervisor.watchdog
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The guardian of the tritonserver that runs now: it ends when that has ended."""
+        """The guardian of the current tritonserver; it ends when tritonserver has ended."""
         return self._supervisor.process.guardian
 
     @property
     def pid(self) -> int:
-        """tritonserver's process id."""
+        """The process id of tritonserver."""
         return self._supervisor.process.pid
 
     def stop(self) -> None:
-        """End it, its models' processes, and what they left in shared memory; again does nothing."""
+        """End the server and its models' processes, and delete their shared memory. A second call does nothing."""
         self._end()
         if self.watchdog:
             self.watchdog.stop()
@@ -123,9 +125,10 @@ class Server:
 
 
 def models_in(repository: Path) -> list[str]:
-    """The models of a repository in the order in which they are loaded: the engine, ensembles (which load their steps), others.
+    """The models of a repository in loading order: the engine's model, then ensembles (which load their steps), then others.
 
-    Raises `InvalidRequest` where there are none."""
+    Raises `InvalidRequest` if there are none.
+    """
     configs = {config.parent.name: config.read_text() for config in repository.glob("*/config.pbtxt")}
     if not configs:
         raise InvalidRequest(f"{repository} holds no */config.pbtxt; give a model repository")
@@ -133,11 +136,11 @@ def models_in(repository: Path) -> list[str]:
 
 
 def check_code(repository: Path, models: Sequence[str]) -> None:
-    """Raise `InvalidRequest` where a model has no folder or no code: the server would wait for the code for ever."""
+    """Raise `InvalidRequest` if a model has no folder or no code. The server would wait for missing code forever."""
     for model in models:
         if not (repository / model / "config.pbtxt").is_file():
             raise InvalidRequest(f"{repository} has no model {model}: there is no {model}/config.pbtxt")
-        if not is_plain(model) and any((repository / model).glob("*/model.py")):
+        if not is_shell_safe(model) and any((repository / model).glob("*/model.py")):
             raise InvalidRequest(
                 f"Triton cannot start the Python model {model!r} of {repository}; its name may have letters, digits, "
                 "'_', '-' and '.': rename its folder, and the name in its config.pbtxt"
@@ -148,15 +151,17 @@ def check_code(repository: Path, models: Sequence[str]) -> None:
 
 
 def free_ports(address: str, *wanted: int) -> list[int]:
-    """The wanted ports, and a free one for each 0. Raises `InvalidRequest` for one that is taken."""
+    """The wanted ports, with a free port in place of each 0. Raises `InvalidRequest` for a port that is in use."""
     with contextlib.ExitStack() as held:
         ports = []
         for port in wanted:
             probe = held.enter_context(socket.socket())
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that a server had a moment ago is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a server used a moment ago counts as free
             try:
                 probe.bind((address, port))
             except (OSError, OverflowError) as error:
-                raise InvalidRequest(f"port {port} on {address} cannot be had ({error}); give another, or 0 for any") from None
+                raise InvalidRequest(
+                    f"port {port} on {address} is not available ({error}); give another, or 0 for any"
+                ) from None
             ports.append(probe.getsockname()[1])
         return ports

@@ -1,4 +1,4 @@
-"""One line about what a server is doing."""
+"""One line of text about what a server is doing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from labkit.serving.metrics import read_metrics
 
 
 def status_line(metrics: str, seconds: float, name: str, restarts: int = 0) -> str:
-    """What runs and waits, requests, refusals, tokens a second on average since the start, and slots of the cache in use.
+    """Running and waiting sequences, requests, refusals, tokens per second since the start, and cache slots in use.
 
-    By the metrics; the watchdog's probes are not counted. metrics: HOST:PORT. seconds: since tritonserver was started the
-    last time. restarts: how often it was started again; told if it was.
+    The numbers come from the metrics, without the watchdog's probes. metrics: HOST:PORT. seconds: since the last start of
+    tritonserver. restarts: how often it was started again; not mentioned if 0.
     """
     try:
         found = read_metrics(metrics, timeout=2.0)

@@ -1,4 +1,4 @@
-"""Keeps a server running: a tritonserver that has ended by itself is started again, on the same ports, with its models."""
+"""Keeps a server running: if tritonserver ends by itself, it is restarted on the same ports with the same models."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 
 from labkit.errors import NotAvailable
 from labkit.serving.server.probes import Probes
-from labkit.serving.server.server_process import Launch, ServerProcess
+from labkit.serving.server.server_process import ServerProcess, StartSettings
 from labkit.serving.server.watchdog import Watchdog
 
 LOOK_SECONDS = 0.1
 LONGEST_PAUSE = 30.0
 MOST_STARTS = 8
-"""That may fail in a row; then it gives up."""
+"""After so many failed starts in a row the supervisor gives up."""
 
 MOST_RESTARTS = 1000
-"""That are remembered."""
+"""How many restarts are remembered."""
 
 
 @dataclass(frozen=True)
 class Restart:
-    """A tritonserver that ended and was started again.
+    """One restart of a tritonserver that had ended.
 
-    number: 1 for the first. when: it was found to have ended, in seconds since the epoch. seconds: from then until every
-    model answered. why: how it ended, in words.
+    number: counted from 1. when: the time when the end was noticed, in seconds since the epoch. seconds: from then until
+    every model answered. why: how tritonserver ended, in words.
     """
 
     number: int
@@ -37,54 +37,57 @@ class Restart:
 
 
 class Supervisor:
-    """A tritonserver, and after it has ended the next one; the first is started at once.
+    """Starts a tritonserver at once, and another one whenever it has ended.
 
-    `ready` waits for the first one and begins to watch. `end` ends everything. restarts: what it had to do, the last
-    `MOST_RESTARTS`. failure: why it gave up, empty as long as it has not.
+    `ready` waits for the first one and begins to watch. `end` ends everything. restarts: the last `MOST_RESTARTS` restarts.
+    failure: why the supervisor gave up; empty before that.
 
-    The first start after an end comes at once; each one that fails doubles the pause before the next, from 1 s to
-    `LONGEST_PAUSE`, and after `MOST_STARTS` of them it gives up.
+    After tritonserver has ended, it is restarted at once. Each failed start doubles the pause before the next one, from 1 s up
+    to `LONGEST_PAUSE`; after `MOST_STARTS` failed starts the supervisor gives up.
     """
 
-    def __init__(self, launch: Launch, probes: Probes, models: Sequence[str], progress: Callable[[str], None]) -> None:
+    def __init__(self, start: StartSettings, probes: Probes, models: Sequence[str], progress: Callable[[str], None]) -> None:
         self.restarts: deque[Restart] = deque(maxlen=MOST_RESTARTS)
         self.failure = ""
         self.watchdog: Watchdog | None = None
-        self._launch, self._probes, self._models, self._progress = launch, probes, list(models), progress
+        self._settings, self._probes, self._models, self._progress = start, probes, list(models), progress
         self._ended, self._changing = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._told = ""
         self._start_seconds = 0.0
-        self.process = ServerProcess(launch, probes)
+        self.process = ServerProcess(start, probes)
 
     def ready(self, seconds: float, give_up: Callable[[], bool], *, watch: bool) -> None:
-        """Wait until every model has answered; watch the server from then on, or not. Raises `NotAvailable`."""
+        """Wait until every model has answered; then, if `watch`, begin to watch the server. Raises `NotAvailable`.
+
+        seconds: the time for a start, this one and later ones.
+        """
         self._start_seconds = seconds
         self.process.wait_until_ready(self._models, time.monotonic() + seconds, self._progress, give_up)
         if not watch:
             return
         if self._models:
             self.watchdog = Watchdog(
-                self._probes, self._models, self.process.processes(self._models), begin_anew=self.begin_anew
+                self._probes, self._models, self.process.processes(self._models), restart_server=self.restart
             )
         self._thread = threading.Thread(target=self._run, name="labkit supervisor", daemon=True)
         self._thread.start()
 
-    def begin_anew(self, why: str) -> None:
-        """End the server, whose clients get an error, and start it again."""
+    def restart(self, why: str) -> None:
+        """End the server, so that its waiting clients get an error; it is then started again."""
         self._told = why
         self.process.kill()
 
     def end(self) -> None:
-        """End the server, or the start that is under way, and everything around it; again does nothing."""
+        """End the server, also during a start, and its watchdog and folder. A second call does nothing."""
         self._ended.set()
         if self.watchdog:
             self.watchdog.end()
-        with self._changing:  # no other one is started from here on
+        with self._changing:  # no other server is started from here on
             self.process.end()
         if self._thread and threading.current_thread() is not self._thread:
             self._thread.join()
-        self._launch.folder.delete()
+        self._settings.folder.delete()
 
     def _run(self) -> None:
         while not self.failure and not self._ended.wait(LOOK_SECONDS):
@@ -117,7 +120,7 @@ class Supervisor:
         with self._changing:
             if self._ended.is_set():
                 return
-            self.process = ServerProcess(self._launch, self._probes)
+            self.process = ServerProcess(self._settings, self._probes)
         until = time.monotonic() + self._start_seconds
         try:
             self.process.wait_until_ready(self._models, until, lambda words: None, self._ended.is_set)

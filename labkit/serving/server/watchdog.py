@@ -1,6 +1,6 @@
-"""Looks after the models of a server: one that does not answer is loaded anew, while the server goes on.
+"""Watches the models of a server, and reloads a model that does not answer while the server keeps running.
 
-Where that would leave requests without an answer, the whole server is to be started anew.
+If a reload would leave requests without an answer, the watchdog asks for a restart of the whole server instead.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from labkit.serving.server.probes import Probes
 LOOK_SECONDS = 2.0
 PROCESS_SECONDS = 0.2
 MOST_REPAIRS = 1000
-"""That are remembered."""
+"""How many repairs are remembered."""
 
 FEW_REPAIRS = 10
-"""Each leaves 35 threads and 1 MiB of shared memory in the server: after so many, one without requests is started anew."""
+"""Each repair leaves 35 threads and 1 MiB of shared memory in the server. After so many repairs an idle server is restarted."""
 
 MANY_REPAIRS = 40
-"""After so many a server is started anew although it has requests."""
+"""After so many repairs a server is restarted even if it has requests."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """A model that did not answer and was loaded anew: when (seconds since the epoch), how long it took, and how it went.
+    """The reload of a model that did not answer.
 
-    `failure` is empty when the model answers again.
+    when: seconds since the epoch. seconds: how long the reload took. failure: why it failed; empty if it succeeded.
     """
 
     model: str
@@ -41,15 +41,17 @@ class Repair:
 
 
 class Watchdog:
-    """Two threads; `repairs` is what they had to do, the last `MOST_REPAIRS` of it.
+    """Two threads that find and reload broken models. repairs: the last `MOST_REPAIRS` repairs.
 
-    One asks each model in turn, one every `look_seconds / len(models)`. Where a model does not answer, those that it needs are
-    asked and mended first: often it was one of them. The other sees at once when a process of a model that the server
-    calls ready has ended, or has been stopped for a while: what is asked of it waits in the server, which fails one a second
-    and keeps the memory of all until then. Who unloads a model of a watched server has it loaded anew.
+    The first thread probes the models in turn, one every `look_seconds / len(models)`. If a model does not answer, the models
+    that it needs are probed and repaired first, because one of them is often the cause. The second thread notices at once if
+    the process of a ready model has ended, or has been stopped for a while. Requests for such a model would wait in the
+    server, which lets only one per second fail and keeps the memory of all others. If somebody unloads a model of a watched
+    server, the watchdog loads it again.
 
-    begin_anew: told in words why the server has to be: a process ended while it had requests, which Triton would never
-    answer, or repairs have left too much in the server. From then on it rests, until `resume`.
+    restart_server: called with the reason, in words, if the whole server must be restarted. This is so if a process ended that
+    had accepted requests, which Triton would never answer, or if repairs have left too many threads in the server. After
+    the call the watchdog does nothing until `resume`.
     """
 
     def __init__(
@@ -58,14 +60,14 @@ class Watchdog:
         models: Sequence[str],
         processes: ModelProcesses,
         look_seconds: float = LOOK_SECONDS,
-        begin_anew: Callable[[str], None] | None = None,
+        restart_server: Callable[[str], None] | None = None,
     ) -> None:
         self.repairs: deque[Repair] = deque(maxlen=MOST_REPAIRS)
         self._probes, self._models, self._processes = probes, list(models), processes
-        self._begin_anew = begin_anew
+        self._restart_server = restart_server
         self._pause = look_seconds / max(1, len(models))
         self._ended, self._resting = threading.Event(), threading.Event()
-        self._mending, self._tries, self._tries_before = threading.Lock(), 0, 0
+        self._repairing, self._tries, self._tries_before = threading.Lock(), 0, 0
         self._threads = [
             threading.Thread(target=run, name=f"labkit watchdog of {what}", daemon=True)
             for what, run in (("answers", self._run), ("processes", self._run_processes))
@@ -74,21 +76,21 @@ class Watchdog:
             thread.start()
 
     def rest(self) -> None:
-        """Mend nothing until `resume`: the server has ended, or is just being started."""
+        """Repair nothing until `resume`, because the server has ended or is being started."""
         self._resting.set()
 
     def resume(self, processes: ModelProcesses) -> None:
-        """Go on, with the processes of the new server."""
-        with self._mending:
+        """Continue with the processes of the new server."""
+        with self._repairing:
             self._processes, self._tries_before = processes, self._tries
         self._resting.clear()
 
     def end(self) -> None:
-        """Look no more; what it is just doing goes on."""
+        """Begin no further checks; a repair that has begun goes on."""
         self._ended.set()
 
     def stop(self) -> None:
-        """Look no more, and wait until it is done."""
+        """Begin no further checks, and wait until both threads have ended."""
         self.end()
         for thread in self._threads:
             if threading.current_thread() is not thread:
@@ -106,15 +108,15 @@ class Watchdog:
             if self._resting.is_set():
                 continue
             for model in self._models:
-                with self._mending:  # while a model is replaced it may have no process
+                with self._repairing:  # while a model is replaced it may have no process
                     self._processes.kill_stopped(model)
                     if self._processes.have_ended(model) and self._probes.is_live() and self._probes.is_loaded(model):
                         self._repair(model)
-            with self._mending:
-                self._look_at_repairs()
+            with self._repairing:
+                self._limit_repairs()
 
     def _look(self, model: str) -> None:
-        """Ask a model, and mend it if need be, those that it needs first."""
+        """Probe a model and repair it if it does not answer; the models that it needs come first."""
         before = self._tries
         if self._is_fine(model):
             return
@@ -123,12 +125,12 @@ class Watchdog:
         asked = self._tries
         if asked != before and self._is_fine(model):
             return
-        with self._mending:
-            if self._tries == asked:  # else it was mended meanwhile, perhaps
+        with self._repairing:
+            if self._tries == asked:  # otherwise the other thread may have repaired it
                 self._repair(model)
 
     def _is_fine(self, model: str) -> bool:
-        """Whether there is nothing to mend, or nobody to mend it for."""
+        """Whether no repair is needed or possible."""
         return self._probes.answers(model) or self._has_nothing_to_do() or not self._probes.is_live()
 
     def _has_nothing_to_do(self) -> bool:
@@ -140,7 +142,7 @@ class Watchdog:
         self._processes.kill_stopped(model, 0.0)
         if lost := self._processes.waiting_for_ended(model):
             requests = "a request" if lost == 1 else f"{lost} requests"
-            if self._ask_to_begin_anew(f"the process of {model} ended with {requests}, which Triton would not answer"):
+            if self._ask_for_restart(f"the process of {model} ended with {requests}, which Triton would not answer"):
                 return
         when, began = time.time(), time.monotonic()
         failure = ""
@@ -148,20 +150,20 @@ class Watchdog:
             self._probes.reload(model)
         except NotAvailable as error:
             failure = str(error)
-        self._processes.look_at(model)
+        self._processes.note(model)
         self._tries += 1
         if not self._has_nothing_to_do():
             self.repairs.append(Repair(model, when, time.monotonic() - began, failure))
 
-    def _look_at_repairs(self) -> None:
+    def _limit_repairs(self) -> None:
         repairs = self._tries - self._tries_before
         if repairs >= MANY_REPAIRS or (repairs >= FEW_REPAIRS and not self._processes.in_flight()):
-            self._ask_to_begin_anew(f"models were loaded anew in it, {repairs} in all, and each left threads and memory")
+            self._ask_for_restart(f"its models were reloaded {repairs} times, which left threads and memory in it")
 
-    def _ask_to_begin_anew(self, why: str) -> bool:
-        """Whether there is somebody to do it."""
-        if self._begin_anew is None or self._has_nothing_to_do():
+    def _ask_for_restart(self, why: str) -> bool:
+        """Ask for a restart of the server; returns whether somebody will do it."""
+        if self._restart_server is None or self._has_nothing_to_do():
             return False
         self.rest()
-        self._begin_anew(why)
+        self._restart_server(why)
         return True

@@ -1,4 +1,4 @@
-"""A load generator for the served model `gptj`: users or arrivals, what each request waited for, and what it adds up to."""
+"""Stress tests of the served model `gptj`: sends many requests, times every token, and summarises the times."""
 
 from labkit.serving.stress.generator import run_stress
 from labkit.serving.stress.lengths import Lengths

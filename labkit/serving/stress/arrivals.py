@@ -1,4 +1,4 @@
-"""When requests come that do not wait for one another: a Poisson process."""
+"""Arrival times of independent requests: a Poisson process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """Moments in seconds from the beginning, rising, below `seconds`; `rate` of them a second on average.
+    """Arrival times in seconds from the beginning, in rising order, all below `seconds`; on average `rate` per second.
 
-    The gaps are independent and exponential, so that how many come in a second scatters as it does with many strangers.
+    The gaps are independent and exponentially distributed, as with many users who do not know one another.
     """
     source = random.Random(f"arrivals {seed}")
     moments, moment = [], source.expovariate(rate)

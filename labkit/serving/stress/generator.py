@@ -1,4 +1,4 @@
-"""Makes the load: asks as users do, or as strangers come, and notes when each token arrives."""
+"""Sends the requests of a stress test, from a number of users or at random times, and notes when each token arrives."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from labkit.serving.stress.settings import StressSettings
 from labkit.serving.stress.times import RequestTimes, StressRun
 
 TICK_SECONDS = 0.01
-"""Between two looks at how late the event loop is."""
+"""Time between two measurements of how late the event loop is."""
 
 PAUSE_AFTER_ERROR = 0.05
-"""Seconds that a user waits after an error: one that is refused must not ask a thousand times a second."""
+"""Seconds that a user waits after an error, so that refused users do not send thousands of requests per second."""
 
 
 def run_stress(
     grpc_address: str, settings: StressSettings, *, progress: Callable[[str], None] = lambda words: None
 ) -> StressRun:
-    """Put load on a server and wait until the last request that was due has ended.
+    """Run a stress test of a server, and wait until every request has ended.
 
-    A request that fails is noted with its error; it is not made again. progress: told in words how far it is, each second.
-    Raises `InvalidRequest` for an address that is none, `NotAvailable` where tritonclient is not installed, and whatever one
-    request before the load, which is not counted, fails with: then there is no server to measure.
+    A failed request is noted with its error and not repeated. progress: called with words about the progress every second.
+    Raises `InvalidRequest` for a malformed address, `NotAvailable` if tritonclient is not installed. Before the test one
+    request is sent that is not counted; if it fails, its error is raised, because then there is nothing to measure.
     """
     generator = _Generator(grpc_address, settings, progress)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(generator.run())
-    with ThreadPoolExecutor(1) as other:  # a notebook's thread has an event loop of its own
+    with ThreadPoolExecutor(1) as other:  # the thread of a notebook already runs an event loop
         return other.submit(lambda: asyncio.run(generator.run())).result()
 
 
@@ -58,7 +58,7 @@ class _Generator:
             watchers = [asyncio.create_task(self._watch_loop()), asyncio.create_task(self._tell())]
             try:
                 async with asyncio.TaskGroup() as requests:
-                    await (self._users(requests) if self._settings.rate is None else self._strangers(requests))
+                    await (self._users(requests) if self._settings.rate is None else self._independent(requests))
             finally:
                 for watcher in watchers:
                     watcher.cancel()
@@ -77,7 +77,7 @@ class _Generator:
             if (await self._ask(now)).error is not None:
                 await asyncio.sleep(PAUSE_AFTER_ERROR)
 
-    async def _strangers(self, requests: asyncio.TaskGroup) -> None:
+    async def _independent(self, requests: asyncio.TaskGroup) -> None:
         for due in poisson_arrivals(self._settings.rate or 0.0, self._run.end, self._settings.seed):
             await asyncio.sleep(max(0.0, due - self._now()))
             requests.create_task(self._ask(due))
@@ -112,6 +112,6 @@ class _Generator:
             await asyncio.sleep(1)
             asked = len(self._run.requests)
             self._progress(
-                f"{self._settings.load}: {self._now():.0f} of {self._run.end:.0f} s, {asked} requests, "
-                f"{asked - self._ended} of them under way"
+                f"{self._settings.offered_load}: {self._now():.0f} of {self._run.end:.0f} s, {asked} requests, "
+                f"{asked - self._ended} of them unfinished"
             )

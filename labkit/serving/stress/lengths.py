@@ -1,4 +1,4 @@
-"""How many tokens prompts and answers have: drawn from a distribution within bounds."""
+"""Numbers of tokens of prompts and answers, drawn from a distribution with bounds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SHAPES = ("lognormal", "uniform")
 
 @dataclass(frozen=True)
 class Lengths:
-    """Whole numbers from `low` to `high`, both included.
+    """A distribution of whole numbers from `low` to `high`, both included.
 
-    shape: "uniform", each alike; or "lognormal", as lengths of real texts are: the median is the bounds' geometric mean,
-    the bounds lie two standard deviations (of the logarithm) from it, and what falls outside is drawn anew. Raises
-    `InvalidRequest` for bounds or a shape that cannot be.
+    shape: "uniform", where all numbers are equally likely, or "lognormal", which resembles the lengths of real texts. Then the
+    median is the geometric mean of the bounds, and the bounds lie two standard deviations (of the logarithm) from it; numbers
+    outside are drawn again. Raises `InvalidRequest` for impossible bounds or an unknown shape.
     """
 
     low: int
@@ -32,17 +32,17 @@ class Lengths:
 
     @classmethod
     def parse(cls, text: str, shape: str = "lognormal") -> Lengths:
-        """From `16` or `8-64`. Raises `InvalidRequest`."""
+        """Read a text such as `16` or `8-64`. Raises `InvalidRequest`."""
         low, _, high = text.partition("-")
         try:
             return cls(int(low), int(high or low), shape)
         except ValueError as error:
             if isinstance(error, InvalidRequest):
                 raise
-            raise InvalidRequest(f"lengths are {text!r}; a whole number or two are accepted, 16 or 8-64 say") from None
+            raise InvalidRequest(f"lengths are {text!r}; one or two whole numbers are accepted, like 16 or 8-64") from None
 
     def draw(self, source: random.Random) -> int:
-        """One of them."""
+        """Draw one number."""
         if self.shape == "uniform" or self.low == self.high:
             return source.randint(self.low, self.high)
         middle, sigma = math.sqrt(self.low * self.high), math.log(self.high / self.low) / 4

@@ -1,4 +1,4 @@
-"""Figures of a load record: throughput against latency, who waited for what, how many ran at a time."""
+"""Figures of a stress test: latency against throughput, and a timeline of the requests and of the running batch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BARS = 120
-"""Requests that a timeline has room for."""
+"""Most requests in a timeline."""
 
 
-def throughput_plot(record: StressRecord, *, title: str = "Throughput and latency under load") -> Figure:
-    """Tokens a second against the 99th percentile of the time between tokens, a point a load, each named.
+def throughput_plot(record: StressRecord, *, title: str = "Throughput and latency in a stress test") -> Figure:
+    """The time between tokens (median and 99th percentile) against tokens per second, with one labelled point per load.
 
-    Raises `InvalidRequest` when no load has two tokens of one request.
+    Raises `InvalidRequest` if in no row a request has two tokens.
     """
     rows = [row for row in record.rows if row["itl_ms"]["p99"] is not None]
     if not rows:
-        raise InvalidRequest("no load of this record has an inter-token latency; measure one that is answered")
+        raise InvalidRequest("no row of this record has an inter-token latency; run a stress test whose requests are answered")
     figure = _captioned(title, record.caption(), 4.2)
     axes = figure.add_subplot()
     for name, colour in (("p99", COLOURS[1]), ("p50", COLOURS[0])):
@@ -35,7 +35,7 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
     for row in rows:
         place = (row["tokens_per_second"], row["itl_ms"]["p99"])
         axes.annotate(row["load"], place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.set(xlabel="tokens a second, all requests together", ylabel="milliseconds between tokens")
+    axes.set(xlabel="tokens per second, all requests together", ylabel="milliseconds between tokens")
     axes.set_xlim(0, 1.12 * max(row["tokens_per_second"] for row in rows))
     axes.set_ylim(0, 1.15 * max(row["itl_ms"]["p99"] for row in rows))
     axes.grid(alpha=0.25)
@@ -44,16 +44,16 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
 
 
 def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests and the running batch") -> Figure:
-    """A bar a request (waiting, prefill, decode) in the order in which they were due, over how many ran at a time.
+    """One bar per request (waiting, prefill, decode), in order of due times; below, the number of decoding requests.
 
-    Where the server's queue ends is by the server's own clock. Of many requests the first 120 that count have bars. Raises
-    `InvalidRequest` when no request of the row has a token.
+    The server reports when waiting ended. At most `MOST_BARS` requests have bars: the first that were due after the warm-up.
+    Raises `InvalidRequest` if no request of the row has a token.
     """
     requests = [request for request in record.requests(row) if request.pieces]
     begin = record.settings["warmup"]
     shown = [request for request in requests if request.due >= begin][:MOST_BARS]
     if not shown:
-        raise InvalidRequest("no request of this load has a token; there is no timeline to draw")
+        raise InvalidRequest("no request of this row has a token; there is no timeline to draw")
     figure = _captioned(f"{title}: {record.rows[row]['load']}", record.caption(), 3.2 + 0.045 * len(shown))
     bars, batch = figure.subplots(2, sharex=True, height_ratios=(2 + 0.03 * len(shown), 1))
     _draw_bars(bars, shown)
@@ -67,9 +67,12 @@ def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests
 
 
 def running_batch(requests: Sequence[RequestTimes]) -> tuple[list[float], list[int]]:
-    """Moments at which the number of requests between their first and last token changes, and that number from then on."""
+    """The times when the number of decoding requests changes, and the number after each change.
+
+    A request is decoding between its first and its last token.
+    """
     changes = [change for request in requests for change in ((request.pieces[0], 1), (request.pieces[-1], -1))]
-    changes.sort(key=lambda change: (change[0], -change[1]))  # one with a single token begins before it ends
+    changes.sort(key=lambda change: (change[0], -change[1]))  # a request with a single token begins before it ends
     moments, sizes, size = [], [], 0
     for moment, change in changes:
         size += change

@@ -1,4 +1,4 @@
-"""Prompts that no cache has seen: pieces of English that `gptj-tiny` was not trained on, cut at random places."""
+"""Prompts that no cache holds: random pieces of an English text that `gptj-tiny` was not trained on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _TRIES = 1000
 
 
 class Prompts:
-    """An endless row of prompts, no two of them equal: cut at random places.
+    """A sequence of different prompts.
 
-    lengths: in tokens of `gptj-tiny`'s tokenizer; another model has about as many. as_token_ids: give token ids in place of
-    text, for models without a tokenizer. The same seed gives the same row.
+    lengths: in tokens of `gptj-tiny`'s tokenizer; other tokenizers need about as many. as_token_ids: return token ids instead
+    of text, for models without a tokenizer. Equal seeds give equal sequences.
     """
 
     def __init__(self, lengths: Lengths, *, seed: int = 0, as_token_ids: bool = False) -> None:
         checkpoint = open_checkpoint("gptj-tiny")
         if checkpoint.path is None:
-            raise NotAvailable("the built-in model has no folder, and so no text to cut prompts from; install labkit anew")
+            raise NotAvailable("the built-in model has no folder, and so there is no text for prompts; reinstall labkit")
         self._tokenizer = checkpoint.tokenizer()
         self._tokens = self._tokenizer.encode((checkpoint.path / "held_out_sample.txt").read_text("utf-8"))
         if lengths.high > len(self._tokens):
@@ -32,7 +32,7 @@ class Prompts:
         self._given: set[str | tuple[int, ...]] = set()
 
     def next(self) -> str | Sequence[int]:
-        """The next one. Raises `InvalidRequest` when prompts are so short that there are no more."""
+        """The next prompt. Raises `InvalidRequest` if there are no more different prompts, which happens if they are short."""
         for _ in range(_TRIES):
             length = self._lengths.draw(self._random)
             begin = self._random.randrange(len(self._tokens) - length + 1)

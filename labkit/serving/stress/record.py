@@ -1,4 +1,4 @@
-"""A load measurement as JSON: what was served and how, a row a load, and each request of the last one."""
+"""The record of a stress test: what was served, one row per load, and every request."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from labkit.serving.stress.times import RequestTimes, StressRun
 
 @dataclass(frozen=True)
 class StressRecord(Record):
-    """A `Record` of kind "load"; a row is what `summarise` gives. `extra["requests"]` holds the requests of each row."""
+    """A `Record` of kind "stress". `summarise` makes the rows, and `extra["requests"]` holds the requests of each row."""
 
     @classmethod
     def of(cls, runs: Sequence[StressRun], served: dict[str, Any]) -> StressRecord:
-        """The record of runs with the same settings but for their load; served: what `about_served` gave before them."""
+        """The record of runs whose settings differ only in their load. served: what `about_served` returned before them."""
         settings = runs[0].settings.to_dict()
         asked = {name: value for name, value in settings.items() if name not in ("users", "rate")}
         about = {name: served[name] for name in ("served", "device", "dtype")}
         requests = [[asdict(request) for request in run.requests] for run in runs]
         extra = {"requests": requests, "server": served}
-        return cls("load", about | asked, [summarise(run) for run in runs], extra=extra)
+        return cls("stress", about | asked, [summarise(run) for run in runs], extra=extra)
 
     def requests(self, row: int = -1) -> list[RequestTimes]:
-        """The requests of one row, warm-up's too."""
+        """The requests of one row, including those of the warm-up."""
         return [RequestTimes(**values) for values in self.extra["requests"][row]]
 
 
 def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:
-    """What a server serves: `server` and its `version`, `served` (the model's name), `device` and `dtype`, `parameters`.
+    """What a server serves: `server`, `version`, `served` (the model's name), `device`, `dtype` and `parameters`.
 
-    What a model's configuration leaves to the server is called "left to the server". Raises `NotAvailable` without one.
+    A device or dtype that the model's configuration does not set is "left to the server". Raises `NotAvailable` if no server
+    answers.
     """
     library = client_library()
     with grpc_client(grpc_address) as client:
@@ -43,7 +44,7 @@ def about_served(grpc_address: str, model: str = "gptj") -> dict[str, Any]:
             about = client.get_server_metadata(client_timeout=10.0)
             config = client.get_model_config(model, client_timeout=10.0).config
         except library.InferenceServerException as error:
-            raise NotAvailable(f"{grpc_address} does not say what it serves as {model}: {error.message()}") from None
+            raise NotAvailable(f"{grpc_address} does not describe its model {model}: {error.message()}") from None
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     left = "left to the server"
     return {

@@ -1,4 +1,4 @@
-"""What load is asked for."""
+"""The settings of a stress test."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ USUAL = Lengths(8, 64)
 
 @dataclass(frozen=True)
 class StressSettings:
-    """Either `users`, each of whom asks again as soon as it is answered (closed loop), or `rate`: requests a second that
-    come at random and wait for nobody (open loop).
+    """The load is given either by `users` or by `rate`.
 
-    seconds: of what counts, after `warmup` seconds that do not. prompt_tokens, new_tokens: lengths. temperature: 0 is
-    greedy. ttft_limit, itl_limit: seconds to the first token, and between tokens on average, that a good request keeps.
-    timeout: seconds that a request may take. as_token_ids: prompts as token ids, for models without a tokenizer. seed: of
-    prompts, lengths and arrivals. Raises `InvalidRequest` for what cannot be.
+    users: this many users, who each send the next request as soon as the last is answered (closed loop). rate: requests per
+    second, which arrive at random times and do not wait for one another (open loop). seconds: length of the measurement, after
+    `warmup` seconds that do not count. prompt_tokens, new_tokens: distributions of lengths. temperature: 0 is greedy.
+    ttft_limit, itl_limit: the longest time to the first token, and the longest average time between tokens, of a good request,
+    in seconds. timeout: the longest time of a request in seconds. as_token_ids: send prompts as token ids, for models without a
+    tokenizer. seed: for prompts, lengths and arrival times. Raises `InvalidRequest` for impossible settings.
     """
 
     users: int | None = None
@@ -38,20 +39,20 @@ class StressSettings:
 
     def __post_init__(self) -> None:
         if (self.users is None) == (self.rate is None):
-            raise InvalidRequest(f"users is {self.users} and rate {self.rate}; give one of them")
+            raise InvalidRequest(f"users is {self.users} and rate {self.rate}; give exactly one of them")
         for name, least in (("users", 1), ("rate", 0.001), ("warmup", 0), ("seconds", 0.1), ("timeout", 0.1)):
             value = getattr(self, name)
             if value is not None and not least <= value <= 1e6:
                 raise InvalidRequest(f"{name} is {value}; {least} or more is accepted")
 
     @property
-    def load(self) -> str:
-        """Who asks, in words."""
+    def offered_load(self) -> str:
+        """The load in words: "4 users" or "8 requests/s"."""
         if self.users is not None:
             return f"{self.users} user{'s' * (self.users > 1)}"
         return f"{self.rate:g} requests/s"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, lengths as text."""
+        """The settings as plain values; lengths become text."""
         lengths = {name: getattr(self, name) for name in ("prompt_tokens", "new_tokens")}
         return vars(self) | {name: f"{one.low} to {one.high}, {one.shape}" for name, one in lengths.items()}

@@ -1,4 +1,4 @@
-"""What a run adds up to: percentiles, throughput, goodput, errors, and whether the generator kept up."""
+"""Summarises a stress test: percentiles, throughput, goodput, errors, and whether the generator kept up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from labkit.serving.stress.times import StressRun
 
 LATE_SECONDS = 0.02
-"""A generator that is later than this with one request or tick in a hundred has not kept up."""
+"""The generator did not keep up if one in a hundred requests, or measurements of the event loop, was later than this."""
 
 
 def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float | int | None]:
-    """`p50`, `p95`, `p99`, `mean` and `max`, times `scale` (so that seconds become milliseconds), and `count`.
+    """`p50`, `p95`, `p99`, `mean` and `max`, multiplied by `scale` (from seconds to milliseconds), and `count`.
 
-    Between two values it is interpolated linearly: the p-th of n sorted ones lies at place (n - 1) p / 100, from 0. Without
-    values they are None.
+    Percentile p of n sorted values is at index (n - 1) p / 100, counted from 0, with linear interpolation. All but `count` are
+    None if there are no values.
     """
     if not values:
         return {"p50": None, "p95": None, "p99": None, "mean": None, "max": None, "count": 0}
@@ -27,12 +27,13 @@ def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float 
 
 
 def summarise(run: StressRun) -> dict[str, Any]:
-    """A row of a record. Latencies in milliseconds, of requests that were due in the time that counts.
+    """The row of a record. Latencies are in milliseconds; only requests that were due after the warm-up count.
 
-    `ttft_ms`: from due to the first token. `itl_ms`: between tokens. `e2e_ms`: from due to the last token, of those answered
-    in full. `tokens_per_second`, `requests_per_second`: what came, and what was answered, in the time that counts, over its
-    length. `goodput`: requests a second that were due then and kept both limits; `good_share`, of all that were due.
-    `lag_ms`: sent after due; `loop_lag_ms`: of the event loop. `fell_behind`: in words, empty if the generator kept up.
+    `ttft_ms`: from the due time to the first token. `itl_ms`: between tokens. `e2e_ms`: from the due time to the last token of
+    complete answers. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
+    second of the measurement. `goodput`: requests per second that kept both limits. `good_share`: their share of all requests
+    that were due. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was. `fell_behind`: a warning
+    if the generator did not keep up, otherwise empty.
     """
     settings, counted = run.settings, run.counted
     answered = [request for request in counted if request.error is None and request.pieces]
@@ -41,7 +42,7 @@ def summarise(run: StressRun) -> dict[str, Any]:
     done = sum(request.error is None and run.begin <= request.ended < run.end for request in run.requests)
     kinds = Counter(request.error for request in counted if request.error is not None)
     return {
-        "load": settings.load,
+        "load": settings.offered_load,
         "users": settings.users,
         "rate": settings.rate,
         "requests": len(counted),
@@ -65,14 +66,14 @@ def summarise(run: StressRun) -> dict[str, Any]:
 
 
 def fell_behind(run: StressRun) -> str:
-    """What is to be said of a generator that did not keep up; empty if it did."""
+    """A warning that the generator did not keep up; empty if it did."""
     lags = {"with its requests": [request.sent - request.due for request in run.counted], "in noting tokens": run.loop_lags}
     late = [f"{1e3 * worst:.0f} ms late {what}" for what, values in lags.items() if (worst := _p99(values)) > LATE_SECONDS]
     if not late:
         return ""
     return (
         f"the load generator itself was {' and '.join(late)} (99th percentile): latencies are counted from when a request was "
-        "due, and so hold its lateness as well; ask for less load, or run it on another machine than the server"
+        "due, so they include this delay; reduce the load, or run the stress test on another machine than the server"
     )
 
 

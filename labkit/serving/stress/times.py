@@ -1,4 +1,4 @@
-"""What is noted of each request, and of a whole run."""
+"""The times that are noted for each request, and for a whole run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from labkit.serving.stress.settings import StressSettings
 
 @dataclass
 class RequestTimes:
-    """A request's moments, in seconds from the beginning of the run, warm-up and all.
+    """The times of one request, in seconds from the beginning of the run, warm-up included.
 
-    due: when it should have been sent; everything is counted from there, so that a generator that is late makes nobody look
-    quicker. sent: when it was. pieces: when each token came. queue_seconds: how long the server let it wait, by the server.
-    error: the kind of the error that it ended with, and `words` its message; None if it was answered.
+    due: when the request should have been sent. Latencies are counted from this time, so that a late generator does not make
+    the server look faster. sent: when it was sent. pieces: when each token arrived. queue_seconds: how long it waited in the
+    server, as the server reports. error: the type of the error that it ended with, None if it was answered; words: the error's
+    message.
     """
 
     number: int
@@ -30,21 +31,21 @@ class RequestTimes:
 
     @property
     def ttft(self) -> float:
-        """Seconds from when it was due to its first token; only of one that has tokens."""
+        """Seconds from the due time to the first token. Only for requests with tokens."""
         return self.pieces[0] - self.due
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between neighbouring tokens."""
+        """Seconds between consecutive tokens."""
         return [after - before for before, after in pairwise(self.pieces)]
 
     @property
     def e2e(self) -> float:
-        """Seconds from when it was due to its last token."""
+        """Seconds from the due time to the last token."""
         return self.pieces[-1] - self.due
 
     def is_good(self, ttft_limit: float, itl_limit: float) -> bool:
-        """Whether it was answered with its first token in time and the others, on average, as quickly one after another."""
+        """Whether it was answered, and both the time to the first token and the average time between tokens kept the limits."""
         if self.error is not None or not self.pieces:
             return False
         mean_gap = (self.pieces[-1] - self.pieces[0]) / max(1, len(self.pieces) - 1)
@@ -53,10 +54,10 @@ class RequestTimes:
 
 @dataclass
 class StressRun:
-    """All requests of a run, warm-up's too, and how late the generator itself was.
+    """All requests of a run, including those of the warm-up, and how late the generator itself was.
 
-    loop_lags: seconds by which a sleep of the generator's event loop lasted too long, taken all along: by as much it may
-    have seen tokens late.
+    loop_lags: by how many seconds each of many short sleeps of the event loop lasted too long. Arrival times of tokens may be
+    noted late by as much.
     """
 
     settings: StressSettings
@@ -65,15 +66,15 @@ class StressRun:
 
     @property
     def begin(self) -> float:
-        """From when on it counts."""
+        """When the measurement begins."""
         return self.settings.warmup
 
     @property
     def end(self) -> float:
-        """Until when it counts; requests that were due before are waited for."""
+        """When the measurement ends. Requests that were due before are still waited for."""
         return self.settings.warmup + self.settings.seconds
 
     @property
     def counted(self) -> list[RequestTimes]:
-        """The requests that were due in the time that counts."""
+        """The requests that were due during the measurement."""
         return [request for request in self.requests if self.begin <= request.due < self.end]

@@ -1,4 +1,4 @@
-"""Requests to the served models, by the description of their tensors, and their answers as plain values."""
+"""Sends requests to the served models, and returns their answers as plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.serving.server import Server
 from labkit.serving.server.probes import as_input, is_last
 
 PATIENCE = 60.0
-"""Seconds until a request is given up: much more than any takes."""
+"""Seconds until a request is given up: much longer than any request takes."""
 
 PROMPT = "Once upon a time"
 
@@ -29,13 +29,13 @@ def tensor(spec: TensorSpec, values: Any) -> Any:
 
 
 def gptj(**given: Any) -> list[Any]:
-    """A request to `gptj`: a value an input, or a list for those that take many."""
+    """A request to `gptj`. Each input is one value, or a list for inputs that accept several."""
     specs = {spec.name: spec for spec in GPTJ_INPUTS}
     return [tensor(specs[name], _encoded(value if isinstance(value, list) else [value])) for name, value in given.items()]
 
 
 def ensemble(prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: str = "", **sampling: Any) -> list[Any]:
-    """A request to `ensemble`; each sampling input is one value for all prompts, or a list of one a prompt."""
+    """A request to `ensemble`. Each sampling input is one value for all prompts, or a list with one value per prompt."""
     specs = {spec.name: spec for spec in ENSEMBLE_INPUTS}
     given = {
         "INPUT_0": list(prompts),
@@ -47,7 +47,7 @@ def ensemble(prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: st
 
 
 def fastertransformer(prompts: Sequence[Sequence[int]], new_tokens: int, **given: Any) -> list[Any]:
-    """A request to `fastertransformer`; word lists are given as they are, other inputs as to `ensemble`."""
+    """A request to `fastertransformer`. Word lists are given as arrays, other inputs as for `ensemble`."""
     specs = {spec.name: spec for spec in FASTERTRANSFORMER_INPUTS}
     longest = max(1, *map(len, prompts))
     inputs = [
@@ -60,6 +60,15 @@ def fastertransformer(prompts: Sequence[Sequence[int]], new_tokens: int, **given
     return inputs
 
 
+def long_request(model: str, new_tokens: int, *, stream: bool = False) -> list[Any]:
+    """A request to one of the three models for exactly so many new tokens: no token ends the text. stream: `gptj` only."""
+    if model == "gptj":
+        return gptj(text_input=PROMPT, max_new_tokens=new_tokens, ignore_eos=True, stream=stream)
+    if model == "ensemble":
+        return ensemble([PROMPT], new_tokens, end_id=8000)
+    return fastertransformer([[260, 951]], new_tokens, end_id=8000)
+
+
 def _column(value: Any, rows: int) -> list[list[Any]]:
     return [[each] for each in _encoded(value if isinstance(value, list) else [value] * rows)]
 
@@ -69,7 +78,7 @@ def _encoded(values: list[Any]) -> list[Any]:
 
 
 def infer(server: Server, model: str, inputs: list[Any], **options: Any) -> dict[str, Any]:
-    """The outputs of a model that answers once, by name."""
+    """The outputs, by name, of a model that sends one response."""
     with grpc_client(server.grpc) as client:
         result = client.infer(model, inputs, **{"client_timeout": PATIENCE} | options)
     return _values(result)
@@ -79,7 +88,7 @@ def infer(server: Server, model: str, inputs: list[Any], **options: Any) -> dict
 def streaming(
     server: Server, inputs: list[Any], *, seconds: float = PATIENCE, **options: Any
 ) -> Iterator[queue.SimpleQueue[Any]]:
-    """A stream of `gptj`'s: outputs by name, or an error, in the order in which they come. Cancelled behind the block."""
+    """A stream of `gptj`: a queue of outputs by name, or an error. The stream is cancelled at the end of the block."""
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
     over = threading.Event()
 
@@ -108,7 +117,7 @@ def stream(server: Server, inputs: list[Any], **options: Any) -> list[dict[str, 
 
 
 def ask(server: Server, **given: Any) -> dict[str, Any]:
-    """gptj's one response."""
+    """The one response of `gptj` to a request that does not stream."""
     (response,) = stream(server, gptj(**given))
     return response
 

@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from labkit.serving.access import HEADER, access_headers, opening_words, secret_of
+from labkit.serving.access import HEADER, access_headers, exposure_warning, secret_of
 from labkit.serving.channels import channel_options, client_library, grpc_client
-from labkit.serving.private_folder import private_folder
-from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
+from labkit.serving.shared_folder import shared_folder
+from labkit.serving.user_folder import user_folder
+from tests.serving.live.processes import processes, region_prefix, shared_memory
 from tests.serving.live.requests import PATIENCE, ask, ensemble, infer, post
 
 PAGE = {"Origin": "http://evil.example", "Content-Type": "text/plain"}
@@ -176,31 +177,31 @@ def test_the_secret_is_seen_by_nobody_else(served: Server) -> None:
     assert any("--http-restricted-api=" in command for command in commands)
     assert not [command for command in commands + readable_by_others("environ") if secret in command]
     assert secret not in served.log.read_text(errors="replace")
-    models = psutil.Process(served.pid).children(recursive=True)
+    _, *models = processes(served)
     assert len(models) == 4
     assert not [each.pid for each in models if secret in str(each.environ())], "what a model's code prints of its environment"
-    for path, _, names in os.walk(private_folder() / "access"):
+    for path, _, names in os.walk(user_folder() / "access"):
         assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
         assert {stat.S_IMODE((Path(path) / name).stat().st_mode) for name in names} == {0o600}
 
 
 def test_files_and_shared_memory_are_for_the_user_alone(served: Server) -> None:
-    for folder in (private_folder(), run_folder(served.pid)):
+    for folder in (user_folder(), shared_folder(served.pid)):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    regions = list(Path("/dev/shm").glob(f"triton-labkit-{os.getpid()}-{served.grpc.rpartition(':')[2]}-*"))
+    regions = shared_memory(region_prefix(served))
     assert len(regions) >= 4
     assert {stat.S_IMODE(region.stat().st_mode) for region in regions} == {0o600}
 
 
 def test_only_loopback_is_listened_on(served: Server) -> None:
-    found = listening([psutil.Process(served.pid), *psutil.Process(served.pid).children(recursive=True)])
+    found = listening(processes(served))
     assert len(found) == 3
     assert {address.removeprefix("::ffff:") for address, _ in found} == {"127.0.0.1"}
 
 
-def listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
+def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
     """Addresses and ports on which processes listen."""
-    connections = [one for process in processes for one in process.net_connections("inet")]
+    connections = [one for process in found for one in process.net_connections("inet")]
     return {(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN}
 
 
@@ -221,7 +222,7 @@ def test_a_secret_is_random_and_opens_its_server_until_that_ends(served: Server,
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_needs_no_warning(address: str) -> None:
-    assert opening_words(address) == ""
+    assert exposure_warning(address) == ""
 
 
 def test_what_another_address_opens_is_said(served: Server) -> None:
@@ -239,7 +240,7 @@ def test_what_another_address_opens_is_said(served: Server) -> None:
     ]
     found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert found.stderr.count(words) == 1, found.stderr
-    assert "port 100000 on 0.0.0.0 cannot be had" in found.stderr
+    assert "port 100000 on 0.0.0.0 is not available" in found.stderr
 
 
 def test_a_secret_goes_to_no_other_machine(served: Server) -> None:

@@ -15,7 +15,7 @@ import pytest
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE, PROMPT, ensemble, fastertransformer, gptj, infer, post, streaming
+from tests.serving.live.requests import PATIENCE, PROMPT, ensemble, fastertransformer, infer, long_request, post, streaming
 
 ROOM = 2
 """Sequences that the server of this module runs at a time; nobody waits beside them: it refuses what finds no place."""
@@ -51,20 +51,12 @@ def wait_until_idle(server: Server) -> float:
     return time.monotonic() - began
 
 
-def long_request(model: str) -> list[Any]:
-    if model == "gptj":
-        return gptj(text_input=PROMPT, max_new_tokens=NEW_TOKENS, ignore_eos=True, stream=True)
-    if model == "ensemble":
-        return ensemble([PROMPT], NEW_TOKENS, end_id=8000)
-    return fastertransformer([[260, 951]], NEW_TOKENS, end_id=8000)
-
-
 @pytest.fixture(scope="module")
 def whole(narrow: Server) -> float:
     """Seconds that the long requests take when nobody cancels them."""
     began = time.monotonic()
     with ThreadPoolExecutor(ROOM) as pool:
-        list(pool.map(lambda _: infer(narrow, "fastertransformer", long_request("fastertransformer")), range(ROOM)))
+        list(pool.map(lambda _: infer(narrow, "fastertransformer", long_request("fastertransformer", NEW_TOKENS)), range(ROOM)))
     return time.monotonic() - began
 
 
@@ -73,7 +65,7 @@ Way = Callable[[Server, contextlib.ExitStack], None]
 
 
 def grpc_streams_end(server: Server, stack: contextlib.ExitStack) -> None:
-    for found in [stack.enter_context(streaming(server, long_request("gptj"))) for _ in range(ROOM)]:
+    for found in [stack.enter_context(streaming(server, long_request("gptj", NEW_TOKENS, stream=True))) for _ in range(ROOM)]:
         response = found.get(timeout=PATIENCE)
         assert not isinstance(response, Exception), response
 
@@ -91,7 +83,7 @@ def http_streams_end(server: Server, stack: contextlib.ExitStack) -> None:
 def grpc_calls_end(server: Server, stack: contextlib.ExitStack) -> None:
     client = stack.enter_context(grpc_client(server.grpc))
     for _ in range(ROOM):
-        given = long_request("fastertransformer")
+        given = long_request("fastertransformer", NEW_TOKENS)
         stack.callback(client.async_infer("fastertransformer", given, lambda result, error: None).cancel)
 
 
@@ -116,7 +108,7 @@ def test_a_request_whose_time_is_up_frees_its_place(narrow: Server, whole: float
     """`timeout` is Triton's parameter, in microseconds: its way through an ensemble is the only one that Triton has."""
     if (model, which) == ("ensemble", "deadline"):
         pytest.skip("not measured here: Triton hands on an ensemble's cancellation between its steps only")
-    seconds, words = whole / 8, "its deadline has passed; it had made" if which == "timeout" else "Deadline Exceeded"
+    seconds, words = whole / 8, "its deadline has passed; it had generated" if which == "timeout" else "Deadline Exceeded"
     found = []
     for _ in range(ATTEMPTS):
         began = time.monotonic()
@@ -134,9 +126,11 @@ def test_a_request_whose_time_is_up_frees_its_place(narrow: Server, whole: float
 def _ask_in_time(server: Server, model: str, which: str, seconds: float) -> None:
     microseconds = int(seconds * 1e6)
     if model != "gptj":
-        infer(server, model, long_request(model), **_limit(which, "client_timeout", seconds, microseconds))
+        infer(server, model, long_request(model, NEW_TOKENS), **_limit(which, "client_timeout", seconds, microseconds))
         return
-    with streaming(server, long_request(model), **_limit(which, "seconds", seconds, microseconds)) as found:
+    with streaming(
+        server, long_request(model, NEW_TOKENS, stream=True), **_limit(which, "seconds", seconds, microseconds)
+    ) as found:
         while not isinstance(response := found.get(timeout=PATIENCE), Exception):
             pass
         raise response
@@ -177,4 +171,4 @@ def test_more_prompts_than_ever_fit_are_refused_at_once(narrow: Server) -> None:
     with pytest.raises(client_library().InferenceServerException) as caught:
         infer(narrow, "fastertransformer", fastertransformer([[260]] * (ROOM + 1), 1))
     assert "INVALID_ARGUMENT" in caught.value.status()
-    assert "3 prompts; 2 at most" in caught.value.message()
+    assert "3 prompts; at most 2" in caught.value.message()

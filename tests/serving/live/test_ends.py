@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import signal
 import socket
 import time
@@ -20,19 +19,19 @@ from labkit.engine import Engine, SamplingParams
 from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
-from labkit.serving.server.model_processes import is_there
+from labkit.serving.server.model_processes import is_alive
+from tests.serving.live.echo_model import write_repository_of_one
+from tests.serving.live.processes import model_process, region_prefix, shared_memory, wait_for
 from tests.serving.live.requests import (
     PATIENCE,
     PROMPT,
     ask,
     ensemble,
-    fastertransformer,
-    gptj,
     infer,
+    long_request,
     post,
     stream,
 )
-from tests.serving.live.test_life import ECHO, learners, stub_of, wait_for
 
 LONG = 480
 IN_FLIGHT = 6
@@ -49,15 +48,10 @@ def kept(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
-def regions(server: Server) -> set[Path]:
-    """The shared memory of a server."""
-    return set(Path("/dev/shm").glob(f"triton-labkit-{os.getpid()}-{server.grpc.rsplit(':', 1)[1]}-*"))
-
-
 @contextlib.contextmanager
 def started_again(server: Server, offline: Engine) -> Iterator[list[str]]:
     """In the block the server ends; after it, it was started again once, and answers as before. Filled: why it ended."""
-    before, pid, memory = len(server.restarts), server.pid, regions(server)
+    before, pid, memory = len(server.restarts), server.pid, shared_memory(region_prefix(server))
     why: list[str] = []
     yield why
     wait_for(lambda: len(server.restarts) > before, START_SECONDS)
@@ -66,7 +60,7 @@ def started_again(server: Server, offline: Engine) -> Iterator[list[str]]:
     why.append(server.restarts[-1].why)
     assert server.is_running
     assert server.pid != pid
-    assert not memory & regions(server), "shared memory of the server that ended"
+    assert not memory & shared_memory(region_prefix(server)), "shared memory of the server that ended"
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=8))[0].text
     assert ask(server, text_input=PROMPT, max_new_tokens=8)["text_output"][0] == expected
     assert infer(server, "ensemble", ensemble([PROMPT], 8))["OUTPUT_0"][0, 0] == PROMPT + expected
@@ -83,15 +77,15 @@ def sse(server: Server) -> Any:
 
 
 def grpc(server: Server) -> Any:
-    return stream(server, gptj(text_input=PROMPT, max_new_tokens=LONG, ignore_eos=True))
+    return stream(server, long_request("gptj", LONG))
 
 
 def tokens(server: Server) -> Any:
-    return infer(server, "fastertransformer", fastertransformer([[260, 951]], LONG, end_id=8000))
+    return infer(server, "fastertransformer", long_request("fastertransformer", LONG))
 
 
 def text(server: Server) -> Any:
-    return infer(server, "ensemble", ensemble([PROMPT], LONG, end_id=8000))
+    return infer(server, "ensemble", long_request("ensemble", LONG))
 
 
 @contextlib.contextmanager
@@ -170,14 +164,14 @@ def test_a_model_that_is_killed_with_requests(
 ) -> None:
     with started_again(kept, offline), in_flight(kept, ways) as asked:
         began = time.monotonic()
-        stub_of(kept, model).kill()
+        model_process(kept, model).kill()
         assert all(errors(asked))
         print(f"{model}: every request had ended {time.monotonic() - began:.2f} s after the kill")
 
 
 def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why, in_flight(kept, [tokens, text]) as asked:
-        stub = stub_of(kept, "fastertransformer")
+        stub = model_process(kept, "fastertransformer")
         began = time.monotonic()
         stub.send_signal(signal.SIGSTOP)
         assert all(errors(asked))
@@ -190,7 +184,7 @@ def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) ->
 def test_a_model_that_is_stopped_for_a_moment_goes_on(kept: Server) -> None:
     before, pid = len(kept.restarts), kept.pid
     with in_flight(kept, [tokens, grpc]) as asked:
-        stub = stub_of(kept, "fastertransformer")
+        stub = model_process(kept, "fastertransformer")
         stub.send_signal(signal.SIGSTOP)
         time.sleep(0.5)
         stub.send_signal(signal.SIGCONT)
@@ -204,14 +198,14 @@ def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the
     assert kept.watchdog is not None
     repairs, dog = len(kept.watchdog.repairs), kept.watchdog
     with started_again(kept, offline) as why:
-        stub = stub_of(kept, "postprocessing")
+        stub = model_process(kept, "postprocessing")
         stub.send_signal(signal.SIGSTOP)
         wait_for(lambda: len(dog.repairs) > repairs)
         assert (dog.repairs[repairs].model, dog.repairs[repairs].failure) == ("postprocessing", "")
-        assert not is_there(stub), "nobody can let it go on any more"
+        assert not is_alive(stub), "nobody can let it go on any more"
         assert infer(kept, "ensemble", ensemble([PROMPT], 2))["OUTPUT_0"][0, 0].startswith(PROMPT)
         monkeypatch.setattr("labkit.serving.server.watchdog.FEW_REPAIRS", 1)
-    assert "models were loaded anew in it, " in why[0]
+    assert "its models were reloaded " in why[0]
     assert kept.watchdog is dog
 
 
@@ -220,14 +214,14 @@ def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: En
         family = psutil.Process(kept.process.pid).children(recursive=True)
         kept.process.kill()
     assert "SIGKILL" in why[0]
-    wait_for(lambda: not any(map(is_there, family)))
+    wait_for(lambda: not any(map(is_alive, family)))
 
 
 def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.serving.server.supervisor.MOST_STARTS", 2)
     monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
     said: list[str] = []
-    with Server(learners(tmp_path, ECHO), progress=said.append) as server:
+    with Server(write_repository_of_one(tmp_path), progress=said.append) as server:
         (tmp_path / "mine" / "1" / "model.py").write_text("raise ValueError('the weights of Atlantis')")
         psutil.Process(server.pid).kill()
         wait_for(lambda: server.failure, START_SECONDS)
@@ -242,12 +236,12 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
 
 
 def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> None:
-    with Server(learners(tmp_path, ECHO)) as server:
+    with Server(write_repository_of_one(tmp_path)) as server:
         first = server.process
         psutil.Process(server.pid).kill()
         wait_for(lambda: server.process is not first)
         again = psutil.Process(server.process.pid)
         family = [again, *again.children(recursive=True)]
     assert not any(process.is_running() for process in family)
-    assert not regions(server)
+    assert not shared_memory(region_prefix(server))
     assert not server.log.parent.exists()

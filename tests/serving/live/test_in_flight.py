@@ -10,7 +10,18 @@ import pytest
 
 from labkit.engine import Engine, SamplingParams
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, stream, streaming
+from tests.serving.live.requests import (
+    PATIENCE,
+    PROMPT,
+    ask,
+    ensemble,
+    fastertransformer,
+    gptj,
+    infer,
+    long_request,
+    stream,
+    streaming,
+)
 
 LONG = 480
 
@@ -24,16 +35,14 @@ def test_a_long_request_does_not_hold_a_short_one(served: Server, long: str, sho
     def run_long() -> None:
         # A second stream of gptj's shows when the engine runs: the long one came before it.
         if long == "gptj":
-            stream(served, gptj(text_input=PROMPT, max_new_tokens=LONG, ignore_eos=True))
-        elif long == "ensemble":
-            infer(served, "ensemble", ensemble([PROMPT], LONG, end_id=8000))
+            stream(served, long_request("gptj", LONG))
         else:
-            infer(served, "fastertransformer", fastertransformer([[260, 951]], LONG, end_id=8000))
+            infer(served, long, long_request(long, LONG))
         ended.set()
 
     thread = threading.Thread(target=run_long)
     thread.start()
-    with streaming(served, gptj(text_input=PROMPT, max_new_tokens=LONG, ignore_eos=True, stream=True)) as found:
+    with streaming(served, long_request("gptj", LONG, stream=True)) as found:
         found.get(timeout=PATIENCE)
         begun.set()
         if short == "gptj":

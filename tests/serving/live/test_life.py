@@ -8,10 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import psutil
 import pytest
@@ -20,67 +19,20 @@ from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
-from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, infer
+from labkit.serving.shared_folder import shared_folder_path
+from tests.serving.live.echo_model import ECHO, write_repository_of_one
+from tests.serving.live.processes import model_process, processes, region_prefix, shared_memory, wait_for
+from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
 NOTICE_SECONDS = 5.0
-"""Until a model without a process is loaded anew; to ask it would take longer."""
-
-CONFIG = """
-name: "mine"
-backend: "python"
-input [ { name: "A" data_type: TYPE_INT32 dims: [ 1 ] } ]
-output [ { name: "B" data_type: TYPE_INT32 dims: [ 1 ] } ]
-"""
-
-ECHO = """
-import triton_python_backend_utils as pb_utils
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("B", r.inputs()[0].as_numpy())]) for r in requests]
-"""
+"""The time until a model without a process is reloaded. Noticing it by a request would take longer."""
 
 
-def learners(folder: Path, code: str | None) -> Path:
-    """A repository of one model; without code if that is None."""
-    (folder / "mine" / "1").mkdir(parents=True)
-    (folder / "mine" / "config.pbtxt").write_text(CONFIG)
-    if code is not None:
-        (folder / "mine" / "1" / "model.py").write_text(code)
-    return folder
-
-
-def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.1)
-
-
-def processes(server: Server) -> list[psutil.Process]:
-    return [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-
-
-def stub_of(server: Server, model: str) -> psutil.Process:
-    """The process that runs a model; of one that is being replaced, the newer."""
-    found = []
-    for process in processes(server):
-        try:
-            if f"{model}_0_0" in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return max(found, key=psutil.Process.create_time)
-
-
-def remains(server: Server, pid: int, regions: str) -> list[str]:
-    """What a server has left behind."""
-    left = [str(path) for path in Path("/dev/shm").glob(f"{regions}*")]
-    folders = [server.log.parent, Path(run_folder(pid).parent, str(pid))]
-    run_folder(pid).rmdir() if not any(run_folder(pid).iterdir()) else None
-    return left + [str(folder) for folder in folders if folder.exists()]
+def remains(server: Server, pid: int) -> list[Path]:
+    """What a server that has ended left behind: regions of shared memory, and folders."""
+    folders = [server.log.parent, shared_folder_path(pid)]
+    return [*shared_memory(region_prefix(server)), *(folder for folder in folders if folder.exists())]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +47,7 @@ def watched(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: str) -> None:
     assert watched.watchdog is not None
     before, server = len(watched.watchdog.repairs), watched.pid
-    stub_of(watched, model).kill()
+    model_process(watched, model).kill()
     words, killed = [], time.time()
 
     def answers() -> bool:
@@ -131,22 +83,22 @@ def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_pat
     expected = offline.generate(PROMPT, SamplingParams(max_new_tokens=4))[0].text
     for server in (watched, second):
         assert infer(server, "ensemble", ensemble([PROMPT], 4))["OUTPUT_0"][0, 0] == PROMPT + expected
-    regions = next(part for part in stub_of(second, "gptj").cmdline() if part.startswith("triton-labkit-")).rsplit("-", 5)[0]
+    assert shared_memory(region_prefix(second))
     port = int(second.grpc.rsplit(":", 1)[1])
     with pytest.raises(InvalidRequest, match=f"port {port}"):
         Server(watched.repository, grpc_port=port)
     second.stop()
     second.stop()
     assert not second.is_running
-    assert remains(second, pid, regions) == []
+    assert remains(second, pid) == []
     assert not any(process.is_running() for process in family)
-    with Server(learners(tmp_path, ECHO), grpc_port=port):  # a port is free when its server has ended
+    with Server(write_repository_of_one(tmp_path), grpc_port=port):  # a port is free when its server has ended
         pass
     assert ask(watched, text_input=PROMPT, max_new_tokens=4)["text_output"][0] == expected
 
 
 def test_a_killed_server_that_nobody_watches_is_told(tmp_path: Path) -> None:
-    with Server(learners(tmp_path, ECHO), watch=False) as server:
+    with Server(write_repository_of_one(tmp_path), watch=False) as server:
         family = processes(server)
         psutil.Process(server.pid).kill()
         wait_for(lambda: not server.is_running)
@@ -166,48 +118,48 @@ with Server(sys.argv[1]) as server:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_the_python_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", START, str(learners(tmp_path, ECHO))]
+    command = [sys.executable, "-c", START, str(write_repository_of_one(tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0) as owner:
         assert owner.stdout is not None
         pid, folder = owner.stdout.readline().split()
         family = [*psutil.Process(owner.pid).children(recursive=True)]
         assert int(pid) in [process.pid for process in family]
         regions = f"triton-labkit-{owner.pid}-"
-        found = list(Path("/dev/shm").glob(f"{regions}*"))
+        found = shared_memory(regions)
         owner.send_signal(number)
     assert found
     wait_for(lambda: not any(process.is_running() for process in family))
     wait_for(lambda: not Path(folder).exists())
-    assert not list(Path("/dev/shm").glob(f"{regions}*"))
-    assert not (Path(run_folder(1).parent) / pid).exists()
+    assert not shared_memory(regions)
+    assert not shared_folder_path(int(pid)).exists()
 
 
 def test_a_model_without_code_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"mine/1/model\.py"):
-        Server(learners(tmp_path, None))
+        Server(write_repository_of_one(tmp_path, None))
 
 
 def test_no_models(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"config\.pbtxt"):
         Server(tmp_path)
     with pytest.raises(InvalidRequest, match="no model other"):
-        Server(learners(tmp_path, ECHO), models=["other"])
+        Server(write_repository_of_one(tmp_path), models=["other"])
 
 
 def test_code_that_raises_is_told_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="the weights of Atlantis"):
-        Server(learners(tmp_path, "raise ValueError('the weights of Atlantis')"))
+        Server(write_repository_of_one(tmp_path, "raise ValueError('the weights of Atlantis')"))
 
 
 def test_a_model_whose_process_ends_before_it_answers_is_not_waited_for(tmp_path: Path) -> None:
     ends = ECHO.replace("import triton", "import os\nimport triton").replace("return [", "os._exit(1)\n        return [")
     with pytest.raises(NotAvailable, match="its process ended before it had answered"):
-        Server(learners(tmp_path, ends))
+        Server(write_repository_of_one(tmp_path, ends))
 
 
 def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="mine was not loaded within"):
-        Server(learners(tmp_path, "import time\ntime.sleep(600)"), start_seconds=6)
+        Server(write_repository_of_one(tmp_path, "import time\ntime.sleep(600)"), start_seconds=6)
 
 
 @pytest.mark.parametrize(

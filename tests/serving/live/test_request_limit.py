@@ -50,6 +50,6 @@ def test_an_http_client_that_is_gone(limited: Server) -> None:
 
 
 def test_the_error_names_the_servers_limit(limited: Server) -> None:
-    words = r"its deadline has passed; it had made \d+ tokens?; this server gives a request 0.1 s"
+    words = r"its deadline has passed; it had generated \d+ tokens?; this server gives a request 0.1 s"
     with Client(limited.grpc) as client, pytest.raises(DeadlinePassed, match=words):
         client.generate(PROMPT, **LONG)

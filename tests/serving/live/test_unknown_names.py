@@ -20,25 +20,25 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
-    ("gptj", {"max_tokens": 5}, "max_tokens is no parameter of gptj; write max_new_tokens"),
+    ("gptj", {"max_tokens": 5}, "max_tokens is not a parameter of gptj; write max_new_tokens"),
     ("gptj", {"max_new_token": 5}, "write max_new_tokens"),
-    ("gptj", {"temprature": 0.5}, "temprature is no parameter of gptj; write temperature"),
-    ("gptj", {"Temperature": 0.5}, "Temperature is no parameter of gptj; write temperature"),
+    ("gptj", {"temprature": 0.5}, "temprature is not a parameter of gptj; write temperature"),
+    ("gptj", {"Temperature": 0.5}, "Temperature is not a parameter of gptj; write temperature"),
     ("gptj", {"stop_sequences": "x"}, "write stop"),
-    ("gptj", {"num_beams": 2}, "num_beams is no parameter of gptj; it makes one text per request"),
+    ("gptj", {"num_beams": 2}, "num_beams is not a parameter of gptj; it makes one text per request"),
     ("gptj", {"num_samples": 2}, "give beam_width to the model ensemble"),
-    ("gptj", {"parameters": {"max_tokens": 5}}, "max_tokens is no parameter of gptj"),
+    ("gptj", {"parameters": {"max_tokens": 5}}, "max_tokens is not a parameter of gptj"),
     ("gptj", {"wholly_other": True}, "the inputs are text_input, input_ids"),
     ("gptj", {"unknown": [1]}, "parameter 'unknown' has invalid type"),
     ("gptj", {"timeout": -1}, "timeout is -1; a whole number of microseconds"),
     ("gptj", {"timeout": "5"}, "timeout is '5'; a whole number of microseconds"),
     ("gptj", {"timeout": 1.5}, "timeout is 1.5; a whole number of microseconds"),
     ("gptj", {"timeout": True}, "timeout is True; a whole number of microseconds"),
-    ("gptj", {PARAMETER: "forged"}, "labkit_probe is no parameter of gptj"),
-    ("ensemble", {"max_tokens": 5}, "max_tokens is no parameter of preprocessing; write INPUT_1"),
+    ("gptj", {PARAMETER: "forged"}, "labkit_probe is not a parameter of gptj"),
+    ("ensemble", {"max_tokens": 5}, "max_tokens is not a parameter of preprocessing; write INPUT_1"),
     ("ensemble", {"num_beams": 2}, "write beam_width"),
     ("ensemble", {PARAMETER: "forged"}, "labkit_probe is no parameter"),
-    ("fastertransformer", {"top_k": 2}, "top_k is no parameter of fastertransformer; write runtime_top_k"),
+    ("fastertransformer", {"top_k": 2}, "top_k is not a parameter of fastertransformer; write runtime_top_k"),
     ("preprocessing", {"BAD_WORD_DICT": "a"}, "write BAD_WORDS_DICT"),
     ("postprocessing", {"SEQUENCE_LENGHT": 1}, "write SEQUENCE_LENGTH"),
 ]
@@ -75,7 +75,7 @@ def ask(server: Server, model: str, **options: Any) -> Any:
 
 PARAMETERS = {
     "gptj": ({"max_tokens": 5}, "write max_new_tokens"),
-    "fastertransformer": ({"temperature": 1}, "temperature is no parameter of fastertransformer; it is an input"),
+    "fastertransformer": ({"temperature": 1}, "temperature is not a parameter of fastertransformer; it is an input"),
     "ensemble": ({"random_sed": 5}, "write random_seed"),
 }
 

@@ -1,1 +1,1 @@
-"""Looks a hand-written model repository over: what is wrong in a `config.pbtxt`, in which line, and what to do."""
+"""Checks model repositories: says what is wrong in a `config.pbtxt`, in which line, and what to do."""

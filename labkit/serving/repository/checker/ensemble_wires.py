@@ -1,24 +1,25 @@
-"""Faults of an ensemble's wires: those that lead nowhere, clash or run in a circle."""
+"""Faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, circles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from labkit.serving.repository.checker.check_tensors import dims_text
-from labkit.serving.repository.checker.fault import Fault, nearest
+from labkit.serving.nearest_name import nearest
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import Node
+from labkit.serving.repository.checker.tensor_faults import dims_text
 
 CLIENT = "the ensemble"
-"""Who gives an ensemble's inputs and takes its outputs."""
+"""Stands for the client, which sends the ensemble's inputs and receives its outputs."""
 
 
 @dataclass(frozen=True)
 class End:
-    """An end of a wire: a tensor of a model, what it is there, and the line that puts it on the wire.
+    """One end of a wire: a tensor of a model.
 
-    model: `CLIENT` for the ensemble's own inputs and outputs. owner: the tensor in words. dims: without the batch.
-    dtype: None if the tensor is not known, and then nothing is known of it.
+    model: the model's name, or `CLIENT` for the ensemble's own inputs and outputs. owner: the tensor in words. line: the line
+    that connects the tensor. dims: without the batch. dtype: None if nothing is known about the tensor.
     """
 
     model: str
@@ -31,13 +32,13 @@ class End:
 
     @property
     def whole(self) -> tuple[int, ...]:
-        """The dims with the batch in front where there is one."""
+        """The dims, with the batch as first dimension if there is one."""
         return (-1, *self.dims) if self.batched else self.dims
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """An entry of an input_map or output_map: the model's tensor, the ensemble's, and the entry's line."""
+    """An entry of an input_map or output_map: `key` is the model's tensor, `wire` the ensemble's."""
 
     key: str
     wire: str
@@ -48,7 +49,7 @@ Ends = dict[str, list[End]]
 
 
 def wire_faults(config: Node, steps: list[Node], others: Mapping[str, Node]) -> Iterator[Fault]:
-    """All of them; of steps whose models are not among `others`, types and dims are not known."""
+    """All faults of wires. Types and dims are checked only for steps whose models are among `others`."""
     makers, readers = _ends(config, steps, others)
     yield from _dangling(makers, readers)
     yield from _made_twice(makers)
@@ -66,7 +67,7 @@ def entries(step: Node, map_name: str) -> list[Mapped]:
 
 
 def _ends(config: Node, steps: list[Node], others: Mapping[str, Node]) -> tuple[Ends, Ends]:
-    """Of every wire, who puts a tensor on it and who takes it off; clients are the ensemble's own inputs and outputs."""
+    """For every wire, the tensors that are written to it and the tensors that are read from it."""
     makers: Ends = {}
     readers: Ends = {}
     for ends, kind in ((makers, "input"), (readers, "output")):
@@ -104,7 +105,7 @@ def _dangling(makers: Ends, readers: Ends) -> Iterator[Fault]:
         near = nearest(wire, makers)
         do = f"write {near}" if near else f"map an output to it, or write one of {', '.join(makers)}"
         for end in readers[wire]:
-            yield Fault(end.line, f"{wire}, for {end.owner}, is made by no step and is no input of the ensemble", do)
+            yield Fault(end.line, f"{wire}, for {end.owner}, is neither an output of a step nor an input of the ensemble", do)
     for wire in [wire for wire in makers if wire not in readers]:
         near = nearest(wire, unmade)
         do = f"write {near}" if near else "take it out, or map an input to it"
@@ -153,7 +154,7 @@ def _shapes(wire: str, maker: End, reader: End) -> Iterator[Fault]:
 
 
 def _fit_mixed(maker: End, reader: End, batched: bool) -> bool:
-    """Whether a model with a batch and one without go together: the server puts on or takes off a batch of one."""
+    """Whether a model with a batch and one without fit together. The server adds or removes a batch of one."""
     return _fit(maker.whole, reader.whole) or (not batched and _fit(maker.dims, reader.dims))
 
 
@@ -174,7 +175,7 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _circle(steps: list[Node], given: set[str]) -> Iterator[Fault]:
-    """Steps that wait for one another: what is left when all steps that can run have run."""
+    """Steps that wait for one another: the steps that remain after all others could run."""
     made_by = {entry.wire: number for number, step in enumerate(steps) for entry in entries(step, "output_map")}
     made_by = {wire: number for wire, number in made_by.items() if wire not in given}
     waits = {

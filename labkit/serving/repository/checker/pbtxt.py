@@ -1,7 +1,7 @@
-"""Reads a `config.pbtxt` with the line of every value.
+"""Reads a `config.pbtxt`, and keeps the line of every value.
 
-What is legal, and what a written value means, is protobuf's to say (`google.protobuf.text_format` with the real
-`inference.ModelConfig`); where it stands is `pbtxt_tree`'s.
+Protobuf (`google.protobuf.text_format` with the real `inference.ModelConfig`) decides what is legal and what a value means.
+`pbtxt_tree` finds the lines.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import NotAvailable
-from labkit.serving.repository.checker.fault import Fault, nearest
+from labkit.serving.nearest_name import nearest
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt_refusals import refused
 from labkit.serving.repository.checker.pbtxt_tree import Block, Field, Lines, Malformed, parse, path_to
 
 
 @dataclass(frozen=True)
 class Value:
-    """A scalar (number, text, truth, or an enum's name) and its line."""
+    """A scalar (number, text, Boolean, or name of an enum value) and its line."""
 
     line: int
     content: Any
@@ -25,10 +26,10 @@ class Value:
 
 @dataclass
 class Node:
-    """A message as it was written: its line, its scalars and messages by field name, each in order.
+    """A message: its line, and its scalars and inner messages by field name, in the order of the file.
 
-    refused: names of fields that protobuf does not take here or whose values it does not, and the nearest real names;
-    they have their faults already.
+    refused: fields that protobuf refuses, or whose values it refuses, and the most similar known names. These fields have
+    been reported already.
     """
 
     line: int
@@ -37,37 +38,37 @@ class Node:
     refused: set[str] = field(default_factory=set)
 
     def value(self, name: str, default: Any = None) -> Any:
-        """A scalar's content, or the default if it is not given."""
+        """The last value of a scalar field, or the default if the field is not given."""
         values = self.scalars.get(name)
         return values[-1].content if values else default
 
     def contents(self, name: str) -> list[Any]:
-        """Of a repeated scalar."""
+        """All values of a repeated scalar field."""
         return [value.content for value in self.scalars.get(name, [])]
 
     def line_of(self, name: str) -> int:
-        """The line where a field is first given, or that of the message if it is not."""
+        """The line where a field is first given, or the line of the message if it is not given."""
         places: list[Value] | list[Node] = self.scalars.get(name) or self.messages.get(name) or []
         return places[0].line if places else self.line
 
     def all(self, name: str) -> list[Node]:
-        """The messages given under a name."""
+        """The inner messages with this field name."""
         return self.messages.get(name, [])
 
     def lacks(self, name: str) -> bool:
-        """Whether a field is not given; one that is given but refused is not lacking."""
+        """Whether a field is missing. A refused field is not missing."""
         return name not in self.scalars and name not in self.messages and name not in self.refused
 
     def blemished(self) -> bool:
-        """Whether something in it, however deep, was refused, so that what seems to lack may be there."""
+        """Whether something in the message was refused, at any depth, so that a missing field may just be misspelt."""
         return bool(self.refused) or any(node.blemished() for nodes in self.messages.values() for node in nodes)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A file as read: its message, without what was refused, and a fault for each refusal.
+    """A parsed file: its message without the refused fields, and one fault for each of these.
 
-    root is None where the text is no tree, so that nothing can be said of its content.
+    root: None if the text cannot be parsed at all.
     """
 
     root: Node | None
@@ -75,7 +76,7 @@ class Document:
 
 
 def read(text: str) -> Document:
-    """Reads the text of a `config.pbtxt`. Raises `NotAvailable` without the package tritonclient."""
+    """Parse the text of a `config.pbtxt`. Raises `NotAvailable` without the package tritonclient."""
     message = model_config_class()
     try:
         tree = parse(text)
@@ -87,14 +88,14 @@ def read(text: str) -> Document:
         line, column, words = refusal
         path = path_to(tree, lines.offset(line, column))
         if not path:
-            return Document(None, [*faults, Fault(line, words, "write it as protobuf's text format has it")])
+            return Document(None, [*faults, Fault(line, words, "write it in protobuf's text format")])
         faults.append(refused(line, path, words, message.DESCRIPTOR))
         text = _without(text, *path[-1])
     return Document(_node(tree, message), faults)
 
 
 def model_config_class() -> Any:
-    """Protobuf's class of `inference.ModelConfig`. Raises `NotAvailable` without the package tritonclient."""
+    """Protobuf's class for `inference.ModelConfig`. Raises `NotAvailable` without the package tritonclient."""
     try:
         from tritonclient.grpc.model_config_pb2 import ModelConfig
     except ImportError as error:
@@ -106,7 +107,7 @@ def model_config_class() -> Any:
 
 
 def _refusal(text: str, message: Any) -> tuple[int, int, str] | None:
-    """The line, column and words of what protobuf first refuses; None if it takes the text."""
+    """The line, column and message of protobuf's first complaint; None if it accepts the text."""
     from google.protobuf import text_format
 
     try:
@@ -118,7 +119,7 @@ def _refusal(text: str, message: Any) -> tuple[int, int, str] | None:
 
 
 def _without(text: str, block: Block, refused: Field) -> str:
-    """The text with blanks for a statement, so that the places of all others stay; takes it out of its block too."""
+    """Replace a statement by blanks, so that all other places stay the same, and remove it from its block."""
     block.refused.add(refused.name)
     block.fields = [statement for statement in block.fields if statement.start != refused.start]
     blanks = "".join("\n" if letter == "\n" else " " for letter in text[refused.start : refused.end])
@@ -130,7 +131,7 @@ def _without(text: str, block: Block, refused: Field) -> str:
 
 
 def _node(block: Block, message: Any) -> Node:
-    """The block with the values that protobuf reads in it."""
+    """The block as a node, with the values that protobuf reads."""
     fields = message.DESCRIPTOR.fields_by_name
     node = Node(block.line, refused=block.refused | {nearest(name, fields) or name for name in block.refused})
     for statement in block.fields:
@@ -150,7 +151,7 @@ def _message_class(descriptor: Any) -> Any:
 
 
 def _content(name: str, written: str, message: Any) -> Any:
-    """What protobuf reads in a scalar as it is written; of an enum the name."""
+    """The value that protobuf reads from a written scalar; for an enum the name."""
     from google.protobuf import text_format
 
     read = getattr(text_format.Parse(f"{name}: {written}", message()), name)

@@ -1,10 +1,11 @@
-"""What protobuf refuses in a `config.pbtxt`, in words that say what it takes instead."""
+"""Explains what protobuf refuses in a `config.pbtxt`, and says what it accepts instead."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from labkit.serving.repository.checker.fault import Fault, one_of
+from labkit.serving.nearest_name import one_of
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt_tree import Block, Field
 
 OTHER_TYPE_NAMES = {
@@ -22,14 +23,14 @@ OTHER_TYPE_NAMES = {
     "LONG": "TYPE_INT64",
     "UINT": "TYPE_UINT32",
 }
-"""Data types by the names that clients, numpy and PyTorch have for them."""
+"""Triton's data types, by the names that clients, numpy and PyTorch use."""
 
 
 def refused(line: int, path: list[tuple[Block, Field]], words: str, descriptor: Any) -> Fault:
-    """The fault of a statement that protobuf does not take.
+    """The fault for a statement that protobuf refuses.
 
-    path: the statement, last, within those around it, each with its block. words: protobuf's own.
-    descriptor: protobuf's, of the whole message.
+    path: the statements from the outermost to the refused one, each with its block. words: protobuf's message.
+    descriptor: protobuf's descriptor of the whole message.
     """
     for _, outer in path[:-1]:
         descriptor = descriptor.fields_by_name[outer.name].message_type
@@ -42,9 +43,9 @@ def refused(line: int, path: list[tuple[Block, Field]], words: str, descriptor: 
         return Fault(line, f"{statement.name} is given twice", "keep one of them")
     if "oneof" in words:
         group = ", ".join(other.name for other in known.containing_oneof.fields)
-        return Fault(line, f"{statement.name} is given along with another of {group}", "keep one of them")
+        return Fault(line, f"{statement.name} is given together with another of {group}", "keep one of them")
     if known.message_type is not None:
-        return Fault(line, f"{statement.name} is {statement.value}, which is no block", f"write {_example(known)}")
+        return Fault(line, f"{statement.name} is {statement.value}, which is not a block", f"write {_example(known)}")
     if known.enum_type is not None:
         return Fault(line, f"{statement.name} has no value {statement.value}", _enum_value(statement, known.enum_type))
     return Fault(line, f"protobuf refuses the value of {statement.name} ({words})", _scalar(known))

@@ -1,4 +1,4 @@
-"""Where each value stands in protobuf's text format; whether it is legal is not judged here.
+"""Finds where each value stands in protobuf's text format. It does not check whether fields and values are legal.
 
 The format: https://protobuf.dev/reference/protobuf/textformat-spec/
 """
@@ -23,7 +23,7 @@ CLOSES = {"{": "}", "<": ">", "[": "]"}
 
 
 class Malformed(Exception):
-    """The text breaks off or has a sign where none can stand; `line` says where."""
+    """The text ends too early, or has a sign in the wrong place; `line` says where."""
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
@@ -32,10 +32,10 @@ class Malformed(Exception):
 
 @dataclass
 class Block:
-    """A message: what stands between two braces, or the whole file.
+    """A message: the text between two braces, or the whole file.
 
-    line: of the opening brace. start, end: its place in the text, braces included.
-    refused: names of fields that were taken out because they are not legal.
+    line: the line of the opening brace. start, end: offsets in the text, braces included.
+    refused: names of fields that were removed because they are not legal.
     """
 
     line: int
@@ -47,10 +47,10 @@ class Block:
 
 @dataclass
 class Field:
-    """A name and one value; of `dims: [ 1, 2 ]` come two fields.
+    """A name and one value; `dims: [ 1, 2 ]` becomes two fields.
 
-    value: a block, or the scalar as it is written. line: of the value, or of the name if the value is a block after it.
-    start, end: the statement in the text, which the elements of a list share.
+    value: a block, or the scalar as it is written. line: the line of the value, or of the name if a block follows it.
+    start, end: offsets of the statement in the text; the elements of a list share them.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Token:
-    """A string, word or sign; `start` and `end` are its place in the text."""
+    """A string, word or sign; `start` and `end` are offsets in the text."""
 
     kind: str
     text: str
@@ -71,27 +71,27 @@ class Token:
 
 
 class Lines:
-    """Line numbers, from 1, of places in a text, and the other way round."""
+    """Converts offsets in a text to line numbers, counted from 1, and back."""
 
     def __init__(self, text: str) -> None:
         self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def of(self, offset: int) -> int:
-        """The line of a place."""
+        """The line of an offset."""
         return bisect_right(self._starts, offset)
 
     def offset(self, line: int, column: int) -> int:
-        """The place of a line and column, both from 1."""
+        """The offset of a line and column, both counted from 1."""
         return self._starts[min(line, len(self._starts)) - 1] + column - 1
 
 
 def parse(text: str) -> Block:
-    """The tree of a text. Raises `Malformed` where it is none."""
+    """Parse a text to a tree. Raises `Malformed` if that is impossible."""
     return _Parser(text).whole()
 
 
 def path_to(block: Block, offset: int) -> list[tuple[Block, Field]]:
-    """The statements around a place from the outermost on, each with the block that holds it; empty where there is none."""
+    """The statements around an offset, the outermost first, each with the block that holds it; empty if there is none."""
     for statement in block.fields:
         if isinstance(statement.value, Block) and statement.value.start <= offset < statement.value.end:
             return [(block, statement), *path_to(statement.value, offset)]
@@ -178,8 +178,10 @@ class _Parser:
         return Field(name.text, " ".join(written), self._lines.of(token.start), start)
 
     def _unexpected(self, token: Token, wanted: str) -> Malformed:
-        given = {"end": "the file's end", "other": f"{token.text}, perhaps of a string that its line does not close,"}
-        return Malformed(self._lines.of(token.start), f"{given.get(token.kind, token.text)} stands where {wanted} must")
+        given = {"end": "the end of the file", "other": f"{token.text}, perhaps of a string that its line does not close,"}
+        return Malformed(
+            self._lines.of(token.start), f"{given.get(token.kind, token.text)} is found where {wanted} is expected"
+        )
 
 
 def _tokens(text: str) -> Iterator[Token]:

@@ -1,4 +1,4 @@
-"""Answers of the models that have their outputs at once: a response per request, a refusal with its reason counted."""
+"""For models that answer a request before `execute` returns: one response per request, and refusals are counted."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import triton_python_backend_utils as pb_utils
 
 from labkit.serving.python_backend.refusal_metrics import RefusalMetrics
 from labkit.serving.python_backend.request_parameters import parameters_of
-from labkit.serving.python_backend.tensors_in import as_triton_error
+from labkit.serving.python_backend.triton_error import as_triton_error
 from labkit.serving.repository.tensors import TensorSpec
-from labkit.serving.run_folder import run_folder
+from labkit.serving.shared_folder import shared_folder
 
 
-class Answers:
-    """Answers the requests of a model that has its outputs at once, and counts those that are refused."""
+class ImmediateAnswers:
+    """Answers the requests of one model, and counts those that are refused."""
 
     def __init__(self, args: dict[str, str], inputs: Iterable[TensorSpec], outputs: Callable[[Any], list[Any]]) -> None:
-        """args: of `initialize`. inputs: what a name that is no parameter may mean.
+        """args: the argument of `initialize`. inputs: names to suggest if a request has an unknown parameter.
 
-        outputs: the tensors that the model makes of a request; what it raises is the answer.
+        outputs: computes the output tensors of a request; an exception that it raises is sent to the client.
         """
         self._model, self._inputs, self._outputs = args["model_name"], [spec.name for spec in inputs], outputs
-        self._folder = run_folder(os.getppid())
+        self._folder = shared_folder(os.getppid())
         self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
 
     def each(self, requests: list[Any]) -> list[Any]:
-        """One response per request; a request that is refused does not touch the others."""
+        """One response per request. A refused request does not affect the others."""
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:
-        """To be called when the model is unloaded."""
+        """Stop counting. Call this when the model is unloaded."""
         self._refusals.close()
 
     def _answer(self, request: Any) -> Any:

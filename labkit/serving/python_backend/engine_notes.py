@@ -1,4 +1,4 @@
-"""Where the models of one server find each other: sockets of the engines, and notes of those that are being loaded."""
+"""How `fastertransformer` finds the engines of `gptj`: notes about loading, and sockets, in the server's shared folder."""
 
 from __future__ import annotations
 
@@ -9,56 +9,43 @@ from pathlib import Path
 import psutil
 
 from labkit.errors import NotAvailable
-from labkit.serving.private_folder import private_folder
 
 NO_SIGN_SECONDS = 20.0
-"""An engine that has not even begun to load by then is not going to."""
-
-
-def run_folder(server_pid: int) -> Path:
-    """The folder of a server, for this user alone; made when it is missing. Raises `NotAvailable` if it is not safe."""
-    folder = run_folder_path(server_pid)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def run_folder_path(server_pid: int) -> Path:
-    """Where the folder of a server is, or would be."""
-    return private_folder() / str(server_pid)
+"""If no engine has begun to load after this time, none is going to."""
 
 
 class EngineNote:
-    """What an engine leaves in the run's folder: that it is being loaded, that it could not be, or its socket."""
+    """The files of one engine in the shared folder: "loading", "failed", or its socket once it is ready."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.socket = folder / f"{name}.sock"
         self._loading, self._failed = folder / f"{name}.loading", folder / f"{name}.failed"
 
     def say_loading(self) -> None:
-        """Loading has begun."""
+        """Note that loading has begun."""
         self._failed.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
         self._loading.write_text(str(os.getpid()))
 
     def say_ready(self) -> None:
-        """The socket answers."""
+        """Note that the socket answers."""
         self._loading.unlink(missing_ok=True)
 
     def say_failed(self, why: str) -> None:
-        """It could not be loaded."""
+        """Note that the engine could not be loaded, and why."""
         self._failed.write_text(why)
         self._loading.unlink(missing_ok=True)
 
 
-def sockets(folder: Path) -> list[Path]:
-    """Of the engines that are loaded."""
+def engine_sockets(folder: Path) -> list[Path]:
+    """The sockets of the engines that are loaded."""
     return sorted(folder.glob("*.sock"))
 
 
 def wait_for_engine(folder: Path) -> None:
-    """Until one is loaded, as long as one is being loaded. Raises `NotAvailable` with what went wrong."""
+    """Wait until an engine is loaded. Raises `NotAvailable` if one failed to load, or if none is being loaded."""
     until = time.monotonic() + NO_SIGN_SECONDS
-    while not sockets(folder):
+    while not engine_sockets(folder):
         if failed := sorted(folder.glob("*.failed")):
             raise NotAvailable(f"the model gptj could not be loaded: {failed[0].read_text()}")
         if time.monotonic() > until and not any(map(_is_loading, folder.glob("*.loading"))):
@@ -67,8 +54,8 @@ def wait_for_engine(folder: Path) -> None:
 
 
 def _is_loading(note: Path) -> bool:
-    """Whether the process that wrote a note is still there; one that was killed leaves its note behind."""
+    """Whether the process that wrote a note still exists. A process that was killed leaves its note behind."""
     try:
         return psutil.pid_exists(int(note.read_text()))
-    except (OSError, ValueError):  # just deleted, or just being written
+    except (OSError, ValueError):  # the file was just deleted, or is being written
         return note.exists()

@@ -1,4 +1,4 @@
-"""Faults of a model's backend, name, batching and instances that need no knowledge of its code."""
+"""Faults of a model's name, backend, batching, instances and parameters that can be found without knowing its code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FOR_ENSEMBLE = 'write platform: "ensemble" and no backend'
 
 
 def is_ensemble(config: Node) -> bool:
-    """Whether the model is made of other models."""
+    """Whether the model is an ensemble of other models."""
     return bool(config.value("platform") == "ensemble" or config.all("ensemble_scheduling"))
 
 
 def model_faults(config: Node, folder: str | None, gpus: int | None) -> Iterator[Fault]:
-    """All of them.
+    """All these faults.
 
-    folder: name of the model's folder, if there is one. gpus: how many the server's machine has; None if not known.
+    folder: name of the model's folder; None if unknown. gpus: the number of GPUs of the server's machine; None if unknown.
     """
     yield from _name(config, folder)
     yield from _backend(config)
@@ -33,7 +33,9 @@ def _name(config: Node, folder: str | None) -> Iterator[Fault]:
     if name and folder is not None and name != folder:
         line = config.line_of("name")
         yield Fault(
-            line, f"the model's name is {name} and its folder's {folder}", f'write name: "{folder}" or rename the folder'
+            line,
+            f"the model's name is {name}, but its folder's name is {folder}",
+            f'write name: "{folder}" or rename the folder',
         )
 
 
@@ -41,13 +43,17 @@ def _backend(config: Node) -> Iterator[Fault]:
     backend, platform = config.value("backend"), config.value("platform")
     if is_ensemble(config):
         if platform != "ensemble" and "platform" not in config.refused:
-            yield Fault(config.line_of("ensemble_scheduling"), "a model with ensemble_scheduling is no ensemble", FOR_ENSEMBLE)
+            yield Fault(
+                config.line_of("ensemble_scheduling"),
+                "ensemble_scheduling is given, but the platform is not ensemble",
+                FOR_ENSEMBLE,
+            )
         if backend:
             yield Fault(config.line_of("backend"), f"an ensemble has no backend, and {backend} is given", FOR_ENSEMBLE)
     elif backend == "ensemble":
-        yield Fault(config.line_of("backend"), "ensemble is no backend", FOR_ENSEMBLE)
+        yield Fault(config.line_of("backend"), "ensemble is not a backend", FOR_ENSEMBLE)
     elif platform == "python" and not backend:
-        yield Fault(config.line_of("platform"), "python is no platform", 'write backend: "python"')
+        yield Fault(config.line_of("platform"), "python is not a platform", 'write backend: "python"')
     elif config.lacks("backend") and config.lacks("platform"):
         yield Fault(config.line, "neither backend nor platform is given", 'write backend: "python", or platform: "ensemble"')
 
@@ -67,7 +73,7 @@ def _dynamic_batching(config: Node) -> Iterator[Fault]:
         if largest == 0 and "max_batch_size" not in config.refused:
             yield Fault(
                 batching.line,
-                "dynamic_batching is given and max_batch_size is 0, so that nothing is ever joined",
+                "dynamic_batching is given and max_batch_size is 0, so requests are never joined",
                 "write a max_batch_size above 0, or take dynamic_batching out",
             )
         for size in batching.scalars.get("preferred_batch_size", []):
@@ -87,7 +93,7 @@ def _instances(config: Node, gpus: int | None) -> Iterator[Fault]:
         if group.value("count", 1) < 1:
             yield Fault(
                 group.line_of("count"),
-                f"count is {group.value('count')}, which the server takes for 1",
+                f"count is {group.value('count')}, which the server reads as 1",
                 "write 1 or more; to serve no copy, do not load the model",
             )
         yield from _kind(group, gpus)
@@ -106,7 +112,7 @@ def _parameters(config: Node) -> Iterator[Fault]:
     for entry in config.all("parameters"):
         key = entry.value("key", "")
         if key in seen:
-            yield Fault(entry.line_of("key"), f"parameter {key} is there already, in line {seen[key]}", "keep one of them")
+            yield Fault(entry.line_of("key"), f"parameter {key} is given already, in line {seen[key]}", "keep one of them")
         seen[key] = entry.line_of("key")
         given = any("string_value" in value.scalars for value in entry.all("value"))
         if not given and not entry.blemished():

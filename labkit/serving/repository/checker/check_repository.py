@@ -1,4 +1,4 @@
-"""Looks over a whole model repository: `NAME/config.pbtxt` and `NAME/VERSION/` of each model."""
+"""Checks a whole model repository: `NAME/config.pbtxt` and `NAME/VERSION/` of each model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from labkit.errors import InvalidRequest
-from labkit.serving.repository.checker.config_check import check_config, text_of
+from labkit.serving.repository.checker.check_config import check_config, text_of
 from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import read
 from labkit.serving.repository.served_models import served_models
 
 CONFIG = "config.pbtxt"
-MISSING_CODE = "there is no such file, and the server would wait for it for ever"
+MISSING_CODE = "there is no such file, and the server would wait for it forever"
 
 
 def check_repository(path: Path, *, gpus: int | None = None) -> list[Fault]:
-    """All faults of all models, by folder and line; each fault's file is given relative to the repository.
+    """The faults of all models, sorted by folder and line. The file of each fault is relative to the repository.
 
-    gpus: how many the server's machine has; None if that is not known. Models with the names of labkit's are held against
-    its code. Raises `InvalidRequest` if there is no such folder, `NotAvailable` without the package tritonclient.
+    gpus: the number of GPUs of the server's machine; None if unknown. A model with the name of one of labkit's models is also
+    compared with what labkit's code needs. Raises `InvalidRequest` if there is no such folder, `NotAvailable` without the
+    package tritonclient.
     """
     if not path.is_dir():
-        raise InvalidRequest(f"there is no folder {path}; give a model repository: a folder with a folder a model")
+        raise InvalidRequest(f"there is no folder {path}; give a model repository: a folder with one folder per model")
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not folders:
         return [Fault(0, "the repository has no model", f"make a folder NAME with {CONFIG} and 1/ for each", file=path.name)]
@@ -45,7 +46,7 @@ def _versions(folder: Path, config: str) -> Iterator[Fault]:
     versions = [each for each in folder.iterdir() if each.is_dir() and each.name.isdecimal() and int(each.name) > 0]
     if not versions:
         do = "make one; for an ensemble it stays empty"
-        yield Fault(0, "there is no folder of a version, as 1/", do, file=folder.name)
+        yield Fault(0, "there is no folder for a version, such as 1/", do, file=folder.name)
     root = read(config).root
     if root is None or root.value("backend") != "python":
         return

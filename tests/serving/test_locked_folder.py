@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from labkit.serving.server.own_folder import PID, REGIONS, OwnFolder, sweep
+from labkit.serving.server.locked_folder import LockedFolder, sweep
+from labkit.serving.server.server_folder import PID, REGIONS
 
 OWNER = """
 import sys, time
-from labkit.serving.server.own_folder import OwnFolder
-folder = OwnFolder("test")
+from labkit.serving.server.locked_folder import LockedFolder
+folder = LockedFolder("test")
 print(folder.path, flush=True)
 time.sleep(600)
 """
 
 HEIR = """
 import subprocess, sys, time
-from labkit.serving.server.own_folder import OwnFolder
-folder = OwnFolder("test")
+from labkit.serving.server.locked_folder import LockedFolder
+folder = LockedFolder("test")
 heir = subprocess.Popen(["sleep", "600"], pass_fds=[folder.lock], stdout=subprocess.DEVNULL)
 print(folder.path, heir.pid, flush=True)
 time.sleep(600)
@@ -83,7 +84,7 @@ def test_the_shared_memory_of_a_swept_server_goes_too() -> None:
 
 
 def test_what_is_not_such_a_folder_stays(tmp_path: Path) -> None:
-    mine = OwnFolder("test")
+    mine = LockedFolder("test")
     place = mine.path.parent
     (tmp_path / "somebody").mkdir()
     kept = [place / f"labkit-run-link-{os.getpid()}", place / f"labkit-run-file-{os.getpid()}", place / f"kept-{os.getpid()}"]

@@ -1,4 +1,4 @@
-"""Faults of a model's inputs and outputs that need no knowledge of its code."""
+"""Faults of a model's inputs and outputs that can be found without knowing its code."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from labkit.serving.repository.checker.pbtxt import Node
 
 
 def label(kind: str, tensor: Node) -> str:
-    """What a tensor is called in faults: `input QUERY`, or `an input` if it has no name."""
+    """How faults name a tensor: `input QUERY`, or `an input` if it has no name."""
     name = tensor.value("name")
     return f"{kind} {name}" if name else f"an {kind}"
 
 
 def dims_text(dims: list[int]) -> str:
-    """Dims as they are written: `[ -1, 2 ]`."""
+    """Dims as they are written in a configuration: `[ -1, 2 ]`."""
     return f"[ {', '.join(map(str, dims))} ]" if dims else "[ ]"
 
 
 def tensor_faults(config: Node, batched: bool) -> Iterator[Fault]:
-    """Missing or impossible names, data types, dims and reshapes, and names given twice.
+    """Missing or impossible names, data types, dims and reshapes, and duplicate names.
 
-    batched: whether the model has a batch, or should have one: only then there are scalars.
+    batched: whether the model has a batch dimension, or should have one. Only such models can have scalars.
     """
     for kind in ("input", "output"):
         seen: dict[str, int] = {}
@@ -33,7 +33,7 @@ def tensor_faults(config: Node, batched: bool) -> Iterator[Fault]:
             yield from _impossible_reshape(kind, tensor, batched)
             name = tensor.value("name", "")
             if name in seen:
-                yield Fault(tensor.line_of("name"), f"{kind} {name} is there already, in line {seen[name]}", "keep one of them")
+                yield Fault(tensor.line_of("name"), f"{kind} {name} is given already, in line {seen[name]}", "keep one of them")
             elif name:
                 seen[name] = tensor.line_of("name")
 
@@ -43,7 +43,9 @@ def _missing(kind: str, tensor: Node) -> Iterator[Fault]:
     if not tensor.value("name") and (tensor.lacks("name") or "name" in tensor.scalars):
         yield Fault(tensor.line, f"{called} has no name", 'write name: "..." as the model\'s code calls it')
     if tensor.lacks("data_type") or tensor.value("data_type") == "TYPE_INVALID":
-        yield Fault(tensor.line, f"{called} has no data_type", "write data_type: TYPE_... (as TYPE_FP32 or TYPE_STRING)")
+        yield Fault(
+            tensor.line, f"{called} has no data_type", "write data_type: TYPE_... (for example TYPE_FP32 or TYPE_STRING)"
+        )
     if tensor.lacks("dims"):
         yield Fault(
             tensor.line,
@@ -74,7 +76,7 @@ def _impossible_reshape(kind: str, tensor: Node, batched: bool) -> Iterator[Faul
         elif dims and _fixed(dims) != _fixed(shape):
             yield Fault(
                 reshape.line,
-                f"{label(kind, tensor)} is reshaped from {dims_text(dims)} to {dims_text(shape)}, another number of elements",
+                f"{label(kind, tensor)} is reshaped from {dims_text(dims)} to {dims_text(shape)}, with a different size",
                 "make the products of both equal, with -1 as often in one as in the other",
             )
 

@@ -1,4 +1,4 @@
-"""One folder of this user for small things that other users must not see: sockets, secrets, process ids."""
+"""One folder for each user, closed to all other users. It holds sockets, secrets and process ids."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from labkit.errors import NotAvailable
 PLACE = "/tmp"
 
 
-def private_folder() -> Path:
-    """The folder, mode 700, made when it is missing; the same for all of this user's processes.
+def user_folder() -> Path:
+    """This user's folder, with mode 700; it is created if it is missing. All processes of the user get the same one.
 
-    It lies in `PLACE`, whatever TMPDIR says: the path of a socket has 107 bytes at most, and a server and its clients must look
-    in one place. Where that cannot be used, it lies in the temporary folder. Raises `NotAvailable` when both cannot be used.
+    It lies in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a socket
+    may have 107 bytes at most. If `PLACE` cannot be used, it lies in the temporary folder. Raises `NotAvailable` if neither
+    can be used.
     """
     faults = []
     for parent in dict.fromkeys((PLACE, tempfile.gettempdir())):
@@ -34,8 +35,8 @@ def private_folder() -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 600, over one of that name; it is never there in part or readable by others."""
-    handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)  # mode 600
+    """Write a file with mode 600, and replace an existing one. Readers see the old file or the new one, never a part."""
+    handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)  # mkstemp creates the file with mode 600
     with os.fdopen(handle, "w") as file:
         file.write(text)
     os.replace(part, path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from labkit.checkpoints import config_of
-from labkit.serving.python_backend.engine_parameters import MIXED_PREFILL, compute_threads, load_engine
+from labkit.serving.python_backend.engine_from_parameters import MIXED_PREFILL, compute_threads, engine_from_parameters
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_parameters_make_the_engine() -> None:
     given = {"model": "gptj-tiny", "max_batch": "3", "cache_bytes": str(2**28), "threads": "2"}
     before, threads = psutil.Process().memory_info().rss, torch.get_num_threads()
     try:
-        with load_engine(lambda name, default: given.get(name, default)) as engine:
+        with engine_from_parameters(lambda name, default: given.get(name, default)) as engine:
             assert torch.get_num_threads() == 2
             assert engine.max_batch_size == 3
             assert engine._ready().scheduler.max_mixed_prefill == MIXED_PREFILL

@@ -1,4 +1,4 @@
-"""From the parameters in a `config.pbtxt` to the engine that they describe."""
+"""Loads the engine that the parameters of a `config.pbtxt` describe."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from labkit.environment import usable_cores
 from labkit.precision import as_device
 
 MIXED_PREFILL = 16
-"""Tokens of prompts in a step in which others decode, on the CPU: there each costs about what a sequence's token costs."""
+"""Most prompt tokens in a step that also decodes, on the CPU. There a prompt token costs about as much as a decoded one."""
 
 SMALL_MODEL = 100_000_000
-"""Parameters of a model below which a step is so short that the server's and its clients' work weighs as much."""
+"""In models with fewer parameters, a step takes about as little time as the work of the server and its clients."""
 
 MANY_CORES = 8
 
 Parameter = Callable[[str, str], str]
-"""A parameter by its name, and what it is where it is not given."""
+"""Returns a parameter's text for its name, or the given default."""
 
 
-def load_engine(parameter: Parameter) -> Engine:
-    """The engine of the parameters that `ServeSettings` has; sets the threads of this process.
+def engine_from_parameters(parameter: Parameter) -> Engine:
+    """Load the engine for the parameters of `ServeSettings`; also sets the number of torch threads of this process.
 
-    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise, `InsufficientResources` for a cache too large.
+    Raises what `labkit.load` and `labkit.parallel.load_parallel` raise, and `InsufficientResources` if the cache is too large.
     """
     name, precision = parameter("model", "gptj-tiny"), parameter("precision", "") or None
     options: EngineOptions = {"max_batch_size": int(parameter("max_batch", str(MAX_BATCH_SIZE)))}
@@ -46,7 +46,7 @@ def load_engine(parameter: Parameter) -> Engine:
 
         engine = load_parallel(name, Layout(shards, stages), dtype=precision, seed=seed, **options)
     try:
-        engine.occupy_cache()  # one that does not fit is refused now, not with the first request
+        engine.occupy_cache()  # a cache that does not fit fails now, not at the first request
     except BaseException:
         engine.close()
         raise
@@ -54,10 +54,10 @@ def load_engine(parameter: Parameter) -> Engine:
 
 
 def compute_threads(config: GPTJConfig, cores: int) -> int:
-    """Threads for the steps of a served engine: all cores, but for one where that costs little beside what it brings.
+    """Threads for the steps of a served engine: all cores, or all but one.
 
-    It is the server's, its clients' and the threads' that hand over tokens: a thread of a step that they interrupt makes
-    the others wait. A large model reads its weights faster on all cores, and one of many is hardly missed.
+    The spare core is for the server, its clients and the threads that send tokens. If these interrupt one thread of a step,
+    its other threads wait. A large model on few cores uses them all, because it reads its weights faster that way.
     """
     spare = config.parameter_count < SMALL_MODEL or cores >= MANY_CORES
     return max(1, cores - spare)

@@ -1,20 +1,21 @@
-"""Faults of a `config.pbtxt` against what the model's code reads and writes."""
+"""Differences between a `config.pbtxt` and what the code of a known model needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labkit.serving.repository.checker.check_tensors import dims_text
-from labkit.serving.repository.checker.fault import Fault, nearest
+from labkit.serving.nearest_name import nearest
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import Node
+from labkit.serving.repository.checker.tensor_faults import dims_text
 from labkit.serving.repository.model_config import ModelConfig
 from labkit.serving.repository.tensors import TensorSpec
 
 
 def expected_faults(config: Node, expected: ModelConfig, gpus: int | None) -> Iterator[Fault]:
-    """Tensors that are missing, surplus, misspelt or otherwise than the code has them; batch, streaming, backend, copies.
+    """Missing, unknown, misspelt or wrong tensors, and a wrong batch size, streaming mode, backend or number of copies.
 
-    gpus: how many the server's machine has; None if that is not known.
+    gpus: the number of GPUs of the server's machine; None if unknown.
     """
     yield from _batch(config, expected)
     yield from _decoupled(config, expected)
@@ -37,7 +38,7 @@ def _batch(config: Node, expected: ModelConfig) -> Iterator[Fault]:
         what = "max_batch_size is not given, which is 0" if config.lacks("max_batch_size") else "max_batch_size is 0"
         yield Fault(
             line,
-            f"{what}, and {expected.name} takes batches: its tensors have the batch in front of their dims",
+            f"{what}, and {expected.name} takes batches: the batch is the first dimension of its tensors",
             f"write max_batch_size: {expected.max_batch_size}, or another above 0",
         )
     if given > 0 and expected.max_batch_size == 0:
@@ -82,7 +83,7 @@ def _kinds(config: Node, expected: ModelConfig) -> Iterator[Fault]:
 
 
 def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
-    """Groups whose kind is GPU, in words or by default: the server starts a copy for each GPU."""
+    """Instance groups for which the server would start one copy per GPU: those of kind GPU, given or by default."""
     if expected.instances is None or gpus < 2 or "instance_group" in config.refused:
         return
     groups = config.all("instance_group")
@@ -155,10 +156,14 @@ def _reshape(called: str, tensor: Node, wanted: bool) -> Iterator[Fault]:
         )
     if given and not wanted:
         shape = dims_text(given[0].contents("shape"))
-        yield Fault(given[0].line, f"{called} is reshaped to {shape}, and is taken as it comes", "take reshape out")
+        yield Fault(
+            given[0].line,
+            f"{called} is reshaped to {shape}, but the model's code does not expect a reshape",
+            "take reshape out",
+        )
     elif given and given[0].contents("shape"):
         shape = dims_text(given[0].contents("shape"))
-        yield Fault(given[0].line, f"{called} is reshaped to {shape}, and is a scalar", "write reshape: { shape: [ ] }")
+        yield Fault(given[0].line, f"{called} is reshaped to {shape}, but it is a scalar", "write reshape: { shape: [ ] }")
 
 
 def _optional(called: str, tensor: Node, spec: TensorSpec) -> Iterator[Fault]:
@@ -170,6 +175,4 @@ def _optional(called: str, tensor: Node, spec: TensorSpec) -> Iterator[Fault]:
             "write optional: true",
         )
     if given and not spec.optional:
-        yield Fault(
-            tensor.line_of("optional"), f"{called} is optional, and the model's code cannot do without it", "take optional out"
-        )
+        yield Fault(tensor.line_of("optional"), f"{called} is optional, but the model's code needs it", "take optional out")

@@ -1,6 +1,6 @@
-"""Looks over a `config.pbtxt` before the server does, and says in which line what is wrong and what to do.
+"""Checks a `config.pbtxt`: says what is wrong, in which line, and what to do.
 
-The server names no line, stops at the first mistake and takes several without a word.
+The server itself names no line, stops at the first mistake, and accepts some mistakes silently.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from labkit.serving.repository.checker.check_ensemble import ensemble_faults
-from labkit.serving.repository.checker.check_expected import expected_faults
-from labkit.serving.repository.checker.check_model import is_ensemble, model_faults
-from labkit.serving.repository.checker.check_tensors import tensor_faults
+from labkit.serving.repository.checker.ensemble_faults import ensemble_faults
+from labkit.serving.repository.checker.expected_faults import expected_faults
 from labkit.serving.repository.checker.fault import Fault
+from labkit.serving.repository.checker.model_faults import is_ensemble, model_faults
 from labkit.serving.repository.checker.pbtxt import Node, read
+from labkit.serving.repository.checker.tensor_faults import tensor_faults
 from labkit.serving.repository.model_config import ModelConfig
 
 NOT_UTF8 = "\ufffd"
-"""Stands for bytes that are no UTF-8."""
+"""Replaces bytes that are not UTF-8."""
 
 
 def check_config(
@@ -27,13 +27,13 @@ def check_config(
     others: Mapping[str, str | Path] | None = None,
     gpus: int | None = None,
 ) -> list[Fault]:
-    """All faults of a `config.pbtxt`, in the order of its lines; none if it is right.
+    """All faults of a `config.pbtxt`, in the order of its lines; an empty list if it is right.
 
-    config: its text, or a path to it; of a path, the folder's name must be the model's.
-    expected: what the model's code reads and writes, for models that labkit knows.
-    others: the other models of the repository by name, for ensembles; without, nothing is said of the steps' models.
-    gpus: how many the server's machine has; None if that is not known.
-    Raises `NotAvailable` without the package tritonclient, and `OSError` for a path that cannot be read.
+    config: its text, or its path; with a path, the folder must have the model's name.
+    expected: the configuration that the model's code needs, for models that labkit knows.
+    others: the other models of the repository by name; without them, the models of an ensemble's steps are not checked.
+    gpus: the number of GPUs of the server's machine; None if unknown.
+    Raises `NotAvailable` without the package tritonclient, and `OSError` if a path cannot be read.
     """
     text = text_of(config)
     document = read(text)
@@ -45,7 +45,7 @@ def check_config(
 
 
 def text_of(config: str | Path) -> str:
-    """The text itself, or that of the file, with `NOT_UTF8` where it is none."""
+    """The text of a configuration, given as text or path. Bytes that are not UTF-8 become `NOT_UTF8`."""
     return config.read_text(encoding="utf-8", errors="replace") if isinstance(config, Path) else config
 
 
@@ -72,6 +72,6 @@ def _faults(
 
 
 def _nodes(others: Mapping[str, str | Path]) -> dict[str, Node]:
-    """The other models as far as they can be read; those that cannot have faults of their own."""
+    """The other models, parsed. A model that cannot be parsed becomes an empty node: its own check reports the faults."""
     roots = {name: read(text_of(config)).root for name, config in others.items()}
     return {name: root or Node(1) for name, root in roots.items()}

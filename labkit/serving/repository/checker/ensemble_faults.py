@@ -1,18 +1,19 @@
-"""Faults of an ensemble: steps whose model does not exist, or is not given what it takes."""
+"""Faults of an ensemble: steps whose model does not exist or does not get its inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from labkit.serving.nearest_name import nearest, one_of
 from labkit.serving.repository.checker.ensemble_wires import entries, wire_faults
-from labkit.serving.repository.checker.fault import Fault, nearest, one_of
+from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import Node
 
 
 def ensemble_faults(config: Node, others: Mapping[str, Node] | None) -> Iterator[Fault]:
-    """All of them.
+    """All faults of an ensemble.
 
-    others: the models in the repository by name; None if they are not known, and then only the wires are checked.
+    others: the models of the repository by name; None if they are not known, and then only the wires are checked.
     """
     steps = [step for scheduling in config.all("ensemble_scheduling") for step in scheduling.all("step")]
     if not steps:
@@ -39,7 +40,7 @@ def _step(config: Node, step: Node, others: Mapping[str, Node] | None) -> Iterat
         return
     model = others.get(name)
     if name == config.value("name"):
-        yield Fault(step.line_of("model_name"), f"the ensemble {name} is a step of its own", "write another model's name")
+        yield Fault(step.line_of("model_name"), f"the ensemble {name} is one of its own steps", "write another model's name")
         return
     if model is None:
         yield Fault(step.line_of("model_name"), f"there is no model {name} in the repository", one_of(name, others))
@@ -52,7 +53,7 @@ def _version(step: Node, name: str) -> Iterator[Fault]:
     if step.lacks("model_version") or step.value("model_version") == 0:
         yield Fault(
             step.line_of("model_version"),
-            f"the step of {name} has no model_version, which the server takes for version 0",
+            f"the step of {name} has no model_version, which the server reads as version 0",
             "write model_version: -1 for the newest",
         )
 

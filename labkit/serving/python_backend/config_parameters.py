@@ -1,4 +1,4 @@
-"""The parameters that a `config.pbtxt` gives a model."""
+"""Reads the parameters that a model's `config.pbtxt` holds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def parameter(args: dict[str, str], name: str, default: str = "") -> str:
-    """A parameter's `string_value` by its key, from the arguments of `initialize`; `default` where it is not given."""
+    """The text of one parameter; `default` if the configuration does not have it. args: the argument of `initialize`."""
     parameters = json.loads(args["model_config"]).get("parameters", {})
     value: str = parameters.get(name, {}).get("string_value", default)
     return value

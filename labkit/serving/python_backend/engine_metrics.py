@@ -1,6 +1,6 @@
-"""The engine's numbers on Triton's metrics endpoint: the server itself sees neither queue nor batch.
+"""Publishes an engine's counters on Triton's metrics endpoint. The server itself knows neither its queue nor its batches.
 
-The watchdog's probes are not in them, but for the moment in which one is among the sequences that run or wait.
+The watchdog's probes are left out of all counters; only `running` and `waiting` include them.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from labkit.serving.python_backend.engine_counts import BATCH_SIZES, HostCounts
+from labkit.serving.python_backend.engine_counts import BATCH_SIZES, EngineThreadCounts
 
 PUBLISH_SECONDS = 0.5
 
 GAUGES = {
-    "running": "sequences that run",
-    "waiting": "sequences that wait",
-    "num_slots": "slots of the KV cache, one a token",
-    "free_slots": "slots of the KV cache that no sequence holds",
+    "running": "running sequences",
+    "waiting": "waiting sequences",
+    "num_slots": "slots of the KV cache; each holds one token",
+    "free_slots": "free slots of the KV cache",
 }
 COUNTERS = {
-    "requests": "prompts taken in",
-    "tokens": "tokens made",
-    "steps": "steps of the engine that made tokens",
-    "queue_seconds": "seconds from a prompt's coming to the step that made its first token",
+    "requests": "accepted prompts",
+    "tokens": "generated tokens",
+    "steps": "steps of the engine that generated tokens",
+    "queue_seconds": "seconds from a prompt's arrival to the step that generated its first token",
 }
 
 
 class EngineMetrics:
-    """Publishes a host's counts as `labkit_...`, for one instance of a model, from a thread of its own."""
+    """Publishes the counts of an engine thread as `labkit_...`, for one instance of a model, from its own thread."""
 
-    def __init__(self, counts: HostCounts, instance: str) -> None:
+    def __init__(self, counts: EngineThreadCounts, instance: str) -> None:
         self._counts = counts
         self._labels = {"instance": instance}
         self._families: list[Any] = []
         gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
         self._gauges = {name: self._metric(name, words, gauge) for name, words in GAUGES.items()}
         self._counters = {name: self._metric(f"{name}_total", words, counter) for name, words in COUNTERS.items()}
-        words = "steps that made tokens for at most so many sequences"
+        words = "steps that generated tokens for at most so many sequences"
         self._buckets = self._family("batch_size_bucket", words, counter)
         edges = [*map(str, BATCH_SIZES), "+Inf"]
         self._sizes = [self._buckets.Metric(labels=self._labels | {"le": edge}) for edge in edges]
@@ -49,7 +49,7 @@ class EngineMetrics:
         self._thread.start()
 
     def close(self) -> None:
-        """Publish no more."""
+        """Stop publishing."""
         self._ended.set()
         self._thread.join()
 
@@ -59,7 +59,7 @@ class EngineMetrics:
     def _metric(self, name: str, words: str, kind: Any) -> Any:
         family = self._family(name, words, kind)
         metric = family.Metric(labels=self._labels)
-        self._families.append(family)  # a metric ends with its family
+        self._families.append(family)  # a metric is deleted with its family
         return metric
 
     def _run(self) -> None:
@@ -72,7 +72,7 @@ class EngineMetrics:
                 self._raise(bucket, float(count))
 
     def _set(self, metric: Any, value: float) -> None:
-        """Each call asks the server's process: only what has changed is said."""
+        """Publish a value if it has changed, because each call waits for the server's process."""
         if self._published.get(metric) != value:
             self._published[metric] = value
             metric.set(value)

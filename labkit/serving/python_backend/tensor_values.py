@@ -1,0 +1,42 @@
+"""Values from and for the tensors of Triton's Python backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from labkit.errors import InvalidRequest
+
+
+def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any] | None:
+    """An input of a request as an array; None if the request does not have it.
+
+    optional: return None for an input without elements too. Otherwise such an input raises `InvalidRequest`.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    array: NDArray[Any] = tensor.as_numpy()
+    if array.size == 0 and optional:
+        return None
+    if array.size == 0:
+        raise InvalidRequest(f"{name} has shape {list(array.shape)} and so no element; give at least one, or leave it out")
+    return array
+
+
+def text_of(value: bytes, name: str) -> str:
+    """Decode a string element; name: of its tensor. Raises `InvalidRequest` if it is not UTF-8."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"{name} is not UTF-8: byte {value[error.start]:#04x} at {error.start}; encode the text as UTF-8"
+        ) from None
+
+
+def string_array(values: list[str]) -> NDArray[Any]:
+    """Texts in the form of a string tensor: an array of bytes objects."""
+    return np.array([value.encode("utf-8") for value in values], dtype=np.object_)

@@ -1,0 +1,24 @@
+"""labkit's errors as errors of Triton's Python backend, with the gRPC status that clients see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from labkit.errors import Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded, RankFailed
+
+
+def as_triton_error(error: Exception) -> Any:
+    """The `pb_utils.TritonError` that tells a client of an error. Errors other than labkit's get the status INTERNAL."""
+    codes: dict[type[Exception], Any] = {
+        InvalidRequest: pb_utils.TritonError.INVALID_ARG,
+        Overloaded: pb_utils.TritonError.UNAVAILABLE,
+        NotAvailable: pb_utils.TritonError.UNAVAILABLE,
+        RankFailed: pb_utils.TritonError.UNAVAILABLE,
+        Cancelled: pb_utils.TritonError.CANCELLED,
+        DeadlinePassed: pb_utils.TritonError.CANCELLED,
+    }
+    known = isinstance(error, LabkitError)
+    words = str(error) if known else f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(words, codes.get(type(error), pb_utils.TritonError.INTERNAL))

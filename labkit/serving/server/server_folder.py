@@ -1,0 +1,46 @@
+"""The files in a server's own folder, and what has to be deleted elsewhere after the server has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import psutil
+
+from labkit.serving.shared_folder import shared_folder_path
+
+REGIONS, PID = "regions", "pid"
+"""Files in a server's own folder: the prefix of the names of its shared memory, and its process id."""
+
+
+def read_server_pid(folder: Path) -> int:
+    """The process id of the server that owns this folder. Raises `OSError` or `ValueError` before it has been written."""
+    return int((folder / PID).read_text())
+
+
+def delete_remains(folder: Path) -> None:
+    """Delete what the ended server of a folder has left elsewhere.
+
+    These are processes of its models that still run, its shared memory, and its shared folder.
+    """
+    with contextlib.suppress(OSError):
+        if regions := (folder / REGIONS).read_text():
+            _kill_orphans(regions)
+            for region in Path("/dev/shm").glob(f"{regions}*"):
+                region.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        pid = read_server_pid(folder)
+        if not psutil.pid_exists(pid):
+            shutil.rmtree(shared_folder_path(pid), ignore_errors=True)
+
+
+def _kill_orphans(regions: str) -> None:
+    """Kill processes that have the name of such a region among their arguments.
+
+    A region's name is longer than the prefix `regions`: the guardian, which has the prefix itself, is spared.
+    """
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(part.startswith(regions) and part != regions for part in process.cmdline()):
+                process.kill()
