@@ -11,7 +11,7 @@ from typing import Any
 from labkit.errors import InvalidRequest
 from labkit.exercises.case import Case, directly
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.contracts import Contract
+from labkit.exercises.contracts import Contract, KernelContract, OwnWork
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,15 @@ class Exercise:
         for one, other in combinations(self.mistakes, 2):
             if both := one.together(other):
                 yield both
+
+    def contracts(self) -> tuple[Contract, ...]:
+        """What a call is watched for: the exercise's contract, and that the work is the learner's own.
+
+        The second is seen for calls in this process only; a contract on kernels sees it by itself.
+        """
+        asked = (self.contract,) if self.contract else ()
+        is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)
+        return asked if is_seen else (OwnWork(), *asked)
 
     def heading(self) -> str:
         """The Markdown that opens the exercise in a notebook."""
