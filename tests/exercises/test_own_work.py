@@ -15,10 +15,10 @@ from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
-from labkit.grading.extract import submission_of
 from labkit.grading.judge import SEEDS, judge
-from labkit.grading.release import solved_notebook
+from labkit.grading.lab_notebooks import solved_notebook
 from labkit.grading.run_statements import define
+from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
 
 

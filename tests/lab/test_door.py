@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from labkit.exercises.registry import all_exercises
-from labkit.grading.extract import read_submission
 from labkit.grading.notebook_check import check_submission
+from labkit.grading.submission import read_submission
 from labkit.grading.verdict import PASSED
 
 DOOR = "from labkit.lab import check, hint, passed, predicted, progress_panel"
