@@ -29,6 +29,7 @@ FLOORS = [
     "serving",
     "exercises",
     "grading",
+    "lab",
     "cli",
     "__main__",
 ]

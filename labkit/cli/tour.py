@@ -21,7 +21,8 @@ def tour(
     """
     from dataclasses import asdict
 
-    from labkit.grading.release import execute, find_labs, solved_notebook
+    from labkit.grading.lab_notebooks import solved_notebook
+    from labkit.grading.release import execute, find_labs
     from labkit.home import fresh_home
     from labkit.measure import Ladder
 

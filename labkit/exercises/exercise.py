@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.case import Case, directly
 from labkit.exercises.comparison import Comparison
-from labkit.exercises.contracts import Contract
+from labkit.exercises.contracts import Contract, KernelContract, OwnWork
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer that learners give: its implementation, and the sentence that helps whoever wrote it."""
+    """A wrong answer that learners give: its implementation, and the sentence that helps a learner who made it.
+
+    Two mistakes can be made together if their implementations are `functools.partial` objects of the same function and set
+    different options of it. Example: `partial(count, norms=2)` and `partial(count, head_bias=False)`.
+    An option that is set to its right value keeps two mistakes apart which are one mistake when they are made together.
+    """
 
     message: str
     implementation: Callable[..., Any]
+
+    def together(self, other: Mistake) -> Mistake | None:
+        """The mistake of a learner who makes both; None if these two cannot be made together."""
+        one, two = self.implementation, other.implementation
+        if not isinstance(one, partial) or not isinstance(two, partial) or one.func is not two.func:
+            return None
+        if one.args or two.args or one.keywords.keys() & two.keywords.keys():
+            return None
+        message = f"Two things are wrong. First: {self.message} Second: {other.message}"
+        return Mistake(message, partial(one.func, **one.keywords, **two.keywords))
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,22 @@ class Exercise:
     def answer(self, case: Case) -> Any:
         """What the reference gives for a case."""
         return self.observe(case, self.run(self.reference, case))
+
+    def known_mistakes(self) -> Iterator[Mistake]:
+        """The mistakes, and after them every two of them that can be made together."""
+        yield from self.mistakes
+        for one, other in combinations(self.mistakes, 2):
+            if both := one.together(other):
+                yield both
+
+    def contracts(self) -> tuple[Contract, ...]:
+        """What a call is watched for: the exercise's contract, and that the work is the learner's own.
+
+        The second is seen for calls in this process only; a contract on kernels sees it by itself.
+        """
+        asked = (self.contract,) if self.contract else ()
+        is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)
+        return asked if is_seen else (OwnWork(), *asked)
 
     def heading(self) -> str:
         """The Markdown that opens the exercise in a notebook."""

@@ -61,11 +61,15 @@ class _Extent:
 
 @dataclass
 class KernelLaunch:
-    """A launch: of which kernel, over which grid, and what was accessed; `extents` is None for a compiled kernel."""
+    """A launch of one kernel over one grid, the number of stores that its programs ran, and what they accessed.
+
+    `extents` is None for a compiled kernel, of which only the name is known.
+    """
 
     name: str
     from_labkit: bool
     grid: tuple[int, ...] = ()
+    stores: int = 0
     extents: list[_Extent] | None = None
 
     @property
@@ -221,6 +225,8 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
     def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **options: Any) -> Any:
         _check(self, "writes", ptrs, mask, dtype_of(ptrs.get_element_ty()).itemsize)
+        for seen in _watching:
+            seen[-1].stores += 1
         return store(self, ptrs, value, mask, *rest, **options)
 
     def set_grid_idx(self: Any, *index: Any) -> None:

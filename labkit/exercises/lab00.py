@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 from labkit.config import GPTJConfig
 from labkit.exercises.case import Case
@@ -22,29 +25,25 @@ def parameter_count(config: GPTJConfig | Shape) -> int:
     return vocab * h + config.num_layers * block + 2 * h + (h * vocab + vocab)
 
 
-def _tied_head(config: GPTJConfig | Shape) -> int:
-    return parameter_count(config) - config.hidden_size * config.vocab_size - config.vocab_size
-
-
-def _attention_biases(config: GPTJConfig | Shape) -> int:
-    return parameter_count(config) + config.num_layers * 4 * config.hidden_size
-
-
-def _two_norms(config: GPTJConfig | Shape) -> int:
-    return parameter_count(config) + config.num_layers * 2 * config.hidden_size
-
-
-def _no_final_norm(config: GPTJConfig | Shape) -> int:
-    return parameter_count(config) - 2 * config.hidden_size
-
-
-def _always_four(config: GPTJConfig | Shape) -> int:
-    wrong = config.intermediate_size - 4 * config.hidden_size
-    return parameter_count(config) - config.num_layers * wrong * (2 * config.hidden_size + 1)
-
-
-def _no_head_bias(config: GPTJConfig | Shape) -> int:
-    return parameter_count(config) - config.vocab_size
+def _count(
+    config: GPTJConfig | Shape,
+    *,
+    norms: int = 1,
+    norm_parts: int = 2,
+    final_norm: bool = True,
+    attention_biases: bool = False,
+    mlp_biases: bool = True,
+    always_four: bool = False,
+    head_weights: bool = True,
+    head_bias: bool = True,
+) -> int:
+    """The count of exercise 0.1 with its parts as options; each mistake sets some of them wrong."""
+    h, vocab = config.hidden_size, config.vocab_size
+    inner = 4 * h if always_four else config.intermediate_size
+    block = 4 * h * h + 2 * h * inner + norms * norm_parts * h
+    block += 4 * h * attention_biases + (inner + h) * mlp_biases
+    around = vocab * h + norm_parts * h * final_norm + h * vocab * head_weights + vocab * head_bias
+    return config.num_layers * block + around
 
 
 PARAMETER_COUNT = Exercise(
@@ -66,12 +65,31 @@ PARAMETER_COUNT = Exercise(
     reference=parameter_count,
     comparison=Comparison(),
     mistakes=(
-        Mistake("GPT-J's head is not tied to the embedding: it has its own h x v weights, and a bias.", _tied_head),
-        Mistake("GPT-J's four attention projections have no biases; you count some.", _attention_biases),
-        Mistake("A GPT-J block has one layer norm, which feeds attention and MLP alike; you count two.", _two_norms),
-        Mistake("One layer norm is missing: the one behind the last block.", _no_final_norm),
-        Mistake("The MLP's width is config.intermediate_size, which need not be 4 x hidden_size.", _always_four),
-        Mistake("The head has a bias as well: one number for each entry of the vocabulary.", _no_head_bias),
+        Mistake(
+            "GPT-J's head is not tied to the embedding: it has its own h x v weights, and a bias.",
+            partial(_count, head_weights=False, head_bias=False),
+        ),
+        Mistake(
+            "One v x h matrix is missing: the embedding has one, and the head has another one of its own.",
+            partial(_count, head_weights=False, head_bias=True),
+        ),
+        Mistake(
+            "GPT-J's four attention projections have no biases; you count some.",
+            partial(_count, attention_biases=True),
+        ),
+        Mistake(
+            "A GPT-J block has one layer norm, which feeds attention and MLP alike; you count two.",
+            partial(_count, norms=2),
+        ),
+        Mistake("Each block has a layer norm; you leave it out.", partial(_count, norms=0, attention_biases=False)),
+        Mistake("A layer norm has a weight and a bias, 2h numbers; you count one of the two.", partial(_count, norm_parts=1)),
+        Mistake("One layer norm is missing: the one after the last block.", partial(_count, final_norm=False)),
+        Mistake("The MLP has biases, i + h numbers in each block; you leave them out.", partial(_count, mlp_biases=False)),
+        Mistake(
+            "The MLP's width is config.intermediate_size, which need not be 4 x hidden_size.",
+            partial(_count, always_four=True),
+        ),
+        Mistake("The head has a bias as well: one number for each entry of the vocabulary.", partial(_count, head_bias=False)),
     ),
     hints=(
         "Write one line for a block, one for what is around the blocks.",
@@ -88,6 +106,22 @@ def weight_gib(parameters: int, precision: str, group_size: int) -> float:
     if precision == "int4":
         bits += 16 / group_size
     return parameters * bits / 8 / 2**30
+
+
+def _size(
+    parameters: int,
+    precision: str,
+    group_size: int,
+    *,
+    unit: float = 2**30,
+    bits_in_byte: int = 8,
+    scale_bits: int = 16,
+    scale_for: str = "group",
+) -> float:
+    """The size of exercise 0.2 with its parts as options; each mistake sets some of them wrong."""
+    is_scaled = precision == "int4" or scale_for == "group of any precision"
+    bits = BITS[precision] + is_scaled * scale_bits / (1 if scale_for == "weight" else group_size)
+    return parameters * bits / bits_in_byte / unit
 
 
 def _weight_cases(seed: int) -> list[Case]:
@@ -118,18 +152,15 @@ WEIGHT_GIB = Exercise(
     reference=weight_gib,
     comparison=Comparison(),
     mistakes=(
-        Mistake(
-            "That is GB (10^9 bytes); GiB are asked for: divide by 2^30.", lambda p, s, g: weight_gib(p, s, g) * 2**30 / 1e9
-        ),
-        Mistake("The scales of int4 are missing: 16 bits for every group.", lambda p, s, g: p * BITS[s] / 8 / 2**30),
-        Mistake("You count bits; a byte has eight of them.", lambda p, s, g: 8 * weight_gib(p, s, g)),
-        Mistake(
-            "You give int4 a scale for every weight; a whole group shares one.",
-            lambda p, s, g: p * (BITS[s] + (16 if s == "int4" else 0)) / 8 / 2**30,
-        ),
+        Mistake("That is GB (10^9 bytes); GiB are asked for: divide by 2^30.", partial(_size, unit=1e9)),
+        Mistake("That is the number of bytes; divide by 2^30 for GiB.", partial(_size, unit=1)),
+        Mistake("The scales of int4 are missing: 16 bits for every group.", partial(_size, scale_bits=0, scale_for="group")),
+        Mistake("You count bits; a byte has eight of them.", partial(_size, bits_in_byte=1)),
+        Mistake("A scale has 16 bits; you add 2, which is its number of bytes.", partial(_size, scale_bits=2)),
+        Mistake("You give int4 a scale for every weight; a whole group shares one.", partial(_size, scale_for="weight")),
         Mistake(
             "The scales belong to int4 alone; you add them to every precision.",
-            lambda p, s, g: p * (BITS[s] + 16 / g) / 8 / 2**30,
+            partial(_size, scale_for="group of any precision"),
         ),
     ),
     hints=(
@@ -144,6 +175,22 @@ WEIGHT_GIB = Exercise(
 def kv_cache_bytes(config: GPTJConfig | Shape, lengths: list[int], element_bytes: int) -> int:
     """The reference of exercise 0.3."""
     return 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes
+
+
+def _cache(
+    config: GPTJConfig | Shape,
+    lengths: list[int],
+    element_bytes: int,
+    *,
+    kinds: int = 2,
+    tokens: Callable[[list[int]], int] = sum,
+    layers: Callable[[int], int] = int,
+    width: Callable[[int, int], int] = lambda hidden_size, num_heads: hidden_size,
+    in_bytes: bool = True,
+) -> int:
+    """The cache of exercise 0.3 with its parts as options; each mistake sets one of them wrong."""
+    elements = kinds * layers(config.num_layers) * width(config.hidden_size, config.num_heads) * tokens(lengths)
+    return elements * (element_bytes if in_bytes else 1)
 
 
 def _cache_cases(seed: int) -> list[Case]:
@@ -179,24 +226,23 @@ KV_CACHE_BYTES = Exercise(
     reference=kv_cache_bytes,
     comparison=Comparison(),
     mistakes=(
-        Mistake("That is half of it: the cache keeps a key and a value.", lambda c, n, e: kv_cache_bytes(c, n, e) // 2),
+        Mistake("That is half of it: the cache keeps a key and a value.", partial(_cache, kinds=1)),
         Mistake(
             "You pad every sequence to the longest one; nothing is padded here, so add the lengths up.",
-            lambda c, n, e: kv_cache_bytes(c, [max(n)] * len(n), e),
+            partial(_cache, tokens=lambda lengths: max(lengths) * len(lengths)),
         ),
-        Mistake(
-            "Every layer has a cache of its own: multiply by num_layers.",
-            lambda c, n, e: kv_cache_bytes(c, n, e) // c.num_layers,
-        ),
+        Mistake("That is the longest sequence alone; add the lengths up.", partial(_cache, tokens=max)),
+        Mistake("You count one token for each sequence; a sequence keeps all of its tokens.", partial(_cache, tokens=len)),
+        Mistake("Every layer has a cache of its own: multiply by num_layers.", partial(_cache, layers=lambda num_layers: 1)),
         Mistake(
             "You count one head; a key has num_heads x head_dim = hidden_size numbers.",
-            lambda c, n, e: kv_cache_bytes(c, n, e) // c.num_heads,
+            partial(_cache, width=lambda hidden_size, num_heads: hidden_size // num_heads),
         ),
         Mistake(
             "hidden_size holds all heads already; you multiply by num_heads once more.",
-            lambda c, n, e: kv_cache_bytes(c, n, e) * c.num_heads,
+            partial(_cache, width=lambda hidden_size, num_heads: hidden_size * num_heads),
         ),
-        Mistake("That is the number of elements; multiply by element_bytes.", lambda c, n, e: kv_cache_bytes(c, n, 1)),
+        Mistake("That is the number of elements; multiply by element_bytes.", partial(_cache, in_bytes=False)),
     ),
     hints=(
         "Start with one token in one layer.",
@@ -222,19 +268,24 @@ def _gpu_cases(seed: int) -> list[Case]:
     return [Case(f"{w / 1e9:.0f} GB of weights, {g / 1e9:.0f} GB a GPU, {r:.0%} kept free", (w, g, r)) for w, g, r in rows]
 
 
-def _gpus_ceil(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
-    return math.ceil(weight_bytes / (gpu_bytes * (1 - reserve)))
-
-
-def _gpus_exact(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
+def _gpus(
+    weight_bytes: float,
+    gpu_bytes: float,
+    reserve: float,
+    *,
+    rounded: str = "up to a power of two",
+    usable: Callable[[float], float] = lambda reserve: 1 - reserve,
+) -> int:
+    """The count of exercise 0.4 with its parts as options; each mistake sets one of them wrong."""
+    room = gpu_bytes * usable(reserve)
+    if rounded == "up":
+        return math.ceil(weight_bytes / room)
+    if rounded == "down to a power of two":
+        return int(2 ** max(0, math.floor(math.log2(weight_bytes / room))))
     gpus = 1
-    while weight_bytes / gpus >= gpu_bytes * (1 - reserve):
+    while weight_bytes / gpus > room or (rounded == "up, even if it fits" and weight_bytes / gpus == room):
         gpus *= 2
     return gpus
-
-
-def _gpus_floor(weight_bytes: float, gpu_bytes: float, reserve: float) -> int:
-    return int(2 ** max(0, math.floor(math.log2(weight_bytes / (gpu_bytes * (1 - reserve))))))
 
 
 GPUS_NEEDED = Exercise(
@@ -255,15 +306,21 @@ GPUS_NEEDED = Exercise(
     reference=gpus_needed,
     comparison=Comparison(),
     mistakes=(
-        Mistake("Only powers of two divide the heads evenly: round up to 1, 2, 4, 8, ...", _gpus_ceil),
+        Mistake("Only powers of two divide the heads evenly: round up to 1, 2, 4, 8, ...", partial(_gpus, rounded="up")),
         Mistake(
-            "The reserve is not kept free: a GPU can give (1 - reserve) of its memory.", lambda w, g, r: gpus_needed(w, g, 0)
+            "The reserve is not kept free: a GPU can give (1 - reserve) of its memory.",
+            partial(_gpus, usable=lambda reserve: 1.0),
         ),
-        Mistake("A share that fills what may be used to the last byte still fits: compare with >, not >=.", _gpus_exact),
-        Mistake("You round down; the share of each GPU must fit, so round up.", _gpus_floor),
+        Mistake(
+            "A share that fills what may be used to the last byte still fits: compare with >, not >=.",
+            partial(_gpus, rounded="up, even if it fits"),
+        ),
+        Mistake(
+            "You round down; the share of each GPU must fit, so round up.", partial(_gpus, rounded="down to a power of two")
+        ),
         Mistake(
             "That is how many GPUs the reserve would fill; 1 - reserve is what weights may take.",
-            lambda w, g, r: gpus_needed(w, g, 1 - r) if r else gpus_needed(w, g, 0),
+            partial(_gpus, usable=lambda reserve: reserve or 1.0),
         ),
     ),
     hints=(
@@ -281,9 +338,19 @@ def roofline_time(flops: float, bytes_read: float, flops_per_second: float, byte
     return max(compute, memory), "memory" if memory >= compute else "compute"
 
 
-def _swapped(flops: float, bytes_read: float, flops_per_second: float, bytes_per_second: float) -> tuple[float, str]:
-    seconds, bound = roofline_time(flops, bytes_read, flops_per_second, bytes_per_second)
-    return seconds, "compute" if bound == "memory" else "memory"
+def _step(
+    flops: float,
+    bytes_read: float,
+    flops_per_second: float,
+    bytes_per_second: float,
+    *,
+    seconds: Callable[[Iterable[float]], float] = max,
+    names: tuple[str, str] = ("compute", "memory"),
+    returned: Callable[[float, str], Any] = lambda seconds, bound: (seconds, bound),
+) -> Any:
+    """The answer of exercise 0.5 with its parts as options; each mistake sets some of them wrong."""
+    compute, memory = flops / flops_per_second, bytes_read / bytes_per_second
+    return returned(seconds((compute, memory)), names[memory >= compute])
 
 
 def _roofline_cases(seed: int) -> list[Case]:
@@ -314,18 +381,19 @@ ROOFLINE_TIME = Exercise(
     reference=roofline_time,
     comparison=Comparison(),
     mistakes=(
+        Mistake("You add the two times; they overlap, so the slower one counts alone.", partial(_step, seconds=sum)),
+        Mistake("The slower of the two binds; you take the faster.", partial(_step, seconds=min)),
         Mistake(
-            "You add the two times; they overlap, so the slower one counts alone.",
-            lambda f, b, c, m: (f / c + b / m, roofline_time(f, b, c, m)[1]),
+            "The name of the bound is the wrong way round: the longer time is the one that binds.",
+            partial(_step, names=("memory", "compute")),
         ),
-        Mistake(
-            "The slower of the two binds; you take the faster.",
-            lambda f, b, c, m: (min(f / c, b / m), roofline_time(f, b, c, m)[1]),
-        ),
-        Mistake("The name of the bound is the wrong way round: the longer time is the one that binds.", _swapped),
         Mistake(
             "You return the seconds alone; the pair (seconds, bound) is asked for.",
-            lambda f, b, c, m: roofline_time(f, b, c, m)[0],
+            partial(_step, returned=lambda seconds, bound: seconds, names=("compute", "memory")),
+        ),
+        Mistake(
+            "The pair is (seconds, bound), in this order; yours is the other way round.",
+            partial(_step, returned=lambda seconds, bound: (bound, seconds)),
         ),
     ),
     hints=(
@@ -344,17 +412,25 @@ def decode_floor_ms(config: GPTJConfig, batch: int, length: int, element_bytes: 
     return 1e3 * (weights + cache) / bytes_per_second
 
 
-def _with_embedding(config: GPTJConfig, batch: int, length: int, element_bytes: int, bytes_per_second: float) -> float:
-    extra = config.vocab_size * config.hidden_size * element_bytes
-    return decode_floor_ms(config, batch, length, element_bytes, bytes_per_second) + 1e3 * extra / bytes_per_second
-
-
-def _one_sequence_cache(config: GPTJConfig, batch: int, length: int, element_bytes: int, bytes_per_second: float) -> float:
-    return decode_floor_ms(config, 1, length, element_bytes, bytes_per_second)
-
-
-def _weights_for_each(config: GPTJConfig, batch: int, length: int, element_bytes: int, bytes_per_second: float) -> float:
-    return batch * decode_floor_ms(config, 1, length, element_bytes, bytes_per_second)
+def _floor(
+    config: GPTJConfig,
+    batch: int,
+    length: int,
+    element_bytes: int,
+    bytes_per_second: float,
+    *,
+    embedding: bool = False,
+    weights_in_bytes: bool = True,
+    weights_read: Callable[[int], int] = lambda batch: 1,
+    tokens: Callable[[int, int], int] = lambda batch, length: batch * length,
+    units_in_second: float = 1e3,
+    shared_by: Callable[[int], int] = lambda batch: 1,
+) -> float:
+    """The time of exercise 0.6 with its parts as options; each mistake sets some of them wrong."""
+    parameters = config.parameter_count - (0 if embedding else config.vocab_size * config.hidden_size)
+    weights = parameters * (element_bytes if weights_in_bytes else 1) * weights_read(batch)
+    cache = config.kv_bytes_per_token(element_bytes) * tokens(batch, length)
+    return units_in_second * (weights + cache) / bytes_per_second / shared_by(batch)
 
 
 def _floor_cases(seed: int) -> list[Case]:
@@ -387,20 +463,31 @@ DECODE_FLOOR_MS = Exercise(
     reference=decode_floor_ms,
     comparison=Comparison(),
     mistakes=(
-        Mistake("The embedding table is not read whole: a step looks up one row a sequence. Leave it out.", _with_embedding),
-        Mistake("That is seconds; milliseconds are asked for.", lambda *a: decode_floor_ms(*a) / 1e3),
+        Mistake(
+            "The embedding table is not read whole: a step looks up one row for each sequence. Leave the table out.",
+            partial(_floor, embedding=True),
+        ),
+        Mistake("That is seconds; milliseconds are asked for.", partial(_floor, units_in_second=1.0)),
+        Mistake("Each weight has element_bytes bytes; you count weights.", partial(_floor, weights_in_bytes=False)),
         Mistake(
             "The cache is missing: every sequence's keys and values are read, too.",
-            lambda c, b, n, e, m: decode_floor_ms(c, 0, n, e, m),
+            partial(_floor, tokens=lambda batch, length: 0),
         ),
-        Mistake("Each sequence of the batch has a cache of its own: multiply the cache by batch.", _one_sequence_cache),
+        Mistake(
+            "Each sequence of the batch has a cache of its own: multiply the cache by batch.",
+            partial(_floor, tokens=lambda batch, length: length),
+        ),
+        Mistake(
+            "The cache holds `length` tokens of each sequence; you count one token: multiply the cache by length.",
+            partial(_floor, tokens=lambda batch, length: batch),
+        ),
         Mistake(
             "The weights are read once for the whole batch, not once for each sequence: that is why batching pays.",
-            _weights_for_each,
+            partial(_floor, weights_read=lambda batch: batch, shared_by=lambda batch: 1),
         ),
         Mistake(
             "You divide by the batch: that is the time a token costs, the time of the step is asked for.",
-            lambda c, b, n, e, m: decode_floor_ms(c, b, n, e, m) / b,
+            partial(_floor, shared_by=lambda batch: batch),
         ),
     ),
     hints=(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from labkit.errors import NotAvailable
 from labkit.exercises.case import Case, directly
+from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernels import prepare
 from labkit.grading.shorten import shorten
@@ -132,26 +133,26 @@ def held_back() -> Iterator[io.StringIO]:
 
 
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:
-    """Call `function` on one case; the value is what the exercise observes of it."""
-    breach = ""
-    if watched and exercise.contract is not None:
-        with exercise.contract.watch(case, function) as watch:
-            outcome = call(function, case, exercise.seconds, exercise.run)
-        if not outcome.error:
-            try:
-                breach = watch.breach(outcome.value)
-            except Exception as error:  # a value of the wrong form
-                breach = f"what it gives cannot be held against what was done for it ({type(error).__name__})"
-    else:
+    """Call `function` on one case, `watched` by the exercise's contracts; the value is what the exercise observes."""
+    with contextlib.ExitStack() as stack:
+        watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
         outcome = call(function, case, exercise.seconds, exercise.run)
+    breach = "" if outcome.error else next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     if outcome.error:
         return outcome
     try:
         return Outcome(exercise.observe(case, outcome.value), breach=breach)
     except Exception as error:  # what the function left in its arguments may be anything
         return Outcome(
-            error=f"what it left in its arguments cannot be looked at: {shorten(str(error))}", error_kind=type(error).__name__
+            error=f"what it left in its arguments cannot be read: {shorten(str(error))}", error_kind=type(error).__name__
         )
+
+
+def _breach(watch: Watch, value: Any) -> str:
+    try:
+        return watch.breach(value)
+    except Exception as error:  # a value of the wrong form
+        return f"its answer has a form that cannot be compared with what the function did ({type(error).__name__})"
 
 
 def call(

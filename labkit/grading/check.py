@@ -14,7 +14,7 @@ from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import Verdict
+from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
 from labkit.measure import progress_bar
 
 SILENT_SECONDS = 2.0
@@ -22,16 +22,16 @@ SILENT_SECONDS = 2.0
 
 
 def check(function: Callable[..., Any]) -> Verdict:
-    """Run an exercise's inputs through `function`, show the verdict, and keep it.
+    """Call `function` on an exercise's inputs, show the verdict, and record it.
 
-    The exercise is found by the function's name, or by a name that the notebook gave it (`kv_bytes = lambda ...`). Nothing
-    that the function does makes this raise; only a function that belongs to no exercise does (`InvalidRequest`, with the
-    names that exist).
+    The exercise is found by the function's name, or by a name that the notebook gave it (`kv_bytes = lambda ...`). Points
+    that an earlier check earned are kept. Raises `InvalidRequest`, with the names that exist, for a function that belongs to
+    no exercise; nothing that the function itself does is raised here.
     """
     exercise = exercise_of(function, sys._getframe(1).f_globals)
     verdict = check_quietly(exercise, function, aloud=True)
-    Progress().record(verdict)
-    show(str(verdict), verdict.html())
+    kept = Progress().record(verdict).points
+    show(verdict.text(kept), verdict.html(kept))
     return verdict
 
 
@@ -58,24 +58,34 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
 
 
 def passed(function: Callable[..., Any] | str) -> bool:
-    """Whether this function passes now; if not, say which exercise to solve first (for cells that build on it)."""
+    """Whether this function passes now; for cells that need it. A name instead of a function: whether it has ever passed.
+
+    If not, one sentence says which exercise the cell needs, and what is wrong with its function.
+    """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
         print(f"Not measured here: exercise {exercise.number} {why}, which this machine does not have.")
         return False
+    kept = Progress().standings()[exercise.name].points
     if isinstance(function, str):
-        done = Progress().standings()[exercise.name].points > 0
-    else:
-        done = check_quietly(exercise, function).points > 0
-    if not done:
-        earned = Progress().standings()[exercise.name].points > 0
-        todo = "It has changed since it passed: run its check again." if earned else "Solve it first."
-        print(f"This cell is built on your {exercise.function} (exercise {exercise.number}). {todo}")
-    return done
+        if not kept:
+            print(f"{_needs(exercise)} Solve it first.")
+        return kept > 0
+    verdict = check_quietly(exercise, function)
+    if verdict.verdict == NOT_ATTEMPTED:
+        print(f"{_needs(exercise)} Solve it first.")
+    elif verdict.verdict != PASSED:
+        before = f"It passed before ({kept} points kept), but what you have now fails" if kept else "It fails"
+        print(f"{_needs(exercise)} {before}: {verdict.message}")
+    return verdict.verdict == PASSED
+
+
+def _needs(exercise: Exercise) -> str:
+    return f"This cell needs your {exercise.function} (exercise {exercise.number})."
 
 
 def hint(function: Callable[..., Any] | str) -> None:
-    """Show the next of the exercise's three hints, from a nudge to nearly the answer; behind the third, all of them again."""
+    """Show the next of the exercise's three hints, from a nudge to nearly the answer; after the third, all of them again."""
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     for number in Progress().next_hints(exercise.name):
         print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")

@@ -121,8 +121,8 @@ def _hint(exercise: Exercise) -> str:
 
 
 def _known_mistake(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
-    """The mistake whose implementation answers every case as the learner's function did."""
-    return next((mistake for mistake in exercise.mistakes if _answers_alike(exercise, mistake, runs)), None)
+    """The known mistake, or two of them together, whose implementation answers every case as the learner's function did."""
+    return next((mistake for mistake in exercise.known_mistakes() if _answers_alike(exercise, mistake, runs)), None)
 
 
 def _answers_alike(exercise: Exercise, mistake: Mistake, runs: Mapping[int, Sequence[Outcome]]) -> bool:

@@ -21,12 +21,12 @@ from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
 from labkit.grading.call import Outcome
-from labkit.grading.extract import Submission, read_submission
-from labkit.grading.files_beside import copy_files
 from labkit.grading.judge import SEEDS, judge, make, not_measured
 from labkit.grading.machine_needs import missing
+from labkit.grading.notebook_folder import copy_files
 from labkit.grading.run_statements import NO_DEFINITION
 from labkit.grading.shorten import shorten
+from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.plain_values import decode
 

@@ -1,4 +1,4 @@
-"""The progress panel of a lab: a widget in the notebook, with a text twin where there are no widgets."""
+"""The progress panel of a lab: a widget in a notebook, and the same as text where there are no widgets."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import of_lab
 from labkit.grading.check import in_notebook, show
 from labkit.grading.progress import Progress, Standing
-from labkit.grading.verdict import PASSED
-
-_COLOURS = {PASSED: "#009E73", "failed": "#D55E00"}
+from labkit.grading.verdict import colour
 
 
 def progress_panel(lab: str) -> None:
-    """Show a lab's exercises with their standing, and buttons that give hints and look again."""
+    """Show each exercise of a lab with its state, a button for the next hint, and a button that reads the states again."""
     text = Progress().text(lab)
     if not in_notebook():
         print(text)
@@ -71,9 +69,9 @@ def _table(lab: str) -> str:
 
 
 def _row(exercise: Exercise, standing: Standing) -> str:
-    colour = _COLOURS.get(standing.verdict, "#777777")
     hints = f", {standing.hints} hint{'s' * (standing.hints > 1)}" if standing.hints else ""
     return (
         f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
-        f"<td style='color:{colour}'>{standing.words}</td><td>{standing.points}/{exercise.points}{hints}</td></tr>"
+        f"<td>{standing.points}/{exercise.points}{hints}</td>"
+        f"<td style='text-align:left;color:{colour(standing.verdict, standing.points)}'>{html.escape(standing.words)}</td></tr>"
     )

@@ -8,27 +8,33 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from labkit.exercises.registry import all_exercises, of_lab
-from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict, state
 from labkit.home import home, write_atomically
 
 
 @dataclass
 class Standing:
-    """One exercise's state: the last verdict, the best points, how often it was checked, and how many hints were shown."""
+    """The record of one exercise.
+
+    It holds the last check's verdict and message, the most points of any check, how often the exercise was checked, and how
+    many hints were shown. A check that fails after a pass takes no points away.
+    """
 
     verdict: str = NOT_ATTEMPTED
     points: int = 0
     checks: int = 0
     hints: int = 0
     updated: str = ""
+    message: str = ""
 
     @property
     def words(self) -> str:
-        """The last verdict, and where it was not the best that it was better before."""
-        return f"{self.verdict} now, passed before" if self.verdict == FAILED and self.points else self.verdict
+        """The state in one sentence: "passed before (10 points kept); the last check failed: Your cache has no values."."""
+        said = state(self.verdict, self.points)
+        return f"{said}: {self.message}" if self.verdict == FAILED and self.message else said
 
 
 def _standing(row: Any) -> Standing:
@@ -41,7 +47,12 @@ def _standing(row: Any) -> Standing:
 
 
 class Progress:
-    """All standings, in `progress.json` of labkit's home; every change is written at once and atomically."""
+    """All standings, in `progress.json` of labkit's home; every change is written at once and atomically.
+
+    A process that sets `is_kept` to False changes nothing on disk.
+    """
+
+    is_kept: ClassVar[bool] = True
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / "progress.json"
@@ -58,15 +69,17 @@ class Progress:
             self.path.replace(self.path.with_suffix(".damaged"))
         return found
 
-    def record(self, verdict: Verdict) -> None:
-        """Keep a verdict; points once earned stay."""
+    def record(self, verdict: Verdict) -> Standing:
+        """Keep a verdict and return the exercise's new standing; points that were earned before stay."""
         with self._changing() as standings:
             row = standings.setdefault(verdict.exercise, Standing())
             if not (row.verdict == PASSED and verdict.verdict == NOT_ATTEMPTED):
                 row.verdict = verdict.verdict
+                row.message = verdict.message if verdict.verdict == FAILED else ""
             row.points = max(row.points, verdict.points)
             row.checks += verdict.verdict != NOT_ATTEMPTED
             row.updated = datetime.now(UTC).isoformat(timespec="seconds")
+        return row
 
     def next_hints(self, name: str) -> list[int]:
         """Count one more hint and say which to show: the next one, and all three once they have been seen."""
@@ -85,6 +98,9 @@ class Progress:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Standing]]:
         """The standings, to be changed in the block and then written; one process at a time, so that no change is lost."""
+        if not self.is_kept:
+            yield self.standings()
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
             with contextlib.suppress(ImportError, OSError):  # Windows and some network disks have no such lock
@@ -96,12 +112,12 @@ class Progress:
             write_atomically(self.path, json.dumps({name: asdict(row) for name, row in standings.items()}, indent=1) + "\n")
 
     def text(self, lab: str) -> str:
-        """A lab's standing for a terminal: a line an exercise and the points reached."""
+        """A lab's standing for a terminal: one line per exercise, and the points reached."""
         standings = self.standings()
         exercises = of_lab(lab)
         lines = [
-            f"{'✓' if standings[e.name].points else '·'} {e.number} {e.title}: {standings[e.name].words}, "
-            f"{standings[e.name].points}/{e.points}"
+            f"{'✓' if standings[e.name].points else '·'} {e.number} {e.title}, {standings[e.name].points}/{e.points} points: "
+            f"{standings[e.name].words}"
             for e in exercises
         ]
         reached = sum(standings[e.name].points for e in exercises)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.grading.call import OutOfTimeError, time_limit
-from labkit.grading.extract import Piece
 from labkit.grading.python_cells import parse
 from labkit.grading.shorten import shorten
+from labkit.grading.submission import Piece
 
 NO_DEFINITION = "its definition does not run"
 """What is said of a function whose name nothing has bound in the end."""

@@ -1,4 +1,4 @@
-"""What a check says: a verdict, points, one message in words, and details that help to find the mistake."""
+"""The outcome of one check: a verdict, points, a message, and details that help to find the mistake."""
 
 from __future__ import annotations
 
@@ -12,11 +12,29 @@ NOT_ATTEMPTED = "not attempted"
 
 _SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…"}
 _COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2"}
+_LAST_CHECK = {
+    FAILED: "the last check failed",
+    NOT_MEASURED: "the last check could not measure it here",
+    NOT_ATTEMPTED: "the last check found it not attempted",
+}
+
+
+def state(verdict: str, kept: int = 0) -> str:
+    """The state of an exercise in words, from its last verdict and the points that an earlier pass has earned.
+
+    The best result counts, and both results are named: "passed before (10 points kept); the last check failed".
+    """
+    return verdict if verdict == PASSED or not kept else f"passed before ({kept} points kept); {_LAST_CHECK[verdict]}"
+
+
+def colour(verdict: str, kept: int = 0) -> str:
+    """The colour of a state, readable on light and on dark: that of a pass where points are kept."""
+    return _COLOURS[PASSED if kept else verdict]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one exercise; shows itself as a small box in a notebook and as text elsewhere."""
+    """The outcome of one exercise; a notebook shows it as a small box, a terminal as text."""
 
     exercise: str
     title: str
@@ -27,19 +45,29 @@ class Verdict:
     details: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{_SIGNS[self.verdict]} {self.title}: {self.verdict}, {self.points}/{self.out_of} points. {self.message}"]
-        return "\n".join([*lines, *(f"    {line}" for line in self.details.splitlines())])
+        return self.text()
 
-    def html(self) -> str:
-        """The box of a notebook; its colours are readable on light and on dark."""
-        colour = _COLOURS[self.verdict]
+    def text(self, kept: int = 0) -> str:
+        """The verdict as text; `kept` are points from an earlier pass, which this check does not take away."""
+        head = f"{_SIGNS[self.verdict]} {self.title}: {self._state(kept)}{self._end(kept)}{self.message}"
+        return "\n".join([head, *(f"    {line}" for line in self.details.splitlines())])
+
+    def html(self, kept: int = 0) -> str:
+        """The same as the box of a notebook."""
+        hue = _COLOURS[self.verdict]
         details = f"<pre style='margin:.5em 0 0;opacity:.85'>{html.escape(self.details)}</pre>" if self.details else ""
         return (
-            f"<div class='labkit-verdict' data-verdict='{self.verdict}' style='border-left:4px solid {colour};"
-            f"padding:.4em .8em;margin:.3em 0'><b style='color:{colour}'>{_SIGNS[self.verdict]} {html.escape(self.title)}: "
-            f"{self.verdict}</b> <span style='opacity:.7'>{self.points}/{self.out_of} points</span><br>"
-            f"{html.escape(self.message)}{details}</div>"
+            f"<div class='labkit-verdict' data-verdict='{self.verdict}' style='border-left:4px solid {hue};"
+            f"padding:.4em .8em;margin:.3em 0'><b style='color:{hue}'>{_SIGNS[self.verdict]} {html.escape(self.title)}: "
+            f"{html.escape(self._state(kept))}</b><br>{html.escape(self.message)}{details}</div>"
         )
 
+    def _state(self, kept: int) -> str:
+        is_better_before = kept > self.points
+        return state(self.verdict, kept) if is_better_before else f"{self.verdict}, {self.points}/{self.out_of} points"
+
+    def _end(self, kept: int) -> str:
+        return ": " if kept > self.points and self.verdict == FAILED else ". "
+
     def _ipython_display_(self) -> None:
-        """Nothing: `check` has shown it already, and the last line of a cell would show it again."""
+        """Show nothing: `check` has shown the verdict, and the last line of a cell would show it again."""

@@ -1,6 +1,7 @@
 """Measures time, memory and the machine's ceilings; rooflines, records and plots. Knows no engine."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
+from labkit.measure.how_far import how_far
 from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
@@ -25,6 +26,7 @@ __all__ = [
     "ceilings",
     "compare",
     "gpu_peak_bytes",
+    "how_far",
     "peak_host_memory",
     "profile_call",
     "progress_bar",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
+from labkit.measure.how_far import predictions_in_words
 from labkit.measure.ladder import Rung
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def prediction_plot(
             )
     if strange := {name for at in (marks or {}).values() for name in at} - set(names):
         raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
-    figure = _figure(title, caption)
+    figure = _figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
     axes = figure.add_subplot()
     width = 0.8 / max(len(series), 1)
     for index, ((label, values), colour) in enumerate(zip(series.items(), COLOURS * 9, strict=False)):

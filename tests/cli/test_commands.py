@@ -345,7 +345,7 @@ def test_release_and_tour(done: dict[str, Done], place: Path) -> None:
     assert last_json(done["release"]) == {"written": paths}
     assert last_json(done["release in step"]) == {"stale": []}
     assert all(Path(path).exists() for path in paths)
-    for command, said in (("release none", "there is no lab '77'"), ("release edited", "changed by hand")):
+    for command, said in (("release none", "there is no lab '77'"), ("release edited", "edited after labkit wrote it")):
         assert done[command].status == 2
         assert said in done[command].errors
     assert last_json(done["tour"]) == {"labs": ["00_first"], "ladder": []}

@@ -8,9 +8,9 @@ from typing import Any
 
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
-from labkit.grading.extract import submission_of
 from labkit.grading.judge import judge
 from labkit.grading.run_statements import define
+from labkit.grading.submission import submission_of
 
 
 def main() -> None:

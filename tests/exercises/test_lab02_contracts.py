@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pytest
@@ -64,6 +65,17 @@ BY_KERNEL = (
     "out = torch.empty_like(query)\n    grid = (sequences * heads,)\n    combine[grid](sums, largest, totals, out, parts, "
     "head_dim, PARTS=triton.next_power_of_2(parts), DIM=triton.next_power_of_2(head_dim))\n    return out"
 )
+
+
+def looped(name: str, parameters: str, loop: str, **changes: str) -> tuple[str, str]:
+    """An exercise whose solution's kernel is called in a loop, by a single program over the whole grid."""
+    source = source_of(name, changes)
+    indented = textwrap.indent(textwrap.dedent(loop), "    ")
+    return name, f"{source}\n\n\n@triton.jit\ndef all_of_them({parameters}):\n{indented}\n"
+
+
+NORM_TENSORS = "residual, attention, mlp, weight, bias, hidden, normed"
+ROTARY_TENSORS = "qkv, positions, sin, cos, keys, values, slots, query"
 
 CHEATS: dict[str, tuple[tuple[str, str], str]] = {
     "2.3 labkit's operation": (
@@ -140,6 +152,65 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
         ),
         "it launches 2 kernels; one fused kernel is asked for",
     ),
+    "2.3 one program loops over all rows": (
+        looped(
+            NORM,
+            f"{NORM_TENSORS}, count, size, epsilon, BLOCK: tl.constexpr",
+            f"for row in range(count):\n    norm_kernel(row, {NORM_TENSORS}, size, epsilon, BLOCK)",
+            **{
+                "norm_kernel(\n    residual": "norm_kernel(\n    row, residual",
+                "tl.program_id(0)": "row",
+                "norm_kernel[(count,)](*tensors,": "all_of_them[(1,)](*tensors, count,",
+            },
+        ),
+        "all_of_them is launched over (1, 1, 1), 1 program; one program for each token makes 3: let each program do one token",
+    ),
+    "2.4 one program loops over all heads": (
+        looped(
+            ROTARY,
+            f"{ROTARY_TENSORS}, heads, head_dim, rotary_dim, BLOCK: tl.constexpr",
+            f"for head in range(heads):\n    rotary_kernel(head, heads, {ROTARY_TENSORS}, head_dim, rotary_dim, BLOCK)",
+            **{
+                "rotary_kernel(\n    qkv": "rotary_kernel(\n    head, heads, qkv",
+                "token, head, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)": "token = tl.program_id(0)",
+                "rotary_kernel[(count, heads)](*tensors,": "all_of_them[(count,)](*tensors, heads,",
+            },
+        ),
+        "one program for each token and head makes 12",
+    ),
+    "2.7 one program loops over all tiles": (
+        looped(
+            GELU,
+            "x, weight, bias, out, tokens, outs, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr",
+            """
+            for i in range(tl.cdiv(tokens, ROWS)):
+                for j in range(tl.cdiv(outs, COLUMNS)):
+                    gelu_kernel(i, j, x, weight, bias, out, tokens, outs, SIZE, ROWS, COLUMNS)
+            """,
+            **{
+                "gelu_kernel(\n    x": "gelu_kernel(\n    i, j, x",
+                "tl.program_id(0)": "i",
+                "tl.program_id(1)": "j",
+                "gelu_kernel[grid]": "all_of_them[(1,)]",
+            },
+        ),
+        "all_of_them has 1 program and runs 3 stores: let each program do one tile",
+    ),
+    "2.8 one program loops over all tokens": (
+        looped(
+            INT8,
+            "x, values, scales, out, outs, count, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr",
+            "for token in range(count):\n    int8_kernel(token, x, values, scales, out, outs, SIZE, BLOCK, ROWS)",
+            **{
+                "int8_kernel(\n    x": "int8_kernel(\n    token, x",
+                "row, token = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)": (
+                    "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)"
+                ),
+                "int8_kernel[grid](x, values, scales, out, outs,": "all_of_them[grid[:1]](x, values, scales, out, outs, count,",
+            },
+        ),
+        "one program for each token and ROWS outputs makes 6",
+    ),
     "2.3 reads its sum back": (
         changed(NORM, **{"x, mask=inside)\n": "x, mask=inside)\n    x = tl.load(hidden + place, mask=inside, other=0.0)\n"}),
         "bytes where",
@@ -176,7 +247,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "2.6 not split": (
         changed(ATTENTION, **{"parts = triton.cdiv(width, block)": "parts = 1", '"BLOCK": block': '"BLOCK": 128'}),
-        "one program a sequence, head and part would be",
+        "one program for each sequence, head and part makes",
     ),
     "2.6 gathered by torch": (
         changed(ATTENTION, **{"tensors = query, keys": "keys = keys * 1\n    tensors = query, keys"}),
@@ -211,6 +282,13 @@ HONEST = {
     "2.3 zeros": changed(NORM, **{TENSORS: "hidden = torch.zeros_like(hidden)\n    " + TENSORS}),
     "2.3 contiguous and flat": changed(NORM, **{TENSORS: "residual = residual.contiguous().view(-1)\n    " + TENSORS}),
     "2.4 slots of another type": changed(ROTARY, **{"tensors = qkv": "slot_mapping = 1 * slot_mapping\n    tensors = qkv"}),
+    "2.7 other tiles": changed(
+        GELU,
+        **{
+            "triton.cdiv(count, 16), triton.cdiv(outs, 32)": "triton.cdiv(count, 8), triton.cdiv(outs, 64)",
+            "ROWS=16, COLUMNS=32": "ROWS=8, COLUMNS=64",
+        },
+    ),
     "2.6 combined by a kernel": (
         ATTENTION,
         COMBINE.join(source_of(ATTENTION, {f"    {SHARE}\n": "", LAST: BY_KERNEL}).split("def split_decode", 1)).replace(

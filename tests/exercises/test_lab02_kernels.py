@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from labkit.exercises.registry import exercise as find
-from labkit.grading.extract import submission_of
 from labkit.grading.judge import SEEDS
+from labkit.grading.lab_notebooks import solved_notebook
 from labkit.grading.notebook_check import run_apart
-from labkit.grading.release import solved_notebook
+from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.ops.backend import has_triton
 
@@ -260,7 +260,7 @@ import sys
 import torch, triton
 import triton.language as tl
 from labkit.grading.run_statements import define
-from labkit.grading.extract import submission_of
+from labkit.grading.submission import submission_of
 from labkit.ops.kernels.compiled_kernel import compile_kernel
 
 def meta(*shape, dtype=torch.float32):

@@ -322,5 +322,5 @@ def test_what_is_observed_may_be_spoilt() -> None:
     exercise = an_exercise(lambda x: 5, on([1, 2]), observe=lambda case, value: {"value": value, "first": case.args[0][0]})
     assert run_cases(lambda x: 5, exercise, 1)[0].value == {"value": 5, "first": 1}
     (spoilt,) = run_cases(lambda x: x.clear(), exercise, 1)
-    assert "cannot be looked at" in spoilt.error
+    assert "cannot be read" in spoilt.error
     assert judge(exercise, {1: [spoilt]}).verdict == FAILED

@@ -83,20 +83,82 @@ def test_what_a_function_prints_is_shown_once_and_with_the_input_that_failed(cap
     assert capsys.readouterr().out == "last words of 1\nlast words of 2\n"
 
 
-def test_the_panel_says_what_passed_before(capsys: pytest.CaptureFixture[str]) -> None:
+def wrong(config: Any, lengths: list[int], element_bytes: int) -> int:
+    return kv_cache_bytes(config, lengths, element_bytes) // 2
+
+
+wrong.__name__ = "kv_cache_bytes"
+KEPT = "passed before (10 points kept); the last check failed"
+WHY = "That is half of it: the cache keeps a key and a value."
+
+
+def test_after_a_pass_a_wrong_check_is_one_state_everywhere(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from labkit.grading.panel import _table
 
-    for kind in (PASSED, FAILED):
-        Progress().record(verdict(kind))
+    check(kv_cache_bytes)
+    capsys.readouterr()
+    found = check(wrong)
+    said = capsys.readouterr().out
+    assert said.startswith(f"✗ {found.title}: {KEPT}: {WHY}")
+    assert "0/10" not in said
+    assert f"{KEPT}</b><br>{WHY}" in found.html(kept=10)
     progress_panel("00")
-    assert "failed now, passed before, 10/10" in capsys.readouterr().out
-    Progress().next_hint(NAME)
-    assert "failed now, passed before" in _table("00")
-    assert "10/10, 1 hint<" in _table("00")
-    Progress().next_hint(NAME)
-    assert "10/10, 2 hints<" in _table("00")
-    Progress().record(verdict(PASSED))
-    assert "passed before" not in _table("00")
+    assert f"✓ {found.title}, 10/10 points: {KEPT}: {WHY}\n" in capsys.readouterr().out
+    assert f"<td>10/10</td><td style='text-align:left;color:#009E73'>{KEPT}: {WHY}</td>" in _table("00")
+    standing = json.loads((home / "progress.json").read_text())[NAME]
+    assert (standing["verdict"], standing["points"], standing["message"]) == (FAILED, 10, WHY)
+    assert not passed(wrong)
+    now = f"It passed before (10 points kept), but what you have now fails: {WHY}"
+    assert capsys.readouterr().out == f"This cell needs your kv_cache_bytes (exercise 0.3). {now}\n"
+    check(kv_cache_bytes)
+    capsys.readouterr()
+    progress_panel("00")
+    assert f"✓ {found.title}, 10/10 points: passed\n" in capsys.readouterr().out
+
+
+def test_states_after_a_pass_and_without_one() -> None:
+    for kinds, words in [
+        ((FAILED,), "failed: message"),
+        ((PASSED,), "passed"),
+        ((PASSED, FAILED), f"{KEPT}: message"),
+        ((PASSED, NOT_ATTEMPTED), "passed"),
+        ((PASSED, FAILED, NOT_ATTEMPTED), "passed before (10 points kept); the last check found it not attempted"),
+        ((PASSED, NOT_MEASURED), "passed before (10 points kept); the last check could not measure it here"),
+        ((FAILED, NOT_ATTEMPTED), "not attempted"),
+        ((FAILED, PASSED), "passed"),
+    ]:
+        (Progress().path).unlink(missing_ok=True)
+        for kind in kinds:
+            standing = Progress().record(verdict(kind))
+        assert (standing.words, standing.points) == (words, 10 if PASSED in kinds else 0), kinds
+        assert Progress().standings()[NAME] == standing
+
+
+def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`labkit check` and graders judge the file: they neither use nor change what the notebook has recorded."""
+    from labkit.cli.check import check as check_command
+
+    check(kv_cache_bytes)
+    before = (tmp_path / "progress.json").read_text()
+    source = "def kv_cache_bytes(config, lengths, element_bytes):\n    return len(lengths)"
+    path = tmp_path / "lab.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source}]}))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        check_command([path])
+    said = capsys.readouterr().out
+    assert "✗ 0.3 What the cache will take: failed, 0/10 points. " in said
+    total = sum(exercise.points for exercise in of_lab("00"))
+    assert said.splitlines()[-1] == f"0 of {total} points for what the notebooks hold now"
+    assert (tmp_path / "progress.json").read_text() == before
+
+
+def test_hints_are_counted_in_the_panel() -> None:
+    from labkit.grading.panel import _table
+
+    for words in ("0/10, 1 hint<", "0/10, 2 hints<"):
+        Progress().next_hint(NAME)
+        assert words in _table("00")
 
 
 def test_a_function_of_no_exercise_is_refused_with_those_that_exist() -> None:
@@ -138,7 +200,12 @@ def test_passed_says_what_to_solve_first(capsys: pytest.CaptureFixture[str]) -> 
         raise NotImplementedError("weight_gib")
 
     assert not passed(weight_gib)
-    assert "exercise 0.2" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith("This cell needs your weight_gib (exercise 0.2). Solve it first.\n")
+    assert not passed(wrong)
+    Progress().path.unlink()
+    capsys.readouterr()
+    assert not passed(wrong)
+    assert capsys.readouterr().out == f"This cell needs your kv_cache_bytes (exercise 0.3). It fails: {WHY}\n"
 
 
 def test_hints_come_one_after_the_other_and_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +225,7 @@ def test_the_panel_has_a_text_twin(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     progress_panel("00")
     said = capsys.readouterr().out
-    assert f"✓ 0.3 {find(NAME).title}: passed, 10/10" in said
+    assert f"✓ 0.3 {find(NAME).title}, 10/10 points: passed" in said
     assert "· 0.1" in said
     assert said.splitlines()[-1] == f"Lab 00: 10 of {sum(e.points for e in of_lab('00'))} points"
     with pytest.raises(InvalidRequest, match="there is no lab '77'"):
@@ -190,9 +257,10 @@ def test_what_is_missing_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     from labkit.grading.check import check_quietly
 
     gpu = GPU(0, "NVIDIA H100", 80 * 2**30, "570", "9.0", "gen 5 x16", 18)
-    none = replace(describe(), gpus=(), triton_server="")
-    one, two = replace(none, gpus=(gpu,)), replace(none, gpus=(gpu, gpu), triton_server="/bin/tritonserver")
+    none = replace(describe(), gpus=())
+    one, two = replace(none, gpus=(gpu,)), replace(none, gpus=(gpu, gpu))
     server = "a Triton Inference Server (`labkit serve --install` gets one)"
+    monkeypatch.setattr("labkit.grading.machine_needs.find_server", lambda: None)
     for requires, on_none, on_one in [
         ((), "", ""),
         (("cuda",), "needs an NVIDIA GPU", ""),
@@ -200,7 +268,10 @@ def test_what_is_missing_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
         (("cuda", "triton_server"), f"needs an NVIDIA GPU and {server}", f"needs {server}"),
     ]:
         exercise = replace(find(NAME), requires=requires)
-        assert [missing(exercise, machine) for machine in (none, one, two)] == [on_none, on_one, ""]
+        assert [missing(exercise, machine) for machine in (none, one, two)][:2] == [on_none, on_one]
+        assert missing(exercise, two) == (f"needs {server}" if "triton_server" in requires else "")
+    monkeypatch.setattr("labkit.grading.machine_needs.find_server", lambda: Path("/bin/tritonserver"))
+    assert missing(replace(find(NAME), requires=("triton_server",)), two) == ""
     monkeypatch.setattr("labkit.grading.machine_needs.describe", lambda: none)
     found = check_quietly(replace(find(NAME), requires=("cuda",)), kv_cache_bytes)
     assert (found.verdict, found.points) == (NOT_MEASURED, 0)

@@ -15,8 +15,8 @@ import pytest
 from labkit.errors import InvalidRequest
 from labkit.exercises.registry import all_exercises
 from labkit.grading import notebook_check
-from labkit.grading.extract import submission_of
 from labkit.grading.notebook_check import check_notebook, run_apart
+from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 
 CELLS = {

@@ -11,16 +11,8 @@ import pytest
 
 from labkit.errors import InvalidRequest, LabkitError
 from labkit.exercises.registry import exercise as find
-from labkit.grading.release import (
-    Lab,
-    cut_solutions,
-    edited_by_a_person,
-    find_labs,
-    release,
-    solved_notebook,
-    stale,
-    student_notebook,
-)
+from labkit.grading.lab_notebooks import cut_solutions, solved_notebook, student_notebook
+from labkit.grading.release import Lab, edited_by_a_person, find_labs, release, stale
 
 SOURCE = """\
 # %% [markdown]
@@ -151,7 +143,7 @@ def test_a_release_writes_runs_and_guards_both_notebooks(tmp_path: Path) -> None
     mine = lab.student.read_bytes()
     assert edited_by_a_person(lab.student)
     assert stale(lab) == [lab.student]
-    with pytest.raises(InvalidRequest, match=r"00_first\.ipynb was changed by hand.*--force"):
+    with pytest.raises(InvalidRequest, match=r"00_first\.ipynb was edited after labkit wrote it.*--force"):
         release(lab)
     assert lab.student.read_bytes() == mine
     release(lab, force=True)

@@ -12,8 +12,8 @@ import pytest
 
 from labkit.cli.check import check
 from labkit.exercises.registry import exercise as find
-from labkit.grading.extract import Submission, read_submission, submission_of
 from labkit.grading.notebook_check import check_submission
+from labkit.grading.submission import Submission, read_submission, submission_of
 from labkit.grading.verdict import FAILED, PASSED
 from tests.grading.quick_workers import quick_workers
 

@@ -98,6 +98,8 @@ FUSED_LINEAR_GELU = Exercise(
         ("x", "weight", "bias"),
         reads=lambda case: [Part(name, tensor) for name, tensor in zip(("x", "weight", "bias"), case.args, strict=True)],
         stores=lambda case, value: [Part("the answer", value)],
+        most_stores=1,
+        each="tile",
     ),
 )
 
@@ -203,6 +205,8 @@ INT8_PRODUCT = Exercise(
         ("x", "values", "scales", "rows", "block"),
         reads=lambda case: [Part(name, tensor) for name, tensor in zip(("x", "values", "scales"), case.args, strict=False)],
         stores=lambda case, value: [Part("the answer", value)],
+        programs=lambda case: (-(-len(case.args[1]) // case.args[3]) * len(case.args[0]),) * 2,
+        each="token and ROWS outputs",
         tile=lambda case: {"values": case.args[3] * case.args[4]},
     ),
 )

@@ -223,6 +223,8 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         reads=lambda case: [Part("qkv", case.args[0])],
         stores=_stores,
         more_bytes=_other_bytes,
+        programs=lambda case: (len(case.args[0]) * case.args[4].shape[1],) * 2,
+        each="token and head",
     ),
     observe=lambda case, value: {"query": value, "keys": case.args[4], "values": case.args[5]},
     seconds=40.0,

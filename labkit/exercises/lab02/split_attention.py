@@ -122,6 +122,7 @@ def _contract() -> KernelContract:
         kind="one for the parts, and at most one to combine them, are asked for",
         torch_combines=True,
         programs=programs,
+        each="sequence, head and part",
     )
 
 

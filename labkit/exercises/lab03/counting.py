@@ -10,6 +10,7 @@ from typing import Any
 from labkit.checkpoints.split import span
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import OwnWork
 from labkit.exercises.exercise import Exercise, Mistake
 
 NUMBER = 4
@@ -122,6 +123,7 @@ STEP_TRAFFIC = Exercise(
     difficulty=2,
     cases=_traffic_cases,
     reference=step_traffic,
+    contract=OwnWork(allowed=("share",)),
     observe=_numbers,
     comparison=Comparison(),
     explain=_miscounted,

@@ -12,8 +12,8 @@ import pytest
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.grading import notebook_file
-from labkit.grading.extract import Submission, read_submission, submission_of
 from labkit.grading.run_statements import define
+from labkit.grading.submission import Submission, read_submission, submission_of
 
 RIGHT = "def f():\n    return 5"
 

@@ -1,0 +1,163 @@
+"""A contract on kernels: they read what is given and store what is asked for, and torch computes nothing in between.
+
+What a launch loads and stores is seen in Triton's interpreter only; of a compiled kernel just the launch is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from labkit.exercises.case import Case
+from labkit.exercises.contracts.torch_guard import TorchGuard
+from labkit.exercises.contracts.watch import Watch
+from labkit.exercises.kernel_guard import KernelLaunch, watch_kernels
+
+SLACK_BYTES = 256
+"""Bytes that a launch may move more than a tenth above the fewest."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor that kernels must read or store, or some of its rows."""
+
+    name: str
+    tensor: Tensor
+    rows: Sequence[int] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of these rows."""
+        whole = self.tensor.numel() * self.tensor.element_size()
+        return whole if self.rows is None else whole // len(self.tensor) * len(set(self.rows))
+
+
+@dataclass(frozen=True)
+class KernelContract:
+    """Kernels do the work of one function.
+
+    - `arguments` names the function's arguments.
+    - `reads(case)` and `stores(case, value)` list what kernels must read and store.
+    - `more_bytes(case)` is what else memory must move; a tenth more than all of it is allowed.
+    - `launches` is the most launches that are allowed, and `kind` says in words which launches are asked for.
+    - `torch_combines` lets torch work on what kernels have stored, but not on the arguments.
+    - `programs(case)` is the least and the most programs of the launch that reads the last of `reads`, `most_stores` is the
+      most stores that one of its programs runs, and `each` says what one program is for.
+    - `tile(case)` is, for an argument, the most elements that one load may take of it.
+    """
+
+    arguments: tuple[str, ...]
+    reads: Callable[[Case], list[Part]]
+    stores: Callable[[Case, Any], list[Part]]
+    more_bytes: Callable[[Case], int] = lambda case: 0
+    launches: int = 1
+    kind: str = "one fused kernel is asked for"
+    torch_combines: bool = False
+    programs: Callable[[Case], tuple[int, int]] | None = None
+    most_stores: int | None = None
+    each: str = "part"
+    tile: Callable[[Case], Mapping[str, int]] | None = None
+
+    @contextlib.contextmanager
+    def watch(self, case: Case, function: Any) -> Iterator[Watch]:
+        """Watch a call; memory that is allocated in it and not written is NaN."""
+        given = dict(zip(self.arguments, case.args, strict=False))
+        tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        guard = TorchGuard(tensors, function, results_are_free=self.torch_combines)
+        with watch_kernels() as launches, guard:
+            yield _KernelWatch(self, case, guard, launches)
+
+
+@dataclass
+class _KernelWatch:
+    contract: KernelContract
+    case: Case
+    guard: TorchGuard
+    launches: list[KernelLaunch]
+
+    def breach(self, value: Any) -> str:
+        own = next((launch.name for launch in self.launches if launch.from_labkit), "")
+        if own:
+            return f"{own} is labkit's own kernel, or calls one: the kernel is yours to write"
+        if self.guard.refused:
+            return self.guard.refused
+        if not self.launches:
+            return "no kernel was launched: a kernel of yours has to do the work"
+        if len(self.launches) > self.contract.launches:
+            return f"it launches {len(self.launches)} kernels; {self.contract.kind}"
+        if any(launch.extents is None for launch in self.launches):
+            return ""  # compiled: what it loads and stores is not seen
+        return self._loads_and_stores(value)
+
+    def _loads_and_stores(self, value: Any) -> str:
+        contract = self.contract
+        reads, stores = contract.reads(self.case), contract.stores(self.case, value)
+        for parts, verb, done in ((stores, "writes", "stored"), (reads, "reads", "read")):
+            for part in parts:
+                touched = np.zeros(part.tensor.numel(), dtype=bool)
+                for launch in self.launches:
+                    touched |= launch.touched(verb, part.tensor)
+                if words := _missing(part, touched, done):
+                    return words
+        return self._grid(reads) or self._tiles() or self._bytes(reads + stores)
+
+    def _grid(self, reads: list[Part]) -> str:
+        contract = self.contract
+        if contract.programs is None and contract.most_stores is None:
+            return ""
+        last = reads[-1]
+        reading = [launch for launch in self.launches if launch.touched("reads", last.tensor).any()]
+        if len(reading) > 1:
+            return f"{len(reading)} launches read {last.name}; one reads them, and a second may combine the parts"
+        launch = reading[0]
+        asked = f"let each program do one {contract.each}, with no loop over the others"
+        count = f"{launch.programs:,} program{'s' * (launch.programs != 1)}"
+        if contract.most_stores is not None and launch.stores > contract.most_stores * launch.programs:
+            return f"{launch.name} has {count} and runs {launch.stores:,} stores: {asked}"
+        low, high = contract.programs(self.case) if contract.programs else (1, launch.programs)
+        if low <= launch.programs <= high:
+            return ""
+        return (
+            f"{launch.name} is launched over {launch.grid}, {count}; one program for each {contract.each} "
+            f"makes {high:,}: {asked}"
+        )
+
+    def _tiles(self) -> str:
+        for name, most in (self.contract.tile(self.case) if self.contract.tile else {}).items():
+            tensor = self.case.args[self.contract.arguments.index(name)]
+            widest = max(launch.widest(tensor) for launch in self.launches)
+            if widest > most:
+                return f"one load takes {widest:,} elements of {name}; ROWS x BLOCK are {most:,}: go through it in blocks"
+        return ""
+
+    def _bytes(self, parts: list[Part]) -> str:
+        least = sum(part.bytes for part in parts) + self.contract.more_bytes(self.case)
+        moved = sum(launch.bytes_moved for launch in self.launches)
+        if moved <= 1.1 * least + SLACK_BYTES:
+            return ""
+        return (
+            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads back what it has stored, or puts away "
+            "what could stay in registers"
+        )
+
+
+def _missing(part: Part, touched: Any, done: str) -> str:
+    """In words, that kernels left out elements of a part."""
+    shaped = touched.reshape(part.tensor.shape)
+    wanted = np.ones(len(shaped), dtype=bool)
+    if part.rows is not None:
+        wanted[:] = False
+        wanted[list(part.rows)] = True
+    left = ~shaped & wanted.reshape(-1, *[1] * (shaped.ndim - 1))
+    if not left.any():
+        return ""
+    asked = int(wanted.sum()) * (shaped.size // max(len(shaped), 1))
+    count = "none" if int(left.sum()) == asked else f"{asked - int(left.sum()):,}"
+    first = tuple(int(place[0]) for place in left.nonzero())
+    at = first if len(first) > 1 else first[0]
+    return f"kernels have {done} {count} of the {asked:,} elements of {part.name}; the first that is missing is {at}"

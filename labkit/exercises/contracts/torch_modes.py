@@ -1,0 +1,36 @@
+"""Torch modes that hand each call, or each operation, to a function of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Functions(TorchFunctionMode):
+    """Hands over each call of a torch function; what that one calls itself is not seen."""
+
+    def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._see(func, args, kwargs or {})
+
+
+class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hands over each operation that torch runs in the end."""
+
+    def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._see = see
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._can_decompose():  # under inference mode a reshape, say, comes whole
+            with self:
+                decomposed = func.decompose(*args, **(kwargs or {}))
+            if decomposed is not NotImplemented:
+                return decomposed
+        return self._see(func, args, kwargs or {})

@@ -1,0 +1,99 @@
+"""A lab's two notebooks from its one source: the learner's, with stubs, and the solved one. Runs and writes nothing.
+
+The source is a percent script under `solutions/`. It holds marks:
+
+    # {{exercise lab01.kv_bytes}}      a Markdown cell of this one line becomes the exercise's heading
+    # BEGIN SOLUTION                   in a function's body, up to END SOLUTION: the learner gets
+    # END SOLUTION                     `raise NotImplementedError("name")` instead
+    # BEGIN SOLUTION guess = None      elsewhere: the learner gets `guess = None` instead
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import jupytext
+import nbformat
+
+from labkit.errors import InvalidRequest
+from labkit.exercises.registry import exercise as find
+
+KERNEL = {
+    "kernelspec": {"display_name": "labkit", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+_EXERCISE = re.compile(r"^\{\{exercise ([\w.]+)\}\}$")
+_BEGIN = re.compile(r"^(\s*)# BEGIN SOLUTION ?(.*)$")
+_FUNCTION = re.compile(r"^\s*(?:async )?def (\w+)\(")
+_END = re.compile(r"^\s*# END SOLUTION$")
+
+
+def student_notebook(source: str) -> Any:
+    """The learner's notebook: headings filled in, solutions cut out, nothing executed."""
+    return _notebook(source, solved=False)
+
+
+def solved_notebook(source: str) -> Any:
+    """The solved notebook, not executed yet."""
+    return _notebook(source, solved=True)
+
+
+def _notebook(source: str, *, solved: bool) -> Any:
+    notebook = jupytext.reads(source, fmt="py:percent")
+    counts: dict[str, int] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (match := _EXERCISE.match(cell.source.strip())):
+            exercise = find(match[1])
+            cell.source = exercise.heading()
+            cell.metadata = {"labkit": {"exercise": exercise.name}}
+        else:
+            cell.metadata = {}
+            if cell.cell_type == "code":
+                cell.source = cut_solutions(cell.source, keep=solved)
+        digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
+        counts[digest] = counts.get(digest, 0) + 1
+        cell.id = f"{digest}-{counts[digest]}"
+    notebook.metadata = {**KERNEL, "labkit": {"cells_sha256": cells_digest(notebook)}}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    nbformat.validate(notebook)
+    return notebook
+
+
+def cut_solutions(source: str, *, keep: bool) -> str:
+    """A code cell without its solution marks: with the solution (`keep`) or with what the learner gets instead.
+
+    Raises `InvalidRequest` for marks that do not pair up, or a solution outside a function without a replacement.
+    """
+    lines: list[str] = []
+    inside = False
+    around: list[tuple[int, str]] = []  # indentation and name of the functions around this line, outermost first
+    for line in source.splitlines():
+        indentation = len(line) - len(line.lstrip())
+        if line.strip() and not inside:
+            around = [(depth, name) for depth, name in around if depth < indentation]
+        if (match := _FUNCTION.match(line)) and not inside:
+            around.append((indentation, match[1]))
+        if begin := _BEGIN.match(line):
+            if inside or not (begin[2] or around):
+                raise InvalidRequest(f"solution marks do not pair up, or lack what the learner gets: {line!r} in\n{source}")
+            inside = True
+            if not keep:
+                lines.append(begin[1] + (begin[2] or f'raise NotImplementedError("{around[-1][1]}")'))
+        elif _END.match(line):
+            if not inside:
+                raise InvalidRequest(f"END SOLUTION without BEGIN SOLUTION in\n{source}")
+            inside = False
+        elif keep or not inside:
+            lines.append(line)
+    if inside:
+        raise InvalidRequest(f"BEGIN SOLUTION without END SOLUTION in\n{source}")
+    return "\n".join(lines)
+
+
+def cells_digest(notebook: Any) -> str:
+    """SHA-256 over the kinds and sources of all cells: what a person can edit."""
+    cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
