@@ -21,6 +21,7 @@ from labkit.serving.channels import open_url
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import server as serving
 from labkit.serving.server.install import ServerProgram, find_server
+from tests.patience import PATIENCE
 
 MODEL_CODE = """
 import numpy as np
@@ -78,7 +79,7 @@ class Server:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 self.ask("v2/health/ready")
@@ -90,16 +91,16 @@ class Server:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
 
     def kill(self) -> None:
         """Ends the server and the processes of its models at once."""
         family = psutil.Process(self._process.pid)
         for process in [*family.children(recursive=True), family]:
             process.kill()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
 
-    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 60) -> bytes:
+    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = PATIENCE) -> bytes:
         """The answer to a GET, or to a POST of the body as JSON."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[0]}/{path}", data=data)
@@ -143,7 +144,7 @@ class Server:
         self.kill()
         self._begin()
 
-    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = 60) -> str:
+    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = PATIENCE) -> str:
         """The server's error, or nothing if it has none; then its answer is appended to `answer`."""
         try:
             answered = self.ask(path, body, timeout)

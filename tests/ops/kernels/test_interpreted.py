@@ -39,8 +39,6 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Counter[
     return ran.stdout + ran.stderr, outcomes
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the first of them waits for the whole process
 @pytest.mark.parametrize("file", sorted(path.stem for path in FOLDER.glob("test_*.py")))
 def test_in_the_interpreter(file: str, interpreted: tuple[str, Counter[tuple[str, str]]]) -> None:
     said, outcomes = interpreted

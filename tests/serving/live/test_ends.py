@@ -21,6 +21,7 @@ from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.model_processes import is_there
+from tests.patience import is_running, wait_for
 from tests.serving.live.requests import (
     PATIENCE,
     PROMPT,
@@ -32,12 +33,10 @@ from tests.serving.live.requests import (
     post,
     stream,
 )
-from tests.serving.live.test_life import ECHO, learners, stub_of, wait_for
+from tests.serving.live.test_life import ECHO, learners, stub_of
 
 LONG = 480
 IN_FLIGHT = 6
-START_SECONDS = 240.0
-"""For a server to answer again on a machine with much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def started_again(server: Server, offline: Engine) -> Iterator[list[str]]:
     before, pid, memory = len(server.restarts), server.pid, regions(server)
     why: list[str] = []
     yield why
-    wait_for(lambda: len(server.restarts) > before, START_SECONDS)
+    wait_for(lambda: len(server.restarts) > before)
     assert len(server.restarts) == before + 1
     assert server.restarts[-1].number == before + 1
     why.append(server.restarts[-1].why)
@@ -99,6 +98,8 @@ def in_flight(server: Server, ways: list[Callable[[Server], Any]]) -> Iterator[l
     """Long requests that have begun and are far from their ends."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         asked = [pool.submit(ways[number % len(ways)], server) for number in range(IN_FLIGHT)]
+        dog: Any = server.watchdog
+        wait_for(lambda: dog._processes.in_flight() >= IN_FLIGHT, "requests in the models")
         time.sleep(0.3)
         yield asked
 
@@ -230,7 +231,7 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
     with Server(learners(tmp_path, ECHO), progress=said.append) as server:
         (tmp_path / "mine" / "1" / "model.py").write_text("raise ValueError('the weights of Atlantis')")
         psutil.Process(server.pid).kill()
-        wait_for(lambda: server.failure, START_SECONDS)
+        wait_for(lambda: server.failure)
         assert "tritonserver was ended by SIGKILL" in server.failure
         assert "the weights of Atlantis" in server.failure
         assert not server.is_running
@@ -248,6 +249,6 @@ def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> No
         wait_for(lambda: server.process is not first)
         again = psutil.Process(server.process.pid)
         family = [again, *again.children(recursive=True)]
-    assert not any(process.is_running() for process in family)
+    assert not any(is_running(process) for process in family)
     assert not regions(server)
     assert not server.log.parent.exists()

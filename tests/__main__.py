@@ -1,0 +1,59 @@
+"""The tests in two runs: first those that can share the machine, one process a core, then those that need it alone.
+
+`python -m tests` leaves out what is marked `long`, `python -m tests --all` does not; other arguments go to pytest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.conftest import SAVED
+
+MOST_WORKERS = 4
+"""More would need more memory than they save time."""
+
+NOTHING_COLLECTED = 5
+SLOWEST = 15
+
+
+def workers() -> int:
+    """Processes that run tests at the same time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
+    """The exit status of a run of pytest, and the seconds of its tests by their names."""
+    print(f"== {title}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "seconds.json"
+        command = [sys.executable, "-m", "pytest", *options]
+        status = subprocess.run(command, env=os.environ | {SAVED: str(saved)}, check=False).returncode
+        seconds = Counter(json.loads(saved.read_text())) if saved.exists() else Counter[str]()
+    return 0 if status == NOTHING_COLLECTED else status, seconds
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests, print the slowest and the time in all; the exit status is that of the first run that failed."""
+    began = time.monotonic()
+    count, among = workers(), "" if "--all" in arguments else "not long and "
+    more = [argument for argument in arguments if argument != "--all"]
+    shared, shared_seconds = run(f"{count} at a time", ["-n", str(count), "-m", f"{among}not alone", *more])
+    alone, alone_seconds = run("one at a time", ["-m", f"{among}alone", *more])
+    seconds = shared_seconds + alone_seconds
+    print(f"== the {SLOWEST} slowest of {len(seconds)} tests, in seconds, with what was set up for them")
+    for name, took in seconds.most_common(SLOWEST):
+        print(f"{took:7.1f}  {name}")
+    print(f"== {(time.monotonic() - began) / 60:.1f} minutes; {'failed' if shared or alone else 'all passed'}")
+    return shared or alone
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
