@@ -23,12 +23,12 @@ def wait_for(condition: Callable[[], T], what: str = "the condition of this line
     return found
 
 
-def command_line(process: psutil.Process) -> list[str]:
-    """The words that a process was started with; none if it has ended."""
+def if_alive(look: Callable[[], T], otherwise: T) -> T:
+    """What a method of `psutil.Process` returns, or `otherwise` when the process has ended."""
     try:
-        return process.cmdline()
+        return look()
     except psutil.Error:
-        return []
+        return otherwise
 
 
 def is_running(process: psutil.Process | int) -> bool:

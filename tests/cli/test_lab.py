@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.patience import PATIENCE, command_line, wait_for
+from tests.patience import PATIENCE, if_alive, wait_for
 
 pytest.importorskip("jupyterlab", reason="not measured here: no JupyterLab")
 
@@ -94,7 +94,8 @@ def test_a_page_under_another_name_does_not_get_in(lab: tuple[psutil.Process, in
 def test_its_token_is_in_no_process_list_and_in_files_of_its_user(lab: tuple[psutil.Process, int, str]) -> None:
     process, _, token = lab
     assert "jupyterlab" in " ".join(process.cmdline())
-    assert token not in " ".join(word for one in [process, *process.children(recursive=True)] for word in command_line(one))
+    family = [process, *process.children(recursive=True)]
+    assert token not in " ".join(word for one in family for word in if_alive(one.cmdline, []))
     runtime = Path(process.environ()["JUPYTER_RUNTIME_DIR"])
     files = [file for file in runtime.iterdir() if file.is_file() and token in file.read_text(errors="replace")]
     assert files

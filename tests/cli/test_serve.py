@@ -16,7 +16,7 @@ import pytest
 
 from labkit.serving.channels import open_url
 from labkit.serving.server.install import find_server
-from tests.patience import PATIENCE, command_line, is_running, wait_for
+from tests.patience import PATIENCE, if_alive, is_running, wait_for
 
 COMMAND = [sys.executable, "-m", "labkit", "serve"]
 ANY_PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
@@ -131,7 +131,7 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
         (killed,) = [
             process
             for process in psutil.Process(command.pid).children(recursive=True)
-            if any("/preprocessing/1/model.py" in word for word in command_line(process))
+            if any("/preprocessing/1/model.py" in word for word in if_alive(process.cmdline, []))
         ]
         killed.kill()
         read_until("preprocessing did not answer and was loaded anew, which took ")
@@ -139,7 +139,7 @@ def test_on_a_terminal_it_says_what_it_does_and_what_it_mended(tmp_path: Path) -
         (server,) = [
             process
             for process in psutil.Process(command.pid).children(recursive=True)
-            if any(word.endswith("/tritonserver") for word in command_line(process)[:1])
+            if if_alive(process.name, "") == "tritonserver"
         ]
         server.kill()
         read_until("tritonserver was ended by SIGKILL")

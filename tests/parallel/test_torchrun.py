@@ -18,7 +18,7 @@ import pytest
 import labkit
 from labkit import native
 from labkit.parallel import Layout
-from tests.patience import PATIENCE, is_running, wait_for
+from tests.patience import PATIENCE, if_alive, is_running, wait_for
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
@@ -71,10 +71,7 @@ def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
 
 def rank_of(process: psutil.Process) -> str:
     """Which rank a process of torchrun is; nothing for one that is none, not yet, or no longer."""
-    try:
-        return str(process.environ().get("RANK", ""))
-    except psutil.Error:
-        return ""
+    return if_alive(process.environ, {}).get("RANK", "")
 
 
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
