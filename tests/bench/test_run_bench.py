@@ -23,6 +23,7 @@ from labkit.config import GPT_J_6B
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, Timing, roofline
 from labkit.parallel import Layout
+from tests.sampled import one_in
 
 RUN = importlib.import_module("labkit.bench.run")
 LIMITS = Ceilings("cpu", 1, 1e10, {"fp32": 1e14, "bf16": 1e14, "fp16": 1e14})
@@ -304,7 +305,7 @@ def test_nothing_measured_at_all_is_refused_with_the_reasons(quick: BenchSetting
         run_bench(replace(quick, against=()))
 
 
-@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("asked", one_in(2, [True, False]))
 def test_one_at_a_time_when_asked_or_when_memory_is_short(
     asked: bool, quick: BenchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import labkit
 from labkit import native
 from labkit.parallel import Layout
 from tests.patience import PATIENCE, if_alive, is_running, wait_for
+from tests.sampled import one_in
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
@@ -74,7 +75,7 @@ def rank_of(process: psutil.Process) -> str:
     return if_alive(process.environ, {}).get("RANK", "")
 
 
-@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("harm", one_in(2, [signal.SIGSTOP, signal.SIGKILL]))
 def test_a_rank_that_goes_ends_the_run_and_is_named(harm: signal.Signals) -> None:
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--monitor-interval", "0.2"]
     sampling = ["--max-new-tokens", "200", "--num-samples", "60", "--temperature", "1"]
@@ -147,8 +148,8 @@ def run_on(hosts: tuple[str, str], layout: Layout, folder: Path) -> str:
     return (folder / "0.out").read_text()
 
 
-@pytest.mark.parametrize("link", ["fast", "slow"])
-@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(1, 2)])
+@pytest.mark.parametrize("link", one_in(2, ["fast", "slow"]))
+@pytest.mark.parametrize("layout", one_in(2, [Layout(2, 1), Layout(1, 2)]))
 def test_two_hosts(hosts: tuple[str, str], layout: Layout, link: str, expected: list[list[int]], tmp_path: Path) -> None:
     if link == "slow":
         shape = ["tc", "qdisc", "add", "dev", "lk-a", "root", "tbf", "rate", "10mbit", "burst", "32kbit", "latency", "400ms"]

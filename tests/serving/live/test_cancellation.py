@@ -16,6 +16,7 @@ from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from tests.patience import wait_for
+from tests.sampled import one_in
 from tests.serving.live.requests import PATIENCE, PROMPT, ensemble, fastertransformer, gptj, infer, post, streaming
 from tests.serving.live.test_counters import at_rest
 
@@ -99,7 +100,7 @@ def grpc_calls_end(server: Server, stack: contextlib.ExitStack) -> None:
         stack.callback(client.async_infer("fastertransformer", given, lambda result, error: None).cancel)
 
 
-@pytest.mark.parametrize("way", [grpc_streams_end, http_streams_end, grpc_calls_end])
+@pytest.mark.parametrize("way", one_in(3, [grpc_streams_end, http_streams_end, grpc_calls_end]))
 def test_a_client_that_goes_frees_its_place(narrow: Server, whole: float, way: Way) -> None:
     found = []
     for _ in range(ATTEMPTS):
@@ -117,7 +118,7 @@ def test_a_client_that_goes_frees_its_place(narrow: Server, whole: float, way: W
 
 
 @pytest.mark.parametrize("model", ["gptj", "fastertransformer", "ensemble"])
-@pytest.mark.parametrize("which", ["deadline", "timeout"])
+@pytest.mark.parametrize("which", one_in(2, ["timeout", "deadline"]))
 def test_a_request_whose_time_is_up_frees_its_place(narrow: Server, whole: float, model: str, which: str) -> None:
     """`timeout` is Triton's parameter, in microseconds: its way through an ensemble is the only one that Triton has."""
     if (model, which) == ("ensemble", "deadline"):

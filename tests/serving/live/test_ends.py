@@ -22,6 +22,7 @@ from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.model_processes import is_there
 from tests.patience import is_running, wait_for
+from tests.sampled import one_in
 from tests.serving.live.requests import (
     PATIENCE,
     PROMPT,
@@ -131,7 +132,7 @@ def classify_by_grpc(server: Server) -> Any:
     return infer(server, "ensemble", ensemble(["In"], 2), outputs=outputs)
 
 
-@pytest.mark.parametrize("killer", [classify_by_http, classify_by_grpc])
+@pytest.mark.parametrize("killer", one_in(2, [classify_by_http, classify_by_grpc]))
 def test_a_request_that_ends_the_server(kept: Server, offline: Engine, killer: Callable[[Server], Any]) -> None:
     with started_again(kept, offline) as why, in_flight(kept, [unary, sse, grpc, tokens, text]) as asked:
         with pytest.raises((OSError, http.client.HTTPException, client_library().InferenceServerException)):
@@ -165,7 +166,7 @@ def test_a_body_of_a_million_chunks_is_refused(kept: Server) -> None:
     assert kept.is_running
 
 
-@pytest.mark.parametrize(("model", "ways"), [("gptj", [unary, sse, grpc]), ("fastertransformer", [tokens, text])])
+@pytest.mark.parametrize(("model", "ways"), one_in(2, [("gptj", [unary, sse, grpc]), ("fastertransformer", [tokens, text])]))
 def test_a_model_that_is_killed_with_requests(
     kept: Server, offline: Engine, model: str, ways: list[Callable[[Server], Any]]
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_model_that_is_killed_with_requests(
         print(f"{model}: every request had ended {time.monotonic() - began:.2f} s after the kill")
 
 
+@pytest.mark.long
 def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why, in_flight(kept, [tokens, text]) as asked:
         stub = stub_of(kept, "fastertransformer")
@@ -199,6 +201,7 @@ def test_a_model_that_is_stopped_for_a_moment_goes_on(kept: Server) -> None:
     assert (len(kept.restarts), kept.pid) == (before, pid)
 
 
+@pytest.mark.long
 def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the_server_anew(
     kept: Server, offline: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +219,7 @@ def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the
     assert kept.watchdog is dog
 
 
+@pytest.mark.long
 def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why:
         family = psutil.Process(kept.process.pid).children(recursive=True)
@@ -224,6 +228,7 @@ def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: En
     wait_for(lambda: not any(map(is_there, family)))
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.serving.server.supervisor.MOST_STARTS", 2)
     monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
@@ -242,6 +247,7 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
     ]
 
 
+@pytest.mark.long
 def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> None:
     with Server(learners(tmp_path, ECHO)) as server:
         first = server.process

@@ -21,6 +21,7 @@ from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.run_folder import run_folder
 from labkit.serving.server import Server
 from tests.patience import is_running, wait_for
+from tests.sampled import one_in
 from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
 CONFIG = """
@@ -80,7 +81,7 @@ def watched(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
         yield server
 
 
-@pytest.mark.parametrize("model", ["preprocessing", "postprocessing", "fastertransformer", "gptj"])
+@pytest.mark.parametrize("model", one_in(4, ["gptj", "fastertransformer", "preprocessing", "postprocessing"]))
 def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: str) -> None:
     assert watched.watchdog is not None
     before, server = len(watched.watchdog.repairs), watched.pid
@@ -152,7 +153,7 @@ with Server(sys.argv[1]) as server:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", one_in(2, [signal.SIGKILL, signal.SIGINT]))
 def test_nothing_outlives_the_python_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", START, str(learners(tmp_path, ECHO))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0) as owner:
@@ -193,6 +194,7 @@ def test_a_model_whose_process_ends_before_it_answers_is_not_waited_for(tmp_path
         Server(learners(tmp_path, ends))
 
 
+@pytest.mark.long
 def test_code_that_never_comes_back_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="mine was not loaded within"):
         Server(learners(tmp_path, "import time\ntime.sleep(600)"), start_seconds=6)
@@ -249,6 +251,7 @@ def test_ranks(tmp_path: Path, offline: Engine) -> None:
         assert ask(server, text_input=PROMPT, max_new_tokens=8)["token_ids"].tolist() == expected
 
 
+@pytest.mark.long
 def test_two_instances(tmp_path: Path, offline: Engine) -> None:
     """Both engines get work: each has a process, and both use the processor."""
     write_repository(tmp_path / "repository", ServeSettings(instances=2, cache_bytes=64 * 2**20))
