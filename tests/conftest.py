@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What limits the threads of torch, of the native kernels and of NumPy."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests and their programs need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if WORKER:  # a worker has one core; torch, which is imported later, reads this, and so do programs that tests start
     os.environ.update(dict.fromkeys(THREADS, "1"))
