@@ -40,13 +40,24 @@ def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
     return 0 if status == NOTHING_COLLECTED else status, seconds
 
 
+def names_files(arguments: list[str]) -> bool:
+    """Whether the arguments for pytest say which files to run."""
+    return any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+
+
+def files_alone() -> list[str]:
+    """The files with tests that are marked `alone`: to look into all others for them would take as long as to run these."""
+    return sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
+
+
 def main(arguments: list[str]) -> int:
     """Run the tests, print the slowest and the time in all; the exit status is that of the first run that failed."""
     began = time.monotonic()
     count, among = workers(), "" if "--all" in arguments else "not long and "
     more = [argument for argument in arguments if argument != "--all"]
     shared, shared_seconds = run(f"{count} at a time", ["-n", str(count), "-m", f"{among}not alone", *more])
-    alone, alone_seconds = run("one at a time", ["-m", f"{among}alone", *more])
+    where = [] if names_files(more) else files_alone()
+    alone, alone_seconds = run("one at a time", ["-m", f"{among}alone", *where, *more])
     seconds = shared_seconds + alone_seconds
     print(f"== the {SLOWEST} slowest of {len(seconds)} tests, in seconds, with what was set up for them")
     for name, took in seconds.most_common(SLOWEST):
