@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.kept import KEPT
+
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What limits the threads of torch, of the native kernels and of NumPy."""
@@ -24,6 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of
 
 if WORKER:  # a worker has one core; torch, which is imported later, reads this, and so do programs that tests start
     os.environ.update(dict.fromkeys(THREADS, "1"))
+
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))  # Triton keeps its kernels in the user's home anyway
 
 TOGETHER = {
     "tests/serving/live/": "a server of all models",

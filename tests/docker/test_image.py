@@ -30,6 +30,7 @@ from urllib.request import Request
 import pytest
 
 from labkit.serving.channels import open_url
+from tests.kept import KEPT
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +64,9 @@ def output(*command: str | Path) -> str:
 def bare_debian() -> Path:
     """Debian's smallest system as a tar file, from the user's cache or made now."""
     architecture = output("dpkg", "--print-architecture").strip()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit-tests"
-    packed = cache / f"{RELEASE}-{architecture}.tar"
+    packed = KEPT / f"{RELEASE}-{architecture}.tar"
     if not packed.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="labkit-debian-") as folder:
             made, part = Path(folder) / "root", Path(folder) / "root.tar"
             output("debootstrap", "--variant=minbase", RELEASE, made, *apt_mirror())
