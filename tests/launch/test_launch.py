@@ -179,7 +179,7 @@ def mismatched(kind: str) -> None:
 )
 def test_who_waits_in_vain_is_told_for_whom(kind: str, words: str) -> None:
     with pytest.raises(RankFailed, match=words):
-        launch(mismatched, 2, kind, timeout=1.0)
+        launch(mismatched, 2, kind, timeout=3.0)
 
 
 def harmed(number: int) -> None:

@@ -51,4 +51,5 @@ def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> 
         here.all_reduce(torch.ones(3))
     here.timeout = 1e6  # for ever, should `close` wait
     here.close()
+    late.timeout = PATIENCE
     late.all_reduce(torch.ones(3))  # else gloo would wait for it at the end of the tests
