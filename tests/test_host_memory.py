@@ -16,6 +16,7 @@ import torch
 from labkit.config import GPTJConfig
 from labkit.engine.schedule.capacity import num_slots_for, slot_bytes, workspace_bytes
 from labkit.host_memory import Limit, available_memory, limits, total_memory
+from tests.patience import PATIENCE
 
 MB = 1_000_000
 NONE_V1 = "9223372036854771712\n"
@@ -92,7 +93,6 @@ import torch
 from labkit.config import GPTJConfig
 from labkit.engine.schedule.capacity import num_slots_for
 from labkit.host_memory import available_memory, total_memory
-from tests.patience import PATIENCE
 config = GPTJConfig(hidden_size=1024, num_layers=8, num_heads=8, rotary_dim=64, context_length=2048, vocab_size=5000)
 slots = num_slots_for(config, torch.device("cpu"), torch.float32, max_batch_size=64, max_step_tokens=64)
 print(slots, available_memory(), total_memory())
