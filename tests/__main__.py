@@ -1,4 +1,4 @@
-"""The tests in two runs: first those that can share the machine, one process a core, then those that need it alone.
+"""The tests in two runs: first those that can share the machine, on several processes, then those that need it alone.
 
 `python -m tests` leaves out what is marked `long`, `python -m tests --all` does not; other arguments go to pytest.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.conftest import SAVED
 
-MOST_WORKERS = 4
+MOST_WORKERS = 5
 """More would need more memory than they save time."""
 
 NOTHING_COLLECTED = 5
@@ -24,9 +24,9 @@ SLOWEST = 15
 
 
 def workers() -> int:
-    """Processes that run tests at the same time."""
+    """Processes that run tests at the same time: one more than there are cores, since tests wait for servers and each other."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(cores + 1, MOST_WORKERS)
 
 
 def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:

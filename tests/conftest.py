@@ -42,8 +42,8 @@ TOGETHER = {
 APART = ("tests/labs/",)
 """Files of which each test takes long and shares nothing with the others: any process may run it."""
 
-FIRST = tuple(f"tests/{folder}/" for folder in ("docker", "labs", "browser", "serving/live", "serving", "bench", "ops"))
-"""What takes longest begins first, so that no process is left alone with it at the end."""
+FIRST = ("docker", "labs", "browser", "serving/live", "serving", "bench", "exercises", "grading", "parallel", "ops", "cli")
+"""Folders: what takes longest begins first, so that no process is left alone with it at the end."""
 
 SAVED = "LABKIT_TESTS_SAVED"
 """The environment variable with the file in which a run leaves what `tests/__main__.py` sums up."""
@@ -81,8 +81,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
         items[:] = one_a_file(items)
     if WORKER:
-        ranks = {start: rank for rank, start in enumerate(FIRST)}
-        items.sort(key=lambda item: next((ranks[start] for start in FIRST if item.nodeid.startswith(start)), len(FIRST)))
+        items.sort(key=turn_of)
+
+
+def turn_of(item: pytest.Item) -> int:
+    """The place of an item's folder among those that begin first."""
+    return next((turn for turn, folder in enumerate(FIRST) if item.nodeid.startswith(f"tests/{folder}/")), len(FIRST))
 
 
 def has_gpu() -> bool:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request
 
@@ -236,7 +236,7 @@ def wait_for_token(process: subprocess.Popen[bytes], log: Path) -> str:
             try:
                 if Server(int(match[1]), match[2]).ask("/api")[0] == 200:
                     return match[2]
-            except URLError:
+            except OSError:
                 pass
         time.sleep(0.3)
     return ""
