@@ -1,4 +1,4 @@
-"""Both labs as a learner meets them: JupyterLab in Chromium, every cell run, the widgets used, a screenshot kept."""
+"""The labs as a learner meets them: JupyterLab in Chromium, every cell run, the widgets used, a screenshot kept."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The learner's image: buildah builds it on a bare Debian, its ordinary user starts it, and a client works in it over HTTP.
 
 Buildah keeps everything in a temporary folder of its own, which goes away at the end. The bare Debian is made once and
-kept in the user's cache. What pip and apt are told on this machine (indexes, certificates, a proxy) holds in there too.
+kept in the user's cache. The settings of pip and apt on this machine (indexes, certificates, a proxy) are used inside as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real Triton Inference Server, where there is one."""
+"""Fixtures: a real Triton Inference Server, where one is installed."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class TritonPythonModel:
 
 
 HANG_SECONDS = 30.0
-"""A load takes two seconds. Now and then one never ends, and the server answers nobody from then on."""
+"""A load takes two seconds. Now and then one never ends, and from then on the server answers nobody."""
 
 
 class Server:
-    """A server with no model loaded; `load` gives it one and says what it thinks of it."""
+    """A server with no model loaded; `load` loads one and returns what the server says against it."""
 
     def __init__(self, program: ServerProgram, folder: Path) -> None:
         self.repository = folder / "repository"
@@ -115,7 +115,7 @@ class Server:
         (version.parent / "config.pbtxt").write_text(config)
 
     def load(self, name: str) -> str:
-        """Loads a model; the server's error, or nothing if it has none. A server that hangs is begun anew, once."""
+        """Loads a model; the server's error, or nothing if it has none. A server that hangs is started again, once."""
         path = f"v2/repository/models/{name}/load"
         try:
             return self.try_to(path, {}, timeout=HANG_SECONDS)
@@ -132,14 +132,14 @@ class Server:
             self._begin_anew(path)
 
     def complaint(self, name: str) -> str:
-        """What the server has against a model; it is unloaded behind that."""
+        """The server's error about a model, which is unloaded afterwards; empty if there is none."""
         found = self.load(name)
         self.unload(name)
         return found
 
     def _begin_anew(self, path: str) -> None:
         last = self.log.read_text(errors="replace")[-2000:]
-        words = f"tritonserver hung in {path} for {HANG_SECONDS:.0f} s and was begun anew; its log:\n{last}"
+        words = f"tritonserver hung in {path} for {HANG_SECONDS:.0f} s and was started again; its log:\n{last}"
         warnings.warn(words, stacklevel=3)
         self.kill()
         self._begin()
