@@ -1,10 +1,13 @@
-.PHONY: lab test tour env bench gpu docker release lint wheel
+.PHONY: lab test test-all tour env bench gpu docker release lint wheel
 
 lab: env  ## the environment, a look at the machine, JupyterLab at lab 00
 	.venv/bin/labkit lab
 
-test: env  ## every test that this machine can run
-	.venv/bin/python -m pytest
+test: env  ## the tests of everything that a change can break
+	.venv/bin/python -m tests
+
+test-all: env  ## those, and the ones marked `long`
+	.venv/bin/python -m tests --all
 
 tour: env  ## the solved labs without a browser, and the ladder they climb
 	.venv/bin/labkit tour

@@ -16,6 +16,7 @@ import torch
 from labkit.config import GPTJConfig
 from labkit.engine.capacity import num_slots_for, slot_bytes, workspace_bytes
 from labkit.host_memory import Limit, available_memory, limits, total_memory
+from tests.patience import PATIENCE
 
 MB = 1_000_000
 NONE_V1 = "9223372036854771712\n"
@@ -121,7 +122,7 @@ def test_the_cache_fits_a_real_group() -> None:
     size = 2000 * MB
     with real_group(size) as folder:
         command = [sys.executable, "-c", PROGRAM, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     slots, available, total = map(int, done.stdout.split())
     assert total == pytest.approx(size, abs=1 << 20)  # the kernel counts pages
@@ -144,5 +145,5 @@ def test_a_limit_on_the_address_space_counts() -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)\n"
         "print(available_memory())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert 90 * MB < int(done.stdout) <= 100 * MB

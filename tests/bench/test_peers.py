@@ -24,6 +24,7 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.errors import InsufficientResources, NotAvailable
 from labkit.measure import Ceilings
 from tests.models import random_peer
+from tests.sampled import as_long
 
 CPU = torch.device("cpu")
 LENGTH, NEW = 21, 12
@@ -51,7 +52,7 @@ def generate(engine: BenchEngine, prompts: Tensor, new: int = NEW) -> Tensor:
     return torch.cat((first[:, None], engine.decode(first, new - 1)), dim=1)
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [as_long(name) if name == "hf-compiled" else name for name in PEERS])
 def test_greedy_tokens_are_labkits_in_every_round_and_batch_size(name: str, checkpoint: Checkpoint) -> None:
     engine, labkit = build(name, checkpoint), LabkitEngine(checkpoint, CPU, "fp32")
     assert "fp32" in engine.detail
@@ -152,7 +153,7 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
 
 
 # What cannot be had ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [as_long(name) if name == "hf-compiled" else name for name in PEERS])
 def test_a_missing_package_is_named_with_the_extra_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in PEERS[name].packages:
         monkeypatch.setitem(sys.modules, package, None)

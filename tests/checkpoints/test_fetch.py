@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ import labkit
 from labkit.checkpoints import expected_shapes, fetch, open_checkpoint
 from labkit.errors import CheckpointError, InsufficientResources, InvalidRequest, NotAvailable
 from tests.checkpoints.hub import PIECE, TINY, WEIGHTS, Fault, Hub, serve, write_model
+from tests.patience import PATIENCE, wait_for
 
 FILES = {"config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS}
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -123,11 +123,11 @@ def test_a_dropped_connection_is_taken_up_where_it_broke_off(hub: Hub, models: P
 def test_a_killed_process_is_taken_up_by_the_next_run(hub: Hub, models: Path) -> None:
     hub.misbehave(WEIGHTS, Fault("slow", 400_000, seconds=0.2))
     process = subprocess.Popen(command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while sum(path.stat().st_size for path in models.glob(f"{WEIGHTS}*")) < 400_000:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(
+        lambda: process.poll() is not None or sum(path.stat().st_size for path in models.glob(f"{WEIGHTS}*")) >= 400_000,
+        "400 kB of the weights",
+    )
+    assert process.poll() is None
     process.kill()
     process.wait()
     (partial,) = models.glob(f"{WEIGHTS}*")
@@ -145,11 +145,9 @@ def test_a_killed_process_is_taken_up_by_the_next_run(hub: Hub, models: Path) ->
 
 
 def test_a_stalled_connection_is_given_up_and_taken_up_again(hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    hub.misbehave(WEIGHTS, Fault("stall", 20 * PIECE, seconds=2.5))
-    started = time.monotonic()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1.0)
+    hub.misbehave(WEIGHTS, Fault("stall", 20 * PIECE, seconds=PATIENCE))
     fetch("gpt-j-6b")
-    assert 0.4 < time.monotonic() - started < 2.4
     assert [request.range for request in hub.requests_for(WEIGHTS)] == [None, f"bytes={20 * PIECE}-"]
     assert_whole(models, hub)
 

@@ -15,6 +15,7 @@ import torch
 
 from labkit.cli import COMMANDS
 from tests.grading.test_release import SOURCE as LAB_SOURCE
+from tests.patience import PATIENCE
 
 MANY = """
 import contextlib, io, json, sys
@@ -54,7 +55,7 @@ def many(home: Path, *commands: list[str]) -> list[Done]:
         [sys.executable, "-c", MANY, json.dumps(commands)],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=2 * PATIENCE,
         check=True,
         env=environment(home),
     )
@@ -97,7 +98,7 @@ def test_importing_labkit_touches_neither_torch_nor_the_network(tmp_path: Path) 
         "else:\n    raise AssertionError\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
 
@@ -357,7 +358,7 @@ def test_generate_streams_one_prompt_and_survives_a_closed_pipe(tmp_path: Path) 
     for tail, expected in ((" | head -c 5", "In th"), (" | cat", "In the beginning")):
         script = f"{command}{tail}; echo ${{PIPESTATUS[0]}} >&2"
         done = subprocess.run(
-            ["bash", "-c", script], capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=120
+            ["bash", "-c", script], capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=PATIENCE
         )
         assert done.stdout.startswith(expected)
         assert "Traceback" not in done.stderr
@@ -413,7 +414,7 @@ def test_a_terminal_that_knows_ascii_only(place: Path, done: dict[str, Done]) ->
     run = subprocess.run(
         [sys.executable, "-c", IN_TURN, json.dumps(ASCII)],
         capture_output=True,
-        timeout=280,
+        timeout=2 * PATIENCE,
         check=True,
         cwd=place,
         env=environment(place, PYTHONIOENCODING="ascii"),

@@ -83,7 +83,6 @@ def test_every_command_is_tried() -> None:
     assert set(CALLS) == set(COMMANDS)
 
 
-@pytest.mark.timeout(660)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_without_extras(outcomes: dict[str, tuple[Any, str, str]], name: str) -> None:
     code, _, err = outcomes[name]

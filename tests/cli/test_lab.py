@@ -9,16 +9,16 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.patience import PATIENCE, if_alive, wait_for
+
 pytest.importorskip("jupyterlab", reason="not measured here: no JupyterLab")
 
-PATIENCE = 120.0
 EMPTY = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 HOMES = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "LABKIT_HOME")
 CHANNEL = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "x" * 22 + "==", "Sec-WebSocket-Version": "13"}
@@ -42,11 +42,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Proce
     with log.open("w") as output:
         process = subprocess.Popen(command, env=os.environ | homes, stdout=output, stderr=output, cwd=folder)
     try:
-        until = time.monotonic() + PATIENCE
-        while not (found := re.search(rf"127\.0\.0\.1:{port}/\S*token=(\w+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.1)
+        address = rf"127\.0\.0\.1:{port}/\S*token=(\w+)"
+        wait_for(lambda: process.poll() is not None or re.search(address, log.read_text()), "the address of JupyterLab")
+        found = re.search(address, log.read_text())
+        assert found, log.read_text()
         yield psutil.Process(process.pid), port, found[1]
     finally:
         process.kill()
@@ -95,7 +94,8 @@ def test_a_page_under_another_name_does_not_get_in(lab: tuple[psutil.Process, in
 def test_its_token_is_in_no_process_list_and_in_files_of_its_user(lab: tuple[psutil.Process, int, str]) -> None:
     process, _, token = lab
     assert "jupyterlab" in " ".join(process.cmdline())
-    assert token not in " ".join(word for one in [process, *process.children(recursive=True)] for word in one.cmdline())
+    family = [process, *process.children(recursive=True)]
+    assert token not in " ".join(word for one in family for word in if_alive(one.cmdline, []))
     runtime = Path(process.environ()["JUPYTER_RUNTIME_DIR"])
     files = [file for file in runtime.iterdir() if file.is_file() and token in file.read_text(errors="replace")]
     assert files

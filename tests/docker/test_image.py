@@ -1,13 +1,12 @@
 """The learner's image: buildah builds it on a bare Debian, its ordinary user starts it, and a client works in it over HTTP.
 
 Buildah keeps everything in a temporary folder of its own, which goes away at the end. The bare Debian is made once and
-kept in the user's cache. What pip and apt are told on this machine (indexes, certificates, a proxy) holds in there too.
+kept in the user's cache. The settings of pip and apt on this machine (indexes, certificates, a proxy) are used inside as well.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import os
 import re
@@ -24,20 +23,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request
 
 import pytest
 
 from labkit.serving.channels import open_url
+from tests.kept import KEPT
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 RELEASE = "bookworm"
 BASE, IMAGE = "localhost/labkit-test-base", "localhost/labkit-test-course"
 CERTIFICATES = "/mnt/certificates.pem"
-START_SECONDS = 180
 BUSY = "sealing memfd copy: Device or resource busy"
 """What buildah says now and then when it starts itself anew, before anything of the image runs: then it is asked once more."""
 
@@ -48,8 +48,7 @@ def can_build() -> bool:
 
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.long,
     pytest.mark.skipif(not can_build(), reason="not measured here: no image builder (buildah and debootstrap)"),
 ]
 
@@ -65,10 +64,9 @@ def output(*command: str | Path) -> str:
 def bare_debian() -> Path:
     """Debian's smallest system as a tar file, from the user's cache or made now."""
     architecture = output("dpkg", "--print-architecture").strip()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit-tests"
-    packed = cache / f"{RELEASE}-{architecture}.tar"
+    packed = KEPT / f"{RELEASE}-{architecture}.tar"
     if not packed.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="labkit-debian-") as folder:
             made, part = Path(folder) / "root", Path(folder) / "root.tar"
             output("debootstrap", "--variant=minbase", RELEASE, made, *apt_mirror())
@@ -189,7 +187,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"http://127.0.0.1:{self.port}{path}", data=data, headers=headers, method=method)
         try:
-            with open_url(request, timeout=30) as answer:
+            with open_url(request, timeout=PATIENCE) as answer:
                 text = answer.read().decode()
                 status = answer.status
         except HTTPError as error:
@@ -203,13 +201,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def begun(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """A process that has run for two seconds, or has ended before."""
+def begun(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A process of JupyterLab, and its token once it answers."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(2.0)
-    return process
+    return process, wait_for_token(process, log)
 
 
 @contextmanager
@@ -217,14 +213,15 @@ def running(container: Container, log: Path) -> Iterator[Server]:
     """JupyterLab, started by the image's own command; it is told to stop at the end, and made to if it does not."""
     port = free_port()
     command = container.command(*container.start, "--port", str(port))
-    process = begun(command, log)
-    if process.poll() is not None and BUSY in log.read_text():
-        process = begun(command, log)
+    process, token = begun(command, log)
+    if not token and BUSY in log.read_text():
+        process, token = begun(command, log)
     try:
-        server = Server(port, wait_for_token(process, log))
+        assert token, f"JupyterLab does not answer; it said\n{log.read_text()[-3000:]}"
+        server = Server(port, token)
         yield server
         server.ask("/api/shutdown", method="POST")
-        process.wait(60)
+        process.wait(PATIENCE)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -232,17 +229,17 @@ def running(container: Container, log: Path) -> Iterator[Server]:
 
 
 def wait_for_token(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The token out of the address that JupyterLab prints, once it answers there."""
-    end = time.monotonic() + START_SECONDS
+    """The token out of the address that JupyterLab prints, once it answers there; empty if it does not."""
+    end = time.monotonic() + 3 * PATIENCE
     while time.monotonic() < end and process.poll() is None:
         if match := re.search(r"http://127\.0\.0\.1:(\d+)/\S*token=(\w+)", log.read_text()):
             try:
                 if Server(int(match[1]), match[2]).ask("/api")[0] == 200:
                     return match[2]
-            except URLError:
+            except OSError:
                 pass
         time.sleep(0.3)
-    raise AssertionError(f"JupyterLab does not answer; it said\n{log.read_text()[-3000:]}")
+    return ""
 
 
 # What is promised -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from labkit.engine import Engine, SamplingParams
 from labkit.errors import InvalidRequest, NotAvailable, RankFailed, RequestFailed
 from tests.engine.test_continuous_batching import check_idle
 from tests.models import FunctionForward, engine_of, random_peer, random_prompts
+from tests.patience import PATIENCE
 
 PARAMS = [
     SamplingParams(max_new_tokens=40, ignore_eos=True),
@@ -88,7 +89,7 @@ def test_the_event_loop_goes_on_while_a_step_runs(peer: Any, prompts: list[list[
 
     def patient(*given: Any) -> Any:
         beat.clear()
-        waited.append(beat.wait(60))
+        waited.append(beat.wait(PATIENCE))
         return forward(*given)
 
     engine._forward = FunctionForward(patient)

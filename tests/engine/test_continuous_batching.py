@@ -17,6 +17,7 @@ from labkit import ops
 from labkit.engine import Engine, SamplingParams
 from labkit.errors import InsufficientResources, InvalidRequest
 from tests.models import FunctionForward, engine_of, random_peer, random_prompts
+from tests.patience import PATIENCE
 
 SHAPE = "rotary below the head"  # context 61, vocabulary 211
 
@@ -260,7 +261,7 @@ def test_threads_that_generate_at_once_share_the_steps_and_get_their_own_tokens(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert [found[index] for index in range(len(prompts))] == expected
     check_idle(engine)
 

@@ -41,7 +41,6 @@ def found(request: pytest.FixtureRequest, model: Path) -> dict[str, Any]:
     return {row["state"]: row["answers"] for row in rows}
 
 
-@pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("state", [name for name in STATES if name != "nothing"])
 def test_tokens_and_weights_are_those_without_the_state(found: dict[str, Any], state: str) -> None:
     for precision in PRECISIONS:

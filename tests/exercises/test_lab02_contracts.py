@@ -310,10 +310,7 @@ def verdicts() -> dict[str, list[str]]:
     return dict(zip(sources, judged(rows), strict=True))
 
 
-needs_triton = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not has_triton(), reason="not measured here: the package triton is not installed"),
-]
+needs_triton = pytest.mark.skipif(not has_triton(), reason="not measured here: the package triton is not installed")
 
 
 @pytest.mark.parametrize("title", [pytest.param(title, marks=needs_triton) for title in CHEATS])

@@ -140,10 +140,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (INT8, {"\n    total *= tl": "\n        total *= tl"}, "You scale the running sum in every block"),
 ]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not has_triton(), reason="not measured here: the package triton is not installed"),
-]
+pytestmark = pytest.mark.skipif(not has_triton(), reason="not measured here: the package triton is not installed")
 
 
 def source_of(function: str, changes: dict[str, str] | None = None) -> str:

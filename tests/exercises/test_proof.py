@@ -12,6 +12,7 @@ from labkit.grading.call import run_cases
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.serving.server.install import find_server
+from tests.sampled import as_long
 
 EXERCISES = {exercise.name: exercise for exercise in all_exercises()}
 OTHER_SEEDS = (5, 600)
@@ -19,7 +20,7 @@ REAL_PROCESSES = ("03", "04")
 """Labs whose checks take seconds: what is planted there is tried with one set of seeds."""
 
 MISTAKES = [
-    pytest.param(name, index, seeds, id=f"{name}-{index}-{seeds[0]}")
+    pytest.param(name, index, seeds, id=f"{name}-{index}-{seeds[0]}", marks=[pytest.mark.long] if seeds != SEEDS else [])
     for name, exercise in EXERCISES.items()
     for index in range(len(exercise.mistakes))
     for seeds in (SEEDS, OTHER_SEEDS)
@@ -60,7 +61,7 @@ def test_untouched_stub_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-@pytest.mark.parametrize("seeds", [SEEDS, (1, 2), (1000, 31337, 77)])
+@pytest.mark.parametrize("seeds", [SEEDS, as_long((1, 2)), as_long((1000, 31337, 77))])
 def test_reference_passes(name: str, seeds: tuple[int, ...]) -> None:
     verdict = verdict_on(EXERCISES[name], EXERCISES[name].reference, seeds)
     assert verdict.verdict == PASSED, str(verdict)

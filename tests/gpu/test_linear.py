@@ -177,7 +177,7 @@ def test_the_command_tunes_a_model_and_the_second_time_has_nothing_to_do(tmp_pat
     found = []
     for _ in range(2):
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=240, env={**os.environ, "LABKIT_HOME": str(tmp_path)}, check=True
+            command, capture_output=True, text=True, timeout=300, env={**os.environ, "LABKIT_HOME": str(tmp_path)}, check=True
         )
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert [len(row["tuned"]) for row in found] == [5, 0]

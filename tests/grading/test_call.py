@@ -14,6 +14,7 @@ from labkit.grading.call import Outcome, call, run_cases, run_seeds
 from labkit.grading.judge import SEEDS, judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from tests.grading.forms import an_exercise, on, row_sums
+from tests.patience import PATIENCE
 
 
 def outcome_of(function: Any, *arguments: Any, seconds: float = 5.0) -> Outcome:
@@ -57,17 +58,20 @@ def endless_in_spite_of_everything() -> None:
 
 @pytest.mark.parametrize("function", [endless, endless_in_spite_of_errors, endless_in_spite_of_everything])
 def test_an_endless_loop_is_stopped(function: Any) -> None:
-    started = time.monotonic()
     outcome = outcome_of(function, seconds=0.2)
-    assert time.monotonic() - started < 6
     assert outcome.error == "it ran for more than 0.2 seconds and was stopped"
-    assert outcome_of(lambda: time.sleep(0.3) or 7, seconds=5).value == 7  # no alarm is left over
+    assert outcome_of(lambda: time.sleep(0.3) or 7, seconds=PATIENCE).value == 7  # no alarm is left over
 
 
 def test_after_a_time_out_the_other_cases_and_seeds_are_not_tried() -> None:
-    started = time.monotonic()
-    verdict = verdict_on(lambda rows, scale: endless(), seconds=0.3)
-    assert time.monotonic() - started < 1.5
+    tried = []
+
+    def function(rows: Any, scale: Any) -> None:
+        tried.append(rows)
+        endless()
+
+    verdict = verdict_on(function, seconds=0.3)
+    assert len(tried) == 1
     assert verdict.verdict == FAILED
     assert "it ran for more than 0.3 seconds" in verdict.message
 

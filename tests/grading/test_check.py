@@ -16,6 +16,7 @@ from labkit.grading import check, hint, passed, predicted, progress_panel
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress, Standing
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
+from tests.patience import PATIENCE
 
 NAME = "lab00.kv_cache_bytes"
 
@@ -321,7 +322,7 @@ def test_writers_at_the_same_time_lose_nothing(home: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0] * 5
     standings = Progress(path).standings()
     assert [standings[name].checks for name in names] == [50, 25, 25, 25]

@@ -53,7 +53,7 @@ def in_jupyter(folder: Path) -> dict[str, Any]:
         last[name] = len(notebook.cells) - 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_HOME", str(folder / "home"))
-        NotebookClient(notebook, timeout=300, allow_errors=True, resources={"metadata": {"path": str(folder)}}).execute()
+        NotebookClient(notebook, timeout=1200, allow_errors=True, resources={"metadata": {"path": str(folder)}}).execute()
     return {name: said_by(notebook.cells[number]) for name, number in last.items()}
 
 

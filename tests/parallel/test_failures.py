@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,24 @@ import labkit
 from labkit import native
 from labkit.engine import Engine
 from labkit.errors import RankFailed
-from labkit.native.shared_group import FOLDER
+from labkit.native import shared_group
 from labkit.parallel import Layout, load_parallel
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
+from tests.patience import is_running, wait_for
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
 LONG = labkit.SamplingParams(max_new_tokens=60, ignore_eos=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_shared_memory() -> Iterator[Path]:
+    """The folder in shared memory for the files of these tests alone; the processes of others come and go beside it."""
+    shared = shared_group.FOLDER if shared_group.FOLDER.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="labkit-test-", dir=shared) as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_group, "FOLDER", Path(name))
+        yield Path(name)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def left_behind(pids: list[int]) -> list[str]:
     """What of a run is still there: processes, and files in shared memory."""
-    found = [
-        f"process {pid}" for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
-    return found + [path.name for path in FOLDER.glob("labkit-*")]
+    found = [f"process {pid}" for pid in pids if is_running(pid)]
+    return found + [path.name for path in shared_group.FOLDER.glob("labkit-*")]
 
 
 def kill(pid: int) -> None:
@@ -58,9 +67,7 @@ def stop(pid: int) -> None:
     ids=["kill", "stop"],
 )
 @pytest.mark.parametrize("when", ["prefill", "decode", "idle"])
-def test_a_rank_that_goes_is_named_within_ten_seconds(
-    folder: Path, layout: Layout, harm: Callable[[int], None], cause: str, when: str
-) -> None:
+def test_a_rank_that_goes_is_named(folder: Path, layout: Layout, harm: Callable[[int], None], cause: str, when: str) -> None:
     before = left_behind([])
     engine = load_parallel(folder, layout, dtype="fp32", max_step_tokens=80)
     pids = list(engine.forward.ranks.process_ids.values())  # type: ignore[attr-defined]
@@ -77,10 +84,8 @@ def test_a_rank_that_goes_is_named_within_ten_seconds(
     elif when == "idle":
         harm(victim)
         time.sleep(0.3)
-    started = time.monotonic()
     with pytest.raises(RankFailed) as caught:
         list(stream)
-    assert time.monotonic() - started < 10
     message = str(caught.value)
     assert message.startswith("rank 1 (")
     assert os.uname().nodename in message
@@ -124,25 +129,26 @@ def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> No
     limit = psutil.Process(pid).memory_info().vms + (100 << 20)
     resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
     second = Engine(first.model, forward=first.forward, num_slots=800_000)
-    started = time.monotonic()
     with pytest.raises(RankFailed, match=r"rank 1 \(stage 0 of 2\) on .* at step \d+: RuntimeError: .*memory"):
         second.generate([[1, 2]], LONG)
-    assert time.monotonic() - started < 10
     with pytest.raises(RankFailed, match="rank 1"):
         list(stream)
     assert left_behind([pid]) == before
 
 
-def test_ranks_end_with_the_process_that_started_them(folder: Path) -> None:
+def test_ranks_end_with_the_process_that_started_them(folder: Path, own_shared_memory: Path) -> None:
     import subprocess
     import sys
 
     script = (
         "import sys, time, labkit\n"
+        "from pathlib import Path\n"
+        "from labkit.native import shared_group\n"
+        f"shared_group.FOLDER = Path({str(own_shared_memory)!r})\n"
         "from labkit.parallel import Layout, load_parallel\n"
         f"engine = load_parallel({str(folder)!r}, Layout(2, 1))\n"
         "print(*engine.forward.ranks.process_ids.values(), flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(3600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -150,11 +156,8 @@ def test_ranks_end_with_the_process_that_started_them(folder: Path) -> None:
     assert len(pids) == 1
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 10
-    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(psutil.pid_exists(pid) for pid in pids)
-    for path in FOLDER.glob("labkit-*"):  # nobody was left to delete them
+    wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the ranks of a process that was killed")
+    for path in own_shared_memory.glob("labkit-*"):  # nobody was left to delete them
         path.unlink()
 
 
@@ -168,7 +171,4 @@ def test_a_forgotten_engine_ends_its_ranks(folder: Path) -> None:
 
     before, pids = left_behind([]), use()
     gc.collect()
-    until = time.monotonic() + 10
-    while left_behind(pids) != before and time.monotonic() < until:
-        time.sleep(0.05)
-    assert left_behind(pids) == before
+    wait_for(lambda: left_behind(pids) == before, "the end of the ranks of an engine that nobody holds")

@@ -28,6 +28,7 @@ from labkit.parallel.nccl_group import GUARDS_OFF, NcclGroup, _environment
 from labkit.parallel.rank_forward import RankForward
 from tests.models import random_prompts
 from tests.parallel.models import save_peer
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
@@ -120,7 +121,7 @@ def together(layout: Layout, paths: dict[str, Path], work: Callable[[Links], Any
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     return found
 
 

@@ -14,11 +14,12 @@ import torch
 from labkit import native
 from labkit.errors import RankFailed
 from labkit.native.shared_group import SLOT_BYTES, SharedGroup
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
 
-def together(ranks: int, work: Callable[[SharedGroup], Any], timeout: float = 20.0) -> list[Any]:
+def together(ranks: int, work: Callable[[SharedGroup], Any], timeout: float = PATIENCE) -> list[Any]:
     """What `work` gives for each member; threads stand for processes, which differ in nothing that a group sees."""
     path, found = SharedGroup.create(ranks), [None] * ranks
 
@@ -32,7 +33,7 @@ def together(ranks: int, work: Callable[[SharedGroup], Any], timeout: float = 20
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(2 * PATIENCE)
     Path(path).unlink()
     return found
 
@@ -89,17 +90,17 @@ def test_a_quick_sender_does_not_overwrite_what_a_slow_reader_has_not_read() -> 
 
 def test_who_does_not_come_is_named_in_time() -> None:
     def work(group: SharedGroup) -> None:
-        group.all_reduce(torch.ones(3))
+        brief, group.timeout = group.timeout, PATIENCE
+        group.all_reduce(torch.ones(3))  # all come to this one, however late
+        group.timeout = brief
         if group.rank != 1:
             group.all_reduce(torch.ones(3))
 
-    started = time.monotonic()
-    first, second, third = together(3, work, timeout=0.3)
-    assert time.monotonic() - started < 5
+    first, second, third = together(3, work, timeout=2.0)
     assert second is None
     for error in (first, third):
         assert isinstance(error, RankFailed)
-        assert "rank 1 did not answer within 0.3 s (all_reduce of rank" in str(error)
+        assert "rank 1 did not answer within 2 s (all_reduce of rank" in str(error)
 
 
 def test_abort_releases_everybody() -> None:
@@ -110,19 +111,23 @@ def test_abort_releases_everybody() -> None:
         else:
             group.all_reduce(torch.ones(3))
 
-    started = time.monotonic()
-    found = together(3, work, timeout=30.0)
-    assert time.monotonic() - started < 5
-    assert all(isinstance(error, RankFailed) for error in found[1:])
+    found = together(3, work)
+    for error in found[1:]:
+        assert isinstance(error, RankFailed)
+        assert "all others were told to stop" in str(error)
 
 
 def test_a_broadcast_that_comes_late_can_be_waited_for_again() -> None:
+    tried_twice = threading.Event()
+
     def work(group: SharedGroup) -> list[int]:
         target, tries = torch.tensor([5 if group.rank == 0 else 0]), 0
         if group.rank == 0:
-            time.sleep(0.5)
+            assert tried_twice.wait(PATIENCE)
         while group.try_broadcast(target, 0):
             tries += 1
+            if group.rank == 1 and tries == 2:
+                tried_twice.set()
         return [int(target), tries]
 
     (_, _), (value, tries) = together(2, work, timeout=0.1)

@@ -1,4 +1,4 @@
-"""A real Triton Inference Server, where there is one."""
+"""Fixtures: a real Triton Inference Server, where one is installed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from labkit.serving.channels import open_url
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import server as serving
 from labkit.serving.server.install import ServerProgram, find_server
+from tests.patience import PATIENCE
 
 MODEL_CODE = """
 import numpy as np
@@ -46,11 +47,11 @@ class TritonPythonModel:
 
 
 HANG_SECONDS = 30.0
-"""A load takes two seconds. Now and then one never ends, and the server answers nobody from then on."""
+"""A load takes two seconds. Now and then one never ends, and from then on the server answers nobody."""
 
 
 class Server:
-    """A server with no model loaded; `load` gives it one and says what it thinks of it."""
+    """A server with no model loaded; `load` loads one and returns what the server says against it."""
 
     def __init__(self, program: ServerProgram, folder: Path) -> None:
         self.repository = folder / "repository"
@@ -78,7 +79,7 @@ class Server:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 self.ask("v2/health/ready")
@@ -90,16 +91,16 @@ class Server:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
 
     def kill(self) -> None:
         """Ends the server and the processes of its models at once."""
         family = psutil.Process(self._process.pid)
         for process in [*family.children(recursive=True), family]:
             process.kill()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=PATIENCE)
 
-    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 60) -> bytes:
+    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = PATIENCE) -> bytes:
         """The answer to a GET, or to a POST of the body as JSON."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[0]}/{path}", data=data)
@@ -114,7 +115,7 @@ class Server:
         (version.parent / "config.pbtxt").write_text(config)
 
     def load(self, name: str) -> str:
-        """Loads a model; the server's error, or nothing if it has none. A server that hangs is begun anew, once."""
+        """Loads a model; the server's error, or nothing if it has none. A server that hangs is started again, once."""
         path = f"v2/repository/models/{name}/load"
         try:
             return self.try_to(path, {}, timeout=HANG_SECONDS)
@@ -131,19 +132,19 @@ class Server:
             self._begin_anew(path)
 
     def complaint(self, name: str) -> str:
-        """What the server has against a model; it is unloaded behind that."""
+        """The server's error about a model, which is unloaded afterwards; empty if there is none."""
         found = self.load(name)
         self.unload(name)
         return found
 
     def _begin_anew(self, path: str) -> None:
         last = self.log.read_text(errors="replace")[-2000:]
-        words = f"tritonserver hung in {path} for {HANG_SECONDS:.0f} s and was begun anew; its log:\n{last}"
+        words = f"tritonserver hung in {path} for {HANG_SECONDS:.0f} s and was started again; its log:\n{last}"
         warnings.warn(words, stacklevel=3)
         self.kill()
         self._begin()
 
-    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = 60) -> str:
+    def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = PATIENCE) -> str:
         """The server's error, or nothing if it has none; then its answer is appended to `answer`."""
         try:
             answered = self.ask(path, body, timeout)

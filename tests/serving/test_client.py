@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import time
@@ -24,6 +25,7 @@ from labkit.serving.client.request import request_of
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.install import ServerProgram
+from tests.patience import PATIENCE
 
 PROMPT = "In the beginning God created the heaven and the earth"
 LONG = {"max_new_tokens": 400, "ignore_eos": True}
@@ -31,7 +33,7 @@ LONG = {"max_new_tokens": 400, "ignore_eos": True}
 
 @pytest.fixture
 def client(gptj_server: Server) -> Iterator[Client]:
-    with Client(gptj_server.grpc, timeout=30) as made:
+    with Client(gptj_server.grpc, timeout=PATIENCE) as made:
         yield made
 
 
@@ -82,7 +84,7 @@ def test_token_ids_and_every_parameter_reach_the_engine(client: Client) -> None:
 
 def test_async_client_does_the_same(gptj_server: Server, client: Client) -> None:
     async def ask() -> tuple[list[Reply], list[Piece]]:
-        async with AsyncClient(gptj_server.grpc, timeout=30) as asking:
+        async with AsyncClient(gptj_server.grpc, timeout=PATIENCE) as asking:
             replies = await asyncio.gather(*(asking.generate(PROMPT, max_new_tokens=number) for number in (3, 4, 5)))
             return list(replies), [piece async for piece in asking.stream(PROMPT, max_new_tokens=5)]
 
@@ -154,16 +156,14 @@ def test_closing_a_stream_ends_its_request_and_no_other(client: Client) -> None:
         next(stream)
     for stream in streams:
         stream.close()  # type: ignore[attr-defined]
-    began = time.monotonic()
     assert len(list(others)) == 59
     waiting = [client.stream(PROMPT, max_new_tokens=1) for _ in range(15)]
-    assert all(next(stream).last for stream in waiting)
-    assert time.monotonic() - began < 20
+    assert all(next(stream).last for stream in waiting), "there is room for them"
 
 
 def test_cancelling_a_task_ends_its_request(gptj_server: Server) -> None:
     async def ask() -> Reply:
-        async with AsyncClient(gptj_server.grpc, timeout=30) as asking:
+        async with AsyncClient(gptj_server.grpc, timeout=PATIENCE) as asking:
             tasks = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(16)]
             await asyncio.sleep(0.2)
             for task in tasks:
@@ -177,13 +177,17 @@ def test_cancelling_a_task_ends_its_request(gptj_server: Server) -> None:
 
 def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> None:
     async def ask() -> None:
-        async with AsyncClient(gptj_server.grpc, timeout=60, retries=0) as asking:
-            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(20)]
-            await asyncio.sleep(0.1)
+        async with AsyncClient(gptj_server.grpc, timeout=PATIENCE, retries=0) as asking:
+            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # four find no place
+
+            async def ask_until_refused() -> None:
+                while True:  # the others may be on their way
+                    await asking.generate(PROMPT, max_new_tokens=1)
+
             with pytest.raises(Overloaded, match=r"20 requests are running or waiting \(16 \+ a queue of 4\)"):
-                await asking.generate(PROMPT, max_new_tokens=1)
+                await ask_until_refused()
             assert await asyncio.to_thread(gptj_server.probes.answers, "gptj"), "a refusal by the limit is an answer"
-            async with AsyncClient(gptj_server.grpc, timeout=60, retries=8) as patient:
+            async with AsyncClient(gptj_server.grpc, timeout=PATIENCE, retries=8) as patient:
                 again = asyncio.create_task(patient.generate(PROMPT, max_new_tokens=1))
                 await asyncio.sleep(0.1)
                 for task in busy:
@@ -198,12 +202,17 @@ def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> Non
     with pytest.raises(NotAvailable, match=r"was not done within 0\.05 s; no part of the text had arrived; give it more time"):
         client.generate(PROMPT * 4, timeout=0.05, **LONG)
 
-    def read_slowly() -> None:
-        for _ in client.stream(PROMPT, timeout=0.4, **LONG):
+    def read_slowly(seconds: float) -> None:
+        for _ in client.stream(PROMPT, timeout=seconds, **LONG):
             time.sleep(0.01)
 
-    with pytest.raises(NotAvailable, match=r"was not done within 0\.4 s; \d+ tokens of the text had arrived"):
-        read_slowly()
+    for seconds in (0.4, 1.0, 2.5):  # on a busy machine the first token needs longer, and so does the last
+        with pytest.raises(NotAvailable, match=rf"was not done within {seconds:g} s; ") as late:
+            read_slowly(seconds)
+        if re.search(r"; \d+ tokens of the text had arrived", str(late.value)):
+            break
+    else:
+        pytest.fail(str(late.value))
 
 
 def test_nobody_at_the_address(nobody: str) -> None:
@@ -211,17 +220,15 @@ def test_nobody_at_the_address(nobody: str) -> None:
     began = time.monotonic()
     with Client(nobody, retries=1) as alone, pytest.raises(NotAvailable, match=f"no server answers at {nobody}"):
         alone.generate(PROMPT)
-    assert 0.15 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.15, "it was asked again, after a pause"
 
 
 def test_an_address_that_takes_connections_and_says_nothing() -> None:
     pytest.importorskip("tritonclient.grpc")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        began = time.monotonic()
         with Client(address, timeout=0.5) as waiting, pytest.raises(NotAvailable):
             waiting.generate(PROMPT)
-        assert time.monotonic() - began < 5
 
 
 def test_a_model_that_the_server_does_not_have(gptj_server: Server) -> None:
@@ -233,17 +240,16 @@ def test_a_server_that_is_killed_leaves_nobody_waiting(server_program: ServerPro
     write_repository(tmp_path, ServeSettings())
     with (
         Server(tmp_path, models=["gptj"], program=server_program, watch=False) as server,
-        Client(server.grpc, timeout=30) as client,
+        Client(server.grpc, timeout=PATIENCE) as client,
     ):
         stream = client.stream(PROMPT, **LONG)
         next(stream)
         os.kill(server.pid, signal.SIGKILL)
-        began = time.monotonic()
         with pytest.raises(NotAvailable, match=r"tokens of the text had arrived"):
             list(stream)
-        with pytest.raises(NotAvailable):
+        with pytest.raises(NotAvailable) as gone:
             client.generate(PROMPT)
-        assert time.monotonic() - began < 10
+        assert "was not done within" not in str(gone.value), "nobody waited for it"
 
 
 def failure(status: str, words: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from labkit.errors import (
 )
 from labkit.serving.python_backend.engine_socket import EngineSocket, RemoteEngine
 from labkit.serving.python_backend.engine_thread import EngineThread
+from tests.patience import PATIENCE, wait_for
 
 LONG = SamplingParams(max_new_tokens=400, ignore_eos=True)
 SHORT = SamplingParams(max_new_tokens=5)
@@ -66,13 +66,13 @@ def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: E
     texts = ["In the beginning", "Call me", "It was"]
     alone = labkit.load("gptj-tiny").generate(texts, SHORT)
     long, kept = submit(host, "Now", LONG)
-    assert kept.began.wait(30)
+    assert kept.began.wait(PATIENCE)
     others = [submit(host, text, SHORT)[1] for text in texts]
-    assert all(other.over.wait(30) for other in others)
+    assert all(other.over.wait(PATIENCE) for other in others)
     assert not kept.over.is_set(), "the long one was here first, and goes on"
     assert [other.tokens for other in others] == [output.token_ids for output in alone]
     long.cancel()
-    assert kept.over.wait(30)
+    assert kept.over.wait(PATIENCE)
     assert isinstance(kept.failures[0], Cancelled)
     assert f"it had generated {len(kept.tokens)} tokens" in str(kept.failures[0])
     assert host.counts.requests == 4
@@ -82,21 +82,19 @@ def test_requests_join_a_running_one_and_get_what_the_engine_gives_alone(host: E
 
 def test_a_cancelled_request_gives_its_slots_back(host: EngineThread) -> None:
     long = [submit(host, "Now", SamplingParams(max_new_tokens=420, ignore_eos=True)) for _ in range(2)]
-    assert all(kept.began.wait(30) for _, kept in long)
+    assert all(kept.began.wait(PATIENCE) for _, kept in long)
     for job, kept in long:
         job.cancel()
-        assert kept.over.wait(30)
+        assert kept.over.wait(PATIENCE)
     _, after = submit(host, "In", SHORT)
-    assert after.over.wait(30)
-    deadline = time.monotonic() + 10
-    while host.counts.running and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert after.over.wait(PATIENCE)
+    wait_for(lambda: not host.counts.running, "the end of what was cancelled")
     assert (host.counts.running, host.counts.waiting, host.counts.free_slots) == (0, 0, host.counts.num_slots)
 
 
 def test_a_deadline_ends_a_request_waiting_or_running(host: EngineThread) -> None:
     _, late = submit(host, "Now", LONG, seconds=0.05)
-    assert late.over.wait(30)
+    assert late.over.wait(PATIENCE)
     assert isinstance(late.failures[0], DeadlinePassed)
     assert "its deadline has passed" in str(late.failures[0])
     assert "its timeout was 0.05 s" in str(late.failures[0])
@@ -106,19 +104,19 @@ def test_the_hosts_limit_ends_what_has_a_longer_timeout_or_none(host: EngineThre
     host.request_seconds = 0.05
     for seconds in (None, 3600.0):
         _, late = submit(host, "Now", LONG, seconds=seconds)
-        assert late.over.wait(30)
+        assert late.over.wait(PATIENCE)
         assert isinstance(late.failures[0], DeadlinePassed)
         assert "this server gives a request 0.05 s" in str(late.failures[0])
     host.request_seconds = 3600.0
     _, after = submit(host, "Now", SHORT, seconds=3600.0)
-    assert after.over.wait(30)
+    assert after.over.wait(PATIENCE)
     assert not after.failures
 
 
 def test_what_is_not_counted_changes_no_count(host: EngineThread) -> None:
     for is_counted in (False, True, False):
         _, kept = submit(host, "Now", SHORT, is_counted=is_counted)
-        assert kept.over.wait(30)
+        assert kept.over.wait(PATIENCE)
     counts = host.counts
     assert (counts.requests, counts.tokens, counts.steps, sum(counts.batch_sizes)) == (1, 5, 5, 5)
 
@@ -145,13 +143,13 @@ def test_what_cannot_be_met_is_refused_for_itself_alone(host: EngineThread, prom
     _, good = submit(host, "In", SHORT)
     try:
         _, bad = submit(host, prompt, params)
-        assert bad.over.wait(30)
+        assert bad.over.wait(PATIENCE)
         error: LabkitError = bad.failures[0]
     except InvalidRequest as refused:
         error = refused
     assert isinstance(error, InvalidRequest)
     assert words in str(error)
-    assert good.over.wait(30)
+    assert good.over.wait(PATIENCE)
     assert not good.failures
 
 
@@ -162,22 +160,22 @@ def test_a_step_that_fails_answers_everybody_and_the_host_goes_on(host: EngineTh
     with monkeypatch.context() as patched:
         patched.setattr(host.engine, "step", fail)
         kept = [submit(host, "Now", LONG)[1] for _ in range(3)]
-        assert all(one.over.wait(30) for one in kept)
+        assert all(one.over.wait(PATIENCE) for one in kept)
         assert all("a step of the engine failed: MemoryError: no room" in str(one.failures[0]) for one in kept)
     _, after = submit(host, "In", SHORT)
-    assert after.over.wait(30)
+    assert after.over.wait(PATIENCE)
     assert len(after.tokens) == 5
 
 
 def test_a_request_that_fails_is_told_to_its_client_alone(host: EngineThread) -> None:
     _, good = submit(host, "Now", LONG)
-    assert good.began.wait(30)
+    assert good.began.wait(PATIENCE)
     _, bad = submit(host, "In", SamplingParams(soft_prompt=torch.full((1, host.engine.config.hidden_size), 3e38)))
-    assert bad.over.wait(30)
+    assert bad.over.wait(PATIENCE)
     assert [type(error) for error in bad.failures] == [RequestFailed]
     assert "no finite numbers" in str(bad.failures[0])
     assert not bad.tokens
-    assert good.over.wait(60)
+    assert good.over.wait(PATIENCE)
     assert not good.failures
     assert len(good.tokens) == 400
 
@@ -188,7 +186,7 @@ def test_a_lost_rank_is_named_to_all_who_come_behind(host: EngineThread, monkeyp
 
     monkeypatch.setattr(host.engine, "step", fail)
     _, kept = submit(host, "Now", LONG)
-    assert kept.over.wait(30)
+    assert kept.over.wait(PATIENCE)
     assert isinstance(kept.failures[0], RankFailed)
     with pytest.raises(RankFailed, match="rank 1 is gone"):
         submit(host, "Now", LONG)
@@ -198,7 +196,7 @@ def test_whoever_is_under_way_is_told_when_the_host_closes() -> None:
     host = EngineThread(labkit.load("gptj-tiny"))
     _, kept = submit(host, "Now", LONG)
     host.close()
-    assert kept.over.wait(1)
+    assert kept.over.wait(PATIENCE)
     assert isinstance(kept.failures[0], Cancelled)
     with pytest.raises(Cancelled, match="being unloaded"):
         submit(host, "Now", SHORT)
@@ -230,7 +228,7 @@ def test_calls_over_the_socket(host: EngineThread, remote: tuple[RemoteEngine, E
     prompts = [[5, 6, 7], [8]]
     expected = labkit.load("gptj-tiny").generate(prompts, SamplingParams(max_new_tokens=6, logprobs=0))
     found, done, _ = call(remote[0], prompts, [{"max_new_tokens": 6, "logprobs": 0}] * 2)
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert [one["token_ids"] for one in found[0]] == [output.token_ids for output in expected]
     assert [one["logprobs"] for one in found[0]] == [
         pytest.approx([item.logprob for item in output.completions[0].logprobs or ()]) for output in expected
@@ -240,17 +238,17 @@ def test_calls_over_the_socket(host: EngineThread, remote: tuple[RemoteEngine, E
 
 def test_refusals_and_cancellation_over_the_socket(remote: tuple[RemoteEngine, EngineSocket, Path]) -> None:
     found, done, _ = call(remote[0], [[5], [6]], [{"max_new_tokens": 6}, {"max_new_tokens": -1}])
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert isinstance(found[0], InvalidRequest)
     found, done, _ = call(remote[0], [[5]], [{"nonsense": 6}])
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert isinstance(found[0], InvalidRequest)
     found, done, cancel = call(remote[0], [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])
     cancel()
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert isinstance(found[0], Cancelled)
     found, done, _ = call(remote[0], [[5]], [{"max_new_tokens": 400, "ignore_eos": True}], seconds=0.05)
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert isinstance(found[0], Cancelled)
 
 
@@ -260,12 +258,12 @@ def test_an_engine_that_goes_fails_its_calls_and_one_that_comes_back_is_found(
     engine, served, path = remote
     found, done, _ = call(engine, [[5]], [{"max_new_tokens": 400, "ignore_eos": True}])
     served.close()
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert isinstance(found[0], NotAvailable)
     with pytest.raises(NotAvailable, match="no engine answers"):
         call(engine, [[5]], [{"max_new_tokens": 2}])
     again = EngineSocket(host, path)
     found, done, _ = call(engine, [[5]], [{"max_new_tokens": 2}])
-    assert done.wait(30)
+    assert done.wait(PATIENCE)
     assert len(found[0][0]["token_ids"]) == 2
     again.close()

@@ -16,6 +16,7 @@ import pytest
 
 from labkit.serving.server import guardian
 from labkit.serving.server.hidden_arguments import TRACEME, CannotHide, _ptrace, start_hidden
+from tests.patience import PATIENCE
 
 SECRETS = ["--first=a:secret=12345678", "--second=b:secret=" + "x" * 300]
 
@@ -46,7 +47,7 @@ def told(tmp_path: Path) -> Iterator[tuple[int, Any]]:
     yield program.pid, json.loads(output.read_text())
     os.close(writing)
     os.close(reading)
-    assert program.wait(30) == 0, "it goes on by itself, and ends well"
+    assert program.wait(PATIENCE) == 0, "it goes on by itself, and ends well"
 
 
 def test_the_program_has_them_and_the_process_list_has_not(told: tuple[int, Any]) -> None:
@@ -92,7 +93,7 @@ def test_a_machine_that_forbids_it_is_named_and_the_server_starts(
 
     monkeypatch.setattr(guardian, "start_hidden", forbidden)
     program = guardian._start(["A=1", "/bin/sh", "-c", 'echo "$A $1"', "sh"], ["--option=a:secret=2"])
-    assert program.wait(30) == 0
+    assert program.wait(PATIENCE) == 0
     said = capfd.readouterr()
     assert said.out == "1 --option=a:secret=2\n"
     assert "the server's secret is visible in the process list: ptrace is not allowed" in said.err

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from labkit.serving.server.watchdog import Watchdog
+from tests.patience import wait_for
 
 
 class Probes:
@@ -68,19 +69,12 @@ def watchdog(
     return Watchdog(double, models, double, look_seconds, restart_server)
 
 
-def wait_for(what: Callable[[], object]) -> None:
-    until = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def test_a_model_without_a_process_is_mended_without_being_asked() -> None:
     probes = Probes()
     dog = watchdog(probes, ["engine"], look_seconds=1000)
     probes.silent.add("engine")
     probes.gone.add("engine")
-    wait_for(lambda: dog.repairs)
+    wait_for(lambda: dog.repairs, "a repair")
     dog.stop()
     assert probes.reloaded == ["engine"]
 
@@ -95,7 +89,7 @@ def test_it_waits_for_the_server_and_leaves_alone_what_was_unloaded() -> None:
     time.sleep(0.5)
     assert not probes.reloaded
     probes.loaded = True
-    wait_for(lambda: dog.repairs)
+    wait_for(lambda: dog.repairs, "a repair")
     dog.stop()
     assert probes.reloaded == ["engine"]
 
@@ -106,7 +100,7 @@ def test_both_threads_see_it_and_one_mends_it() -> None:
         probes.silent |= {"engine", "front"}
         probes.gone.add("engine")
         dog = watchdog(probes, ["front", "engine"], look_seconds=0.02)
-        wait_for(lambda: dog.repairs)  # noqa: B023
+        wait_for(lambda: dog.repairs, "a repair")  # noqa: B023
         time.sleep(0.2)
         dog.stop()
         assert probes.reloaded == ["engine"], "what needs it answers then too"
@@ -128,7 +122,7 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     probes.waiting = 6
     probes.gone.add("engine")
     dog = watchdog(probes, ["engine"], look_seconds=0.02, restart_server=told.append)
-    wait_for(lambda: told)
+    wait_for(lambda: told, "the server to be restarted")
     probes.silent.add("engine")
     time.sleep(0.5)
     assert told == ["the process of engine ended with 6 requests, which Triton would not answer"]
@@ -136,7 +130,7 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     assert not probes.reloaded, "while the server is started nobody loads models"
     after: Any = Probes()
     dog.resume(after)
-    wait_for(lambda: dog.repairs)  # of what the probes call silent
+    wait_for(lambda: dog.repairs, "a repair")  # of what the probes call silent
     dog.stop()
     assert probes.reloaded == ["engine"]
 
@@ -151,7 +145,7 @@ def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: p
         for _ in range(times):
             before = len(dog.repairs)
             probes.gone.add("engine")
-            wait_for(lambda: len(dog.repairs) > before)  # noqa: B023
+            wait_for(lambda: len(dog.repairs) > before, "a repair")  # noqa: B023
 
     repair(1)
     probes.waiting = 1
@@ -160,7 +154,7 @@ def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: p
     time.sleep(0.5)
     assert not told, "there are requests"
     probes.waiting = 0
-    wait_for(lambda: told)
+    wait_for(lambda: told, "the server to begin anew")
     probes.waiting = 1
     again: Any = probes
     dog.resume(again)
@@ -168,6 +162,6 @@ def test_after_some_repairs_a_server_without_requests_begins_anew(monkeypatch: p
     time.sleep(0.5)
     assert len(told) == 1
     repair(1)
-    wait_for(lambda: len(told) == 2)
+    wait_for(lambda: len(told) == 2, "the server to begin anew")
     dog.stop()
     assert told[1] == "its models were reloaded 4 times, which left threads and memory in it"

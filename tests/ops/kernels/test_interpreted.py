@@ -25,10 +25,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Counter[tuple[str, str]]]:
-    """What that process printed, and how many tests of each file had each outcome."""
+def interpreted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Counter[tuple[str, str]]]:
+    """What that process printed, and how many tests of each file had each outcome; it leaves out what this process does."""
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "no:cacheprovider", "--junitxml", str(report)]
+    command += ["-m", request.config.option.markexpr]
     ran = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
@@ -39,8 +42,6 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Counter[
     return ran.stdout + ran.stderr, outcomes
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the first of them waits for the whole process
 @pytest.mark.parametrize("file", sorted(path.stem for path in FOLDER.glob("test_*.py")))
 def test_in_the_interpreter(file: str, interpreted: tuple[str, Counter[tuple[str, str]]]) -> None:
     said, outcomes = interpreted

@@ -15,7 +15,6 @@ from labkit.ops.kernels.linear_plans import plans
 from labkit.ops.kernels.triton_runtime import INSTALLED
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed"),
 ]
 NUM_IN, NUM_OUT = 4096, 12288

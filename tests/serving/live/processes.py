@@ -1,17 +1,13 @@
-"""What a running server consists of: its processes and its shared memory; and waiting for a change of them."""
+"""What a running server consists of: its processes and its shared memory."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE
 
 
 def processes(server: Server) -> list[psutil.Process]:
@@ -39,11 +35,3 @@ def region_prefix(server: Server) -> str:
 def shared_memory(prefix: str) -> set[Path]:
     """The regions of shared memory whose names begin with `prefix`."""
     return set(Path("/dev/shm").glob(f"{prefix}*"))
-
-
-def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    """Wait until a function returns something true; fail after `seconds`."""
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, f"it was not true within {seconds:g} s"
-        time.sleep(0.1)

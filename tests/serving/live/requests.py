@@ -16,9 +16,7 @@ from labkit.serving.channels import grpc_client
 from labkit.serving.repository.tensors import ENSEMBLE_INPUTS, FASTERTRANSFORMER_INPUTS, GPTJ_INPUTS, TensorSpec
 from labkit.serving.server import Server
 from labkit.serving.server.probes import as_input, is_last
-
-PATIENCE = 60.0
-"""Seconds until a request is given up: much longer than any request takes."""
+from tests.patience import PATIENCE
 
 PROMPT = "Once upon a time"
 

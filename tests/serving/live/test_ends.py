@@ -20,8 +20,10 @@ from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.model_processes import is_alive
+from tests.patience import is_running, wait_for
+from tests.sampled import one_in
 from tests.serving.live.echo_model import write_repository_of_one
-from tests.serving.live.processes import model_process, region_prefix, shared_memory, wait_for
+from tests.serving.live.processes import model_process, region_prefix, shared_memory
 from tests.serving.live.requests import (
     PATIENCE,
     PROMPT,
@@ -35,8 +37,6 @@ from tests.serving.live.requests import (
 
 LONG = 480
 IN_FLIGHT = 6
-START_SECONDS = 240.0
-"""For a server to answer again on a machine with much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def started_again(server: Server, offline: Engine) -> Iterator[list[str]]:
     before, pid, memory = len(server.restarts), server.pid, shared_memory(region_prefix(server))
     why: list[str] = []
     yield why
-    wait_for(lambda: len(server.restarts) > before, START_SECONDS)
+    wait_for(lambda: len(server.restarts) > before)
     assert len(server.restarts) == before + 1
     assert server.restarts[-1].number == before + 1
     why.append(server.restarts[-1].why)
@@ -93,6 +93,8 @@ def in_flight(server: Server, ways: list[Callable[[Server], Any]]) -> Iterator[l
     """Long requests that have begun and are far from their ends."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         asked = [pool.submit(ways[number % len(ways)], server) for number in range(IN_FLIGHT)]
+        dog: Any = server.watchdog
+        wait_for(lambda: dog._processes.in_flight() >= IN_FLIGHT, "requests in the models")
         time.sleep(0.3)
         yield asked
 
@@ -124,7 +126,7 @@ def classify_by_grpc(server: Server) -> Any:
     return infer(server, "ensemble", ensemble(["In"], 2), outputs=outputs)
 
 
-@pytest.mark.parametrize("killer", [classify_by_http, classify_by_grpc])
+@pytest.mark.parametrize("killer", one_in(2, [classify_by_http, classify_by_grpc]))
 def test_a_request_that_ends_the_server(kept: Server, offline: Engine, killer: Callable[[Server], Any]) -> None:
     with started_again(kept, offline) as why, in_flight(kept, [unary, sse, grpc, tokens, text]) as asked:
         with pytest.raises((OSError, http.client.HTTPException, client_library().InferenceServerException)):
@@ -158,7 +160,7 @@ def test_a_body_of_a_million_chunks_is_refused(kept: Server) -> None:
     assert kept.is_running
 
 
-@pytest.mark.parametrize(("model", "ways"), [("gptj", [unary, sse, grpc]), ("fastertransformer", [tokens, text])])
+@pytest.mark.parametrize(("model", "ways"), one_in(2, [("gptj", [unary, sse, grpc]), ("fastertransformer", [tokens, text])]))
 def test_a_model_that_is_killed_with_requests(
     kept: Server, offline: Engine, model: str, ways: list[Callable[[Server], Any]]
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_model_that_is_killed_with_requests(
         print(f"{model}: every request had ended {time.monotonic() - began:.2f} s after the kill")
 
 
+@pytest.mark.long
 def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why, in_flight(kept, [tokens, text]) as asked:
         stub = model_process(kept, "fastertransformer")
@@ -192,6 +195,7 @@ def test_a_model_that_is_stopped_for_a_moment_goes_on(kept: Server) -> None:
     assert (len(kept.restarts), kept.pid) == (before, pid)
 
 
+@pytest.mark.long
 def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the_server_anew(
     kept: Server, offline: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +213,7 @@ def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the
     assert kept.watchdog is dog
 
 
+@pytest.mark.long
 def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why:
         family = psutil.Process(kept.process.pid).children(recursive=True)
@@ -217,6 +222,7 @@ def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: En
     wait_for(lambda: not any(map(is_alive, family)))
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.serving.server.supervisor.MOST_STARTS", 2)
     monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
@@ -224,7 +230,7 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
     with Server(write_repository_of_one(tmp_path), progress=said.append) as server:
         (tmp_path / "mine" / "1" / "model.py").write_text("raise ValueError('the weights of Atlantis')")
         psutil.Process(server.pid).kill()
-        wait_for(lambda: server.failure, START_SECONDS)
+        wait_for(lambda: server.failure)
         assert "tritonserver was ended by SIGKILL" in server.failure
         assert "the weights of Atlantis" in server.failure
         assert not server.is_running
@@ -235,6 +241,7 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
     ]
 
 
+@pytest.mark.long
 def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> None:
     with Server(write_repository_of_one(tmp_path)) as server:
         first = server.process
@@ -242,6 +249,6 @@ def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> No
         wait_for(lambda: server.process is not first)
         again = psutil.Process(server.process.pid)
         family = [again, *again.children(recursive=True)]
-    assert not any(process.is_running() for process in family)
+    assert not any(is_running(process) for process in family)
     assert not shared_memory(region_prefix(server))
     assert not server.log.parent.exists()

@@ -13,6 +13,7 @@ from labkit.ops.kernels.interpreter_traffic import count_traffic
 from labkit.ops.kernels.prefill_attention import prefill_attention_triton
 from tests.ops.kernels.guard import misaligned
 from tests.ops.test_ops import random, relative, scattered_cache
+from tests.sampled import one_in
 
 BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3}
 Place = Callable[[torch.Tensor], torch.Tensor]
@@ -27,7 +28,7 @@ def poisoned_cache(lengths: list[int], heads: int, head_dim: int, dtype: torch.d
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("place", [torch.clone, misaligned])
-@pytest.mark.parametrize("split_tokens", [16, 128])
+@pytest.mark.parametrize("split_tokens", one_in(2, [16, 128]))
 @pytest.mark.parametrize(
     ("lengths", "heads", "head_dim"),
     [([1], 1, 1), ([5, 1, 23], 3, 33), ([16, 17, 48, 300], 1, 64), ([130, 2], 2, 80), ([3, 260], 1, 256)],
@@ -87,7 +88,7 @@ def test_very_large_scores_stay_numbers() -> None:
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
-@pytest.mark.parametrize("place", [torch.clone, misaligned])
+@pytest.mark.parametrize("place", one_in(2, [torch.clone, misaligned]))
 @pytest.mark.parametrize("spans", [[(1, 0)], [(7, 0), (5, 12), (1, 19), (0, 4)], [(1, 0), (70, 61), (2, 0)]])
 @pytest.mark.parametrize(("heads", "head_dim"), [(1, 1), (3, 33), (1, 80), (1, 256)])
 def test_prefill_attention(spans: list[tuple[int, int]], heads: int, head_dim: int, place: Place, dtype: torch.dtype) -> None:

@@ -1,0 +1,70 @@
+"""The tests in two runs: first those that can share the machine, on several processes, then those that need it alone.
+
+`python -m tests` leaves out what is marked `long`, `python -m tests --all` does not; other arguments go to pytest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.conftest import SAVED
+
+MOST_WORKERS = 5
+"""More would need more memory than they save time."""
+
+NOTHING_COLLECTED = 5
+SLOWEST = 15
+
+
+def workers() -> int:
+    """Processes that run tests at the same time: one more than there are cores, since tests wait for servers and each other."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + 1, MOST_WORKERS)
+
+
+def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
+    """The exit status of a run of pytest, and the seconds of its tests by their names."""
+    print(f"== {title}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "seconds.json"
+        command = [sys.executable, "-m", "pytest", *options]
+        status = subprocess.run(command, env=os.environ | {SAVED: str(saved)}, check=False).returncode
+        seconds = Counter(json.loads(saved.read_text())) if saved.exists() else Counter[str]()
+    return 0 if status == NOTHING_COLLECTED else status, seconds
+
+
+def names_files(arguments: list[str]) -> bool:
+    """Whether the arguments for pytest say which files to run."""
+    return any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+
+
+def files_alone() -> list[str]:
+    """The files with tests that are marked `alone`: to look into all others for them would take as long as to run these."""
+    return sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests, print the slowest and the time in all; the exit status is that of the first run that failed."""
+    began = time.monotonic()
+    count, among = workers(), "" if "--all" in arguments else "not long and "
+    more = [argument for argument in arguments if argument != "--all"]
+    shared, shared_seconds = run(f"{count} at a time", ["-n", str(count), "-m", f"{among}not alone", *more])
+    where = [] if names_files(more) else files_alone()
+    alone, alone_seconds = run("one at a time", ["-m", f"{among}alone", *where, *more])
+    seconds = shared_seconds + alone_seconds
+    print(f"== the {SLOWEST} slowest of {len(seconds)} tests, in seconds, with what was set up for them")
+    for name, took in seconds.most_common(SLOWEST):
+        print(f"{took:7.1f}  {name}")
+    print(f"== {(time.monotonic() - began) / 60:.1f} minutes; {'failed' if shared or alone else 'all passed'}")
+    return shared or alone
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Models in OpenVINO's format are kept between runs: they are made again when the code, a package or the model has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from labkit.bench import peers
+from labkit.bench.peers import openvino, openvino_model
+from labkit.checkpoints import Checkpoint
+from tests.kept import KEPT
+
+FOLDER = KEPT / "openvino"
+MOST = 20
+"""Models that are kept."""
+
+PACKAGES = ("openvino", "nncf", "torch", "transformers")
+WORDS = "words"
+"""The file with what `convert` returned."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_openvino_models() -> Iterator[None]:
+    """The peer takes a model from the cache where there is one; tests that call `convert` themselves convert."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "convert", convert_once)
+        yield
+
+
+def convert_once(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
+    """`convert`, or a copy of what it made before."""
+    if checkpoint.path is None:
+        return openvino_model.convert(checkpoint, folder, precision)
+    kept = FOLDER / key_of(checkpoint, checkpoint.path, precision)
+    if not kept.exists():
+        words = openvino_model.convert(checkpoint, folder, precision)
+        (folder / WORDS).write_text(words, "utf-8")
+        keep(folder, kept)
+    else:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    words = (folder / WORDS).read_text("utf-8")
+    (folder / WORDS).unlink()
+    return words
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Copy a model into the cache, whole or not at all, and drop the oldest of too many."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=FOLDER, prefix="part-"))
+    shutil.copytree(folder, part, dirs_exist_ok=True)
+    try:
+        part.rename(kept)
+    except OSError:  # another process was faster
+        shutil.rmtree(part)
+    oldest = sorted(FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[:-MOST]
+    for path in oldest:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def key_of(checkpoint: Checkpoint, place: Path, precision: str) -> str:
+    """A name that is another as soon as the model, the precision, a package or the code of the peers is another."""
+    found = hashlib.sha256(f"{precision} {checkpoint.config} {checkpoint.weight_dtype} {openvino_model.LARGE}".encode())
+    for package in PACKAGES:
+        try:
+            found.update(f"{package} {version(package)}".encode())
+        except PackageNotFoundError:
+            found.update(package.encode())
+    for path in sorted([*Path(peers.__file__).parent.glob("*.py"), *filter(Path.is_file, place.iterdir())]):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:32]

@@ -1,0 +1,139 @@
+"""How tests share the machine: which run in one process, on how many threads, and what is said at the end.
+
+`tests/__main__.py` starts all of them; `python -m pytest FILE` works as well, in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kept import KEPT
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What limits the threads of torch, of the native kernels and of NumPy."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests and their programs need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if WORKER:  # a worker has one core; torch, which is imported later, reads this, and so do programs that tests start
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))  # Triton keeps its kernels in the user's home anyway
+
+TOGETHER = {
+    "tests/serving/live/": "a server of all models",
+    "tests/serving/test_config.py": "a server without models",
+    "tests/serving/test_silent_mistakes.py": "a server without models",
+    "tests/serving/test_client.py": "a server of gptj",
+    "tests/serving/test_metrics.py": "a server of gptj",
+    "tests/serving/test_stress": "a server of gptj",
+}
+"""Files that share a server, named by how their paths begin: they run in one process."""
+
+APART = ("tests/labs/",)
+"""Files of which each test takes long and shares nothing with the others: any process may run it."""
+
+FIRST = ("docker", "labs", "browser", "serving/live", "serving", "bench", "exercises", "grading", "parallel", "ops", "cli")
+"""Folders: what takes longest begins first, so that no process is left alone with it at the end."""
+
+SAVED = "LABKIT_TESTS_SAVED"
+"""The environment variable with the file in which a run leaves what `tests/__main__.py` sums up."""
+
+STANDS_FOR = "stands for"
+"""The property of a test that was left out with others, with the number of all of them."""
+
+seconds: Counter[str] = Counter()
+"""Seconds of each test, with what was set up for it and taken down after it."""
+
+
+def scope_of(nodeid: str) -> str:
+    """What a test shares its process with: its file, the files that share a server with it, or nothing but itself."""
+    file = nodeid.partition("::")[0]
+    alone = nodeid if file.startswith(APART) else file
+    return next((name for start, name in TOGETHER.items() if file.startswith(start)), alone)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """pytest-xdist's scheduler that hands out one scope after the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByScope(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    config.option.loadscopereorder = False  # the order below stays
+    return ByScope(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a GPU one test stands for all of its file that need one; on several processes, what takes longest comes first."""
+    if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
+        items[:] = one_a_file(items)
+    if WORKER:
+        items.sort(key=turn_of)
+
+
+def turn_of(item: pytest.Item) -> int:
+    """The place of an item's folder among those that begin first."""
+    return next((turn for turn, folder in enumerate(FIRST) if item.nodeid.startswith(f"tests/{folder}/")), len(FIRST))
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """The items, of those that need a GPU only the first of each file, which is skipped and stands for all of them."""
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            files[item.path].append(item)
+    for item in items:
+        rest = files.get(item.path, [])
+        if item not in rest:
+            yield item
+        elif item is rest[0]:
+            item.user_properties.append((STANDS_FOR, len(rest)))
+            yield item
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    seconds[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave the durations for `tests/__main__.py`."""
+    if not WORKER and SAVED in os.environ:
+        Path(os.environ[SAVED]).write_text(json.dumps(seconds))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say once for each file and reason what was not measured here."""
+    for line in skipped_lines(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line)
+
+
+def skipped_lines(reports: list[Any]) -> Iterator[str]:
+    """One line for each file and reason of reports on skipped tests."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for report in reports:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        count = dict(getattr(report, "user_properties", ())).get(STANDS_FOR, 1)
+        found[report.nodeid.partition("::")[0]][reason.removeprefix("Skipped: ")] += count
+    for file, reasons in sorted(found.items()):
+        for reason, count in reasons.items():
+            yield f"{file}: {reason}" + (f" ({count} tests)" if count > 1 else "")

@@ -1,0 +1,9 @@
+"""The folder in which tests keep what takes long to make and is the same in the next run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labkit-tests"
+"""In the user's cache; whoever deletes it loses time alone."""

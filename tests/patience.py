@@ -1,0 +1,41 @@
+"""How long tests wait for what does not come: a guard against waiting for ever, never a measure of speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+PATIENCE = 300.0
+"""Seconds to wait for something that takes seconds on an idle machine; a busy one may take ten times as long."""
+
+
+def wait_for(condition: Callable[[], T], what: str = "the condition of this line", seconds: float = PATIENCE) -> T:
+    """Wait until the condition is true, and return its value; fail with the name of what did not come."""
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, f"waited {seconds:.0f} s in vain, ten times what an idle machine takes, for: {what}"
+        time.sleep(0.02)
+    return found
+
+
+def if_alive(look: Callable[[], T], otherwise: T) -> T:
+    """What a method of `psutil.Process` returns, or `otherwise` when the process has ended."""
+    try:
+        return look()
+    except psutil.Error:
+        return otherwise
+
+
+def is_running(process: psutil.Process | int) -> bool:
+    """Whether a process, or the one with this process id, still runs; a zombie does not, and it may end while we look."""
+    try:
+        if isinstance(process, int):
+            process = psutil.Process(process)
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

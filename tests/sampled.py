@@ -1,0 +1,25 @@
+"""Long lists of cases: `make test` runs some of them, `make test-all` all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
+    """The cases for `parametrize`: the first of every `number` as it is, the others marked `long`.
+
+    A tuple holds one value for each argument.
+    """
+    return [case if place % number == 0 else _spread(case) for place, case in enumerate(cases)]
+
+
+def as_long(*values: Any) -> Any:
+    """A case for `parametrize` that only `make test-all` runs: one value for each argument."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+def _spread(case: Any) -> Any:
+    return as_long(*case) if type(case) is tuple else as_long(case)
