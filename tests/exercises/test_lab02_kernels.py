@@ -70,7 +70,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         HALF,
     ),
     (ROTARY, {"k0 * c - k1 * s": "k0", "k1 * c + k0 * s": "k1"}, "The key is written before it is turned"),
-    (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the row in the batch"),
+    (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the number of the row in the batch"),
     (ROTARY, {"tl.load(slots + token)": "tl.load(positions + token)"}, "You write to slot positions[token]"),
     (ROTARY, {"other=1.0": "other=0.0"}, "Elements after rotary_dim become 0"),
     (ROTARY, {"0 * c - ": "0 * c + ", "1 * c + ": "1 * c - "}, "You turn backwards"),
