@@ -419,7 +419,8 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
         "memory floor": [floor],
         "measured": [decode["median"]],
     }
-    title = "One decode step of gptj-tiny, batch 1"
+    busy = ", on a busy machine" if decode["disturbed"] else ""
+    title = f"One decode step of gptj-tiny, batch 1{busy}"
     caption = limits.caption(
         f"{engine.device}, fp32, 64 + 64 tokens, {decode['runs']} runs, spread {decode['spread']:.0%}"
     )

@@ -23,7 +23,7 @@ MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
 FAR_APART = 1.5
 """How many times longer than the fastest reading the middle one may take on a machine that does nothing else."""
 
-BUSY = "The machine was busy when its limits were measured, so they are too low"
+BUSY = "The machine was busy when its limits were measured, so they are too low."
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Ceilings:
 
     def caption(self, text: str = "") -> str:
         """`text` for under a figure, with a warning when these limits were measured on a busy machine."""
-        return f"{text}\n{BUSY} ({self.disturbed})".strip() if self.disturbed else text
+        return f"{text}\n{BUSY}".strip() if self.disturbed else text
 
 
 def ceilings(

@@ -127,8 +127,8 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ATTENTION, {"mask=seen, other=0": "other=None"}, "it raised OutsideTensor: program ("),
     (GELU, {"z * z * z": "z"}, "The cube is missing"),
     (GELU, {"tl.sigmoid(2 * ": "tl.sigmoid("}, "sigmoid takes twice the argument"),
-    (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return the factor alone"),
-    (GELU, {", mask=mask)": ")"}, "The last tile goes past the end"),
+    (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return only the factor"),
+    (GELU, {", mask=mask)": ")"}, "The last tile extends past the end"),
     (GELU, {"z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :]\n": "\n"}, "The bias is missing"),
     (INT8, {"total *= tl.load(scales + row, mask=row < outs, other=0.0)\n": "\n"}, "The scales are missing"),
     (INT8, {"total *= tl": "total /= tl"}, "You divide by the scale"),
@@ -140,9 +140,9 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         },
         "go through it in blocks",
     ),
-    (INT8, {"total += ": "total = "}, "You keep the last block alone"),
-    (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the first one's answer"),
-    (INT8, {"mask=both, other=0": "other=None"}, "are not masked: row < outs and k < SIZE"),
+    (INT8, {"total += ": "total = "}, "You keep only the last block"),
+    (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the answer of the first one"),
+    (INT8, {"mask=both, other=0": "other=None"}, "are not masked: use row < outs and k < SIZE"),
     (INT8, {"\n    total *= tl": "\n        total *= tl"}, "You scale the running sum in every block"),
 ]
 

@@ -165,12 +165,11 @@ SPLIT_DECODE_ATTENTION = Exercise(
     title="Decode attention, split and combined",
     function="split_decode_attention",
     statement=(
-        "One program per sequence, head and **part** of `BLOCK` positions. The loads and the launch are given. From `query`, "
-        "`key` and `value`, compute the scores $q \\cdot k / \\sqrt{\\text{head\\_dim}}$ of the positions that are `seen`, and store "
-        "their maximum $m_p$ (in `tops`), sum $s_p$ (in `totals`) and weighted sum $o_p$ (in `sums`). A part may be empty: $m_p "
-        "= -\\infty$. Then combine the parts in torch.\n\n"
-        "$$s_p = \\sum_i e^{x_i - m_p} \\quad o_p = \\sum_i e^{x_i - m_p} v_i \\quad "
-        "o = \\frac{\\sum_p e^{m_p - m} o_p}{\\sum_p e^{m_p - m} s_p} \\quad m = \\max_p m_p$$"
+        "One program per sequence, head and **part** of `BLOCK` positions; its loads and the launch are given. Compute the scores "
+        "$x_i = q \\cdot k_i / \\sqrt{\\text{head\\_dim}}$ of the positions that are `seen`. Store their maximum $m_p$ in `tops`, "
+        "$s_p$ in `totals` and $o_p$ in `sums`. A part may be empty. Then combine the parts in torch.\n\n"
+        "$$s_p = \\sum_i e^{x_i-m_p} \\quad o_p = \\sum_i e^{x_i-m_p}v_i \\quad "
+        "o = \\frac{\\sum_p e^{m_p-m}o_p}{\\sum_p e^{m_p-m}s_p} \\quad m = \\max_p m_p$$"
     ),
     points=15,
     minutes=50,
