@@ -1,19 +1,20 @@
 # %% [markdown]
 # # Lab 00 · Class environment
 #
-# **After this lab you can** say what a machine can do at best, how much memory a model needs on it, how many GPUs it
-# takes, and how fast a token can come out of it: all of that before anything is run. Then you measure, and see how
-# close reality comes.
+# **After this lab you can** say what a machine can do at best, how much memory a model needs, how many GPUs it takes, and how
+# fast it can produce a token, all before you run anything. Then you measure, and see how close the measurement comes.
 #
-# *About 60 minutes · 6 exercises, 65 points · runs on any machine; what yours lacks is named, not skipped.*
+# *About 60 minutes · 6 exercises, 65 points · runs on any machine; if yours lacks something, the cell says what.*
 #
 # How this works:
-# - You write the body of a function, run its cell, and run `check(...)` below it. The check feeds your function inputs
-#   that you have not seen and says **passed**, **failed** (with the likely mistake in words) or **not measured here**.
-# - `hint(my_function)` gives up to three hints, from a nudge to nearly the answer.
-# - Some cells ask for a **prediction** first. Nobody grades it; the figure lays it beside the measurement.
-# - Progress, measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell you were
-#   at and choose *Run All Above Selected Cell* in the Run menu; measurements are not taken twice.
+# - You write the body of a function, run its cell, and run `check(...)` below it. The check calls your function with inputs
+#   that you have not seen. It says **passed**, **failed** (with the likely mistake in words) or **not measured here**.
+# - `hint(my_function)` shows up to three hints. The first is small, the third is nearly the answer.
+# - Some cells ask for a **prediction** first. It is not graded; the figure shows it next to the measurement.
+# - Your progress, your measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell
+#   where you were and choose *Run All Above Selected Cell* in the Run menu; kept measurements are not repeated.
+# - **Close other programs before you measure.** A measurement that they disturb says so, and is repeated when you run its cell
+#   again.
 
 # %%
 import torch
@@ -23,7 +24,8 @@ import labkit
 from labkit import measure
 from labkit.config import GPT_J_6B
 from labkit.environment import describe
-from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab.lab00 import head_flops, matmul_flops_per_token, pictures, weight_bytes_per_step
 from labkit.measure import plots
 
 runs = measure.KeptRuns("00")
@@ -34,10 +36,10 @@ progress_panel("00")
 # %% [markdown]
 # ## A model that is always there
 #
-# `gptj-tiny` is a GPT-J like its large sister, 600 times smaller, trained for this course on public-domain English: the
-# Bible, Jane Austen, Moby-Dick, presidents' addresses. It ships inside the package, so every lab runs offline.
+# `gptj-tiny` has the architecture of GPT-J 6B and is 600 times smaller. It was trained for this course on public-domain
+# English: the Bible, Jane Austen, Moby-Dick, presidents' addresses. It is part of the package, so every lab runs offline.
 #
-# It knows no facts. It is here because its text can be read and its quality measured.
+# It knows no facts. But you can read its text, and the labs can measure its quality.
 
 # %%
 engine = labkit.load("gptj-tiny", dtype="fp32")
@@ -49,7 +51,7 @@ for event in engine.stream("In the beginning", taste):
 # %% [markdown]
 # ## This machine
 #
-# What decides the speed of inference is, in this order: how fast memory can be **read**, how much **memory** there is,
+# Four things decide the speed of inference, in this order: how fast memory can be **read**, how much **memory** there is,
 # how fast **matrices** are multiplied, and, with several GPUs, how fast the **links** between them are.
 
 # %%
@@ -73,12 +75,12 @@ if not machine.gpus:
 # %% [markdown]
 # ### Predict, then measure
 #
-# How many **GB can be read in a second** here, and how many **GFLOP in a second** does a matrix product in fp32 reach?
-# Two rules of thumb to start from:
+# How many **GB per second** can this machine read, and how many **GFLOP per second** does a matrix product in fp32 reach?
+# Start from two rules of thumb:
 #
-# - One channel of DDR5-4800 reads 38 GB/s. A laptop has two channels; a share of a server may get a few of them; an H100
-#   reads 3,350 GB/s.
-# - A CPU core with AVX-512 does up to 64 fp32 operations a cycle (two 16-wide multiply-adds), with AVX2 up to 32, at 2 to
+# - One channel of DDR5-4800 reads 38 GB/s. A laptop has two channels; a virtual machine may get a few channels of its server;
+#   an H100 reads 3,350 GB/s.
+# - A CPU core with AVX-512 does up to 64 fp32 operations per cycle (two 16-wide multiply-adds), with AVX2 up to 32, at 2 to
 #   4 GHz. Real products reach half of that.
 #
 # Replace each `None` by your number.
@@ -98,7 +100,9 @@ def measure_limits():
 
 
 limits = measure.Ceilings(**runs.keep("limits", measure_limits))
-caption = f"{limits.device}, {limits.threads} threads, torch {torch.__version__}; best of several runs"
+caption = limits.caption(
+    f"{limits.device}, {limits.threads} threads, torch {torch.__version__}; best of several runs"
+)
 
 # %%
 if predicted(read=guess_read_gb_per_second, fp32=guess_fp32_gflop_per_second):
@@ -106,19 +110,19 @@ if predicted(read=guess_read_gb_per_second, fp32=guess_fp32_gflop_per_second):
         "your prediction": [guess_read_gb_per_second, guess_fp32_gflop_per_second],
         "measured": [limits.read_bytes_per_second / 1e9, limits.flops_per_second["fp32"] / 1e9],
     }
-    names = ["read, GB a second", "fp32 product, GFLOP a second"]
+    names = ["read, GB per second", "fp32 product, GFLOP per second"]
     display(
         plots.prediction_plot(
             names,
             series,
-            ylabel="GB or GFLOP a second",
+            ylabel="GB or GFLOP per second",
             title="What can this machine do?",
             caption=caption,
         )
     )
 
 # %% [markdown]
-# Look at the ratio as well: how many operations can this machine do in the time in which it reads one byte?
+# Look at the ratio too: how many operations can this machine do in the time in which it reads one byte?
 
 # %%
 for precision, rate in limits.flops_per_second.items():
@@ -126,15 +130,16 @@ for precision, rate in limits.flops_per_second.items():
     print(f"{precision}: {rate / 1e9:8,.0f} GFLOP/s, {per_byte:6.1f} FLOP in the time of one byte")
 
 # %% [markdown]
-# (A precision that is far slower than fp32 is one that this processor has no units for and emulates: fp16 on most CPUs.)
+# (If a precision is far slower than fp32, this processor has no units for it and emulates it: fp16 on most CPUs.)
 #
-# Writing one token needs **two** operations for each weight, and a weight is four bytes in fp32, two in bf16: half an
-# operation to one operation a byte. Where there are units for it, a machine does more than that while it reads. Keep
-# this in mind; it is the whole story of batch size 1.
+# To produce one token, a model does **two** operations with each weight. A weight is four bytes in fp32 and two in bf16, so
+# that is half an operation to one operation per byte. Your machine can do more than that while it reads one byte, in every
+# precision for which it has units. Remember this: with batch size 1, the processor waits for memory.
 #
 # ## Executive math: does it fit?
 #
-# Before any benchmark, count. The shape of GPT-J 6B:
+# *Executive math* means a few multiplications on paper that decide what to buy and what to run. Before any benchmark, count.
+# The shape of GPT-J 6B:
 
 # %%
 GPT_J_6B
@@ -157,7 +162,7 @@ def parameter_count(config):
 check(parameter_count)
 
 # %% [markdown]
-# Now hold your formula against a real file: the weights that the engine above has just loaded.
+# Now compare your formula with a real file: the weights that the engine above loaded.
 
 # %%
 if passed(parameter_count):
@@ -169,8 +174,10 @@ if passed(parameter_count):
     print(f"GPT-J 6B:  {parameter_count(GPT_J_6B):,}")
 
 # %% [markdown]
-# The lecture's slide computes the memory of a 175B model in fp16 as $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB".
-# Strictly those are **GiB**; in GB ($10^9$ bytes) it is 350. GPUs are sold in GB and report GiB, so say which you mean.
+# This course accompanies a lecture on serving large models; you need not have heard it. One of its slides computes the memory
+# of a model with 175 billion parameters in fp16 as
+# $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB". Strictly, those are **GiB** ($1024^3$ bytes); in GB ($10^9$ bytes) it
+# is 350. GPUs are sold in GB and report GiB, so say which one you mean.
 
 # %% [markdown]
 # {{exercise lab00.weight_gib}}
@@ -198,13 +205,17 @@ if passed(weight_gib):
     display(plots.prediction_plot(precisions, series, limits=lines, log=True, **labels))
 
 # %% [markdown]
-# Which of these models could this machine hold, and in which precision? Int4 makes the difference for 6B on a laptop.
-# Lab 05 is about what it costs in quality.
+# Which of these models could this machine hold, and in which precision? On a laptop, 6B fits only in int4. Lab 05 shows what
+# that costs in quality.
 #
 # ## The other memory: keys and values
 #
-# To write token 1,001 a model looks back at 1,000 earlier ones. Their keys and values do not change, so they are kept:
-# the **KV cache**. It grows with every token of every sequence that is being served.
+# To produce token 1,001, a model reads the keys and values of the 1,000 tokens before it. They do not change, so the engine
+# keeps them: this is the **KV cache**. It grows with every token of every sequence. Each layer keeps one key and one value
+# per token, and each of them is a vector of `hidden_size` numbers:
+
+# %%
+pictures.kv_cache(lengths=(6, 3, 8), layers=4)
 
 # %% [markdown]
 # {{exercise lab00.kv_cache_bytes}}
@@ -222,8 +233,8 @@ def kv_cache_bytes(config, lengths, element_bytes):
 check(kv_cache_bytes)
 
 # %% [markdown]
-# Move the slider: from which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? How much
-# later is that when sequences are short?
+# Move the slider. From which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? And from
+# which one when sequences are short?
 
 # %%
 batches = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -233,7 +244,7 @@ def draw_cache(length=1024):
     cache = [kv_cache_bytes(GPT_J_6B, [length] * batch, 2) / 1e9 for batch in batches]
     weights = [2 * GPT_J_6B.parameter_count / 1e9] * len(batches)
     flat = {"weights": weights, "one 80 GB GPU": [80] * len(batches)}
-    title = f"GPT-J 6B in fp16, {length} tokens a sequence (your function)"
+    title = f"GPT-J 6B in fp16, {length} tokens per sequence (your function)"
     labels = {"xlabel": "batch", "ylabel": "GB", "title": title}
     display(plots.sweep_plot(batches, {"KV cache": cache}, limits=flat, **labels))
 
@@ -247,7 +258,7 @@ if passed(kv_cache_bytes):
 
 # %%
 def gpus_needed(weight_bytes, gpu_bytes, reserve):
-    """The smallest of 1, 2, 4, 8, ... GPUs that hold the weights with this fraction of their memory kept free."""
+    """The smallest of 1, 2, 4, 8, ... GPUs that hold the weights and keep this fraction of their memory free."""
     # BEGIN SOLUTION
     gpus = 1
     while weight_bytes / gpus > gpu_bytes * (1 - reserve):
@@ -269,14 +280,21 @@ if passed(gpus_needed):
         )
 
 # %% [markdown]
-# The lecture's table runs 175B on 8 to 32 GPUs and 530B on 16 to 32, of 80 GB each. Your function gives 8 for 175B. For
-# 530B it gives 32, because 16 GPUs hold 66 GB each and you keep a fifth free, which leaves 64: try a reserve of 0.15. What
-# would the larger numbers be good for? (Lab 03 and lab 08 come back to this.)
+# A table in the lecture runs 175B on 8 to 32 GPUs of 80 GB, and 530B on 16 to 32. Your function returns 8 for 175B. For
+# 530B it returns 32: 16 GPUs would have to hold 66 GB each, and with a fifth kept free only 64 are left (try a reserve of
+# 0.15). Why would anyone use more GPUs than necessary? Labs 03 and 08 return to this question.
 #
 # ## Executive math: how fast can it be?
 #
-# A step reads bytes and does arithmetic. A good implementation overlaps them, so the step takes as long as the slower of
-# the two: the **roofline** model (Williams, Waterman and Patterson, 2009).
+# A step reads bytes and does arithmetic. A good implementation does both at the same time, so the step takes as long as the
+# slower of the two. This is the **roofline** model (Williams, Waterman and Patterson, 2009):
+
+# %%
+pictures.overlap()
+
+# %% [markdown]
+# **Decode** produces one token: it reads all weights and computes little. **Prefill** reads the same weights once for the
+# whole prompt, and computes for every token of it.
 
 # %% [markdown]
 # {{exercise lab00.roofline_time}}
@@ -295,13 +313,10 @@ def roofline_time(flops, bytes_read, flops_per_second, bytes_per_second):
 check(roofline_time)
 
 # %% [markdown]
-# With it, the two phases of inference look very different. **Prefill** runs the whole prompt through the weights at once;
-# **decode** runs one token. Both read every weight once. Here is `gptj-tiny` with a prompt of 128 tokens, on this machine:
+# Your function separates the two phases. Here is `gptj-tiny` with a prompt of 128 tokens, on this machine:
 
 # %%
 if passed(roofline_time):
-    from labkit.measure.roofline import head_flops, matmul_flops_per_token, weight_bytes_per_step
-
     token_flops = matmul_flops_per_token(engine.config) + head_flops(engine.config)
     weight_bytes = weight_bytes_per_step(engine.config, 4)
     for phase, tokens in {"decode": 1, "prefill": 128}.items():
@@ -322,14 +337,18 @@ if passed(roofline_time):
     title = "Where the phases of gptj-tiny lie (fp32)"
     display(
         plots.roofline_plot(
-            rates[1], rates[0], points, title=title, caption="computed from the limits measured above"
+            *reversed(rates),
+            points,
+            title=title,
+            caption=limits.caption("from the limits measured above"),
         )
     )
 
 # %% [markdown]
-# Left of the bend, memory binds: faster arithmetic buys nothing there, and more sequences in a step cost hardly anything
-# until the bend is reached. Right of it, arithmetic binds. An H100's bend in bf16 lies at 295 (its data sheet: 989 TFLOP/s over
-# 3.35 TB/s), which is why it wants large batches. Every trick of this course moves a point up, or to the right, or lifts the roof.
+# Left of the bend, memory is the limit. Faster arithmetic gains nothing there, and more sequences in a step cost hardly
+# anything until the bend is reached. Right of the bend, arithmetic is the limit. The bend of an H100 in bf16 lies at 295 (989
+# TFLOP/s divided by 3.35 TB/s, from its data sheet), so it needs large batches. Every technique of this course moves a point
+# up or to the right, or lifts the roof.
 
 # %% [markdown]
 # {{exercise lab00.decode_floor_ms}}
@@ -337,7 +356,7 @@ if passed(roofline_time):
 
 # %%
 def decode_floor_ms(config, batch, length, element_bytes, bytes_per_second):
-    """The least milliseconds that the bytes of one decode step take."""
+    """The least time in milliseconds in which the bytes of one decode step can be read."""
     # BEGIN SOLUTION
     weights = (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
     cache = config.kv_bytes_per_token(element_bytes) * batch * length
@@ -349,7 +368,7 @@ def decode_floor_ms(config, batch, length, element_bytes, bytes_per_second):
 check(decode_floor_ms)
 
 # %% [markdown]
-# One line, and you know the best time a token can take on any machine. Bandwidths from the makers' data sheets:
+# This one line tells the shortest possible time per token on any machine. The bandwidths are from data sheets:
 
 # %%
 if passed(decode_floor_ms):
@@ -361,14 +380,14 @@ if passed(decode_floor_ms):
     }
     for name, rate in bandwidths.items():
         print(
-            f"At best, GPT-J 6B in fp16 on {name:>12}: {decode_floor_ms(GPT_J_6B, 1, 128, 2, rate):7.1f} ms a token"
+            f"At best, GPT-J 6B in fp16 on {name:>12}: {decode_floor_ms(GPT_J_6B, 1, 128, 2, rate):7.1f} ms per token"
         )
 
 # %% [markdown]
-# ### Your first prediction that is put to the test
+# ### Your first tested prediction
 #
-# How many **milliseconds** will one decode step of `gptj-tiny` take here, in fp32 and at batch 1? Start from your floor,
-# then think: will a plain PyTorch loop over 8 layers reach it? By which factor will it miss?
+# How many **milliseconds** does one decode step of `gptj-tiny` take here, in fp32 and with batch size 1? Start from your
+# floor. Then ask yourself whether a plain PyTorch loop over 8 layers can reach it, and by which factor it will miss.
 
 # %%
 if passed(decode_floor_ms):
@@ -383,12 +402,13 @@ guess_decode_ms = 4
 
 # %%
 def measure_decode():
-    """Milliseconds a token of 64-token continuations, the median of several."""
+    """Milliseconds per token when 64 tokens are generated: the median of several runs."""
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     call = lambda: engine.generate([[5] * 64], params)
     bar = measure.progress_bar("decoding")
     timing = measure.time_call(call, device=engine.device, max_runs=20, max_seconds=4, progress=bar)
-    return {"median": 1e3 * timing.median / 64, "spread": timing.spread, "runs": timing.runs}
+    found = {"median": 1e3 * timing.median / 64, "spread": timing.spread, "runs": timing.runs}
+    return found | {"disturbed": timing.disturbed}
 
 
 # %%
@@ -399,26 +419,27 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
         "memory floor": [floor],
         "measured": [decode["median"]],
     }
-    title = "One decode step of gptj-tiny, batch 1"
-    caption = (
+    busy = ", on a busy machine" if decode["disturbed"] else ""
+    title = f"One decode step of gptj-tiny, batch 1{busy}"
+    caption = limits.caption(
         f"{engine.device}, fp32, 64 + 64 tokens, {decode['runs']} runs, spread {decode['spread']:.0%}"
     )
     display(
-        plots.prediction_plot(["gptj-tiny"], series, ylabel="ms a token", title=title, caption=caption)
+        plots.prediction_plot(["gptj-tiny"], series, ylabel="ms per token", title=title, caption=caption)
     )
 
 # %% [markdown]
-# A small model lies far above its floor. Starting many small operations from Python takes time, and products of one row
-# with small matrices read memory far below its rate. Lab 01 profiles this, lab 02 removes it. The floor is not wrong, it is
-# just not what binds *yet*.
+# A small model takes far longer than its floor. Starting many small operations from Python takes time, and products of one
+# row with small matrices read memory far below its rate. Lab 01 profiles this, and lab 02 removes it. The floor is correct; it
+# is just not the limit *yet*.
 #
 # ## What you have now
 #
-# - Memory: weights from parameters and precision, a cache from layers, width and tokens.
-# - Time: the slower of bytes and FLOPs; decode at small batch is bytes, prefill is FLOPs.
-# - The limits of *this* machine, measured, which every later figure is held against.
+# - Memory: weights from parameters and precision; a cache from layers, width and tokens.
+# - Time: the slower of reading and computing. Decode with a small batch is reading, prefill is computing.
+# - The measured limits of *this* machine. Every later figure is compared with them.
 #
-# Next: **lab 01**, where GPT-J runs through Hugging Face, and a clock learns not to be fooled.
+# Next: **lab 01**, where you run GPT-J through Hugging Face and learn to time it correctly.
 
 # %%
 progress_panel("00")

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Lab 01 · Hugging Face baseline
 #
-# **After this lab you can** run GPT-J through `transformers`, time it with a clock that is not fooled, take prefill and
-# decode apart, weigh the KV cache, sweep batch and length, and say how far all of it is from what the machine could do.
-# The first rungs of your **speed ladder** come out of it; every later lab is held against them.
+# **After this lab you can** run GPT-J through `transformers`, time it correctly, time prefill and decode separately, weigh the
+# KV cache, sweep batch and length, and say how far each of them is from the limit of the machine. Your measurements become
+# the first rungs of your **speed ladder**; later labs are compared with them.
 #
 # *About 90 minutes · 6 exercises, 85 points · runs on any machine; on a GPU the same cells use it.*
 #
-# Lab 00 explains how checks, hints and predictions work.
+# Lab 00 explains how checks, hints and predictions work. Close other programs before you measure.
 
 # %%
 import functools
@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 import labkit
 from labkit import measure
 from labkit.checkpoints import fetch
-from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab.lab01 import AsyncDevice, pictures
 from labkit.measure import plots
 
 warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)  # renamed in 5.24, taken until 5.39
@@ -33,8 +34,8 @@ progress_panel("01")
 # %% [markdown]
 # ## GPT-J through `transformers`
 #
-# The built-in model is an ordinary Hugging Face directory, so `transformers` loads it unchanged. We only run it, so
-# gradients are off for the whole notebook.
+# The built-in model is an ordinary Hugging Face directory, so `transformers` loads it unchanged. You only run it, so gradients
+# are switched off for the whole notebook.
 
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,13 +56,17 @@ print(tokenizer.decode(made[0]))
 # %% [markdown]
 # ## A clock that is not fooled
 #
-# A GPU works behind your back: a call puts work on a queue and returns. You may have none here, so this lab brings a small
-# **asynchronous device** that behaves like one, with a clock of its own. Look at what a naive timing says about a step that
-# takes about 2 ms:
+# A GPU works while your program goes on: a call puts work on a queue and returns at once. A clock that is read then has seen
+# almost nothing of the work:
 
 # %%
-from labkit.exercises.async_device import AsyncDevice
+pictures.queue()
 
+# %% [markdown]
+# You may have no GPU here, so this lab has a small **asynchronous device** that behaves like one, with its own clock. Look at
+# what a naive timing says about a step that takes about 2 ms:
+
+# %%
 gpu = AsyncDevice(seed=1)
 for run in range(6):
     before = gpu.clock()
@@ -72,8 +77,8 @@ for run in range(6):
     print(f"run {run}: naive {1e6 * naive:5.0f} us, honest {1e3 * honest:6.2f} ms")
 
 # %% [markdown]
-# The naive clock is off by a factor of hundreds, and never complains. And the first runs are slow: there kernels are
-# compiled, memory is allocated, caches are cold.
+# The naive clock is wrong by a factor of hundreds, and nothing warns you. The first runs are slow too: kernels are compiled,
+# memory is allocated, and caches are cold.
 
 # %% [markdown]
 # {{exercise lab01.time_runs}}
@@ -100,7 +105,7 @@ def time_runs(call, synchronize, clock, warmup, runs):
 check(time_runs)
 
 # %% [markdown]
-# Now on the real thing: one forward pass over 128 tokens. `wait` is what `synchronize` means here.
+# Now use it on the model: one forward pass over 128 tokens. Here `wait` plays the part of `synchronize`.
 
 
 # %%
@@ -121,13 +126,14 @@ if passed(time_runs):
     display(plots.sweep_plot(range(1, 21), {"forward pass": times}, log=False, **labels))
 
 # %% [markdown]
-# Which runs would you count? This is why a figure here is a **median** with a **spread**, taken after a warm-up, and why
-# things that are compared are run in turn, A B A B. From here on `measure.compare` does that for you.
+# Which runs would you count? Because of such runs, this course reports a **median** with a **spread**, measured after a
+# warm-up, and runs the things that it compares in turn, A B A B. From here on, `measure.compare` does that for you.
 #
 # ## Prefill and decode
 #
-# Generating has two phases. **Prefill** runs the prompt through the model at once. **Decode** then feeds one token after
-# another, and finds the earlier ones' keys and values in the cache. `model.generate` hides both; you write them out.
+# Generating text has two phases. **Prefill** runs the whole prompt through the model in one call. **Decode** then feeds one
+# token per call, and reads the keys and values of earlier tokens from the cache. `model.generate` hides both phases; you
+# write them yourself.
 
 # %% [markdown]
 # {{exercise lab01.greedy_decode}}
@@ -152,7 +158,8 @@ def greedy_decode(model, input_ids, new_tokens):
 check(greedy_decode)
 
 # %% [markdown]
-# The check ran a tiny counted model. On the real one your function must write what `model.generate` writes:
+# The check used a tiny model that counts its tokens. On the real model, your function must produce the text of
+# `model.generate`:
 
 # %%
 if passed(greedy_decode):
@@ -164,10 +171,13 @@ if passed(greedy_decode):
     print(tokenizer.decode(mine[0]), f"\n\nequal to model.generate: {same}")
 
 # %% [markdown]
-# Greedy text repeats itself: the likeliest word is a safe word. For measuring it is just right, because it is the same
-# every time.
+# Greedy text repeats itself, because the likeliest word is often a word that was just used. For measuring it is ideal: it is
+# the same every time.
 #
 # ### What the cache saves
+
+# %%
+pictures.positions(prompt=4, new=4)
 
 # %% [markdown]
 # {{exercise lab01.positions_processed}}
@@ -175,7 +185,7 @@ if passed(greedy_decode):
 
 # %%
 def positions_processed(prompt_tokens, new_tokens, cached):
-    """Positions that run through the model in all, a whole number."""
+    """The total number of positions that run through the model, an int."""
     # BEGIN SOLUTION
     if cached:
         return prompt_tokens + new_tokens - 1
@@ -201,9 +211,8 @@ if passed(positions_processed):
     )
 
 # %% [markdown]
-# For a prompt of 64 tokens and 64 new ones the count says how many times more positions run without a cache. **How many
-# times faster will decoding with a cache be**, measured? The same number, more, or less? Think of what a step costs besides
-# its positions.
+# For a prompt of 64 tokens and 64 new ones, the count says how many times more positions run without a cache. **How many times
+# faster will decoding with a cache be**, measured? The same number, more, or less? Think of what else a step costs.
 
 # %%
 if passed(positions_processed):
@@ -216,39 +225,37 @@ guess_cache_speedup = 10
 
 # %%
 def measure_cache():
-    """Seconds of 64 tokens behind a prompt of 64, with and without a cache, run in turn."""
+    """Times for 64 new tokens after a prompt of 64, without and with a cache, run in turn."""
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
     options = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
     calls = {
-        on: lambda on=on: model.generate(ids, attention_mask=mask, use_cache=on, **options)
-        for on in (False, True)
+        name: lambda on=on: model.generate(ids, attention_mask=mask, use_cache=on, **options)
+        for name, on in (("Hugging Face, no cache", False), ("Hugging Face", True))
     }
-    bar = measure.progress_bar("with and without a cache")
-    timings = measure.compare(
+    bar = measure.progress_bar("without and with a cache")
+    return measure.compare(
         calls, device=device, warmup=1, min_runs=3, max_runs=10, max_seconds=12, progress=bar
     )
-    return [list(timings[on].samples) for on in (False, True)]
 
 
 # %%
 if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
-    without, with_cache = (measure.Timing(tuple(s)) for s in runs.keep("cache", measure_cache))
-    for name, timing in (("Hugging Face, no cache", without), ("Hugging Face", with_cache)):
-        ladder.add_timing(name, timing, tokens=64, where=where)
-    bars = {
-        "your prediction": [guess_cache_speedup],
-        "positions": [counted],
-        "measured": [without.median / with_cache.median],
-    }
-    title = "What the KV cache gains"
+    found = runs.keep_timings("without and with a cache", measure_cache)
+    gain = measure.ratio(found["Hugging Face, no cache"], found["Hugging Face"])
+    print("Without a cache against with one:", gain.words)
+    if gain.trusted:
+        for name, timing in found.items():
+            ladder.add_timing(name, timing, tokens=64, where=where)
+    bars = {"your prediction": [guess_cache_speedup], "positions": [counted], "measured": [gain.shown]}
+    title = f"What the KV cache gains: {gain}"
     display(
         plots.prediction_plot(["64 + 64 tokens"], bars, ylabel="times faster", title=title, caption=where)
     )
 
 # %% [markdown]
-# If the measured bar is well below the counted one, each step costs something that has nothing to do with its positions.
-# You will find it in the profile below.
+# If the measured bar is well below the counted one, each step has a cost that does not depend on its positions. You will find
+# it in the profile below.
 #
 # ### What the cache costs
 
@@ -258,7 +265,7 @@ if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
 
 # %%
 def cache_bytes(cache):
-    """Bytes of all tensors in a list of (keys, values) pairs, a whole number."""
+    """Bytes of all tensors in a list of (keys, values) pairs, an int."""
     # BEGIN SOLUTION
     return sum(t.numel() * t.element_size() for pair in cache for t in pair)
     # END SOLUTION
@@ -276,13 +283,13 @@ if passed(cache_bytes):
     print(f"3 x 100 tokens: {weighed:,} bytes weighed, {300 * config.kv_bytes_per_token(4):,} by lab 00")
 
 # %% [markdown]
-# `transformers` lets this cache grow by one token a step: it allocates new tensors and copies the old ones, for every
-# layer and every step. A cache that is allocated once is one of the steps of lab 02.
+# In `transformers` this cache grows by one token per step: every layer allocates new tensors and copies the old ones in every
+# step. In lab 02 you write a cache that is allocated once.
 #
 # ## Sweeps: batch and length
 #
-# A server seldom has one user. What happens to the speed when a step makes tokens for 16 sequences at once? Your roofline
-# of lab 00 has an opinion. First, how a sweep's raw seconds become tokens a second:
+# A server seldom has a single user. What happens to the speed when a step makes tokens for 16 sequences at once? Your roofline
+# of lab 00 predicts it. First, turn the raw seconds of a sweep into tokens per second:
 
 # %% [markdown]
 # {{exercise lab01.throughput}}
@@ -290,7 +297,7 @@ if passed(cache_bytes):
 
 # %%
 def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds):
-    """Tokens a second by the median run: {"prefill": ..., "decode": ..., "per user": ...}."""
+    """Tokens per second by the median run: {"prefill": ..., "decode": ..., "per user": ...}."""
     # BEGIN SOLUTION
     import statistics
 
@@ -307,18 +314,18 @@ def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds
 check(throughput)
 
 # %% [markdown]
-# Below is one run of your own `greedy_decode` on a fresh random prompt: once for one token, which is the prefill, and once
-# for all, which is prefill and decode. Then a sweep of several points in turn. **Predict** before you run the third cell:
-# with batch 16 instead of 1, how many times more tokens a second will *decode* make in all?
+# Below, `run_once` times your own `greedy_decode` on a random prompt twice: for one new token, which is the prefill, and for
+# all of them, which is prefill and decode. `sweep` runs several points in turn. **Predict** before you run the third cell: with
+# batch 16 instead of 1, how many times more tokens per second will *decode* produce in total?
 
 
 # %%
 def run_once(batch, prompt_tokens, new_tokens):
-    """Seconds of prefill, and of the decode steps behind it, by your greedy_decode."""
+    """Seconds of the prefill, and of the decode steps after it, by your greedy_decode."""
     ids = torch.randint(config.vocab_size, (batch, prompt_tokens), device=device)
     last_only = functools.partial(
         model, logits_to_keep=1
-    )  # logits of the last position, as generate asks for
+    )  # only the last position's logits, as in generate
     seconds = []
     for tokens in (1, new_tokens):
         wait()
@@ -326,7 +333,7 @@ def run_once(batch, prompt_tokens, new_tokens):
         greedy_decode(last_only, ids, tokens)
         wait()
         seconds.append(time.perf_counter() - started)
-    return seconds[0], seconds[1] - seconds[0]
+    return seconds[0], max(seconds[1] - seconds[0], 1e-9)  # noise can make the difference negative
 
 
 # %%
@@ -334,15 +341,16 @@ batches = [1, 2, 4, 8, 16]
 
 
 def sweep(points, rounds=5):
-    """Seconds of (batch, prompt_tokens, new_tokens) points, the points in turn in every round: {point: [[p, d], ...]}."""
+    """For each point (batch, prompt_tokens, new_tokens) its [prefill, decode] seconds, a pair per round."""
     bar = measure.progress_bar("sweep")
     taken = [[] for _ in points]
-    for done in range(rounds + 1):
-        for index, point in enumerate(points):
-            seconds = run_once(*point)
-            taken[index] += [seconds] if done else []  # the first round warms up
-            bar(done * len(points) + index + 1, (rounds + 1) * len(points))
-    return taken
+    with measure.Contention() as others:  # other programs on the processor
+        for done in range(rounds + 1):
+            for index, point in enumerate(points):
+                seconds = run_once(*point)
+                taken[index] += [seconds] if done else []  # the first round warms up
+                bar(done * len(points) + index + 1, (rounds + 1) * len(points))
+    return {"seconds": taken, "disturbed": others.words}
 
 
 # %%
@@ -350,50 +358,59 @@ def sweep(points, rounds=5):
 guess_batch_gain = 10
 # END SOLUTION
 if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_batch_gain):
-    by_batch = runs.keep("batches", lambda: sweep([(batch, 64, 24) for batch in batches]))
+    run = runs.keep("batch sweep", lambda: sweep([(batch, 64, 24) for batch in batches]))
+    by_batch, disturbed = run["seconds"], run["disturbed"]
     rates = [throughput(b, 64, 24, *zip(*taken)) for b, taken in zip(batches, by_batch)]
     lines = {name: [rate[name] for rate in rates] for name in ("prefill", "decode", "per user")}
     whole_16 = measure.Timing(tuple(prefill + decode for prefill, decode in by_batch[-1]))
-    ladder.add_timing("Hugging Face, batch 16", whole_16, tokens=16 * 24, where=where)
-    title = "More sequences in a step"
+    if not disturbed:
+        ladder.add_timing("Hugging Face, batch 16", whole_16, tokens=16 * 24, where=where)
+    title = "More sequences in a step" + ", on a busy machine" * bool(disturbed)
     display(
         plots.sweep_plot(
-            batches, lines, xlabel="batch", ylabel="tokens a second", title=title, caption=where
+            batches, lines, xlabel="batch", ylabel="tokens per second", title=title, caption=where
         )
     )
 
 # %%
 if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_batch_gain):
-    gain = lines["decode"][-1] / lines["decode"][0]
-    shown = {"your prediction": [guess_batch_gain], "if a step cost the same": [16], "measured": [gain]}
-    title = "Decode at batch 16 against batch 1"
-    display(
-        plots.prediction_plot(
-            ["decode"], shown, ylabel="times as many tokens a second", title=title, caption=where
-        )
-    )
+    times = ([16 * d for _, d in by_batch[0]], [d for _, d in by_batch[-1]])  # for equally many tokens
+    gain = measure.ratio(*(measure.Timing(tuple(seconds), disturbed) for seconds in times))
+    print("16 x 23 tokens at batch 1 against batch 16:", gain.words)
+    shown = {
+        "your prediction": [guess_batch_gain],
+        "if a step cost the same": [16],
+        "measured": [gain.shown],
+    }
+    labels = {"ylabel": "times as many tokens per second", "caption": where}
+    display(plots.prediction_plot(["decode"], shown, title=f"Decode at batch 16: {gain}", **labels))
 
 # %% [markdown]
-# Decode gains from batching because the weights are read once for all sequences. Prefill gains less: it was bound by
-# arithmetic before. And each single user sees *fewer* tokens a second than alone: throughput and latency are traded.
+# Decode gains from batching because the weights are read once for all sequences. Prefill gains less, because arithmetic was
+# its limit already. And each user gets *fewer* tokens per second than alone: you trade latency for throughput.
 #
-# Now the other axis. A longer text means more keys and values to read in every step:
+# Now the other axis. A longer text has more keys and values, and every step reads all of them:
 
 # %%
 lengths = [16, 64, 128, 256, 448]
 if passed(greedy_decode) and passed(throughput):
-    by_length = runs.keep("lengths", lambda: sweep([(1, length, 24) for length in lengths], rounds=4))
-    seconds = [measure.Timing(tuple(decode / 23 for _, decode in taken)) for taken in by_length]
+    run = runs.keep("length sweep", lambda: sweep([(1, n, 24) for n in lengths], rounds=4))
+    seconds = [measure.Timing(tuple(d / 23 for _, d in taken)) for taken in run["seconds"]]
     bands = {"decode": [(1e3 * t.low, 1e3 * t.high) for t in seconds]}
     lines = {"decode": [1e3 * t.median for t in seconds]}
-    labels = {"xlabel": "prompt tokens", "ylabel": "ms a step", "title": "Longer texts", "caption": where}
+    labels = {
+        "xlabel": "prompt tokens",
+        "ylabel": "ms per step",
+        "title": "Longer texts" + ", on a busy machine" * bool(run["disturbed"]),
+        "caption": where,
+    }
     display(plots.sweep_plot(lengths, lines, bands=bands, log=False, **labels))
 
 # %% [markdown]
 # ## How far from the limit?
 #
-# You measured this machine's limits in lab 00; if not, the next cell does it now. Below, the sweep's steps are held against
-# the memory limit, each with half of its new tokens in the cache. Where lab 00's roofline bends before batch 16,
+# The next cell takes this machine's limits from lab 00, or measures them now. Below, the steps of the sweep are compared with
+# the memory limit; the cache is counted with half of the new tokens in it. If the roofline of lab 00 bends before batch 16,
 # arithmetic is the nearer limit there, and the fraction of the memory limit cannot come near 1.
 
 
@@ -410,7 +427,7 @@ limits = measure.Ceilings(**measure.KeptRuns("00").keep("limits", measure_limits
 
 # %%
 def roofline_fraction(config, batch, length, element_bytes, step_seconds, bytes_per_second):
-    """The least time of the step's bytes over the time it took; 1.0 is perfect."""
+    """The least time in which the bytes of the step can be read, divided by the measured time; 1.0 is perfect."""
     # BEGIN SOLUTION
     weights = (config.parameter_count - config.vocab_size * config.hidden_size) * element_bytes
     cache = config.kv_bytes_per_token(element_bytes) * batch * length
@@ -422,7 +439,7 @@ def roofline_fraction(config, batch, length, element_bytes, step_seconds, bytes_
 check(roofline_fraction)
 
 # %% [markdown]
-# **Predict:** which fraction of the memory limit does Hugging Face's decode reach here at batch 1? 1.0 is perfect.
+# **Predict:** which fraction of the memory limit does decode with Hugging Face reach here at batch 1? 1.0 is perfect.
 
 # %%
 # BEGIN SOLUTION guess_fraction = None  # your prediction
@@ -438,13 +455,15 @@ if all(map(passed, (roofline_fraction, greedy_decode, throughput))) and predicte
     names = [f"batch {batch}" for batch in batches]
     title = "Decode: fraction of the memory limit reached"
     display(
-        plots.prediction_plot(names, bars, ylabel="fraction of the limit", title=title, caption=where)
+        plots.prediction_plot(
+            names, bars, ylabel="fraction of the limit", title=title, caption=limits.caption(where)
+        )
     )
 
 # %% [markdown]
 # ## Where does the time go?
 #
-# A profile of one decode step. **Predict** first: which share of the time is spent in matrix products (`mm`, `addmm`,
+# The next cell profiles one decode step. **Predict** first: which share of the time do matrix products take (`mm`, `addmm`,
 # `bmm`, `linear`), between 0 and 1?
 
 # %%
@@ -470,23 +489,23 @@ if predicted(matmul_share=guess_matmul_share):
     display(plots.prediction_plot(["one decode step"], shown, ylabel="share", title=title, caption=where))
 
 # %% [markdown]
-# Two things keep the step from its limit. **Many small calls**: views, copies, concatenations of the cache, the rotary
-# embedding in half a dozen pieces, each costing microseconds of Python and dispatch whatever it computes; on a GPU they
-# leave the device idle between kernels. And **thin products**: multiplying one row by a small matrix reads its weights far
-# more slowly than memory could deliver them. Your bars above say which of the two weighs more on this machine.
+# Two things keep the step from its limit. The first is **many small calls**: views, copies, concatenations of the cache, and
+# half a dozen operations for the rotary embedding. Each of them costs microseconds of Python and dispatch, whatever it
+# computes; on a GPU the device is idle in between. The second is **thin products**: a product of one row with a small matrix
+# reads the weights far more slowly than memory could deliver them. Your bars above show which of the two takes more time here.
 #
-# Both are on the list of **lab 02**: QKV in one product, rotary with the cache write, residual with layer norm, a step that
-# is captured once, and products made for few rows.
+# **Lab 02** removes both: one product for query, key and value, rotary together with the cache write, residual together with
+# layer norm, a step that is captured once, and products made for few rows.
 #
 # ## Your speed ladder
 #
-# A last rung, for comparison: `labkit`'s own engine on the same task, one prompt, 64 + 64 tokens. It is run in turn with
-# Hugging Face, with and without its cache, because two runs taken at different minutes say little about each other.
+# A last rung, for comparison: `labkit`'s own engine on the same task, one prompt, 64 + 64 tokens. It runs in turn with Hugging
+# Face, with and without its cache, because two runs taken at different minutes cannot be compared.
 
 
 # %%
 def measure_labkit():
-    """Seconds of 64 tokens behind a prompt of 64: Hugging Face twice and labkit, in turn."""
+    """Times for 64 new tokens after a prompt of 64: Hugging Face twice and labkit, in turn."""
     engine = labkit.load("gptj-tiny", device=device, dtype="fp32")
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
@@ -497,26 +516,27 @@ def measure_labkit():
     calls = {"Hugging Face, no cache": lambda: peer(False), "Hugging Face": lambda: peer(True)}
     calls["labkit engine"] = lambda: engine.generate(ids.tolist(), params)
     bar = measure.progress_bar("in turn")
-    timings = measure.compare(calls, device=device, max_runs=10, max_seconds=15, progress=bar)
-    return {name: list(timing.samples) for name, timing in timings.items()}
+    return measure.compare(calls, device=device, max_runs=10, max_seconds=15, progress=bar)
 
 
 # %%
 if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
-    found = {name: measure.Timing(tuple(s)) for name, s in runs.keep("labkit", measure_labkit).items()}
-    for name, timing in found.items():
-        ladder.add_timing(name, timing, tokens=64, where=where)
-    print("labkit against Hugging Face:", measure.ratio(found["Hugging Face"], found["labkit engine"]))
-    display(plots.ladder_plot(ladder.rungs, caption=where))
+    found = runs.keep_timings("labkit in turn", measure_labkit)
+    gain = measure.ratio(found["Hugging Face"], found["labkit engine"])
+    print("Hugging Face against labkit:", gain.words)
+    if gain.trusted:
+        for name, timing in found.items():
+            ladder.add_timing(name, timing, tokens=64, where=where)
+        display(plots.ladder_plot(ladder.rungs, caption=where))
 
 # %% [markdown]
 # ## What you have now
 #
-# - A clock that waits, warms up, takes the median and compares in turn.
-# - Prefill and decode apart, the cache weighed, batch and length swept.
-# - A baseline with its distance to the limit, and a profile that says what to attack.
+# - A clock that waits for the device, warms up, takes the median and runs things in turn.
+# - Times of prefill and decode, the size of the cache, sweeps over batch and length.
+# - A baseline with its distance to the limit, and a profile that says what to improve first.
 #
-# Next: **lab 02**, where you build the fused steps one at a time, and each swaps into a real engine.
+# Next: **lab 02**, where you build the fused steps one at a time and put each into a running engine.
 
 # %%
 progress_panel("01")

@@ -2,11 +2,15 @@
 # # Lab 02 · Fused kernels
 #
 # **After this lab you can** write GPU kernels in Triton, say what a fusion saves before you write it, and put your kernel
-# into a running engine. You rebuild what made FasterTransformer fast, a step at a time.
+# into a running engine.
 #
-# *About 210 minutes · 10 exercises, 100 points · runs on any machine. With a GPU your kernels are compiled for it. Without
+# The model for this lab is **FasterTransformer**, NVIDIA's library of hand-written CUDA kernels for transformers (2019 to
+# 2023; TensorRT-LLM is its successor). It made GPT-J fast by merging small operations into few kernels. You rebuild its steps
+# one at a time.
+#
+# *About 300 minutes; 2.5 is a good place for a break · 10 exercises, 100 points · runs on any machine. With a GPU, your kernels are compiled for it. Without
 # one, Triton's interpreter runs them, and a CPU form of each fusion is timed. Without Triton (macOS, Windows) the kernel
-# exercises say "not measured here", and everything else goes on.*
+# exercises say "not measured here"; everything else works.*
 
 # %%
 import math
@@ -14,19 +18,28 @@ import math
 import torch
 
 from labkit import measure, ops
-from labkit.exercises.kernels import kernel_device, tl, triton  # interpreted without a GPU
-from labkit.exercises.lab02 import step_launches, climb, measurements, swaps
-from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, kernel_device, passed, predicted, progress_panel, tl, triton
+from labkit.lab.lab02 import (
+    climb,
+    has_triton,
+    measurements,
+    pictures,
+    step_launches,
+    swaps,
+    torch_traffic,
+)
 from labkit.measure import plots
-from labkit.measure.torch_traffic import torch_traffic
-from labkit.ops.backend import has_triton
 
 torch.set_grad_enabled(False)
 device, ladder, points = kernel_device(), measure.Ladder(), {}
-engine = swaps.EngineSwaps("gptj-tiny")  # fp32, operation by operation: yours can take the place of each
+engine = swaps.EngineSwaps(
+    "gptj-tiny"
+)  # fp32, operation by operation; your functions can replace each one
 tokens = 32 if device.type == "cpu" else 4096  # in the measurements below
-threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-where = f"{device}, fp32, {threads}, torch {torch.__version__}"
+threads = torch.get_num_threads()
+where, alone = (
+    f"{device}, fp32, {n} thread{'s' * (n > 1)}, torch {torch.__version__}" for n in (threads, 1)
+)
 
 # %%
 progress_panel("02")
@@ -34,20 +47,21 @@ progress_panel("02")
 # %% [markdown]
 # ## One step, operation by operation
 #
-# A **kernel** is a program that the GPU is told to run; telling it is a **launch**. Between two kernels everything goes
-# through memory: an operation reads its inputs and writes its outputs, and the next one reads them again. **Fusing** the two
-# saves a launch, and the way to memory and back.
+# A **kernel** is a program that runs on the GPU; starting it is a **launch**. Between two kernels all data goes through
+# memory: an operation reads its inputs and writes its outputs, and the next operation reads them again. **Fusing** two
+# operations into one kernel saves a launch, and saves writing and reading the data between them.
 #
-# Before each exercise you write down a prediction; the cell behind its check measures. Megabytes are 1,000,000 bytes.
+# Before each exercise you write down a prediction; the cell after its check measures. One MB is 1,000,000 bytes. When other
+# programs use the processor, a cell says "too noisy to compare" instead of a ratio: close them and run the cell again.
 #
-# **Predict:** the built-in model has 8 blocks. How many launches does one token take when each torch operation is one?
+# **Predict:** the built-in model has 8 blocks. How many launches does one token take if every torch operation is a launch?
 
 # %%
 # BEGIN SOLUTION guess_launches = None
 guess_launches = 300
 # END SOLUTION
 if predicted(launches=guess_launches):
-    with ops.use(**climb.APART):  # everything in separate steps
+    with ops.use(**climb.APART):  # every operation in separate steps
         launches = torch_traffic(step_launches.decode_step(engine.model)).launches
     parts = climb.launches_by_operation(step_launches.decode_step(engine.model))
     print("Launches by operation:", ", ".join(f"{name} {count}" for name, count in parts.items()))
@@ -56,13 +70,13 @@ if predicted(launches=guess_launches):
     display(plots.prediction_plot(["gptj-tiny"], shown, ylabel="launches", title=title, caption=where))
 
 # %% [markdown]
-# Eight blocks make most of the sum: a block's operations are those in the list, eight times. Where yours differs, look up
-# which one you took for a single launch; `help(ops.rotary_cache_write)` and so on say what each computes.
+# Most launches come from the eight blocks, which repeat the operations in the list eight times. If your number differs, find
+# the operation that you counted as a single launch; `help(ops.rotary_cache_write)` and so on say what each one computes.
 #
 # The first fusion needs no kernel: three products become one.
 
 # %%
-# Predict: how many times faster is one product than three? (The weights stay as large as they were.)
+# Predict: how many times faster is one product than three? (The number of weights stays the same.)
 # BEGIN SOLUTION guess_qkv_gain = None
 guess_qkv_gain = 1.5
 # END SOLUTION
@@ -88,22 +102,24 @@ if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
     x, parts = torch.randn(4, 256, device=device), torch.randn(3, 256, 256, device=device)
     whole = fuse_qkv(*parts)
     forms = {"three": lambda: [x @ part.T for part in parts], "one": lambda: x @ whole.T}
-    times = measure.compare(forms, device=device, max_runs=500, max_seconds=1, warmup=20)
+    times = measure.compare(forms, device=device, max_runs=500, max_seconds=1, warmup=20, threads=1)
     gain = measure.ratio(times["three"], times["one"])
-    shown = {"your prediction": [guess_qkv_gain], "measured": [gain.median]}
+    print("Three products against one:", gain.words)
+    shown = {"your prediction": [guess_qkv_gain], "measured": [gain.shown]}
     title = f"Time: one product instead of three, {gain}"
     names = ["4 tokens, hidden 256"]
-    display(plots.prediction_plot(names, shown, ylabel="times faster", title=title, caption=where))
+    display(plots.prediction_plot(names, shown, ylabel="times faster", title=title, caption=alone))
 
 # %% [markdown]
 # ## A cache that is written once
 #
 # The cache of `transformers` grows: each step allocates new tensors and copies the old ones. FasterTransformer allocates
-# once. This engine goes one step further, to **slots**: pages of a single token, which any sequence may hold in any order.
+# its cache once. The engine of this course divides that cache into **slots**. A slot holds the key and value of one token,
+# and a sequence may use any slots in any order: its row of the **slot table** lists them.
 
 # %%
-# Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. MB read and written for that,
-# by a cache that grows (torch.cat), and by one of slots?
+# Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. How many MB are read and written
+# by a cache that grows (torch.cat), and by a cache of slots?
 # BEGIN SOLUTION guess_grown_mb, guess_slot_mb = None, None
 guess_grown_mb, guess_slot_mb = 2 * 1001 * 4096 * 4 / 1e6, 2 * 4096 * 4 / 1e6
 # END SOLUTION
@@ -131,37 +147,44 @@ if passed(write_then_read) and predicted(grown=guess_grown_mb, slots=guess_slot_
     pool, slot = torch.zeros(1001, 16, 256, device=device), torch.tensor([1000], device=device)
     forms = {"grows": lambda: torch.cat((old, new)), "slots": lambda: pool.index_put_((slot,), new)}
     counted = [torch_traffic(form).total / 1e6 for form in forms.values()]
-    times = measure.compare(forms, device=device, max_runs=200, max_seconds=1, warmup=5)
-    shown = {"your prediction": [guess_grown_mb, guess_slot_mb], "counted": counted}
+    times = measure.compare(forms, device=device, max_runs=200, max_seconds=1, warmup=5, threads=1)
     gain = measure.ratio(times["grows"], times["slots"])
-    title = f"Bytes for a new key (in time, growing takes {gain} as long)"
-    plot = plots.prediction_plot(forms, shown, ylabel="MB", log=True, title=title, caption=where)
-    display(plot)
+    print("Time, growing against slots:", gain.words)
+    shown = {"your prediction": [guess_grown_mb, guess_slot_mb], "counted": counted}
+    title = f"Bytes for a new key (time of growing against slots: {gain})"
+    display(plots.prediction_plot(forms, shown, ylabel="MB", log=True, title=title, caption=alone))
 
 # %% [markdown]
-# Slots pay again in **beam search**, when a step turns beam 2 into beam 0: only numbers in the slot table change, and beams
-# share the slots of their common beginning. No key is copied.
+# Slots save copies in **beam search** too. When a step replaces beam 0 by a copy of beam 2, only numbers in the slot table
+# change, and beams share the slots of their common beginning. No key is copied.
 #
 # ## Your first kernel
 #
-# A Triton kernel is a function of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs, each with a
-# number of its own; the grid is a tuple, hence the comma. A program works on blocks, `tl.arange(0, BLOCK)`, whose size is a
-# power of two: `triton.next_power_of_2(size)`. What goes past the end is **masked**. Tensors come in as addresses: `x +
-# place` is where element `place` lies. `.to(tl.float32)` converts; there is no `**`.
+# A Triton kernel describes the work of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs, and
+# `tl.program_id(0)` is the number of the program that runs. (The grid is a tuple, hence the comma.) A program works on blocks:
+# `tl.arange(0, BLOCK)` is the block 0, 1, ..., BLOCK - 1. Its size must be a power of two: `triton.next_power_of_2(size)`.
+# A **mask** excludes the elements after the end of a row. Here is the grid of the example below:
+
+# %%
+pictures.program_grid(rows=3, size=100, block=128)
+
+# %% [markdown]
+# Tensors arrive as addresses: element `place` of `x` lies at the address `x + place`. `.to(tl.float32)` converts; Triton has
+# no `**`.
 #
-# What a mask leaves out and `other` does not fill is undefined: in this lab's interpreter it is NaN, so that you notice. An
-# address outside your tensors is an error here, and garbage on a GPU. **`print(x)` works inside a kernel** that is
-# interpreted, as here without a GPU. Run the example. Then take `other=0.0` away and print `total`; then take a `mask` away,
-# and read the last line of what Python says.
+# An element that the mask excludes is undefined unless `other` gives it a value. The interpreter of this lab makes it NaN, so
+# that you notice. An address outside your tensors is an error in the interpreter; on a GPU it reads garbage.
+# **`print(x)` works inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `other=0.0` and print
+# `total`. Then remove a `mask`, and read the last line of the error message.
 #
-# Each kernel has a specification in torch, which you can call to compare: `ops.residual_layer_norm` and so on. The check
-# looks at the work, too: your kernels must load and store everything, and torch must compute nothing in between.
+# Each kernel has a specification in torch that you can call to compare: `ops.residual_layer_norm` and so on. The check also
+# watches how the work is done: your kernels must load and store everything, and torch must compute nothing in between.
 
 
 # %%
 @triton.jit
 def add_kernel(x, y, out, size, BLOCK: tl.constexpr):
-    row = tl.program_id(0)  # which program am I? Here: one a row
+    row = tl.program_id(0)  # the number of this program; here, one program per row
     column = tl.arange(0, BLOCK)  # 0, 1, ..., BLOCK - 1
     inside = column < size  # a row need not be a power of two long
     place = row * size + column
@@ -176,7 +199,7 @@ if has_triton():
 
 # %%
 # Predict: `tokens` rows of 4,096 elements in fp32. How many MB must memory move for your kernel?
-# (Apart, two sums and a norm make eight passes over a tensor of that size. How many are left?)
+# (In separate steps, two sums and a norm pass eight times over a tensor of that size. How many passes remain?)
 # BEGIN SOLUTION guess_norm_mb = None
 guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -187,7 +210,7 @@ guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
 
 # %%
 def fused_residual_layer_norm(residual, attention, mlp, weight, bias, epsilon):
-    """hidden = attention + mlp + residual, and its layer norm: what ops.residual_layer_norm gives."""
+    """hidden = attention + mlp + residual, and its layer norm: the pair that ops.residual_layer_norm returns."""
     hidden, normed = torch.empty_like(residual), torch.empty_like(residual)
     count, size = residual.shape
     # BEGIN SOLUTION
@@ -201,7 +224,7 @@ def fused_residual_layer_norm(residual, attention, mlp, weight, bias, epsilon):
 def norm_kernel(
     residual, attention, mlp, weight, bias, hidden, normed, size, epsilon, BLOCK: tl.constexpr
 ):
-    """One program a token; sums in float32. tl.sum(x) adds up a block; there are tl.rsqrt and tl.where."""
+    """One program per token; sums in float32. tl.sum(x) adds up a block; see also tl.rsqrt and tl.where."""
     # BEGIN SOLUTION pass
     column = tl.arange(0, BLOCK)
     inside = column < size
@@ -227,16 +250,30 @@ if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or no
     measurements.show(points, fused_residual_layer_norm, guess_norm_mb, tokens, where)
 
 # %% [markdown]
-# The figure holds three things against each other: your prediction, the bytes counted, and in its caption the time. Where
-# memory is the limit, fewer bytes are less time; where launches are, fewer launches.
+# The figure shows your prediction and the counted bytes; its caption shows the times. Where memory is the limit, fewer bytes
+# take less time. Where launches are the limit, fewer launches do.
 #
 # ## Rotary and the cache, in one kernel
 #
-# In torch this takes twenty launches: split, gather sines, turn, stack, concatenate, write. One kernel reads a row of `qkv`
-# once and puts everything where it belongs. GPT-J turns **neighbours**; LLaMA turns one half against the other.
+# In torch this takes twenty launches: split, gather sines, turn, stack, concatenate, write. One kernel reads each row of `qkv`
+# once and stores everything in its place. GPT-J turns pairs of **neighbours**; LLaMA pairs one half with the other.
+#
+# Now the tensors have three dimensions, and you compute addresses yourself. In a contiguous tensor `[tokens, heads,
+# head_dim]`, **element (t, h, d) lies at place `t * heads * head_dim + h * head_dim + d`**. With 3 heads of 10, element
+# (2, 1, 4) lies at 2 · 30 + 1 · 10 + 4 = 74:
 
 # %%
-# Predict its MB: `tokens` rows, a hidden size of 4,096, fp32. What is read, what is written?
+pictures.address(token=2, head=1, dim=4, heads=3, head_dim=10)
+
+# %% [markdown]
+# A row of `qkv` holds query, key and value, so it is three times as long: 3 · 3 · 10 = 90 here. Element (1, 4) of token 2's
+# **query** lies at 2 · 90 + 14 = 194, the same element of its **key** 30 places later, at 224, and of its **value** at 254. A
+# slot of the cache holds all heads of one token: if that key goes to slot 5, it is stored at 5 · 30 + 14 = 164.
+#
+# The grid has two dimensions here, `kernel[(tokens, heads)](...)`: one program for each token and head.
+
+# %%
+# Predict its MB: `tokens` rows, a hidden size of 4,096, fp32. What is read? What is written?
 # BEGIN SOLUTION guess_rotary_mb = None
 guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -247,7 +284,7 @@ guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
 
 # %%
 def fused_rotary_cache_write(qkv, positions, sin, cos, keys, values, slot_mapping):
-    """What ops.rotary_cache_write gives and writes; keys and values are [slots, heads, head_dim]."""
+    """The query that ops.rotary_cache_write returns; keys and values, [slots, heads, head_dim], are written."""
     count, (_, heads, head_dim) = len(qkv), keys.shape
     query = qkv.new_empty(count, heads, head_dim)
     # BEGIN SOLUTION
@@ -294,8 +331,9 @@ if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or
 # %% [markdown]
 # ## Attention in one pass
 #
-# Softmax needs the largest score and the sum of all before it can give the first weight: three passes over the scores. Or
-# one, if you keep both **running** and shrink what you have whenever a larger score comes. FlashAttention stands on this.
+# Softmax needs the largest score and the sum of all exponentials before it knows the first weight: three passes over the
+# scores. One pass is enough if you keep a **running** maximum and a **running** sum, and shrink the sum whenever a larger
+# score comes. FlashAttention is built on this.
 
 # %% [markdown]
 # {{exercise lab02.online_softmax}}
@@ -322,22 +360,27 @@ def online_softmax(blocks):
 check(online_softmax)
 
 # %% [markdown]
-# A decode step has one query for each sequence and head: few programs, each with a long cache to read, and most of a GPU
-# idle. **Flash-Decoding** splits the cache as well. Each part gives a maximum, a sum and a weighted sum, and the formula you
-# just wrote combines them: parts and blocks are the same mathematics.
-#
-# Such a kernel works on **tiles**. A block `[n]` becomes a column by `[:, None]` and a row by `[None, :]`; column and row
-# together make a tile, of addresses as of numbers. `tl.max` and `tl.sum` over `axis=1` leave one number a row, over `axis=0`
-# one a column. `tl.load(lengths + i)`, without a block, loads one number. Here is all of it, in another kernel:
+# A decode step has one query for each sequence and head: few programs, each with a long cache to read, while most of a GPU
+# is idle. **Flash-Decoding** therefore splits the cache too. Every program handles one **part** of it and stores a maximum, a
+# sum and a weighted sum. The formula that you just wrote then combines the parts, exactly as it combines blocks:
+
+# %%
+pictures.parts(length=10, block=4)
+
+# %% [markdown]
+# Such a kernel works on **tiles**, blocks with two dimensions. A block `[n]` becomes a column by `[:, None]` and a row by
+# `[None, :]`; a column and a row together make a tile, of addresses or of numbers. `tl.max` and `tl.sum` over `axis=1` leave
+# one number per row, over `axis=0` one per column. `tl.load(lengths + i)`, without a block, loads one number. This kernel uses
+# all of them:
 
 
 # %%
 @triton.jit
 def log_sum_kernel(x, lengths, out, rows, size, ROWS: tl.constexpr, SIZE: tl.constexpr):
-    """One program a matrix [rows, size] of x: log(sum(exp(row))) of its first lengths[matrix] rows."""
+    """One program per matrix [rows, size] of x: log(sum(exp(row))) of its first lengths[matrix] rows."""
     matrix = tl.program_id(0)
     row, column = tl.arange(0, ROWS), tl.arange(0, SIZE)
-    seen = row < tl.load(lengths + matrix)  # one number against a block
+    seen = row < tl.load(lengths + matrix)  # one number compared with a block
     place = (matrix * rows + row[:, None]) * size + column[None, :]  # [ROWS, SIZE]
     both = seen[:, None] & (column < size)[None, :]
     tile = tl.load(x + place, mask=both, other=float("-inf")).to(tl.float32)
@@ -351,8 +394,26 @@ if has_triton():
     log_sum_kernel[(4,)](x.to(device), lengths.to(device), out, 6, 10, ROWS=8, SIZE=16)
     print("equal to torch's:", torch.allclose(out[0].cpu(), x[0].logsumexp(1)))
 
+
 # %%
-# Predict the MB of keys and values: `tokens // 8` sequences of 256 tokens, 16 heads of 64, fp32.
+# The loads of your next kernel. They find the slots of a part in the slot table, and make a tile of addresses by the formula
+# that you used in the rotary kernel.
+@triton.jit
+def load_part(q, k, v, table, lengths, width, head_dim, BLOCK: tl.constexpr, DIM: tl.constexpr):
+    """query [DIM], key and value [BLOCK, DIM], and two masks: seen [BLOCK], inside [DIM]."""
+    s, head, part, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(1)
+    position, dim = part * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DIM)
+    seen, inside = position < tl.load(lengths + s), dim < head_dim
+    slot = tl.load(table + s * width + position, mask=seen, other=0)
+    place = (slot[:, None] * heads + head) * head_dim + dim[None, :]  # slot, head, dim
+    both = seen[:, None] & inside[None, :]
+    query = tl.load(q + (s * heads + head) * head_dim + dim, mask=inside, other=0.0)
+    key, value = tl.load(k + place, mask=both, other=0.0), tl.load(v + place, mask=both, other=0.0)
+    return query, key, value, seen, inside
+
+
+# %%
+# Predict the MB of keys and values that are read: `tokens // 8` sequences of 256 tokens, 16 heads of 64, fp32.
 # BEGIN SOLUTION guess_cache_mb = None
 guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 # END SOLUTION
@@ -363,15 +424,15 @@ guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 
 # %%
 def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
-    """What ops.decode_attention gives: [sequences, heads, head_dim]."""
+    """Attention of one query per sequence and head: the [sequences, heads, head_dim] of ops.decode_attention."""
     (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
-    parts = triton.cdiv(width, block)
+    parts = triton.cdiv(width, block)  # rounded up
     sums = query.new_empty(sequences, heads, parts, head_dim)  # o_p
     largest, totals = query.new_empty(2, sequences, heads, parts)  # m_p, s_p
-    # BEGIN SOLUTION
     tensors = query, keys, values, slot_table, lengths, sums, largest, totals
     sizes = {"BLOCK": block, "DIM": triton.next_power_of_2(head_dim)}
     part_kernel[(sequences, heads, parts)](*tensors, width, head_dim, **sizes)
+    # BEGIN SOLUTION
     share = torch.exp(largest - largest.amax(-1, keepdim=True))
     return (share[..., None] * sums).sum(2) / (share * totals).sum(-1, keepdim=True)
     # END SOLUTION
@@ -381,22 +442,14 @@ def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
 def part_kernel(
     q, k, v, table, lengths, sums, tops, totals, width, head_dim, BLOCK: tl.constexpr, DIM: tl.constexpr
 ):
-    s, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    heads, parts = tl.num_programs(1), tl.num_programs(2)
+    query, key, value, seen, inside = load_part(q, k, v, table, lengths, width, head_dim, BLOCK, DIM)
+    s, head, part, dim = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.arange(0, DIM)
+    here = (s * tl.num_programs(1) + head) * tl.num_programs(2) + part  # in tops and in totals
     # BEGIN SOLUTION pass
-    position, dim = part * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DIM)
-    seen, inside = position < tl.load(lengths + s), dim < head_dim
-    slot = tl.load(table + s * width + position, mask=seen, other=0)
-    place = (slot[:, None] * heads + head) * head_dim + dim[None, :]
-    both = seen[:, None] & inside[None, :]
-    query = tl.load(q + (s * heads + head) * head_dim + dim, mask=inside, other=0.0)
-    key = tl.load(k + place, mask=both, other=0.0)
     score = tl.sum(query[None, :] * key, axis=1) / tl.sqrt(head_dim.to(tl.float32))
     score = tl.where(seen, score, float("-inf"))
     top = tl.max(score, axis=0)
     weight = tl.where(seen, tl.exp(score - top), 0.0)
-    value = tl.load(v + place, mask=both, other=0.0)
-    here = (s * heads + head) * parts + part
     tl.store(tops + here, top)
     tl.store(totals + here, tl.sum(weight, axis=0))
     tl.store(sums + here * head_dim + dim, tl.sum(weight[:, None] * value, axis=0), mask=inside)
@@ -415,10 +468,11 @@ if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not
     measurements.show(points, split_decode_attention, guess_cache_mb, tokens, where)
 
 # %% [markdown]
-# ## Products, and what comes behind them
+# ## Products, and what comes after them
 #
-# Matrix products are what libraries do well already. But the result goes through memory before the next operation sees it,
-# unless that operation is an **epilogue**, done while the tile is still in registers. Here is the tile:
+# Libraries already multiply matrices well. But their result goes through memory before the next operation reads it, unless
+# that operation is an **epilogue**: work that the kernel does while the tile is still in registers. This function computes
+# the tile; you write the epilogue:
 
 
 # %%
@@ -437,7 +491,7 @@ def product_tile(x, weight, row, column, tokens, outs, SIZE: tl.constexpr):
 
 
 # %%
-# Predict the MB: `tokens` rows, 512 in, 2,048 out, fp32; weight, input, output. Will the gain be large?
+# Predict the MB of weight, input and output: `tokens` rows, 512 in, 2,048 out, fp32. Will the gain be large?
 # BEGIN SOLUTION guess_gelu_mb = None
 guess_gelu_mb = (512 * 2048 + tokens * 512 + tokens * 2048) * 4 / 1e6
 # END SOLUTION
@@ -448,7 +502,7 @@ guess_gelu_mb = (512 * 2048 + tokens * 512 + tokens * 2048) * 4 / 1e6
 
 # %%
 def fused_linear_gelu(x, weight, bias):
-    """What ops.linear_gelu gives: [tokens, outs]."""
+    """gelu(x @ weight.T + bias), as ops.linear_gelu computes it: [tokens, outs]."""
     (count, size), outs = x.shape, len(weight)
     out = x.new_empty(count, outs)
     # BEGIN SOLUTION
@@ -482,8 +536,9 @@ if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_tr
     measurements.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
 
 # %% [markdown]
-# For few tokens hardly anything but the weight counts. So make the weight smaller: FasterTransformer kept it in **int8**,
-# and for batches of 1 and 2 only: its kernel turned every value into a float first, which pays while reading is the limit.
+# For few tokens, nearly all bytes are those of the weight. So make the weight smaller: FasterTransformer stored it in
+# **int8**. It did so for batches of 1 and 2 only, because its kernel converts every value to a float first. That pays as long
+# as reading is the limit.
 
 # %%
 # Predict the MB for one token, 2,048 in, 2,048 out.
@@ -535,9 +590,9 @@ if predicted(int8_mb=guess_int8_mb) and (passed(int8_product) or not has_triton(
     measurements.show(points, int8_product, guess_int8_mb, tokens, where)
 
 # %%
-# Tuning: each program asks for the whole input, so `rows` decides how often; too large a tile leaves a GPU idle.
+# Tuning: each program reads the whole input, so `rows` decides how often it is read. Too large a tile leaves a GPU idle.
 # FasterTransformer tries every choice on the user's own GPU and keeps the fastest (GEMM autotuning).
-# Without a GPU you see bytes alone, and they can only fall: the price of a large tile is time, which is not in them.
+# Without a GPU you see only bytes, and they only fall: the price of a large tile is time, which bytes do not show.
 if passed(int8_product):
     rows = [4, 8, 16, 32, 64]
     cost = measurements.sweep_rows(int8_product, rows)
@@ -548,8 +603,8 @@ if passed(int8_product):
 # %% [markdown]
 # ## From logits to a token
 #
-# The last step of the model gives 50,400 logits, and one number is wanted. The uniform random number comes from outside, so
-# that a seed means the same text on every machine.
+# The last step of the model computes one logit for each token of its vocabulary, 50,400 in GPT-J 6B. From them you draw one
+# token. The caller passes the uniform random number, so that one seed makes the same text on every machine.
 
 # %% [markdown]
 # {{exercise lab02.sample_token}}
@@ -557,7 +612,7 @@ if passed(int8_product):
 
 # %%
 def sample_token(logits, temperature, top_k, top_p, share):
-    """The number of the drawn token, a whole number."""
+    """The number of the drawn token, an int."""
     # BEGIN SOLUTION
     probabilities = torch.softmax(logits.double() / temperature, 0)
     ordered, ids = probabilities.sort(descending=True, stable=True)
@@ -581,11 +636,12 @@ if passed(sample_token):
 # %% [markdown]
 # ## A step that is captured once
 #
-# What is left is the launching. A GPU that is faster than the host waits for it. A **CUDA graph** records the launches of a
-# step once and replays them all by one; on a CPU, one call into C++ does the same for what Python and torch cost.
+# Launching itself takes time. A GPU that finishes its kernels faster than the host launches them has to wait. A **CUDA graph**
+# records the launches of a step once, and then replays all of them with a single launch. On a CPU, one call into C++ removes
+# the time that Python and torch take in the same way.
 
 # %%
-# Predict: how many times faster is a step of gptj-tiny on this machine when it is captured?
+# Predict: how many times faster is a captured step of gptj-tiny on this machine?
 # BEGIN SOLUTION guess_capture_gain = None
 guess_capture_gain = 3
 # END SOLUTION
@@ -596,7 +652,7 @@ guess_capture_gain = 3
 
 # %%
 def step_seconds(kernel_seconds, launch_seconds, captured):
-    """When the last kernel of the step is done, in seconds."""
+    """The time at which the last kernel of the step ends, in seconds."""
     # BEGIN SOLUTION
     if captured:
         return launch_seconds + sum(kernel_seconds)
@@ -611,7 +667,7 @@ def step_seconds(kernel_seconds, launch_seconds, captured):
 check(step_seconds)
 
 # %%
-# The curve is your formula; the machine's own gain is a dashed line, and where they meet is how long its kernels are.
+# The curve is your formula, the dashed line the gain of this machine. They meet at the length of its kernels.
 if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=guess_capture_gain):
     lengths = [0.5, 1, 2, 4, 8, 16, 32]  # microseconds of a kernel
     apart, whole = (
@@ -620,7 +676,8 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
     gains, lines = {"your formula, 5 us a launch": [a / b for a, b in zip(apart, whole)]}, {}
     if steps := step_launches.captured_step(device):
         gain = measure.ratio(steps["operation by operation"], steps["captured"])
-        lines = {"your guess": [guess_capture_gain] * 7, f"this machine: {gain}": [gain.median] * 7}
+        print("Operation by operation against captured:", gain.words)
+        lines = {"your guess": [guess_capture_gain] * 7, f"this machine: {gain}": [gain.shown] * 7}
     labels = {"xlabel": "how long one kernel runs (microseconds)", "ylabel": "times faster when captured"}
     title = f"Time: what capturing {launches} launches gains"
     display(plots.sweep_plot(lengths, gains, limits=lines, title=title, caption=where, **labels))
@@ -628,18 +685,18 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
 # %% [markdown]
 # ## Your speed ladder
 #
-# Every rung below fuses one thing more: 8 sequences, 16 new tokens each. On a GPU the rungs run your kernels; on a CPU the
-# forms that labkit has for it. All are run in turn, since two runs taken at different minutes say little about each other.
-# The rungs of labs 00 and 01 timed other tasks, so they are not in this picture.
+# Each rung below fuses one more thing; the task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels,
+# on a CPU the forms that labkit has for it. All rungs are measured in turn, because two runs taken at different minutes cannot
+# be compared. The rungs of labs 00 and 01 timed other tasks, so they are not in this figure.
 #
-# What to expect **on a CPU**: the first rungs lie close together. gptj-tiny's tensors fit into a cache, so bytes cost next to
-# nothing, and Python's calls cost most. "GELU in packed products" is labkit's own engine: weights laid out once for the
-# vector registers, bias and GELU as the epilogue. "Captured step" takes Python out. The last step is large because labkit's
-# int8 product multiplies int8 itself where the CPU can, several values in the place of one: that is why it pays for 8 rows as
-# well, unlike FasterTransformer's, which read int8 and multiplied floats.
+# What to expect **on a CPU**: the first rungs lie close together. The tensors of gptj-tiny fit into the processor's cache, so
+# bytes cost little and the calls from Python cost most. "GELU in packed products" is labkit's own engine: it stores the
+# weights in the order in which the vector registers take them, with bias and GELU as the epilogue. "Captured step" removes
+# Python. The last step is large because labkit's int8 product multiplies int8 directly, where the CPU can: several int8 values
+# take the place of one float. That is why it pays for 8 rows too, unlike FasterTransformer's, which multiplied floats.
 #
-# Then the roofline: left of its bend memory is the limit, and only fewer bytes help. A point above the line was served by
-# a cache, which is faster than the memory that drew the line.
+# The second figure is the roofline. Left of its bend memory is the limit, and only fewer bytes help. A point above the line
+# was served by a cache, which is faster than the memory that the line shows.
 
 # %%
 yours = {
@@ -652,14 +709,14 @@ yours = {
 
 def measure_rungs():
     mine = {name: function for name, function in yours.items() if passed(function)}
-    return {name: list(timing.samples) for name, timing in climb.climb(engine, mine).items()}
+    return climb.climb(engine, mine)
 
 
 if predicted(launches=guess_launches):
-    for name, samples in measure.KeptRuns("02").keep("rungs", measure_rungs).items():
-        ladder.add_timing(name, measure.Timing(tuple(samples)), tokens=climb.TOKENS, where=where)
-    rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 02")]
-    display(plots.ladder_plot(rungs, title="Your speed ladder: tokens a second", caption=where))
+    rungs = measure.KeptRuns("02").keep_timings("rungs in turn", measure_rungs)
+    if climb.add_to(ladder, rungs, where):
+        shown = [rung for rung in ladder.rungs if rung.name.startswith("lab 02")]
+        display(plots.ladder_plot(shown, title="Your speed ladder: tokens per second", caption=where))
 
 
 # %%
@@ -670,14 +727,16 @@ def measure_limits():
 if points:
     limits = measure.Ceilings(**measure.KeptRuns("00").keep("limits", measure_limits))
     roof = limits.read_bytes_per_second, limits.flops_per_second["fp32"]
-    title = "The fused operations under the roofline"
-    display(plots.roofline_plot(*roof, measurements.roofline_points(points), title=title, caption=where))
+    title, caption = "The fused operations under the roofline", limits.caption(where)
+    display(
+        plots.roofline_plot(*roof, measurements.roofline_points(points), title=title, caption=caption)
+    )
 
 # %% [markdown]
 # ## What you have now
 #
-# - Five kernels of your own, and a way to know what a sixth would save.
-# - An engine in which every one of them ran, with the same tokens.
-# - The list of FasterTransformer, each step with its own rung.
+# - Five kernels of your own, and a way to say what a sixth would save.
+# - An engine in which each of them ran and produced the same tokens.
+# - The steps of FasterTransformer, each measured as a rung.
 #
-# Your points are in the panel at the top (*Look again*). Next: **lab 03**, where one model is spread over several GPUs.
+# Your points are in the panel at the top (*Look again*). Next: **lab 03**, where several GPUs share one model.

@@ -92,7 +92,7 @@ PARAMETER_COUNT = Exercise(
         Mistake("The head has a bias as well: one number for each entry of the vocabulary.", partial(_count, head_bias=False)),
     ),
     hints=(
-        "Write one line for a block, one for what is around the blocks.",
+        "Write one line for a block, and one for everything outside the blocks.",
         "A layer norm has 2h numbers. The MLP has two matrices of h x i, and biases of i and of h numbers.",
         "v*h + layers * (4*h*h + 2*h*i + i + h + 2*h) + 2*h + h*v + v",
     ),
@@ -143,7 +143,7 @@ WEIGHT_GIB = Exercise(
     statement=(
         "Return the size of the weights in **GiB** ($2^{30}$ bytes). `precision` is `fp32`, `fp16`, `bf16`, `int8` or "
         "`int4`. With `int4`, every group of `group_size` weights also keeps one scale in fp16; the other precisions keep "
-        "nothing besides the weights.\n\n$$\\text{GiB} = \\frac{\\text{parameters} \\cdot \\text{bits}}{8 \\cdot 2^{30}}$$"
+        "nothing else.\n\n$$\\text{GiB} = \\frac{\\text{parameters} \\cdot \\text{bits}}{8 \\cdot 2^{30}}$$"
     ),
     points=10,
     minutes=6,
@@ -165,7 +165,7 @@ WEIGHT_GIB = Exercise(
     ),
     hints=(
         "First find the bits of one weight, then multiply.",
-        "A group of g int4 weights takes 4*g bits and 16 more for its scale: 4 + 16/g bits a weight.",
+        "A group of g int4 weights takes 4*g bits and 16 more for its scale: 4 + 16/g bits per weight.",
         "bits = {'fp32': 32, 'fp16': 16, 'bf16': 16, 'int8': 8, 'int4': 4 + 16 / group_size}[precision]",
     ),
 )
@@ -203,7 +203,7 @@ def _cache_cases(seed: int) -> list[Case]:
         [draw.randrange(1, 2000) for _ in range(33)],
     ]
     return [
-        Case(f"{label}, {len(lengths)} sequences, {size} bytes an element", (bare(config), lengths, size))
+        Case(f"{label}, {len(lengths)} sequences, {size} bytes per element", (bare(config), lengths, size))
         for (label, config), lengths, size in zip(some_configs(seed), batches, (2, 4, 2, 1, 2), strict=True)
     ]
 
@@ -212,12 +212,12 @@ KV_CACHE_BYTES = Exercise(
     name="lab00.kv_cache_bytes",
     lab="00",
     number="0.3",
-    title="What the cache will take",
+    title="The size of the cache",
     function="kv_cache_bytes",
     statement=(
-        "A running sequence keeps, for every token it has seen and in every layer, one key and one value, each "
+        "A running sequence keeps one key and one value for each of its tokens in every layer. Each key and each value has "
         "`hidden_size` numbers of `element_bytes` bytes. Return the bytes of the cache for a batch of sequences with the "
-        "given `lengths`, nothing padded."
+        "given `lengths`. Nothing is padded."
     ),
     points=10,
     minutes=5,
@@ -265,7 +265,7 @@ def _gpu_cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
     rows = [(350e9, 80e9, 0.2), (12.1e9, 80e9, 0.3), (350e9, 80e9, 0.0), (1060e9, 80e9, 0.1), (160e9, 80e9, 0.0)]
     rows += [(draw.uniform(1e9, 2e12), draw.choice([16e9, 24e9, 40e9, 80e9]), draw.uniform(0, 0.5)) for _ in range(8)]
-    return [Case(f"{w / 1e9:.0f} GB of weights, {g / 1e9:.0f} GB a GPU, {r:.0%} kept free", (w, g, r)) for w, g, r in rows]
+    return [Case(f"{w / 1e9:.0f} GB of weights, {g / 1e9:.0f} GB per GPU, {r:.0%} kept free", (w, g, r)) for w, g, r in rows]
 
 
 def _gpus(
@@ -295,8 +295,8 @@ GPUS_NEEDED = Exercise(
     title="How many GPUs?",
     function="gpus_needed",
     statement=(
-        "Tensor parallelism splits the weights evenly over 1, 2, 4, 8, ... GPUs. Return the smallest such number for which "
-        "each GPU's share fits into its memory with the fraction `reserve` of it kept free (for the cache and activations)."
+        "Tensor parallelism splits the weights evenly over 1, 2, 4, 8, ... GPUs. Return the smallest of these numbers for which "
+        "the share of each GPU fits into its memory while the fraction `reserve` of it stays free (for cache and activations)."
         "\n\n$$\\frac{\\text{weight bytes}}{n} \\le \\text{GPU bytes} \\cdot (1 - \\text{reserve})$$"
     ),
     points=10,
@@ -367,7 +367,7 @@ ROOFLINE_TIME = Exercise(
     name="lab00.roofline_time",
     lab="00",
     number="0.5",
-    title="Which limit binds?",
+    title="Memory or compute?",
     function="roofline_time",
     statement=(
         "A step does `flops` operations and reads `bytes_read` bytes. At best, arithmetic and reading overlap completely, so "
@@ -451,9 +451,9 @@ DECODE_FLOOR_MS = Exercise(
     title="The floor under a decode step",
     function="decode_floor_ms",
     statement=(
-        "One decode step makes one token for each of `batch` sequences that have `length` tokens in the cache. It reads every "
-        "weight once, except the embedding table (a step needs a few of its rows only), and every key and value in the cache. "
-        "Return the least **milliseconds** this takes at `bytes_per_second`. You may use `config.parameter_count` and "
+        "One decode step makes one token for each of `batch` sequences with `length` tokens in the cache. It reads every weight "
+        "once, except the embedding table (it needs only a few of its rows), and every key and value in the cache. Return the "
+        "least time in **milliseconds** that this takes at `bytes_per_second`. You may use `config.parameter_count` and "
         "`config.kv_bytes_per_token(element_bytes)`."
     ),
     points=15,
@@ -491,7 +491,7 @@ DECODE_FLOOR_MS = Exercise(
         ),
     ),
     hints=(
-        "Bytes of weights plus bytes of cache, over bytes a second.",
+        "Bytes of weights plus bytes of cache, divided by bytes per second.",
         "Weights: (parameter_count - vocab_size * hidden_size) * element_bytes. Cache: kv_bytes_per_token * batch * length.",
         "return 1000 * (weights + cache) / bytes_per_second",
     ),

@@ -1,4 +1,4 @@
-"""Lab 01, Hugging Face baseline: a timing that can be believed, prefill and decode apart, and the distance to the limit."""
+"""Lab 01, Hugging Face baseline: correct timing, prefill and decode separately, and the distance to the limit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def time_runs(call: Call, synchronize: Call, clock: Callable[[], float], warmup:
 
 
 def _timer(*, before: bool = True, after: bool = True, drop: bool = True, first: bool = False, whole: bool = False) -> Any:
-    """A faulty timing function: which waits it makes, whether it drops the warm-up, and what it gives back."""
+    """A faulty timing function; the options say when it waits, whether it drops the warm-up, and what it returns."""
 
     def faulty(call: Call, synchronize: Call, clock: Callable[[], float], warmup: int, runs: int) -> Any:
         times = []
@@ -75,8 +75,8 @@ TIME_RUNS = Exercise(
     function="time_runs",
     statement=(
         "On a GPU, a call returns before its work is done. Call `call()` `warmup` times uncounted, then `runs` times counted, "
-        "and return the list of the counted runs' seconds. Read the time with `clock()`; `synchronize()` waits until all work "
-        "launched so far is done. Each counted time must hold all of its own run's work and none of an earlier run's."
+        "and return a list with the seconds of each counted run. Read the time with `clock()`; `synchronize()` waits until all "
+        "launched work is done. Each time must contain the whole work of its own run, and no work of an earlier run."
     ),
     points=15,
     minutes=10,
@@ -86,11 +86,11 @@ TIME_RUNS = Exercise(
     comparison=Comparison(relative=1e-9),
     mistakes=(
         Mistake(
-            "These are the times of launching, not of the work: call synchronize() after call(), before you read the clock.",
+            "You measure only the launch, not the work: call synchronize() after call(), before you read the clock.",
             _timer(before=False, after=False),
         ),
         Mistake(
-            "Your first counted run also holds what is left of the warm-up: call synchronize() before you start the clock, too.",
+            "Your first counted run also contains the rest of the warm-up: call synchronize() before you start the clock, too.",
             lambda call, synchronize, clock, warmup, runs: (
                 [call() for _ in range(warmup)],
                 _timer(before=False)(call, synchronize, clock, 0, runs),
@@ -98,16 +98,16 @@ TIME_RUNS = Exercise(
         ),
         Mistake("The warm-up runs are among your times; they must not count.", _timer(drop=False)),
         Mistake(
-            "You count the first, cold runs and drop the later ones; it is the first ones that warm up.",
+            "You count the first, cold runs and drop the later ones; drop the first ones instead.",
             _timer(drop=False, first=True),
         ),
         Mistake(
-            "You give one total; a list with each run's seconds is asked for, so that a median can be taken.",
+            "You return one total; return a list with the seconds of each run, so that a median can be taken.",
             _timer(whole=True),
         ),
     ),
     hints=(
-        "Think of what is still on the queue when you read the clock, before a run and after it.",
+        "Think of what is still in the queue when you read the clock, before a run and after it.",
         "The order of a counted run is: synchronize, clock, call, synchronize, clock.",
         "for _ in range(runs): synchronize(); t = clock(); call(); synchronize(); times.append(clock() - t)",
     ),
@@ -121,7 +121,7 @@ def greedy_decode(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
 
 
 def _decode(model: Any, input_ids: Tensor, new_tokens: int, position: int) -> Tensor:
-    """Greedy decoding whose first token comes from the logits of this position of the prompt."""
+    """Greedy decoding that takes its first token from the logits at this position of the prompt."""
     out = model(input_ids, use_cache=True)
     token = out.logits[:, position].argmax(-1, keepdim=True)
     made = [token]
@@ -178,10 +178,10 @@ GREEDY_DECODE = Exercise(
     title="Prefill once, then decode",
     function="greedy_decode",
     statement=(
-        "Continue `input_ids` `[batch, length]` greedily and return the new tokens alone, `[batch, new_tokens]`. Run the whole "
-        "prompt **once** (prefill), then feed **one** token a call and hand the cache on (decode). "
-        "`out = model(ids, past_key_values=..., use_cache=True)` gives `out.logits` `[batch, fed, vocab]` and "
-        "`out.past_key_values`. The tokens fed to every call are counted."
+        "Continue `input_ids` `[batch, length]` greedily and return only the new tokens, `[batch, new_tokens]`. Run the whole "
+        "prompt **once** (prefill), then feed **one** token per call and pass the cache on (decode). "
+        "`out = model(ids, past_key_values=..., use_cache=True)` has `out.logits` `[batch, fed, vocab]` and "
+        "`out.past_key_values`. The check counts the tokens that you feed to each call."
     ),
     points=20,
     minutes=15,
@@ -191,18 +191,18 @@ GREEDY_DECODE = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The tokens are right, but you run the whole text again for every token; hand past_key_values on and feed one token.",
+            "The tokens are right, but you run the whole text again for every token; pass past_key_values on and feed one token.",
             _no_cache,
         ),
-        Mistake("You return the prompt as well; the new tokens alone are asked for.", _with_prompt),
-        Mistake("That is one token too many: the prefill's logits already give the first new token.", _one_too_many),
+        Mistake("You return the prompt too; return only the new tokens.", _with_prompt),
+        Mistake("That is one token too many: the first new token comes from the logits of the prefill.", _one_too_many),
         Mistake("The next token comes from the logits of the last position, logits[:, -1].", _first_position),
-        Mistake("You feed one token, but without past_key_values: the model sees that token alone.", _forgotten_past),
+        Mistake("You feed one token, but without past_key_values: the model sees only that token.", _forgotten_past),
     ),
     hints=(
-        "The prefill's logits already give the first new token.",
+        "The first new token comes from the logits of the prefill.",
         "In the loop: out = model(token, past_key_values=out.past_key_values, use_cache=True).",
-        "token = out.logits[:, -1].argmax(-1, keepdim=True) is [batch, 1]: what you keep, and what you feed next.",
+        "token = out.logits[:, -1].argmax(-1, keepdim=True) is [batch, 1]: keep it, and feed it next.",
     ),
     observe=lambda case, value: {"tokens": value, "tokens fed to each call": list(case.args[0].fed)},
 )
@@ -229,9 +229,9 @@ POSITIONS_PROCESSED = Exercise(
     title="Predict what the cache saves",
     function="positions_processed",
     statement=(
-        "How many token positions does the model run through to continue a prompt of `prompt_tokens` by `new_tokens`? With the "
-        "cache (`cached=True`) each position is run once; without it every call runs the whole text so far. The last new token "
-        "is never fed."
+        "How many positions run through the model in total, when a prompt of `prompt_tokens` is continued by `new_tokens`? With "
+        "the cache (`cached=True`) each position runs once; without it, every call runs the whole text so far. The last new "
+        "token is never fed."
     ),
     points=10,
     minutes=6,
@@ -245,11 +245,11 @@ POSITIONS_PROCESSED = Exercise(
             lambda p, n, c: p + n if c else positions_processed(p, n, c),
         ),
         Mistake(
-            "Without the cache the text grows with every call; you count the prompt alone each time.",
+            "Without the cache the text grows with every call; you count only the prompt each time.",
             lambda p, n, c: positions_processed(p, n, c) if c else p * n,
         ),
         Mistake(
-            "Without the cache, the first call runs the prompt alone: p, p+1, ..., p+n-1.",
+            "Without the cache, the first call runs only the prompt: p, p+1, ..., p+n-1.",
             lambda p, n, c: positions_processed(p, n, c) if c else sum(p + made for made in range(1, n + 1)),
         ),
         Mistake(
@@ -290,8 +290,8 @@ CACHE_BYTES = Exercise(
     title="Weigh the real cache",
     function="cache_bytes",
     statement=(
-        "`cache` is a list with one pair (keys, values) of tensors for each layer, as they come out of `past_key_values`. "
-        "Return the bytes that all of them hold together. Layers may differ in length and dtype."
+        "`cache` is a list with one pair of tensors (keys, values) for each layer, taken from `past_key_values`. Return the total "
+        "number of bytes in all of them. Layers may differ in length and dtype."
     ),
     points=10,
     minutes=5,
@@ -304,18 +304,18 @@ CACHE_BYTES = Exercise(
             "That is the number of elements; an element of a tensor t takes t.element_size() bytes.",
             lambda cache: sum(t.numel() for pair in cache for t in pair),
         ),
-        Mistake("You weigh the keys alone.", lambda cache: sum(k.numel() * k.element_size() for k, _ in cache)),
+        Mistake("You count only the keys.", lambda cache: sum(k.numel() * k.element_size() for k, _ in cache)),
         Mistake(
-            "You weigh the first layer and multiply; the layers may differ.", lambda cache: len(cache) * cache_bytes(cache[:1])
+            "You count the first layer and multiply; the layers may differ.", lambda cache: len(cache) * cache_bytes(cache[:1])
         ),
         Mistake(
-            "You take 4 bytes an element; fp16 and bf16 take 2.",
+            "You count 4 bytes per element; fp16 and bf16 take 2.",
             lambda cache: sum(4 * t.numel() for pair in cache for t in pair),
         ),
         Mistake("Those are bits: a byte has eight.", lambda cache: 8 * cache_bytes(cache)),
     ),
     hints=(
-        "A tensor knows how many elements it has, and how large one is.",
+        "A tensor can tell how many elements it has, and how many bytes one of them takes.",
         "t.numel() * t.element_size()",
         "sum(t.numel() * t.element_size() for pair in cache for t in pair)",
     ),
@@ -367,12 +367,12 @@ THROUGHPUT = Exercise(
     name="lab01.throughput",
     lab="01",
     number="1.5",
-    title="Tokens a second, honestly",
+    title="Tokens per second",
     function="throughput",
     statement=(
-        "From several runs' seconds of prefill and of decode, return a dictionary of tokens a second by the **median** run: "
+        "From the seconds of several prefills and decodes, return a dictionary of tokens per second of the **median** run: "
         '`"prefill"` (prompt tokens of the whole batch), `"decode"` (new tokens of the whole batch) and `"per user"` (new '
-        "tokens of one sequence). The first new token comes out of the prefill, so decode makes `new_tokens - 1`."
+        "tokens of one sequence). The prefill makes the first new token, so decode makes `new_tokens - 1`."
     ),
     points=15,
     minutes=8,
@@ -384,12 +384,11 @@ THROUGHPUT = Exercise(
         Mistake(
             "You take the mean: one disturbed run spoils it. Take the median.", _throughput_variant(middle=statistics.fmean)
         ),
-        Mistake(
-            "Decode makes new_tokens - 1 tokens: the first new token came out of the prefill.", _throughput_variant(decoded=0)
-        ),
+        Mistake("Decode makes new_tokens - 1 tokens: the prefill made the first one.", _throughput_variant(decoded=0)),
         Mistake("You take the fastest run; the median is asked for.", _throughput_variant(middle=min)),
         Mistake(
-            "Of an even number of runs you take the lower middle one, as torch.median does; statistics.median averages the two.",
+            "With an even number of runs you take the lower of the two middle ones, as torch.median does; statistics.median takes "
+            "their mean.",
             _throughput_variant(middle=statistics.median_low),
         ),
         Mistake(
@@ -398,7 +397,7 @@ THROUGHPUT = Exercise(
         ),
         Mistake("The prefill runs the prompts of the whole batch: multiply by batch.", _throughput_variant(prompts=False)),
         Mistake(
-            "A user sees the tokens of one sequence; you count the whole batch for them.",
+            "A user gets the tokens of one sequence; you count those of the whole batch.",
             lambda b, p, n, x, y: throughput(b, p, n, x, y) | {"per user": throughput(b, p, n, x, y)["decode"]},
         ),
     ),
@@ -440,9 +439,9 @@ ROOFLINE_FRACTION = Exercise(
     title="How far from the limit?",
     function="roofline_fraction",
     statement=(
-        "A decode step of `batch` sequences with `length` tokens in the cache was measured to take `step_seconds`. Return the "
-        "fraction of the memory limit it reaches: the least time its bytes need at `bytes_per_second` over the time it took. "
-        "Count as in exercise 0.6: all weights but the embedding table, and the whole cache. 1.0 would be perfect."
+        "A measured decode step of `batch` sequences with `length` tokens in the cache took `step_seconds`. Return the fraction of "
+        "the memory limit that it reaches: the least time in which its bytes can be read at `bytes_per_second`, divided by the "
+        "measured time. Count as in exercise 0.6: all weights except the embedding table, and the whole cache. 1.0 is perfect."
     ),
     points=15,
     minutes=5,
@@ -451,18 +450,21 @@ ROOFLINE_FRACTION = Exercise(
     reference=roofline_fraction,
     comparison=Comparison(),
     mistakes=(
-        Mistake("That is the other way up: how many times slower than the limit it is.", lambda *a: 1 / roofline_fraction(*a)),
-        Mistake("The embedding table is not read whole; leave it out as in exercise 0.6.", _fraction_with_embedding),
-        Mistake("The cache is missing from your bytes.", lambda c, b, n, e, s, m: roofline_fraction(c, 0, n, e, s, m)),
-        Mistake("That is in percent; a fraction is asked for, 1.0 for perfect.", lambda *a: 100 * roofline_fraction(*a)),
         Mistake(
-            "The cache of one sequence is counted; each of the batch has its own.",
+            "You divide the wrong way round: that is how many times slower than the limit the step is.",
+            lambda *a: 1 / roofline_fraction(*a),
+        ),
+        Mistake("A step does not read the whole embedding table; leave it out as in exercise 0.6.", _fraction_with_embedding),
+        Mistake("The cache is missing from your bytes.", lambda c, b, n, e, s, m: roofline_fraction(c, 0, n, e, s, m)),
+        Mistake("That is a percentage; a fraction is asked for, where 1.0 is perfect.", lambda *a: 100 * roofline_fraction(*a)),
+        Mistake(
+            "You count the cache of one sequence; each sequence of the batch has its own.",
             lambda c, b, n, e, s, m: roofline_fraction(c, 1, n, e, s, m),
         ),
         Mistake("You mix milliseconds and seconds.", lambda *a: 1000 * roofline_fraction(*a)),
     ),
     hints=(
-        "You have the floor from lab 00; this sets a measurement against it.",
+        "You know the floor from lab 00; divide it by the measured time.",
         "least seconds = (weight bytes + cache bytes) / bytes_per_second",
         "return least_seconds / step_seconds",
     ),

@@ -32,6 +32,8 @@ _ADVICE = {
     "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
     "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
+    "Expected dtype ['fp": "tl.sqrt, tl.exp and the like take floating-point numbers: convert first, head_dim.to(tl.float32)",
+    "invalid operands of type pointer": "only a whole number can be added to an address; slots and positions are whole numbers",
     "'NoneType' and 'Tensor'": "dist.all_reduce and its like work in place and return nothing",
     "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: go on with that tensor",
     "make_shape_compatible": _SHAPES,

@@ -1,6 +1,7 @@
 """Measures time, memory and the machine's ceilings; rooflines, records and plots. Knows no engine."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
+from labkit.measure.contention import Contention
 from labkit.measure.how_far import how_far
 from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
@@ -13,6 +14,7 @@ from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
 
 __all__ = [
     "Ceilings",
+    "Contention",
     "HostPeak",
     "KeptRuns",
     "Ladder",

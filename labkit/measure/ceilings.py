@@ -1,6 +1,7 @@
-"""What this machine can do at best: bytes read a second, and multiply-adds a second in each precision.
+"""What this machine can do at best: bytes read per second, and multiply-adds per second in each precision.
 
-Measured, not looked up: a model can be near these and never above.
+The numbers are measured, not looked up. A model can come near them and never exceed them, unless they were measured while
+other programs were running: then they are too low, and the result says so.
 """
 
 from __future__ import annotations
@@ -11,31 +12,42 @@ from typing import Any
 
 import torch
 
-from labkit.measure.timing import time_call
+from labkit.measure.contention import Contention
+from labkit.measure.timing import Timing, time_call
 from labkit.precision import DTYPES, as_device
 
 CPU_READ_BYTES = 256 * 2**20
 GPU_READ_BYTES = 4 * 2**30
 PRECISIONS = ("fp32", "bf16", "fp16")
 MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
+FAR_APART = 1.5
+"""How many times longer than the fastest reading the middle one may take on a machine that does nothing else."""
+
+BUSY = "The machine was busy when its limits were measured, so they are too low."
 
 
 @dataclass(frozen=True)
 class Ceilings:
     """The best of several runs on one device.
 
-    `read_bytes_per_second`: a sum over a tensor far larger than the caches. `flops_per_second`: of a square matrix
-    product, by precision, two FLOPs a multiply-add. `threads`: CPU threads used.
+    `read_bytes_per_second` is measured by a sum over a tensor far larger than the caches, `flops_per_second` by a square
+    matrix product in each precision, with two FLOPs per multiply-add. `threads` is the number of CPU threads used.
+    `disturbed` says in words how other programs disturbed the measurement; it is empty if they did not.
     """
 
     device: str
     threads: int
     read_bytes_per_second: float
     flops_per_second: dict[str, float]
+    disturbed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For a record."""
         return asdict(self)
+
+    def caption(self, text: str = "") -> str:
+        """`text` for under a figure, with a warning when these limits were measured on a busy machine."""
+        return f"{text}\n{BUSY}".strip() if self.disturbed else text
 
 
 def ceilings(
@@ -44,27 +56,36 @@ def ceilings(
     seconds: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ceilings:
-    """Measure `device` (the best there is when left out); each of the four measurements takes about `seconds`.
+    """Measure `device` (the best one of this machine if left out); each of the four measurements takes about `seconds`.
 
-    `progress` is called with the measurements done and their number.
+    `progress` is called with the number of finished measurements and the number of all.
     """
     target = as_device(device)
     total = 1 + len(PRECISIONS)
-    progress(0, total)
-    read = read_rate(target, seconds)
-    flops = {}
-    for done, name in enumerate(PRECISIONS, 1):
-        progress(done, total)
-        flops[name] = matrix_rate(target, name, seconds)
-    progress(total, total)
-    return Ceilings(str(target), torch.get_num_threads(), read, flops)
+    with Contention() as contention:
+        progress(0, total)
+        reader = Reader(target)
+        readings = reader.time(max_seconds=seconds, max_runs=200)
+        flops = {}
+        for done, name in enumerate(PRECISIONS, 1):
+            progress(done, total)
+            flops[name] = matrix_rate(target, name, seconds)
+        progress(total, total)
+    read = reader.byte_count / min(readings.samples)
+    return Ceilings(str(target), torch.get_num_threads(), read, flops, contention.words or _far_apart(readings))
+
+
+def _far_apart(readings: Timing) -> str:
+    """That repeated readings of the memory do not agree, in words; empty when they do."""
+    times = readings.median / min(readings.samples)
+    return f"the middle reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
 
 
 class Reader:
-    """Reads a tensor far larger than the caches (its sum: every element is needed, nothing is written).
+    """Reads a tensor far larger than the caches, by summing it: every element is needed and nothing is written.
 
-    What a machine's memory gives can change from second to second, on a virtual machine most of all: a share of it is
-    taken from a reading made beside the run, which is what `best_of` is for.
+    The rate of a machine's memory can change from second to second, above all on a virtual machine. `best_of` therefore
+    measures it next to the run that is compared with it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -75,24 +96,27 @@ class Reader:
         self._data = torch.zeros(self.byte_count // 4, dtype=torch.float32, device=device)
 
     def best_of(self, runs: int = 4) -> float:
-        """Bytes a second of the fastest of so many readings, made now."""
+        """Bytes per second of the fastest of `runs` readings, made now."""
         return self.rate(max_seconds=60.0, min_runs=runs, max_runs=runs, warmup=0)
 
     def rate(self, **settings: Any) -> float:
-        """Bytes a second of the fastest reading; the settings are those of `time_call`."""
-        taken = time_call(self._data.sum, device=self.device, spread_target=0, **settings)
-        return self.byte_count / min(taken.samples)
+        """Bytes per second of the fastest reading; the settings are those of `time_call`."""
+        return self.byte_count / min(self.time(**settings).samples)
+
+    def time(self, **settings: Any) -> Timing:
+        """Seconds of each reading; the settings are those of `time_call`."""
+        return time_call(self._data.sum, device=self.device, spread_target=0, **settings)
 
 
 def read_rate(device: torch.device, seconds: float = 1.0) -> float:
-    """Bytes a second of reading a large tensor, the best of a run of `seconds`."""
+    """Bytes per second when a large tensor is read: the fastest reading within `seconds`."""
     return Reader(device).rate(max_seconds=seconds, max_runs=200)
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
-    """FLOPs a second of a square product in `precision`, on random data (zeros would flatter a GPU's clocks).
+    """FLOPs per second of a square product in `precision`, on random data (with zeros a GPU would run at a higher clock).
 
-    A precision the processor has no units for is emulated so slowly that a smaller product has to do.
+    A processor without units for a precision emulates it, so slowly that only a small product is timed.
     """
     small, large = MATRIX_SIZES[device.type]
     rate = _product_rate(device, DTYPES[precision], small, seconds / 4)

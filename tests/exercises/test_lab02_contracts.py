@@ -377,7 +377,7 @@ def test_blocks_are_not_kept() -> None:
 
 
 def test_a_wrong_token_is_told_with_the_right_one() -> None:
-    assert "from this input" in message_on("sample_token", lambda z, t, k, p, share: 3)
+    assert "this input draws token" in message_on("sample_token", lambda z, t, k, p, share: 3)
 
     def drawn(z: Tensor, t: float, k: int, p: float, share: float) -> int:
         return int(torch.multinomial(torch.softmax(z / t, 0), 1))

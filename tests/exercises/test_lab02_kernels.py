@@ -30,6 +30,7 @@ CELLS = [
 ]
 SET_UP = "import math\nimport torch\nfrom labkit.exercises.kernels import tl, triton\n"
 TILE = next(cell for cell in CELLS if "def product_tile" in cell)
+LOADS = next(cell for cell in CELLS if "def load_part" in cell)
 
 NORM, ROTARY, ATTENTION, GELU, INT8 = KERNELS = (
     "fused_residual_layer_norm",
@@ -69,9 +70,9 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         HALF,
     ),
     (ROTARY, {"k0 * c - k1 * s": "k0", "k1 * c + k0 * s": "k1"}, "The key is written before it is turned"),
-    (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the row in the batch"),
+    (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the number of the row in the batch"),
     (ROTARY, {"tl.load(slots + token)": "tl.load(positions + token)"}, "You write to slot positions[token]"),
-    (ROTARY, {"other=1.0": "other=0.0"}, "Elements behind rotary_dim become 0"),
+    (ROTARY, {"other=1.0": "other=0.0"}, "Elements after rotary_dim become 0"),
     (ROTARY, {"0 * c - ": "0 * c + ", "1 * c + ": "1 * c - "}, "You turn backwards"),
     (ROTARY, {"tl.load(slots + token)": "token"}, "You write to slot `token`"),
     (ROTARY, {"* (rotary_dim // 2) + pair": "* rotary_dim + pair"}, "A row of sin and cos has rotary_dim // 2 elements"),
@@ -86,22 +87,27 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
             "    tl.store(query + token * width + even, q0",
             "    tl.store(keys + slot, k0 * c - k1 * s": "    k0 = k0 * c - k1 * s\n    tl.store(keys + slot, k0",
         },
-        "You change the first of a pair before the second is made of it",
+        "You change the first of a pair before you compute the second",
     ),
-    (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "Pairs behind head_dim // 2 are not masked"),
+    (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "Pairs from head_dim // 2 on are not masked"),
     (
         ROTARY,
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
         "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
     ),
     (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
+    (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert first, head_dim.to(tl.float32)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "(head_dim * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
-    (ATTENTION, {"torch.exp(largest - largest.amax(-1, keepdim=True))": "torch.ones_like(largest)"}, "added without weights"),
+    (
+        ATTENTION,
+        {"torch.exp(largest - largest.amax(-1, keepdim=True))": "torch.ones_like(largest)"},
+        "You add the parts without weights",
+    ),
     (ATTENTION, {"tl.load(table + s * width + position, mask=seen, other=0)": "position"}, "You read slots 0, 1, 2"),
-    (ATTENTION, {"position < tl.load(lengths + s)": "position < width"}, "You look beyond lengths[s]"),
+    (ATTENTION, {"position < tl.load(lengths + s)": "position < width"}, "You read beyond lengths[s]"),
     (ATTENTION, {'float("-inf")': "0.0", WEIGHT: "tl.exp(score - top)"}, "A masked score must be -inf"),
     (ATTENTION, {WEIGHT: "tl.exp(score - top)"}, "An empty part has the maximum -inf"),
-    (ATTENTION, {"position < tl.load(lengths + s)": "position <= tl.load(lengths + s)"}, "You see one position too many"),
+    (ATTENTION, {"position < tl.load(lengths + s)": "position <= tl.load(lengths + s)"}, "You read one position too many"),
     (ATTENTION, {"slot[:, None] * heads + head": "slot[:, None] + head"}, "A slot holds all heads"),
     (
         ATTENTION,
@@ -121,8 +127,8 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ATTENTION, {"mask=seen, other=0": "other=None"}, "it raised OutsideTensor: program ("),
     (GELU, {"z * z * z": "z"}, "The cube is missing"),
     (GELU, {"tl.sigmoid(2 * ": "tl.sigmoid("}, "sigmoid takes twice the argument"),
-    (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return the factor alone"),
-    (GELU, {", mask=mask)": ")"}, "The last tile goes past the end"),
+    (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return only the factor"),
+    (GELU, {", mask=mask)": ")"}, "The last tile extends past the end"),
     (GELU, {"z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :]\n": "\n"}, "The bias is missing"),
     (INT8, {"total *= tl.load(scales + row, mask=row < outs, other=0.0)\n": "\n"}, "The scales are missing"),
     (INT8, {"total *= tl": "total /= tl"}, "You divide by the scale"),
@@ -134,9 +140,9 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         },
         "go through it in blocks",
     ),
-    (INT8, {"total += ": "total = "}, "You keep the last block alone"),
-    (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the first one's answer"),
-    (INT8, {"mask=both, other=0": "other=None"}, "are not masked: row < outs and k < SIZE"),
+    (INT8, {"total += ": "total = "}, "You keep only the last block"),
+    (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the answer of the first one"),
+    (INT8, {"mask=both, other=0": "other=None"}, "are not masked: use row < outs and k < SIZE"),
     (INT8, {"\n    total *= tl": "\n        total *= tl"}, "You scale the running sum in every block"),
 ]
 
@@ -146,6 +152,7 @@ pytestmark = pytest.mark.skipif(not has_triton(), reason="not measured here: the
 def source_of(function: str, changes: dict[str, str] | None = None) -> str:
     """The solution's cell of an exercise, changed, with what it stands on."""
     cell = next(cell for cell in CELLS if cell.startswith(f"def {function}("))
+    cell = f"{LOADS}\n\n{cell}" if function == ATTENTION else cell
     for old, new in (changes or {}).items():
         assert old in cell, f"{function} has no {old!r}"
         cell = cell.replace(old, new)
@@ -288,7 +295,7 @@ for source in sys.stdin.read().split("#####"):
     (function,) = code.functions & set(arguments)
     assert not define(code.needed_for(function), scope)
     for name, kernel in list(scope.items()):
-        if type(kernel).__name__ == "JITFunction" and name != "product_tile":
+        if type(kernel).__name__ == "JITFunction" and name not in ("product_tile", "load_part"):
             scope[name] = Recorder(kernel)
     scope[function](*arguments[function])
     ((kernel, args, options),) = launched

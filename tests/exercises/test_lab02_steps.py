@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,6 +174,8 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
     figure = one.figure(1.0, "here")
     assert "not measured here" in capsys.readouterr().out
     assert len(figure.axes) == 1
-    ((intensity, rate),) = measurements.roofline_points({"norm": one}).values()
+    quiet, disturbed = (replace(one, together=replace(one.together, disturbed=words)) for words in ("", "another program ran"))
+    ((intensity, rate),) = measurements.roofline_points({"norm": quiet, "noisy": disturbed}).values()
+    assert "Not drawn, because other programs disturbed the measurement: noisy." in capsys.readouterr().out
     assert 0.1 < intensity < 1
     assert rate > 0

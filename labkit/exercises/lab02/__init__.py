@@ -1,4 +1,4 @@
-"""Lab 02, Fused kernels: FasterTransformer's steps one at a time, each a kernel that takes its place in the engine."""
+"""Lab 02, Fused kernels: the steps of FasterTransformer, one at a time; each becomes a kernel that runs in the engine."""
 
 from labkit.exercises.lab02 import (
     capture,

@@ -1,4 +1,4 @@
-"""Exercise 2.10: what launching costs, and what a captured step saves."""
+"""Exercise 2.10: how long launching takes, and how much time a captured step saves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: b
 
 
 def _eager(change: Any) -> Any:
-    """Wrong without capture, right with it."""
+    """A function that is wrong without capture and right with it."""
     return lambda kernels, launch, captured: step_seconds(kernels, launch, True) if captured else change(kernels, launch)
 
 
@@ -38,7 +38,7 @@ def _one_early(kernels: list[float], launch: float) -> float:
 
 def _in_microseconds(found: float, right: float) -> str:
     direction = "earlier" if found > right else "later"
-    return f"You give {1e6 * found:.4g} microseconds; the last kernel is done {direction}."
+    return f"Your answer is {1e6 * found:.4g} microseconds; the last kernel ends {direction}."
 
 
 def _cases(seed: int) -> list[Case]:
@@ -60,9 +60,9 @@ STEP_SECONDS = Exercise(
     title="What a captured step saves",
     function="step_seconds",
     statement=(
-        "The host needs `launch_seconds` for each launch and does not wait; kernel $i$ (from 1) can start when it has been "
-        "launched, at $i \\cdot l$, and when kernel $i-1$ is done. Return when the last is done. A **captured** step is one "
-        "launch for all kernels, which then run back to back.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
+        "The host needs `launch_seconds` ($l$) for each launch and does not wait for kernels. Kernel $i$ (counted from 1) starts "
+        "when it has been launched, at $i \\cdot l$, and kernel $i-1$ has ended. Return the time at which the last kernel ends. A "
+        "**captured** step is one launch for all kernels; they then run one right after the other.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
     ),
     points=5,
     minutes=10,
@@ -72,7 +72,7 @@ STEP_SECONDS = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You add launching and running; the host launches on while kernels run.",
+            "You add launching and running; the host goes on launching while kernels run.",
             _eager(lambda kernels, launch: launch * len(kernels) + sum(kernels)),
         ),
         Mistake(
@@ -81,23 +81,24 @@ STEP_SECONDS = Exercise(
         ),
         Mistake("A captured step is still launched once.", _captured(lambda kernels, launch: sum(kernels))),
         Mistake(
-            "Captured, the kernels are not launched one by one any more.",
+            "When the step is captured, the kernels are no longer launched one by one.",
             _captured(lambda kernels, launch: step_seconds(kernels, launch, False)),
         ),
-        Mistake("The first kernel starts behind its own launch: count i from 1.", _eager(_one_early)),
+        Mistake("The first kernel starts after its own launch: count i from 1.", _eager(_one_early)),
         Mistake(
-            "captured is the wrong way round.", lambda kernels, launch, captured: step_seconds(kernels, launch, not captured)
+            "You exchanged the two cases of `captured`.",
+            lambda kernels, launch, captured: step_seconds(kernels, launch, not captured),
         ),
         Mistake(
-            "You take the longer of all launching and all running, captured or not. Captured, the one launch comes first and "
-            "then everything runs; otherwise go kernel by kernel.",
+            "You take the longer of all launching and all running in both cases. Captured, the single launch comes first and then "
+            "all kernels run; otherwise go kernel by kernel.",
             lambda kernels, launch, captured: max(launch * (1 if captured else len(kernels)), sum(kernels)),
         ),
-        Mistake("Launching costs time, too; you count the kernels alone.", _eager(lambda kernels, launch: sum(kernels))),
+        Mistake("Launching takes time too; you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),
     ),
     hints=(
         "Captured: one launch and then the sum of all kernels.",
-        "Otherwise keep `done`, the time at which the last kernel ended, and go through the kernels.",
+        "Otherwise go through the kernels and keep `done`, the time at which the latest one ended.",
         "for index, seconds in enumerate(kernel_seconds): done = max(done, (index + 1) * launch_seconds) + seconds",
     ),
     words=_in_microseconds,

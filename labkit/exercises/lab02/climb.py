@@ -1,4 +1,4 @@
-"""The lab's part of the speed ladder: one engine, fused a step at a time, every rung run in turn on the same task."""
+"""Lab 02's part of the speed ladder: one engine, fused one step at a time; all rungs are timed in turn on the same task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from labkit.engine import Engine, SamplingParams
 from labkit.errors import LabkitError
 from labkit.exercises.lab02.examples import TORCH_FORMS
 from labkit.exercises.lab02.swaps import EngineSwaps, three_products, through_narrow_table
-from labkit.measure import Timing, compare, progress_bar
+from labkit.measure import Ladder, Timing, compare, progress_bar
+from labkit.measure.timing import ADVICE, TOO_NOISY
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference
 from labkit.ops.layer_norm import layer_norm_reference
@@ -37,7 +38,7 @@ APART: Functions = {
     "prefill_attention": prefill_attention_reference,
     "linear_gelu": linear_gelu_reference,
 }
-"""Everything in separate steps."""
+"""Every operation in separate steps."""
 
 STEPS = {
     "one QKV product": ("linear",),
@@ -50,7 +51,7 @@ STEPS = {
 
 
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
-    """Time all rungs in turn; on a GPU with the learner's kernels (`learned`, by operation), on a CPU with forms made for it."""
+    """Time all rungs in turn: on a GPU with the learner's kernels (`learned`, by operation), on a CPU with forms made for it."""
     rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
     swapped = dict(APART)
     for words, names in STEPS.items():
@@ -63,8 +64,18 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
     return compare(rungs, device=swaps.device, warmup=1, min_runs=5, max_runs=9, max_seconds=seconds, progress=bar)
 
 
+def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
+    """Put the timings of all rungs on the ladder and return True; timings that cannot be compared are left out."""
+    if any(timing.disturbed for timing in timings.values()):
+        print(f"Your ladder stays as it was: the rungs are {TOO_NOISY}; {ADVICE}.")
+        return False
+    for name, timing in timings.items():
+        ladder.add_timing(name, timing, tokens=TOKENS, where=where)
+    return True
+
+
 def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
-    """Launches of a step with everything apart, by operation; what is in none of `APART` is "the rest"."""
+    """Launches of a step in which every operation runs in separate steps, by operation; those outside `APART` are "the rest"."""
     counted = dict.fromkeys(APART, 0)
 
     def counting(name: str) -> Callable[..., Any]:
@@ -82,7 +93,7 @@ def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
 
 
 def _fused(name: str, device: torch.device, learned: Functions) -> Callable[..., Any]:
-    """What a rung runs: the learner's kernel on a GPU, else labkit's own, else what torch has."""
+    """The function that a rung runs: the learner's kernel on a GPU, else labkit's own, else one made of torch operations."""
     if device.type == "cuda" and name in learned:
         return through_narrow_table(learned[name]) if name == "decode_attention" else learned[name]
     own: Callable[..., Any] = getattr(ops, name).__wrapped__

@@ -1,4 +1,4 @@
-"""Random tensors for the exercises' cases: drawn on the CPU, so that they are the same everywhere, and laid where kernels run."""
+"""Random tensors for the exercises' cases: drawn on the CPU, so that they are equal everywhere, then moved to where kernels run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from labkit.exercises.kernels import kernel_device
 
 AROUND = 67
-"""Elements of NaN in front of and behind each tensor: a read past an end is seen, and no start is aligned."""
+"""Elements of NaN before and after each tensor: a read past an end is noticed, and no tensor starts at an aligned address."""
 
 
 class Draws:
-    """Seeded random tensors, each inside a larger tensor of NaN where it is of a floating type."""
+    """Seeded random tensors; each floating-point one lies inside a larger tensor of NaN."""
 
     def __init__(self, seed: int) -> None:
         self.pick = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Tensor:
-        """Normal numbers of deviation `scale`."""
+        """Normally distributed numbers with standard deviation `scale`."""
         return guarded((scale * torch.randn(shape, generator=self._generator)).to(dtype))
 
     def permutation(self, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Arguments of one call of each fused operation at a size where memory is felt, and forms of it to be timed."""
+"""For each fused operation: arguments large enough for memory to matter, and the forms of the operation to be timed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LENGTH = 256
 
 @dataclass(frozen=True)
 class Example:
-    """A call: its arguments, FLOPs and the fewest bytes it can move; the operation in separate steps and in one.
+    """A call: its arguments, its FLOPs, the fewest bytes it can move, and the operation in separate steps and fused.
 
-    `form` says in words what `together` is, `bars` what the two are called. `right` computes what the fused operation gives,
-    where that is not what `apart` gives.
+    `form` says in words what `together` is, and `bars` names both forms in figures. `right` computes the answer of the fused
+    operation where `apart` computes another one.
     """
 
     name: str
@@ -55,7 +55,7 @@ def example(name: str, tokens: int, device: torch.device) -> Example:
 
 
 def _own(name: str) -> tuple[Callable[..., Any], str]:
-    """The fused form of an operation that the CPU has: labkit's own, else what torch offers; and what to call it."""
+    """The fused form of an operation on a CPU, and its name: labkit's own form, or else one made of torch operations."""
     if native.available():
         return getattr(ops, name), "labkit's C++ form of your kernel"
     return TORCH_FORMS[name]
@@ -64,7 +64,7 @@ def _own(name: str) -> tuple[Callable[..., Any], str]:
 def norm_in_place(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`ops.residual_layer_norm` with one tensor fewer."""
+    """`ops.residual_layer_norm` with one temporary tensor fewer."""
     hidden = torch.add(attention, mlp).add_(residual)
     return hidden, F.layer_norm(hidden, hidden.shape[1:], weight, bias, epsilon)
 
@@ -72,7 +72,7 @@ def norm_in_place(
 def rotary_by_complex_product(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """`ops.rotary_cache_write` with one product: a pair is a complex number, and turning it is multiplying."""
+    """`ops.rotary_cache_write` by one product: each pair is a complex number, and a product turns it."""
     query, key, value = qkv.view(len(qkv), 3, *keys.shape[1:]).unbind(1)
     turn = torch.complex(cos[positions], sin[positions])[:, None, None]
     both = torch.stack((query, key), dim=1)
@@ -83,7 +83,7 @@ def rotary_by_complex_product(
 
 
 def attention_by_torch(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """`ops.decode_attention` by torch's fused attention, behind a gathering of keys and values."""
+    """`ops.decode_attention` by torch's fused attention, after keys and values are gathered."""
     table = slot_table[:, : int(lengths.max())]
     seen = torch.arange(table.shape[1], device=query.device) < lengths[:, None]
     table = torch.where(seen, table, table[:, :1])
@@ -96,7 +96,7 @@ TORCH_FORMS: dict[str, tuple[Callable[..., Any], str]] = {
     "rotary_cache_write": (rotary_by_complex_product, "torch, complex numbers"),
     "decode_attention": (attention_by_torch, "torch, fused attention"),
 }
-"""What torch alone has of each fusion."""
+"""Forms of the fusions made of torch operations alone, each with its name."""
 
 
 def _residual(tokens: int, device: torch.device) -> Example:
@@ -143,7 +143,7 @@ def _gelu(tokens: int, device: torch.device) -> Example:
     def together(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return gelu(torch.addmm(bias, x, weight.T)) if packed is None else packed.multiply(x, bias, gelu=True)
 
-    form = "torch, the bias alone fused" if packed is None else "labkit's C++ form of your kernel"
+    form = "torch, only the bias fused" if packed is None else "labkit's C++ form of your kernel"
     flops, least = 2 * tokens * size * outs, 4 * (size * outs + tokens * (size + outs))
     return Example("linear_gelu", "Product, bias and GELU", args, flops, least, apart, together, form)
 
@@ -173,7 +173,7 @@ def _int8(tokens: int, device: torch.device) -> Example:
 
 
 def _packed(weight: Tensor | ops.Int8Weight) -> Any:
-    """The weight as labkit's C++ products take it, where there are any."""
+    """The weight in the layout of labkit's C++ products; None where there are none."""
     if not native.available() or (isinstance(weight, Tensor) and weight.is_cuda):
         return None
     from labkit.native.packed_weight import PackedWeight

@@ -1,4 +1,4 @@
-"""One fused operation held against the same work in separate steps: predicted, counted and timed, in one figure."""
+"""Compares one fused operation with the same work in separate steps: bytes predicted and counted, and both forms timed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Measured:
     """Bytes of an operation in separate steps and in the learner's kernel, and seconds of both forms.
 
-    `bytes_together` is what memory must move, `asked_for` what the kernel's programs load and store; both are NaN where
-    bytes cannot be counted.
+    `bytes_together` is the number of bytes that memory must move, `asked_for` the number that the kernel's programs load and
+    store. Both are NaN where bytes cannot be counted.
     """
 
     example: Example
@@ -43,38 +43,48 @@ class Measured:
     together: measure.Timing
 
     @property
+    def gain(self) -> measure.Ratio:
+        """How many times longer the separate steps take."""
+        return measure.ratio(self.apart, self.together)
+
+    @property
     def words(self) -> str:
-        """What was gained in time, in one line."""
-        gain = measure.ratio(self.apart, self.together)
+        """Both times and the gain in one line, or that they are too noisy to compare."""
+        gain = self.gain
+        if not gain.trusted:
+            return f"time: {gain.words}"
         first, second = (bar.split(" (")[0] for bar in self.example.bars)
-        return f"time: {1e3 * self.apart.median:.3f} ms {first}, {1e3 * self.together.median:.3f} ms {second}: {gain}"
+        return f"time: {1e3 * gain.slow:.3f} ms {first}, {1e3 * gain.fast:.3f} ms {second}: {gain}"
 
     def figure(self, guess: float, where: str) -> Figure:
-        """Bytes predicted (`guess`, in MB) and counted; the caption says what was timed, and the time."""
+        """Bytes predicted (`guess`, in MB) and counted; the caption says what was timed, and both times."""
         print(f"{self.words[0].upper()}{self.words[1:]} ({self.example.form}).")
         counted = self.bytes_apart if math.isnan(self.bytes_together) else self.bytes_together
         if not 1e-3 < 1e6 * guess / counted < 1e3:
             print(f"Your prediction is {guess:,.6g} MB; is that a number of bytes, or of kB? 1 MB is 1,000,000 bytes.")
         if math.isnan(self.bytes_together):
-            print("Bytes of your kernel: not measured here: they are counted in Triton's interpreter, where there is no GPU.")
+            print(
+                "Bytes of your kernel: not measured here. They are counted by Triton's interpreter, on machines without a GPU."
+            )
         else:
             print(
-                f"Your programs ask for {self.asked_for / 1e6:.2f} MB; caches hold what is asked for twice, so memory must move "
-                f"{self.bytes_together / 1e6:.2f} MB."
+                f"Your programs ask for {self.asked_for / 1e6:.2f} MB. What they ask for twice comes from a cache the second time, "
+                f"so memory must move {self.bytes_together / 1e6:.2f} MB."
             )
         series = {
             "your prediction": [math.nan, guess],
             "counted": [self.bytes_apart / 1e6, self.bytes_together / 1e6],
         }
         names = [f"{self.example.bars[0]}, launches: {self.launches_apart}", self.example.bars[1]]
-        caption = f"{self.words} ({self.example.form})\n{where}"
+        times = self.words if self.gain.trusted else f"time: {self.gain}"
+        caption = f"{times} ({self.example.form})\n{where}"
         return plots.prediction_plot(
             names, series, ylabel="MB", title=f"{self.example.title}: bytes moved (not time)", caption=caption
         )
 
 
 class WrongAnswer(InvalidRequest):
-    """A kernel that is to be measured computes something else."""
+    """The kernel to be measured does not compute what its operation computes."""
 
 
 FUSIONS = {
@@ -84,11 +94,11 @@ FUSIONS = {
     "fused_linear_gelu": ("product + GELU", "linear_gelu"),
     "int8_product": ("int8 product", "int8"),
 }
-"""By the learner's function: what figures call it, and the example that it is measured on."""
+"""For each function of the learner: its name in figures, and the example on which it is measured."""
 
 
 def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:
-    """Measure as `fused` does, keep it in `points`, and draw it beside `guess` (MB); a wrong kernel is told, and not drawn."""
+    """Measure with `fused`, keep the result in `points`, and draw it next to `guess` (MB); a wrong kernel is reported, not drawn."""
     label, name = FUSIONS[function.__name__]
     points.pop(label, None)
     try:
@@ -102,10 +112,10 @@ def show(points: dict[str, Measured], function: Callable[..., Any], guess: float
 
 
 def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float = 1.5) -> Measured:
-    """Count what `function` moves on the example of operation `name`, and time the example apart and together.
+    """Count the bytes that `function` moves on the example of operation `name`, and time both forms of the example.
 
-    Together is the learner's kernel on a GPU, and on a CPU a form of the same fusion that is made for it. Raises
-    `WrongAnswer` where `function` does not give there what the operation gives.
+    On a GPU the fused form is the learner's kernel; on a CPU it is a form of the same fusion made for the CPU. Raises
+    `WrongAnswer` if `function` returns something else than the operation.
     """
     device = kernel_device()
     found = example(name, tokens, device)
@@ -117,7 +127,7 @@ def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float =
 
 
 def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
-    """Bytes that memory must move for the learner's kernel, and bytes that its programs ask for; its answer is looked at."""
+    """Bytes that memory must move for the learner's kernel, and bytes that its programs ask for; also checks its answer."""
     if not has_triton():
         return math.nan, math.nan
     own, plain = ([arg.clone() if hasattr(arg, "clone") else arg for arg in found.args] for _ in range(2))
@@ -132,13 +142,13 @@ def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
 
 
 def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> None:
-    """Raise `WrongAnswer` where an answer, or what was left in the arguments, is not what the operation gives."""
+    """Raise `WrongAnswer` if the answer, or an argument after the call, differs from that of the operation."""
     right = (found.right or found.apart)(*plain)
     difference = Comparison().difference([answer, *own], [right, *plain])
     if difference:
         sizes = ", ".join(str(tuple(arg.shape)) for arg in plain if hasattr(arg, "shape"))
         raise WrongAnswer(
-            f"Nothing is measured: at this size (tensors of {sizes}) your kernel gives another answer than the operation. "
+            f"Nothing is measured: at this size (tensors of {sizes}) your kernel does not compute what the operation computes. "
             f"{describe_difference(difference).message} Is a size or a BLOCK fixed in it?"
         )
 
@@ -150,15 +160,22 @@ def _time(found: Example, device: torch.device, seconds: float) -> dict[str, mea
 
 
 def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, float]]:
-    """(FLOPs for each byte that must move, FLOPs a second reached together), of what was timed."""
+    """For each fused operation: FLOPs per byte that must move, and the FLOPs per second that it reached.
+
+    An operation whose times are too noisy is left out, and named.
+    """
+    noisy = [name for name, one in measured.items() if one.together.disturbed]
+    if noisy:
+        print(f"Not drawn, because other programs disturbed the measurement: {', '.join(noisy)}. Run their cells again.")
     return {
         name: (one.example.flops / one.example.least_bytes, one.example.flops / one.together.median)
         for name, one in measured.items()
+        if name not in noisy
     }
 
 
 def sweep_rows(int8_product: Callable[..., Any], rows: Sequence[int], size: int = 512) -> dict[str, list[float]]:
-    """The cost of the learner's int8 product of one token by rows a program: MB asked for, or microseconds on a GPU."""
+    """The cost of the learner's int8 product of one token, by rows per program: MB asked for, or microseconds on a GPU."""
     device = kernel_device()
     weight = ops.Int8Weight.quantize(torch.randn(size, size, device=device))
     x = torch.randn(1, size, device=device)

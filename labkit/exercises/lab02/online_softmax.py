@@ -19,9 +19,9 @@ Blocks = Iterator[tuple[Tensor, Tensor]]
 
 
 class BlockStream:
-    """Blocks of scores `[n]` and values `[n, head_dim]`, once and in order.
+    """Yields blocks of scores `[n]` and values `[n, head_dim]`, each once and in order.
 
-    All blocks come in the same memory, as on a chip: the next one overwrites the last.
+    All blocks use the same memory, as on a chip: each block overwrites the one before it.
     """
 
     def __init__(self, scores: list[Tensor], values: list[Tensor]) -> None:
@@ -30,7 +30,7 @@ class BlockStream:
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
 
     def most_held(self) -> int:
-        """Numbers that a function may hold beside the block it was given: some blocks' work, and the running values."""
+        """How many numbers a function may hold besides the current block: the work on some blocks, and the running values."""
         return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 
     def __iter__(self) -> BlockStream:
@@ -121,9 +121,9 @@ ONLINE_SOFTMAX = Exercise(
     title="Softmax in one pass",
     function="online_softmax",
     statement=(
-        "Return `softmax(scores) @ values` over **all** blocks, each read once: `blocks` yields pairs `scores [n]`, `values "
-        "[n, head_dim]`, and the next pair overwrites the last: keep no copies. A masked key has the score $-\\infty$; a whole block may be "
-        "masked. Keep a maximum $m$, a sum $s$, a weighted sum $o$:\n\n"
+        "Return `softmax(scores) @ values` over **all** blocks, and read each block once. `blocks` yields pairs `scores [n]`, "
+        "`values [n, head_dim]`; each pair overwrites the one before it, so keep no copies. A masked key has the score "
+        "$-\\infty$; a whole block may be masked. Keep a maximum $m$, a sum $s$ and a weighted sum $o$:\n\n"
         "$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad "
         "o' = o\\,e^{m - m'} + \\sum_i e^{x_i - m'} v_i$$"
     ),
@@ -135,29 +135,27 @@ ONLINE_SOFTMAX = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "When the maximum grows, the weighted sum so far must shrink as well: multiply o by exp(m - m').",
+            "When the maximum grows, the weighted sum so far must shrink too: multiply o by exp(m - m').",
             lambda blocks: _one_pass(blocks, rescale_average=False),
         ),
         Mistake(
-            "When the maximum grows, the sum so far must shrink as well: multiply s by exp(m - m').",
+            "When the maximum grows, the sum so far must shrink too: multiply s by exp(m - m').",
             lambda blocks: _one_pass(blocks, rescale_sum=False),
         ),
         Mistake(
-            "Nothing is rescaled when the maximum grows: what was summed before belongs to the old maximum.",
+            "You rescale nothing when the maximum grows: both sums so far are relative to the old maximum.",
             lambda blocks: _one_pass(blocks, rescale_sum=False, rescale_average=False),
         ),
         Mistake("exp(scores) overflows in float32 above 88: subtract the running maximum before exp.", _no_maximum),
-        Mistake(
-            "You average the blocks' own softmaxes; blocks weigh differently, by their sums of exponentials.", _mean_of_blocks
-        ),
+        Mistake("You average the softmaxes of the blocks; each block must weigh by its sum of exponentials.", _mean_of_blocks),
         Mistake("Divide by the sum at the end: o / s.", lambda blocks: _one_pass(blocks, divide=False)),
         Mistake(
-            "While all keys so far are masked the maximum is -inf, and -inf - -inf is NaN: skip such a block.",
+            "While all keys so far are masked, the maximum is -inf, and -inf - -inf is NaN: skip such a block.",
             lambda blocks: _one_pass(blocks, careful=False),
         ),
         Mistake("You keep the blocks for later, but the next one overwrites their memory: use each as it comes.", _kept),
         Mistake(
-            "The maximum must start at -inf: from 0 all weights of scores near -300 are exp(-300) = 0, and 0 / 0 is NaN.",
+            "The maximum must start at -inf: if it starts at 0, all weights of scores near -300 are exp(-300) = 0, and 0 / 0 is NaN.",
             lambda blocks: _one_pass(blocks, start=0.0),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Exercises 2.7 and 2.8: what can be done to a product before it goes to memory, and a weight read in a quarter of its bytes."""
+"""Exercises 2.7 and 2.8: work on a product before it goes to memory, and a weight that takes a quarter of the bytes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ FUSED_LINEAR_GELU = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "That is the exact GELU, by erf; GPT-J was trained with the tanh form, and the two differ in the fourth digit.",
+            "That is the exact GELU, by erf. GPT-J was trained with the tanh form; the two differ in the fourth digit.",
             lambda x, w, b: F.gelu(F.linear(x, w, b)),
         ),
         Mistake("The bias belongs inside: add it before the GELU.", lambda x, w, b: gelu(F.linear(x, w)) + b),
@@ -80,10 +80,12 @@ FUSED_LINEAR_GELU = Exercise(
         Mistake("The cube is missing: 0.044715 * z * z * z.", lambda x, w, b: _by_sigmoid(F.linear(x, w, b), cube=False)),
         Mistake("The activation is missing.", F.linear),
         Mistake(
-            "You return the factor alone: gelu(z) is z times the sigmoid.",
+            "You return only the factor: gelu(z) is z times the sigmoid.",
             lambda x, w, b: torch.sigmoid(2 * ROOT * (F.linear(x, w, b) + 0.044715 * F.linear(x, w, b) ** 3)),
         ),
-        Mistake("The last tile goes past the end: mask rows with row < tokens and columns with column < outs.", _no_tile_mask),
+        Mistake(
+            "The last tile extends past the end: mask rows with row < tokens and columns with column < outs.", _no_tile_mask
+        ),
     ),
     hints=(
         "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), column likewise from program 1; z = product_tile(...).",
@@ -160,9 +162,10 @@ INT8_PRODUCT = Exercise(
     title="A weight in a quarter of its bytes",
     function="int8_product",
     statement=(
-        "`values` `[out, in]` int8 and one scale a row, `scales` `[out]`, stand for the weight $s_o v_{oi}$. Each program makes "
-        "`ROWS` outputs of one token: in blocks of `BLOCK` inputs, each load `ROWS` x `BLOCK` at most, it loads int8, "
-        "multiplies in float32 and adds up. Scaling the sum at the end costs least. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+        "The weight is stored as `values` `[out, in]` in int8 and one scale per row, `scales` `[out]`; it stands for $s_o v_{oi}$. "
+        "Each program computes `ROWS` outputs of one token. It goes through the inputs in blocks of `BLOCK`: it loads int8 (at "
+        "most `ROWS` x `BLOCK` per load), multiplies in float32 and adds up. Scale the sum once, at the end. The dense weight "
+        "never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
     ),
     points=10,
     minutes=25,
@@ -181,14 +184,14 @@ INT8_PRODUCT = Exercise(
         Mistake(
             "You divide by the scale; the weight is scale times value.", _rows_of(lambda x, v, s: F.linear(x, v.float()) / s)
         ),
-        Mistake("You scale the running sum in every block: scale once, behind the loop.", _scaled_in_loop),
-        Mistake("You keep the last block alone: add each block's sum to the total, +=.", _last_block),
+        Mistake("You scale the running sum in every block: scale once, after the loop.", _scaled_in_loop),
+        Mistake("You keep only the last block: add the sum of each block to the total, +=.", _last_block),
         Mistake(
-            "Every token gets the first one's answer: the input of a token begins at token * SIZE.",
+            "Every token gets the answer of the first one: the input of a token begins at token * SIZE.",
             _rows_of(lambda x, v, s: int8_product(x[:1].expand_as(x), v, s)),
         ),
         Mistake(
-            "Rows behind out, or inputs behind the last, are not masked: row < outs and k < SIZE on every load and store.",
+            "Rows after the last output, or inputs after the last one, are not masked: use row < outs and k < SIZE.",
             _no_mask,
         ),
     ),

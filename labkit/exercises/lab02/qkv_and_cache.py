@@ -1,4 +1,4 @@
-"""Exercises 2.1 and 2.2: one product for query, key and value; a cache that is written and read through slot numbers."""
+"""Exercises 2.1 and 2.2: one product for query, key and value; a cache that is written and read by slot number."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ FUSE_QKV = Exercise(
     title="One product for query, key and value",
     function="fuse_qkv",
     statement=(
-        "Three products read the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose product with $x$ holds all of "
-        "the query, then all of the key, then all of the value. Weights are stored `[out, in]`; each of the three is `[rows, "
+        "Three products read the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose product with $x$ contains the "
+        "whole query, then the whole key, then the whole value. Weights are stored `[out, in]`; each of the three is `[rows, "
         "hidden]`.\n\n$$x\\,W_{qkv}^T = [\\,x W_q^T \\;\\; x W_k^T \\;\\; x W_v^T\\,]$$"
     ),
     points=5,
@@ -45,13 +45,13 @@ FUSE_QKV = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You lay the weights side by side, along the inputs; a weight is [out, in], so stack along dimension 0.",
+            "You join the weights along the inputs. A weight is [out, in], so join them along dimension 0.",
             lambda q, k, v: torch.cat((q, k, v), dim=1),
         ),
         Mistake("The order is query, key, value; yours begins with the key.", lambda q, k, v: torch.cat((k, q, v))),
-        Mistake("The order is query, key, value; you have exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
+        Mistake("The order is query, key, value; you exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
         Mistake(
-            "torch.stack makes a new dimension, [3, rows, hidden]; one matrix is asked for: torch.cat.",
+            "torch.stack makes a new dimension, [3, rows, hidden]. One matrix is asked for: use torch.cat.",
             lambda q, k, v: torch.stack((q, k, v)),
         ),
         Mistake(
@@ -81,6 +81,11 @@ def _read_first(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, leng
     return seen
 
 
+def _to_a_copy(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, lengths: Tensor) -> list[Tensor]:
+    cache[mapping].copy_(new)
+    return [cache[table[s, :length].long()] for s, length in enumerate(lengths.tolist())]
+
+
 def _neighbours(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, lengths: Tensor) -> list[Tensor]:
     cache[mapping] = new
     firsts = table[:, 0].tolist()
@@ -99,7 +104,7 @@ def _cache_cases(seed: int) -> list[Case]:
         lengths[-1] = longest
         slots = draws.permutation(sequences * longest + 8).cpu()
         table = slots[: sequences * longest].view(sequences, longest).clone()
-        table[0, -1] = table[-1, 0]  # behind a sequence's length lies anything
+        table[0, -1] = table[-1, 0]  # after a sequence's length the table may hold anything
         if longest > 4:
             table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # a common beginning
         rows = torch.arange(sequences)
@@ -117,9 +122,9 @@ WRITE_THEN_READ = Exercise(
     title="A cache of slots",
     function="write_then_read",
     statement=(
-        "`cache` is a pool of slots, `[slots, heads, head_dim]`; a sequence's tokens may lie anywhere in it. Write the new key "
-        "of each sequence, `new_keys[s]`, **in place** into slot `slot_mapping[s]`. Then return a list with all keys of each "
-        "sequence in order: those in the slots `slot_table[s, :lengths[s]]`, of which the new one is the last."
+        "`cache` is a pool of slots, `[slots, heads, head_dim]`; the tokens of a sequence may lie anywhere in it. Write the new "
+        "key of each sequence, `new_keys[s]`, **in place** into slot `slot_mapping[s]`. Then return a list with one tensor per "
+        "sequence: its keys in order, from the slots `slot_table[s, :lengths[s]]`. The last of them is the new key."
     ),
     points=5,
     minutes=10,
@@ -128,28 +133,35 @@ WRITE_THEN_READ = Exercise(
     reference=write_then_read,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You read before you write: the newest key is missing from what a sequence sees.", _read_first),
+        Mistake("You read before you write, so the newest key of each sequence is missing from what you return.", _read_first),
         Mistake(
-            "You read neighbouring slots from a sequence's first one on; the slot table says which slots, in any order.",
+            "You read neighbouring slots, beginning with the first one of a sequence. The slot table says which slots to read.",
             _neighbours,
         ),
-        Mistake("You write to the position in the text; slot_mapping says where a token goes.", _to_positions),
         Mistake(
-            "What you return is right, but cache itself is unchanged (you wrote into a copy, or joined old and new keys): assign "
-            "to cache[slot_mapping].",
+            "You write to the token's position in its text; slot_mapping says to which slot each token goes.", _to_positions
+        ),
+        Mistake(
+            "What you return is right, but `cache` itself is unchanged: you wrote to a copy, or joined old and new keys. Write in "
+            "place: cache[slot_mapping] = new_keys.",
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),
         Mistake(
-            "Each sequence has a length of its own; behind it the slot table holds anything.",
+            "Your write does not reach `cache`: you wrote to a copy. Reading cache[slot_mapping] makes a new tensor, so "
+            "cache[slot_mapping].copy_(...) changes only that one. Write in place: cache[slot_mapping] = new_keys.",
+            _to_a_copy,
+        ),
+        Mistake(
+            "Each sequence has its own length; after it, the slot table may hold anything.",
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, torch.full_like(lengths, t.shape[1])),
         ),
         Mistake(
-            "The new token counts in lengths already: read slot_table[s, :lengths[s]], not one fewer.",
+            "lengths counts the new token already: read slot_table[s, :lengths[s]], not one fewer.",
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, lengths - 1),
         ),
     ),
     hints=(
-        "A tensor of numbers in the brackets picks rows: cache[slot_mapping] is one row a sequence.",
+        "A tensor of numbers in the brackets picks rows: cache[slot_mapping] is one row per sequence.",
         "cache[slot_mapping] = new_keys writes them all at once.",
         "return [cache[slot_table[s, :n]] for s, n in enumerate(lengths.tolist())], after the write.",
     ),

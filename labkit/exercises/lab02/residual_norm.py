@@ -1,4 +1,4 @@
-"""Exercise 2.3: GPT-J's three-way sum and the layer norm behind it, in one pass: the first kernel."""
+"""Exercise 2.3, the first kernel: GPT-J's sum of three and the layer norm that follows it, in one pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _block(size: int) -> int:
 
 
 def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
-    """A layer norm by hand in float32, with the parts that go wrong as options."""
+    """A layer norm in float32 whose parts can be made wrong by options."""
     x = hidden.float()
     mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", x.shape[-1])
     padding = wrong.get("padded", 0) * mean.square()
@@ -36,7 +36,7 @@ def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong:
 
 def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if _block(residual.shape[1]) != residual.shape[1]:
-        raise OutsideTensor("a program reads behind the end of a tensor")
+        raise OutsideTensor("a program reads after the end of a tensor")
     return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
 
 
@@ -73,7 +73,7 @@ def _no_epsilon(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor
 
 def _weight_by_place(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if len(residual) > 1:
-        raise OutsideTensor("the second row's weight is looked for behind the weight")
+        raise OutsideTensor("the weight of the second row is read after the end of the weight")
     return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
 
 
@@ -106,20 +106,20 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     title="Residual sum and layer norm in one pass",
     function="fused_residual_layer_norm",
     statement=(
-        "A block of GPT-J ends with a sum of three, and the next begins with a layer norm of it. Write the kernel, one program "
-        "a token, and its launch. Specification:\n\n"
+        "A block of GPT-J ends with a sum of three tensors, and the next block begins with its layer norm. Write the kernel, with "
+        "one program per token, and its launch. Specification:\n\n"
         "```python\nhidden = attention + mlp + residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n"
         "$$y = \\frac{x - \\mu}{\\sqrt{\\sigma^2 + \\epsilon}}\\, w + b \\qquad \\sigma^2 = \\tfrac1n \\sum (x - \\mu)^2$$"
     ),
     points=15,
-    minutes=35,
+    minutes=60,
     difficulty=3,
     cases=_cases,
     reference=residual_layer_norm_reference,
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The last columns are not masked: a block is a power of two and goes past the end of the row. Give every load and "
+            "The last columns are not masked: a block is a power of two and extends past the end of the row. Give every load and "
             "store mask=column < size.",
             _unmasked,
         ),
@@ -128,24 +128,24 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
             _wrong(lambda size: {"variance_over": _block(size)}),
         ),
         Mistake(
-            "Masked-out columns hold 0, and 0 - mean is not 0: they add to your variance. Put tl.where(inside, x - mean, 0.0).",
+            "Masked-out columns hold 0, and 0 - mean is not 0: they add to your variance. Use tl.where(inside, x - mean, 0.0).",
             _wrong(lambda size: {"padded": _block(size) - size}),
         ),
         Mistake("You divide the mean by BLOCK; the row has size elements.", _wrong(lambda size: {"mean_over": _block(size)})),
-        Mistake("epsilon belongs under the root, beside the variance.", _wrong(lambda size: {"epsilon_outside": True})),
+        Mistake("epsilon belongs under the root: add it to the variance.", _wrong(lambda size: {"epsilon_outside": True})),
         Mistake(
             "You divide the variance by size - 1; layer norm takes the biased one.",
             _wrong(lambda size: {"variance_over": size - 1}),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
-        Mistake("In half precision your sums overflow: convert to float32 behind each load, .to(tl.float32).", _in_half),
+        Mistake("In half precision your sums overflow: convert each loaded block to float32, .to(tl.float32).", _in_half),
         Mistake(
-            "What a mask leaves out is undefined, NaN here, and goes into your sums: give the loads other=0.0 beside the mask.",
+            "What a mask leaves out is undefined (NaN here) and gets into your sums: give the loads other=0.0 with the mask.",
             _no_other,
         ),
         Mistake("epsilon is missing: add it to the variance, under the root.", _no_epsilon),
         Mistake(
-            "weight and bias have one row for all tokens: load them at weight + column and bias + column, not at the row's place.",
+            "weight and bias have one row for all tokens: load them at weight + column and bias + column, not at the token's place.",
             _weight_by_place,
         ),
     ),

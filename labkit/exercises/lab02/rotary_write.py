@@ -40,7 +40,7 @@ def _wrong(
     position: Any = lambda positions, slots: positions,
     slot: Any = lambda positions, slots: slots,
 ) -> Any:
-    """A faulty function, right but for the parts that are named."""
+    """A function that is wrong only in the named parts."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -62,12 +62,12 @@ def _unmasked(
 ) -> Tensor:
     half = keys.shape[2] // 2
     if half & (half - 1):
-        raise OutsideTensor("a program reads behind the end of a tensor")
+        raise OutsideTensor("a program reads after the end of a tensor")
     return rotary_cache_write_reference(qkv, positions, sin, cos, keys, values, slot_mapping)
 
 
 def _overwritten(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """The first of a pair is changed before the second is made of it."""
+    """The first element of a pair is overwritten before the second is computed from it."""
     turned, pairs = rotary(x, sin, cos), sin.shape[-1]
     first, second = turned[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2]
     turned[..., 1 : 2 * pairs : 2] = second * cos[:, None] + first * sin[:, None]
@@ -75,7 +75,7 @@ def _overwritten(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def _forgotten(which: int) -> Any:
-    """Right, but key or value is not written."""
+    """Right, except that key or value is not written."""
 
     def faulty(*args: Tensor) -> Tensor:
         own = list(args)
@@ -86,7 +86,7 @@ def _forgotten(which: int) -> Any:
 
 
 def _by_angle(stride: Any, pairs_turned: Any) -> Any:
-    """The angles of a pair are read at `positions[token] * stride + pair`; so many pairs are turned."""
+    """The angles of a pair are read at `positions[token] * stride + pair`, and `pairs_turned` pairs are turned."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -95,7 +95,7 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
         count = pairs_turned(pairs)
         place = positions[:, None] * stride(pairs) + torch.arange(count, device=positions.device)
         if int(place.max()) >= sin.numel():
-            raise OutsideTensor("an angle is looked for behind the table")
+            raise OutsideTensor("an angle is read after the end of the table")
         tables = sin.flatten()[place], cos.flatten()[place]
         return rotary_cache_write_reference(qkv, torch.arange(len(qkv), device=qkv.device), *tables, keys, values, slot_mapping)
 
@@ -105,7 +105,7 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
 def _narrow_rows(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """A row of qkv is looked for at token * heads * head_dim."""
+    """A row of qkv is read at token * heads * head_dim."""
     width = keys.shape[1] * keys.shape[2]
     rows = torch.as_strided(qkv, qkv.shape, (width, 1), qkv.storage_offset()).clone()
     return rotary_cache_write_reference(rows, positions, sin, cos, keys, values, slot_mapping)
@@ -130,7 +130,7 @@ def _cases(seed: int) -> list[Case]:
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
         table = rotary_table(31, rotary_dim, kernel_device())
-        positions = draws.permutation(30)[:tokens] + 1  # not those of the rows: a position is what the batch says
+        positions = draws.permutation(30)[:tokens] + 1  # not the row numbers: the batch says which positions
         mapping = draws.permutation(slots - tokens)[:tokens] + tokens
         mapping[-1] = slots - 1  # the last slot
         qkv = draws.normal(tokens, 3 * heads * head_dim)
@@ -147,13 +147,13 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     title="Rotary and cache write in one kernel",
     function="fused_rotary_cache_write",
     statement=(
-        "One program a token and head. Turn neighbouring pairs of the first `rotary_dim` elements of query and key by their "
-        "position's angle $a_i$ (row `positions[token]` of `sin`, `cos`); the rest passes unchanged. Write key and value to "
-        "slot `slot_mapping[token]`, the query to `query`. A row of `qkv` is all of the query, then key, then value.\n\n"
+        "One program per token and head. Turn neighbouring pairs of the first `rotary_dim` elements of query and key by the angle "
+        "$a_i$ of their position (row `positions[token]` of `sin` and `cos`); the other elements stay as they are. Write key and "
+        "value to slot `slot_mapping[token]`, and the query to `query`. A row of `qkv` is query, then key, then value.\n\n"
         "$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
     ),
     points=15,
-    minutes=30,
+    minutes=55,
     difficulty=4,
     cases=_cases,
     reference=rotary_cache_write_reference,
@@ -164,9 +164,9 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _wrong(turn=_split_halves),
         ),
         Mistake("The key is written before it is turned: the cache must hold turned keys.", _wrong(key_turned=False)),
-        Mistake("You turn the value, too; only query and key have a position.", _wrong(value_turned=True)),
+        Mistake("You turn the value too; only query and key are turned.", _wrong(value_turned=True)),
         Mistake(
-            "You turn by the row in the batch; the angle is that of positions[token].",
+            "You turn by the number of the row in the batch; the angle is that of positions[token].",
             _wrong(position=lambda positions, slots: torch.arange(len(positions), device=positions.device)),
         ),
         Mistake(
@@ -174,15 +174,16 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _wrong(slot=lambda positions, slots: positions),
         ),
         Mistake(
-            "Elements behind rotary_dim become 0: where the angle is masked out, the cosine is 1 (other=1.0), the sine 0.",
+            "Elements after rotary_dim become 0: where the angle is masked out, the cosine must be 1 (other=1.0) and the sine 0.",
             _wrong(turn=_zeroed),
         ),
         Mistake(
-            "You turn backwards: the first of a pair takes minus sine, the second plus.",
+            "You turn backwards: the first element of a pair takes minus sine, the second takes plus sine.",
             _wrong(turn=lambda x, sin, cos: rotary(x, -sin, cos)),
         ),
         Mistake(
-            "Pairs behind head_dim // 2 are not masked: BLOCK is a power of two and goes past the head. mask=inside.", _unmasked
+            "Pairs from head_dim // 2 on are not masked: BLOCK is a power of two and extends past the head. Use mask=inside.",
+            _unmasked,
         ),
         Mistake(
             "You write to slot `token`; slot_mapping[token] is the slot.",
@@ -197,18 +198,18 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _by_angle(lambda pairs: pairs // 2, lambda pairs: pairs // 2),
         ),
         Mistake(
-            "A row of qkv has 3 * heads * head_dim elements (query, key and value); yours begin heads * head_dim apart.",
+            "A row of qkv has 3 * heads * head_dim elements (query, key and value); your rows begin heads * head_dim apart.",
             _narrow_rows,
         ),
         Mistake("The key is not written to the cache: store the turned key into keys.", _forgotten(4)),
         Mistake("The value is not written to the cache: store it into values, as it is.", _forgotten(5)),
         Mistake(
-            "You change the first of a pair before the second is made of it: both need the old q0 and q1, so use new names.",
+            "You change the first of a pair before you compute the second: both need the old q0 and q1, so use new names.",
             _wrong(turn=_overwritten),
         ),
     ),
     hints=(
-        "pair = tl.arange(0, BLOCK), and its elements lie at head * head_dim + 2 * pair and one behind it. Two masks: pair < "
+        "pair = tl.arange(0, BLOCK); its elements lie at head * head_dim + 2 * pair and at the next place. Two masks: pair < "
         "head_dim // 2 and pair < rotary_dim // 2.",
         "angle = tl.load(positions + token) * (rotary_dim // 2) + pair; sine with other=0.0, cosine with other=1.0. A row of "
         "qkv has 3 * heads * head_dim elements.",

@@ -34,7 +34,7 @@ def _sample(
     in_order: bool = True,
     passes: bool = True,
 ) -> int:
-    """The work in order, with what goes wrong as options."""
+    """All steps in order, with one option for each mistake."""
     logits = logits.double()
     probabilities = torch.softmax(scale(logits, temperature), 0)
     ordered, ids = (torch.softmax(logits, 0) if late else probabilities).sort(descending=True, stable=True)
@@ -72,11 +72,11 @@ def _cases(seed: int) -> list[Case]:
             logits = draws.normal(vocab, scale=1.5).cpu()
             label = f"vocab {vocab}, temperature {temperature}, top_k {top_k}, top_p {top_p}, share {share:.3f}"
             cases.append(Case(label, (logits, temperature, top_k, top_p, share)))
-    for top_k, top_p in ((3, 1.0), (0, 0.6)):  # a share of 0, and the first token is not kept
+    for top_k, top_p in ((3, 1.0), (0, 0.6)):  # a share of 0, while token 0 is not kept
         logits = draws.normal(31, scale=1.5).cpu()
         logits[0] = float(logits.min()) - 1
         cases.append(Case(f"share 0, top_k {top_k}, top_p {top_p}, token 0 dropped", (logits, 0.9, top_k, top_p, 0.0)))
-    for top_k in (1, 4):  # three are the likeliest, or the third and fourth of five are equal
+    for top_k in (1, 4):  # several likeliest tokens, or equal ones at the border of top_k
         logits = torch.full((23,), -1.0)
         logits[[2, 5, 11, 17, 20]] = torch.tensor([2.0] * 5 if top_k == 1 else [1.0, 2.0, 1.0, 1.0, 1.0])
         cases.append(Case(f"equal logits, top_k {top_k}", (logits, 0.8, top_k, 1.0, 0.999)))
@@ -84,7 +84,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _in_words(found: float, right: float) -> str:
-    return f"You draw token {found:g}; from this input {right:g} is drawn."
+    return f"You draw token {found:g}; this input draws token {right:g}."
 
 
 SAMPLE_TOKEN = Exercise(
@@ -94,9 +94,10 @@ SAMPLE_TOKEN = Exercise(
     title="From logits to a token",
     function="sample_token",
     statement=(
-        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest (0 keeps all; of equal ones the lower token "
-        "number counts as likelier); of those, the fewest, likeliest first, whose share of the rest's probability **reaches** `top_p`. Then return the first token, in order of token "
-        "number, at which the running sum of kept probabilities **passes** `share` (0 to 1) of their whole.\n\n"
+        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest tokens (0 keeps all; of equal ones the lower "
+        "number counts as likelier). Of those, keep the fewest, likeliest first, that together **reach** the share `top_p` of "
+        "their probability. Then add up the kept probabilities in order of token number, and return the first token at which "
+        "the sum **passes** `share` (0 to 1) of their total.\n\n"
         "$$p_i \\propto e^{z_i / T} \\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
     ),
     points=10,
@@ -106,22 +107,20 @@ SAMPLE_TOKEN = Exercise(
     reference=sample_token,
     comparison=Comparison(),
     mistakes=(
-        Mistake(
-            "The token at which the share reaches top_p is kept as well; you drop the one that crosses.", _wrong(crossing=False)
-        ),
+        Mistake("Keep the token at which the share reaches top_p too; you drop it.", _wrong(crossing=False)),
         Mistake("You multiply by the temperature; logits are divided by it.", _wrong(scale=lambda logits, t: logits * t)),
-        Mistake("The temperature comes first: top_k and top_p choose from the tempered distribution.", _wrong(late=True)),
-        Mistake("top_p is a share of what top_k has left, not of the whole vocabulary.", _wrong(share_of_rest=False)),
+        Mistake("Divide by the temperature first: top_k and top_p choose by the probabilities after it.", _wrong(late=True)),
         Mistake(
-            "What is kept no longer adds up to 1: compare with share times the sum of the kept.", _wrong(renormalise=False)
+            "top_p is a share of the probability that top_k kept, not of the whole vocabulary.", _wrong(share_of_rest=False)
         ),
-        Mistake("You draw in order of likelihood; the running sum goes in order of token number.", _wrong(in_order=False)),
+        Mistake("The kept probabilities no longer add up to 1: compare with share times their sum.", _wrong(renormalise=False)),
+        Mistake("You add up in order of likelihood; add up in order of token number.", _wrong(in_order=False)),
         Mistake("You always take the likeliest token: use share to draw.", _greedy),
         Mistake(
             "The temperature is not used: divide the logits by it before the softmax.", _wrong(scale=lambda logits, t: logits)
         ),
         Mistake(
-            "The sum must pass share, > and not >=: with a share of 0 you draw token 0, although it is not kept.",
+            "The sum must pass share (>, not >=): with a share of 0 you draw token 0, although it is not kept.",
             _wrong(passes=False),
         ),
         Mistake("top_p is not applied.", lambda z, t, k, p, share: sample_token(z, t, k, 1.0, share)),
@@ -129,12 +128,12 @@ SAMPLE_TOKEN = Exercise(
     hints=(
         "probabilities = torch.softmax(logits.double() / temperature, 0); ordered, ids = probabilities.sort(descending=True, "
         "stable=True). "
-        "Zero what is not kept in ordered.",
-        "Share in front of each: before = ordered.cumsum(0) - ordered; drop where before >= top_p * ordered.sum(). Then back to "
-        "the vocabulary: torch.zeros_like(ordered).scatter(0, ids, ordered).",
+        "Set what is not kept to 0 in ordered.",
+        "Probability before each token: before = ordered.cumsum(0) - ordered; drop where before >= top_p * ordered.sum(). Then go "
+        "back to token order: torch.zeros_like(ordered).scatter(0, ids, ordered).",
         "sums = kept.cumsum(0); return int(torch.searchsorted(sums, share * sums[-1], right=True)).",
     ),
-    contract=NothingDrawn("use share, which is one already"),
+    contract=NothingDrawn("use share, which is already a random number"),
     words=_in_words,
 )
 

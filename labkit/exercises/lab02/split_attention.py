@@ -40,7 +40,7 @@ def _parts(
     careful: bool = True,
     late: bool = False,
 ) -> Tensor:
-    """Attention in parts of `block` positions, with what goes wrong as options."""
+    """Attention in parts of `block` positions, with one option for each mistake."""
     count = -(-slot_table.shape[1] // block)
     width = count * block
     table = torch.nn.functional.pad(slots(slot_table), (0, width - slot_table.shape[1])).long()
@@ -79,14 +79,14 @@ def _one_too_many(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tenso
     for s, length in enumerate(lengths.tolist()):
         seen = min(length + 1, -(-width // block) * block)
         if s * width + seen > len(flat):
-            raise OutsideTensor("a position behind the table")
+            raise OutsideTensor("a position after the end of the table")
         slots = flat[None, s * width : s * width + seen]
         rows.append(decode_attention_reference(q[s : s + 1], k, v, slots, torch.full_like(lengths[:1], seen)))
     return torch.cat(rows)
 
 
 def _without_heads(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
-    """A key is looked for at (slot + head) * head_dim."""
+    """A key is read at (slot + head) * head_dim."""
     flat = [pool.view(-1, 1, pool.shape[2]) for pool in (k, v)]
     heads = [
         decode_attention_reference(q[:, head : head + 1], flat[0], flat[1], table.clamp(0, len(k) - 1) + head, lengths)
@@ -119,7 +119,7 @@ def _contract() -> KernelContract:
         stores=lambda case, value: [],
         more_bytes=more_bytes,
         launches=2,
-        kind="one for the parts, and at most one to combine them, are asked for",
+        kind="one launch for the parts, and at most one to combine them, are asked for",
         torch_combines=True,
         programs=programs,
         each="sequence, head and part",
@@ -146,7 +146,8 @@ def _cases(seed: int) -> list[Case]:
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
         label = f"{sequences} sequences, {heads} heads of {head_dim}, up to {longest} tokens in blocks of {block}"
         cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
-    # All scores far below 0: keys against the query, so that a maximum that starts at 0 (or sees a masked 0) leaves nothing.
+    # All scores are far below 0, since keys are opposite to the query. A maximum that starts at 0 (or sees a masked 0) leaves
+    # no weight at all.
     sequences, heads, head_dim, longest, block = 2, 2, 10, 21, 8
     query = draws.normal(sequences, heads, head_dim, scale=0.02)
     table = draws.permutation(50)[: sequences * longest].view(sequences, longest).int()
@@ -165,14 +166,15 @@ SPLIT_DECODE_ATTENTION = Exercise(
     title="Decode attention, split and combined",
     function="split_decode_attention",
     statement=(
-        "One program a sequence, head and **part** of `BLOCK` positions: it finds its slots in the table, masks positions from "
-        "`lengths[s]` on, and stores its maximum $m_p$, sum $s_p$ and weighted sum $o_p$ (of values, not yet divided). Then "
-        "combine the parts. A score is $q \\cdot k / \\sqrt{\\text{head\\_dim}}$; a part may be empty.\n\n"
-        "$$o = \\frac{\\sum_p e^{m_p - m} o_p}{\\sum_p e^{m_p - m} s_p} \\qquad m = \\max_p m_p$$"
+        "One program per sequence, head and **part** of `BLOCK` positions; its loads and the launch are given. Compute the scores "
+        "$x_i = q \\cdot k_i / \\sqrt{\\text{head\\_dim}}$ of the positions that are `seen`. Store their maximum $m_p$ in `tops`, "
+        "$s_p$ in `totals` and $o_p$ in `sums`. A part may be empty. Then combine the parts in torch.\n\n"
+        "$$s_p = \\sum_i e^{x_i-m_p} \\quad o_p = \\sum_i e^{x_i-m_p}v_i \\quad "
+        "o = \\frac{\\sum_p e^{m_p-m}o_p}{\\sum_p e^{m_p-m}s_p} \\quad m = \\max_p m_p$$"
     ),
     points=15,
-    minutes=35,
-    difficulty=5,
+    minutes=50,
+    difficulty=4,
     cases=_cases,
     reference=split_decode_attention,
     comparison=Comparison(),
@@ -183,30 +185,30 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _wrong(scale=lambda head_dim: math.sqrt(1 << (head_dim - 1).bit_length())),
         ),
         Mistake(
-            "The parts are added without weights: each was taken against its own maximum, so multiply by exp(m_p - m).",
+            "You add the parts without weights. Each part is relative to its own maximum, so multiply it by exp(m_p - m).",
             _wrong(weighted=False),
         ),
         Mistake(
-            "You divide each part by its own sum and take the mean; parts weigh by exp(m_p - m) * s_p.",
+            "You divide each part by its own sum and take the mean; a part must weigh exp(m_p - m) * s_p.",
             _wrong(normalised=True),
         ),
         Mistake(
-            "You read slots 0, 1, 2, ...; the row of slot_table says in which slots a sequence's tokens are.",
+            "You read slots 0, 1, 2, ...; the row of slot_table says which slots hold the tokens of a sequence.",
             _wrong(slots=lambda table: torch.arange(table.shape[1], device=table.device).expand_as(table)),
         ),
-        Mistake("You look beyond lengths[s]: behind it the table holds slots of others.", _whole_table),
+        Mistake("You read beyond lengths[s]: after it, the table holds slots of other sequences.", _whole_table),
         Mistake("A masked score must be -inf: as 0 it still takes a share of the softmax.", _wrong(masked=0.0)),
         Mistake(
             "An empty part has the maximum -inf, and exp(-inf - -inf) is NaN: tl.where(seen, tl.exp(...), 0.0).",
             _wrong(careful=False),
         ),
         Mistake(
-            "Mask the scores with -inf before you take the maximum: the 0 of a masked key is far above scores near -300, and all "
-            "weights become 0.",
+            "Mask the scores with -inf before you take the maximum: the 0 of a masked key is far above scores near -300, and "
+            "then all weights become 0.",
             _wrong(late=True),
         ),
         Mistake(
-            "You see one position too many: a sequence has positions 0 to length - 1, so position < length, not <=.",
+            "You read one position too many: a sequence has positions 0 to length - 1, so use position < length, not <=.",
             _one_too_many,
         ),
         Mistake(
@@ -214,10 +216,10 @@ SPLIT_DECODE_ATTENTION = Exercise(
         ),
     ),
     hints=(
-        "position = part * BLOCK + tl.arange(0, BLOCK); seen = position < length. Load the slots masked, then a tile of keys "
-        "[BLOCK, DIM] at (slot[:, None] * heads + head) * head_dim + dim[None, :].",
-        "score = tl.where(seen, tl.sum(q[None, :] * k, axis=1) / tl.sqrt(head_dim.to(tl.float32)), float('-inf')); top = "
-        "tl.max(score, axis=0); weight = tl.where(seen, tl.exp(score - top), 0.0).",
+        "A score per position: tl.sum(query[None, :] * key, axis=1), divided by tl.sqrt(head_dim.to(tl.float32)). A masked score "
+        "is -inf: tl.where(seen, score, float('-inf')).",
+        "top = tl.max(score, axis=0); weight = tl.where(seen, tl.exp(score - top), 0.0). Store top and tl.sum(weight, axis=0) at "
+        "here, and tl.sum(weight[:, None] * value, axis=0) at here * head_dim + dim.",
         "Combine: share = torch.exp(largest - largest.amax(-1, keepdim=True)); (share[..., None] * sums).sum(2) / (share * "
         "totals).sum(-1, keepdim=True).",
     ),

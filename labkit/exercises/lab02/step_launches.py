@@ -1,4 +1,4 @@
-"""A decode step operation by operation, and as one call: what is launched, and what capturing it gains on this machine."""
+"""A decode step operation by operation and as one call: its launches, and the gain of capturing it on this machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LENGTH = 64
 
 
 def slots_of(sequences: int) -> int:
-    """Slots of the cache that the sequences hold; the one behind them is left to the padding of captured batches."""
+    """Slots of the cache that the sequences hold; the next slot is for the padding of captured batches."""
     return sequences * (LENGTH + 1)
 
 
 def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] | None = None) -> Callable[[], Tensor]:
-    """A function that runs one decode step (always the same one) by `forward`; left out, operation by operation."""
+    """A function that runs one decode step, always the same one, by `forward`; if left out, operation by operation."""
     cache = KVCache(model.config, slots_of(sequences) + 1, device=model.device, dtype=model.dtype)
     batches = FixedBatches(sequences, LENGTH + 1, model.device)
     prompts = list(torch.randint(1, model.config.vocab_size, (sequences, LENGTH)))
@@ -34,11 +34,11 @@ def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] 
 
 
 def captured_step(device: torch.device, sequences: int = 1, seconds: float = 2.0) -> dict[str, Any] | None:
-    """Timings of labkit's own decode step, "operation by operation" and "captured", in turn; None where nothing captures it."""
+    """Timings of labkit's own decode step, "operation by operation" and "captured", in turn; None if it cannot be captured."""
     model = labkit.load("gptj-tiny", device=device, dtype="fp32").model
     fastest = fastest_forward(model, padding_slot=slots_of(sequences))
     if fastest is model:
-        print("A captured step: not measured here: this machine has neither labkit's C++ library nor a CUDA graph of it.")
+        print("A captured step: not measured here: this machine has neither labkit's C++ library nor a GPU for a CUDA graph.")
         return None
     calls = {
         "operation by operation": decode_step(model, sequences),

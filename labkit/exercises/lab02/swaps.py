@@ -1,4 +1,4 @@
-"""The learner's functions in the running engine: put in the place of an operation, counted, and held against its tokens."""
+"""The learner's functions in the running engine: each replaces an operation, its calls are counted, and the tokens compared."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ NEW_TOKENS = 5
 GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
 DRAWN = SamplingParams(max_new_tokens=30, temperature=0.9, top_k=40, top_p=0.9, seed=7, ignore_eos=True)
 OPTIONS: EngineOptions = {"max_batch_size": 16, "num_slots": 512, "prefix_reuse": False}
-"""A small cache, since Triton's interpreter copies what a kernel is given; nothing kept from one run to the next."""
+"""A small cache, because Triton's interpreter copies all arguments of a kernel; no prefix is kept between runs."""
 
 
 class EngineSwaps:
-    """An engine of gptj-tiny that goes operation by operation in float32, into which functions are swapped."""
+    """An engine of gptj-tiny in float32 that runs operation by operation, so that functions can replace operations."""
 
     def __init__(self, name: str = "gptj-tiny") -> None:
         self.device = kernel_device()
@@ -55,10 +55,10 @@ class EngineSwaps:
         self.engine = Engine(self.model, checkpoint.tokenizer(), **OPTIONS)
 
     def same_tokens(self, says: str, functions: dict[str, Callable[..., Any]], **options: Any) -> bool:
-        """Generate with these operations swapped, and say whether the tokens are those of the engine's own operations.
+        """Generate with these operations replaced, and say whether the tokens equal those of the engine's own operations.
 
-        `options`: `engine`, another engine than this one; `params`, how to continue; `prompts`, how many of them; `every`,
-        of how many calls the function takes one, where it is interpreted; `calls`, how often it ran where that is not counted.
+        `options`: `engine` replaces this engine; `params` says how to continue; `prompts` is the number of prompts. With
+        `every=n`, an interpreted function takes only every n-th call. `calls` is the number of calls where none is counted.
         """
         engine = options.get("engine", self.engine)
         params = options.get("params", GREEDY)
@@ -84,7 +84,7 @@ class EngineSwaps:
         return equal
 
     def built_with(self, fuse_qkv: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Engine:
-        """An engine whose query, key and value weights were stacked by the learner."""
+        """An engine whose query, key and value weights were stacked by the learner's function."""
         layers = [replace(layer, qkv=Linear(fuse_qkv(*layer.qkv.weight.chunk(3)))) for layer in self.model.layers]  # type: ignore[union-attr]
         return Engine(self.model.with_layers(layers), self.engine.tokenizer, **OPTIONS)
 
@@ -105,7 +105,7 @@ class EngineSwaps:
 
 
 class Counted:
-    """A function that takes every n-th call and counts those; the others go to the operation's own."""
+    """Gives every n-th call to a function and counts those calls; the others go to the operation's own function."""
 
     def __init__(self, function: Callable[..., Any], own: Callable[..., Any], every: int) -> None:
         self._function, self._own, self._every = function, own, every
@@ -119,7 +119,7 @@ class Counted:
 
 
 def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-    """`ops.linear` as if query, key and value were three layers: their stacked weight is known by its shape."""
+    """`ops.linear` as if query, key and value were three layers; their stacked weight is recognised by its shape."""
     if isinstance(weight, Tensor) and weight.shape[0] == 3 * weight.shape[1]:
         return torch.cat([F.linear(x, part) for part in weight.chunk(3)], dim=1)
     return ops.linear.__wrapped__(x, weight, bias)  # type: ignore[attr-defined, no-any-return]
@@ -128,7 +128,8 @@ def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor
 def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
     """`ops.decode_attention` on keys and values that the learner's function writes and reads.
 
-    The operation finds the new tokens written already: they are taken out first, so that the function must write them.
+    The new tokens are already in the cache when the operation is called. They are removed first, so that the function must
+    write them.
     """
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[...,
 
 
 def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`ops.decode_attention` by the learner's kernel, which gets the part of the slot table that is in use."""
+    """`ops.decode_attention` by the learner's kernel, which gets only the used columns of the slot table."""
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
         return attention(query, keys, values, slot_table[:, : int(lengths.max())].contiguous(), lengths)
@@ -187,7 +188,7 @@ def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[...,
 
 
 def through_rows(sample_token: Callable[..., int]) -> Callable[..., Tensor]:
-    """`ops.sample` by the learner's function, a row at a time, with the engine's own uniform numbers."""
+    """`ops.sample` by the learner's function, one row at a time, with the engine's own uniform numbers."""
 
     def sample(
         logits: Tensor,

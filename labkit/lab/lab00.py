@@ -1,0 +1,6 @@
+"""What the cells of lab 00 use besides `labkit.lab`: drawings, and the counts of the roofline."""
+
+from labkit.exercises.pictures import lab00 as pictures
+from labkit.measure.roofline import head_flops, matmul_flops_per_token, weight_bytes_per_step
+
+__all__ = ["head_flops", "matmul_flops_per_token", "pictures", "weight_bytes_per_step"]

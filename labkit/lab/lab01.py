@@ -1,0 +1,6 @@
+"""What the cells of lab 01 use besides `labkit.lab`: a device with a queue, and drawings."""
+
+from labkit.exercises.async_device import AsyncDevice
+from labkit.exercises.pictures import lab01 as pictures
+
+__all__ = ["AsyncDevice", "pictures"]

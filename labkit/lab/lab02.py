@@ -1,0 +1,8 @@
+"""What the cells of lab 02 use besides `labkit.lab`: measurements, swaps into the engine, drawings."""
+
+from labkit.exercises.lab02 import climb, measurements, step_launches, swaps
+from labkit.exercises.pictures import lab02 as pictures
+from labkit.measure.torch_traffic import torch_traffic
+from labkit.ops.backend import has_triton
+
+__all__ = ["climb", "has_triton", "measurements", "pictures", "step_launches", "swaps", "torch_traffic"]

@@ -1,0 +1,114 @@
+"""A really busy core: a process that spins on the core on which something is measured."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from labkit.measure import Contention, KeptRuns, Timing, ratio
+from labkit.measure import contention as module
+from labkit.measure.timing import ADVICE, TOO_NOISY
+
+PINNED = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="not measured here: no process can be pinned to a core"
+)
+COUNTED = pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="not measured here: the kernel counts no waiting"
+)
+SHARED = """
+import os, subprocess, sys
+core = min(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {core})
+spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+try:
+    import torch
+    from pathlib import Path
+    from labkit.measure import ceilings, compare, ratio, Ceilings, KeptRuns
+    small, large = torch.ones(100_000), torch.ones(400_000)
+    calls = {"slow": large.sum, "fast": small.sum}
+    found = compare(calls, max_runs=2000, spread_target=0, max_seconds=2)
+    print(ratio(found["slow"], found["fast"]).words)
+    kept = lambda: Ceilings(**KeptRuns("00", Path(sys.argv[1])).keep("limits", ceilings("cpu", seconds=0.5).to_dict))
+    print(kept().caption("on a processor"))
+    kept()
+finally:
+    spinner.kill()
+"""
+
+
+@PINNED
+@COUNTED
+def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SHARED), str(tmp_path / "runs.json")],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith(f"{TOO_NOISY}; {ADVICE} (other programs kept this one waiting for a core for")
+    assert " x (" not in said[0]
+    assert f"To get a better one, {ADVICE}" in said[1]
+    assert said[2] == "on a processor"
+    assert said[3] == "The machine was busy when its limits were measured, so they are too low."
+    assert "was disturbed (other programs" in said[4]
+    assert said[4].endswith("it is taken again now.")
+
+
+def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_waited_by_thread", dict)
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    with subprocess.Popen(
+        [sys.executable, "-c", "print('spins', flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as spinner:
+        assert spinner.stdout is not None
+        try:
+            spinner.stdout.readline()
+            with Contention() as contention:
+                _wait_for_processor_time(spinner.pid, 0.5)
+        finally:
+            spinner.kill()
+    assert contention.words.startswith("other programs used ")
+
+
+def _wait_for_processor_time(pid: int, seconds: float) -> None:
+    """Sleep until that process has used so many seconds of processor time."""
+    process = psutil.Process(pid)
+    before = process.cpu_times().user
+    while process.cpu_times().user - before < seconds:
+        time.sleep(0.01)
+
+
+def test_pairs_that_differ_are_not_one_number() -> None:
+    steady = ratio(Timing((0.002, 0.0042, 0.0063)), Timing((0.001, 0.002, 0.003)))
+    assert steady.trusted
+    assert steady.words == "4.200 ms against 2.000 ms: 2.10 x (2.05 to 2.10)"
+    assert steady.slow / steady.fast == steady.median == steady.shown
+    wide = ratio(Timing((6.9, 1.0, 0.4, 5.0)), Timing((0.2, 0.9, 0.3, 0.21)))
+    assert not wide.trusted
+    assert str(wide) == TOO_NOISY
+    assert wide.shown != wide.shown  # NaN: no bar
+    assert wide.words.startswith(f"{TOO_NOISY}; {ADVICE} (the same runs differ too much")
+    assert not ratio(Timing((1.0, 1.0)), Timing((1.0, 1.0))).trusted  # two pairs have no spread to judge by
+    disturbed = ratio(Timing((2.0,) * 5, "another program ran"), Timing((1.0,) * 5))
+    assert (disturbed.trusted, disturbed.why) == (False, "another program ran")
+
+
+def test_timings_that_cannot_be_compared_are_taken_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = KeptRuns("01", tmp_path / "runs.json")
+    noisy = {"a": Timing((6.9, 1.0, 0.4, 5.0)), "b": Timing((0.2, 0.9, 0.3, 0.21))}
+    quiet = {"a": Timing((2.0, 2.1, 2.0)), "b": Timing((1.0, 1.0, 1.0))}
+    assert not ratio(*runs.keep_timings("pair", lambda: noisy).values()).trusted
+    assert ADVICE in capsys.readouterr().out
+    assert runs.keep_timings("pair", lambda: quiet) == quiet
+    assert "it is taken again now" in capsys.readouterr().out
+    assert runs.keep_timings("pair", lambda: noisy) == quiet
+    assert "Kept from" in capsys.readouterr().out
