@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # 
 GREY = "#777777"
 DARK = "#333333"
 """Of captions: readable on white, and still quieter than the title."""
-CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 13
+CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 12
 """Of a caption: its size in points, and how many of its letters fit beside each other."""
 NUMBER_SIZE = 9
 """Points of the numbers in a figure and of its legend."""
