@@ -30,6 +30,7 @@ FLOORS = [
     "serving",
     "exercises",
     "grading",
+    "lab",
     "cli",
     "__main__",
 ]

@@ -22,6 +22,7 @@ from labkit.exercises.registry import exercise as find
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.extract import Piece
 from labkit.grading.files_beside import find_modules
+from labkit.grading.progress import Progress
 from labkit.grading.run_statements import NO_DEFINITION, define
 from labkit.grading.shell import Shell
 from labkit.plain_values import encode
@@ -51,19 +52,14 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 def notebook_scope(folder: Path | None) -> tuple[dict[str, Any], Shell]:
     """The names that a notebook starts with, as those of the module `__main__`, and what stands for IPython in it.
 
-    `display` shows nothing here, and labkit's `check`, `hint` and `progress_panel` keep nothing.
+    `display` shows nothing here, and labkit's `check` and `hint` keep nothing.
     """
-    import labkit.grading
-    from labkit.grading.check import check_quietly, exercise_of
-
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main  # where dataclasses, say, look for a class's module
     shell = Shell(main.__dict__, folder)
     setattr(builtins, "get_ipython", lambda: shell)  # noqa: B010
     setattr(builtins, "display", _nothing)  # noqa: B010
-    grading: Any = labkit.grading
-    grading.check = lambda function: check_quietly(exercise_of(function, main.__dict__), function)
-    grading.hint = grading.progress_panel = _nothing
+    Progress.is_kept = False
     find_modules(folder)
     return main.__dict__, shell
 
