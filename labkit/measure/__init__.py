@@ -1,6 +1,7 @@
 """Measuring: time, memory, the machine's ceilings, the roofline of a model, records and plots. Knows no engine."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
+from labkit.measure.contention import Contention
 from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
@@ -12,6 +13,7 @@ from labkit.measure.timing import Ratio, Timing, compare, ratio, time_call
 
 __all__ = [
     "Ceilings",
+    "Contention",
     "HostPeak",
     "KeptRuns",
     "Ladder",

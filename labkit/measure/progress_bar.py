@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+SHORTEST_PAUSE = 0.1
+"""Seconds between two updates of a bar."""
+
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
     """A function that draws the bar; pass it on as `progress`. It is called with the steps done and the largest possible total.
@@ -15,10 +18,14 @@ def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
     from tqdm.auto import tqdm
 
     started = time.monotonic()
+    shown = 0.0
     bar: Any = None
 
     def show(done: int, total: int) -> None:
-        nonlocal bar
+        nonlocal bar, shown
+        if done < total and time.monotonic() - shown < SHORTEST_PAUSE:
+            return  # a notebook's bar costs processor time, which the measurement needs
+        shown = time.monotonic()
         if bar is None and (time.monotonic() - started < after or (after and done >= total)):
             return
         if bar is None:

@@ -1,24 +1,38 @@
-"""Timing that can be believed: warmed up, synchronised, interleaved, repeated until it is steady, given with its spread.
+"""Timing that can be believed: warmed up, synchronised, interleaved, repeated until it is steady, and reported with its spread.
 
-Knows only that a thing can be called; a GPU's queue is waited for before each clock reading.
+A ratio of two timings says itself whether it can be trusted. This module does not know what it times: it calls functions, and
+waits for a GPU's queue before each reading of the clock.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import InvalidRequest
+from labkit.measure.contention import Contention
+
+TOO_NOISY = "too noisy to compare"
+ADVICE = "close other programs and run this cell again"
+WIDEST = 0.5
+"""The quartiles of a ratio may be this far apart, as a share of its median, for the ratio to be trusted."""
+FEWEST_PAIRS = 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each counted run, in the order in which they were taken."""
+    """Seconds of each counted run, in the order in which they were taken.
+
+    `disturbed` says in words how other programs slowed the runs down; it is empty if they did not.
+    """
 
     samples: tuple[float, ...]
+    disturbed: str = ""
 
     @property
     def median(self) -> float:
@@ -56,14 +70,39 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer one thing takes than another: median and quartiles over pairs of neighbouring runs."""
+    """How many times longer one thing takes than another: median and quartiles over pairs of neighbouring runs.
+
+    `slow` and `fast` are the seconds of the pair in the middle. `why` says why the ratio cannot be trusted: other programs
+    disturbed the runs, or the pairs differ too much. It is empty for a ratio that can be trusted. `str()` of a ratio that
+    cannot be trusted contains no number, so a title or a line of text can always contain a ratio.
+    """
 
     median: float
     low: float
     high: float
+    slow: float = math.nan
+    fast: float = math.nan
+    why: str = ""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the number means something."""
+        return not self.why
+
+    @property
+    def shown(self) -> float:
+        """The number to draw: the median, or NaN, for which no bar is drawn, when the ratio cannot be trusted."""
+        return self.median if self.trusted else math.nan
+
+    @property
+    def words(self) -> str:
+        """A sentence to print: both times and the ratio, or that it is too noisy, why, and what to do."""
+        if self.why:
+            return f"{TOO_NOISY}; {ADVICE} ({self.why})"
+        return f"{1e3 * self.slow:.3f} ms against {1e3 * self.fast:.3f} ms: {self}"
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} x ({self.low:.2f} to {self.high:.2f})"
+        return TOO_NOISY if self.why else f"{self.median:.2f} x ({self.low:.2f} to {self.high:.2f})"
 
 
 def compare(
@@ -75,6 +114,7 @@ def compare(
     max_runs: int = 50,
     max_seconds: float = 5.0,
     spread_target: float = 0.05,
+    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     synchronise: Callable[[], None] | None = None,
@@ -84,7 +124,9 @@ def compare(
     After `warmup` rounds that do not count, rounds go on until every spread is at most `spread_target`, or `max_runs`
     rounds or `max_seconds` (counted rounds) are reached, but at least `min_runs`. `device` (None, "cpu", "cuda", ...)
     says whose queue is waited for before each clock reading; `synchronise` and `clock` replace the waiting and the
-    clock. `progress` is called with rounds done and `max_runs`. Raises `InvalidRequest` for settings that cannot be.
+    clock. `threads` is the number of torch's CPU threads during the measurement: with one thread, small operations do not
+    depend on whether a second core is free. `progress` is called with rounds done and `max_runs`.
+    Raises `InvalidRequest` for settings that cannot be.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -93,25 +135,53 @@ def compare(
         )
     wait = synchronise or waiter(device)
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(warmup):
-        for call in calls.values():
-            call()
-    wait()
-    started = clock()
-    for done in range(1, max_runs + 1):
-        for name, call in calls.items():
-            wait()
-            before = clock()
-            call()
-            wait()
-            samples[name].append(clock() - before)
-        steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
-        enough = done >= min_runs and (steady or clock() - started >= max_seconds)
-        if progress:
-            progress(done, done if enough else max_runs)
-        if enough:
-            break
-    return {name: Timing(tuple(taken)) for name, taken in samples.items()}
+    with _torch_threads(threads):
+        for _ in range(warmup):
+            for call in calls.values():
+                call()
+        wait()
+        started = clock()
+        with Contention() as contention:
+            for done in range(1, max_runs + 1):
+                _one_round(calls, samples, wait, clock)
+                steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
+                enough = done >= min_runs and (steady or clock() - started >= max_seconds)
+                if progress:
+                    progress(done, done if enough else max_runs)
+                if enough:
+                    break
+    return {name: Timing(tuple(taken), contention.words) for name, taken in samples.items()}
+
+
+def _one_round(
+    calls: Mapping[str, Callable[[], Any]],
+    samples: dict[str, list[float]],
+    wait: Callable[[], None],
+    clock: Callable[[], float],
+) -> None:
+    """Time each call once and append its seconds to its samples."""
+    for name, call in calls.items():
+        wait()
+        before = clock()
+        call()
+        wait()
+        samples[name].append(clock() - before)
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many CPU threads inside the block; None leaves their number as it is."""
+    if count is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
@@ -120,7 +190,7 @@ def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """`slow / fast`, run by run; the two must come from one call of `compare`.
+    """`slow / fast`, pair by pair, with a judgement whether it can be trusted; both must come from one call of `compare`.
 
     Raises `InvalidRequest` when they have different numbers of runs, since those were not taken side by side, and when
     a run of `fast` took no time.
@@ -129,12 +199,23 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
         raise InvalidRequest(f"a ratio pairs runs taken side by side, but these have {slow.runs} and {fast.runs} runs")
     if not all(sample > 0 for sample in fast.samples):
         raise InvalidRequest("a run took no time that the clock could see; time more work in one call")
-    pairs = Timing(tuple(a / b for a, b in zip(slow.samples, fast.samples, strict=True)))
-    return Ratio(pairs.median, pairs.low, pairs.high)
+    pairs = sorted(zip(slow.samples, fast.samples, strict=True), key=lambda pair: pair[0] / pair[1])
+    ratios = Timing(tuple(a / b for a, b in pairs))
+    middle = pairs[(len(pairs) - 1) // 2]
+    return Ratio(ratios.median, ratios.low, ratios.high, *middle, slow.disturbed or fast.disturbed or _too_wide(ratios))
+
+
+def _too_wide(ratios: Timing) -> str:
+    """Why these ratios of single pairs do not agree on one number; empty when they do."""
+    if ratios.runs < FEWEST_PAIRS:
+        return f"{ratios.runs} pairs of runs are too few"
+    if ratios.spread > WIDEST:
+        return "the same runs differ too much from one time to the next"
+    return ""
 
 
 def waiter(device: Any) -> Callable[[], None]:
-    """A function that waits until `device` has done all that was asked of it; on a CPU there is nothing to wait for."""
+    """A function that waits until `device` has finished all its work; on a CPU there is nothing to wait for."""
     if device is not None and str(device).startswith("cuda"):
         import torch
 

@@ -1,0 +1,72 @@
+"""Whether other programs took processor time from this one while something was measured. Knows nothing of what is measured.
+
+On a busy machine all runs of a measurement can be slow by the same factor: two threads that wait for each other after every
+operation both wait for the core that another program has. The spread of the runs then stays small, so it does not show this.
+Linux counts the time that each thread was ready to run and had no core (the second number in /proc/self/task/*/schedstat).
+Other systems do not; there the processor time of all other programs is used.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from labkit.environment import usable_cores
+
+WAITING_LIMIT = 0.1
+"""A thread may wait for a core for this share of the time before the measurement counts as disturbed."""
+SHORTEST_WAIT = 0.001
+"""Seconds of waiting below which nothing is concluded: every thread waits some microseconds when it is woken."""
+OTHERS_LIMIT = 0.25
+"""Other programs may use this share of the processor's time, on systems that do not count the waiting."""
+
+
+class Contention:
+    """Watches while its `with` block runs; afterwards `words` says how other programs disturbed it, "" if they did not."""
+
+    def __init__(self) -> None:
+        self.words = ""
+
+    def __enter__(self) -> Contention:
+        self._waited, self._stolen, self._others = _waited_by_thread(), _stolen(), _used_by_others()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        now = _waited_by_thread()
+        if now:
+            longest = max(seconds - self._waited.get(thread, 0.0) for thread, seconds in now.items())
+            waited = max(longest, _stolen() - self._stolen)
+            if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
+                share = min(1.0, waited / elapsed)
+                self.words = f"other programs kept this one waiting for a core for {share:.0%} of the time"
+            return
+        used = (_used_by_others() - self._others) / elapsed / usable_cores()
+        if used > OTHERS_LIMIT:
+            self.words = f"other programs used {min(used, 1.0):.0%} of the processor"
+
+
+def _waited_by_thread() -> dict[str, float]:
+    """Seconds that each thread of this process has been ready and without a core; empty where the system does not count it."""
+    waited = {}
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            waited[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):  # the thread has ended, or the kernel was built without these counts
+            continue
+    return waited
+
+
+def _stolen() -> float:
+    """Seconds that this virtual machine was ready to run while its host ran others."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
+def _used_by_others() -> float:
+    """Seconds of processor time that all programs but this one have used."""
+    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    return float(times.user + times.system - own.user - own.system)
