@@ -472,7 +472,8 @@ def test_what_every_rank_reads_and_how_the_stages_hand_on_are_measured() -> None
     assert list(whole) == ["2 ranks", "4 ranks"]
     norms = 9 * 2 * 256 * 2
     assert all(size == 0 or norms <= size < 1.2 * norms for size in whole.values())
-    runs = measurements.run_pipelines(pipeline_stage, (1, 4))
+    runs, times = measurements.run_pipelines(pipeline_stage, (1, 4))
+    assert all(timing.runs == measurements.PASSES for timing in times.values())
     for pieces, run in runs.items():
         assert [[number for number, _, _ in row] for row in measurements.bars_of(run).values()] == [list(range(pieces))] * 2
         assert 0 < measurements.idle_share(run) < 1
