@@ -7,7 +7,7 @@
 # Two libraries of NVIDIA made these cuts known: **Megatron-LM** trains large models on many GPUs, and **FasterTransformer**
 # (2021 to 2023) ran them for users. Most of today's engines cut a model as these two did. You rebuild it here.
 #
-# *About 225 minutes, 190 of them for the 9 exercises; a good place for a break is before "Count before you run" · 100 points ·
+# *About 220 minutes, 185 of them for the 9 exercises; a good place for a break is before "Count before you run" · 100 points ·
 # runs on any machine: your functions run on real processes, with the `torch.distributed` calls that GPUs would need.*
 
 # %%
@@ -464,9 +464,13 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
 display(drawings.ring(4))
 
 # %% [markdown]
-# In the first half of the steps the sums grow; in the second half the finished parts are copied. For n ranks these are 2 (n - 1)
-# steps, and in each a rank sends one n-th of the tensor: together 2 (n - 1) / n of its bytes. You find this factor in the next
-# exercise. It takes a model and a machine, dictionaries of this form:
+# In the first half of the steps the sums grow; in the second half the finished parts are copied. With n ranks there are 2 (n - 1)
+# steps, and in each a rank sends one n-th of the tensor. From this follow two times, for a tensor of b bytes:
+#
+# - an all-reduce of n ranks takes `latency + 2 (n - 1) / n · b / rate` seconds,
+# - a send takes `latency + b / rate` seconds.
+#
+# The next exercise uses both. It takes a model and a machine, dictionaries of this form:
 
 # %%
 model = {"layers": 28, "hidden": 4096, "heads": 16, "weight_bytes": 12_100_000_000}  # GPT-J 6B

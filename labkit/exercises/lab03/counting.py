@@ -301,11 +301,11 @@ CHOOSE_LAYOUT = Exercise(
     title="Choose the layout for a machine",
     function="choose_layout",
     statement=(
-        "Return the `(shards, stages)` that make a token fastest; GPUs may stay idle. Each stage's ranks read their share of "
-        "`weight_bytes` at `read` bytes/s, one stage after the other. Then add `layers` all-reduces of `latency + 2 (shards - 1) "
-        "/ shards · 4 hidden / rate` (none for one shard) and `stages - 1` sends of `latency + 4 hidden / rate`. Latency and rate "
-        "are those `inside` a node; `between` nodes for all-reduces if `shards > gpus`, for sends if `shards · stages > gpus`. "
-        "`shards` must divide `heads`, and a share must fit `memory`."
+        "Return the `(shards, stages)` with the shortest time of a token; GPUs may stay idle. Stages read one after the other; "
+        "each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` (none for "
+        "one shard) and `stages - 1` sends, of `4 hidden` bytes each. Their latency and rate are those `inside` a node, or "
+        "`between` nodes: for all-reduces if `shards > gpus`, for sends if `shards · stages > gpus`. `shards` must divide "
+        "`heads`; a rank's weights must fit `memory`."
     ),
     points=10,
     minutes=35,
