@@ -14,7 +14,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside, values_of
+from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, Call, RanksCase, exactly, inside, values_of
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block
 from labkit.launch import Each
 
@@ -121,6 +121,7 @@ SHARD_LAYER = Exercise(
     reference=shard_layer,
     ends_at_error=True,
     run=inside(own_shard),
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
@@ -297,6 +298,7 @@ PARALLEL_BLOCK = Exercise(
     reference=parallel_block,
     ends_at_error=True,
     run=inside(run_block),
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,

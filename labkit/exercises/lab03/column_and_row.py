@@ -13,7 +13,17 @@ from torch import distributed as dist
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, LedgerContract, RanksCase, exactly, inside, on_ranks, values_of
+from labkit.exercises.lab03.on_ranks import (
+    BY_RANK,
+    CHECK_SECONDS,
+    Call,
+    LedgerContract,
+    RanksCase,
+    exactly,
+    inside,
+    on_ranks,
+    values_of,
+)
 from labkit.exercises.lab03.small_gptj import stretch
 from labkit.exercises.lab03.work import Work
 from labkit.launch import Each, Launched
@@ -134,6 +144,7 @@ SPLIT_COLUMNS = Exercise(
     cases=_column_cases,
     reference=split_columns,
     run=inside(counted_share),
+    seconds=CHECK_SECONDS,
     observe=_values,
     comparison=Comparison(),
     names=BY_RANK,
@@ -245,6 +256,7 @@ SPLIT_ROWS = Exercise(
     cases=_row_cases,
     reference=split_rows,
     run=on_ranks,
+    seconds=CHECK_SECONDS,
     ends_at_error=True,
     observe=values_of,
     comparison=Comparison(),

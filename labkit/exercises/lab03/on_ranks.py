@@ -15,6 +15,9 @@ from labkit.parallel.ledger import COMPUTE, Entry
 PATIENCE = 3.0
 """Seconds that a collective waits for the other ranks."""
 
+CHECK_SECONDS = 60.0
+"""Seconds that one case may take, with the start of its processes: more than enough on a busy machine."""
+
 BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
 """What to call the places of an answer that has one value for each rank."""
 

@@ -12,7 +12,17 @@ from torch import distributed as dist
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks, values_of
+from labkit.exercises.lab03.on_ranks import (
+    BY_RANK,
+    CHECK_SECONDS,
+    LedgerContract,
+    RanksCase,
+    calls_of,
+    in_words,
+    of_rank,
+    on_ranks,
+    values_of,
+)
 from labkit.launch import Each, Launched
 from labkit.launch.ledger_compute import compute
 from labkit.parallel.ledger import COMPUTE
@@ -166,6 +176,7 @@ PIPELINE_STAGE = Exercise(
     reference=pipeline_stage,
     ends_at_error=True,
     run=on_ranks,
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,

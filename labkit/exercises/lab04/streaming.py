@@ -314,11 +314,11 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if right["error"] and not found["error"]:
         return "The server's error does not reach the reader: raise the one that the callback was given."
     if found["pieces"] != right["pieces"]:
-        return f"The reader gets {str(found['pieces'])[:160]}; {str(right['pieces'])[:160]} was sent."
+        return f"The reader gets {str(found['pieces'])[:160]}, but the model sent {str(right['pieces'])[:160]}."
     if not found["each piece before the next is made"]:
-        return "The reader gets the pieces late: yield each when it comes."
+        return "The reader gets the pieces late: yield each piece as soon as it comes."
     if found["cancelled"] != right["cancelled"]:
-        return "The reader has left, and the model goes on writing: cancel in a finally: block."
+        return "The reader has left, but the model goes on: cancel in a finally: block."
     return ""
 
 
@@ -347,32 +347,30 @@ STREAM_TEXT = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake(
-            "You collect all pieces before the reader gets the first: that is no stream. yield each when it comes.", _collected
-        ),
-        Mistake("You end quietly at an error, so that half a text looks whole: raise the error that came.", _error_swallowed),
+        Mistake("You collect all pieces before the reader gets the first: yield each piece as soon as it comes.", _collected),
+        Mistake("You end without an error when one came, so half a text looks whole: raise the error.", _error_swallowed),
         Mistake(
             "Your client waits for ever: the last response may hold no text, and comes only with enable_empty_final_response=True.",
             _no_final,
         ),
         Mistake(
-            "When the reader leaves, the model goes on writing for nobody: stop_stream(cancel_requests=True), in a finally: block.",
+            "When the reader leaves, the model goes on: call stop_stream(cancel_requests=True) in a finally: block.",
             _not_cancelled,
         ),
-        Mistake("You yield an empty piece for the last response, which only says that it is the last.", _empty_piece),
-        Mistake("You look into the queue without waiting, find nothing yet, and end: queue.get() waits.", _does_not_wait),
+        Mistake("You yield an empty piece for a last response without text: yield nothing for it.", _empty_piece),
+        Mistake("You look into the queue without waiting and end when it is empty: queue.get() waits.", _does_not_wait),
         Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
-        Mistake("You strip the pieces; their spaces belong to the text.", _stripped),
-        Mistake("Your pieces are bytes; decode() makes text of them.", _bytes),
+        Mistake("You strip the pieces, but their spaces belong to the text.", _stripped),
+        Mistake("Your pieces are bytes: call decode().", _bytes),
         Mistake("You end after the first piece: go on until the response that is marked as the last.", _first_only),
         Mistake(
-            "infer is for models that answer once; one that streams is asked by start_stream and async_stream_infer.",
+            "You call infer, which is for models that answer once: use start_stream and async_stream_infer.",
             _one_request,
         ),
     ),
     hints=(
-        "The callback runs in another thread: let it put (result, error) into a queue.SimpleQueue, and read that in your generator.",
-        "try: while True: result, error = answers.get() ... finally: stop_stream. A generator's finally runs when its reader leaves, too.",
+        "After answers.get() ask three questions: is there an error, is there text, was this the last response? One response may have both text and the end.",
+        "try: while True: result, error = answers.get() ... finally: client.stop_stream(...). A finally block also runs when the reader leaves.",
         "In the loop: raise error if there is one; yield text[0].decode() if text is not None; return if the response is the last.",
     ),
 )
