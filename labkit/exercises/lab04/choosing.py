@@ -158,9 +158,9 @@ CHOOSE_BATCHING = Exercise(
     title="Choose copies and delay",
     function="choose_batching",
     statement=(
-        "Requests come evenly, `rate` a second. Every n of them make a batch, with n at most `most`; a copy computes it in `first "
-        "+ more * n` seconds. The first request waits for the n-th: this is the delay. All copies together must keep up with the "
-        "requests. Of all n whose longest latency (delay, then batch) is at most `bound`, choose the one with the fewest copies; "
+        "Requests come evenly, `rate` a second. Every n of them make a batch, n at most `most`; a copy computes it in `first "
+        "+ more * n` seconds. The first request waits for the n-th: this is the delay. Together, the copies must keep up with the "
+        "requests. Of all n whose longest latency (delay plus batch) is at most `bound`, choose the one with the fewest copies; "
         "of equal ones the least latency. Return `(copies, n, delay, latency)` in seconds, or None if no n meets the bound."
     ),
     points=10,

@@ -73,9 +73,8 @@ def postprocessing(tokens: NDArray[Any], lengths: NDArray[Any], decode: Decode, 
         )
     found = np.empty(tokens.shape[:2], np.object_)
     if [len(row) for row in texts] != [tokens.shape[1]] * len(tokens):
-        raise ValueError(
-            f"the prompts have {[len(row) for row in texts]} texts, but TOKENS_BATCH is {list(tokens.shape)}: return one text for each beam"
-        )
+        beams = [len(row) for row in texts]
+        raise ValueError(f"the prompts have {beams} texts, but TOKENS_BATCH is {list(tokens.shape)}: one text for each beam")
     for place, row in enumerate(texts):
         found[place] = [text.encode() for text in row]
     return found
