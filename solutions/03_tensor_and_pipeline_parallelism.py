@@ -419,10 +419,9 @@ is_planned = passed(pipeline_schedule) and passed(pipeline_stage)
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
     plans = {n: pipeline_schedule(measurements.stage_seconds(run), n) for n, run in runs.items()}
     shown = {"your timetable": [100 * idle for _, idle in plans.values()]}
-    if quicker.trusted:
-        shown["measured"] = [100 * measurements.idle_share(run) for run in runs.values()]
-    else:
-        print("Idle time:", quicker.words)
+    measured = {"measured": [100 * measurements.idle_share(run) for run in runs.values()]}
+    shown |= measured if quicker.trusted else {}
+    print("One micro-batch against 8:", quicker.words)
     guesses = {"your guesses": {"2": 100 * guess_idle_2, "8": 100 * guess_idle_8}}
     labels = {"ylabel": "percent of the time", "caption": f"groups: micro-batches; {where}"}
     title = "Idle time of two stages, by the number of micro-batches"
