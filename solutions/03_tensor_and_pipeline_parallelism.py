@@ -1,11 +1,14 @@
 # %% [markdown]
 # # Lab 03 · Tensor and pipeline parallelism
 #
-# **After this lab you can** cut a model over several processes or GPUs by hand, say before it runs what will pass between
-# them and what that costs, and choose a layout for a machine. You rebuild what Megatron-LM and FasterTransformer do.
+# **After this lab you can** cut a model over several processes or GPUs, say before it runs what they will send to each other
+# and what that costs, and choose a layout for a machine.
 #
-# *About 170 minutes, 140 of them for the 9 exercises · 100 points · runs on any machine: your functions run on real processes here, with the
-# same `torch.distributed` calls that they would make between GPUs or hosts.*
+# Two libraries of NVIDIA made these cuts known: **Megatron-LM** trains large models on many GPUs, and **FasterTransformer**
+# (2021 to 2023) ran them for users. Most of today's engines cut a model as these two did. You rebuild it here.
+#
+# *About 220 minutes, 185 of them for the 9 exercises; a good place for a break is before "Count before you run" · 100 points ·
+# runs on any machine: your functions run on real processes, with the `torch.distributed` calls that GPUs would need.*
 
 # %%
 import torch
@@ -13,13 +16,9 @@ import torch.nn.functional as F
 from torch import distributed as dist
 
 from labkit import measure
-from labkit.exercises.lab03 import measurements
-from labkit.exercises.lab03.pipeline import run_layers
-from labkit.exercises.lab03.small_gptj import attend, gelu
-from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab.lab03 import Layout, attend, drawings, gelu, launch, measurements, run_layers
 from labkit.measure import plots
-from labkit.parallel import Layout
-from labkit.launch import launch
 
 torch.set_grad_enabled(False)
 where = f"processes of one host, torch {torch.__version__}"
@@ -30,12 +29,13 @@ progress_panel("03")
 # %% [markdown]
 # ## One program, several ranks
 #
-# A distributed program is a function that several processes run at the same time. They are called **ranks**, numbered from 0,
-# and each asks for its own number. Data passes between them only where all of them call the same **collective**, or where one
-# sends and another receives. `launch(function, ranks, ...)` starts real processes, and calls your function on each.
+# A distributed program is one function that several processes run at the same time. The processes are called **ranks**. They
+# are numbered from 0, and each rank can ask for its own number. Data passes between them in two ways only: all of them call
+# the same **collective**, or one rank sends and another receives. `launch(function, ranks, ...)` starts real processes and
+# calls your function on each of them.
 #
-# What travels to them: the function's source, and what it uses of yours, as long as that is a function made by `def`, a module,
-# a plain value, a tensor, or a list or dictionary of these. Classes and objects of your own stay here.
+# The function travels to them as source code, together with the things of yours that it uses. These can be functions made by
+# `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects do not travel.
 
 
 # %%
@@ -51,11 +51,11 @@ first = launch(hello, 3, "hello", progress=measure.progress_bar("ranks ready"))
 print("returned:", first.values)
 
 # %% [markdown]
-# What passed between ranks is in the **ledger**, an entry a collective: on which rank, on what shape, bytes, seconds. Every
-# exercise below is held against it, beside its values.
+# The **ledger** lists what the ranks sent to each other. It has one entry for each collective and rank: the shape of the
+# tensor, its bytes and the seconds that the call took. Every check below compares your values, and then reads the ledger.
 #
-# Before you go on: what if one rank does not come? Run this, and read what the error says (`on ...` is the host's name).
-# Nobody waits for ever: a collective gives up after `timeout` seconds.
+# Before you go on: what happens when one rank does not call the collective? Run the next cell and read the error (`on ...` is
+# the host's name). Nobody waits for ever: a collective gives up after `timeout` seconds.
 
 # %%
 for entry in first.ledger:
@@ -75,9 +75,10 @@ except Exception as error:
     print(type(error).__name__, "·", error)
 
 # %% [markdown]
-# A collective costs time even if it carries next to nothing: everybody waits for everybody. That is its **latency**.
+# A collective takes time even if it carries almost nothing, because all ranks wait for each other. This time is its
+# **latency**.
 #
-# **Predict:** how many microseconds does an all-reduce of 4 bytes take between two processes here? Of 4 MB?
+# **Predict:** how many microseconds does an all-reduce of 4 bytes take between two processes on this machine? And of 4 MB?
 
 # %%
 # BEGIN SOLUTION guess_small_us, guess_large_us = None, None
@@ -86,7 +87,7 @@ guess_small_us, guess_large_us = 200, 5000
 if predicted(small=guess_small_us, large=guess_large_us):
     times = measurements.sum_times(2, [4, 4_000, 40_000, 400_000, 4_000_000])
     for size in (4_000, 4_000_000):
-        print(f"{size:,} bytes take {measure.ratio(times[size], times[4])} as long as 4 bytes")
+        print(f"{size:,} bytes against 4 bytes: {measure.ratio(times[size], times[4]).words}")
     took = {"measured: median": [1e6 * timing.median for timing in times.values()]}
     half = {"measured: median": [(1e6 * timing.low, 1e6 * timing.high) for timing in times.values()]}
     guesses = {"your guesses, joined": [guess_small_us] * 4 + [guess_large_us]}
@@ -95,14 +96,19 @@ if predicted(small=guess_small_us, large=guess_large_us):
     display(plots.sweep_plot(list(times), took, bands=half, limits=guesses, title=title, **labels))
 
 # %% [markdown]
-# Compare the two lines above the figure: a thousand times the bytes are nearly free where the curve is flat, and a million
-# times are not. A token's hidden state in GPT-J 6B has 4,096 numbers, 16 kB. That lies in the flat part, so latency is most of
-# what there is to save. Count calls first, then bytes.
+# Compare the two lines above the figure. Where the curve is flat, a thousand times as many bytes take hardly any longer; a
+# million times as many do. The hidden state of one token in GPT-J 6B has 4,096 numbers, which is 16 kB. That lies in the
+# flat part, so an all-reduce of one token is mostly latency. Count the calls first, then the bytes.
 #
 # ## A product in parts
 #
-# A linear layer's weight `[out, in]` can be cut in two ways. By **output features**, each rank makes some of them from the
-# whole input.
+# The weight `[out, in]` of a linear layer can be cut in two ways:
+
+# %%
+display(drawings.two_cuts())
+
+# %% [markdown]
+# On the left, each rank computes some **output features** from the whole input.
 
 # %% [markdown]
 # {{exercise lab03.split_columns}}
@@ -124,8 +130,8 @@ def split_columns(x, weight, bias):
 check(split_columns)
 
 # %% [markdown]
-# (Megatron-LM calls this *column parallel*, since it writes a weight as `[in, out]`.) By **input features**, each rank has
-# some of the numbers that every output is made of.
+# (Megatron-LM calls this *column parallel*, because it writes a weight as `[in, out]`.) On the right of the drawing, each rank
+# has some **input features**. Every output needs all of them, so each rank computes one part of every sum.
 
 # %% [markdown]
 # {{exercise lab03.split_rows}}
@@ -147,12 +153,12 @@ def split_rows(x, weight, bias):
 check(split_rows)
 
 # %% [markdown]
-# The two fit together: cut the first layer of an MLP by output and the second by input. What the first one makes on a rank is
-# just what the second one needs there, and nothing passes between them. Attention is the same: heads are independent, from
-# query, key and value up to the output projection.
+# The two cuts fit together. Cut the first layer of an MLP by output features and the second by input features: each rank then
+# has exactly the features that it needs for the second layer, and the ranks send nothing in between. Attention works the same
+# way, because its heads do not depend on each other until the output projection.
 #
-# **Predict:** the file of gptj-tiny holds 21 MB of weights (2 bytes each, 8 blocks, hidden size 256), embedding and head
-# included. Which of its tensors cannot be cut, so that every rank reads them, and how many kB are they?
+# **Predict:** the file of gptj-tiny holds 21 MB of weights (2 bytes each, 8 blocks, hidden size 256), with embedding and head.
+# Some of its tensors cannot be cut, so every rank reads them in full. How many kB are these?
 
 # %%
 # BEGIN SOLUTION guess_whole_kb = None
@@ -190,16 +196,17 @@ if passed(shard_layer) and predicted(whole=guess_whole_kb):
     display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
-# Next to nothing is read twice: only the layer norms, which need all numbers of a token (a weight and a bias of 256 each, once a
-# block and once at the end). So n ranks hold an n-th of the model each, and no rank ever holds it in full. FasterTransformer wrote a file for each rank instead; `labkit convert` reads and writes its form.
+# Almost nothing is read by every rank: only the layer norms, which need all numbers of a token. (Each has a weight and a bias
+# of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks holds one n-th of the model, and no
+# rank holds all of it. FasterTransformer wrote one file for each rank instead; `labkit convert` reads and writes these files.
 #
 # ## A block, and one sum
 #
-# Now the block itself. Most models add up twice a layer, behind attention and behind the MLP, which needs attention's
-# result. GPT-J's MLP does not.
+# Now the block itself. In most models the MLP needs the result of attention, so they add up twice in each layer: after
+# attention and after the MLP. In GPT-J both read the same input.
 #
 # **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does it take
-# with two all-reduces a block as with one?
+# with two all-reduces in each block as with one?
 
 # %%
 # BEGIN SOLUTION guess_two_sums = None
@@ -230,23 +237,24 @@ check(parallel_block)
 if passed(parallel_block) and predicted(two_sums=guess_two_sums):
     sums, (one, two) = measurements.one_token(parallel_block, measurements.two_sums)
     times = measure.ratio(two, one)
-    print(f"Yours: {sums[0]} sums, {one}. The other: {sums[1]} sums, {two}. That is {times}.")
-    names = [f"{sums[1]} sums in place of {sums[0]}"]
-    shown = {"measured": [times.median], "your prediction": [guess_two_sums]}
+    print(f"Two sums in each block ({sums[1]} in all) against yours ({sums[0]}): {times.words}")
+    names = [f"{sums[1]} sums instead of {sums[0]}"]
+    shown = {"measured": [times.shown], "your prediction": [guess_two_sums]}
     half = {"measured": [(times.low, times.high)]}
     labels = {"ylabel": "times as long (whisker: quartiles)", "caption": where}
-    title = "A token through 28 blocks: two sums a block against one"
+    title = "One token through 28 blocks: two sums in each block against one"
     display(plots.prediction_plot(names, shown, ranges=half, title=title, **labels))
 
 # %% [markdown]
-# Twice the sums are not twice the time, since only the waiting doubles: the products of a block are computed once in either
-# way. The smaller the products are (more shards, fewer tokens), the closer it comes to 2. FasterTransformer and Megatron-LM
-# have one code for all their models and add up twice. labkit's engine adds up once a block.
+# Twice as many sums do not take twice as long: only the waiting doubles, and the products of a block are the same. The
+# smaller the products are (more shards, fewer tokens), the closer the ratio comes to 2. FasterTransformer and Megatron-LM use
+# the same code for all their models and add up twice. labkit's engine adds up once in each block.
 #
 # ## The vocabulary
 #
-# Embedding and head are large, too: 50,400 rows in GPT-J. Each rank holds some. For the embedding, the rank that has a
-# token's row gives it, the others give zeros, and one all-reduce makes it known to all. The head needs more thought.
+# Embedding and head are large, too: they have 50,400 rows in GPT-J, and each rank holds some of them. The embedding is easy:
+# the rank that holds a token's row takes it, the other ranks take zeros, and one all-reduce adds them up. The head needs more
+# thought.
 
 # %% [markdown]
 # {{exercise lab03.sharded_argmax}}
@@ -271,12 +279,12 @@ check(sharded_argmax)
 # %% [markdown]
 # ## Count before you run
 #
-# That is a whole tensor parallel model. **Pipeline parallel** is the other way to cut: whole blocks go to different ranks,
-# called stages, and the hidden state goes from stage to stage. You can say what any step will send. The rule that you wrote for
-# rows in 3.1 is given here, for blocks:
+# You now have all parts of a **tensor parallel** model; its ranks are also called shards. **Pipeline parallel** is the other
+# way to cut a model: each rank gets whole blocks. Such ranks are called stages, and the hidden state goes from stage to stage.
+# For both you can say in advance what a step will send. `share` is the rule of 3.1, for blocks instead of rows:
 
 # %%
-from labkit.exercises.lab03.counting import share
+from labkit.lab.lab03 import share
 
 print("7 blocks in 3 stages:", [share(7, stage, 3) for stage in range(3)])
 
@@ -300,8 +308,8 @@ def step_traffic(layers, hidden, tokens, shards, stages, stage):
 check(step_traffic)
 
 # %% [markdown]
-# Does labkit's engine do that? The next cell lays gptj-tiny out on two shards, then on two stages, runs a decode step of
-# four sequences, and reads the ledger of rank 0 or, for stages, of the rank in front.
+# Does labkit's engine send as much as you say? The next cell puts gptj-tiny on two shards, then on two stages. On each it runs
+# one decode step of four sequences, and reads the ledger of rank 0 (with stages, that is the first stage).
 
 # %%
 if passed(step_traffic):
@@ -316,16 +324,16 @@ if passed(step_traffic):
                 yours.append(mine[what][0])
                 counts.append(calls)
     shown = {"yours": yours, "the engine's ledger": counts}
-    title = "A step of 4 sequences: how often one rank calls"
+    title = "One step of 4 sequences: calls of rank 0"
     display(plots.prediction_plot(names, shown, ylabel="calls", title=title, caption=where))
 
 # %% [markdown]
-# Stages send far less, and far less often. That does not make them faster: one token goes through one stage after the other, and
-# while it is in one, the others stand idle, unless they have something else to do. Waiting is what stages cost.
+# Stages send far less, and far less often. That does not make them faster. A token goes through one stage after the other,
+# and while it is in one stage the others are idle, unless they have other work. This waiting is the price of stages.
 #
 # ## A pipeline
 #
-# So a batch is cut into **micro-batches**, which follow one another through the stages.
+# For this reason a batch is cut into **micro-batches**, which follow one another through the stages.
 
 # %% [markdown]
 # {{exercise lab03.pipeline_stage}}
@@ -356,11 +364,15 @@ def pipeline_stage(pieces, shapes, layers):
 check(pipeline_stage)
 
 # %% [markdown]
-# Before you see it run, plan it. A pipeline fills and drains: at its begin and its end some stages have nothing to do. That
-# is its **bubble**.
-#
-# **Predict:** 512 tokens go through two equal stages as 2 or as 8 micro-batches. Which share of the time (a number between 0
-# and 1) do the stages stand idle, on average?
+# Plan the pipeline before you see it run. It fills at the beginning and drains at the end, and then some stages have nothing
+# to do. This idle time is called the **bubble**:
+
+# %%
+display(drawings.timetable(stages=4, pieces=4))
+
+# %% [markdown]
+# **Predict:** 512 tokens go through *two* equal stages, as 2 or as 8 micro-batches. For which share of the time (from 0 to 1)
+# are the stages idle, on average?
 
 # %%
 # BEGIN SOLUTION guess_idle_2, guess_idle_8 = None, None
@@ -390,31 +402,34 @@ def pipeline_schedule(seconds, pieces):
 check(pipeline_schedule)
 
 # %% [markdown]
-# Now your stage runs on two real processes, and the timeline shows who worked when: a bar is a micro-batch in a stage.
+# Now your stage runs on two real processes. The timeline shows when each stage worked: one bar is one micro-batch.
 
 # %%
 if passed(pipeline_stage) and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
-    runs = measurements.run_pipelines(pipeline_stage, (1, 2, 4, 8, 16, 32))
+    runs, times = measurements.run_pipelines(pipeline_stage, (1, 2, 4, 8, 16, 32))
+    quicker = measure.ratio(times[1], times[8])
+    print("One micro-batch against 8:", quicker.words)
     for count in (1, 8):
-        title = f"Micro-batches: {count}. Idle: {measurements.idle_share(runs[count]):.0%}"
+        idle = f", idle {measurements.idle_share(runs[count]):.0%}" if quicker.trusted else ""
+        title = f"Micro-batches: {count}{idle}"
         display(plots.timeline_plot(measurements.bars_of(runs[count]), title=title, caption=where))
 
 # %%
 is_planned = passed(pipeline_schedule) and passed(pipeline_stage)
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
     plans = {n: pipeline_schedule(measurements.stage_seconds(run), n) for n, run in runs.items()}
-    shown = {
-        "your timetable": [100 * idle for _, idle in plans.values()],
-        "measured": [100 * measurements.idle_share(run) for run in runs.values()],
-    }
+    shown = {"your timetable": [100 * idle for _, idle in plans.values()]}
+    measured = {"measured": [100 * measurements.idle_share(run) for run in runs.values()]}
+    shown |= measured if quicker.trusted else {}
+    print("One micro-batch against 8:", quicker.words)
     guesses = {"your guesses": {"2": 100 * guess_idle_2, "8": 100 * guess_idle_8}}
     labels = {"ylabel": "percent of the time", "caption": f"groups: micro-batches; {where}"}
     title = "Idle time of two stages, by the number of micro-batches"
     display(plots.prediction_plot(list(map(str, runs)), shown, marks=guesses, title=title, **labels))
 
 # %% [markdown]
-# The more micro-batches, the smaller the bubble. Where the measured share lies above the timetable, it is what a timetable of
-# this kind leaves out: a micro-batch is handed on for itself, and that takes time on each. Is less idle time a faster batch?
+# The more micro-batches there are, the smaller the bubble is. The measured share is larger than the one in the timetable,
+# because your timetable leaves something out: sending a micro-batch takes time, too. Is a batch with less idle time faster?
 
 # %%
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
@@ -424,26 +439,37 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     for n in (8, 32):
         late = 1e3 * measurements.hand_over_seconds(runs[n])
         work = 1e3 * sum(measurements.stage_seconds(runs[n])) / 2
-        print(
-            f"{n} micro-batches: each works {work:.2f} ms in a stage, and is handed on in {late:.2f} ms"
-        )
-    print(f"Quickest: {min(took, key=took.get)} micro-batches, {min(took.values()):.1f} ms")
+        print(f"{n} micro-batches: each takes {work:.2f} ms in a stage, and {late:.2f} ms to be sent")
+    best = f"{min(took, key=took.get)} micro-batches, {min(took.values()):.1f} ms"
+    print("Quickest:", best if quicker.trusted else quicker.words)
     labels = {"ylabel": "milliseconds", "caption": f"groups: micro-batches; {where}"}
     title = "How long a batch of 512 tokens takes in two stages"
     display(plots.prediction_plot(list(map(str, runs)), shown, title=title, **labels))
 
 # %% [markdown]
-# There is a best number. Up to it the bubble shrinks; beyond it what each micro-batch costs for itself weighs more: a stage
-# reads all its weights again for every one, so that small ones take more than their share of the work, and each is handed
-# on. (Is a single one the quickest here? Then your two ranks have no core each.)
+# There is a best number of micro-batches. Up to it, the bubble shrinks. Beyond it, the fixed cost of each micro-batch weighs
+# more: a stage reads all its weights again for every micro-batch, and each one must be sent. (Is one micro-batch the quickest
+# on your machine? Then your two ranks have to share a core.)
 #
-# Decoding has a bubble of its own: the next token of a sequence needs the one before. labkit's engine keeps a step of
-# different sequences in flight for each stage.
+# Decoding has a bubble as well, because the next token of a sequence needs the token before it. labkit's engine therefore
+# keeps several groups of sequences in flight, one for each stage.
 #
 # ## Choose
 #
-# Shards make a single token faster, and pay by many all-reduces. Stages save memory, and send next to nothing. Which is best
-# depends on what lies between the GPUs. The exercise takes a model and a machine, dictionaries of this form:
+# Shards make a single token faster, and need many all-reduces. Stages save memory, and send almost nothing. Which is better
+# depends on the links between the GPUs. How much does an all-reduce send? Large tensors are often added up in a **ring**:
+
+# %%
+display(drawings.ring(4))
+
+# %% [markdown]
+# In the first half of the steps the sums grow; in the second half the finished parts are copied. With n ranks there are 2 (n - 1)
+# steps, and in each a rank sends one n-th of the tensor. From this follow two times, for a tensor of b bytes:
+#
+# - an all-reduce of n ranks takes `latency + 2 (n - 1) / n · b / rate` seconds,
+# - a send takes `latency + b / rate` seconds.
+#
+# The next exercise uses both. It takes a model and a machine, dictionaries of this form:
 
 # %%
 model = {"layers": 28, "hidden": 4096, "heads": 16, "weight_bytes": 12_100_000_000}  # GPT-J 6B
@@ -451,9 +477,9 @@ machine = {
     "nodes": 2,
     "gpus": 2,  # in each node
     "memory": 4e9,  # bytes of a GPU
-    "read": 6e11,  # bytes a second that a GPU reads of its memory
-    "inside": (20e-6, 12e9),  # of a message within a node: latency in seconds, rate in bytes a second
-    "between": (100e-6, 1.2e9),  # of a message from node to node
+    "read": 6e11,  # bytes a second that a GPU reads from its memory
+    "inside": (20e-6, 12e9),  # a message within a node: latency in seconds, rate in bytes a second
+    "between": (100e-6, 1.2e9),  # a message from one node to another
 }
 
 # %% [markdown]
@@ -488,19 +514,18 @@ check(choose_layout)
 
 # %%
 if passed(choose_layout):
-    for times in (1, 5, 50):  # the same machine, and with slower links
-        slower = {name: (times * machine[name][0], machine[name][1]) for name in ("inside", "between")}
-        print(f"{times} times the latency:", choose_layout(model, machine | slower))
+    for factor in (1, 5, 50):  # the same machine, then with slower links
+        slower = {name: (factor * machine[name][0], machine[name][1]) for name in ("inside", "between")}
+        print(f"{factor} times the latency:", choose_layout(model, machine | slower))
 
 # %% [markdown]
 # ## Your machine
 #
-# Last, labkit's engine on this machine: 8 sequences of gptj-tiny, in one process, on two shards, on two stages. All ranks
-# share the cores and the memory that one process has for itself. So more ranks gain nothing here, as long as nothing else
-# runs on the machine.
+# Last, labkit's engine runs on this machine: 8 sequences of gptj-tiny in one process, on two shards, and on two stages. Two
+# ranks share the cores and the memory that one process has for itself, so they gain nothing here.
 #
-# **Predict:** what share of one process's tokens a second do two shards reach? (Between two GPUs it would be up to twice as
-# many: each has a memory of its own.)
+# **Predict:** two shards reach which share of the tokens a second of one process? (Two GPUs would reach up to twice as many,
+# because each has its own memory.)
 
 # %%
 # BEGIN SOLUTION guess_shards_share = None
@@ -512,21 +537,22 @@ if predicted(shards=guess_shards_share):
     for name, timing in times.items():
         ladder.add_timing(f"lab 03: {name}", timing, tokens=measurements.TOKENS, where=where)
     reached = measure.ratio(times["one process"], times["2 shards"])
-    print(f"Two shards: {reached} as fast as one process; your prediction was {guess_shards_share}")
+    print("The time of one process against that of two shards:", reached.words)
+    print(f"You predicted that two shards are {guess_shards_share} times as fast.")
     print("Passes through the model for the same tokens:", passes)
     rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 
 # %% [markdown]
-# Stages send far less than shards; look at the passes to see why they need not be faster. To keep both stages busy, the engine
-# takes the eight sequences as two groups of four, so each stage makes twice the passes. A pass of four costs nearly as much as
-# one of eight, since it reads the same weights and calls the same operations. Between GPUs it is the same: stages pay off
-# where the model does not fit, or where there are sequences for large groups.
+# Stages send far less than shards, and still need not be faster; the number of passes shows why. To keep both stages busy, the
+# engine splits the eight sequences into two groups of four, so each stage makes twice as many passes. A pass of four takes
+# nearly as long as a pass of eight, because it reads the same weights. On GPUs it is the same: stages pay off where the model
+# does not fit into one GPU, or where there are enough sequences for large groups.
 #
 # ## What you have now
 #
-# - A transformer in parts, with the fewest sums, that no rank holds in full.
-# - A pipeline that you wrote and whose timetable you can compute.
+# - A transformer in parts, with as few sums as possible; no rank holds all of it.
+# - A pipeline that you wrote, and a timetable that you can compute.
 # - A way to choose a layout before you rent the machine.
 #
-# Your points are in the panel at the top (*Look again*). Next: **lab 04**, where a server takes requests for all of it.
+# Your points are in the panel at the top (*Look again*). Next: **lab 04**, in which a server takes requests for the model.

@@ -1,12 +1,13 @@
 # %% [markdown]
 # # Lab 04 · Triton deployment
 #
-# **After this lab you can** deploy GPT-J with NVIDIA's Triton Inference Server by hand: describe models, write the code around the
-# engine, wire an ensemble, stream to a client, choose how requests are batched, read the counters, and mend what breaks. At the
-# end you know from your own runs why servers of language models batch *in flight*.
+# **After this lab you can** deploy GPT-J with NVIDIA's Triton Inference Server: describe models, write the code around the engine,
+# wire an ensemble, stream to a client, choose how requests are batched, read the server's counters, and repair a model that died.
+# You will know from your own runs why servers of language models batch *in flight*.
 #
-# *About 190 minutes, 160 of them for the 10 exercises · 100 points · the real server, on Linux, with a GPU or without one. Where there is
-# none, `labkit serve --install` in a terminal gets it (75 MB); until then its exercises say "not measured here".*
+# *About 250 minutes, 210 of them for the 10 exercises; a good place for a break is before "Many clients" · 100 points · the real
+# server, on Linux, with a GPU or without one. If it is missing, `labkit serve --install` in a terminal installs it (75 MB); until
+# then its exercises say "not measured here".*
 
 # %%
 import math
@@ -15,20 +16,25 @@ import queue
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from labkit.exercises.lab04 import measurements
-from labkit.exercises.lab04.deployment import deploy
-from labkit.exercises.lab04.streaming import prompt_inputs
-from labkit.grading import check, hint, passed, predicted, progress_panel
+from labkit.lab import check, hint, passed, predicted, progress_panel
+from labkit.lab.lab04 import deploy, drawings, measurements, prompt_inputs
 from labkit.measure import plots
 
 # %%
 progress_panel("04")
 
 # %% [markdown]
-# ## What a server is told
+# ## How you describe a model to the server
 #
-# Triton serves a **model repository**: one folder for each model, in it `config.pbtxt` and `1/model.py`, version 1 of its code. Each
-# Python model runs in a process of its own. The server queues requests, joins them to batches, and counts. A description:
+# Triton serves a **model repository**: one folder for each model. The folder holds `config.pbtxt`, the description, and
+# `1/model.py`, version 1 of the code. Every copy of a Python model runs in a process of its own. The server queues the requests,
+# joins them to batches, hands these to a process, and counts everything.
+
+# %%
+display(drawings.server())
+
+# %% [markdown]
+# This is a description:
 #
 # ```
 # name: "upper"
@@ -39,10 +45,11 @@ progress_panel("04")
 # instance_group { count: 2 kind: KIND_CPU }
 # ```
 #
-# Its arrays are `[batch, 1]`: the batch, at most 8, is not written. Two copies run.
+# Both arrays are `[batch, 1]`. The batch is at most 8 and is not written in `dims`. Two copies of the model run.
 #
-# GPT-J is served as FasterTransformer's users know it, by three models: `preprocessing` (text to tokens), `fastertransformer` (tokens
-# to tokens) and `postprocessing` (tokens to text). Each begins with its description.
+# **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
+# three models. Many clients still speak to these three, so you build them: `preprocessing` (text to tokens), `fastertransformer`
+# (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of them begins with a description.
 
 # %% [markdown]
 # {{exercise lab04.stage_config}}
@@ -66,12 +73,12 @@ def stage_config(name, inputs, outputs, max_batch_size, count):
 check(stage_config)
 
 # %% [markdown]
-# The checker names the line of a mistake. Triton itself stops at the first one, names no line, and takes some in silence: a
-# `max_batch_size` of 0, say, just means that nothing is ever joined.
+# The checker names the line of a mistake. Triton itself stops at the first mistake, names no line, and accepts some without a
+# word: with a `max_batch_size` of 0, for example, it never joins requests.
 #
-# ## In front of the engine
+# ## Before the engine
 #
-# Now the code. Your functions are put into the stage's process, which calls them with what the client sent.
+# Now the code. Your functions are copied into the process of the stage, which calls them with the tensors of the client.
 
 # %% [markdown]
 # {{exercise lab04.pad_prompts}}
@@ -93,7 +100,15 @@ def pad_prompts(texts, encode, pad):
 check(pad_prompts)
 
 # %% [markdown]
-# The next form is FasterTransformer's own, and was nowhere written down. Many of its users had stop words that did not stop.
+# The next format is FasterTransformer's own. It was not documented, and many of its users had stop words that did not stop. One
+# prompt with three words, of 1, 2 and 2 tokens, looks like this:
+#
+# | | | | | | |
+# | --- | --- | --- | --- | --- | --- |
+# | row 0, tokens | 7 | 8 | 9 | 8 | 5 |
+# | row 1, ends | 1 | 3 | 5 | -1 | -1 |
+#
+# The first word is `7` and ends after 1 token, the second is `8 9` and ends after 3, the third is `8 5` and ends after 5.
 
 # %% [markdown]
 # {{exercise lab04.word_lists}}
@@ -118,7 +133,7 @@ def word_lists(words, encode):
 check(word_lists)
 
 # %% [markdown]
-# ## Behind the engine
+# ## After the engine
 
 # %% [markdown]
 # {{exercise lab04.postprocess}}
@@ -141,8 +156,14 @@ check(postprocess)
 # %% [markdown]
 # ## The ensemble
 #
-# An **ensemble** is a model without code: it says which tensor goes where, and the server carries it. A client sends one request
-# in place of three. The tensors of the models:
+# An **ensemble** is a model without code: it only says which tensor goes where, and the server passes the tensors on. A client
+# then sends one request instead of three.
+
+# %%
+display(drawings.ensemble())
+
+# %% [markdown]
+# In words, for copying:
 #
 # | model | reads | makes |
 # | --- | --- | --- |
@@ -176,8 +197,8 @@ def ensemble_maps():
 check(ensemble_maps)
 
 # %% [markdown]
-# All parts are there. The next cell starts a server of your own with labkit's engine, your two stages and your ensemble. It ends
-# with this notebook. (Run it again after you have changed a function.)
+# Now all parts exist. The next cell starts a server of your own, with labkit's engine, your two stages and your ensemble. The
+# server ends with this notebook. (Run the cell again after you have changed a function.)
 
 # %%
 is_wired = all([passed(pad_prompts), passed(word_lists), passed(postprocess), passed(ensemble_maps)])
@@ -190,15 +211,35 @@ if is_wired:
 # %% [markdown]
 # ## Streaming
 #
-# The ensemble answers when the text is done. A reader wants the first word. labkit's engine is also served as `gptj`, a **decoupled**
-# model: one request, many responses. An ensemble's stages hand on whole answers; `gptj` goes from text to text itself.
+# The ensemble answers when the whole text is done, but a reader wants the first word at once. labkit's engine is also served as
+# `gptj`, a **decoupled** model: it sends many responses to one request. It takes text and returns text without an ensemble, whose
+# stages could only pass on whole answers.
 #
-# **Predict:** of the time that a text of 48 tokens takes, which share (0 to 1) is over when a streaming client has its first piece?
+# **Predict:** a text of 48 tokens takes some time. Which share of it (0 to 1) is over when a streaming client has its first piece?
 
 # %%
 # BEGIN SOLUTION guess_first_share = None
 guess_first_share = 0.1
 # END SOLUTION
+
+# %%
+display(drawings.stream())
+
+# %% [markdown]
+# `start_stream` makes the client call your callback in *another thread*, once for each response. A queue takes the responses from
+# that thread to your generator:
+#
+# ```python
+# answers = queue.SimpleQueue()
+# client.start_stream(lambda result, error: answers.put((result, error)))  # called as callback(result=..., error=...)
+# client.async_stream_infer(model, inputs, enable_empty_final_response=True)  # the last response may have no text
+# while True:
+#     result, error = answers.get()  # waits for the next response
+#     ...  # yours: an error, a piece of text, the end
+# client.stop_stream(cancel_requests=True)  # yours, too: this line must run however the loop ends
+# ```
+#
+# A reader may leave in the middle. Python then raises `GeneratorExit` at your `yield`, and only `finally:` blocks still run.
 
 # %% [markdown]
 # {{exercise lab04.stream_text}}
@@ -233,23 +274,21 @@ check(stream_text)
 if is_wired and passed(stream_text) and predicted(first_share=guess_first_share, as_share=True):
     for piece in stream_text(mine.client, "gptj", prompt_inputs("In the beginning", 24)):
         print(piece, end="", flush=True)
-    came = measurements.piece_times(mine, stream_text, 48)
-    share = came[0] / came[-1]
-    print(
-        f"\n\nfirst piece after {1e3 * came[0]:.0f} ms, last after {1e3 * came[-1]:.0f} ms: {share:.2f}"
-    )
+    came, share = measurements.piece_times(mine, stream_text, 48)
+    print(f"\n\nfirst piece after {1e3 * came[0]:.0f} ms, last after {1e3 * came[-1]:.0f} ms")
+    print("share:", f"{share.median:.2f}" if share.trusted else share.words)
     rows = {"pieces": [(n, start, end - start) for n, (start, end) in enumerate(zip([0, *came], came))]}
     where = f"gptj-tiny, {len(came)} pieces; you predicted a share of {guess_first_share}"
     display(plots.timeline_plot(rows, title="When each piece reached your client", caption=where))
 
 # %% [markdown]
-# Bar 0 is the prompt and one token, the rest are one step each.
+# Bar 0 is the prompt and one token; each other bar is one step.
 #
 # ## Many clients
 #
-# From here on the question is load. A language model reads all its weights for every step, for one sequence or for eight. So a server
-# should let several requests share steps. Triton's way is **dynamic batching**: requests that wait in the queue are handed to the
-# model together. What the model makes of them is its own affair.
+# From here on the question is load. A language model reads all its weights in every step, whether for one sequence or for eight.
+# So a server should let several requests share their steps. Triton's way is **dynamic batching**: the server hands the model all
+# requests that wait in its queue, together. The model must then make use of this.
 
 # %% [markdown]
 # {{exercise lab04.answer_together}}
@@ -268,10 +307,10 @@ def answer_together(requests, generate):
 check(answer_together)
 
 # %% [markdown]
-# The next cell puts your function around labkit's engine, and lets 1, 2, 4 and 8 clients ask for 32 tokens again and again: first with
-# a request a batch, then with `dynamic_batching { }` in the configuration, nothing else.
+# The next cell puts your function around labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again: with one
+# request in each batch, and with `dynamic_batching { }` in the configuration. Nothing else differs.
 #
-# **Predict:** with 8 clients, how many times as many tokens a second does dynamic batching give?
+# **Predict:** with 8 clients, how many times as many tokens a second does the server make with dynamic batching?
 
 # %%
 # BEGIN SOLUTION guess_gain = None
@@ -284,8 +323,8 @@ if has_load:
     after = measurements.scrape(mine)
     speeds = {name: [measurements.tokens_per_second(one) for one in runs] for name, runs in loads.items()}
     alone, joined = speeds.values()
-    gain = joined[-1] / alone[-1]
-    print(f"8 clients: {gain:.1f} times the tokens a second; your prediction: {guess_gain}")
+    gain = measurements.gain(*(runs[-1] for runs in loads.values()))
+    print(f"8 clients, time of a token: {gain.words}; your prediction: {guess_gain} x")
     where = {"xlabel": "clients", "caption": "gptj-tiny, 32 tokens a request", "log": False}
     marks = {"your prediction": (counts[-1], alone[-1] * guess_gain)}
     labels = {"ylabel": "tokens a second", "title": "Throughput"}
@@ -298,12 +337,13 @@ if has_load:
     display(plots.sweep_plot(counts, waits, **labels, **where))
 
 # %% [markdown]
-# Without joining, clients queue: the latency grows with their number, and the throughput hardly does. Joined, they share the steps.
-# While one batch runs, the next ones gather by themselves. (Where other programs use your cores, run the cell again.)
+# Without joining, the clients queue: more clients make the latency longer and hardly increase the throughput. Joined requests share
+# their steps. While one batch runs, the next requests gather in the queue by themselves.
 #
-# ## What the server has seen
+# ## What the server has counted
 #
-# You measured at the clients. In production you have the server's own counters, on its metrics port. These are those of your load:
+# You measured at the clients. In production you have the server's own counters, on its metrics port. These are the counters of your
+# load:
 
 # %%
 if has_load:
@@ -343,13 +383,16 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# Does the histogram surprise you? Hardly any batch holds all 8: while one runs, those who were answered gather behind it, so the clients
-# fall into two groups that take turns. A mean hides that; look at the histogram before you turn a knob.
+# Does the histogram surprise you? Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the next
+# batch, so the clients fall into two groups that take turns. A mean hides this; look at the histogram before you change a setting.
 #
 # ## Waiting on purpose
 #
-# The knob is `max_queue_delay_microseconds`: how long the server holds a batch that could begin, for others to join. The other one is the
-# number of copies (`count`). What they do to latency is arithmetic, as long as requests come evenly.
+# There are two settings. `max_queue_delay_microseconds` says how long the server holds back a batch that could begin, so that more
+# requests can join it. `count` is the number of copies of the model. If requests come evenly, their effect is arithmetic:
+
+# %%
+display(drawings.batch_that_waits(rate=80, first=0.060, more=0.004, size=4))
 
 # %% [markdown]
 # {{exercise lab04.choose_batching}}
@@ -372,10 +415,10 @@ def choose_batching(rate, first, more, most, bound):
 check(choose_batching)
 
 # %% [markdown]
-# Does the server keep to it? The next cell deploys your `answer_together` with your plan, on a model that takes just as long as the
-# arithmetic says (each copy has, so to speak, a GPU of its own), and sends 80 requests a second for two seconds.
+# Does the server keep to your plan? The next cell deploys your `answer_together` with the plan, and sends 80 requests a second for
+# two seconds. The model only sleeps for as long as the arithmetic says, as if each copy had its own GPU.
 #
-# **Predict:** what percentage of requests will be over the bound of 200 ms?
+# **Predict:** which percentage of the requests takes longer than the bound of 200 ms?
 
 # %%
 # BEGIN SOLUTION guess_late = None
@@ -388,10 +431,9 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     print("copies, n, delay, latency:", plan)
     answers, *around = measurements.run_plan(mine, answer_together, plan, rate, first, more)
     waited, batch = measurements.queue_and_batch(*around, "planned")
-    late = sum(one.seconds > bound for one in answers) / len(answers)
-    print(
-        f"{late:.0%} over the bound (you: {guess_late} %), {batch:.1f} a batch, {1e3 * waited:.0f} ms in the queue"
-    )
+    late = f"{sum(one.seconds > bound for one in answers) / len(answers):.0%}"
+    print("over the bound:", measurements.sent_late(answers, 1 / rate) or late, f"(you: {guess_late} %)")
+    print(f"requests in a batch: {batch:.1f}; in the queue: {1e3 * waited:.0f} ms")
     shares = {"median": 0.5, "p95": 0.95, "longest": 1.0}
     took = {"measured": [1e3 * measurements.latency(answers, share) for share in shares.values()]}
     limits = {"your plan's latency": 1e3 * plan[3], "the bound": 1e3 * bound}
@@ -399,17 +441,17 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
 
 # %% [markdown]
-# A plan on paper knows no network and no request that comes a little late and closes a batch later. Where a plan has
-# one copy busy most of the time, a small delay of one batch is handed on to the next. Leave room: plan for 80 % of the bound.
+# A plan on paper leaves out the network, and requests that come a little late and so close their batch later. If a copy is busy
+# most of the time, a late batch delays the next one as well. So leave room: plan for 80 % of the bound.
 #
 # ## Batches that fit a language model
 #
-# So far all requests were alike. Texts are not: one wants 8 tokens, another 96. The next cell sends 16 requests, 20 ms apart, every
-# fourth one long, to the same engine in two ways. Your batched model takes what the server joins, and answers when its longest text is
-# done. `gptj` hands each request to the engine when it comes: it joins the **next step**, and leaves when it is done. That is
-# **in-flight** (or continuous) **batching**. The server itself joins nothing there.
+# So far all requests were equally long. Real ones are not: one asks for 8 tokens, another for 96. The next cell sends 16 requests,
+# 20 ms apart, to the same engine in two ways; every fourth request is long. Your batched model takes the batches that the server
+# joins, and answers when the longest text of a batch is done. `gptj` hands each request to the engine at once: the request joins
+# the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; the server joins nothing.
 #
-# **Predict:** how many times as long does a *short* request take, in the median, with dynamic batching as in flight?
+# **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
 
 # %%
 # BEGIN SOLUTION guess_times = None
@@ -417,31 +459,29 @@ guess_times = 10
 # END SOLUTION
 if is_wired and passed(answer_together) and predicted(times=guess_times):
     mixed = measurements.mixed_load(mine, answer_together)
-    short = {
-        name: [one for one in runs if one.job[1] == measurements.SHORT] for name, runs in mixed.items()
-    }
-    joined, in_flight = (measurements.latency(one, 0.5) for one in short.values())
-    times = f"{joined / in_flight:.1f} times; your prediction: {guess_times}"
-    print(f"short requests: {1e3 * joined:.0f} ms joined, {1e3 * in_flight:.0f} ms in flight: {times}")
-    where = "a bar: from sending to the answer; its number: of its batch, or its own"
-    for name, runs in mixed.items():
-        look = {"seconds": measurements.longest(mixed.values()), "title": name.capitalize()}
+    short = [[one for one in runs if one.job[1] == measurements.SHORT] for runs in mixed.values()]
+    times = measurements.latency_ratio(*short)
+    print(f"short requests, joined against in flight: {times.words}; your prediction: {guess_times} x")
+    where = "One bar: from sending to the answer. Its number: of its batch, or its own."
+    last = {name: measurements.turns(runs)[-1] for name, runs in mixed.items()}
+    for name, runs in last.items():
+        look = {"seconds": measurements.longest(last.values()), "title": name.capitalize()}
         display(plots.timeline_plot(measurements.bars(runs), caption=where, **look))
 
 # %% [markdown]
-# Look at the ends of the bars. Joined by the server, everybody waits twice: for the batch before to end, and for the longest text of
-# their own. In flight, short ones are gone after their own steps, and their places are free for who comes next.
+# Look at the ends of the bars. A request that the server joins to a batch waits twice: until the previous batch ends, and until the
+# longest text of its own batch is done. In flight, a short request leaves after its own steps, and the next one takes its place.
 #
-# This is why `dynamic_batching` "did nothing" for GPT-J in FasterTransformer's backend, and why its successors moved the queue into the
-# engine. The server's batching is right for models whose requests all take equally long.
+# This is why users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and why later servers have
+# the queue inside the engine. Batching in the server is right for models whose requests all take equally long.
 #
 # ## The trade-off
 #
-# Last, the plot that you deploy by: the mixed load at growing rates. More requests a second are more tokens a second, until the
-# server cannot keep up; and latency is what they cost.
+# The last plot is the one that you choose by: the mixed load at growing rates. With more requests a second the server makes more
+# tokens a second, until it cannot keep up; the price is latency.
 #
-# **Predict:** the rates are a quarter, a half and 90 % of the tokens a second that your batched model reached with 8 clients. At the highest,
-# how many milliseconds does a request take in flight, in the median?
+# **Predict:** the rates are a quarter, a half and 90 % of the tokens a second that your batched model reached. At the highest rate,
+# how many milliseconds does a request take in flight (median)?
 
 # %%
 # BEGIN SOLUTION guess_median_ms = None
@@ -465,19 +505,20 @@ if has_load and predicted(median_ms=guess_median_ms):
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is a short request, the 95th percentile a long one. In flight it shares its 96 steps with whoever comes; joined, it first
-# waits for the batch before. Which figure would your users notice? And what did waiting on purpose (the delay) buy?
+# The median is a short request, the 95th percentile a long one. In flight, a long request shares its 96 steps with all that come;
+# joined, it first waits for the previous batch. Which of the two figures would your users notice? And was waiting on purpose (the
+# delay) worth it?
 #
-# ## When it breaks
+# ## When a model dies
 #
-# A model's process can die: of memory, of a bug. Kill yours, and ask the server how it is.
+# The process of a model can die, for example because memory ran out. Kill yours, and ask the server about it.
 
 # %%
 if is_wired and passed(answer_together):
     mine.load_batched("batched", answer_together, {"work": "echo"}, largest=8)
     mine.kill("batched")
-    print("ready, says the server:", mine.client.is_model_ready("batched"))
-    print("asked for real:", measurements.said_by(mine, "batched"))
+    print("The server says that it is ready:", mine.client.is_model_ready("batched"))
+    print("The answer to a request:", measurements.said_by(mine, "batched"))
 
 # %% [markdown]
 # {{exercise lab04.keep_alive}}
@@ -510,9 +551,9 @@ if is_wired and passed(answer_together) and passed(keep_alive):
 # %% [markdown]
 # ## What you have now
 #
-# - A GPT-J in the real server whose every part you wrote: `labkit serve` does the same, with a watchdog like your `keep_alive`.
+# - GPT-J in the real server, with stages that you wrote. `labkit serve` does the same, with a watchdog like your `keep_alive`.
 # - A client that streams, and stops the engine when its reader leaves.
-# - Numbers of your own for when to join requests in the server, and when to leave that to the engine.
+# - Your own measurements of when to join requests in the server, and when to leave that to the engine.
 #
 # The server ends with this notebook; the next cell ends it now. Your points are in the panel at the top (*Look again*).
 

@@ -1,4 +1,4 @@
-"""A matplotlib figure that shows itself in a notebook, whatever backend is set; closes over no global state."""
+"""A matplotlib figure that shows itself in a notebook, whatever backend is set, and uses no global state."""
 
 from __future__ import annotations
 

@@ -1,9 +1,14 @@
-"""Figures drawn from measurements: roofline, sweep, ladder. Each carries a caption that says what it was measured on."""
+"""Figures of measurements: roofline, sweep, ladder, predictions, parts, timeline.
+
+Each carries a title and a caption, which says what it was measured on. Knows matplotlib and numbers, no engine and no lab.
+"""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest
 from labkit.measure.how_far import predictions_in_words
@@ -14,15 +19,29 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
 GREY = "#777777"
+DARK = "#333333"
+"""Of captions: readable on white, and still quieter than the title."""
+CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 12
+"""Of a caption: its size in points, and how many of its letters fit beside each other."""
+NUMBER_SIZE = 9
+"""Points of the numbers in a figure and of its legend."""
 
 
-def _figure(title: str, caption: str, width: float = 7.0, height: float = 4.0) -> Figure:
+def ink_on(colour: str) -> str:
+    """Black or white, whichever is easier to read on `colour` ("#RRGGBB")."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "white"
+
+
+def new_figure(title: str, caption: str = "", width: float = 7.0, height: float = 4.0) -> Figure:
+    """An empty figure, in inches, with its title and a caption that is wrapped at the figure's width."""
     from labkit.measure.figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(width, height), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     if caption:
-        figure.supxlabel(caption, fontsize=7, color=GREY, x=0.01, ha="left")
+        lines = [textwrap.fill(line, int(LETTERS_AN_INCH * width)) for line in caption.splitlines()]
+        figure.supxlabel("\n".join(lines), fontsize=CAPTION_SIZE, color=DARK, x=0.01, ha="left")
     return figure
 
 
@@ -35,7 +54,7 @@ def roofline_plot(
     caption: str = "",
 ) -> Figure:
     """Reachable FLOPs a second against FLOPs a byte, with measured points `{name: (FLOPs a byte, FLOPs a second)}`."""
-    figure = _figure(title, caption)
+    figure = new_figure(title, caption)
     axes = figure.add_subplot()
     ridge = flops_per_second / read_bytes_per_second
     intensities = [intensity for intensity, _ in points.values()]
@@ -54,12 +73,12 @@ def roofline_plot(
     )
     axes.grid(alpha=0.25, which="both")
     if points:
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=NUMBER_SIZE, loc="lower right")
     return figure
 
 
 FEW_TICKS = 10
-"""Points of a sweep that all have their tick."""
+"""A sweep of at most so many points has a tick at each of them."""
 
 
 def sweep_plot(
@@ -75,15 +94,15 @@ def sweep_plot(
     title: str = "Sweep",
     caption: str = "",
 ) -> Figure:
-    """One line a thing over the same x values; `bands` are quartiles, `limits` dashed lines (a roofline).
+    """Lines over the same x values, with a band of quartiles around each line that has one in `bands`.
 
-    `marks` are points that somebody said of one place: x and y of a prediction. Raises `InvalidRequest` when a line, band or
-    limit and `x` differ in length.
+    `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
+    prediction for one x. Raises `InvalidRequest` when a line, band or limit has not one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
             raise InvalidRequest(f"line {name!r} has {len(given)} values for {len(x)} points of x")
-    figure = _figure(title, caption)
+    figure = new_figure(title, caption)
     axes = figure.add_subplot()
     for (name, values), colour in zip(lines.items(), COLOURS * 9, strict=False):
         axes.plot(x, values, "o-", color=colour, label=name)
@@ -112,20 +131,23 @@ def sweep_plot(
         axes.set_ylim(bottom=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # not over the lines
+    axes.legend(fontsize=NUMBER_SIZE, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # not over the lines
     return figure
 
 
 def plain(value: float) -> str:
-    """A number without an exponent where that can be read: 4,000,000, 0.25."""
+    """The number without an exponent: 4,000,000 or 0.25."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "") -> Figure:
-    """A bar a rung, quartiles as whiskers, and how many times the first rung it is."""
+    """One bar for each rung, with quartiles as whiskers and its speed as a multiple of the first rung's.
+
+    Raises `InvalidRequest` when there are no rungs.
+    """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")
-    figure = _figure(title, caption, height=1.2 + 0.5 * len(rungs))
+    figure = new_figure(title, caption, height=1.2 + 0.5 * len(rungs))
     axes = figure.add_subplot()
     speeds = [rung.tokens_per_second for rung in rungs]
     whiskers = [
@@ -137,12 +159,61 @@ def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", capt
     for place, rung in zip(places, rungs, strict=True):
         times = rung.tokens_per_second / speeds[0]
         text = f" {rung.tokens_per_second:,.0f} tokens/s" + (f", {times:.1f} x" if place else "")
-        axes.text(max(rung.high, rung.tokens_per_second), place, text, va="center", fontsize=9)
+        axes.text(max(rung.high, rung.tokens_per_second), place, text, va="center", fontsize=NUMBER_SIZE)
     axes.set_yticks(places, [rung.name for rung in rungs])
     axes.invert_yaxis()
     axes.set(xlabel="tokens a second (bar: median, whisker: quartiles)", xlim=(0, 1.45 * max(rung.high for rung in rungs)))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _check_groups(
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    ranges: Mapping[str, Sequence[tuple[float, float]]],
+    marks: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Raise `InvalidRequest` where the arguments of `prediction_plot` do not fit together."""
+    for label, values in series.items():
+        if len(values) != len(names):
+            raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
+    for label, spans in ranges.items():
+        if label not in series or len(spans) != len(names):
+            raise InvalidRequest(
+                f"ranges of {label!r}: give the name of a series that is drawn, and one range for each of its {len(names)} bars"
+            )
+    if strange := {name for at in marks.values() for name in at} - set(names):
+        raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
+
+
+def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
+    """The x of each bar, by series and group: the bars that a group has stand beside each other around the group's middle."""
+    places = [[0.0] * groups for _ in series]
+    for group in range(groups):
+        present = [index for index, values in enumerate(series) if not math.isnan(values[group])]
+        for nth, index in enumerate(present):
+            places[index][group] = group + width * (nth - (len(present) - 1) / 2)
+    return places
+
+
+def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, Any]], width: float, colour: str) -> None:
+    """Draw the bars `(x, value, range or None)` of one series, each with its number."""
+    if not bars:
+        return
+    across, values, spans = zip(*bars, strict=True)
+    made = axes.bar(across, values, width=width, color=colour, label=label)
+    has_whisker = spans[0] is not None  # its end would lie on a number at the top
+    if has_whisker:
+        below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
+        above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
+        axes.errorbar(across, values, yerr=[below, above], fmt="none", ecolor="#444444", capsize=4)
+    axes.bar_label(
+        made,
+        fmt=lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}",
+        fontsize=NUMBER_SIZE,
+        label_type="center" if has_whisker else "edge",
+        color=ink_on(colour) if has_whisker else "black",
+    )
 
 
 def prediction_plot(
@@ -158,39 +229,21 @@ def prediction_plot(
     title: str = "Prediction and measurement",
     caption: str = "",
 ) -> Figure:
-    """Groups of bars, one group a name: what was predicted, what the roofline allows, what was measured.
+    """Groups of bars, one group for each name: what was predicted, what the roofline allows, what was measured.
 
-    `limits` are dashed lines across all groups, `ranges` whiskers on the bars of a series (quartiles), `marks` diamonds over
-    groups by name: a guess for some of them. Raises `InvalidRequest` when a series or its ranges and `names` differ in length,
-    and for a mark over a group that there is not.
+    A value that is NaN has no bar and takes no room. `limits` are dashed lines across all groups,
+    `ranges` whiskers (quartiles) on the bars of a series, and `marks` diamonds `{label: {name of a group: value}}`. Raises
+    `InvalidRequest` when a series or its ranges have not one entry for each name, and for a mark over an unknown group.
     """
-    for label, spans in (ranges or {}).items():
-        if label not in series or len(spans) != len(names):
-            raise InvalidRequest(
-                f"ranges of {label!r}: one for each of {len(names)} names, of a series that is drawn, is needed"
-            )
-    if strange := {name for at in (marks or {}).values() for name in at} - set(names):
-        raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")
-    figure = _figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
+    _check_groups(names, series, ranges or {}, marks or {})
+    figure = new_figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
     axes = figure.add_subplot()
     width = 0.8 / max(len(series), 1)
-    for index, ((label, values), colour) in enumerate(zip(series.items(), COLOURS * 9, strict=False)):
-        if len(values) != len(names):
-            raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
-        places = [place - 0.4 + width * (index + 0.5) for place in range(len(names))]
-        bars = axes.bar(places, values, width=0.9 * width, color=colour, label=label)
-        if ranges and label in ranges:
-            pairs = list(zip(values, ranges[label], strict=True))
-            below, above = [max(0.0, v - low) for v, (low, _) in pairs], [max(0.0, high - v) for v, (_, high) in pairs]
-            axes.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="#444444", capsize=4)
-        has_whisker = ranges is not None and label in ranges  # whose end would lie on the number
-        axes.bar_label(
-            bars,
-            fmt=lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}",
-            fontsize=7,
-            label_type="center" if has_whisker else "edge",
-            color="white" if has_whisker else "black",
-        )
+    places = _bar_places(list(series.values()), len(names), width)
+    for (label, values), across, colour in zip(series.items(), places, COLOURS * 9, strict=False):
+        spans = (ranges or {}).get(label)
+        drawn = [(x, value, spans and spans[group]) for group, (x, value) in enumerate(zip(across, values, strict=True))]
+        _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour)
     strokes = [("#444444", "--"), (GREY, ":"), ("#AAAAAA", ":")] * 9
     for (label, height), (colour, style) in zip((limits or {}).items(), strokes, strict=False):
         axes.axhline(height, color=colour, linestyle=style, label=label)
@@ -203,7 +256,7 @@ def prediction_plot(
     axes.margins(y=0.3)  # the legend goes above the bars
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) + len(limits or {}) + len(marks or {}) > 1:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=NUMBER_SIZE)
     return figure
 
 
@@ -215,11 +268,11 @@ def parts_plot(
     title: str = "What it is made of",
     caption: str = "",
 ) -> Figure:
-    """A bar a name, top down, made of parts behind one another, its sum at the end.
+    """One bar for each name, from top to bottom: its parts follow one another, and their sum stands at its end.
 
-    Raises `InvalidRequest` when a part and `names` differ in length.
+    Raises `InvalidRequest` when a part has not one value for each name.
     """
-    figure = _figure(title, caption, height=1.4 + 0.28 * len(names))
+    figure = new_figure(title, caption, height=1.4 + 0.28 * len(names))
     axes = figure.add_subplot()
     before = [0.0] * len(names)
     for (label, values), colour in zip(parts.items(), COLOURS * 9, strict=False):
@@ -228,18 +281,18 @@ def parts_plot(
         bars = axes.barh(range(len(names)), values, height=0.7, left=before, color=colour, label=label)
         before = [start + value for start, value in zip(before, values, strict=True)]
     if parts:
-        axes.bar_label(bars, labels=[f" {total:.3g}" for total in before], fontsize=8)
+        axes.bar_label(bars, labels=[f" {total:.3g}" for total in before], fontsize=NUMBER_SIZE)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set(xlabel=xlabel)
     axes.margins(x=0.1)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=NUMBER_SIZE)
     return figure
 
 
 NUMBER_WIDTH = 0.012
-"""Of a digit in a bar of `timeline_plot`, as a share of the figure's width."""
+"""The width of a digit in a bar of `timeline_plot`, as a share of the figure's width."""
 
 
 def timeline_plot(
@@ -249,26 +302,28 @@ def timeline_plot(
     title: str = "Timeline",
     caption: str = "",
 ) -> Figure:
-    """Who worked when: a row a worker, top down, with bars `(number, began, seconds)`; what has one number has one colour.
+    """Who worked when: one row for each worker, with bars `(number, began, seconds)`; equal numbers have equal colours.
 
-    Time begins with the first bar, and ends after `seconds`, if given: timelines to be compared have one axis. A bar too
-    narrow for its number has none. What is left white is idle. Raises `InvalidRequest` when there is no bar at all.
+    Time begins with the first bar and ends after `seconds`, if that is given, so that two timelines can have the same axis. A
+    bar that is too narrow for its number has none. A worker is idle where its row is white. Raises `InvalidRequest` when there
+    is no bar at all.
     """
     every = [bar for bars in rows.values() for bar in bars]
     if not every:
         raise InvalidRequest("the timeline has no bars; run something that notes its work first")
     start = min(began for _, began, _ in every)
     shown = 1e3 * (seconds or max(began + took for _, began, took in every) - start)
-    figure = _figure(title, caption, height=1.2 + (0.5 if len(rows) <= 8 else 0.28) * len(rows))
+    figure = new_figure(title, caption, height=1.2 + (0.5 if len(rows) <= 8 else 0.28) * len(rows))
     axes = figure.add_subplot()
     for place, bars in enumerate(rows.values()):
         for number, began, took in bars:
             left, width = 1e3 * (began - start), 1e3 * took
-            axes.barh(
-                place, width, left=left, height=0.7, color=COLOURS[number % len(COLOURS)], edgecolor="white", linewidth=0.5
-            )
+            colour = COLOURS[number % len(COLOURS)]
+            axes.barh(place, width, left=left, height=0.7, color=colour, edgecolor="white", linewidth=0.5)
             if width > NUMBER_WIDTH * len(str(number)) * shown:
-                axes.text(left + width / 2, place, str(number), ha="center", va="center", fontsize=7, color="white")
+                axes.text(
+                    left + width / 2, place, str(number), ha="center", va="center", fontsize=NUMBER_SIZE - 1, color="white"
+                )
     axes.set_xlim(0, 1.02 * shown)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()

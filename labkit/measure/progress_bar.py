@@ -11,9 +11,9 @@ SHORTEST_PAUSE = 0.1
 
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
-    """A function to hand over as `progress`: called with what is done and what there is to do at most.
+    """A function that draws the bar; pass it on as `progress`. It is called with the steps done and the largest possible total.
 
-    What is done within `after` seconds shows no bar at all.
+    Work that ends within `after` seconds shows no bar.
     """
     from tqdm.auto import tqdm
 

@@ -142,16 +142,16 @@ def stage_by_broadcast(pieces: list[Tensor], shapes: list[list[int]], layers: li
 
 
 CHEATS: tuple[tuple[Any, Callable[..., Any], str], ...] = (
-    (SPLIT_COLUMNS, column_with_a_barrier, "calls 1 x barrier where no collective is asked for"),
-    (SPLIT_COLUMNS, column_of_the_whole, "rank 0 of 2 multiplies 48 times where its own output features take 24"),
-    (SPLIT_COLUMNS, column_of_the_whole_by_elements, "rank 0 of 2 multiplies 48 times where"),
-    (SPLIT_COLUMNS, column_outside_of_torch, "takes 48 numbers out of torch where its share of weight has 24"),
+    (SPLIT_COLUMNS, column_with_a_barrier, "calls 1 x barrier; no collective is right"),
+    (SPLIT_COLUMNS, column_of_the_whole, "rank 0 of 2 multiplies 48 times, but its own output features need only 24"),
+    (SPLIT_COLUMNS, column_of_the_whole_by_elements, "rank 0 of 2 multiplies 48 times, but"),
+    (SPLIT_COLUMNS, column_outside_of_torch, "takes 48 numbers out of torch, but its share of weight has only 24"),
     (SPLIT_ROWS, row_by_gathering, "2 x all_gather of|1 x all_gather of"),
     (SPLIT_ROWS, row_by_two_sums, "x all_reduce of"),
     (SPLIT_ROWS, row_on_rank_0, "1 x broadcast of"),
     (PARALLEL_BLOCK, block_with_two_sums, "calls 2 x all_reduce of"),
     (SHARDED_ARGMAX, argmax_of_gathered_logits, "do not gather the logits"),
-    (PIPELINE_STAGE, stage_that_collects, "before it (sends the first|hands on the first)"),
+    (PIPELINE_STAGE, stage_that_collects, "before it sends the first"),
     (PIPELINE_STAGE, stage_by_broadcast, "broadcast"),
 )
 
@@ -380,7 +380,7 @@ def a_stage_more(model: Any, machine: Any) -> tuple[int, int]:
 
 
 TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
-    (STEP_TRAFFIC, counts_nothing_right, r"^You count 3 x all_reduce where there is a single shard"),
+    (STEP_TRAFFIC, counts_nothing_right, r"^You count 3 x all_reduce, but a single shard"),
     (
         STEP_TRAFFIC,
         a_sum_too_many,
@@ -395,18 +395,18 @@ TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
     (STEP_TRAFFIC, sends_in_the_last, r"^You count 3 x send; stage 0 of 1 is the last, and sends nothing\.$"),
     (PIPELINE_SCHEDULE, busy_is_forgotten, r"^begins\[0\]\[1\] is 0\.5: stage 0 is still busy with micro-batch 0 then\.$"),
     (PIPELINE_SCHEDULE, front_is_forgotten, r"^begins\[1\]\[0\] is 0\.5: stage 0 has not done micro-batch 0 by then\.$"),
-    (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 is free and has micro-batch 0 before that"),
+    (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 is free and has micro-batch 0 earlier"),
     (PIPELINE_SCHEDULE, idle_in_percent, r"^Your begins are right, but idle is in percent"),
     (PIPELINE_SCHEDULE, idle_of_nothing, r"^Your begins are right, but idle is 0\.9, too large"),
-    (CHOOSE_LAYOUT, more_than_there_are, r"^Shards times stages, 2 x 8, are 16 ranks; the machine has 8 GPUs\.$"),
-    (CHOOSE_LAYOUT, every_layer_a_stage, r"^Shards times stages, 1 x 29, are 29 ranks"),
-    (CHOOSE_LAYOUT, seven_shards, r"^Your 7 shards do not divide the 16 heads\.$"),
+    (CHOOSE_LAYOUT, more_than_there_are, r"^2 shards times 8 stages are 16 ranks, but the machine has 8 GPUs\.$"),
+    (CHOOSE_LAYOUT, every_layer_a_stage, r"^1 shards times 29 stages are 29 ranks"),
+    (CHOOSE_LAYOUT, seven_shards, r"^16 heads cannot be divided evenly by your 7 shards\.$"),
     (
         CHOOSE_LAYOUT,
         alone,
-        r"^\(1, 1\) can be had, but takes [\d.]+ ms a token: [\d.]+ ms of reading, 0 ms of all-reduces, 0 ms of",
+        r"^\(1, 1\) is possible, but takes [\d.]+ ms for a token: [\d.]+ ms for reading, 0 ms for all-reduces, 0 ms for",
     ),
-    (CHOOSE_LAYOUT, a_stage_more, r"ms of sends\. The fastest layout takes [\d.]+ ms and leaves GPUs idle\.$"),
+    (CHOOSE_LAYOUT, a_stage_more, r"ms for sends\. The fastest layout takes [\d.]+ ms and leaves GPUs idle\.$"),
 )
 
 
@@ -423,9 +423,14 @@ def test_too_little_memory_and_too_many_stages_are_named() -> None:
     explain = CHOOSE_LAYOUT.explain
     assert explain is not None
     model, machine = next(case.args for case in CHOOSE_LAYOUT.cases(11) if case.args[1]["nodes"] == case.args[1]["gpus"] == 2)
-    assert explain(Case("", (model, machine)), (1, 1), (2, 2)).endswith("holds 12.1 GB of weights; its memory is 7 GB.")
+    assert explain(Case("", (model, machine)), (1, 1), (2, 2)).endswith(
+        "holds 12.1 GB of weights, but its memory is only 7 GB."
+    )
     few = model | {"layers": 3}
-    assert explain(Case("", (few, machine)), (1, 4), (1, 2)) == "You have 4 stages for 3 layers: one each is the most."
+    assert (
+        explain(Case("", (few, machine)), (1, 4), (1, 2))
+        == "You have 4 stages for 3 layers: each stage needs at least one layer."
+    )
 
 
 def test_a_count_may_be_true_or_false() -> None:
@@ -472,7 +477,8 @@ def test_what_every_rank_reads_and_how_the_stages_hand_on_are_measured() -> None
     assert list(whole) == ["2 ranks", "4 ranks"]
     norms = 9 * 2 * 256 * 2
     assert all(size == 0 or norms <= size < 1.2 * norms for size in whole.values())
-    runs = measurements.run_pipelines(pipeline_stage, (1, 4))
+    runs, times = measurements.run_pipelines(pipeline_stage, (1, 4))
+    assert all(timing.runs == measurements.PASSES for timing in times.values())
     for pieces, run in runs.items():
         assert [[number for number, _, _ in row] for row in measurements.bars_of(run).values()] == [list(range(pieces))] * 2
         assert 0 < measurements.idle_share(run) < 1

@@ -323,3 +323,32 @@ def test_a_function_is_shipped_with_what_it_uses() -> None:
 
     with pytest.raises(InvalidRequest, match=r"uses thing \(a object\), which stays"):
         as_module(uses_a_thing, "uses_a_thing")
+
+
+def client_whose_callback_crashes(client: Any, model: str, inputs: Any) -> Any:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def take(result: Any, error: Any) -> None:
+        answers.put(result.as_text("text_output"))
+
+    client.start_stream(take)
+    client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+    while text := answers.get():
+        yield text
+
+
+def client_with_other_names(client: Any, model: str, inputs: Any) -> Any:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda r, e: answers.put((r, e)))
+    client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+    yield answers.get()
+
+
+@with_server
+def test_a_callback_that_crashes_is_what_the_verdict_says_first(capfd: pytest.CaptureFixture[str]) -> None:
+    said = verdict_on(STREAM_TEXT, client_whose_callback_crashes).message
+    assert said.startswith('Your callback crashed in your line `answers.put(result.as_text("text_output"))`: AttributeError: ')
+    said = verdict_on(STREAM_TEXT, client_with_other_names).message
+    assert said.startswith("Your callback crashed: TypeError: ")
+    assert "callback(result=..., error=...)" in said
+    assert "Traceback" not in capfd.readouterr().err  # nor does the client's thread print its own

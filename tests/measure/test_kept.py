@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image
+from matplotlib.colors import to_rgb
 
 from labkit.errors import InvalidRequest
 from labkit.measure import KeptRuns, Ladder, Record, Rung, Timing, plots
@@ -279,6 +280,23 @@ def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
     for wrong in ({"ranges": {"x": [(0.5, 1.5)]}}, {"ranges": {"y": [(0, 1), (0, 1)]}}, {"marks": {"guess": {"c": 1.0}}}):
         with pytest.raises(InvalidRequest, match=r"ranges of|marks over c"):
             plots.prediction_plot(["a", "b"], {"x": [1.0, 2.0]}, ylabel="ms", **wrong)
+
+
+def test_a_bar_that_was_not_asked_for_takes_no_room() -> None:
+    series = {"your prediction": [math.nan, 3.0], "counted": [5.0, 2.0]}
+    (axes,) = plots.prediction_plot(["apart", "together"], series, ylabel="MB").axes
+    middles = {bar.get_height(): bar.get_x() + bar.get_width() / 2 for bar in axes.patches}
+    assert middles == pytest.approx({3.0: 0.8, 5.0: 0.0, 2.0: 1.2})  # the group without a prediction has its bar in the middle
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == set(series)
+
+
+def test_a_caption_is_readable_and_stays_inside_the_figure() -> None:
+    figure = plots.ladder_plot([Rung("hf", 100.0, 90.0, 120.0)], caption="measured on a machine with a long name " * 4)
+    caption = figure._supxlabel
+    assert caption.get_fontsize() >= 9
+    assert max(to_rgb(caption.get_color())) < 0.4
+    figure.draw_without_rendering()
+    assert caption.get_window_extent().x1 < figure.bbox.x1
 
 
 def test_a_figure_shows_itself_in_a_notebook() -> None:

@@ -1,4 +1,4 @@
-"""Exercises 3.3 and 3.4: a block of GPT-J cut by heads and inner features, and put together again by one sum."""
+"""Exercises 3.3 and 3.4: a block of GPT-J is cut by heads and inner features, and one sum puts it together again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, RanksCase, exactly, inside, values_of
+from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, Call, RanksCase, exactly, inside, values_of
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block
 from labkit.launch import Each
 
@@ -29,13 +29,13 @@ def shard_layer(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def own_shard(shard: Any, layer: Layer) -> Layer:
-    """What a rank takes of a layer."""
+    """The shard of a layer that this rank takes."""
     found: Layer = shard(layer, dist.get_rank(), dist.get_world_size())
     return found
 
 
 def _by_rows(layer: Layer, rank: int, ranks: int, names: tuple[str, ...], first_bias: bool = True) -> Layer:
-    """A layer of which these are cut by rows and `BY_COLUMNS` by columns; all else is whole."""
+    """A shard with the tensors `names` cut by rows and `BY_COLUMNS` cut by columns; all others are whole."""
     shard = dict(layer)
     for name in names:
         held = stretch(len(layer[name]), rank, ranks)
@@ -108,47 +108,50 @@ SHARD_LAYER = Exercise(
     title="Cut a layer by its heads",
     function="shard_layer",
     statement=(
-        "Cut a GPT-J block so that each rank computes some heads and some inner features from beginning to end: return `rank`'s "
-        "shard of `layer`, a dictionary of the same names. `query`, `key`, `value [hidden, hidden]` (head after head), `fc_in "
-        "[inner, hidden]` and `fc_in_bias` make what a rank goes on with; `out [hidden, hidden]` and `fc_out [hidden, inner]` "
-        "read it. Attention and MLP of all ranks are then added up, so `fc_out_bias` is whole on rank 0 and zeros elsewhere."
+        "Cut a GPT-J block so that each rank computes some heads and some inner features from beginning to end. Return the shard "
+        "of `layer` for `rank`: a dictionary with the same names. `query`, `key`, `value [hidden, hidden]` (one head after the "
+        "other), `fc_in [inner, hidden]` and `fc_in_bias` compute a rank's own features; `out [hidden, hidden]` and `fc_out "
+        "[hidden, inner]` read these. The results of all ranks are then added up, so `fc_out_bias` is whole on rank 0 and zeros "
+        "elsewhere."
     ),
     points=10,
-    minutes=15,
+    minutes=20,
     difficulty=2,
     cases=_shard_cases,
     reference=shard_layer,
     ends_at_error=True,
     run=inside(own_shard),
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     mistakes=(
-        Mistake("The last bias is on every rank, so that the sum has it as often as there are ranks.", _bias_everywhere),
         Mistake(
-            "You cut `fc_out_bias`; a rank's part of the output is `[tokens, hidden]`, whole in that dimension. Whole on rank 0, zeros elsewhere.",
+            "`fc_out_bias` is whole on every rank, so the sum contains it once for each rank: zeros on all but rank 0.",
+            _bias_everywhere,
+        ),
+        Mistake(
+            "You cut `fc_out_bias`, but each rank's part of the output is `[tokens, hidden]`: the bias is whole on rank 0, zeros elsewhere.",
             _bias_shared,
         ),
         Mistake(
-            "A share of the bias on every rank gives the same sum, but every rank must then know how many there are: whole on rank 0, zeros elsewhere.",
+            "A share of the bias on every rank makes the same sum, but depends on the number of ranks: whole on rank 0, zeros elsewhere.",
             _bias_divided,
         ),
+        Mistake("`fc_in_bias` has one number for each inner feature: cut it like the rows of `fc_in`.", _whole_inner_bias),
+        Mistake("`out` and `fc_out` read the features that a rank has: cut their columns, not their rows.", _all_by_rows),
         Mistake(
-            "`fc_in_bias` has one number for each inner feature: cut it as you cut the rows of `fc_in`.", _whole_inner_bias
-        ),
-        Mistake("`out` and `fc_out` read what a rank has: cut their columns, not their rows.", _all_by_rows),
-        Mistake(
-            "You cut everything by rows. `out` and `fc_out` read what a rank has: cut their columns; the last bias is whole on rank 0.",
+            "You cut everything by rows. `out` and `fc_out` read the features that a rank has: cut their columns. `fc_out_bias` is whole on rank 0.",
             _everything_by_rows,
         ),
         Mistake(
-            "You take every n-th row, so that each rank has a piece of every head; attention needs whole heads: take neighbouring rows.",
+            "You take every n-th row, so each rank has a piece of every head. Attention needs whole heads: take neighbouring rows.",
             _within_heads,
         ),
     ),
     hints=(
-        "For each tensor: are its rows or its columns what a rank holds of heads and inner features?",
-        "Rows: query, key, value, fc_in, fc_in_bias. Columns: out, fc_out. The rows of a rank's heads lie beside each other.",
+        "For each tensor: do its rows or its columns belong to heads or inner features?",
+        "Rows: query, key, value, fc_in, fc_in_bias. Columns: out, fc_out. The rows of a rank's heads are neighbours.",
         "size = len(t) // ranks; t[rank * size : (rank + 1) * size] by rows, t[:, ...] by columns; zeros_like for the bias where rank > 0.",
     ),
 )
@@ -180,7 +183,7 @@ def _attention_only_summed(normed: Tensor, shard: Layer, head_dim: int) -> Tenso
     return attention + _mlp(normed, shard)
 
 
-def _one_behind_the_other(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+def _one_after_the_other(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     attention = _attention(normed, shard, head_dim)
     dist.all_reduce(attention)
     mlp = _mlp(attention + normed, shard)
@@ -188,14 +191,14 @@ def _one_behind_the_other(normed: Tensor, shard: Layer, head_dim: int) -> Tensor
     return attention + mlp
 
 
-def _behind_its_part(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+def _after_its_part(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     attention = _attention(normed, shard, head_dim)
     part = attention + _mlp(attention + normed, shard)
     dist.all_reduce(part)
     return part
 
 
-def _behind_attention_alone(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+def _after_attention_alone(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     attention = _attention(normed, shard, head_dim)
     part = attention + _mlp(attention, shard)
     dist.all_reduce(part)
@@ -223,13 +226,13 @@ def _with_residual(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     return part
 
 
-def _bias_behind(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+def _bias_after(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     part = whole_block(normed, shard, head_dim) - shard["fc_out_bias"]
     dist.all_reduce(part)
     return part + shard["fc_out_bias"]
 
 
-def _residual_behind(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
+def _residual_after(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
     return normed + parallel_block(normed, shard, head_dim)
 
 
@@ -242,7 +245,7 @@ def _all_heads(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
 
 
 def run_block(block: Any, kind: str, *given: Any) -> Any:
-    """One block on the ranks, or a model that generates by it."""
+    """Run one block on the ranks, or generate tokens with a model that uses it."""
     if kind == "tokens":
         model, prompt, new_tokens = given
         return small_gptj.greedy(model, prompt, new_tokens, block=block)
@@ -283,10 +286,10 @@ PARALLEL_BLOCK = Exercise(
     title="Place the all-reduce",
     function="parallel_block",
     statement=(
-        "Compute a block on this rank's `shard` (from 3.3) and return, on every rank, what attention and MLP of all ranks add to "
-        "the residual: `[tokens, hidden]`. `attend(query, key, value, head_dim)` is the attention of the heads you give it, "
-        "`gelu(x)` the activation. Other models run their MLP behind attention and need two sums a layer; GPT-J runs both on the "
-        "same `normed`, and a **single** all-reduce is asked for. One case generates text with your block in every layer."
+        "Compute a block with this rank's `shard` (from 3.3). Return, on every rank, what attention and MLP of all ranks together "
+        "add to the residual: `[tokens, hidden]`. `attend(query, key, value, head_dim)` computes attention for the heads that you "
+        "pass, `gelu(x)` is the activation. Other models run their MLP after attention and need two sums in each layer. GPT-J "
+        "runs both on the same `normed`, so use a **single** all-reduce. One case generates text with your block."
     ),
     points=15,
     minutes=20,
@@ -295,34 +298,38 @@ PARALLEL_BLOCK = Exercise(
     reference=parallel_block,
     ends_at_error=True,
     run=inside(run_block),
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
-    contract=exactly(_one_a_block, "attention and MLP are one tensor by then, and every rank goes on with its sum"),
+    contract=exactly(_one_a_block, "add attention and MLP first, then sum that one tensor over the ranks"),
     mistakes=(
-        Mistake("Your ranks end with different parts: their sum is missing.", _unsummed),
+        Mistake("Your ranks return different parts: the sum over the ranks is missing.", _unsummed),
         Mistake("You add up attention but not the MLP: add both on each rank, then all_reduce once.", _attention_only_summed),
-        Mistake("Your MLP runs behind attention; GPT-J's runs beside it, on the same normed input.", _one_behind_the_other),
-        Mistake("Your MLP sees this rank's part of attention; GPT-J's sees none of it, only `normed`.", _behind_its_part),
-        Mistake("Your MLP reads what attention gives; GPT-J's reads `normed`, as attention does.", _behind_attention_alone),
-        Mistake("That is another GELU than GPT-J's, which goes by tanh: take the `gelu` that is given.", _other_gelu),
+        Mistake("Your MLP runs after attention; in GPT-J both run on the same normed input.", _one_after_the_other),
+        Mistake("Your MLP reads this rank's part of attention; in GPT-J it reads only `normed`.", _after_its_part),
         Mistake(
-            "You add up the inner features of the MLP, but each rank has its own ones: nothing is summed before fc_out.",
+            "Your MLP reads the output of attention; in GPT-J it reads `normed`, as attention does.", _after_attention_alone
+        ),
+        Mistake("GPT-J uses the tanh form of GELU: take the `gelu` that is given.", _other_gelu),
+        Mistake(
+            "You add up the inner features of the MLP, but each rank has different ones: sum after fc_out.",
             _sum_before_gelu,
         ),
         Mistake(
-            "Your sum has the input in it, as often as there are ranks: the residual is added by the caller.", _with_residual
+            "Every rank adds the input, so your sum contains it once for each rank. The caller adds the residual; leave it out.",
+            _with_residual,
         ),
-        Mistake("You add the residual to the sum: the caller does that; return the sum alone.", _residual_behind),
+        Mistake("You add the residual to the sum. The caller does that; return the sum alone.", _residual_after),
         Mistake(
-            "You add `fc_out_bias` behind the sum, where only rank 0 has one: add it before, as a part of rank 0's MLP.",
-            _bias_behind,
+            "You add `fc_out_bias` after the sum, but only rank 0 has one: add it before, with the MLP.",
+            _bias_after,
         ),
-        Mistake("You give attend one wide head in place of several: its last argument is the size of a head.", _all_heads),
+        Mistake("You pass one wide head to attend instead of several: its last argument is the size of a head.", _all_heads),
     ),
     hints=(
-        "A rank's heads need nobody until `out`; its inner features need nobody until `fc_out`.",
+        "A rank computes its heads alone up to and with `out`, and its inner features alone up to and with `fc_out`.",
         "attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), shard['fc_out'], shard['fc_out_bias']) are parts of sums.",
-        "Attention and MLP are of one shape, [tokens, hidden]: make one tensor of them first. all_reduce changes it in place.",
+        "Attention and MLP have the same shape, [tokens, hidden]: add them to one tensor first. all_reduce changes it in place.",
     ),
 )

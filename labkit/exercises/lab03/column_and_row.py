@@ -13,14 +13,24 @@ from torch import distributed as dist
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, Call, LedgerContract, RanksCase, exactly, inside, on_ranks, values_of
+from labkit.exercises.lab03.on_ranks import (
+    BY_RANK,
+    CHECK_SECONDS,
+    Call,
+    LedgerContract,
+    RanksCase,
+    exactly,
+    inside,
+    on_ranks,
+    values_of,
+)
 from labkit.exercises.lab03.small_gptj import stretch
 from labkit.exercises.lab03.work import Work
 from labkit.launch import Each, Launched
 
 
 def _held(count: int) -> slice:
-    """This rank's stretch of so many things."""
+    """This rank's share of `count` rows or columns."""
     return stretch(count, dist.get_rank(), dist.get_world_size())
 
 
@@ -78,7 +88,7 @@ def _column_cases(seed: int) -> list[Case]:
 
 
 def counted_share(split: Any, x: Tensor, weight: Tensor, bias: Tensor) -> list[Any]:
-    """A rank's value, how often it multiplied for it, and how many numbers it took out of torch at once."""
+    """This rank's value, the number of its multiplications, and how many numbers it took out of torch at once."""
     work = Work()
     with work.counted():
         value = split(x, weight, bias)
@@ -93,7 +103,7 @@ def _nothing(case: RanksCase, rank: int) -> Counter[Call]:
     return Counter()
 
 
-_SILENT = exactly(_nothing, "each rank has the whole of `x`, and needs nobody for its share")
+_SILENT = exactly(_nothing, "each rank has the whole of `x` and needs nothing from the others")
 
 
 def _own_work(case: RanksCase, launched: Launched) -> str:
@@ -105,13 +115,13 @@ def _own_work(case: RanksCase, launched: Launched) -> str:
         share = (held.stop - held.start) * weight.shape[1]
         if multiplied > len(x) * share:
             return (
-                f"rank {rank} of {case.ranks} multiplies {multiplied} times where its own output features take "
-                f"{len(x) * share}: cut weight and bias before the product, not the output behind it"
+                f"rank {rank} of {case.ranks} multiplies {multiplied} times, but its own output features need only "
+                f"{len(x) * share} multiplications: cut weight and bias before the product, not the output after it"
             )
         if taken_out > max(share, x.numel(), len(bias)):
             return (
-                f"rank {rank} of {case.ranks} takes {taken_out} numbers out of torch where its share of weight has {share}: cut "
-                "weight and bias first"
+                f"rank {rank} of {case.ranks} takes {taken_out} numbers out of torch, but its share of weight has only {share}: "
+                "cut weight and bias first"
             )
     return ""
 
@@ -120,20 +130,21 @@ SPLIT_COLUMNS = Exercise(
     name="lab03.split_columns",
     lab="03",
     number="3.1",
-    title="Cut by output: nothing to say to each other",
+    title="Cut by output: nothing to send",
     function="split_columns",
     statement=(
-        "Every rank runs this function; `dist.get_rank()` says which one, `dist.get_world_size()` how many there are. Return "
-        "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first ones. Where they "
-        "do not come out even, the first ranks have one more each: 6 over 4 ranks are 2, 2, 1 and 1. Compute with your share of "
-        "`weight [out, in]` and `bias [out]` only, and call no collective."
+        "Every rank runs this function. `dist.get_rank()` is its number, `dist.get_world_size()` the number of ranks. Return "
+        "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first features. If the "
+        "ranks do not divide them evenly, the first ranks have one more each: 6 features over 4 ranks are 2, 2, 1 and 1. Compute "
+        "only with this rank's share of `weight [out, in]` and `bias [out]`, and call no collective."
     ),
     points=5,
-    minutes=10,
+    minutes=15,
     difficulty=1,
     cases=_column_cases,
     reference=split_columns,
     run=inside(counted_share),
+    seconds=CHECK_SECONDS,
     observe=_values,
     comparison=Comparison(),
     names=BY_RANK,
@@ -142,25 +153,28 @@ SPLIT_COLUMNS = Exercise(
     mistakes=(
         Mistake("Each rank computes everything: cut the rows of weight and of bias before the product.", _everything),
         Mistake(
-            "You give rank r the rows r, r + ranks, r + 2 ranks ...; a rank's rows are neighbours, so that it reads one stretch.",
+            "You give rank r the rows r, r + ranks, r + 2 ranks ...; the rows of a rank must be neighbours, so that it reads one block.",
             _every_nth,
         ),
         Mistake(
-            "What is left over goes to your last rank, so that one waits for it: the first ranks take one more each.",
+            "Your last rank takes all the rows that are left over, and the others wait for it: the first ranks take one more each.",
             _rest_to_last,
         ),
-        Mistake("Rows are lost where the ranks do not divide them: the first ranks take one more each.", _rest_dropped),
-        Mistake("Rank 0 alone adds its bias: each output feature has one, and only its own rank can add it.", _bias_once),
+        Mistake("You lose rows when the ranks do not divide them evenly: the first ranks take one more each.", _rest_dropped),
+        Mistake("Only rank 0 adds a bias. Each output feature has one, and the rank of that feature must add it.", _bias_once),
         Mistake(
-            "torch.chunk makes fewer pieces than you ask for where they do not come out even (3 of 6 over 4): tensor_split makes all.",
+            "torch.chunk makes fewer pieces than you ask for when they are not even (3 pieces of 6 rows over 4 ranks): use tensor_split.",
             _chunks,
         ),
-        Mistake("You cut the input features (columns of weight): that makes parts of sums. Cut the rows.", _other_way),
+        Mistake(
+            "You cut the input features (columns of weight), and so each rank has a part of every sum. Cut the rows.",
+            _other_way,
+        ),
     ),
     hints=(
         "Which rows of weight make which columns of the output?",
         "size, more = divmod(out, ranks): rank r begins at r * size + min(r, more), and has size + (r < more) rows.",
-        "The end is the begin plus the number of rows. Slice weight and bias by the two, and give both slices to F.linear.",
+        "The end is the begin plus the number of rows. Slice weight and bias from begin to end, and call F.linear with both slices.",
     ),
 )
 
@@ -232,9 +246,9 @@ SPLIT_ROWS = Exercise(
     title="Cut by input: one sum",
     function="split_rows",
     statement=(
-        "Behind such a product each rank holds some features only, and goes on from there: `x [tokens, share]` are this rank's "
-        "input features, `weight [out, share]` the columns that belong to them, `bias [out]` is whole. Return the whole output "
-        "`[tokens, out]` **on every rank**, with a single `dist.all_reduce(tensor)`, which adds up all ranks' tensors in place."
+        "After a product that is cut as in 3.1, each rank holds only some features. `x [tokens, share]` holds this rank's input "
+        "features, `weight [out, share]` the columns that belong to them; `bias [out]` is whole. Return the whole output "
+        "`[tokens, out]` **on every rank**. Call `dist.all_reduce(tensor)` once: it adds up the tensors of all ranks, in place."
     ),
     points=10,
     minutes=10,
@@ -242,25 +256,26 @@ SPLIT_ROWS = Exercise(
     cases=_row_cases,
     reference=split_rows,
     run=on_ranks,
+    seconds=CHECK_SECONDS,
     ends_at_error=True,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
-    contract=exactly(_one_sum, "a share of the features makes a part of every sum, and the parts are added up once"),
+    contract=exactly(_one_sum, "each rank has a part of every sum, and one all_reduce adds the parts up"),
     mistakes=(
-        Mistake("Your ranks give parts of the sums: an all_reduce has to add them up.", _no_sum),
+        Mistake("Your ranks return parts of the sums: an all_reduce has to add them up.", _no_sum),
         Mistake(
-            "Your ranks give parts of the sums: an all_reduce has to add them up, and the bias is in one of them.",
+            "Your ranks return parts of the sums, with the bias in one of them: an all_reduce has to add them up.",
             _no_sum_bias_once,
         ),
-        Mistake("The bias is in your sum as often as there are ranks: one of them adds it.", _bias_each),
+        Mistake("Every rank adds the bias, so your sum contains it once for each rank: only one rank may add it.", _bias_each),
         Mistake("The bias is missing: one rank has to add it.", _bias_never),
-        Mistake("You divide the sum by the number of ranks: these are parts of one sum, not copies to average.", _mean),
-        Mistake("Only rank 0 has the output; all of them need it to go on, so all_reduce it.", _only_first),
+        Mistake("You divide the sum by the number of ranks, but these are parts of one sum, not copies to average.", _mean),
+        Mistake("Only rank 0 has the output, but every rank needs it: use all_reduce.", _only_first),
     ),
     hints=(
-        "What does x @ weight.T give on a rank that knows some of the features only?",
-        "A part of every output. Add the parts up; what is to be in the sum once, one rank adds.",
-        "x @ weight.T is this rank's part; all_reduce changes it in place and returns nothing. The bias: on rank 0 before, or on every rank behind.",
+        "What is x @ weight.T on a rank that has only some of the features?",
+        "It is a part of every output. Add the parts up. Something that belongs into the sum once is added by one rank.",
+        "x @ weight.T is this rank's part; all_reduce changes it in place and returns nothing. Add the bias on rank 0 before, or on every rank after.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercises 3.6 and 3.9: what a step sends, counted before it runs, and the layout that follows from it."""
+"""Exercises 3.6 and 3.9: count what a step sends before it runs, and choose a layout from such counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.exercises.contracts import OwnWork
 from labkit.exercises.exercise import Exercise, Mistake
 
 NUMBER = 4
-"""Bytes of a number of the hidden state."""
+"""Bytes of one number of the hidden state."""
 
 
 # 3.6 ------------------------------------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ def step_traffic(layers: int, hidden: int, tokens: int, shards: int, stages: int
 
 
 def share(count: int, part: int, parts: int) -> int:
-    """How many of `count` things part number `part` of `parts` has, where the first parts have one more each."""
+    """How many of `count` things go to part number `part` of `parts`, if the first parts get one more each when it is uneven."""
     return len(span(count, part, parts))
 
 
@@ -56,7 +56,7 @@ def _traffic(
 
 
 def _numbers(case: Case, value: Any) -> Any:
-    """The answer with True and False as the whole numbers that they are: `stage < stages - 1` is a count of sends, too."""
+    """The answer with True and False as 1 and 0, since `stage < stages - 1` is a right count of sends, too."""
     if not isinstance(value, dict):
         return value
     return {
@@ -66,25 +66,25 @@ def _numbers(case: Case, value: Any) -> Any:
 
 
 def _miscounted(case: Case, found: Any, right: Any) -> str:
-    """Which of the four numbers is wrong first, and what it comes from."""
+    """The first of the four numbers that is wrong, and the reason."""
     layers, hidden, tokens, shards, stages, stage = case.args
     for what, (calls, size) in right.items():
         said, said_size = found[what]
         if said != calls and what == "all_reduce":
             if shards == 1:
-                return f"You count {said} x all_reduce where there is a single shard, which adds up with nobody."
+                return f"You count {said} x all_reduce, but a single shard has nobody to add up with."
             held = share(layers, stage, stages)
             return (
                 f"You count {said} x all_reduce in stage {stage} of {stages}, which holds {held} of {layers} blocks (the first "
-                f"stages have one more each) and {'adds up behind the embedding as well' if stage == 0 else 'no embedding'}."
+                f"stages have one more each) and {'adds up after the embedding as well' if stage == 0 else 'no embedding'}."
             )
         if said != calls:
             next_one = "sends the hidden state once to the next" if stage < stages - 1 else "is the last, and sends nothing"
             return f"You count {said} x send; stage {stage} of {stages} {next_one}."
         if said_size != size:
             return (
-                f"You count {said} x {what}, which is right, but {said_size:,} bytes for all of it: each call carries {tokens} x "
-                f"{hidden} numbers of {NUMBER} bytes."
+                f"You count {said} x {what}, which is right, but {said_size:,} bytes for these calls together: each call carries "
+                f"{tokens} x {hidden} numbers of {NUMBER} bytes."
             )
     return ""
 
@@ -112,14 +112,14 @@ STEP_TRAFFIC = Exercise(
     title="Count what a step sends",
     function="step_traffic",
     statement=(
-        "`tokens` new tokens go through `layers` blocks, with `hidden` numbers of 4 bytes a token, on `shards` shards times `stages` "
-        "stages. Return what one rank of stage `stage` calls, as `{'all_reduce': [calls, bytes], 'send': [calls, bytes]}`, bytes of "
-        "all calls together. The engine adds up once a block, and once more in stage 0, behind the embedding, whose rows are "
-        "shared out; a single shard adds up with nobody. A stage holds `share(layers, stage, stages)` blocks (the rule of 3.1), "
-        "and sends the hidden state to the next."
+        "`tokens` new tokens, each with `hidden` numbers of 4 bytes, go through `layers` blocks on `shards` times `stages` ranks. "
+        "Return the calls of one rank in stage `stage` as `{'all_reduce': [calls, bytes], 'send': [calls, bytes]}`, with the "
+        "bytes of all calls together. The engine adds up once in each block, and in stage 0 once more after the embedding; with "
+        "one shard it never does. A stage holds `share(layers, stage, stages)` blocks and sends the hidden state once to the "
+        "next stage."
     ),
     points=10,
-    minutes=10,
+    minutes=15,
     difficulty=2,
     cases=_traffic_cases,
     reference=step_traffic,
@@ -128,20 +128,20 @@ STEP_TRAFFIC = Exercise(
     comparison=Comparison(),
     explain=_miscounted,
     mistakes=(
-        _mistake("That is the count of engines that add up twice a block; one sum serves attention and MLP here.", a_layer=2),
-        _mistake("The sum behind the embedding is missing in stage 0.", embedding=False),
-        _mistake("You count all blocks of the model; a stage holds a share of them.", all_layers=True),
-        _mistake("Blocks are lost where the stages do not divide them: the first stages hold one more each.", floor=True),
-        _mistake("The embedding is in stage 0 alone; you count its sum in every stage.", every_stage=True),
-        _mistake("You give the bytes of one all_reduce; those of all calls together are asked for.", one_call=True),
-        _mistake("You count two bytes a number; the hidden state goes over in float32, four.", number=2),
-        _mistake("Those are the bytes of one token; a step has several.", per_token=False),
-        _mistake("Your last stage sends as well; its logits stay where they are.", last_sends=True),
-        _mistake("With a single shard there is nobody to add up with: no all_reduce.", alone=True),
+        _mistake("You count two sums for each block; here one sum serves attention and MLP.", a_layer=2),
+        _mistake("The sum after the embedding is missing in stage 0.", embedding=False),
+        _mistake("You count all blocks of the model, but a stage holds only a share of them.", all_layers=True),
+        _mistake("You lose blocks when the stages do not divide them evenly: the first stages hold one more each.", floor=True),
+        _mistake("You count the sum of the embedding in every stage; only stage 0 has the embedding.", every_stage=True),
+        _mistake("You return the bytes of one all_reduce; return those of all calls together.", one_call=True),
+        _mistake("You count two bytes for each number; the hidden state is sent in float32, which has four.", number=2),
+        _mistake("You count the bytes of one token, but a step has several.", per_token=False),
+        _mistake("Your last stage sends as well; it has no next stage.", last_sends=True),
+        _mistake("A single shard has nobody to add up with: count no all_reduce.", alone=True),
     ),
     hints=(
-        "How many blocks does the stage hold, and how often does a block add up?",
-        "`share(layers, stage, stages)` blocks add up once each. One call carries the hidden state of all tokens: tokens * hidden * 4 bytes.",
+        "How many blocks does the stage hold, and how many sums does a block need?",
+        "Each of the `share(layers, stage, stages)` blocks adds up once. One call carries the hidden state of all tokens: tokens * hidden * 4 bytes.",
         "Three questions decide the counts: is there more than one shard, is this stage 0, is this the last stage?",
     ),
 )
@@ -164,7 +164,7 @@ def _seconds(
     sends: bool = True,
     stages_speed_up: bool = False,
 ) -> tuple[float, float, float]:
-    """Seconds of a token that go into reading, into all-reduces and into sends."""
+    """The seconds of one token that are spent on reading, on all-reduces and on sends."""
     size = NUMBER * model["hidden"]
 
     def link(ranks: int) -> tuple[float, float]:
@@ -205,28 +205,28 @@ def _choose(
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """What a layout breaks; or where its time goes, and how long the fastest takes."""
+    """The condition that a layout breaks; or what it spends its time on, and the time of the fastest layout."""
     model, machine = case.args
     shards, stages = found
     gpus = machine["gpus"] * machine["nodes"]
     if shards * stages > gpus:
-        return f"Shards times stages, {shards} x {stages}, are {shards * stages} ranks; the machine has {gpus} GPUs."
+        return f"{shards} shards times {stages} stages are {shards * stages} ranks, but the machine has {gpus} GPUs."
     if model["heads"] % shards:
-        return f"Your {shards} shards do not divide the {model['heads']} heads."
+        return f"{model['heads']} heads cannot be divided evenly by your {shards} shards."
     if stages > model["layers"]:
-        return f"You have {stages} stages for {model['layers']} layers: one each is the most."
+        return f"You have {stages} stages for {model['layers']} layers: each stage needs at least one layer."
     part = model["weight_bytes"] / (shards * stages)
     if part > machine["memory"]:
         return (
-            f"On {shards} x {stages} ranks each GPU holds {part / 1e9:.3g} GB of weights; its memory is "
+            f"On {shards} x {stages} ranks each GPU holds {part / 1e9:.3g} GB of weights, but its memory is only "
             f"{machine['memory'] / 1e9:.3g} GB."
         )
     parts = [1e3 * seconds for seconds in _seconds(model, machine, shards, stages)]
     best = 1e3 * sum(_seconds(model, machine, *right))
     idle = " and leaves GPUs idle" if right[0] * right[1] < gpus == shards * stages else ""
     return (
-        f"({shards}, {stages}) can be had, but takes {sum(parts):.4g} ms a token: {parts[0]:.3g} ms of reading, {parts[1]:.3g} ms "
-        f"of all-reduces, {parts[2]:.3g} ms of sends. The fastest layout takes {best:.4g} ms{idle}."
+        f"({shards}, {stages}) is possible, but takes {sum(parts):.4g} ms for a token: {parts[0]:.3g} ms for reading, "
+        f"{parts[1]:.3g} ms for all-reduces, {parts[2]:.3g} ms for sends. The fastest layout takes {best:.4g} ms{idle}."
     )
 
 
@@ -240,7 +240,7 @@ Kind = Callable[[tuple[int, int], dict[str, int], dict[str, Any]], bool]
 
 
 def _matters(**change: bool) -> Kind:
-    """Whether something changes the answer."""
+    """A kind of case: leaving this out, or doing this wrong, changes the answer."""
     return lambda best, model, machine: _choose(model, machine, **change) != best
 
 
@@ -252,7 +252,7 @@ KINDS: tuple[Kind, ...] = (
     *(_matters(**{name: False}) for name in ("latency", "memory", "divides", "between", "sends")),
     *(_matters(**{name: True}) for name in ("stages_speed_up", "greedy", "every_gpu")),
 )
-"""What cases there must be of each seed: by the answer, or by what matters for it."""
+"""Each seed has one case of each kind: kinds of answers, and cases in which one rule decides."""
 
 
 @functools.cache
@@ -274,7 +274,7 @@ def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
                 "between": (draw.uniform(20e-6, 2e-3), draw.uniform(1e8, 25e9)),
             }
             if machine["memory"] * machine["nodes"] * machine["gpus"] < 2 * model["weight_bytes"]:
-                continue  # too small for it, or nearly
+                continue  # too small for the model, or nearly
             if kind(_choose(model, machine), model, machine):
                 found.append((model, machine))
                 break
@@ -303,34 +303,37 @@ CHOOSE_LAYOUT = Exercise(
     title="Choose the layout for a machine",
     function="choose_layout",
     statement=(
-        "Return a token's fastest `(shards, stages)` on at most `nodes * gpus` GPUs (some may stay idle). Stages follow one "
-        "another; a rank reads its share of `weight_bytes` at `read` bytes/s. `layers` all-reduces take `latency + 2 "
-        "(shards - 1) / shards · 4 hidden / rate` each (none for one shard), `stages - 1` sends `latency + 4 hidden / rate`. "
-        "`inside` and `between` are `(latency, rate)`: all-reduces go between nodes if `shards > gpus`, sends if `shards · stages "
-        "> gpus`. Shards divide `heads`; shares fit `memory`."
+        "Return the `(shards, stages)` with the shortest time of a token; GPUs may stay idle. Stages read one after the other; "
+        "each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` (none for "
+        "one shard) and `stages - 1` sends, of `4 hidden` bytes each. Their latency and rate are those `inside` a node, or "
+        "`between` nodes: for all-reduces if `shards > gpus`, for sends if `shards · stages > gpus`. `shards` must divide "
+        "`heads`; a rank's weights must fit `memory`."
     ),
     points=10,
-    minutes=25,
+    minutes=35,
     difficulty=4,
     cases=_layout_cases,
     reference=choose_layout,
     comparison=Comparison(),
     explain=_why_not,
     mistakes=(
-        _choice("You leave out the latency: many small all-reduces are waiting more than sending.", latency=False),
+        _choice("You leave out the latency, which is most of the time of a small all-reduce.", latency=False),
         _choice("Your layout's weights do not fit a GPU's memory.", memory=False),
         _choice("Your shards do not divide the heads.", divides=False),
-        _choice("You let everything go inside a node; beyond its GPUs the network is between.", between=False),
         _choice(
-            "You let stages read at the same time: for one token they come one after another, and no stage makes it faster.",
+            "You take the links inside a node for everything; with more ranks than GPUs in a node, take those between nodes.",
+            between=False,
+        ),
+        _choice(
+            "You let the stages read at the same time. One token goes through them one after another, so stages do not make it faster.",
             stages_speed_up=True,
         ),
-        _choice("You leave out what handing on from stage to stage takes.", sends=False),
-        _choice("You use every GPU; some may stay idle, and are better left so where a link costs more.", every_gpu=True),
-        _choice("You take as many GPUs as there are; with each shard there is more to wait for.", greedy=True),
+        _choice("You leave out the sends from stage to stage.", sends=False),
+        _choice("You always use every GPU; where the links are slow, fewer are faster.", every_gpu=True),
+        _choice("You take as many GPUs as possible; each additional rank adds waiting.", greedy=True),
     ),
     hints=(
-        "Try every pair with shards * stages <= nodes * gpus; leave out what does not divide or fit; compute the time of the rest.",
+        "Try every pair with shards * stages <= nodes * gpus. Leave out those that do not divide or fit. Compute the time of the others.",
         "reading = weight_bytes / shards / read: the stages' times add up, so the number of stages drops out.",
         "min over (reading + layers * sum_time + (stages - 1) * send_time, (shards, stages)).",
     ),

@@ -1,4 +1,4 @@
-"""What the cells of lab 03 measure: on real processes, with what the learner wrote where it can take part."""
+"""The measurements in the cells of lab 03: on real processes, and with the learner's functions where they can take part."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from torch import distributed as dist
 
 import labkit
 from labkit.checkpoints import open_checkpoint
+from labkit.environment import usable_cores
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import of_rank
 from labkit.launch import Each, Launched, launch
 from labkit.launch.ledger import COMPUTE, Entry
-from labkit.measure import Timing, compare, progress_bar
+from labkit.measure import Contention, Timing, compare, progress_bar
 from labkit.model import FixedBatches, KVCache
 from labkit.model.part import Part
 from labkit.model.weight_store import read_model
@@ -29,55 +30,77 @@ from labkit.parallel import Layout, load_parallel
 from labkit.parallel.parallel_forward import ParallelForward
 
 ROUNDS = 150
-"""Of a measurement in turns, so that what else the machine does meets all alike."""
+"""Rounds of a measurement. Each round times everything once, so that a disturbance by other programs hits all alike."""
 CHUNKS = 6
-"""Launches that share the rounds, so that there is something to tell in between."""
+"""The rounds are shared out over so many launches, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
 TOKENS = 256
 WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
-"""Of the layers that the timeline runs, and what goes through them."""
+"""The pipeline that the timeline shows: width of a layer, layers in a stage, tokens that go through them."""
 
 
 def sum_times(ranks: int, sizes: Sequence[int]) -> dict[int, Timing]:
-    """How long `dist.all_reduce` takes on so many ranks of this host, for tensors of so many bytes each, taken in turn."""
+    """How long `dist.all_reduce` takes on `ranks` processes of this host, by the size of the tensor in bytes."""
     return _in_turn(list(sizes), ranks, time_sums, list(sizes))
 
 
 def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: Any) -> dict[Any, Timing]:
-    """Rank 0's seconds of what a program times round by round: it is given the number of rounds last."""
+    """Rank 0's seconds for each name. `program` times them round by round; the number of rounds is its last argument."""
     bar = progress_bar("rounds")
     rows: list[list[float]] = []
+    disturbed: list[str] = []
     for chunk in range(CHUNKS):
         bar(chunk * ROUNDS // CHUNKS, ROUNDS)
-        rows += launch(program, ranks, *given, ROUNDS // CHUNKS, checked=False).values[0]
+        launched = launch(program, ranks, *given, ROUNDS // CHUNKS, checked=False)
+        rows += launched.values[0][0]
+        disturbed.append(_disturbed([words for _, words in launched.values]))
     bar(ROUNDS, ROUNDS)
-    return {name: Timing(tuple(times)) for name, times in zip(names, zip(*rows, strict=True), strict=True)}
+    words = _most(disturbed)
+    return {name: Timing(tuple(times), words) for name, times in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def time_sums(sizes: list[int], rounds: int) -> list[list[float]]:
-    """A rank's part of `sum_times`: seconds of each size, a row a round."""
+def _disturbed(by_rank: Sequence[str]) -> str:
+    """How other programs disturbed a launch, in words; "" if they did not.
+
+    Ranks that have no core each disturb one another, and then only the spread of the runs can be judged.
+    """
+    return "" if len(by_rank) > usable_cores() else next(filter(None, by_rank), "")
+
+
+def _most(launches: Sequence[str]) -> str:
+    """The words of the disturbed launches if they are more than half of all; else ""."""
+    said = [words for words in launches if words]
+    return said[0] if 2 * len(said) > len(launches) else ""
+
+
+def time_sums(sizes: list[int], rounds: int) -> list[Any]:
+    """One rank's part of `sum_times`: what `_rounds` returns."""
     tensors = [torch.zeros(max(1, size // 4)) for size in sizes]
     return _rounds([partial(dist.all_reduce, tensor) for tensor in tensors], rounds)
 
 
-def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each call, all ranks beginning at a time; a row a round, behind three that do not count."""
+def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
+    """The seconds of each call, which all ranks begin together, one row for each round; and what disturbed them, in words.
+
+    Three rounds before these warm up and do not count.
+    """
     rows = []
-    for _ in range(3 + rounds):
-        row = []
-        for call in calls:
-            dist.barrier()
-            began = time.perf_counter()
-            call()
-            row.append(time.perf_counter() - began)
-        rows.append(row)
-    return rows[3:]
+    with Contention() as contention:
+        for _ in range(3 + rounds):
+            row = []
+            for call in calls:
+                dist.barrier()
+                began = time.perf_counter()
+                call()
+                row.append(time.perf_counter() - began)
+            rows.append(row)
+    return [rows[3:], contention.words]
 
 
 def whole_part(name: str) -> dict[str, float]:
-    """Bytes of a checkpoint's weights that every rank reads, by how many ranks there are: what they read beyond one copy."""
+    """How many bytes of a checkpoint's weights every rank reads, for 2 and for 4 ranks: what they read beyond one copy."""
     if not os.path.exists("/proc/self/io"):
-        print("What a rank reads: not measured here: only Linux tells it. Zeros are shown.")
+        print("Not measured here: only Linux tells how much a process reads. Zeros are shown.")
         return {"2 ranks": 0.0, "4 ranks": 0.0}
     bar = progress_bar("ways to share the file")
     read = []
@@ -89,15 +112,15 @@ def whole_part(name: str) -> dict[str, float]:
 
 
 def bytes_read(name: str, shards: int) -> list[int]:
-    """Bytes that each of so many shards reads from a checkpoint, as Linux counts them; a process each."""
+    """The bytes that each of `shards` processes reads from a checkpoint, as Linux counts them."""
     return [int(count) for count in launch(read_part, shards, name).values]
 
 
 def read_part(name: str) -> int:
-    """A rank's part of `bytes_read`."""
+    """One rank's part of `bytes_read`."""
     checkpoint = open_checkpoint(name)
     counts = []
-    for _ in range(2):  # what the process reads of itself, at first, is not the checkpoint's
+    for _ in range(2):  # the first time, the process also reads its own code
         before = _read_so_far()
         read_model(checkpoint, "fp32", torch.device("cpu"), Part(dist.get_rank(), dist.get_world_size()))
         counts.append(_read_so_far() - before)
@@ -112,7 +135,7 @@ def _read_so_far() -> int:
 def one_token(
     block: Callable[..., Tensor], other: Callable[..., Tensor], *, layers: int = 28
 ) -> tuple[list[int], list[Timing]]:
-    """One token through `layers` small blocks on 2 ranks, computed one way and the other in turn: all-reduces, and times."""
+    """One token through `layers` small blocks on 2 ranks, with each of two blocks in turn: their all-reduces and their times."""
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
     sums = []
@@ -124,7 +147,7 @@ def one_token(
 
 
 def run_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: int) -> None:
-    """One token through so many blocks of the same weights."""
+    """Send one token through `layers` blocks that have the same weights."""
     hidden = torch.ones(1, 256)
     for _ in range(layers):
         hidden = small_gptj.norm(hidden + block(hidden, shard, 64))
@@ -132,13 +155,13 @@ def run_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: in
 
 def time_blocks(
     block: Callable[..., Tensor], other: Callable[..., Tensor], shard: small_gptj.Layer, layers: int, rounds: int
-) -> list[list[float]]:
-    """A rank's part of `one_token`."""
+) -> list[Any]:
+    """One rank's part of `one_token`: what `_rounds` returns."""
     return _rounds([partial(run_blocks, way, shard, layers) for way in (block, other)], rounds)
 
 
 def two_sums(normed: Tensor, shard: small_gptj.Layer, head_dim: int) -> Tensor:
-    """A block as Megatron-LM and FasterTransformer have it: attention and MLP are added up each by itself."""
+    """A block as in Megatron-LM and FasterTransformer: one all-reduce for attention and one for the MLP."""
     query, key, value = (normed @ shard[name].T for name in ("query", "key", "value"))
     attention = small_gptj.attend(query, key, value, head_dim) @ shard["out"].T
     dist.all_reduce(attention)
@@ -149,7 +172,7 @@ def two_sums(normed: Tensor, shard: small_gptj.Layer, head_dim: int) -> Tensor:
 
 
 def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
-    """Calls and bytes of rank 0 or, for stages, of the rank in front, in one decode step of the engine on each layout."""
+    """Calls and bytes of rank 0, which is in the first stage, in one decode step of the engine on each layout."""
     bar = progress_bar("layouts")
     found = {}
     for done, (name, layout) in enumerate(layouts.items()):
@@ -160,7 +183,7 @@ def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
 
 
 def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
-    """The ledger of one decode step of `sequences` sequences by labkit's own engine, gptj-tiny laid out so."""
+    """The ledger of one decode step of labkit's engine, with `sequences` sequences of gptj-tiny on this layout."""
     with load_parallel("gptj-tiny", layout, dtype="fp32") as engine:
         forward = engine.forward
         assert isinstance(forward, ParallelForward)
@@ -173,7 +196,7 @@ def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
 
 
 def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
-    """Calls and bytes of a rank's entries, in the form of exercise 3.6."""
+    """One rank's calls and bytes, in the form of exercise 3.6."""
     own = [entry for entry in entries if entry.rank == rank]
     found = {}
     for what in ("all_reduce", "send"):
@@ -182,35 +205,47 @@ def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
     return found
 
 
-def run_pipelines(stage: Callable[..., Any], counts: Sequence[int], *, stages: int = 2) -> dict[int, Launched]:
-    """The learner's stage on real processes, `TOKENS_IN_ALL` tokens in so many micro-batches: the quickest pass of each.
+def run_pipelines(
+    stage: Callable[..., Any], counts: Sequence[int], *, stages: int = 2
+) -> tuple[dict[int, Launched], dict[int, Timing]]:
+    """Run the learner's stage on real processes, with `TOKENS_IN_ALL` tokens cut into each of these numbers of micro-batches.
 
-    They are taken in turn, so that what else the machine does meets all alike.
+    Returns, by the number of micro-batches, the quickest pass and the seconds of all passes. The numbers take turns, so that a
+    disturbance by other programs hits all alike.
     """
     bar = progress_bar("rounds")
     found: dict[int, list[Launched]] = {pieces: [] for pieces in counts}
+    disturbed: list[str] = []
     for done in range(PASSES):
         bar(done, PASSES)
         launched = launch(run_stage, stages, stage, list(counts))
+        disturbed.append(_disturbed(launched.values))
         for pieces, run in zip(counts, _passes(launched), strict=True):
             found[pieces].append(run)
     bar(PASSES, PASSES)
-    return {pieces: min(runs, key=batch_seconds) for pieces, runs in found.items()}
+    words = _most(disturbed)
+    times = {pieces: Timing(tuple(map(batch_seconds, runs)), words) for pieces, runs in found.items()}
+    return {pieces: min(runs, key=batch_seconds) for pieces, runs in found.items()}, times
 
 
-def run_stage(stage: Callable[..., Any], counts: list[int]) -> None:
-    """A rank's part of `run_pipelines`: one pass to warm up, then one for each number of micro-batches, each behind a barrier."""
+def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
+    """One rank's part of `run_pipelines`: a pass to warm up, then one pass for each count; returns what disturbed them.
+
+    A barrier before each pass marks its begin in the ledger.
+    """
     generator = torch.Generator().manual_seed(dist.get_rank())
     layers = [torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(LAYERS_A_STAGE)]
     x = torch.randn(TOKENS_IN_ALL, WIDTH, generator=generator)
-    for pieces in (counts[0], *counts):
-        parts = list(torch.split(x, TOKENS_IN_ALL // pieces))
-        dist.barrier()
-        stage(parts if dist.get_rank() == 0 else [], [list(part.shape) for part in parts], layers)
+    with Contention() as contention:
+        for pieces in (counts[0], *counts):
+            parts = list(torch.split(x, TOKENS_IN_ALL // pieces))
+            dist.barrier()
+            stage(parts if dist.get_rank() == 0 else [], [list(part.shape) for part in parts], layers)
+    return contention.words
 
 
 def _passes(launched: Launched) -> list[Launched]:
-    """The passes that count, each with its own entries."""
+    """The passes after the one that warms up, each with its own entries of the ledger."""
     found: dict[int, list[Entry]] = {}
     for rank in range(len(launched.values)):
         number = -1
@@ -229,24 +264,24 @@ def bars_of(launched: Launched) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def idle_share(launched: Launched) -> float:
-    """The share of the time, from the first work to the last, in which the ranks did not work."""
+    """The share of a pass, from 0 to 1, in which the ranks did not work, on average."""
     work = sum(seconds for row in bars_of(launched).values() for _, _, seconds in row)
     return 1 - work / (len(launched.values) * batch_seconds(launched))
 
 
 def batch_seconds(launched: Launched) -> float:
-    """From the first work of a pass to the end of the last."""
+    """Seconds from the begin of the first work of a pass to the end of the last."""
     bars = [bar for row in bars_of(launched).values() for bar in row]
     return max(began + seconds for _, began, seconds in bars) - min(began for _, began, _ in bars)
 
 
 def hand_over_seconds(launched: Launched) -> float:
-    """Median seconds that a micro-batch waits for stage 1 although it is done in front and stage 1 is free."""
-    front, behind = bars_of(launched).values()
-    free = [began + seconds for _, began, seconds in behind]
+    """Median seconds from the moment when stage 0 is done with a micro-batch and stage 1 is free, until stage 1 begins."""
+    first, second = bars_of(launched).values()
+    free = [began + seconds for _, began, seconds in second]
     waits = []
-    for number, (_, began, _) in enumerate(behind):
-        ready = front[number][1] + front[number][2]
+    for number, (_, began, _) in enumerate(second):
+        ready = first[number][1] + first[number][2]
         waits.append(began - max([ready, *free[number - 1 : number]]))
     return median(waits)
 
@@ -257,9 +292,9 @@ def stage_seconds(launched: Launched) -> list[float]:
 
 
 def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], dict[str, int]]:
-    """labkit's engine on each layout (None: one process), in turn: `TOKENS` new tokens of 8 prompts of gptj-tiny in fp32.
+    """Generate `TOKENS` new tokens for 8 prompts with gptj-tiny in fp32, on each layout in turn (None: one process).
 
-    Beside the times: how many forward passes the ranks of a layout make for them.
+    Returns the times, and how many forward passes the ranks of each layout make for these tokens.
     """
     prompts = [[1 + (7 * number + place) % 500 for place in range(16)] for number in range(8)]
     params = labkit.SamplingParams(max_new_tokens=TOKENS // 8, ignore_eos=True)

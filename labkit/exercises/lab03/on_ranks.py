@@ -1,4 +1,4 @@
-"""How the exercises of this lab are run: on real processes, whose ledger is looked at beside the values."""
+"""Run the exercises of this lab on real processes, and check their ledger as well as their values."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from labkit.launch.ledger import COMPUTE, Entry
 PATIENCE = 3.0
 """Seconds that a collective waits for the other ranks."""
 
+CHECK_SECONDS = 60.0
+"""Seconds that one case may take, with the start of its processes: more than enough on a busy machine."""
+
 BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
-"""Names of the places of an answer that has a value for each rank."""
+"""What to call the places of an answer that has one value for each rank."""
 
 Call = tuple[str, tuple[int, ...]]
-"""A collective and the shape of the tensor that this rank gives to it or gets."""
+"""A collective, and the shape of the tensor that this rank sends or receives."""
 
 
 @dataclass(frozen=True)
 class RanksCase(Case):
-    """A case for `ranks` processes; an argument that is `Each` differs by rank."""
+    """A case for `ranks` processes. An argument of the type `Each` has a different value for each rank."""
 
     ranks: int = 2
 
 
 def on_ranks(function: Callable[..., Any], case: Case) -> Launched:
-    """Call a function on all ranks of a case; what a rank raises is raised here, under the same name."""
+    """Call a function on all ranks of a case. An error of a rank is raised here under the same name."""
     return _on_all(case, function, *case.args)
 
 
 def inside(program: Callable[..., Any]) -> Callable[[Callable[..., Any], Case], Launched]:
-    """Run a program on all ranks that is given the learner's function as its first argument."""
+    """A way to run an exercise: call `program` on all ranks, with the learner's function as its first argument."""
 
     def run(function: Callable[..., Any], case: Case) -> Launched:
         return _on_all(case, program, function, *case.args)
@@ -52,7 +55,7 @@ def _on_all(case: Case, function: Callable[..., Any], *args: Any) -> Launched:
 
 
 def values_of(case: Case, launched: Launched) -> list[Any]:
-    """What is compared: each rank's value."""
+    """The values of all ranks, which are compared."""
     return launched.values
 
 
@@ -65,7 +68,7 @@ def _like(error: RankRaisedError) -> Exception:
 
 @dataclass(frozen=True)
 class LedgerContract:
-    """What passes between ranks is looked at: `rule` says what is wrong with it, as the end of a sentence, or nothing."""
+    """Checks what the ranks send to each other: `rule` returns what is wrong, as the end of a sentence, or ""."""
 
     rule: Callable[[RanksCase, Launched], str]
 
@@ -86,23 +89,23 @@ class _Watched:
 
 
 def of_rank(launched: Launched, rank: int) -> list[Entry]:
-    """The collectives of a rank, in their order."""
+    """The collectives of one rank, in order."""
     return [entry for entry in launched.ledger if entry.rank == rank and entry.what != COMPUTE]
 
 
 def calls_of(launched: Launched, rank: int) -> Counter[Call]:
-    """How often a rank called which collective on what shape."""
+    """How often one rank called each collective on each shape."""
     return Counter((entry.what, entry.shape) for entry in of_rank(launched, rank))
 
 
 def exactly(wanted: Callable[[RanksCase, int], Counter[Call]], why: str) -> LedgerContract:
-    """Each rank calls just what is wanted of it; `why` says what that is good for."""
+    """A contract: each rank calls exactly the collectives in `wanted`; `why` explains it to the learner."""
 
     def rule(case: RanksCase, launched: Launched) -> str:
         for rank in range(case.ranks):
             found, asked = calls_of(launched, rank), wanted(case, rank)
             if found != asked:
-                return f"rank {rank} of {case.ranks} calls {in_words(found)} where {in_words(asked)} is asked for: {why}"
+                return f"rank {rank} of {case.ranks} calls {in_words(found)}; {in_words(asked)} is right: {why}"
         return ""
 
     return LedgerContract(rule)

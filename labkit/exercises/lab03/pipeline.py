@@ -1,4 +1,4 @@
-"""Exercises 3.7 and 3.8: a stage of a pipeline that hands on what it has, and the timetable of all stages."""
+"""Exercises 3.7 and 3.8: one stage of a pipeline, and the timetable of all stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from torch import distributed as dist
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, calls_of, in_words, of_rank, on_ranks, values_of
+from labkit.exercises.lab03.on_ranks import (
+    BY_RANK,
+    CHECK_SECONDS,
+    LedgerContract,
+    RanksCase,
+    calls_of,
+    in_words,
+    of_rank,
+    on_ranks,
+    values_of,
+)
 from labkit.launch import Each, Launched
 from labkit.launch.ledger import COMPUTE
 from labkit.launch.ledger_compute import compute
@@ -21,7 +31,7 @@ Shapes = list[list[int]]
 
 
 def run_layers(x: Tensor, layers: list[Tensor], piece: int = 0) -> Tensor:
-    """What a stage computes: `x + tanh(x @ weight.T)` for each weight; the ledger shows it as work on a micro-batch."""
+    """The work of a stage: `x + tanh(x @ weight.T)` for each weight. The ledger shows it as work on micro-batch `piece`."""
     with compute(piece):
         for weight in layers:
             x = x + torch.tanh(x @ weight.T)
@@ -46,7 +56,7 @@ def pipeline_stage(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -
 
 
 def _staged(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor], **change: Any) -> list[Tensor]:
-    """A stage with a fault."""
+    """A stage with one fault, which `change` names."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     done = []
     for number, shape in enumerate(shapes):
@@ -112,25 +122,25 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
         found = calls_of(launched, rank)
         if sorted(found.elements()) != sorted(wanted):
             return (
-                f"stage {rank} of {case.ranks} calls {in_words(found)}: each micro-batch goes once from stage to stage, by send "
-                "and recv, and nothing else does"
+                f"stage {rank} of {case.ranks} calls {in_words(found)}: send each micro-batch once to the next stage, which "
+                "receives it, and send nothing else"
             )
         worked = [entry.piece for entry in launched.ledger if entry.rank == rank and entry.what == COMPUTE]
         if not worked:
             return (
-                f"rank {rank} of {case.ranks} never calls run_layers: a stage's work is run_layers(x, layers, number), which "
-                "enters it into the timeline as well"
+                f"rank {rank} of {case.ranks} never calls run_layers: compute with run_layers(x, layers, number), which also notes "
+                "the work for the timeline"
             )
         if worked != list(range(len(shapes))):
-            return f"run_layers is told the numbers {worked} on rank {rank}: give it the number of the micro-batch, from 0"
+            return f"rank {rank} calls run_layers with the numbers {worked}: pass the number of the micro-batch, from 0"
         entries = sorted(of_rank(launched, rank), key=lambda entry: entry.began + entry.seconds * (entry.what == "recv"))
         order = [entry.what for entry in entries]
         if 0 < rank < case.ranks - 1 and len(shapes) > 2:
             before = order[: order.index("send")].count("recv")
             if before > 2:
                 return (
-                    f"stage {rank} takes in {before} of {len(shapes)} micro-batches before it hands on the first: the stages "
-                    "behind it stand still; hand each on as soon as it is computed"
+                    f"stage {rank} receives {before} of {len(shapes)} micro-batches before it sends the first, so the next "
+                    "stages are idle: send each one as soon as it is computed"
                 )
         if rank == 0 and case.ranks > 1 and len(shapes) > 2 and (late := _late_sends(launched)):
             return late
@@ -138,7 +148,7 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
 
 
 def _late_sends(launched: Launched) -> str:
-    """Whether the first stage computes everything before it sends anything."""
+    """What to say when the first stage computes several micro-batches before it sends the first; else ""."""
     own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
     before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
     if before.count(COMPUTE) > 2:
@@ -153,34 +163,35 @@ PIPELINE_STAGE = Exercise(
     title="Write a stage",
     function="pipeline_stage",
     statement=(
-        "Each rank is a stage. Stage 0 is given the micro-batches, `pieces`; the others only the shape of each, `shapes`. Take a "
-        "micro-batch (by `dist.recv(tensor, src)` into `torch.empty(shape)`, if not from `pieces`) and compute "
-        "`run_layers(x, layers, number)`: this stage's layers, weights of which each makes `x + tanh(x @ weight.T)`, on the "
-        "`number`-th micro-batch (from 0, for the timeline). `dist.send(tensor, dst)` it to the next stage **before** you take "
-        "the next one. The last stage returns the list of results; the others return `[]`."
+        "Each rank is a stage. Stage 0 has the micro-batches in `pieces`; the others know only the shape of each, from `shapes`. "
+        "Take one micro-batch: from `pieces`, or by `dist.recv(tensor, src)`, which fills `torch.empty(shape)`. Compute "
+        "`run_layers(x, layers, number)`, this stage's work on micro-batch `number` (from 0). `dist.send(tensor, dst)` the result "
+        "to the next stage **before** you take the next micro-batch. The last stage returns the list of its results, the "
+        "others `[]`."
     ),
     points=15,
-    minutes=15,
+    minutes=25,
     difficulty=3,
     cases=_stage_cases,
     reference=pipeline_stage,
     ends_at_error=True,
     run=on_ranks,
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=LedgerContract(_handed_on),
     mistakes=(
-        Mistake("You hand on what came in, not what this stage made of it.", _unchanged),
-        Mistake("All stages return results; only the last one has the end of it, the others return [].", _all_give),
-        Mistake("Stage 0 hands its micro-batches on without computing its own layers.", _first_idle),
+        Mistake("You send the tensor that came in; send the result of this stage.", _unchanged),
+        Mistake("All stages return results; only the last one does, the others return [].", _all_give),
+        Mistake("Stage 0 sends its micro-batches without computing its own layers.", _first_idle),
         Mistake("Each micro-batch goes through a stage's layers twice.", _twice),
-        Mistake("You join the results; a list of them, one a micro-batch, is asked for.", _one_tensor),
+        Mistake("You join the results to one tensor; return a list with one result for each micro-batch.", _one_tensor),
         Mistake("Your results are in the wrong order: the first micro-batch comes first.", _backwards),
     ),
     hints=(
-        "One loop over the micro-batches: take, compute, hand on.",
-        "Take: pieces[i] on rank 0, else x = torch.empty(shape); dist.recv(x, rank - 1). Hand on unless rank == ranks - 1.",
+        "One loop over the micro-batches: take, compute, send.",
+        "Take pieces[i] on rank 0; elsewhere x = torch.empty(shape); dist.recv(x, rank - 1). Send unless rank == ranks - 1.",
         "for i, shape in enumerate(shapes): take x; x = run_layers(x, layers, i); dist.send(x, rank + 1) or results.append(x)",
     ),
 )
@@ -193,12 +204,12 @@ def pipeline_schedule(seconds: list[float], pieces: int) -> tuple[list[list[floa
 
 
 def _schedule(
-    seconds: list[float], pieces: int, *, busy: bool = True, in_front: bool = True, idle_of: str = "all"
+    seconds: list[float], pieces: int, *, busy: bool = True, waits: bool = True, idle_of: str = "all"
 ) -> tuple[list[list[float]], float]:
     begins = [[0.0] * pieces for _ in seconds]
     for stage in range(len(seconds)):
         for piece in range(pieces):
-            ready = begins[stage - 1][piece] + seconds[stage - 1] if stage and in_front else 0.0
+            ready = begins[stage - 1][piece] + seconds[stage - 1] if stage and waits else 0.0
             free = begins[stage][piece - 1] + seconds[stage] if piece and busy else 0.0
             begins[stage][piece] = max(ready, free)
     end = begins[-1][-1] + seconds[-1]
@@ -227,7 +238,7 @@ def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]],
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """The first begin that cannot be, or could be earlier, and why; or what the idle share is."""
+    """The first begin that is impossible or too late, and why; or what is wrong with the idle share."""
     seconds, _ = case.args
     begins, idle = right
     for stage, own in enumerate(begins):
@@ -242,12 +253,12 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
                 return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
             if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
                 return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
-            return f"{place}: stage {stage} is free and has micro-batch {piece} before that; it begins as soon as it can."
+            return f"{place}: stage {stage} is free and has micro-batch {piece} earlier, and it begins as soon as it can."
     if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
-        return "Your begins are right, but idle is in percent; a share from 0 to 1 is asked for."
+        return "Your begins are right, but idle is in percent; return a share from 0 to 1."
     return (
-        f"Your begins are right, but idle is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: of all stages' time, "
-        "from 0 to the last end, it is what they do not work."
+        f"Your begins are right, but idle is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: each stage has the "
+        "time from 0 to the last end; idle is the share of this time in which it does not work, averaged over the stages."
     )
 
 
@@ -278,13 +289,13 @@ PIPELINE_SCHEDULE = Exercise(
     title="The timetable and its bubble",
     function="pipeline_schedule",
     statement=(
-        "Stage s takes `seconds[s]` for a micro-batch; sending takes no time, and every stage takes its micro-batches in order as "
-        "soon as it can. Return `(begins, idle)`: `begins[s][i]`, the time at which stage s begins with micro-batch i (from 0), "
-        "and the share of the time, from the first begin to the last end, that the stages stand idle, on average. For equal "
-        "stages it is the bubble of GPipe, $(p - 1) / (m + p - 1)$; yours must hold for unequal ones."
+        "Stage s needs `seconds[s]` for a micro-batch. Sending takes no time, and every stage takes its micro-batches in order, "
+        "as soon as it can. Return `(begins, idle)`: `begins[s][i]` is the time at which stage s begins with micro-batch i (the "
+        "first at 0), and `idle` the share of the time until the last end in which the stages are idle, on average. For p equal "
+        "stages and m micro-batches it is $(p - 1) / (m + p - 1)$ (GPipe); yours must be right for unequal stages."
     ),
     points=10,
-    minutes=15,
+    minutes=20,
     difficulty=3,
     cases=_schedule_cases,
     reference=pipeline_schedule,
@@ -293,23 +304,23 @@ PIPELINE_SCHEDULE = Exercise(
     explain=_why_not,
     mistakes=(
         Mistake(
-            "You let every stage begin so many steps of its own later as it has stages in front: that holds for equal stages only.",
+            "You delay each stage by its own time once for each stage before it: that is right for equal stages only.",
             _equal_stages,
         ),
-        _planned("Your stages begin with a micro-batch while they still work on the one before.", busy=False),
-        _planned("Your stages begin before the stage in front has handed on the micro-batch.", in_front=False),
-        _planned("Your idle share is that of the slowest stage; take all stages together.", idle_of="slowest"),
+        _planned("Your stages begin with a micro-batch while they still work on the previous one.", busy=False),
+        _planned("Your stages begin before the previous stage is done with the micro-batch.", waits=False),
+        _planned("Your idle share is that of the slowest stage; take the average of all stages.", idle_of="slowest"),
         _planned(
-            "The formula holds for equal stages only: count the work of each stage against the time they all have.",
+            "The formula is right for equal stages only: compare the work of all stages with the time that they all have.",
             idle_of="formula",
         ),
-        _planned("That is the share of the time in which the stages work; the idle share is the rest.", idle_of="busy"),
-        Mistake("You give the ends; the begins are asked for.", _ends),
-        Mistake("Your table has a row a micro-batch; a row a stage is asked for.", _by_piece),
+        _planned("You return the share of the time in which the stages work; the idle share is the rest.", idle_of="busy"),
+        Mistake("You return the ends; return the begins.", _ends),
+        Mistake("Your table has one row for each micro-batch; it must have one row for each stage.", _by_piece),
     ),
     hints=(
-        "A micro-batch begins when two things are true: the stage in front has done it, and this stage has done the one before.",
-        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s]), where there are such.",
+        "A stage can begin with a micro-batch when two things are done: this micro-batch in the previous stage, and the previous micro-batch in this stage.",
+        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s]); without a previous one, take 0.",
         "end = begins[-1][-1] + seconds[-1]; idle = 1 - pieces * sum(seconds) / (len(seconds) * end).",
     ),
 )

@@ -1,4 +1,4 @@
-"""A GPT-J small enough to be sent to ranks in full: plain tensors, plain torch, nothing cached."""
+"""A GPT-J that is small enough to be sent to ranks in full: plain tensors, plain torch, no cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BY_COLUMNS = ("out", "fc_out")
 
 
 def make_layer(generator: torch.Generator, hidden: int, inner: int) -> Layer:
-    """Random weights of a block, `[out, in]` each."""
+    """Random weights of one block, each `[out, in]`."""
 
     def weight(rows: int, columns: int) -> Tensor:
         drawn: Tensor = torch.randn(rows, columns, generator=generator)
@@ -31,7 +31,7 @@ def make_layer(generator: torch.Generator, hidden: int, inner: int) -> Layer:
 
 
 def make_model(seed: int, *, layers: int, heads: int, head_dim: int, inner: int, vocab: int) -> dict[str, Any]:
-    """Random weights of a model."""
+    """Random weights of a model with `layers` blocks."""
     generator = torch.Generator().manual_seed(seed)
     hidden = heads * head_dim
     return {
@@ -44,7 +44,7 @@ def make_model(seed: int, *, layers: int, heads: int, head_dim: int, inner: int,
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, head_dim: int) -> Tensor:
-    """Causal attention of the heads that are given: `[tokens, heads * head_dim]` each, positions turned in by rotary."""
+    """Causal attention with rotary positions, of query, key and value `[tokens, heads * head_dim]`."""
     tokens = len(query)
     q, k, v = (part.view(tokens, -1, head_dim).transpose(0, 1) for part in (query, key, value))
     attended = F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True)
@@ -52,7 +52,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, head_dim: int) -> Tensor:
 
 
 def turn(x: Tensor) -> Tensor:
-    """Rotary positions of `[heads, tokens, head_dim]`, neighbours turned (Su et al. 2021, as GPT-J has it)."""
+    """Rotary positions of `[heads, tokens, head_dim]`; neighbouring numbers form a pair (Su et al. 2021, as in GPT-J)."""
     tokens, dim = x.shape[1:]
     angles = torch.arange(tokens)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     sin, cos = angles.sin(), angles.cos()
@@ -61,19 +61,19 @@ def turn(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GPT-J's GELU, by tanh."""
+    """GPT-J's activation: GELU in its tanh form."""
     return F.gelu(x, approximate="tanh")
 
 
 def whole_block(normed: Tensor, layer: Layer, head_dim: int) -> Tensor:
-    """What a block adds to the residual, in one process: attention and MLP."""
+    """What a block adds to the residual, computed in one process: attention plus MLP."""
     attended = attend(normed @ layer["query"].T, normed @ layer["key"].T, normed @ layer["value"].T, head_dim)
     inner = gelu(F.linear(normed, layer["fc_in"], layer["fc_in_bias"]))
     return attended @ layer["out"].T + F.linear(inner, layer["fc_out"], layer["fc_out_bias"])
 
 
 def cut(layer: Layer, rank: int, ranks: int) -> Layer:
-    """A rank's shard of a layer; the last bias is added once, so that it is zero on all ranks but the first."""
+    """The shard of a layer for one rank. `fc_out_bias` is zero on all ranks but the first, because it is added once."""
     shard = {name: tensor[stretch(len(tensor), rank, ranks)] for name, tensor in layer.items() if name in BY_ROWS}
     shard |= {name: layer[name][:, stretch(layer[name].shape[1], rank, ranks)] for name in BY_COLUMNS}
     return {name: tensor.contiguous() for name, tensor in shard.items()} | {
@@ -82,13 +82,13 @@ def cut(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def stretch(count: int, rank: int, ranks: int) -> slice:
-    """A rank's part of so many things, neighbours; the first ranks have one more each."""
+    """The places of `count` that one rank holds: neighbours, and one more for the first ranks when it is uneven."""
     held = span(count, rank, ranks)
     return slice(held.start, held.stop)
 
 
 def cut_model(model: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
-    """A rank's shard of a model: of its layers and of its head; the embedding stays whole."""
+    """The shard of a model for one rank: its layers and its head are cut, the embedding stays whole."""
     held = stretch(len(model["head"]), rank, ranks)
     return model | {
         "layers": [cut(layer, rank, ranks) for layer in model["layers"]],
@@ -105,7 +105,7 @@ def greedy(
     block: Callable[[Tensor, Layer, int], Tensor] = whole_block,
     argmax: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None,
 ) -> list[int]:
-    """Greedy tokens behind a prompt; `block` computes each block, and `argmax` finds the best token of `[rows, hidden]`."""
+    """Greedy tokens after a prompt; `block` computes each block, and `argmax` finds the best token of `[rows, hidden]`."""
     tokens = list(prompt)
     for _ in range(new_tokens):
         hidden = model["embedding"][torch.tensor(tokens)]

@@ -1,4 +1,4 @@
-"""Exercise 3.5: the best token of a vocabulary that is shared out, without gathering its logits."""
+"""Exercise 3.5: the best token when each rank holds a part of the vocabulary, found without gathering the logits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, LedgerContract, RanksCase, inside, of_rank, values_of
+from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, LedgerContract, RanksCase, inside, of_rank, values_of
 from labkit.launch import Each, Launched
 
 BYTES_A_ROW = 16
-"""That a rank may give for each row: a value and a token of eight bytes each."""
+"""The bytes that a rank may send for each row: a value and a token, eight bytes each."""
 
 
 def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Tensor:
@@ -32,7 +32,7 @@ def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Te
 
 
 def _gathered(hidden: Tensor, head: Tensor, bias: Tensor, first: int, *, best: bool) -> tuple[Tensor, Tensor]:
-    """Each rank's best (or worst) value and its token."""
+    """For each rank and row, the best (or worst) value and its token."""
     logits = F.linear(hidden, head, bias)
     value, place = logits.max(-1) if best else logits.min(-1)
     mine = torch.stack((value.double(), (place + first).double()))
@@ -81,7 +81,7 @@ def _sum_of_equals(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Te
 
 
 def run_argmax(argmax: Any, kind: str, *given: Any) -> Any:
-    """The best tokens of some rows, or a model that generates by them."""
+    """Find the best tokens of some rows, or generate tokens with a model that uses this function."""
     if kind == "tokens":
         model, prompt, new_tokens = given
         return small_gptj.greedy(model, prompt, new_tokens, argmax=argmax)
@@ -94,7 +94,7 @@ def _cases(seed: int) -> list[Case]:
     for label, ranks, rows, vocab in (("", 2, 1, 60), ("", 3, 6, 101), ("", 4, 9, 203), ("equal logits: ", 2, 4, 40)):
         hidden = torch.randn(rows, 5, generator=generator)
         head, bias = torch.randn(vocab, 5, generator=generator), torch.randn(vocab, generator=generator)
-        if label:  # each token of the first half has its like in the second
+        if label:  # each token of the first half has an equal one in the second half
             head[vocab // 2 :], bias[vocab // 2 :] = head[: vocab // 2], bias[: vocab // 2]
         held = [span(vocab, rank, ranks) for rank in range(ranks)]
         heads = Each([head[part.start : part.stop].contiguous() for part in held])
@@ -118,8 +118,8 @@ def _few_bytes(case: RanksCase, launched: Launched) -> str:
         if given > most:
             widest = max(entries, key=lambda entry: entry.byte_count)
             return (
-                f"rank {rank} takes part with {given:,} bytes ({widest.what} of {list(widest.shape)}) where {most:,} are enough: "
-                "do not gather the logits; the best value of each rank, and whose token it is, tell all"
+                f"rank {rank} sends {given:,} bytes ({widest.what} of {list(widest.shape)}), but {most:,} are enough: do not gather "
+                "the logits; each rank's best value and its token are all that the others need"
             )
     return ""
 
@@ -128,40 +128,41 @@ SHARDED_ARGMAX = Exercise(
     name="lab03.sharded_argmax",
     lab="03",
     number="3.5",
-    title="The best token of a vocabulary in parts",
+    title="The best token of all ranks",
     function="sharded_argmax",
     statement=(
-        "Each rank holds the rows of the head for a part of the vocabulary: `head [share, hidden]`, `bias [share]`, and `first`, "
-        "the token that its row 0 is of. Shares may differ by one. Return on every rank the token `[rows]` (int64) with the "
-        "largest logit of **all** ranks for each row of `hidden [rows, hidden]`; the smallest token among equals. A rank may "
-        "give 16 bytes a row in all (GPT-J's logits would be 100 kB): use `dist.all_gather(list_of_tensors, tensor)`, or "
+        "Each rank holds the head for a part of the vocabulary: `head [share, hidden]`, `bias [share]`, and `first`, the token "
+        "of its row 0. Shares may differ by one. For each row of `hidden [rows, hidden]`, return on every rank the token with "
+        "the largest logit of **all** ranks: `[rows]`, int64; of equal logits the smallest token. A rank may send 16 bytes for "
+        "each row (the logits of GPT-J would be 100 kB). Use `dist.all_gather(list_of_tensors, tensor)`, or "
         "`dist.all_reduce(tensor, op)` with `dist.ReduceOp.MAX` and `MIN`."
     ),
     points=15,
-    minutes=20,
+    minutes=25,
     difficulty=3,
     cases=_cases,
     reference=sharded_argmax,
     ends_at_error=True,
     run=inside(run_argmax),
+    seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
     contract=LedgerContract(_few_bytes),
     mistakes=(
-        Mistake("Each rank gives the best token of its own part: compare the values of all ranks.", _own),
-        Mistake("You take a row's place in the part for its token: add `first`.", _no_first),
-        Mistake("You give the rank that holds the best token, not the token.", _whose),
-        Mistake("You take the largest token of all ranks' best ones: compare their logits, not their numbers.", _largest_token),
+        Mistake("Each rank returns the best token of its own part: compare the values of all ranks.", _own),
+        Mistake("You return a row's place in this rank's part, not its token: add `first`.", _no_first),
+        Mistake("You return the rank that holds the best token, not the token.", _whose),
+        Mistake("You take the largest of all ranks' best tokens: compare their logits, not their numbers.", _largest_token),
         Mistake("The bias is missing: it is part of the logits.", _no_bias),
+        Mistake("When two ranks have equal best logits, you add their tokens up: return the smaller token.", _sum_of_equals),
         Mistake(
-            "Where two ranks have equal best logits you add their tokens up: the smaller token is asked for.", _sum_of_equals
+            "When two ranks have equal best logits, you return the larger token: return the smallest one.", _last_of_equals
         ),
-        Mistake("Among equal logits of two ranks you take the later one's: the smallest token is asked for.", _last_of_equals),
     ),
     hints=(
-        "Which two numbers a row must each rank tell the others?",
+        "Which two numbers must each rank send to the others for each row?",
         "value, place = logits.max(-1); all_gather value and place + first in one float64 tensor [2, rows].",
-        "Stack what was gathered; values.argmax(0) says whose token wins (the first of equals), tokens.gather(0, ...) which it is.",
+        "Stack the gathered tensors. values.argmax(0) is the rank whose token wins (the first of equals); tokens.gather(0, ...) takes its token.",
     ),
 )

@@ -1,4 +1,4 @@
-"""What a rank multiplies while a function runs on it: right values by needless work are seen by it."""
+"""Counts the multiplications of a rank, to notice right values that were computed with needless work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "dot": lambda a, b: a.numel(),
     "vdot": lambda a, b: a.numel(),
 }
-"""Multiplications of the products that torch runs in the end, by their arguments."""
+"""For each product that torch runs in the end, the number of multiplications, from its arguments."""
 
 _ELEMENTWISE = ("mul", "div", "addcmul", "addcdiv", "addr")
 _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
@@ -31,7 +31,7 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
 
 @dataclass
 class Work:
-    """Multiplications so far, and the most numbers that were taken out of torch at once, where what is done is not seen."""
+    """The multiplications so far, and the most numbers taken out of torch at once: work outside torch cannot be counted."""
 
     multiplied: int = 0
     taken_out: int = 0

@@ -1,4 +1,4 @@
-"""Exercise 4.9: copies and delay for a latency bound, by arithmetic, before the server is asked."""
+"""Exercise 4.9: compute how many copies and which delay meet a latency bound, before the server runs with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 
 Plan = tuple[int, int, float, float]
-"""Instances, batch, delay and longest latency in seconds."""
+"""Copies, size of a batch, delay in seconds and longest latency in seconds."""
 
 
 def choose_batching(rate: float, first: float, more: float, most: int, bound: float) -> Plan | None:
@@ -115,7 +115,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _is_clear(rate: float, first: float, more: float, most: int, bound: float) -> bool:
-    """No number lies where rounding decides, and no two plans are alike."""
+    """Whether no number lies so near to a limit that rounding decides."""
     for batch in range(1, most + 1):
         work = first + more * batch
         copies = work * rate / batch
@@ -127,28 +127,28 @@ def _is_clear(rate: float, first: float, more: float, most: int, bound: float) -
 def _explain(case: Case, found: Any, right: Any) -> str:
     rate, first, more, most, bound = case.args
     if right is None:
-        return f"No batch from 1 to {most} meets the bound of {bound:g} s here: return None."
+        return f"No batch from 1 to {most} meets the bound of {bound:g} s: return None."
     if found is None:
-        return f"A batch of {right[1]} would meet the bound."
+        return f"You return None, but a batch of {right[1]} meets the bound."
     if not isinstance(found, tuple | list) or len(found) != 4 or not all(isinstance(n, int | float) for n in found):
         return ""
     copies, batch, delay, latency = found
     if not 1 <= batch <= most or int(batch) != batch:
         return f"Your batch is {batch:g}; whole numbers from 1 to {most} are possible."
     if int(copies) != copies:
-        return f"You plan {copies:g} copies; half a process cannot be started: round up."
+        return f"You plan {copies:g} copies, but only whole processes can be started: round up."
     work, wait = first + more * batch, (batch - 1) / rate
     if abs(delay - wait) > 1e-6:
-        return f"For a batch of {batch} the delay is {delay:g} s in your plan; the last of {batch} comes {wait:g} s behind the first."
+        return f"For a batch of {batch} your delay is {delay:g} s, but the last of {batch} requests comes {wait:g} s after the first."
     if abs(latency - wait - work) > 1e-6:
-        return f"For a batch of {batch} the longest latency is {latency:g} s in your plan; the first waits {wait:g} s, and then {work:g} s."
+        return f"For a batch of {batch} your longest latency is {latency:g} s, but the first request waits {wait:g} s and then {work:g} s."
     if copies * batch < rate * work - 1e-6:
-        return f"{copies} copies make {copies * batch / work:.4g} requests a second, and {rate:g} come."
+        return f"{copies} copies answer {copies * batch / work:.4g} requests a second, but {rate:g} come."
     if latency > bound:
-        return f"Your plan takes {latency:g} s, over the bound of {bound:g} s."
+        return f"The latency of your plan, {latency:g} s, is over the bound of {bound:g} s."
     if copies != right[0]:
-        return f"{copies} copies of batches of {batch} do it; fewer do, too, with another batch."
-    return f"With {copies} copies there is a plan of less latency than {latency:g} s."
+        return f"{copies} copies with batches of {batch} are enough, but with another size of batch fewer copies are."
+    return f"With {copies} copies there is a plan with less latency than {latency:g} s."
 
 
 CHOOSE_BATCHING = Exercise(
@@ -158,14 +158,13 @@ CHOOSE_BATCHING = Exercise(
     title="Choose copies and delay",
     function="choose_batching",
     statement=(
-        "Requests come evenly, `rate` a second in all; each n of them are a batch for one of the copies, which takes "
-        "`first + more * n` seconds. n is at most `most`. The first request waits for the n-th: that is the delay. "
-        "The copies, a whole number, must keep up together. Of all n whose "
-        "longest latency (delay, then batch) is at most `bound`, choose the fewest copies, then the least latency. Return "
-        "`(copies, n, delay, latency)` in seconds, or None if no n meets it."
+        "Requests come evenly, `rate` a second. Every n of them make a batch, n at most `most`; a copy computes it in `first "
+        "+ more * n` seconds. The first request waits for the n-th: this is the delay. Together, the copies must keep up with the "
+        "requests. Of all n whose longest latency (delay plus batch) is at most `bound`, choose the one with the fewest copies; "
+        "of equal ones the least latency. Return `(copies, n, delay, latency)` in seconds, or None if no n meets the bound."
     ),
     points=10,
-    minutes=20,
+    minutes=30,
     difficulty=3,
     cases=_cases,
     reference=choose_batching,
@@ -174,28 +173,28 @@ CHOOSE_BATCHING = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your latency is that of the batch alone; the first request waits for the others before that.", _without_waiting
+            "Your latency is that of the batch alone, but before it the first request waits for the others.", _without_waiting
         ),
         Mistake("Your delay has one gap too many: between n requests there are n - 1 gaps of 1 / rate.", _one_gap_more),
         Mistake(
-            "You take the mean wait; the bound is for the longest latency: the first request waits the whole delay.",
+            "You take the mean wait, but the bound is for the longest latency: the first request waits the whole delay.",
             _half_the_wait,
         ),
-        Mistake("You round the copies down, and then they do not keep up: the queue grows without end. Round up.", _too_few),
-        Mistake("You choose the least latency of all, which is always a batch of 1; the fewest copies come first.", _fastest),
+        Mistake("You round the copies down, so they do not keep up and the queue grows without end: round up.", _too_few),
+        Mistake("You choose the least latency of all, which is always a batch of 1: choose the fewest copies first.", _fastest),
         Mistake(
-            "You choose the largest batch that meets the bound; a smaller one may need as few copies, and answers sooner.",
+            "You choose the largest batch that meets the bound, but a smaller one may need as few copies and answer sooner.",
             _largest,
         ),
-        Mistake("Your plan does not look at the bound.", _no_bound),
+        Mistake("Your plan ignores the bound.", _no_bound),
         Mistake(
             "You always take one copy; copies * n / (first + more * n) requests a second must be at least rate.", _one_copy
         ),
-        Mistake("Delay and latency are in milliseconds; seconds are asked for.", _milliseconds),
+        Mistake("Your delay and latency are in milliseconds; return seconds.", _milliseconds),
     ),
     hints=(
         "Take one n first: what is its delay, its work, its latency, how many copies does it need? Then loop over n.",
-        "One copy makes n / (first + more * n) requests a second; rate over that, rounded up (math.ceil), are the copies.",
+        "One copy answers n / (first + more * n) requests a second. Divide rate by this and round up (math.ceil): these are the copies.",
         "plans.append((copies, n, delay, latency)) for those within the bound; min(plans, key=lambda p: (p[0], p[3]), default=None).",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 4.1: the `config.pbtxt` of a stage, held against labkit's checker, then read by the server."""
+"""Exercise 4.1: the `config.pbtxt` of a stage. labkit's checker reads it first, then the server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.checker.pbtxt import model_config_class
 
 Tensor = tuple[str, str, list[Any]]
-"""Name, data type and shape, whose first entry is "batch"."""
+"""Name, data type and shape; the first entry of the shape is "batch"."""
 
 
 @dataclass(frozen=True)
 class ConfigCase(Case):
-    """`loads`: whether the server is asked to load it, which takes more than a second."""
+    """`loads`: whether the server loads the text as well, which takes more than a second."""
 
     loads: bool = False
 
@@ -101,11 +101,11 @@ def _any_size(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: 
 
 
 def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What is wrong with the text, or what it says; the server has loaded it by then, where the case asks for that."""
+    """What is wrong with the text, or its contents. If the case says so, the server loads the model as well."""
     assert isinstance(case, ConfigCase)
     text = function(*case.args)
     if not isinstance(text, str):
-        return {"fault": f"it gives {text!r:.40}, where the text of a config.pbtxt is asked for", "says": {}}
+        return {"fault": f"your function returns {text!r:.40}; return the text of a config.pbtxt", "says": {}}
     if faults := check_config(text, gpus=0):
         return {"fault": str(faults[0]), "says": {}}
     config = _parsed(text)
@@ -121,12 +121,12 @@ def _parsed(text: str) -> Any:
 
 
 def _load(name: str, text: str) -> None:
-    """Raises what the server says if it does not load it, or does not answer by it."""
+    """Load the model and send it a request; raises what the server says if it refuses, `NotAvailable` if no answer comes."""
     server = lab_server()
     server.load(name, text, model_code("labkit.exercises.stubs.zeros"))
     try:
         if not server.server.probes.answers(name):
-            raise NotAvailable(f"the server loads {name}, but a request to it is not answered")
+            raise NotAvailable(f"the server loads {name}, but does not answer a request to it")
     finally:
         server.unload(name)
 
@@ -154,12 +154,12 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     for name, value in right["says"].items():
         given = found["says"][name]
         if isinstance(value, dict) and set(given) != set(value):
-            return f"Your {name} are {', '.join(given) or 'none'}; {', '.join(value)} are asked for."
+            return f"Your {name} are {', '.join(given) or 'none'}; write {', '.join(value)}."
         for tensor in value if isinstance(value, dict) else ():
             if given[tensor] != value[tensor]:
-                return f"Your {tensor} is {given[tensor][0]} {given[tensor][1]}; {value[tensor][0]} {value[tensor][1]} is asked for."
+                return f"Your {tensor} is {given[tensor][0]} {given[tensor][1]}; write {value[tensor][0]} {value[tensor][1]}."
         if given != value:
-            return f"The {name} is {given} in your text, {value} is asked for."
+            return f"The {name} is {given} in your text; write {value}."
     return ""
 
 
@@ -191,13 +191,13 @@ STAGE_CONFIG = Exercise(
     title="Describe a stage",
     function="stage_config",
     statement=(
-        "Return the text of a `config.pbtxt` for a model of the backend `python`, with `count` copies on the CPU (`KIND_CPU`), "
-        "whatever the machine has. `inputs` and `outputs` list tensors as the model sees them: `(name, data type, shape)`, as "
-        '`("INPUT_ID", "UINT32", ["batch", -1])`; -1 is any size. For a model with a `max_batch_size`, the server writes the batch '
-        "in front of `dims` by itself. labkit looks your text over line by line, then the real server loads it and answers a request by it."
+        "Return the text of a `config.pbtxt` for a model with the backend `python` and with `count` copies on the CPU "
+        "(`KIND_CPU`). `inputs` and `outputs` list the tensors as the model sees them: `(name, data type, shape)`, for example "
+        '`("INPUT_ID", "UINT32", ["batch", -1])`, where -1 is any size. If a model has a `max_batch_size`, the server itself adds '
+        "the batch before `dims`. labkit checks your text line by line; then the real server loads it and answers a request."
     ),
     points=10,
-    minutes=15,
+    minutes=20,
     difficulty=2,
     requires=("triton_server",),
     cases=_cases,
@@ -209,32 +209,32 @@ STAGE_CONFIG = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your dims hold the batch; with a max_batch_size the server adds it, so that it would be there twice: leave it out.",
+            "Your dims contain the batch. With a max_batch_size the server adds it, so it would be there twice: leave it out.",
             _batch_in_dims,
         ),
         Mistake(
-            "Your max_batch_size is 0, which makes dims whole shapes: these are without the batch. Write the size that is given.",
+            "Your max_batch_size is 0, so the server takes dims for whole shapes, without a batch: write the size that is given.",
             _no_batch,
         ),
         Mistake(
-            "max_batch_size 0 with the batch in dims does load, but then the server never joins requests: write the size that is given.",
+            "With max_batch_size 0 and the batch in dims, the server never joins requests: write the size that is given.",
             _no_batch_in_dims,
         ),
-        Mistake("Data types are TYPE_UINT32, TYPE_STRING and so on in a config.pbtxt: put TYPE_ in front.", _no_type),
+        Mistake("In a config.pbtxt the data types are TYPE_UINT32, TYPE_STRING and so on: write TYPE_ before yours.", _no_type),
         Mistake("Every model of yours is called preprocessing: write the name that is given.", _one_name),
-        Mistake("Your instance_group has no count, and so one copy: write count.", _one_copy),
-        Mistake("There is no instance_group: write how many copies, and of which kind.", _no_group),
-        Mistake("KIND_GPU asks for a copy on each GPU, and a stage that handles text has no use for one: KIND_CPU.", _on_gpu),
+        Mistake("Your instance_group has no count, so there is one copy: write count.", _one_copy),
+        Mistake("Your text has no instance_group: write how many copies, and of which kind.", _no_group),
+        Mistake("KIND_GPU puts a copy on each GPU, but a stage that handles text needs none: write KIND_CPU.", _on_gpu),
         Mistake(
-            "Your instance_group has no kind, so that the server takes a GPU where there is one: write kind: KIND_CPU.",
+            "Your instance_group has no kind, so the server takes a GPU if there is one: write kind: KIND_CPU.",
             _no_kind,
         ),
         Mistake('python is a backend: write backend: "python"; platform is for ensembles.', _platform),
-        Mistake("Your text has no outputs: write a block output { ... } for each.", _no_outputs),
-        Mistake("You let every size vary (-1); write those that are given, so that the server can refuse others.", _any_size),
+        Mistake("Your text has no outputs: write one block output { ... } for each.", _no_outputs),
+        Mistake("All your sizes are -1, so the server accepts any: write the sizes that are given.", _any_size),
     ),
     hints=(
-        "Write one by hand for the first case, then replace what differs from case to case by {...} in an f-string.",
+        "Write the text for the example above first. Then replace what differs from case to case by {...} in an f-string.",
         'One tensor: input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }. Such blocks may be repeated. In an f-string a brace is {{.',
         'dims are shape[1:]; the rest: name, backend: "python", max_batch_size: ..., instance_group { count: ... kind: KIND_CPU }.',
     ),

@@ -1,4 +1,4 @@
-"""The learner's own deployment: labkit's engine, and around it the stages and the ensemble that the learner wrote."""
+"""The learner's own deployment: labkit's engine with the stages and the ensemble that the learner wrote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RUNNING: list[Deployment] = []
 
 
 class Deployment:
-    """A server with the learner's models; the one of before ends when a new one begins."""
+    """A server with the learner's models. A new deployment ends the previous one."""
 
     def __init__(self) -> None:
         for old in _RUNNING:
@@ -30,12 +30,12 @@ class Deployment:
 
     @property
     def grpc(self) -> str:
-        """Where clients reach it."""
+        """The address for gRPC clients."""
         return self.server.server.grpc
 
     @property
     def metrics(self) -> str:
-        """The address of its counters."""
+        """The address of the server's counters."""
         return f"http://{self.server.server.metrics}/metrics"
 
     def stop(self) -> None:
@@ -43,14 +43,14 @@ class Deployment:
         self.server.stop()
 
     def load_engine(self) -> None:
-        """Load `gptj` and `fastertransformer`, labkit's engine under two interfaces."""
+        """Load `gptj` and `fastertransformer`: labkit's engine with two interfaces."""
         given = ServeSettings(model=MODEL).parameters() | {"end_token_id": "0"}
         models = served_models(given)
         for name in ("gptj", "fastertransformer"):
             self.server.load(name, config_text(models[name]), model_code(f"labkit.serving.python_backend.{name}"))
 
     def load_stage(self, name: str, functions: Mapping[str, Callable[..., Any]]) -> None:
-        """Load a stage whose functions are the learner's."""
+        """Load a stage that calls the learner's functions."""
         digests = {known: self.server.put(name, function, known) for known, function in functions.items()}
         self.server.load_stub(replace(stage(name), parameters=digests), name, tokenizer=True)
 
@@ -64,13 +64,13 @@ class Deployment:
         copies: int = 1,
         delay: float | None = None,
     ) -> None:
-        """Load a model with a batch around the learner's function; `delay` None is no dynamic batching."""
+        """Load a model that calls the learner's function with each batch; without a `delay` the server joins no requests."""
         parameters = {"answer_together": self.server.put(name, answer_together, "answer_together"), **work}
         config = batched_config(name, parameters, largest=largest, instances=copies, delay=delay)
         self.server.load_stub(config, "batched")
 
     def ask(self, prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: str = "") -> list[str]:
-        """The texts of the ensemble, whose prompts come first."""
+        """The texts that the ensemble makes of the prompts; each begins with its prompt."""
         count = len(prompts)
         inputs = request_inputs(list(prompts), [new_tokens] * count, [bad] * count, [stop] * count)
         answer = self.server.ask("ensemble", inputs, seconds=ENGINE_SECONDS)
@@ -87,7 +87,7 @@ def deploy(
     postprocess: Callable[..., Any],
     ensemble_maps: Callable[..., Any],
 ) -> Deployment:
-    """Start a server with labkit's engine, the learner's stages around it, and the learner's ensemble over all."""
+    """Start a server with labkit's engine, and with the stages and the ensemble that the learner wrote."""
     bar = progress_bar("models loaded")
     bar(0, 5)
     made = Deployment()

@@ -1,4 +1,4 @@
-"""Exercise 4.5: the wires of an ensemble, loaded by the real server and asked."""
+"""Exercise 4.5: the wires of an ensemble, which the real server loads and runs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from labkit.serving.repository.model_config import ModelConfig, Step, config_tex
 Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
 STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
-"""The ensemble's models in order, and the code of each in the check."""
+"""The ensemble's models in order, and the module in `labkit.exercises.stubs` that each runs in the check."""
 
 
 COUNT_SECONDS = 2.0
-"""The server counts an execution a little after it has answered."""
+"""Seconds to wait for the server's counters: it counts an execution a little after it has answered."""
 
 
 @dataclass(frozen=True)
 class EnsembleCase(Case):
-    """A request to the ensemble: prompts, new tokens of each, and lines of bad and of stop words."""
+    """A request to the ensemble: for each prompt its text, its new tokens, and its lines of bad words and of stop words."""
 
     request: tuple[list[str], list[int], list[str], list[str]] = ((), (), (), ())  # type: ignore[assignment]
 
@@ -68,7 +68,7 @@ def ensemble_maps() -> Maps:
 
 
 def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
-    """The reference with other entries; an empty wire takes an entry out."""
+    """The reference with changed entries in the maps of one model; an entry whose wire is empty is removed."""
     maps = ensemble_maps()
     own_inputs, own_outputs = (
         {key: wire for key, wire in (given | (more or {})).items() if wire}
@@ -121,15 +121,15 @@ def _own_names() -> Maps:
 
 
 def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
-    """The ensemble of these maps. Raises `TypeError` for what are none."""
-    form = "a dictionary {model: (input_map, output_map)} is asked for, with a dictionary {tensor: wire} for each map"
+    """The ensemble with these maps. Raises `TypeError` when they have another form."""
+    form = "return a dictionary {model: (input_map, output_map)}, where each map is a dictionary {tensor: wire}"
     if not isinstance(maps, dict):
-        raise TypeError(f"it gives {maps!r:.60}; {form}")
+        raise TypeError(f"your function returns {maps!r:.60}; {form}")
     steps = []
     for model, both in maps.items():
         fits = isinstance(both, tuple | list) and len(both) == 2 and all(isinstance(one, dict) for one in both)
         if not fits or not all(isinstance(word, str) for one in both for pair in one.items() for word in pair):
-            raise TypeError(f"for {model!r} it gives {both!r:.60}; {form}")
+            raise TypeError(f"for {model!r} your function returns {both!r:.60}; {form}")
         steps.append(Step(str(model), *both))
     whole = stage("ensemble")
     served = {"INPUT_0", "INPUT_1", "INPUT_2", "INPUT_3"}
@@ -139,7 +139,7 @@ def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
 
 
 def stage_configs() -> dict[str, ModelConfig]:
-    """The three stages; the engine's takes what this ensemble gives it, and no settings."""
+    """The three stages. The engine has only the inputs of this ensemble, without settings for sampling."""
     engine = stage("fastertransformer")
     wanted = ("input_ids", "input_lengths", "request_output_len", "bad_words_list", "stop_words_list")
     inputs = tuple(replace(spec, scalar=False) for spec in engine.inputs if spec.name in wanted)
@@ -157,7 +157,7 @@ def request_inputs(
 
 
 def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What is wrong with the wires, or the texts that come out; labkit's own maps are followed on paper."""
+    """What is wrong with the wires, or the texts that come out. labkit's own maps are run without a server."""
     assert isinstance(case, EnsembleCase)
     maps = function()
     try:
@@ -165,7 +165,7 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
     except TypeError as error:
         return {"fault": str(error), "texts": []}
     if missing := [name for name in STAGES if name not in maps]:
-        return {"fault": f"not every stage is a step of your ensemble: {', '.join(missing)} missing", "texts": []}
+        return {"fault": f"your ensemble has no step for {', '.join(missing)}", "texts": []}
     if words := _turned(maps):
         return {"fault": words, "texts": []}
     text = config_text(config)
@@ -182,14 +182,14 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def _turned(maps: Maps) -> str:
-    """What to say of maps from wires to tensors."""
+    """What to say when a map has the wires as keys and the tensors as values; else ""."""
     for name, stage_config in stage_configs().items():
         for what, given, specs in zip(
             ("input_map", "output_map"), maps[name], (stage_config.inputs, stage_config.outputs), strict=True
         ):
             own = {spec.name for spec in specs}
             if given and not own & set(given) and set(given.values()) <= own:
-                return f"the {what} of {name} is turned around: the model's own tensor is the key, the wire the value"
+                return f"the {what} of {name} is the wrong way round: the key is the model's tensor, the value is the wire"
     return ""
 
 
@@ -209,7 +209,7 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
     until = time.monotonic() + COUNT_SECONDS
     while idle := [name for name, count in _runs(server).items() if count == before[name]]:
         if time.monotonic() > until:
-            raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} had nothing to do")
+            raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} did not run")
         time.sleep(0.01)
     return found
 
@@ -221,7 +221,7 @@ def _runs(server: Any) -> dict[str, int]:
 
 
 def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
-    """What the server does with an ensemble: each step when its inputs are there."""
+    """What the server does with an ensemble, in this process: it runs each step when the step's inputs exist."""
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:
@@ -244,9 +244,7 @@ def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
 def _explain(case: Case, found: Any, right: Any) -> str:
     if found["fault"]:
         return f"{found['fault']}."
-    return (
-        f"The ensemble loads, but its texts are not the right ones: {str(found['texts'])[:160]}. Follow each wire by its name."
-    )
+    return f"The ensemble loads, but its texts are wrong: {str(found['texts'])[:160]}. Follow each wire by its name."
 
 
 def _cases(seed: int) -> list[Case]:
@@ -273,13 +271,14 @@ ENSEMBLE_MAPS = Exercise(
     title="Wire the ensemble",
     function="ensemble_maps",
     statement=(
-        "Return `{model: (input_map, output_map)}` for the three stages. Each map is `{tensor of the model: wire}`; a wire is a name of "
-        "your choice, or a tensor of the ensemble. The client gives `INPUT_0` (prompt), `INPUT_1` (new tokens at most), `INPUT_2` "
-        "(bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and `sequence_length`. The table above lists the models' "
-        "tensors. Your ensemble is looked over, loaded by the real server, and asked; in the check the engine is a toy that obeys every input."
+        "Return `{model: (input_map, output_map)}` for the three stages. Each map is `{tensor of the model: wire}`. A wire is a name "
+        "of your choice, or a tensor of the ensemble: the client sends `INPUT_0` (prompt), `INPUT_1` (most new tokens), `INPUT_2` "
+        "(bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and `sequence_length`. The table above lists the "
+        "tensors of the models. The real server loads your ensemble and answers requests with it; in the check, a small model that "
+        "uses every input takes the place of the engine."
     ),
     points=12,
-    minutes=20,
+    minutes=30,
     difficulty=3,
     requires=("triton_server",),
     cases=_cases,
@@ -291,35 +290,33 @@ ENSEMBLE_MAPS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "The engine gets the stop words as bad words, and the other way: two wires are swapped, in front of preprocessing or behind.",
+            "The engine gets the stop words as bad words, and the bad words as stop words: two wires are swapped, before preprocessing or after it.",
             _words_swapped,
         ),
-        Mistake("Your maps are turned around: the key is the model's own tensor, the value the wire.", _turned_around),
+        Mistake("Your maps are the wrong way round: the key is the model's tensor, the value is the wire.", _turned_around),
         Mistake(
-            "postprocessing does not get the lengths, takes all tokens for text, and your texts end in rubbish: map SEQUENCE_LENGTH.",
+            "postprocessing does not get the lengths and decodes all tokens, so your texts end in rubbish: map SEQUENCE_LENGTH.",
             _no_lengths,
         ),
         Mistake(
-            "Bad and stop words end in preprocessing: the engine has inputs for both, optional ones that nobody misses.",
+            "Bad and stop words do not leave preprocessing. The engine has optional inputs for both: map them.",
             _no_words,
         ),
-        Mistake(
-            "The stop words do not reach the engine: its input is optional, so that only the texts show it.", _no_stop_words
-        ),
+        Mistake("The stop words do not reach the engine. Its input is optional, so only the texts show this.", _no_stop_words),
         Mistake(
             "The engine makes as many tokens as the prompt has: request_output_len is on the wire of the lengths.",
             _prompt_again,
         ),
-        Mistake("Nothing is on the wire OUTPUT_0, which the client reads: map postprocessing's OUTPUT to it.", _no_text_out),
-        Mistake("Text cannot go past preprocessing: without that step the engine has no token ids.", _two_stages),
+        Mistake("No model writes to OUTPUT_0, which the client reads: map OUTPUT of postprocessing to it.", _no_text_out),
+        Mistake("The step preprocessing is missing: without it the engine gets no token ids.", _two_stages),
         Mistake(
-            "What a step puts on a wire of one name, the next reads from a wire of another: value of the output_map and value of the input_map are the same word.",
+            "Two steps use different names for one wire: the value in the output_map of one must be the value in the input_map of the other.",
             _own_names,
         ),
     ),
     hints=(
-        "Draw three boxes. Each line between two of them is one wire, and its name stands as a value on both sides.",
-        "preprocessing's outputs all go to the engine. postprocessing has two inputs; one is what the client reads as well.",
+        "Draw the other wires into the picture. The name of a wire is a value in the maps of both models that it joins.",
+        "All outputs of preprocessing go to the engine. postprocessing has two inputs; one of them is also read by the client.",
         '"postprocessing": ({"TOKENS_BATCH": "_tokens", "SEQUENCE_LENGTH": "sequence_length"}, {"OUTPUT": "OUTPUT_0"}); the other two alike.',
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 4.10: a model whose process is gone is still called ready; notice it by a request, and repair it."""
+"""Exercise 4.10: the server calls a model ready although its process is dead; notice this by a request, and repair it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MODEL = "mortal"
 _NUMBERS = itertools.count(1)
 ANSWER_SECONDS = 2.0
 BUSY_SECONDS = 0.5
-"""What a model that is well may take."""
+"""Seconds that a healthy model may take to answer."""
 REAL_SEED = 11
-"""The first seed of a check: with it a process is killed in the server; once is enough."""
+"""The first seed of a check. With this one a process is killed in the real server, which is enough once."""
 
 
 @dataclass(frozen=True)
 class FailureCase(Case):
-    """State of the model: healthy, dead, hanging, refusing. `real`: in the server, whose process of the model is killed."""
+    """The state of the model: healthy, dead, hanging or refusing. `real`: a model in the real server, whose process is killed."""
 
     state: str = "healthy"
     real: bool = False
@@ -55,13 +55,13 @@ class Hanging(Exception):
 
 
 class PaperClient:
-    """Behaves as tritonclient does towards a server with one model, in any state."""
+    """Behaves like tritonclient connected to a server with one model, which is in the given state."""
 
     def __init__(self, state: str) -> None:
         self.state, self.is_loaded = state, True
 
     def infer(self, model: str, inputs: Any, client_timeout: float | None = None, **more: Any) -> Any:
-        """Answers, refuses, or says that the process is gone."""
+        """Answer, refuse, time out, or say that the process is dead."""
         if not self.is_loaded:
             raise self._error(f"Request for unknown model: '{model}' is not found", "NOT_FOUND")
         if self.state == "dead":
@@ -75,30 +75,30 @@ class PaperClient:
                     if client_timeout is None
                     else f"waits {client_timeout:g} seconds"
                 )
-                raise Hanging(f"the model hangs, and your request {waits}; {ANSWER_SECONDS:g} at most are asked for")
+                raise Hanging(f"the model hangs, and your request {waits}; wait at most {ANSWER_SECONDS:g} seconds")
             raise self._error("Deadline Exceeded", "DEADLINE_EXCEEDED")
         if self.state == "refusing":
             raise self._error("max_new_tokens is 0; at least 1 is accepted", "INVALID_ARGUMENT")
         return object()
 
     def is_server_live(self, **more: Any) -> bool:
-        """The server is."""
+        """The server is always live."""
         return True
 
     def is_server_ready(self, **more: Any) -> bool:
-        """The server calls itself so."""
+        """The server always calls itself ready."""
         return True
 
     def is_model_ready(self, model: str, model_version: str = "", **more: Any) -> bool:
-        """Whether it is loaded: its process is not looked at."""
+        """Whether the model is loaded; like the real server, this does not check the process."""
         return self.is_loaded
 
     def unload_model(self, model: str, **more: Any) -> None:
-        """Take it out."""
+        """Unload the model."""
         self.is_loaded = False
 
     def load_model(self, model: str, **more: Any) -> None:
-        """Start its process, unless the model is loaded: then nothing has changed, and nothing happens."""
+        """Start a process for the model, unless it is loaded already: then nothing happens."""
         if not self.is_loaded and self.state != "refusing":
             self.state = "healthy"
         self.is_loaded = True
@@ -109,7 +109,7 @@ class PaperClient:
 
 
 class Recorder:
-    """A client that notes what models it is told to load and unload."""
+    """A client that notes each call that loads or unloads a model."""
 
     def __init__(self, client: Any) -> None:
         self.done: list[str] = []
@@ -122,7 +122,7 @@ class Recorder:
 
 
 def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What the function says and does."""
+    """What the function returns and does."""
     assert isinstance(case, FailureCase)
     if case.real and not is_own(function):
         return _in_server(function)
@@ -135,9 +135,9 @@ def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     server = lab_server()
-    model = f"{MODEL}_{next(_NUMBERS)}"  # one that was killed leaves something behind in the server
+    model = f"{MODEL}_{next(_NUMBERS)}"  # the server remembers a model that was killed, so each one has a new name
     server.load_stub(batched_config(model, {"work": "echo"}, largest=8), "batched")
-    server.server.probes.load(model)  # Python has put its own files beside the model's, which counts as a change once
+    server.server.probes.load(model)  # Python has written its cache beside model.py, which the server takes for a change once
     kill_process(server, model)
     client = grpc_client(server.server.grpc)
     inputs = [as_input(name, *given) for name, given in job_inputs([("alive?", 6)]).items()]
@@ -170,7 +170,9 @@ def kill_process(server: LabServer, model: str) -> None:
     """Kill a model's process, as the kernel does when memory runs out."""
     for process in processes_of(server, model):
         process.kill()
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # the server asks for no child's end
+        while (
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ):  # the server does not wait for its children, so a dead one stays a zombie
             time.sleep(0.01)
     server.loaded.pop(model, None)
 
@@ -261,14 +263,14 @@ def _cases(seed: int) -> list[Case]:
     states = ["healthy", "dead", "hanging", "refusing"]
     random.Random(seed).shuffle(states)
     words = {
-        "healthy": f"a model that is well, and answers within {BUSY_SECONDS:g} seconds",
-        "dead": "a model whose process is gone",
+        "healthy": f"a healthy model that answers within {BUSY_SECONDS:g} seconds",
+        "dead": "a model whose process is dead",
         "hanging": "a model that never answers",
         "refusing": "a model that refuses the request",
     }
     cases: list[Case] = [FailureCase(words[state], state=state) for state in states]
     if seed == REAL_SEED:
-        cases.append(FailureCase("a model in the real server, whose process was just killed", state="dead", real=True))
+        cases.append(FailureCase("a model in the real server whose process was just killed", state="dead", real=True))
     return cases
 
 
@@ -276,10 +278,10 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     assert isinstance(case, FailureCase)
     if found["does"] != right["does"]:
         did, asked = (", then ".join(one) or "nothing" for one in (found["does"], right["does"]))
-        return f"Here is {case.label}; you do {did}, and {asked} is right."
+        return f"For {case.label} you call {did}; right is: {asked}."
     if found["answers"] != right["answers"]:
-        return f"Here is {case.label}; it does not answer when you are done."
-    return f"Here is {case.label}; you return {found['says']!r}, {right['says']} is right: whether it had to be repaired."
+        return f"For {case.label}: it does not answer when your function has returned."
+    return f"For {case.label} you return {found['says']!r}; {right['says']} is right: whether you repaired it."
 
 
 KEEP_ALIVE = Exercise(
@@ -289,14 +291,14 @@ KEEP_ALIVE = Exercise(
     title="Notice, and repair",
     function="keep_alive",
     statement=(
-        "The server calls a model ready whose process was killed. Ask it for real: `client.infer(model, inputs, client_timeout=...)`, at "
-        "most 2 seconds. An error is an `InferenceServerException`; `str(error.status())` names its kind. A model that refuses "
-        "(`StatusCode.INVALID_ARGUMENT`) is alive. Any other error, a time-out included, asks for a repair: `client.unload_model(model)`, "
-        "then `client.load_model(model)`, for loading what is loaded does nothing. Return whether you repaired it. A process is killed in "
-        "the real server, too."
+        "The server calls a model ready although its process was killed. So send a request: `client.infer(model, inputs, "
+        "client_timeout=...)`, with at most 2 seconds. It raises `InferenceServerException`, and `str(error.status())` is the kind "
+        "of error. A model that refuses a request (`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, also a "
+        "time-out, repair the model: `client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. "
+        "Return whether you repaired it. One case kills a process in the real server."
     ),
     points=8,
-    minutes=12,
+    minutes=15,
     difficulty=2,
     requires=("triton_server",),
     cases=_cases,
@@ -307,27 +309,31 @@ KEEP_ALIVE = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("You ask whether the model is ready, and the server says so of a dead one: send it a request.", _by_readiness),
+        Mistake(
+            "You ask whether the model is ready, and the server says yes for a dead one: send it a request.", _by_readiness
+        ),
         Mistake("Loading a model that is loaded does nothing: unload it first.", _load_only),
-        Mistake("You unload it, and then nobody serves it: load it again.", _unload_only),
-        Mistake("You load it anew whatever it answers: a model that works loses its clients' requests by that.", _always),
+        Mistake("You unload it and do not load it again.", _unload_only),
+        Mistake("You reload it whatever it answers: a healthy model then loses the requests of its clients.", _always),
         Mistake(
             "A model that refuses a request is alive: leave it alone when str(error.status()) is 'StatusCode.INVALID_ARGUMENT'.",
             _refusal_is_death,
         ),
-        Mistake("A model that hangs makes your request wait for ever: give client_timeout.", _no_time_limit),
-        Mistake("You give up so soon that a model which is only busy is loaded anew: wait up to 2 seconds.", _impatient),
+        Mistake("When a model hangs, your request waits for ever: pass client_timeout.", _no_time_limit),
+        Mistake("You give up so soon that you reload a model which is only busy: wait up to 2 seconds.", _impatient),
         Mistake(
-            "You repair a model that hangs, but not one whose process is gone: that is another error, INTERNAL.",
+            "You repair a model that hangs, but not one whose process is dead: that error is INTERNAL.",
             _only_time_outs,
         ),
-        Mistake("You repair a model whose process is gone, but not one that hangs: that is DEADLINE_EXCEEDED.", _only_internal),
+        Mistake(
+            "You repair a model whose process is dead, but not one that hangs: that error is DEADLINE_EXCEEDED.", _only_internal
+        ),
         Mistake("You notice it, but do not repair it: unload, then load.", _notices_only),
-        Mistake("You return True for a model that was well; True is for one that you repaired.", _other_way),
+        Mistake("You return True for a healthy model; return True for one that you repaired.", _other_way),
     ),
     hints=(
-        "try: client.infer(...) with a time limit. What it means that this raises depends on the error's status.",
+        "try: client.infer(...) with a time limit. What an error means depends on its status.",
         'except InferenceServerException as error: if "INVALID_ARGUMENT" in str(error.status()), return False.',
-        "Behind the except: client.unload_model(model); client.load_model(model); return True.",
+        "After the except block: client.unload_model(model); client.load_model(model); return True.",
     ),
 )

@@ -1,4 +1,4 @@
-"""A learner's function as the text of a module, for a model's process that has neither the notebook nor torch."""
+"""Write a learner's function as the text of a module, for the process of a model, which has no notebook and no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from labkit.plain_values import decode
 
 
 def as_module(function: Callable[..., Any], name: str) -> str:
-    """The text of a module that defines the function under `name`, with what it uses: imports, plain values, functions.
+    """The text of a module that defines the function as `name`, with the imports, plain values and functions that it uses.
 
-    Raises `InvalidRequest` for a function without a source, and for one that uses what a text cannot say (an object).
+    Raises `InvalidRequest` for a function without a source, and for one that uses an object which cannot be written as text.
     """
     packed = pack(function, {})
     if "module" in packed:
@@ -23,7 +23,7 @@ def as_module(function: Callable[..., Any], name: str) -> str:
     read = {known for about in packed["functions"].values() for known in _read_outside(about["source"])}
     if left := {known: kind for known, kind in left_behind(packed).items() if known in read}:
         words = ", ".join(f"{known} (a {kind})" for known, kind in left.items())
-        raise InvalidRequest(f"{name} uses {words}, which stays in the notebook; make what it needs inside it")
+        raise InvalidRequest(f"{name} uses {words}, which stays in the notebook; create it inside {name}")
     lines = ["from __future__ import annotations", ""]
     for scope in packed["scopes"]:
         lines += scope["imports"].values()
@@ -35,7 +35,7 @@ def as_module(function: Callable[..., Any], name: str) -> str:
 
 
 def _read_outside(source: str) -> set[str]:
-    """The names that a definition reads and does not give itself."""
+    """The names that a definition reads from outside, or from objects."""
     names: set[str] = set()
     codes: list[CodeType] = [compile(source, "<function>", "exec")]
     while codes:
@@ -46,18 +46,20 @@ def _read_outside(source: str) -> set[str]:
 
 
 def digest(text: str) -> str:
-    """A name for a module's text."""
+    """A name for a module, made from its text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(name: str, coded: Any) -> str:
     if "tensor" in str(coded):
-        raise InvalidRequest(f"{name} is a tensor, which stays in the notebook; the models of this lab have no torch")
+        raise InvalidRequest(
+            f"{name} is a tensor, which stays in the notebook; use numpy arrays, the models of this lab have no torch"
+        )
     return repr(decode(coded, {}))
 
 
 def _write(number: int, packed: dict[str, Any], lines: list[str], written: set[int]) -> None:
-    """A function behind those that it uses, under every name that they are used by."""
+    """Append a function to the lines, after the functions that it uses, with every name that they have there."""
     if number in written:
         return
     written.add(number)

@@ -1,7 +1,8 @@
-"""What the cells of lab 04 measure: the learner's own models under load, in the real server."""
+"""The measurements in the cells of lab 04: the learner's own models under load, in the real server."""
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +17,17 @@ from labkit.exercises.lab04.metrics import read_metrics
 from labkit.exercises.lab04.streaming import prompt_inputs
 from labkit.exercises.lab04.together import job_inputs
 from labkit.exercises.stubs.stages import Job
-from labkit.measure import progress_bar
+from labkit.measure import Ratio, Timing, progress_bar, ratio
+from labkit.measure.timing import ADVICE, TOO_NOISY
 from labkit.serving.channels import client_library, grpc_client, open_url
 from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
-CLOSED_SECONDS = 1.0
-OPEN_SECONDS, TRADE_SECONDS = 2.0, 1.2
+CLOSED_SECONDS, TURNS = 0.5, 3
+"""Two kinds of serving that are compared take turns: so many turns each, of so many seconds."""
+COUNTED_SECONDS, OPEN_SECONDS, TRADE_SECONDS = 1.0, 2.0, 1.2
+LATE_SHARE = 0.1
+"""The share of requests that may be sent late before a load counts as disturbed."""
 SHORT, LONG = 8, 96
 """New tokens of the short and the long requests of a mixed load."""
 LARGEST = 16
@@ -30,24 +35,28 @@ LARGEST = 16
 
 @dataclass
 class Answered:
-    """One request: when it was sent, when its first and its last piece came, in seconds; `batch` is that of a joined one."""
+    """One request: when it was sent, and when its first and its last piece came, in seconds.
+
+    `batch` is the number of the batch that the server joined it to, and `turn` the turn of the measurement that it belongs to.
+    """
 
     sent: float
     job: Job
     first: float = 0.0
     ended: float = 0.0
     batch: int = 0
+    turn: int = 0
     error: str = ""
     pieces: int = field(default=0)
 
     @property
     def seconds(self) -> float:
-        """From sending to the end."""
+        """Seconds from sending the request to the end of its answer."""
         return self.ended - self.sent
 
 
 def prompt(number: int) -> str:
-    """A prompt that no other request has."""
+    """A prompt that differs from those of all other numbers."""
     return f"Chapter {number}. In the beginning of the {number}th winter the ship"
 
 
@@ -57,20 +66,22 @@ def scrape(deployment: Deployment) -> str:
         return str(answer.read().decode())
 
 
-def closed_load(deployment: Deployment, model: str, clients: int, new_tokens: int, seconds: float) -> list[Answered]:
-    """Each of so many clients sends its next request when its last was answered; those answered in the time."""
+def closed_load(
+    deployment: Deployment, model: str, clients: int, new_tokens: int, seconds: float, turn: int = 0
+) -> list[Answered]:
+    """Let each client send its next request as soon as its last one is answered, for some seconds; returns all requests."""
     answers: list[Answered] = []
     until = time.perf_counter() + seconds
 
     def run(number: int) -> None:
-        turn = 0
+        sent = 0
         while time.perf_counter() < until:
-            job = prompt(1000 * number + turn), new_tokens
-            one = Answered(time.perf_counter(), job)
+            job = prompt(1000 * number + sent), new_tokens
+            one = Answered(time.perf_counter(), job, turn=turn)
             deployment.server.ask(model, job_inputs([job]), seconds=60.0)
             one.ended = time.perf_counter()
             answers.append(one)
-            turn += 1
+            sent += 1
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
     for thread in threads:
@@ -80,8 +91,8 @@ def closed_load(deployment: Deployment, model: str, clients: int, new_tokens: in
     return answers
 
 
-def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: float) -> list[Answered]:
-    """Send a job every `gap` seconds whatever is answered, over one stream; all when they are done."""
+def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: float, turn: int = 0) -> list[Answered]:
+    """Send one job every `gap` seconds over one stream, without waiting for answers; returns when all are answered."""
     answers: dict[str, Answered] = {}
     done = threading.Event()
     left = [len(jobs)]
@@ -111,7 +122,7 @@ def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: floa
         begin = time.perf_counter()
         for number, job in enumerate(jobs):
             time.sleep(max(0.0, begin + number * gap - time.perf_counter()))
-            answers[str(number)] = Answered(time.perf_counter(), job)
+            answers[str(number)] = Answered(time.perf_counter(), job, turn=turn)
             client.async_stream_infer(model, _inputs(model, job), request_id=str(number), enable_empty_final_response=True)
         done.wait(60.0)
         client.stop_stream()
@@ -128,26 +139,54 @@ def _inputs(model: str, job: Job) -> list[Any]:
 def by_clients(
     deployment: Deployment, answer_together: Together, counts: Sequence[int], new_tokens: int = 32
 ) -> dict[str, list[list[Answered]]]:
-    """The learner's batched engine under so many clients, without and with the server's dynamic batching."""
-    found: dict[str, list[list[Answered]]] = {}
+    """The learner's batched engine under a load of each number of clients, without and with dynamic batching, in turns."""
     bar = progress_bar("loads")
     kinds = {"one request a batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
-    for place, (name, (model, delay)) in enumerate(kinds.items()):
-        bar(place * len(counts), 2 * len(counts))
+    for model, delay in kinds.values():
         deployment.load_batched(model, answer_together, {"work": "engine"}, largest=LARGEST, delay=delay)
-        found[name] = []
-        for number, count in enumerate(counts):
-            bar(place * len(counts) + number, 2 * len(counts))
-            found[name].append(closed_load(deployment, model, count, new_tokens, CLOSED_SECONDS))
+    found: dict[str, list[list[Answered]]] = {name: [[] for _ in counts] for name in kinds}
+    for place, count in enumerate(counts):
+        for turn in range(TURNS):
+            bar(place * TURNS + turn, len(counts) * TURNS)
+            for name, (model, _) in kinds.items():
+                found[name][place] += closed_load(deployment, model, count, new_tokens, CLOSED_SECONDS, turn)
     deployment.server.unload("alone")
     bar(1, 1)
     return found
 
 
-def tokens_per_second(answers: Sequence[Answered]) -> float:
-    """Of all requests together, from the first sending to the last answer."""
+def turns(answers: Sequence[Answered]) -> list[list[Answered]]:
+    """The requests of each turn of a measurement, in order."""
+    return [[one for one in answers if one.turn == turn] for turn in sorted({one.turn for one in answers})]
+
+
+def _tokens_per_second(answers: Sequence[Answered]) -> float:
     took = max(one.ended for one in answers) - min(one.sent for one in answers)
     return sum(one.job[1] for one in answers) / took
+
+
+def tokens_per_second(answers: Sequence[Answered]) -> float:
+    """The tokens of all requests over the seconds from the first sending to the last answer; the median of all turns."""
+    return statistics.median(map(_tokens_per_second, turns(answers)))
+
+
+def gain(before: Sequence[Answered], after: Sequence[Answered]) -> Ratio:
+    """How many times as many tokens a second `after` has, turn by turn."""
+    slow, fast = (Timing(tuple(1 / _tokens_per_second(turn) for turn in turns(load))) for load in (before, after))
+    return ratio(slow, fast)
+
+
+def latency_ratio(slow: Sequence[Answered], fast: Sequence[Answered]) -> Ratio:
+    """How many times as long a request takes in the median of `slow` as in that of `fast`, turn by turn."""
+    medians = (Timing(tuple(latency(turn, 0.5) for turn in turns(load))) for load in (slow, fast))
+    return ratio(*medians)
+
+
+def sent_late(answers: Sequence[Answered], gap: float) -> str:
+    """What to say when requests that were to be sent every `gap` seconds were often sent later; "" if they were not."""
+    begin = min(one.sent for one in answers)
+    late = sum(one.sent - begin - number * gap > gap / 2 for number, one in enumerate(answers)) / len(answers)
+    return f"{TOO_NOISY}; {ADVICE} ({late:.0%} of the requests could not be sent in time)" if late > LATE_SHARE else ""
 
 
 def latency(answers: Sequence[Answered], share: float) -> float:
@@ -155,27 +194,32 @@ def latency(answers: Sequence[Answered], share: float) -> float:
     return float(np.quantile([one.seconds for one in answers], share))
 
 
-def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tokens: int) -> list[float]:
-    """Seconds from asking `gptj` to each piece, through the learner's client; the second of two runs."""
-    for _ in range(2):
+def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tokens: int) -> tuple[list[float], Ratio]:
+    """Seconds from asking `gptj` to each piece through the learner's client, and the ratio of the first piece to the last.
+
+    The first of four runs warms up; the times are those of the last run, and the ratio is taken from the last three.
+    """
+    runs = []
+    for _ in range(1 + TURNS):
         begin = time.perf_counter()
         inputs = prompt_inputs(prompt(0), new_tokens)
-        came = [time.perf_counter() - begin for _ in stream_text(deployment.client, "gptj", inputs)]
-    return came
+        runs.append([time.perf_counter() - begin for _ in stream_text(deployment.client, "gptj", inputs)])
+    first, last = (Timing(tuple(came[place] for came in runs[1:])) for place in (0, -1))
+    return runs[-1], ratio(first, last)
 
 
 def queue_and_batch(before: str, after: str, model: str) -> tuple[float, float]:
-    """Mean seconds in the queue and mean inferences an execution, by the server's counters."""
+    """The mean seconds of a request in the queue and the mean inferences of an execution, from two texts of /metrics."""
     return read_metrics(before, after, model)
 
 
 def one_job() -> list[Any]:
-    """The input tensors of a small request to a batched model."""
+    """The input tensors of a request for 6 tokens to a batched model."""
     return _inputs("batched", ("alive?", 6))
 
 
 def said_by(deployment: Deployment, model: str) -> str:
-    """What comes back of a small request to a batched model: its text, or the error in words."""
+    """The answer of a batched model to `one_job`: its text, or the error in words."""
     try:
         return str(deployment.client.infer(model, one_job(), client_timeout=5.0).as_numpy("TEXT"))
     except client_library().InferenceServerException as error:
@@ -183,9 +227,9 @@ def said_by(deployment: Deployment, model: str) -> str:
 
 
 def batch_sizes(deployment: Deployment, model: str, clients: int) -> dict[str, int]:
-    """How many executions held 1, 2, ... inferences, under a load of so many clients, by the server's statistics."""
+    """How many executions held 1, 2, ... inferences under a load of `clients` clients, from the server's statistics."""
     before = _batches(deployment, model)
-    closed_load(deployment, model, clients, 32, CLOSED_SECONDS)
+    closed_load(deployment, model, clients, 32, COUNTED_SECONDS)
     after = _batches(deployment, model)
     return {str(size): after.get(size, 0) - before.get(size, 0) for size in range(1, clients + 1)}
 
@@ -203,7 +247,10 @@ def run_plan(
     first: float,
     more: float,
 ) -> tuple[list[Answered], str, str]:
-    """A model that works as long as the plan's arithmetic says, under an even load; its answers, and the metrics around."""
+    """Load a model that works as long as the plan says, and send it requests evenly.
+
+    Returns the requests, and the text of the server's metrics before and after them.
+    """
     copies, batch, delay, _ = plan
     work = {"work": "sleep", "first": str(first), "more": str(more)}
     deployment.load_batched("planned", answer_together, work, largest=batch, copies=copies, delay=delay)
@@ -217,34 +264,40 @@ def run_plan(
 
 
 def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
-    """Requests a second of a mixed load that are a quarter, a half and nearly all of what these loads reached at most."""
+    """Rates of a mixed load, in requests a second: 25, 50 and 90 % of the most tokens a second that these loads reached."""
     tokens = (3 * SHORT + LONG) / 4
     most = max(tokens_per_second(one) for one in loads) / tokens
     return [max(1.0, float(round(share * most))) for share in (0.25, 0.5, 0.9)]
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """Every fourth request is long, the others short."""
+    """Jobs of which every fourth is long and the others are short."""
     return [(prompt(number), LONG if number % 4 == 0 else SHORT) for number in range(count)]
 
 
 def mixed_load(
     deployment: Deployment, answer_together: Together, count: int = 16, gap: float = 0.02
 ) -> dict[str, list[Answered]]:
-    """Long and short requests in turn, to the same engine: batches of the server's, and the engine's own steps."""
+    """Long and short requests to the same engine: joined by the server, and in flight; the two take turns."""
     deployment.load_batched("batched", answer_together, {"work": "engine"}, largest=LARGEST, delay=0.0)
-    found = {}
+    kinds = {"dynamic batching": "batched", "in-flight batching": "gptj"}
+    found: dict[str, list[Answered]] = {name: [] for name in kinds}
     bar = progress_bar("loads")
-    for place, (name, model) in enumerate({"dynamic batching": "batched", "in-flight batching": "gptj"}.items()):
-        bar(place, 2)
+    for model in kinds.values():
         open_load(deployment, model, mixed_jobs(4), gap)
-        found[name] = open_load(deployment, model, mixed_jobs(count), gap)
-    bar(2, 2)
+    for turn in range(TURNS):
+        for place, (name, model) in enumerate(kinds.items()):
+            bar(2 * turn + place, 2 * TURNS)
+            found[name] += open_load(deployment, model, mixed_jobs(count), gap, turn)
+    bar(1, 1)
     return found
 
 
 def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]]]:
-    """A row a request for a timeline: from sending to its end; its number is its batch, from 1 on, or the request's own."""
+    """One row of a timeline for each request, from sending to its end; for one turn of `mixed_load`.
+
+    The number of a bar is the request's batch, counted from 1, or its own number if the server joined nothing.
+    """
     begin = min(one.sent for one in answers)
     earlier = min(one.batch for one in answers) - 1
     return {
@@ -254,14 +307,14 @@ def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]
 
 
 def longest(loads: Iterable[Sequence[Answered]]) -> float:
-    """Seconds of the load that took longest, from its first sending to its last answer."""
+    """Seconds from the first sending to the last answer, of the load that took longest."""
     return max(max(one.ended for one in load) - min(one.sent for one in load) for load in loads)
 
 
 def trade_off(
     deployment: Deployment, answer_together: Together, rates: Sequence[float], delays: Sequence[float] = (0.0, 0.1)
 ) -> dict[str, list[list[Answered]]]:
-    """A mixed load at each rate: dynamic batching with each delay, and in-flight batching."""
+    """A mixed load at each rate, by dynamic batching with each delay and by in-flight batching."""
     found: dict[str, list[list[Answered]]] = {}
     bar = progress_bar("loads")
     load = partial(deployment.load_batched, "batched", answer_together, {"work": "engine"}, largest=LARGEST)

@@ -1,4 +1,4 @@
-"""Exercise 4.8: what the server's counters say of a stretch of time."""
+"""Exercise 4.8: what the server's counters say about the time between two readings."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _swapped(before: str, after: str, model: str) -> Any:
 
 
 def scrape(counts: dict[str, dict[str, float]]) -> str:
-    """The text of an endpoint of these counts by model and family, as the server writes it."""
+    """The text that the server writes at /metrics for these counts, given by model and counter."""
     lines = []
     for family, words in FAMILIES.items():
         lines += [f"# HELP {family} {words}", f"# TYPE {family} counter"]
@@ -148,42 +148,41 @@ READ_METRICS = Exercise(
     title="Read the server's counters",
     function="read_metrics",
     statement=(
-        "`before` and `after` are the texts of `/metrics`, read at two times. Return `(queue seconds, batch)` of `model` for the "
-        "time between: how long a **request** waited on average, and how many **inferences** one execution held on average. Counters "
-        "only grow, since the server's start, and `_us` is microseconds. A request may hold several inferences. Lines look like "
-        '`nv_inference_count{model="gptj",version="1"} 6`; your load\'s are printed above. If nothing ran, both are 0.'
+        "`before` and `after` are two texts of `/metrics`, read one after the other. Return `(queue seconds, batch)` of `model` for "
+        "the time between them: how long a **request** waited on average, and how many **inferences** one execution had on average. "
+        "The counters grow from the server's start, and `_us` means microseconds. A request may have several inferences. A line "
+        'looks like `nv_inference_count{model="gptj",version="1"} 6`; those of your load are above. If nothing ran, both are 0.'
     ),
     points=6,
-    minutes=15,
+    minutes=20,
     difficulty=2,
     cases=_cases,
     reference=read_metrics,
     comparison=Comparison(relative=1e-3),
     names={"[0]": "the queue seconds", "[1]": "the batch"},
     mistakes=(
-        Mistake("Your numbers are those since the server's start: subtract what was there before.", _since_start),
-        Mistake("Your waiting time is in microseconds; seconds are asked for.", _microseconds),
+        Mistake("Your numbers count from the server's start: subtract those in `before`.", _since_start),
+        Mistake("Your waiting time is in microseconds; return seconds.", _microseconds),
         Mistake(
-            "You divide the waiting time by executions; it is counted for each request: divide by successful requests.", _by_run
+            "You divide the waiting time by executions, but it is counted for each request: divide by successful requests.",
+            _by_run,
         ),
         Mistake(
-            "You divide the waiting time by inferences; a request of several waits once: divide by successful requests.",
+            "You divide the waiting time by inferences, but a request with several waits once: divide by successful requests.",
             _by_item,
         ),
         Mistake(
-            "Your batch counts requests an execution; inferences an execution are asked for: nv_inference_count.",
+            "Your batch is requests for each execution; take inferences for each execution: nv_inference_count.",
             _requests_a_run,
         ),
-        Mistake("You take the time of computing; waiting is nv_inference_queue_duration_us.", _compute),
+        Mistake("You take the time of the computation; waiting is nv_inference_queue_duration_us.", _compute),
         Mistake(
-            "You take the whole time of requests, computing included; waiting is nv_inference_queue_duration_us.",
+            "You take the whole time of the requests, with the computation; waiting is nv_inference_queue_duration_us.",
             _whole_request,
         ),
-        Mistake(
-            'You read the first model in the text, whichever is asked for: look for its name in model="...".', _first_model
-        ),
-        Mistake("You add up all models: only the lines of the one that is asked for count.", _all_models),
-        Mistake("Your waiting time is the sum over all requests; the mean of one is asked for.", _total),
+        Mistake('You read the first model in the text: look for the name that is asked for, in model="...".', _first_model),
+        Mistake("You add up all models: take only the lines of the model that is asked for.", _all_models),
+        Mistake("Your waiting time is the sum of all requests; return the mean.", _total),
         Mistake("You return the batch first; the queue seconds come first.", _swapped),
     ),
     hints=(

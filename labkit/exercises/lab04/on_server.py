@@ -1,4 +1,4 @@
-"""The one Triton Inference Server of this process: models are put into its repository, loaded, and asked."""
+"""The one Triton Inference Server of this process: write models into its repository, load them, and send them requests."""
 
 from __future__ import annotations
 
@@ -31,23 +31,20 @@ from labkit.serving.server.probes import as_input
 
 MODEL = "gptj-tiny"
 ASK_SECONDS = 15.0
-"""For one request to a model with a learner's function."""
+"""Seconds for one request to a model with a learner's function."""
 
 BATCHED_INPUTS = (
     TensorSpec("PROMPT", "STRING", (1,), "the prompt of a job, UTF-8"),
     TensorSpec("NEW_TOKENS", "INT32", (1,), "how many tokens it is to get"),
 )
 BATCHED_OUTPUTS = (
-    TensorSpec("TEXT", "STRING", (1,), "what was made for a job"),
+    TensorSpec("TEXT", "STRING", (1,), "the text of a job"),
     TensorSpec("BATCH", "FP64", (5,), "calls so far in its batch, number and jobs of the batch, when it began and ended"),
 )
 
 
 class LabServer:
-    """A server with nothing loaded at first, over a temporary repository; ends with its process.
-
-    `gone` is what a request raises whose model does not answer.
-    """
+    """A server with a temporary repository and no models at first; it ends with this process."""
 
     def __init__(self) -> None:
         own = LockedFolder("lab04")
@@ -59,11 +56,11 @@ class LabServer:
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """End it at once: it would wait ten seconds for a model whose process was killed."""
+        """End the server at once; otherwise it would wait ten seconds for a model whose process was killed."""
         self._end()
 
     def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
-        """Put a model into the repository and load it, unless it is loaded as it is. Raises `NotAvailable`."""
+        """Write a model into the repository and load it, unless the same is loaded already. Raises `NotAvailable`."""
         wanted = digest(config + code)
         if self.loaded.get(name) == wanted:
             return
@@ -80,7 +77,7 @@ class LabServer:
         self.loaded[name] = wanted
 
     def load_all(self, loads: Sequence[Callable[[], None]]) -> None:
-        """Run several `load`s at a time, since most of each is waiting. Raises what the first of them raises."""
+        """Run several `load`s at the same time, since each of them mostly waits. Raises the first error of them."""
         failed: list[BaseException] = []
 
         def run(load: Callable[[], None]) -> None:
@@ -102,12 +99,12 @@ class LabServer:
         self.load(config.name, config_text(config), model_code(f"labkit.exercises.stubs.{stub}"), tokenizer=tokenizer)
 
     def unload(self, name: str) -> None:
-        """Take a model out; one that is not there is no matter."""
+        """Unload a model; nothing happens if it is not loaded."""
         if self.loaded.pop(name, None):
             self.client.unload_model(name)
 
     def put(self, model: str, function: Callable[..., Any], name: str) -> str:
-        """Write a function into a model's folder; the name by which requests and configurations call it."""
+        """Write a function into a model's folder; returns the name by which requests and configurations refer to it."""
         text = as_module(function, name)
         place = self.folder / model / "1" / FOLDER
         place.mkdir(parents=True, exist_ok=True)
@@ -123,8 +120,8 @@ class LabServer:
     ) -> dict[str, NDArray[Any]]:
         """The outputs of a model for inputs `{name: (data type, values)}`.
 
-        What a learner's function raised in the server is raised here, under the same name. A model whose process died or
-        hangs is loaded anew, and that is said.
+        An error that a learner's function raised in the server is raised here under the same name. If the model's process died
+        or hangs, the model is loaded again, and `ChildProcessError` or `TimeoutError` is raised.
         """
         return self.ask_all(model, [inputs], parameters, seconds)[0]
 
@@ -135,7 +132,7 @@ class LabServer:
         parameters: Mapping[str, str] | None = None,
         seconds: float = ASK_SECONDS,
     ) -> list[dict[str, NDArray[Any]]]:
-        """As `ask`, of several requests that are sent at a time, in their order."""
+        """Like `ask`, for several requests that are sent at the same time; returns their outputs in order."""
         found: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
         for number, inputs in enumerate(requests):
             tensors = [as_input(name, *given) for name, given in inputs.items()]
@@ -168,7 +165,7 @@ class LabServer:
         return like("InferenceServerException", words)
 
     def revive(self, model: str) -> None:
-        """Load a model anew, in a fresh process."""
+        """Load a model again, in a new process."""
         self.client.unload_model(model)
         self.server.probes.load(model)
 
@@ -183,13 +180,13 @@ def _end(server: Server, own: LockedFolder) -> None:
 
 
 def model_code(module: str) -> str:
-    """The text of a `model.py` whose model is that of a module, of the labkit that runs here."""
+    """The text of a `model.py` that takes its model from a module of this labkit."""
     root = str(Path(labkit.__file__).parents[1])
     return f"import sys\n\nsys.path.insert(0, {root!r})\nfrom {module} import TritonPythonModel  # noqa: E402, F401\n"
 
 
 def like(kind: str, words: str) -> BaseException:
-    """An exception of this name, as it was raised in another process."""
+    """An exception with this name and message, as it was raised in another process."""
     if kind == "NotImplementedError":
         return NotImplementedError(words)
     made: type[Exception] = type(kind, (Exception,), {})
@@ -200,7 +197,7 @@ _KEPT: list[LabServer] = []
 
 
 def lab_server() -> LabServer:
-    """This process's server, started when it is first asked for, and again if it has ended. Raises `NotAvailable`."""
+    """This process's server. It is started at the first call, and again if it has ended. Raises `NotAvailable`."""
     if _KEPT and not _KEPT[0].server.is_running:
         _KEPT.clear()
     if not _KEPT:
@@ -216,21 +213,21 @@ def stop_server() -> None:
 
 
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is labkit's reference or planted mistake, which is run on paper: the server would say the same."""
+    """Whether a function is a reference or a known mistake of labkit: these run without the server, with the same results."""
     return getattr(function, "__module__", "").startswith("labkit.exercises.lab04") or "stubs.stages" in getattr(
         function, "__module__", ""
     )
 
 
 def stage(name: str) -> ModelConfig:
-    """The configuration of one of FasterTransformer's stages, as labkit serves it."""
+    """The configuration of one of FasterTransformer's stages, as labkit serves them."""
     return served_models({})[name]
 
 
 def batched_config(
     name: str, parameters: Mapping[str, str], *, largest: int, instances: int = 1, delay: float | None = None
 ) -> ModelConfig:
-    """A model with a batch around `answer_together`; `delay` in seconds joins requests, and without one nothing does."""
+    """A model that calls `answer_together` with a batch. With a `delay` in seconds the server joins requests, without one never."""
     return ModelConfig(
         name=name,
         meaning="Jobs in batches.",
@@ -245,5 +242,5 @@ def batched_config(
 
 
 def texts(values: Sequence[Sequence[str]]) -> tuple[str, NDArray[Any]]:
-    """An input of strings [rows, columns]."""
+    """An input of strings, `[rows, columns]`."""
     return "BYTES", np.array([[value.encode() for value in row] for row in values], np.object_)

@@ -1,4 +1,4 @@
-"""Exercises 4.2 and 4.3: prompts and word lists as FasterTransformer takes them, made in the stage `preprocessing`."""
+"""Exercises 4.2 and 4.3: prompts and word lists in FasterTransformer's form, made by the stage `preprocessing`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN: dict[str, Callable[..., Any]] = {"pad_prompts": pad_prompts, "word_lists": 
 
 
 def run_stage(name: str) -> Callable[[Callable[..., Any], Case], dict[str, Any]]:
-    """Ask the stage with a learner's function in the place of labkit's `name`; labkit's own run on paper."""
+    """A way to run an exercise: the stage with a learner's function instead of labkit's `name`; labkit's own need no server."""
 
     def run(function: Callable[..., Any], case: Case) -> dict[str, Any]:
         inputs = _inputs(*case.args)
@@ -56,10 +56,12 @@ def _seen(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
 def _explain(case: Case, found: Any, right: Any) -> str:
     for name, value in right.items():
         if found[name] != value and name.startswith("shape of "):
-            return f"Your {name[9:]} are of shape {found[name]}; {value} is asked for."
+            return f"Your {name[9:]} have the shape {found[name]}; {value} is right."
         if found[name] != value:
             row = next(number for number, pair in enumerate(zip(found[name], value, strict=True)) if pair[0] != pair[1])
-            return f"Your {name} of prompt {row} are {str(found[name][row])[:160]}, which is not what {case.args[0][row][:40]!r} asks for."
+            return (
+                f"Your {name} of prompt {row} are {str(found[name][row])[:160]}, which is wrong for {case.args[0][row][:40]!r}."
+            )
     return ""
 
 
@@ -72,9 +74,9 @@ def _cases(seed: int) -> list[Case]:
         cases.append(Case(f"{count} prompt{'s' * (count > 1)}", (prompts, bad, stop)))
     prompts = [sentence(draw, 12), "", sentence(draw, 2) + " naïve – 😀"]
     cases.append(
-        Case("an empty prompt among others, signs of several bytes", (prompts, ["", "", ""], ["a,b c", "", "the end"]))
+        Case("an empty prompt among others, characters of several bytes", (prompts, ["", "", ""], ["a,b c", "", "the end"]))
     )
-    cases.append(Case("nothing but empty prompts, and no words", (["", ""], ["", ""], ["", ""])))
+    cases.append(Case("only empty prompts, and no words", (["", ""], ["", ""], ["", ""])))
     return cases
 
 
@@ -152,13 +154,13 @@ PAD_PROMPTS = Exercise(
     title="From text to a batch",
     function="pad_prompts",
     statement=(
-        "A batch is one rectangular array, and prompts differ in length. Return `(ids, lengths)` of `texts`: the token ids "
-        "`[batch, longest]`, each row filled up with `pad` **behind** its tokens, at least one column wide; and how many tokens of "
-        "each row count, `[batch, 1]`. Both are numpy arrays of `np.uint32`, as the stage's `config.pbtxt` says. `encode(text)` "
-        "gives a text's token ids as a list. Your function runs in the stage `preprocessing` of the real server."
+        "A batch is one rectangular array, but prompts differ in length. Return `(ids, lengths)` for `texts`. `ids [batch, longest]` "
+        "holds the token ids; fill each row with `pad` **after** its tokens; the array has at least one column. `lengths [batch, "
+        "1]` holds the number of tokens of each prompt. Both are numpy arrays of `np.uint32`, as the stage's `config.pbtxt` says. "
+        "`encode(text)` returns the token ids of a text as a list. Your function runs in the stage `preprocessing`."
     ),
     points=10,
-    minutes=10,
+    minutes=15,
     difficulty=1,
     requires=("triton_server",),
     cases=_cases,
@@ -169,25 +171,33 @@ PAD_PROMPTS = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("You pad in front; FasterTransformer reads the first `length` tokens of a row: pad behind.", _left),
-        Mistake("You cut all prompts to the shortest: the array is as wide as the longest, and the others are padded.", _cut),
-        Mistake("Your lengths count the padding: each is the number of its own prompt's tokens.", _padding_counted),
-        Mistake("Your lengths count characters; the engine counts tokens, what encode gives.", _by_characters),
-        Mistake("Your lengths count words; a word may be several tokens: count what encode gives.", _by_words),
-        Mistake("Your lengths are [batch]; [batch, 1] is asked for, since REQUEST_INPUT_LEN has dims [ 1 ].", _flat_lengths),
-        Mistake("All rows are the first prompt: encode each one.", _one_for_all),
-        Mistake("You change the text (its case, its spaces) before you encode it; a model sees both.", _stripped),
         Mistake(
-            "Your array has a fixed width: each batch is as wide as its longest prompt, since padding costs time.", _fixed_width
+            "You pad before the tokens, but FasterTransformer reads the first `length` tokens of a row: pad after them.", _left
+        ),
+        Mistake("You cut all prompts to the shortest: make the array as wide as the longest, and pad the others.", _cut),
+        Mistake("Your lengths count the padding: count only the tokens of each prompt.", _padding_counted),
+        Mistake("Your lengths count characters: count the tokens that encode returns.", _by_characters),
+        Mistake("Your lengths count words, but a word may be several tokens: count the tokens that encode returns.", _by_words),
+        Mistake(
+            "Your lengths have the shape [batch]; return [batch, 1], since REQUEST_INPUT_LEN has dims [ 1 ].", _flat_lengths
+        ),
+        Mistake("All rows hold the first prompt: encode each one.", _one_for_all),
+        Mistake(
+            "You change the text (its case or its spaces) before you encode it, but the model sees both: leave it as it is.",
+            _stripped,
         ),
         Mistake(
-            "Your ids or lengths are no np.uint32: an ensemble hands them on as they are, and the next stage refuses them.",
+            "Your array has a fixed width: make it as wide as the longest prompt of the batch, since padding costs time.",
+            _fixed_width,
+        ),
+        Mistake(
+            "Your ids or lengths are not np.uint32. An ensemble passes them on unchanged, and the next stage refuses them.",
             _signed,
         ),
     ),
     hints=(
-        "Encode all texts first: only then is it known how wide the array is.",
-        "np.full((rows, width), pad, np.uint32) makes an array of padding; write each row's tokens over its begin.",
+        "Encode all texts first: only then you know how wide the array must be.",
+        "np.full((rows, width), pad, np.uint32) is an array of padding; write the tokens of each row over its first places.",
         "row[: len(tokens)] = tokens for each row; lengths = np.array([[len(tokens)] for tokens in rows], np.uint32).",
     ),
 )
@@ -281,13 +291,13 @@ WORD_LISTS = Exercise(
     title="FasterTransformer's word lists",
     function="word_lists",
     statement=(
-        "Stop and bad words go to the engine as `[batch, 2, n]`, `np.int32`. Of each prompt, row 0 holds all tokens of its "
-        "words, row 1 where each word **ends**: the number of tokens up to and with it. Words of 1, 2 and 2 tokens "
-        "make `[[7, 8, 9, 8, 5], [1, 3, 5, -1, -1]]`. Fill row 0 up with 0, row 1 with -1; `n` is the most tokens of any prompt, at "
-        "least 1. `words` holds a list of words a prompt."
+        "The engine takes stop words and bad words as an array `[batch, 2, n]` of `np.int32`. For each prompt, row 0 holds the tokens "
+        "of all its words, one word after the other. Row 1 holds where each word **ends**: the number of tokens up to and with that "
+        "word. `n` is the largest number of tokens of any prompt, at least 1. Fill the rest of row 0 with 0 and of row 1 with -1. "
+        "`words` holds one list of words for each prompt."
     ),
     points=12,
-    minutes=15,
+    minutes=25,
     difficulty=3,
     requires=("triton_server",),
     cases=_cases,
@@ -299,25 +309,25 @@ WORD_LISTS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Row 1 holds each word's own length; ends are counted from the first word's begin: a running sum.", _own_lengths
+            "Your row 1 holds the length of each word, but ends are counted from the first token: take a running sum.",
+            _own_lengths,
         ),
-        Mistake("Row 1 holds where words begin; where they end is asked for.", _starts),
+        Mistake("Your row 1 holds where the words begin; it must hold where they end.", _starts),
         Mistake(
-            "Row 1 holds the place of each word's last token; the number of tokens up to and with it is one more.", _last_index
+            "Your row 1 holds the place of each word's last token; the number of tokens up to and with it is one more.",
+            _last_index,
         ),
-        Mistake("Row 1 is filled up with 0, which the engine takes for an end: fill it with -1.", _zero_ends),
-        Mistake(
-            "You keep only the first token of each word, so that longer words stop at their begin: take all.", _first_tokens
-        ),
-        Mistake("Every prompt gets the words of the first one: each has a list of its own.", _one_list),
-        Mistake("Your array is [batch, n, 2]; [batch, 2, n] is asked for: all tokens, then all ends.", _turned),
-        Mistake("Every prompt gets the words of all prompts: each has a list of its own.", _all_joined),
-        Mistake("Row 0 is filled up with -1, which is no token: fill it with 0; only the ends have -1.", _minus_one_ids),
-        Mistake("Your lists are no np.int32, and the engine refuses them.", _wide),
+        Mistake("You fill row 1 with 0, which the engine takes for an end: fill it with -1.", _zero_ends),
+        Mistake("You keep only the first token of each word: take all tokens.", _first_tokens),
+        Mistake("Every prompt gets the words of the first one: each has its own list.", _one_list),
+        Mistake("Your array is [batch, n, 2]; return [batch, 2, n]: all tokens, then all ends.", _turned),
+        Mistake("Every prompt gets the words of all prompts: each has its own list.", _all_joined),
+        Mistake("You fill row 0 with -1, which is no token: fill it with 0; only row 1 has -1.", _minus_one_ids),
+        Mistake("Your array is not np.int32, and the engine refuses it.", _wide),
     ),
     hints=(
-        "Do one prompt first, with a width that is given; the batch is a stack of these.",
-        "np.cumsum([len(word) for word in words]) gives the ends of words in tokens.",
+        "Write the code for one prompt with a known width n first; a batch is a stack of these.",
+        "np.cumsum([len(word) for word in words]) are the ends, if each word is a list of tokens.",
         "lists = np.zeros((batch, 2, n), np.int32); lists[:, 1] = -1; then lists[row, 0, :len(tokens)] = tokens, and the ends alike.",
     ),
 )

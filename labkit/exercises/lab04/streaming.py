@@ -1,4 +1,4 @@
-"""Exercise 4.6: a streaming client over gRPC, asked of a model that notices who reads as it writes, who waits, and who leaves."""
+"""Exercise 4.6: a streaming client over gRPC. The model of the check notices whether its reader reads at once, late or no more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,14 @@ from labkit.serving.server.probes import as_input
 
 MODEL = "teletype"
 SILENT_SECONDS = 2.0
-"""A client that is silent for so long waits for ever."""
+"""A client that yields nothing for so long is taken to wait for ever."""
 PATIENCE = 1.5
-"""For what the model does when its client has left."""
+"""Seconds in which the model must notice that its client has left."""
 
 
 @dataclass(frozen=True)
 class StreamCase(Case):
-    """What is asked of the model, and after how many pieces the reader leaves (0: never)."""
+    """The words that the model is to send, how many of them, and after how many pieces the reader leaves (0: never)."""
 
     words: str = ""
     count: int = 0
@@ -130,7 +131,7 @@ def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
 
 
 def teletype_config() -> ModelConfig:
-    """The model that streams: with the tensors of `gptj` that this lab uses."""
+    """The configuration of the model that streams; its tensors are those of `gptj` that this lab uses."""
     inputs = tuple(spec for spec in GPTJ_INPUTS if spec.name in ("text_input", "stream", "max_new_tokens"))
     outputs = tuple(spec for spec in GPTJ_OUTPUTS if spec.name == "text_output")
     return ModelConfig(
@@ -156,11 +157,11 @@ def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> l
 
 
 _KNOWN: dict[tuple[str, str, str], dict[str, Any] | BaseException] = {}
-"""What labkit's own clients did, by name and case: some wait in vain for seconds, always in the same way."""
+"""What labkit's own clients did, by name and case. Some of them wait for seconds, and always do the same."""
 
 
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What a reader of the stream gets, and what the model saw of it."""
+    """What a reader of the stream gets, and what the model noticed. The model's notes are files in a temporary folder."""
     assert isinstance(case, StreamCase)
     if not is_own(function):
         return _read(function, case)
@@ -180,8 +181,9 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
     client = grpc_client(server.server.grpc)
+    crashes = _keep_crashes(client)
     with tempfile.TemporaryDirectory(prefix="labkit-stream-", ignore_cleanup_errors=True) as folder:
-        reader = _Reader(function, client, case, Path(folder))
+        reader = _Reader(function, client, case, Path(folder), crashes)
         try:
             reader.run()
             if case.leaves_after:
@@ -190,6 +192,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         finally:
             client.close()
         return {
+            "callback": _crash_in_words(crashes[0], function) if crashes else "",
             "pieces": reader.pieces,
             "each piece before the next is made": not notes["late"],
             "error": reader.error,
@@ -197,27 +200,76 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         }
 
 
-class _Reader:
-    """Reads what a learner's client yields, in a thread of its own, and says so to the model piece by piece."""
+def _keep_crashes(client: Any) -> list[BaseException]:
+    """Make this client keep what its callbacks raise, in the list that is returned, until its stream is stopped.
 
-    def __init__(self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path) -> None:
+    tritonclient calls a callback in a thread of its own. An exception there would end that thread, print a long traceback of
+    the client, and leave the generator waiting for ever.
+    """
+    crashes: list[BaseException] = []
+    start_stream, stop_stream = client.start_stream, client.stop_stream
+    is_stopped = threading.Event()
+
+    def start(callback: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        def kept(**given: Any) -> None:
+            try:
+                callback(**given)
+            except BaseException as error:
+                if not is_stopped.is_set():  # stopping calls the callback once more, with an error that nobody reads
+                    crashes.append(error)
+
+        is_stopped.clear()
+        return start_stream(kept, *args, **more)
+
+    def stop(*args: Any, **more: Any) -> Any:
+        is_stopped.set()
+        return stop_stream(*args, **more)
+
+    client.start_stream, client.stop_stream = start, stop
+    return crashes
+
+
+def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
+    """What a callback raised, and the learner's line in which it did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == function.__code__.co_filename and frame.line]
+    place = f" in your line `{own[-1].line}`" if own else ""
+    words = f"Your callback crashed{place}: {type(error).__name__}: {error}"
+    if not own and isinstance(error, TypeError):  # it could not even be called
+        words += ". The client calls callback(result=..., error=...): your callback must take these two by their names"
+    return words
+
+
+class _Reader:
+    """Reads what a learner's client yields, in a thread of its own, and tells the model after each piece.
+
+    `crashes` holds what the client's callback has raised so far.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path, crashes: list[BaseException]
+    ) -> None:
         self.pieces: list[Any] = []
         self.error = ""
+        self._crashes = crashes
         self._function, self._client, self._case, self._folder = function, client, case, folder
         self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def run(self) -> None:
-        """Until it ends; raises `TimeoutError` when it is silent for long, and what the learner's code raises of its own."""
+        """Read until the stream ends or its callback crashes.
+
+        Raises `TimeoutError` when nothing comes for long, and whatever the learner's code raises.
+        """
         self._thread.start()
         count, until = 0, time.monotonic() + SILENT_SECONDS
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not self._crashes:
             self._thread.join(0.01)
             if len(self.pieces) != count:
                 count, until = len(self.pieces), time.monotonic() + SILENT_SECONDS
             if time.monotonic() > until:
                 raise TimeoutError(f"after {count} pieces it still waits, and no more will come")
-        if self._raised is not None:
+        if self._raised is not None and not self._crashes:
             raise self._raised
 
     def _read(self) -> None:
@@ -255,16 +307,18 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:
+    if found["callback"]:
+        return f"{found['callback']}."
     if found["error"] and not right["error"]:
         return f"The server refuses your request: {found['error']}."
     if right["error"] and not found["error"]:
         return "The server's error does not reach the reader: raise the one that the callback was given."
     if found["pieces"] != right["pieces"]:
-        return f"The reader gets {str(found['pieces'])[:160]}; {str(right['pieces'])[:160]} was sent."
+        return f"The reader gets {str(found['pieces'])[:160]}, but the model sent {str(right['pieces'])[:160]}."
     if not found["each piece before the next is made"]:
-        return "The reader gets the pieces late: yield each when it comes."
+        return "The reader gets the pieces late: yield each piece as soon as it comes."
     if found["cancelled"] != right["cancelled"]:
-        return "The reader has left, and the model goes on writing: cancel in a finally: block."
+        return "The reader has left, but the model goes on: cancel in a finally: block."
     return ""
 
 
@@ -275,14 +329,14 @@ STREAM_TEXT = Exercise(
     title="A client that streams",
     function="stream_text",
     statement=(
-        "Write a generator that yields each piece of text (a `str`) when it comes. `client.start_stream(callback)` calls "
-        "`callback(result, error)` in another thread; `client.async_stream_infer(model, inputs, enable_empty_final_response=True)` asks. "
-        '`result.as_numpy("text_output")` is an array of bytes, or None in a last response that only says so: '
-        '`result.get_response().parameters["triton_final_response"].bool_param`. Raise an error that comes. However the reader leaves, '
-        "end by `client.stop_stream(cancel_requests=True)`. The model of the check sees when you read."
+        "Complete the skeleton to a generator that yields each piece of text (a `str`) as soon as it comes. "
+        '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response it may be None: that response only '
+        'says that it is the last, by `result.get_response().parameters["triton_final_response"].bool_param`. If an error comes, '
+        "raise it. The stream must be stopped however the reader leaves. The model of the check notices when you read, and "
+        "whether it is cancelled."
     ),
     points=12,
-    minutes=25,
+    minutes=30,
     difficulty=4,
     requires=("triton_server",),
     cases=_cases,
@@ -293,32 +347,30 @@ STREAM_TEXT = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake(
-            "You collect all pieces before the reader gets the first: that is no stream. yield each when it comes.", _collected
-        ),
-        Mistake("You end quietly at an error, so that half a text looks whole: raise the error that came.", _error_swallowed),
+        Mistake("You collect all pieces before the reader gets the first: yield each piece as soon as it comes.", _collected),
+        Mistake("You end without an error when one came, so half a text looks whole: raise the error.", _error_swallowed),
         Mistake(
             "Your client waits for ever: the last response may hold no text, and comes only with enable_empty_final_response=True.",
             _no_final,
         ),
         Mistake(
-            "When the reader leaves, the model goes on writing for nobody: stop_stream(cancel_requests=True), in a finally: block.",
+            "When the reader leaves, the model goes on: call stop_stream(cancel_requests=True) in a finally: block.",
             _not_cancelled,
         ),
-        Mistake("You yield an empty piece for the last response, which only says that it is the last.", _empty_piece),
-        Mistake("You look into the queue without waiting, find nothing yet, and end: queue.get() waits.", _does_not_wait),
+        Mistake("You yield an empty piece for a last response without text: yield nothing for it.", _empty_piece),
+        Mistake("You look into the queue without waiting and end when it is empty: queue.get() waits.", _does_not_wait),
         Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
-        Mistake("You strip the pieces; their spaces belong to the text.", _stripped),
-        Mistake("Your pieces are bytes; decode() makes text of them.", _bytes),
+        Mistake("You strip the pieces, but their spaces belong to the text.", _stripped),
+        Mistake("Your pieces are bytes: call decode().", _bytes),
         Mistake("You end after the first piece: go on until the response that is marked as the last.", _first_only),
         Mistake(
-            "infer is for models that answer once; one that streams is asked by start_stream and async_stream_infer.",
+            "You call infer, which is for models that answer once: use start_stream and async_stream_infer.",
             _one_request,
         ),
     ),
     hints=(
-        "The callback runs in another thread: let it put (result, error) into a queue.SimpleQueue, and read that in your generator.",
-        "try: while True: result, error = answers.get() ... finally: stop_stream. A generator's finally runs when its reader leaves, too.",
+        "After answers.get() ask three questions: is there an error, is there text, was this the last response? One response may have both text and the end.",
+        "try: while True: result, error = answers.get() ... finally: client.stop_stream(...). A finally block also runs when the reader leaves.",
         "In the loop: raise error if there is one; yield text[0].decode() if text is not None; return if the response is the last.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 4.4: token ids to text, as far as the text goes, in the stage `postprocessing`."""
+"""Exercise 4.4: token ids to text, up to the end of each text, in the stage `postprocessing`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ids = NDArray[Any]
 
 
 def run_stage(function: Callable[..., Any], case: Case) -> list[list[str]]:
-    """The texts that the stage gives, a learner's function in it; labkit's own run on paper."""
+    """The texts that the stage makes with the learner's function; labkit's own functions run without the server."""
     tokens, lengths = (np.array(values, np.uint32) for values in case.args)
     if is_own(function):
         decode = open_checkpoint(MODEL).tokenizer().decode
@@ -82,7 +82,7 @@ def _cases(seed: int) -> list[Case]:
         prompts = [[encode(sentence(draw, draw.randint(2, 9)) + " 😀 …") for _ in range(beams)] for _ in range(batch)]
         width = max(len(ids) for row in prompts for ids in row) + 3
         rows = [[ids + draw.choices((PAD, 300, 411), k=width - len(ids)) for ids in row] for row in prompts]
-        label = f"{batch} prompt{'s' * (batch > 1)}, {beams} beam{'s' * (beams > 1)}, something behind the end"
+        label = f"{batch} prompt{'s' * (batch > 1)}, {beams} beam{'s' * (beams > 1)}, other tokens after the end"
         cases.append(Case(label, (rows, [[len(ids) for ids in row] for row in prompts])))
     ids = encode(sentence(draw, 4))
     inside = [[[*ids, PAD, *ids, PAD, PAD]]]
@@ -94,8 +94,8 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     for row, (given, wanted) in enumerate(zip(found, right, strict=True)):
         for beam, (text, asked) in enumerate(zip(given, wanted, strict=True)):
             if text != asked:
-                longer = " It goes on behind its length." if text.startswith(asked) else ""
-                return f"The text of prompt {row}, beam {beam} is {text[:120]!r}, which is not what its tokens say.{longer}"
+                longer = " It goes on after its length." if text.startswith(asked) else ""
+                return f"Your text of prompt {row}, beam {beam} is {text[:120]!r}, but its tokens say {asked[:120]!r}.{longer}"
     return ""
 
 
@@ -103,16 +103,16 @@ POSTPROCESS = Exercise(
     name="lab04.postprocess",
     lab="04",
     number="4.4",
-    title="From tokens to text, and no further",
+    title="From tokens to text",
     function="postprocess",
     statement=(
-        "The engine gives `token_ids [batch, beam, tokens]`, prompt included, and `lengths [batch, beam]`: how many tokens of each "
-        "beam are text. What lies behind them may be anything. (FasterTransformer's own client decodes it all, and its texts end in "
-        "rubbish.) Return a list a prompt, and in it the text of each beam: `decode(ids)` gives the text of a list of token ids. A "
-        "token of padding **within** a length is no end. Your function runs in the real server."
+        "The engine returns `token_ids [batch, beam, tokens]`, with the prompt, and `lengths [batch, beam]`: how many tokens of each "
+        "beam are text. The tokens after them may be anything. (FasterTransformer's own client decodes them too, so its texts end "
+        "in rubbish.) Return one list for each prompt, with the text of each beam; `decode(ids)` returns the text of a list of "
+        "token ids. A padding token **within** the length is part of the text. Your function runs in the real server."
     ),
     points=8,
-    minutes=8,
+    minutes=10,
     difficulty=1,
     requires=("triton_server",),
     cases=_cases,
@@ -124,25 +124,29 @@ POSTPROCESS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You decode all there is, and what lies behind the end becomes text: take as many tokens as lengths says.",
+            "You decode all tokens, also those after the end: take only as many as lengths says.",
             _all_of_it,
         ),
         Mistake(
-            "You stop at the first padding token, but one may be part of a text: lengths says where the end is.",
+            "You stop at the first padding token, but a text may contain one: lengths says where the end is.",
             _to_first_padding,
         ),
-        Mistake("Every beam gets the text of the first: each has tokens of its own.", _first_beam),
-        Mistake("Every beam is cut at the first one's length: each has its own.", _first_length),
-        Mistake("Everything is cut at the longest text's length: each beam has its own.", _longest),
-        Mistake("Each text lacks its last token: lengths counts it, so that ids[:length] is all of it.", _one_short),
+        Mistake("Every beam gets the text of the first one: each has its own tokens.", _first_beam),
+        Mistake("You cut every beam at the length of the first one: each has its own length.", _first_length),
+        Mistake("You cut every beam at the length of the longest: each has its own length.", _longest),
+        Mistake("Each text lacks its last token: ids[:length] is the whole text.", _one_short),
         Mistake(
-            "You decode token by token, but a sign like 😀 is made of several: decode the whole list at once.", _token_by_token
+            "You decode token by token, but a character like 😀 consists of several tokens: decode the whole list at once.",
+            _token_by_token,
         ),
-        Mistake("You put spaces between tokens; they bring their own: decode the whole list at once.", _with_spaces),
+        Mistake(
+            "You put spaces between the tokens, but tokens contain their own spaces: decode the whole list at once.",
+            _with_spaces,
+        ),
     ),
     hints=(
         "Two loops: over prompts, and over the beams of each.",
-        "ids[:length] are the tokens of a beam that count; .tolist() makes plain numbers of them.",
+        "ids[:length] are the tokens of a beam's text; .tolist() turns them into plain numbers.",
         "for row, own in zip(token_ids, lengths): [decode(ids[:n].tolist()) for ids, n in zip(row, own)].",
     ),
 )

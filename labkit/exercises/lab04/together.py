@@ -1,4 +1,4 @@
-"""Exercise 4.7: answer all requests that the server has joined by one batch, under the server's dynamic batching."""
+"""Exercise 4.7: with dynamic batching, answer all requests that the server has joined by one batch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from labkit.exercises.stubs.stages import Job, answer_together
 
 MODEL = "together"
 WAIT_SECONDS = 0.15
-"""How long the server waits for requests to join in the check."""
+"""Seconds that the server waits in the check for requests to join."""
 
 Generate = Callable[[list[Job]], list[str]]
 Requests = list[list[Job]]
 
 
 def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The texts of requests that come at a time, and whether each batch was made by one call."""
+    """The texts of requests that come together, and how often `generate` was called for each batch."""
     (requests,) = case.args
     if is_own(function):
         calls = 0
@@ -51,14 +51,14 @@ def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
-    """A request's inputs."""
+    """The inputs of one request."""
     counts = np.array([[count] for _, count in jobs], np.int32)
     return {"PROMPT": texts([[prompt] for prompt, _ in jobs]), "NEW_TOKENS": ("INT32", counts)}
 
 
 @dataclass(frozen=True)
 class OneBatch:
-    """One call a batch is asked for."""
+    """A contract: one call of `generate` for each batch."""
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[OneBatch]:
@@ -69,7 +69,9 @@ class OneBatch:
         """What is wrong with the number of calls."""
         most = max(value["calls"])
         return (
-            "" if most == 1 else f"generate is called {most} times in a batch: one call for all jobs is what batching gains by"
+            ""
+            if most == 1
+            else f"you call generate {most} times for one batch: call it once for all jobs, or batching gains nothing"
         )
 
 
@@ -136,7 +138,7 @@ def _cases(seed: int) -> list[Case]:
 def _explain(case: Case, found: Any, right: Any) -> str:
     for number, (own, wanted) in enumerate(zip(found["texts"], right["texts"], strict=True)):
         if own != wanted:
-            return f"Request {number} gets texts that are not of its own jobs, or not in their order: {str(own)[:120]}."
+            return f"Request {number} gets texts of other jobs, or in another order: {str(own)[:120]}."
     return OneBatch().breach(found).capitalize() + "."
 
 
@@ -147,13 +149,13 @@ ANSWER_TOGETHER = Exercise(
     title="One batch of many requests",
     function="answer_together",
     statement=(
-        "With `dynamic_batching` the server hands a model several clients' requests at once. It does not join their tensors: a model "
-        "that answers one after another gains nothing. `requests` holds a list of jobs `(prompt, new tokens)` for each; "
-        "`generate(jobs)` runs one batch and returns a text a job. Call it **once** for all jobs of all requests, and return a list of "
-        "texts for each request, in order. The check sends several requests at once to a real server that joins them."
+        "With `dynamic_batching` the server hands a model the requests of several clients together. It does not join their tensors, "
+        "so a model that answers them one after another gains nothing. `requests` holds one list of jobs `(prompt, new tokens)` for "
+        "each request. `generate(jobs)` runs one batch and returns one text for each job. Call it **once** for all jobs of all "
+        "requests, and return a list of texts for each request, in order. The check runs in a real server."
     ),
     points=12,
-    minutes=12,
+    minutes=15,
     difficulty=2,
     requires=("triton_server",),
     cases=_cases,
@@ -165,23 +167,25 @@ ANSWER_TOGETHER = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You call generate once a request: each waits for the one before, and the server's joining gains nothing.",
+            "You call generate once for each request, so each waits for the previous one: call it once for all.",
             _a_request_each,
         ),
-        Mistake("You call generate once a job, which is no batch at all: give it all jobs of all requests.", _a_job_each),
-        Mistake("You generate only the first job of each request: a request may hold several.", _first_jobs),
-        Mistake("You split the texts as if every request had as many jobs as the first: each has its own number.", _even_split),
-        Mistake("You give every job the largest number of new tokens: each keeps its own.", _same_count),
-        Mistake("The texts go to the wrong requests: you put the jobs into the batch in another order.", _reversed),
+        Mistake("You call generate once for each job, so there is no batch: pass all jobs of all requests.", _a_job_each),
+        Mistake("You generate only the first job of each request, but a request may have several.", _first_jobs),
         Mistake(
-            "You sort the jobs, so that the texts come in another order than the requests: put them back, or do not sort.",
+            "You split the texts as if every request had as many jobs as the first one: take the number of each.", _even_split
+        ),
+        Mistake("You give every job the largest number of new tokens: each has its own.", _same_count),
+        Mistake("The texts go to the wrong requests, because you put the jobs into the batch in another order.", _reversed),
+        Mistake(
+            "You sort the jobs, so the texts are in another order than the requests: do not sort.",
             _sorted,
         ),
-        Mistake("You return all texts in one list; a list for each request is asked for.", _flat),
-        Mistake("You answer the first request alone; the others' clients would wait for ever.", _only_first),
+        Mistake("You return all texts in one list; return one list for each request.", _flat),
+        Mistake("You answer only the first request; the clients of the others would wait for ever.", _only_first),
     ),
     hints=(
-        "Three steps: all jobs in one list, one call, and the texts cut up again.",
+        "Three steps: put all jobs in one list, call generate once, and cut the texts up again.",
         "[job for request in requests for job in request] is the flat list; each request takes len(request) texts back.",
         "texts = iter(generate(jobs)), then [[next(texts) for _ in request] for request in requests].",
     ),

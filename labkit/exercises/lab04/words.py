@@ -1,4 +1,4 @@
-"""Fresh texts for the cases of lab 04."""
+"""Random texts for the cases of lab 04."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ WORDS = [
 
 
 def some_words(draw: random.Random, count: int) -> list[str]:
-    """Some of them, each at most once."""
+    """`count` words, each at most once."""
     return draw.sample(WORDS, count)
 
 
 def sentence(draw: random.Random, count: int) -> str:
-    """A text of so many words, with a capital and a number in it."""
+    """A text of `count` words that begins with a capital and ends with a number."""
     return " ".join([draw.choice(WORDS).capitalize(), *draw.choices(WORDS, k=count - 1), str(draw.randrange(1000))])
 
 
 def line(words: Sequence[str]) -> str:
-    """Words as the line of CSV that a client gives."""
+    """Words as the line of CSV that a client sends."""
     return ",".join(words)

@@ -1,1 +1,1 @@
-"""Models of lab 04's servers, torch-free but for one: what runs in Triton's Python backend around a learner's function."""
+"""The models of lab 04, which run in Triton's Python backend and call a learner's function; only `batched` may load torch."""

@@ -1,7 +1,7 @@
-"""Exercise 4.7 in the server: a model with a batch around `answer_together`; its work is that of the parameter `work`.
+"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch; the parameter `work` says what it does.
 
-`echo`: turns each prompt around, at once, and says how often it was called. `sleep`: takes as long as the parameters `first`
-and `more` say, whatever the machine is. `engine`: labkit's engine, and a batch lasts as long as its longest text.
+`echo`: reverse each prompt, at once. `sleep`: sleep for as long as the parameters `first` and `more` say, on any machine.
+`engine`: generate with labkit's engine; a batch takes as long as its longest text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from labkit.serving.python_backend.config_parameters import parameter
 
 
 class TritonPythonModel:
-    """Answers all requests that the server has joined by one call of the learner's function."""
+    """Answers all requests that the server has joined with one call of the learner's function."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -29,7 +29,7 @@ class TritonPythonModel:
         self._batches = itertools.count(1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request, of one batch."""
+        """Answer one batch: one response for each request."""
         try:
             return self._answer(requests)
         except BaseException as error:
@@ -65,12 +65,12 @@ def _jobs(request: Any) -> list[stages.Job]:
 
 
 def echo(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Turns each prompt around, as far as its number of tokens goes."""
+    """Work that reverses each prompt and returns as many characters as the job has new tokens."""
     return lambda jobs: [prompt[::-1][:count] for prompt, count in jobs]
 
 
 def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Takes `first` seconds a batch and `more` a job."""
+    """Work that sleeps `first` seconds for each batch and `more` seconds for each job."""
     first, more = (float(parameter(args, name)) for name in ("first", "more"))
 
     def work(jobs: list[stages.Job]) -> list[str]:
@@ -81,7 +81,7 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 
 
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """The engine that `gptj` has: returns when the longest text of the batch is done."""
+    """Work by the same engine as `gptj`; it returns when the longest text of the batch is done."""
     from labkit import SamplingParams
     from labkit.serving.python_backend.engine_from_parameters import engine_from_parameters
 
@@ -91,7 +91,7 @@ def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
         params = [SamplingParams(temperature=0.0, max_new_tokens=count, ignore_eos=True) for _, count in jobs]
         return [output.text for output in loaded.generate([prompt for prompt, _ in jobs], params)]
 
-    work([("a", 2)])  # the first step makes what later ones keep
+    work([("a", 2)])  # the first step allocates what later steps use again
     return work
 
 

@@ -1,4 +1,4 @@
-"""A learner's function in a model's process: read from a file beside `model.py`, and its errors handed back by name."""
+"""A learner's function in the process of a model: read it from a file beside `model.py`, and send its errors back by name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 
 
 class Functions:
-    """The functions of one model, by what they are for: the one that a request names, else the configuration's, else labkit's.
+    """The functions of one model, by name: the one that a request refers to, else the configuration's, else labkit's own.
 
-    own: labkit's functions by name, which run where no learner's is given.
+    `own` holds labkit's functions by name.
     """
 
     def __init__(self, args: dict[str, str], own: dict[str, Callable[..., Any]]) -> None:
@@ -43,13 +43,13 @@ class Functions:
 
 
 def answer(outputs: Callable[[], dict[str, Any]]) -> Any:
-    """A response of these arrays, or of the error that making them raised."""
+    """A response with the arrays that `outputs` returns, or with the error that it raises."""
     try:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs().items()])
-    except BaseException as error:  # whatever a learner's code raises is its own, and the process goes on
+    except BaseException as error:  # the process must survive whatever a learner's code raises
         return refusal(error)
 
 
 def refusal(error: BaseException) -> Any:
-    """A response that carries an exception's name and words."""
+    """A response with the name and the message of an exception."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(json.dumps([type(error).__name__, str(error)])))

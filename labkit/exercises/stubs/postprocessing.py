@@ -1,4 +1,4 @@
-"""Exercise 4.4 in the server: the stage `postprocessing` around `postprocess`."""
+"""Exercise 4.4 in the server: the stage `postprocessing`, which calls `postprocess`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Token ids to text, by a learner's function where it is given."""
+    """Token ids to text, by the learner's function if there is one."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -22,7 +22,7 @@ class TritonPythonModel:
         self._functions = Functions(args, {"postprocess": stages.postprocess})
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request."""
+        """One response for each request."""
         return [answer(lambda request=request: self._outputs(request)) for request in requests]  # type: ignore[misc]
 
     def _outputs(self, request: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Exercises 4.2 and 4.3 in the server: the stage `preprocessing` around `pad_prompts` and `word_lists`."""
+"""Exercises 4.2 and 4.3 in the server: the stage `preprocessing`, which calls `pad_prompts` and `word_lists`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Text to token ids, by a learner's functions where they are given."""
+    """Text to token ids, by the learner's functions if there are any."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -22,7 +22,7 @@ class TritonPythonModel:
         self._functions = Functions(args, {"pad_prompts": stages.pad_prompts, "word_lists": stages.word_lists})
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request."""
+        """One response for each request."""
         return [answer(lambda request=request: self._outputs(request)) for request in requests]  # type: ignore[misc]
 
     def _outputs(self, request: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What lab 04's stages compute around a learner's function, the same in the server and on paper, and how it is done rightly.
+"""The computation of lab 04's stages around a learner's function, and the references of these functions.
 
-A learner's answer that is not of the right form is passed on as an error in words, since Triton hands it on as it is.
+It is the same in the server and without one. If a learner's function returns something of the wrong form, an error says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 PAD = 3
-"""The token that fills short rows. Any would do, since nobody reads behind the lengths; 0 would hide a `pad` not used."""
+"""The token that fills short rows. Nobody reads after the lengths, so any token is right; 0 would hide an unused `pad`."""
 
 Arrays = dict[str, NDArray[Any]]
 Encode = Callable[[str], list[int]]
@@ -24,7 +24,7 @@ Job = tuple[str, int]
 
 # The exercises' references ---------------------------------------------------------------------------------------------
 def pad_prompts(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Token ids [batch, longest] and lengths [batch, 1] of texts, padded behind."""
+    """Token ids [batch, longest], padded after the tokens, and lengths [batch, 1] of texts."""
     rows = [encode(text) for text in texts]
     ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.uint32)
     for row, tokens in zip(ids, rows, strict=True):
@@ -53,7 +53,7 @@ def answer_together(requests: list[list[Job]], generate: Callable[[list[Job]], l
 
 # What the models compute ------------------------------------------------------------------------------------------------
 def preprocessing(given: Arrays, encode: Encode, pad: Callable[..., Any], lists: Callable[..., Any]) -> Arrays:
-    """The stage's outputs of its inputs, but for REQUEST_OUTPUT_LEN."""
+    """The outputs of the stage `preprocessing`, without REQUEST_OUTPUT_LEN."""
     texts = [row[0].decode() for row in given["QUERY"]]
     ids, lengths = pad(texts, encode, PAD)
     outputs = {"INPUT_ID": of_type(ids, np.uint32, "ids"), "REQUEST_INPUT_LEN": of_type(lengths, np.uint32, "lengths")}
@@ -65,34 +65,37 @@ def preprocessing(given: Arrays, encode: Encode, pad: Callable[..., Any], lists:
 
 
 def postprocessing(tokens: NDArray[Any], lengths: NDArray[Any], decode: Decode, function: Callable[..., Any]) -> NDArray[Any]:
-    """The stage's output [batch, beam]: UTF-8."""
+    """The output of the stage `postprocessing`: texts in UTF-8, `[batch, beam]`."""
     texts = function(tokens, lengths, decode)
     if not isinstance(texts, list) or not all(isinstance(row, list) and all(isinstance(t, str) for t in row) for row in texts):
-        raise TypeError("the texts are no list of lists of strings: a list a prompt, and in it a text a beam")
+        raise TypeError(
+            "the texts are not a list of lists of strings: return one list for each prompt, with one text for each beam"
+        )
     found = np.empty(tokens.shape[:2], np.object_)
     if [len(row) for row in texts] != [tokens.shape[1]] * len(tokens):
-        raise ValueError(f"texts of {[len(row) for row in texts]} beams for TOKENS_BATCH {list(tokens.shape)}")
+        beams = [len(row) for row in texts]
+        raise ValueError(f"the prompts have {beams} texts, but TOKENS_BATCH is {list(tokens.shape)}: one text for each beam")
     for place, row in enumerate(texts):
         found[place] = [text.encode() for text in row]
     return found
 
 
 def check_form(found: Any, jobs: list[list[Job]]) -> None:
-    """Raises `TypeError` or `ValueError` unless there is a list of texts for each request."""
+    """Raise `TypeError` or `ValueError` unless `found` has one list for each request, with one text for each job."""
     if not isinstance(found, list) or not all(isinstance(texts, list) for texts in found):
-        raise TypeError("the answer is no list of lists: a list a request, and in it a text a job")
+        raise TypeError("the answer is not a list of lists: return one list for each request, with one text for each job")
     if len(found) != len(jobs):
-        raise ValueError(f"answers to {len(found)} requests, where {len(jobs)} were joined")
+        raise ValueError(f"there are answers to {len(found)} requests, but {len(jobs)} were joined")
     for texts, own in zip(found, jobs, strict=True):
         if len(texts) != len(own) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{len(texts)} texts for a request of {len(own)} jobs, each a string")
+            raise ValueError(f"there are {len(texts)} texts for a request of {len(own)} jobs: return one string for each job")
 
 
 def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """A `fastertransformer` without weights: the prompt's tokens again, backwards, as many as are asked for.
+    """An engine without weights: its new tokens are the prompt's tokens in reverse order, as many as are asked for.
 
-    It obeys what a real one does: lengths, bad words (left out), stop words (end the text), so a wire that is wrong shows.
-    `output_ids` and `sequence_length` are [batch, 1, ...]; behind the end there are tokens that are no padding.
+    Like a real engine it uses the lengths, leaves out bad words and ends at stop words, so that a wrong wire shows.
+    `output_ids` and `sequence_length` are [batch, 1, ...]; after the end there are tokens that are not padding.
     """
     rows, lengths = [], []
     for row, ids in enumerate(given["input_ids"]):
@@ -108,7 +111,7 @@ def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows.append(prompt + made)
         lengths.append(len(prompt) + len(made))
     width = max(map(len, rows)) + 2
-    ids = np.full((len(rows), 1, width), 300, np.uint32)  # what lies behind the end of a text may be anything
+    ids = np.full((len(rows), 1, width), 300, np.uint32)  # the tokens after the end of a text may be anything
     for place, tokens in enumerate(rows):
         ids[place, 0, : len(tokens)] = tokens
     return {"output_ids": ids, "sequence_length": np.array(lengths, np.uint32)[:, None]}
@@ -119,10 +122,10 @@ def _words(given: dict[str, NDArray[Any]], name: str, row: int) -> list[tuple[in
 
 
 def of_type(array: Any, dtype: Any, what: str) -> NDArray[Any]:
-    """The array, if it is one of this type. Raises `TypeError` in words."""
+    """The array, if it has this type; else raises `TypeError` with the name `what`."""
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"the {what} are a {type(array).__name__}, a numpy array is asked for")
+        raise TypeError(f"the {what} are a {type(array).__name__}; return a numpy array")
     if array.dtype != dtype:
         name = np.dtype(dtype).name
-        raise TypeError(f"the {what} are {array.dtype}, config.pbtxt says {name}: np.full(..., np.{name})")
+        raise TypeError(f"the {what} are {array.dtype}, but config.pbtxt says {name}: np.full(..., np.{name})")
     return array

@@ -1,7 +1,7 @@
-"""A model that streams for exercise 4.6: a word of its prompt at a time, the next when the last one was read.
+"""A model that streams, for exercise 4.6: it sends the words of its prompt one by one, each when the previous one was read.
 
-It looks for files in the folder that the prompt's first word names: `N` says that N pieces were read. It notes what it saw
-there: `late` when it waited for a reader in vain, `cancelled` when its client was gone, `ended` at the end.
+The first word of the prompt is the path of a folder. The reader writes a file `N` there when it has read N pieces. The model
+writes `late` when it waited for the reader in vain, `cancelled` when its client has left, and `ended` at the end.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PATIENCE = 0.8
-"""Seconds that it waits for a reader, once: a reader that was late is not waited for again."""
+"""Seconds that the model waits for its reader. It waits only until the reader was late once."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
-    """A thread a request."""
+    """Serves each request in its own thread."""
 
     def execute(self, requests: list[Any]) -> None:
-        """Begin each."""
+        """Start one thread for each request."""
         for request in requests:
             tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in ("text_input", "max_new_tokens", "stream")]
             prompt, count = tensors[0].as_numpy().reshape(-1)[0].decode(), int(tensors[1].as_numpy().reshape(-1)[0])
@@ -51,7 +51,7 @@ def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
 
 
 def _wait(sender: Any, place: Path, read: int) -> bool:
-    """Until so many pieces were read; whether the client is there."""
+    """Wait until `read` pieces were read, or the reader is late; returns False if the client has left."""
     until = time.monotonic() + PATIENCE
     while read and not ((place / str(read)).exists() or (place / "late").exists()):
         if sender.is_cancelled():

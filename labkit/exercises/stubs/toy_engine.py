@@ -1,4 +1,4 @@
-"""A `fastertransformer` without weights, for exercise 4.5."""
+"""A model without weights that takes the place of `fastertransformer`, for exercise 4.5."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TritonPythonModel:
     """Answers at once."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request."""
+        """One response for each request."""
         return [answer(lambda request=request: self._outputs(request)) for request in requests]  # type: ignore[misc]
 
     def _outputs(self, request: Any) -> dict[str, NDArray[Any]]:

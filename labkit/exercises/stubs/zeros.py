@@ -1,4 +1,4 @@
-"""A model that answers with zeros of the shapes that its configuration says: for exercise 4.1, where only that is looked at."""
+"""A model for exercise 4.1: it answers with zeros in the shapes of its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TritonPythonModel:
         self._outputs = json.loads(args["model_config"])["output"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """A response a request."""
+        """One response for each request."""
         return [pb_utils.InferenceResponse([self._zeros(output) for output in self._outputs]) for _ in requests]
 
     def _zeros(self, output: dict[str, Any]) -> Any:
