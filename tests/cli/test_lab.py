@@ -46,10 +46,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Proce
         wait_for(lambda: process.poll() is not None or re.search(address, log.read_text()), "the address of JupyterLab")
         found = re.search(address, log.read_text())
         assert found, log.read_text()
+        wait_for(lambda: listens(port), "JupyterLab, which says its address before it listens there")
         yield psutil.Process(process.pid), port, found[1]
     finally:
         process.kill()
         process.wait()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
