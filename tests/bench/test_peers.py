@@ -224,7 +224,7 @@ def test_openvino_refuses_weights_that_do_not_fit_with_their_copies(
 
     memory = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    with pytest.raises(InsufficientResources, match=r"openvino takes .* packed copies"):
+    with pytest.raises(InsufficientResources, match=r"openvino needs .* packed copies"):
         PEERS["openvino"](checkpoint, CPU, "bf16")
 
 
