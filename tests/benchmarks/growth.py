@@ -84,7 +84,7 @@ def measure(
 ) -> dict[str, Any] | str:
     """Time the step that brings every sequence to `length` tokens and compare it with its limit, or say why it was not run.
 
-    `limit_of` gives the seconds a step takes at least where memory gives so many bytes a second.
+    `limit_of` returns the least seconds of a step for a read bandwidth in bytes per second.
     """
     slots, config = batch * length, model.config
     needed = slots * config.kv_bytes_per_token(model.dtype.itemsize)

@@ -68,8 +68,8 @@ def windows(ids: list[int], size: int) -> list[Window]:
 class Scorer:
     """An engine with its weights: `log_probs(window)` returns natural log probabilities of the targets, `[targets]` float64.
 
-    `block_bits` and `bits` are what it stores for a weight, scales included: of the blocks' matrices, and of everything that
-    is stored, embedding, head and biases too, over the model's parameters. None where that is not known.
+    `block_bits` are the stored bits per weight of the blocks' matrices, including scales. `bits` are all stored bits, including
+    embedding, head and biases, divided by the number of parameters. Both are None if they are not known.
     """
 
     engine: BenchEngine
@@ -219,7 +219,7 @@ ENGINES: dict[str, tuple[type[BenchEngine], Callable[[Checkpoint, str], Scorer]]
 def excess(nats: Tensor, reference: Tensor, counts: Tensor) -> dict[str, Any]:
     """How many percent a perplexity is above another one: `percent`, and its 95 % `interval`.
 
-    `nats` and `reference` `[windows]` float64 are the sums over each window's targets, `counts` how many these are.
+    `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` are the numbers of targets.
     """
     more = nats - reference
     draws = torch.randint(len(more), (RESAMPLES, len(more)), generator=torch.Generator().manual_seed(SEED))

@@ -6,7 +6,7 @@ A peer's package is loaded when the peer is built. To add a peer, write a file w
 from __future__ import annotations
 
 from labkit.bench.engines import BenchEngine
-from labkit.bench.peers.compiled import CompiledHuggingFaceEngine
+from labkit.bench.peers.compiled_huggingface import CompiledHuggingFaceEngine
 from labkit.bench.peers.ctranslate2 import CTranslate2Engine
 from labkit.bench.peers.huggingface import HuggingFaceEngine
 from labkit.bench.peers.openvino import OpenVINOEngine

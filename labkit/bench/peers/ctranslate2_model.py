@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from labkit.bench.peers.conversion_space import check_conversion_fits
 from labkit.bench.peers.huggingface import transformers_model
-from labkit.bench.peers.room import check_room
 from labkit.checkpoints import Checkpoint
 
 
@@ -35,7 +35,7 @@ def convert(checkpoint: Checkpoint, folder: Path, quantization: str) -> Path:
 
     dtype = torch.float32 if quantization == "float32" else checkpoint.weight_dtype
     bits = {"float32": 32, "bfloat16": 16, "float16": 16}.get(quantization, 8)
-    check_room(checkpoint, dtype, bits, folder)
+    check_conversion_fits(checkpoint, dtype, bits, folder)
 
     class Converter(TransformersConverter):  # type: ignore[misc]
         """The converter, which takes the checkpoint instead of a folder with weights and a tokenizer."""

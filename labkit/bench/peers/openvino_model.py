@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit.bench.peers.apart import run_apart
+from labkit.bench.peers.conversion_space import check_conversion_fits
 from labkit.bench.peers.huggingface import cache_argument, transformers_model
 from labkit.bench.peers.openvino_stateful import make_stateful
-from labkit.bench.peers.room import check_room
+from labkit.bench.peers.separate_process import run_in_separate_process
 from labkit.bench.peers.telemetry import without_telemetry
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
@@ -34,13 +34,13 @@ def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
     `InsufficientResources` when memory or disk space is too small.
     """
     dtype = DTYPES.get(precision, checkpoint.weight_dtype)
-    check_room(checkpoint, dtype, BITS[precision], folder)
+    check_conversion_fits(checkpoint, dtype, BITS[precision], folder)
     path, wide = folder / "openvino_model.xml", folder / "wide.xml"
     apart = checkpoint.config.parameter_count >= LARGE
     steps: list[tuple[Any, ...]] = [(write_traced, checkpoint, dtype, path if precision in DTYPES else wide)]
     if precision not in DTYPES:
         steps.append((write_compressed, wide, path, precision, checkpoint.config))
-    words = [run_apart(*step) if apart else step[0](*step[1:]) for step in steps]
+    words = [run_in_separate_process(*step) if apart else step[0](*step[1:]) for step in steps]
     for leftover in (wide, wide.with_suffix(".bin")):
         leftover.unlink(missing_ok=True)
     return str(words[-1])

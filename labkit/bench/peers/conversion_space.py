@@ -15,7 +15,7 @@ HEADROOM = 1.25
 """Memory for reading and tracing, divided by the bytes of the weights: fused projections and write buffers add to them."""
 
 
-def check_room(checkpoint: Checkpoint, read: torch.dtype, written_bits: float, folder: Path) -> None:
+def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bits: float, folder: Path) -> None:
     """Raise `InsufficientResources` if weights read as `read` and written with `written_bits` each do not fit.
 
     Weights that are written in fewer bits are in memory together with those that were read. The figures were measured with a

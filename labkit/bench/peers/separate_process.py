@@ -16,7 +16,9 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def run_apart(function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+def run_in_separate_process(
+    function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
+) -> Result:
     """Call a module's function in a new Python process; return its result or raise its error. Its output is hidden.
 
     Function, arguments and result are pickled. If the process dies, for example because the kernel kills it when memory runs
