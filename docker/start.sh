@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Inside the image: give the volume the notebooks that it lacks, then start JupyterLab on it. What is there is never
-# overwritten; a notebook that the learner moves away or deletes comes back fresh at the next start.
+# Runs inside the image: copies missing notebooks to the volume, then starts JupyterLab there. Existing files are never
+# overwritten. A notebook that the learner has moved or deleted is copied again at the next start.
 #   start.sh [OPTION...]     options for `labkit lab`
 set -euo pipefail
 image=/opt/course
 course=/home/learner/course
 
 if [ ! -w "$course" ]; then
-    echo "$course cannot be written by user $(id -u): use a named volume (-v labkit-course:$course), or give the folder" >&2
-    echo "that is mounted there to that user: sudo chown -R $(id -u) FOLDER" >&2
+    echo "$course is not writable for user $(id -u): use a named volume (-v labkit-course:$course), or make that user the" >&2
+    echo "owner of the mounted folder: sudo chown -R $(id -u) FOLDER" >&2
     exit 1
 fi
 
@@ -16,12 +16,12 @@ for notebook in "$image"/labs/*.ipynb "$image"/solutions/*.ipynb; do
     mine=$course/${notebook#"$image"/}
     if [ -e "$notebook" ] && [ ! -e "$mine" ]; then
         mkdir -p "$(dirname "$mine")"
-        cp "$notebook" "$mine.part" # so that a copy that is cut short is not taken for a notebook
+        cp "$notebook" "$mine.part" # an interrupted copy must not look like a notebook
         mv "$mine.part" "$mine"
     fi
 done
 
-# A container that was killed and is started again: its old server's record names a process number that now is ours.
+# After a killed container is restarted, the record of its old server may name a process id that belongs to this process.
 rm -f ~/.local/share/jupyter/runtime/jpserver-*
 
 exec labkit lab --course "$course" --ip 0.0.0.0 --no-browser "$@"

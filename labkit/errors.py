@@ -18,7 +18,7 @@ class InsufficientResources(LabkitError):
 
 
 class NotAvailable(LabkitError):
-    """This machine lacks what the call needs: a GPU, an optional package, a server, the network."""
+    """This machine lacks something that the call needs: a GPU, an optional package, a server, the network."""
 
 
 class RankFailed(LabkitError):

@@ -67,7 +67,7 @@ class Int8Weight(RowScaledWeight):
 
 @dataclass(frozen=True)
 class Int4Weight:
-    """A matrix in int4 with one scale for every `group_size` neighbours of a row (symmetric, -8 to 7).
+    """A matrix in int4 with one scale per group of `group_size` neighbours in a row (symmetric, -8 to 7).
 
     weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` `[out, padded_in / 2]` uint8 holds two
     neighbours per byte, the even one in the low nibble. `scales` is `[out, padded_in / group_size]` float16. `padded_in` is

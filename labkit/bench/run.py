@@ -35,8 +35,9 @@ SHARE_OF_MEMORY = 0.8
 def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
     """Run the benchmark and return its record: a row for every engine and batch, and the ratios to each peer.
 
-    `extra["not_measured"]` lists what could not be measured on this machine, with the reason. Raises `InvalidRequest` for settings that cannot be run, `InsufficientResources` when the weights do not fit, and
-    `NotAvailable` when no engine could be measured.
+    `extra["not_measured"]` lists what could not be measured on this machine, with the reason. Raises `InvalidRequest` for
+    settings that cannot be run, `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could
+    be measured.
     """
     checkpoint = open_checkpoint(settings.model, seed=settings.seed)
     settings.check(checkpoint.config)

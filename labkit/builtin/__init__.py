@@ -1,1 +1,1 @@
-"""The model that is always there: `gptj-tiny`, the text it learned from, and the script that trained it."""
+"""The built-in model `gptj-tiny`, the text that it was trained on, and the training script."""

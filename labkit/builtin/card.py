@@ -1,8 +1,8 @@
-"""Write the model card of a trained `gptj-tiny` directory: data, steps, loss curve, quality, unedited samples.
+"""Writes the model card of a trained `gptj-tiny` directory: data, steps, loss curve, quality and unedited samples.
 
     python -m labkit.builtin.card labkit/builtin/gptj-tiny
 
-Reads `training.json` beside the weights, draws the curve, and lets labkit's own engine write the samples.
+It reads `training.json` next to the weights, draws the curve, and generates the samples with labkit's engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SAMPLE_TOKENS = 80
 
 
 def draw_loss_curve(record: dict[str, Any], path: Path) -> None:
-    """Draw the training loss, in nats a token, against the tokens seen."""
+    """Draw the training loss, in nats per token, against the number of training tokens."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -28,14 +28,14 @@ def draw_loss_curve(record: dict[str, Any], path: Path) -> None:
     loss = [nats for _, nats in record["loss_curve"]]
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     axes.plot(seen, loss, linewidth=0.8, color="#0072B2")
-    axes.set(xlabel="training tokens (millions)", ylabel="loss (nats a token)")
+    axes.set(xlabel="training tokens (millions)", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def samples(directory: Path) -> list[tuple[str, str]]:
-    """One continuation a prompt, sampled at temperature 0.8 and top-p 0.95 with seeds 0, 1, 2: first draw, unedited."""
+    """One continuation per prompt, sampled at temperature 0.8 and top-p 0.95 with seeds 0, 1, 2; first draw, unedited."""
     import labkit
 
     engine = labkit.load(str(directory))
@@ -47,7 +47,7 @@ def samples(directory: Path) -> list[tuple[str, str]]:
 
 
 def card(record: dict[str, Any], written: list[tuple[str, str]]) -> str:
-    """The card's Markdown."""
+    """The Markdown of the card."""
     recipe = record["recipe"]
     sources = "\n".join(
         f"| {row['name']} | {row['package']} | {row['licence']} | {row['bytes']:,} | {row['held_out_bytes']:,} |"
@@ -75,9 +75,9 @@ and follows no instructions.
 | --- | --- | --- | --- | --- |
 {sources}
 
-Hard line breaks are undone, typographic quotes and dashes made plain, tables dropped (`labkit/builtin/corpus.py`). Every
-40th piece of about 32 KB of each source is held out and never trained on. `held_out_sample.txt` is a part of that,
-under the same licence, shipped for measuring quality.
+Hard line breaks were removed, typographic quotes and dashes replaced by plain ones, and tables dropped (`labkit/builtin/corpus.py`). Every
+40th piece of about 32 KB of each source is held out and never trained on. `held_out_sample.txt` is a part of
+the held-out text, under the same licence, for measuring quality.
 
 ## Training
 {record["steps"]:,} steps of {recipe["tokens_per_step"]:,} tokens ({record["train_tokens_seen"]:,} tokens seen), Muon for the matrices and AdamW for the rest,
@@ -97,14 +97,14 @@ Bits per byte depend on the text: the King James Bible is easier than the Jargon
 the corpus figures and the whole loss curve.
 
 ## Three samples
-Temperature 0.8, top-p 0.95, {SAMPLE_TOKENS} tokens, seeds 0, 1 and 2; each is the first draw, unedited, the prompt in bold.
+Temperature 0.8, top-p 0.95, {SAMPLE_TOKENS} tokens, seeds 0, 1 and 2. Each sample is the first draw, unedited, with the prompt in bold.
 
 {texts}
 """
 
 
 def main() -> None:
-    """Write `README.md` and `loss_curve.png` into a trained model's directory."""
+    """Write `README.md` and `loss_curve.png` into the directory of a trained model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     directory = parser.parse_args().directory

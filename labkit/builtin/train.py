@@ -1,15 +1,15 @@
-"""Train `gptj-tiny` from nothing: tokenizer, model, held-out measurement, files that `transformers` loads.
+"""Trains `gptj-tiny` from scratch: tokenizer, model, held-out measurement, and files that `transformers` loads.
 
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 2200
 
-Seeded, and resumable: run the same command again after an interruption. The matrices are trained with Muon (Jordan et
-al. 2024: momentum, orthogonalized by a Newton-Schulz iteration), everything else with AdamW. The learning rate is
-constant, then falls linearly to zero over the last 40 % of the steps, in which the context also grows from 256 to 512
-tokens; so `--steps` may still be changed on resuming, until the fall begins. Products are in bfloat16, weights and sums
-in float32. On two CPU cores with bfloat16 units a step takes a second and more; with glibc's allocator told to keep
-its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment) a third less.
+The run is seeded and can be resumed: run the same command again after an interruption. Muon trains the matrices (Jordan et
+al. 2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is
+constant at first and falls linearly to zero over the last 40 % of the steps. In these steps the context also grows from 256
+to 512 tokens. `--steps` can be changed when resuming, until the learning rate begins to fall. Products are bfloat16; weights
+and sums are float32. On two CPU cores with bfloat16 units a step takes a second or more. It takes a third less if glibc's
+allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
-Knows nothing of the inference engine.
+It does not use the inference engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SAMPLE_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the trained weights, besides the number of steps."""
+    """All settings that determine the trained weights, except the number of steps."""
 
     vocab_size: int = 8192
     n_positions: int = 512
@@ -62,7 +62,7 @@ class Recipe:
 
 
 def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Tokenizer:
-    """Byte-level BPE (GPT-2's pre-tokenizer) with `recipe.vocab_size` entries, `<|endoftext|>` among them."""
+    """Byte-level BPE (GPT-2's pre-tokenizer) with `recipe.vocab_size` tokens, including `<|endoftext|>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -77,7 +77,7 @@ def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Tokenizer:
 
 
 class Block(nn.Module):
-    """GPT-J's parallel block with fused QKV; at these lengths plain attention trains twice as fast as the CPU's SDPA."""
+    """GPT-J's parallel block with fused QKV. At these lengths, plain attention trains twice as fast as SDPA on a CPU."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Block(nn.Module):
         self.fc_out = nn.Linear(4 * recipe.n_embd, recipe.n_embd)
 
     def forward(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-        """`x` `[batch, length, width]` and rotary tables `[length, rotary_dim / 2]` to the next residual stream."""
+        """The next residual stream, from `x` `[batch, length, width]` and rotary tables `[length, rotary_dim / 2]`."""
         batch, length, width = x.shape
         normed = self.ln_1(x)
         # [batch, length, 3 * width] -> 3 x [batch, heads, length, head_dim]
@@ -103,7 +103,7 @@ class Block(nn.Module):
         return residual
 
     def rotate(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-        """Interleaved rotary embedding on the first `rotary_dim` of each head (Su et al. 2021)."""
+        """Interleaved rotary embedding of the first `rotary_dim` dimensions of each head (Su et al. 2021)."""
         sin, cos = sin.to(x.dtype), cos.to(x.dtype)
         turned, kept = x[..., : self.rotary_dim], x[..., self.rotary_dim :]
         even, odd = turned[..., 0::2], turned[..., 1::2]
@@ -112,7 +112,7 @@ class Block(nn.Module):
 
 
 class TrainableGPTJ(nn.Module):
-    """GPT-J for training: token ids `[batch, length]` and targets of the same shape to a mean loss in nats."""
+    """GPT-J for training: its forward pass returns the mean loss in nats."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TrainableGPTJ(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of `targets` in nats; targets of -100 do not count."""
+        """The mean cross-entropy in nats for `ids` and `targets` `[batch, length]`; targets of -100 do not count."""
         positions = torch.arange(ids.shape[1], dtype=torch.float32)
         frequencies = 10_000 ** (-torch.arange(0, self.recipe.rotary_dim, 2) / self.recipe.rotary_dim)
         angles = positions[:, None] * frequencies
@@ -166,16 +166,16 @@ class TrainableGPTJ(nn.Module):
 
 
 class HeadLoss(torch.autograd.Function):
-    """LM head and cross-entropy in one, a few hundred rows at a time, so that logits stay in the cache.
+    """LM head and cross-entropy together, a few hundred rows at a time, so the logits stay in the CPU's cache.
 
-    The gradients are taken on the way forward, while the probabilities are there.
+    The forward pass computes the gradients too, while it has the probabilities.
     """
 
     ROWS = 256
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        """`x` `[rows, width]`, `targets` `[rows]` (-100 does not count) to the mean loss in nats; products in `dtype`."""
+        """The mean loss in nats of `x` `[rows, width]` for `targets` `[rows]` (-100 does not count); products in `dtype`."""
         counted = targets >= 0
         x_grad, weight_grad, bias_grad = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
         total = torch.zeros(())
@@ -198,12 +198,12 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """The gradients kept by `forward`, times the loss's own."""
+        """The gradients that `forward` has stored, times the gradient of the loss."""
         return (*(kept * grad for kept in ctx.saved_tensors), None, None)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalized (Jordan et al. 2024), all matrices of a shape at once, in `dtype`."""
+    """Momentum with an orthogonalized update (Jordan et al. 2024); matrices of equal shape are updated together, in `dtype`."""
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, dtype: torch.dtype, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
@@ -227,7 +227,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: a quintic Newton-Schulz iteration on `[..., rows, columns]`."""
+    """Approximate the nearest semi-orthogonal matrices of `[..., rows, columns]` by a quintic Newton-Schulz iteration."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -239,7 +239,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW with a rate of its own for embeddings, head and vectors."""
+    """Muon for the matrices of the blocks, and AdamW with separate learning rates for embedding, head and vectors."""
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     adam = torch.optim.AdamW(
@@ -260,13 +260,13 @@ def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimiz
 
 
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """Warm-up, constant, then linear decay to zero over the last `decay_fraction` of `steps`."""
+    """The factor of the learning rate: warm-up, constant, then linear decay over the last `decay_fraction` of `steps`."""
     decay_steps = max(1, round(recipe.decay_fraction * steps))
     return min(1.0, (step + 1) / recipe.warmup_steps, (steps - step) / decay_steps)
 
 
 def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Step's windows of `length` tokens and their targets; each epoch visits every window once, in its own order."""
+    """The windows of `length` tokens for one step, and their targets. Each epoch uses every window once, in its own order."""
     batch = recipe.tokens_per_step // length
     epoch, index = divmod(step * recipe.tokens_per_step, len(tokens) - 2 * length)
     generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
@@ -280,7 +280,7 @@ def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Te
 
 @torch.no_grad()
 def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context: int) -> float:
-    """Held-out bits per UTF-8 byte; each token but the first is predicted once, from at least half a context."""
+    """Held-out bits per UTF-8 byte. Each token except the first is predicted once, from at least half a context."""
     stride = context // 2
     total = 0.0
     for start in range(0, len(tokens) - 1, stride):
@@ -295,7 +295,7 @@ def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context
 
 
 def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer, Tensor, Tensor]:
-    """Tokenizer, train tokens and held-out tokens (1-d int64 each); made once and kept in `work_dir`."""
+    """The tokenizer, training tokens and held-out tokens (1-d int64 each); created once and stored in `work_dir`."""
     path = work_dir / "tokenizer.json"
     if not path.exists():
         train_tokenizer(corpus, recipe).save(str(path))
@@ -311,7 +311,7 @@ def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer,
 
 
 def train(work_dir: Path, steps: int, recipe: Recipe, corpus: Corpus, save_every: int = 50) -> None:
-    """Train for `steps` steps (continuing from `work_dir/state.pt` when there is one) and write the model."""
+    """Train until step `steps`, from `work_dir/state.pt` if that file exists, and write the model."""
     work_dir.mkdir(parents=True, exist_ok=True)
     tokenizer, tokens, held_out = tokenize(work_dir, recipe, corpus)
     print(f"{len(tokens):,} train tokens, {len(held_out):,} held-out tokens", file=sys.stderr, flush=True)
@@ -406,7 +406,7 @@ def write_model(
 
 
 def main() -> None:
-    """Train the built-in model; run again to continue."""
+    """Train the built-in model; run it again to continue."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/gptj-tiny"))
     parser.add_argument("--steps", type=int, default=2200)

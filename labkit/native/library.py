@@ -84,7 +84,7 @@ class ModelStruct(Structure):
         ("sin", c_void_p),
         ("cos", c_void_p),
         ("add_up", c_void_p),
-        ("whom", c_void_p),
+        ("add_up_argument", c_void_p),
         ("adds_residual", c_int32),
     )
 
@@ -242,7 +242,7 @@ def _refused(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Inva
     wanted = str(list(shape)).replace("-1", "any")
     return InvalidRequest(
         f"a native kernel was given a {kind}tensor of {tensor.dtype} {list(tensor.shape)} on {tensor.device}, {form}; a "
-        f"plain, contiguous {dtype} tensor {wanted} on the CPU is accepted"
+        f"plain, contiguous CPU tensor of {dtype} {wanted} is accepted"
     )
 
 

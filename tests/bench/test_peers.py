@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine
-from labkit.bench.peers import PEERS, openvino_model, room
-from labkit.bench.peers.apart import run_apart
+from labkit.bench.peers import PEERS, conversion_space, openvino_model
+from labkit.bench.peers.separate_process import run_in_separate_process
 from labkit.bench.peers.telemetry import without_telemetry
 from labkit.bench.rounds import Prompts
 from labkit.checkpoints import Checkpoint, open_checkpoint
@@ -203,19 +203,19 @@ def test_a_conversion_that_does_not_fit_is_refused_with_sizes(
     memory = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(InsufficientResources, match=r"converting .* GB of memory"):
-        room.check_room(checkpoint, torch.float32, 32, tmp_path)
+        conversion_space.check_conversion_fits(checkpoint, torch.float32, 32, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 10))  # type: ignore[attr-defined]
     with pytest.raises(InsufficientResources, match=r"GB of disk.* TMPDIR"):
-        room.check_room(checkpoint, torch.float32, 32, tmp_path)
+        conversion_space.check_conversion_fits(checkpoint, torch.float32, 32, tmp_path)
 
 
 def test_a_function_run_apart_returns_raises_or_is_said_to_have_died() -> None:
-    assert run_apart(divmod, 17, 5) == (3, 2)
+    assert run_in_separate_process(divmod, 17, 5) == (3, 2)
     with pytest.raises(ZeroDivisionError):
-        run_apart(divmod, 17, 0)
+        run_in_separate_process(divmod, 17, 0)
     with pytest.raises(NotAvailable, match="_exit ended with status 7: it wrote nothing"):
-        run_apart(os._exit, 7)
+        run_in_separate_process(os._exit, 7)
 
 
 def test_openvino_refuses_weights_that_do_not_fit_with_their_copies(
@@ -225,7 +225,7 @@ def test_openvino_refuses_weights_that_do_not_fit_with_their_copies(
 
     memory = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    with pytest.raises(InsufficientResources, match=r"openvino takes .* packed copies"):
+    with pytest.raises(InsufficientResources, match=r"openvino needs .* packed copies"):
         PEERS["openvino"](checkpoint, CPU, "bf16")
 
 

@@ -1,11 +1,11 @@
-"""What a step of the engine costs beside the model: microseconds of `Engine.step` around a forward pass that does nothing.
+"""Measures the overhead of an engine step: the time of `Engine.step` with a forward pass that computes nothing.
 
     python -m tests.benchmarks.engine_overhead [--batches 1,8,64] [--steps 200] [--vocab 1024] [--save FILE]
 
-Every sequence decodes, greedily or drawing with top-p, its prompt computed before the clock starts; the pass returns the
-same random logits each time, of `--vocab` tokens. So what is timed is planning, building the batch, sampling, and making
-events; `sampling` is the part of it that `Sampler.sample` and the copy of its tokens to the host take. The goal is
-100 microseconds a step and 5 a sequence for greedy sequences without sampling. The last line is JSON.
+Every sequence decodes, greedily or with top-p; its prompt is computed before the clock starts. The forward pass returns the
+same random logits each time, for `--vocab` tokens. So the time covers planning, building the batch, sampling and making
+events. `sampling` is the part for `Sampler.sample` and the copy of its tokens to the host. The goal for greedy sequences is
+100 microseconds per step plus 5 per sequence, without sampling. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTEXT = 2048
 
 
 def idle_engine(vocab: int, batch: int, device: torch.device) -> Engine:
-    """An engine whose forward pass gives logits that are made already."""
+    """An engine whose forward pass returns logits that were made before."""
     config = GPTJConfig(
         hidden_size=8, num_layers=1, num_heads=1, rotary_dim=4, context_length=CONTEXT, vocab_size=vocab, eos_token_id=0
     )
@@ -56,7 +56,7 @@ def idle_engine(vocab: int, batch: int, device: torch.device) -> Engine:
 
 
 def measure(batch: int, steps: int, vocab: int, device: torch.device, draws: bool) -> dict[str, Any]:
-    """Steps of `batch` sequences, the first ones left out."""
+    """Times of steps with `batch` sequences, without the first steps."""
     engine = idle_engine(vocab, batch, device)
     drawing: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "seed": 1} if draws else {}
     params = SamplingParams(max_new_tokens=steps + 20, ignore_eos=True, **drawing)

@@ -1,7 +1,9 @@
-"""How the time of a decode step grows with batch and length, beside the roofline: `python -m tests.benchmarks.growth`.
+"""Measures how the time of a decode step grows with batch and length, and compares it with the roofline.
 
-The cache is filled with random numbers in place of a prefill, which changes no time. A step whose cache would not fit the
-free memory is listed as not measured, with its size.
+    python -m tests.benchmarks.growth
+
+The cache is filled with random numbers instead of a prefill, which does not change the times. A step whose cache does not fit
+into the free memory is listed as not measured, with its size.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 def main() -> None:
-    """Measure, print the table, write the record and, if asked, the figure; the last line is one JSON object."""
+    """Measure, print the table, write the record and optionally the figure; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="gpt-j-405m-synthetic")
     parser.add_argument("--precision")
     parser.add_argument("--device")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time for the runs of each point, at most")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time limit for the runs of each point")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -80,9 +82,9 @@ def points() -> list[tuple[int, int]]:
 def measure(
     model: GPTJ, batch: int, length: int, reader: Reader, limit_of: Callable[[float], float], seconds: float
 ) -> dict[str, Any] | str:
-    """The step that brings every sequence to `length` tokens beside its limit, or why it was not run.
+    """Time the step that brings every sequence to `length` tokens and compare it with its limit, or say why it was not run.
 
-    `limit_of` gives the seconds a step takes at least where memory gives so many bytes a second.
+    `limit_of` returns the least seconds of a step for a read bandwidth in bytes per second.
     """
     slots, config = batch * length, model.config
     needed = slots * config.kv_bytes_per_token(model.dtype.itemsize)
@@ -116,7 +118,7 @@ def measure(
 
 
 def draw(record: Record, path: Path) -> None:
-    """Steps and their limits against batch (at the shortest length) and against length: two files, named after `path`."""
+    """Draw times and limits over batch (at the shortest length) and over length: two files, named after `path`."""
     rows = {(row["batch"], row["length"]): row for row in record.rows}
     shortest, several = LENGTHS[0], (1, 8, 64)
     _sweep(record, path, "batch", BATCHES, {f"length {shortest}": [(batch, shortest) for batch in BATCHES]}, rows)
@@ -131,7 +133,7 @@ def _sweep(
     lines: dict[str, list[tuple[int, int]]],
     rows: dict[tuple[int, int], dict[str, Any]],
 ) -> None:
-    """One figure; a point that was not measured is left out."""
+    """Draw one figure; points that were not measured are left out."""
 
     def values(key: str) -> dict[str, list[float]]:
         return {name: [rows.get(place, {}).get(key, math.nan) for place in places] for name, places in lines.items()}

@@ -1,10 +1,10 @@
-"""How near the Triton kernels of norm, cache and attention come to the GPU's own limits, on GPT-J 6B's shapes.
+"""Compares the Triton kernels of norm, cache write and attention with the limits of the GPU, on the shapes of GPT-J 6B.
 
     python -m tests.benchmarks.kernels [--seconds 1] [--json] [--save FILE]
 
-Each row gives the bytes that the operation must move (or the multiply-adds it must do, twice) over the time of the kernel,
-beside what this GPU reads (or multiplies) at best, measured in the same process. Calls run inside a CUDA graph, over as many
-layers' worth of tensors as pass the L2 cache, so that neither launches nor cached data are measured.
+Each row divides the bytes that the operation must move (or twice its multiply-adds) by the time of the kernel, and compares
+the result with the best rate of this GPU, measured in the same process. Calls run inside a CUDA graph and on more tensors than
+fit into the L2 cache, so neither launches nor cached data are measured.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NUM_HEADS, HEAD_DIM, ROTARY_DIM, CONTEXT = 16, 256, 64, 2048
 HIDDEN = NUM_HEADS * HEAD_DIM
 DTYPE = torch.float16
 COLD_BYTES = 512 * 2**20
-"""Bytes that the calls of one graph touch together at least: ten times an H100's L2 cache."""
+"""The calls of one graph touch at least this many bytes: ten times the L2 cache of an H100."""
 MOST_CALLS = 200
-"""Calls in one graph at most: a kernel on one token takes as long as a launch, whatever is cached."""
+"""The most calls in one graph: a kernel on one token takes as long as a launch, so caching does not matter there."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on one shape: `make` gives a call on fresh tensors; `work` is bytes moved or FLOPs, as `unit` says."""
+    """A kernel on one shape: `make` returns a call on new tensors; `work` is in bytes moved or FLOPs, as `unit` says."""
 
     kernel: str
     shape: str
@@ -46,7 +46,7 @@ class Case:
 
 
 def norm_case(tokens: int) -> Case:
-    """Residual sum and layer norm: three hidden states read, two written."""
+    """Residual sum and layer norm: reads three hidden states and writes two."""
     moved = 5 * tokens * HIDDEN * DTYPE.itemsize
 
     def make() -> Callable[[], Any]:
@@ -58,7 +58,7 @@ def norm_case(tokens: int) -> Case:
 
 
 def rotary_case(tokens: int) -> Case:
-    """Rotary and cache write: query, key and value read and written."""
+    """Rotary and cache write: reads and writes query, key and value."""
     moved = 6 * tokens * HIDDEN * DTYPE.itemsize
 
     def make() -> Callable[[], Any]:
@@ -72,7 +72,7 @@ def rotary_case(tokens: int) -> Case:
 
 
 def decode_case(batch: int, length: int) -> Case:
-    """Decode attention: every key and value of every sequence read once; slots in random order."""
+    """Decode attention: reads every key and value of every sequence once; slots are in random order."""
     moved = 2 * batch * length * HIDDEN * DTYPE.itemsize
 
     def make() -> Callable[[], Any]:
@@ -84,7 +84,7 @@ def decode_case(batch: int, length: int) -> Case:
 
 
 def prefill_case(batch: int, length: int) -> Case:
-    """Prefill attention of whole prompts: two products of which the causal half counts."""
+    """Prefill attention of whole prompts: two products, of which only the causal half counts."""
     flops = 2 * 2 * batch * HIDDEN * length * (length + 1) // 2
 
     def make() -> Callable[[], Any]:
@@ -103,13 +103,13 @@ def half(*shape: int) -> Tensor:
 
 
 def scattered(batch: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys, values and a slot table whose slots lie in no order."""
+    """Keys, values and a slot table with slots in random order."""
     keys, values = half(2, batch * length, NUM_HEADS, HEAD_DIM).unbind(0)
     return keys, values, torch.randperm(batch * length, device="cuda").to(torch.int32).view(batch, length)
 
 
 def seconds_a_call(case: Case, seconds: float) -> float:
-    """The median time of one call, from replays of a graph of several."""
+    """The median time of one call, measured by replaying a graph of several calls."""
     calls = [case.make() for _ in range(min(max(-(-COLD_BYTES // case.bytes_touched), 2), MOST_CALLS))]
     for call in calls:
         call()
@@ -118,12 +118,12 @@ def seconds_a_call(case: Case, seconds: float) -> float:
     with torch.cuda.graph(graph):
         kept = [call() for call in calls]
     taken = time_call(graph.replay, device="cuda", max_seconds=seconds, max_runs=200, spread_target=0)
-    assert len(kept) == len(calls)  # outputs live until here: no call writes over another's
+    assert len(kept) == len(calls)  # outputs live until here, so no call overwrites the output of another
     return taken.median / len(calls)
 
 
 def cases() -> list[Case]:
-    """What is measured."""
+    """All cases that are measured."""
     decode = [decode_case(batch, length) for batch, length in itertools.product((1, 8, 64), (512, 2048))]
     return [norm_case(1), norm_case(8192), rotary_case(8192), *decode, prefill_case(1, 1024), prefill_case(8, 1024)]
 

@@ -1,12 +1,12 @@
-"""How near the linear kernels come to the GPU's bandwidth, for every kind of weight, on GPT-J 6B's shapes.
+"""Compares the linear kernels with the bandwidth of the GPU, for every kind of weight, on the shapes of GPT-J 6B.
 
     python -m tests.benchmarks.linear [--rows 1,8,64] [--kinds dense,int8] [--tune] [--compile] [--seconds 0.3] [--save FILE]
 
-Each row gives the bytes that the layer must move (weight with its scales, input, output) over its time, as a share of what
-a copy of a large tensor moves on this GPU (reads and writes both counted), measured in the same process. Calls run inside a
-CUDA graph over as many matrices as pass the L2 cache. With `--tune` every shape that labkit's home has no choice for is
-tuned first and all are measured again; the record then holds the times of all candidates. `--compile` measures nothing: it
-leaves every candidate in Triton's cache, which several processes do faster than one.
+Each row divides the bytes that the layer must move (weight with scales, input, output) by its time. It compares the result
+with the rate of copying a large tensor on this GPU, reads and writes counted, measured in the same process. Calls run inside a
+CUDA graph on more matrices than fit into the L2 cache. `--tune` first tunes every shape without a choice in labkit's home and
+then measures all shapes again; the record then holds the times of all candidates. `--compile` measures nothing: it compiles
+every candidate into Triton's cache, which several processes do faster than one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COPY_BYTES = 2 * 2**30
 
 
 def copy_rate(seconds: float) -> float:
-    """Bytes a second that a copy of a large tensor reads and writes."""
+    """Bytes per second that a copy of a large tensor reads and writes."""
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     taken = time_call(lambda: target.copy_(source), device="cuda", max_seconds=seconds, max_runs=100, spread_target=0)
@@ -57,7 +57,7 @@ def layer_case(kind: str, name: str, num_in: int, num_out: int, rows: int) -> Ca
 
 
 def byte_count(kind: str, num_in: int, num_out: int) -> int:
-    """Bytes of a weight, found on the device meta."""
+    """Bytes of a weight, computed on the device "meta"."""
     dense = torch.empty(num_out, num_in, dtype=DTYPE, device="meta")
     if kind == "dense":
         return dense.numel() * dense.element_size()
@@ -66,7 +66,7 @@ def byte_count(kind: str, num_in: int, num_out: int) -> int:
 
 
 def tuned(kinds: list[str], rows: list[int]) -> dict[str, Any]:
-    """Tune everything that labkit's own file has no choice for; what that file then holds."""
+    """Tune all shapes that labkit's tuning file has no choice for; return the contents of the file."""
     linear.tuner = Tuner(linear.SOURCES)
     tune_all(kinds, rows, print)
     devices: dict[str, Any] = json.loads((home() / "autotune.json").read_text())["devices"]
@@ -74,19 +74,19 @@ def tuned(kinds: list[str], rows: list[int]) -> dict[str, Any]:
 
 
 def once(call: Callable[[], object]) -> float:
-    """In place of a clock: every call takes no time."""
+    """Replaces the clock: run the call and report no time."""
     call()
     return 0.0
 
 
 def tune_all(kinds: list[str], rows: list[int], report: Callable[[str], None] = lambda line: None) -> None:
-    """Have `linear.tuner` try every candidate of every shape."""
+    """Make `linear.tuner` try every candidate of every shape."""
     for kind in kinds:
         tune(config_of(MODEL), rows, kind=kind, dtype=DTYPE, report=report)
 
 
 def measure(case: Case, how: str, copy: float, seconds: float) -> dict[str, Any]:
-    """A row of the record."""
+    """One row of the record."""
     taken = seconds_a_call(case, seconds)
     torch.cuda.empty_cache()
     share = case.work / taken / copy
@@ -99,7 +99,7 @@ def measure(case: Case, how: str, copy: float, seconds: float) -> dict[str, Any]
 
 
 def main() -> int:
-    """Measure all; the last line of stdout is the record as JSON, where anything was to be measured."""
+    """Measure all cases; if there are any, the last line of stdout is the record as JSON."""
     parser = argparse.ArgumentParser(description="Bandwidth of the linear kernels.")
     parser.add_argument("--rows", default="1,8,64", help="rows (tokens), separated by commas")
     parser.add_argument("--kinds", default=",".join(QUANTIZE), help="kinds of weight, separated by commas")
@@ -115,7 +115,7 @@ def main() -> int:
     if arch_of(torch.device("cuda", 0)) < linear.FP8_ARCH and "fp8" in kinds:
         print("not measured here: FP8, which needs compute capability 8.9 or above")
         kinds.remove("fp8")
-    with tempfile.TemporaryDirectory() as folder:  # of choices that are nobody's: none at first
+    with tempfile.TemporaryDirectory() as folder:  # an empty tuning file of its own
         nothing = Path(folder) / "autotune.json"
         if options.compile:
             linear.tuner = Tuner(linear.SOURCES, path=nothing, do_bench=once)

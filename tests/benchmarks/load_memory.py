@@ -1,11 +1,10 @@
-"""How much host memory `labkit.load` takes at its peak, measured against the weights that it leaves behind.
+"""Measures the peak host memory of `labkit.load`, relative to the weights that are in memory afterwards.
 
     python -m tests.benchmarks.load_memory [--model gpt-j-405m-synthetic|DIR] [--json] [--save FILE]
 
-Every case runs in a process of its own, which loads the built-in model first, so that libraries and thread pools are
-not counted. `ratio` is the growth of resident memory at its peak over the bytes of the weights in the dtype loaded; the
-goal is at most 1.15 on the CPU. For a GPU the weights are not on the host at all: there the goal is that the host's peak
-stays within the largest file of the checkpoint.
+Every case runs in a separate process, which loads the built-in model first, so libraries and thread pools are not counted.
+`ratio` is the growth of resident memory at its peak divided by the bytes of the loaded weights; the goal on the CPU is at most
+1.15. With a GPU the weights are not on the host. There the goal is a peak below the size of the checkpoint's largest file.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ SHARD_BYTES = 200_000_000
 
 @dataclass(frozen=True)
 class Case:
-    """A model, how its files lie, and where and in what dtype it is loaded; `file_bytes` is its largest file."""
+    """A model, the layout of its files, the device and the dtype; `file_bytes` is the size of its largest file."""
 
     model: str
     layout: str
@@ -44,7 +43,7 @@ class Case:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Load once in this process and say what it took."""
+    """Load the model once in this process and return what it needed."""
     labkit.load("gptj-tiny", device=case.device, dtype=case.dtype).logits([1])
     started = time.perf_counter()
     with peak_host_memory() as peak:
@@ -103,7 +102,7 @@ def _write_shards(weights: dict[str, torch.Tensor], directory: Path) -> None:
 
 
 def cases(model: str, directory: Path) -> list[Case]:
-    """What is measured: a directory as it is; a named shape synthetic and as files of every layout."""
+    """The cases: a directory as it is; a named shape with synthetic weights, and as files of every layout."""
     if Path(model).is_dir():
         sources = {"as it is": Path(model)}
         found = []
@@ -118,7 +117,7 @@ def cases(model: str, directory: Path) -> list[Case]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows for a reader."""
+    """The rows as a table."""
     lines = [f"{'layout':<18} {'device':<6} {'dtype':<5} {'weights MB':>10} {'peak MB':>9} {'ratio':>6} {'s':>6}  status"]
     for row in rows:
         lead = f"{row['layout']:<18} {row['device']:<6} {row['dtype']:<5}"

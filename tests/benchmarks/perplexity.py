@@ -1,12 +1,12 @@
-"""What each precision costs in perplexity, in labkit and in its peers, on the CPU: the same windows of the same text for all.
+"""Measures the perplexity of each precision on the CPU, in labkit and its peers, on the same windows of the same text.
 
     python -m tests.benchmarks.perplexity [--engines labkit,openvino] [--precisions fp32,int4] [--text FILE] [--save FILE]
 
-Text and windows are those of `labkit evaluate`, weights and settings those of `labkit bench`. `openvino` is scored by the
-pipeline that the bench times, which can echo a prompt with its log probabilities; `openvino-graph` is the same file in the
-plain runtime, with the same settings. `hf-compiled` computes what `hf` does and is left out. Percents have a 95 % interval
-under resampling of the windows, the same windows for both engines of a difference (paired percentile bootstrap). Perplexity
-does not depend on what else the machine does, the seconds do. The last line is one JSON object.
+Text and windows are the same as in `labkit evaluate`; weights and settings are the same as in `labkit bench`. `openvino` uses
+the pipeline of the benchmark, which can echo a prompt with its log probabilities. `openvino-graph` runs the same file in the
+plain runtime with the same settings. `hf-compiled` is left out, because it computes the same as `hf`. Percentages have a 95 %
+interval from a paired percentile bootstrap over the windows. Perplexity does not depend on the load of the machine, but the
+seconds do. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RESAMPLES, SEED = 1000, 0
 
 @dataclass(frozen=True)
 class Window:
-    """What a forward pass sees, token ids, and what it is to predict: the tokens behind those from `first` on."""
+    """The token ids of one forward pass; it predicts the tokens that follow those from `first` on."""
 
     seen: list[int]
     first: int
@@ -55,7 +55,7 @@ class Window:
 
 
 def windows(ids: list[int], size: int) -> list[Window]:
-    """Every token but the first once, each from at least half a window before it, as `labkit.engine.evaluate` takes them."""
+    """Windows that predict every token except the first once, from at least half a window, as in `labkit.engine.evaluate`."""
     made, stride = [], size // 2
     for start in range(0, len(ids) - 1, stride):
         begin = max(0, start - (size - stride))
@@ -66,10 +66,10 @@ def windows(ids: list[int], size: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class Scorer:
-    """An engine with its weights: `log_probs(window)` gives those of the window's targets, natural, `[targets]` float64.
+    """An engine with its weights: `log_probs(window)` returns natural log probabilities of the targets, `[targets]` float64.
 
-    `block_bits` and `bits` are what it stores for a weight, scales included: of the blocks' matrices, and of everything that
-    is stored, embedding, head and biases too, over the model's parameters. None where that is not known.
+    `block_bits` are the stored bits per weight of the blocks' matrices, including scales. `bits` are all stored bits, including
+    embedding, head and biases, divided by the number of parameters. Both are None if they are not known.
     """
 
     engine: BenchEngine
@@ -79,7 +79,7 @@ class Scorer:
 
 
 def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[Window], Tensor]:
-    """Log probabilities from a function that gives the logits behind every token, `[tokens, vocab_size]`."""
+    """Log probabilities, from a function that returns the logits after every token, `[tokens, vocab_size]`."""
 
     def log_probs(window: Window) -> Tensor:
         scores = torch.log_softmax(logits(window.seen)[window.first :].double(), dim=-1)
@@ -90,7 +90,7 @@ def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[Window], Ten
 
 # The engines -------------------------------------------------------------------------------------------------------------
 def score_labkit(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """The model that the bench runs, in an engine."""
+    """labkit's model, as the benchmark runs it."""
     engine: Any = LabkitEngine(checkpoint, CPU, precision)
     model: GPTJ = engine._model
     blocks = [linear for layer in model.layers for linear in (layer.qkv, layer.out_proj, layer.fc_in, layer.fc_out)]
@@ -104,7 +104,7 @@ def score_labkit(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_hf(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """transformers' forward pass without a cache."""
+    """The forward pass of transformers without a cache."""
     engine: Any = HuggingFaceEngine(checkpoint, CPU, precision)
 
     @torch.inference_mode()
@@ -117,7 +117,7 @@ def score_hf(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_ctranslate2(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """`Generator.forward_batch`, the logits of every position; the size is that of the converted file."""
+    """`Generator.forward_batch`, which returns the logits of every position; the size is that of the converted file."""
     engine: Any = CTranslate2Engine(checkpoint, CPU, precision)
     with tempfile.TemporaryDirectory() as folder:
         converted = ctranslate2_model.convert(checkpoint, Path(folder), COMPUTE_TYPES["cpu"][precision])
@@ -130,7 +130,7 @@ def score_ctranslate2(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_openvino(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """The bench's own pipeline: what it says of a prompt when it echoes it."""
+    """The pipeline of the benchmark, which echoes a prompt with its log probabilities."""
     engine: Any = OpenVINOEngine(checkpoint, CPU, precision)
     import openvino
     import openvino_genai
@@ -144,7 +144,7 @@ def score_openvino(checkpoint: Checkpoint, precision: str) -> Scorer:
     config.logprobs = 1
 
     def log_probs(window: Window) -> Tensor:
-        """The last target is a part of the prompt only to be scored; what is behind it is not looked at."""
+        """The last target is added to the prompt so that it is scored; the logits after it are ignored."""
         prompt = [*window.seen, window.targets[-1]]
         handle = engine._pipeline.add_request(0, openvino.Tensor(np.array([prompt])), config)
         while engine._pipeline.has_non_finished_requests():
@@ -159,7 +159,7 @@ def score_openvino(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def score_openvino_graph(checkpoint: Checkpoint, precision: str) -> Scorer:
-    """The stateful model that the bench's pipeline was made from, a window a call from an empty state."""
+    """The stateful model of the benchmark's pipeline, called once per window from an empty state."""
     engine: Any = OpenVINOEngine(checkpoint, CPU, precision)
     import openvino
 
@@ -181,7 +181,7 @@ def score_openvino_graph(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def graph_bits(folder: Path, checkpoint: Checkpoint) -> tuple[float, float]:
-    """Bits a weight of a converted OpenVINO model: of its products but the head, with their scales; and of its whole file."""
+    """Bits per weight of a converted OpenVINO model: of the products without the head (with scales), and of the whole file."""
     import openvino
 
     config = checkpoint.config
@@ -195,11 +195,11 @@ def graph_bits(folder: Path, checkpoint: Checkpoint) -> tuple[float, float]:
 
 
 def constants(value: Any) -> Iterator[tuple[int, int]]:
-    """Numbers and bytes of each constant that OpenVINO makes a weight of: its values, their scales and zero points."""
+    """The count and bytes of each constant that is part of an OpenVINO weight: values, scales and zero points."""
     node = value.get_node()
     if node.get_type_name() == "Constant":
         yield math.prod(node.get_output_shape(0)), node.get_byte_size()
-    elif node.get_type_name() in ("Convert", "Reshape", "Transpose"):  # what else these take is a shape
+    elif node.get_type_name() in ("Convert", "Reshape", "Transpose"):  # their other inputs are shapes
         yield from constants(node.input_value(0))
     elif node.get_type_name() in ("Multiply", "Subtract"):
         yield from constants(node.input_value(0))
@@ -217,9 +217,9 @@ ENGINES: dict[str, tuple[type[BenchEngine], Callable[[Checkpoint, str], Scorer]]
 
 # Measuring ---------------------------------------------------------------------------------------------------------------
 def excess(nats: Tensor, reference: Tensor, counts: Tensor) -> dict[str, Any]:
-    """By how many percent a perplexity is above another's: `percent`, and its 95 % `interval`.
+    """How many percent a perplexity is above another one: `percent`, and its 95 % `interval`.
 
-    `nats` and `reference` `[windows]` float64 are the sums over each window's targets, `counts` how many these are.
+    `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` are the numbers of targets.
     """
     more = nats - reference
     draws = torch.randint(len(more), (RESAMPLES, len(more)), generator=torch.Generator().manual_seed(SEED))
@@ -235,14 +235,16 @@ def measure(
     precisions: list[str],
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for every engine and precision, and the rest: labkit against each peer in the same precision, what was not run."""
+    """A row for every engine and precision; comparisons of labkit with each peer; and the runs that were left out."""
     parts = windows(checkpoint.tokenizer().encode(text), checkpoint.config.context_length)
     counts = torch.tensor([len(part.targets) for part in parts])
     text_bytes = len(text.encode("utf-8"))
     found: dict[tuple[str, str], Tensor] = {}
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, Any]] = []
-    for name in sorted(engines, key=list(ENGINES).index):  # labkit and fp32 first: the others are set against them
+    for name in sorted(
+        engines, key=list(ENGINES).index
+    ):  # labkit and fp32 come first, because the others are compared with them
         kind, build = ENGINES[name]
         for precision in sorted(precisions, key=PRECISIONS.index):
             started = time.perf_counter()
@@ -251,7 +253,7 @@ def measure(
                 scorer = build(checkpoint, precision)
                 nats = torch.stack([-scorer.log_probs(part).sum() for part in parts])
             except Exception as error:
-                if not isinstance(error, LabkitError) and kind is LabkitEngine:  # ours to mend, not a fact about this machine
+                if not isinstance(error, LabkitError) and kind is LabkitEngine:  # a defect of labkit, which must not be hidden
                     raise
                 why = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}".splitlines()[0]
                 missing.append({"engine": name, "precision": precision, "why": f"not measured here: {why}"})
@@ -290,14 +292,14 @@ HEADER = f"{'engine':<20} {'perplexity':>10} {'bits/byte':>9} {'over own fp32':>
 
 
 def line_of(row: dict[str, Any]) -> str:
-    """A row for a reader, as `HEADER` names it."""
+    """A row as text, in the columns of `HEADER`."""
     over = " ".join(f"{percents(row[key]):>24}" for key in ("over_own_fp32", "over_labkit_fp32"))
     bits = ", ".join("not known" if row[key] is None else f"{row[key]:.2f}" for key in ("block_bits", "bits"))
     return f"{row['engine']:<14} {row['precision']:<5} {row['perplexity']:>10.4f} {row['bits_per_byte']:>9.5f} {over}  {bits}"
 
 
 def percents(found: dict[str, Any] | None) -> str:
-    """A difference with its interval."""
+    """A difference and its interval as text."""
     if found is None:
         return "–"
     low, high = found["interval"]
@@ -308,7 +310,7 @@ def main() -> None:
     """Measure, print the table, write the record; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL, help="a model with a tokenizer")
-    parser.add_argument("--text", type=Path, default=TEXT, help="a UTF-8 text file; the shipped held-out sample when left out")
+    parser.add_argument("--text", type=Path, default=TEXT, help="a UTF-8 text file (default: the built-in held-out sample)")
     parser.add_argument("--engines", default=",".join(ENGINES), help="separated by commas")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help="separated by commas")
     parser.add_argument("--save", type=Path, help="write the record to this JSON file too")

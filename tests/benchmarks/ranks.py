@@ -1,9 +1,9 @@
-"""How many times faster a model decodes on several GPUs than on one, tensor parallel, and what was predicted of that.
+"""Measures the speed-up of tensor-parallel decoding on several GPUs over one GPU, and compares it with the prediction.
 
     python -m tests.benchmarks.ranks [--model gpt-j-6b-synthetic] [--batch 1,8] [--seconds 60] [--save FILE]
 
-Runs labkit on one GPU, on 2, and on 4 and 8 where these are there; one GPU replays its steps from CUDA graphs, ranks do not.
-With one GPU it says that nothing was measured, and ends with status 0.
+It runs labkit on 1 GPU, on 2, and on 4 and 8 if the machine has as many. One GPU replays its steps from CUDA graphs; ranks do
+not. On a machine with one GPU it prints that nothing was measured and exits with status 0.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from labkit.bench import BenchSettings, run_bench
 
 GOAL = 1.6
-"""Times one GPU's decode at batch 1, on two."""
+"""The goal: how many times faster than one GPU two GPUs decode at batch 1."""
 
 
 def why_not() -> str:
-    """Why nothing can be measured here; empty if something can."""
+    """Why nothing can be measured on this machine; empty if something can."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return "" if count > 1 else f"not measured here: needs two GPUs, {count} found"
 

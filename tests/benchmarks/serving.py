@@ -1,15 +1,14 @@
-"""What serving costs and brings, on gptj-tiny in a real Triton server, beside the same engine in this process.
+"""Compares gptj-tiny in a real Triton server with the same engine in this process: costs and gains of serving.
 
     python -m tests.benchmarks.serving [--rounds 8] [--streams 16] [--tokens 64] [--seconds 1.5] [--save FILE]
 
-Four things, in turn, round after round, on fresh prompts of 32 tokens: the engine directly and the server, each with one
-stream at a time and with `--streams` at once, where a stream that ends is followed by the next. The goals: with all streams at
-least 4 times the tokens a second of one at a time; a 99th percentile of the time between tokens of at most 3 times that of a
-stream alone; at most 0.5 ms between the median times between tokens of a single stream through the server and directly. The
-engine's own figures say which part of the first two is not the server's. The last line is JSON.
+Each round runs four cases in turn on new prompts of 32 tokens: the engine and the server, each with one stream at a time and
+with `--streams` streams at once. When a stream ends, the next one starts. The goals are: with all streams, at least 4 times
+the tokens per second of a single stream; a 99th percentile of the time between tokens of at most 3 times that of a single
+stream; and a median time between tokens through the server that is at most 0.5 ms above the direct one, for a single stream.
+The figures of the engine alone show which part of the first two is not due to the server. The last line is JSON.
 
-Server, engine and clients share the machine. Both engines are the same, of `--threads` threads each: as many as a served one
-takes, if left out.
+Server, engine and clients share the machine. Both engines use `--threads` threads; the default is that of a served engine.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ GOALS = {"throughput": 4.0, "p99": 3.0, "overhead_ms": 0.5}
 
 @contextmanager
 def served(settings: ServeSettings) -> Iterator[str]:
-    """The gRPC address of a server of gptj alone. Nobody looks after it, so that nobody asks it anything meanwhile."""
+    """The gRPC address of a server of gptj alone, without a watchdog, whose requests would disturb the measurement."""
     with tempfile.TemporaryDirectory() as folder:
         write_repository(Path(folder), settings)
         with Server(folder, models=["gptj"], watch=False) as server:
@@ -50,7 +49,7 @@ def served(settings: ServeSettings) -> Iterator[str]:
 
 
 def direct(engine: Engine, settings: StressSettings) -> StressRun:
-    """What `run_stress` does with users, by the engine itself: a request that ends is followed by the next."""
+    """Do with the engine what `run_stress` does with a server: start the next request when one ends."""
     prompts = Prompts(settings.prompt_tokens, seed=settings.seed)
     params = SamplingParams(max_new_tokens=settings.new_tokens.high, ignore_eos=True)
     run, under_way = StressRun(settings), {}
@@ -76,7 +75,7 @@ def direct(engine: Engine, settings: StressSettings) -> StressRun:
 
 
 class Way:
-    """A way to make tokens: the gaps between tokens (seconds) and the tokens a second of each round."""
+    """One of the four cases: its times between tokens (seconds) and its tokens per second, by round."""
 
     def __init__(self, call: Callable[[StressSettings], StressRun], users: int) -> None:
         self._call, self._users = call, users
@@ -84,7 +83,7 @@ class Way:
         self.speeds: list[float] = []
 
     def run(self, number: int, seconds: float, tokens: int) -> None:
-        """A round, of prompts that no other has."""
+        """Run a round with prompts that no other round uses."""
         lengths = Lengths(PROMPT_TOKENS, PROMPT_TOKENS), Lengths(tokens, tokens)
         asked = StressSettings(
             users=self._users, seconds=seconds, warmup=WARMUP, prompt_tokens=lengths[0], new_tokens=lengths[1], seed=number
@@ -95,17 +94,17 @@ class Way:
         self.speeds.append(sum(run.begin <= moment < run.end for stream in moments for moment in stream) / seconds)
 
     def median_gaps(self) -> list[float]:
-        """Milliseconds, of each round."""
+        """Percentile of the time between tokens in each round, in milliseconds."""
         return [1e3 * statistics.median(gaps) for gaps in self.gaps]
 
     def p99(self) -> float:
-        """Milliseconds, of all rounds together."""
+        """Percentile of the time between tokens over all rounds, in milliseconds."""
         found = percentiles([gap for gaps in self.gaps for gap in gaps])["p99"]
         assert found is not None
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Tokens a second (quartiles of the rounds), and the time between tokens over all rounds."""
+        """Tokens per second (quartiles over rounds), and the time between tokens over all rounds."""
         return {
             "tokens_per_second": quartiles(self.speeds),
             "itl_ms": percentiles([gap for gaps in self.gaps for gap in gaps]),
@@ -118,7 +117,7 @@ def quartiles(values: list[float]) -> list[float]:
 
 
 def compared(ways: dict[str, Way]) -> dict[str, Any]:
-    """The three figures, as quartiles over rounds where there are any, and whether they keep the goals."""
+    """The three figures, as quartiles over rounds where possible, and whether they meet the goals."""
     one, many, engine_one, engine_many = (ways[name] for name in ("served 1", "served all", "engine 1", "engine all"))
     throughput = quartiles([fast / slow for fast, slow in zip(many.speeds, one.speeds, strict=True)])
     engine_throughput = quartiles([f / s for f, s in zip(engine_many.speeds, engine_one.speeds, strict=True)])
@@ -139,7 +138,7 @@ def compared(ways: dict[str, Way]) -> dict[str, Any]:
 
 
 def print_figures(ways: dict[str, Way], found: dict[str, Any], streams: int) -> None:
-    """For people."""
+    """The figures as text."""
     kept = {name: "kept" if kept else "MISSED" for name, kept in found["within_goal"].items()}
     low, middle, high = found["throughput"]
     print(

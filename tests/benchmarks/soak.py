@@ -1,10 +1,10 @@
-"""Serves for minutes near saturation, with clients that leave, malformed requests and a killed model; counts what comes back.
+"""Serves near saturation for minutes, with disconnecting clients, malformed requests and a killed model; counts the answers.
 
     python -m tests.benchmarks.soak --minutes 10 --save FILE
 
-Load: 80 % of the requests a second that the server answers when it always has some waiting. Every request must get one
-answer or one named error, the texts must be the engine's own, and the memory of all processes together must be at the end
-what it was after warm-up, within 5 %; of each process it is reported.
+The load is 80 % of the requests per second that the server answers when requests are always waiting. Every request must get
+one answer or one named error. The texts must equal those of the engine alone. At the end, the memory of all processes together
+must be within 5 % of that after warm-up; the memory of each process is reported.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from tests.serving.live.requests import PROMPT, ensemble, gptj, infer, stream, s
 from tests.serving.live.test_malformed import malformed, refusal
 
 KINDS = 24
-"""Different good requests; each is asked many times."""
+"""The number of different valid requests; each is sent many times."""
 
 SECONDS = 60.0
-"""Until a client gives a request up: one in flight in a killed process is never answered by Triton itself."""
+"""Time limit of a client: Triton never answers a request that was in flight in a killed process."""
 
 CLIENTS = 48
 WARM_UP_SHARE = 0.2
@@ -44,7 +44,7 @@ GROWTH = 1.05
 
 
 class Soak:
-    """A server under load, and what came of each request."""
+    """A server under load, and the outcome of each request."""
 
     def __init__(self, server: Server, seed: int) -> None:
         self.server, self.draw = server, random.Random(seed)
@@ -55,7 +55,7 @@ class Soak:
         self.texts = expected_texts()
 
     def one(self, number: int, what: str) -> None:
-        """A request from its beginning to its one outcome."""
+        """Send one request and record its outcome."""
         try:
             outcome = getattr(self, f"_{what}")(number % KINDS)
         except client_library().InferenceServerException as error:
@@ -106,7 +106,7 @@ class Soak:
         return "refused"
 
     def saturation(self, seconds: float) -> float:
-        """Good requests a second that are answered when there are always some waiting."""
+        """Valid requests answered per second when requests are always waiting."""
         until, done = time.monotonic() + seconds, itertools.count()
 
         def ask() -> None:
@@ -119,7 +119,7 @@ class Soak:
         return next(done) / (time.monotonic() - began)
 
     def run(self, seconds: float, rate: float) -> list[dict[str, Any]]:
-        """Requests by a Poisson process of `rate` a second; memory of each process of the server, every few seconds."""
+        """Send `rate` requests per second as a Poisson process, and sample the memory of each server process."""
         began, rows, killed, numbers = time.monotonic(), [], False, itertools.count()
         with ThreadPoolExecutor(4 * CLIENTS) as pool:
             arrives = looks = 0.0
@@ -144,24 +144,24 @@ class Soak:
 
 
 def prompt_of(kind: int) -> str:
-    """The prompt of a good request."""
+    """The prompt of a valid request."""
     return f"{PROMPT} number {kind}"
 
 
 def sampling_of(kind: int) -> dict[str, Any]:
-    """Its parameters for gptj."""
+    """The parameters of a valid request for gptj."""
     return {"max_new_tokens": 4 + 5 * kind % 37, "temperature": 1.0, "top_k": 2 + kind, "seed": kind}
 
 
 def expected_texts() -> list[str]:
-    """The texts without a server, as they are read back from tokens."""
+    """The texts that the engine generates without a server, decoded from tokens."""
     engine = labkit.load("gptj-tiny")
     params = [SamplingParams(**sampling_of(kind)) for kind in range(KINDS)]
     return [output.text for output in engine.generate([prompt_of(kind) for kind in range(KINDS)], params)]
 
 
 def memory(server: Server) -> dict[str, int]:
-    """MB that only this process has, of the server, of each model's process, and of all together."""
+    """Unshared memory in MB: of the server, of each model's process, and of all together."""
     found: dict[str, int] = {}
     for process in processes(server):
         try:
@@ -173,12 +173,12 @@ def memory(server: Server) -> dict[str, int]:
 
 
 def kill(server: Server, model: str) -> None:
-    """End a model's process, as the kernel would when memory is short."""
+    """Kill the process of a model, as the kernel does when memory is short."""
     model_process(server, model).kill()
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Memory of each process at the end over that after warm-up."""
+    """Memory of each process at the end divided by that after warm-up."""
     seconds = rows[-1]["seconds"]
     warm = next(row for row in rows if row["seconds"] >= WARM_UP_SHARE * seconds)
     return {name: round(rows[-1][name] / warm[name], 3) for name in warm if name != "seconds" and rows[-1].get(name)}
@@ -187,8 +187,8 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
-    parser.add_argument("--seed", type=int, default=1, help="of what arrives when (1)")
-    parser.add_argument("--save", type=Path, help="where the record goes, as JSON")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the arrival times (1)")
+    parser.add_argument("--save", type=Path, help="write the record to this JSON file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_repository(Path(folder) / "repository", ServeSettings())

@@ -1,12 +1,12 @@
-"""All that needs a GPU, in one call: `python -m tests.gpu` runs the GPU tests and benchmarks and writes their records.
+"""`python -m tests.gpu` runs all GPU tests and benchmarks and writes their records.
 
-Records go to the folder named by `OUT`, else to tests/benchmarks/results/. Where there is no GPU it says so and ends
-with status 1: nothing was measured. Ranks on GPUs need two of them: with one, the step says so.
+Records are written to the folder named by `OUT`, else to tests/benchmarks/results/. Without a GPU it prints that nothing was
+measured and exits with status 1. Ranks need two GPUs; with one, that step says so.
 
-A GPU's minutes are dear, and most of a first run is the compiling of kernels: the tests and the candidates of the linear
-kernels are compiled by several processes at a time, before anything is timed. Then the linear kernels are tuned, in a home
-of this run (or in `LABKIT_HOME`), so that 6B's figures are those of tuned kernels; what matters most comes first. After
-`--budget SECONDS` a step is ended, and those behind it are named as left out: the run has not succeeded then.
+GPU time is expensive, and most of a first run is spent compiling kernels. Several processes compile the tests and the
+candidates of the linear kernels before anything is timed. Then the linear kernels are tuned, in a temporary home or in
+`LABKIT_HOME`, so the figures of the 6B model are those of tuned kernels. The most important steps come first. After `--budget
+SECONDS` the running step is ended and the remaining steps are listed as left out; the run then counts as failed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ BENCHES = {
 def main() -> int:
     """Run everything; the last line of stdout is one JSON object with each step's exit status and seconds."""
     parser = argparse.ArgumentParser(description="All GPU tests and benchmarks.")
-    parser.add_argument("--budget", type=float, default=1800.0, help="seconds after which a step is ended and no other begun")
+    parser.add_argument(
+        "--budget", type=float, default=1800.0, help="after this many seconds the running step is ended and no other is started"
+    )
     budget = parser.parse_args().budget
     import torch
 
@@ -69,7 +71,7 @@ def main() -> int:
 
 
 def ended(process: subprocess.Popen[bytes], until: float) -> int | str:
-    """A process's exit status, or in words that it was killed when its time was over."""
+    """The exit status of a process, or a sentence if it was killed because its time was over."""
     try:
         return process.wait(max(1.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -78,7 +80,7 @@ def ended(process: subprocess.Popen[bytes], until: float) -> int | str:
 
 
 def prepare(until: float) -> dict[str, object]:
-    """The tests, on several processes where pytest-xdist is there, while others compile; nothing is timed here."""
+    """Run the tests, in parallel if pytest-xdist is installed, while other processes compile; nothing is timed here."""
     print("== tests and compiling", flush=True)
     begun = time.monotonic()
     several = importlib.util.find_spec("xdist") is not None
@@ -96,7 +98,7 @@ def prepare(until: float) -> dict[str, object]:
 
 
 def steps(gpu: str) -> dict[str, list[str]]:
-    """Modules and their arguments by step, the most wanted first; records are named after the GPU."""
+    """Modules and their arguments by step, the most important first; records are named after the GPU."""
 
     def save(step: str) -> list[str]:
         return ["--save", str(RESULTS / f"gpu_{gpu}_{step}.json")]

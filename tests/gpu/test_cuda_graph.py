@@ -1,4 +1,4 @@
-"""Captured decode steps on a GPU: the logits of the plain model, the tokens of transformers, and nothing written elsewhere."""
+"""Captured decode steps on a GPU: same logits as the plain model, same tokens as transformers, and no stray writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 class Decoding:
-    """Prefilled sequences in a cache whose unused slots are poisoned; its last slot belongs to nobody."""
+    """Prefilled sequences in a cache whose unused slots are poisoned; no sequence owns its last slot."""
 
     def __init__(self, lengths: list[int], shape: str = "head of 256", dtype: torch.dtype = torch.float32) -> None:
         self.peer = random_peer(shape, 3)
@@ -41,7 +41,7 @@ class Decoding:
         self.start()
 
     def start(self) -> None:
-        """Prefill anew, in a new cache."""
+        """Prefill again, in a new cache."""
         self.cache = KVCache(self.model.config, self.padding + 1, device=DEVICE, dtype=self.model.dtype)
         self.cache.keys.fill_(math.nan)
         self.cache.values.fill_(math.nan)

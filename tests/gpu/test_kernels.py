@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU against float64, in every dtype, on GPT-J 6B's shapes and on awkward ones; CUDA graphs."""
+"""The Triton kernels on a GPU compared with float64: every dtype, the shapes of GPT-J 6B and odd ones, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def given(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 
 def cache_of(lengths: list[int], heads: int, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Keys, values, slot table and lengths; the slots that nobody holds are poisoned."""
+    """Keys, values, slot table and lengths; unused slots are poisoned."""
     keys, values, table = scattered_cache(lengths, heads, head_dim)
     counts = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
     return keys.to(DEVICE, dtype), values.to(DEVICE, dtype), table.to(DEVICE), counts
@@ -152,7 +152,7 @@ def test_a_captured_decode_step_follows_new_lengths_slots_and_tokens(dtype: torc
         return decode_attention_triton(query, keys, values, table, lengths)
 
     set_lengths(first)
-    step()  # compiles; a capture cannot
+    step()  # compiles the kernels, which a capture cannot do
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):

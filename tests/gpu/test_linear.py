@@ -1,4 +1,4 @@
-"""Linear layers on a GPU against float64: every kind of weight, every plan, every dtype, GPT-J 6B's shapes, CUDA graphs."""
+"""Linear layers on a GPU compared with float64: all kinds of weight, plans and dtypes, GPT-J 6B's shapes, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEVICE = torch.device("cuda", 0)
 BOUNDS = {torch.float32: 3e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 AWKWARD = [(1, 1, 1), (1, 33, 17), (1, 257, 130), (3, 257, 130), (17, 33, 17), (33, 70, 130), (65, 48, 80), (300, 257, 33)]
 FP8_BOUND = 3e-4
-"""Hopper's tensor cores keep about 14 bits of a sum of FP8 products, whatever it is then added to: 1.3e-4 was seen."""
+"""Hopper's tensor cores keep about 14 bits of a sum of FP8 products; the largest error seen was 1.3e-4."""
 SIX_B = [(4096, 12288), (4096, 4096), (4096, 16384), (16384, 4096), (4096, 50400)]
 
 
@@ -58,14 +58,14 @@ def bound_of(kind: str, dtype: torch.dtype) -> float:
 
 
 def given(rows: int, num_in: int, num_out: int, kind: str, dtype: torch.dtype) -> tuple[torch.Tensor, GPUWeight, torch.Tensor]:
-    """Input, weight and bias on the GPU, of which the larger ones are made there."""
+    """Input, weight and bias on the GPU; large ones are created there."""
     generator = torch.Generator(DEVICE).manual_seed(rows + num_in + num_out)
     dense = torch.randn(num_out, num_in, generator=generator, device=DEVICE) * num_in**-0.5
     return random(rows, num_in).to(DEVICE, dtype), QUANTIZE[kind](dense.to(dtype)), random(num_out).to(DEVICE, dtype)
 
 
 def expected(x: torch.Tensor, weight: GPUWeight, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
-    """In float64, from the numbers that the kernel is given; activations rounded where the format says so."""
+    """The result in float64 from the kernel's own inputs; activations are rounded if the format rounds them."""
     wide = x.double()
     dense = weight.double() if isinstance(weight, torch.Tensor) else weight.dequantize(torch.float64)
     if isinstance(weight, DynamicWeight):

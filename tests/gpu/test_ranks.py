@@ -1,4 +1,4 @@
-"""Ranks on GPUs, one each: the tokens of one GPU, and a rank that goes is named. Needs two GPUs at least."""
+"""Ranks with one GPU each: same tokens as on one GPU, and a lost rank is named. Needs at least two GPUs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module", params=[Layout(2, 1), Layout(1, 2), Layout(2, 2), Layout(1, 4)], ids=str)
 def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
-    """The same model on one GPU and on several; few tokens a step, so that prompts go in chunks."""
+    """The same model on one GPU and on several, with few tokens per step, so prompts are split into chunks."""
     if request.param.ranks > GPUS:
         pytest.skip(f"not measured here: needs {request.param.ranks} GPUs, {GPUS} found")
     options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}

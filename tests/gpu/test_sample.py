@@ -1,4 +1,4 @@
-"""Sampling on a GPU: the draws of the torch form in float64, on GPT-J's vocabulary, and under a CUDA graph."""
+"""Sampling on a GPU: same draws as the torch form in float64, with GPT-J's vocabulary and in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS, VOCAB = 64, 50400
 
 
 def given(seed: int) -> tuple[torch.Tensor, ...]:
-    """Temperature, top-k, top-p and counters of `ROWS` rows, all kinds mixed."""
+    """Temperature, top-k, top-p and counters for `ROWS` rows of mixed kinds."""
     draw = torch.Generator().manual_seed(seed)
 
     def chosen(values: list[float]) -> torch.Tensor:
@@ -37,7 +37,7 @@ def given(seed: int) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_draws_are_those_of_the_torch_form(dtype: torch.dtype) -> None:
-    """Sums in float32 may move a draw that falls within 1e-6 of a token's edge: 1 of 640 may differ, and none does mostly."""
+    """Sums in float32 can change a draw within 1e-6 of the border of two tokens: 1 of 640 may differ, and usually none does."""
     different = 0
     for seed in range(10):
         logits = (2 * torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(seed))).to("cuda", dtype)
@@ -71,7 +71,7 @@ def test_a_captured_draw_follows_its_counters() -> None:
 
 
 def test_a_samplers_rows_on_the_gpu_make_the_tokens_that_they_make_on_the_cpu() -> None:
-    """Penalties, bans, decaying top-p and draws, step after step, with guesses and without."""
+    """Penalties, bans, decaying top-p and draws over several steps, with and without speculative tokens."""
     vocab, steps = 1000, 12
     logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=torch.Generator().manual_seed(6))
     made = {}

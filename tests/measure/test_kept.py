@@ -61,9 +61,9 @@ def test_a_record_refuses_what_json_cannot_hold(thing: Any) -> None:
 def test_what_is_no_record_is_refused_by_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(text)
-    with pytest.raises(InvalidRequest, match=r"record\.json is no record"):
+    with pytest.raises(InvalidRequest, match=r"record\.json is not a record"):
         Record.load(path)
-    with pytest.raises(InvalidRequest, match=r"gone\.json is no record"):
+    with pytest.raises(InvalidRequest, match=r"gone\.json is not a record"):
         Record.load(tmp_path / "gone.json")
 
 

@@ -39,7 +39,7 @@ class Own(torch.Tensor):
     ],
 )
 def test_another_tensor_than_the_one_that_is_due(tensor: torch.Tensor) -> None:
-    with pytest.raises(InvalidRequest, match=r"was given a .*; it takes plain torch.float32 \[2, 3\] on the CPU, contiguous"):
+    with pytest.raises(InvalidRequest, match=r"was given a .*; a plain, contiguous CPU tensor of torch.float32 \[2, 3\]"):
         pointer(tensor, torch.float32, (2, 3))
 
 

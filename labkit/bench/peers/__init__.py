@@ -1,12 +1,12 @@
-"""The engines that labkit is measured against, each set up as is fastest for it.
+"""The engines that labkit is compared with, each in its fastest configuration.
 
-A peer's package is loaded when the peer is built. Another peer is another file with a `BenchEngine` and its name here.
+A peer's package is loaded when the peer is built. To add a peer, write a file with a `BenchEngine` and list it here.
 """
 
 from __future__ import annotations
 
 from labkit.bench.engines import BenchEngine
-from labkit.bench.peers.compiled import CompiledHuggingFaceEngine
+from labkit.bench.peers.compiled_huggingface import CompiledHuggingFaceEngine
 from labkit.bench.peers.ctranslate2 import CTranslate2Engine
 from labkit.bench.peers.huggingface import HuggingFaceEngine
 from labkit.bench.peers.openvino import OpenVINOEngine
@@ -14,6 +14,6 @@ from labkit.bench.peers.openvino import OpenVINOEngine
 PEERS: dict[str, type[BenchEngine]] = {
     kind.name: kind for kind in (HuggingFaceEngine, CompiledHuggingFaceEngine, CTranslate2Engine, OpenVINOEngine)
 }
-"""The engines that `--against` can name."""
+"""The engines that `--against` accepts, by name."""
 
 __all__ = ["PEERS", "CTranslate2Engine", "CompiledHuggingFaceEngine", "HuggingFaceEngine", "OpenVINOEngine"]

@@ -1,4 +1,4 @@
-"""Peer `ctranslate2`: OpenNMT's inference engine, with the checkpoint converted by its own converter."""
+"""Peer `ctranslate2`: OpenNMT's inference engine; its own converter converts the checkpoint."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ COMPUTE_TYPES = {
     "cpu": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32"},
     "cuda": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float16"},
 }
-"""CTranslate2's names of precisions; for int8 the second part is what everything but the matrix products is in."""
+"""CTranslate2's names of precisions; the second part of the int8 names is the type outside of matrix products."""
 
 
 class CTranslate2Engine(BenchEngine):
-    """CTranslate2's `Generator`, greedy, one replica that uses all threads.
+    """CTranslate2's `Generator`: greedy, with one replica that uses all threads.
 
-    It generates in one call and keeps no cache that a caller could go on from. A callback is told of each token, though,
-    and generation waits for it: that of the first token waits until `decode` is called. So what `prefill` takes is the
-    prompt up to the first token, and what `decode` takes is the steps after it, of one and the same generation.
+    It generates in one call and has no cache that a caller could continue from. But it calls a callback for each token and
+    waits until the callback returns. The callback of the first token waits until `decode` is called. So `prefill` times the
+    prompt up to the first token, and `decode` times the following steps of the same generation.
     """
 
     name = "ctranslate2"
@@ -57,14 +57,14 @@ class CTranslate2Engine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """Those that its build supports here without falling back to another."""
+        """The precisions that its build supports on this machine without falling back to another."""
         import ctranslate2
 
         supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
         return tuple(name for name, compute in COMPUTE_TYPES[device.type].items() if compute in supported)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Start the generation and wait for the first token of every prompt; there it stops until `decode`."""
+        """Start the generation and wait for the first token of every prompt; there it pauses until `decode`."""
         self._abandon()
         first = [0] * len(prompts)
         arrived, go_on, abandoned = threading.Event(), threading.Event(), threading.Event()
@@ -87,24 +87,26 @@ class CTranslate2Engine(BenchEngine):
             beam_size=1,
             sampling_topk=1,
             max_length=new_tokens,
-            end_token=[self._no_token],  # an id that the vocabulary lacks: every generation has its full length
+            end_token=[self._no_token],  # an id outside the vocabulary, so every generation has its full length
             callback=tell,
             asynchronous=True,
         )
         while not arrived.wait(0.5):
-            if all(result.done() for result in self._pending):  # ended without a token: it failed, and result() says why
+            if all(
+                result.done() for result in self._pending
+            ):  # it ended without a token, so it failed; result() raises the reason
                 self._pending.pop().result()
         return torch.tensor(first)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Let the generation go on to its end."""
+        """Let the generation continue to its end."""
         self._go_on.set()
         made = [result.result().sequences_ids[0] for result in self._pending]
         self._pending = []
         return torch.tensor(made)[:, 1 : steps + 1]
 
     def _abandon(self) -> None:
-        """End a generation that waits for a `decode` that never came."""
+        """End a generation that still waits for `decode`."""
         if self._pending:
             self._abandoned.set()
             self._go_on.set()
@@ -118,9 +120,9 @@ class CTranslate2Engine(BenchEngine):
 
 
 def _choose_instruction_set(precision: str) -> None:
-    """Let int8 use AVX-512, which CTranslate2 takes only when told to; for fp32 its own choice is as fast or faster.
+    """Make int8 use AVX-512, which CTranslate2 uses only on request; for fp32 its default is as fast or faster.
 
-    It reads the variable once in a process; who has set it keeps what was set.
+    CTranslate2 reads the variable once per process. A value that the user has set is kept.
     """
     if precision == "int8" and "avx512f" in find_cpu().instruction_sets:
         os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")

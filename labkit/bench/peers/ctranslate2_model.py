@@ -1,4 +1,4 @@
-"""A checkpoint in CTranslate2's format, made by its own converter of transformers' models, without a tokenizer."""
+"""Converts a checkpoint to CTranslate2's format with CTranslate2's own converter, without a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 
 import torch
 
+from labkit.bench.peers.conversion_space import check_conversion_fits
 from labkit.bench.peers.huggingface import transformers_model
-from labkit.bench.peers.room import check_room
 from labkit.checkpoints import Checkpoint
 
 
 class NumberedTokens:
-    """Stands in for a tokenizer: token 17 is written "17". The converter asks for nothing else."""
+    """Replaces a tokenizer: token 17 is written "17". The converter needs nothing else."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self.bos_token = self.eos_token = self.unk_token = "0"
 
     def get_vocab(self) -> dict[str, int]:
-        """The number of every token by its text."""
+        """The id of every token by its text."""
         return {str(token): token for token in range(self._count)}
 
 
 def convert(checkpoint: Checkpoint, folder: Path, quantization: str) -> Path:
-    """Write the converted model beside its `config.json` into `folder` and give its own folder.
+    """Write `config.json` and the converted model into `folder`; return the folder of the converted model.
 
-    Weights are read as float32 where they stay that and as they are stored otherwise, since the converter rounds from
-    float32 by itself. Raises `InsufficientResources` when memory or disk do not suffice.
+    Weights are read as float32 if the result is float32, and otherwise as they are stored, because the converter rounds them
+    itself. Raises `InsufficientResources` when memory or disk space is too small.
     """
     from ctranslate2.converters import TransformersConverter
 
     dtype = torch.float32 if quantization == "float32" else checkpoint.weight_dtype
     bits = {"float32": 32, "bfloat16": 16, "float16": 16}.get(quantization, 8)
-    check_room(checkpoint, dtype, bits, folder)
+    check_conversion_fits(checkpoint, dtype, bits, folder)
 
     class Converter(TransformersConverter):  # type: ignore[misc]
-        """The converter, given the checkpoint instead of a folder of weights and a tokenizer."""
+        """The converter, which takes the checkpoint instead of a folder with weights and a tokenizer."""
 
         def load_model(self, *arguments: Any, **options: Any) -> Any:
             return transformers_model(checkpoint, torch.device("cpu"), dtype)

@@ -1,4 +1,4 @@
-"""Peer `hf`: Hugging Face transformers' GPT-J as most people run it, and the model that other peers are made from."""
+"""Peer `hf`: Hugging Face transformers' GPT-J as most people run it. Other peers are made from the same model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.precision import DTYPES
 
 
 def transformers_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """A `GPTJForCausalLM` with the checkpoint's weights: built without memory, then given each tensor as it is read."""
+    """A `GPTJForCausalLM` with the checkpoint's weights: built on the device "meta", then filled tensor by tensor."""
     import transformers
 
     config = transformers.GPTJConfig(**checkpoint.config.to_dict())
@@ -24,13 +24,13 @@ def transformers_model(checkpoint: Checkpoint, device: torch.device, dtype: torc
     model.load_state_dict({name: checkpoint.read(name, device=device, dtype=dtype) for name in names}, assign=True)
     positions = transformers.models.gptj.modeling_gptj.create_sinusoidal_positions
     for module in model.modules():
-        if hasattr(module, "embed_positions"):  # computed, so not among the weights, and still on meta
+        if hasattr(module, "embed_positions"):  # this tensor is computed, not loaded, so it is still on meta
             module.embed_positions = positions(config.max_position_embeddings, config.rotary_dim).to(device)
     return model.eval()
 
 
 def cache_argument(model: Any) -> str:
-    """What this transformers calls the cache in and out of `forward`: `past_key_values`, renamed `cache` in 5.24."""
+    """The name of the cache in `forward` of the installed transformers: `past_key_values`, or `cache` from 5.24 on."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -51,7 +51,7 @@ class HuggingFaceEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """Floating point only."""
+        """The floating-point precisions only."""
         return ("fp32", "bf16", "fp16")
 
     def _forward(self, tokens: Tensor, past: Any) -> Tensor:
@@ -62,12 +62,12 @@ class HuggingFaceEngine(BenchEngine):
 
     @torch.inference_mode()
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """One forward pass over the prompts; logits of the last position only, as `generate` asks for."""
+        """Run one forward pass over the prompts with logits of the last position only, as `generate` does."""
         return self._forward(prompts.to(self._device), None)
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """One forward pass a step with the cache of the last one."""
+        """Run one forward pass per step with the cache of the last step."""
         made = []
         for _ in range(steps):
             tokens = self._forward(tokens[:, None], self._past)

@@ -20,14 +20,14 @@ from labkit.host_memory import available_memory
 from labkit.precision import BITS
 
 MAX_BATCHED_TOKENS = 1 << 16
-"""Prompts are never split: what fits is run in one step, as every other engine here does."""
+"""Large enough that prompts are never split: one step runs them all, as in the other engines."""
 
 COPIES = {"int4": 2.4}
-"""Memory over bytes of weights after the first steps, as measured with 1.0 B parameters; 1.9 in other precisions."""
+"""Memory divided by bytes of weights after the first steps, measured with 1.0 B parameters; 1.9 for other precisions."""
 
 
 def runtime_settings(precision: str) -> dict[str, Any]:
-    """What OpenVINO's CPU plugin is told for weights of this precision; what is not named here is its default."""
+    """Settings of OpenVINO's CPU plugin for weights of this precision; all others keep their defaults."""
     bf16 = precision != "fp32" and "avx512_bf16" in find_cpu().instruction_sets
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -40,10 +40,10 @@ def runtime_settings(precision: str) -> dict[str, Any]:
 class OpenVINOEngine(BenchEngine):
     """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
 
-    The plain runtime's stateful model is as fast in decode and slower in prefill, of which it computes the logits of
-    every position. Prefix caching is off. Activations are bfloat16 where the CPU multiplies them, as is OpenVINO's
-    default, and quantized as they come to products with int8 and int4 weights, its default as well; so is a KV cache in
-    8 bits. With fp32 both are held to float32, since there the engines' tokens are compared.
+    The plain runtime's stateful model is as fast in decode but slower in prefill, because it computes the logits of every
+    position. Prefix caching is off. OpenVINO's defaults are kept: activations are bfloat16 if the CPU can multiply it and
+    are quantized during the run for products with int8 and int4 weights, and the KV cache has 8 bits. With fp32 both are
+    float32, because the tokens of the engines are compared there.
     """
 
     name = "openvino"
@@ -53,13 +53,13 @@ class OpenVINOEngine(BenchEngine):
         needed, free = self.weight_bytes(checkpoint.config, precision, device), available_memory()
         if needed > free:
             raise InsufficientResources(
-                f"openvino takes {needed / 1e9:.1f} GB for the weights of {checkpoint.name} and their packed copies, "
+                f"openvino needs {needed / 1e9:.1f} GB for the weights of {checkpoint.name} and their packed copies; "
                 f"{free / 1e9:.1f} GB are free"
             )
         without_telemetry()
         import openvino_genai
 
-        self._folder = tempfile.TemporaryDirectory(prefix="labkit-openvino-")  # its weights stay mapped from there
+        self._folder = tempfile.TemporaryDirectory(prefix="labkit-openvino-")  # its weights stay memory-mapped from there
         weights = convert(checkpoint, Path(self._folder.name), precision)
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
@@ -76,12 +76,12 @@ class OpenVINOEngine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """All of them on a CPU."""
+        """All precisions except fp8, on a CPU only."""
         return ("fp32", "bf16", "fp16", "int8", "int4") if device.type == "cpu" else ()
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """About twice the weights: those it read, and their copies packed for its products."""
+        """About twice the weights: those that it read, and their packed copies."""
         return int(COPIES.get(precision, 1.9) * config.parameter_count * BITS[precision] / 8)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
@@ -92,7 +92,7 @@ class OpenVINOEngine(BenchEngine):
         for handle in self._handles:
             handle.cancel()
         config = openvino_genai.GenerationConfig()
-        config.set_eos_token_id(0)  # one has to be named; `ignore_eos` makes every generation as long as asked for
+        config.set_eos_token_id(0)  # it is required; `ignore_eos` makes every generation reach its full length
         config.ignore_eos = True
         config.do_sample = False
         config.max_new_tokens = new_tokens

@@ -1,4 +1,4 @@
-"""A GPT-J in OpenVINO's format: transformers' own model, traced, its cache made a state, its weights compressed by NNCF."""
+"""Converts a GPT-J to OpenVINO's format: transformers' model is traced, made stateful and compressed with NNCF."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit.bench.peers.apart import run_apart
+from labkit.bench.peers.conversion_space import check_conversion_fits
 from labkit.bench.peers.huggingface import cache_argument, transformers_model
 from labkit.bench.peers.openvino_stateful import make_stateful
-from labkit.bench.peers.room import check_room
+from labkit.bench.peers.separate_process import run_in_separate_process
 from labkit.bench.peers.telemetry import without_telemetry
 from labkit.checkpoints import Checkpoint
 from labkit.config import GPTJConfig
@@ -20,34 +20,34 @@ from labkit.errors import NotAvailable
 from labkit.precision import BITS, DTYPES, precision_name
 
 GROUP_SIZE = 32
-"""Weights that share a scale in int4, as in labkit."""
+"""The number of weights that share a scale in int4, as in labkit."""
 
 
 LARGE = 100_000_000
-"""Parameters from which on a model is converted in processes of their own: tracing keeps the model it traced."""
+"""Models with at least this many parameters are converted in separate processes, because tracing leaks the model."""
 
 
 def convert(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
-    """Write `openvino_model.xml` and `.bin` into `folder`; gives in words what the weights are.
+    """Write `openvino_model.xml` and `.bin` into `folder`; return a description of the weights.
 
-    int8 and int4 are made from the weights as they are stored, in a second step that maps those of the first. Raises
-    `InsufficientResources` when memory or disk do not suffice.
+    For int8 and int4, a first step writes the weights as they are stored, and a second step compresses that file. Raises
+    `InsufficientResources` when memory or disk space is too small.
     """
     dtype = DTYPES.get(precision, checkpoint.weight_dtype)
-    check_room(checkpoint, dtype, BITS[precision], folder)
+    check_conversion_fits(checkpoint, dtype, BITS[precision], folder)
     path, wide = folder / "openvino_model.xml", folder / "wide.xml"
     apart = checkpoint.config.parameter_count >= LARGE
     steps: list[tuple[Any, ...]] = [(write_traced, checkpoint, dtype, path if precision in DTYPES else wide)]
     if precision not in DTYPES:
         steps.append((write_compressed, wide, path, precision, checkpoint.config))
-    words = [run_apart(*step) if apart else step[0](*step[1:]) for step in steps]
+    words = [run_in_separate_process(*step) if apart else step[0](*step[1:]) for step in steps]
     for leftover in (wide, wide.with_suffix(".bin")):
         leftover.unlink(missing_ok=True)
     return str(words[-1])
 
 
 def write_traced(checkpoint: Checkpoint, dtype: torch.dtype, path: Path) -> str:
-    """Write the model with its weights in `dtype`; gives the name of that precision."""
+    """Write the model with its weights in `dtype`; return the name of that precision."""
     without_telemetry()
     import openvino
 
@@ -58,7 +58,7 @@ def write_traced(checkpoint: Checkpoint, dtype: torch.dtype, path: Path) -> str:
 
 
 class _Step(nn.Module):
-    """The model as a function of tensors alone: tokens, masks and the cache in, logits and the cache out."""
+    """The model as a function of tensors: it takes tokens, masks and the cache, and returns logits and the cache."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Step(nn.Module):
 
         cache: Any = transformers.DynamicCache(config=self.model.config)
         for layer, (keys, values) in zip(cache.layers, past, strict=True):
-            # Set, not updated: an update would put an empty tensor in front, which the conversion cannot concatenate.
+            # Assign the tensors: `update` would prepend an empty tensor, which the conversion cannot concatenate.
             layer.keys, layer.values, layer.dtype, layer.device = keys, values, keys.dtype, keys.device
             layer.is_initialized = True
         named = {cache_argument(self.model): cache}
@@ -80,17 +80,17 @@ class _Step(nn.Module):
 
 
 def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The model in OpenVINO's operations, attention as one (eager attention would be several), cache as input and output."""
+    """The traced model, with fused attention as one operation and the cache as inputs and outputs."""
     import openvino
     from openvino.frontend.pytorch import patch_model
 
     config = checkpoint.config
     model = transformers_model(checkpoint, torch.device("cpu"), dtype)
     if not model._supports_sdpa:
-        raise NotAvailable("peer openvino needs a transformers whose GPT-J has fused attention, as 5.24 has")
+        raise NotAvailable("peer openvino needs a version of transformers whose GPT-J has fused attention, such as 5.24")
     model.set_attn_implementation("sdpa")
     if dtype != torch.float32:
-        # Weights stay in 16 bits; what is between them is traced in float32 and gets its precision from the runtime.
+        # Weights stay in 16 bits. Activations are traced in float32, and the runtime chooses their precision.
         getattr(patch_model, "__make_16bit_traceable")(model)
     batch, new, old = 2, 3, 4
     past = torch.zeros(batch, config.num_heads, old, config.head_dim)
@@ -101,14 +101,14 @@ def _traced(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         [(past, past) for _ in range(config.num_layers)],
     )
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, of Python values that become constants: they are constants
+        warnings.simplefilter("ignore")  # the tracer warns about Python values that become constants; here they are constants
         return openvino.convert_model(_Step(model), example_input=example)
 
 
 def write_compressed(source: Path, target: Path, precision: str, config: GPTJConfig) -> str:
-    """Round a written model's matrices with NNCF to int8 by row, or to int4 in groups with head and embedding in int8.
+    """Round the matrices of a written model with NNCF: to int8 by row, or to int4 in groups with head and embedding in int8.
 
-    NNCF takes the table of rotary sines and cosines for an embedding; it is kept as it is.
+    NNCF would treat the table of rotary sines and cosines as an embedding, so the table is excluded.
     """
     without_telemetry()
     import nncf
@@ -127,7 +127,7 @@ def write_compressed(source: Path, target: Path, precision: str, config: GPTJCon
 
 
 def _lookups(model: Any, shape: list[int]) -> list[str]:
-    """The names of the operations that look rows up in a constant table of this shape."""
+    """The names of the operations that look up rows of a constant table of this shape."""
     names = []
     for node in model.get_ops():
         if node.get_type_name() == "Gather":

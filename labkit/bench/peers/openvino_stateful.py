@@ -1,4 +1,4 @@
-"""The cache of a traced model, which comes in and goes out of every step, made a state that OpenVINO keeps."""
+"""Makes a traced model stateful: OpenVINO keeps its cache, instead of passing it in and out of every step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from labkit.config import GPTJConfig
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
-"""The inputs of the traced model before those of its cache."""
+"""The inputs of the traced model that come before the inputs of its cache."""
 
 
 def make_stateful(model: Any, config: GPTJConfig) -> None:
-    """Turn the cache's inputs and outputs into state that is reordered by a new input `beam_idx`, as GenAI expects it.
+    """Turn the cache's inputs and outputs into a state that a new input `beam_idx` reorders, as OpenVINO GenAI expects.
 
-    What optimum-intel does, which is not installable beside transformers 5.24.
+    optimum-intel does the same, but it cannot be installed together with transformers 5.24.
     """
     import numpy as np
     from openvino import PartialShape, Type, opset13
@@ -43,7 +43,7 @@ def make_stateful(model: Any, config: GPTJConfig) -> None:
             reader.replace_source_output(gathered.output(0))
     model.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(model, states)
-    # An empty state begins with as many rows as there are prompts.
+    # The empty state has as many rows as there are prompts.
     shape = opset13.shape_of(model.input(INPUTS[0]), output_type="i64")
     rest = opset13.constant(np.array([config.num_heads, 0, config.head_dim], dtype=np.int64))
     empty = opset13.concat([opset13.gather(shape, opset13.constant([0]), opset13.constant(0)), rest], axis=0)

@@ -47,7 +47,7 @@ void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, in
 // Replaces the partial hidden states of the members of the group by their sum.
 void Pass::reduce(int thread) {
     if (!model.add_up) return;
-    if (thread == 0 && !failure) failure = model.add_up(model.whom, hidden, batch.tokens * (int64_t)model.hidden);
+    if (thread == 0 && !failure) failure = model.add_up(model.add_up_argument, hidden, batch.tokens * (int64_t)model.hidden);
     team.barrier();
 }
 

@@ -55,8 +55,8 @@ typedef struct {
     const void *embedding;            // [embedding_rows][hidden] of cache_type, or null if the pass begins with `hidden_in`
     int64_t embedding_first, embedding_rows; // the tokens that have rows here; other tokens get zeros
     const float *sin, *cos;           // [positions][rotary_dim / 2]
-    int32_t (*add_up)(void *whom, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
-    void *whom;
+    int32_t (*add_up)(void *argument, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
+    void *add_up_argument;
     int32_t adds_residual;            // whether this shard adds the hidden state to its partial sums; exactly one shard does
 } lk_model;
 

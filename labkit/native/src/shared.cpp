@@ -80,8 +80,8 @@ int64_t lk_group_bytes(int32_t ranks, int64_t slot_bytes) { return head_bytes(ra
 
 void lk_group_abort(lk_group *group) { ((Region *)group->region)->aborted.store(1); }
 
-int32_t lk_group_all_reduce(void *whom, float *data, int64_t count) {
-    lk_group *group = (lk_group *)whom;
+int32_t lk_group_all_reduce(void *argument, float *data, int64_t count) {
+    lk_group *group = (lk_group *)argument;
     double began = now();
     int64_t most = group->slot_bytes / (int64_t)sizeof(float);
     for (int64_t at = 0; at < count; at += most) {

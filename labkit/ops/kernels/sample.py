@@ -60,7 +60,7 @@ def threshold(
 
 
 @jit
-def around(
+def totals_around(
     row: tl.tensor,
     vocab_size: tl.tensor,
     key: tl.tensor,
@@ -69,7 +69,7 @@ def around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """How many tokens lie above a key and their weight; how many lie at it and the weight of one of them."""
+    """The number of tokens above a key and their total weight; the number of tokens at the key and the weight of one."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)
@@ -141,7 +141,7 @@ def sample_kernel(
     k = tl.load(top_k + program)
     if (k > 0) & (k < vocab_size):
         key = threshold(row, vocab_size, k.to(tl.float32), highest, scale, True, BITS, BLOCK)
-    above, weight_above, at, weight_at = around(row, vocab_size, key, highest, scale, BITS, BLOCK)
+    above, weight_above, at, weight_at = totals_around(row, vocab_size, key, highest, scale, BITS, BLOCK)
     if (k > 0) & (k < vocab_size):
         ties = k.to(tl.int32) - above
     ties = tl.minimum(ties, at)
@@ -152,7 +152,7 @@ def sample_kernel(
         nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
         if nucleus > key:
             key = nucleus
-            above, weight_above, at, weight_at = around(row, vocab_size, key, highest, scale, BITS, BLOCK)
+            above, weight_above, at, weight_at = totals_around(row, vocab_size, key, highest, scale, BITS, BLOCK)
             ties = at
         # Keep as many of the equal tokens as their weight must add to reach the goal.
         needed = tl.ceil((goal - weight_above) / tl.maximum(weight_at, 1e-37))

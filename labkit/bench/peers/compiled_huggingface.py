@@ -18,14 +18,14 @@ from labkit.precision import BITS
 
 
 class CompiledHuggingFaceEngine(HuggingFaceEngine):
-    """`transformers`' GPT-J with a `StaticCache`; a step is compiled as one graph, for decode and on a CPU for the prefill too.
+    """`transformers`' GPT-J with a `StaticCache`. The decode step, and on a CPU the prefill too, is compiled as one graph.
 
-    What is easily got wrong: the cache is made once for a batch size and only reset between rounds, so that its tensors
-    keep their addresses; the shapes of a batch never change, so nothing is compiled a second time; the position is a
-    tensor, and so no constant of the graph; gradients are off by `no_grad`, since inductor freezes no weights that were
-    made or are used in `inference_mode`. On a CPU the weights are frozen into the graphs, packed for oneDNN, where there
-    is memory for these copies; on a GPU the decode step is a CUDA graph.
-    The first round of a batch size compiles, which takes a minute or more; it is not timed.
+    Four details matter for its speed. The cache is created once per batch size and only reset between rounds, so its tensors
+    keep their addresses. The shapes of a batch never change, so nothing is compiled twice. The position is a tensor and so
+    not a constant of the graph. Gradients are switched off by `no_grad`, because inductor does not freeze weights that were
+    created or are used in `inference_mode`. On a CPU with enough memory, the weights are frozen into the graphs and packed
+    for oneDNN. On a GPU the decode step is a CUDA graph. The first round of a batch size compiles for a minute or more; it is
+    not timed.
     """
 
     name = "hf-compiled"
@@ -33,7 +33,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._on_cpu = device.type == "cpu"
         if self._on_cpu and not shutil.which("g++"):
-            raise NotAvailable("peer hf-compiled needs g++, with which torch.compile builds its kernels for a CPU")
+            raise NotAvailable("peer hf-compiled needs g++, because torch.compile builds its CPU kernels with it; install g++")
         super().__init__(checkpoint, device, precision)
         self._model.requires_grad_(False)
         self._takes_position = "cache_position" in inspect.signature(self._model.forward).parameters
@@ -45,17 +45,17 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """On a CPU three times the weights: the model's own, and those packed into the graphs of prefill and decode."""
+        """On a CPU three copies of the weights: the model's, and those in the graphs of prefill and decode."""
         copies = 3 if device.type == "cpu" else 1
         return int(copies * config.parameter_count * BITS[precision] / 8)
 
     def _prepare(self, batch: int, length: int) -> None:
-        """A static cache for `batch` sequences of `length` tokens, and steps that are compiled when they first run."""
+        """Make a static cache for `batch` sequences of `length` tokens, and steps that are compiled at their first run."""
         import transformers
 
-        torch._dynamo.reset()  # with the graphs of the last batch size their copies of the weights go
+        torch._dynamo.reset()  # frees the graphs of the last batch size and their copies of the weights
         self._static: Any = transformers.StaticCache(config=self._model.config, max_cache_len=length)
-        # Allocates the cache outside a graph, where its addresses can be declared fixed.
+        # Run once outside a graph to allocate the cache: its addresses can be declared fixed only there.
         self._step(torch.zeros(batch, 1, dtype=torch.long, device=self._device), self._position(0, 1))
         how: dict[str, Any] = {"options": {"freezing": self._freeze}} if self._on_cpu else {"mode": "reduce-overhead"}
         compiled: Any = torch.compile(self._step, fullgraph=True, dynamic=False, **how)
@@ -67,7 +67,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         return torch.arange(first, first + count, device=self._device)
 
     def _step(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """One forward pass over the static cache; transformers 5.0 is told the position, 5.24 counts for itself."""
+        """One forward pass over the static cache; transformers 5.0 needs the position, 5.24 counts it itself."""
         named = {self._cache_name: self._static} | ({"cache_position": position} if self._takes_position else {})
         out = self._model(tokens, use_cache=True, logits_to_keep=1, **named)
         best: Tensor = out.logits[:, -1].argmax(-1)
@@ -75,7 +75,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
     @torch.no_grad()
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """One forward pass over the prompts from an empty cache."""
+        """Run one forward pass over the prompts from an empty cache."""
         batch, length = prompts.shape
         if self._room != (batch, length + new_tokens):
             self._prepare(batch, length + new_tokens)
@@ -86,12 +86,12 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """One compiled step a token."""
+        """Run one compiled step per token."""
         made = []
         position = self._position(self._seen, 1)
         for _ in range(steps):
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            # A CUDA graph writes its next result where it wrote the last one.
+            # A CUDA graph overwrites its last result with the next one, so keep a copy.
             tokens = self._decode_step(tokens[:, None], position).clone()
             position = position + 1
             made.append(tokens)

@@ -1,4 +1,4 @@
-"""A function run in a process of its own, so that all memory it took is given back: tracing a model leaks the model."""
+"""Runs a function in a separate process, so that all of its memory is freed: tracing a model leaks the model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def run_apart(function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
-    """Call a module's function in a fresh Python and give what it returns, or raise what it raises; it prints nothing.
+def run_in_separate_process(
+    function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
+) -> Result:
+    """Call a module's function in a new Python process; return its result or raise its error. Its output is hidden.
 
-    Function, arguments and result are pickled. Raises `NotAvailable` with the last line it wrote when the process died,
-    as it does when the kernel ends it for want of memory.
+    Function, arguments and result are pickled. If the process dies, for example because the kernel kills it when memory runs
+    out, this raises `NotAvailable` with the last line that the process wrote.
     """
     with tempfile.TemporaryDirectory(prefix="labkit-apart-") as folder:
         task, answer = Path(folder) / "task", Path(folder) / "answer"
@@ -38,7 +40,7 @@ def run_apart(function: Callable[Arguments, Result], *arguments: Arguments.args,
 
 
 def main() -> None:
-    """Do the pickled task that the command line names and pickle the outcome to where it says."""
+    """Run the pickled task named on the command line, and pickle the outcome to the second path."""
     task, answer = (Path(argument) for argument in sys.argv[1:])
     function, arguments, options = pickle.loads(task.read_bytes())
     try:
