@@ -1,8 +1,8 @@
-"""Which part of a model a process holds: the layers of a stage; a share of the heads, inner features and vocabulary.
+"""Which part of a model a process holds: the layers of a stage, and a share of the heads, inner features and vocabulary.
 
-The split of every tensor is stated here once, by its name, as Megatron-LM has it (Shoeybi et al. 2019): what reads the whole
-hidden state is cut by output rows, what writes it by input columns, so that a block needs one sum over the shards. The
-model, its linear layers and their quantized forms see smaller matrices and nothing of the split.
+The split of every tensor is stated here once, by the tensor's name, as in Megatron-LM (Shoeybi et al. 2019): matrices that read
+the hidden state are split by output rows, matrices that write it by input columns, so that each block needs one sum over the
+shards. The model, its linear layers and their quantized forms see smaller matrices and do not know about the split.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ BY_ROWS = ("attn.q_proj.weight", "attn.k_proj.weight", "attn.v_proj.weight", "ml
 BY_ROWS_OF_VOCABULARY = ("wte.weight", "lm_head.weight", "lm_head.bias")
 BY_COLUMNS = ("attn.out_proj.weight", "mlp.fc_out.weight")
 BY_ONE = ("mlp.fc_out.bias",)
-"""Added once: it belongs to the first shard."""
+"""The first shard alone holds these, so that they are added once."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Shard `shard` of `shards` of stage `stage` of `stages`; as it stands, the whole model.
+    """Shard `shard` of `shards` in stage `stage` of `stages`; by default the whole model.
 
-    Stages hold neighbouring layers, the first ones one more each where they do not come out even.
+    Each stage holds neighbouring layers. If the layers do not divide evenly, the first stages hold one more each.
     """
 
     shard: int = 0
@@ -36,28 +36,31 @@ class Part:
 
     @property
     def first(self) -> bool:
-        """Whether it begins with the embedding."""
+        """Whether this part begins with the embedding."""
         return self.stage == 0
 
     @property
     def last(self) -> bool:
-        """Whether it ends with the head."""
+        """Whether this part ends with the head."""
         return self.stage == self.stages - 1
 
     def layers(self, num_layers: int) -> range:
-        """The blocks it holds."""
+        """The blocks of this part."""
         return span(num_layers, self.stage, self.stages)
 
     def vocabulary(self, vocab_size: int) -> range:
-        """The tokens whose rows of the embedding and of the head it holds."""
+        """The tokens whose rows of the embedding and of the head belong to this part."""
         return span(vocab_size, self.shard, self.shards)
 
     def heads(self, config: GPTJConfig) -> int:
-        """The attention heads it holds; all shards have as many."""
+        """How many attention heads this part holds; all shards hold the same number."""
         return config.num_heads // self.shards
 
     def slices(self, name: str, shape: tuple[int, ...]) -> Mapping[str, slice] | None:
-        """Which `rows` or `columns` of a tensor of the whole model it holds (nothing named: all); None for none of it."""
+        """The `rows` or `columns` of a whole model's tensor that belong to this part.
+
+        An empty mapping means all of the tensor, None that nothing of it belongs to this part.
+        """
         if self.shards == 1:
             return {}
         if name.endswith(BY_ONE):
@@ -69,9 +72,11 @@ class Part:
         return {}
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` when the model cannot be cut this way, with the numbers and the nearest that can be."""
+        """Raise `InvalidRequest` if the model cannot be split this way, naming the nearest number that works."""
         if not (0 <= self.shard < self.shards and 0 <= self.stage < self.stages):
-            raise InvalidRequest(f"part {self} is none of its own shards and stages; both count from 0")
+            raise InvalidRequest(
+                f"{self} does not exist: shard must be 0 to {self.shards - 1}, and stage 0 to {self.stages - 1}"
+            )
         nearest = nearest_divisor(self.shards, math.gcd(config.num_heads, config.intermediate_size))
         for count, what in ((config.num_heads, "heads"), (config.intermediate_size, "inner features")):
             if count % self.shards:
@@ -79,7 +84,7 @@ class Part:
         if self.stages > config.num_layers:
             raise InvalidRequest(
                 f"pipeline_parallel {self.stages} exceeds the {config.num_layers} layers; "
-                f"at most {config.num_layers} is accepted, a layer a stage"
+                f"at most {config.num_layers} is accepted, one layer for each stage"
             )
 
 
@@ -88,7 +93,7 @@ WHOLE = Part()
 
 
 def span(count: int, index: int, parts: int) -> range:
-    """The `index`-th of `parts` neighbouring stretches of `count` things; the first ones hold one more than the others."""
+    """Split `count` things into `parts` neighbouring ranges; returns range `index`. The first ranges may be longer by one."""
     size, more = divmod(count, parts)
     begin = index * size + min(index, more)
     return range(begin, begin + size + (index < more))
