@@ -110,3 +110,44 @@ def test_no_two_files_import_each_other() -> None:
         tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail("these files import each other in a circle: " + " -> ".join(error.args[1]))
+
+
+ENGINE_FILES_FOR_SCHEDULE = ["bad_text_automaton", "engine_stats", "outputs", "sampling_params", "stop_words", "text_stream"]
+"""What `engine/schedule/` may use of `engine/`: requests and events, nothing that runs."""
+
+
+def test_the_schedule_knows_no_tensors_and_no_model() -> None:
+    """It plans by numbers alone. Its files import torch nowhere, and of labkit only themselves and a few plain parts."""
+    known = modules()
+    allowed = {"labkit.errors", *(f"labkit.engine.{name}" for name in ENGINE_FILES_FOR_SCHEDULE)}
+    wrong = []
+    for module, path in known.items():
+        if not module.startswith("labkit.engine.schedule"):
+            continue
+        wrong += [
+            f"{path.relative_to(ROOT)}:{line} imports {other}"
+            for other, line in imports(path, known)
+            if other not in allowed and not other.startswith("labkit.engine.schedule.")
+        ]
+        wrong += [f"{path.relative_to(ROOT)} imports torch" for name in outside_imports(path) if name == "torch"]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_beam_search_is_used_by_the_step_loop_alone() -> None:
+    known = modules()
+    users = {
+        module
+        for module, path in known.items()
+        for other, _ in imports(path, known)
+        if other.startswith("labkit.engine.beams") and not module.startswith("labkit.engine.beams")
+    }
+    assert users == {"labkit.engine.step_loop"}
+
+
+def outside_imports(path: Path) -> Iterator[str]:
+    """The top-level names of everything that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (each.name.split(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]

@@ -1,4 +1,4 @@
-"""The inference engine: a GPT-J over `ops`, its cache, sampling, streaming, and the scoring of texts."""
+"""The inference engine: runs a GPT-J for many requests at once, samples, streams, and scores texts."""
 
 from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions

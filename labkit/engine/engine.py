@@ -1,7 +1,7 @@
-"""The engine: prompts in, continuations out, many at once, each by its own parameters.
+"""The engine: continues many prompts at once, each with its own parameters.
 
-Requests join and leave at any step (continuous batching): one loop, `step`, serves whole generations, streams and
-servers. Knows the tokenizer only as something that turns text into tokens and a token into bytes.
+Requests join and leave at any step (continuous batching); the same loop serves whole generations, streams and servers. Of the
+tokenizer it knows only that it turns text into tokens and a token into bytes.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ NOT_IN_A_CHILD = (
 class Engine:
     """Runs a `GPTJ`: `generate` for whole continuations, `stream` for tokens as they are made, `logits` to score.
 
-    Servers use `add_request`, `step` and `cancel`; programs with an event loop `astream` and `agenerate`. Any thread may call
-    anything; steps happen one at a time.
+    Servers use `add_request`, `step` and `cancel`; programs with an event loop use `astream` and `agenerate`. Any thread may
+    call any method; steps run one at a time.
 
-    A request that fails in a step is ended alone: its caller has a `RequestFailed`, the others go on with the tokens that they
-    would have anyway. When a rank is lost, all callers have `RankFailed`. After Ctrl-C the caller's requests are ended, and the
-    others go on.
+    A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests stay
+    the same. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended,
+    and the others go on.
 
-    max_batch_size: sequences that run at a time. max_step_tokens: tokens that one forward pass computes at most; a longer
-    prompt goes in chunks, between which running sequences go on. prefix_reuse: what was computed of a text is kept, while
-    there is room, and used again for others that begin alike. num_slots, cache_bytes: the size of the KV cache in tokens
-    or bytes; left out, what memory allows (`capacity`). The cache is made with the first request. max_mixed_prefill: tokens
-    of prompts in a step in which others decode, who wait for them; left out, as many as in any. cuda_graphs: on a GPU,
-    replay decode steps and short prefills from graphs. forward: runs the model, in place of the fastest way there is in this
-    process; the engine's `close` calls its `close`, if it has one.
+    max_batch_size: how many sequences run at the same time. max_step_tokens: how many tokens one forward pass computes at
+    most; a longer prompt is computed in chunks, and running sequences go on between them. prefix_reuse: keep computed keys
+    and values while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of
+    the KV cache in tokens or in bytes; by default what memory allows (`capacity`). The cache is made with the first request.
+    max_mixed_prefill: how many prompt tokens a step computes at most while other sequences decode and wait for it; by default
+    as many as any step. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. forward: runs the model; by
+    default the fastest way in this process. `close` closes it, too.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Engine:
 
     @property
     def forward(self) -> Forward:
-        """What runs the model: of one on several ranks a `labkit.parallel.ParallelForward`, which has their ledger."""
+        """The object that runs the model; for several ranks a `labkit.parallel.ParallelForward`, which has their ledger."""
         return self._forward
 
     @property
@@ -128,15 +128,15 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The dtype that the model computes in."""
         return self.model.dtype
 
     def generate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
         """Continue every prompt: one text, several texts, or several lists of token ids (arrays, too).
 
-        `params` is one for all or one a prompt; left out, greedy with 64 new tokens. Raises `InvalidRequest` before
-        anything runs when a prompt or a parameter cannot be met, `RequestFailed` when one of them fails in a step (which ends
-        this call), `RankFailed`, and `NotAvailable` once the engine is closed.
+        params: one for all prompts, or a list with one for each; by default greedy with 64 new tokens. Raises
+        `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if one of them fails
+        in a step (which ends this call), `RankFailed`, and `NotAvailable` after the engine was closed.
         """
         inbox: deque[TokenEvent] = deque()
         requests = self._requests(prompts, params, inbox)
@@ -147,18 +147,19 @@ class Engine:
         return outputs
 
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
-        """The same, a token at a time in the order in which they are made; refusals come at the call, not later.
+        """As `generate`, but yields one token at a time, in the order in which they are made.
 
-        It begins with the first `next`. A stream that is closed, or that nobody holds any longer, gives its slots back.
+        A prompt that is not accepted raises in this call, not later. Work begins with the first `next`. A stream frees its
+        slots when it is closed or when nothing refers to it any longer.
         """
         inbox: deque[TokenEvent] = deque()
         return self._run(self._requests(prompts, params, inbox), inbox)
 
     def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[TokenEvent, None]:
-        """As `stream`, for `async for`: the event loop goes on meanwhile, and several share the running batch.
+        """As `stream`, for `async for`: the event loop is not blocked, and several streams share the running batch.
 
-        Refusals come with the first event. A task that is cancelled, or a stream that is closed (`aclose`), gives its slots
-        back before the next step. Steps run in a thread of the engine's own while there is such a request.
+        A prompt that is not accepted raises at the first event. A cancelled task, or a closed stream (`aclose`), frees its
+        slots before the next step. While such requests exist, steps run in a thread of the engine.
         """
         return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
 
@@ -176,7 +177,7 @@ class Engine:
         return outputs
 
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
-        """Logits behind every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
+        """Logits after every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
         self._check_open()
         token_ids = self._door.token_ids(token_ids)
         first = PADDING_SLOT + 1
@@ -188,9 +189,9 @@ class Engine:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def add_request(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> int:
-        """Let a prompt (a text or token ids) join those that run; its id, which the events of `step` carry as `request`.
+        """Add a prompt (a text or token ids). Returns its id, which the events of `step` carry as `request`.
 
-        Raises `InvalidRequest` when the prompt or a parameter cannot be met.
+        Raises `InvalidRequest` if the prompt or a parameter is not accepted.
         """
         self._check_open()
         (request,) = self._door.requests([one_prompt(prompt)], params, self._events, number=False)
@@ -200,17 +201,18 @@ class Engine:
         return request.request_id
 
     def prepare(self, params: SamplingParams) -> None:
-        """Do the work that the bad words of a request take (up to a second for a thousand) before it is added.
+        """Prepare the bad words of a request before it is added, which takes up to a second for a thousand words.
 
-        A server calls it in the caller's thread, so that `add_request` holds nobody up. Raises `InvalidRequest`.
+        A server calls this in the client's thread, so that `add_request` does not delay other requests. Raises
+        `InvalidRequest`.
         """
         self._door.banned_texts(params)
 
     def step(self) -> list[TokenEvent]:
-        """Run one forward pass over what there is to do; the new tokens of added requests, in the order they were made.
+        """Run one forward pass. Returns the new tokens of added requests, in the order in which they were made.
 
-        A request that failed is ended by an event with an `error`. Raises `RankFailed` when a rank is lost, and
-        `NotAvailable` once the engine is closed.
+        A request that failed ends with an event that has an `error`. Raises `RankFailed` when a rank is lost, and
+        `NotAvailable` after the engine was closed.
         """
         with self._lock:
             self._advance()
@@ -219,7 +221,7 @@ class Engine:
         return events
 
     def cancel(self, request_id: int) -> bool:
-        """End an added request at once, waiting or running; no event of it comes any more. Whether it was unfinished."""
+        """End an added request at once; none of its events comes afterwards. Returns whether it was unfinished."""
         with held, self._lock:
             request = self._added.get(request_id)
             if request is None:
@@ -231,14 +233,14 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """End what runs, ranks of a model that lies on several included, and give the cache's memory back.
+        """End all requests and the other ranks of the model, if there are any, and free the cache's memory.
 
-        Nothing can be generated after that: whoever tries, or was under way, has `NotAvailable`.
+        Nothing can be generated after that: later calls, and those that still run, raise `NotAvailable`.
         """
         with self._lock:
             self._closed = True
             if self._is_copy:
-                return  # what else there is to end is the parent's
+                return  # everything else belongs to the parent
             self._async_steps.fail(NotAvailable(CLOSED))
             self._withdraw(list(dict.fromkeys(self._running.values())))
             if self._loop is not None:
@@ -258,23 +260,23 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        """What the engine has done and is doing."""
+        """Counters of finished and running work."""
         with self._lock:
             return self._ready().scheduler.stats()
 
     def occupy_cache(self) -> None:
-        """Make the KV cache now, with all its memory, before anything is asked: for servers.
+        """Make the KV cache now and take all its memory, before the first request. Servers call this.
 
-        Otherwise the system gives the CPU's memory as it is first written, in large pages, and single steps wait for that,
-        40 ms say. Of a model on several ranks each takes its own. Raises `InvalidRequest` once there were requests,
-        `InsufficientResources` for a cache too large.
+        Otherwise the system provides CPU memory in large pages when they are first written, and single steps wait for it,
+        about 40 ms. With several ranks, each takes its own memory. Raises `InvalidRequest` after the first request, and
+        `InsufficientResources` if the cache is too large.
         """
         with self._lock, undisturbed():
             self._check_open()
             self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
-        """Use nothing again that was computed up to now; for whoever changes the weights of the model in place."""
+        """Do not use kept keys and values again. Call this after changing the weights of the model in place."""
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
 
@@ -287,7 +289,7 @@ class Engine:
         self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
 
     def after_fork(self) -> None:
-        """In a forked child: a thread of the parent may have held the lock, and that thread does not exist here."""
+        """Make new locks in a forked child: a thread of the parent may hold the old ones, and does not exist here."""
         self._is_copy = True
         self._begin_locks()
 
@@ -301,7 +303,7 @@ class Engine:
             self._fail_all(NotAvailable("this process was forked while the request ran; only the parent goes on with it"))
 
     def _run(self, requests: list[Request], inbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
-        """Step until these requests have ended; others that run go on with every step, their events to their inboxes."""
+        """Run steps until these requests have ended. Other running requests take part; their events go to their inboxes."""
         left = sum(len(request.sequences) for request in requests)
         try:
             self._submit(requests)
@@ -320,12 +322,12 @@ class Engine:
             self._withdraw(requests)
 
     def _advance(self) -> None:
-        """One step; what it makes goes to the inboxes of those that it is for."""
+        """Run one step and put its events into the inboxes of their requests."""
         with self._lock, undisturbed(), watched:
             self._check_open()
             ended: list[Request] = []
             try:
-                # Closed in any case: a generator that an exception's traceback keeps alive would keep what it holds.
+                # Closed in any case: the traceback of an exception would keep the generator alive, and all that it holds.
                 with self._forward.limited_threads(), closing(self._ready().step(self._forward)) as events:
                     for sequence, event in events:
                         self._deliver(sequence, event, ended)
@@ -337,7 +339,7 @@ class Engine:
                 self._withdraw(ended)
 
     def _deliver(self, sequence: Sequence, event: TokenEvent, ended: list[Request]) -> None:
-        """Hand an event on; a request that failed joins `ended`, and nothing more of it is handed on."""
+        """Put an event into its inbox. A failed request is added to `ended`, and its later events are dropped."""
         request = self._running[sequence]
         if request in ended:
             return
@@ -351,7 +353,7 @@ class Engine:
                 self._added.pop(request.request_id, None)
 
     def _fail_all(self, error: Exception) -> None:
-        """The bookkeeping itself failed: nobody can go on. All are told, and the next request begins anew."""
+        """End all requests with an error, since the bookkeeping itself failed; the next request starts from nothing."""
         with held:
             for request in dict.fromkeys(self._running.values()):
                 request.unfinished = 0
@@ -376,7 +378,7 @@ class Engine:
                 raise
 
     def _withdraw(self, requests: list[Request]) -> None:
-        """Take back what has not ended of these requests."""
+        """Cancel the sequences of these requests that have not ended."""
         if not requests:
             return
         with held, self._lock:
@@ -393,7 +395,7 @@ class Engine:
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:
-        """The loop; made with the first request, when it is seen how much memory is left beside the weights."""
+        """The step loop. It is made with the first request, when the memory left after loading the weights is known."""
         with self._lock:
             if self._loop is None:
                 slots = num_slots_for(
@@ -413,7 +415,7 @@ class Engine:
 
 
 def _outputs(requests: list[Request]) -> list[RequestOutput]:
-    """What is to be filled with the events of these requests."""
+    """Empty outputs, to be filled with the events of these requests."""
     return [
         RequestOutput(request.prompt.text, request.prompt.token_ids, [Completion() for _ in request.sequences])
         for request in requests

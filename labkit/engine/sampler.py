@@ -1,8 +1,8 @@
-"""From logits to the next token of each running sequence, on the logits' device, and log-probabilities of what was chosen.
+"""Chooses the next token of each running sequence from its logits, on the logits' device.
 
-What sampling must know of a running sequence is a row of a few tensors: sequences join and leave rows, and each token
-moves its row on, without a look from the host. A draw depends on the sequence's seed, its sample number and the position
-alone (a counter-based generator), never on which other sequences share the batch.
+The sampling state of a running sequence is one row of a few tensors. Sequences join and leave rows, and each new token updates
+its row without the host. A random draw depends only on the sequence's seed, its sample number and the position (a counter-based
+generator), never on the other sequences of the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
-"""Mark of a token behind which top_p is itself again; stands beside the marks that `ops.penalize` reads."""
+"""Marks a token that resets top_p to its first value; a bit next to those that `ops.penalize` reads."""
 
 KEPT_INDICES = 8
 """How many tensors of row numbers a sampler keeps: running sequences and each beam search use their own."""
@@ -34,7 +34,7 @@ _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
 
 @dataclass(frozen=True)
 class _Wishes:
-    """What of the work a row needs, as the host knows it."""
+    """Which kinds of work a row needs, known on the host."""
 
     draws: bool = False
     decays: bool = False
@@ -72,7 +72,7 @@ class Sampler:
         self.vocab_size = vocab_size
         self._shape = rows, vocab_size
         self._wishes = [_Wishes()] * rows
-        # A row is a column of these, so that what is taken of several rows lies one number behind another.
+        # Each sampler row is a column here, so that one parameter of several rows lies in neighbouring memory.
         self._numbers = torch.zeros(7, rows, dtype=torch.float64, device=device)
         self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
@@ -82,7 +82,7 @@ class Sampler:
 
     @torch.inference_mode()
     def join(self, row: int, sequence: Sequence) -> None:
-        """Put a sequence into a row, with the tokens that it has made so far."""
+        """Put a sequence into a row, with its new tokens so far."""
         params = sequence.params
         self._wishes[row] = wishes = _Wishes.of(sequence)
         top_p = _top_p(sequence)
@@ -123,10 +123,11 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
-        """The next token of the sequences in `rows`: `[n]` int64 on the device; the rows take their tokens.
+        """Choose the next token of the sequences in `rows`, and update their rows with it.
 
-        `logits` `[n, vocab_size]` of any float dtype, in the order of `rows`, left unchanged. `NO_TOKEN` where every token is
-        forbidden. Nothing is copied to the host and nothing waits, but for rows with bad words given as text.
+        logits: `[n, vocab_size]` of any float dtype, in the order of `rows`; not changed. Returns `[n]` int64 on the device,
+        `NO_TOKEN` where every token is forbidden. Nothing is copied to the host and nothing waits, except for rows whose bad
+        words are given as text.
         """
         edited = self.edit(logits, rows)
         tokens = self._draw(edited, rows)
@@ -135,15 +136,15 @@ class Sampler:
 
     @torch.inference_mode()
     def verify(self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]]) -> list[list[int]]:
-        """The next tokens of the sequences in `rows`, several each where guesses of them were right.
+        """Choose the next tokens of the sequences in `rows`: one each, and one more for every guess that was right.
 
-        `drafts[i]` are guessed tokens of `rows[i]`; `logits` `[rows + guesses, vocab_size]` holds behind one another, for
-        each row, those behind its last token and behind each guess. Every token is the one that `sample` would give after
-        those before it: the guesses as far as they are the same, and the token behind them. The rows take their tokens.
+        drafts: `drafts[i]` are the guessed tokens of `rows[i]`. logits: `[rows + guesses, vocab_size]`: for each row in turn,
+        the logits after its last token and after each guess. Every token returned is the one that `sample` would choose at
+        its place: the guesses as long as they agree with it, and the token after them. The rows are updated with the tokens.
         """
         starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
         if not any(self._wishes[row] != _Wishes() for row in rows):
-            made = logits.argmax(dim=-1).tolist()  # nothing depends on what is accepted
+            made = logits.argmax(dim=-1).tolist()  # greedy rows have no state that a token changes
         else:
             made = self._verify_in_turn(logits, rows, drafts, starts)
         return [_accepted(made[start : start + len(draft) + 1], draft) for start, draft in zip(starts, drafts, strict=False)]
@@ -151,7 +152,7 @@ class Sampler:
     def _verify_in_turn(
         self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]], starts: SequenceOf[int]
     ) -> list[int]:
-        """The first token of all rows, then the second of those that have a guess: a row moves on while its guesses hold."""
+        """Choose the first token of all rows, then the second of those with a guess, and so on, while a row's guesses hold."""
         tokens = logits.new_zeros(len(logits), dtype=torch.int64)
         going = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         for turn in range(max(map(len, drafts)) + 1):
@@ -168,7 +169,7 @@ class Sampler:
 
     @torch.inference_mode()
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
-        """Logits with penalties and bans applied: a new tensor if any of the rows has some, else the one given."""
+        """Apply penalties and bans. Returns a new tensor if any of the rows has some, else `logits` itself."""
         wishes = [self._wishes[row] for row in rows]
         index = self._index(rows)
         edited = logits
@@ -185,7 +186,7 @@ class Sampler:
 
     @torch.inference_mode()
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor | None = None) -> None:
-        """Let each of the rows take its token (`tokens` `[n]` int64 on the device); with `going` `[n]` bool, some of them."""
+        """Update each row with its token of `tokens` `[n]` int64; with `going` `[n]` bool, only the rows where it is True."""
         wishes = [self._wishes[row] for row in rows]
         if not any(wish.draws or wish.edits for wish in wishes):
             return
@@ -263,7 +264,7 @@ class Sampler:
 
 
 def _top_p(sequence: Sequence) -> float:
-    """Where factual-nucleus sampling stands behind the tokens made so far."""
+    """The current top_p of factual-nucleus sampling, after the new tokens so far."""
     params = sequence.params
     top_p = params.top_p
     for token in sequence.new_tokens if params.top_p_decay < 1 else ():
@@ -272,6 +273,6 @@ def _top_p(sequence: Sequence) -> float:
 
 
 def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
-    """Tokens up to the first that is not what was guessed."""
+    """The tokens up to and with the first one that differs from its guess."""
     right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
     return list(made[: 1 + sum(1 for _ in right)])

@@ -1,4 +1,4 @@
-"""What a step does with an exception: whose it may be, and how its request learns of it."""
+"""Exceptions in a step: whether a single request may have caused one, and the event that reports it to that request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from labkit.errors import LabkitError, RankFailed, RequestFailed
 def may_be_of_one(error: BaseException) -> bool:
     """Whether an exception in a step may be the fault of one request.
 
-    Not what is no `Exception` (Ctrl-C), not a rank that is gone, and not what a swapped operation (`ops.use`) raises: whoever
-    swapped it wants to see that.
+    False for a `BaseException` such as Ctrl-C, for a lost rank, and while an operation is swapped (`ops.use`): the author of
+    the swapped function wants to see what it raises.
     """
     return isinstance(error, Exception) and not isinstance(error, RankFailed) and not ops.swapped()
 
 
 def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEvent]:
-    """The event that ends the request of a sequence."""
+    """The event that ends the request of `sequence` with an error."""
     cause = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
     reason = RequestFailed(f"request {sequence.request} failed in a step of the engine and was ended: {cause}")
     reason.__cause__ = error
@@ -29,12 +29,12 @@ def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEve
 
 
 def check_numbers(logits: Tensor) -> None:
-    """Raise `LabkitError` unless the largest of each row of `logits` `[rows, vocab_size]` is finite.
+    """Raise `LabkitError` unless the largest number in each row of `logits` `[rows, vocab_size]` is finite.
 
-    For the first token of a prompt: what its weights or what stands before it make of it is seen there.
+    It is called for the first new token: if the weights, a soft prompt or a prefix prompt spoil the numbers, it shows there.
     """
     if not bool(torch.isfinite(logits.amax(-1)).all()):
         raise LabkitError(
             "the logits after the prompt are no finite numbers, so no token can be chosen: the weights, the soft_prompt or the "
-            "prefix_prompt hold numbers that the model cannot compute with in its precision"
+            "prefix_prompt hold numbers that are too large for the model's precision, or NaN; check them"
         )

@@ -1,4 +1,4 @@
-"""One step of everything that runs: plan, forward pass, a token for each sequence. Knows nothing of who asked."""
+"""One step of all running sequences: plan, forward pass, one token for each. Knows nothing about their callers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 
 SCORED_AT_ONCE = 64
-"""Tokens of a prompt whose log-probabilities are computed together, in float64 over the vocabulary."""
+"""How many prompt tokens have their log-probabilities computed together, in float64 over the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Flight:
-    """A step under way: its plan, who built its batch, and what is called to have its logits."""
+    """A step that has begun: its plan, the builder of its batch, and a function that waits for its logits."""
 
     plan: Plan
     builder: BatchBuilder
@@ -44,14 +44,15 @@ class Flight:
 
 
 class StepLoop:
-    """The scheduler, and the tensors that its sequences live in. The cache is made when the first request comes.
+    """The scheduler, and the tensors of its sequences. The cache is made when the first request comes.
 
-    A forward that works on several steps at a time (stages of a pipeline) is given as many, of different sequences.
+    A forward pass that works on several steps at the same time (the stages of a pipeline) gets that many steps, of different
+    sequences.
 
-    A step that fails is tried again, one sequence at a time. Whoever fails alone has an event with the `error`; until its
-    request is cancelled, which is for the caller to do, it stays as it was. Not so while an operation is swapped (`ops.use`):
-    what the swapped function raises goes to the caller. `RankFailed` does, too, and what is no `Exception` (Ctrl-C): then
-    everything is as it was before, but for keys and values that the next step writes anew.
+    A step that fails is run again, one sequence at a time. A sequence that fails alone gets an event with the `error`, and
+    stays as it is until the caller cancels its request. Some exceptions go to the caller instead: those raised while an
+    operation is swapped (`ops.use`), `RankFailed`, and what is no `Exception`, such as Ctrl-C. Then all sequences are as they
+    were before the step; keys and values written in it are written again by the next step.
     """
 
     def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
@@ -61,7 +62,7 @@ class StepLoop:
         self._begin_with(scheduler)
 
     def start_anew(self) -> None:
-        """Forget all sequences, and whatever a fault in the bookkeeping left behind; the cache's memory is kept."""
+        """Forget all sequences, after a fault in the bookkeeping; the cache's memory is kept."""
         old = self.scheduler
         pool = SlotPool(old.pool.num_slots, prefix_reuse=old.pool.prefix_reuse)
         self._begin_with(Scheduler(pool, old.max_batch_size, old.max_step_tokens, old.max_mixed_prefill))
@@ -69,38 +70,39 @@ class StepLoop:
     def _begin_with(self, scheduler: Scheduler) -> None:
         vocab_size = self._model.config.vocab_size
         self.scheduler = scheduler
-        self._builders: list[BatchBuilder] = []  # of which no step is under way
+        self._builders: list[BatchBuilder] = []  # those that no step in flight uses
         self._flights: deque[Flight] = deque()
         self._sampler = Sampler(scheduler.max_batch_size, vocab_size, self._model.device)
         self._beams = RunningSearches(scheduler, self._sampler)
 
     def occupy_cache(self, forward: Forward) -> None:
-        """Make the cache now, with all its memory. Raises `InvalidRequest` when there is one already."""
+        """Make the cache now and take all its memory. Raises `InvalidRequest` if it exists already."""
         if self._cache is not None:
-            raise InvalidRequest("the KV cache is in use already; have its memory taken before the first request")
+            raise InvalidRequest("the KV cache is in use already; call occupy_cache before the first request")
         self._cache = self._new_cache()
         forward.occupy(self._cache)
 
     def drop_cache(self) -> None:
-        """Give the cache's memory back; nothing may run."""
+        """Free the cache's memory. No sequence may be running."""
         self._cache = None
         self._flights.clear()
         self._builders.clear()
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
-        """Let the samples of a prompt wait for their turn."""
+        """Put the samples of a prompt into the queue."""
         if self._cache is None:
             self._cache = self._new_cache()
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
-        """One forward pass (and one of each beam search), and a token for each sequence whose tokens are all computed then.
+        """End one forward pass, and run one of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        Nothing if nothing runs. It is the pass that was begun first; as many as the forward works on are begun before.
+        Before that, passes are begun until as many are in flight as `forward` works on; the oldest one is ended. Nothing
+        happens if nothing runs.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
-            self.scheduler.pool.prefixes.clear()  # they were computed by other functions
+            self.scheduler.pool.prefixes.clear()  # other functions computed them
         if self._cache is None:
             return
         steps = forward.steps_in_flight
@@ -118,12 +120,12 @@ class StepLoop:
         yield from self._beams.step(forward, self._cache)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Let these sequences (all samples of a prompt) go, wherever they are."""
+        """Remove these sequences (all samples of a prompt), waiting or running."""
         self.scheduler.cancel(sequences)
         self._beams.cancel(sequences)
 
     def _new_cache(self) -> KVCache:
-        model, slots = self._model, self.scheduler.pool.num_slots + 1  # and the one for padding
+        model, slots = self._model, self.scheduler.pool.num_slots + 1  # one more for padding
         return KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
 
     def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> Flight:
@@ -139,7 +141,7 @@ class StepLoop:
         try:
             logits = flight.logits()
         except Exception as error:
-            self._flights.clear()  # those begun after it are planned again
+            self._flights.clear()  # the steps begun after it are planned again
             plan, _ = flight.plan.without(self.scheduler.gone(flight.plan))
             yield from self._one_by_one(plan, forward, cache, error)
             return
@@ -152,7 +154,7 @@ class StepLoop:
     def _one_by_one(
         self, plan: Plan, forward: Forward, cache: KVCache, error: Exception
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """The step of a plan that failed, sequence by sequence: those that fail alone have an event that says so."""
+        """Run a failed step again, sequence by sequence; a sequence that fails alone gets an event with its error."""
         if not may_be_of_one(error):
             raise error
         for part in plan.parts():
@@ -168,7 +170,7 @@ class StepLoop:
             yield from self._take(flight.plan, logits)
 
     def _take(self, plan: Plan, logits: Tensor) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """What follows from the logits of a step: log-probabilities of prompts, then a token for each sequence."""
+        """Use the logits of a step: first for the log-probabilities of prompts, then for a token of each sequence."""
         if gone := self.scheduler.gone(plan):
             plan, rows = plan.without(gone)
             logits = logits[rows]
@@ -185,7 +187,7 @@ class StepLoop:
             yield from self._take_tokens(logits, entries)
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Sample; each event as soon as its sequence has taken the token, so that none is lost if another one fails."""
+        """Sample, and yield each event as soon as its sequence has its token, so that it is not lost if another one fails."""
         try:
             made, scores = self._choose(logits, entries)
         except Exception as error:
@@ -203,14 +205,14 @@ class StepLoop:
                 yield from self._append(entry, tokens, scored)
 
     def _choose(self, logits: Tensor, entries: list[CachedSequence]) -> tuple[list[list[int]], list[list[TokenLogprob | None]]]:
-        """The next tokens of each sequence, and their log-probabilities where it asks for them."""
+        """The next tokens of each sequence, and their log-probabilities if its request asks for them."""
         new = [place for place, entry in enumerate(entries) if not entry.sequence.new_tokens]
         if new and not ops.swapped():
             check_numbers(logits[new])
         for entry in entries:
-            if entry.sampled != len(entry.sequence.new_tokens):  # new in its row, or the last step did not come to its end
+            if entry.sampled != len(entry.sequence.new_tokens):  # new in its row, or its last step failed
                 self._sampler.join(entry.row, entry.sequence)
-            entry.sampled = -1  # until its tokens are there
+            entry.sampled = -1  # until its tokens are known
         made = self._sample(logits, entries)
         scores = _logprobs(logits, entries, made)
         for entry, tokens in zip(entries, made, strict=True):
@@ -220,7 +222,7 @@ class StepLoop:
     def _append(
         self, entry: CachedSequence, tokens: list[int], scores: list[TokenLogprob | None]
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Let a sequence take its tokens."""
+        """Append its new tokens to a sequence."""
         sequence = entry.sequence
         entry.computed += len(tokens) - 1  # the guesses that were right
         self.scheduler.guesses_right += len(tokens) - 1
@@ -241,7 +243,7 @@ class StepLoop:
                 return
 
     def _sample(self, logits: Tensor, entries: list[CachedSequence]) -> list[list[int]]:
-        """The next token of each sequence, and those behind it where its guesses are right."""
+        """The next token of each sequence, and more tokens where its guesses are right."""
         rows = [entry.row for entry in entries]
         guesses = [entry.guesses for entry in entries]
         if any(guesses):
@@ -250,7 +252,7 @@ class StepLoop:
 
 
 def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int]]) -> list[list[TokenLogprob | None]]:
-    """Log-probabilities of the tokens that each sequence made, as far as it asks for them."""
+    """Log-probabilities of each sequence's new tokens; None where its request does not ask for them."""
     if all(entry.sequence.params.logprobs is None for entry in entries):
         return [[None] * len(tokens) for tokens in made]
     starts = itertools.accumulate((1 + len(entry.guesses) for entry in entries), initial=0)
@@ -261,9 +263,9 @@ def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int
 
 
 def _score_prompts(plan: Plan, logits: Tensor) -> tuple[list[int], dict[CachedSequence, Exception]]:
-    """Note the log-probabilities of prompts' tokens that this step can tell.
+    """Store the log-probabilities of those prompt tokens that this step's logits score.
 
-    Gives the rows after which tokens are made, and the sequences for which it failed.
+    Returns the rows of the logits that choose new tokens, and the sequences whose scoring failed, with the exception.
     """
     left, row = list(range(len(plan.decodes))), len(plan.decodes)
     failures: dict[CachedSequence, Exception] = {}

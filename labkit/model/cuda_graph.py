@@ -1,7 +1,7 @@
-"""Decode steps and short prefills replayed from CUDA graphs: the host gives a few hundred launches as one, in microseconds.
+"""Decode steps and short prefills replayed from CUDA graphs: the host launches a few hundred kernels with one call.
 
-Knows how to run a step, not what for: it takes a `Batch` and gives logits as `GPTJ.forward` does, or decodes greedily by
-itself, in which case no token visits the host.
+A graph takes a `Batch` and returns logits as `GPTJ.forward` does. It can also decode greedily without the host: then no token
+is copied there between steps. This file does not know who uses the logits.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from labkit.model.side_stream import SideStream
 from labkit.ops.backend import on_triton
 
 Bucket = int | tuple[int, int]
-"""What a graph is captured for: sequences that decode, or sequences and tokens of a prefill."""
+"""The size that a graph is captured for: the number of decoding sequences, or the sequences and tokens of a prefill."""
 
 
 class GraphedGPTJ(Forward):
-    """Runs a `GPTJ`; decodes alone and short prefills come from a graph of their bucket, all others operation by operation.
+    """Runs a `GPTJ`: batches of decodes alone and short prefills from the graph of their bucket, other batches without one.
 
-    `padding_slot` is the slot of every cache given to it that no sequence may hold: padding rows write there. Graphs are
-    captured when a bucket is first met, those of decodes also ahead by `capture`; for decodes over another cache they are
-    captured anew, and while an operation is swapped (`ops.use`) none is used. A captured step keeps the kernel configurations
-    of its capture: tune (`labkit tune`) before. Graphs share one pool of memory, so one step runs at a time.
+    Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
+    when its bucket is first needed; `capture` captures those of decodes in advance. Decodes over another cache have their
+    graphs captured again, and while an operation is swapped (`ops.use`) no graph is used. A captured step keeps the kernel
+    configurations of its capture, so tune first (`labkit tune`). Graphs share one pool of memory, so one step runs at a time.
     """
 
     def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
@@ -77,12 +77,12 @@ class GraphedGPTJ(Forward):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The dtype that the model computes in."""
         return self.model.dtype
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """As `GPTJ.forward`. Raises `InvalidRequest` when the cache has no padding slot."""
+        """The same logits as `GPTJ.forward`. Raises `InvalidRequest` when the cache has no padding slot."""
         bucket = self._bucket(batch)
         if bucket is None or (not batch.is_decode and self._has_another(cache)):
             return self.model.forward(batch, cache)
@@ -95,12 +95,12 @@ class GraphedGPTJ(Forward):
 
     @torch.inference_mode()
     def decode_greedy(self, batch: Batch, cache: KVCache, steps: int) -> Tensor:
-        """The `steps` likeliest tokens behind each sequence, one after the other: `[sequences, steps]` int64 on the device.
+        """Append the likeliest token to each sequence, `steps` times; returns them, `[sequences, steps]` int64 on the device.
 
-        `batch` is that of the first step. Its `slot_table` already holds the slots of all tokens to come: sequence s goes
-        on in `slot_table[s, lengths[s]]` and the entries behind it. The host waits for the device once, at the start.
-        `batch` is left as it is, though every sequence is `steps - 1` tokens longer then. Works on any device. Raises
-        `InvalidRequest` when the slots or the context do not suffice.
+        `batch` is the batch of the first step. Its `slot_table` already holds the slots of all later tokens: the next token
+        of sequence s uses `slot_table[s, lengths[s]]`, and later ones the entries after it. The host waits for the device
+        once, at the start. `batch` itself does not change, although every sequence is `steps - 1` tokens longer afterwards.
+        Works on any device. Raises `InvalidRequest` when there are too few slots or the context is too short.
         """
         self._check_room(batch, steps)
         bucket = self._bucket(batch)
@@ -119,9 +119,9 @@ class GraphedGPTJ(Forward):
         return self._inputs.made(batch.num_sequences, steps)
 
     def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
-        """Capture the graphs of decodes of `buckets` (left out: all) now; of greedy steps too, if asked.
+        """Capture the graphs of decodes of `buckets` (by default all buckets) now, with `greedy` those of greedy steps too.
 
-        Raises `NotAvailable` where there are no graphs, and `InvalidRequest` for a bucket that is none of this object's.
+        Raises `NotAvailable` without a GPU or Triton, and `InvalidRequest` for a bucket that this object does not have.
         """
         wanted = self.buckets if buckets is None else tuple(buckets)
         if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
@@ -129,14 +129,14 @@ class GraphedGPTJ(Forward):
         if not on_triton(self.model.layers[0].ln_1_weight):
             raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
-        for bucket in sorted(wanted, reverse=True):  # the largest first: the others find room in its memory
+        for bucket in sorted(wanted, reverse=True):  # the largest first: the others fit into its memory
             if bucket not in self._steps:
                 self._steps[bucket] = self._captured(bucket, cache, self._plain)
             if greedy and bucket not in self._greedy_steps:
                 self._greedy_steps[bucket] = self._captured(bucket, cache, self._greedy)
 
     def _bucket(self, batch: Batch) -> Bucket | None:
-        """The bucket whose graph runs this batch; None when it goes operation by operation."""
+        """The bucket whose graph runs this batch; None for a batch that runs operation by operation."""
         if ops.swapped() or not on_triton(self.model.layers[0].ln_1_weight):
             return None
         if not batch.is_decode:
@@ -145,16 +145,16 @@ class GraphedGPTJ(Forward):
         return bucket_of(batch.num_sequences, self.buckets) if plain else None
 
     def _has_another(self, cache: KVCache) -> bool:
-        """Whether there are graphs for another cache that is in use: a prefill alone is not worth giving them up."""
+        """Whether graphs of another cache exist and that cache is still in use: a prefill alone is no reason to drop them."""
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache
 
     def _bind(self, cache: KVCache) -> None:
-        """Drop all graphs if they were captured with another cache: they hold its addresses."""
+        """Drop all graphs if they were captured with another cache, since they contain its addresses."""
         if cache.num_slots <= self.padding_slot:
             raise InvalidRequest(
                 f"padding is written to slot {self.padding_slot}, but the KV cache has {cache.num_slots} slots; "
-                f"give it {self.padding_slot + 1}, and the last one to no sequence"
+                f"make it with at least {self.padding_slot + 1} slots, and give slot {self.padding_slot} to no sequence"
             )
         if self._cache is None or self._cache() is not cache:
             self._steps.clear()
@@ -164,7 +164,7 @@ class GraphedGPTJ(Forward):
 
     def _captured(self, bucket: Bucket, cache: KVCache, run: Callable[[Batch, KVCache], Tensor]) -> _Captured:
         if isinstance(bucket, int):
-            self._inputs.clear()  # all padding: running it harms nobody
+            self._inputs.clear()  # all rows are padding, so the capture changes no sequence
             batch = self._inputs.batch(bucket)
         else:
             self._prefill_inputs.clear()
@@ -188,31 +188,32 @@ class GraphedGPTJ(Forward):
     def _check_room(self, batch: Batch, steps: int) -> None:
         if not batch.is_decode or batch.soft_rows is not None or steps < 1:
             raise InvalidRequest(
-                f"a greedy decode of {steps} steps over {batch.num_tokens} new tokens of {batch.num_sequences} sequences; at "
-                "least one step and one new token of each sequence, given as a token, are accepted"
+                f"a greedy decode was asked for {steps} steps, and its batch has {batch.num_tokens} new tokens of "
+                f"{batch.num_sequences} sequences; at least one step is accepted, and a batch with one new token of each "
+                "sequence and no soft prompt"
             )
         longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
         columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length
         if longest + steps - 1 > columns or furthest + steps > context:
             raise InvalidRequest(
-                f"{steps} greedy steps from position {furthest} on take slots up to {longest + steps - 1}; the slot table has "
-                f"{columns} and the context {context}"
+                f"{steps} greedy steps from position {furthest} on need {longest + steps - 1} columns of the slot table, which "
+                f"has {columns}, and positions below the context length of {context}; ask for fewer steps"
             )
 
 
 class _Captured:
-    """A captured call without arguments, and the tensor that it gave, which every replay writes anew."""
+    """A captured call without arguments, and its result, a tensor that every replay overwrites."""
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
-        # Compiles kernels and lets libraries take their workspaces, neither of which a capture may do; not on a queue made
-        # for it, since a library keeps a workspace of tens of megabytes for each queue it was called on.
+        # The first call compiles kernels and lets libraries allocate their workspaces, which is forbidden during a capture.
+        # It runs on the current stream: a library keeps a workspace of tens of megabytes for each stream it was called on.
         run()
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the GPU (a server's do), so long as this one captures.
+        # Other threads may use the GPU during the capture; those of a server do.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._out = run()
 
     def replay(self) -> Tensor:
-        """Run it again; the result is valid until the next replay of any graph of the pool."""
+        """Run the call again; the result is valid until the next replay of any graph of the pool."""
         self._graph.replay()
         return self._out

@@ -1,7 +1,7 @@
-"""A decode batch in tensors that stay where they are: padded to a few sizes, and moved on by a token on the device.
+"""The input tensors of a captured decode step: padded to a few sizes, and advanced by one token on the device.
 
-What a CUDA graph reads must lie at the same addresses in every step. Rows behind the real sequences are padding: sequences
-of one token whose key and value go to a slot that nobody holds.
+A CUDA graph reads the same addresses in every step, so these tensors are allocated once. The rows after the real sequences are
+padding: sequences of one token whose key and value are written to a slot that no sequence holds.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
-    """The smallest bucket that holds so many sequences; None when there is none."""
+    """The smallest bucket of at least this many sequences; None if all buckets are smaller."""
     return min((bucket for bucket in buckets if bucket >= sequences), default=None)
 
 
 class DecodeInputs:
-    """The tensors of a `Batch` of up to `rows` decoding sequences, `width` columns of slots, padded with `padding_slot`.
+    """The tensors, on `device`, of a `Batch` of up to `rows` decoding sequences with `width` columns of slots.
 
-    All on `device`. Knows nothing of models; `load`, `advance` and the batch's views only queue work there.
+    Padding rows write to `padding_slot`. `load`, `advance` and `batch` only queue work on the device and do not wait for it.
+    Knows nothing about models.
     """
 
     def __init__(self, rows: int, width: int, padding_slot: int, device: torch.device) -> None:
@@ -43,7 +44,7 @@ class DecodeInputs:
         self._loaded = 0
 
     def batch(self, rows: int) -> Batch:
-        """The first `rows` of them, as views."""
+        """The batch of the first `rows` rows; its tensors are views."""
         return Batch.of_decodes(
             token_ids=self._token_ids[:rows],
             positions=self._positions[:rows],
@@ -54,7 +55,7 @@ class DecodeInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Take over a decode batch of at most `rows` sequences and `width` columns; all rows behind it become padding."""
+        """Copy a decode batch of at most `rows` sequences and `width` columns in; all rows after it become padding."""
         count, columns = batch.slot_table.shape
         if count != self._loaded:
             self.clear()
@@ -68,7 +69,7 @@ class DecodeInputs:
         self._step.zero_()
 
     def clear(self) -> None:
-        """Make every row padding."""
+        """Turn every row into padding."""
         self._token_ids.zero_()
         self._positions.zero_()
         self._slot_mapping.fill_(self.padding_slot)
@@ -79,9 +80,9 @@ class DecodeInputs:
         self._loaded = 0
 
     def advance(self, tokens: Tensor) -> None:
-        """Feed `tokens` `[rows]` int64 next: they are noted, and each sequence stands one token further on.
+        """Make `tokens` `[rows]` int64 the input of the next step, store them for `made`, and advance each sequence by one.
 
-        The slot of the next token is the entry of its row in the slot table behind those it sees now.
+        The next token of a sequence takes the entry of its slot table row that follows the entries in use.
         """
         rows = tokens.shape[0]
         self._made[:rows].index_copy_(1, self._step, tokens[:, None])
@@ -89,10 +90,10 @@ class DecodeInputs:
         self._token_ids[:rows] = tokens
         self._positions[:rows] += self._real[:rows]
         self._lengths[:rows] += self._real[:rows]
-        # Behind the last token that fits there is no slot; the entry that is read then is not used.
+        # After the last token that fits there is no further slot; the entry that is read in its place is not used.
         last = (self._lengths[:rows].long() - 1).clamp_(max=self.width - 1)
         self._slot_mapping[:rows] = self._slot_table[:rows].gather(1, last[:, None]).squeeze(1)
 
     def made(self, rows: int, steps: int) -> Tensor:
-        """The tokens given to the last `steps` calls of `advance` since `load`, a copy `[rows, steps]`."""
+        """A copy of the tokens of the first `steps` calls of `advance` since `load`: `[rows, steps]` int64."""
         return self._made[:rows, :steps].clone()

@@ -1,6 +1,6 @@
 """GPT-J, written once over `ops`: one forward pass over a flat batch of new tokens.
 
-Computes logits; knows nothing of sampling, of text or of where its weights came from.
+Computes logits. Knows nothing about sampling, about text or about the source of its weights.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Layer:
 
 
 class GPTJ(Forward):
-    """The model's weights, and `forward`. `precision` names what its matrices are stored in.
+    """The model's weights, and its forward pass. `precision` is the name of the form in which the matrices are stored.
 
-    `part` says which of a model's weights these are: without the first layers `wte` is None, without the last ones
-    `ln_f_weight`, `ln_f_bias` and `lm_head` are. Where others hold the rest of each layer, `add_up` gives the sum of what
-    all of them computed.
+    `part` says which part of a model this is. A part without the first layers has no `wte` (None); a part without the last
+    layers has no `ln_f_weight`, `ln_f_bias` and `lm_head`. If other processes hold the rest of each layer, `add_up(x)` returns
+    the sum of all processes' `x`.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class GPTJ(Forward):
         store: Callable[[str, Tensor], ops.Weight] = lambda name, dense: dense,
         part: Part = WHOLE,
     ) -> GPTJ:
-        """Build from a function that gives the part's share of a tensor by its Hugging Face name, on its device, in its dtype.
+        """Build a model from `read(name)`, which returns the part's share of a tensor by its Hugging Face name.
 
-        `store(name, dense)` gives what is kept of each matrix; left out, the matrix itself. `name` is that of a linear
-        layer: qkv, out_proj, fc_in, fc_out or lm_head.
+        The tensors come on the model's device and in its dtype. `store(name, dense)` returns the weight to keep for a matrix,
+        by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head.
         """
-        # The largest matrix comes first, while there is most room for it and its packed form at a time.
+        # The largest matrix comes first, while there is the most room for both the matrix and its packed form.
         head = Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")) if part.last else None
         layers = []
         for index in part.layers(config.num_layers):
@@ -112,7 +112,7 @@ class GPTJ(Forward):
         )
 
     def with_layers(self, layers: Sequence[Layer], lm_head: Linear | None = None) -> GPTJ:
-        """The same model with other blocks, and another head if one is given."""
+        """A copy of the model with other blocks, and with another head if one is given."""
         other = copy(self)
         other.layers = tuple(layers)
         other.lm_head = lm_head or self.lm_head
@@ -135,19 +135,21 @@ class GPTJ(Forward):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are and the model computes in."""
+        """The dtype of the layer norms' weights, in which the model computes."""
         return self.layers[0].ln_1_weight.dtype
 
     @torch.inference_mode()
     def forward(
         self, batch: Batch, cache: KVCache, hidden: Tensor | None = None, *, beside: SideStream | None = None
     ) -> Tensor:
-        """Run the batch's new tokens, write their keys and values to `cache`; logits `[rows, vocab_size]`.
+        """Run the batch's new tokens and write their keys and values to `cache`. Returns logits `[rows, vocab_size]`.
 
-        A part without the first layers takes `hidden` `[tokens, hidden_size]`, what the part in front gave; one without the
-        last layers gives that in place of logits, and a shard those of its share of the vocabulary. Attention goes to
-        `beside`, where a GPU runs it and the MLP at a time.
-        Goes operation by operation: the specification of every faster way, and the way in which swapped operations run.
+        A part without the first layers takes `hidden` `[tokens, hidden_size]`, the result of the part before it. A part
+        without the last layers returns its hidden state in place of logits, and a shard returns the logits of its share of
+        the vocabulary. With `beside`, attention runs on that stream, at the same time as the MLP.
+
+        The pass runs operation by operation. It is the specification of every faster way, and the one way that calls swapped
+        operations (`ops.use`).
         """
         if hidden is None:
             hidden = self._embed(batch)
@@ -159,7 +161,7 @@ class GPTJ(Forward):
             mlp = layer.fc_out(layer.fc_in(normed))
             if beside:
                 beside.join()
-            if self.add_up is not None:  # both at once: a block's halves are parallel, and one sum serves them
+            if self.add_up is not None:  # attention and MLP are parallel in GPT-J, so one sum is enough for both
                 attention, mlp = self.add_up(attention + mlp), torch.zeros_like(mlp)
             if index + 1 == len(self.layers) and self.lm_head is None:
                 return hidden + attention + mlp
@@ -175,7 +177,7 @@ class GPTJ(Forward):
         return layer.out_proj(attended.view(batch.num_tokens, -1))
 
     def _embed(self, batch: Batch) -> Tensor:
-        assert self.wte is not None, "a part without the embedding was given no hidden state"
+        assert self.wte is not None, "a part without the embedding needs the hidden state of the part before it"
         held = self.part.vocabulary(self.config.vocab_size)
         if self.part.shards == 1:
             hidden = ops.embedding(batch.token_ids, self.wte)
@@ -190,7 +192,7 @@ class GPTJ(Forward):
         return hidden
 
     def _norm(self, index: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the layer norm in front of the `index`-th block here, or of the last one behind them all."""
+        """Weight and bias of the layer norm before the `index`-th block of this part, or of the final one after all blocks."""
         if index < len(self.layers):
             return self.layers[index].ln_1_weight, self.layers[index].ln_1_bias
         assert self.ln_f_weight is not None
@@ -205,6 +207,6 @@ class GPTJ(Forward):
         if first == 0:
             return ops.prefill_attention(query, keys, values, batch.slot_table, batch.starts, batch.lengths)
         decoded = ops.decode_attention(query[:first], keys, values, batch.slot_table[:first], batch.lengths[:first])
-        starts = batch.starts[first:] - first  # one token each in front
+        starts = batch.starts[first:] - first  # the decodes before them have one token each
         rest = batch.slot_table[first:], starts, batch.lengths[first:]
         return torch.cat((decoded, ops.prefill_attention(query[first:], keys, values, *rest)))

@@ -1,6 +1,6 @@
-"""The preallocated key-value cache: a pool of slots, one a token, which any sequence may hold in any order.
+"""The preallocated key-value cache: a pool of slots, one for each token, which any sequence may hold in any order.
 
-Knows nothing of sequences: a `Batch` says which slots are whose.
+Knows nothing about sequences: a `Batch` says which slots each of them uses.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from labkit.native.untouched import untouched
 
 
 class KVCache:
-    """Keys and values `[num_layers, num_slots, num_heads, head_dim]`; of the layers and heads of a part.
+    """Keys and values `[num_layers, num_slots, num_heads, head_dim]` of the layers and heads of a part of the model.
 
-    Pages of a single token: sequences share a common head by naming the same slots, beams are reordered by rewriting
-    slot numbers, and no key is ever copied. Memory is left as it was found (on the CPU a page counts when it is first
-    written): who reads a slot that nobody wrote may read anything, not-a-numbers too. `held` are the layers and heads of
-    the model that are here. Raises `InvalidRequest` for fewer than one slot.
+    A page holds a single token. Sequences with a common beginning share its slots, beams are reordered by rewriting slot
+    numbers, and no key is ever copied. The memory is not initialized (on the CPU a page is taken when it is first written), so
+    a slot that was never written may hold anything, NaN included. `held`: the layers and heads of the model that this cache
+    holds. Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(
         self, config: GPTJConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype, part: Part = WHOLE
     ) -> None:
         if num_slots < 1:
-            raise InvalidRequest(f"a KV cache of {num_slots} slots was asked for; at least 1 is accepted")
+            raise InvalidRequest(f"num_slots is {num_slots}; a KV cache has at least 1")
         shape = (len(part.layers(config.num_layers)), num_slots, part.heads(config), config.head_dim)
         self.keys = untouched(shape, dtype, device)
         self.values = untouched(shape, dtype, device)
@@ -40,7 +40,7 @@ class KVCache:
             native.advise_large_pages(self.values)
 
     def occupy(self) -> None:
-        """Have the system back every page now: on the CPU by writing zeros, over whatever is there; on a GPU it has."""
+        """Take all memory from the system now: on the CPU by writing zeros everywhere; a GPU's is taken already."""
         if self.keys.device.type == "cpu":
             self.keys.zero_()
             self.values.zero_()
@@ -60,5 +60,5 @@ class KVCache:
 
     @property
     def byte_count(self) -> int:
-        """Bytes of keys and values together."""
+        """How many bytes the keys and values take together."""
         return 2 * self.keys.numel() * self.keys.element_size()

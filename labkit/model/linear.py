@@ -1,4 +1,4 @@
-"""Linear layers: what a weight is (dense, quantized; sharded later) lives here, the model only calls them."""
+"""Linear layers. The model calls them and does not know whether a weight is dense, quantized, packed or a shard."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from labkit.native.packed_weight import PackedWeight
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer of `weight` `[out, in]`, dense or quantized, `bias` `[out]` or none, with GELU behind it or not."""
+    """A layer with `weight` `[out, in]`, dense or quantized, and `bias` `[out]` or None; with `gelu`, GELU is applied last."""
 
     weight: ops.Weight
     bias: Tensor | None = None
     gelu: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[tokens, in]` to `[tokens, out]`."""
+        """Maps `x` `[tokens, in]` to `[tokens, out]`."""
         weight = self.weight
         if isinstance(weight, PackedWeight) and ("linear_gelu" if self.gelu else "linear") in ops.replacements():
-            weight = weight.dense  # whose function runs in the operation's place knows nothing of panels
+            weight = weight.dense  # a function that replaces the operation expects a plain matrix
         return (ops.linear_gelu if self.gelu else ops.linear)(x, weight, self.bias)
 
     @property
     def byte_count(self) -> int:
-        """Bytes that one use of the layer reads of its weight and bias."""
+        """How many bytes of weight and bias one call reads."""
         weight = self.weight
         read = weight.numel() * weight.element_size() if isinstance(weight, Tensor) else weight.byte_count
         return read if self.bias is None else read + self.bias.numel() * self.bias.element_size()

@@ -1,4 +1,4 @@
-"""The captured step of the CPU: a whole forward pass in one native call, with no Python between operations."""
+"""A whole forward pass on the CPU in one native call, without Python between the operations."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 class AddsUp(Protocol):
-    """A group of those who hold the shards of a layer: what a native pass calls to add up, and what it says of a failure."""
+    """The group of processes that hold the shards of a layer, as a native pass uses it to add up their results."""
 
     @property
     def native_add_up(self) -> tuple[ctypes.c_void_p, int | None]:
-        """A function of the C interface's `add_up`, and its first argument."""
+        """The address of a C function of the type `add_up`, and its first argument."""
 
     def fail(self, status: int, collective: str) -> None:
         """Raise `RankFailed` for a status that is not 0."""
@@ -51,7 +51,7 @@ class NativeForward(Forward):
     """
 
     def __init__(self, model: GPTJ, group: AddsUp | None = None, num_threads: int | None = None) -> None:
-        self._kept: list[Tensor] = []  # what the structures point to
+        self._kept: list[Tensor] = []  # keeps the tensors alive that the structures point to
         config, part = model.config, model.part
         held = part.vocabulary(config.vocab_size)
         width, angles = (config.hidden_size,), (config.context_length, config.rotary_dim // 2)

@@ -1,7 +1,7 @@
-"""A short prefill in tensors that stay where they are, padded to a few sizes, so that a CUDA graph can run it.
+"""The input tensors of a captured short prefill, padded to a few sizes: a CUDA graph reads the same addresses each time.
 
-At a few hundred tokens a GPU is done sooner than the host has launched the operations one by one: 10.4 ms for 128 tokens of
-GPT-J 6B on an H200 (torch 2.11), of which the weights take 2.8 ms to read. Longer prefills hide their launches.
+At a few hundred tokens the GPU finishes an operation sooner than the host can launch the next: a prefill of 128 tokens of
+GPT-J 6B takes 10.4 ms on an H200 (torch 2.11), while reading the weights takes 2.8 ms. Longer prefills hide their launches.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ SEQUENCES = (1, 2, 4, 8)
 
 
 class PrefillInputs:
-    """The tensors of a `Batch` of prefills, up to the last of `SEQUENCES` and `TOKENS`; `width` columns of slots.
+    """The tensors, on `device`, of a `Batch` of prefills with `width` columns of slots.
 
-    All on `device`. Behind the real tokens lie padding tokens of no sequence, whose keys and values go to `padding_slot`;
-    behind the real sequences such that have no new token; behind the rows whose logits are wanted the first row again.
+    It holds as many sequences and tokens as the last entries of `SEQUENCES` and `TOKENS`. Padding follows the real entries:
+    tokens that belong to no sequence and write to `padding_slot`, sequences without new tokens, and among the rows whose
+    logits are wanted the first row again.
     """
 
     def __init__(self, width: int, padding_slot: int, device: torch.device) -> None:
@@ -38,16 +39,16 @@ class PrefillInputs:
         self._logit_rows = torch.zeros(sequences, dtype=torch.int64, device=device)
 
     def bucket(self, batch: Batch) -> tuple[int, int] | None:
-        """The sequences and tokens that `batch` is padded to; None for one that is no short prefill."""
+        """The numbers of sequences and tokens that `batch` is padded to; None if it is not a short prefill."""
         if batch.num_decodes or batch.soft_rows is not None or batch.slot_table.shape[1] > self.width:
             return None
-        # A row of logits a sequence at most: more are wanted where a text is scored.
+        # At most one row of logits for each sequence; only the scoring of a text wants more, and runs without a graph.
         sequences = bucket_of(max(batch.num_sequences, batch.logit_rows.shape[0]), SEQUENCES)
         tokens = bucket_of(batch.num_tokens, TOKENS)
         return None if sequences is None or tokens is None else (sequences, tokens)
 
     def batch(self, bucket: tuple[int, int]) -> Batch:
-        """The first of them, as views."""
+        """The batch of this size; its tensors are views."""
         sequences, tokens = bucket
         return Batch.of_prefills(
             token_ids=self._token_ids[:tokens],
@@ -60,7 +61,7 @@ class PrefillInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Take over a batch that has a bucket; all behind it becomes padding."""
+        """Copy a batch that has a bucket in; everything after it becomes padding."""
         (sequences, columns), tokens = batch.slot_table.shape, batch.num_tokens
         _replace(self._token_ids, batch.token_ids, 0)
         _replace(self._positions, batch.positions, 0)
@@ -72,7 +73,7 @@ class PrefillInputs:
         self._slot_table[sequences:, :1] = self.padding_slot
 
     def clear(self) -> None:
-        """Make everything padding."""
+        """Turn everything into padding."""
         self._slot_mapping.fill_(self.padding_slot)
         self._starts.zero_()
         self._slot_table[:, :1] = self.padding_slot
@@ -80,8 +81,8 @@ class PrefillInputs:
         self._logit_rows.zero_()
 
 
-def _replace(kept: Tensor, given: Tensor, behind: int) -> None:
-    """Put `given` to the front of `kept`, and `behind` into the rest."""
+def _replace(kept: Tensor, given: Tensor, padding: int) -> None:
+    """Copy `given` to the beginning of `kept`, and fill the rest with `padding`."""
     count = given.shape[0]
     kept[:count] = given
-    kept[count:] = behind
+    kept[count:] = padding

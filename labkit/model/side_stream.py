@@ -1,7 +1,7 @@
-"""A second queue of a GPU: what is put there runs beside the work of the current queue, from a fork until a join.
+"""A second CUDA stream, whose work runs at the same time as the current stream's, from a fork until a join.
 
-GPT-J's attention and MLP both read the same normed hidden state. Put side by side, the small kernels of attention run while
-the matrices of the MLP stream in, and neither waits for the other's last program.
+GPT-J's attention and MLP both read the same normalized hidden state. On two streams, the small kernels of attention run while
+the GPU reads the matrices of the MLP, and neither waits until the other has finished.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from torch import Tensor
 
 
 class SideStream:
-    """A queue of its own on `device`, whose kernels are begun before those of the current queue where both wait.
+    """A stream on `device` with a higher priority: when kernels of both streams wait, its kernels start first.
 
-    Inside the capture of a CUDA graph the fork and the join become edges of the graph. What was made in front of a fork may
-    be read beside, and let go behind the join; what was made beside may be read behind the join, and let go once all that
-    reads it is queued: the next fork waits for that.
+    Inside the capture of a CUDA graph, the fork and the join become edges of the graph. The forked call may read tensors that
+    were made before the fork; free these after the join. Its result may be read after the join, and freed once all its readers
+    are queued, since the next fork waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def fork(self, call: Callable[[], Tensor]) -> Tensor:
-        """Queue `call` behind all that the current queue holds now; its result is valid behind `join`."""
+        """Run `call` on this stream, after all work that the current stream holds now; its result is valid after `join`."""
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             return call()
 
     def join(self) -> None:
-        """Let the current queue wait for this one."""
+        """Let the current stream wait for this one."""
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)

@@ -1,4 +1,4 @@
-"""In what form a model's matrices are kept: by precision and device, quantized and packed as they are read."""
+"""Reads a model's weights. Matrices are quantized and packed as they are read, as the precision and the device require."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ from labkit.precision import compute_dtype
 from labkit.torch_state import undisturbed
 
 TRIM_BYTES = 1 << 26
-"""Once so many bytes of dense matrices have been packed, free memory between them goes back to the system."""
+"""After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
 
 
 @undisturbed()
 def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, part: Part = WHOLE) -> GPTJ:
-    """Read a checkpoint's weights into a model, a tensor at a time, so that no second copy of it exists at any moment.
+    """Read a checkpoint's weights into a model, one tensor at a time, so that a second copy of the model never exists.
 
-    Of a `part`, nothing else is read.
-
-    Matrices are quantized from float32. The head of an int4 model is kept in int8: its rounding goes straight into the
-    choice of tokens.
+    For a `part`, only the tensors and slices of that part are read. Matrices are quantized from float32. The head of an int4
+    model is stored in int8, because its rounding error directly changes which token is chosen.
     """
     dtype = compute_dtype(precision, device)
     shapes = expected_shapes(checkpoint.config)
@@ -46,10 +44,10 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
 
 
 def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor], Weight]:
-    """What to keep of a matrix: `store(layer's name, dense matrix)`.
+    """Returns a function `store(layer name, dense matrix)` that returns the weight to keep.
 
-    On the CPU it is packed for the native library; where that cannot be used, `native.warn_once` says so and quantized
-    matrices are packed for torch's own kernels.
+    On the CPU it packs the matrix for the native library. Without that library, `native.warn_once` prints a warning and
+    quantized matrices are packed for torch's own kernels.
     """
     on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
     if on_cpu and not native.available():
@@ -71,7 +69,7 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
         if native.available():
             weight = PackedWeight(kept)
             freed += dense.nbytes
-            if freed > TRIM_BYTES:  # what lay in front of the packed matrices would be kept by the allocator
+            if freed > TRIM_BYTES:  # the allocator would keep the freed dense matrices
                 native.trim_heap()
                 freed = 0
             return weight

@@ -1,7 +1,7 @@
-"""One group of beams: which candidates go on, which have ended, and when no better one can come.
+"""One group of beams: decides which candidates continue, which have ended, and when the search is over.
 
-Pure bookkeeping on numbers; the rules, ties included, are those of transformers' beam search. Several groups of one
-prompt are searches of their own that the diversity penalty keeps apart (Vijayakumar et al. 2016).
+It works on scores and tokens alone. The rules, also for ties, are those of transformers' beam search. Several groups of one
+prompt are separate searches, which the diversity penalty keeps different (Vijayakumar et al. 2016).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Ends = Callable[[Node | None, int, int], bool]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token behind a running beam: its beam's index, and the sum of the branch's scores with this token's."""
+    """A token that may continue a beam: the beam's index, and the sum of its scores including this token's."""
 
     score: float
     beam: int
@@ -26,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Beam:
-    """A branch that goes on (`node` None: the prompt alone); `parent` is the index of the beam that it came from."""
+    """A running branch (`node` None: the prompt alone); `parent` is the index of the beam that it continues."""
 
     score: float
     node: Node | None
@@ -35,22 +35,22 @@ class Beam:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A branch that has ended; `score` is its sum of scores over its number of tokens to the power of the penalty."""
+    """An ended branch; `score` is the sum of its scores divided by (number of tokens ** length_penalty)."""
 
     score: float
     node: Node
 
 
 class BeamGroup:
-    """The running beams of a group, best first, and the pool of its ended hypotheses, best first.
+    """The running beams of a group, and the pool of its ended hypotheses; both have up to `size` entries, best first.
 
-    `size` beams; a candidate, the `made`-th token, ends when `ends(parent node, token, made)` or as the last of
+    A candidate that is the `made`-th new token ends its branch if `ends(parent node, token, made)` is true, or if `made` is
     `max_new_tokens`.
     """
 
     def __init__(self, params: SamplingParams, max_new_tokens: int, ends: Ends, tree: BeamTree, row: int = 0) -> None:
         self.size = params.num_beams // params.num_beam_groups
-        self.row = row  # of its first beam in the batch; the others follow
+        self.row = row  # the batch row of its first beam; the other beams follow
         self.beams = [Beam(0.0, None, 0)]
         self.pool: list[Hypothesis] = []
         self.done = False
@@ -61,7 +61,10 @@ class BeamGroup:
         self.made = 0
 
     def take(self, candidates: Sequence[Candidate]) -> list[tuple[Node, int]]:
-        """Go one token on, given the likeliest candidates, best first; the nodes made, and the beams that they continue."""
+        """Advance by one token. `candidates` are the likeliest ones, best first.
+
+        Returns the new nodes, each with the index of the beam that it continues.
+        """
         self.made += 1
         running: list[Beam] = []
         ended: list[Hypothesis] = []
@@ -81,7 +84,7 @@ class BeamGroup:
             self._tree.release(beam.node)
         self.beams = running
         for hypothesis in ended:
-            self._tree.release(hypothesis.node)  # it keeps its tokens, but nothing will be computed behind it
+            self._tree.release(hypothesis.node)  # it keeps its tokens, but nothing is computed after it
         self.pool = sorted([*self.pool, *ended], key=lambda hypothesis: -hypothesis.score)[: self.size]
         self.done = not running or (len(self.pool) == self.size and self._is_settled())
         if self.done:
@@ -91,7 +94,7 @@ class BeamGroup:
         return made
 
     def _is_settled(self) -> bool:
-        """Whether the search ends with a full pool: at once, or when the best beam is taken to have no better end."""
+        """Whether the search is over with a full pool, because `early_stopping` says so or no running beam can do better."""
         params = self._params
         if params.early_stopping is True:
             return True

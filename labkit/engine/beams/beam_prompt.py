@@ -1,4 +1,4 @@
-"""One prompt in a beam search: its groups of beams, what ends a branch, and which candidates its scores offer."""
+"""One prompt in a beam search: its groups of beams, its likeliest candidates, and the test whether a branch has ended."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ class BeamPrompt:
         groups = range(self.params.num_beam_groups)
         self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
         endings = len(sequence.stop_token_ids) + len(self.params.stop)
-        self._kept = max(2, 1 + endings)  # candidates a beam, so that enough of them go on
+        self._kept = max(2, 1 + endings)  # candidates per beam: enough remain if some of them end
 
     @property
     def done(self) -> bool:
-        """Whether every group has come to its end."""
+        """Whether the search of every group is over."""
         return all(group.done for group in self.groups)
 
     @property
     def made(self) -> int:
-        """Tokens that the running beams have made."""
+        """How many new tokens the running beams have."""
         return max(group.made for group in self.groups)
 
     @property
     def hypotheses(self) -> list[Hypothesis]:
-        """What has ended so far, best first."""
+        """The hypotheses that have ended so far, best first."""
         ended = [hypothesis for group in self.groups for hypothesis in group.pool]
         return sorted(ended, key=lambda hypothesis: -hypothesis.score)
 
     def best(self, scores: Tensor, turn: int) -> tuple[Tensor, Tensor]:
-        """The scores, and the places in the group's `beams * vocab_size`, of the likeliest candidates, best first.
+        """The likeliest candidates of group `turn`, best first: their scores, and their places in the flattened `scores`.
 
-        `scores` `[beams, vocab_size]` of the group whose turn it is; groups before it have taken their tokens.
+        scores: `[beams, vocab_size]` of this group. The groups before it have taken their tokens of this step already.
         """
         group, vocab_size = self.groups[turn], scores.shape[1]
         if taken := [beam.node.token for g in self.groups[:turn] for beam in g.beams if beam.node is not None]:
@@ -71,7 +71,7 @@ class BeamPrompt:
         return children.values.flatten()[order], places.flatten()[order]
 
     def take(self, turn: int, scores: list[float], places: list[int], vocab_size: int) -> list[tuple[Node, int]]:
-        """Let the group whose turn it is go on with what `best` gave; the nodes made, and the rows that they continue."""
+        """Advance group `turn` with the result of `best`. Returns the new nodes, each with the batch row that it continues."""
         group = self.groups[turn]
         pairs = [(score, divmod(place, vocab_size)) for score, place in zip(scores, places, strict=True)]
         found = [Candidate(score, beam, token) for score, (beam, token) in pairs if score > -math.inf]
@@ -79,7 +79,7 @@ class BeamPrompt:
 
 
 def ends_of(sequence: Sequence) -> Ends:
-    """What tells whether a token ends a branch: a stop token, a stop sequence or a stop string, as `Sequence` has it."""
+    """A function that tells whether a token ends a branch: by a stop token, a stop sequence or a stop string."""
     params = sequence.params
     any_string = any(isinstance(word, str) for word in params.stop)
 

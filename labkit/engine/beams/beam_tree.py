@@ -1,6 +1,6 @@
-"""The tokens of a beam search as a tree: beams share their common past, and a slot of the cache goes back when none needs it.
+"""The tokens of a beam search as a tree: beams share their common past, and a slot is freed when no beam needs it.
 
-Knows nothing of scores or of the model.
+Knows nothing about scores or the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from labkit.errors import InsufficientResources
 
 
 class Node:
-    """A token made, behind its parent's; its key and value lie in `slot` (-1: none)."""
+    """A new token that follows its parent's token; its key and value lie in `slot` (-1: no slot)."""
 
     __slots__ = ("logprob", "parent", "references", "slot", "token")
 
@@ -21,17 +21,17 @@ class Node:
         self.parent = parent
         self.slot = -1
         self.logprob: TokenLogprob | None = None
-        self.references = 0  # children, and the beam that ends here
+        self.references = 0  # its children, and 1 for a beam whose last token it is
 
 
 class BeamTree:
-    """Gives slots to tokens and takes them back; `free` are the slots it may use."""
+    """Assigns slots to tokens and takes them back; `free` holds the unused ones."""
 
     def __init__(self, free: Iterable[int]) -> None:
         self.free = list(free)
 
     def add(self, token: int, parent: Node | None) -> Node:
-        """A token that a beam ends in, behind `parent` (None: behind the prompt), without a slot yet."""
+        """Add the last token of a beam, after `parent` (None: after the prompt), without a slot yet."""
         if parent is not None:
             parent.references += 1
         node = Node(token, parent)
@@ -39,18 +39,21 @@ class BeamTree:
         return node
 
     def take(self) -> int:
-        """A free slot; raises `InsufficientResources` when none is left."""
+        """Take a free slot. Raises `InsufficientResources` when none is left."""
         if not self.free:
             raise InsufficientResources("beam search has no slot of the cache left; ask for fewer beams or fewer new tokens")
         return self.free.pop()
 
     def place(self, node: Node) -> int:
-        """Give the node a slot, and say which."""
+        """Assign a free slot to the node, and return it."""
         node.slot = self.take()
         return node.slot
 
     def release(self, node: Node | None) -> None:
-        """A beam ends here no longer: give back the slots that nothing else needs, up the branch."""
+        """Tell that this node is no longer the last token of a beam.
+
+        Frees the slots that nothing else needs, from this node up its branch.
+        """
         while node is not None:
             node.references -= 1
             if node.references:
@@ -62,7 +65,7 @@ class BeamTree:
 
 
 def path(node: Node | None, last: int | None = None) -> list[Node]:
-    """The nodes from the first made token to this one, or the last so many of them."""
+    """The nodes from the first new token to this one; with `last`, only the last `last` of them."""
     nodes: list[Node] = []
     while node is not None and (last is None or len(nodes) < last):
         nodes.append(node)

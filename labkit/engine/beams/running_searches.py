@@ -1,4 +1,7 @@
-"""Beam searches beside the batch: a forward pass of each a step, and their best hypotheses as tokens at the end."""
+"""The beam searches that run besides the batch: each has one forward pass per step.
+
+When a search is over, its best hypotheses become the tokens of its samples.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ from labkit.model.kv_cache import KVCache
 
 @dataclass(eq=False)
 class Search:
-    """Searches that were admitted in one step and run as one batch; `again`: one that failed with others and runs alone."""
+    """The search for prompts that were admitted in the same step.
+
+    `again`: the search of one prompt alone, after a search with other prompts failed.
+    """
 
     reservations: list[Reservation]
     beams: BeamSearch
@@ -30,12 +36,12 @@ class Search:
 
 
 class RunningSearches:
-    """Runs what the scheduler has reserved slots for.
+    """Runs a search for each reservation of the scheduler.
 
-    Prompts that are admitted together are searched together. One that is cancelled gives its slots back when the others
-    of its search have ended, or at once if it is the last. When a search fails, each of its prompts is searched anew alone, and
-    one that fails then is ended by an event with the `error`. What is no prompt's fault (`may_be_of_one`) goes to the caller,
-    and the search starts anew unless its callers give up.
+    Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the others of its search
+    have ended, or at once if no other is left. When a search fails, each of its prompts is searched again alone; a prompt that
+    fails alone ends with an event that has the `error`. An exception that is no prompt's fault (`may_be_of_one`) goes to the
+    caller, and the prompts wait in the queue for a new search.
     """
 
     def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
@@ -45,7 +51,7 @@ class RunningSearches:
         self._gone: set[Sequence] = set()
 
     def step(self, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """A pass of every search; the tokens of those that have come to their end."""
+        """Run one pass of every search. Yields the tokens of those that are over."""
         begun = self._begun()
         if new := [reservation for reservation in self._scheduler.reservations if reservation not in begun]:
             yield from self._start(new, forward, cache)
@@ -67,7 +73,7 @@ class RunningSearches:
                             yield from _events(reservation.samples, hypotheses)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Let these sequences (all samples of a prompt) go."""
+        """Remove these sequences (all samples of a prompt)."""
         for search in list(self._searches):
             self._gone |= {r.samples[0] for r in search.reservations if r.samples[0] in sequences}
             if all(r.samples[0] in self._gone for r in search.reservations):
@@ -103,7 +109,7 @@ class RunningSearches:
     def _apart(
         self, search: Search, error: BaseException, forward: Forward, cache: KVCache
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """A search failed: each prompt that is still wanted is searched anew, alone; one that fails then is ended."""
+        """After a search failed, search each prompt that is still wanted again, alone; end a prompt that was alone already."""
         if search.again:
             for samples in self._end(search):
                 yield failed(samples[0], error)
@@ -117,7 +123,7 @@ class RunningSearches:
                 yield from self._start([reservation], forward, cache, again=True)
 
     def _end(self, search: Search) -> list[list[Sequence]]:
-        """Give back what a search held; the samples that are still wanted, prompt by prompt."""
+        """Free all that a search holds. Returns the samples that are still wanted, prompt by prompt."""
         self._searches.remove(search)
         for reservation in search.reservations:
             self._scheduler.release(reservation)
@@ -128,7 +134,7 @@ class RunningSearches:
 
 
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
-    """The tokens of the best hypotheses, best first, one a sample; the last one again where bad words left too few."""
+    """The tokens of the best hypotheses, one for each sample, best first; the last is repeated if bad words left too few."""
     for number, sample in enumerate(samples):
         best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
         nodes = path(best.node) if best is not None else []

@@ -1,1 +1,1 @@
-"""Which sequences the next step computes, and which slots of the cache they hold. No tensors, no model, no text."""
+"""Decides which sequences the next step computes and which cache slots they hold. Knows no tensors and no model."""

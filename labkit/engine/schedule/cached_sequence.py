@@ -1,4 +1,4 @@
-"""A sequence that runs: how many of its tokens are computed, and in which slots their keys and values lie."""
+"""A running sequence: how many of its tokens are computed, and in which slots their keys and values lie."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from labkit.engine.schedule.slot_allocator import Slots
 
 
 class CachedSequence:
-    """What the scheduler knows of a running sequence.
+    """The scheduler's view of a running sequence.
 
-    Positions count what stands in front (`lead`: prefix and soft prompt), the prompt and the new tokens. `computed` of
-    them have keys and values; position p lies in `slots[column(p)]`. With `window` (the request's `memory_len`) the
-    columns are a ring in which a new position takes the place of the oldest. `forks` are the other samples of the prompt,
-    which branch off once it is computed. `decoding` says that one token is left to compute, step by step. `row` is the
-    sequence's number among the running ones and stays the same while it runs; `fork_rows` those reserved for its forks.
-    `sampled` is how many new tokens the sampler knows of in that row (-1: it does not know the sequence). `guesses` are
-    tokens that may follow the last one and are computed behind it in this step, if the request speculates;
-    `prompt_logprobs` those of the prompt's tokens by place, as far as the request asks for them and they are computed.
+    Positions count prefix and soft prompt (together `lead`), then the prompt, then the new tokens. The first `computed`
+    positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window` (the request's `memory_len`)
+    the columns form a ring, in which a new position replaces the oldest one.
+
+    forks: the other samples of the prompt, which become sequences of their own once the prompt is computed. decoding: one
+    token is left to compute in each step. row: the sequence's row in the sampler, the same as long as it runs; fork_rows: the
+    rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is not set up).
+    guesses: tokens that may follow the last one and are computed with it in this step, if the request speculates.
+    prompt_logprobs: log-probabilities of prompt tokens by their index, as far as they are asked for and computed.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -51,45 +52,45 @@ class CachedSequence:
 
     @property
     def num_tokens(self) -> int:
-        """Positions that are known by now."""
+        """How many positions are known now."""
         return self._given + len(self.sequence.new_tokens)
 
     @property
     def last_token(self) -> int:
-        """The token to feed next while decoding."""
+        """The next input token while decoding."""
         sequence = self.sequence
         return sequence.new_tokens[-1] if sequence.new_tokens else sequence.prompt[-1]
 
     @property
     def begin(self) -> int:
-        """The next position to compute; the last one again if all are, since its logits were not used then."""
+        """The next position to compute. If all are computed, it is the last one, whose logits were not used yet."""
         return min(self.computed, self.num_tokens - 1)
 
     @property
     def is_shareable(self) -> bool:
-        """Whether its keys and values follow from its tokens alone, so that other sequences may use them."""
+        """Whether its keys and values depend on its tokens alone, so that other sequences may use them."""
         return self.window is None and self.lead == 0
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt are wanted and not given yet, so that none of it can be taken over."""
+        """Whether log-probabilities of the prompt are still to be made, so that all of it must be computed, not reused."""
         return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 
     @property
     def held(self) -> Slots:
-        """The slots it refers to."""
+        """The slots that it refers to."""
         return self.slots[: self.num_slots]
 
     def column(self, position: int) -> int:
-        """Where in `slots` a position lies."""
+        """The index in `slots` of a position."""
         return position if self.window is None else position % self.window
 
     def length(self, positions: int) -> int:
-        """How many slots are seen once so many positions are computed."""
+        """How many slots the sequence sees when `positions` positions are computed."""
         return positions if self.window is None else min(positions, self.window)
 
     def chunk(self, budget: int) -> int:
-        """How many positions to compute in one pass, at most `budget`; past a full memory one by one, as they came."""
+        """How many positions to compute in one pass: at most `budget`, and one at a time once a bounded memory is full."""
         begin = self.begin
         room = self.num_tokens - begin
         if self.window is not None:
@@ -97,7 +98,7 @@ class CachedSequence:
         return min(room, budget)
 
     def guess(self, most: int) -> list[int]:
-        """What may follow the last token: as much as the request wishes and can still use, at most `most` tokens."""
+        """Guess the tokens after the last one: as many as the request asks for and can still use, at most `most`."""
         sequence = self.sequence
         if self._lookup is None:
             self._lookup = PromptLookup(sequence.prompt)
@@ -106,12 +107,12 @@ class CachedSequence:
         return self._lookup.propose(min(sequence.params.speculate, room, most))
 
     def extend(self, slots: Slots) -> None:
-        """Refer to further slots."""
+        """Refer to more slots."""
         self.slots[self.num_slots : self.num_slots + len(slots)] = slots
         self.num_slots += len(slots)
 
     def fork(self, sequence: Sequence, row: int) -> CachedSequence:
-        """Another sequence of the same tokens so far, with the same slots; the caller counts the references."""
+        """Another sequence with the same tokens and slots so far; the caller counts the references to the slots."""
         twin = CachedSequence(sequence)
         twin.extend(self.held)
         twin.computed, twin.decoding, twin.row, twin.epoch = self.computed, self.decoding, row, self.epoch

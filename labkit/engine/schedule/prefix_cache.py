@@ -1,6 +1,6 @@
-"""Beginnings of texts whose keys and values are still in the cache: a radix tree from token ids to slots.
+"""Finds beginnings of texts whose keys and values are still in the cache: a radix tree from token ids to slots.
 
-A slot belongs to one token, so any common prefix can be shared, to the token. Knows nothing of who runs.
+A slot belongs to one token, so a common prefix of any length can be shared. Knows nothing about running sequences.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 
 
 class Node:
-    """A stretch of tokens and their slots; `children` go on from it, by their first token."""
+    """Consecutive tokens and their slots; `children` continue them, by the first token of each."""
 
     def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
         self.tokens = tokens
@@ -28,30 +28,30 @@ class Node:
 
 
 class PrefixCache:
-    """Keeps the slots of computed tokens in `allocator`; the least recently used ones are given up first.
+    """Keeps the slots of computed tokens in `allocator`; the least recently used ones are evicted first.
 
-    `epoch` counts how often everything was forgotten: what was computed in an earlier epoch must not be inserted.
+    `epoch` counts how often the cache was cleared: slots that were computed in an earlier epoch must not be inserted.
     """
 
     def __init__(self, allocator: SlotAllocator) -> None:
         self._allocator = allocator
         self._root = Node(np.empty(0, np.int64), np.empty(0, np.int32), None)
-        # Least recently used first. Who touches a node touches its ancestors after it, so a leaf comes before them.
+        # Least recently used first. When a node is used, its ancestors are moved after it, so a leaf comes before them.
         self._order: OrderedDict[Node, None] = OrderedDict()
         self.epoch = 0
         self.num_slots = 0
 
     def match(self, tokens: Sequence[int] | Tokens) -> Slots:
-        """Slots of the longest prefix of `tokens` that is here; `share` them before anything else happens."""
+        """Slots of the longest cached prefix of `tokens`. Call the allocator's `share` on them before anything else."""
         node, inside, _ = self._walk(np.asarray(tokens, np.int64))
         self._touch(node)
         return self._path(node, inside)
 
     def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
-        """Keep the slots of these tokens, which the caller refers to, as far as their prefix is not here already.
+        """Keep the slots of these tokens, except where a prefix of them is cached already. The caller refers to the slots.
 
-        Gives the slots of all the tokens as they are now: where the prefix was here, others than the given ones. A caller
-        that goes on must refer to those instead, so that whoever refers to a slot refers to all those before it.
+        Returns the cached slots of all the tokens; for a prefix that was cached already they differ from the given ones. A
+        caller that goes on must refer to the returned slots, so that who refers to a slot refers to all slots before it.
         """
         given = np.asarray(tokens, np.int64)
         node, inside, depth = self._walk(given)
@@ -67,7 +67,7 @@ class PrefixCache:
         return self._path(node, inside)
 
     def evict(self, count: int) -> None:
-        """Give up so many idle slots (fewer if there are no more), from the ends of the least recently used texts."""
+        """Free `count` idle slots, or all if there are fewer, from the ends of the least recently used texts."""
         for node in list(self._order) if count > 0 else ():
             if count <= 0:
                 return
@@ -76,7 +76,7 @@ class PrefixCache:
                 count -= self._cut(node, min(idle, count))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all texts and begin a new epoch."""
         for node in self._order:
             self._allocator.drop(node.slots)
         self._order.clear()
@@ -85,7 +85,7 @@ class PrefixCache:
         self.epoch += 1
 
     def _walk(self, tokens: Tokens) -> tuple[Node, int, int]:
-        """The node in which the longest common prefix ends, how far inside it, and how long the prefix is."""
+        """The node in which the longest cached prefix ends, the number of its tokens that match, and the prefix's length."""
         node, inside, depth = self._root, 0, 0
         while inside == len(node.tokens) and depth < len(tokens) and int(tokens[depth]) in node.children:
             node = node.children[int(tokens[depth])]
@@ -95,7 +95,7 @@ class PrefixCache:
 
     @staticmethod
     def _path(node: Node, inside: int) -> Slots:
-        """Slots from the root to `inside` tokens into a node."""
+        """The slots from the root up to the first `inside` tokens of a node."""
         found: list[Slots] = [node.slots[:inside]]
         while node.parent is not None:
             node = node.parent
@@ -104,7 +104,7 @@ class PrefixCache:
         return path
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut a node in two at `at` tokens; the new, upper part."""
+        """Split a node after `at` tokens. Returns the new upper node."""
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.slots[:at], node.parent)
         node.parent.children[int(upper.tokens[0])] = upper
@@ -114,7 +114,7 @@ class PrefixCache:
         return upper
 
     def _cut(self, leaf: Node, count: int) -> int:
-        """Give up the last `count` slots of a leaf: whoever refers to a slot refers to those before it, so they are idle."""
+        """Free the last `count` slots of a leaf. These are idle: who refers to a slot refers to all slots before it."""
         assert leaf.parent is not None
         left = len(leaf.slots) - count
         self._allocator.drop(leaf.slots[left:])
@@ -133,7 +133,7 @@ class PrefixCache:
 
 
 def _common(first: Tokens, second: Tokens) -> int:
-    """How many tokens two stretches have in common at their beginning."""
+    """The length of the longest common prefix."""
     length = min(len(first), len(second))
     different = np.flatnonzero(first[:length] != second[:length])
     return int(different[0]) if len(different) else length

@@ -1,4 +1,4 @@
-"""Who computes what in the next forward pass. Pure bookkeeping: no tensors, no model, no text."""
+"""Decides what each sequence computes in the next forward pass. It keeps books only: no tensors, no model, no text."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from labkit.engine.schedule.slot_pool import SlotPool
 from labkit.errors import InvalidRequest
 
 MAX_BATCH_SIZE = 64
-"""Sequences that run at a time, unless told otherwise."""
+"""How many sequences run at the same time, by default."""
 
 MAX_STEP_TOKENS = 1024
-"""Tokens that a step computes at most, unless told otherwise."""
+"""How many tokens a step computes at most, by default."""
 
 LOOKAHEAD = 8
-"""Slots that must be left for each running sequence when another is admitted, so that it is not preempted at once."""
+"""Slots left for each running sequence when another one is admitted, so that none is preempted soon after."""
 
 WORTH_WAITING = 32
-"""Tokens of a prompt that a running prompt is about to compute from which it pays to wait for them."""
+"""A prompt waits if a running prompt is about to compute at least this many tokens that both begin with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reservation:
-    """Slots and rows of the beam search of a prompt, whose best hypotheses become `samples`; held until its end."""
+    """Slots and sampler rows of a prompt's beam search, held until it ends; its best hypotheses become `samples`."""
 
     samples: list[Sequence]
     slots: Slots
@@ -40,24 +40,25 @@ class Reservation:
 
 
 class Scheduler:
-    """First come, first served, and decoding is never held up by prompts.
+    """Serves prompts in the order in which they come, and never delays decoding for a prompt.
 
-    Each step decodes one token of every running sequence; what is left of `max_step_tokens` goes to chunks of prompts in
-    the order of their admission, but no more than `max_mixed_prefill` in a step for which decoding sequences wait. So a
-    running sequence gets a token a step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless
-    it is preempted: T are the tokens of the prompts admitted up to and with it, m is `max_step_tokens - max_batch_size` or
-    `max_mixed_prefill`, whichever is less. Requests are admitted in order as rows and slots allow; none overtakes, except
-    that a prompt steps back while a running one computes a long prefix which both share.
+    Each step decodes one token of every running sequence. The rest of `max_step_tokens` goes to chunks of prompts in the
+    order of admission, but at most `max_mixed_prefill` of it in a step that also decodes. So a running sequence gets one token
+    per step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
+    number of tokens of all prompts admitted up to this one, and m is the smaller of `max_step_tokens - max_batch_size` and
+    `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. None overtakes another, with one exception: a
+    prompt lets others pass while a running prompt computes a long prefix that both share.
 
-    Where several steps are under way at a time (stages of a pipeline), each decodes its share of the sequences, so that a
-    sequence gets a token in every round of them.
+    If several steps are in flight (the stages of a pipeline), each decodes its share of the sequences, so that a sequence gets
+    one token in every round of steps.
 
-    What is left of the tokens then goes to guesses of requests that speculate. A beam search is admitted in the same order
-    once all slots that it may need are there, and keeps them to its end; it runs outside of the plan.
+    Tokens that are still left in a step are used for the guesses of requests that speculate. A beam search is admitted in the
+    same order, when all slots that it may need are available. It keeps them until it ends, and runs outside of the plan.
 
-    When slots run out, idle prefixes are given up, then the latest admitted sequence is preempted: its slots go, it stands
-    in front of the queue and computes its tokens anew, as far as nobody kept them. The earliest makes room for nobody but
-    beam searches, and every request fits the pool alone (`SlotPool.check`), so something always goes on.
+    When slots run out, idle prefixes are evicted first. Then the sequence that was admitted last is preempted: it loses its
+    slots, goes to the front of the queue, and later computes its tokens again, except those whose slots were kept. The
+    sequence admitted first waits for nobody but beam searches, and every request fits the pool alone (`SlotPool.check`), so at
+    least one sequence always advances.
     """
 
     def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
@@ -73,22 +74,23 @@ class Scheduler:
         self.tokens_computed = self.tokens_reused = self.preemptions = self.tokens_guessed = self.guesses_right = 0
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
-        """Let the samples of one prompt wait at the end of the queue; `SlotPool.check` has passed them."""
+        """Put the samples of one prompt at the end of the queue; `SlotPool.check` has accepted them."""
         self.waiting.append(list(samples))
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Let these sequences (all samples of a prompt) go, wherever they are; their slots are available at once."""
+        """Remove these sequences (all samples of a prompt), waiting or running; their slots are available at once."""
         self.waiting = deque(group for group in self.waiting if group[0] not in sequences)
         for entry in [entry for entry in self.running if entry.sequence in sequences]:
             self.finish(entry)
 
     def plan(self, steps: int = 1, busy: Collection[CachedSequence] = ()) -> Plan:
-        """Decide the next step. Slots are assigned; all else waits for `commit`, so a step that failed is planned again.
+        """Decide the next step. Slots are assigned now and all else in `commit`, so that a failed step is planned again.
 
-        Of up to `steps` that are under way at a time, each decodes its share of the sequences. `busy`: those of the others.
+        steps: how many steps may be in flight; each decodes its share of the sequences. busy: the sequences of the other
+        steps in flight.
         """
         plan = Plan(self._decodes(steps, busy), [])
-        left = self.max_mixed_prefill if plan.decodes else self.max_step_tokens  # of prompts' tokens
+        left = self.max_mixed_prefill if plan.decodes else self.max_step_tokens  # tokens of prompts
         prompts = [entry for entry in self.running if not entry.decoding and entry not in busy]
         while (budget := min(left, self.max_step_tokens - plan.num_tokens)) > 0:
             entry = prompts.pop(0) if prompts else self._admit()
@@ -103,13 +105,13 @@ class Scheduler:
         return plan
 
     def gone(self, plan: Plan) -> set[CachedSequence]:
-        """Sequences of a step that were cancelled while it was under way."""
+        """Sequences of a step that were cancelled while it was in flight."""
         return set(plan.entries).difference(self.running)
 
     def commit(self, plan: Plan) -> list[CachedSequence]:
-        """The step is computed. Those that get a token: the decodes, then whoever has ended its prompt, with its forks.
+        """Note that the step is computed; none of its sequences may be `gone`.
 
-        None of them may be `gone`.
+        Returns the sequences that get a new token: the decodes, then those whose prompt is complete, each with its forks.
         """
         self.tokens_computed += plan.num_tokens
         for entry in plan.decodes:
@@ -128,13 +130,13 @@ class Scheduler:
         return sampled
 
     def finish(self, entry: CachedSequence) -> None:
-        """A sequence has ended, or makes room: its slots and its row are available."""
+        """Remove a sequence that has ended or makes room for others; its slots and its row are available."""
         self.pool.release(entry)
         self.running.remove(entry)
         self._rows += [entry.row, *entry.fork_rows]
 
     def stats(self) -> EngineStats:
-        """What was done and is going on."""
+        """Counters of finished and running work."""
         return EngineStats(
             tokens_computed=self.tokens_computed,
             tokens_reused=self.tokens_reused,
@@ -149,15 +151,16 @@ class Scheduler:
         )
 
     def release(self, reservation: Reservation) -> None:
-        """A beam search is over, or given up."""
+        """Free the slots and rows of a beam search that has ended."""
         self.reservations.remove(reservation)
         self.pool.allocator.release(reservation.slots)
         self._rows += reservation.rows
 
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
-        """A step's share of the sequences that decode, each with a slot for its token.
+        """The sequences that decode in the next step, its share of all, each with a slot for its token.
 
-        The latest admitted make room if they must; as long as the latest is under way, those that lack a slot wait.
+        If slots are missing, the sequences admitted last are preempted. While the last one is in flight, that is not possible,
+        and the sequences without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]
@@ -177,7 +180,7 @@ class Scheduler:
         return decodes
 
     def _speculate(self, plan: Plan, budget: int) -> None:
-        """With what is left of the step's tokens and slots, try guesses of what follows; nobody makes room for them."""
+        """Use the step's remaining tokens and slots for guesses of the next tokens; nothing is evicted for them."""
         for entry in [entry for entry in plan.decodes if entry.speculates]:
             spare = self.pool.num_available - len(self.running)
             entry.guesses = entry.guess(min(budget, spare))
@@ -194,11 +197,11 @@ class Scheduler:
         self.preemptions += 1
 
     def _admit(self) -> CachedSequence | None:
-        """The next waiting prompt, now running; None if there is none for which rows and slots are left."""
+        """Start the next waiting prompt and return it; None if no prompt waits, or rows or slots are missing."""
         place = 0
         while place < len(self.waiting):
             samples = self.waiting[place]
-            if place + width_of(samples) > len(self._rows):  # those that stepped back keep a row each
+            if place + width_of(samples) > len(self._rows):  # one row each for the prompts before it in the queue
                 return None
             spare = LOOKAHEAD * (len(self.running) + len(samples)) if self.running else 0
             if samples[0].params.num_beams > 1:
@@ -233,7 +236,7 @@ class Scheduler:
         self.running.append(entry)
 
     def _is_being_computed(self, entry: CachedSequence, matched: int) -> bool:
-        """Whether a running prompt is about to compute much more of this one than is here already."""
+        """Whether a running prompt is about to compute much more of this prompt than is cached already."""
         end = matched + WORTH_WAITING
         if not self.pool.prefix_reuse or not entry.is_shareable or entry.scores_prompt or end >= len(entry.tokens):
             return False
@@ -241,7 +244,7 @@ class Scheduler:
         return any(np.array_equal(other.tokens[:end], entry.tokens[:end]) for other in peers)
 
     def _branch(self, entry: CachedSequence) -> list[CachedSequence]:
-        """The other samples go their own way behind the computed prompt."""
+        """Let the other samples of a computed prompt run as sequences of their own."""
         pairs = zip(entry.forks, entry.fork_rows, strict=True)
         twins = [self.pool.fork(entry, sequence, row) for sequence, row in pairs]
         entry.forks, entry.fork_rows = [], []
@@ -251,19 +254,19 @@ class Scheduler:
 
 
 def width_of(samples: SequenceOf[Sequence]) -> int:
-    """Sequences that the samples of a prompt run at a time: one each, or the beams that they are chosen from."""
+    """How many rows the samples of a prompt need: one each, or one for each beam of their search."""
     beams = samples[0].params.num_beams
     return beams if beams > 1 else len(samples)
 
 
 def check_limits(max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
-    """Raise `InvalidRequest` for limits under which prompts could stand still."""
+    """Raise `InvalidRequest` for limits with which a prompt might never be computed."""
     if max_mixed_prefill is not None and max_mixed_prefill < 1:
-        raise InvalidRequest(f"max_mixed_prefill is {max_mixed_prefill}; at least 1 is accepted, or none for no such limit")
+        raise InvalidRequest(f"max_mixed_prefill is {max_mixed_prefill}; at least 1 is accepted, or None for no limit")
     if max_batch_size < 1:
         raise InvalidRequest(f"max_batch_size is {max_batch_size}; at least 1 is accepted")
     if max_step_tokens <= max_batch_size:
         raise InvalidRequest(
-            f"max_step_tokens is {max_step_tokens} with max_batch_size {max_batch_size}; give more tokens a step than "
-            "sequences, so that prompts go on while all of them decode"
+            f"max_step_tokens is {max_step_tokens} with max_batch_size {max_batch_size}; max_step_tokens must be "
+            "larger than max_batch_size, so that prompts are computed while all sequences decode"
         )

@@ -1,4 +1,4 @@
-"""One continuation in the making: its tokens, its text, and whether it has ended. Knows nothing of the model."""
+"""One continuation of a prompt: its tokens so far, its text, and whether it has ended. Knows nothing about the model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from labkit.engine.text_stream import TextStream
 
 
 class Sequence:
-    """A prompt and what has been made behind it so far.
+    """A prompt and its new tokens so far.
 
-    `eos_token_id` is the model's end of text, or several; `stop_token_ids` are the tokens that end it (the end of text among
-    them unless ignored); `bad_words` the forbidden token sequences and `banned_texts` the forbidden texts; `seed` decides its
-    random draws together with `sample`; `token_bytes` turns a token into its part of the text, `special_tokens` are the names
-    of those that have none, and `stop_words` are the stops given as token ids.
+    eos_token_id: the model's end-of-text token, or several. bad_words: forbidden token sequences; banned_texts: forbidden
+    texts. seed, sample: decide its random draws. token_bytes: turns a token into its bytes of the text; special_tokens: the
+    names of the tokens that have no bytes.
+
+    Its `stop_token_ids` are the tokens that end it, the end of text included unless the request ignores it; its `stop_words`
+    are the stops that were given as token ids.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Sequence:
         self._special = {token: name for token, name in special_tokens.items() if any(name in string for string in strings)}
         self._text = self.text_stream()
         self.stop_words = StopWords([word for word in params.stop if not isinstance(word, str)])
-        self._held: list[bytes | str] = []  # of the last tokens, which may be the beginning of a stop word
+        self._held: list[bytes | str] = []  # pieces of the last tokens, which may begin a stop word
 
     @property
     def given_positions(self) -> int:
@@ -71,11 +73,14 @@ class Sequence:
         return TextStream([word for word in self.params.stop if isinstance(word, str)], self._special.values())
 
     def piece(self, token: int) -> bytes | str:
-        """What a token is to a `text_stream`: its bytes, or its name if it is a special token that a stop string names."""
+        """A token's piece of the text: its bytes, or its name if it is a special token that a stop string contains."""
         return self._special.get(token) or self.token_bytes(token)
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
-        """Take the next token; the event says what it adds and whether it was the last. `NO_TOKEN` ends the text."""
+        """Append the next token. The event holds the text that it adds, and why the text ended if it did.
+
+        `NO_TOKEN` ends the text without a token.
+        """
         if token == NO_TOKEN:
             text = self._text.push(*self._held, last=True, searching=self.may_stop)
             return TokenEvent(self.request, self.sample, token, text, None, "banned")

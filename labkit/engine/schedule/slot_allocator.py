@@ -1,4 +1,4 @@
-"""Which slots of the cache are free: handed out one by one, shared by reference count. Knows nothing of tokens."""
+"""Tracks which cache slots are free; used slots are shared by reference count. Knows nothing about tokens."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Slots: TypeAlias = npt.NDArray[np.int32]
 
 
 PADDING_SLOT = 0
-"""The slot that is nobody's: captured steps of more rows than there are sequences write there."""
+"""The slot that no sequence holds: padding rows of captured steps write there."""
 
 
 class SlotAllocator:
-    """Counts the references to each of the slots 1 to `num_slots`; one that nobody refers to is free, unless it is kept.
+    """Counts the references to each of the slots 1 to `num_slots`; a slot without references is free, unless it is kept.
 
-    Kept slots hold keys and values of tokens that may come again. Once nobody refers to them they are idle: still there,
-    but as good as free to whoever decides what is kept. Raises `InvalidRequest` for fewer than one slot.
+    Kept slots hold keys and values of tokens that may come again. A kept slot without references is idle: its contents stay,
+    and the owner of the prefixes can free it at any time. Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -35,7 +35,7 @@ class SlotAllocator:
         self.num_idle = 0
 
     def take(self, count: int) -> Slots:
-        """So many free slots, one reference each; the caller has seen that `num_free` suffices."""
+        """Take `count` free slots, one reference each. The caller has checked that `num_free` is large enough."""
         assert count <= self.num_free, f"{count} slots taken of {self.num_free} that are free"
         taken = self._free[self.num_free - count : self.num_free][::-1].copy()
         self.num_free -= count
@@ -43,12 +43,12 @@ class SlotAllocator:
         return taken
 
     def share(self, slots: Slots) -> None:
-        """One more reference to each of these slots (all different)."""
+        """Add one reference to each of these slots (all different)."""
         self.num_idle -= int(np.count_nonzero(self._kept[slots] & (self.references[slots] == 0)))
         self.references[slots] += 1
 
     def release(self, slots: Slots) -> None:
-        """One reference fewer to each of these slots (all different)."""
+        """Remove one reference from each of these slots (all different)."""
         self.references[slots] -= 1
         left = slots[self.references[slots] == 0]
         kept = self._kept[left]
@@ -56,11 +56,11 @@ class SlotAllocator:
         self._give_back(left[~kept])
 
     def keep(self, slots: Slots) -> None:
-        """Let these slots, to which somebody refers, outlive their last reference."""
+        """Let these slots, which have references, keep their contents after the last reference is gone."""
         self._kept[slots] = True
 
     def drop(self, slots: Slots) -> None:
-        """Keep these slots no longer: idle ones become free, the others with their last reference."""
+        """Stop keeping these slots: idle ones become free now, the others when their last reference is gone."""
         self._kept[slots] = False
         idle = slots[self.references[slots] == 0]
         self.num_idle -= len(idle)

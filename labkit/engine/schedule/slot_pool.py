@@ -1,4 +1,4 @@
-"""Gives running sequences their slots: shared prefixes first, free slots then, given-up prefixes last."""
+"""Gives running sequences their slots: shared prefixes first, then free slots, then slots of evicted prefixes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 
 
 class SlotPool:
-    """A pool of `num_slots` slots; with `prefix_reuse`, computed tokens outlive the sequence that computed them.
+    """A pool of `num_slots` slots. With `prefix_reuse`, keys and values are kept after the sequence that computed them ended.
 
     Raises `InvalidRequest` for fewer than one slot.
     """
@@ -26,16 +26,16 @@ class SlotPool:
 
     @property
     def num_slots(self) -> int:
-        """Slots in all."""
+        """How many slots there are in all."""
         return self.allocator.num_slots
 
     @property
     def num_available(self) -> int:
-        """Slots that a sequence can have at once: free ones and idle prefixes."""
+        """How many slots can be given out now: free ones and those of idle prefixes."""
         return self.allocator.num_free + self.allocator.num_idle
 
     def check(self, sequence: Sequence) -> None:
-        """Raise `InvalidRequest` when a sequence would not fit the pool even alone."""
+        """Raise `InvalidRequest` if a sequence would not fit the pool even alone."""
         if (needed := slots_needed(sequence)) > self.num_slots:
             raise InvalidRequest(
                 f"a prompt of {len(sequence.prompt)} tokens with {sequence.max_new_tokens} new ones takes {needed} slots of "
@@ -43,17 +43,17 @@ class SlotPool:
             )
 
     def matched(self, entry: CachedSequence) -> Slots:
-        """Slots of the prefix of a sequence that is here; never its last token, which is computed for its logits."""
+        """Slots of the cached prefix of a sequence; never of its last token, which is computed for its logits."""
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
         return self.prefixes.match(entry.tokens[:-1])
 
     def reserve(self, count: int, spare: int) -> Slots | None:
-        """So many slots for whoever manages them himself; none, if fewer than `spare` would be left."""
+        """Take `count` slots for a caller that manages them itself; None if fewer than `spare` would be left."""
         return self._take(count) if count + spare <= self.num_available else None
 
     def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
-        """Give a sequence the slots of all its tokens, `shared` first; no, if fewer than `spare` would be left."""
+        """Give a sequence the slots of all its tokens, `shared` first. Returns False if fewer than `spare` would be left."""
         self.allocator.share(shared)
         needed = entry.length(entry.num_tokens) - len(shared)
         if needed + spare > self.num_available:
@@ -70,11 +70,11 @@ class SlotPool:
         position = entry.num_tokens - 1
         if entry.window is None or position < entry.window:
             return entry.num_slots <= position
-        # The memory is full and the oldest slot is written anew, unless another sample sees it too.
+        # The memory is full, so the oldest slot is overwritten, unless another sample sees it too.
         return bool(self.allocator.references[entry.slots[entry.column(position)]] > 1)
 
     def give_next(self, entries: SequenceOf[CachedSequence]) -> None:
-        """Give each of these, which lack one, a slot for its next token; `num_available` suffices."""
+        """Give each of these sequences, which lack one, a slot for its next token; `num_available` is large enough."""
         for entry, slot in zip(entries, self._take(len(entries)).tolist(), strict=True):
             column = entry.column(entry.num_tokens - 1)
             if column < entry.num_slots:
@@ -84,17 +84,17 @@ class SlotPool:
                 entry.num_slots = column + 1
 
     def give_guesses(self, entry: CachedSequence) -> None:
-        """Give a decoding sequence slots for its guesses; those of wrong ones are used for the tokens that come instead."""
+        """Give a decoding sequence slots for its guesses; the right tokens later use the slots of wrong guesses."""
         missing = entry.num_tokens + len(entry.guesses) - entry.num_slots
         entry.extend(self._take(max(missing, 0)))
 
     def fork(self, entry: CachedSequence, sequence: Sequence, row: int) -> CachedSequence:
-        """Another sequence that has computed what `entry` has: the same slots, one reference more, nothing copied."""
+        """Another sequence with the computed tokens of `entry`: it shares the slots, and nothing is copied."""
         self.allocator.share(entry.held)
         return entry.fork(sequence, row)
 
     def share_prefix(self, entry: CachedSequence) -> None:
-        """Let others use what a running sequence has computed so far; where somebody was first, it uses theirs."""
+        """Let others use what a running sequence has computed; where another was first, it uses the other's slots."""
         if not self._shares(entry) or entry.epoch != self.prefixes.epoch:
             return
         kept = self._keep(entry)
@@ -104,7 +104,7 @@ class SlotPool:
         entry.slots[other] = kept[other]
 
     def release(self, entry: CachedSequence) -> None:
-        """Take a sequence's slots back; what it computed stays as a prefix for others until the slots are needed."""
+        """Take a sequence's slots back. Its keys and values stay as a prefix for others until the slots are needed."""
         if self._shares(entry) and entry.epoch == self.prefixes.epoch:
             self._keep(entry)
         self.allocator.release(entry.held)
