@@ -11,7 +11,9 @@ from typing import Any
 import psutil
 
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE
+
+WAIT_SECONDS = 240.0
+"""How long to wait for a change, on a machine that may be busy with other work."""
 
 
 def processes(server: Server) -> list[psutil.Process]:
@@ -41,7 +43,7 @@ def shared_memory(prefix: str) -> set[Path]:
     return set(Path("/dev/shm").glob(f"{prefix}*"))
 
 
-def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> None:
+def wait_for(what: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
     """Wait until a function returns something true; fail after `seconds`."""
     until = time.monotonic() + seconds
     while not what():
