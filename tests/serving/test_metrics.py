@@ -139,7 +139,7 @@ def test_figures_of_two_looks() -> None:
 
 
 def test_what_is_no_metrics() -> None:
-    with pytest.raises(InvalidRequest, match="no text of Prometheus metrics"):
+    with pytest.raises(InvalidRequest, match="not the text of Prometheus metrics"):
         parse_metrics("<html>\n")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
