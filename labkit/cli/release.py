@@ -15,7 +15,7 @@ def release(
     course: Annotated[Path, typer.Option(help="The course's folder, with solutions/ and labs/.")] = Path(),
     lab: Annotated[str | None, typer.Option(help="Only this lab, 01 say.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; list the notebooks that are out of step.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks that were edited after labkit wrote them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks that a person has edited.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write labs/*.ipynb (stubs) and solutions/*.ipynb (solved and executed) from solutions/*.py.
