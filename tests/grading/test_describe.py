@@ -118,7 +118,7 @@ def test_the_place_in_a_nested_answer_is_named_as_it_is_written() -> None:
         == "At ['Tokens'], your function returns 1 item; it should return 2 items."
     )
     assert described(expected | {"Loss": {"mean": 0.5}}, expected).message.startswith(
-        "At ['Loss'], your function gives a dictionary"
+        "At ['Loss'], your function returns a dictionary"
     )
     assert described(expected | {"Tokens": [1, 5]}, expected).message.startswith("The value at ['Tokens'][1] is not right")
     assert described([1], [1, 2]).message == "Your function returns 1 item; it should return 2 items."
