@@ -17,9 +17,7 @@ def release(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; list the notebooks that do not match their sources.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite notebooks that were edited after labkit wrote them.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks that a person has edited.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write labs/*.ipynb (stubs) and solutions/*.ipynb (solved and executed) from solutions/*.py.

@@ -1,1 +1,1 @@
-"""What the course asks of a learner: statements, inputs, references, known mistakes. Checks nothing itself."""
+"""The exercises of the course: statements, inputs, right answers and known mistakes. Checks nothing itself."""

@@ -1,4 +1,4 @@
-"""A device that works behind your back, as a GPU does: launching returns at once, the work is done later.
+"""An asynchronous device, like a GPU: a launch returns at once, and the work is done later.
 
 Its time is virtual and exact, so a timing function that forgets to wait is wrong by a known amount on every machine.
 """
@@ -13,9 +13,9 @@ COLD_FACTOR = 12.0
 
 
 class AsyncDevice:
-    """Runs steps one after the other on a queue of its own, and keeps the clock of the host that launches them.
+    """Runs steps one after the other on its own queue, and keeps the clock of the host that launches them.
 
-    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long, as they do while kernels are compiled and caches fill.
+    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long: on a real GPU kernels are compiled and caches filled then.
     """
 
     def __init__(self, seed: int, step_seconds: float = 2e-3) -> None:

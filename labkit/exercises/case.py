@@ -1,4 +1,4 @@
-"""One input of an exercise, and the plain way to call a function on it."""
+"""One input of an exercise, and a plain call of a function on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """One input: what it is in words, and the arguments to call with (fresh ones every time they are made)."""
+    """One input: a label in words, and the arguments of the call. Cases are made anew for each use."""
 
     label: str
     args: tuple[Any, ...] = ()
@@ -17,5 +17,5 @@ class Case:
 
 
 def directly(function: Callable[..., Any], case: Case) -> Any:
-    """Call a function on a case, here and now."""
+    """Call a function on a case, in this process."""
     return function(*case.args, **case.kwargs)

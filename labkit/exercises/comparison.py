@@ -1,4 +1,4 @@
-"""When an answer counts as the reference's: by value, to the precision of its type, relative to its own size.
+"""Compares an answer with the right one, by value, to the precision of its dtype and relative to its size.
 
 Answers are plain values: numbers, strings, booleans, tensors, and lists, tuples and dictionaries of them.
 """
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Tolerance for tensors: largest error over the largest value of the reference, by dtype."""
+"""The tolerance for tensors by dtype: the largest error divided by the largest value of the right answer."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where an answer first differs: the path to the place, what was found, what was expected, and why that is wrong."""
+    """The first place where an answer differs: its path, the value found, the value expected, and the kind of difference."""
 
     path: str
     found: Any
@@ -28,16 +28,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Compares an answer with the reference's.
+    """Compares an answer with the right one.
 
-    `relative` is the tolerance for numbers (whole numbers must be equal); tensors use `RELATIVE` of the less precise of
-    the two dtypes, or `relative` where that is larger.
+    `relative` is the tolerance for numbers; whole numbers must be equal. For tensors the tolerance is that of the less precise
+    dtype in `RELATIVE`, or `relative` if that is larger.
     """
 
     relative: float = 1e-6
 
     def difference(self, found: Any, expected: Any, path: str = "") -> Difference | None:
-        """The first difference, or None when the answer is right."""
+        """The first difference, or None if the answer is right."""
         if isinstance(expected, Tensor):
             return self._tensor(found, expected, path)
         if isinstance(expected, bool | str) or expected is None:
@@ -93,7 +93,7 @@ class Comparison:
         a, b = found.detach().cpu().double(), expected.detach().cpu().double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             return Difference(path, found, expected, "not finite")
-        a, b = a[a.isfinite()], b[b.isfinite()]  # the same places of both: a mistake that gives NaN is known by it
+        a, b = a[a.isfinite()], b[b.isfinite()]  # a known mistake that returns NaN is recognised by the places of its NaN
         if not len(b):
             return None
         limit = max(RELATIVE[found.dtype], RELATIVE[expected.dtype], self.relative) * float(b.abs().max())

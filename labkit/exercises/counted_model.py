@@ -1,4 +1,4 @@
-"""A little GPT-J with the calling form of `transformers`, which counts the tokens that each call feeds it."""
+"""A small GPT-J that is called like a model of `transformers` and counts the tokens of each call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, co
 
 
 class CountedModel:
-    """Seeded random weights; `fed` lists the tokens a sequence was fed in each call.
+    """A model with random weights from a seed; `fed` lists, for each call, the number of tokens of a sequence.
 
-    Called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` gives `logits`
-    `[batch, fed, vocab_size]` and `past_key_values`, of which nothing may be assumed but that it can be handed on.
+    It is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
+    `[batch, fed, vocab_size]` and `past_key_values`. A caller may only pass `past_key_values` to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size
@@ -30,7 +30,7 @@ class CountedModel:
         self.fed: list[int] = []
 
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = True) -> SimpleNamespace:
-        """Run `input_ids` `[batch, fed]` behind what `past_key_values` has seen."""
+        """Run `input_ids` `[batch, fed]` after the tokens that `past_key_values` holds."""
         self.fed.append(int(input_ids.shape[1]))
         seen: Tensor = input_ids if past_key_values is None else torch.cat((past_key_values, input_ids), dim=1)
         rows = []

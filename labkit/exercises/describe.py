@@ -1,4 +1,4 @@
-"""A wrong answer in words: what kind of value it is, how it relates to the right one, and where a tensor differs."""
+"""Describes a wrong answer: its type, its relation to the right value, and where a tensor differs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FACTORS = (
 
 
 LEGEND = "# wrong, . right, + some of both"
-"""How to read `mismatch_map`."""
+"""The signs of `mismatch_map`."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
@@ -37,20 +37,20 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
 
 @dataclass(frozen=True)
 class Description:
-    """A sentence for the learner, and lines that show the place."""
+    """A sentence for the learner, and lines that show where the answer is wrong."""
 
     message: str
     details: str
 
 
 def describe_difference(difference: Difference) -> Description:
-    """Put a difference into words."""
+    """Describe a difference in words."""
     found, expected = difference.found, difference.expected
     place = f"At {difference.path}, your function" if difference.path else "Your function"
     shown = f"got      {brief(found)}\nexpected {brief(expected, hidden=True)}"
     if difference.reason == "type":
         forgot = " Did you forget `return`?" if found is None else ""
-        return Description(f"The answer {_at(difference)}is {_kind(found)}, {_kind(expected)} is asked for.{forgot}", shown)
+        return Description(f"The answer {_at(difference)}is {_kind(found)}; it should be {_kind(expected)}.{forgot}", shown)
     if difference.reason == "incomparable":
         return Description(f"The answer cannot be compared with the right one, which is {_kind(expected)}.", shown)
     if difference.reason == "shape":
@@ -60,35 +60,39 @@ def describe_difference(difference: Difference) -> Description:
     if difference.reason == "dtype":
         return Description(f"The tensor {_at(difference)}has the wrong dtype.", shown)
     if difference.reason == "length":
-        return Description(f"{place} gives {len(found)} items, {len(expected)} are asked for.", shown)
+        return Description(f"{place} returns {_items(len(found))}; it should return {_items(len(expected))}.", shown)
     if difference.reason == "keys":
         keys = f"got      {found}\nexpected {expected}"
-        return Description(f"{place} gives a dictionary with other keys than those asked for.", keys)
+        return Description(f"{place} returns a dictionary with the wrong keys.", keys)
     if difference.reason == "not finite":
         if isinstance(expected, Tensor):
             shown += f"\n{_first(found, expected, ~found.detach().cpu().double().isfinite())}"
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
-    # The kind of value is right here: to say that a number was expected would only puzzle.
+    # The type is right here, so the right value is not described: it would be a number that must stay hidden.
     return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"got {brief(found)}")
 
 
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count} items"
+
+
 def brief(value: Any, *, hidden: bool = False) -> str:
-    """A value on one line; tensors by shape and dtype. `hidden` keeps numbers back, so that they cannot be copied."""
+    """A value on one line; a tensor as its shape and dtype. With `hidden` only the type is shown, not the answer."""
     if isinstance(value, Tensor):
         return f"tensor of shape {tuple(value.shape)}, {value.dtype}".replace("torch.", "")
     if hidden:
         return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
     try:
         text = _SHORT.repr(value)
-    except Exception:  # a number of thousands of digits, or a learner's class with a broken text
+    except Exception:  # a number with thousands of digits, or a learner's class whose text cannot be made
         text = _kind(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _at(difference: Difference) -> str:
-    """The place: "at [1] ", or the name that the exercise has for it."""
+    """The place: "at [1] ", or the exercise's own name for it."""
     place = difference.path
     return "" if not place else f"{place} " if place[0] != "[" else f"at {place} "
 
@@ -102,7 +106,7 @@ def _kind(value: Any) -> str:
 
 
 def _factor(found: Any, expected: Any) -> str:
-    """How a wrong number relates to the right one, when that tells something."""
+    """How a wrong number relates to the right one, if they can be compared."""
     if (
         isinstance(expected, bool)
         or not isinstance(expected, int | float)
@@ -122,7 +126,7 @@ def _factor(found: Any, expected: Any) -> str:
 
 def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) -> Description:
     a, b = found.detach().cpu().double(), expected.detach().cpu().double()
-    relative = max(RELATIVE.get(found.dtype, 0.0), RELATIVE.get(expected.dtype, 0.0))  # 0 for whole numbers
+    relative = max(RELATIVE.get(found.dtype, 0.0), RELATIVE.get(expected.dtype, 0.0))  # 0.0 for whole numbers
     wrong = (a - b).abs() > relative * b.abs().max()
     share = float(wrong.double().mean())
     if not bool(a.any()):
@@ -135,7 +139,7 @@ def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) ->
 
 
 def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
-    """The first wrong element: where it is, what it is, and what it should be."""
+    """The first wrong element: its index, its value, and the right value."""
     place = tuple(int(i[0]) for i in wrong.nonzero(as_tuple=True)) if wrong.any() else ()
     if len(place) != wrong.dim():
         return "first at index ()"
@@ -144,7 +148,7 @@ def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
 
 
 def _scale(a: Tensor, b: Tensor) -> str:
-    """Whether one number turns the right tensor into the wrong one, and which."""
+    """If every element is wrong by the same factor, that factor in words; else nothing."""
     if not bool(b.any()):
         return ""
     ratio = float((a * b).sum() / (b * b).sum())
@@ -155,7 +159,7 @@ def _scale(a: Tensor, b: Tensor) -> str:
 
 
 def mismatch_map(wrong: Tensor, rows: int = 8, columns: int = 48) -> str:
-    """A small picture of a tensor's elements: # where wrong, . where right, + where both meet in one cell."""
+    """A small picture of a tensor: # for wrong elements, . for right ones, + for a cell of the picture that holds both."""
     flat = wrong.reshape(-1, wrong.shape[-1]) if wrong.dim() else wrong.reshape(1, 1)
     row_parts = torch.tensor_split(flat.double(), min(rows, flat.shape[0]), dim=0)
     lines = []

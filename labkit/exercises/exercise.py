@@ -1,4 +1,4 @@
-"""The form of an exercise: everything the notebook, the checker and the grader need to know about it."""
+"""The form of an exercise: everything that the notebook, the checker and the grader need to know about it."""
 
 from __future__ import annotations
 
@@ -41,16 +41,20 @@ class Mistake:
 class Exercise:
     """An exercise.
 
-    `function` is the name the learner writes; `cases` makes inputs from a seed (ragged, size 1 and not powers of two
-    among them); `reference` is right; each of `mistakes` is wrong on at least one case of every seed; `hints` go from
-    a nudge to nearly the answer. `requires` names what the machine must have ("cuda", ...), else the verdict is "not
-    measured here". `writes` lists the positions of arguments that the function is meant to change. `observe` turns a
-    call's case and value into what is compared, for answers that also lie in what the function did to its arguments. `run`
-    calls a function on a case, if not here and now: on several ranks, say.
-    `seconds` bounds one call; with `ends_at_error` no further case is tried behind one that raises, where each costs seconds.
-    `contract` is what is asked for besides the values. `names` calls places of an answer by name ("[1]": "normed"), `words`
-    says of a wrong number, given it and the right one, more than that it is wrong, and `explain` says of a wrong answer of the
-    right form, given the case and the right one, what is wrong with it, or nothing where it does not know.
+    - `function` is the name of the function that the learner writes.
+    - `cases(seed)` makes inputs: ragged ones, some of size 1, some that are no power of two.
+    - `reference` is right; each of `mistakes` is wrong for at least one case of every seed.
+    - `hints` go from a nudge to nearly the answer.
+    - `requires` names what the machine must have ("cuda", ...); without it the verdict is "not measured here".
+    - `writes` lists the positions of arguments that the function is meant to change.
+    - `observe(case, value)` returns what is compared; an answer may also be in what the function did to its arguments.
+    - `run(function, case)` makes the call, on several ranks for example; by default in this process.
+    - `seconds` is the time limit of one call. With `ends_at_error` no case is tried after one that raises, because each
+      would take seconds.
+    - `contract` is what is asked for besides right values.
+    - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
+    - `words(found, right)` describes a wrong value.
+    - `explain(case, found, right)` says what is wrong with an answer of the right form; it returns "" if it does not know.
     """
 
     name: str
@@ -82,11 +86,11 @@ class Exercise:
         if not 4 <= len(self.mistakes) <= 16 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
             raise InvalidRequest(
                 f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
-                "4 to 16 mistakes, difficulty 1 to 5 and 3 hints are the form"
+                "it needs 4 to 16 mistakes, a difficulty from 1 to 5, and 3 hints"
             )
 
     def answer(self, case: Case) -> Any:
-        """What the reference gives for a case."""
+        """The right answer to a case."""
         return self.observe(case, self.run(self.reference, case))
 
     def known_mistakes(self) -> Iterator[Mistake]:
@@ -106,7 +110,7 @@ class Exercise:
         return asked if is_seen else (OwnWork(), *asked)
 
     def heading(self) -> str:
-        """The Markdown that opens the exercise in a notebook."""
+        """The Markdown that introduces the exercise in a notebook."""
         dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
         return (
             f"### Exercise {self.number} · {self.title}\n\n"

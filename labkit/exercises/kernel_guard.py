@@ -1,9 +1,9 @@
-"""What a GPU's memory checker does, for interpreted Triton kernels: an access outside the given tensors is an error.
+"""A memory checker for interpreted Triton kernels: an access outside the given tensors is an error.
 
-Unguarded, the interpreter reads and writes wherever a pointer leads, and a missing mask can end the whole process. Two
-more things are made visible that only a GPU would show: elements that a mask leaves out and no `other=` fills are
-undefined, so they are NaN here; and the bytes that memory must move, which is each byte once, however many programs ask
-for it. (`labkit.ops.kernels.interpreter_traffic` counts what they ask for.)
+Without it the interpreter reads and writes wherever a pointer leads, and a missing mask can end the whole process. It also
+shows two things that otherwise only a GPU would show. Elements that a mask leaves out and no `other=` fills are undefined, so
+they are NaN here. And memory must move each byte once, even if many programs ask for it: these bytes are counted. (The bytes
+that programs ask for are counted by `labkit.ops.kernels.interpreter_traffic`.)
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy as np
 from labkit.measure.traffic import Traffic
 
 _POISON = 0x3F3F3F3F
-"""What masked-out whole numbers hold: far outside any tensor when used as an index."""
+"""The value of masked-out whole numbers: as an index it is far outside any tensor."""
 
 
 class OutsideTensor(Exception):
-    """A kernel read or wrote memory outside the tensors that it was given."""
+    """A kernel has accessed memory outside the tensors that it was given."""
 
 
 @dataclass
 class MemoryBytes(Traffic):
-    """Bytes that kernels read and wrote, each byte once a launch; launches, and programs in all of them."""
+    """The bytes that kernels read and wrote, each byte once per launch, and the numbers of launches and of programs."""
 
     launches: int = 0
     programs: int = 0
@@ -39,23 +39,23 @@ class MemoryBytes(Traffic):
 
 @dataclass
 class _Extent:
-    """The memory of one argument: its name, first byte and the byte behind its last, and where it was accessed."""
+    """The memory of one argument: its name, its first byte, the byte after its last, and which elements were accessed."""
 
     name: str
     start: int
     end: int
-    touched: dict[tuple[str, int], Any] = field(default_factory=dict)  # (verb, element size): a mark a byte
-    widest: int = 0  # elements that one load asked for
+    touched: dict[tuple[str, int], Any] = field(default_factory=dict)  # by (verb, element size): one mark for each byte
+    widest: int = 0  # the most elements of one load
 
     def mark(self, verb: str, addresses: Any, size: int, lanes: int) -> None:
-        """Note the elements that begin at these addresses, and of how many `lanes` the load or store was."""
+        """Note the elements that begin at these addresses; `lanes` is the number of elements of the whole load or store."""
         marks = self.touched.setdefault((verb, size), np.zeros(self.end - self.start, dtype=bool))
         marks[(addresses - self.start).astype(np.int64)] = True
         if verb == "reads":
             self.widest = max(self.widest, lanes)
 
     def bytes_of(self, verb: str) -> int:
-        """Bytes accessed in this way."""
+        """The number of bytes that were accessed in this way."""
         return sum(size * int(marks.sum()) for (way, size), marks in self.touched.items() if way == verb)
 
 
@@ -79,11 +79,11 @@ class KernelLaunch:
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes that memory must move, each byte once read and once written."""
+        """The bytes that memory must move: each byte counts once if it was read, and once if it was written."""
         return sum(extent.bytes_of(verb) for extent in self.extents or () for verb in ("reads", "writes"))
 
     def touched(self, verb: str, tensor: Any) -> Any:
-        """Which elements of a contiguous tensor were accessed in this way, a mark an element."""
+        """Which elements of a contiguous tensor were accessed in this way, as one mark for each element."""
         start, size = tensor.data_ptr(), tensor.element_size()
         marks = np.zeros(tensor.numel(), dtype=bool)
         for extent in self.extents or ():
@@ -101,22 +101,22 @@ class KernelLaunch:
 
 
 _extents: list[_Extent] = []
-"""The arguments of the launch under way."""
+"""The arguments of the current launch."""
 _counting: list[MemoryBytes] = []
 _watching: list[list[KernelLaunch]] = []
 _under_way = [0]
 _unmasked: list[bool] = []
-"""Not empty while a load or store without a mask is under way."""
+"""Not empty during a load or store without a mask."""
 
 
 def in_launch() -> bool:
-    """Whether a kernel is being launched: what torch does now is Triton's doing."""
+    """Whether a kernel is being launched; what torch does during a launch is done by Triton, not by the learner."""
     return _under_way[0] > 0
 
 
 @contextlib.contextmanager
 def watch_kernels() -> Iterator[list[KernelLaunch]]:
-    """The launches of this block; needs `guard_interpreter` or `watch_launches` to have been called."""
+    """The launches in this block; `guard_interpreter` or `watch_launches` must have been called before."""
     seen: list[KernelLaunch] = []
     _watching.append(seen)
     try:
@@ -127,7 +127,7 @@ def watch_kernels() -> Iterator[list[KernelLaunch]]:
 
 @contextlib.contextmanager
 def _launching(function: Any) -> Iterator[KernelLaunch]:
-    """A launch of the kernel that this Python function defines, noted for those who watch."""
+    """A launch of the kernel that this Python function defines; it is noted in every list of `watch_kernels`."""
     noted = KernelLaunch(getattr(function, "__name__", "a kernel"), _from_labkit(function))
     for seen in _watching:
         seen.append(noted)
@@ -139,7 +139,7 @@ def _launching(function: Any) -> Iterator[KernelLaunch]:
 
 
 def _from_labkit(function: Any) -> bool:
-    """Whether a kernel is labkit's, or calls one of its."""
+    """Whether a kernel belongs to labkit or calls a kernel of labkit."""
     names, scope = getattr(getattr(function, "__code__", None), "co_names", ()), getattr(function, "__globals__", {})
     called = [getattr(scope.get(name), "fn", None) for name in names]
     return any(str(getattr(one, "__module__", "")).startswith("labkit.") for one in (function, *called))
@@ -147,9 +147,9 @@ def _from_labkit(function: Any) -> bool:
 
 @contextlib.contextmanager
 def count_memory_bytes(progress: Callable[[int, int], object] | None = None) -> Iterator[MemoryBytes]:
-    """Count what interpreted kernels move in this block; needs `guard_interpreter` to have been called.
+    """Count the bytes that interpreted kernels move in this block; `guard_interpreter` must have been called before.
 
-    `progress` is told, now and then, which program of how many of a launch begins.
+    `progress(done, programs)` is called from time to time during a launch.
     """
     counted = MemoryBytes(progress=progress)
     _counting.append(counted)
@@ -161,7 +161,7 @@ def count_memory_bytes(progress: Callable[[int, int], object] | None = None) -> 
 
 @functools.cache
 def guard_interpreter() -> None:
-    """Guard all kernels that this process interprets from now on; a second call does nothing."""
+    """Check all kernels that this process interprets from now on; a second call does nothing."""
     interpreter = importlib.import_module("triton.runtime.interpreter")
     _guard_launches(interpreter.GridExecutor, interpreter.interpreter_builder)
     _guard_accesses(interpreter.InterpreterBuilder, interpreter._get_np_dtype)
@@ -181,7 +181,7 @@ def watch_launches() -> None:
 
 
 def _guard_launches(executor: Any, builder: Any) -> None:
-    """Know the arguments of the launch under way, and keep numpy's warnings about NaN and infinity to itself."""
+    """Note the arguments of each launch, and suppress numpy's warnings about NaN and infinity during it."""
     to_host, launch = executor._init_args_hst, executor.__call__
 
     def init_args(self: Any, args: Any, kwargs: Any) -> Any:
@@ -239,7 +239,7 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
         begin(self, *index)
 
     def unmasked(plain: Any) -> Any:
-        """A load or store without a mask, which the interpreter gives one that lets everything through."""
+        """A load or store without a mask; the interpreter adds a mask that lets every element through."""
 
         def run(self: Any, *args: Any, **options: Any) -> Any:
             _unmasked.append(True)
@@ -256,12 +256,12 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
 
 def _lanes(mask: Any, shape: tuple[int, ...]) -> Any:
-    """The lanes that a mask lets through; one that was computed may hold 0 and 1, which would be indices."""
+    """The elements that a mask lets through, as booleans; numpy would take a computed mask of 0 and 1 for indices."""
     return np.broadcast_to(np.asarray(mask.data, dtype=bool), shape)
 
 
 def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
-    """Raise `OutsideTensor` where an accessed element lies outside of all arguments."""
+    """Raise `OutsideTensor` if an accessed element lies outside all arguments; else mark the elements as accessed."""
     addresses = ptrs.data[_lanes(mask, ptrs.data.shape)]
     if not addresses.size:
         return
@@ -292,7 +292,7 @@ def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> st
         nearest = min(_extents, key=lambda e: max(e.start - first, first - e.end))
         before = first < nearest.start
         distance = (nearest.start - first if before else first - nearest.end) // size
-        where = f"the first is {distance:,} {'before the start' if before else 'behind the end'} of `{nearest.name}`"
+        where = f"the first is {distance:,} {'before the start' if before else 'after the end'} of `{nearest.name}`"
     why = (
         "a wrong address, or a missing mask" if _unmasked else "its mask lets them through: a wrong address, or a mask too wide"
     )

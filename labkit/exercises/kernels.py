@@ -1,8 +1,8 @@
-"""Triton for the labs: `from labkit.exercises.kernels import tl, triton`.
+"""Triton for the labs: `tl`, `triton` and `kernel_device` (a notebook imports them from `labkit.lab`).
 
-Compiled where there is an NVIDIA GPU, interpreted (and guarded) where there is none, and where the package is not
-installed a stand-in that lets kernels be written and says so when one is launched. Nothing is looked at before one of
-the two names is asked for.
+With an NVIDIA GPU kernels are compiled; without one they are interpreted, and their memory accesses are checked. Where Triton
+is not installed, a stand-in lets a learner write kernels, and raises when one is launched. Triton is loaded at the first use
+of `tl` or `triton`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def __getattr__(name: str) -> Any:
 
 
 def prepare() -> None:
-    """Load Triton as the two names do: guarded where it is interpreted, its launches counted.
+    """Load Triton as a use of `tl` or `triton` does.
 
-    Raises `NotAvailable` where it was loaded for compiling before and there is no GPU.
+    Raises `NotAvailable` if it was loaded for compiling before and there is no GPU.
     """
     _load()
 
 
 def interpreted() -> bool:
-    """Whether kernels that are defined now are interpreted, not compiled."""
+    """Whether kernels that are defined from now on are interpreted rather than compiled."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def kernel_device() -> torch.device:
-    """Where kernels take their tensors: the GPU when they are compiled, else the CPU."""
+    """The device of kernels' tensors: the GPU if kernels are compiled, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() and not interpreted() else "cpu")
 
 
@@ -61,16 +61,16 @@ def _load() -> dict[str, Any]:
 
 
 def _was_loaded_for_interpreting() -> bool:
-    """Triton's own helpers (`tl.sigmoid`, ...) are compiled or interpreted as it was when they were imported."""
+    """Whether Triton's own helpers (`tl.sigmoid`, ...) are interpreted; that is decided when Triton is imported."""
     return type(sys.modules["triton.language"].sigmoid).__name__ == "InterpretedFunction"
 
 
 class _StandIn:
-    """Stands for the package `triton` where it is not installed."""
+    """Stands in for the package `triton` where it is not installed."""
 
     @staticmethod
     def jit(kernel: Any) -> Any:
-        """A kernel that can be written and not be launched."""
+        """A kernel that can be defined but not launched."""
 
         class Kernel:
             def __getitem__(self, grid: Any) -> Any:
@@ -85,5 +85,5 @@ class _StandIn:
 
     @staticmethod
     def next_power_of_2(n: int) -> int:
-        """The least power of two that is at least n."""
+        """The smallest power of two that is at least n."""
         return 1 << max(0, n - 1).bit_length()

@@ -152,7 +152,7 @@ WEIGHT_GIB = Exercise(
     reference=weight_gib,
     comparison=Comparison(),
     mistakes=(
-        Mistake("That is GB (10^9 bytes); GiB are asked for: divide by 2^30.", partial(_size, unit=1e9)),
+        Mistake("That is GB (10^9 bytes); return GiB: divide by 2^30.", partial(_size, unit=1e9)),
         Mistake("That is the number of bytes; divide by 2^30 for GiB.", partial(_size, unit=1)),
         Mistake("The scales of int4 are missing: 16 bits for every group.", partial(_size, scale_bits=0, scale_for="group")),
         Mistake("You count bits; a byte has eight of them.", partial(_size, bits_in_byte=1)),
@@ -388,7 +388,7 @@ ROOFLINE_TIME = Exercise(
             partial(_step, names=("memory", "compute")),
         ),
         Mistake(
-            "You return the seconds alone; the pair (seconds, bound) is asked for.",
+            "You return the seconds alone; return the pair (seconds, bound).",
             partial(_step, returned=lambda seconds, bound: seconds, names=("compute", "memory")),
         ),
         Mistake(
@@ -467,7 +467,7 @@ DECODE_FLOOR_MS = Exercise(
             "The embedding table is not read whole: a step looks up one row for each sequence. Leave the table out.",
             partial(_floor, embedding=True),
         ),
-        Mistake("That is seconds; milliseconds are asked for.", partial(_floor, units_in_second=1.0)),
+        Mistake("That is seconds; return milliseconds.", partial(_floor, units_in_second=1.0)),
         Mistake("Each weight has element_bytes bytes; you count weights.", partial(_floor, weights_in_bytes=False)),
         Mistake(
             "The cache is missing: every sequence's keys and values are read, too.",
@@ -486,7 +486,7 @@ DECODE_FLOOR_MS = Exercise(
             partial(_floor, weights_read=lambda batch: batch, shared_by=lambda batch: 1),
         ),
         Mistake(
-            "You divide by the batch: that is the time a token costs, the time of the step is asked for.",
+            "You divide by the batch, which is the time of one token; return the time of the whole step.",
             partial(_floor, shared_by=lambda batch: batch),
         ),
     ),

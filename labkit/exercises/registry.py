@@ -1,4 +1,4 @@
-"""All exercises of all labs, found by name, by lab or by the name of the learner's function."""
+"""Finds exercises: all of them, those of one lab, or one by its name or its function's name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def all_exercises() -> tuple[Exercise, ...]:
 
 
 def of_lab(lab: str) -> tuple[Exercise, ...]:
-    """The exercises of one lab ("01"); raises `InvalidRequest` for a lab that is none."""
+    """The exercises of one lab ("01"); raises `InvalidRequest` if there is no such lab."""
     if lab not in LAB_TITLES:
         raise InvalidRequest(f"there is no lab {lab!r}; {', '.join(LAB_TITLES)} exist")
     return tuple(exercise for exercise in all_exercises() if exercise.lab == lab)
 
 
 def exercise(name: str) -> Exercise:
-    """The exercise of a full name ("lab01.kv_cache_bytes"), or of its function's name.
+    """The exercise with this full name ("lab00.kv_cache_bytes") or function name.
 
-    Raises `InvalidRequest` naming the exercises that exist.
+    Raises `InvalidRequest`, with the functions that exist, if there is none.
     """
     for candidate in all_exercises():
         if name in (candidate.name, candidate.function):

@@ -1,4 +1,4 @@
-"""GPT-J shapes for exercises: the real one, and odd ones drawn from a seed, so that no formula fits by luck."""
+"""Shapes of GPT-J for exercises: the real one, and unusual ones from a seed, so that no wrong formula is right by chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labkit.config import GPT_J_6B, GPTJConfig
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a config alone, without the properties that would give an exercise's answer away."""
+    """The numbers of a config without its properties, which would answer the exercise."""
 
     hidden_size: int
     num_layers: int
@@ -20,12 +20,12 @@ class Shape:
 
 
 def bare(config: GPTJConfig) -> Shape:
-    """A config's numbers."""
+    """The numbers of a config."""
     return Shape(config.hidden_size, config.num_layers, config.num_heads, config.intermediate_size, config.vocab_size)
 
 
 def odd_config(draw: random.Random) -> GPTJConfig:
-    """A shape with a head size that is no power of two and an MLP that is not four times as wide."""
+    """A shape whose head size is no power of two, and whose MLP is often not four times as wide as the hidden state."""
     heads, head_dim = draw.choice([1, 3, 5, 12]), draw.choice([6, 10, 18, 34])
     hidden = heads * head_dim
     return GPTJConfig(

@@ -1,4 +1,4 @@
-"""The labs that exist, by number; apart from the exercises, so that listing them needs no torch."""
+"""The titles of the labs by number; separate from the exercises, so that listing labs does not import torch."""
 
 LAB_TITLES = {
     "00": "Class environment",

@@ -1,4 +1,4 @@
-"""Checking answers: in the notebook, from the command line, and what is kept of it."""
+"""Checks a learner's answers, in the notebook and from the command line, and records the results."""
 
 from labkit.grading.check import check, hint, passed
 from labkit.grading.panel import progress_panel

@@ -1,4 +1,4 @@
-"""Calling a learner's function on an exercise's cases: what came back, what it raised, what it changed, and a time-out."""
+"""Calls a learner's function on the cases of an exercise, with a time limit, and notes what it returned, raised or changed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from labkit.grading.shorten import shorten
 
 NOT_ATTEMPTED = "NotImplementedError"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
-"""After one of these errors no further case is tried: it would be the same again, or take as long."""
+"""After one of these errors no further case is tried: the same would happen again, or it would take as long again."""
 Progress = Callable[[int, int], object]
-_SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves a number a row"
+_SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves one number for each row"
 _ADVICE = {
     "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
@@ -35,11 +35,11 @@ _ADVICE = {
     "Expected dtype ['fp": "tl.sqrt, tl.exp and the like take floating-point numbers: convert first, head_dim.to(tl.float32)",
     "invalid operands of type pointer": "only a whole number can be added to an address; slots and positions are whole numbers",
     "'NoneType' and 'Tensor'": "dist.all_reduce and its like work in place and return nothing",
-    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: go on with that tensor",
+    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: use that tensor",
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
-"""What to do about errors of Triton that beginners meet."""
+"""What to do about errors that beginners meet, by a part of the error's text."""
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
 
@@ -47,8 +47,8 @@ _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 class Outcome:
     """One call: its value, or the error in one line (`error_kind` is the exception's name).
 
-    `changed` names an argument that the call altered; `breach` says what it did against the exercise's contract. `printed` is
-    what it printed and nobody has seen yet.
+    `changed` names an argument that the call altered. `breach` says how the call broke the exercise's contract. `printed` is
+    the output that has not been shown yet.
     """
 
     value: Any = None
@@ -60,7 +60,7 @@ class Outcome:
 
 
 class OutOfTimeError(BaseException):
-    """The time of an exercise is over; no `Exception`, so that an `except Exception` in a learner's loop lets it through."""
+    """The time limit has passed. It is no `Exception`, so an `except Exception` in a learner's loop does not catch it."""
 
 
 def run_seeds(
@@ -71,14 +71,14 @@ def run_seeds(
     *,
     aloud: bool = False,
 ) -> dict[int, list[Outcome]]:
-    """Call `function` on the cases of each seed, watched by the exercise's contract; `progress` is told of each case.
+    """Call `function` on the cases of each seed, watched by the exercise's contracts; `progress` is told of each case.
 
-    After a stub or a time-out the later seeds are not tried. What the function prints is held back, since the same would come
-    once a case: `aloud` lets what it prints for the first one through.
+    After a stub or a time-out the later seeds are not tried. The function's output is held back, because it would appear once
+    for each case; with `aloud` the output of the very first case is shown.
     """
     runs: dict[int, list[Outcome]] = {}
     if "triton" in exercise.requires:
-        with contextlib.suppress(NotAvailable):  # a kernel that cannot run says so itself
+        with contextlib.suppress(NotAvailable):  # launching a kernel raises it again, in words
             prepare()
     for index, seed in enumerate(seeds):
         steps = (lambda done, of, before=index: progress(before * of + done, len(seeds) * of)) if progress else None
@@ -89,7 +89,7 @@ def run_seeds(
 
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
-    """Whether no further case is tried behind this one."""
+    """Whether no further case is tried after this one."""
     return outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
 
 
@@ -104,7 +104,7 @@ def run_cases(
 ) -> list[Outcome]:
     """Call `function` on every case of the seed; never raises for anything the function does.
 
-    What it prints is held back, but for the first case's if `aloud`.
+    Its output is held back; with `aloud` the output of the first case is shown.
     """
     untouched = exercise.cases(seed)
     outcomes: list[Outcome] = []
@@ -124,7 +124,7 @@ def run_cases(
 
 @contextlib.contextmanager
 def held_back() -> Iterator[io.StringIO]:
-    """Keep what is printed in this block; if the block is left by an interruption, it is printed after all."""
+    """Keep what this block prints; if an interruption ends the block, it is printed after all."""
     held = io.StringIO()
     try:
         with contextlib.redirect_stdout(held):
@@ -144,7 +144,7 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
         return outcome
     try:
         return Outcome(exercise.observe(case, outcome.value), breach=breach)
-    except Exception as error:  # what the function left in its arguments may be anything
+    except Exception as error:  # the function may have put anything into its arguments
         return Outcome(
             error=f"what it left in its arguments cannot be read: {shorten(str(error))}", error_kind=type(error).__name__
         )
@@ -162,7 +162,7 @@ def call(
 ) -> Outcome:
     """Call `function` once with a case's arguments, for at most `seconds` where a timer can be set.
 
-    A `KeyboardInterrupt` goes through: that is the learner stopping the check.
+    A `KeyboardInterrupt` is raised again: with it the learner stops the check.
     """
     try:
         with time_limit(seconds):
@@ -171,29 +171,29 @@ def call(
         return Outcome(error=f"it ran for more than {seconds:g} seconds and was stopped", error_kind=OutOfTimeError.__name__)
     except KeyboardInterrupt:
         raise
-    except BaseException as raised:  # whatever the learner's code raises is its own
+    except BaseException as raised:  # a learner's code may raise anything
         error = _own_error(raised)
         return Outcome(error=_in_words(error, function), error_kind=type(error).__name__)
 
 
 def _own_error(error: BaseException) -> BaseException:
-    """What a kernel raised, where Triton's interpreter has wrapped it up."""
+    """The error that a kernel raised; Triton's interpreter wraps it in errors of its own."""
     while type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
-    """What was raised, and the last line in the learner's own function that led there (not the library's that it called)."""
+    """The error in words, with the last line of the learner's own function that led to it."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if code is not None and frame.filename == code.co_filename and frame.line]
     place = f" (in your line `{own[-1].line}`)" if own else ""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # an exception of the learner's own, with a broken text
+    except Exception:  # a learner's own exception whose text cannot be made
         text = []
-    # Triton's compiler quotes the kernel first and ends with what is wrong.
+    # Triton's compiler quotes the kernel first; its last line says what is wrong.
     line = -1 if type(error).__name__ == "CompilationError" else 0
     advice = next((f"; {more}" for known, more in _ADVICE.items() if text and known in text[line]), "")
     said = shorten(text[line]) if text else "no message"
@@ -204,7 +204,7 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise `OutOfTimeError` in this block after `seconds`; only the main thread of a Unix process can be interrupted.
 
-    It is raised again every second, for a loop whose bare `except:` swallows the first one.
+    It is raised again every second, in case a bare `except:` in a loop catches the first one.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -223,7 +223,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def _changed(case: Case, original: Case, writes: Sequence[int]) -> str:
-    """The first argument that is no longer what it was, those in `writes` aside; plain values and tensors are looked at."""
+    """The first argument that the call changed, except those in `writes`; only plain values and tensors are compared."""
     for index, (now, before) in enumerate(zip(case.args, original.args, strict=True)):
         if index not in writes and not _same(now, before):
             return f"argument {index + 1}"

@@ -1,6 +1,6 @@
-"""What a statement does to things that exist already: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
+"""Which existing objects a statement changes: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
 
-An estimate from the text alone, nothing is run. It errs towards too much: a statement that was run in vain does no harm.
+This is an estimate from the text; nothing is run. It rather finds too much: running a statement needlessly does no harm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 ONLY_SHOW = frozenset(
     ("print", "display", "pprint", "help", "check", "hint", "passed", "predicted", "progress_panel", "interact", "show")
 ) | frozenset(("head", "describe", "plot", "info", "savefig", "keys", "values", "items", "copy", "assert_close", "sleep"))
-"""Functions and methods that leave their arguments as they are; those of labkit.grading are among them."""
+"""Functions and methods that do not change their arguments; those of `labkit.lab` are among them."""
 _CHANGES_ITS_OBJECT = frozenset(
     ("append", "appendleft", "extend", "insert", "pop", "popitem", "popleft", "remove", "clear", "update", "setdefault")
 ) | frozenset(("add", "discard", "sort", "reverse", "write"))
@@ -28,7 +28,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function by its plain name, and the names that it is given."""
+    """A call of a function by its plain name, and the names in its arguments."""
 
     function: str
     given: frozenset[str]
@@ -36,12 +36,15 @@ class Call:
 
 @dataclass
 class Changes:
-    """What code does when it runs.
+    """What code changes when it runs.
 
-    `objects`: names whose things it alters. `modules`: names that it calls a setter of, if they are modules. `called` and
-    `passed`: where nobody uses a call's value, the name that the method belongs to, and the names that it is given; it may
-    alter these. `calls`: functions that are called by a plain name. `aliases`: pairs of a new name and an old one that may be
-    the same thing. `anything`: it may bind any name (`exec`, `from x import *`, `%run`).
+    - `objects`: names whose objects it changes.
+    - `modules`: names of which it calls a setter, in case they are modules.
+    - `called` and `passed`: for a call whose value is not used, the name of the method's object, and the names in the
+      arguments; the call may change both.
+    - `calls`: functions that are called by a plain name.
+    - `aliases`: pairs of a new name and an old one that may mean the same object.
+    - `anything`: the code may bind any name (`exec`, `from x import *`, `%run`).
     """
 
     objects: set[str] = field(default_factory=set)
@@ -54,7 +57,7 @@ class Changes:
 
 
 def changes_of(nodes: list[ast.stmt]) -> Changes:
-    """The changes that these statements make when they run; bodies of functions in them do not run yet."""
+    """The changes that these statements make when they run; the bodies of functions in them do not run yet."""
     changes = Changes()
     for node in nodes:
         for part in _run_now(node):
@@ -70,7 +73,7 @@ def root_of(node: ast.expr) -> str:
 
 
 def _run_now(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and its parts, but for the bodies of functions; what `with` calls is undone at its end, and left out too."""
+    """The node and its parts without the bodies of functions, and without calls in `with`, which are undone at its end."""
     if isinstance(node, ast.withitem) and isinstance(node.context_expr, ast.Call):
         for part in ast.iter_child_nodes(node.context_expr):
             yield from _run_now(part)
@@ -121,7 +124,7 @@ def _note_call(call: ast.Call, changes: Changes) -> None:
 
 
 def _note_unused(value: ast.expr, changes: Changes) -> None:
-    """A call whose value nobody uses was made for what it does: to its object, or to what it is given."""
+    """A call whose value is not used was made for its effect, on its object or on its arguments."""
     call = value.value if isinstance(value, ast.Await) else value
     if not isinstance(call, ast.Call):
         return
@@ -142,7 +145,7 @@ def _note_decorator(decorator: ast.expr, name: str, changes: Changes) -> None:
 
 
 def _note_magic(call: ast.Call, changes: Changes) -> None:
-    """`%run` binds what its file defines, `%env` is for all later code; `%time x = f()` is left to `code_of_magics`."""
+    """`%run` binds the names of its file, and `%env` affects all later code; `code_of_magics` treats `%time x = f()`."""
     match call.args:
         case [ast.Constant(value="run" | "env" | "set_env"), *_]:
             changes.anything = True
@@ -166,7 +169,7 @@ def _aliases(part: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _same_things(value: ast.expr) -> Iterator[ast.expr]:
-    """The parts of an expression that its value may be, or hold, themselves."""
+    """The parts of an expression that may be its value itself, or an element of it."""
     match value:
         case ast.Name() | ast.Attribute() | ast.Subscript():
             yield value

@@ -1,4 +1,4 @@
-"""What a learner calls in the notebook: `check(my_function)`, `passed(my_function)`, `hint(my_function)`."""
+"""The functions that a learner calls in a notebook: `check(my_function)`, `passed(my_function)`, `hint(my_function)`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
 from labkit.measure import progress_bar
 
 SILENT_SECONDS = 2.0
-"""A check that takes longer shows how far it is."""
+"""A check that takes longer than this shows a progress bar."""
 
 
 def check(function: Callable[..., Any]) -> Verdict:
@@ -36,7 +36,7 @@ def check(function: Callable[..., Any]) -> Verdict:
 
 
 def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exercise:
-    """The exercise that a function answers: by its own name, else by one that it has among `names`, those of the notebook.
+    """The exercise of a function: by the function's own name, or else by a name that it has in the notebook (`names`).
 
     Raises `InvalidRequest`, with the names that exist, for a function of no exercise.
     """
@@ -49,7 +49,7 @@ def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exerc
 
 
 def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bool = False) -> Verdict:
-    """The verdict alone: nothing is kept, and nothing shown but, if `aloud`, what the function prints for the first input."""
+    """The verdict, neither recorded nor shown. With `aloud`, what the function prints for the first input is shown."""
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
@@ -92,13 +92,13 @@ def hint(function: Callable[..., Any] | str) -> None:
 
 
 def in_notebook() -> bool:
-    """Whether this code runs in a kernel, which can show more than text."""
+    """Whether this code runs in a notebook's kernel, which can show more than text."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return shell is not None and hasattr(shell, "kernel")
 
 
 def show(text: str, html: str) -> None:
-    """Display in a notebook as HTML with a text twin; print where there is no notebook."""
+    """Display HTML, with the same as text, in a notebook; print the text where there is no notebook."""
     if not in_notebook():
         print(text)
         return

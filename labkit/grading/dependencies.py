@@ -1,7 +1,7 @@
-"""Which statements of a notebook a function needs: those that bind or change the names that it uses, and so on from these.
+"""Finds the statements of a notebook that a function needs: those that bind or change a name that it uses, and what they need.
 
-What is not needed is not run: measurements, plots and servers that a lab starts along the way. The rest is run in the
-notebook's order, so that the last of several definitions counts, as in a notebook that is run from top to bottom.
+Other statements are not run: measurements, plots, servers. The needed ones run in the notebook's order, so the last of
+several definitions counts, as in a notebook that is run from top to bottom.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from labkit.grading.statements import Statement
 
 _PROCESS = ("sys", "os")
 _PROCESS_PARTS = ("environ", "path", "setrecursionlimit")
-"""What every later statement may notice: `sys.path`, `os.environ`. Of these packages nothing else is changed, only called."""
+"""Parts of `sys` and `os` that later statements depend on; other parts of these two are called but not changed."""
 
 
 class Needs:
-    """Answers for one notebook; made once, asked for each function."""
+    """The needs of the functions of one notebook; made once, and asked once for each function."""
 
     def __init__(self, statements: Sequence[Statement]) -> None:
         self._all = list(statements)
 
     def needed_for(self, name: str) -> list[Statement]:
-        """The statements that the function of this name needs, in order; none if nothing binds the name."""
+        """The statements that the function of this name needs, in order; none if no statement binds the name."""
         end = len(self._all)
         kept = {at for at, one in enumerate(self._all) if one.is_future or one.changes.anything or self._touches_process(at)}
         asked: set[tuple[str, int, int]] = set()
@@ -45,14 +45,14 @@ class Needs:
         return [self._all[at] for at in sorted(kept)]
 
     def _demands(self, at: int) -> list[tuple[str, int, int]]:
-        """Names that a statement needs: (name, at which place its value is read, from which place on it can be read)."""
+        """The names that a statement needs, each with the position where its value is read last, and first."""
         one, end = self._all[at], len(self._all)
         packages = {f"package {package}" for package in one.packages.values()}
         later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
         return [(name, at, at) for name in one.scope.reads] + [(name, end, at) for name in later]
 
     def _in_texts(self, one: Statement) -> set[str]:
-        """Names in the statement's texts, if the notebook runs texts by `exec`: the code in them may use these."""
+        """The words in the statement's strings, if the notebook runs strings by `exec`: their code may use these names."""
         if not self._runs_texts:
             return set()
         texts = [part.value for part in ast.walk(one.node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
@@ -63,7 +63,7 @@ class Needs:
         return any(call.function == "exec" for one in self._all for call in one.changes.calls)
 
     def _givers(self, name: str, place: int, since: int) -> list[int]:
-        """Statements in front of `place` that bind or change a name; none in front of `since` whose value was replaced."""
+        """The statements before `place` that bind or change a name; not those before `since` whose value was replaced."""
         found = []
         for at in reversed(range(place)):
             one = self._all[at]
@@ -89,7 +89,7 @@ class Needs:
 
     @cached_property
     def _older(self) -> dict[str, set[str]]:
-        """Names by what they may be another name of, over several steps too."""
+        """For each name, the names that may mean the same object, also over several assignments."""
         older: dict[str, set[str]] = {}
         for new, old in (pair for one in self._all for pair in one.changes.aliases | one.inner.aliases):
             older.setdefault(new, set()).add(old)
@@ -97,7 +97,7 @@ class Needs:
 
     @cached_property
     def _done_by(self) -> dict[str, tuple[set[str], bool]]:
-        """For each function of the notebook, what a call of it changes, and whether it may change what it is given."""
+        """For each function of the notebook, the names that a call changes, and whether a call may change its arguments."""
         own: dict[str, set[str]] = {}
         calls: dict[str, set[str]] = {}
         on_given: set[str] = set()
@@ -117,7 +117,7 @@ class Needs:
 
     @cached_property
     def _changed(self) -> list[set[str]]:
-        """For each statement, the names whose things it may change, and the packages."""
+        """For each statement, the names whose objects it may change, and the packages that it may change."""
         found = []
         for one in self._all:
             changes = one.changes
@@ -130,7 +130,7 @@ class Needs:
         return found
 
     def _data(self, names: set[str]) -> set[str]:
-        """Those that are neither functions of the notebook nor imported: a call may change what they hold."""
+        """The names that hold data: neither functions of the notebook nor imports. A call may change the data."""
         return names - self._functions - self._packages.keys()
 
     def _with_older(self, names: set[str]) -> set[str]:
@@ -138,7 +138,7 @@ class Needs:
 
 
 def _reached(start: str, steps: dict[str, set[str]]) -> set[str]:
-    """Everything that can be reached from a name, which counts itself only if it is come to again."""
+    """Everything that can be reached from a name; the name itself counts only if a path leads back to it."""
     found: set[str] = set()
     todo = [start]
     while todo:

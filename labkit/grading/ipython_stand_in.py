@@ -1,4 +1,4 @@
-"""What stands in for IPython in the worker's process: magics and shell commands in a learner's code do no harm there."""
+"""Stands in for IPython in the worker's process, so that magics and shell commands in a learner's code do no harm."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _QUIET = (
     "pinfo2",
     "psearch",
 )
-"""Magics that change what is shown, but not what a function returns."""
+"""Magics that affect what is shown, but not what a function returns."""
 MOST_NOTES = 20
 
 
 class Shell:
-    """Stands for `get_ipython()`. `%time`, `%prun`, `%env` and `%run` of a file do their work; the rest does nothing.
+    """The value of `get_ipython()`. `%time`, `%prun`, `%env` and `%run` of a file work; other magics do nothing.
 
-    No shell command is run: `x = !ls` gives an empty list, and other magics give None. What was not done is in `notes`.
+    No shell command is run: `x = !ls` makes `x` an empty list, and other magics return None. `notes` says what was not run.
     """
 
     def __init__(self, scope: dict[str, Any], folder: Path | None) -> None:
@@ -54,15 +54,15 @@ class Shell:
         return None
 
     def run_cell_magic(self, name: str, line: str, cell: str) -> None:
-        """Nothing: this is inside a function or a block, where a cell's magic cannot stand."""
+        """Do nothing: a cell magic inside a function or a block does not work in Jupyter either."""
         self._note(f"%%{name} {line}")
 
     def system(self, command: str) -> None:
-        """Nothing, for `!command`."""
+        """Do nothing, for `!command`."""
         self._note(f"!{command}")
 
     def getoutput(self, command: str, *_: Any, **__: Any) -> list[str]:
-        """No lines, for `x = !command`."""
+        """Return no lines, for `x = !command`."""
         self._note(f"!{command}")
         return []
 
@@ -72,7 +72,7 @@ class Shell:
         return lambda *args, **kwargs: None
 
     def _time(self, line: str) -> Any:
-        """Run a line's code among the names of who called, as `%time` does; the value of its last expression."""
+        """Run a line's code with the caller's names, as `%time` does, and return the value of its last expression."""
         caller = sys._getframe(2)
         local = self.user_ns if caller.f_locals is caller.f_globals else caller.f_locals
         value = None

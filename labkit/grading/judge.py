@@ -1,4 +1,4 @@
-"""From outcomes to a verdict: right, or wrong in a way that is known, or wrong in a way that can at least be described."""
+"""Turns the outcomes of calls into a verdict. A wrong answer is named if it is a known mistake, and described if it is not."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
 
 SEEDS = (11, 23, 47)
-"""Each check runs the cases of all of these."""
+"""The seeds of the inputs; each check uses the cases of all of them."""
 
 MOST_MESSAGE, MOST_LINE = 1000, 300
-"""Characters of a verdict's message, and of a line of its details."""
+"""The most characters of a verdict's message, and of one line of its details."""
 MOST_PRINTED = 12
-"""Lines of what a function printed for the case that failed, which a verdict shows."""
+"""The most lines that a verdict shows of what the function printed for the case that failed."""
 
 
 def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
-    """The verdict on the outcomes of each seed's cases (see `run_seeds`); without any, it fails."""
+    """The verdict on the outcomes of all seeds (see `run_seeds`); it is a fail if there are none."""
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
         expected = [exercise.answer(case) for case in exercise.cases(seed)]
@@ -43,14 +43,14 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
                 message = f"The result is right, but {outcome.breach}."
                 return make(exercise, FAILED, message, _details(exercise, case, outcome))
         if len(outcomes) != len(cases):
-            return make(exercise, FAILED, f"Your function gave {len(outcomes)} answers to {len(cases)} cases.")
+            return make(exercise, FAILED, f"Your function returned {len(outcomes)} answers for {len(cases)} inputs.")
     if not runs:
-        return make(exercise, FAILED, "Your function gave no answers.")
+        return make(exercise, FAILED, "Your function returned no answers.")
     return make(exercise, PASSED, f"{sum(map(len, runs.values()))} inputs agree with the reference.")
 
 
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
-    """A verdict on this exercise; full points when it is passed, none otherwise. Its texts are cut to a readable length."""
+    """A verdict on this exercise: full points if it is passed, else none. Long texts are cut to a readable length."""
     points = exercise.points if verdict == PASSED else 0
     title = f"{exercise.number} {exercise.title}"
     lines = [shorten(line, MOST_LINE) for line in details.splitlines()]
@@ -58,13 +58,13 @@ def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> V
 
 
 def untouched(exercise: Exercise) -> Verdict:
-    """The verdict on a stub, by the function's own name."""
+    """The verdict on a function that still raises `NotImplementedError`."""
     message = f"{exercise.function} still raises NotImplementedError: write its body and remove that line."
     return make(exercise, UNTOUCHED, message)
 
 
 def not_measured(exercise: Exercise, why: str) -> Verdict:
-    """The verdict where the machine lacks what the exercise needs."""
+    """The verdict on a machine that lacks what the exercise needs; `why` begins with "needs"."""
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
@@ -82,10 +82,10 @@ def _failed(
 
 
 def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:
-    """The case, what is told of it, what the function printed for it, and how to get a hint."""
+    """The details of a verdict: the case, `more` about it, what the function printed for it, and how to get a hint."""
     printed = outcome.printed.splitlines()
     if len(printed) > MOST_PRINTED:
-        printed = [f"... {len(printed) - MOST_PRINTED} lines more", *printed[-MOST_PRINTED:]]
+        printed = [f"... {len(printed) - MOST_PRINTED} more lines", *printed[-MOST_PRINTED:]]
     lines = [f"case: {case.label}", *more.splitlines(), *(f"printed: {line}" for line in printed), _hint(exercise)]
     return "\n".join(lines)
 
@@ -98,7 +98,7 @@ def _explained(exercise: Exercise, case: Case, found: Any, right: Any) -> str:
 
 
 def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
-    """What is said of a wrong answer that is no known mistake."""
+    """The message about a wrong answer that is no known mistake; `plain` describes the difference in general words."""
     if outcome.breach and difference.reason in ("value", "not finite"):
         return f"The result is not right, and {outcome.breach}."
     if difference.reason != "value":
@@ -109,7 +109,7 @@ def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, differe
 
 
 def _place(exercise: Exercise, path: str) -> str:
-    """A place by the name that the exercise has for it, or for what it lies in."""
+    """A place in an answer, with the exercise's own name for it if there is one: "[1][0]" becomes "normed[0]", for example."""
     for known, name in exercise.names.items():
         if path == known or path.startswith(f"{known}["):
             return name + path[len(known) :]
@@ -139,5 +139,5 @@ def _answers_alike(exercise: Exercise, mistake: Mistake, runs: Mapping[int, Sequ
 def _difference(exercise: Exercise, found: Any, expected: Any) -> Difference | None:
     try:
         return exercise.comparison.difference(found, expected)
-    except Exception:  # learners and mistakes return things that the comparison was not made for
+    except Exception:  # a learner may return anything
         return Difference("", found, expected, "incomparable")

@@ -63,7 +63,7 @@ def _notebook(source: str, *, solved: bool) -> Any:
 
 
 def cut_solutions(source: str, *, keep: bool) -> str:
-    """A code cell without its solution marks: with the solution (`keep`) or with what the learner gets instead.
+    """A code cell without its solution marks, with the solution (`keep`) or with the learner's stub instead.
 
     Raises `InvalidRequest` for marks that do not pair up, or a solution outside a function without a replacement.
     """
@@ -94,6 +94,6 @@ def cut_solutions(source: str, *, keep: bool) -> str:
 
 
 def cells_digest(notebook: Any) -> str:
-    """SHA-256 over the kinds and sources of all cells: what a person can edit."""
+    """SHA-256 of the kinds and sources of all cells, which is what a person can edit."""
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What an exercise needs of a machine beyond a CPU, and whether this machine has it."""
+"""What an exercise needs besides a CPU, and whether this machine has it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
         lambda machine: find_server() is not None,
     ),
 }
-"""What `Exercise.requires` can name: the words for it, and how to see whether it is there."""
+"""By each name that `Exercise.requires` may hold: what is needed, in words, and a test whether the machine has it."""
 
 
 def missing(exercise: Exercise, machine: Machine | None = None) -> str:
-    """ "needs an NVIDIA GPU", say, or nothing when everything is there."""
+    """ "needs an NVIDIA GPU", for example; empty if the machine has all that the exercise needs."""
     if not exercise.requires:
         return ""
     here = machine or describe()

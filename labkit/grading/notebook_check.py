@@ -1,4 +1,4 @@
-"""Checking a whole notebook from outside: each exercise's function in a fresh, limited process of its own."""
+"""Checks a whole notebook from outside: each function runs in a new process with limited time and memory."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.plain_values import decode
 
 START_SECONDS = 180
-"""For Python, labkit and what the function needs of its notebook, on top of the time of the function's calls."""
+"""Time for starting Python and running the statements that the function needs; the calls' own time is added."""
 MOST_BYTES = 64 * 2**20
-"""The most that is read of a file that came out of a learner's process."""
+"""The largest file that is read from a learner's process."""
 MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
-"""The same of the notes on what did not run, and how many of them a verdict shows."""
+"""The largest file of notes on statements that did not run, and how many notes a verdict shows."""
 
 
 def check_notebook(
@@ -43,8 +43,8 @@ def check_notebook(
 ) -> list[Verdict]:
     """A verdict for every exercise of the labs that the notebook's functions belong to.
 
-    `progress` is told of each exercise before it is run, `say` of each cell that is left out and why. Raises
-    `InvalidRequest` for a file that is no notebook or holds no exercise's function.
+    `progress` is called with each exercise before it is run, and `say` with a sentence about each cell that is left out. Raises
+    `InvalidRequest` for a file that is no notebook, or that defines no exercise's function.
     """
     submission = read_submission(path)
     if say:
@@ -59,14 +59,14 @@ def check_notebook(
 
 
 def asked_of(submission: Submission, path: Path) -> list[Exercise]:
-    """The labs' exercises for which the submission defines a function; raises `InvalidRequest` where there are none."""
-    # A variable may be called as another lab's function: definitions count first.
+    """All exercises of the labs to which the submission's functions belong; raises `InvalidRequest` if there are none."""
+    # A variable may have the name of another lab's function, so definitions are tried first.
     for found in (submission.functions, submission.names, submission.asked):
         labs = {exercise.lab for exercise in all_exercises() if exercise.function in found}
         if labs:
             return [exercise for exercise in all_exercises() if exercise.lab in labs]
     problem = f" ({shorten(submission.notes[0])})" if submission.notes else ""
-    raise InvalidRequest(f"{path} defines none of the course's functions; is it a lab's notebook?{problem}")
+    raise InvalidRequest(f"{path} defines none of the course's functions; give the notebook of a lab{problem}")
 
 
 def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
@@ -84,9 +84,9 @@ def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
 
 
 def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
-    """Run the exercise's function in a process of its own, with what it needs of its notebook, and judge what comes back.
+    """Run the exercise's function, and the statements that it needs, in a process of its own, and judge the outcomes.
 
-    What that process prints is thrown away; whatever it started ends with it.
+    The output of that process is thrown away, and processes that it started end with it.
     """
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
         files = Path(folder) / "files"
@@ -115,7 +115,7 @@ def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
 
 
 def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
-    """A verdict that is not passed, with what did not run around the function; the notes' file may hold anything."""
+    """The verdict, with notes on statements that did not run if it is no pass; the file of notes may hold anything."""
     path = folder / "notes.json"
     try:
         if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
@@ -127,7 +127,7 @@ def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
 
 
 def _run(command: list[str], folder: str, seconds: float) -> int | None:
-    """The exit status of a command, or None when its time was over; processes that it left behind are ended."""
+    """The exit status of a command, or None if its time ran out; processes that it started are ended."""
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
     try:
@@ -141,14 +141,14 @@ def _run(command: list[str], folder: str, seconds: float) -> int | None:
 
 
 def judge_files(exercise: Exercise, folder: Path) -> Verdict:
-    """The verdict on the files that a worker wrote; they may hold anything, since a learner's code ran in that process."""
+    """The verdict on the files that a worker wrote; they may hold anything, because a learner's code ran in its process."""
     try:
         runs = _read(folder)
         if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
             raise ValueError("answers to some inputs are missing")
         return judge(exercise, runs)
     except Exception as error:
-        return make(exercise, FAILED, f"What came back from your function could not be read: {shorten(repr(error))}")
+        return make(exercise, FAILED, f"The answers of your function could not be read: {shorten(repr(error))}")
 
 
 def _read(folder: Path) -> dict[int, Sequence[Outcome]]:

@@ -1,4 +1,4 @@
-"""A notebook's file read as cells, whatever its format or encoding; what is no notebook is refused in one short sentence."""
+"""Reads the cells of a notebook's file, in any version and encoding; a file that is no notebook is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest
 from labkit.grading.shorten import shorten
 
 MOST_NOTEBOOK_BYTES = 100 * 2**20
-"""Larger files are refused: outputs make notebooks large, not code."""
+"""Larger files are refused; it is outputs, not code, that make notebooks large."""
 _SOURCE_KEYS = ("source", "input", "code")
 """Where a cell's text is: in nbformat 3 and 4, in code cells of nbformat 3 and 2, and in nbformat 1."""
 _CONFLICT = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
@@ -20,7 +20,7 @@ _CONFLICT = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class FileCell:
-    """One cell: its place in the notebook, counted from 1, whether it is a code cell, and its text."""
+    """One cell: its number in the notebook (from 1), whether it is a code cell, and its text."""
 
     number: int
     is_code: bool
@@ -30,14 +30,14 @@ class FileCell:
 def read_cells(path: Path) -> list[FileCell]:
     """All cells of a notebook of nbformat 1 to 4, in UTF-8, UTF-16, UTF-32 or Latin-1, with or without a byte-order mark.
 
-    Raises `InvalidRequest`: the file is missing, a folder, empty, too large, not JSON, in conflict after a merge, not a
-    notebook, or for another language than Python.
+    Raises `InvalidRequest` if the file is missing, a folder, empty, too large, not JSON, in conflict after a merge, not a
+    notebook, or a notebook for another language than Python.
     """
     return _cells_of(_json_of(path), path)
 
 
 def has_conflict(text: str) -> bool:
-    """Whether the text holds the marks that git leaves where it could not merge."""
+    """Whether the text holds the marks that git writes where it cannot merge."""
     return {mark[0][0] for mark in _CONFLICT.finditer(text)} >= {"<", "=", ">"}
 
 
@@ -51,7 +51,9 @@ def _json_of(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         if has_conflict(text):
             line = text.count("\n", 0, text.index("<<<<<<<")) + 1
-            message = f"{path} is in conflict after a merge: line {line} starts with <<<<<<<; settle the conflict, then save it"
+            message = (
+                f"{path} is in conflict after a merge: line {line} starts with <<<<<<<; resolve the conflict, then save it"
+            )
             raise InvalidRequest(message) from None
         place = f": line {error.lineno}, {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidRequest(f"{path} is no notebook: it is not JSON{place}") from None
@@ -68,7 +70,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _decoded(raw: bytes) -> str:
-    """The text of a JSON file: its first bytes say which Unicode it is, and what is no Unicode is taken as Windows' Latin-1."""
+    """The text of a JSON file. Its first bytes tell the Unicode encoding; a file that is no Unicode is read as Windows-1252."""
     for encoding in (json.detect_encoding(raw), "cp1252"):
         try:
             return raw.decode(encoding)
@@ -103,7 +105,7 @@ def _cell(number: int, cell: Any, path: Path) -> FileCell:
 
 
 def _refuse_other_languages(content: dict[str, Any], path: Path) -> None:
-    """Raise `InvalidRequest` for a notebook whose kernel runs another language; one that names none is Python's."""
+    """Raise `InvalidRequest` if the notebook names a kernel for another language; one that names no kernel is for Python."""
     about = content.get("metadata")
     for part, key in (("kernelspec", "language"), ("language_info", "name")):
         found = about.get(part) if isinstance(about, dict) else None

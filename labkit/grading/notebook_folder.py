@@ -1,4 +1,4 @@
-"""What lies beside a notebook, for the worker's process: small files as copies, and the notebook's own modules."""
+"""Gives the worker's process what is in the notebook's folder: copies of small files, and the notebook's own modules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 MOST_FILES, MOST_FILE_BYTES = 200, 2**20
-"""What is copied of a notebook's folder: of its first files, those of at most 1 MiB."""
+"""How many files of a notebook's folder are considered, and the size of the largest that is copied (1 MiB)."""
 
 
 def copy_files(folder: Path | None, files: Path) -> None:
-    """Make the folder `files`, with copies of the small files beside a notebook: code reads them, and changes no original."""
+    """Make the folder `files` with copies of a notebook's small files, so that code can read and change them safely."""
     files.mkdir()
     for path in sorted(folder.iterdir())[:MOST_FILES] if folder else []:
         with contextlib.suppress(OSError):
@@ -25,19 +25,19 @@ def copy_files(folder: Path | None, files: Path) -> None:
 
 
 def find_modules(folder: Path | None) -> None:
-    """Let this process import what a notebook in `folder` can: the modules beside it, and those of relative paths it adds."""
+    """Let this process import what a notebook in `folder` can import, also by relative paths that it adds to `sys.path`."""
     sys.path[:0] = [os.getcwd(), *([str(folder)] if folder else [])]
     if folder:
         sys.meta_path.append(_FromFolder(folder))
 
 
 class _FromFolder:
-    """Looks where relative entries of `sys.path` (`..`, `src`) lead from the notebook's folder, which is not this process's."""
+    """Follows relative entries of `sys.path` (`..`, `src`) from the notebook's folder; this process runs in another one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module's spec, or None; packages' own modules are found without this."""
+        """The spec of a top-level module, or None; modules inside packages are found without this."""
         places = [str(self._folder / entry) for entry in sys.path if entry and not os.path.isabs(entry)]
         return PathFinder.find_spec(name, places, target) if path is None and places else None

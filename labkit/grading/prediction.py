@@ -7,9 +7,11 @@ from typing import Any
 
 
 def predicted(*, as_share: bool = False, as_percent: bool = False, **guesses: Any) -> bool:
-    """Whether every guess is a positive number; if not, ask for those that are not (for cells that measure).
+    """Whether every guess is a positive number; for cells that measure. If not, ask for the guesses that are missing.
 
-    With `as_share` they are shares of a whole, from 0 to 1, with `as_percent` from 0 to 100, both included.
+    With `as_share` a guess is a share of a whole, from 0 to 1, and with `as_percent` it is from 0 to 100; both ends are
+    allowed. No range is asked for: it would give the order of magnitude away. The figure that follows says how far the guess
+    was off (`labkit.measure.how_far`).
     """
     most, asked = math.inf, "a number above 0"
     if as_share:

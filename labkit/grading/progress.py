@@ -1,4 +1,4 @@
-"""What a learner has done so far, kept on disk so that no finished run is lost."""
+"""The record of what a learner has done, kept on disk so that a restart loses nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Standing:
 
 
 def _standing(row: Any) -> Standing:
-    """A standing as it was stored; raises `TypeError` for anything else."""
+    """A standing from its stored form; raises `TypeError` for anything else."""
     standing = Standing(**row)
     for name, start in asdict(Standing()).items():
         if type(getattr(standing, name)) is not type(start):
@@ -47,7 +47,7 @@ def _standing(row: Any) -> Standing:
 
 
 class Progress:
-    """All standings, in `progress.json` of labkit's home; every change is written at once and atomically.
+    """All standings, stored in `progress.json` in labkit's home; every change is written at once and atomically.
 
     A process that sets `is_kept` to False changes nothing on disk.
     """
@@ -58,7 +58,7 @@ class Progress:
         self.path = path or home() / "progress.json"
 
     def standings(self) -> dict[str, Standing]:
-        """By exercise name; every exercise that exists is there. A damaged file counts as empty and is kept aside."""
+        """The standing of every exercise, by its name. A damaged file counts as empty, and is renamed rather than lost."""
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
             stored = json.loads(self.path.read_text("utf-8"))
@@ -82,13 +82,13 @@ class Progress:
         return row
 
     def next_hints(self, name: str) -> list[int]:
-        """Count one more hint and say which to show: the next one, and all three once they have been seen."""
+        """Count one more hint and return which hints to show: the next one, or all three if they were all shown before."""
         seen = self.standings()[name].hints
         number = self.next_hint(name)
         return [number] if seen < 3 else [0, 1, 2]
 
     def next_hint(self, name: str) -> int:
-        """Count one more hint of an exercise and say which it is: 0, 1 or 2, and then 2 again."""
+        """Count one more hint of an exercise and return its number: 0, 1 or 2; after the third it stays 2."""
         with self._changing() as standings:
             row = standings[name]
             shown = min(row.hints, 2)
@@ -97,7 +97,7 @@ class Progress:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Standing]]:
-        """The standings, to be changed in the block and then written; one process at a time, so that no change is lost."""
+        """The standings; what the block changes in them is written. One process at a time does this, so no change is lost."""
         if not self.is_kept:
             yield self.standings()
             return

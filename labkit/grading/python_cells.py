@@ -1,4 +1,4 @@
-"""A cell's text as the Python that Jupyter runs for it: IPython's own transformer takes magics, `!ls` and `f?` apart."""
+"""Turns a cell's text into the Python that Jupyter runs for it; IPython's transformer translates magics, `!ls` and `f?`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from labkit.grading.notebook_file import FileCell, has_conflict
 from labkit.grading.shorten import shorten
 
 RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
-"""Cell magics whose body runs among the notebook's own names; the others' is another language, or defines nothing."""
+"""Cell magics whose body runs with the notebook's names. Bodies of others are another language, or define nothing."""
 MOST_CELL_CHARACTERS = 64_000
-"""A longer cell is read only if it is plain Python, and so is one with more magics than `MOST_MAGICS`: the transformer goes
-through the whole cell once for each magic."""
+"""A longer cell, or one with more than `MOST_MAGICS` magics, is read only if it is plain Python: the transformer reads the
+whole cell once for each magic."""
 MOST_MAGICS = 100
 _MAGIC = re.compile(r"^\s*[%!?,;/]|=\s*[%!]|\?\s*$", re.MULTILINE)
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -26,7 +26,7 @@ UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 @dataclass(frozen=True)
 class PythonCell:
-    """A code cell's place in the notebook and its Python, or why it has none that could run."""
+    """A code cell's number in the notebook and its Python, or the problem that keeps it from running."""
 
     number: int
     source: str
@@ -36,21 +36,21 @@ class PythonCell:
 def python_cells(cells: list[FileCell]) -> list[PythonCell]:
     """Every code cell as Python; nothing is run.
 
-    A cell that Jupyter would not run (a syntax error) has an empty source and a problem. Raises `NotAvailable` when a cell
+    A cell that Jupyter could not run, for a syntax error, has an empty source and a problem. Raises `NotAvailable` when a cell
     holds magics and IPython is not installed.
     """
     return [_python_cell(cell.number, cell.text) for cell in cells if cell.is_code]
 
 
 def parse(source: str) -> ast.Module:
-    """The tree of a source, without the compiler's warnings; raises one of `UNPARSABLE`."""
+    """The syntax tree of a source, without the compiler's warnings; raises one of `UNPARSABLE`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(source)
 
 
 def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
-    """The statements that `%time` and `%prun` in this one run among the notebook's names: `%time x = f()` binds x."""
+    """The statements inside `%time` and `%prun`, which run with the notebook's names: `%time x = f()` binds x."""
     found: list[ast.stmt] = []
     for part in ast.walk(node):
         match part:
@@ -63,7 +63,7 @@ def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
 
 
 def code_of_line(line: str) -> str:
-    """The Python of what stands after `%time`, without the magic's own options."""
+    """The Python in the line after `%time`, without the magic's own options."""
     return _transformed(re.sub(r"^(?:--?[A-Za-z][\w-]*\s+)+", "", line.strip()))
 
 
@@ -79,7 +79,7 @@ def _python_cell(number: int, text: str) -> PythonCell:
     name, body = magic
     if name in RUN_IN_THE_NOTEBOOK:
         return _python_cell(number, body)
-    return PythonCell(number, "", f"Cell {number} is not read: what %%{shorten(name, 20)} does with it defines no names.")
+    return PythonCell(number, "", f"Cell {number} is not read: the magic %%{shorten(name, 20)} defines no names.")
 
 
 def _transformed(text: str) -> str:
@@ -94,7 +94,7 @@ def _transformed(text: str) -> str:
     except UNPARSABLE as error:
         if any(line.lstrip().startswith(("%", "!", "?")) or line.rstrip().endswith("?") for line in text.splitlines()):
             message = (
-                "the notebook has magics, which IPython reads, and that is not installed; install labkit with its extra 'lab'"
+                "the notebook has magics, which need IPython, and IPython is not installed; install labkit with its extra 'lab'"
             )
             raise NotAvailable(message) from error
         raise
@@ -124,7 +124,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
-    """The name and the body of a cell magic, if that is what the cell is."""
+    """The name and the body of a cell magic, or None if the cell is something else."""
     match tree.body:
         case [ast.Expr(ast.Call(ast.Attribute(ast.Call(ast.Name("get_ipython")), "run_cell_magic"), [name, _, body]))]:
             return ast.literal_eval(name), ast.literal_eval(body)
@@ -133,11 +133,13 @@ def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
 
 def _problem(number: int, text: str, error: BaseException) -> str:
     if has_conflict(text):
-        return f"Cell {number} is left out: it holds the marks of a merge conflict; settle it, then save the notebook."
+        return f"Cell {number} is left out: it holds the marks of a merge conflict; resolve it, then save the notebook."
     if len(text) > MOST_CELL_CHARACTERS:
-        return f"Cell {number} is left out: it has {len(text):,} characters, and is not plain Python."
+        return (
+            f"Cell {number} is left out: it has {len(text):,} characters and is not plain Python; split it into shorter cells."
+        )
     if len(_MAGIC.findall(text)) > MOST_MAGICS:
-        return f"Cell {number} is left out: it has more than {MOST_MAGICS} magics."
+        return f"Cell {number} is left out: it has more than {MOST_MAGICS} magics; split it into shorter cells."
     line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
     words = shorten((error.msg if isinstance(error, SyntaxError) else str(error)) or type(error).__name__, 120).rstrip(".")
     return f"Cell {number} is left out, as Jupyter cannot run it{line}: {words}."

@@ -16,7 +16,7 @@ from labkit.home import fresh_home, write_atomically
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab's three files: the source an author edits, and the two notebooks made from it."""
+    """A lab's three files: the source that an author edits, and the two notebooks that are made from it."""
 
     source: Path
     student: Path
@@ -24,7 +24,7 @@ class Lab:
 
 
 def find_labs(root: Path) -> list[Lab]:
-    """The labs of a course folder, which has `solutions/NN_slug.py`; raises `InvalidRequest` when there are none."""
+    """The labs of a course folder, found by its `solutions/NN_slug.py`; raises `InvalidRequest` if there are none."""
     sources = sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
     if not sources:
         raise InvalidRequest(f"{root} has no solutions/NN_slug.py; run this in the course's folder, or name it")

@@ -1,4 +1,4 @@
-"""Running a submission's statements in the worker's process, one by one, as Jupyter does; a failing one spoils itself only."""
+"""Runs a submission's statements one by one in the worker's process, as Jupyter does; a failing one does not stop the rest."""
 
 from __future__ import annotations
 import __future__
@@ -18,14 +18,14 @@ from labkit.grading.shorten import shorten
 from labkit.grading.submission import Piece
 
 NO_DEFINITION = "its definition does not run"
-"""What is said of a function whose name nothing has bound in the end."""
+"""The error of a function whose name no statement has bound."""
 DEFINE_SECONDS = 120.0
-"""All statements that a function needs have this long together."""
+"""The time limit for all statements that a function needs, together."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A statement that did not run: its cell, its first line, the names that it would have bound, and its error in words."""
+    """A statement that failed: its cell, its first line, the names that it would have bound, and its error in words."""
 
     cell: int
     line: str
@@ -37,7 +37,7 @@ class Failure:
 
 
 def define(pieces: Sequence[Piece], scope: dict[str, Any], seconds: float = DEFINE_SECONDS) -> list[Failure]:
-    """Run the statements of these pieces in `scope`; gives those that failed. When the time is over, the rest is not run."""
+    """Run the statements of these pieces in `scope` and return those that failed. After `seconds` the rest is not run."""
     failed: list[Failure] = []
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     for piece in pieces:
@@ -62,7 +62,7 @@ def _chosen(piece: Piece) -> list[ast.stmt]:
 
 
 def _future(node: ast.stmt) -> int:
-    """The compiler's flags that this statement sets for itself and all that follow, in later cells too."""
+    """The compiler flags that this statement sets for itself and for all later statements, also in later cells."""
     if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
         return 0
     features = [getattr(__future__, name.name, None) for name in node.names]
@@ -70,9 +70,9 @@ def _future(node: ast.stmt) -> int:
 
 
 def _run(node: ast.stmt, name: str, flags: int, scope: dict[str, Any], loop: asyncio.AbstractEventLoop) -> str:
-    """Run one statement; its error in words, or nothing. `await` at the top level is allowed, as in Jupyter."""
+    """Run one statement and return its error in words, or nothing. A top-level `await` is allowed, as in Jupyter."""
     try:
-        # Without dont_inherit, this file's own `from __future__ import annotations` would hold for the learner's code.
+        # Without dont_inherit, this file's `from __future__ import annotations` would apply to the learner's code.
         code = compile(ast.Module([node], []), name, "exec", flags=flags, dont_inherit=True)
         waiting = eval(code, scope)
         if inspect.iscoroutine(waiting):
@@ -80,7 +80,7 @@ def _run(node: ast.stmt, name: str, flags: int, scope: dict[str, Any], loop: asy
         return ""
     except OutOfTimeError:
         raise
-    except BaseException as error:  # whatever a learner's code raises is its own
+    except BaseException as error:  # a learner's code may raise anything
         return in_words(error)
 
 
@@ -88,7 +88,7 @@ def in_words(error: BaseException) -> str:
     """An exception's name and the first line of its text, cut to a readable length."""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # an exception of the learner's own, with a broken text
+    except Exception:  # a learner's own exception whose text cannot be made
         text = []
     return f"{shorten(type(error).__name__, 60)}: {shorten(text[0]) if text else 'no message'}"
 

@@ -1,4 +1,4 @@
-"""Which of a notebook's names a statement binds, and which it reads: at once, or when a function that it defines is called."""
+"""The names of a notebook that a statement binds and reads: at once, or when a function that it defines is called."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _RUN_AT_ONCE = ("listcomp", "setcomp", "dictcomp", "genexpr")
-"""What the symbol table calls a comprehension, which is a scope of its own."""
+"""The names of comprehensions in a symbol table; each is a scope of its own."""
 
 
 @dataclass
 class Scope:
-    """Names by what a statement does with them at the notebook's top level.
+    """The top-level names of a notebook that a statement uses.
 
-    `binds`: gives, deletes or imports them. `reads`: needs them when it runs. `reads_later`: a function in it needs them when
-    it is called. `binds_later`: a function in it says `global` of them.
+    It assigns, deletes or imports those in `binds`, and needs those in `reads` when it runs. A function in it needs those in
+    `reads_later` when it is called, and declares those in `binds_later` as `global`.
     """
 
     binds: set[str] = field(default_factory=set)
@@ -28,7 +28,7 @@ class Scope:
 
 
 def scope_of(node: ast.stmt) -> Scope:
-    """The names of one top-level statement. Raises `SyntaxError` for one that does not compile: `return` in no function."""
+    """The names of one top-level statement. Raises `SyntaxError` if it does not compile (`return` in no function)."""
     scope = Scope()
     _walk(_table(node), scope, later=False, top=True)
     for part in ast.walk(node):
@@ -53,7 +53,7 @@ def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool =
         binds = symbol.is_assigned() or symbol.is_imported()
         if is_notebooks and binds:
             (scope.binds_later if later else scope.binds).add(name)
-        # In a class, a name that is both given and read may be read from outside first.
+        # In a class body, a name that is both bound and read may first be read from outside.
         if symbol.is_referenced() and (is_notebooks or table.get_type() == "class"):
             (scope.reads_later if later else scope.reads).add(name)
     for inner in table.get_children():
@@ -62,7 +62,7 @@ def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool =
 
 
 class _Waiting(ast.NodeTransformer):
-    """Takes the waiting out of code, which changes no name."""
+    """Removes `await` and `async` from code; the names stay the same."""
 
     def visit_Await(self, node: ast.Await) -> Any:
         return self.visit(node.value)
@@ -81,7 +81,7 @@ class _Waiting(ast.NodeTransformer):
 
 
 def cannot_fail(node: ast.stmt) -> set[str]:
-    """The names that this statement surely binds anew, whatever they were before: earlier values of them do not count."""
+    """The names that this statement binds and cannot fail to bind; earlier values of them are not needed."""
     match node:
         case (
             ast.FunctionDef(name=name, args=arguments, decorator_list=[])
@@ -103,7 +103,7 @@ def _is_plain_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, arguments:
 
 
 def _is_plain(value: ast.expr) -> bool:
-    """Whether this can be evaluated anywhere."""
+    """Whether evaluating this expression can never fail."""
     match value:
         case ast.Constant():
             return True

@@ -1,4 +1,4 @@
-"""A notebook's top-level statements in the order in which *Run All* runs them, each with what it binds, reads and changes."""
+"""A notebook's top-level statements in the order of *Run All*, each with the names that it binds, reads and changes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from labkit.grading.scopes import Scope, cannot_fail, scope_of
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement: its cell, its place in the cell from 0, its tree, and what the text says that it does.
+    """A statement: its cell, its position in the cell (from 0), its tree, and its effects as far as the text shows them.
 
-    `replaces` are names whose earlier values it makes void. `inner` is what its functions do when they are called, and
-    `parameters` are names that belong to those functions.
+    `replaces` are names whose earlier values are no longer needed after it. `inner` are the changes that its functions make
+    when they are called, and `parameters` are the names of those functions' parameters.
     """
 
     cell: int
@@ -29,12 +29,12 @@ class Statement:
 
     @property
     def binds(self) -> set[str]:
-        """Names that it gives, deletes or imports."""
+        """Names that it assigns, deletes or imports."""
         return self.scope.binds
 
     @property
     def defines(self) -> set[str]:
-        """Names that it makes functions of: by `def`, in whatever statement that is, or by `lambda`."""
+        """Names that it binds to functions, by `def` at any depth or by `lambda`."""
         found = {part.name for part in ast.walk(self.node) if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)}
         for part in ast.walk(self.node):
             if isinstance(part, ast.Assign) and isinstance(part.value, ast.Lambda):
@@ -43,7 +43,7 @@ class Statement:
 
     @property
     def packages(self) -> dict[str, str]:
-        """The packages of the names that it imports: `F` belongs to torch after `import torch.nn.functional as F`."""
+        """The package of each imported name: `import torch.nn.functional as F` makes `F` a name of torch."""
         found: dict[str, str] = {}
         for part in ast.walk(self.node):
             match part:
@@ -55,12 +55,12 @@ class Statement:
 
     @property
     def is_future(self) -> bool:
-        """Whether it is `from __future__ import ...`, which changes how all later code is compiled."""
+        """Whether it is `from __future__ import ...`, which affects how all later code is compiled."""
         return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
 
 
 def statements_of(cells: list[PythonCell]) -> list[Statement]:
-    """Every statement of these cells, in order; those that cannot be compiled are left out, as they cannot run."""
+    """Every statement of these cells, in order, without those that cannot be compiled."""
     found = []
     for cell in cells:
         for index, node in enumerate(parse(cell.source).body):

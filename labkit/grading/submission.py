@@ -1,6 +1,6 @@
-"""A submission: the code of a notebook, and what of it a function needs. This is the door of `labkit check` and of graders.
+"""A submission: the code of a notebook, and the statements that one of its functions needs.
 
-Everything here looks at text and runs nothing: the statements run in the worker's process alone (`labkit.grading.worker`).
+Everything here reads text and runs nothing. The statements run in the worker's process only (`labkit.grading.worker`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labkit.grading.statements import Statement, statements_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A cell's number, its Python, and the places (from 0) of those of its top-level statements that are needed."""
+    """A cell's number, its Python, and the positions (from 0) of its top-level statements that are needed."""
 
     cell: int
     source: str
@@ -28,7 +28,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Submission:
-    """A notebook's cells, read; `folder` is where its own modules and files are, if it has a place on disk."""
+    """The cells of a notebook; `folder` is its folder, with modules and files of its own, if the notebook is on disk."""
 
     cells: Sequence[FileCell]
     folder: Path | None = None
@@ -40,42 +40,42 @@ class Submission:
 
     @cached_property
     def names(self) -> set[str]:
-        """All names that some statement binds."""
+        """All names that a statement binds."""
         return {name for one in self._statements for name in one.binds}
 
     @cached_property
     def functions(self) -> set[str]:
-        """Names bound by `def`, wherever it stands, or by `lambda`."""
+        """Names bound by `def`, at any depth, or by `lambda`."""
         return {name for one in self._statements for name in one.defines}
 
     @cached_property
     def asked(self) -> set[str]:
-        """Names that some cell, of whatever kind, defines by `def` or gives to `check`."""
+        """Names that any cell, code or not, defines by `def` or passes to `check`."""
         return {name for cell in self.cells for name in re.findall(r"\b(?:def\s+|check\()(\w+)", cell.text)}
 
     @cached_property
     def binds_anything(self) -> bool:
-        """Whether code may give names that the text does not show: `exec`, `globals()`, `%run`, `from x import *`."""
+        """Whether code may bind names that its text does not show: `exec`, `globals()`, `%run`, `from x import *`."""
         return any(one.changes.anything for one in self._statements)
 
     def needed_for(self, name: str) -> list[Piece]:
-        """What has to run for the function of this name, in the notebook's order."""
+        """The statements that must run to define the function of this name, in the notebook's order."""
         places: dict[int, list[int]] = {}
         for one in self._needs.needed_for(name):
             places.setdefault(one.cell, []).append(one.index)
         return [Piece(cell.number, cell.source, places[cell.number]) for cell in self._python if cell.number in places]
 
     def why_missing(self, name: str) -> str:
-        """Why the notebook has no function of this name, as far as its text tells."""
+        """Why the notebook has no function of this name, as far as its text shows."""
         definition = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(name)}\s*\(", re.MULTILINE)
         found = [cell for cell in self.cells if definition.search(cell.text)]
         if not found:
             return f"The notebook defines no function {name}."
         last = found[-1]
         if not last.is_code:
-            return f"Cell {last.number} holds {name}, but it is no code cell: make it one again."
+            return f"Cell {last.number} holds {name}, but it is no code cell: change its type to code."
         problem = next((cell.problem for cell in self._python if cell.number == last.number), "")
-        return problem or f"Cell {last.number} holds {name}, but not as a function of the notebook's own."
+        return problem or f"Cell {last.number} holds {name}, but not at the top level of the notebook; define it there."
 
     @cached_property
     def _python(self) -> list[PythonCell]:
@@ -96,5 +96,5 @@ def read_submission(path: Path) -> Submission:
 
 
 def submission_of(*sources: str) -> Submission:
-    """A submission whose code cells have these texts."""
+    """A submission with one code cell for each of these texts."""
     return Submission([FileCell(number, True, source) for number, source in enumerate(sources, start=1)])

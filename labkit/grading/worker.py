@@ -1,7 +1,7 @@
-"""The process in which a learner's function runs when it is not trusted: `python -m labkit.grading.worker JOB OUT`.
+"""The process in which an untrusted function of a learner runs: `python -m labkit.grading.worker JOB OUT`.
 
-Reads a JSON job, limits itself, runs what the learner's function needs of its notebook, calls the function on the
-exercise's cases, and writes the outcomes as JSON and safetensors. It compares nothing and is believed about values only.
+It reads a JSON job, limits its own resources, runs the statements of the notebook that the function needs, calls the function
+on the exercise's cases, and writes the outcomes as JSON and safetensors. It compares nothing: only its values are believed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def limit(cpu_seconds: int) -> None:
 
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """An outcome as JSON; its tensors go into `tensors`. A value that cannot be passed on becomes an error in words."""
+    """An outcome as JSON, its tensors put into `tensors`. A value that cannot be stored becomes an error in words."""
     words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
@@ -50,12 +50,12 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def notebook_scope(folder: Path | None) -> tuple[dict[str, Any], Shell]:
-    """The names that a notebook starts with, as those of the module `__main__`, and what stands for IPython in it.
+    """The names that a notebook starts with, in a new module `__main__`, and the stand-in for IPython.
 
-    `display` shows nothing here, and labkit's `check` and `hint` keep nothing.
+    `display` shows nothing here, and labkit's `check` and `hint` record nothing.
     """
     main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main  # where dataclasses, say, look for a class's module
+    sys.modules["__main__"] = main  # dataclasses, for example, look up a class's module here
     shell = Shell(main.__dict__, folder)
     setattr(builtins, "get_ipython", lambda: shell)  # noqa: B010
     setattr(builtins, "display", _nothing)  # noqa: B010
@@ -69,7 +69,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str]]:
-    """What the learner's function gave for each seed, and notes on what of its surroundings did not run."""
+    """The outcomes of the learner's function for each seed, and notes on statements that it needs and that did not run."""
     exercise = replace(find(job["exercise"]), seconds=job["seconds"])
     name, folder = job["function"], job["folder"]
     scope, shell = notebook_scope(Path(folder) if folder else None)
@@ -77,7 +77,7 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
     if name in scope:
         runs = run_seeds(scope[name], exercise, job["seeds"])
     else:
-        why = next((failure.error for failure in reversed(failed) if name in failure.names), "nothing gives it this name")
+        why = next((failure.error for failure in reversed(failed) if name in failure.names), "no statement defines this name")
         outcome = Outcome(error=f"{NO_DEFINITION}: {why}", error_kind="Definition")
         runs = {job["seeds"][0]: [outcome]}
     return runs, [*map(str, failed), *shell.notes]
@@ -86,8 +86,8 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
 def main() -> None:
     """Run one job to `OUT/outcomes.json`, `OUT/tensors.safetensors` and `OUT/notes.json`.
 
-    A job is `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`; `seconds` bounds one call, `pieces` are those
-    of `Submission.needed_for`, and `folder` is the notebook's, whose modules can be imported.
+    A job is `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`. `seconds` bounds one call, `pieces` comes from
+    `Submission.needed_for`, and `folder` is the notebook's folder, whose modules can be imported.
     """
     os.environ["TRITON_INTERPRET"] = "1"  # kernels are graded by their values, the same way on every machine
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))

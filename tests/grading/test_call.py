@@ -277,7 +277,7 @@ def test_an_exercise_may_say_what_is_wrong_with_an_answer() -> None:
     assert verdict((1, 4)).message.startswith("The value at [1] is not right")  # it has nothing to say
     assert verdict((1, "x")).message.startswith("The answer at [1] is a string")  # of another kind
     assert verdict((2, object())).message.startswith("input 0")
-    assert verdict((1, 3, 4)).message == "Your function gives 3 items, 2 are asked for."
+    assert verdict((1, 3, 4)).message == "Your function returns 3 items; it should return 2 items."
 
 
 def test_an_exercise_may_end_at_the_first_error() -> None:
@@ -300,7 +300,7 @@ def test_a_long_print_is_cut() -> None:
         return rows
 
     printed = [line for line in verdict_on(talks).details.splitlines() if line.startswith("printed: ")]
-    assert (printed[0], printed[-1], len(printed)) == ("printed: ... 28 lines more", "printed: line 39", 13)
+    assert (printed[0], printed[-1], len(printed)) == ("printed: ... 28 more lines", "printed: line 39", 13)
 
 
 def test_a_stub_is_not_attempted() -> None:

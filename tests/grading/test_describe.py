@@ -101,27 +101,27 @@ def test_an_unknown_factor_is_stated_for_tensors_and_the_direction_for_numbers()
 
 
 def test_kinds_of_mistakes() -> None:
-    assert described(None, 5).message == "The answer is None, a whole number is asked for. Did you forget `return`?"
-    assert described("5", 5.0).message == "The answer is a string, a number is asked for."
+    assert described(None, 5).message == "The answer is None; it should be a whole number. Did you forget `return`?"
+    assert described("5", 5.0).message == "The answer is a string; it should be a number."
     assert "all zeros" in described(torch.zeros(4, 6), random(4, 6)).message
     assert "transposed" in described(random(6, 4), random(4, 6)).message
     assert "transposed" not in described(random(5, 4), random(4, 6)).message
     assert "wrong dtype" in described(torch.ones(4, dtype=torch.long), torch.ones(4)).message
     assert "NaN or infinite" in described(float("nan"), 5.0).message
-    assert described(Foreign("ndarray"), 5.0).message == "The answer is a ndarray, a number is asked for."
+    assert described(Foreign("ndarray"), 5.0).message == "The answer is a ndarray; it should be a number."
 
 
 def test_the_place_in_a_nested_answer_is_named_as_it_is_written() -> None:
     expected = {"Tokens": [1, 2], "Loss": {"Mean": 0.5}}
     assert (
         described(expected | {"Tokens": [1]}, expected).message
-        == "At ['Tokens'], your function gives 1 items, 2 are asked for."
+        == "At ['Tokens'], your function returns 1 item; it should return 2 items."
     )
     assert described(expected | {"Loss": {"mean": 0.5}}, expected).message.startswith(
-        "At ['Loss'], your function gives a dictionary"
+        "At ['Loss'], your function returns a dictionary"
     )
     assert described(expected | {"Tokens": [1, 5]}, expected).message.startswith("The value at ['Tokens'][1] is not right")
-    assert described([1], [1, 2]).message == "Your function gives 1 items, 2 are asked for."
+    assert described([1], [1, 2]).message == "Your function returns 1 item; it should return 2 items."
 
 
 @pytest.mark.parametrize("expected", [123456.75, 987654, "secret", [123456, 2], random(3, 5)], ids=str)

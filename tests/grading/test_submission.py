@@ -137,7 +137,7 @@ def test_cells_that_jupyter_would_not_run_are_left_out_with_a_sentence() -> None
     assert [" is left out" in note for note in code.notes] == [True] * 4 + [False] * 2
     assert "in line 1: " in code.notes[0]
     assert "marks of a merge conflict" in code.notes[3]
-    assert "what %%bash does with it defines no names" in code.notes[4]
+    assert "the magic %%bash defines no names" in code.notes[4]
     assert all(len(note) < 200 for note in code.notes)
     assert value_of("f", code) == 5
 
@@ -146,8 +146,8 @@ def test_why_a_function_is_missing() -> None:
     assert submission_of("x = 1").why_missing("f") == "The notebook defines no function f."
     assert "Cell 1 is left out, as Jupyter cannot run it" in submission_of("def f(:\n    pass").why_missing("f")
     retyped = Submission([notebook_file.FileCell(1, False, RIGHT)])
-    assert retyped.why_missing("f") == "Cell 1 holds f, but it is no code cell: make it one again."
-    assert "but not as a function of the notebook's own" in submission_of("class A:\n    def f(self): pass").why_missing("f")
+    assert retyped.why_missing("f") == "Cell 1 holds f, but it is no code cell: change its type to code."
+    assert "but not at the top level of the notebook" in submission_of("class A:\n    def f(self): pass").why_missing("f")
 
 
 def test_without_ipython_plain_python_is_read_and_magics_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_without_ipython_plain_python_is_read_and_magics_name_the_extra(monkeypa
 def test_a_long_cell_or_one_of_many_magics_is_read_if_it_is_plain() -> None:
     long = f"DATA = '{'x' * 100_000}'\n"
     assert value_of("f", submission_of(long + "def f():\n    return len(DATA)")) == 100_000
-    assert "is not plain Python" in submission_of(long + "!ls\n" + RIGHT).notes[0]
+    assert "and is not plain Python" in submission_of(long + "!ls\n" + RIGHT).notes[0]
     assert submission_of("%who\n" * 1000, RIGHT).notes == ["Cell 1 is left out: it has more than 100 magics."]
     assert value_of("f", submission_of("x = (1\n% 5\n)\n" * 500 + RIGHT)) == 5
 
@@ -205,7 +205,7 @@ CONFLICT = '{"cells": [\n<<<<<<< HEAD\n1\n=======\n2\n>>>>>>> other\n]}'
         ("PK\x03\x04" + "é" * 300_000, "is no notebook: it is not JSON: line 1, "),
         ("[" * 100_000, "is no notebook: it is not JSON"),
         ('{"cells": [' + "9" * 100_000 + "]}", "is no notebook: it is not JSON"),
-        (CONFLICT, "is in conflict after a merge: line 2 starts with <<<<<<<; settle the conflict, then save it"),
+        (CONFLICT, "is in conflict after a merge: line 2 starts with <<<<<<<; resolve the conflict, then save it"),
         ("[]", "is no notebook: it holds a JSON list, not cells"),
         ("null", "is no notebook"),
         ("{}", "is no notebook: it has no list of cells"),

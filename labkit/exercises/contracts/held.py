@@ -1,4 +1,4 @@
-"""A contract on memory: little is held at a time."""
+"""A contract on memory: a function holds few numbers at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.measure.torch_traffic import tensors_in
 
 @dataclass(frozen=True)
 class HeldContract:
-    """Little is held at a time: at most `most(case)` elements in tensors made during the call, and no lists of numbers."""
+    """At any time, tensors made during the call hold at most `most(case)` elements, and no numbers are kept in lists."""
 
     most: Callable[[Case], int]
 
@@ -55,7 +55,7 @@ class _Held:
 
     def breach(self, value: Any) -> str:
         if self.left_torch:
-            return f"{self.left_torch}() takes a block out of torch, where what you keep is not seen; leave the blocks tensors"
+            return f"{self.left_torch}() takes a block out of torch, where a check cannot see it; keep blocks as tensors"
         if self.peak > self.most:
             return (
                 f"it holds {self.peak:,} numbers of its own at a time, where a block and three running values are at most "

@@ -24,7 +24,7 @@ SLACK_BYTES = 256
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor that kernels must read or store, or some of its rows."""
+    """A tensor, or some of its rows, that kernels must read or store."""
 
     name: str
     tensor: Tensor
@@ -65,7 +65,7 @@ class KernelContract:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call; memory that is allocated in it and not written is NaN."""
+        """Watch a call; memory that is allocated during the call and not written is NaN."""
         given = dict(zip(self.arguments, case.args, strict=False))
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         guard = TorchGuard(tensors, function, results_are_free=self.torch_combines)
@@ -91,7 +91,7 @@ class _KernelWatch:
         if len(self.launches) > self.contract.launches:
             return f"it launches {len(self.launches)} kernels; {self.contract.kind}"
         if any(launch.extents is None for launch in self.launches):
-            return ""  # compiled: what it loads and stores is not seen
+            return ""  # the loads and stores of a compiled kernel are not seen
         return self._loads_and_stores(value)
 
     def _loads_and_stores(self, value: Any) -> str:
@@ -141,13 +141,13 @@ class _KernelWatch:
         if moved <= 1.1 * least + SLACK_BYTES:
             return ""
         return (
-            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads back what it has stored, or puts away "
+            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads back what it has stored, or stores "
             "what could stay in registers"
         )
 
 
 def _missing(part: Part, touched: Any, done: str) -> str:
-    """In words, that kernels left out elements of a part."""
+    """The elements of a part that kernels have left out, in words; empty if there are none."""
     shaped = touched.reshape(part.tensor.shape)
     wanted = np.ones(len(shaped), dtype=bool)
     if part.rows is not None:

@@ -1,4 +1,4 @@
-"""A contract on chance: the function draws no random numbers."""
+"""A contract on randomness: the function draws no random numbers of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANDOM = ("multinomial", "rand", "rand_like", "randn", "randint", "bernoulli", 
 
 @dataclass(frozen=True)
 class NothingDrawn:
-    """The function draws no random numbers of its own; `instead` says what it is given."""
+    """The function draws no random numbers; `instead` says what to use."""
 
     instead: str
 

@@ -1,7 +1,7 @@
-"""The function does the work itself: it calls no function of labkit that could answer for it.
+"""A contract on own work: a function calls nothing in labkit that could answer for it.
 
-Seen are calls in the thread that makes the call. Free are the objects that the function is given: their modules may be
-called, so a model or a clock among the arguments works, and so does a config's own property.
+The modules of its arguments may be used: a model or a clock that it is given works, and so do a config's own properties. Only
+calls in the thread of the check are seen.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from labkit.exercises.case import Case, directly
 
 _CHECKING = ("labkit.grading", "labkit.exercises.contracts", "labkit.exercises.kernel", "labkit.measure")
-"""Modules that run while a function is checked, or only show something."""
+"""Modules that run during a check, or that only show something."""
 _NO_ANSWERS = ("<module>", "__getattr__", "__repr__", "__str__", "__format__", "__eq__", "__hash__")
-"""Functions that answer nothing: a module that is imported, and what Python calls for printing and comparing."""
+"""Code that answers no exercise: a module's own code at import, and methods for printing and comparing."""
 
 
 @dataclass(frozen=True)
 class OwnWork:
-    """`allowed` names functions of labkit that may be called all the same."""
+    """The function does its own work; `allowed` names functions of labkit that it may call."""
 
     allowed: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Sees the work that torch does in a block where a kernel should do it."""
+"""Watches what torch does in a block in which kernels should do the work."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "unty
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted")
 _MAKES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_", "zero_", "lift_fresh")
 _WHOLE = (torch.int32, torch.int64, torch.bool)
-"""Numbers of slots, positions and lengths: torch may work on those."""
+"""Dtypes of slots, positions and lengths; torch may work on these."""
 _OWN = ("labkit.ops", "labkit.native", "labkit.engine", "labkit.exercises.lab02")
 
 
 class TorchGuard:
-    """Sees what torch is asked to do in a block; `refused` says the first thing that a kernel should have done.
+    """Watches torch in a block; `refused` describes the first work that a kernel should have done.
 
-    Allocation, views, shapes and printing are free, and so is work on whole numbers (slots, positions). With
-    `results_are_free`, only the memory of `tensors` is guarded. Memory allocated without a value is filled with NaN.
+    Allocation, views, shapes and printing are allowed, and so is work on whole numbers (slots, positions). With
+    `results_are_free` only the memory of `tensors` is guarded. Memory that is allocated without a value is filled with NaN.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], function: Any, *, results_are_free: bool = False) -> None:
@@ -107,7 +107,7 @@ class TorchGuard:
         self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do that work"
 
     def _caller(self) -> tuple[str, str]:
-        """Labkit's function that the learner's code called, if it is one's doing, and the learner's line."""
+        """The function of labkit that did this work, if it was one, and the learner's line that led to it."""
         own, frame = "", sys._getframe(1)
         while frame is not None:
             if self._code is not None and frame.f_code.co_filename == self._code.co_filename:
@@ -123,7 +123,7 @@ class TorchGuard:
 
 
 def _fill(tensor: Tensor) -> Tensor:
-    """Make it seen that this memory was not written: what lay there before may be an earlier right answer."""
+    """Fill memory that was not written, because it may still hold an earlier right answer."""
     if tensor.device.type == "meta":
         return tensor
     return tensor.fill_(float("nan") if tensor.is_floating_point() else 63)

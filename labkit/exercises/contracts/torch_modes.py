@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Functions(TorchFunctionMode):
-    """Hands over each call of a torch function; what that one calls itself is not seen."""
+    """Passes each call of a torch function to `see`; calls that this function makes inside torch are not seen."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class Functions(TorchFunctionMode):
 
 
 class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Hands over each operation that torch runs in the end."""
+    """Passes each operation that torch finally runs to `see`."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._see = see
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._can_decompose():  # under inference mode a reshape, say, comes whole
+        if func._can_decompose():  # in inference mode a reshape, for example, is not decomposed yet
             with self:
                 decomposed = func.decompose(*args, **(kwargs or {}))
             if decomposed is not NotImplemented:
