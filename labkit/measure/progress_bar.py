@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SHORTEST_PAUSE = 0.1
+SHORTEST_PAUSE = 0.25
 """Seconds between two updates of a bar."""
 
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
-    """A function to hand over as `progress`: called with what is done and what there is to do at most.
+    """A function to pass as `progress`: it is called with the number of finished steps and the greatest number of steps.
 
-    What is done within `after` seconds shows no bar at all.
+    Work that ends within `after` seconds shows no bar.
     """
     from tqdm.auto import tqdm
 
