@@ -8,9 +8,9 @@
 # 2023; TensorRT-LLM is its successor). It made GPT-J fast by merging small operations into few kernels. You rebuild its steps
 # one at a time.
 #
-# *About 300 minutes; 2.5 is a good place for a break · 10 exercises, 100 points · runs on any machine. With a GPU, your kernels are compiled for it. Without
-# one, Triton's interpreter runs them, and a CPU form of each fusion is timed. Without Triton (macOS, Windows) the kernel
-# exercises say "not measured here"; everything else works.*
+# *About 300 minutes (take a break after 2.4) · 10 exercises, 100 points · runs on any machine. With a GPU, your kernels are
+# compiled for it. Without one, Triton's interpreter runs them, and a CPU form of each fusion is timed. Without Triton (macOS,
+# Windows) the kernel exercises say "not measured here"; everything else works.*
 
 # %%
 import math
@@ -19,27 +19,16 @@ import torch
 
 from labkit import measure, ops
 from labkit.lab import check, hint, kernel_device, passed, predicted, progress_panel, tl, triton
-from labkit.lab.lab02 import (
-    climb,
-    has_triton,
-    measurements,
-    pictures,
-    step_launches,
-    swaps,
-    torch_traffic,
-)
+from labkit.lab.lab02 import climb, has_triton, measurements, pictures, step_launches, swaps
 from labkit.measure import plots
+from labkit.measure.torch_traffic import torch_traffic
 
 torch.set_grad_enabled(False)
 device, ladder, points = kernel_device(), measure.Ladder(), {}
-engine = swaps.EngineSwaps(
-    "gptj-tiny"
-)  # fp32, operation by operation; your functions can replace each one
+engine = swaps.EngineSwaps("gptj-tiny")  # fp32; your functions can replace each of its operations
 tokens = 32 if device.type == "cpu" else 4096  # in the measurements below
-threads = torch.get_num_threads()
-where, alone = (
-    f"{device}, fp32, {n} thread{'s' * (n > 1)}, torch {torch.__version__}" for n in (threads, 1)
-)
+alone = f"{device}, fp32, 1 thread, torch {torch.__version__}"
+where = alone.replace("1 thread", f"{torch.get_num_threads()} threads")
 
 # %%
 progress_panel("02")
@@ -396,11 +385,11 @@ if has_triton():
 
 
 # %%
-# The loads of your next kernel. They find the slots of a part in the slot table, and make a tile of addresses by the formula
-# that you used in the rotary kernel.
+# The loads of your next kernel; its launch is in the next cell. The loads find the slots of a part in the slot table, and make
+# a tile of addresses by the formula that you used in the rotary kernel.
 @triton.jit
 def load_part(q, k, v, table, lengths, width, head_dim, BLOCK: tl.constexpr, DIM: tl.constexpr):
-    """query [DIM], key and value [BLOCK, DIM], and two masks: seen [BLOCK], inside [DIM]."""
+    """query [DIM], key and value [BLOCK, DIM], the masks seen [BLOCK] and inside [DIM], the part's place."""
     s, head, part, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(1)
     position, dim = part * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DIM)
     seen, inside = position < tl.load(lengths + s), dim < head_dim
@@ -409,7 +398,20 @@ def load_part(q, k, v, table, lengths, width, head_dim, BLOCK: tl.constexpr, DIM
     both = seen[:, None] & inside[None, :]
     query = tl.load(q + (s * heads + head) * head_dim + dim, mask=inside, other=0.0)
     key, value = tl.load(k + place, mask=both, other=0.0), tl.load(v + place, mask=both, other=0.0)
-    return query, key, value, seen, inside
+    here = (s * heads + head) * tl.num_programs(2) + part  # this part's place in tops and in totals
+    return query, key, value, seen, inside, here
+
+
+# %%
+def launch(kernel, query, keys, values, slot_table, lengths, block):
+    """One program per sequence, head and part: o_p [sequences, heads, parts, head_dim], m_p and s_p without head_dim."""
+    (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
+    parts, dim = triton.cdiv(width, block), triton.next_power_of_2(head_dim)  # cdiv rounds up
+    sums = query.new_empty(sequences, heads, parts, head_dim)
+    largest, totals = query.new_empty(2, sequences, heads, parts)
+    tensors = query, keys, values, slot_table, lengths, sums, largest, totals
+    kernel[(sequences, heads, parts)](*tensors, width, head_dim, BLOCK=block, DIM=dim)
+    return sums, largest, totals
 
 
 # %%
@@ -425,13 +427,7 @@ guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 # %%
 def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
     """Attention of one query per sequence and head: the [sequences, heads, head_dim] of ops.decode_attention."""
-    (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
-    parts = triton.cdiv(width, block)  # rounded up
-    sums = query.new_empty(sequences, heads, parts, head_dim)  # o_p
-    largest, totals = query.new_empty(2, sequences, heads, parts)  # m_p, s_p
-    tensors = query, keys, values, slot_table, lengths, sums, largest, totals
-    sizes = {"BLOCK": block, "DIM": triton.next_power_of_2(head_dim)}
-    part_kernel[(sequences, heads, parts)](*tensors, width, head_dim, **sizes)
+    sums, largest, totals = launch(part_kernel, query, keys, values, slot_table, lengths, block)
     # BEGIN SOLUTION
     share = torch.exp(largest - largest.amax(-1, keepdim=True))
     return (share[..., None] * sums).sum(2) / (share * totals).sum(-1, keepdim=True)
@@ -442,9 +438,10 @@ def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
 def part_kernel(
     q, k, v, table, lengths, sums, tops, totals, width, head_dim, BLOCK: tl.constexpr, DIM: tl.constexpr
 ):
-    query, key, value, seen, inside = load_part(q, k, v, table, lengths, width, head_dim, BLOCK, DIM)
-    s, head, part, dim = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.arange(0, DIM)
-    here = (s * tl.num_programs(1) + head) * tl.num_programs(2) + part  # in tops and in totals
+    query, key, value, seen, inside, here = load_part(
+        q, k, v, table, lengths, width, head_dim, BLOCK, DIM
+    )
+    dim = tl.arange(0, DIM)
     # BEGIN SOLUTION pass
     score = tl.sum(query[None, :] * key, axis=1) / tl.sqrt(head_dim.to(tl.float32))
     score = tl.where(seen, score, float("-inf"))

@@ -2,7 +2,6 @@
 
 from labkit.exercises.lab02 import climb, measurements, step_launches, swaps
 from labkit.exercises.pictures import lab02 as pictures
-from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.backend import has_triton
 
-__all__ = ["climb", "has_triton", "measurements", "pictures", "step_launches", "swaps", "torch_traffic"]
+__all__ = ["climb", "has_triton", "measurements", "pictures", "step_launches", "swaps"]

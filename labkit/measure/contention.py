@@ -16,8 +16,9 @@ import psutil
 
 from labkit.environment import usable_cores
 
-WAITING_LIMIT = 0.1
-"""A thread may wait for a core for this share of the time before the measurement counts as disturbed."""
+WAITING_LIMIT = 0.2
+"""A thread may wait for a core for this share of the time before a measurement counts as disturbed: fewer than a quarter of
+the runs are then slow, which moves neither the median nor the quartiles far."""
 SHORTEST_WAIT = 0.001
 """Seconds of waiting below which nothing is concluded: every thread waits some microseconds when it is woken."""
 OTHERS_LIMIT = 0.25

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SHORTEST_PAUSE = 0.1
+SHORTEST_PAUSE = 0.25
 """Seconds between two updates of a bar."""
 
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
-    """A function that draws the bar; pass it on as `progress`. It is called with the steps done and the largest possible total.
+    """A function to pass as `progress`: it is called with the number of finished steps and the largest possible total.
 
     Work that ends within `after` seconds shows no bar.
     """

@@ -30,7 +30,7 @@ CELLS = [
 ]
 SET_UP = "import math\nimport torch\nfrom labkit.exercises.kernels import tl, triton\n"
 TILE = next(cell for cell in CELLS if "def product_tile" in cell)
-LOADS = next(cell for cell in CELLS if "def load_part" in cell)
+LOADS, LAUNCH = (next(cell for cell in CELLS if name in cell) for name in ("def load_part(", "def launch("))
 
 NORM, ROTARY, ATTENTION, GELU, INT8 = KERNELS = (
     "fused_residual_layer_norm",
@@ -152,7 +152,7 @@ pytestmark = pytest.mark.skipif(not has_triton(), reason="not measured here: the
 def source_of(function: str, changes: dict[str, str] | None = None) -> str:
     """The solution's cell of an exercise, changed, with what it stands on."""
     cell = next(cell for cell in CELLS if cell.startswith(f"def {function}("))
-    cell = f"{LOADS}\n\n{cell}" if function == ATTENTION else cell
+    cell = "\n\n".join((LOADS, LAUNCH, cell)) if function == ATTENTION else cell
     for old, new in (changes or {}).items():
         assert old in cell, f"{function} has no {old!r}"
         cell = cell.replace(old, new)

@@ -47,7 +47,7 @@ STEPS = {
     "split attention": ("decode_attention", "prefill_attention"),
     "GELU in the product": ("linear_gelu",),
 }
-"""What each rung fuses, in order."""
+"""The operations that each rung fuses, in order."""
 
 
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
@@ -56,7 +56,7 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
     swapped = dict(APART)
     for words, names in STEPS.items():
         if names == ("linear_gelu",) and swaps.device.type == "cpu":
-            continue  # the CPU's products need their weights packed: the next rung
+            continue  # on a CPU, this needs packed weights, which the next rung has
         swapped = swapped | {name: _fused(name, swaps.device, learned) for name in names}
         rungs[f"lab 02 + {words}"] = _runner(swaps.engine, swapped)
     rungs |= _whole_engines(swaps)
@@ -101,7 +101,7 @@ def _fused(name: str, device: torch.device, learned: Functions) -> Callable[...,
 
 
 def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
-    """labkit's own engine: operation by operation, captured, and captured in int8, where this machine has them."""
+    """labkit's own engine: operation by operation, captured, and captured in int8, as far as this machine has them."""
     found: dict[str, Callable[[], Any]] = {}
     bar = progress_bar("engines for the last rungs", after=1.0)
     whole = labkit.load("gptj-tiny", device=swaps.device, dtype="fp32")

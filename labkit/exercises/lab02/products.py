@@ -55,7 +55,7 @@ FUSED_LINEAR_GELU = Exercise(
     title="Bias and GELU as an epilogue",
     function="fused_linear_gelu",
     statement=(
-        "`product_tile` gives a tile `[ROWS, COLUMNS]` of $x W^T$ while it is still in registers. Add the bias of each column, "
+        "`product_tile` returns a tile `[ROWS, COLUMNS]` of $x W^T$ while it is still in registers. Add the bias of each column, "
         "apply GPT-J's GELU, store the tile masked, and launch over a grid of tiles. `tl` has no tanh; "
         "$\\tfrac12 (1 + \\tanh u) = \\text{sigmoid}(2u)$.\n\n"
         "$$\\text{gelu}(z) = \\tfrac12\\, z\\, (1 + \\tanh(\\sqrt{2/\\pi}\\,(z + 0.044715\\, z^3)))$$"

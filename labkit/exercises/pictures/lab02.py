@@ -18,7 +18,8 @@ def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
         y = 4.0 + 14 * row
         canvas.text(0, y + 4, f"program_id(0) = {row}", ha="left")
         canvas.box(left, y, size, 8, colour, f"x[{row}, 0] ... x[{row}, {size - 1}]: inside", size=10)
-        canvas.box(left + size, y, block - size, 8, PALE, "masked", hatched=True)
+        if block > size:
+            canvas.box(left + size, y, block - size, 8, PALE, "masked", hatched=True)
         first = row * size
         canvas.text(left, y + 10.5, f"place {first}", ha="left", size=8)
         canvas.text(left + size - 1, y + 10.5, f"place {first + size - 1}", ha="right", size=8)
