@@ -51,7 +51,8 @@ with_signs_of_life() {
         sleep 1
         if ((SECONDS - shown >= 15)); then
             shown=$SECONDS
-            echo "      $((SECONDS - began)) s: $(tail -n 1 "$log" | cut -c 1-100)" >&2
+            local last=$(tail -n 1 "$log" | cut -c 1-100)
+            echo "      $((SECONDS - began)) s: ${last:-still at work}" >&2
         fi
     done
     wait "$running" || status=$?
