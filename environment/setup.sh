@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make the course's Python environment in .venv, or see that it is up to date. Safe to run again at any time.
+# Make the course's Python environment in .venv; quiet when it is up to date. Safe to run again at any time.
 #   PYTHON=python3.12 environment/setup.sh     picks the interpreter
+# Progress goes to stderr: one line for each step and, while a step runs without a terminal, one line every 15 seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=.venv
 wanted=$(cat pyproject.toml setup.py labkit/native/build.py labkit/native/src/* labkit/serving/server/server_requirements.txt environment/constraints.txt environment/setup.sh | sha256sum | cut -d' ' -f1)
 if [ -x "$venv/bin/labkit" ] && [ "$(cat "$venv/.made-from" 2>/dev/null)" = "$wanted" ]; then
-    echo "The environment in $venv is up to date."
     exit 0
 fi
 
@@ -25,29 +25,65 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-echo "[1/4] $venv with $("$python" --version)"
+steps=5
+number=0
+step() {
+    number=$((number + 1))
+    echo "[$number/$steps] $*" >&2
+}
+
+running=
+log=$(mktemp)
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -f "$log"' EXIT
+trap 'exit 130' INT TERM
+
+# Run a command. A terminal sees its output. Without one, the output goes to a file: its last line is shown every 15 seconds,
+# and its end is shown when the command fails.
+with_signs_of_life() {
+    if [ -t 2 ]; then
+        "$@" >&2
+        return
+    fi
+    local began=$SECONDS shown=$SECONDS status=0
+    "$@" >"$log" 2>&1 &
+    running=$!
+    while kill -0 "$running" 2>/dev/null; do
+        sleep 1
+        if ((SECONDS - shown >= 15)); then
+            shown=$SECONDS
+            local last=$(tail -n 1 "$log" | cut -c 1-100)
+            echo "      $((SECONDS - began)) s: ${last:-still at work}" >&2
+        fi
+    done
+    wait "$running" || status=$?
+    running=
+    [ "$status" = 0 ] || tail -n 40 "$log" >&2
+    return "$status"
+}
+
+pip() { with_signs_of_life "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+bar=$([ -t 2 ] || echo --progress-bar=off)
+
+step "$venv with $("$python" --version)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-    if ! "$python" -m venv --clear "$venv" >/tmp/labkit-venv.$$ 2>&1; then
-        cat /tmp/labkit-venv.$$ >&2
+    if ! with_signs_of_life "$python" -m venv --clear "$venv"; then
         echo "Python's venv module is incomplete: sudo apt-get install python3-venv, then run this again." >&2
         exit 1
     fi
-    rm -f /tmp/labkit-venv.$$
 fi
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-quiet=$([ -t 1 ] || echo --quiet) # a terminal sees pip's progress bars, a log does not need them
-echo "[2/4] packages (the first time: several minutes and, without a CPU build of torch at hand, 3 GB)"
-# torch first and alone, so that the build pip finds is the one everything else is fitted to.
-pip install $quiet --constraint environment/constraints.txt torch
-pip install $quiet --constraint environment/constraints.txt --editable '.[dev]'
+# torch first and alone, so that all other packages are fitted to the build that pip finds.
+step "torch (the first time: several minutes; 3 GB if pip finds no build for CPUs)"
+pip install $bar --constraint environment/constraints.txt torch
+step "labkit, its CPU kernels and the other packages (the first time: several minutes)"
+pip install $bar --constraint environment/constraints.txt --editable '.[dev]'
 
-echo "[3/4] JupyterLab's settings"
+step "JupyterLab's settings"
 mkdir -p "$venv/share/jupyter/lab/settings"
 cp environment/jupyterlab_overrides.json "$venv/share/jupyter/lab/settings/overrides.json"
 
-echo "[4/4] Triton Inference Server, for lab 04 and labkit serve (75 MB)"
-"$venv/bin/labkit" serve --install || echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2
+step "Triton Inference Server, for lab 04 and labkit serve (75 MB)"
+with_signs_of_life "$venv/bin/labkit" serve --install || echo "Everything else works without it; to try again: $venv/bin/labkit serve --install" >&2
 
 echo "$wanted" >"$venv/.made-from"
-echo "Done: $venv/bin/labkit $("$venv/bin/labkit" --version 2>/dev/null || true)"
+echo "Done: $("$venv/bin/labkit" --version 2>/dev/null || true) in $venv" >&2

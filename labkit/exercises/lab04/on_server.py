@@ -30,7 +30,7 @@ from labkit.serving.server.locked_folder import LockedFolder
 from labkit.serving.server.probes import as_input
 
 MODEL = "gptj-tiny"
-ASK_SECONDS = 15.0
+ASK_SECONDS = 45.0
 """Seconds for one request to a model with a learner's function."""
 
 BATCHED_INPUTS = (
