@@ -246,7 +246,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
         "it calls labkit's own decode_attention",
     ),
     "2.6 not split": (
-        changed(ATTENTION, **{"parts = triton.cdiv(width, block)": "parts = 1", '"BLOCK": block': '"BLOCK": 128'}),
+        changed(ATTENTION, **{"parts, dim = triton.cdiv(width, block)": "parts, dim = 1", "BLOCK=block": "BLOCK=128"}),
         "one program for each sequence, head and part makes",
     ),
     "2.6 gathered by torch": (
