@@ -17,7 +17,7 @@ from torch import Tensor
 
 _NO_UTF8 = b"\xff"  # a byte that never occurs in UTF-8
 _MOST_KEPT = 2**22
-"""The largest number of token ids that the states of one `BannedText` keep in memory."""
+"""The largest number of token ids that the states of one `BadTextAutomaton` keep in memory."""
 
 
 class TokenTexts:
@@ -49,7 +49,7 @@ class TokenTexts:
         return self._ids[np.unique(np.searchsorted(self._begins, places, side="right") - 1)]
 
 
-class BannedText:
+class BadTextAutomaton:
     """An automaton over bytes (Aho and Corasick 1975). Each of its states bans certain tokens.
 
     A state stands for the longest prefix of a word with which the text now ends; state 0 stands for none. The banned tokens of

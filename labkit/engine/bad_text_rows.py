@@ -8,7 +8,7 @@ from collections.abc import Sequence as SequenceOf
 
 from torch import Tensor
 
-from labkit.engine.bad_text_automaton import BannedText, TokenTexts
+from labkit.engine.bad_text_automaton import BadTextAutomaton, TokenTexts
 from labkit.engine.schedule.sequence import Sequence
 from labkit.tokenizer import Tokenizer
 
@@ -16,7 +16,7 @@ _MOST_SETS = 8
 """The number of sets of bad words whose automata are kept for later requests with the same set."""
 
 
-class TextBans:
+class AutomatonCache:
     """Makes the automata for the bad words of a request, over the first `vocab_size` tokens of a tokenizer.
 
     A word is searched for in the text as a user sees it, without special tokens. A word that contains the name of a special
@@ -27,9 +27,9 @@ class TextBans:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._texts: dict[bool, TokenTexts] = {}
-        self._made: OrderedDict[tuple[str, ...], tuple[BannedText, ...]] = OrderedDict()
+        self._made: OrderedDict[tuple[str, ...], tuple[BadTextAutomaton, ...]] = OrderedDict()
 
-    def of(self, words: SequenceOf[str]) -> tuple[BannedText, ...]:
+    def of(self, words: SequenceOf[str]) -> tuple[BadTextAutomaton, ...]:
         """The automata that ban these words; an empty tuple without words."""
         key = tuple(sorted(set(words)))
         made = self._made.pop(key, None)
@@ -39,7 +39,7 @@ class TextBans:
             for word in key:
                 special = any(name in word for name in self._tokenizer.special_tokens.values())
                 (named if special else shown).append(word.encode())
-            made = tuple(BannedText(part, self._tokens(part is named)) for part in (shown, named) if part)
+            made = tuple(BadTextAutomaton(part, self._tokens(part is named)) for part in (shown, named) if part)
         self._made[key] = made
         while len(self._made) > _MOST_SETS:
             self._made.popitem(last=False)
@@ -56,11 +56,11 @@ class TextBans:
         return self._texts[named]
 
 
-class BannedRows:
+class BadTextRows:
     """The automaton state of each running sequence. A sequence without bad texts costs nothing."""
 
     def __init__(self, rows: int) -> None:
-        self._rows: list[tuple[tuple[BannedText, int], ...]] = [()] * rows
+        self._rows: list[tuple[tuple[BadTextAutomaton, int], ...]] = [()] * rows
 
     def join(self, row: int, sequence: Sequence) -> None:
         """Put a sequence, with its prompt and its new tokens, into a row. A sequence without bad texts clears the row."""

@@ -22,7 +22,7 @@ from labkit.engine.async_steps import AsyncSteps, stream_of
 from labkit.engine.capacity import asked_slots, num_slots_for
 from labkit.engine.engine_options import EngineOptions, checked_options
 from labkit.engine.engine_stats import EngineStats
-from labkit.engine.intake import Door, Inbox, Request
+from labkit.engine.intake import Inbox, Request, RequestIntake
 from labkit.engine.interrupts import held, watched
 from labkit.engine.outputs import Completion, RequestOutput, TokenEvent
 from labkit.engine.prompt_arguments import Params, Prompts, one_prompt
@@ -101,7 +101,7 @@ class Engine:
         self._size: dict[str, Any] = {"num_slots": options["num_slots"], "cache_bytes": options["cache_bytes"]}
         asked_slots(model.config, model.device, model.dtype, **self._size, part=model.part)
         self._forward = forward or fastest_forward(model, padding_slot=PADDING_SLOT if options["cuda_graphs"] else None)
-        self._door = Door(model.config, tokenizer, self.max_batch_size, self._check)
+        self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._closed = False
         self._is_copy = False  # in a forked child, until its first call
@@ -179,7 +179,7 @@ class Engine:
     def logits(self, token_ids: SequenceOf[int]) -> Tensor:
         """Logits after every token of one text: `[len(token_ids), vocab_size]`, float32 (float64 in a float64 model)."""
         self._check_open()
-        token_ids = self._door.token_ids(token_ids)
+        token_ids = self._intake.token_ids(token_ids)
         first = PADDING_SLOT + 1
         with self._lock, undisturbed(), self._forward.limited_threads():
             cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
@@ -194,7 +194,7 @@ class Engine:
         Raises `InvalidRequest` if the prompt or a parameter is not accepted.
         """
         self._check_open()
-        (request,) = self._door.requests([one_prompt(prompt)], params, self._events, number=False)
+        (request,) = self._intake.requests([one_prompt(prompt)], params, self._events, number=False)
         with self._lock:
             self._submit([request])
             self._added[request.request_id] = request
@@ -206,7 +206,7 @@ class Engine:
         A server calls this in the client's thread, so that `add_request` does not delay other requests. Raises
         `InvalidRequest`.
         """
-        self._door.banned_texts(params)
+        self._intake.banned_texts(params)
 
     def step(self) -> list[TokenEvent]:
         """Run one forward pass. Returns the new tokens of added requests, in the order in which they were made.
@@ -282,7 +282,7 @@ class Engine:
 
     def _requests(self, prompts: Prompts, params: Params, inbox: Inbox) -> list[Request]:
         self._check_open()
-        return self._door.requests(prompts, params, inbox)
+        return self._intake.requests(prompts, params, inbox)
 
     def _begin_locks(self) -> None:
         self._lock = threading.RLock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from labkit.engine import argument_forms as forms
+from labkit.engine import argument_forms
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE, MAX_STEP_TOKENS, check_limits
 from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import LARGEST
@@ -46,9 +46,9 @@ def checked_options(options: Mapping[str, Any]) -> EngineOptions:
     kept: dict[str, Any] = {}
     for name, value in options.items():
         if name in _FLAGS:
-            kept[name] = forms.flag(name, value)
+            kept[name] = argument_forms.flag(name, value)
         else:
-            kept[name] = None if value is None and name in _MAY_BE_NONE else forms.whole(name, value, *_RANGES[name])
+            kept[name] = None if value is None and name in _MAY_BE_NONE else argument_forms.whole(name, value, *_RANGES[name])
     if kept.get("num_slots") is not None and kept.get("cache_bytes") is not None:
         raise InvalidRequest(
             f"num_slots {kept['num_slots']} and cache_bytes {kept['cache_bytes']} were both given; give one of them"

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from labkit.checkpoints import Tokenizer
 from labkit.config import GPTJConfig
 from labkit.engine.argument_forms import shown
-from labkit.engine.bad_text_automaton import BannedText
-from labkit.engine.bad_text_rows import TextBans
+from labkit.engine.bad_text_automaton import BadTextAutomaton
+from labkit.engine.bad_text_rows import AutomatonCache
 from labkit.engine.outputs import TokenEvent
 from labkit.engine.prompt_arguments import Params, Prompts, one_prompt, params_list, prompt_list
 from labkit.engine.sampling_params import SamplingParams
@@ -59,7 +59,7 @@ MOST_WORD_TOKENS = 2**17
 token ids for every row."""
 
 
-class Door:
+class RequestIntake:
     """Makes requests for a model. It does not know which requests are running.
 
     check: raises `InvalidRequest` for a sequence that the engine cannot run.
@@ -70,7 +70,7 @@ class Door:
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._text_bans = TextBans(tokenizer, config.vocab_size) if tokenizer else None
+        self._text_bans = AutomatonCache(tokenizer, config.vocab_size) if tokenizer else None
         self._max_batch_size = max_batch_size
         self._check = check
         self._ids = itertools.count()
@@ -160,7 +160,7 @@ class Door:
         self._check(samples[0])
         return samples
 
-    def banned_texts(self, params: SamplingParams) -> tuple[BannedText, ...]:
+    def banned_texts(self, params: SamplingParams) -> tuple[BadTextAutomaton, ...]:
         """Automata that ban the bad words given as text. They are kept for later requests with the same words."""
         texts = [word for word in params.bad_words if isinstance(word, str)]
         return self._text_bans.of(texts) if texts and self._text_bans else ()

@@ -10,7 +10,7 @@ import torch
 
 from labkit.checkpoints import Checkpoint, Tokenizer, config_of, open_checkpoint
 from labkit.config import GPTJConfig
-from labkit.engine import argument_forms as forms
+from labkit.engine import argument_forms
 from labkit.engine.capacity import free_bytes
 from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions, checked_options
@@ -46,8 +46,8 @@ def load(
     """
     check_options(options)
     if not isinstance(name, str | os.PathLike):
-        raise InvalidRequest(f"name is {forms.shown(name)}; a model's name, a directory or a config.json is accepted")
-    seed = forms.whole("seed", seed, 0, 2**64 - 1)
+        raise InvalidRequest(f"name is {argument_forms.shown(name)}; a model's name, a directory or a config.json is accepted")
+    seed = argument_forms.whole("seed", seed, 0, 2**64 - 1)
     target = as_device(device)
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from collections.abc import Sequence as SequenceOf
 from typing import Any, TypeAlias
 
-from labkit.engine import argument_forms as forms
+from labkit.engine import argument_forms
 from labkit.engine.sampling_params import SamplingParams
 from labkit.errors import InvalidRequest
 
@@ -22,38 +22,40 @@ def prompt_list(prompts: Any) -> list[str | list[Any]]:
 
     An array of two dimensions holds one prompt per row.
     """
-    given = forms.plain(prompts)
-    found = [given] if isinstance(given, str) else None if isinstance(given, Set) else forms.items(given)
+    given = argument_forms.plain(prompts)
+    found = [given] if isinstance(given, str) else None if isinstance(given, Set) else argument_forms.items(given)
     if not found:
         raise InvalidRequest(
-            f"prompts is {forms.shown(prompts)}; a text, or a list of texts or of token-id lists is accepted{_advice(prompts)}"
+            f"prompts is {argument_forms.shown(prompts)}; a text, or a list of texts or of token-id lists is accepted{_advice(prompts)}"
         )
-    if isinstance(forms.plain(found[0]), int):
+    if isinstance(argument_forms.plain(found[0]), int):
         raise InvalidRequest(
-            f"prompts is {forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one prompt"
+            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one prompt"
         )
     return [one_prompt(prompt) for prompt in found]
 
 
 def one_prompt(prompt: Any) -> str | list[Any]:
     """A prompt as a text or as a list of token ids (not checked yet). Raises `InvalidRequest` for anything else."""
-    given = forms.plain(prompt)
+    given = argument_forms.plain(prompt)
     if isinstance(given, str):
         return given
-    found = None if isinstance(given, Set) else forms.items(given)
+    found = None if isinstance(given, Set) else argument_forms.items(given)
     if found is None:
-        raise InvalidRequest(f"a prompt is {forms.shown(prompt)}; a text or a list of token ids is accepted{_advice(prompt)}")
-    return [token if type(token) is int else forms.plain(token) for token in found]
+        raise InvalidRequest(
+            f"a prompt is {argument_forms.shown(prompt)}; a text or a list of token ids is accepted{_advice(prompt)}"
+        )
+    return [token if type(token) is int else argument_forms.plain(token) for token in found]
 
 
 def params_list(params: Any, count: int) -> list[SamplingParams]:
     """The parameters of each of `count` prompts. Raises `InvalidRequest` for another type, or another number of them."""
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
-    found = forms.items(params)
+    found = argument_forms.items(params)
     if found is None or not all(one is None or isinstance(one, SamplingParams) for one in found):
         raise InvalidRequest(
-            f"params is {forms.shown(params)}; a SamplingParams or a list with one for each prompt is accepted: write "
+            f"params is {argument_forms.shown(params)}; a SamplingParams or a list with one for each prompt is accepted: write "
             "SamplingParams(temperature=0.8, ...)"
         )
     if len(found) != count:

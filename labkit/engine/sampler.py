@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from labkit import ops
-from labkit.engine.bad_text_rows import BannedRows
+from labkit.engine.bad_text_rows import BadTextRows
 from labkit.engine.bad_words import BadWords
 from labkit.engine.outputs import NO_TOKEN
 from labkit.engine.schedule.sequence import Sequence
@@ -77,7 +77,7 @@ class Sampler:
         self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
         self._words: BadWords | None = None
-        self._texts = BannedRows(rows)
+        self._texts = BadTextRows(rows)
         self._indexed: dict[tuple[int, ...], Tensor] = {}
 
     @torch.inference_mode()

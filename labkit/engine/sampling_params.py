@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from labkit.config import GPTJConfig
-from labkit.engine import argument_forms as forms
+from labkit.engine import argument_forms
 from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import PARAMETERS, of_kind
 
@@ -91,24 +91,28 @@ class SamplingParams:
         kept: dict[str, Any] = {}
         for each in of_kind("whole number"):
             value = getattr(self, each.name)
-            kept[each.name] = None if value is None and each.may_be_none else forms.whole(each.name, value, *each.limits)
+            kept[each.name] = (
+                None if value is None and each.may_be_none else argument_forms.whole(each.name, value, *each.limits)
+            )
         for each in of_kind("token ids"):
-            kept[each.name] = forms.token_ids(each.name, getattr(self, each.name))
+            kept[each.name] = argument_forms.token_ids(each.name, getattr(self, each.name))
         for each in of_kind("words"):
-            kept[each.name] = forms.words(each.name, getattr(self, each.name))
+            kept[each.name] = argument_forms.words(each.name, getattr(self, each.name))
         for each in of_kind("number"):
             if each.name != "top_p_min":
-                kept[each.name] = forms.number(each.name, getattr(self, each.name), each.accepted, each.allows)
+                kept[each.name] = argument_forms.number(each.name, getattr(self, each.name), each.accepted, each.allows)
         top_p = kept["top_p"]
-        kept["top_p_min"] = forms.number("top_p_min", self.top_p_min, f"0 to top_p ({top_p})", lambda p: 0 <= p <= top_p)
+        kept["top_p_min"] = argument_forms.number(
+            "top_p_min", self.top_p_min, f"0 to top_p ({top_p})", lambda p: 0 <= p <= top_p
+        )
         never = isinstance(self.early_stopping, str) and self.early_stopping == "never"
         kept["early_stopping"] = (
-            "never" if never else forms.flag("early_stopping", self.early_stopping, 'True, False or "never"')
+            "never" if never else argument_forms.flag("early_stopping", self.early_stopping, 'True, False or "never"')
         )
-        kept["ignore_eos"] = forms.flag("ignore_eos", self.ignore_eos)
+        kept["ignore_eos"] = argument_forms.flag("ignore_eos", self.ignore_eos)
         for each in of_kind("tensor"):
             if getattr(self, each.name) is not None:
-                kept[each.name] = forms.floats(each.name, getattr(self, each.name), each.shape)
+                kept[each.name] = argument_forms.floats(each.name, getattr(self, each.name), each.shape)
         for name, value in kept.items():
             object.__setattr__(self, name, value)
 

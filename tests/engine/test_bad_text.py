@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import labkit
 from labkit.engine import Engine, RequestOutput, SamplingParams
-from labkit.engine.bad_text_automaton import BannedText, TokenTexts
+from labkit.engine.bad_text_automaton import BadTextAutomaton, TokenTexts
 from labkit.engine.outputs import NO_TOKEN
 from tests.refusals import refused
 
@@ -36,7 +36,7 @@ def made(engine: Engine, prompt: str = PROMPT, *, count: int = 24, **params: Any
     return engine.generate(prompt, SamplingParams(max_new_tokens=count, ignore_eos=True, **params))[0]
 
 
-def banned_tokens(banned: BannedText, state: int) -> list[int]:
+def banned_tokens(banned: BadTextAutomaton, state: int) -> list[int]:
     return sorted({token for part in banned.banned(state, torch.device("cpu")) for token in part.tolist()})
 
 
@@ -51,7 +51,7 @@ WORDS = st.lists(st.text("abé", min_size=1, max_size=5).map(str.encode), min_si
 def test_banned_are_exactly_the_tokens_that_end_a_new_occurrence(
     words: list[bytes], tokens: list[bytes], text: list[int]
 ) -> None:
-    banned = BannedText(words, TokenTexts(tokens))
+    banned = BadTextAutomaton(words, TokenTexts(tokens))
     state, written = 0, b""
     for token in [one % len(tokens) for one in text]:
         state, written = banned.after_token(state, token), written + tokens[token]
@@ -66,7 +66,7 @@ def test_banned_are_exactly_the_tokens_that_end_a_new_occurrence(
 
 
 def test_tokens_without_bytes_and_beyond_the_tokenizer_are_never_banned() -> None:
-    banned = BannedText([b"ab"], TokenTexts([b"", b"a", b"b"]))
+    banned = BadTextAutomaton([b"ab"], TokenTexts([b"", b"a", b"b"]))
     state = banned.after([1, 0, 17])
     assert banned_tokens(banned, state) == [2]
     assert banned.after_token(state, 17) == state
@@ -81,7 +81,7 @@ def test_tokens_that_hold_a_word_are_found_however_many_there_are_and_however_of
 
 def test_what_a_set_of_words_keeps_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.engine.bad_text_automaton._MOST_KEPT", 3)
-    banned = BannedText([b"ab", b"ba"], TokenTexts([b"a", b"b", b"aa", b"bb"]))
+    banned = BadTextAutomaton([b"ab", b"ba"], TokenTexts([b"a", b"b", b"aa", b"bb"]))
     expected = {0: [], banned.advance(0, b"a"): [1, 3], banned.advance(0, b"b"): [0, 2]}
     for state in [*expected, *expected]:
         assert banned_tokens(banned, state) == expected[state]

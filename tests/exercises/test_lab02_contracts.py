@@ -62,7 +62,8 @@ def combine(sums, largest, totals, out, parts, head_dim, PARTS: tl.constexpr, DI
 SHARE = "share = torch.exp(largest - largest.amax(-1, keepdim=True))"
 LAST = "return (share[..., None] * sums).sum(2) / (share * totals).sum(-1, keepdim=True)"
 BY_KERNEL = (
-    "out = torch.empty_like(query)\n    sequences, heads, parts, head_dim = sums.shape\n    grid = (sequences * heads,)\n    combine[grid](sums, largest, totals, out, parts, "
+    "out = torch.empty_like(query)\n    sequences, heads, parts, head_dim = sums.shape\n"
+    "    grid = (sequences * heads,)\n    combine[grid](sums, largest, totals, out, parts, "
     "head_dim, PARTS=triton.next_power_of_2(parts), DIM=triton.next_power_of_2(head_dim))\n    return out"
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import MappingProxyType
 
-from labkit.engine.bad_text_automaton import BannedText
+from labkit.engine.bad_text_automaton import BadTextAutomaton
 from labkit.engine.outputs import NO_TOKEN, StopReason, TokenEvent, TokenLogprob
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.stop_words import StopWords
@@ -37,7 +37,7 @@ class Sequence:
         seed: int,
         token_bytes: Callable[[int], bytes],
         special_tokens: Mapping[int, str] = MappingProxyType({}),
-        banned_texts: SequenceOf[BannedText] = (),
+        banned_texts: SequenceOf[BadTextAutomaton] = (),
     ) -> None:
         self.request = request
         self.sample = sample
