@@ -26,11 +26,13 @@ def prompt_list(prompts: Any) -> list[str | list[Any]]:
     found = [given] if isinstance(given, str) else None if isinstance(given, Set) else argument_forms.items(given)
     if not found:
         raise InvalidRequest(
-            f"prompts is {argument_forms.shown(prompts)}; a text, or a list of texts or of token-id lists is accepted{_advice(prompts)}"
+            f"prompts is {argument_forms.shown(prompts)}; a text, or a list of texts or of token-id lists is accepted"
+            f"{_advice(prompts)}"
         )
     if isinstance(argument_forms.plain(found[0]), int):
         raise InvalidRequest(
-            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one prompt"
+            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one "
+            "prompt"
         )
     return [one_prompt(prompt) for prompt in found]
 
