@@ -31,8 +31,8 @@ def prompt_list(prompts: Any) -> list[str | list[Any]]:
         )
     if isinstance(argument_forms.plain(found[0]), int):
         raise InvalidRequest(
-            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] for one "
-            "prompt"
+            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] "
+            "for one prompt"
         )
     return [one_prompt(prompt) for prompt in found]
 
