@@ -179,7 +179,7 @@ def test_sizes_that_are_not_those_of_the_weights(copy: Path, changes: dict[str, 
     ["transformer.h.0.attn.q_proj.bias", "transformer.h.0.ln_2.weight", "transformer.wpe.weight", "lm_head.weight.lora_A"],
 )
 def test_weights_of_another_model_are_refused_by_name(copy: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"holds weights that a GPT-J has no place for: {name}; "):
+    with pytest.raises(CheckpointError, match=f"holds weights that do not belong to a GPT-J: {name}; "):
         labkit.load(change(copy, **{name: torch.ones(48)}), device="cpu")
 
 
@@ -191,7 +191,7 @@ def test_other_weights_are_named_and_masks_are_not(copy: Path) -> None:
         warnings.simplefilter("error")
         expected = labkit.load(copy, device="cpu", num_slots=64).logits([1, 2])
     change(copy, **{"v_head.summary.weight": torch.ones(1, 48)})
-    with pytest.warns(UserWarning, match=r"are no part of a GPT-J and are not used: v_head\.summary\.weight"):
+    with pytest.warns(UserWarning, match=r"do not belong to a GPT-J and are ignored: v_head\.summary\.weight"):
         assert torch.equal(labkit.load(copy, device="cpu", num_slots=64).logits([1, 2]), expected)
 
 

@@ -297,9 +297,9 @@ def test_a_model_that_is_no_gpt_j(
         (set_args(hidden_size=None), "lacks hidden_size"),
         (set_args(rotary_percent="half"), "is no number"),
         (lambda content: content.update(args="none"), "args is a str"),
-        (set_args(ffn_hidden_size=96), r"dense_h_to_4h.weight has shape \(44, 48\), the settings call for \(48, 48\)"),
+        (set_args(ffn_hidden_size=96), r"dense_h_to_4h.weight has shape \(44, 48\), but the settings require \(48, 48\)"),
         (set_args(vocab_size=999), "vocab_size is 999, but its embeddings have 256 rows"),
-        (set_args(tensor_model_parallel_size=4), "files of 2 tensor ranks, its settings say 4"),
+        (set_args(tensor_model_parallel_size=4), "files of 2 tensor ranks, but its settings say 4"),
         (
             lambda content: content["model"]["language_model"]["encoder"].pop("layers.2.mlp.dense_4h_to_h.weight"),
             r"mp_rank_00.* lacks the weight layers\.2\.mlp\.dense_4h_to_h\.weight",

@@ -90,7 +90,10 @@ def test_soft_and_prefix_prompts_work_and_what_other_ranks_cannot_see_is_refused
     one, several = (engine.generate(prompts, replace(GREEDY, soft_prompt=soft)) for engine in engines)
     assert several[0].completions[0].token_ids == one[0].completions[0].token_ids
     assert one[0].completions[0].token_ids != engines[0].generate(prompts, GREEDY)[0].completions[0].token_ids
-    with ops.use(layer_norm=layer_norm_reference), pytest.raises(InvalidRequest, match="not seen by the other ranks"):
+    with (
+        ops.use(layer_norm=layer_norm_reference),
+        pytest.raises(InvalidRequest, match="the other ranks do not see the operations"),
+    ):
         engines[1].generate(prompts, GREEDY)
     prefix = torch.randn(5, 2, 4, 3, 24, generator=torch.Generator().manual_seed(6))
     for params in (replace(GREEDY, prefix_prompt=prefix), replace(GREEDY, prefix_prompt=prefix, num_beams=2, max_new_tokens=8)):
