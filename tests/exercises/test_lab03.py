@@ -427,7 +427,10 @@ def test_too_little_memory_and_too_many_stages_are_named() -> None:
         "holds 12.1 GB of weights, but its memory is only 7 GB."
     )
     few = model | {"layers": 3}
-    assert explain(Case("", (few, machine)), (1, 4), (1, 2)) == "You have 4 stages for 3 layers: each stage needs at least one layer."
+    assert (
+        explain(Case("", (few, machine)), (1, 4), (1, 2))
+        == "You have 4 stages for 3 layers: each stage needs at least one layer."
+    )
 
 
 def test_a_count_may_be_true_or_false() -> None:
