@@ -117,8 +117,8 @@ def test_gpus_and_their_links(monkeypatch: pytest.MonkeyPatch) -> None:
     ("found", "said"),
     [
         (None, "the package nvidia-ml-py is not installed"),
-        (library(nvmlInit=refuse), "no NVIDIA driver answers (Driver Not Loaded)"),
-        (library(nvmlDeviceGetCount=refuse), "the NVIDIA driver refuses (Driver Not Loaded)"),
+        (library(nvmlInit=refuse), "no NVIDIA driver answered (Driver Not Loaded)"),
+        (library(nvmlDeviceGetCount=refuse), "the NVIDIA driver refused the request (Driver Not Loaded)"),
         (library(gpus=0), "the NVIDIA driver sees no GPU"),
     ],
 )

@@ -20,7 +20,7 @@ def test_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(NotAvailable, match=r"file/home, which cannot be made .*set LABKIT_HOME"):
+    with pytest.raises(NotAvailable, match=r"file/home, which cannot be created .*set LABKIT_HOME"):
         home()
 
 

@@ -144,7 +144,7 @@ def test_a_config_that_is_no_file(copy: Path) -> None:
 
     (copy / "config.json").unlink()
     os.mkfifo(copy / "config.json")  # reading it would wait for ever
-    with pytest.raises(InvalidRequest, match="it is no regular file"):
+    with pytest.raises(InvalidRequest, match="it is not a regular file"):
         labkit.load(copy, device="cpu")
 
 

@@ -76,7 +76,7 @@ def test_the_size_is_that_of_transformers(ours: Tokenizer, theirs: Any) -> None:
 
 @pytest.mark.parametrize("text", ["\ud800", "ab\udfffc", "\ude00\ud83d"])
 def test_half_a_character_is_refused(ours: Tokenizer, text: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"the text holds '\\u\w{4}', half a character that UTF-8 cannot write"):
+    with pytest.raises(InvalidRequest, match=r"the text holds '\\u\w{4}', half a character, which UTF-8 cannot encode"):
         ours.encode(text)
 
 

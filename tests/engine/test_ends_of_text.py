@@ -174,7 +174,7 @@ def test_a_generation_config_that_is_none(source: Path, tmp_path: Path, text: st
 def test_ends_outside_of_the_vocabulary_never_match(source: Path, tmp_path: Path, ends: Any) -> None:
     """As `transformers.GPTJConfig(vocab_size=1000)` writes them; nothing is looked up by them, and nobody is stopped."""
     folder = folder_with(source, tmp_path / "model", {"eos_token_id": ends, "bos_token_id": 50256}, None)
-    with pytest.warns(UserWarning, match="is outside of the vocabulary of 211 tokens, which never makes it: it is left out"):
+    with pytest.warns(UserWarning, match="is outside the vocabulary of 211 tokens; the model never generates it, so it is ignored"):
         engine = labkit.load(folder, device="cpu", num_slots=512)
     assert (engine.config.eos_token_id, engine.config.bos_token_id) == (None, None)
     peer = transformers.GPTJForCausalLM.from_pretrained(folder).eval()
@@ -195,7 +195,7 @@ def test_a_synthetic_config_of_another_vocabulary(tmp_path: Path) -> None:
         vocab_size=1000, n_embd=64, n_layer=1, n_head=2, rotary_dim=8, n_positions=64, bos_token_id=0
     )
     config.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="eos_token_id 50256 is outside of the vocabulary of 1000"):
+    with pytest.warns(UserWarning, match="eos_token_id 50256 is outside the vocabulary of 1000"):
         engine = labkit.load(tmp_path / "config.json", device="cpu", num_slots=256)
     params = SamplingParams(max_new_tokens=6, presence_penalty=0.5, min_new_tokens=2, bad_words=[[3]])
     assert len(engine.generate([[1, 2]], params)[0].token_ids) == 6
@@ -220,5 +220,5 @@ def test_each_warning_comes_once(source: Path, tmp_path: Path) -> None:
     folder = folder_with(source, tmp_path / "model", {"eos_token_id": 50256}, {"temperature": 0.5})
     code = f"import labkit; labkit.load({str(folder)!r}, device='cpu', num_slots=64)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.count("eos_token_id 50256 is outside of the vocabulary") == 1
+    assert done.stderr.count("eos_token_id 50256 is outside the vocabulary") == 1
     assert done.stderr.count("sets temperature 0.5; labkit takes the end of text from there") == 1

@@ -101,7 +101,7 @@ def test_too_much_shared_memory_and_spills_are_problems() -> None:
     assert found.shared_bytes > 99 * 1024
     spills, shared = found.problems()
     assert "spills" in spills
-    assert f"{99 * 1024} a block" in shared
+    assert f"{99 * 1024} per block" in shared
 
 
 @needs_triton
