@@ -164,7 +164,9 @@ def test_a_long_cell_or_one_of_many_magics_is_read_if_it_is_plain() -> None:
     long = f"DATA = '{'x' * 100_000}'\n"
     assert value_of("f", submission_of(long + "def f():\n    return len(DATA)")) == 100_000
     assert "and is not plain Python" in submission_of(long + "!ls\n" + RIGHT).notes[0]
-    assert submission_of("%who\n" * 1000, RIGHT).notes == ["Cell 1 is left out: it has more than 100 magics; split it into shorter cells."]
+    assert submission_of("%who\n" * 1000, RIGHT).notes == [
+        "Cell 1 is left out: it has more than 100 magics; split it into shorter cells."
+    ]
     assert value_of("f", submission_of("x = (1\n% 5\n)\n" * 500 + RIGHT)) == 5
 
 
