@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Passes each operation that torch finally runs to `see`."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
+        # Torch imports this, for seconds, at the first operation in such a mode: it must not count as the learner's time.
+        importlib.import_module("torch._dynamo")
         super().__init__()  # type: ignore[no-untyped-call]
         self._see = see
 
