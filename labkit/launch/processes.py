@@ -17,6 +17,9 @@ WATCH_SECONDS = 0.1
 END_OF_OUTPUT = "\0"
 """A line that begins with this is not shown: it means that everything printed for one task has arrived."""
 
+PARENT = "LABKIT_RANKS_PARENT"
+"""The environment variable with the process id of the process that started a rank."""
+
 _KEPT_LINES = 5
 
 
@@ -41,9 +44,10 @@ class RankProcess:
         self.rank, self.say = rank, say
         self.said_all = threading.Event()
         self._lines: list[str] = []
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace", PARENT: str(os.getpid())}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"} | dict(environ),
+            env=os.environ | own | dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -150,8 +154,11 @@ class RankProcesses:
 
 
 def end_with_parent() -> None:
-    """End this process soon after the process that started it has ended, for whatever reason."""
-    parent = os.getppid()
+    """End this process soon after the process that started it has ended, for whatever reason.
+
+    That one may have ended before this call, so its id comes from the environment variable `PARENT`.
+    """
+    parent = int(os.environ[PARENT])
 
     def look() -> None:
         while os.getppid() == parent:

@@ -1,0 +1,26 @@
+"""The processes of ranks: they end with the process that started them, even if that ends before they look."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from labkit.launch.processes import PARENT
+
+PROGRAM = """
+import time
+from labkit.launch.processes import end_with_parent
+end_with_parent()
+time.sleep({seconds})
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize(("parent", "seconds", "status"), [(os.getpid(), 1, 7), (1, 600, 1)], ids=["runs", "has ended"])
+def test_a_rank_ends_if_its_parent_ended_before_it_looked(parent: int, seconds: int, status: int) -> None:
+    """A rank's first imports take seconds; when its parent has ended by then, the rank has another parent."""
+    program = PROGRAM.format(seconds=seconds)
+    assert subprocess.run([sys.executable, "-c", program], env=os.environ | {PARENT: str(parent)}).returncode == status
