@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from labkit import measure
 from labkit.lab import check, hint, passed, predicted, progress_panel
-from labkit.lab.lab03 import Layout, attend, drawings, gelu, launch, measurements, run_layers
+from labkit.lab.lab03 import Layout, attend, gelu, launch, measurements, pictures, run_layers
 from labkit.measure import plots
 
 torch.set_grad_enabled(False)
@@ -105,7 +105,7 @@ if predicted(small=guess_small_us, large=guess_large_us):
 # The weight `[out, in]` of a linear layer can be cut in two ways:
 
 # %%
-display(drawings.two_cuts())
+pictures.two_cuts()
 
 # %% [markdown]
 # On the left, each rank computes some **output features** from the whole input.
@@ -368,7 +368,7 @@ check(pipeline_stage)
 # to do. This idle time is called the **bubble**:
 
 # %%
-display(drawings.timetable(stages=4, pieces=4))
+pictures.timetable(stages=4, pieces=4)
 
 # %% [markdown]
 # **Predict:** 512 tokens go through *two* equal stages, as 2 or as 8 micro-batches. For which share of the time (from 0 to 1)
@@ -460,7 +460,7 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
 # depends on the links between the GPUs. How much does an all-reduce send? Large tensors are often added up in a **ring**:
 
 # %%
-display(drawings.ring(4))
+pictures.ring(4)
 
 # %% [markdown]
 # In the first half of the steps the sums grow; in the second half the finished parts are copied. With n ranks there are 2 (n - 1)

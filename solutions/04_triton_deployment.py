@@ -17,7 +17,7 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from labkit.lab import check, hint, passed, predicted, progress_panel
-from labkit.lab.lab04 import deploy, drawings, measurements, prompt_inputs
+from labkit.lab.lab04 import deploy, measurements, pictures, prompt_inputs
 from labkit.measure import plots
 
 # %%
@@ -31,7 +31,7 @@ progress_panel("04")
 # joins them to batches, hands these to a process, and counts everything.
 
 # %%
-display(drawings.server())
+pictures.server()
 
 # %% [markdown]
 # This is a description:
@@ -160,7 +160,7 @@ check(postprocess)
 # then sends one request instead of three.
 
 # %%
-display(drawings.ensemble())
+pictures.ensemble()
 
 # %% [markdown]
 # In words, for copying:
@@ -223,7 +223,7 @@ guess_first_share = 0.1
 # END SOLUTION
 
 # %%
-display(drawings.stream())
+pictures.stream()
 
 # %% [markdown]
 # `start_stream` makes the client call your callback in *another thread*, once for each response. A queue takes the responses from
@@ -392,7 +392,7 @@ if has_load and passed(read_metrics):
 # requests can join it. `count` is the number of copies of the model. If requests come evenly, their effect is arithmetic:
 
 # %%
-display(drawings.batch_that_waits(rate=80, first=0.060, more=0.004, size=4))
+pictures.batch_that_waits(rate=80, first=0.060, more=0.004, size=4)
 
 # %% [markdown]
 # {{exercise lab04.choose_batching}}

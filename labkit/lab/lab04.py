@@ -1,7 +1,8 @@
 """What the cells of lab 04 use besides the checks: a server of the learner's own, measurements under load, drawings."""
 
-from labkit.exercises.lab04 import drawings, measurements
+from labkit.exercises.lab04 import measurements
 from labkit.exercises.lab04.deployment import deploy
 from labkit.exercises.lab04.streaming import prompt_inputs
+from labkit.exercises.pictures import lab04 as pictures
 
-__all__ = ["deploy", "drawings", "measurements", "prompt_inputs"]
+__all__ = ["deploy", "measurements", "pictures", "prompt_inputs"]

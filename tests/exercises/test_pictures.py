@@ -1,8 +1,10 @@
-"""The labs' drawings agree with the formulas that they explain."""
+"""The labs' drawings can be read, and agree with the formulas that they explain."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,22 +12,39 @@ import torch
 from matplotlib import image
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from labkit.exercises.lab00 import kv_cache_bytes
 from labkit.exercises.lab01 import positions_processed
-from labkit.exercises.pictures import lab00, lab01, lab02
+from labkit.exercises.lab04 import ensemble
+from labkit.exercises.pictures import lab00, lab01, lab02, lab03, lab04
 from labkit.exercises.pictures.canvas import BLUE, ORANGE
 from labkit.exercises.shapes import Shape
 
-PICTURES = {
+PICTURES: dict[str, Callable[[], Any]] = {
     "cache": lab00.kv_cache,
+    "cache, long": lambda: lab00.kv_cache((12, 1), layers=6),
     "overlap": lab00.overlap,
     "queue": lab01.queue,
     "positions": lab01.positions,
+    "positions, few": lambda: lab01.positions(3, 2),
     "grid": lab02.program_grid,
+    "grid, no mask": lambda: lab02.program_grid(rows=2, size=64, block=64),
     "address": lab02.address,
+    "address, first element": lambda: lab02.address(0, 0, 0, heads=2, head_dim=6),
     "parts": lab02.parts,
+    "cuts": lab03.two_cuts,
+    "ring": lab03.ring,
+    "ring, 3 ranks": lambda: lab03.ring(3),
+    "timetable": lab03.timetable,
+    "timetable, 8 pieces": lambda: lab03.timetable(2, 8),
+    "server": lab04.server,
+    "ensemble": lab04.ensemble,
+    "stream": lab04.stream,
+    "batch": lab04.batch_that_waits,
 }
+"""Every drawing as its lab shows it, and some with the arguments of a learner who tries others."""
 
 
 def words(figure: Any) -> list[str]:
@@ -37,15 +56,30 @@ def boxes(figure: Any, *colours: str) -> list[Rectangle]:
     return [patch for patch in patches if not colours or to_hex(patch.get_facecolor()).upper() in colours]
 
 
+def written(figure: Any) -> dict[Text, Bbox]:
+    """The title, the caption and every text in the drawing, with the pixels that each covers; the figure was drawn before."""
+    texts = [*figure.texts, *figure.axes[0].texts]
+    return {text: text.get_window_extent() for text in texts if text.get_text()}
+
+
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_drawing_has_ink_and_no_text_outside(name: str, tmp_path: Path) -> None:
+def test_a_drawing_can_be_read(name: str) -> None:
+    """It has ink and no small letters; no text is cut off, lies on another text or crosses the edge of a box."""
     figure = PICTURES[name]()
-    figure.savefig(tmp_path / "picture.png")
-    pixels = image.imread(tmp_path / "picture.png")[..., :3]
-    dark = pixels.min(-1) < 0.9
-    assert 0.02 < dark.mean() < 0.7
-    assert not dark[:, -1].any()  # nothing is cut off at the right edge
-    assert not dark[-1].any()
+    pixels = image.imread(io.BytesIO(figure._repr_png_()), format="png")[..., :3]
+    assert 0.02 < (pixels.min(-1) < 0.9).mean() < 0.9
+    covered = written(figure)
+    for text, place in covered.items():
+        said = text.get_text()
+        assert text.get_fontsize() >= 9, said
+        assert place.x0 >= 0, said
+        assert place.x1 <= figure.bbox.x1, said
+        assert place.y0 >= 0, said
+        assert place.y1 <= figure.bbox.y1, said
+        for edges in (box.get_window_extent() for box in boxes(figure)):
+            assert not place.overlaps(edges) or Bbox.intersection(place, edges).bounds == pytest.approx(place.bounds), said
+    for (one, its), (other, theirs) in itertools.combinations(covered.items(), 2):
+        assert not its.overlaps(theirs), f"{one.get_text()!r} and {other.get_text()!r}"
 
 
 @pytest.mark.parametrize(("token", "head", "dim", "heads", "head_dim"), [(2, 1, 4, 3, 10), (1, 3, 0, 4, 8), (0, 0, 5, 2, 6)])
@@ -67,7 +101,7 @@ def test_a_grid_has_a_program_for_each_row_and_masks_the_rest() -> None:
 @pytest.mark.parametrize(("prompt", "new"), [(4, 4), (2, 5), (3, 1)])
 def test_as_many_positions_are_drawn_as_run(prompt: int, new: int) -> None:
     run = sum(positions_processed(prompt, new, cached) for cached in (True, False))
-    assert len(boxes(lab01.positions(prompt, new), BLUE, ORANGE)) == run + 2  # and the legend's
+    assert len(boxes(lab01.positions(prompt, new), BLUE, ORANGE)) == run
 
 
 def test_a_cache_has_a_square_for_each_token() -> None:
@@ -81,3 +115,20 @@ def test_every_part_has_a_program() -> None:
     said = words(lab02.parts(length=10, block=4))
     assert sum(text.startswith("program (s, head, ") for text in said) == 3
     assert said.count("?") == 2  # positions after the sequence's length
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_a_ring_adds_up_each_number_once_on_every_rank(ranks: int) -> None:
+    steps = lab03.ring_sums(ranks)
+    assert len(steps) == 1 + 2 * (ranks - 1)
+    assert steps[-1] == [[ranks] * ranks] * ranks
+    for before, after in itertools.pairwise(steps):
+        changed = [sum(a != b for a, b in zip(*rows, strict=True)) for rows in zip(before, after, strict=True)]
+        assert changed == [1] * ranks  # in each step every rank receives one part
+
+
+def test_the_drawn_ensemble_has_the_tensors_of_the_exercise() -> None:
+    maps = ensemble.ensemble_maps()
+    assert {name: tuple(map(set, both)) for name, both in maps.items()} == {
+        name: (set(reads), set(makes)) for name, (reads, makes) in lab04.PORTS.items()
+    }

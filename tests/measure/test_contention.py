@@ -60,7 +60,7 @@ def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
     assert said[2] == "on a processor"
     assert said[3] == "The machine was busy when its limits were measured, so they are too low."
     assert "was disturbed (other programs" in said[4]
-    assert said[4].endswith("it is taken again now.")
+    assert said[4].endswith("it is repeated now.")
 
 
 def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +109,6 @@ def test_timings_that_cannot_be_compared_are_taken_again(tmp_path: Path, capsys:
     assert not ratio(*runs.keep_timings("pair", lambda: noisy).values()).trusted
     assert ADVICE in capsys.readouterr().out
     assert runs.keep_timings("pair", lambda: quiet) == quiet
-    assert "it is taken again now" in capsys.readouterr().out
+    assert "it is repeated now" in capsys.readouterr().out
     assert runs.keep_timings("pair", lambda: noisy) == quiet
     assert "Kept from" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""Drawings that explain a lab's geometry. They show no measurement: every number in them is part of the example."""
+"""Drawings that explain an idea of a lab. They show no measurement: every number in them belongs to an example."""

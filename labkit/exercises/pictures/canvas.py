@@ -1,30 +1,43 @@
-"""A blank drawing with boxes, brackets and arrows in data coordinates. Does not know what is drawn."""
+"""A blank drawing with boxes, lines, arrows and brackets. It does not know what is drawn, and draws no measurements."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from labkit.measure.plots import COLOURS
+from labkit.measure.plots import COLOURS, DARK, NUMBER_SIZE, ink_on, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
-PALE = "#E6E6E6"
-INK = "#222222"
+PALE = "#EBEBEB"
+"""The colour of a box without a meaning of its own."""
+GREY = "#999999"
+"""The colour of hatches and of lines that only guide the eye."""
+
+TITLE_INCHES, CAPTION_LINE_INCHES = 0.45, 0.18
+"""The height of the title, and of each line of the caption."""
+GAP_INCHES = 0.05
+"""The distance between a line and its text."""
+
+Point = tuple[float, float]
 
 
 class Canvas:
-    """A figure without axes, `width` by `height` in data units; y grows downwards, as one reads."""
+    """A figure without axes, `width` by `height` units; x grows to the right and y grows downwards.
 
-    def __init__(self, title: str, width: float, height: float, *, inches: float = 8.0) -> None:
-        from labkit.measure.figure import NotebookFigure
+    The drawing is `inches` wide, and a unit is about as high as it is wide. A caption below the drawing is wrapped.
+    """
 
-        self.figure: Figure = NotebookFigure(figsize=(inches, inches * height / width + 0.4), layout="constrained", dpi=110)
-        self.figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-        self.axes: Any = self.figure.add_subplot()
-        self.axes.set(xlim=(0, width), ylim=(height, 0))
-        self.axes.set_axis_off()
+    def __init__(self, title: str, width: float, height: float, *, caption: str = "", inches: float = 8.0) -> None:
+        self.figure: Figure = new_figure(title, caption, width=inches)
+        caption_lines = len(self.figure.get_supxlabel().splitlines())
+        self.figure.set_figheight(inches * height / width + TITLE_INCHES + CAPTION_LINE_INCHES * caption_lines)
+        self._inch = width / inches
+        self._axes: Any = self.figure.add_subplot()
+        self._axes.set(xlim=(0, width), ylim=(height, 0))
+        self._axes.set_axis_off()
 
     def box(
         self,
@@ -32,34 +45,54 @@ class Canvas:
         y: float,
         width: float,
         height: float,
-        colour: str,
+        colour: str = PALE,
         text: str = "",
         *,
         hatched: bool = False,
-        ink: str = "white",
-        size: float = 9,
+        size: float = NUMBER_SIZE,
     ) -> None:
-        """A filled box with a text in its middle; a hatched box stands for something that is left out."""
+        """A box with its upper left corner at (x, y) and a text in its middle.
+
+        The text is black or white, whichever is easier to read. A hatched box has no colour: it stands for something that is
+        left out.
+        """
         from matplotlib.patches import Rectangle
 
-        fill: dict[str, Any] = (
-            {"facecolor": "white", "edgecolor": "#999999", "hatch": "////"} if hatched else {"facecolor": colour}
-        )
-        self.axes.add_patch(Rectangle((x, y), width, height, **{"edgecolor": "white", "linewidth": 1.0, **fill}))
+        look: dict[str, Any] = {"facecolor": colour, "edgecolor": DARK}
+        if hatched:
+            look = {"facecolor": "white", "edgecolor": GREY, "hatch": "////"}
+        self._axes.add_patch(Rectangle((x, y), width, height, linewidth=0.8, **look))
         if text:
-            back = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if hatched else None
-            self.text(x + width / 2, y + height / 2, text, colour=INK if hatched else ink, size=size, bbox=back)
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if hatched else None
+            ink = DARK if hatched else ink_on(colour)
+            self.text(x + width / 2, y + height / 2, text, colour=ink, size=size, bbox=behind)
 
-    def text(self, x: float, y: float, text: str, *, colour: str = INK, size: float = 9, **options: Any) -> None:
-        """A text around a point; `options` are those of matplotlib's `text`."""
-        self.axes.text(x, y, text, color=colour, fontsize=size, **{"ha": "center", "va": "center", **options})
+    def text(self, x: float, y: float, text: str, *, colour: str = DARK, size: float = NUMBER_SIZE, **options: Any) -> None:
+        """A text centred at (x, y); `options` of matplotlib's `text` can place and style it differently."""
+        self._axes.text(x, y, text, color=colour, fontsize=size, **{"ha": "center", "va": "center", **options})
 
-    def bracket(self, x: float, end: float, y: float, text: str, *, tick: float = 0.12, above: bool = False) -> None:
-        """A bracket from `x` to `end` with a text below it, or above it."""
-        turn = -1 if above else 1
-        self.axes.plot([x, x, end, end], [y - turn * tick, y, y, y - turn * tick], color=INK, linewidth=1)
-        self.text((x + end) / 2, y + turn * 0.1, text, va="bottom" if above else "top")
+    def line(self, *points: Point, style: str = "-", colour: str = DARK) -> None:
+        """A line through the points; `style` is matplotlib's: "-", "--" or ":"."""
+        self._axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1)
 
-    def arrow(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """An arrow between two points."""
-        self.axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 1.2})
+    def arrow(self, start: Point, end: Point, text: str = "", *, colour: str = DARK) -> None:
+        """An arrow between two points, with a text above the higher of them."""
+        self._axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2})
+        if text:
+            y = min(start[1], end[1]) - GAP_INCHES * self._inch
+            self.text((start[0] + end[0]) / 2, y, text, colour=colour, va="bottom")
+
+    def bracket(self, x: float, end: float, y: float, text: str = "", *, above: bool = False) -> None:
+        """A bracket from `x` to `end` around what is above it, with a text below; `above` turns both around."""
+        down = -1 if above else 1
+        tip = y - down * 0.08 * self._inch
+        self.line((x, tip), (x, y), (end, y), (end, tip))
+        if text:
+            self.text((x + end) / 2, y + down * GAP_INCHES * self._inch, text, va="bottom" if above else "top")
+
+    def ruler(self, y: float, ticks: Mapping[float, str]) -> None:
+        """A horizontal axis with a tick and a text at each x of `ticks`."""
+        self.line((min(ticks), y), (max(ticks), y))
+        for x, text in ticks.items():
+            self.line((x, y), (x, y + 0.06 * self._inch))
+            self.text(x, y + (0.06 + GAP_INCHES) * self._inch, text, va="top")

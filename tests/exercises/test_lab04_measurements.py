@@ -1,0 +1,34 @@
+"""Lab 04's measurements: loads that came in turns are compared turn by turn, and requests that were sent late are noticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from labkit.exercises.lab04 import measurements
+from labkit.exercises.lab04.measurements import Answered
+
+
+def load(seconds: list[float]) -> list[Answered]:
+    """One request of 10 tokens for each turn, which takes so many seconds."""
+    return [Answered(100.0 * turn, ("a", 10), ended=100.0 * turn + took, turn=turn) for turn, took in enumerate(seconds)]
+
+
+def test_loads_are_compared_turn_by_turn_and_a_wide_spread_shows_no_number() -> None:
+    steady, wild = load([4.0, 4.2, 3.8]), load([4.0, 0.5, 40.0])
+    fast = load([1.0, 1.05, 0.95])
+    for ratio in (measurements.gain(steady, fast), measurements.latency_ratio(steady, fast)):
+        assert ratio.trusted
+        assert ratio.median == pytest.approx(4.0)
+        assert "4.00 x" in ratio.words
+    assert measurements.tokens_per_second(fast) == pytest.approx(10.0)
+    for ratio in (measurements.gain(wild, fast), measurements.latency_ratio(wild, fast)):
+        assert not ratio.trusted
+        assert " x" not in str(ratio)
+        assert "close other programs and run this cell again" in ratio.words
+
+
+def test_requests_that_were_sent_late_are_noticed() -> None:
+    on_time = [Answered(5.0 + 0.02 * number, ("a", 1)) for number in range(20)]
+    late = [Answered(5.0 + 0.05 * number, ("a", 1)) for number in range(20)]
+    assert measurements.sent_late(on_time, 0.02) == ""
+    assert "could not be sent in time" in measurements.sent_late(late, 0.02)
