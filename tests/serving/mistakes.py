@@ -183,7 +183,7 @@ OF_CODE = (
         FT,
         LENGTHS + "\n    reshape: { shape: [ ] }",
         LENGTHS,
-        '{\n    # how many of them count\n    name: "input_lengths',
+        '{\n    # tokens of the prompt, without padding\n    name: "input_lengths',
         ("reshape",),
         SILENT,
     ),
