@@ -24,11 +24,11 @@ from labkit.plain_values import Foreign, decode, encode
 
 
 def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The function as JSON, from which `unpack` makes it again; tensors that it uses are added to `tensors`.
+    """Turn the function into JSON, from which `unpack` makes it again. Tensors that it uses are added to `tensors`.
 
     A function of an importable module is sent by name. A function of a notebook or a script is sent as source, together with
     the functions, plain values and names of modules that it uses. Two functions that were defined under the same name stay
-    apart. Raises `InvalidRequest` for a function that can neither be imported nor has a source of its own.
+    apart. Raises `InvalidRequest` for a function that cannot be imported and has no source text.
     """
     if _is_importable(function):
         return {"module": function.__module__, "name": function.__qualname__}
@@ -59,12 +59,15 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """The names that the function uses but whose values cannot be sent, each with the kind of its value."""
+    """The names of values that the function uses but that cannot be sent, each with the kind of the value."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 
 def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], made: dict[int, Callable[..., Any]]) -> None:
-    """Run a definition in its scope, after those of the functions that it uses: a decorator or default value may call them."""
+    """Run a function's definition in its scope.
+
+    The functions that it uses are defined first, because a decorator or default value may call them.
+    """
     name, source, place, at = (packed["functions"][str(number)][key] for key in ("name", "source", "scope", "uses"))
     if number in made:
         return
@@ -112,7 +115,7 @@ class _Packing:
         return self._scope_numbers[key]
 
     def _take(self, name: str, value: Any, scope: dict[str, Any]) -> list[int]:
-        """Put the value of a name into the scope; returns the number of the function if the value is one."""
+        """Put a named value into the scope. If the value is a function to send, returns a list with its number."""
         if isinstance(value, ModuleType):
             scope["imports"][name] = f"import {value.__name__} as {name}"
         elif _is_importable(value):

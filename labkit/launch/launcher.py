@@ -1,4 +1,4 @@
-"""`launch(function, ranks, ...)` runs a function of yours on several processes of this host, as an MPI program would run.
+"""`launch(function, ranks, ...)` runs a function of yours on several processes of this host, like an MPI program.
 
 Every rank calls the same function. In it, `torch.distributed` tells which rank it is and carries data to the other ranks.
 The function is sent as source, so it may have been written in a notebook a moment ago.
@@ -19,7 +19,7 @@ from labkit.launch.processes import MOST_RANKS
 from labkit.launch.team import Each, LaunchOptions, Team
 
 COLLECTIVE_SECONDS = 5.0
-"""By default a collective fails if a rank has not joined it after so many seconds."""
+"""By default a collective fails if a rank has not joined it within this many seconds."""
 
 
 def launch(
@@ -40,13 +40,13 @@ def launch(
     function uses are sent with it. The processes stay for the next call and end together with this process.
 
     timeout: seconds that a collective waits for the other ranks. seconds: the limit for the whole call. checked: before each
-    collective, compare what the ranks call and on which shapes, and raise an error if they differ. Without it a collective
-    takes half the time, but a mismatch ends its process. say: is called with each line that a rank prints, labelled.
-    progress: is called with the number of ranks that are ready and their total.
+    collective, check that all ranks call the same collective on the same shapes, and raise an error if they do not. Without
+    this check a collective takes half the time, but a mismatch ends the process. say: is called with each line that a rank
+    prints, labelled with the rank. progress: is called with the number of ranks that are ready and their total.
 
-    Raises `InvalidRequest` for something that cannot be sent. Raises `RankFailed`, which names the rank, the host and the
-    cause, when the function raises (then it is a `RankRaisedError`), a process ends, or the time is up. No rank keeps running
-    after that.
+    Raises `InvalidRequest` for something that cannot be sent. Raises `RankFailed` when the function raises an exception (then
+    the error is a `RankRaisedError`), a process ends, or the time is up. The error names the rank, the host and the cause. No
+    rank keeps running after that.
     """
     if not isinstance(ranks, int) or not 1 <= ranks <= MOST_RANKS:
         raise InvalidRequest(f"ranks is {ranks!r}; a whole number from 1 to {MOST_RANKS} is accepted")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 MOST_ENTRIES = 100_000
-"""A rank keeps only its latest entries, this many at most."""
+"""A rank keeps at most this many entries, the latest ones."""
 
 COMPUTE = "compute"
 
@@ -19,9 +19,9 @@ class Entry:
     """One activity of a rank in a step.
 
     what: "compute", or the name of a collective: "all_reduce", "gather", "broadcast", "send", "recv", ... piece: the number
-    of the micro-batch within the step. calls: how often it was called. shape, byte_count: of the tensor that this rank gave
-    or received in each call. began: the host's monotonic clock at the first call. seconds: the time of all calls together,
-    including the time spent waiting for other ranks.
+    of the micro-batch within the step. calls: how often it was called. shape, byte_count: the shape and the size of the
+    tensor that this rank gave or received in each call. began: the host's monotonic clock at the first call. seconds: the
+    time of all calls together, including the time spent waiting for other ranks.
 
     Collectives inside a forward pass are part of its "compute" entry: `began` and `seconds` of that entry include them.
     """
@@ -43,7 +43,7 @@ class Entry:
 
 
 class Ledger:
-    """The latest entries of one rank. `step` and `piece` are those of the entries that come next."""
+    """The latest entries of one rank. Each new entry gets the current values of `step` and `piece`."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -60,7 +60,7 @@ class Ledger:
         calls: int = 1,
         seconds: float | None = None,
     ) -> None:
-        """Add an activity that began at `began` and took `seconds`; without `seconds` it has ended just now."""
+        """Add an activity that began at `began` and took `seconds`. If `seconds` is None, the activity ends now."""
         taken = time.monotonic() - began if seconds is None else seconds
         self._entries.append(Entry(self.rank, self.step, self.piece, what, calls, shape, byte_count, began, taken))
 

@@ -1,4 +1,4 @@
-"""A process group on torch.distributed's gloo that records every collective, limits its time, and names it when it fails."""
+"""A process group on torch.distributed's gloo that records every collective, limits its time, and names it in errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.launch.ledger import Ledger
 
 BACKEND = "labkit"
 MEETING_SECONDS = 60.0
-"""All ranks of a new group must have joined it after so many seconds."""
+"""All ranks of a new group must join it within this many seconds."""
 KINDS = (
     *("all_reduce", "broadcast", "reduce", "all_gather", "gather", "scatter", "all_to_all", "reduce_scatter", "barrier"),
     "send or recv",
@@ -41,7 +41,7 @@ class RecordedWork:
         self._ended = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Wait until it is done; raises `RankFailed` if a rank does not join in time."""
+        """Wait until the collective is done; raises `RankFailed` if a rank does not join in time."""
         if not self._ended:
             try:
                 self._work.wait()
@@ -56,7 +56,7 @@ class RecordedWork:
         return self._ended or bool(self._work.is_completed())
 
     def is_success(self) -> bool:
-        """Whether it has been waited for."""
+        """Whether `wait` has been called and the collective is done."""
         return self._ended
 
 
@@ -64,8 +64,8 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     """A process group on this host over the loopback interface; every collective is added to `ledger`.
 
     `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective the ranks
-    compare what they call and on which shape, because gloo ends a process whose tensor does not match what arrives. The
-    comparison takes about as long as a small collective.
+    check that they all call the same one with the same shape and dtype, because gloo ends a process whose tensor does not
+    match the data that arrives. This check takes about as long as a small collective.
     """
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: timedelta, ledger: Ledger, *, checked: bool) -> None:
@@ -203,7 +203,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
 
 
 _groups: list[RecordedGroup] = []
-"""The default group, and the groups that the function has made."""
+"""The default group, and all groups that the launched function has made."""
 
 
 class MismatchError(RuntimeError):
@@ -211,7 +211,7 @@ class MismatchError(RuntimeError):
 
 
 def _about(kind: int, tensor: Tensor | None) -> Tensor:
-    """A collective in eight numbers: its kind, the dtype, the number of dimensions, and the first five sizes."""
+    """Describes a collective by eight numbers: its kind, the dtype, the number of dimensions, and the first five sizes."""
     numbers = [kind]
     if tensor is not None:
         dtype = DTYPES.index(str(tensor.dtype)) if str(tensor.dtype) in DTYPES else -1
@@ -225,7 +225,7 @@ def _shape(about: Tensor) -> str:
 
 
 class _Announced:
-    """A message to a rank, sent after its header."""
+    """A message to a rank that is being sent: a header, then the tensor."""
 
     def __init__(self, header: Any, body: Any) -> None:
         self._header, self._body = header, body
@@ -239,7 +239,7 @@ class _Announced:
 
 
 class _Checked:
-    """A message from a rank, received once its header has been checked."""
+    """A message from a rank: `wait` receives and checks its header, then receives the tensor."""
 
     def __init__(self, header: Any, coming: Tensor, tensors: list[Tensor], gloo: Any, source: int, tag: int) -> None:
         self._header, self._coming, self._tensors = header, coming, tensors

@@ -1,4 +1,4 @@
-"""Turns the answers of all ranks into the result of a launch, or into the failure that caused the others."""
+"""Turns the answers of all ranks into the result of a launch, or into an error about the rank that failed first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.plain_values import decode
 
 @dataclass(frozen=True)
 class Launched:
-    """The value that each rank returned, what the ranks sent each other, and how many seconds it took."""
+    """The value that each rank returned, the ledger of all ranks, and how many seconds the launch took."""
 
     values: list[Any]
     ledger: list[Entry] = field(repr=False)
@@ -23,7 +23,7 @@ class Launched:
 
 
 class RankRaisedError(RankFailed):
-    """A launched function raised an exception called `kind` on `rank`; `cause` describes it in words."""
+    """A launched function raised an exception called `kind` on `rank`; `cause` describes the exception in words."""
 
     def __init__(self, rank: int, ranks: int, cause: str, kind: str) -> None:
         super().__init__(failure_words(rank, ranks, cause))
@@ -31,12 +31,12 @@ class RankRaisedError(RankFailed):
 
 
 def failure_words(rank: int, ranks: int | None, cause: str) -> str:
-    """The message about a rank that failed; ranks: how many there are, if that is known."""
+    """The message about a rank that failed; ranks: the number of ranks, if it is known."""
     return f"rank {rank}{f' of {ranks}' if ranks else ''} on {socket.gethostname()} failed: {cause}"
 
 
 def raise_failure(answers: dict[int, Message], ranks: int) -> None:
-    """Raise `RankRaisedError` if a rank failed; it names the rank that caused the failure, not ranks that waited for it."""
+    """Raise `RankRaisedError` if a rank failed. It names the rank that caused the failure, not a rank that waited for it."""
     said = {rank: answer for rank, (answer, _) in sorted(answers.items())}
     failures = {rank: answer for rank, answer in said.items() if "error" in answer}
     if not failures:
@@ -66,8 +66,8 @@ def ledgers_of(answers: dict[int, Message]) -> list[list[Entry]]:
 def is_at_rest(answers: dict[int, Message], ledgers: list[list[Entry]]) -> bool:
     """Whether the ranks' process group can serve another function.
 
-    That is so if no rank has a collective under way, every message that was sent was received, and all ranks called the
-    same collectives.
+    It can if no rank has a collective under way, every message that was sent was received, and all ranks called the same
+    collectives.
     """
     calls = [Counter(entry.what for entry in ledger if entry.what not in ("send", "recv", COMPUTE)) for ledger in ledgers]
     passed = Counter(entry.what for ledger in ledgers for entry in ledger)

@@ -48,14 +48,14 @@ class LaunchOptions:
 
 
 class Team:
-    """As many processes as the largest launch so far asked for."""
+    """Keeps as many processes as the largest launch so far needed."""
 
     def __init__(self) -> None:
         self._processes = RankProcesses()
         self._members: dict[int, TeamMember] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
-        self._last_group: tuple[int, float, bool] | None = None  # its ranks, timeout and checked, if it can serve again
+        self._last_group: tuple[int, float, bool] | None = None  # ranks, timeout and checked of a group that can serve again
 
     def run(self, function: Callable[..., Any], ranks: int, args: Sequence[Any], options: LaunchOptions) -> Launched:
         """Run `function(*args)` on `ranks` processes, and raise what `launch` raises.
@@ -94,7 +94,7 @@ class Team:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ready(self, ranks: int, progress: Callable[[int, int], None]) -> list[TeamMember]:
-        """The members of the first `ranks` ranks, once all of them run; missing ones are started."""
+        """Start the missing members among the first `ranks` ones, wait until all of these run, and return them."""
         self._end([member for member in self._members.values() if member.process.exit_status is not None])
         try:
             for rank in range(ranks):
@@ -120,7 +120,7 @@ class Team:
 
 
 class TeamMember:
-    """The process of one rank, and the socket that leads to it."""
+    """The process of one rank, and the socket to this process."""
 
     def __init__(self, rank: int, processes: RankProcesses) -> None:
         self.socket, theirs = socket.socketpair()
@@ -183,7 +183,7 @@ def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], r
 
 
 def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[int, Message]:
-    """The answer of every member; if one answers with a failure, only those that come within `STRAGGLER_SECONDS` after it."""
+    """The answers of all members. After an answer that reports a failure, waits only `STRAGGLER_SECONDS` for the others."""
     answers: dict[int, Message] = {}
     while len(answers) < len(members):
         waiting = [member for member in members if member.process.rank not in answers]
@@ -205,7 +205,7 @@ def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[in
 
 
 def _readable(sockets: Sequence[socket.socket], seconds: float) -> list[Any]:
-    """The sockets that have something to read, as soon as there is one; none if `seconds` pass first."""
+    """Wait until a socket can be read, but at most `seconds`; returns all sockets that can be read."""
     with selectors.DefaultSelector() as selector:
         for one in sockets:
             selector.register(one, selectors.EVENT_READ)

@@ -39,14 +39,14 @@ def main(handle: int, rank: int) -> None:
 
 
 class Runner:
-    """Runs functions, each in the process group that its job names: the last one again, or a new one."""
+    """Runs functions. Each job names its process group: the group of the previous job, or a new one."""
 
     def __init__(self, rank: int) -> None:
         self._ledger = Ledger(rank)
         self._group = ""
 
     def run(self, job: dict[str, Any], given: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """What a function returned or raised, the ledger, and whether the group can serve another function."""
+        """Run a function; returns its value or its error, the ledger, and whether the group can serve another function."""
         torch.set_num_threads(job["threads"])
         answer: dict[str, Any] = {}
         try:
@@ -59,7 +59,7 @@ class Runner:
                 self._group = job["group"]
             with recording_to(self._ledger):
                 answer["value"] = encode(function(*args), tensors)
-        except BaseException as error:  # whatever the function raises is reported, and the process goes on
+        except BaseException as error:  # report whatever the function raises, and continue with the next function
             words = in_words(error) + _why_unknown(error, job)
             answer |= {"error": words, "kind": type(error).__name__, "others": isinstance(error, RankFailed)}
         ledger = encode_entries(self._ledger.take()).decode()
@@ -71,7 +71,7 @@ def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
 
 
 def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
-    """Explains a name that is unknown here but known where the function comes from: its value cannot be sent."""
+    """Explains why a name is unknown here: the process that sent the function knows it, but could not send its value."""
     packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
     left = {name: kind for one in packed for name, kind in left_behind(one).items()}
     name = getattr(error, "name", None)
@@ -79,8 +79,8 @@ def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
         return ""
     what = "class" if left[name] == "class" else f"value of type {left[name]}"
     return (
-        f"; {name} is a {what} of yours, which does not travel to the ranks: functions made by `def`, modules, plain values, "
-        "tensors, and lists and dictionaries of these do"
+        f"; {name} is a {what} of yours, which cannot be sent to the ranks; functions made by `def`, modules, plain values, "
+        "tensors, and lists and dictionaries of these can"
     )
 
 
@@ -90,7 +90,7 @@ def in_words(error: BaseException) -> str:
     place = f" (in your line `{own[-1].line}`)" if own else ""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # the function's own kind of exception may have a broken __str__
+    except Exception:  # an exception class of the function may have a broken __str__
         text = []
     if isinstance(error, RankFailed):
         return f"{text[0] if text else 'it lost the others'}{place}"

@@ -1,4 +1,4 @@
-"""Which device a rank computes on: the CPU for all ranks, or one GPU per rank; checked before a process is started."""
+"""Chooses the device of a rank: the CPU for all ranks, or one GPU per rank. Checks it before a process is started."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def rank_device(
     """The device of a rank: the CPU if no device is given, GPU number `local_rank` for "cuda".
 
     local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default
-    all. Raises `NotAvailable`, with the numbers of ranks that would work, if this host has fewer GPUs than ranks. Raises
-    `InvalidRequest` for a text that is no device, and for a single GPU such as "cuda:1".
+    all ranks. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of ranks would
+    work. Raises `InvalidRequest` for a text that does not name a device, and for a single GPU such as "cuda:1".
     """
     if device is None:
         return CPU
@@ -42,9 +42,9 @@ def rank_device(
 
 
 def torchrun_device(layout: Layout, device: str | torch.device | None) -> torch.device:
-    """`rank_device` for a rank that torchrun started; torchrun tells it its number on this host and how many ranks run here.
+    """`rank_device` for a rank that torchrun started. torchrun sets its number on this host and the number of ranks here.
 
-    Also raises `InvalidRequest` if the program that started the ranks does not tell these two numbers.
+    Also raises `InvalidRequest` if the program that started the ranks has not set these two numbers.
     """
     if device in (None, "cpu"):
         return CPU

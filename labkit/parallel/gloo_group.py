@@ -17,11 +17,13 @@ from labkit.native.library import ADD_UP
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""gloo's own time-out, after which a group cannot be used. Failed ranks are found by their signs of life instead."""
+"""gloo's own time-out, which makes a group unusable when it passes. Failed ranks are found by their signs of life instead."""
 
 
 class GlooGroup:
-    """Member `rank` of `ranks`; all members make it at the same time, from one `torch.distributed.Store` and under one name.
+    """Member `rank` of a group of `ranks` members.
+
+    All members make their objects at the same time, with the same `torch.distributed.Store` and the same name.
 
     Every call waits until it is done. After `timeout` seconds, or once `abort` is called, it raises `RankFailed`.
     """
@@ -50,7 +52,7 @@ class GlooGroup:
         """Every member gets the tensor of `root`, in place. The root does not wait, and must not change the tensor afterwards.
 
         There is no limit to the number of unfinished broadcasts: if the root waited for a member, that member could be waiting
-        for the root. Ranks have as many as there are steps in flight.
+        for the root. In practice there are as many unfinished broadcasts as steps in flight.
         """
         work = self._broadcast(tensor, root)
         if self.rank == root:
@@ -74,7 +76,7 @@ class GlooGroup:
         self._wait(work, "broadcast", tensor)
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """`broadcast` that waits without a limit, on the root as well."""
+        """Like `broadcast`, but waits without a time limit; the root waits too."""
         self._wait(self._broadcast(tensor, root), "broadcast", tensor, patience=float("inf"))
         return tensor
 
@@ -92,10 +94,10 @@ class GlooGroup:
         self._aborted.set()
 
     def close(self) -> None:
-        """End gloo's threads once all broadcasts are finished; after a failure they stay, because they would wait for it.
+        """Wait until all broadcasts are finished, then end gloo's threads. The group cannot be used after this call.
 
-        gloo's threads release a tensor a moment after its call is done. If the interpreter were exiting then, the process
-        would end with SIGABRT. The group cannot be used after this call.
+        After a failure the threads stay, because they would wait for the failed call. gloo's threads release a tensor a moment
+        after its call is done. If the interpreter were exiting at that moment, the process would end with SIGABRT.
         """
         if not self._aborted.is_set():
             self.flush()
@@ -109,7 +111,7 @@ class GlooGroup:
         return account
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise the failure that a native pass met in its sum."""
+        """Raise the error of a sum that failed inside a native pass."""
         raise self._failure or RankFailed(f"{collective} of {self.names[self.rank]} failed with status {status}")
 
     def _broadcast(self, tensor: Tensor, root: int) -> Any:

@@ -1,4 +1,4 @@
-"""The passes that a rank has put on its GPU's queue: waits for them and limits their time.
+"""Waits for the passes that a rank has put on its GPU's queue, and limits their time.
 
 A collective on the queue waits for the other ranks without a limit, and so does a call when the queue is full.
 """
@@ -24,9 +24,9 @@ WATCH_SECONDS = 0.25
 
 @dataclass(eq=False)
 class QueuedPass:
-    """A pass: when its first operation was queued, and a function that tells whether its last one is done.
+    """A pass: when its first operation was queued, and a function that tells whether its last operation is done.
 
-    The function is set when the last operation has been queued.
+    `done` is None until the last operation has been queued.
     """
 
     began: float = field(default_factory=time.monotonic)
@@ -34,7 +34,7 @@ class QueuedPass:
 
 
 def end_of_stream() -> Callable[[], bool]:
-    """A function that tells whether the current stream has done everything that is on its queue now."""
+    """A function that tells whether the current stream has done everything that is on its queue at the time of this call."""
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event.query
@@ -72,7 +72,7 @@ class GpuQueue:
         done, aborted = queued.done, self._links.aborted
         assert done is not None
         wait_until(lambda: done() or aborted.is_set(), aborted, float("inf"), "a pass on the GPU's queue")
-        self._check()  # an aborted collective ends too, with a meaningless result
+        self._check()  # an aborted collective also counts as done, but its result is meaningless
 
     def _check(self) -> None:
         if self._links.aborted.is_set():

@@ -48,7 +48,7 @@ class Layout:
         return f"{self.name(rank)} on {host} failed {where}: {cause}"
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest`, with the nearest number that works, if a model of this shape cannot be split this way."""
+        """Raise `InvalidRequest` if a model of this shape cannot be split this way. The message names a number that works."""
         for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):
             if not isinstance(count, int) or count < 1:
                 raise InvalidRequest(f"{name} is {count!r}; a whole number of at least 1 is accepted")

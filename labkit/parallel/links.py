@@ -1,4 +1,4 @@
-"""What ranks send each other: tasks to all ranks, sums within a stage, hidden states from stage to stage, logits.
+"""The connections between ranks, for tasks to all ranks, sums within a stage, hidden states between stages, and logits.
 
 Each kind of data has a group of its own, so that no rank waits for data of another kind. Tasks and reports always go through
 the memory of the host or its network. Data that lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
@@ -31,18 +31,18 @@ Group = HostGroup | NcclGroup
 """A group of ranks that exchange data on the device on which they compute."""
 
 CONNECT_SECONDS = 120.0
-"""All GPUs must have connected to each other after so many seconds."""
+"""All GPUs must connect to each other within this many seconds."""
 
 END_SECONDS = 3.0
-"""How long the end of a run waits for NCCL, which releases a GPU either at once or never."""
+"""How long the end of a run waits for NCCL to release a GPU. NCCL does so either at once or never."""
 
 PATIENCE_SECONDS = 0.002
-"""A rank that waits for a task takes it within this time, even if it was asleep; a rank that does not is computing."""
+"""A rank that waits for a task takes it within this time, even if it was asleep. A slower rank is still computing."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a group did: its calls, the bytes of this rank's tensors, and the seconds, including the waiting."""
+    """What a group did: the number of calls, the bytes of this rank's tensors, and the seconds, including the waiting."""
 
     calls: int
     byte_count: int
@@ -61,7 +61,7 @@ def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]
 
 
 class Links:
-    """The groups that a rank belongs to; `group(name, member, names)` opens one whose members have these names.
+    """The groups that a rank belongs to; `group(name, member, names)` opens a group whose members have these names.
 
     device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls
     are put on the GPU's queue. `aborted` is set once the ranks have been told to stop.
@@ -108,7 +108,7 @@ class Links:
         device: torch.device = CPU,
         meeting: Path | None = None,
     ) -> Links:
-        """Links through this host's memory: the files of `create_groups`. GPUs find each other by the file `meeting`."""
+        """Links through this host's memory: the files of `create_groups`. GPUs find each other through the file `meeting`."""
         api: Any = torch.distributed
         store = api.FileStore(str(meeting), layout.ranks) if device.type == "cuda" else None
 
@@ -132,7 +132,7 @@ class Links:
             self.sums,
             self._before,
             self._after,
-        ):  # each stage waits for the one before it, so they never wait in a circle
+        ):  # each stage waits for the stage before it, so they never wait in a circle
             if isinstance(group, NcclGroup):
                 group.connect(patience)
 
@@ -143,10 +143,10 @@ class Links:
             self.tasks.broadcast(body, 0)
 
     def try_send_task(self, header: Tensor, body: Tensor) -> bool:
-        """Send a task if the other ranks have taken the one before it; returns False, and sends nothing, if they have not.
+        """Send a task if the other ranks have taken the previous task. Otherwise send nothing and return False.
 
-        In shared memory a task stays until the next one is written, and a body larger than a slot waits until all other ranks
-        read it.
+        In shared memory a task stays until the next one is written. Sending a body larger than a slot takes until all other
+        ranks read it.
         """
         if isinstance(self.tasks, SharedGroup):
             if len(body) > SLOT_BYTES:
@@ -212,7 +212,7 @@ class Links:
                 group.flush()
 
     def abort(self) -> None:
-        """Let all calls that wait fail, on this rank and on the others."""
+        """Make all waiting calls fail, on this rank and on the others."""
         self.aborted.set()
         for group in self._groups.values():
             if group is not None:
@@ -231,7 +231,7 @@ class Links:
                 each.close()
 
     def take_account(self, name: str) -> Account | None:
-        """What this group did since the last call of `take_account`; None if it did nothing."""
+        """The account of this group since the last call of `take_account`; None if the group did nothing."""
         group = self._groups[name]
         account = Account(*group.take_account()) if group is not None else None
         return account if account and account.calls else None

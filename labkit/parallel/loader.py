@@ -43,20 +43,20 @@ def load_parallel(
     slots as this rank's memory allows. threads: threads per rank; by default the cores are divided among the ranks.
     progress: is called with the number of ranks that are ready and their total.
 
-    The ranks end when the engine is closed or forgotten, and when this process ends.
+    The other ranks end when the engine is closed or garbage-collected, and when this process ends.
 
     Raises what `labkit.load` raises. Before a process is started, raises `InvalidRequest` if the model cannot be split this
     way, and `NotAvailable` if there are fewer GPUs than ranks. Raises `RankFailed` if a rank cannot read its part, or has
     less memory than its share of the weights and the cache needs.
     """
     check_options(options)
-    own = _device(layout, device)  # checked before checksums are computed, which takes long
+    own = _device(layout, device)  # checked first, because computing checksums takes long
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
     precision = as_precision(dtype, own)
-    if own.type == "cpu":  # ranks share the host's memory; each GPU is checked by its rank
+    if own.type == "cpu":  # the ranks share the host's memory; the memory of a GPU is checked by its own rank
         check_memory(checkpoint, own, precision)
-    tokenizer = tokenizer_of(checkpoint)  # read before a process is started: it may not fit the model
+    tokenizer = tokenizer_of(checkpoint)  # read before a process is started: it may not belong to the model
     forward = start_ranks(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
     return Engine(forward.model, tokenizer, forward=forward, **options)
 
@@ -73,7 +73,7 @@ def start_ranks(
     """Start the other ranks, read this rank's part, and wait until all are ready; the arguments are those of `load_parallel`.
 
     If torchrun has started the ranks, this rank joins the others instead. Then only rank 0 returns; the other ranks compute
-    until rank 0 is done, and exit.
+    until rank 0 is done, then exit.
     """
     layout.check(checkpoint.config)
     if not native.available():

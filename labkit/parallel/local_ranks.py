@@ -1,4 +1,4 @@
-"""The ranks of a model on this host: rank 0 is the process that makes a `LocalRanks`, which starts and watches the others."""
+"""The ranks of a model on this host. Rank 0 is the process that makes a `LocalRanks`, which starts and watches the others."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links, create_groups
 
 SILENCE_SECONDS = 5.0
-"""A rank without a sign of life for this long has failed."""
+"""A rank that gives no sign of life for so many seconds has failed."""
 
 LOST_OTHERS = 3
-"""The exit status of a rank whose collective failed: another rank is the cause."""
+"""The exit status of a rank whose collective failed because of another rank."""
 
 
 def _to_stderr(line: str) -> None:
@@ -37,12 +37,12 @@ def _to_stderr(line: str) -> None:
 
 
 class LocalRanks:
-    """All ranks but this one, and this rank's `links` to them. They end when this object is closed or forgotten.
+    """All other ranks, and this rank's `links` to them. The ranks end when this object is closed or garbage-collected.
 
-    Every rank is started with the folder of the run. Its `run.json` holds `spec`, the places of the groups, and the kind of
-    `device` on which all ranks compute (`device` itself is this rank's). Lines that a rank prints are labelled and passed to
-    `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the others are killed, every rank that waits is
-    released, and `check` raises `RankFailed` with rank, host, step and cause.
+    Every rank is told the folder of the run. The file `run.json` in it holds `spec`, the paths of the groups' files, and the
+    kind of device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a rank prints are
+    labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the others are killed, every
+    waiting rank is released, and `check` raises `RankFailed` with rank, host, step and cause.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class LocalRanks:
             raise RankFailed(self._run.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 1.0) -> RankFailed | None:
-        """Which rank made a collective fail; waits until that is known, but at most `patience` seconds."""
+        """An error that names the rank that made a collective fail. Waits until it is known, but at most `patience` seconds."""
         until = time.monotonic() + patience
         while not self._run.failure and time.monotonic() < until:
             time.sleep(WATCH_SECONDS / 4)
         return RankFailed(self._run.failure) if self._run.failure else None
 
     def close(self) -> None:
-        """End all other ranks, whatever they are doing; it may be called again."""
+        """End all other ranks, whatever they are doing. A second call does nothing."""
         self._end()
 
     @property
@@ -110,20 +110,20 @@ class LocalRanks:
 
 
 class _Run:
-    """The state that the watching thread uses; it has no reference to `LocalRanks`, so a forgotten one can be collected."""
+    """The state that the watching thread uses. It has no reference to `LocalRanks`, so that Python can garbage-collect that."""
 
     def __init__(self, layout: Layout, links: Links, heartbeats: Heartbeats, folder: Path, files: list[Path]) -> None:
         self.processes, self.heartbeats, self.failure = RankProcesses(), heartbeats, ""
         self._layout, self._links, self._folder, self._files = layout, links, folder, files
 
     def fault_of(self, process: RankProcess) -> str:
-        """What is wrong with a rank, in words; empty if nothing is."""
+        """A description of a rank's fault; empty if the rank has none."""
         cause = self._cause(process)
         step = self.heartbeats.step(process.rank)
         return self._layout.failure(process.rank, socket.gethostname(), step, cause) if cause else ""
 
     def fail(self, failure: str) -> None:
-        """Release every rank that waits for one that has failed."""
+        """Release every rank that waits for a failed rank."""
         self.failure = failure
         self._links.abort()
 
@@ -139,7 +139,7 @@ class _Run:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(json.loads((self._folder / f"failure-{process.rank}.json").read_text())["cause"])
         status = process.exit_status
-        if status == LOST_OTHERS:  # the rank that it lost is the one to report
+        if status == LOST_OTHERS:  # report the rank that it lost instead
             others = [other.exit_status for other in self.processes if other is not process]
             return "" if any(other not in (None, LOST_OTHERS) for other in others) else "it lost the others"
         if status is not None:

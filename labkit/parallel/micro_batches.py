@@ -10,10 +10,10 @@ import torch
 from labkit.model.batch import Batch
 
 FEWEST_TOKENS = 64
-"""The fewest tokens of a micro-batch: with fewer, reading the weights once more costs more than it saves."""
+"""The fewest tokens of a micro-batch. With fewer, reading the weights once more takes longer than the smaller bubble saves."""
 
 MICRO_BATCHES_PER_STAGE = 4
-"""More micro-batches make the bubble smaller: it is (stages - 1) / (micro_batches + stages - 1) of the time."""
+"""More micro-batches make the bubble smaller: its share of the time is (stages - 1) / (micro_batches + stages - 1)."""
 
 
 def num_micro_batches(tokens: int, stages: int) -> int:
@@ -24,9 +24,9 @@ def num_micro_batches(tokens: int, stages: int) -> int:
 def split_batch(batch: Batch, pieces: int) -> list[Batch]:
     """Cut a batch into `pieces` batches of consecutive tokens, about equally long.
 
-    Run one after another over the same cache, they write the same keys and values as the whole batch, and their logits,
-    concatenated, are those of the whole batch. A sequence that is cut continues in the next piece, which sees what the
-    earlier pieces wrote.
+    If the pieces are run one after another over the same cache, they write the same keys and values as the whole batch. Their
+    concatenated logits are the logits of the whole batch. A sequence that is cut continues in the next piece, which reads the
+    keys and values that the earlier pieces wrote.
     """
     if pieces == 1:
         return [batch]

@@ -1,6 +1,6 @@
 """A group of ranks with one GPU each, connected by torch.distributed's NCCL.
 
-It has the part of `SharedGroup`'s interface that ranks on GPUs use.
+It has those methods of `SharedGroup` that ranks on GPUs use.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from labkit.errors import NotAvailable, RankFailed
 from labkit.parallel.waiting import wait_until
 
 NEVER = timedelta(days=30)
-"""torch's own time-out, after which it ends the process; `GpuQueue` limits the time of collectives instead."""
+"""torch's own time-out; when it passes, torch ends the process. `GpuQueue` limits the time of collectives instead."""
 
 GUARDS_OFF = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
-"""Environment in which a group is made: torch's own guards would end the process that uses this library."""
+"""Environment variables while a group is made. They turn off torch's own guards, which would end the whole process."""
 
 
 class NcclGroup:
-    """Member `rank` of `ranks`, on `device`; all members make it from one `torch.distributed.Store`, then call `connect`.
+    """Member `rank` of a group of `ranks` members, on `device`.
+
+    All members make their objects with the same `torch.distributed.Store`, then call `connect`.
 
     A collective is put on the queue of the current stream, and the call returns at once. Every GPU runs its collectives one
-    at a time in the order of the calls, so members whose orders of calls form no circle never wait in a circle. The stream
-    tells when a collective is done. After `abort`, NCCL's kernels give up, their results are meaningless, and every later
-    call raises `RankFailed`.
+    at a time, in the order of the calls. So members never wait in a circle, unless the orders of their calls form a circle.
+    The stream tells when a collective is done. After `abort`, NCCL's kernels give up, their results are meaningless, and every
+    later call raises `RankFailed`.
     """
 
     def __init__(
@@ -77,20 +79,26 @@ class NcclGroup:
             raise NotAvailable(f"{what}: {str(failures[0]).splitlines()[0]}") from failures[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all members, in place: contiguous, same shape and dtype on all; every member gets the same bits."""
+        """The sum over all members, in place; every member gets the same bits.
+
+        The tensors must be contiguous and have the same shape and dtype on all members.
+        """
         options: Any = dist.AllreduceOptions()
         self._queue("all_reduce", tensor, lambda: self._group.allreduce([tensor], _queued(options)))
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """Every member gets the tensor of `root`, in place: contiguous, same shape and dtype on all."""
+        """Every member gets the tensor of `root`, in place. The tensors must be contiguous, with equal shapes and dtypes."""
         options: Any = dist.BroadcastOptions()
         options.rootRank = root
         self._queue("broadcast", tensor, lambda: self._group.broadcast([tensor], _queued(options)))
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """`root` gets all tensors, `[ranks, *shape]`, the others None; tensors are contiguous, same shape and dtype on all."""
+        """`root` gets the tensors of all members, `[ranks, *shape]`; the others get None.
+
+        The tensors must be contiguous and have the same shape and dtype on all members.
+        """
         options: Any = dist.GatherOptions()
         options.rootRank = root
         everything = tensor.new_empty(self.ranks, *tensor.shape) if self.rank == root else None
@@ -101,8 +109,8 @@ class NcclGroup:
     def abort(self) -> None:
         """End the collectives on the GPU's queue, and make later calls raise `RankFailed`; returns at once.
 
-        A separate thread ends NCCL's communicator. That waits for the GPU, where a collective of another group may block it
-        until that group is aborted as well.
+        A separate thread ends NCCL's communicator, which waits for the GPU. A collective of another group may keep the GPU
+        busy until that group is aborted too.
         """
         self._aborted.set()
         if self._ending is None:
@@ -114,12 +122,12 @@ class NcclGroup:
                 self._ending = thread
 
     def join(self, seconds: float) -> None:
-        """After `abort`: wait until NCCL has released the GPU, but at most so many seconds."""
+        """After `abort`: wait until NCCL has released the GPU, but at most `seconds`."""
         if self._ending is not None:
             self._ending.join(seconds)
 
     def take_account(self) -> tuple[int, int, float]:
-        """The calls since the last `take_account` and their bytes; the seconds are 0.0, as the time on the GPU is unknown."""
+        """The calls since the last `take_account`, their bytes, and 0.0 for the seconds: the time on the GPU is unknown."""
         account = self._calls, self._bytes, 0.0
         self._calls = self._bytes = 0
         return account

@@ -55,7 +55,7 @@ class SubmittedPass:
 
 
 class ParallelForward(Forward):
-    """Runs batches on all ranks. For each cache of the caller, every rank has a cache of its own while that one lives.
+    """Runs batches on all ranks. As long as a cache of the caller exists, every rank has a corresponding cache of its own.
 
     If any rank fails, the call raises a `RankFailed` that names it, and so does every later call. `model` is this rank's
     part. A pipeline has as many passes under way at a time as it has stages (`submit`); `steps` counts all passes.
@@ -93,15 +93,15 @@ class ParallelForward(Forward):
 
     @property
     def survives_fork(self) -> bool:
-        """Never: the other ranks answer only the process that they were started from."""
+        """Never: the other ranks answer only the process that started them."""
         return False
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while an operation is swapped."""
+        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while `ops.use` replaces an operation."""
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
-        """Send a pass to the other ranks; the function returned waits for its logits. Both raise what a call raises."""
+        """Send a pass to the other ranks; returns a function that waits for the logits. Both raise what `forward` raises."""
         if ops.swapped():
             raise InvalidRequest("the other ranks do not see the operations that ops.use replaces; use one process for them")
         with self._all_or_none():
@@ -118,7 +118,7 @@ class ParallelForward(Forward):
         return partial(self._logits, submitted)
 
     def occupy(self, cache: KVCache) -> None:
-        """Have every rank take the memory of its part of a cache, and wait until all ranks have done so."""
+        """Make every rank allocate the memory of its part of a cache now, and wait until all ranks have done so."""
         with self._all_or_none():
             self._run_until(None)
             self.ranks.links.send_task(encode_header(OccupyHeader(self._number(cache), cache.num_slots)), None)
@@ -150,7 +150,7 @@ class ParallelForward(Forward):
     def _send(self, header: Tensor, body: Tensor) -> None:
         """Send a pass to the other ranks.
 
-        While they cannot take it, this rank runs its part of submitted passes, because the others may be waiting for that.
+        While they cannot take the pass, this rank runs its part of earlier passes, because the others may be waiting for that.
         """
         while self._submitted:
             if self.ranks.links.try_send_task(header, body):
@@ -166,7 +166,7 @@ class ParallelForward(Forward):
         return submitted.logits
 
     def _run_until(self, last: SubmittedPass | None) -> None:
-        """Run this rank's part of all passes up to `last`, or of all; every rank runs them in the order of their submission."""
+        """Run this rank's part of all passes up to `last`, or of all passes if that is None, in the order of submission."""
         while self._submitted and (last is None or last.logits is None):
             self._run_first()
 
@@ -177,7 +177,7 @@ class ParallelForward(Forward):
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:
-        """A block that must not stop half-way: an interruption waits for its end, and a failure ends all ranks."""
+        """Runs a block that must not stop half-way: an interruption is delayed until its end, and a failure ends all ranks."""
         if self._failed:
             raise RankFailed(str(self._failed))
         with uninterrupted():
@@ -200,7 +200,7 @@ class ParallelForward(Forward):
 def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C, or a notebook's Stop, until the block has ended.
 
-    This does nothing if the signal handler is not Python's (in a server that embeds Python), as it could not be restored.
+    This does nothing if the signal handler is not Python's (in a server that embeds Python): it could not be restored later.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield

@@ -12,11 +12,11 @@ from labkit.errors import InvalidRequest
 from labkit.parallel.layout import Layout
 
 HIDDEN_BYTES = 4
-"""Bytes of one number of a hidden state: ranks on the CPU send float32, ranks on GPUs the model's own dtype."""
+"""Bytes of one number of a hidden state in float32, which ranks on the CPU send. Ranks on GPUs send the model's own dtype."""
 
 
 def all_reduces(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: int = 1) -> int:
-    """The all-reduces of one step on a rank of `stage`.
+    """The number of all-reduces in one step on a rank of `stage`.
 
     There is one per layer, because GPT-J's attention and MLP run in parallel and share one sum; `a_layer=2` is for models
     (and engines) with two sums per layer. The first stage needs one more, after the embedding, since each shard holds only a
@@ -57,7 +57,7 @@ def weight_bytes(config: GPTJConfig, layout: Layout, *, element_bytes: float = 2
 def bubble(stages: int, pieces: int) -> float:
     """The fraction of the time that a stage is idle when `pieces` equal micro-batches pass through `stages` equal stages.
 
-    (p - 1) / (m + p - 1): Huang et al. 2019, GPipe. Raises `InvalidRequest` for fewer than one of either.
+    (p - 1) / (m + p - 1): Huang et al. 2019, GPipe. Raises `InvalidRequest` if one of the two numbers is below 1.
     """
     if stages < 1 or pieces < 1:
         raise InvalidRequest(f"{stages} stages and {pieces} pieces; at least one of each is accepted")
@@ -74,7 +74,7 @@ class Interconnect:
 
 
 NVLINK = Interconnect("NVLink of an H100", 450e9, 9e-6)
-"""450 GB/s each way (NVIDIA's data sheet: 900 GB/s both ways). The latency is assumed to be that of a small NCCL all-reduce."""
+"""450 GB/s in each direction, from NVIDIA's data sheet. The latency is assumed to be that of a small NCCL all-reduce."""
 
 H100_READ = 3.0e12
 """Bytes per second that a copy reads from the memory of an H100 SXM; its data sheet says 3.35e12."""
@@ -89,7 +89,7 @@ def decode_seconds(
     batch: int = 1,
     element_bytes: float = 2,
 ) -> float:
-    """Predicted seconds of a decode step of a full pipeline: the time to read a rank's weights once, plus its collectives.
+    """Predicted seconds of a decode step of a full pipeline: reading a rank's weights once, plus its collectives.
 
     The stages work on different sequences at the same time. So a step takes as long as the slowest stage, while a token takes
     the time of all stages together.

@@ -27,9 +27,9 @@ from labkit.parallel.nccl_group import NcclGroup
 class RankForward:
     """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order.
 
-    `ledger` records what it computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one by one,
-    without a CUDA graph, and a call returns before they are done (`waiter` waits for them). The times in the ledger are then
-    the times of putting them on the queue, and entries of sums and gathers have calls and bytes but no time.
+    `ledger` records what this rank computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one
+    by one, without a CUDA graph, and a call returns before they are done (`waiter` waits for them). The ledger then holds how
+    long it took to put the operations on the queue; its entries of sums and gathers have calls and bytes but no time.
     """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
@@ -49,7 +49,8 @@ class RankForward:
     def load(cls, checkpoint: Checkpoint, precision: str, links: Links, threads: int) -> RankForward:
         """Read only this rank's part of a checkpoint, straight to its device.
 
-        Raises what reading raises. Raises `InsufficientResources` before reading if the free memory of a GPU is too small.
+        Raises whatever reading the checkpoint raises. Raises `InsufficientResources` before reading if the free memory of a
+        GPU is too small.
         """
         if links.device.type == "cuda":
             check_memory(checkpoint, links.device, precision, links.layout.ranks)
@@ -103,7 +104,7 @@ class RankForward:
         return logits
 
     def _record_sums(self, what: str, began: float, shape: tuple[int, ...]) -> None:
-        """Record what the group of shards has done since the last call, if there is such a group."""
+        """Record what the group of this stage's shards has done since the last call, if there is such a group."""
         if account := self.links.take_account("sums"):
             size = account.byte_count // account.calls
             self.ledger.add(what, began, shape=shape, byte_count=size, calls=account.calls, seconds=account.seconds)

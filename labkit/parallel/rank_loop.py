@@ -1,4 +1,4 @@
-"""What every rank except rank 0 does: one task after another, as rank 0 sends them."""
+"""The loop of every rank except rank 0: it does the tasks that rank 0 sends, one after another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.parallel.task_messages import (
 
 
 def run_tasks(forward: RankForward, links: Links, on_step: Callable[[int], None]) -> None:
-    """Do task after task; returns when rank 0 says so. `on_step` is called with the number of each step as it begins."""
+    """Do one task after another until rank 0 ends the loop. `on_step` is called with the number of each step as it begins."""
     model = forward.model
     caches: dict[int, KVCache] = {}
 

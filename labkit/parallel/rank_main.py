@@ -25,7 +25,7 @@ from labkit.parallel.rank_loop import run_tasks
 
 
 def main(folder: Path, rank: int) -> int:
-    """Run the rank; if it fails, the cause is written to the run's folder, where rank 0 reads it."""
+    """Run the rank. If it fails, write the cause to the run's folder, where rank 0 reads it."""
     end_with_parent()
     spec: dict[str, Any] = json.loads((folder / "run.json").read_text())
     layout = Layout(**spec["layout"])

@@ -16,7 +16,7 @@ from torch import Tensor
 from labkit.model.batch import Batch
 
 HEADER_WORDS = 16
-"""Every header is a tensor of this many int64: the kind, the bytes of the body, the fields of the header, and zeros."""
+"""Every header is a tensor of this many int64 numbers: the kind, the bytes of the body, the fields of the header, and zeros."""
 
 DONE = b"done"
 """The answer of a rank to a task that has no other result."""
@@ -31,14 +31,14 @@ class ReportHeader(NamedTuple):
 
 
 class OccupyHeader(NamedTuple):
-    """Has each rank take the memory of cache number `cache`, which has `num_slots` slots."""
+    """Tells each rank to allocate the memory of cache number `cache` now, which has `num_slots` slots."""
 
     cache: int
     num_slots: int
 
 
 class PrefixHeader(NamedTuple):
-    """Has each rank write keys and values to a cache.
+    """Tells each rank to write keys and values to a cache.
 
     Body: slots int64 `[length]`, then keys and values float32 `[num_layers, keys_and_values, num_heads, length, head_dim]`.
     """
@@ -53,7 +53,7 @@ class PrefixHeader(NamedTuple):
 
 
 class StepHeader(NamedTuple):
-    """Has each rank run its part of a step; the body holds the arrays of `body_arrays`, one after another."""
+    """Tells each rank to run its part of a step; the body holds the arrays of `body_arrays`, one after another."""
 
     number: int
     cache: int
@@ -126,7 +126,7 @@ class Prefix:
 
 
 def encode_prefix(prefix: Prefix) -> tuple[Tensor, Tensor]:
-    """The header as `encode_header` returns it, and the body, uint8; keys and values are sent as float32."""
+    """The header as `encode_header` returns it, and the body as uint8; keys and values are sent as float32."""
     parts = (
         prefix.slots.long().contiguous().view(torch.uint8),
         prefix.given.cpu().float().contiguous().view(-1).view(torch.uint8),
@@ -143,7 +143,7 @@ def decode_prefix(header: PrefixHeader, body: Tensor) -> Prefix:
 
 
 def encode_step(task: Task) -> tuple[Tensor, Tensor]:
-    """The header as `encode_header` returns it, and the body, uint8."""
+    """The header as `encode_header` returns it, and the body as uint8."""
     batch = task.batch
     soft_rows, soft_embeddings = batch.soft_rows, batch.soft_embeddings
     width = int(batch.lengths.max())
@@ -170,7 +170,7 @@ def encode_step(task: Task) -> tuple[Tensor, Tensor]:
 
 
 def decode_step(header: StepHeader, body: Tensor, hidden_size: int) -> Task:
-    """The task that `encode_step` turned into bytes; its tensors lie in the body."""
+    """The task that `encode_step` turned into bytes; its tensors share the memory of the body."""
     arrays: dict[str, Tensor] = {}
     begin = 0
     for name, dtype, length in header.body_arrays(hidden_size):

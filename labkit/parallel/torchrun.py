@@ -1,6 +1,6 @@
 """Ranks that torchrun started, on one host or several: `torchrun ... -m labkit ...`, typed or in a cluster's job.
 
-All ranks run the same command. Only rank 0 continues with it; the other ranks compute for rank 0 and end with it.
+All ranks run the same command. Only rank 0 carries it out; the other ranks compute for rank 0 and end when rank 0 ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from labkit.parallel.task_messages import StopHeader, encode_header
 
 BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0
-"""A rank without a sign of life for this long has failed."""
+"""A rank that gives no sign of life for so many seconds has failed."""
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -40,7 +40,7 @@ def under_torchrun() -> bool:
 class TorchrunRanks:
     """This rank and its links to the others, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
-    device: the device of this rank. Raises `InvalidRequest` if the number of started ranks is not that of the layout, and
+    device: the device of this rank. Raises `InvalidRequest` if the number of started ranks differs from the layout's, and
     `RankFailed` if not all ranks have arrived after `patience` seconds.
     """
 
@@ -82,7 +82,7 @@ class TorchrunRanks:
             raise RankFailed(self._signs.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
-        """Which rank made a collective fail; waits until that is known, but at most `patience` seconds."""
+        """An error that names the rank that made a collective fail. Waits until it is known, but at most `patience` seconds."""
         until = time.monotonic() + patience
         while not self._signs.failure and time.monotonic() < until:
             time.sleep(0.02)
@@ -96,7 +96,7 @@ class TorchrunRanks:
 class SignsOfLife:
     """Signs of life in the store: a thread writes those of this rank and reads those of the others.
 
-    It has no reference to `TorchrunRanks`, so that a forgotten one can be collected.
+    It has no reference to `TorchrunRanks`, so that Python can garbage-collect that.
     """
 
     def __init__(self, store: Any, layout: Layout, rank: int, hosts: list[str], links: Links) -> None:
@@ -107,9 +107,9 @@ class SignsOfLife:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop the thread: one that is inside a call of the store while the interpreter exits would abort the process."""
+        """Stop the thread. If it used the store while the interpreter exits, it would abort the process."""
         self._ended.set()
-        if threading.current_thread() is not self._thread:  # it may be the thread that collects a forgotten `TorchrunRanks`
+        if threading.current_thread() is not self._thread:  # this thread itself may run the finalizer of `TorchrunRanks`
             self._thread.join(timeout=SILENCE_SECONDS)
 
     def _run(self) -> None:
@@ -121,7 +121,7 @@ class SignsOfLife:
             try:
                 self._store.set(f"beat {self._rank}", f"{count} {self.step} {self.cause}")
                 found = self._look(seen)
-            except RuntimeError as error:  # the store is gone, and with it the rank that kept it
+            except RuntimeError as error:  # the store is gone, and so is the rank whose process held it
                 found = f"the ranks' store no longer answers: {str(error).splitlines()[0]}"
             if found and not self._ended.is_set():
                 self.failure = found

@@ -12,8 +12,8 @@ from labkit.errors import RankFailed
 def wait_until(done: Callable[[], bool], aborted: threading.Event, patience: float, what: str) -> float:
     """Check again and again until `done()` is true; returns the seconds that it took.
 
-    A thread that waits inside gloo, NCCL or CUDA could not be told that another rank has failed. Raises `RankFailed`, which
-    mentions `what`, once `aborted` is set or after `patience` seconds.
+    It checks in a loop because a thread that waits inside gloo, NCCL or CUDA does not notice that another rank has failed.
+    Raises `RankFailed`, whose message contains `what`, once `aborted` is set or after `patience` seconds.
     """
     began = time.perf_counter()
     while not done():

@@ -1,11 +1,12 @@
-"""Only programs of a server's own user may change it: they read its secret from a file that is closed to other users.
+"""Only programs of the user who runs a server may change it: its secret is in a file that other users cannot read.
 
 Triton refuses requests to the interfaces in `CLOSED` unless a header holds the secret. The other interfaces stay open to every
 program that can reach the port: inference, health, metadata, model configuration and statistics. Clients need these. They
 reveal models, shapes, counts and paths, but cannot change anything.
 
 Triton does not check a request's Origin or Host header. A web page in a browser can therefore send prompts to a server on
-loopback. It cannot read the answers, unless its host name is made to resolve to this machine (DNS rebinding).
+loopback. The page cannot read the answers, unless its own host name is made to resolve to this machine (DNS
+rebinding).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HEADER = "labkit-access"
 """The HTTP header that holds the secret."""
 
 GRPC_HEADER = f"triton-grpc-protocol-{HEADER}"
-"""The same in gRPC's metadata, where Triton demands a prefix."""
+"""The name of this header in gRPC's metadata, where Triton demands a prefix."""
 
 SECRET_FILE = "secret"
 """The file with the secret in a server's own folder."""
@@ -41,10 +42,10 @@ def restricting_options(secret: str) -> list[str]:
 
 
 def make_secret(folder: Path, addresses: Sequence[str]) -> None:
-    """Draw a secret for a server; write it to the server's folder, and to a file of this user for each address, HOST:PORT."""
+    """Make a random secret. Write it to the server's folder and, for each address HOST:PORT, to a file of this user."""
     secret = secrets.token_hex(32)
     write_private(folder / SECRET_FILE, secret)
-    for address in addresses:  # the metrics port too: its file shows that the address belongs to this machine
+    for address in addresses:  # also for the metrics port: such a file shows that the address belongs to this machine
         write_private(_folder() / address, secret)
 
 
@@ -59,7 +60,7 @@ def withdraw_secret(folder: Path) -> None:
 
 
 def secret_of(address: str) -> str | None:
-    """The secret of this user's server at HOST:PORT; None if there is none, for instance for a server on another machine."""
+    """The secret of this user's server at HOST:PORT; None if no secret is known, for instance on another machine."""
     host, _, port = address.rpartition(":")
     hosts = [host, *LOOPBACK] if is_loopback(address) else [host]
     for one in hosts:
@@ -69,7 +70,7 @@ def secret_of(address: str) -> str | None:
 
 
 def access_headers(http_address: str) -> dict[str, str]:
-    """The HTTP headers by which this user may load models in the server at HOST:PORT; empty if no secret is known."""
+    """The HTTP headers that allow this user to load models in the server at HOST:PORT; empty if no secret is known."""
     secret = secret_of(http_address)
     return {} if secret is None else {HEADER: secret}
 
@@ -81,7 +82,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_secret_visible(pid: int, address: str) -> bool:
-    """Whether the process list shows the secret of the server at HOST:PORT; pid: of that server."""
+    """Whether the process list shows the secret of the server at HOST:PORT; pid: the server's process id."""
     secret = secret_of(address)
     return secret is not None and secret in Path(f"/proc/{pid}/cmdline").read_text()
 

@@ -1,4 +1,4 @@
-"""Connections to servers. Those on this machine use no proxy; those to this user's own servers send the secret."""
+"""Connections to servers. They use no proxy for servers on this machine, and send the secret to this user's own servers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Optio
 def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
     """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT. It may load models if the server belongs to this user.
 
-    more: further options of its channel. Raises `NotAvailable` if tritonclient is not installed.
+    more: further options of the gRPC channel. Raises `NotAvailable` if tritonclient is not installed.
     """
     client = client_library().InferenceServerClient(address, channel_args=channel_options(address, more))
     client.register_plugin(_AddsSecret(address))
@@ -52,7 +52,7 @@ def _is_here(address: str) -> bool:
 
 
 class _AddsSecret:
-    """Adds the secret to each call. It is read at each call, because a server that is restarted has a new one."""
+    """Adds the secret to each call. It reads the secret at each call, because a restarted server has a new one."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -1,6 +1,7 @@
-"""The number of requests that a model has accepted but not answered, in a file that outlives the model's process.
+"""The number of requests that a model has accepted but not answered, in a file that stays if the model's process ends.
 
-If a model's process is killed, Triton never answers the requests that the process had accepted, and reports no number.
+If a model's process is killed, Triton never answers the requests that the process had accepted, and does not report their
+number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SUFFIX = ".in-flight"
 
 
 class InFlightCount:
-    """The count of this process, in a server's shared folder. `begin` and `end` may be called from any thread."""
+    """Writes this process's number to the server's shared folder. `begin` and `end` may be called from any thread."""
 
     def __init__(self, folder: Path) -> None:
         path = _path(folder, os.getpid())
@@ -41,7 +42,7 @@ class InFlightCount:
 
 
 def count_in_flight(folder: Path, pids: Iterable[int] | None = None) -> int:
-    """Requests that these processes have not answered, whether they are alive or not.
+    """The number of requests that these processes have not answered; the processes may have ended.
 
     folder: the server's shared folder. pids: if left out, all processes of the server.
     """

@@ -12,7 +12,7 @@ GIVE_BACK = {
     "MALLOC_TRIM_THRESHOLD_": str(2**20),
     _THRESHOLD: str(2**16),  # gRPC reads a large request in blocks of 64 KiB, which would otherwise stay allocated
 }
-"""Environment variables by which the memory of a huge request goes back to the system after it."""
+"""Environment variables that make the allocator return the memory of a huge request to the system after the request."""
 
 KEPT_BYTES = 2**20
 M_MMAP_THRESHOLD = -3  # from malloc.h
@@ -21,8 +21,8 @@ M_MMAP_THRESHOLD = -3  # from malloc.h
 def keep_blocks() -> None:
     """Let the allocator keep freed blocks of less than `KEPT_BYTES`: an engine's steps need blocks of the same sizes.
 
-    Changes the threshold of `GIVE_BACK`, for this process and for those that it starts. A threshold that the caller's
-    environment sets to another value stays.
+    Increases the threshold that `GIVE_BACK` has set, for this process and for those that it starts. Changes nothing if the
+    caller's environment sets another threshold.
     """
     if os.environ.get(_THRESHOLD) == GIVE_BACK[_THRESHOLD]:
         os.environ[_THRESHOLD] = str(KEPT_BYTES)

@@ -42,15 +42,15 @@ _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 class Metrics:
     """One reading of the metrics, or the difference between two readings.
 
-    values: by a sample's name, without `_total`, and its sorted labels, such as `("model", "gptj")`. seconds: for a reading the
-    time since the epoch, for a difference the time between the two readings.
+    values: the value of each sample. A key is the sample's name without `_total`, and its sorted labels, such as
+    `("model", "gptj")`. seconds: for a reading the time since the epoch, for a difference the time between the two readings.
     """
 
     values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
     seconds: float = field(default_factory=time.time)
 
     def __sub__(self, before: Metrics) -> Metrics:
-        """What was counted since the reading `before`. Gauges (running, waiting, slots) keep their newer value.
+        """The counts since the reading `before`. Gauges (running, waiting, slots) keep their newer value.
 
         If a counter is smaller than before, the server was restarted, and the counter is taken to have started from 0.
         """
@@ -70,10 +70,10 @@ class Metrics:
         return sorted({value for _, labels in self.values for name, value in labels if name == "model"})
 
     def model(self, name: str) -> ModelCounts:
-        """What one model did, from Triton's counters with two corrections.
+        """The work of one model, from Triton's counters with two corrections.
 
         Requests that labkit's models refused count as failures, not as requests. Failures of `ensemble`, which Triton counts
-        twice, count once. The times of `gptj`, which is decoupled, only last until a request is passed to the engine.
+        twice, count once. The times of `gptj`, which is decoupled, end when a request is passed to the engine.
         """
 
         def count(family: str) -> int:
@@ -92,7 +92,7 @@ class Metrics:
         return {reason: count for reason, count in found.items() if count}
 
     def batch_sizes(self) -> dict[str, int]:
-        """The number of steps by how many sequences they had: "1", "2", "3-4", ..., "65+"; empty if there were no steps."""
+        """Number of steps for each number of sequences per step: "1", "2", "3-4", ..., "65+"; empty if there were no steps."""
         edges: dict[float, float] = {}
         for (name, labels), value in self.values.items():
             if name == _BATCHES:
@@ -198,8 +198,8 @@ def _bare(name: str) -> str:
 def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "In the server", caption: str = "") -> Figure:
     """Two bar charts: steps by their number of sequences, and the time per request in the queue and in computation.
 
-    metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the queue is that
-    of its engine, which Triton does not know. Raises `InvalidRequest` if nothing was counted.
+    metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the
+    time in the queue is the engine's, which Triton does not know. Raises `InvalidRequest` if nothing was counted.
     """
     from labkit.measure.figure import NotebookFigure
     from labkit.measure.plots import COLOURS, GREY

@@ -13,7 +13,7 @@ PLACE = "/tmp"
 
 
 def user_folder() -> Path:
-    """This user's folder, with mode 700; it is created if it is missing. All processes of the user get the same one.
+    """This user's folder, with mode 700; it is created if it is missing. All processes of the user get the same folder.
 
     It lies in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a socket
     may have 107 bytes at most. If `PLACE` cannot be used, it lies in the temporary folder. Raises `NotAvailable` if neither

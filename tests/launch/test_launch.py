@@ -124,8 +124,8 @@ def test_what_does_not_travel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return tabel.x  # type: ignore[name-defined,no-any-return] # noqa: F821
 
     for function, words in (
-        (uses_a_class, r"name 'Own' is not defined .*; Own is a class of yours, which does not travel to the ranks: functions"),
-        (uses_a_value, r"name 'table' is not defined .*; table is a value of type Own of yours, which does not travel"),
+        (uses_a_class, r"name 'Own' is not defined .*; Own is a class of yours, which cannot be sent to the ranks; functions"),
+        (uses_a_value, r"name 'table' is not defined .*; table is a value of type Own of yours, which cannot be sent"),
         (misspelt, r"name 'tabel' is not defined \(in your line `return tabel.x.*`\)$"),
     ):
         with pytest.raises(RankRaisedError, match=words):

@@ -68,7 +68,7 @@ def _insert(before: str, what: str) -> tuple[str, str]:
 
 
 OF_FORM = (
-    Mistake("a comma after the last dim", PRE, *_of(QUERY, "-1 ]", "-1, ]"), "-1, ]", ("comma", "last of dims"), REFUSED),
+    Mistake("a comma after the last dim", PRE, *_of(QUERY, "-1 ]", "-1, ]"), "-1, ]", ("comma", "last value of dims"), REFUSED),
     Mistake(
         "no comma between inputs", PRE, "},\n  {", "}\n  {", "{\n    # words", ("{ is found where", "comma", "input"), REFUSED
     ),
@@ -183,7 +183,7 @@ OF_CODE = (
         FT,
         LENGTHS + "\n    reshape: { shape: [ ] }",
         LENGTHS,
-        '{\n    # how many of them count\n    name: "input_lengths',
+        '{\n    # tokens of the prompt, without padding\n    name: "input_lengths',
         ("reshape",),
         SILENT,
     ),

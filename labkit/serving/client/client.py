@@ -49,7 +49,7 @@ class _Settings:
 
 
 class _Exchange:
-    """A request and its progress. How to wait for the responses is left to the clients."""
+    """A request and its progress. The clients decide how to wait for the responses."""
 
     def __init__(self, settings: _Settings, request: Any, seconds: float) -> None:
         self.request = request
@@ -114,10 +114,11 @@ class Client:
     def generate(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Reply:
         """Continue a prompt (a text or token ids), and return the whole continuation at once.
 
-        timeout: seconds for this request, in place of the client's. params: any of `PARAMETERS`, such as `temperature` or
-        `max_new_tokens`; None means the same as leaving one out. Raises `InvalidRequest` for an unknown parameter or a wrong
-        value, `Overloaded` if too many requests wait, `Cancelled` if the model is being unloaded, `DeadlinePassed` if the
-        server's own time limit is reached, and `NotAvailable` if no server answers, the connection breaks, or `timeout` passes.
+        timeout: seconds for this request; if left out, the client's `timeout`. params: any of `PARAMETERS`, such as
+        `temperature` or `max_new_tokens`; None means that the parameter is left out. Raises `InvalidRequest` for an unknown
+        parameter or a wrong value, `Overloaded` if too many requests wait, `Cancelled` if the model is being unloaded,
+        `DeadlinePassed` if the server's own time limit is reached, and `NotAvailable` if no server answers, the connection
+        breaks, or `timeout` passes.
         """
         exchange = self._settings.exchange(prompt, params, timeout, stream=False)
         return reply_of(list(self._pieces(exchange)))
@@ -159,7 +160,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio, with the same arguments, methods and errors. It belongs to the event loop that creates it."""
+    """`Client` for asyncio, with the same arguments, methods and errors. Use it only in the event loop that creates it."""
 
     def __init__(self, grpc_address: str, *, model: str = "gptj", timeout: float = 60.0, retries: int = 2) -> None:
         self._settings = _Settings(grpc_address, model, timeout, retries)
@@ -170,12 +171,12 @@ class AsyncClient:
         self._call = library.service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelStreamInfer
 
     async def generate(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Reply:
-        """`Client.generate`. Cancelling the task cancels the request."""
+        """Like `Client.generate`. Cancelling the task cancels the request."""
         exchange = self._settings.exchange(prompt, params, timeout, stream=False)
         return reply_of([piece async for piece in self._pieces(exchange)])
 
     def stream(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> AsyncIterator[Piece]:
-        """`Client.stream`. Cancelling the task, or the iterator's `aclose` (`contextlib.aclosing`), cancels the request."""
+        """Like `Client.stream`. To cancel the request, cancel the task or close the iterator (`contextlib.aclosing`)."""
         return self._pieces(self._settings.exchange(prompt, params, timeout, stream=True))
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ _NOT_CONNECTED = "failed to connect to all addresses"
 def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitError:
     """labkit's error for a gRPC error (with `code()` and `details()`).
 
-    seconds: the time limit of the request. tokens: how many tokens of the text had arrived.
+    seconds: the time limit of the request. tokens: how many tokens of the answer had arrived.
     """
     status, words = failure.code().name, failure.details() or ""
     came = f"{tokens} tokens of the text had arrived" if tokens else "no part of the text had arrived"

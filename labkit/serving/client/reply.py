@@ -1,4 +1,4 @@
-"""What a client of `gptj` returns, a whole text or its pieces, and how these are read from the protocol's responses."""
+"""The results of a client of `gptj`, a whole text or pieces of it, which are read from the protocol's responses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TYPES = {spec.name: spec.numpy_type for spec in GPTJ_OUTPUTS}
 class Ending:
     """How a text ended.
 
-    finish_reason: "stop", "length" or "banned". stop_reason: the stop text, or the stop token as text, that ended it; None if
-    neither did. prompt_tokens, completion_tokens: numbers of tokens of the prompt and of the new text. queue_seconds: how
-    long the prompt waited in the server before the step that generated the first token.
+    finish_reason: "stop", "length" or "banned". stop_reason: the stop text, or the stop token as text, that ended the
+    text; None if neither did. prompt_tokens, completion_tokens: numbers of tokens of the prompt and of the new text.
+    queue_seconds: how long the prompt waited in the server before the step that generated the first token.
     """
 
     finish_reason: str
@@ -35,7 +35,7 @@ class Piece:
     """A part of a streamed text, usually one token. `text` is empty while a character is incomplete.
 
     token_ids: the new tokens. logprobs: the natural logarithm of each token's probability; empty unless asked for. last: how
-    the text ended, in the last piece; None in all others.
+    the text ended; None in all pieces but the last.
     """
 
     text: str
@@ -90,7 +90,7 @@ def piece_of(response: Any) -> Piece:
 
 
 def _values(name: str, raw: bytes) -> Any:
-    """Decode a tensor: its one string, or its numbers. A string is its length (4 bytes, little-endian) and UTF-8."""
+    """Decode a tensor of one string or of numbers. A string is encoded as its length (4 bytes, little-endian), then UTF-8."""
     if _TYPES[name] is np.object_:
         return raw[4 : 4 + struct.unpack_from("<I", raw)[0]].decode("utf-8")
     return np.frombuffer(raw, _TYPES[name]).tolist()

@@ -1,4 +1,4 @@
-"""Makes a request to `gptj`, a message of the protocol, from a prompt and parameters, which are checked first."""
+"""Checks a prompt and its parameters, and makes a request to `gptj` from them, a message of the protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MEANT = {"STRING": "text", "BOOL": "True or False", "FP32": "a number"}
 def request_of(model: str, prompt: str | Sequence[int], params: Mapping[str, Any], *, stream: bool) -> Any:
     """The protocol's `ModelInferRequest`. Parameters that are None are left out.
 
-    Raises `InvalidRequest` for an unknown parameter, with the most similar known name, and for a value of the wrong type.
+    Raises `InvalidRequest` for an unknown parameter (and suggests the most similar name) and for a value of the wrong type.
     """
     for name in params:
         if name not in PARAMETERS:

@@ -1,8 +1,8 @@
 """Notices when the client of a request disconnects. Triton reports this only if it is asked about each request.
 
 Triton reports gRPC clients that cancel, disconnect or reach their deadline, and HTTP clients that close a stream. It does not
-report HTTP clients that leave a request without streaming, and it does not tell the steps of an ensemble about its client.
-Such requests end by themselves: at the `timeout` that the request gives, which all steps get, or after the server's
+report HTTP clients that leave a request without streaming, and it does not tell the steps of an ensemble about the ensemble's
+client. Such requests end by themselves: after their own `timeout`, which all steps of an ensemble get, or after the server's
 `request_seconds`.
 """
 
@@ -24,7 +24,7 @@ SHARE = 0.05
 """The largest share of time to spend on checks, because each check is a call to the server's process."""
 
 MOST_SECONDS = 0.5
-"""The longest time between two checks, even if they take long."""
+"""The longest time between two checks of the same request, even if checks take long."""
 
 
 class WaitingClient:

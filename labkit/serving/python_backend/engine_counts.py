@@ -13,8 +13,8 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 class EngineThreadCounts:
     """What one engine thread has counted.
 
-    requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: how
-    many of these steps had how many sequences, by the classes of `BATCH_SIZES`. queue_seconds: summed over all requests, the
+    requests: accepted prompts. tokens: generated tokens. steps: steps of the engine that generated tokens. batch_sizes: the
+    number of these steps in each class of `BATCH_SIZES`. queue_seconds: summed over all requests, the
     time from the acceptance of a request to the beginning of the step that generated its first token. running, waiting:
     sequences now. num_slots, free_slots: slots of the KV cache.
     """

@@ -14,10 +14,10 @@ from labkit.environment import usable_cores
 from labkit.precision import as_device
 
 MIXED_PREFILL = 16
-"""Most prompt tokens in a step that also decodes, on the CPU. There a prompt token costs about as much as a decoded one."""
+"""On the CPU, the most prompt tokens in a step that also decodes; one takes about as long as a decoded token there."""
 
 SMALL_MODEL = 100_000_000
-"""In models with fewer parameters, a step takes about as little time as the work of the server and its clients."""
+"""In models with fewer parameters than this, a step is so short that the server and its clients work about as long."""
 
 MANY_CORES = 8
 
@@ -57,7 +57,8 @@ def compute_threads(config: GPTJConfig, cores: int) -> int:
     """Threads for the steps of a served engine: all cores, or all but one.
 
     The spare core is for the server, its clients and the threads that send tokens. If these interrupt one thread of a step,
-    its other threads wait. A large model on few cores uses them all, because it reads its weights faster that way.
+    the other threads of the step wait for it. A large model on few cores uses all cores, because it reads its weights faster
+    that way.
     """
     spare = config.parameter_count < SMALL_MODEL or cores >= MANY_CORES
     return max(1, cores - spare)

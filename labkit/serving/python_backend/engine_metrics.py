@@ -1,4 +1,4 @@
-"""Publishes an engine's counters on Triton's metrics endpoint. The server itself knows neither its queue nor its batches.
+"""Publishes an engine's counters on Triton's metrics endpoint. The server itself does not know the engine's queue and batches.
 
 The watchdog's probes are left out of all counters; only `running` and `waiting` include them.
 """
@@ -30,7 +30,7 @@ COUNTERS = {
 
 
 class EngineMetrics:
-    """Publishes the counts of an engine thread as `labkit_...`, for one instance of a model, from its own thread."""
+    """A thread that publishes the counts of an engine thread as `labkit_...`, for one instance of a model."""
 
     def __init__(self, counts: EngineThreadCounts, instance: str) -> None:
         self._counts = counts
@@ -39,7 +39,7 @@ class EngineMetrics:
         gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
         self._gauges = {name: self._metric(name, words, gauge) for name, words in GAUGES.items()}
         self._counters = {name: self._metric(f"{name}_total", words, counter) for name, words in COUNTERS.items()}
-        words = "steps that generated tokens for at most so many sequences"
+        words = "steps that generated tokens for at most this many sequences"
         self._buckets = self._family("batch_size_bucket", words, counter)
         edges = [*map(str, BATCH_SIZES), "+Inf"]
         self._sizes = [self._buckets.Metric(labels=self._labels | {"le": edge}) for edge in edges]
@@ -59,7 +59,7 @@ class EngineMetrics:
     def _metric(self, name: str, words: str, kind: Any) -> Any:
         family = self._family(name, words, kind)
         metric = family.Metric(labels=self._labels)
-        self._families.append(family)  # a metric is deleted with its family
+        self._families.append(family)  # deleting a family also deletes its metrics
         return metric
 
     def _run(self) -> None:

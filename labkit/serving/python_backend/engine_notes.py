@@ -11,7 +11,7 @@ import psutil
 from labkit.errors import NotAvailable
 
 NO_SIGN_SECONDS = 20.0
-"""If no engine has begun to load after this time, none is going to."""
+"""If no engine has begun to load after this time, no engine will be loaded."""
 
 
 class EngineNote:
@@ -54,7 +54,7 @@ def wait_for_engine(folder: Path) -> None:
 
 
 def _is_loading(note: Path) -> bool:
-    """Whether the process that wrote a note still exists. A process that was killed leaves its note behind."""
+    """Whether the process that wrote a note still exists. The note of a killed process is not deleted."""
     try:
         return psutil.pid_exists(int(note.read_text()))
     except (OSError, ValueError):  # the file was just deleted, or is being written

@@ -1,7 +1,7 @@
 """Lets other processes of a server use an engine: they send prompts over a Unix socket and get whole completions back.
 
-The model `gptj` owns the engine and its scheduler. By this socket the prompts of `fastertransformer`, which runs in another
-process, share the engine's steps. A frame is JSON (`labkit.frames`).
+The model `gptj` owns the engine and its scheduler. Prompts of `fastertransformer`, which runs in another process,
+join the engine's steps through this socket. A frame is JSON (`labkit.frames`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EngineSocket:
         self._thread.start()
 
     def close(self) -> None:
-        """End all connections, cancel what they asked for, and end all threads of this object."""
+        """End all connections, cancel their calls, and end all threads of this object."""
         self.path.unlink(missing_ok=True)
         _shut(self._listener)
         self._thread.join()
@@ -118,7 +118,7 @@ class _Call:
         self._jobs: list[Any] = []
         self._found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._left = count
-        self._over = threading.Lock()  # acquired once, by the thread that ends the call
+        self._over = threading.Lock()  # only one thread acquires it: the one that ends the call
 
     def begin(self, host: Any, frame: dict[str, Any]) -> None:
         from labkit.engine import SamplingParams
@@ -173,7 +173,7 @@ class _Call:
 
 
 def _stop_tokens(reason: object) -> int:
-    """How many of the last tokens ended the text and do not belong to it."""
+    """The number of tokens at the end that stopped the text and are not part of it."""
     return len(reason) if isinstance(reason, tuple) else int(isinstance(reason, int))
 
 
@@ -200,7 +200,7 @@ class RemoteEngine:
         """Continue prompts. `done` is called once, from another thread. Returns a function that cancels the call.
 
         params: for each prompt a dict with the arguments of `SamplingParams`. A completion is a dict with `token_ids`,
-        `logprobs` (empty unless asked for), `finish_reason`, and `stop_tokens`: how many of the last tokens ended the text.
+        `logprobs` (empty unless asked for), `finish_reason`, and `stop_tokens`: how many tokens at the end stopped the text.
         seconds, is_counted: as in `EngineThread.submit`. Raises `NotAvailable` if no engine can be reached.
         """
         with self._lock:
@@ -280,7 +280,7 @@ class _Line:
 
 @contextlib.contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """An address for a socket's path. Linux allows 107 bytes; a longer path is reached by a file descriptor of its folder."""
+    """An address for a socket's path. Linux allows 107 bytes; for a longer path, a file descriptor of its folder is used."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)
         return

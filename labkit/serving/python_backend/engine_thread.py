@@ -24,7 +24,7 @@ class Job:
     """A prompt that was submitted to an `EngineThread`; it ends with its last event or with one failure.
 
     seconds: the client's time limit; None if only the limit of the engine thread applies. is_counted: whether the counts
-    include it. queue_seconds: from `submit` to the beginning of the step that generated its first token; 0 until then.
+    include the prompt. queue_seconds: from `submit` to the step that generated the first token; 0 before that step.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class EngineThread:
 
     @property
     def most(self) -> int:
-        """The largest number of prompts that may run or wait."""
+        """The largest number of prompts that may run and wait together."""
         return self.engine.max_batch_size + self.max_waiting
 
     def submit(
@@ -95,7 +95,7 @@ class EngineThread:
         """Submit a prompt (a text or token ids). Its events go to `on_event`; if it fails, `on_failure` is called once.
 
         seconds: a prompt that is not done after this time, or after `request_seconds`, fails with `DeadlinePassed`.
-        is_counted: if False, it is left out of `counts`, except for `running` and `waiting`. Raises `InvalidRequest`,
+        is_counted: if False, the prompt is left out of `counts`, except for `running` and `waiting`. Raises `InvalidRequest`,
         `Overloaded` if too many prompts run and wait, `RankFailed` if a rank of the model has ended, `Cancelled` after `close`.
         """
         self._check_words(params)

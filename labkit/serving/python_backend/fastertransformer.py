@@ -86,7 +86,7 @@ class TritonPythonModel:
 
 
 def _array_of(request: Any, spec: TensorSpec) -> Any:
-    """An input as `array_of` returns it. All prompts may be without tokens: they begin with `start_id` then."""
+    """An input as `array_of` returns it. If `input_ids` has 0 columns, all prompts are empty and begin with `start_id`."""
     tensor = pb_utils.get_input_tensor_by_name(request, spec.name) if spec.name == "input_ids" else None
     if tensor is not None and len(tensor.shape()) > 0 and tensor.shape()[0] and not tensor.shape()[-1]:
         return np.zeros(tensor.shape(), np.uint32)

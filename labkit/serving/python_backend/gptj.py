@@ -1,6 +1,7 @@
 """The model `gptj`, which owns the engine: text or token ids in, text out, in one response or in one response per token.
 
-Requests with any parameters join and leave between the engine's steps. Those of `fastertransformer` come over a socket.
+Requests join and leave between the engine's steps, whatever their parameters are. The model `fastertransformer` sends its
+prompts over a socket.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""For models that answer a request before `execute` returns: one response per request, and refusals are counted."""
+"""For models that answer a request before `execute` returns: it sends one response per request, and counts refusals."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Decodes with the `tokenizer.json` beside `model.py`, which is read once."""
+    """Decodes with the `tokenizer.json` beside `model.py`. It reads the tokenizer once."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""

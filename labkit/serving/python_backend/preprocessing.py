@@ -19,7 +19,7 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Encodes with the `tokenizer.json` beside `model.py`, which is read once."""
+    """Encodes with the `tokenizer.json` beside `model.py`. It reads the tokenizer once."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -63,7 +63,7 @@ class TritonPythonModel:
         return self._tokenizer.encode(text_of(text, "a prompt"))
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:
-        """The tokens of every form of every word, `[batch, 2, n]`."""
+        """The word lists of all prompts, `[batch, 2, n]`, with the tokens of every form of every word (see `word_forms`)."""
         lines = array_of(request, name, optional=True)
         if lines is None:
             return np.stack([to_word_lists([])] * batch)

@@ -24,7 +24,7 @@ _SAME = (
     ("beam_search_diversity_rate", "diversity_rate"),
     ("beam_width", "num_beams", "n", "best_of", "num_samples", "num_return_sequences"),
 )
-"""Names of the same input in labkit's models and in other systems."""
+"""Each row holds the names of the same input in labkit's models and in other systems."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class RequestParameters:
 def parameters_of(request: Any, model: str, inputs: Iterable[str], folder: Path) -> RequestParameters:
     """A request's parameters. inputs: names of the model's inputs. folder: the server's shared folder.
 
-    The parameter `timeout` is in microseconds, and 0 means none, as in Triton. Raises `InvalidRequest` for an unknown name,
-    with the name that was probably meant, and for an invalid timeout.
+    The parameter `timeout` is in microseconds, and 0 means none, as in Triton. Raises `InvalidRequest` for an unknown name
+    (and suggests the name that was probably meant) and for an invalid timeout.
     """
     given = json.loads(request.parameters() or "{}")
     given.pop("id", None)  # the request's id, which `/generate` passes on too
@@ -75,4 +75,4 @@ def _instead(name: str, inputs: tuple[str, ...]) -> str:
     found = [known for known in same if known in inputs] or [near for near in [nearest(name, (*inputs, "timeout"))] if near]
     if found:
         return f"write {found[0]}"
-    return f"the inputs are {', '.join(inputs)}, and timeout (microseconds) is the one parameter"
+    return f"the inputs are {', '.join(inputs)}, and the only parameter is timeout (microseconds)"

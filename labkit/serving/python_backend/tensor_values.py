@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any] | None:
     """An input of a request as an array; None if the request does not have it.
 
-    optional: return None for an input without elements too. Otherwise such an input raises `InvalidRequest`.
+    optional: also return None for an input without elements. Otherwise such an input raises `InvalidRequest`.
     """
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
@@ -28,7 +28,7 @@ def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any]
 
 
 def text_of(value: bytes, name: str) -> str:
-    """Decode a string element; name: of its tensor. Raises `InvalidRequest` if it is not UTF-8."""
+    """Decode a string element; name: the name of its tensor. Raises `InvalidRequest` if it is not UTF-8."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from labkit.errors import InvalidRequest
 
 MOST_WORDS = 1024
-"""Most words in one list; all words together may have 16 times as many tokens. More would slow down every step."""
+"""The most words in one list. All its words together may have 16 times as many tokens. More would slow down every step."""
 
 
 def words_of_csv(line: str, name: str) -> list[str]:

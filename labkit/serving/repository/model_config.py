@@ -68,7 +68,7 @@ class ModelConfig:
     def reshapes(self, spec: TensorSpec) -> bool:
         """Whether the server reshapes a tensor from dims `[1]` to a scalar for the model.
 
-        An ensemble passes tensors on, and its steps reshape them. The server refuses an ensemble that reshapes too.
+        An ensemble passes tensors on unchanged; its steps reshape them. The server refuses an ensemble that reshapes tensors.
         """
         return spec.scalar and self.platform != "ensemble"
 

@@ -1,7 +1,7 @@
-"""What goes in and out of each served model: the one description from which configurations, checks and documents are made.
+"""The inputs and outputs of each served model. Configurations, checks and documents are all made from this description.
 
 Names and dtypes of `preprocessing`, `fastertransformer`, `postprocessing` and `ensemble` are those of NVIDIA's
-fastertransformer_backend, `all_models/gptj`, so that its clients work unchanged.
+fastertransformer_backend, `all_models/gptj`, so that clients of that backend work unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NUMPY_TYPES: dict[str, Any] = {
     "FP32": np.float32,
     "STRING": np.object_,
 }
-"""Of Triton's data types, by their names in `config.pbtxt` (there with `TYPE_` in front)."""
+"""numpy's types for Triton's data types; the keys are the names in `config.pbtxt` without the prefix `TYPE_`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TensorSpec:
     """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
 
     scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
-    is_new: repositories that were written before there was one are served without it.
+    is_new: the tensor was added later. Repositories that were written before are served without it.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TensorSpec:
 
     @property
     def numpy_type(self) -> Any:
-        """numpy's type of its elements."""
+        """numpy's type of the tensor's elements."""
         return NUMPY_TYPES[self.dtype]
 
 
@@ -59,32 +59,32 @@ SAMPLING_INPUTS = (
     _setting("beam_search_diversity_rate", "FP32", "the r-th child of a beam is ranked r times this lower"),
     _setting("temperature", "FP32", "logits are divided by it; 1 if left out"),
     _setting("len_penalty", "FP32", "beam search: scores are divided by the length to this power; 0 if left out"),
-    _setting("repetition_penalty", "FP32", "logits of tokens already there are divided by it; 1 is off"),
+    _setting("repetition_penalty", "FP32", "logits of tokens that occurred before are divided by it; 1 is off"),
     _setting("random_seed", "UINT64", "equal seeds give equal text; 0 if left out"),
     _setting("is_return_log_probs", "BOOL", "whether cum_log_probs and output_log_probs are computed"),
     _setting("beam_width", "UINT32", "beams; 1 if left out, which is no beam search"),
     _setting("prompt_learning_task_name_ids", "UINT32", "not served: requests that give it are refused"),
     _setting("top_p_decay", "FP32", "runtime_top_p is multiplied by it after each token"),
     _setting("top_p_min", "FP32", "lower limit of the decayed top_p"),
-    _setting("top_p_reset_ids", "UINT32", "token after which the decayed top_p begins anew"),
+    _setting("top_p_reset_ids", "UINT32", "token after which the decayed top_p starts again from runtime_top_p"),
 )
-"""The optional inputs that `ensemble` passes on to `fastertransformer`, a value a prompt."""
+"""The optional inputs that `ensemble` passes on to `fastertransformer`, one value per prompt."""
 
 GENERATION_OUTPUTS = (
-    TensorSpec("sequence_length", "UINT32", (-1,), "tokens of each beam, the prompt's counted, padding not"),
+    TensorSpec("sequence_length", "UINT32", (-1,), "tokens of each beam, with the prompt and without padding"),
     TensorSpec("cum_log_probs", "FP32", (-1,), "sum of the new tokens' log-probabilities of each beam; 0 if not asked for"),
     TensorSpec("output_log_probs", "FP32", (-1, -1), "log-probability of each new token, `[beam, new tokens]`, padded with 0"),
 )
 
 PREPROCESSING_INPUTS = (
     TensorSpec("QUERY", "STRING", (-1,), "the prompt, UTF-8"),
-    TensorSpec("BAD_WORDS_DICT", "STRING", (-1,), "words that must not be written, one line of CSV", optional=True),
+    TensorSpec("BAD_WORDS_DICT", "STRING", (-1,), "words that must not appear, one line of CSV", optional=True),
     TensorSpec("STOP_WORDS_DICT", "STRING", (-1,), "words that end the text, one line of CSV", optional=True),
     TensorSpec("REQUEST_OUTPUT_LEN", "UINT32", (-1,), "new tokens at most"),
 )
 PREPROCESSING_OUTPUTS = (
     TensorSpec("INPUT_ID", "UINT32", (-1,), "token ids of the prompt, padded on the right to the longest of the batch"),
-    TensorSpec("REQUEST_INPUT_LEN", "UINT32", (1,), "how many of them count"),
+    TensorSpec("REQUEST_INPUT_LEN", "UINT32", (1,), "tokens of the prompt, without padding"),
     TensorSpec("BAD_WORDS_IDS", "INT32", (2, -1), "token ids of all bad words, and where each ends"),
     TensorSpec("STOP_WORDS_IDS", "INT32", (2, -1), "token ids of all stop words, and where each ends"),
     TensorSpec("REQUEST_OUTPUT_LEN", "UINT32", (-1,), "new tokens at most"),
@@ -92,7 +92,7 @@ PREPROCESSING_OUTPUTS = (
 
 FASTERTRANSFORMER_INPUTS = (
     TensorSpec("input_ids", "UINT32", (-1,), "token ids of the prompt, padded on the right"),
-    TensorSpec("input_lengths", "UINT32", (1,), "how many of them count", scalar=True),
+    TensorSpec("input_lengths", "UINT32", (1,), "tokens of the prompt, without padding", scalar=True),
     TensorSpec("request_output_len", "UINT32", (-1,), "new tokens at most"),
     *SAMPLING_INPUTS,
     TensorSpec("bad_words_list", "INT32", (2, -1), "token ids of all bad words, and where each ends", optional=True),
@@ -101,16 +101,16 @@ FASTERTRANSFORMER_INPUTS = (
 FASTERTRANSFORMER_OUTPUTS = (
     TensorSpec("output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, the prompt's first, padded with the end token"),
     *GENERATION_OUTPUTS,
-    TensorSpec("text_length", "UINT32", (-1,), "sequence_length once more, for an ensemble's next step", is_new=True),
+    TensorSpec("text_length", "UINT32", (-1,), "the same as sequence_length, for an ensemble's next step", is_new=True),
 )
-"""`text_length` is there because of Triton 2.51. Its ensembles leave out a step whose outputs neither the client asks for nor
-another step needs. They count wrongly where a client can ask for an output that another step reads: with `sequence_length` in
-both places, a client that asked for one output alone got an error, since `fastertransformer` was left out.
+"""`text_length` exists because of a bug in Triton 2.51. An ensemble leaves out a step if neither the client nor another step
+needs its outputs. Triton decides this wrongly if an output can go both to the client and to another step. When both got
+`sequence_length`, `fastertransformer` was left out for clients that asked for only one output, and they got an error.
 """
 
 POSTPROCESSING_INPUTS = (
     TensorSpec("TOKENS_BATCH", "UINT32", (-1, -1), "`[beam, tokens]`"),
-    TensorSpec("SEQUENCE_LENGTH", "UINT32", (-1,), "how many tokens of each beam count; all if left out", optional=True),
+    TensorSpec("SEQUENCE_LENGTH", "UINT32", (-1,), "tokens of each beam, without padding; all if left out", optional=True),
 )
 POSTPROCESSING_OUTPUTS = (TensorSpec("OUTPUT", "STRING", (-1,), "the text of each beam, the prompt's first"),)
 
@@ -146,10 +146,10 @@ GPTJ_INPUTS = (
 GPTJ_OUTPUTS = (
     TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),
     TensorSpec("token_ids", "INT32", (-1,), "new tokens"),
-    TensorSpec("logprobs", "FP32", (-1,), "their log-probabilities; none if not asked for"),
+    TensorSpec("logprobs", "FP32", (-1,), "log-probabilities of the new tokens; empty if not asked for"),
     TensorSpec("finish_reason", "STRING", (1,), '"stop", "length" or "banned"; empty until the last response'),
-    TensorSpec("stop_reason", "STRING", (1,), "the text or token that ended it; empty if none did"),
+    TensorSpec("stop_reason", "STRING", (1,), "the text or token that ended the new text; empty if none did"),
     TensorSpec("prompt_tokens", "INT32", (1,), "tokens of the prompt"),
     TensorSpec("completion_tokens", "INT32", (1,), "new tokens up to now"),
-    TensorSpec("queue_seconds", "FP32", (1,), "from its coming to the beginning of the step that made its first token"),
+    TensorSpec("queue_seconds", "FP32", (1,), "from the request's arrival to the step that made its first token"),
 )

@@ -28,13 +28,13 @@ WITH_TOKENIZER = ("preprocessing", "postprocessing")
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What is served, and how.
+    """The model to serve, and how to serve it.
 
     model, precision, device, seed: as in `labkit.load`. tensor_parallel, pipeline_parallel: how an engine is split into ranks.
-    instances: the number of engines, each with its own weights and cache. max_batch: most sequences that an engine runs at a
-    time. max_queue: most prompts that wait in addition. cache_bytes: the size of each engine's KV cache; as large as memory
-    allows if left out. request_seconds: the longest time from a request's arrival to its end, even if the request asks for
-    more. threads: threads of an engine on the CPU without ranks; if left out, `compute_threads` decides.
+    instances: the number of engines, each with its own weights and cache. max_batch: the most sequences that an engine runs
+    at a time. max_queue: the most prompts that wait in addition. cache_bytes: the size of each engine's KV cache; as large as
+    memory allows if left out. request_seconds: the longest time from a request's arrival to its end, even if the request asks
+    for more. threads: threads of an engine on the CPU without ranks; if left out, `compute_threads` decides.
     """
 
     model: str = "gptj-tiny"
@@ -79,7 +79,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     given = settings.parameters()
     given["model"] = _absolute(settings.model)
     if config.end_token_ids:
-        given["end_token_id"] = str(config.end_token_ids[0])  # outputs are padded with the first; all of them end a text
+        given["end_token_id"] = str(config.end_token_ids[0])  # the first end token pads outputs; all of them end a text
     try:
         tokenizer = checkpoint.tokenizer()
     except NotAvailable:

@@ -1,5 +1,5 @@
-"""A process between a `Server` and its tritonserver. It ends tritonserver when told to, and when the `Server`'s process has
-ended in any way; then it deletes what tritonserver left behind.
+"""A process between a `Server` and its tritonserver. It ends tritonserver when it is told to, or when the `Server`'s
+process has ended for any reason. Then it deletes the files and shared memory that tritonserver left.
 
 Run as `python -m labkit.serving.server.guardian PARENT FOLDER REGIONS COMMAND...`. It imports neither torch nor numpy.
 """
@@ -29,7 +29,7 @@ CHILDREN_SECONDS = 2.0
 """How long the processes of models may take to end after their server was asked to end."""
 
 STACK_BYTES = 2**30
-"""The stack of each thread of the server, if the system allows so much. tritonserver reads nested JSON by recursion and keeps a
+"""Bytes of the stack of each server thread, if the system allows them. tritonserver reads nested JSON by recursion and keeps a
 list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes it. Unused stack costs nothing."""
 
 SIGNALLED = 128
@@ -51,7 +51,7 @@ def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
     _control_process(SET_CHILD_SUBREAPER, 1)
     (folder / REGIONS).write_text(regions)
     secret = _secret(folder)
-    delete_remains(folder)  # an earlier guardian that was killed may have left some
+    delete_remains(folder)  # a killed guardian may have left some regions
     with contextlib.suppress(OSError, ValueError):
         _give_large_stacks()
     server = _start(command, restricting_options(secret) if secret else [])
@@ -106,7 +106,7 @@ def end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(server: subprocess.Popen[bytes]) -> bool:
-    """Whether the server has ended. Also collects the exit status of other children, which would stay zombies otherwise."""
+    """Whether the server has ended. Also collects the exit status of other children, which would otherwise stay zombies."""
     while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
         if found.si_pid == server.pid:
             return server.poll() is not None

@@ -74,7 +74,7 @@ def _redirect(pid: int, names: Sequence[str]) -> None:
         (count,) = struct.unpack("P", memory.read(WORD))
         arguments = list(struct.unpack(f"{count}P", memory.read(WORD * count)))
         variables = _pointers(memory, stack + (count + 2) * WORD)
-        # The list must keep its length: the program finds what comes next by the list's end.
+        # The list must keep its length: the program finds the data after the list by the list's end.
         values = {name: env_start + strings.index(f"{name}=".encode()) for name in names}
         kept = next(pointer for pointer in variables if pointer not in values.values())
         variables = [kept if pointer in values.values() else pointer for pointer in variables]

@@ -50,7 +50,7 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
     """The server that `find_server` finds. If there is none, one is downloaded, unpacked and run once to test it.
 
     It is installed in the folder of this Python environment, with a numpy of its own. An interrupted download leaves nothing
-    that would be taken for a server. Raises `NotAvailable`, which says what the machine lacks.
+    that labkit would later take for a complete server. Raises `NotAvailable`, which says what the machine lacks.
     """
     if found := find_server():
         return found
@@ -174,7 +174,7 @@ def _receipt(place: Path) -> object:
 
 
 def _expected(place: Path) -> dict[str, object] | None:
-    """What the receipt of a complete installation for this labkit and this Python holds; None if files are missing."""
+    """The receipt that a complete installation for this labkit and this Python must have; None if files are missing."""
     files = [
         place / "server/pytriton/tritonserver/bin/tritonserver",
         place / "backends/python/triton_python_backend_stub",

@@ -7,7 +7,7 @@ import time
 import psutil
 
 GRACE_SECONDS = 3.0
-"""If a process reports an error and then ends, the server collects its exit status much sooner than this."""
+"""The server collects the exit status of a process that reports an error and then ends. That takes much less than this."""
 
 LOOK_SECONDS = 0.25
 

@@ -1,4 +1,4 @@
-"""Temporary folders that belong to a process by a lock. If the owner is killed, the next `sweep` deletes its folder."""
+"""Temporary folders, each locked by the process that owns it. If the owner is killed, the next `sweep` deletes its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.serving.server.server_folder import delete_remains
 from labkit.serving.user_folder import user_folder
 
 PREFIX = "labkit-run-"
-"""How the names of all such folders begin. The system releases the lock on a folder when its owner ends."""
+"""The beginning of the names of all such folders. The system releases the lock on a folder when its owner ends."""
 
 
 class LockedFolder:

@@ -15,10 +15,10 @@ from labkit.serving.metrics import read_metrics
 from labkit.serving.shared_folder import shared_folder_path
 
 STOPPED_SECONDS = 2.0
-"""A process that is stopped (SIGSTOP) for longer counts as ended: its requests wait, and no other process takes them."""
+"""A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests wait, and nobody else takes them."""
 
 FAILED_IN_TIME = 2
-"""So many requests may wait for a model without a process: Triton itself lets one per second fail."""
+"""This many requests may wait for a model without a process: Triton itself answers one per second with an error."""
 
 
 class ModelProcesses:
@@ -70,7 +70,7 @@ class ModelProcesses:
         return lost
 
     def in_flight(self) -> int:
-        """Requests that any model has accepted or that wait; requests accepted by a learner's own model are not known."""
+        """The number of requests that wait or that a model has accepted, without those that a learner's own model accepted."""
         return count_in_flight(shared_folder_path(self._server)) + sum(self._waiting(model) for model in self._of)
 
     def _waiting(self, model: str) -> int:

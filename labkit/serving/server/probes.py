@@ -13,10 +13,10 @@ from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
 
 ANSWER_SECONDS = 15.0
-"""The time for one small request. A model that meanwhile answers other requests gets more."""
+"""The time for one small request. A model that answers other requests meanwhile gets more time."""
 
 LOAD_SECONDS = 600.0
-"""The time for loading a model, weights included. After it, a model whose `initialize` never returns is given up."""
+"""The time for loading a model, weights included. A model whose `initialize` never returns is given up after this time."""
 
 UNLOAD_SECONDS = 15.0
 
@@ -75,7 +75,7 @@ class Probes:
     def reload(self, model: str) -> None:
         """Unload a model and load it again in a new process. Raises `NotAvailable`.
 
-        This does not wait until the old one is unloaded: the server never forgets the requests of a process that was killed.
+        This does not wait until the old process is unloaded: if it was killed, the server waits for its requests forever.
         """
         try:
             self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)

@@ -31,7 +31,7 @@ class Server:
     http_port, grpc_port, metrics_port: free ports if left out. address: the address to listen on. watch: check every few
     seconds whether each model answers, reload models that do not (see `watchdog`), and restart tritonserver if it ends by
     itself (see `restarts`). log: the file for the output of the server and its models; a temporary file if left out.
-    program: the server to start; `need_server()` if left out. progress: called with words about what is being waited for;
+    program: the server to start; `need_server()` if left out. progress: called with a text that says what is being waited for;
     later it is called from another thread when a tritonserver has ended. give_up: called while waiting for the start; if it
     returns True, the start ends. start_seconds: the time until every model must have answered.
 

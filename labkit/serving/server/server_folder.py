@@ -20,9 +20,9 @@ def read_server_pid(folder: Path) -> int:
 
 
 def delete_remains(folder: Path) -> None:
-    """Delete what the ended server of a folder has left elsewhere.
+    """Delete what the ended server of this folder has left elsewhere: its shared memory and its shared folder.
 
-    These are processes of its models that still run, its shared memory, and its shared folder.
+    Also ends processes of its models that still run.
     """
     with contextlib.suppress(OSError):
         if regions := (folder / REGIONS).read_text():

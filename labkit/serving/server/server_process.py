@@ -32,7 +32,7 @@ LATE_SECONDS = 5.0
 """How much longer than its time limit a call may take."""
 
 USUAL_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # between two steps, an engine's threads leave their cores to the threads that send
+    "OMP_WAIT_POLICY": "PASSIVE",  # between two steps, an engine's threads free their cores for the threads that send responses
     **GIVE_BACK,
 }
 """Environment variables of a server, unless the caller's environment sets them."""
@@ -164,7 +164,7 @@ class ServerProcess:
         watch = LoadWatch(self.pid)
         wait(lambda: loading.done() or watch.has_lost_one(), f"{model} was not loaded", LATE_SECONDS)
         if not loading.done():
-            self.kill()  # asked to end, the server would wait for that process
+            self.kill()  # a server that is asked to end would wait for that process
             lost = f"the process of {model}, or of a model that it needs, ended as it began"
             raise NotAvailable(f"{lost}\n{end_of_log(self._start.log)}")
         try:
@@ -183,7 +183,7 @@ class ServerProcess:
             time.sleep(0.02)
 
     def how_it_ended(self) -> str:
-        """How tritonserver ended, in words, with the likely cause; or that it runs."""
+        """A text that says how tritonserver ended and the likely cause, or that it still runs."""
         status = self.guardian.poll()
         if status is None:
             return "tritonserver runs"

@@ -16,7 +16,7 @@ from labkit.serving.server.watchdog import Watchdog
 LOOK_SECONDS = 0.1
 LONGEST_PAUSE = 30.0
 MOST_STARTS = 8
-"""After so many failed starts in a row the supervisor gives up."""
+"""After this many failed starts in a row the supervisor gives up."""
 
 MOST_RESTARTS = 1000
 """How many restarts are remembered."""
@@ -74,7 +74,7 @@ class Supervisor:
         self._thread.start()
 
     def restart(self, why: str) -> None:
-        """End the server, so that its waiting clients get an error; it is then started again."""
+        """End the server, so that its waiting clients get an error. Then it is started again."""
         self._told = why
         self.process.kill()
 

@@ -21,10 +21,10 @@ MOST_REPAIRS = 1000
 """How many repairs are remembered."""
 
 FEW_REPAIRS = 10
-"""Each repair leaves 35 threads and 1 MiB of shared memory in the server. After so many repairs an idle server is restarted."""
+"""Each repair leaves 35 threads and 1 MiB of shared memory in the server. After this many, an idle server is restarted."""
 
 MANY_REPAIRS = 40
-"""After so many repairs a server is restarted even if it has requests."""
+"""After this many repairs a server is restarted even if it has requests."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Watchdog:
     The first thread probes the models in turn, one every `look_seconds / len(models)`. If a model does not answer, the models
     that it needs are probed and repaired first, because one of them is often the cause. The second thread notices at once if
     the process of a ready model has ended, or has been stopped for a while. Requests for such a model would wait in the
-    server, which lets only one per second fail and keeps the memory of all others. If somebody unloads a model of a watched
-    server, the watchdog loads it again.
+    server, which answers only one per second with an error and keeps the memory of all others. If somebody unloads a model of
+    a watched server, the watchdog loads it again.
 
-    restart_server: called with the reason, in words, if the whole server must be restarted. This is so if a process ended that
-    had accepted requests, which Triton would never answer, or if repairs have left too many threads in the server. After
-    the call the watchdog does nothing until `resume`.
+    restart_server: called with the reason, in words, if the whole server must be restarted. One case is that a process has
+    ended after it accepted requests: Triton would never answer these. The other is that repairs have left too many threads in
+    the server. After the call the watchdog does nothing until `resume`.
     """
 
     def __init__(

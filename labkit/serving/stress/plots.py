@@ -22,7 +22,7 @@ MOST_BARS = 120
 def throughput_plot(record: StressRecord, *, title: str = "Throughput and latency in a stress test") -> Figure:
     """The time between tokens (median and 99th percentile) against tokens per second, with one labelled point per load.
 
-    Raises `InvalidRequest` if in no row a request has two tokens.
+    Raises `InvalidRequest` if no request of any row has two tokens.
     """
     rows = [row for row in record.rows if row["itl_ms"]["p99"] is not None]
     if not rows:

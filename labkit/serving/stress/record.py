@@ -19,7 +19,7 @@ class StressRecord(Record):
 
     @classmethod
     def of(cls, runs: Sequence[StressRun], served: dict[str, Any]) -> StressRecord:
-        """The record of runs whose settings differ only in their load. served: what `about_served` returned before them."""
+        """The record of runs whose settings differ only in their load. served: the result of `about_served` before the runs."""
         settings = runs[0].settings.to_dict()
         asked = {name: value for name, value in settings.items() if name not in ("users", "rate")}
         about = {name: served[name] for name in ("served", "device", "dtype")}

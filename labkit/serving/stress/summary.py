@@ -10,7 +10,7 @@ from typing import Any
 from labkit.serving.stress.times import StressRun
 
 LATE_SECONDS = 0.02
-"""The generator did not keep up if one in a hundred requests, or measurements of the event loop, was later than this."""
+"""The generator did not keep up if the 99th percentile of its delays, in requests or in the event loop, is above this."""
 
 
 def percentiles(values: Sequence[float], scale: float = 1e3) -> dict[str, float | int | None]:

@@ -56,8 +56,8 @@ class RequestTimes:
 class StressRun:
     """All requests of a run, including those of the warm-up, and how late the generator itself was.
 
-    loop_lags: by how many seconds each of many short sleeps of the event loop lasted too long. Arrival times of tokens may be
-    noted late by as much.
+    loop_lags: by how many seconds each of many short sleeps of the event loop lasted too long. The noted arrival times of
+    tokens may be too late by as much.
     """
 
     settings: StressSettings

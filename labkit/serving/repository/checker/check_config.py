@@ -27,7 +27,7 @@ def check_config(
     others: Mapping[str, str | Path] | None = None,
     gpus: int | None = None,
 ) -> list[Fault]:
-    """All faults of a `config.pbtxt`, in the order of its lines; an empty list if it is right.
+    """All faults of a `config.pbtxt`, in the order of its lines; an empty list if the file is correct.
 
     config: its text, or its path; with a path, the folder must have the model's name.
     expected: the configuration that the model's code needs, for models that labkit knows.

@@ -35,7 +35,7 @@ def _batch(config: Node, expected: ModelConfig) -> Iterator[Fault]:
     if "max_batch_size" in config.refused or given < 0:
         return
     if given == 0 and expected.max_batch_size > 0:
-        what = "max_batch_size is not given, which is 0" if config.lacks("max_batch_size") else "max_batch_size is 0"
+        what = "max_batch_size is not given, which means 0" if config.lacks("max_batch_size") else "max_batch_size is 0"
         yield Fault(
             line,
             f"{what}, and {expected.name} takes batches: the batch is the first dimension of its tensors",
@@ -77,13 +77,13 @@ def _kinds(config: Node, expected: ModelConfig) -> Iterator[Fault]:
         if group.value("kind") == "KIND_MODEL":
             yield Fault(
                 group.line_of("kind"),
-                f"kind is KIND_MODEL, and {expected.name} does not ask the server for devices: it chooses them itself",
+                f"kind is KIND_MODEL, but {expected.name} does not ask the server for devices: it chooses them itself",
                 f"write kind: {expected.instances.kind}",
             )
 
 
 def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
-    """Instance groups for which the server would start one copy per GPU: those of kind GPU, given or by default."""
+    """Instance groups for which the server would start one copy per GPU: those whose kind is GPU, explicitly or by default."""
     if expected.instances is None or gpus < 2 or "instance_group" in config.refused:
         return
     groups = config.all("instance_group")

@@ -16,7 +16,7 @@ def is_ensemble(config: Node) -> bool:
 
 
 def model_faults(config: Node, folder: str | None, gpus: int | None) -> Iterator[Fault]:
-    """All these faults.
+    """All faults of these kinds.
 
     folder: name of the model's folder; None if unknown. gpus: the number of GPUs of the server's machine; None if unknown.
     """

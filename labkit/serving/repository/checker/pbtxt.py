@@ -60,7 +60,7 @@ class Node:
         return name not in self.scalars and name not in self.messages and name not in self.refused
 
     def blemished(self) -> bool:
-        """Whether something in the message was refused, at any depth, so that a missing field may just be misspelt."""
+        """Whether something in the message was refused, at any depth. Then a field that seems missing may only be misspelt."""
         return bool(self.refused) or any(node.blemished() for nodes in self.messages.values() for node in nodes)
 
 

@@ -164,7 +164,7 @@ class _Parser:
     def _separator(self, name: Token, opening: int) -> None:
         comma = self._peek()
         if self._took(",") and self._peek().text == "]":
-            raise Malformed(self._lines.of(comma.start), f"a comma stands after the last of {name.text}")
+            raise Malformed(self._lines.of(comma.start), f"a comma follows the last value of {name.text}")
         if comma.text not in (",", "]"):
             raise self._unexpected(comma, f"a comma or the ] of {name.text}, line {opening},")
 
@@ -178,7 +178,7 @@ class _Parser:
         return Field(name.text, " ".join(written), self._lines.of(token.start), start)
 
     def _unexpected(self, token: Token, wanted: str) -> Malformed:
-        given = {"end": "the end of the file", "other": f"{token.text}, perhaps of a string that its line does not close,"}
+        given = {"end": "the end of the file", "other": f"{token.text}, perhaps from a string that is not closed in its line,"}
         return Malformed(
             self._lines.of(token.start), f"{given.get(token.kind, token.text)} is found where {wanted} is expected"
         )

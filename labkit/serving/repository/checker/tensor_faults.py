@@ -77,7 +77,7 @@ def _impossible_reshape(kind: str, tensor: Node, batched: bool) -> Iterator[Faul
             yield Fault(
                 reshape.line,
                 f"{label(kind, tensor)} is reshaped from {dims_text(dims)} to {dims_text(shape)}, with a different size",
-                "make the products of both equal, with -1 as often in one as in the other",
+                "make the products of both equal, with the same number of -1 in both",
             )
 
 
