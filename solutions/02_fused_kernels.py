@@ -163,8 +163,8 @@ pictures.program_grid(rows=3, size=100, block=128)
 #
 # An element that the mask excludes is undefined unless `other` gives it a value. The interpreter of this lab makes it NaN, so
 # that you notice. An address outside your tensors is an error in the interpreter; on a GPU it reads garbage.
-# **`print(x)` works inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `other=0.0` and print
-# `total`. Then remove a `mask`, and read the last line of the error message.
+# **`print(x)` works inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `, other=0.0`
+# from the load of `x` and print `total`. Then remove `, mask=inside` from the store, and read the last line of the error.
 #
 # Each kernel has a specification in torch that you can call to compare: `ops.residual_layer_norm` and so on. The check also
 # watches how the work is done: your kernels must load and store everything, and torch must compute nothing in between.
@@ -182,7 +182,7 @@ def add_kernel(x, y, out, size, BLOCK: tl.constexpr):
 
 
 if has_triton():
-    x, y, out = torch.randn(3, 3, 100, device=device)
+    x, y, out = (torch.randn(3, 100, device=device) for _ in range(3))
     add_kernel[(3,)](x, y, out, 100, BLOCK=128)  # three programs
     print("equal to x + y:", torch.equal(out, x + y))
 

@@ -46,7 +46,7 @@ def address(token: int = 2, head: int = 1, dim: int = 4, *, tokens: int = 3, hea
         start = left + t * row
         canvas.bracket(start + 0.3 * unit, start + row - 0.3 * unit, 3 * unit, f"token {t}", above=True)
         for h in range(heads):
-            x, colour = start + h * head_dim, (BLUE, ORANGE)[(t * heads + h) % 2]
+            x, colour = start + h * head_dim, (BLUE, ORANGE)[h % 2]
             canvas.box(x, 4.5 * unit, head_dim, 6.5 * unit, colour)
             canvas.text(x + head_dim / 2, 6.3 * unit, f"head {h}", colour=ink_on(colour))
     canvas.box(left + place, 8 * unit, 1, 3 * unit, DARK)

@@ -61,7 +61,7 @@ def check(found: dict[str, list[CompiledKernel]], kind: str, arch: int) -> None:
         assert [problem for kernel in kernels for problem in kernel.problems()] == [], label
         main = next(kernel for kernel in kernels if kernel.name.startswith(("one_row", "few_rows")))
         accesses = main.global_accesses()
-        if main.name.startswith("row_"):
+        if main.name.startswith("one_row"):
             assert accesses[16] >= int(label.split("BLOCK_OUT=")[1].split()[0]), "a thread's 16 bytes of each output's weights"
             continue
         assert "cp.async.cg.shared.global" in main.ptx, "weights are not fetched ahead of their use"
