@@ -31,6 +31,7 @@ from labkit.grading.call import run_seeds
 from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.launch import Each
+from tests.exercises.learners import as_learners
 
 SEEDS = (11,)
 
@@ -313,49 +314,52 @@ def counts_nothing_right(layers: int, hidden: int, tokens: int, shards: int, sta
 
 
 def a_sum_too_many(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    found = own_step_traffic(layers, hidden, tokens, shards, stages, stage)
     sums, one = found["all_reduce"][0] + (stage == 1), tokens * hidden * 4
     return found | {"all_reduce": [sums, sums * one]}
 
 
 def half_a_send(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    found = own_step_traffic(layers, hidden, tokens, shards, stages, stage)
     return found | {"send": [found["send"][0], found["send"][1] // 2]}
 
 
+own_step_traffic, own_pipeline_schedule, own_choose_layout = map(as_learners, (step_traffic, pipeline_schedule, choose_layout))
+
+
 def two_sends(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    found = own_step_traffic(layers, hidden, tokens, shards, stages, stage)
     return found | {"send": [2 * count for count in found["send"]]}
 
 
 def sends_in_the_last(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    found = step_traffic(layers, hidden, tokens, shards, stages, stage)
+    found = own_step_traffic(layers, hidden, tokens, shards, stages, stage)
     return found | {"send": [3, 3]} if stage == stages - 1 else found
 
 
 def busy_is_forgotten(seconds: list[float], pieces: int) -> Any:
-    begins, _ = pipeline_schedule(seconds, pieces)
+    begins, _ = own_pipeline_schedule(seconds, pieces)
     early = [[row[0], *(before + 0.5 * own for before in row[:-1])] for row, own in zip(begins, seconds, strict=True)]
     return early, 0.5
 
 
 def front_is_forgotten(seconds: list[float], pieces: int) -> Any:
-    begins, idle = pipeline_schedule(seconds, pieces)
+    begins, idle = own_pipeline_schedule(seconds, pieces)
     return [begins[0], *([begin - 0.5 * seconds[0] for begin in row] for row in begins[1:])], idle
 
 
 def later_than_it_could(seconds: list[float], pieces: int) -> Any:
-    begins, idle = pipeline_schedule(seconds, pieces)
+    begins, idle = own_pipeline_schedule(seconds, pieces)
     return [[begin + 0.25 * stage for begin in row] for stage, row in enumerate(begins)], idle
 
 
 def idle_in_percent(seconds: list[float], pieces: int) -> Any:
-    begins, idle = pipeline_schedule(seconds, pieces)
+    begins, idle = own_pipeline_schedule(seconds, pieces)
     return begins, 100 * idle
 
 
 def idle_of_nothing(seconds: list[float], pieces: int) -> Any:
-    return pipeline_schedule(seconds, pieces)[0], 0.9
+    return own_pipeline_schedule(seconds, pieces)[0], 0.9
 
 
 def more_than_there_are(model: Any, machine: Any) -> tuple[int, int]:
@@ -375,7 +379,7 @@ def alone(model: Any, machine: Any) -> tuple[int, int]:
 
 
 def a_stage_more(model: Any, machine: Any) -> tuple[int, int]:
-    shards, stages = choose_layout(model, machine)
+    shards, stages = own_choose_layout(model, machine)
     return (shards, stages) if shards > 1 else (1, machine["nodes"] * machine["gpus"])
 
 
@@ -435,7 +439,7 @@ def test_too_little_memory_and_too_many_stages_are_named() -> None:
 
 def test_a_count_may_be_true_or_false() -> None:
     def by_comparison(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = dict(step_traffic(layers, hidden, tokens, shards, stages, stage))
+        found: dict[str, list[Any]] = dict(own_step_traffic(layers, hidden, tokens, shards, stages, stage))
         send = stage < stages - 1
         return found | {"send": [send, send * tokens * hidden * 4]}
 

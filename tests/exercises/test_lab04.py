@@ -28,6 +28,7 @@ from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
+from tests.exercises.learners import as_learners
 
 BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
 ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
@@ -289,7 +290,7 @@ def test_a_stub_in_a_models_process_is_named() -> None:
 def test_without_a_server_it_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(machine_needs.NEEDS, "triton_server", (machine_needs.NEEDS["triton_server"][0], lambda machine: False))
     for exercise in EXERCISES:
-        verdict = check_quietly(exercise, exercise.reference)
+        verdict = check_quietly(exercise, as_learners(exercise.reference))
         assert verdict.verdict == (NOT_MEASURED if exercise.requires else PASSED)
         assert "labkit serve --install" in verdict.message or not exercise.requires
 

@@ -153,7 +153,7 @@ def test_bfloat16_is_refused_in_the_interpreter() -> None:
 
 def test_fp8_is_refused_before_it_exists() -> None:
     weight = ops.Fp8Weight.quantize(random(16, 32))
-    with pytest.raises(NotAvailable, match=r"compute capability 8\.9 or above, this one has 8\.0; quantize to int8"):
+    with pytest.raises(NotAvailable, match=r"compute capability 8\.9 or above; this one has 8\.0: quantize to int8"):
         linear_triton(random(2, 32).float(), weight)
 
 

@@ -55,7 +55,7 @@ def test_every_shape_and_bucket_is_tuned_once_and_the_choice_runs(
     lines: list[str] = []
     tune(CONFIG, (1, 3, 4, 1000), kind="int8", device=CPU, report=lines.append)
     assert len(lines) == 5 * 2
-    assert lines[0].startswith("linear int8 1x32x96 float16: library, ")
+    assert lines[0].startswith("linear int8 1x32x96 float16: cublas, ")
     entries = json.loads((tmp_path / "autotune.json").read_text())["devices"]["cpu"]
     assert set(entries) == {f"linear int8 {rows}x{a}x{b} float16" for rows in (1, 4) for a, b in linear_shapes(CONFIG).values()}
     measured = clock.calls
