@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ def as_learners(function: Callable[..., Any]) -> Callable[..., Any]:
     assert spec
     assert spec.loader
     copy = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = copy  # dataclasses look their module up there
     spec.loader.exec_module(copy)
     for name, value in list(vars(copy).items()):
         if isinstance(value, FunctionType) and value.__module__.startswith("labkit."):
