@@ -26,9 +26,9 @@ from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
 from labkit.serving.server.probes import as_input
 
 MODEL = "teletype"
-SILENT_SECONDS = 2.0
+SILENT_SECONDS = 6.0
 """A client that yields nothing for so long is taken to wait for ever."""
-PATIENCE = 1.5
+PATIENCE = 4.0
 """Seconds in which the model must notice that its client has left."""
 
 
@@ -194,7 +194,8 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         return {
             "callback": _crash_in_words(crashes[0], function) if crashes else "",
             "pieces": reader.pieces,
-            "each piece before the next is made": not notes["late"],
+            # A reader who has left reads nothing: that is no delay of the client.
+            "each piece before the next is made": bool(case.leaves_after) or not notes["late"],
             "error": reader.error,
             "cancelled": bool(case.leaves_after) and notes["cancelled"],
         }
@@ -276,6 +277,8 @@ class _Reader:
         case = self._case
         try:
             stream = self._function(self._client, MODEL, prompt_inputs(f"{self._folder} {case.words}", case.count))
+            if stream is None:
+                raise TypeError("the function returned None; a generator needs a `yield`")
             for piece in stream:
                 self.pieces.append(piece if isinstance(piece, str) else repr(piece))
                 if len(self.pieces) == case.leaves_after:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-PATIENCE = 0.8
+PATIENCE = 2.0
 """Seconds that the model waits for its reader. It waits only until the reader was late once."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
