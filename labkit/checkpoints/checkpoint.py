@@ -39,7 +39,7 @@ class Checkpoint(ABC):
     weight_dtype: torch.dtype
 
     def tensor_names(self) -> list[str]:
-        """The names of all tensors, as Hugging Face has them."""
+        """Hugging Face's names of all tensors."""
         return list(expected_shapes(self.config))
 
     def stored_dtype(self, name: str) -> torch.dtype:
@@ -103,7 +103,7 @@ def _span(part: slice, length: int) -> slice:
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite. Uses the minimum and maximum, so that no temporary of the tensor's size is made."""
+    """Whether no value is NaN or infinite. Uses the minimum and maximum, which need no second tensor of the same size."""
     if tensor.numel() == 0:
         return True
     lowest, highest = tensor.aminmax()

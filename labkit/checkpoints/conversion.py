@@ -25,7 +25,7 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The folder that was written, which `labkit.load` accepts; the number of its files, and their bytes."""
+    """The folder that was written (`labkit.load` accepts it), the number of its files, and their total bytes."""
 
     path: Path
     files: int
@@ -53,7 +53,7 @@ def convert(
 
     FasterTransformer's format goes to the folder `<tensor_parallel>-gpu` in `target`. precision: fp32, fp16 or bf16. By
     default the precision of the source is kept, except that FasterTransformer's files are written in fp32, as its own
-    converters do and its loader expects; converting these files further restores the precision of the source. shard_bytes:
+    converters do and its loader expects. If these files are converted again, the original precision is restored. shard_bytes:
     the largest size of a safetensors file. force: replace a checkpoint that exists at the target.
 
     All arguments are checked before anything is written, and the folder gets its name only when it is complete. Raises
@@ -80,7 +80,7 @@ def convert(
             write_fastertransformer(checkpoint, folder, tensor_parallel, dtype or torch.float32, source_dtype, progress)
         if form != "fastertransformer":
             copy_beside(_tokenizer_folder(checkpoint), folder)
-    if form == "fastertransformer":  # the format has no tokenizer: put it beside the folder, where labkit looks for it
+    if form == "fastertransformer":  # the format has no tokenizer files: they go beside the folder, where labkit finds them
         copy_beside(_tokenizer_folder(checkpoint), place.parent)
     files = [file for file in place.rglob("*") if file.is_file()]
     return ConvertResult(place, len(files), sum(file.stat().st_size for file in files))
@@ -111,7 +111,7 @@ def _check_apart(checkpoint: Checkpoint, place: Path) -> None:
 
 
 def _dtypes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The dtype in which each tensor is stored: `dtype`, or that of the source (before a widening to fp32, if known)."""
+    """The dtype of each tensor: `dtype`, or that of the source; if the source was widened to fp32, the one before, if known."""
     if dtype is None and isinstance(checkpoint, FasterTransformerCheckpoint):
         dtype = checkpoint.source_dtype
     return {name: dtype or checkpoint.stored_dtype(name) for name in checkpoint.tensor_names()}

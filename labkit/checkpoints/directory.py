@@ -21,7 +21,7 @@ CHECKSUMS = "SHA256SUMS"
 
 
 class DirectoryCheckpoint(Checkpoint):
-    """The weights of a local directory. Opening checks that every tensor exists in its shape; reading checks values.
+    """The weights of a local directory. Opening checks that every tensor exists with the right shape; reading checks values.
 
     Tensors that do not belong to the model of `config.json` are refused if they would change its results (more layers,
     biases, adapters); otherwise a warning names them. If there is a file `SHA256SUMS` (as `sha256sum` writes it), the files

@@ -1,8 +1,8 @@
 """Reads a GPT-J in FasterTransformer's format, one slice at a time: a folder `<TP>-gpu` of raw arrays and `config.ini`.
 
 `fastertransformer_files` says which file holds what. FasterTransformer only warns when a file is missing or short and then
-computes with wrong weights; labkit refuses such a folder. Its converters always write float32; its GPT-J loader obeys
-`weight_data_type` only since release 5.1.
+computes with wrong weights; labkit refuses such a folder. FasterTransformer's converters always write float32, and its GPT-J
+loader obeys `weight_data_type` only since release 5.1.
 
 `config.ini` contains neither the context length of the model nor the epsilon of its norms. `labkit convert` adds a section
 `[labkit]` with both, and with `end_ids` if several tokens end a text (FasterTransformer's `end_id` is the first of them).
@@ -33,7 +33,7 @@ from labkit.tokenizer import Tokenizer
 CONFIG = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NO_TOKEN = -1
-"""Written if a model has no such token: FasterTransformer stops at the `None` that its own converters write."""
+"""Written if a model has no start or end token. FasterTransformer's own converters write `None`, at which it then stops."""
 FOLDER = re.compile(r"([1-9]\d*)-gpu")
 _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_embedding", "vocab_size")
 
@@ -78,7 +78,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         self._files = {name: self._open(name, stored) for name, stored in self._stored.items()}
 
     def _open(self, name: str, stored: StoredFile) -> TensorFile:
-        """One `.bin` file, once its size has been compared with the shape of its array."""
+        """Open one `.bin` file, after comparing its size with the shape of its array."""
         assert self.path is not None
         path, shape = self.path / name, stored.shape
         entry = Entry(self.weight_dtype, shape if len(shape) < 3 else (shape[0], shape[1] * shape[2]), 0)
@@ -89,7 +89,7 @@ class FasterTransformerCheckpoint(Checkpoint):
             kind = "short" if size < entry.byte_count else "too long"
             raise CheckpointError(
                 f"{path} is {kind}: it has {size} bytes, {self.weight_dtype} of shape {shape} takes {entry.byte_count}; "
-                f"either the file is incomplete, or {CONFIG} does not have the shape or weight_data_type of the files"
+                f"either the file is incomplete, or {CONFIG} states another shape or weight_data_type than the files have"
             )
         return TensorFile(path, {name: entry})
 

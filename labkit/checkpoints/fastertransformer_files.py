@@ -29,8 +29,8 @@ _QKV_PARTS = tuple(f"attn.{which}_proj.weight" for which in "qkv")
 class StoredFile:
     """One `.bin` file: `tensors` are Hugging Face's names, three for query, key and value, otherwise one.
 
-    rank: the tensor-parallel rank whose share the file holds, or None for a tensor that is not split. shape: that of the
-    array in the file, rows slowest.
+    rank: the tensor-parallel rank whose share the file holds, or None for a tensor that is not split. shape: the shape of the
+    array in the file, in row-major order.
     """
 
     tensors: tuple[str, ...]

@@ -20,7 +20,7 @@ from labkit.config import GPTJConfig
 def write_fastertransformer(
     checkpoint: Checkpoint, folder: Path, tensor_parallel: int, dtype: torch.dtype, source: torch.dtype, progress: Progress
 ) -> None:
-    """Fill an empty folder. source: the dtype of the source's weights, stored so that converting back can restore it.
+    """Fill an empty folder. source: the dtype of the original weights; it is stored, so that converting back can restore it.
 
     `config.ini` is written last, so that nobody takes an unfinished folder for a complete one.
     """

@@ -1,6 +1,6 @@
 """Brings the files of a named model to this disk: the built-in model is part of labkit, the others are downloaded from a hub.
 
-A model that is already here is only read, so `LABKIT_HOME` may be read-only then. A copy in the hub's own cache
+A model that is already here is only read, so in that case `LABKIT_HOME` may be read-only. A copy in the hub's own cache
 (`HF_HUB_CACHE`, `HF_HOME`), where `transformers` puts it, is used as well.
 
 A download first checks the free disk space. It shows its progress, continues where an earlier download stopped (also one of
@@ -67,7 +67,7 @@ class FetchResult:
 def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
     """Make sure that the model `name` is on this disk, and return where it is.
 
-    Raises `InvalidRequest` if no files belong to the name, `NotAvailable` if the network is needed but forbidden or down,
+    Raises `InvalidRequest` if the name has no files, `NotAvailable` if the network is needed but forbidden or down,
     `InsufficientResources` if the disk is too small, and `CheckpointError` if the downloaded bytes are wrong.
     """
     if name in BUILT_IN:
@@ -111,7 +111,7 @@ def _download(model: HubModel, path: Path) -> Path:
     if _is_offline():
         raise NotAvailable(
             f"{model.repository} is not on this disk, in {path} or in the hub's cache, and HF_HUB_OFFLINE forbids fetching it; "
-            "unset that, or use gptj-tiny or gpt-j-6b-synthetic"
+            "unset HF_HUB_OFFLINE, or use gptj-tiny or gpt-j-6b-synthetic"
         )
     with _locked(path):
         if _is_complete(path):  # another process fetched it while this one waited for the lock
@@ -189,7 +189,7 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
         except _network_errors():  # for example, the hub has closed a connection that was kept open
             info = ask(timeout=ANSWER_SECONDS)
         rows = {row.rfilename: row for row in info.siblings or [] if row.size is not None}
-    except Exception as error:  # the client raises many kinds, and so does an answer of a wrong form
+    except Exception as error:  # the client raises many kinds of errors, and so does parsing a wrong answer
         raise NotAvailable(
             f"cannot reach the hub for {model.repository}: {_first_line(error)}; check the network or set "
             "LABKIT_HUB_ENDPOINT to a mirror"
@@ -198,7 +198,7 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
     if absent:
         raise NotAvailable(
             f"the hub lists no {', '.join(absent)} of {model.repository} at {model.revision}; set LABKIT_HUB_ENDPOINT to "
-            "a hub that does"
+            "a hub that has it"
         )
 
     def as_file(name: str, row: RepoSibling) -> _HubFile:
@@ -228,29 +228,29 @@ def _download_file(file: _HubFile, repository: str) -> None:
         except _network_errors() as error:
             if attempt == ATTEMPTS - 1:
                 raise NotAvailable(
-                    f"{name} of {repository} broke off {ATTEMPTS} times ({_first_line(error)}); what has come is kept: run "
-                    "the same command again to continue"
+                    f"{name} of {repository} broke off {ATTEMPTS} times ({_first_line(error)}); the part received so far "
+                    "is kept: run the same command again to continue"
                 ) from error
             time.sleep(min(2**attempt, 8) * float(os.environ.get("LABKIT_RETRY_SECONDS", "1")))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise InsufficientResources(
-                f"the disk of {file.path.parent} became full while {name} came; what has come is kept: free some space and "
-                "run the same command again"
+                f"the disk of {file.path.parent} became full during the download of {name}; the part received so far is kept: "
+                "free some space and run the same command again"
             ) from error
     if not file.is_right(file.partial):
         size = file.received
         file.partial.unlink()
         raise CheckpointError(
-            f"{name} of {repository} came wrong: its {size} bytes are not the {file.size} with the checksum "
-            f"{file.sha256 or file.git_id} that the hub states; the file was removed, run the same command again"
+            f"{name} of {repository} was received wrongly: {size} bytes came, but the hub states {file.size} bytes with the "
+            f"checksum {file.sha256 or file.git_id}; the file was removed, run the same command again"
         )
     file.partial.replace(file.path)
 
 
 def _receive(file: _HubFile) -> None:
-    """Request the missing bytes of a file once and append them; raises one of `_network_errors` if some do not come."""
+    """Request the missing bytes of a file once and append them; raises one of `_network_errors` if some are missing."""
     from huggingface_hub import constants, get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -266,7 +266,7 @@ def _receive(file: _HubFile) -> None:
         with file.partial.open("ab" if goes_on else "wb") as target:
             _write(response.iter_bytes(), target, file, received if goes_on else 0)
     if file.received < file.size:
-        raise _network_errors()[0](f"{file.received} of {file.size} bytes came")
+        raise _network_errors()[0](f"{file.received} of {file.size} bytes were received")
 
 
 def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received: int) -> None:

@@ -1,7 +1,7 @@
 """Reads a GPT-J in Megatron-LM's layout, one slice at a time; `megatron_settings` says which models are a GPT-J.
 
 Every tensor rank has a file `mp_rank_TT/model_optim_rng.pt`; with pipeline ranks it is `mp_rank_TT_PPP/...`. The files are in
-a folder `iter_XXXXXXX` or `release`, which `latest_checkpointed_iteration.txt` beside it names (Megatron-LM,
+a folder `iter_XXXXXXX` or `release`. `latest_checkpointed_iteration.txt`, beside this folder, names it (Megatron-LM,
 `megatron/checkpointing.py`). Matrices are [out, in] and split as `split` says. The vocabulary is padded to a multiple of the
 ranks times `make_vocab_size_divisible_by`. Layer numbers begin at 0 in each pipeline rank. Files are read with
 `torch.load(weights_only=True)`, so no code in them can run.
@@ -43,7 +43,7 @@ def is_megatron(path: Path) -> bool:
 def open_megatron(path: Path) -> RankedCheckpoint:
     """Open the checkpoint in a folder of rank folders, or the one that a tracker file names.
 
-    Raises `CheckpointError`, which says what is missing, too short, more than data, or not part of a GPT-J.
+    Raises `CheckpointError`, with the reason, for files that are missing or too short, contain code, or are not of a GPT-J.
     """
     folder = _iteration_folder(path) if (path / TRACKER).is_file() else path
     ranks: Ranks = {}
@@ -61,8 +61,8 @@ def open_megatron(path: Path) -> RankedCheckpoint:
         raise CheckpointError(f"{first.label} has no 'model' among its keys {', '.join(map(str, content))}{more}")
     if "args" not in content:
         raise CheckpointError(
-            f"{first.label} has no 'args', which say the number of heads and what the layers are; save it with a Megatron-LM "
-            "that writes them (since checkpoint version 1)"
+            f"{first.label} has no 'args', which state the number of heads and the kind of layers; save it with a "
+            "Megatron-LM that writes them (since checkpoint version 1)"
         )
     args = content["args"]
     if not isinstance(args, dict | argparse.Namespace):
@@ -137,7 +137,7 @@ class RankedCheckpoint(Checkpoint):
                     raise CheckpointError(f"{archive.label}: {entry} has shape {found}, but the settings require {wanted}")
 
     def _rank_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the tensor that a rank's file stores for this one."""
+        """The shape in which the file of one rank stores its share of this tensor."""
         if split_of(name) is Split.VOCABULARY:  # padded, so that all ranks have equal shares
             return (self._archives.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
         share = share_shape(name, shape, 0, self._archives.tensor_parallel)
@@ -150,11 +150,11 @@ class RankedCheckpoint(Checkpoint):
     def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         pieces = self._pieces(name, rows)
         if not pieces:
-            target.zero_()  # a head without a bias is a head whose bias is zero
+            target.zero_()  # a missing bias of the head is a bias of zero
         read_pieces(pieces, rows, columns, target)
 
     def _pieces(self, name: str, rows: slice | None = None) -> list[Piece]:
-        """The pieces of a tensor (Hugging Face's name) in the files; of query, key and value only the pieces of `rows`."""
+        """The pieces of a tensor (Hugging Face's name) in the files; for query, key and value, only those of `rows`."""
         shape = expected_shapes(self.config)[name]
         last = self._archives.pipeline_parallel - 1
         if name == "transformer.wte.weight":

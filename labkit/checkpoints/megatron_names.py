@@ -1,4 +1,4 @@
-"""Megatron's names of tensors, made the same for all its versions and NeMo; and the order of its fused query, key and value.
+"""One name per tensor for all versions of Megatron and for NeMo, and the order of rows in their fused query, key and value.
 
 Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests dictionaries: `model.language_model.embedding`,
 `.encoder` (`.transformer` before 2021) and `.output_layer`. NeMo has the same names in one flat dictionary. Megatron-core
@@ -39,7 +39,7 @@ QKV = "attention.query_key_value.weight"
 
 
 def one_name(stored: str) -> str | None:
-    """`layers.N.attention...`, `embedding...`, `final_layernorm...` or `output_layer...`; None if it is no weight."""
+    """The common name: `layers.N.attention...`, `embedding...`, `final_layernorm...`, `output_layer...`; None if no weight."""
     found = _ROOT.match(stored)
     if not found or stored.endswith("_extra_state"):
         return None

@@ -44,8 +44,8 @@ def differences(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
         found.append("a second layer norm in each layer (post_attention_layernorm), where GPT-J has one")
     if not is_parallel(settings):
         found.append(
-            "a sequential residual (attention first, then the MLP on its result), where GPT-J adds both at once and says "
-            "so by gpt_j_residual and gpt_j_tied"
+            "a sequential residual (attention first, then the MLP on its result), where GPT-J adds both in one sum (settings "
+            "gpt_j_residual and gpt_j_tied)"
         )
     return found + _other_differences(settings, have)
 
@@ -68,7 +68,7 @@ def _other_differences(settings: Mapping[str, Any], have: set[str]) -> list[str]
         found.append(f"grouped queries (num_query_groups {groups} for {heads} heads), where GPT-J has a key for each head")
     channels = settings.get("kv_channels")
     if channels and heads and settings.get("hidden_size") and channels * heads != settings["hidden_size"]:
-        found.append(f"heads of {channels} that do not make up the hidden size, where GPT-J's do")
+        found.append(f"heads of {channels} dimensions that do not add up to the hidden size, where GPT-J's do")
     if settings.get("num_experts") or settings.get("num_moe_experts") or any(".experts." in name for name in have):
         found.append("experts (MoE), where GPT-J has one MLP")
     base = settings.get("rotary_base")

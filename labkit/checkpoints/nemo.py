@@ -83,7 +83,7 @@ def _settings(path: Path, place: Place) -> dict[str, Any]:
 
 
 def _places(path: Path) -> tuple[dict[str, Place], Any]:
-    """The useful members of a tar, and an object that keeps their bytes on the disk while it lives."""
+    """The useful members of a tar, and an object that keeps unpacked members on the disk as long as it exists."""
     try:
         with path.open("rb") as file:
             plain = not _is_gzip(file)
@@ -102,7 +102,7 @@ def _is_gzip(file: IO[bytes]) -> bool:
 
 
 def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> list[tuple[str, tarfile.TarInfo]]:
-    """The files in the tar; raises `CheckpointError` if a member is no file or folder, or would leave the folder."""
+    """The files in the tar; raises `CheckpointError` if a member is no file or folder, or would be outside the folder."""
     found = []
     for member in archive:
         parts = PurePosixPath(member.name)
@@ -123,7 +123,7 @@ def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> l
 
 @lru_cache(maxsize=1)
 def _unpacked(path: Path, _modified: int, _size: int) -> tuple[dict[str, Place], Any]:
-    """Unpack a compressed tar into a temporary folder, deleted with this process; the latest one is kept for the next call."""
+    """Unpack a compressed tar into a temporary folder. The latest folder is kept for the next call until this process ends."""
     owner = tempfile.TemporaryDirectory(prefix="labkit-nemo-")
     places: dict[str, Place] = {}
     with tarfile.open(path, "r:gz") as archive:

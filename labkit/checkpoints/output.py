@@ -1,4 +1,4 @@
-"""Makes the folder of a checkpoint: it is written beside its place and moved there when it is complete."""
+"""Makes the folder of a checkpoint: it is written beside the target under another name, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise `InvalidRequest` if `target` exists; with `force`, only if it is anything but a checkpoint."""
+    """Raise `InvalidRequest` if `target` exists and is not empty; with `force`, only if it is not a checkpoint."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InvalidRequest(f"{target} exists and is no folder; give another target")
     if not target.exists() or not any(target.iterdir()):
@@ -58,9 +58,9 @@ def check_target(target: Path, *, force: bool) -> None:
 
 @contextmanager
 def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Iterator[Path]:
-    """An empty folder beside `target`, for the block to fill. It replaces `target` if the block succeeds, or is removed.
+    """An empty folder beside `target`, for the block to fill. If the block succeeds it replaces `target`, else it is removed.
 
-    An existing checkpoint stays complete until the new one is. Raises what `check_target` raises, and
+    An existing checkpoint stays complete until the new one is complete. Raises the errors of `check_target`, and
     `InsufficientResources` if the disk has less than `needed_bytes` free.
     """
     check_target(target, force=force)
@@ -119,7 +119,7 @@ def _move(staging: Path, target: Path) -> None:
 
 
 def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
-    """Append the values of a tensor, rows slowest, in this machine's byte order (little-endian)."""
+    """Append the values of a tensor in row-major order and in this machine's byte order (little-endian)."""
     file.write(memoryview(tensor.contiguous().view(torch.uint8).numpy().reshape(-1)))  # type: ignore[arg-type]
 
 

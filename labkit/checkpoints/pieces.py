@@ -1,4 +1,4 @@
-"""Reads a tensor from rectangles that lie in several files, some of them transposed, as all sharded formats need it."""
+"""Reads a tensor from rectangles in several files, some of them transposed. All sharded formats need this."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ OTHER_BITS = {
 class SafetensorsFile(TensorFile):
     """One safetensors file; opening reads its header and compares it with the size of the file.
 
-    `names` are the names of all tensors; only floating-point tensors have an entry. Raises `CheckpointError`, which names the
-    file, and the first tensor that is cut off, if something is wrong.
+    `names` are the names of all tensors; only floating-point tensors have an entry. If something is wrong, raises
+    `CheckpointError`, which names the file and the first tensor that is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ def _span(name: str, row: Any) -> tuple[int, int]:
     if not _are_whole(shape):
         raise ValueError(f"{name} has the shape {shape!r:.80}; a list of whole numbers is accepted")
     if not _are_whole(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name} begins at and ends at {offsets!r:.80}; two whole numbers are accepted")
+        raise ValueError(f"{name} has the data_offsets {offsets!r:.80}; two whole numbers are accepted")
     begin, end = offsets
     bits = 8 * DTYPES[dtype].itemsize if dtype in DTYPES else OTHER_BITS[dtype]
     needed = -(-math.prod(shape) * bits // 8)

@@ -18,7 +18,7 @@ ADDED, SPECIAL = "added_tokens.json", "special_tokens_map.json"
 END_OF_TEXT = "<|endoftext|>"
 """The special token of GPT-2's tokenizer, used if no file names special tokens."""
 MOST_PADDING = 1024
-"""A model's vocabulary is often padded, for example to a multiple of 128 per rank; more than this is not padding."""
+"""A model's vocabulary is often padded, for example to a multiple of 128 per rank; more entries than this are not padding."""
 
 
 def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
@@ -99,13 +99,13 @@ def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]
 
 
 def _check_ids(folder: Path, vocab: dict[str, int], ids: dict[str, Any]) -> None:
-    """Raise `CheckpointError` unless each added token has its id of the vocabulary, or one of the next ids after it."""
+    """Raise `CheckpointError` unless each added token has its id in the vocabulary, or the next id after the vocabulary's."""
     if wrong := [name for name, token in ids.items() if type(token) is not int or vocab.get(name, token) != token]:
-        raise CheckpointError(f"{folder}: the added token {wrong[0]!r:.80} has the id {ids[wrong[0]]!r:.40}, not its own")
+        raise CheckpointError(f"{folder}: the added token {wrong[0]!r:.80} has a wrong id, {ids[wrong[0]]!r:.40}")
     expected = itertools.count(1 + max(vocab.values()))
     for name in sorted(ids.keys() - vocab.keys(), key=lambda name: int(ids[name])):
         if ids[name] != (follows := next(expected)):
-            raise CheckpointError(f"{folder}: the added token {name!r:.80} has the id {ids[name]}; {follows} comes next")
+            raise CheckpointError(f"{folder}: the added token {name!r:.80} has the id {ids[name]}; the next id is {follows}")
 
 
 def _list(value: Any) -> list[Any]:

@@ -45,7 +45,7 @@ _PASSED: list[Any] = [
 class TorchArchive(TensorFile):
     """A torch file, or the `length` bytes of a file that begin at byte `start`; `label` is its name in messages.
 
-    `content` is what the file holds, with tensors that have no values; `entries` are the floating-point tensors by dotted
+    `content` is the object in the file, with tensors that have no values; `entries` are the floating-point tensors by dotted
     name. Raises `CheckpointError` for a file that is incomplete, was written by an old torch, or contains code; such code
     is never run.
     """
@@ -91,7 +91,7 @@ class _Window(io.RawIOBase):
 
 
 def _records(window: IO[bytes], label: str) -> dict[int, int]:
-    """Where each record begins, and how many bytes it has; 0 if it is compressed."""
+    """The number of bytes of each record (0 if it is compressed), by the position of its first byte."""
     try:
         with zipfile.ZipFile(window) as archive:
             infos = archive.infolist()

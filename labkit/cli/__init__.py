@@ -35,7 +35,7 @@ COMMANDS = (
 )
 
 OLD_NAMES = {"stress": "load"}
-"""Names that commands had before; they still work, and `--help` does not list them."""
+"""Former names of commands. They still work, but `--help` does not list them."""
 
 
 def _print_version(asked: bool) -> None:

@@ -39,7 +39,7 @@ def bench(
     ] = "1",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the decode steps, with collectives shown apart, to this PNG or SVG file.")
+        Path | None, typer.Option(help="Draw the decode steps, with separate collectives, to this PNG or SVG file.")
     ] = None,
     device: DeviceOption = None,
     precision: Annotated[
@@ -95,9 +95,9 @@ def _draw(record: Record, path: Path) -> None:
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
     unseen = [
         "communication_bytes" in row and "communication_share" not in row for row in record.rows
-    ]  # the host does not see GPUs communicate
+    ]  # the host cannot measure how long GPUs communicate
     bars = [
-        f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not apart)' if together else ''}"
+        f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not separate)' if together else ''}"
         for row, together in zip(record.rows, unseen, strict=True)
     ]
     parts = {"computing": [ms - part for ms, part in zip(steps, waited, strict=True)], "in collectives (rank 0)": waited}
@@ -135,7 +135,7 @@ def _print_table(record: Record) -> None:
             share = (
                 f"{100 * row['communication_share']:.0f} % of a decode step"
                 if "communication_share" in row
-                else "time not measured apart"
+                else "time not measured separately"
             )
             console.print(f"{row['engine']}, batch {row['batch']}{which(row)}: {share} in collectives, {size}")
     if scaling := record.extra.get("predicted_scaling"):
@@ -151,7 +151,7 @@ def _print_table(record: Record) -> None:
 
 
 def _which(record: Record) -> Callable[[dict[str, Any]], str]:
-    """The words for a row's precision; none if all rows have the same."""
+    """A function that names a row's precision in words; it returns an empty string if all rows have the same precision."""
     several = len(record.settings["precisions"]) > 1
     return lambda row: f", {row['precision']}" if several else ""
 

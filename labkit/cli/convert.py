@@ -15,7 +15,7 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; it must not exist yet.")],
     format: Annotated[str, typer.Option("--format", help="hf, fastertransformer or megatron.")],
     tensor_parallel: Annotated[int, typer.Option(help="The number of ranks that share each layer.")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(help="The number of ranks that share out the layers (megatron).")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="The number of stages that the layers are split into (megatron).")] = 1,
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or bf16; if left out, that of the source (fastertransformer: fp32).")
     ] = None,
@@ -29,9 +29,10 @@ def convert(
     DST/N-gpu, where N is the tensor parallel size. DST appears under its name only when it is complete. A checkpoint that
     contains code is refused, and its code is not run.
 
-    Of Megatron-LM and NeMo checkpoints only GPT-J models can be converted. Learned positions, a tied head, a sequential
-    residual with two layer norms (Megatron's usual GPT) and biases in attention are refused, and the message says what differs.
-    The megatron format has Megatron's files and names, but the layers of a GPT-J, which Megatron's own GPT does not compute.
+    Checkpoints of Megatron-LM and NeMo can be converted only if the model is a GPT-J. Learned positions, a tied head, a
+    sequential residual with two layer norms (Megatron's usual GPT) and biases in attention are refused, and the message says
+    what differs. The megatron format has Megatron's files and names, but the layers of a GPT-J, which Megatron's own GPT does
+    not compute.
 
     Example: labkit convert gptj-tiny converted --format fastertransformer --tensor-parallel 2
     """

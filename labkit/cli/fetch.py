@@ -15,8 +15,8 @@ def fetch(
 ) -> None:
     """Download a model, or find it on this disk, and print its directory.
 
-    A model in the cache of the Hugging Face hub (HF_HOME) is used from there. A LABKIT_HOME that cannot be written is searched
-    too. A download resumes where it stopped and is checked against the hub's SHA-256. It starts only if the disk has room.
+    A model in the cache of the Hugging Face hub (HF_HOME) is used from there. LABKIT_HOME is searched even if it is read-only.
+    A download resumes where it stopped and is checked against the hub's SHA-256. It starts only if the disk has room.
 
     Example: labkit fetch gpt-j-6b
     """

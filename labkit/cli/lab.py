@@ -15,8 +15,8 @@ from labkit.errors import InvalidRequest, NotAvailable
 
 def lab(
     course: Annotated[Path, typer.Option(help="The course's folder, with labs/.")] = Path(),
-    ip: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it yourself.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="First port to try; the next free one is taken.")] = 8888,
+    ip: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can connect.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="First port to try; if it is taken, the next free one is used.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser, where there is a display.")] = True,
 ) -> None:
     """Describe this machine, start JupyterLab at lab 00 and print its address.
@@ -30,7 +30,7 @@ def lab(
 
     labs = sorted((course / "labs").glob("[0-9][0-9]_*.ipynb"))
     if not labs:
-        raise InvalidRequest(f"{course.resolve()} has no labs/NN_slug.ipynb; run this in the course's folder, or name it")
+        raise InvalidRequest(f"{course.resolve()} has no labs/NN_slug.ipynb; run this in the course's folder, or give --course")
     doctor()
     running = running_server(course)
     first = labs[0].relative_to(course)

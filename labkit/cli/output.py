@@ -1,4 +1,4 @@
-"""What all commands share: output, errors, and the types of common options.
+"""Shared by all commands: output, errors, and the types of common options.
 
 Progress and messages go to stderr. With `--json` the last line of stdout is one JSON object. The exit status is 0 for success,
 2 for wrong use, and 1 for a failure, which is described in one sentence on stderr.
@@ -44,7 +44,7 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             try:
                 return command(*arguments, **options)
             finally:
-                sys.stdout.flush()  # raises here, where it is handled, if the pipe is closed
+                sys.stdout.flush()  # if the pipe is closed, this raises here, where it is handled
         except LabkitError as error:
             print(f"labkit: {error}", file=sys.stderr)
             raise SystemExit(2 if isinstance(error, InvalidRequest) else 1) from None

@@ -47,7 +47,7 @@ def serve(
     http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8002,
-    address: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it yourself.")] = "127.0.0.1",
+    address: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can connect.")] = "127.0.0.1",
     repository: Annotated[
         Path | None, typer.Option(help="The folder for the model repository; a temporary one if left out.")
     ] = None,
@@ -66,7 +66,7 @@ def serve(
         curl -d '{"text_input": "In the beginning"}' 127.0.0.1:8000/v2/models/gptj/generate
 
     If tritonserver ends by itself or crashes on a request, it is started again.
-    A model repository of your own is checked first: each fault of a config.pbtxt is printed with its line and what to do.
+    A model repository of your own is checked first: each fault of a config.pbtxt is printed with its line and how to fix it.
     """
     from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.install import install_server, need_server
@@ -178,7 +178,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
 
 
 def _show_status(server: Server, told: threading.Event, name: str) -> None:
-    """Until told to end: update a status line on a terminal, and report restarts and repairs."""
+    """Update a status line on a terminal, and report restarts and repairs, until `told` is set."""
     from labkit.errors import NotAvailable
     from labkit.serving.server.status_line import status_line
 

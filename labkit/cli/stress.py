@@ -1,4 +1,4 @@
-"""`labkit stress`: send a server of gptj many requests, and print how long they took."""
+"""`labkit stress`: sends many requests to a server of gptj, and prints how long they took."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COLUMNS = ("load", "answered", "tokens/s", "requests/s", "good/s", "TTFT ms", "b
 
 def stress(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the server's gRPC.")],
-    users: Annotated[str, typer.Option(help="Users who each send a request when the last is answered: 4, or 1,4,16.")] = "",
-    rate: Annotated[str, typer.Option(help="Requests per second at random times, whoever waits: 10, or 5,10,20.")] = "",
+    users: Annotated[str, typer.Option(help="Users; each sends its next request after the last answer: 4, or 1,4,16.")] = "",
+    rate: Annotated[str, typer.Option(help="Requests per second at random times, without waiting: 10, or 5,10,20.")] = "",
     seconds: Annotated[float, typer.Option(help="How long to measure each number of users, or each rate.")] = 10.0,
     warmup: Annotated[float, typer.Option(help="Seconds to run before each measurement.")] = 2.0,
     prompt_tokens: Annotated[str, typer.Option(help="Tokens of a prompt: 16, or 8-64.")] = "8-64",
@@ -46,8 +46,8 @@ def stress(
 ) -> None:
     """Send many different prompts to a server and time every token.
 
-    --users waits for answers, as people do (closed loop); --rate does not (open loop). Latencies count from the time at which a
-    request was due. If this program cannot send requests fast enough, it says so.
+    --users waits for answers, as people do (closed loop); --rate does not (open loop). A latency is counted from the time when
+    the request was due. If this program cannot send requests fast enough, it says so.
 
     Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot stress.png
     """
@@ -55,7 +55,7 @@ def stress(
     from labkit.serving.stress.record import about_served
 
     if bool(users) == bool(rate):
-        raise InvalidRequest("give one of --users (closed loop) and --rate (open loop)")
+        raise InvalidRequest("give either --users (closed loop) or --rate (open loop)")
     loads: list[dict[str, Any]] = [{"users": int(one)} for one in _numbers(users, "--users", whole=True)]
     loads += [{"rate": one} for one in _numbers(rate, "--rate")]
     base = StressSettings(

@@ -17,7 +17,7 @@ def tune(
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure the kernels of a model's linear layers on this GPU, and keep the choice of the fastest in autotune.json.
+    """Measure the kernels of a model's linear layers on this GPU, and keep the fastest choices in autotune.json.
 
     No weights are needed. Engines that are loaded later use these choices. Tune again after a change of the driver, of torch or
     of Triton.
@@ -32,7 +32,7 @@ def tune(
     if min(batches) < 1:
         raise InvalidRequest(f"--batch is {batch!r}; at least one sequence is accepted")
     if target.type != "cuda":
-        raise NotAvailable(f"the device is {target}; tuning is for the kernels of a GPU, and those of a CPU need none")
+        raise NotAvailable(f"the device is {target}; only GPU kernels can be tuned; CPU kernels need no tuning")
     from labkit.ops.kernels.linear_tune import tune_model
 
     lines: list[str] = []

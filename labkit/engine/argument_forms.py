@@ -1,7 +1,7 @@
 """Turns the values that a caller writes into the plain form that the engine keeps.
 
-Every unambiguous value is accepted, numbers and arrays of numpy and torch among them. Anything else raises `InvalidRequest`,
-which names the parameter, the given value and what is accepted. This module does not know the model.
+Every unambiguous value is accepted, also numbers and arrays of numpy and torch. Any other value raises `InvalidRequest`, which
+names the parameter, the given value and what is accepted. This module does not know the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labkit.sampling_vocabulary import LARGEST
 LONGEST_WORD = 1024
 """The largest number of characters or tokens of one stop word or bad word."""
 LONGEST_LIST = 2**16
-"""The largest number of characters and tokens of all stop words or bad words of a request: every step searches for them."""
+"""The largest total number of characters and tokens in the stop words or bad words of a request: each step looks for them."""
 _SHOWN = 200  # a message repeats at most this many characters of a value
 
 Word: TypeAlias = str | tuple[int, ...]
@@ -31,26 +31,26 @@ Word: TypeAlias = str | tuple[int, ...]
 
 
 def shown(value: Any) -> str:
-    """The value as a message repeats it: on one line, and shortened if it is long."""
+    """The value as text for a message: on one line, and shortened if it is long."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # repr may fail, and does for a whole number of thousands of digits
+    except Exception:  # repr may fail; it does for an int with thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def plain(value: Any) -> Any:
-    """A number of numpy or torch, or an array without dimensions, as a Python number; anything else unchanged."""
+    """Turn a number of numpy or torch, or an array without dimensions, into a Python number; return anything else unchanged."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         try:
             return value.item()
-        except Exception:  # a tensor without data, for example; the caller refuses it by name
+        except Exception:  # a tensor without data, for example; the caller refuses it
             return value
     return value
 
 
 def listed(value: Any) -> Any:
-    """An array with dimensions as (nested) lists of Python numbers; anything else as `plain` returns it."""
+    """Turn an array with dimensions into (nested) lists of Python numbers; return anything else as `plain` does."""
     if getattr(value, "shape", ()) != () and hasattr(value, "tolist"):
         try:
             return value.tolist()
@@ -141,7 +141,7 @@ def _word(name: str, value: Any) -> Word:
     given = plain(value)
     if isinstance(given, str):
         if not _is_text(given):
-            raise InvalidRequest(f"{name} holds {shown(value)}, which has half a character that UTF-8 cannot write")
+            raise InvalidRequest(f"{name} holds {shown(value)}, which has half a character; UTF-8 cannot encode that")
         if given:
             return str(given)
     elif not isinstance(given, Set) and (found := items(given)):  # a set has no order
@@ -155,7 +155,7 @@ def _word(name: str, value: Any) -> Word:
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 can encode it. Half a character ("\\ud83d") cannot be encoded."""
+    """Whether UTF-8 can encode the text. It cannot encode half a character, such as "\\ud83d"."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -169,7 +169,7 @@ def _decoded(value: Any) -> str:
 
 
 def floats(name: str, value: Any, shape: tuple[str, ...]) -> Tensor:
-    """A tensor or numpy array of finite floats, as a tensor. It has as many dimensions as `shape` has names."""
+    """A tensor of finite floats, from a tensor or a numpy array. It must have as many dimensions as `shape` has names."""
     given = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype in _FLOATS else value
     if (
         not isinstance(given, Tensor)

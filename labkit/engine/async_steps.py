@@ -1,6 +1,6 @@
-"""Requests from an asyncio event loop: a thread runs their steps and sends the events to the loop, which never blocks.
+"""Serves requests from an asyncio event loop. A thread runs their steps and sends the events to the loop, which never blocks.
 
-Of the engine it knows three functions only: add requests, remove requests, run one step.
+It uses only three functions of the engine: add requests, remove requests, run one step.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class AsyncSteps:
                 self._ended.append(call)
 
     def fail(self, error: LabkitError) -> None:
-        """End all streams with this error; somebody else has already removed their requests."""
+        """End all streams with this error. The caller removes their requests."""
         with self._lock:
             for call in self._calls + self._arrived:
                 call.inbox.append(error)
@@ -107,7 +107,7 @@ class AsyncSteps:
                     self._try(partial(self._submit, call.requests), [call])
             if self._calls:
                 self._try(self._advance, self._calls)
-            time.sleep(0)  # lets a thread that waits for the engine run
+            time.sleep(0)  # so that another thread that waits for the engine can run
 
     def _try(self, do: Callable[[], None], calls: list[Call]) -> None:
         """Call `do`. If it raises, these calls get the error and end."""

@@ -1,4 +1,4 @@
-"""Finds the tokens that would complete a forbidden text, given the bytes that were written last.
+"""Finds the tokens that would complete a forbidden text, given the last bytes of the text so far.
 
 Texts are compared as bytes, so it does not matter how they are cut into tokens: a text may begin inside one token and end
 inside another, and a token may hold part of a character. This module does not know the model.
@@ -33,12 +33,12 @@ class TokenTexts:
         self._begins = np.cumsum([0, *(len(text) + 1 for text in self._sorted)])
 
     def beginning_with(self, text: bytes) -> NDArray[np.int64]:
-        """The tokens whose bytes begin with `text`, the tail of a UTF-8 string."""
-        after = text[:-1] + bytes([text[-1] + 1])  # no byte of UTF-8 is 255
+        """The tokens whose bytes begin with `text`. `text` is the end of a UTF-8 string."""
+        after = text[:-1] + bytes([text[-1] + 1])  # cannot overflow: no byte of UTF-8 is 255
         return self._ids[bisect_left(self._sorted, text) : bisect_left(self._sorted, after)]
 
     def holding(self, text: bytes) -> NDArray[np.int64]:
-        """The tokens whose bytes hold the UTF-8 string `text` as a whole."""
+        """The tokens whose bytes contain the whole UTF-8 string `text`."""
         places: list[int] = []
         if len(text) <= self._longest and (count := self._joined.count(text)):
             if count > 1000:  # a regular expression is slow to start, but faster for many matches
@@ -52,9 +52,9 @@ class TokenTexts:
 class BadTextAutomaton:
     """An automaton over bytes (Aho and Corasick 1975). Each of its states bans certain tokens.
 
-    A state stands for the longest prefix of a word with which the text now ends; state 0 stands for none. The banned tokens of
-    a state are computed on first use and kept. words: UTF-8 strings of at least one byte. All sequences with the same words
-    share one automaton.
+    A state stands for the longest prefix of a word that the text so far ends with; in state 0 it ends with none. The banned
+    tokens of a state are computed when they are first needed, and kept. All sequences with the same words share one automaton.
+    words: UTF-8 strings of at least one byte.
     """
 
     def __init__(self, words: Iterable[bytes], tokens: TokenTexts) -> None:
@@ -95,7 +95,7 @@ class BadTextAutomaton:
         return self.advance(0, b"".join(reversed(end)))
 
     def banned(self, state: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The tokens that contain a word, and those that complete one after this state: two sorted int64 tensors."""
+        """Two sorted int64 tensors: the tokens that contain a whole word, and those that complete a word after this state."""
         self._holding = self._holding.to(device)  # copies the first time only
         if state not in self._kept:
             tokens = torch.from_numpy(_union(self._completing(state))).to(device)
@@ -107,7 +107,7 @@ class BadTextAutomaton:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """The tokens that begin with the rest of a word, for every prefix of a word with which the text ends."""
+        """For every prefix of a word that the text ends with: the tokens that begin with the rest of that word."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}

@@ -1,4 +1,4 @@
-"""Bad words given as text: the automata of a request, and the state of each running sequence in them."""
+"""Bad words that are given as text: the automata of a request, and the automaton states of each running sequence."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class BadTextRows:
         return logits
 
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor) -> None:
-        """Take the next token (`tokens` `[n]`) of each of these rows where `going` (`[n]` bool) is true."""
+        """Update the state of each of these rows with its next token (`tokens` `[n]`), where `going` (`[n]` bool) is true."""
         for row, token, goes in zip(rows, tokens.tolist(), going.tolist(), strict=True):
             if goes and self._rows[row]:
                 self._rows[row] = tuple((banned, banned.after_token(state, token)) for banned, state in self._rows[row])

@@ -1,4 +1,4 @@
-"""Bans sequences of two or more tokens: finds, on the device and for all rows at once, the tokens that would complete one."""
+"""Bans sequences of two or more tokens. Finds the tokens that would complete one, on the device and for all rows together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; no token yet; matches not
 
 
 class BadWords:
-    """For each row: its words without their last token, those last tokens, and the most recent tokens of the row.
+    """For each row: its bad words without their last tokens, these last tokens, and the most recent tokens of its text.
 
-    `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64. They grow to the longest
-    word and to the largest number of words of any row.
+    `beginnings` `[rows, words, width]`, `lasts` `[rows, words]`, `recent` `[rows, width]`, all int64. `width` grows with the
+    longest word, and `words` with the largest number of words of any row.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -65,5 +65,5 @@ class BadWords:
         beginnings[:, :had, : width - had_width] = _ANY
         self.beginnings = beginnings
         self.lasts = torch.nn.functional.pad(self.lasts, (0, count - had))
-        # No word of an existing row is as long as the new width, so its older tokens are never compared.
+        # Every word of an existing row is shorter than the new width, so the row's older tokens are never compared.
         self.recent = torch.nn.functional.pad(self.recent, (width - had_width, 0), value=_NONE)

@@ -12,10 +12,10 @@ from labkit.model.batch import Batch
 
 
 class BatchBuilder:
-    """Keeps one line of a slot table of `context_length` columns for each of up to `max_batch_size` decoding sequences.
+    """Keeps a slot table of `context_length` columns, with one line for each of up to `max_batch_size` decoding sequences.
 
-    A whole line is written only when a sequence begins to decode, and moved when another sequence leaves. A `Batch` is valid
-    until the next one is built.
+    A whole line is written only when its sequence begins to decode, and moved only when another sequence leaves. A `Batch` is
+    valid until the next one is built.
     """
 
     def __init__(self, max_batch_size: int, context_length: int, device: torch.device) -> None:
@@ -25,7 +25,7 @@ class BatchBuilder:
         self._table = SlotTable(max_batch_size, context_length, device)
 
     def line_up(self, decodes: list[CachedSequence]) -> list[CachedSequence]:
-        """Give each decoding sequence a line and take the lines of all others. Returns the sequences in line order."""
+        """Give each of these decoding sequences a line, and free all other lines. Returns the sequences in line order."""
         if decodes == self._decodes:
             return self._lines
         staying = set(decodes)
@@ -55,7 +55,7 @@ class BatchBuilder:
         return Batch.join(decodes, prefill_batch(plan.chunks, self.device, len(entries)), max(lengths))
 
     def _clear(self, line: int) -> None:
-        """Free a line: the last sequence's line takes its place."""
+        """Free a line by moving the last line into its place."""
         last = self._lines.pop()
         if line < len(self._lines):
             self._lines[line] = last

@@ -1,4 +1,4 @@
-"""How many slots the KV cache gets. It is decided once, by the free memory, so that nothing runs out of memory later."""
+"""Decides how many slots the KV cache gets: once, from the free memory, so that nothing runs out of memory later."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from labkit.host_memory import available_memory
 from labkit.model.part import WHOLE, Part
 
 GPU_SHARE = 0.9
-"""Share of the GPU memory that is free after weights and workspace; the rest is for the allocator, which rounds sizes up."""
+"""The cache's share of the GPU memory left by weights and workspace. The allocator, which rounds sizes up, needs the rest."""
 
 CPU_SHARE = 0.5
-"""Share of the available host memory; the rest is left to other programs."""
+"""The cache's share of the available host memory. The rest is left to other programs."""
 
 
 def num_slots_for(
@@ -29,13 +29,13 @@ def num_slots_for(
     cache_bytes: int | None = None,
     part: Part = WHOLE,
 ) -> int:
-    """How many tokens the cache holds: `num_slots`, or as many as fit `cache_bytes` or the free memory of `device`.
+    """How many tokens the cache holds: `num_slots`, or as many as fit into `cache_bytes` or the free memory of `device`.
 
-    The cache needs one slot more, for padding. If memory decides, there are never more slots than `max_batch_size` sequences
-    of full length need. part: the part of the model that `device` holds.
+    The cache needs one more slot, for padding. A number that follows from the free memory is never larger than what
+    `max_batch_size` sequences of full length need. part: the part of the model that `device` holds.
 
-    Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or fewer than
-    were asked for.
+    Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer fit
+    than were asked for.
     """
     slot = slot_bytes(config, device, dtype, part)
     free = free_bytes(device)
@@ -74,8 +74,8 @@ def asked_slots(
 def slot_bytes(config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE) -> int:
     """Bytes of one token's keys and values on a device that holds a part of the model.
 
-    On a GPU these are the bytes of the largest stage's part. Ranks on the CPU share the host's memory, so there they are the
-    bytes of the whole model.
+    On a GPU, this counts the layers of the largest stage. On the CPU, it counts the whole model, because all ranks share the
+    host's memory.
     """
     if device.type != "cuda":
         return config.kv_bytes_per_token(dtype.itemsize)
@@ -91,18 +91,18 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
         raise InvalidRequest(f"num_slots is {num_slots}; at least 1 is accepted")
     if cache_bytes is not None and cache_bytes < 2 * slot:
         raise InvalidRequest(
-            f"cache_bytes is {cache_bytes}; at least {2 * slot} is accepted: {slot} for one token of this model, and as "
-            "much for padding"
+            f"cache_bytes is {cache_bytes}; at least {2 * slot} is accepted: {slot} for one token of this model, and "
+            f"{slot} for padding"
         )
     return num_slots if cache_bytes is None else cache_bytes // slot - 1
 
 
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
-    """An upper estimate of the bytes needed besides weights and cache: by a step, or by scoring a text of full context length.
+    """An upper estimate of the bytes that a step, or scoring a text of full length, needs besides weights and cache.
 
-    A step needs for each token the hidden state, its norm, query, key and value, attention, MLP and their float32 forms; for
-    each sequence the logits and their sort in double precision (about 48 bytes per entry). Scoring needs a cache of its own
-    for the text, and logits in two precisions for each of its tokens.
+    A step needs for each token the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
+    each sequence it needs the logits and their sort in double precision (about 48 bytes per entry). Scoring needs its own
+    cache for the text, and logits in two precisions for each token.
     """
     hidden = config.hidden_size
     token = (12 * hidden + 2 * config.intermediate_size) * max(dtype.itemsize, 4)

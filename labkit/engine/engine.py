@@ -1,7 +1,7 @@
 """The engine: continues many prompts at once, each with its own parameters.
 
-Requests join and leave at any step (continuous batching); the same loop serves whole generations, streams and servers. Of the
-tokenizer it knows only that it turns text into tokens and a token into bytes.
+Requests join and leave at any step (continuous batching); the same loop serves whole generations, streams and servers. The
+engine uses the tokenizer only to turn a text into tokens and a token into bytes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from labkit.torch_state import undisturbed
 
 CLOSED = "the engine was closed; load it again"
 NOT_IN_A_CHILD = (
-    "the engine runs on ranks or on a GPU, which a forked child cannot use; load the model in the child, and start that with "
-    "multiprocessing's method 'spawn'"
+    "the engine runs on ranks or on a GPU, which a forked child cannot use; start the child with multiprocessing's method "
+    "'spawn', and load the model in it"
 )
 
 
@@ -59,13 +59,13 @@ class Engine:
     the same. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended,
     and the others go on.
 
-    max_batch_size: how many sequences run at the same time. max_step_tokens: how many tokens one forward pass computes at
-    most; a longer prompt is computed in chunks, and running sequences go on between them. prefix_reuse: keep computed keys
-    and values while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of
-    the KV cache in tokens or in bytes; by default what memory allows (`capacity`). The cache is made with the first request.
-    max_mixed_prefill: how many prompt tokens a step computes at most while other sequences decode and wait for it; by default
-    as many as any step. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. forward: runs the model; by
-    default the fastest way in this process. `close` closes it, too.
+    max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
+    longer prompt is computed in chunks, and running sequences go on between them. prefix_reuse: keep computed keys and values
+    while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of the KV
+    cache in tokens or in bytes; by default as large as memory allows (`capacity`). The cache is made with the first request.
+    max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same limit as for other
+    steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. forward: the object that runs the model;
+    by default the fastest one for this process. `close` also closes it.
     """
 
     def __init__(
@@ -149,8 +149,8 @@ class Engine:
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
         """As `generate`, but yields one token at a time, in the order in which they are made.
 
-        A prompt that is not accepted raises in this call, not later. Work begins with the first `next`. A stream frees its
-        slots when it is closed or when nothing refers to it any longer.
+        If a prompt is not accepted, this call raises, not a later `next`. Work begins with the first `next`. A stream frees
+        its slots when it is closed or when nothing refers to it any longer.
         """
         inbox: deque[TokenEvent] = deque()
         return self._run(self._requests(prompts, params, inbox), inbox)
@@ -158,8 +158,8 @@ class Engine:
     def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[TokenEvent, None]:
         """As `stream`, for `async for`: the event loop is not blocked, and several streams share the running batch.
 
-        A prompt that is not accepted raises at the first event. A cancelled task, or a closed stream (`aclose`), frees its
-        slots before the next step. While such requests exist, steps run in a thread of the engine.
+        If a prompt is not accepted, waiting for the first event raises. A cancelled task, or a closed stream (`aclose`), frees
+        its slots before the next step. While such requests exist, steps run in a thread of the engine.
         """
         return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
 
@@ -189,7 +189,7 @@ class Engine:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def add_request(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> int:
-        """Add a prompt (a text or token ids). Returns its id, which the events of `step` carry as `request`.
+        """Add a prompt (a text or token ids). Returns the id of the request, which the events of `step` carry as `request`.
 
         Raises `InvalidRequest` if the prompt or a parameter is not accepted.
         """
@@ -201,7 +201,7 @@ class Engine:
         return request.request_id
 
     def prepare(self, params: SamplingParams) -> None:
-        """Prepare the bad words of a request before it is added, which takes up to a second for a thousand words.
+        """Prepare the bad words of a request before it is added. This takes up to a second for a thousand words.
 
         A server calls this in the client's thread, so that `add_request` does not delay other requests. Raises
         `InvalidRequest`.
@@ -221,7 +221,7 @@ class Engine:
         return events
 
     def cancel(self, request_id: int) -> bool:
-        """End an added request at once; none of its events comes afterwards. Returns whether it was unfinished."""
+        """End an added request immediately; it has no further events. Returns whether it was unfinished."""
         with held, self._lock:
             request = self._added.get(request_id)
             if request is None:
@@ -267,8 +267,8 @@ class Engine:
     def occupy_cache(self) -> None:
         """Make the KV cache now and take all its memory, before the first request. Servers call this.
 
-        Otherwise the system provides CPU memory in large pages when they are first written, and single steps wait for it,
-        about 40 ms. With several ranks, each takes its own memory. Raises `InvalidRequest` after the first request, and
+        Otherwise the system provides a large page of CPU memory only when it is first written, and some steps wait about
+        40 ms for that. With several ranks, each takes its own memory. Raises `InvalidRequest` after the first request, and
         `InsufficientResources` if the cache is too large.
         """
         with self._lock, undisturbed():
@@ -289,7 +289,7 @@ class Engine:
         self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
 
     def after_fork(self) -> None:
-        """Make new locks in a forked child: a thread of the parent may hold the old ones, and does not exist here."""
+        """Make new locks in a forked child. A thread of the parent may hold the old ones, and no such thread exists here."""
         self._is_copy = True
         self._begin_locks()
 
@@ -327,7 +327,7 @@ class Engine:
             self._check_open()
             ended: list[Request] = []
             try:
-                # Closed in any case: the traceback of an exception would keep the generator alive, and all that it holds.
+                # The generator is always closed: otherwise the traceback of an exception would keep it alive.
                 with self._forward.limited_threads(), closing(self._ready().step(self._forward)) as events:
                     for sequence, event in events:
                         self._deliver(sequence, event, ended)
@@ -353,7 +353,7 @@ class Engine:
                 self._added.pop(request.request_id, None)
 
     def _fail_all(self, error: Exception) -> None:
-        """End all requests with an error, since the bookkeeping itself failed; the next request starts from nothing."""
+        """End all requests with an error because the bookkeeping itself failed, and begin with new, empty bookkeeping."""
         with held:
             for request in dict.fromkeys(self._running.values()):
                 request.unfinished = 0

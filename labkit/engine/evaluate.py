@@ -21,7 +21,7 @@ class Evaluation:
     """The score of a text: `bits_per_byte` (of its UTF-8 form), `perplexity` per token, and the number of `tokens` predicted.
 
     `interval` is the 95 % interval of `bits_per_byte`, from resampling the windows of the text (percentile bootstrap). It is
-    None for a text of one window, which leaves nothing to resample.
+    None if the text has only one window, because then there is nothing to resample.
     """
 
     bits_per_byte: float
@@ -33,8 +33,8 @@ class Evaluation:
 def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
     """Predict every token of `text` except the first, each from at least half a window of text before it.
 
-    window: the tokens of one forward pass; the model's context if left out. Windows overlap by half. Raises `InvalidRequest`
-    for a text of fewer than two tokens, a window of fewer than two, or a model without a tokenizer.
+    window: the number of tokens in one forward pass; if left out, the model's context length. Windows overlap by half. Raises
+    `InvalidRequest` for a text or a window of fewer than two tokens, and for a model without a tokenizer.
     """
     context = engine.config.context_length
     window = min(window or context, context)
@@ -65,9 +65,9 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
 
 
 def _bootstrap(nats: list[float], byte_counts: list[int], text_bytes: int, seed: int) -> tuple[float, float] | None:
-    """The 2.5 % and 97.5 % points of bits per byte over windows drawn with replacement.
+    """The 2.5 % and 97.5 % quantiles of bits per byte, over windows that are drawn with replacement.
 
-    The bytes of the first token, which is not predicted, count too: each window gets its share of all `text_bytes`.
+    The first token is not predicted, but its bytes count: each window gets its share of all `text_bytes`.
     """
     if len(nats) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Takes prompts and parameters from a caller and makes requests of them, or refuses those that the engine cannot run."""
+"""Makes requests from the prompts and parameters of a caller, and refuses those that the engine cannot run."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Request:
 
 
 MOST_WORD_TOKENS = 2**17
-"""The limit on the bad words of one request: their number times the tokens of the longest word. The sampler keeps this many
-token ids for every row."""
+"""The limit on the bad words of one request: the number of words, times the number of tokens of the longest word. The sampler
+keeps this many token ids for every row."""
 
 
 class RequestIntake:
@@ -78,8 +78,8 @@ class RequestIntake:
     def requests(self, prompts: Prompts, params: Params, inbox: Inbox, *, number: bool = True) -> list[Request]:
         """One request for each prompt.
 
-        number: events carry the position of their prompt in this call; otherwise they carry the id of their request.
-        Raises `InvalidRequest` when the engine cannot run one of them; then none is made.
+        number: if true, events carry the position of their prompt in this call; if false, they carry the id of their request.
+        Raises `InvalidRequest`, and makes no request at all, if the engine cannot run one of them.
         """
         asked = prompt_list(prompts)
         chosen_params = params_list(params, len(asked))

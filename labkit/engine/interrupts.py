@@ -1,4 +1,4 @@
-"""Delays Ctrl-C, or Stop in a notebook, while something must not be left half done.
+"""Delays Ctrl-C, or Stop in a notebook, during work that must not stop half-way.
 
 `with watched:` installs a signal handler, once per call or step. `with held:` inside it delays an interruption until the block
 ends, and costs only a counter. Signals interrupt the main thread only; in other threads both do nothing.
@@ -38,9 +38,9 @@ class _Watch:
             self.before(*given)
 
     def enter(self) -> None:
-        """Install this handler, unless it is installed already, or the present one is not a Python function.
+        """Install this handler, unless it is installed already or the current handler is not a Python function.
 
-        A handler that was set in C, as in a server, could not be restored.
+        A handler that was set in C, as in a server, could not be restored later.
         """
         self.depth += 1
         if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:
@@ -48,7 +48,7 @@ class _Watch:
             self.before = before
 
     def leave(self) -> None:
-        """Restore the previous handler at the end of the outermost block; deliver a delayed signal once nothing holds it."""
+        """Restore the previous handler after the outermost block. After the last `held` block, deliver a delayed signal."""
         self.depth -= 1
         before = self.before
         if not self.depth and before is not None:

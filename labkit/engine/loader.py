@@ -32,12 +32,12 @@ def load(
 ) -> Engine:
     """Load a model by name, directory or `config.json` and return the engine that runs it.
 
-    device: a GPU where there is one, otherwise the CPU, if left out. dtype: the precision of the matrices: "fp32", "bf16",
+    device: if left out, a GPU if there is one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
     "fp16", "int8", "int4", "fp8" or a torch dtype; if left out, fp16 on a GPU and fp32 on the CPU. seed: for synthetic
-    weights. Weights are read one tensor at a time into their place, so memory never holds a second copy of the model.
+    weights. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the model.
     options: those of `Engine` (`max_batch_size`, `num_slots`, ...).
 
-    A text ends at each token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
+    A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
     `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the
     same defaults for every model.
 
@@ -52,7 +52,7 @@ def load(
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    tokenizer = tokenizer_of(checkpoint)  # first, because it may not fit the model
+    tokenizer = tokenizer_of(checkpoint)  # before the weights, because it may not fit the model
     return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
 
 
@@ -73,7 +73,7 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
     embedding = config.vocab_size * config.hidden_size
     matrices = (config.parameter_count - embedding) * BITS[precision] / 8
     needed = int((matrices + embedding * compute_dtype(precision, device).itemsize) * HEADROOM) // ranks
-    needed += 4 * config.context_length * (config.rotary_dim + MAX_BATCH_SIZE)  # rotary positions, and each line's slots
+    needed += 4 * config.context_length * (config.rotary_dim + MAX_BATCH_SIZE)  # the rotary table and the slot table
     free = free_bytes(device)
     if needed > free:
         raise InsufficientResources(

@@ -33,11 +33,11 @@ class TokenEvent:
     held back while a character is incomplete or a stop string may have begun.
 
     `finish_reason` is None until the last token. Then it is "stop" (the end of text, a stop token, a stop string or a sequence
-    of token ids; `stop_reason` says which), "length", or "banned": every token is forbidden, and the event holds no token
-    (`NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for: one entry for each
+    of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the event's `token_id` is
+    `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for: one entry for each
     token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam search.
 
-    A request that fails ends with all its samples in one event with an `error`, which names the request and the cause. Its
+    If a request fails, one event with an `error` ends all its samples. The error names the request and the cause. The event's
     `finish_reason` is "error", and it holds no token. Only `Engine.step` returns such events; `generate` and `stream` raise
     the error.
     """
@@ -59,8 +59,8 @@ class Completion:
     """One continuation. `token_ids` holds the new tokens only, and the end-of-text token if it was generated.
 
     `text` ends before a stop string. `logprobs` is None unless asked for. Beam search ranks continuations by `score`: the sum
-    of log-probabilities minus penalties, divided by the number of tokens to the power of `length_penalty`. Without beams it is
-    None.
+    of log-probabilities minus penalties, divided by the number of tokens to the power of `length_penalty`. Without beams
+    `score` is None.
     """
 
     text: str = ""
@@ -78,7 +78,7 @@ class Completion:
 
 @dataclass
 class RequestOutput:
-    """A prompt and its continuations, one for each sample. `text`, `token_ids` and `finish_reason` are those of the first.
+    """A prompt and one continuation for each sample. `text`, `token_ids` and `finish_reason` are those of the first one.
 
     `prompt_logprobs` is None unless asked for. It has one entry for each token of the prompt; the entry of the first token is
     None, because no token comes before it.

@@ -1,4 +1,4 @@
-"""The batch of chunks of prompts, and the keys and values that requests bring along for the positions before them."""
+"""Builds a batch from chunks of prompts, and writes the keys and values that requests bring for the positions before them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from labkit.model.kv_cache import KVCache
 
 
 def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0) -> Batch:
-    """All positions of the chunks. Its tokens are counted from `first` on, the number of tokens that come before them.
+    """The batch of all positions of the chunks. Its tokens are numbered from `first` on: so many tokens come before them.
 
-    Logits are wanted after the positions that are scored or sampled, chunk by chunk.
+    Its logits are those after the positions that are scored or sampled, chunk by chunk.
     """
 
     def send(array: npt.NDArray[Any]) -> Tensor:
@@ -47,7 +47,7 @@ def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0)
 
 
 def write_prefix_prompts(chunks: Sequence[Chunk], forward: Forward, cache: KVCache) -> None:
-    """Before the first token of a request is computed, write the keys and values that it brings to its first slots."""
+    """For each request with a prefix prompt, write the given keys and values to its first slots, before its first chunk."""
     for chunk in chunks:
         entry, given = chunk.entry, chunk.entry.sequence.params.prefix_prompt
         if given is not None and chunk.begin == entry.prefix_len:
@@ -56,7 +56,7 @@ def write_prefix_prompts(chunks: Sequence[Chunk], forward: Forward, cache: KVCac
 
 
 def _soft(chunks: Sequence[Chunk], first: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """The tokens whose embedding comes from a soft prompt, and these embeddings."""
+    """The numbers of the tokens whose embeddings come from a soft prompt, and these embeddings."""
     rows, embeddings = [], []
     for chunk in chunks:
         entry, given = chunk.entry, chunk.entry.sequence.params.soft_prompt

@@ -1,4 +1,4 @@
-"""Turns prompts and parameters, in any form that a caller may write, into lists. A refusal says what was given and accepted."""
+"""Turns prompts and parameters, in any form that a caller may write, into lists. Errors say what was given and is accepted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def one_prompt(prompt: Any) -> str | list[Any]:
 
 
 def params_list(params: Any, count: int) -> list[SamplingParams]:
-    """The parameters of each of `count` prompts. Raises `InvalidRequest` for another type, or another number of them."""
+    """The parameters of each of `count` prompts. Raises `InvalidRequest` for a wrong type or a wrong number of them."""
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
     found = argument_forms.items(params)

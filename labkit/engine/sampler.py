@@ -23,7 +23,7 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
-"""Marks a token that resets top_p to its first value; a bit next to those that `ops.penalize` reads."""
+"""Marks a token that resets top_p to its first value. The bit is stored together with those that `ops.penalize` reads."""
 
 KEPT_INDICES = 8
 """How many tensors of row numbers a sampler keeps: running sequences and each beam search use their own."""
@@ -75,7 +75,7 @@ class Sampler:
         # Each sampler row is a column here, so that one parameter of several rows lies in neighbouring memory.
         self._numbers = torch.zeros(7, rows, dtype=torch.float64, device=device)
         self._counters = torch.zeros(5, rows, dtype=torch.int64, device=device)
-        self._marks: Tensor | None = None  # [rows, vocab_size] uint8, once a sequence needs it
+        self._marks: Tensor | None = None  # [rows, vocab_size] uint8, made for the first sequence that needs it
         self._words: BadWords | None = None
         self._texts = BadTextRows(rows)
         self._indexed: dict[tuple[int, ...], Tensor] = {}
@@ -139,8 +139,8 @@ class Sampler:
         """Choose the next tokens of the sequences in `rows`: one each, and one more for every guess that was right.
 
         drafts: `drafts[i]` are the guessed tokens of `rows[i]`. logits: `[rows + guesses, vocab_size]`: for each row in turn,
-        the logits after its last token and after each guess. Every token returned is the one that `sample` would choose at
-        its place: the guesses as long as they agree with it, and the token after them. The rows are updated with the tokens.
+        the logits after its last token and after each guess. Each returned token is the one that `sample` would choose at its
+        place: first the guesses that are right, then one more token. The rows are updated with these tokens.
         """
         starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
         if not any(self._wishes[row] != _Wishes() for row in rows):
@@ -152,7 +152,7 @@ class Sampler:
     def _verify_in_turn(
         self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]], starts: SequenceOf[int]
     ) -> list[int]:
-        """Choose the first token of all rows, then the second of those with a guess, and so on, while a row's guesses hold."""
+        """Choose the first token of all rows, then the second, and so on. A row is updated only while its guesses are right."""
         tokens = logits.new_zeros(len(logits), dtype=torch.int64)
         going = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         for turn in range(max(map(len, drafts)) + 1):
@@ -169,7 +169,7 @@ class Sampler:
 
     @torch.inference_mode()
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
-        """Apply penalties and bans. Returns a new tensor if any of the rows has some, else `logits` itself."""
+        """Apply penalties and bans. Returns a new tensor if any of the rows has one, otherwise `logits` itself."""
         wishes = [self._wishes[row] for row in rows]
         index = self._index(rows)
         edited = logits
@@ -186,7 +186,7 @@ class Sampler:
 
     @torch.inference_mode()
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor | None = None) -> None:
-        """Update each row with its token of `tokens` `[n]` int64; with `going` `[n]` bool, only the rows where it is True."""
+        """Update each row with its token in `tokens` `[n]` int64; with `going` `[n]` bool, only the rows where it is True."""
         wishes = [self._wishes[row] for row in rows]
         if not any(wish.draws or wish.edits for wish in wishes):
             return
@@ -250,13 +250,13 @@ class Sampler:
         return torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self.device)
 
     def _index(self, rows: SequenceOf[int]) -> Tensor:
-        """The rows as a tensor on the device; the last few are kept, since most steps need the same ones as the step before."""
+        """The row numbers as a tensor on the device. The last few are kept, since most steps use the same rows as before."""
         key = tuple(rows)
         index = self._indexed.get(key)
         if index is None:
             host = torch.tensor(key, dtype=torch.int64, device="cpu")
             if self.device.type == "cuda":
-                host = host.pin_memory()  # so that the copy waits for nothing
+                host = host.pin_memory()  # so that the host does not wait for the copy
             index = self._indexed[key] = host.to(self.device, non_blocking=True)
             if len(self._indexed) > KEPT_INDICES:
                 del self._indexed[next(iter(self._indexed))]  # the oldest
@@ -273,6 +273,6 @@ def _top_p(sequence: Sequence) -> float:
 
 
 def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
-    """The tokens up to and with the first one that differs from its guess."""
+    """The tokens up to and including the first one that differs from its guess."""
     right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
     return list(made[: 1 + sum(1 for _ in right)])

@@ -1,4 +1,4 @@
-"""What a caller may ask of one prompt's continuation, and every refusal that is possible without the model."""
+"""The parameters of one prompt's continuation, and every check of them that is possible without the model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import PARAMETERS, of_kind
 
 DEFAULT_NEW_TOKENS = 64
-"""The limit on new tokens where the caller states none."""
+"""The limit on new tokens if the caller gives none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to continue a prompt. What each parameter means, and its range, stands in `labkit.sampling_vocabulary`.
+    """How to continue a prompt. `labkit.sampling_vocabulary` states the meaning and the range of each parameter.
 
-    Numbers and arrays may be those of Python, numpy or torch. A list may be any collection; one string stands for a list of
-    one, and None for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
+    Numbers and arrays may be those of Python, numpy or torch. A list may be any collection; one string stands for a list with
+    this string, and None for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
 
     `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
-    Libraries whose default temperature is 1 draw in that case; write `temperature=1.0` for the same here.
+    Libraries whose default temperature is 1 would draw a token; write `temperature=1.0` to get the same here.
 
-    Beam search draws nothing either. There the temperature divides the logits, 0 leaves them as they are, and penalties and
+    Beam search draws nothing either. There the temperature divides the logits (0 leaves them unchanged), and penalties and
     bans apply to log-probabilities, as in transformers.
 
     The logits are changed in this order: repetition penalty, presence penalty, bad words and minimum length, temperature,
@@ -153,11 +153,11 @@ class SamplingParams:
         return any(isinstance(word, str) for word in (*self.stop, *self.bad_words))
 
     def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
-        """The largest number of new tokens for a prompt of `prompt_tokens`, which do not count the soft and prefix prompts.
+        """The largest number of new tokens after a prompt of `prompt_tokens` tokens, besides its soft and prefix prompts.
 
         Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, a soft or prefix prompt of
         the wrong shape, a memory too short for the prompt, or more new tokens than the context holds. The last new token is
-        not fed back to the model, so there is room for one even when the context is full.
+        not fed back to the model, so there is room for one new token even when the context is full.
         """
         self._check_token_ids(config)
         self._check_shapes(config)

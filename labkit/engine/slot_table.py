@@ -28,13 +28,13 @@ class SlotTable:
         on_gpu = device.type == "cuda"
         self._host = torch.zeros(5, rows, dtype=torch.int64, device="cpu", pin_memory=on_gpu)
         self._values = self._host.numpy()
-        self._starts = np.arange(rows) * width  # of the lines in the flat table
+        self._starts = np.arange(rows) * width  # where each line begins in the flat table
         self._sent = torch.zeros_like(self._host, device=device) if on_gpu else self._host
         self._lengths = torch.zeros(rows, dtype=torch.int32, device=device)
         self._numbers = RowNumbers(rows, device)
 
     def write(self, line: int, slots: Slots) -> None:
-        """Let a line begin with these slots."""
+        """Write these slots to the beginning of a line."""
         self._table[line, : len(slots)] = torch.from_numpy(slots).to(self.device)
 
     def copy(self, source: int, target: int, count: int) -> None:
@@ -55,10 +55,10 @@ class SlotTable:
         columns: Sequence[int],
         lengths: Sequence[int],
     ) -> Batch:
-        """The batch of one new token for each of the first lines; valid until the next call of any method.
+        """The batch with one new token for each of the first lines. It is valid until the next call of any method.
 
-        A new token lies in its `slots` entry, which is written to its line at its `columns` entry. `lengths`: how many slots
-        each sequence then sees.
+        The i-th new token lies in slot `slots[i]`, which is written to column `columns[i]` of line i. `lengths[i]`: how many
+        slots the i-th sequence then sees.
         """
         count = len(tokens)
         values = self._values[:, :count]

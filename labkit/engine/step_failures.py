@@ -31,10 +31,10 @@ def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEve
 def check_numbers(logits: Tensor) -> None:
     """Raise `LabkitError` unless the largest number in each row of `logits` `[rows, vocab_size]` is finite.
 
-    It is called for the first new token: if the weights, a soft prompt or a prefix prompt spoil the numbers, it shows there.
+    It is called for the first new token: its logits show whether the weights, a soft prompt or a prefix prompt are unusable.
     """
     if not bool(torch.isfinite(logits.amax(-1)).all()):
         raise LabkitError(
-            "the logits after the prompt are no finite numbers, so no token can be chosen: the weights, the soft_prompt or the "
-            "prefix_prompt hold numbers that are too large for the model's precision, or NaN; check them"
+            "the logits after the prompt are not finite, so no token can be chosen: the weights, the soft_prompt or the "
+            "prefix_prompt hold NaN, or numbers that are too large for the model's precision; check them"
         )

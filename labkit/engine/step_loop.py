@@ -1,4 +1,4 @@
-"""One step of all running sequences: plan, forward pass, one token for each. Knows nothing about their callers."""
+"""One step of all running sequences: plan, forward pass, one token for each. Knows nothing about the callers."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Flight:
 class StepLoop:
     """The scheduler, and the tensors of its sequences. The cache is made when the first request comes.
 
-    A forward pass that works on several steps at the same time (the stages of a pipeline) gets that many steps, of different
-    sequences.
+    If `forward` works on several steps at the same time (the stages of a pipeline), it gets that many steps, each with
+    different sequences.
 
     A step that fails is run again, one sequence at a time. A sequence that fails alone gets an event with the `error`, and
     stays as it is until the caller cancels its request. Some exceptions go to the caller instead: those raised while an
-    operation is swapped (`ops.use`), `RankFailed`, and what is no `Exception`, such as Ctrl-C. Then all sequences are as they
-    were before the step; keys and values written in it are written again by the next step.
+    operation is swapped (`ops.use`), `RankFailed`, and those that are no `Exception`, such as Ctrl-C. Then all sequences stay
+    as they were before the step, and the next step writes the same keys and values again.
     """
 
     def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
@@ -95,10 +95,10 @@ class StepLoop:
         self.scheduler.add(samples)
 
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
-        """End one forward pass, and run one of each beam search. Yields the new tokens' events, sequence by sequence.
+        """End one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        Before that, passes are begun until as many are in flight as `forward` works on; the oldest one is ended. Nothing
-        happens if nothing runs.
+        First, passes are begun until `forward.steps_in_flight` of them are in flight. Then the oldest one is ended. Nothing
+        happens if no sequence runs.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
@@ -187,7 +187,7 @@ class StepLoop:
             yield from self._take_tokens(logits, entries)
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Sample, and yield each event as soon as its sequence has its token, so that it is not lost if another one fails."""
+        """Sample, and yield each event as soon as its sequence has a token, so that no event is lost if another one fails."""
         try:
             made, scores = self._choose(logits, entries)
         except Exception as error:

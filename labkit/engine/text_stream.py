@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 
-_FIRST_MARK = 0xD800  # surrogates never occur in decoded text: they stand for special tokens while stops are searched for
+_FIRST_MARK = 0xD800  # surrogates never occur in decoded text; here they stand for special tokens in the search
 
 
 class TextStream:
@@ -26,10 +26,10 @@ class TextStream:
         self.stopped_by: str | None = None
 
     def push(self, *pieces: bytes | str, last: bool = False, searching: bool = True) -> str:
-        """The text that can be shown after these tokens; nothing more after a stop string.
+        """The new text that can be shown after these tokens; it is empty after a stop string.
 
         pieces: the bytes of a token, or the name of a special token. last: nothing follows, so nothing is held back.
-        searching: look for stop strings; otherwise none is found in this text, and none may begin in it.
+        searching: look for stop strings; if false, a stop string neither occurs nor begins in this text.
         """
         if self.stopped_by is not None:
             return ""
@@ -48,7 +48,7 @@ class TextStream:
         return self._shown(text[:settled])
 
     def _found(self, text: str) -> list[tuple[int, int, str]]:
-        """The end and the beginning, in the shown text, of each stop string that occurs, and the string."""
+        """For each stop string that occurs: its end and its beginning in the shown text, and the string itself."""
         shown = self._shown(text)
         found = [(shown.find(stop) + len(stop), shown.find(stop), stop) for stop in self._stop if stop in shown]
         for marked, stop in self._marked.items():
@@ -58,7 +58,7 @@ class TextStream:
         return found
 
     def _beginning_of_a_stop(self, text: str) -> int:
-        """The position from which the end of the text may be the beginning of a stop string; the text's length if none."""
+        """The position at which a stop string may have begun at the end of the text; the text's length if there is none."""
         length = _longest_beginning(self._shown(text), self._stop)
         begin = len(text)
         while length:

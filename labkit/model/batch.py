@@ -56,7 +56,7 @@ class Batch:
         lengths: Tensor,
         numbers: RowNumbers,
     ) -> Batch:
-        """One new token of every sequence, and logits after each; `numbers` are of at least as many rows."""
+        """One new token of every sequence, and logits after each. `numbers` must have at least as many rows."""
         count = len(lengths)
         starts, rows = numbers.starts[: count + 1], numbers.rows[:count]
         return cls(token_ids, positions, slot_mapping, starts, slot_table, lengths, count, rows)
@@ -81,7 +81,7 @@ class Batch:
 
     @classmethod
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:
-        """The decodes, then the prefills. `prefills` already counts its tokens from `decodes.num_tokens` on.
+        """The decodes, then the prefills. In `prefills`, tokens must be numbered from `decodes.num_tokens` on.
 
         longest: the largest of the decodes' lengths, which bounds the columns that are copied.
         """

@@ -1,7 +1,7 @@
 """Decode steps and short prefills replayed from CUDA graphs: the host launches a few hundred kernels with one call.
 
 A graph takes a `Batch` and returns logits as `GPTJ.forward` does. It can also decode greedily without the host: then no token
-is copied there between steps. This file does not know who uses the logits.
+is copied to the host between steps. This file does not know who uses the logits.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ Bucket = int | tuple[int, int]
 
 
 class GraphedGPTJ(Forward):
-    """Runs a `GPTJ`: batches of decodes alone and short prefills from the graph of their bucket, other batches without one.
+    """Runs a `GPTJ`: batches of only decodes, and short prefills, from the graph of their bucket; others without a graph.
 
     Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
-    when its bucket is first needed; `capture` captures those of decodes in advance. Decodes over another cache have their
-    graphs captured again, and while an operation is swapped (`ops.use`) no graph is used. A captured step keeps the kernel
-    configurations of its capture, so tune first (`labkit tune`). Graphs share one pool of memory, so one step runs at a time.
+    when its bucket is first needed; `capture` captures the graphs of decodes in advance. For decodes over another cache, the
+    graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A captured step keeps the kernel
+    configurations that it was captured with, so tune first (`labkit tune`). Graphs share one pool of memory, so only one step
+    runs at a time.
     """
 
     def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
@@ -119,7 +120,7 @@ class GraphedGPTJ(Forward):
         return self._inputs.made(batch.num_sequences, steps)
 
     def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
-        """Capture the graphs of decodes of `buckets` (by default all buckets) now, with `greedy` those of greedy steps too.
+        """Capture the decode graphs of `buckets` (by default all buckets) now; with `greedy`, also those of greedy steps.
 
         Raises `NotAvailable` without a GPU or Triton, and `InvalidRequest` for a bucket that this object does not have.
         """
@@ -145,7 +146,7 @@ class GraphedGPTJ(Forward):
         return bucket_of(batch.num_sequences, self.buckets) if plain else None
 
     def _has_another(self, cache: KVCache) -> bool:
-        """Whether graphs of another cache exist and that cache is still in use: a prefill alone is no reason to drop them."""
+        """Whether there are graphs of another cache that is still in use. A prefill alone is no reason to drop them."""
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache
 
@@ -202,7 +203,7 @@ class GraphedGPTJ(Forward):
 
 
 class _Captured:
-    """A captured call without arguments, and its result, a tensor that every replay overwrites."""
+    """A captured call without arguments. Its result is a tensor that every replay overwrites."""
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
         # The first call compiles kernels and lets libraries allocate their workspaces, which is forbidden during a capture.

@@ -55,7 +55,7 @@ class DecodeInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Copy a decode batch of at most `rows` sequences and `width` columns in; all rows after it become padding."""
+        """Copy in a decode batch of at most `rows` sequences and `width` columns. All other rows become padding."""
         count, columns = batch.slot_table.shape
         if count != self._loaded:
             self.clear()
@@ -82,7 +82,7 @@ class DecodeInputs:
     def advance(self, tokens: Tensor) -> None:
         """Make `tokens` `[rows]` int64 the input of the next step, store them for `made`, and advance each sequence by one.
 
-        The next token of a sequence takes the entry of its slot table row that follows the entries in use.
+        The next token of a sequence gets the first unused slot in the sequence's row of the slot table.
         """
         rows = tokens.shape[0]
         self._made[:rows].index_copy_(1, self._step, tokens[:, None])
@@ -90,7 +90,7 @@ class DecodeInputs:
         self._token_ids[:rows] = tokens
         self._positions[:rows] += self._real[:rows]
         self._lengths[:rows] += self._real[:rows]
-        # After the last token that fits there is no further slot; the entry that is read in its place is not used.
+        # After the last token that fits, there is no further slot; the entry that is read instead is not used.
         last = (self._lengths[:rows].long() - 1).clamp_(max=self.width - 1)
         self._slot_mapping[:rows] = self._slot_table[:rows].gather(1, last[:, None]).squeeze(1)
 

@@ -13,7 +13,7 @@ from labkit.ops.backend import on_triton
 def fastest_forward(model: GPTJ, *, padding_slot: int | None = None) -> Forward:
     """Choose how to run `model`.
 
-    On the CPU, weights that are packed for the native library run in one native call per pass. On a GPU, decode steps and
+    On the CPU, a model with weights packed for the native library runs in one native call per pass. On a GPU, decode steps and
     short prefills are replayed from CUDA graphs if `padding_slot` is given: a slot that exists in every cache and that no
     sequence may hold. In all other cases the model itself is returned, which runs operation by operation.
 

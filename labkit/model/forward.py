@@ -1,4 +1,4 @@
-"""The base class of everything that runs a model's forward pass: what an engine may ask of it, with defaults.
+"""The base class of everything that runs a model's forward pass: all that an engine may call, with defaults.
 
 The defaults are those of a pass in one process on the CPU. This file does not know how a pass is computed.
 """
@@ -57,7 +57,7 @@ class Forward(ABC):
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child can use its copy: not where other processes or a GPU take part."""
+        """Whether a forked child can use its copy. It cannot if other processes or a GPU take part."""
         return True
 
     def occupy(self, cache: KVCache) -> None:
@@ -72,15 +72,15 @@ class Forward(ABC):
         cache.write_prefix_prompt(slots, given)
 
     def close(self) -> None:
-        """Free what the pass holds outside of this process. Nothing runs after that."""
+        """Free everything that is held outside of this process. No pass can run after that."""
         return
 
     @contextlib.contextmanager
     def limited_threads(self) -> Iterator[None]:
         """Let torch use `num_threads` threads inside the block, and one thread in a forked child.
 
-        Where other ranks compute on this machine's other cores, a second thread here would take a core from them: after
-        each parallel operation it spins for milliseconds.
+        If other ranks compute on the other cores of this machine, a second thread here would take a core from them: after
+        each parallel operation, that thread spins for milliseconds.
         """
         count = 1 if is_forked_child() else self.num_threads
         before = torch.get_num_threads()

@@ -74,8 +74,8 @@ class GPTJ(Forward):
     ) -> GPTJ:
         """Build a model from `read(name)`, which returns the part's share of a tensor by its Hugging Face name.
 
-        The tensors come on the model's device and in its dtype. `store(name, dense)` returns the weight to keep for a matrix,
-        by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head.
+        `read` returns each tensor on the model's device and in its dtype. `store(name, dense)` returns the weight to keep for
+        a matrix, by default the matrix itself; `name` is the linear layer: qkv, out_proj, fc_in, fc_out or lm_head.
         """
         # The largest matrix comes first, while there is the most room for both the matrix and its packed form.
         head = Linear(store("lm_head", read("lm_head.weight")), read("lm_head.bias")) if part.last else None
@@ -148,7 +148,7 @@ class GPTJ(Forward):
         without the last layers returns its hidden state in place of logits, and a shard returns the logits of its share of
         the vocabulary. With `beside`, attention runs on that stream, at the same time as the MLP.
 
-        The pass runs operation by operation. It is the specification of every faster way, and the one way that calls swapped
+        The pass runs operation by operation. It defines what every faster way must compute, and it alone calls swapped
         operations (`ops.use`).
         """
         if hidden is None:

@@ -19,10 +19,10 @@ from labkit.native.untouched import untouched
 class KVCache:
     """Keys and values `[num_layers, num_slots, num_heads, head_dim]` of the layers and heads of a part of the model.
 
-    A page holds a single token. Sequences with a common beginning share its slots, beams are reordered by rewriting slot
-    numbers, and no key is ever copied. The memory is not initialized (on the CPU a page is taken when it is first written), so
-    a slot that was never written may hold anything, NaN included. `held`: the layers and heads of the model that this cache
-    holds. Raises `InvalidRequest` for fewer than one slot.
+    A slot holds a single token. Sequences with a common beginning share the slots of that beginning, beams are reordered by
+    rewriting slot numbers, and no key is ever copied. The memory is not initialized, so a slot that was never written may
+    hold anything, also NaN. (On the CPU, the system provides memory only when it is first written.) `held`: the layers and
+    heads of the model that this cache holds. Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class KVCache:
             native.advise_large_pages(self.values)
 
     def occupy(self) -> None:
-        """Take all memory from the system now: on the CPU by writing zeros everywhere; a GPU's is taken already."""
+        """Take all memory from the system now. On the CPU this writes zeros everywhere; on a GPU it is taken already."""
         if self.keys.device.type == "cpu":
             self.keys.zero_()
             self.values.zero_()

@@ -32,7 +32,7 @@ _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 class AddsUp(Protocol):
-    """The group of processes that hold the shards of a layer, as a native pass uses it to add up their results."""
+    """A group of processes that hold the shards of a layer. A native pass uses it to add up their results."""
 
     @property
     def native_add_up(self) -> tuple[ctypes.c_void_p, int | None]:
@@ -96,11 +96,13 @@ class NativeForward(Forward):
         )
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """One native call; operation by operation while an operation is swapped (`ops.use`)."""
+        """Run the batch in one native call, or operation by operation while an operation is swapped (`ops.use`)."""
         return self._model.forward(batch, cache) if ops.swapped() else self.run(batch, cache)
 
     def run(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
-        """One native call: logits `[rows, vocab_size]`, or for a part without the head its hidden state, both float32.
+        """Run the batch in one native call.
+
+        Returns logits `[rows, vocab_size]`, or for a part without the head its hidden state; both are float32.
 
         A part without the embedding takes `hidden` `[tokens, hidden_size]`, float32, from the part before it. Raises
         `RankFailed` when a member of the group is missing.

@@ -1,6 +1,6 @@
 """Which part of a model one process holds: the layers of a stage, and a share of the heads, inner features and vocabulary.
 
-How each tensor is split is stated in `checkpoints/split.py`. The model, its linear layers and their quantized forms only see
+`checkpoints/split.py` states how each tensor is split. The model, its linear layers and their quantized forms only see
 smaller matrices and do not know about the split.
 """
 
@@ -16,7 +16,7 @@ from labkit.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class Part:
-    """Shard `shard` of `shards` of stage `stage` of `stages`; the default is the whole model.
+    """One part of a model: shard `shard` (of `shards`) of stage `stage` (of `stages`). The default is the whole model.
 
     A stage holds consecutive layers. If the layers do not divide evenly, the first stages hold one more.
     """
@@ -51,7 +51,7 @@ class Part:
     def slices(self, name: str, shape: tuple[int, ...]) -> Mapping[str, slice] | None:
         """The `rows` or `columns` of a tensor of the whole model that belong to this part.
 
-        An empty mapping means the whole tensor, None means nothing of it.
+        An empty mapping means the whole tensor. None means that the part has no share of the tensor.
         """
         if split_of(name) is Split.ONCE and self.shard:
             return None

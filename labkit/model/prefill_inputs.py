@@ -21,9 +21,8 @@ SEQUENCES = (1, 2, 4, 8)
 class PrefillInputs:
     """The tensors, on `device`, of a `Batch` of prefills with `width` columns of slots.
 
-    It holds as many sequences and tokens as the last entries of `SEQUENCES` and `TOKENS`. Padding follows the real entries:
-    tokens that belong to no sequence and write to `padding_slot`, sequences without new tokens, and among the rows whose
-    logits are wanted the first row again.
+    It has room for `SEQUENCES[-1]` sequences and `TOKENS[-1]` tokens. Padding follows the real entries: padding tokens belong
+    to no sequence and write to `padding_slot`, padding sequences have no new tokens, and padding entries of `logit_rows` are 0.
     """
 
     def __init__(self, width: int, padding_slot: int, device: torch.device) -> None:
@@ -42,7 +41,7 @@ class PrefillInputs:
         """The numbers of sequences and tokens that `batch` is padded to; None if it is not a short prefill."""
         if batch.num_decodes or batch.soft_rows is not None or batch.slot_table.shape[1] > self.width:
             return None
-        # At most one row of logits for each sequence; only the scoring of a text wants more, and runs without a graph.
+        # A graph returns one row of logits for each of its sequences. Scoring a text needs more, so it runs without a graph.
         sequences = bucket_of(max(batch.num_sequences, batch.logit_rows.shape[0]), SEQUENCES)
         tokens = bucket_of(batch.num_tokens, TOKENS)
         return None if sequences is None or tokens is None else (sequences, tokens)
@@ -61,7 +60,7 @@ class PrefillInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Copy a batch that has a bucket in; everything after it becomes padding."""
+        """Copy in a batch that has a bucket. All other entries become padding."""
         (sequences, columns), tokens = batch.slot_table.shape, batch.num_tokens
         _replace(self._token_ids, batch.token_ids, 0)
         _replace(self._positions, batch.positions, 0)

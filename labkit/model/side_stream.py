@@ -1,4 +1,4 @@
-"""A second CUDA stream, whose work runs at the same time as the current stream's, from a fork until a join.
+"""A second CUDA stream: from a fork until a join, its work runs at the same time as that of the current stream.
 
 GPT-J's attention and MLP both read the same normalized hidden state. On two streams, the small kernels of attention run while
 the GPU reads the matrices of the MLP, and neither waits until the other has finished.
@@ -16,8 +16,8 @@ class SideStream:
     """A stream on `device` with a higher priority: when kernels of both streams wait, its kernels start first.
 
     Inside the capture of a CUDA graph, the fork and the join become edges of the graph. The forked call may read tensors that
-    were made before the fork; free these after the join. Its result may be read after the join, and freed once all its readers
-    are queued, since the next fork waits for them.
+    were made before the fork; free these after the join. The call's result may be read after the join. It may be freed when
+    all its readers are queued, since the next fork waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Reads a model's weights. Matrices are quantized and packed as they are read, as the precision and the device require."""
+"""Reads a model's weights. While matrices are read, they are quantized and packed as the precision and the device require."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
     """Read a checkpoint's weights into a model, one tensor at a time, so that a second copy of the model never exists.
 
     For a `part`, only the tensors and slices of that part are read. Matrices are quantized from float32. The head of an int4
-    model is stored in int8, because its rounding error directly changes which token is chosen.
+    model is stored in int8, because a rounding error of the head directly changes which token is chosen.
     """
     dtype = compute_dtype(precision, device)
     shapes = expected_shapes(checkpoint.config)

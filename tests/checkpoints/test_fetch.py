@@ -161,7 +161,7 @@ def test_a_short_file_is_completed(hub: Hub, models: Path) -> None:
 
 def test_a_file_that_stays_short_is_refused(hub: Hub, models: Path) -> None:
     hub.misbehave(WEIGHTS, *[Fault("truncate", 123_456)] * 5)
-    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*broke off 5 times \(123456 of \d+ bytes came\)"):
+    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*broke off 5 times \(123456 of \d+ bytes were received\)"):
         fetch("gpt-j-6b")
     assert not (models / WEIGHTS).exists()
 
@@ -175,7 +175,7 @@ def test_a_hub_that_knows_no_ranges_sends_all_again(hub: Hub, models: Path) -> N
 @pytest.mark.parametrize("file", [WEIGHTS, "tokenizer.json"])
 def test_corrupted_bytes_are_refused_and_removed(hub: Hub, models: Path, file: str) -> None:
     hub.misbehave(file, Fault("corrupt", 100_000))
-    with pytest.raises(CheckpointError, match=f"{file} .*came wrong.*removed, run the same command again"):
+    with pytest.raises(CheckpointError, match=f"{file} .*was received wrongly.*removed, run the same command again"):
         fetch("gpt-j-6b")
     assert not list(models.glob(f"{file}*"))
     assert not hub.faults[file]
@@ -185,7 +185,7 @@ def test_corrupted_bytes_are_refused_and_removed(hub: Hub, models: Path, file: s
 
 def test_five_failures_end_the_run_and_keep_what_has_come(hub: Hub, models: Path) -> None:
     hub.misbehave(WEIGHTS, Fault("drop", 200_000), *[Fault("drop", 200_000)] * 2, *[Fault("refuse")] * 2)
-    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*broke off 5 times .*503.*what has come is kept"):
+    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*broke off 5 times .*503.*the part received so far is kept"):
         fetch("gpt-j-6b")
     assert len(hub.requests_for(WEIGHTS)) == 5
     hub.reset()
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_meanwhile(hub: Hub, models: Path, monkeypatch: pyt
     hub.misbehave(WEIGHTS, Fault("truncate", 500_000))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: full(descriptor) if list(models.glob(f"{WEIGHTS}*")) else None)
-        with pytest.raises(InsufficientResources, match=f"became full while {WEIGHTS} came; what has come is kept"):
+        with pytest.raises(InsufficientResources, match=f"became full during the download of {WEIGHTS}; the part received"):
             fetch("gpt-j-6b")
     fetch("gpt-j-6b")
     assert hub.requests_for(WEIGHTS)[-1].range == "bytes=500000-"

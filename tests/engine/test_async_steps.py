@@ -158,7 +158,7 @@ def test_refusals_and_failures_reach_their_own_stream(
         with pytest.raises(InvalidRequest, match="a prompt is empty"):
             await anext(engine.astream([[]]))
         soft_prompt = torch.full((1, engine.config.hidden_size), 3e38)
-        with pytest.raises(RequestFailed, match="no finite numbers"):
+        with pytest.raises(RequestFailed, match="are not finite"):
             await engine.agenerate([[4]], SamplingParams(soft_prompt=soft_prompt))
         assert await mine == {(0, 0): expected[0][0]}
         await idle(engine)

@@ -221,7 +221,7 @@ def test_weights_or_prompts_that_make_no_numbers_are_told(peer: Any, prompts: li
     number = engine.add_request(prompts[0], BYSTANDERS[0])
     huge = torch.full((2, 96), 3e38)
     for params in (SamplingParams(soft_prompt=huge), SamplingParams(soft_prompt=huge, num_beams=2)):
-        with pytest.raises(RequestFailed, match=r"no finite numbers.*soft_prompt"):
+        with pytest.raises(RequestFailed, match=r"are not finite.*soft_prompt"):
             engine.generate([[5, 6]], params)
     events = []
     while engine.has_unfinished:
@@ -229,7 +229,7 @@ def test_weights_or_prompts_that_make_no_numbers_are_told(peer: Any, prompts: li
     assert [event.token_id for event in events if event.request == number] == expected[0][0]
     with torch.no_grad():
         engine.model.layers[0].ln_1_weight.fill_(torch.nan)
-    with pytest.raises(RequestFailed, match=r"no finite numbers.*weights"):
+    with pytest.raises(RequestFailed, match=r"are not finite.*weights"):
         Engine(engine.model).generate([[5, 6]])
 
 

@@ -16,9 +16,9 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
     pytest.importorskip("tritonclient.grpc")
     somewhere = "127.0.0.1:1"
     cases = [
-        (["stress", somewhere], 2, "give one of --users (closed loop) and --rate (open loop)"),
-        (["load", somewhere], 2, "give one of --users"),  # the command's old name
-        (["stress", somewhere, "--users", "1", "--rate", "1"], 2, "give one of --users"),
+        (["stress", somewhere], 2, "give either --users (closed loop) or --rate (open loop)"),
+        (["load", somewhere], 2, "give either --users"),  # the command's old name
+        (["stress", somewhere, "--users", "1", "--rate", "1"], 2, "give either --users"),
         (["stress", somewhere, "--users", "1.5"], 2, "--users is '1.5'; whole numbers separated by commas are accepted"),
         (["stress", somewhere, "--rate", "much"], 2, "--rate is 'much'; numbers separated by commas are accepted"),
         (["stress", somewhere, "--users", "0"], 2, "users is 0; 1 or more is accepted"),

@@ -1,7 +1,7 @@
 """One group of beams: decides which candidates continue, which have ended, and when the search is over.
 
-It works on scores and tokens alone. The rules, also for ties, are those of transformers' beam search. Several groups of one
-prompt are separate searches, which the diversity penalty keeps different (Vijayakumar et al. 2016).
+It works on scores and tokens only. The rules, also for ties, are those of transformers' beam search. Several groups of one
+prompt are separate searches; the diversity penalty makes them choose different tokens (Vijayakumar et al. 2016).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Ends = Callable[[Node | None, int, int], bool]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may continue a beam: the beam's index, and the sum of its scores including this token's."""
+    """A token that may continue a beam. `beam`: the beam's index; `score`: the beam's score plus that of this token."""
 
     score: float
     beam: int
@@ -84,7 +84,7 @@ class BeamGroup:
             self._tree.release(beam.node)
         self.beams = running
         for hypothesis in ended:
-            self._tree.release(hypothesis.node)  # it keeps its tokens, but nothing is computed after it
+            self._tree.release(hypothesis.node)  # its tokens are kept, but nothing is computed after them
         self.pool = sorted([*self.pool, *ended], key=lambda hypothesis: -hypothesis.score)[: self.size]
         self.done = not running or (len(self.pool) == self.size and self._is_settled())
         if self.done:
@@ -94,7 +94,7 @@ class BeamGroup:
         return made
 
     def _is_settled(self) -> bool:
-        """Whether the search is over with a full pool, because `early_stopping` says so or no running beam can do better."""
+        """Whether a search with a full pool is over: `early_stopping` says so, or no running beam can do better."""
         params = self._params
         if params.early_stopping is True:
             return True

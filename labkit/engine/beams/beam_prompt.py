@@ -16,10 +16,10 @@ from labkit.engine.schedule.sequence import Sequence
 
 
 class BeamPrompt:
-    """The beams of a sequence without new tokens.
+    """The beams that continue `sequence`, which has no new tokens yet.
 
-    entry: the slots of the prompt and of the positions before it, which all beams share. chunk: the positions that a forward
-    pass computes before the first new token, all but those of a prefix prompt.
+    entry: the slots of the prompt and of the positions before it; all beams share them. chunk: the positions that a forward
+    pass computes before the first new token. These are all positions except those of a prefix prompt.
     """
 
     def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:
@@ -32,7 +32,7 @@ class BeamPrompt:
         groups = range(self.params.num_beam_groups)
         self.groups = [BeamGroup(self.params, sequence.max_new_tokens, ends, tree, row) for _ in groups]
         endings = len(sequence.stop_token_ids) + len(self.params.stop)
-        self._kept = max(2, 1 + endings)  # candidates per beam: enough remain if some of them end
+        self._kept = max(2, 1 + endings)  # candidates per beam: enough to go on if some of them end
 
     @property
     def done(self) -> bool:
@@ -53,7 +53,7 @@ class BeamPrompt:
     def best(self, scores: Tensor, turn: int) -> tuple[Tensor, Tensor]:
         """The likeliest candidates of group `turn`, best first: their scores, and their places in the flattened `scores`.
 
-        scores: `[beams, vocab_size]` of this group. The groups before it have taken their tokens of this step already.
+        scores: `[beams, vocab_size]` of this group. The earlier groups have already taken their tokens of this step.
         """
         group, vocab_size = self.groups[turn], scores.shape[1]
         if taken := [beam.node.token for g in self.groups[:turn] for beam in g.beams if beam.node is not None]:

@@ -1,7 +1,7 @@
 """Beam search over a model's forward pass, for several prompts at once: finds the continuations that are likeliest as a whole.
 
-Each prompt is computed once, and its beams share those slots of the cache. When a beam changes its past, only its line of slot
-numbers changes; keys and values are never moved.
+Each prompt is computed once, and its beams share its slots of the cache. When a beam continues another one, only its line of
+slot numbers changes; keys and values are never moved.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Row:
 
 
 class BeamSearch:
-    """Runs the beams of `sequences`, one sequence for each prompt, none with new tokens yet, until all beams have ended.
+    """Runs the beams of `sequences` until all have ended. Each prompt has one sequence, which has no new tokens yet.
 
-    sampler, sampler_rows: applies penalties and bans; the search uses one of these rows for each beam, `num_beams` of every
-    sequence. slots: the slots of `cache` that it may use; `slots_needed` of all sequences together are always enough.
-    max_prefill_tokens: prompt tokens that one forward pass computes at most; a longer prompt has a pass of its own.
+    sampler: applies penalties and bans. sampler_rows: the rows of the sampler that the search uses, `num_beams` of them for
+    each sequence. slots: the slots of `cache` that it may use; the sum of `slots_needed` over all sequences is always enough.
+    max_prefill_tokens: the most prompt tokens that one forward pass computes; a longer prompt has its own pass.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class BeamSearch:
         return bool(self._rows)
 
     def _take(self, prompts: list[BeamPrompt], turn: int, scores: Tensor) -> list[tuple[Node, int]]:
-        """Let one group of each prompt take its tokens; all of them share one copy to the host."""
+        """Let one group of each prompt take its tokens. One copy to the host serves all these groups."""
         found = []
         for prompt in prompts:
             group = prompt.groups[turn]
@@ -152,7 +152,7 @@ class BeamSearch:
             node.logprob = logprob
 
     def _renumber(self, live: list[BeamPrompt]) -> None:
-        """Give each group the rows that its beams have from now on, and let the sampler's rows follow."""
+        """Assign each group the rows of its beams from now on, and reorder the sampler's rows in the same way."""
         row = 0
         for group in (group for prompt in live for group in prompt.groups):
             group.row = row
@@ -163,7 +163,7 @@ class BeamSearch:
         self._sampler.advance(torch.tensor(made, dtype=torch.int64, device=self._sampler.device), rows)
 
     def _prefill(self) -> Iterator[Batch]:
-        """Every prompt once, whatever the number of its beams."""
+        """The batches of the prompts. Each prompt is computed once, whatever its number of beams."""
         waiting: list[BeamPrompt] = []
         for prompt in self._prompts:
             if waiting and sum(p.chunk.count for p in (*waiting, prompt)) > self._max_prefill_tokens:
@@ -178,7 +178,7 @@ class BeamSearch:
         return prefill_batch(chunks, self._table.device)
 
     def _decode(self) -> Batch:
-        """One new token of every beam, after the slots of the row that it continues."""
+        """The batch with one new token of every beam. Its slot follows the slots of the row that the beam continues."""
         nodes = [row.node for row in self._rows if row.node is not None]
         positions = [row.prompt.entry.num_slots + row.prompt.made - 1 for row in self._rows]
         self._table.select([row.parent for row in self._rows])

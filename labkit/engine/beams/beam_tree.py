@@ -21,7 +21,7 @@ class Node:
         self.parent = parent
         self.slot = -1
         self.logprob: TokenLogprob | None = None
-        self.references = 0  # its children, and 1 for a beam whose last token it is
+        self.references = 0  # the number of its children, plus 1 if a beam ends here
 
 
 class BeamTree:
@@ -31,7 +31,7 @@ class BeamTree:
         self.free = list(free)
 
     def add(self, token: int, parent: Node | None) -> Node:
-        """Add the last token of a beam, after `parent` (None: after the prompt), without a slot yet."""
+        """Add a token at the end of a beam, after `parent` (None: after the prompt). It has no slot yet."""
         if parent is not None:
             parent.references += 1
         node = Node(token, parent)
@@ -50,9 +50,9 @@ class BeamTree:
         return node.slot
 
     def release(self, node: Node | None) -> None:
-        """Tell that this node is no longer the last token of a beam.
+        """Note that this node is no longer the last token of a beam.
 
-        Frees the slots that nothing else needs, from this node up its branch.
+        Frees the slots of this node and of the nodes before it, up to the first node that is still needed.
         """
         while node is not None:
             node.references -= 1

@@ -1,4 +1,4 @@
-"""The beam searches that run besides the batch: each has one forward pass per step.
+"""Runs beam searches beside the engine's batch: each search has one forward pass per step.
 
 When a search is over, its best hypotheses become the tokens of its samples.
 """
@@ -26,7 +26,7 @@ from labkit.model.kv_cache import KVCache
 class Search:
     """The search for prompts that were admitted in the same step.
 
-    `again`: the search of one prompt alone, after a search with other prompts failed.
+    `again`: whether it repeats the search of one prompt, alone, because a search together with other prompts failed.
     """
 
     reservations: list[Reservation]
@@ -38,10 +38,10 @@ class Search:
 class RunningSearches:
     """Runs a search for each reservation of the scheduler.
 
-    Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the others of its search
-    have ended, or at once if no other is left. When a search fails, each of its prompts is searched again alone; a prompt that
-    fails alone ends with an event that has the `error`. An exception that is no prompt's fault (`may_be_of_one`) goes to the
-    caller, and the prompts wait in the queue for a new search.
+    Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the other prompts of its
+    search have ended, or immediately if none is left. When a search fails, each of its prompts is searched again alone. A
+    prompt that fails alone ends with an event that has the `error`. An exception that is no prompt's fault (`may_be_of_one`)
+    goes to the caller, and the prompts wait in the queue for a new search.
     """
 
     def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
@@ -51,7 +51,7 @@ class RunningSearches:
         self._gone: set[Sequence] = set()
 
     def step(self, forward: Forward, cache: KVCache) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Run one pass of every search. Yields the tokens of those that are over."""
+        """Run one pass of every search. Yields the tokens of the searches that have ended."""
         begun = self._begun()
         if new := [reservation for reservation in self._scheduler.reservations if reservation not in begun]:
             yield from self._start(new, forward, cache)
@@ -109,7 +109,7 @@ class RunningSearches:
     def _apart(
         self, search: Search, error: BaseException, forward: Forward, cache: KVCache
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """After a search failed, search each prompt that is still wanted again, alone; end a prompt that was alone already."""
+        """After a failed search, search each prompt alone if it is still wanted. If it already was alone, end it instead."""
         if search.again:
             for samples in self._end(search):
                 yield failed(samples[0], error)
@@ -123,7 +123,7 @@ class RunningSearches:
                 yield from self._start([reservation], forward, cache, again=True)
 
     def _end(self, search: Search) -> list[list[Sequence]]:
-        """Free all that a search holds. Returns the samples that are still wanted, prompt by prompt."""
+        """Free everything that a search holds. Returns the samples that are still wanted, one list per prompt."""
         self._searches.remove(search)
         for reservation in search.reservations:
             self._scheduler.release(reservation)
@@ -134,7 +134,7 @@ class RunningSearches:
 
 
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
-    """The tokens of the best hypotheses, one for each sample, best first; the last is repeated if bad words left too few."""
+    """The tokens of the best hypotheses, one per sample, best first. If bad words left too few, the last one is repeated."""
     for number, sample in enumerate(samples):
         best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
         nodes = path(best.node) if best is not None else []

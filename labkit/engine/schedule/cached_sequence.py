@@ -16,11 +16,11 @@ from labkit.engine.schedule.slot_allocator import Slots
 class CachedSequence:
     """The scheduler's view of a running sequence.
 
-    Positions count prefix and soft prompt (together `lead`), then the prompt, then the new tokens. The first `computed`
+    Positions count the prefix and soft prompts (together `lead`), then the prompt, then the new tokens. The first `computed`
     positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window` (the request's `memory_len`)
     the columns form a ring, in which a new position replaces the oldest one.
 
-    forks: the other samples of the prompt, which become sequences of their own once the prompt is computed. decoding: one
+    forks: the other samples of the prompt, which become their own sequences when the prompt is computed. decoding: only one
     token is left to compute in each step. row: the sequence's row in the sampler, the same as long as it runs; fork_rows: the
     rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is not set up).
     guesses: tokens that may follow the last one and are computed with it in this step, if the request speculates.
@@ -32,7 +32,7 @@ class CachedSequence:
         self.sequence = sequence
         self.forks = list(forks)
         self.window = params.memory_len
-        # A wrong guess would overwrite what a bounded memory still remembers.
+        # With a bounded memory, a wrong guess would overwrite an old position that is still needed.
         self.speculates = params.speculate > 0 and params.memory_len is None
         self.prefix_len = params.prefix_len
         self.lead = params.prefix_len + params.soft_len
@@ -63,7 +63,7 @@ class CachedSequence:
 
     @property
     def begin(self) -> int:
-        """The next position to compute. If all are computed, it is the last one, whose logits were not used yet."""
+        """The next position to compute. If all are computed, the last one: its logits were not used yet."""
         return min(self.computed, self.num_tokens - 1)
 
     @property
@@ -73,7 +73,7 @@ class CachedSequence:
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt are still to be made, so that all of it must be computed, not reused."""
+        """Whether log-probabilities of the prompt are still needed. Then the whole prompt must be computed, not reused."""
         return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 
     @property

@@ -82,8 +82,8 @@ class Plan:
     def without(self, gone: Collection[CachedSequence], *, scored: bool = True) -> tuple[Plan, list[int]]:
         """Leave out the sequences in `gone`.
 
-        Returns the plan of the others and the rows of this plan's logits that belong to them. With `scored` off, the logits
-        hold no rows that only score a prompt.
+        Returns the plan of the others and the rows of this plan's logits that belong to them. If `scored` is false, the
+        logits have no rows that only score a prompt.
         """
         rows = 0
         kept: list[int] = []

@@ -18,7 +18,7 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 
 
 class Node:
-    """Consecutive tokens and their slots; `children` continue them, by the first token of each."""
+    """Consecutive tokens and their slots. `children`: the nodes that continue them, by the first token of each node."""
 
     def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
         self.tokens = tokens
@@ -36,22 +36,22 @@ class PrefixCache:
     def __init__(self, allocator: SlotAllocator) -> None:
         self._allocator = allocator
         self._root = Node(np.empty(0, np.int64), np.empty(0, np.int32), None)
-        # Least recently used first. When a node is used, its ancestors are moved after it, so a leaf comes before them.
+        # Least recently used first. When a node is used, its ancestors are moved after it, so leaves come before ancestors.
         self._order: OrderedDict[Node, None] = OrderedDict()
         self.epoch = 0
         self.num_slots = 0
 
     def match(self, tokens: Sequence[int] | Tokens) -> Slots:
-        """Slots of the longest cached prefix of `tokens`. Call the allocator's `share` on them before anything else."""
+        """Slots of the longest cached prefix of `tokens`. Call the allocator's `share` with them before any other method."""
         node, inside, _ = self._walk(np.asarray(tokens, np.int64))
         self._touch(node)
         return self._path(node, inside)
 
     def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
-        """Keep the slots of these tokens, except where a prefix of them is cached already. The caller refers to the slots.
+        """Keep the slots of these tokens, except those of a prefix that is cached already. The caller must refer to the slots.
 
-        Returns the cached slots of all the tokens; for a prefix that was cached already they differ from the given ones. A
-        caller that goes on must refer to the returned slots, so that who refers to a slot refers to all slots before it.
+        Returns the cached slots of all the tokens; for a prefix that was cached already, they differ from the given ones. A
+        caller that goes on must refer to the returned slots: whoever refers to a slot must refer to all slots before it.
         """
         given = np.asarray(tokens, np.int64)
         node, inside, depth = self._walk(given)
@@ -114,7 +114,7 @@ class PrefixCache:
         return upper
 
     def _cut(self, leaf: Node, count: int) -> int:
-        """Free the last `count` slots of a leaf. These are idle: who refers to a slot refers to all slots before it."""
+        """Free the last `count` slots of a leaf. They are idle: whoever refers to a slot refers to all slots before it."""
         assert leaf.parent is not None
         left = len(leaf.slots) - count
         self._allocator.drop(leaf.slots[left:])

@@ -1,4 +1,4 @@
-"""Guesses the next tokens: those that followed the same words earlier in the text (prompt lookup decoding, Saxena 2023).
+"""Guesses the next tokens: those that followed the same tokens earlier in the text (prompt lookup decoding, Saxena 2023).
 
 Knows nothing about the model. A wrong guess costs a few rows of a forward pass, but never changes a token.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""How many tokens of the text's end are looked up at first; then fewer."""
+"""The most tokens at the end of the text that are looked up; if they did not occur earlier, fewer tokens are."""
 
 
 class PromptLookup:
@@ -36,7 +36,7 @@ class PromptLookup:
                 after[ending] = len(self._tokens)
 
     def propose(self, count: int) -> list[int]:
-        """Up to `count` tokens that may come next: those after the earlier occurrence, repeated at the end of the text."""
+        """Up to `count` tokens that may come next: those from the earlier occurrence to the text's end, repeated if needed."""
         if self._match is None or count < 1:
             return []
         again = self._tokens[self._match :]  # not empty: the earlier occurrence ends before the text does

@@ -1,4 +1,4 @@
-"""Decides what each sequence computes in the next forward pass. It keeps books only: no tensors, no model, no text."""
+"""Decides what each sequence computes in the next forward pass. It knows no tensors, no model and no text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOKAHEAD = 8
 """Slots left for each running sequence when another one is admitted, so that none is preempted soon after."""
 
 WORTH_WAITING = 32
-"""A prompt waits if a running prompt is about to compute at least this many tokens that both begin with."""
+"""A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +46,19 @@ class Scheduler:
     order of admission, but at most `max_mixed_prefill` of it in a step that also decodes. So a running sequence gets one token
     per step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
     number of tokens of all prompts admitted up to this one, and m is the smaller of `max_step_tokens - max_batch_size` and
-    `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. None overtakes another, with one exception: a
-    prompt lets others pass while a running prompt computes a long prefix that both share.
+    `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. None overtakes another, with one exception:
+    while a running prompt computes a long prefix of a waiting prompt, later prompts may be admitted before the waiting one.
 
     If several steps are in flight (the stages of a pipeline), each decodes its share of the sequences, so that a sequence gets
     one token in every round of steps.
 
-    Tokens that are still left in a step are used for the guesses of requests that speculate. A beam search is admitted in the
-    same order, when all slots that it may need are available. It keeps them until it ends, and runs outside of the plan.
+    If tokens of a step are still left, they are used for the guesses of requests that speculate. A beam search is admitted in
+    the same order, when all slots that it may need are available. It keeps these slots until it ends, and is not part of the
+    plan.
 
     When slots run out, idle prefixes are evicted first. Then the sequence that was admitted last is preempted: it loses its
     slots, goes to the front of the queue, and later computes its tokens again, except those whose slots were kept. The
-    sequence admitted first waits for nobody but beam searches, and every request fits the pool alone (`SlotPool.check`), so at
+    sequence admitted first waits only for beam searches, and every request fits the pool alone (`SlotPool.check`), so at
     least one sequence always advances.
     """
 
@@ -74,7 +75,7 @@ class Scheduler:
         self.tokens_computed = self.tokens_reused = self.preemptions = self.tokens_guessed = self.guesses_right = 0
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
-        """Put the samples of one prompt at the end of the queue; `SlotPool.check` has accepted them."""
+        """Put the samples of one prompt at the end of the queue. The caller has checked them with `SlotPool.check`."""
         self.waiting.append(list(samples))
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
@@ -84,7 +85,7 @@ class Scheduler:
             self.finish(entry)
 
     def plan(self, steps: int = 1, busy: Collection[CachedSequence] = ()) -> Plan:
-        """Decide the next step. Slots are assigned now and all else in `commit`, so that a failed step is planned again.
+        """Decide the next step. Only slots are assigned now, all else in `commit`, so that a failed step can be planned again.
 
         steps: how many steps may be in flight; each decodes its share of the sequences. busy: the sequences of the other
         steps in flight.
@@ -130,7 +131,7 @@ class Scheduler:
         return sampled
 
     def finish(self, entry: CachedSequence) -> None:
-        """Remove a sequence that has ended or makes room for others; its slots and its row are available."""
+        """Remove a sequence that has ended or makes room for others. Its slots and rows become available."""
         self.pool.release(entry)
         self.running.remove(entry)
         self._rows += [entry.row, *entry.fork_rows]
@@ -157,10 +158,10 @@ class Scheduler:
         self._rows += reservation.rows
 
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
-        """The sequences that decode in the next step, its share of all, each with a slot for its token.
+        """The sequences that decode in the next step: its share of all that decode, each with a slot for its token.
 
-        If slots are missing, the sequences admitted last are preempted. While the last one is in flight, that is not possible,
-        and the sequences without a slot wait.
+        If slots are missing, the sequences admitted last are preempted. A sequence in flight cannot be preempted; if it is the
+        last one, the sequences without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]
@@ -201,7 +202,7 @@ class Scheduler:
         place = 0
         while place < len(self.waiting):
             samples = self.waiting[place]
-            if place + width_of(samples) > len(self._rows):  # one row each for the prompts before it in the queue
+            if place + width_of(samples) > len(self._rows):  # each prompt before it in the queue needs a row
                 return None
             spare = LOOKAHEAD * (len(self.running) + len(samples)) if self.running else 0
             if samples[0].params.num_beams > 1:

@@ -16,12 +16,12 @@ from labkit.engine.text_stream import TextStream
 class Sequence:
     """A prompt and its new tokens so far.
 
-    eos_token_id: the model's end-of-text token, or several. bad_words: forbidden token sequences; banned_texts: forbidden
-    texts. seed, sample: decide its random draws. token_bytes: turns a token into its bytes of the text; special_tokens: the
+    eos_token_id: the model's end-of-text token, or several. bad_words: forbidden token sequences. banned_texts: forbidden
+    texts. seed, sample: determine its random draws. token_bytes: a function from a token to its bytes. special_tokens: the
     names of the tokens that have no bytes.
 
-    Its `stop_token_ids` are the tokens that end it, the end of text included unless the request ignores it; its `stop_words`
-    are the stops that were given as token ids.
+    `stop_token_ids`: the tokens that end the sequence, with the end-of-text tokens unless the request ignores them.
+    `stop_words`: the stop words that were given as token ids.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Sequence:
         return self._special.get(token) or self.token_bytes(token)
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
-        """Append the next token. The event holds the text that it adds, and why the text ended if it did.
+        """Append the next token. Returns its event, with the new text and, if the text has ended, the reason.
 
         `NO_TOKEN` ends the text without a token.
         """

@@ -1,4 +1,4 @@
-"""Tracks which cache slots are free; used slots are shared by reference count. Knows nothing about tokens."""
+"""Tracks which cache slots are free, and counts how many sequences share a used slot. Knows nothing about tokens."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PADDING_SLOT = 0
 class SlotAllocator:
     """Counts the references to each of the slots 1 to `num_slots`; a slot without references is free, unless it is kept.
 
-    Kept slots hold keys and values of tokens that may come again. A kept slot without references is idle: its contents stay,
-    and the owner of the prefixes can free it at any time. Raises `InvalidRequest` for fewer than one slot.
+    Kept slots hold keys and values of tokens that may come again. A kept slot without references is idle: its contents stay
+    until the prefix cache drops it. Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(self, num_slots: int) -> None:

@@ -43,7 +43,7 @@ class SlotPool:
             )
 
     def matched(self, entry: CachedSequence) -> Slots:
-        """Slots of the cached prefix of a sequence; never of its last token, which is computed for its logits."""
+        """Slots of the cached prefix of a sequence, never with its last token, which must be computed for its logits."""
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
         return self.prefixes.match(entry.tokens[:-1])
@@ -74,7 +74,7 @@ class SlotPool:
         return bool(self.allocator.references[entry.slots[entry.column(position)]] > 1)
 
     def give_next(self, entries: SequenceOf[CachedSequence]) -> None:
-        """Give each of these sequences, which lack one, a slot for its next token; `num_available` is large enough."""
+        """Give each of these sequences the slot that it lacks for its next token; `num_available` must be large enough."""
         for entry, slot in zip(entries, self._take(len(entries)).tolist(), strict=True):
             column = entry.column(entry.num_tokens - 1)
             if column < entry.num_slots:
@@ -84,7 +84,7 @@ class SlotPool:
                 entry.num_slots = column + 1
 
     def give_guesses(self, entry: CachedSequence) -> None:
-        """Give a decoding sequence slots for its guesses; the right tokens later use the slots of wrong guesses."""
+        """Give a decoding sequence slots for its guesses. The slots of wrong guesses are used again for the right tokens."""
         missing = entry.num_tokens + len(entry.guesses) - entry.num_slots
         entry.extend(self._take(max(missing, 0)))
 
@@ -94,7 +94,7 @@ class SlotPool:
         return entry.fork(sequence, row)
 
     def share_prefix(self, entry: CachedSequence) -> None:
-        """Let others use what a running sequence has computed; where another was first, it uses the other's slots."""
+        """Let others use what a running sequence has computed. For tokens that another computed first, it takes their slots."""
         if not self._shares(entry) or entry.epoch != self.prefixes.epoch:
             return
         kept = self._keep(entry)
