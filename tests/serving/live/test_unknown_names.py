@@ -37,7 +37,7 @@ UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
     ("gptj", {PARAMETER: "forged"}, "labkit_probe is not a parameter of gptj"),
     ("ensemble", {"max_tokens": 5}, "max_tokens is not a parameter of preprocessing; write INPUT_1"),
     ("ensemble", {"num_beams": 2}, "write beam_width"),
-    ("ensemble", {PARAMETER: "forged"}, "labkit_probe is no parameter"),
+    ("ensemble", {PARAMETER: "forged"}, "labkit_probe is not a parameter"),
     ("fastertransformer", {"top_k": 2}, "top_k is not a parameter of fastertransformer; write runtime_top_k"),
     ("preprocessing", {"BAD_WORD_DICT": "a"}, "write BAD_WORDS_DICT"),
     ("postprocessing", {"SEQUENCE_LENGHT": 1}, "write SEQUENCE_LENGTH"),
