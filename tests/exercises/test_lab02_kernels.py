@@ -114,7 +114,11 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         {'score = tl.where(seen, score, float("-inf"))': "pass"},
         "Mask the scores with -inf before you take the maximum",
     ),
-    (ATTENTION, {"query[None, :] * key, axis=1": "query[None, :] * key, axis=0"}, "a sum over axis=1 leaves one number for each row"),
+    (
+        ATTENTION,
+        {"query[None, :] * key, axis=1": "query[None, :] * key, axis=0"},
+        "a sum over axis=1 leaves one number for each row",
+    ),
     (
         ATTENTION,
         {
