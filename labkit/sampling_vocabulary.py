@@ -32,9 +32,10 @@ class Parameter:
 
     meaning: one or two sentences, for every reader. detail: what only the reference documentation adds. default: its value
     when it is left out. limits: the least and the largest whole number. accepted, allows: the range of a number, in words and
-    as a function. may_be_none: None is a value of its own. option: the name on the command line, "" where it has none.
-    tensor: the Triton data type of the `gptj` model's input, "" where it is not served. is_new: repositories written before
-    this tensor existed are served without it. other_names: what fastertransformer_backend and other systems call it.
+    as a function. may_be_none: None is a value of its own. shape: the names of a tensor's dimensions. option: the name on the
+    command line, "" where it has none. tensor: the Triton data type of the `gptj` model's input, "" where it is not served.
+    is_new: repositories written before this tensor existed are served without it. other_names: what fastertransformer_backend
+    and other systems call it.
     """
 
     name: str
@@ -373,8 +374,6 @@ PARAMETERS = (
     ),
 )
 """In the order in which people read about them."""
-
-BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
 
 
 def of_kind(kind: Kind) -> tuple[Parameter, ...]:

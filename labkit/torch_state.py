@@ -1,9 +1,9 @@
-"""Shields the engine from torch modes that the calling thread has switched on, such as autocast and inference mode."""
+"""Shields the engine from torch modes that the calling thread has switched on, such as autocast; limits torch's threads."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -38,6 +38,20 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
     def _recreate_cm(self) -> undisturbed:
         """A decorated function enters a new object at each call, because several threads may be inside."""
         return undisturbed()
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use this many CPU threads inside the block; None leaves their number unchanged."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled")  # noqa: B009

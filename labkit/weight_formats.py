@@ -152,9 +152,8 @@ def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     float32 and rounds ties to even. A row of zeros gets the scale 0.
     """
     wide = x.float()
-    scales = wide.abs().amax(1) * (
-        1 / 127
-    )  # a multiplication, because torch divides by constants differently on a CPU and on a GPU
+    # A multiplication, because torch divides by constants differently on a CPU and on a GPU.
+    scales = wide.abs().amax(1) * (1 / 127)
     return (wide / _no_zeros(scales)[:, None]).round_().to(torch.int8), scales
 
 

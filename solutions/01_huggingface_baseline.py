@@ -56,8 +56,8 @@ print(tokenizer.decode(made[0]))
 # %% [markdown]
 # ## A clock that is not fooled
 #
-# A GPU works while your program goes on: a call puts work on a queue and returns at once. A clock that is read then has seen
-# almost nothing of the work:
+# A GPU works while your program goes on: a call puts work on a queue and returns at once. If you read the clock then, most of
+# the work is still to come:
 
 # %%
 pictures.queue()

@@ -8,10 +8,11 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from labkit.engine import SamplingParams
-from labkit.sampling_vocabulary import BY_NAME, PARAMETERS, reference
+from labkit.sampling_vocabulary import PARAMETERS, reference
 from labkit.serving.repository.tensors import GPTJ_INPUTS
 
 ROOT = Path(__file__).parents[1]
+BY_NAME = {each.name: each for each in PARAMETERS}
 
 
 def test_the_fields_are_the_vocabulary() -> None:

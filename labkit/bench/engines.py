@@ -21,9 +21,7 @@ from labkit.errors import NotAvailable
 from labkit.model import FixedBatches, KVCache
 from labkit.model.cuda_graph import GraphedGPTJ
 from labkit.model.fastest_forward import fastest_forward
-from labkit.model.forward import Forward
 from labkit.model.weight_store import read_model
-from labkit.ops.backend import on_triton
 from labkit.precision import BITS, compute_dtype, precision_name
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
@@ -101,8 +99,7 @@ class LabkitEngine(BenchEngine):
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
         self._model = read_model(checkpoint, precision, device)
-        self._graphed = GraphedGPTJ(self._model, PADDING_SLOT) if on_triton(self._model.layers[0].ln_1_weight) else None
-        self._forward: Forward = self._graphed or fastest_forward(self._model)
+        self._forward = fastest_forward(self._model, padding_slot=PADDING_SLOT)
         self._describe(precision, device)
 
     def _describe(self, precision: str, device: torch.device) -> None:
@@ -128,8 +125,8 @@ class LabkitEngine(BenchEngine):
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Run one forward pass per step over the preallocated cache."""
         assert self._cache is not None
-        if self._graphed:
-            return self._graphed.decode_greedy(self._batches.decode(tokens), self._cache, steps)
+        if isinstance(self._forward, GraphedGPTJ):
+            return self._forward.decode_greedy(self._batches.decode(tokens), self._cache, steps)
         made = []
         for _ in range(steps):
             tokens = self._forward(self._batches.decode(tokens), self._cache).argmax(-1)

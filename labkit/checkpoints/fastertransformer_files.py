@@ -1,4 +1,4 @@
-"""The files of FasterTransformer's format: which tensors each `.bin` file holds, of which rank, in which shape.
+"""The files of FasterTransformer's format: the tensors in each `.bin` file, their ranks and their shapes.
 
 File names and layouts are those of NVIDIA/FasterTransformer, `examples/pytorch/gptj/utils/huggingface_gptj_ckpt_convert.py`
 (which writes them) and `src/fastertransformer/models/gptj/GptJ*Weight.cc` (which reads them). Matrices that are split over

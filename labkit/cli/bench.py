@@ -93,9 +93,8 @@ def _draw(record: Record, path: Path) -> None:
     which = _which(record)
     steps = [row["decode_ms_per_token"] for row in record.rows]
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
-    unseen = [
-        "communication_bytes" in row and "communication_share" not in row for row in record.rows
-    ]  # the host cannot measure how long GPUs communicate
+    # The host cannot measure how long GPUs communicate.
+    unseen = ["communication_bytes" in row and "communication_share" not in row for row in record.rows]
     bars = [
         f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not separate)' if together else ''}"
         for row, together in zip(record.rows, unseen, strict=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.sampling_vocabulary import PARAMETERS, Parameter
+from labkit.sampling_vocabulary import PARAMETERS, Parameter, of_kind
 
 OPTIONS = tuple(parameter for parameter in PARAMETERS if parameter.option)
 _TYPES: dict[str, Any] = {"whole number": int, "number": float, "flag": bool, "words": str, "token ids": int, "choice": str}
@@ -38,11 +38,8 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def as_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `SamplingParams` for the values that typer has read."""
-    taken = {each.name: options[each.name] for each in OPTIONS}
-    lists = {each.name: taken[each.name] or () for each in OPTIONS if each.is_list}
     spelt = {"false": False, "true": True}
-    choices = {each.name: spelt.get(taken[each.name], taken[each.name]) for each in OPTIONS if each.kind == "choice"}
-    return taken | lists | choices
+    return options | {each.name: spelt.get(options[each.name], options[each.name]) for each in of_kind("choice")}
 
 
 def _default(parameter: Parameter) -> Any:

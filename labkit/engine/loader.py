@@ -18,6 +18,7 @@ from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.model.weight_store import read_model
 from labkit.precision import BITS, as_device, as_precision, compute_dtype
+from labkit.sampling_vocabulary import MOST_SEED
 
 HEADROOM = 1.05
 
@@ -47,7 +48,7 @@ def load(
     check_options(options)
     if not isinstance(name, str | os.PathLike):
         raise InvalidRequest(f"name is {argument_forms.shown(name)}; a model's name, a directory or a config.json is accepted")
-    seed = argument_forms.whole("seed", seed, 0, 2**64 - 1)
+    seed = argument_forms.whole("seed", seed, 0, MOST_SEED)
     target = as_device(device)
     chosen = as_precision(dtype, target)
     _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed

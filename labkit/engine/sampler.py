@@ -69,7 +69,6 @@ class Sampler:
 
     def __init__(self, rows: int, vocab_size: int, device: torch.device) -> None:
         self.device = device
-        self.vocab_size = vocab_size
         self._shape = rows, vocab_size
         self._wishes = [_Wishes()] * rows
         # Each sampler row is a column here, so that one parameter of several rows lies in neighbouring memory.
@@ -250,16 +249,17 @@ class Sampler:
         return torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self.device)
 
     def _index(self, rows: SequenceOf[int]) -> Tensor:
-        """The row numbers as a tensor on the device. The last few are kept, since most steps use the same rows as before."""
+        """The row numbers as a tensor on the device. Those used last are kept, since most steps use the same rows as before."""
         key = tuple(rows)
-        index = self._indexed.get(key)
+        index = self._indexed.pop(key, None)
         if index is None:
             host = torch.tensor(key, dtype=torch.int64, device="cpu")
             if self.device.type == "cuda":
                 host = host.pin_memory()  # so that the host does not wait for the copy
-            index = self._indexed[key] = host.to(self.device, non_blocking=True)
-            if len(self._indexed) > KEPT_INDICES:
-                del self._indexed[next(iter(self._indexed))]  # the oldest
+            index = host.to(self.device, non_blocking=True)
+        self._indexed[key] = index
+        if len(self._indexed) > KEPT_INDICES:
+            del self._indexed[next(iter(self._indexed))]  # the least recently used
         return index
 
 

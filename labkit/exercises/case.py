@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,14 @@ class Case:
     label: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def own_line(error: BaseException, function: Callable[..., Any]) -> str:
+    """The last line of a learner's own function that led to this error; an empty string if there is none."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    file = code.co_filename if code else None
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next((frame.line for frame in frames if frame.filename == file and frame.line), "")
 
 
 def directly(function: Callable[..., Any], case: Case) -> Any:

@@ -63,7 +63,7 @@ class _Extent:
 class KernelLaunch:
     """A launch of one kernel over one grid, the number of stores that its programs ran, and what they accessed.
 
-    `extents` is None for a compiled kernel, of which only the name is known.
+    `extents` is None for a compiled kernel: only its name is known.
     """
 
     name: str
@@ -225,8 +225,8 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
     def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **options: Any) -> Any:
         _check(self, "writes", ptrs, mask, dtype_of(ptrs.get_element_ty()).itemsize)
-        for seen in _watching:
-            seen[-1].stores += 1
+        if _watching:
+            _watching[-1][-1].stores += 1  # all that watch have the same launch
         return store(self, ptrs, value, mask, *rest, **options)
 
     def set_grid_idx(self: Any, *index: Any) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -17,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.exercises.case import Case, directly
+from labkit.exercises.case import Case, directly, own_line
 from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernels import prepare
@@ -185,10 +183,8 @@ def _own_error(error: BaseException) -> BaseException:
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
     """The error in words, with the last line of the learner's own function that led to it."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename and frame.line]
-    place = f" (in your line `{own[-1].line}`)" if own else ""
+    own = own_line(error, function)
+    place = f" (in your line `{own}`)" if own else ""
     try:
         text = str(error).strip().splitlines()
     except Exception:  # a learner's own exception whose text cannot be made

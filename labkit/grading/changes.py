@@ -39,7 +39,7 @@ class Changes:
     """What code changes when it runs.
 
     - `objects`: names whose objects it changes.
-    - `modules`: names of which it calls a setter, in case they are modules.
+    - `modules`: names on which it calls a setter (`torch.set_...`); they may be modules.
     - `called` and `passed`: for a call whose value is not used, the name of the method's object, and the names in the
       arguments; the call may change both.
     - `calls`: functions that are called by a plain name.

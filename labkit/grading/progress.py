@@ -58,7 +58,10 @@ class Progress:
         self.path = path or home() / "progress.json"
 
     def standings(self) -> dict[str, Standing]:
-        """The standing of every exercise, by its name. A damaged file counts as empty, and is renamed rather than lost."""
+        """The standing of every exercise, by its name.
+
+        A damaged file counts as empty. It is renamed rather than lost, if this process keeps progress.
+        """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
             stored = json.loads(self.path.read_text("utf-8"))
@@ -66,7 +69,8 @@ class Progress:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError):
-            self.path.replace(self.path.with_suffix(".damaged"))
+            if self.is_kept:
+                self.path.replace(self.path.with_suffix(".damaged"))
         return found
 
     def record(self, verdict: Verdict) -> Standing:

@@ -1,4 +1,4 @@
-"""What a lab's notebook imports; this package computes nothing of its own.
+"""Everything that the notebook of a lab imports. This package only passes on what other packages define.
 
 `from labkit.lab import check, hint, passed, predicted, progress_panel` is the set-up of every lab. A lab with kernels also
 imports `kernel_device`, `tl` and `triton`; Triton itself is loaded only when one of the last two names is used. What else

@@ -109,19 +109,9 @@ class RankProcesses:
     def __iter__(self) -> Iterator[RankProcess]:
         return iter(list(self._by_rank.values()))
 
-    def start(
-        self,
-        rank: int,
-        module: str,
-        arguments: Sequence[str],
-        *,
-        say: Callable[[str], None],
-        environ: Mapping[str, str],
-        handles: Sequence[int] = (),
-    ) -> RankProcess:
-        """Start the process of a rank; the arguments are those of `RankProcess`."""
-        process = RankProcess(rank, module, arguments, say=say, environ=environ, handles=handles)
-        self._by_rank[rank] = process
+    def add(self, process: RankProcess) -> RankProcess:
+        """Take over a process that has just been started; returns it."""
+        self._by_rank[process.rank] = process
         return process
 
     def watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:

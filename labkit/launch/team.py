@@ -125,7 +125,7 @@ class TeamMember:
     def __init__(self, rank: int, processes: RankProcesses) -> None:
         self.socket, theirs = socket.socketpair()
         handle = theirs.fileno()
-        self.process: RankProcess = processes.start(
+        process = RankProcess(
             rank,
             "labkit.launch.team_process",
             [str(handle), str(rank)],
@@ -133,6 +133,7 @@ class TeamMember:
             environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # a function may use modules found there
             handles=[handle],
         )
+        self.process = processes.add(process)
         theirs.close()
         self._is_ready = False
 

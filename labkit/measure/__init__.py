@@ -2,7 +2,6 @@
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.contention import Contention
-from labkit.measure.how_far import how_far
 from labkit.measure.kept_runs import KeptRuns
 from labkit.measure.ladder import Ladder, Rung
 from labkit.measure.memory import HostPeak, gpu_peak_bytes, peak_host_memory
@@ -28,7 +27,6 @@ __all__ = [
     "ceilings",
     "compare",
     "gpu_peak_bytes",
-    "how_far",
     "peak_host_memory",
     "profile_call",
     "progress_bar",

@@ -1,4 +1,4 @@
-"""Whether other programs took processor time from this one while something was measured. Knows nothing of what is measured.
+"""Finds out whether other programs took processor time from this one during a measurement. It does not know what is measured.
 
 On a busy machine all runs of a measurement can be slow by the same factor: two threads that wait for each other after every
 operation both wait for the core that another program has. The spread of the runs then stays small, so it does not show this.
@@ -41,7 +41,7 @@ class Contention:
         now = _waited_by_thread()
         if now:
             longest = max(seconds - self._waited.get(thread, 0.0) for thread, seconds in now.items())
-            waited = max(longest, _stolen() - self._stolen)
+            waited = max(longest, *(after - before for after, before in zip(_stolen(), self._stolen, strict=False)))
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
                 share = min(1.0, waited / elapsed)
                 self.words = f"other programs kept this one waiting for a core for {share:.0%} of the time"
@@ -62,9 +62,9 @@ def _waited_by_thread() -> dict[str, float]:
     return waited
 
 
-def _stolen() -> float:
-    """Seconds that this virtual machine was ready to run while its host ran others."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+def _stolen() -> list[float]:
+    """Seconds that each core of this virtual machine was ready to run while its host ran others."""
+    return [float(getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
 
 
 def _used_by_others() -> float:

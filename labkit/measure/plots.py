@@ -321,9 +321,8 @@ def timeline_plot(
             colour = COLOURS[number % len(COLOURS)]
             axes.barh(place, width, left=left, height=0.7, color=colour, edgecolor="white", linewidth=0.5)
             if width > NUMBER_WIDTH * len(str(number)) * shown:
-                axes.text(
-                    left + width / 2, place, str(number), ha="center", va="center", fontsize=NUMBER_SIZE - 1, color="white"
-                )
+                style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": NUMBER_SIZE - 1, "color": ink_on(colour)}
+                axes.text(left + width / 2, place, str(number), **style)
     axes.set_xlim(0, 1.02 * shown)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()

@@ -24,8 +24,8 @@ CACHE_BYTES = {"fp32": 4}
 class Roofline:
     """Counts and least times of one prefill and of one decode step, both for the whole batch.
 
-    Bytes are the bytes that must be read: all weights except the embedding table, of which a step reads only a few rows,
-    and the keys and values of the cached tokens. A multiply-add counts as two FLOPs. `decode_bound` is "memory" or
+    Bytes are the bytes that must be read: all weights, and the keys and values of the cached tokens. The embedding table is
+    left out, because a step reads only a few of its rows. A multiply-add counts as two FLOPs. `decode_bound` is "memory" or
     "compute".
     """
 

@@ -6,22 +6,28 @@ waits for a GPU's queue before each reading of the clock.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.measure.contention import Contention
+from labkit.torch_state import torch_threads
 
 TOO_NOISY = "too noisy to compare"
 ADVICE = "close other programs and run this cell again"
+
 WIDEST = 0.5
 """The quartiles of a ratio may be this far apart, as a share of its median, for the ratio to be trusted."""
 FEWEST_PAIRS = 3
+
+
+def too_noisy(why: str = "") -> str:
+    """The sentence about times that cannot be compared: that they are too noisy, what to do, and why."""
+    return f"{TOO_NOISY}; {ADVICE}" + (f" ({why})" if why else "")
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Ratio:
     def words(self) -> str:
         """A sentence to print: both times and the ratio, or that it is too noisy, why, and what to do."""
         if self.why:
-            return f"{TOO_NOISY}; {ADVICE} ({self.why})"
+            return too_noisy(self.why)
         return f"{1e3 * self.slow:.3f} ms against {1e3 * self.fast:.3f} ms: {self}"
 
     def __str__(self) -> str:
@@ -135,7 +141,7 @@ def compare(
         )
     wait = synchronise or waiter(device)
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    with _torch_threads(threads):
+    with torch_threads(threads):
         for _ in range(warmup):
             for call in calls.values():
                 call()
@@ -166,22 +172,6 @@ def _one_round(
         call()
         wait()
         samples[name].append(clock() - before)
-
-
-@contextlib.contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many CPU threads inside the block; None leaves their number as it is."""
-    if count is None:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def time_call(call: Callable[[], Any], **settings: Any) -> Timing:

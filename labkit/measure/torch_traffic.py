@@ -25,7 +25,7 @@ _ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_st
 
 @dataclass
 class TorchTraffic(Traffic):
-    """Bytes read and written, and the number of operations, each of which would be a launch on a GPU."""
+    """Bytes read and written, and the number of operations. On a GPU, each operation would be one launch."""
 
     launches: int = 0
 

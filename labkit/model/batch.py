@@ -76,8 +76,7 @@ class Batch:
         soft_embeddings: Tensor | None = None,
     ) -> Batch:
         """New tokens of prompts, any number for each."""
-        table = slot_table, lengths, 0
-        return cls(token_ids, positions, slot_mapping, starts, *table, logit_rows, soft_rows, soft_embeddings)
+        return cls(token_ids, positions, slot_mapping, starts, slot_table, lengths, 0, logit_rows, soft_rows, soft_embeddings)
 
     @classmethod
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:

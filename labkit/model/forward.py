@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from labkit.forked import is_forked_child
 from labkit.model.batch import Batch
 from labkit.model.kv_cache import KVCache
+from labkit.torch_state import torch_threads
 
 
 class Forward(ABC):
@@ -75,20 +76,10 @@ class Forward(ABC):
         """Free everything that is held outside of this process. No pass can run after that."""
         return
 
-    @contextlib.contextmanager
-    def limited_threads(self) -> Iterator[None]:
+    def limited_threads(self) -> contextlib.AbstractContextManager[None]:
         """Let torch use `num_threads` threads inside the block, and one thread in a forked child.
 
         If other ranks compute on the other cores of this machine, a second thread here would take a core from them: after
         each parallel operation, that thread spins for milliseconds.
         """
-        count = 1 if is_forked_child() else self.num_threads
-        before = torch.get_num_threads()
-        if count is None:
-            yield
-            return
-        torch.set_num_threads(count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return torch_threads(1 if is_forked_child() else self.num_threads)

@@ -1,6 +1,6 @@
 """Builds the native library with the machine's C++ compiler: `python -m labkit.native.build`.
 
-It imports nothing of labkit, so the package's own build can run it before anything is installed.
+It does not import labkit, so it can run while the package itself is being built, before anything is installed.
 """
 
 from __future__ import annotations

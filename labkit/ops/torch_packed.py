@@ -30,9 +30,7 @@ class TorchPackedWeight:
             return
         nibbles = F.pad(weight.nibbles.int(), (0, 0, 0, missing), value=8)
         self._values = torch._convert_weight_to_int4pack_for_cpu(nibbles, 1)
-        self._scales = torch.stack(
-            (scales, torch.zeros_like(scales)), dim=-1
-        )  # pairs of scale and zero point; the zero points are 0
+        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # pairs of scale and zero point, which is 0
 
     @property
     def byte_count(self) -> int:

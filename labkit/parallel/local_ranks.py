@@ -72,7 +72,7 @@ class LocalRanks:
         environ = {"OMP_NUM_THREADS": str(spec["threads"])}
         for rank in range(1, layout.ranks):
             arguments = [str(folder), str(rank)]
-            self._run.processes.start(rank, "labkit.parallel.rank_main", arguments, say=say, environ=environ)
+            self._run.processes.add(RankProcess(rank, "labkit.parallel.rank_main", arguments, say=say, environ=environ))
         self._run.processes.watch(self._run.fault_of, self._run.fail)
 
     def wait_ready(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:

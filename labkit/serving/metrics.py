@@ -201,15 +201,12 @@ def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "
     metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the
     time in the queue is the engine's, which Triton does not know. Raises `InvalidRequest` if nothing was counted.
     """
-    from labkit.measure.figure import NotebookFigure
-    from labkit.measure.plots import COLOURS, GREY
+    from labkit.measure.plots import COLOURS, new_figure
 
     sizes, names = metrics.batch_sizes(), list(models) or metrics.models()
     if not sizes and not names:
         raise InvalidRequest("the metrics count nothing; send the server requests between the two readings")
-    figure = NotebookFigure(figsize=(8.0, 3.6), layout="constrained", dpi=110)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    figure.supxlabel(caption, fontsize=7, color=GREY, x=0.01, ha="left")
+    figure = new_figure(title, caption, width=8.0, height=3.6)
     batches, times = figure.subplots(1, 2)
     batches.bar(list(sizes), list(sizes.values()), color=COLOURS[0])
     batches.set(xlabel="sequences in a step", ylabel="steps of the engine")

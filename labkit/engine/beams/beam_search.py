@@ -126,7 +126,7 @@ class BeamSearch:
         made, first = [], 0
         for prompt, (values, _) in zip(prompts, found, strict=True):
             last = first + len(values)
-            made += prompt.take(turn, best[first:last], places[first:last], self._sampler.vocab_size)
+            made += prompt.take(turn, best[first:last], places[first:last], scores.shape[1])
             first = last
         return made
 

@@ -14,7 +14,7 @@ from labkit.errors import LabkitError
 from labkit.exercises.lab02.examples import TORCH_FORMS
 from labkit.exercises.lab02.swaps import EngineSwaps, three_products, through_narrow_table
 from labkit.measure import Ladder, Timing, compare, progress_bar
-from labkit.measure.timing import ADVICE, TOO_NOISY
+from labkit.measure.timing import too_noisy
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference
 from labkit.ops.layer_norm import layer_norm_reference
@@ -67,7 +67,7 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
 def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
     """Put the timings of all rungs on the ladder and return True; timings that cannot be compared are left out."""
     if any(timing.disturbed for timing in timings.values()):
-        print(f"Your ladder stays as it was: the rungs are {TOO_NOISY}; {ADVICE}.")
+        print(f"Your ladder stays as it was: the rungs are {too_noisy()}.")
         return False
     for name, timing in timings.items():
         ladder.add_timing(name, timing, tokens=TOKENS, where=where)

@@ -223,7 +223,7 @@ STAGE_CONFIG = Exercise(
         Mistake("In a config.pbtxt the data types are TYPE_UINT32, TYPE_STRING and so on: write TYPE_ before yours.", _no_type),
         Mistake("Every model of yours is called preprocessing: write the name that is given.", _one_name),
         Mistake("Your instance_group has no count, so there is one copy: write count.", _one_copy),
-        Mistake("Your text has no instance_group: write how many copies, and of which kind.", _no_group),
+        Mistake("Your text has no instance_group: write the number of copies and their kind.", _no_group),
         Mistake("KIND_GPU puts a copy on each GPU, but a stage that handles text needs none: write KIND_CPU.", _on_gpu),
         Mistake(
             "Your instance_group has no kind, so the server takes a GPU if there is one: write kind: KIND_CPU.",

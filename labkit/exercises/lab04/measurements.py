@@ -18,7 +18,7 @@ from labkit.exercises.lab04.streaming import prompt_inputs
 from labkit.exercises.lab04.together import job_inputs
 from labkit.exercises.stubs.stages import Job
 from labkit.measure import Ratio, Timing, progress_bar, ratio
-from labkit.measure.timing import ADVICE, TOO_NOISY
+from labkit.measure.timing import too_noisy
 from labkit.serving.channels import client_library, grpc_client, open_url
 from labkit.serving.server.probes import as_input
 
@@ -186,7 +186,7 @@ def sent_late(answers: Sequence[Answered], gap: float) -> str:
     """What to say when requests that were to be sent every `gap` seconds were often sent later; "" if they were not."""
     begin = min(one.sent for one in answers)
     late = sum(one.sent - begin - number * gap > gap / 2 for number, one in enumerate(answers)) / len(answers)
-    return f"{TOO_NOISY}; {ADVICE} ({late:.0%} of the requests could not be sent in time)" if late > LATE_SHARE else ""
+    return too_noisy(f"{late:.0%} of the requests could not be sent in time") if late > LATE_SHARE else ""
 
 
 def latency(answers: Sequence[Answered], share: float) -> float:
@@ -271,7 +271,7 @@ def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """Jobs of which every fourth is long and the others are short."""
+    """A list of `count` jobs: every fourth is long, the others are short."""
     return [(prompt(number), LONG if number % 4 == 0 else SHORT) for number in range(count)]
 
 

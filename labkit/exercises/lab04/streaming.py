@@ -7,7 +7,6 @@ import random
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit.exercises.case import Case
+from labkit.exercises.case import Case, own_line
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
@@ -232,9 +231,8 @@ def _keep_crashes(client: Any) -> list[BaseException]:
 
 def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
     """What a callback raised, and the learner's line in which it did."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == function.__code__.co_filename and frame.line]
-    place = f" in your line `{own[-1].line}`" if own else ""
+    own = own_line(error, function)
+    place = f" in your line `{own}`" if own else ""
     words = f"Your callback crashed{place}: {type(error).__name__}: {error}"
     if not own and isinstance(error, TypeError):  # it could not even be called
         words += ". The client calls callback(result=..., error=...): your callback must take these two by their names"

@@ -84,9 +84,8 @@ def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> l
     if kind == "int4":  # a group must hold whole 16-bit words, and a block must hold whole groups
         return _tiles_int4(rows, arch) if group % 4 == 0 and 256 % group == 0 else []
     if rows <= 16:
-        step = (
-            2 if kind == "dense" else 1
-        )  # bytes per weight: smaller weights get longer blocks, so the loads in flight stay the same
+        # Bytes per weight: smaller weights get longer blocks, so the loads in flight stay the same.
+        step = 2 if kind == "dense" else 1
         blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
         return [_tile(out, inputs // step, rows, warps, stages) for out, inputs, warps, stages in blocks]
     tiles = [_tile(64, 128, rows, 4, 3), _tile(128, 128, rows, 8, 3), _tile(64, 128, rows, 4, 4), _tile(128, 128, rows, 8, 4)]

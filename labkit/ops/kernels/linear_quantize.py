@@ -17,9 +17,8 @@ def nearest_e4m3(x: tl.tensor) -> tl.tensor:
     It is written out because Triton's interpreter rounds the conversion differently. Here the conversion that follows is
     exact.
     """
-    exponent = tl.maximum(
-        x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23
-    )  # at least the one of 2^-6: smaller numbers have no finer steps
+    # At least the exponent of 2^-6: smaller numbers have no finer steps.
+    exponent = tl.maximum(x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23)
     # Near 1.5 * 2^(e + 20) float32 has steps of 2^(e - 3), the steps of a number with 3 bits after its leading bit.
     grid = exponent.to(tl.float32, bitcast=True) * 1572864.0
     return (x + grid) - grid

@@ -62,9 +62,8 @@ def tune(
         raise InvalidRequest(f"kind of weight is {kind!r}; {', '.join(QUANTIZE)} are accepted")
     target = device or torch.device("cuda", torch.cuda.current_device())
     buckets = sorted({rows_bucket(rows) for rows in batches if rows <= STREAMED_ROWS[kind]})
-    on_target = (
-        torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()
-    )  # timing happens on the current GPU
+    # Timing happens on the current GPU.
+    on_target = torch.cuda.device(target) if target.type == "cuda" else contextlib.nullcontext()
     with on_target, torch.inference_mode(), linear.tuner.tuning(report):
         shapes = linear_shapes(config, parts)
         for num_in, num_out in dict.fromkeys(shapes[name] for name in layers):

@@ -105,9 +105,8 @@ class _Recording:
     launches: list[Launch]
 
 
-_RECORDING: ContextVar[_Recording | None] = ContextVar(
-    "recording", default=None
-)  # for this thread only: other threads go on launching
+# For this thread only: other threads go on launching.
+_RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit.errors import InvalidRequest
-from labkit.measure.figure import NotebookFigure
-from labkit.measure.plots import COLOURS, GREY
+from labkit.measure.plots import COLOURS, new_figure
 from labkit.serving.stress.record import StressRecord
 from labkit.serving.stress.times import RequestTimes
 
@@ -27,7 +26,7 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
     rows = [row for row in record.rows if row["itl_ms"]["p99"] is not None]
     if not rows:
         raise InvalidRequest("no row of this record has an inter-token latency; run a stress test whose requests are answered")
-    figure = _captioned(title, record.caption(), 4.2)
+    figure = new_figure(title, record.caption(), height=4.2)
     axes = figure.add_subplot()
     for name, colour in (("p99", COLOURS[1]), ("p50", COLOURS[0])):
         latencies = [row["itl_ms"][name] for row in rows]
@@ -54,7 +53,7 @@ def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests
     shown = [request for request in requests if request.due >= begin][:MOST_BARS]
     if not shown:
         raise InvalidRequest("no request of this row has a token; there is no timeline to draw")
-    figure = _captioned(f"{title}: {record.rows[row]['load']}", record.caption(), 3.2 + 0.045 * len(shown))
+    figure = new_figure(f"{title}: {record.rows[row]['load']}", record.caption(), height=3.2 + 0.045 * len(shown))
     bars, batch = figure.subplots(2, sharex=True, height_ratios=(2 + 0.03 * len(shown), 1))
     _draw_bars(bars, shown)
     moments, sizes = running_batch(requests)
@@ -94,10 +93,3 @@ def _draw_bars(axes: Axes, requests: Sequence[RequestTimes]) -> None:
     axes.set(ylabel="request", ylim=(len(requests) - 0.4, -0.6))
     axes.locator_params(axis="y", integer=True)
     axes.legend(fontsize=8, loc="lower left")
-
-
-def _captioned(title: str, caption: str, height: float) -> Figure:
-    figure = NotebookFigure(figsize=(7.0, height), layout="constrained", dpi=110)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    figure.supxlabel(caption, fontsize=6, color=GREY, x=0.01, ha="left", wrap=True)
-    return figure
