@@ -14,19 +14,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from labkit.environment import usable_cores
 from tests.conftest import SAVED
 
 MOST_WORKERS = 5
 """More would need more memory than they save time."""
 
-NOTHING_COLLECTED = 5
 SLOWEST = 15
 
 
 def workers() -> int:
     """Processes that run tests at the same time: one more than there are cores, since tests wait for servers and each other."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores + 1, MOST_WORKERS)
+    return min(usable_cores() + 1, MOST_WORKERS)
 
 
 def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
@@ -37,7 +38,7 @@ def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
         command = [sys.executable, "-m", "pytest", *options]
         status = subprocess.run(command, env=os.environ | {SAVED: str(saved)}, check=False).returncode
         seconds = Counter(json.loads(saved.read_text())) if saved.exists() else Counter[str]()
-    return 0 if status == NOTHING_COLLECTED else status, seconds
+    return 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status, seconds
 
 
 def names_files(arguments: list[str]) -> bool:

@@ -242,9 +242,8 @@ def measure(
     found: dict[tuple[str, str], Tensor] = {}
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, Any]] = []
-    for name in sorted(
-        engines, key=list(ENGINES).index
-    ):  # labkit and fp32 come first, because the others are compared with them
+    # labkit and fp32 come first, because the others are compared with them.
+    for name in sorted(engines, key=list(ENGINES).index):
         kind, build = ENGINES[name]
         for precision in sorted(precisions, key=PRECISIONS.index):
             started = time.perf_counter()

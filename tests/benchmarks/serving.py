@@ -94,11 +94,11 @@ class Way:
         self.speeds.append(sum(run.begin <= moment < run.end for stream in moments for moment in stream) / seconds)
 
     def median_gaps(self) -> list[float]:
-        """Percentile of the time between tokens in each round, in milliseconds."""
+        """The median time between tokens in each round, in milliseconds."""
         return [1e3 * statistics.median(gaps) for gaps in self.gaps]
 
     def p99(self) -> float:
-        """Percentile of the time between tokens over all rounds, in milliseconds."""
+        """The 99th percentile of the time between tokens over all rounds, in milliseconds."""
         found = percentiles([gap for gaps in self.gaps for gap in gaps])["p99"]
         assert found is not None
         return found

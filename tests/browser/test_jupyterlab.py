@@ -17,8 +17,7 @@ import pytest
 
 from labkit.exercises.registry import of_lab
 from labkit.serving.channels import open_url
-from tests.patience import PATIENCE
-from tests.patience import wait_for as until_true
+from tests.patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -57,14 +56,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(address, process, folder / "server.log")
+        wait_for_server(address, process, folder / "server.log")
         yield address
     finally:
         process.terminate()
         process.wait(PATIENCE)
 
 
-def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for_server(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     def answers() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]
         try:
@@ -73,7 +72,7 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
             return False
         return True
 
-    until_true(answers, "JupyterLab's answer")
+    wait_for(answers, "JupyterLab's answer")
 
 
 @pytest.fixture(scope="module")

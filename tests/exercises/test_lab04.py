@@ -29,6 +29,7 @@ from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, 
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
 from tests.exercises.learners import as_learners
+from tests.patience import is_running
 
 BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
 ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
@@ -295,13 +296,6 @@ def test_without_a_server_it_is_not_measured(monkeypatch: pytest.MonkeyPatch) ->
         assert "labkit serve --install" in verdict.message or not exercise.requires
 
 
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @with_server
 def test_the_server_and_its_models_end() -> None:
     server = on_server.lab_server()
@@ -310,7 +304,7 @@ def test_the_server_and_its_models_end() -> None:
     assert pids
     folder = server.folder
     on_server.stop_server()
-    assert not [pid for pid in pids if runs(pid)]
+    assert not [pid for pid in pids if is_running(pid)]
     assert not folder.exists()
 
 

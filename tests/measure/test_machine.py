@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from labkit.config import GPT_J_6B
 from labkit.errors import InvalidRequest
 from labkit.measure import Ceilings, HostPeak, Timing, ceilings, gpu_peak_bytes, memory, peak_host_memory, roofline
 from labkit.measure.roofline import attention_flops, head_flops, matmul_flops_per_token, weight_bytes_per_step
+from tests.patience import wait_for
 
 MODULE = importlib.import_module("labkit.measure.ceilings")  # the package has a function of the same name
 
@@ -127,7 +127,7 @@ def test_peak_sees_a_held_allocation_by_sampling_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(memory, "_reset_high_water_mark", lambda: False)
     with peak_host_memory() as peak:
         held = np.ones(SIZE // 8)
-        time.sleep(1.0)  # a hundred samples on an idle machine, some on a busy one
+        wait_for(lambda: peak.bytes >= SEEN, "a sample of the allocation")
         del held
     assert SEEN <= peak.bytes < 1.5 * SIZE
 

@@ -121,7 +121,7 @@ class Server:
             return self.try_to(path, {}, timeout=HANG_SECONDS)
         except TimeoutError:
             self._begin_anew(path)
-        return self.try_to(path, {}, timeout=HANG_SECONDS)
+        return self.try_to(path, {}, timeout=PATIENCE)
 
     def unload(self, name: str) -> None:
         """Unloads a model and those that it is made of."""

@@ -14,9 +14,7 @@ from labkit.ops.kernels.linear_dequantize import dequantize_triton
 from labkit.ops.kernels.linear_plans import plans
 from labkit.ops.kernels.triton_runtime import INSTALLED
 
-pytestmark = [
-    pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed"),
-]
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="not measured here: the package triton is not installed")
 NUM_IN, NUM_OUT = 4096, 12288
 KINDS = ["dense", "int8", "int4", "int8 dynamic", "fp8"]
 BUCKETS = {"dense": [1, 8, 16], "int8": [1, 8, 16, 32, 64], "int4": [1, 8, 16, 32, 64], "int8 dynamic": [8, 64], "fp8": [8, 64]}
