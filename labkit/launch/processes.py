@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MOST_RANKS = 64
 WATCH_SECONDS = 0.1
@@ -68,10 +68,10 @@ class RankProcess:
         """None while the process runs; minus the number of the signal that ended it, if one did."""
         return self._process.poll()
 
-    def how_it_ended(self, patience: float = 1.0) -> str:
-        """How the process ended, in words; waits for its end, but at most `patience` seconds."""
+    def how_it_ended(self) -> str:
+        """How the process ended, in words; waits for its end, but at most one second."""
         try:
-            status = self._process.wait(patience)
+            status = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             return "it does not answer"
         if status < 0:
@@ -103,16 +103,15 @@ class RankProcesses:
     """The processes of one run. `end` must be called at the end; it may be called again."""
 
     def __init__(self) -> None:
-        self._by_rank: dict[int, RankProcess] = {}
+        self._processes: list[RankProcess] = []
         self._ending = threading.Event()
 
     def __iter__(self) -> Iterator[RankProcess]:
-        return iter(list(self._by_rank.values()))
+        return iter(list(self._processes))
 
-    def add(self, process: RankProcess) -> RankProcess:
-        """Take over a process that has just been started; returns it."""
-        self._by_rank[process.rank] = process
-        return process
+    def add(self, process: RankProcess) -> None:
+        """Take over a process that has just been started."""
+        self._processes.append(process)
 
     def watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:
         """Check all processes from a thread until `end` is called.
@@ -122,16 +121,13 @@ class RankProcesses:
         """
         threading.Thread(target=self._watch, args=(fault_of, on_failure), daemon=True, name="labkit watch of ranks").start()
 
-    def end(self, ranks: Collection[int] | None = None) -> None:
-        """Kill the processes of these ranks, of all ranks if none are given, and wait until they have ended."""
-        if ranks is None:
-            self._ending.set()
-        ended = [process for process in self if ranks is None or process.rank in ranks]
-        for process in ended:
+    def end(self) -> None:
+        """Kill all processes and wait until they have ended."""
+        self._ending.set()
+        for process in self:
             process.kill()
-        for process in ended:
+        for process in self:
             process.wait()
-            self._by_rank.pop(process.rank, None)
 
     def _watch(self, fault_of: Callable[[RankProcess], str], on_failure: Callable[[str], None]) -> None:
         while not self._ending.wait(WATCH_SECONDS):

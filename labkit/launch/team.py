@@ -21,7 +21,7 @@ from labkit.errors import InvalidRequest, RankFailed
 from labkit.launch.function_source import pack
 from labkit.launch.messages import Message, receive_message, send_message
 from labkit.launch.outcome import Launched, failure_words, is_at_rest, ledgers_of, raise_failure, values_of
-from labkit.launch.processes import RankProcess, RankProcesses
+from labkit.launch.processes import RankProcess
 from labkit.plain_values import encode
 
 START_SECONDS = 60.0
@@ -51,7 +51,6 @@ class Team:
     """Keeps as many processes as the largest launch so far needed."""
 
     def __init__(self) -> None:
-        self._processes = RankProcesses()
         self._members: dict[int, TeamMember] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
@@ -99,7 +98,7 @@ class Team:
         try:
             for rank in range(ranks):
                 if rank not in self._members:
-                    self._members[rank] = TeamMember(rank, self._processes)
+                    self._members[rank] = TeamMember(rank)
             members = [self._members[rank] for rank in range(ranks)]
             until = time.monotonic() + START_SECONDS
             for done, member in enumerate(members):
@@ -113,8 +112,10 @@ class Team:
 
     def _end(self, members: list[TeamMember]) -> None:
         self._last_group = None
-        self._processes.end([member.process.rank for member in members])
         for member in members:
+            member.process.kill()
+        for member in members:
+            member.process.wait()
             member.socket.close()
             del self._members[member.process.rank]
 
@@ -122,10 +123,10 @@ class Team:
 class TeamMember:
     """The process of one rank, and the socket to this process."""
 
-    def __init__(self, rank: int, processes: RankProcesses) -> None:
+    def __init__(self, rank: int) -> None:
         self.socket, theirs = socket.socketpair()
         handle = theirs.fileno()
-        process = RankProcess(
+        self.process = RankProcess(
             rank,
             "labkit.launch.team_process",
             [str(handle), str(rank)],
@@ -133,7 +134,6 @@ class TeamMember:
             environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # a function may use modules found there
             handles=[handle],
         )
-        self.process = processes.add(process)
         theirs.close()
         self._is_ready = False
 

@@ -22,7 +22,7 @@ from labkit.parallel.devices import CPU
 from labkit.parallel.gloo_group import GlooGroup
 from labkit.parallel.layout import Layout
 from labkit.parallel.nccl_group import NcclGroup
-from labkit.parallel.task_messages import HEADER_WORDS, Header, StopHeader, decode_header
+from labkit.parallel.task_messages import HEADER_WORDS, Header, StopHeader, decode_header, encode_header
 
 HostGroup = SharedGroup | GlooGroup
 """A group of ranks that exchange data in the memory of the host, or over the network."""
@@ -128,21 +128,18 @@ class Links:
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
         """Connect the GPUs, if ranks compute on GPUs. All ranks call it before anything is sent. Raises `RankFailed`."""
-        for group in (
-            self.sums,
-            self._before,
-            self._after,
-        ):  # each stage waits for the stage before it, so they never wait in a circle
+        # Each stage waits for the stage before it, so they never wait in a circle.
+        for group in (self.sums, self._before, self._after):
             if isinstance(group, NcclGroup):
                 group.connect(patience)
 
-    def send_task(self, header: Tensor, body: Tensor | None) -> None:
+    def send_task(self, header: Header, body: Tensor | None = None) -> None:
         """Send a task from rank 0 to all other ranks."""
-        self.tasks.broadcast(header, 0)
+        self.tasks.broadcast(encode_header(header, 0 if body is None else len(body)), 0)
         if body is not None:
             self.tasks.broadcast(body, 0)
 
-    def try_send_task(self, header: Tensor, body: Tensor) -> bool:
+    def try_send_task(self, header: Header, body: Tensor) -> bool:
         """Send a task if the other ranks have taken the previous task. Otherwise send nothing and return False.
 
         In shared memory a task stays until the next one is written. Sending a body larger than a slot takes until all other
@@ -151,7 +148,7 @@ class Links:
         if isinstance(self.tasks, SharedGroup):
             if len(body) > SLOT_BYTES:
                 return False
-            if status := self.tasks.try_broadcast(header, 0, PATIENCE_SECONDS):
+            if status := self.tasks.try_broadcast(encode_header(header, len(body)), 0, PATIENCE_SECONDS):
                 if status == 2:
                     self.tasks.fail(status, "broadcast")
                 return False

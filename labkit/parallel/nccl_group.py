@@ -115,9 +115,8 @@ class NcclGroup:
         self._aborted.set()
         if self._ending is None:
             thread = threading.Thread(target=self._end, daemon=True, name="labkit nccl abort")
-            with contextlib.suppress(
-                RuntimeError
-            ):  # no thread can be started while the interpreter exits; then the process ends anyway
+            # No thread can be started while the interpreter exits; then the process ends anyway.
+            with contextlib.suppress(RuntimeError):
                 thread.start()
                 self._ending = thread
 

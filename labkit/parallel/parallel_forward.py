@@ -32,9 +32,7 @@ from labkit.parallel.task_messages import (
     ReportHeader,
     StepHeader,
     Task,
-    decode_header,
     decode_step,
-    encode_header,
     encode_prefix,
     encode_step,
 )
@@ -107,12 +105,10 @@ class ParallelForward(Forward):
         with self._all_or_none():
             freed, self._freed[:] = tuple(self._freed), []
             self.steps += 1
-            words, body = encode_step(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
+            header, body = encode_step(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
             self.ranks.check()
-            self._send(words, body)
+            self._send(header, body)
             # The encoded batch is a copy: the caller may change the original before this rank runs its part.
-            header, _ = decode_header(words)
-            assert isinstance(header, StepHeader)
             submitted = SubmittedPass(decode_step(header, body, self.model.config.hidden_size), cache)
             self._submitted.append(submitted)
         return partial(self._logits, submitted)
@@ -121,7 +117,7 @@ class ParallelForward(Forward):
         """Make every rank allocate the memory of its part of a cache now, and wait until all ranks have done so."""
         with self._all_or_none():
             self._run_until(None)
-            self.ranks.links.send_task(encode_header(OccupyHeader(self._number(cache), cache.num_slots)), None)
+            self.ranks.links.send_task(OccupyHeader(self._number(cache), cache.num_slots))
             cache.occupy()
             self.ranks.links.gather_bytes(DONE)
 
@@ -136,7 +132,7 @@ class ParallelForward(Forward):
         """The ledger entries of all ranks since the last call, in the order of the ranks."""
         with self._all_or_none():
             self._run_until(None)
-            self.ranks.links.send_task(encode_header(ReportHeader()), None)
+            self.ranks.links.send_task(ReportHeader())
             found = self.ranks.links.gather_bytes(encode_entries(self._own.ledger.take()))
         assert found is not None
         return [entry for data in found for entry in decode_entries(data)]
@@ -147,7 +143,7 @@ class ParallelForward(Forward):
             self._failed = RankFailed("the engine was closed; load it again")
             self.ranks.close()
 
-    def _send(self, header: Tensor, body: Tensor) -> None:
+    def _send(self, header: StepHeader, body: Tensor) -> None:
         """Send a pass to the other ranks.
 
         While they cannot take the pass, this rank runs its part of earlier passes, because the others may be waiting for that.

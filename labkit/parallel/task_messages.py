@@ -125,14 +125,13 @@ class Prefix:
     given: Tensor
 
 
-def encode_prefix(prefix: Prefix) -> tuple[Tensor, Tensor]:
-    """The header as `encode_header` returns it, and the body as uint8; keys and values are sent as float32."""
+def encode_prefix(prefix: Prefix) -> tuple[PrefixHeader, Tensor]:
+    """The header, and the body as uint8; keys and values are sent as float32."""
     parts = (
         prefix.slots.long().contiguous().view(torch.uint8),
         prefix.given.cpu().float().contiguous().view(-1).view(torch.uint8),
     )
-    body = torch.cat(parts)
-    return encode_header(PrefixHeader(prefix.cache, prefix.num_slots, *prefix.given.shape), len(body)), body
+    return PrefixHeader(prefix.cache, prefix.num_slots, *prefix.given.shape), torch.cat(parts)
 
 
 def decode_prefix(header: PrefixHeader, body: Tensor) -> Prefix:
@@ -142,8 +141,8 @@ def decode_prefix(header: PrefixHeader, body: Tensor) -> Prefix:
     return Prefix(cache, num_slots, body[:end].view(torch.int64), body[end:].view(torch.float32).view(shape))
 
 
-def encode_step(task: Task) -> tuple[Tensor, Tensor]:
-    """The header as `encode_header` returns it, and the body as uint8."""
+def encode_step(task: Task) -> tuple[StepHeader, Tensor]:
+    """The header, and the body as uint8."""
     batch = task.batch
     soft_rows, soft_embeddings = batch.soft_rows, batch.soft_embeddings
     width = int(batch.lengths.max())
@@ -165,8 +164,7 @@ def encode_step(task: Task) -> tuple[Tensor, Tensor]:
         "slot_table": batch.slot_table[:, :width],
     }
     parts = [np.ascontiguousarray(arrays[name].numpy()).reshape(-1).view(np.uint8) for name, _, _ in header.body_arrays(0)]
-    body = torch.from_numpy(np.concatenate(parts))
-    return encode_header(header, len(body)), body
+    return header, torch.from_numpy(np.concatenate(parts))
 
 
 def decode_step(header: StepHeader, body: Tensor, hidden_size: int) -> Task:

@@ -23,7 +23,7 @@ from labkit.forked import by_owner
 from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
-from labkit.parallel.task_messages import StopHeader, encode_header
+from labkit.parallel.task_messages import StopHeader
 
 BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0
@@ -150,7 +150,7 @@ class SignsOfLife:
 def _end(signs: SignsOfLife, links: Links) -> None:
     if links.rank == 0 and not signs.failure:
         try:
-            links.send_task(encode_header(StopHeader()), None)
+            links.send_task(StopHeader())
             links.flush()
         except RankFailed as error:
             print(f"ranks could not be told to end: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A rank that raises, is killed or stops: one error that names it, within seconds, and nothing left behind."""
+"""A rank that raises, is killed or stops: one error that names it, and nothing left behind."""
 
 from __future__ import annotations
 

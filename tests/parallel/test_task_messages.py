@@ -1,4 +1,4 @@
-"""A batch comes out of its bytes as it went in."""
+"""Steps, prefixes and headers come out of their bytes as they went in."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def ragged(soft: bool) -> Batch:
 def test_a_task_survives_the_wire(soft: bool, freed: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     task = Task(17, ragged(soft), cache=2, slots=99, freed=freed)
-    words, body = encode_step(task)
+    encoded, body = encode_step(task)
+    words = encode_header(encoded, len(body))
     assert words.shape == (HEADER_WORDS,)
     header, body_bytes = decode_header(words)
     assert isinstance(header, StepHeader)
@@ -71,7 +72,8 @@ def test_a_task_survives_the_wire(soft: bool, freed: tuple[int, ...]) -> None:
 
 def test_a_prefix_survives_the_wire() -> None:
     prefix = Prefix(3, 50, torch.tensor([7, 8, 2**33]), torch.randn(2, 2, 4, 3, 5))
-    words, body = encode_prefix(prefix)
+    encoded, body = encode_prefix(prefix)
+    words = encode_header(encoded, len(body))
     header, body_bytes = decode_header(words)
     assert isinstance(header, PrefixHeader)
     assert body_bytes == len(body)

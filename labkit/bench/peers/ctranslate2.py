@@ -92,9 +92,8 @@ class CTranslate2Engine(BenchEngine):
             asynchronous=True,
         )
         while not arrived.wait(0.5):
-            if all(
-                result.done() for result in self._pending
-            ):  # it ended without a token, so it failed; result() raises the reason
+            # It ended without a token, so it failed; `result` raises the reason.
+            if all(result.done() for result in self._pending):
                 self._pending.pop().result()
         return torch.tensor(first)
 

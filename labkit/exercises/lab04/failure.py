@@ -170,9 +170,8 @@ def kill_process(server: LabServer, model: str) -> None:
     """Kill a model's process, as the kernel does when memory runs out."""
     for process in processes_of(server, model):
         process.kill()
-        while (
-            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        ):  # the server does not wait for its children, so a dead one stays a zombie
+        # The server does not wait for its children, so a dead one stays a zombie.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
     server.loaded.pop(model, None)
 

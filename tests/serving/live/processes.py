@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from labkit.serving.server import Server
+from tests.patience import if_alive
 
 
 def processes(server: Server) -> list[psutil.Process]:
@@ -17,13 +18,7 @@ def processes(server: Server) -> list[psutil.Process]:
 
 def model_process(server: Server, model: str) -> psutil.Process:
     """The process that runs a model. If the model is being replaced and has two, the newer one."""
-    found = []
-    for process in processes(server):
-        try:
-            if f"{model}_0_0" in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
+    found = [process for process in processes(server) if f"{model}_0_0" in if_alive(process.cmdline, [])]
     return max(found, key=psutil.Process.create_time)
 
 

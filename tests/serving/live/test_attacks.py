@@ -20,8 +20,9 @@ from labkit.serving.channels import channel_options, client_library, grpc_client
 from labkit.serving.server import Server
 from labkit.serving.shared_folder import shared_folder
 from labkit.serving.user_folder import user_folder
+from tests.patience import PATIENCE
 from tests.serving.live.processes import processes, region_prefix, shared_memory
-from tests.serving.live.requests import PATIENCE, ask, ensemble, infer, post
+from tests.serving.live.requests import ask, ensemble, infer, post
 
 PAGE = {"Origin": "http://evil.example", "Content-Type": "text/plain"}
 """What a browser sends for a page without asking the server first."""

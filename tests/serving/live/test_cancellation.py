@@ -15,10 +15,9 @@ import pytest
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
-from tests.patience import wait_for
+from tests.patience import PATIENCE, wait_for
 from tests.sampled import one_in
 from tests.serving.live.requests import (
-    PATIENCE,
     PROMPT,
     ensemble,
     fastertransformer,

@@ -14,7 +14,8 @@ from labkit.serving.metrics import Metrics, read_metrics
 from labkit.serving.probe_mark import PARAMETER
 from labkit.serving.server import Server
 from labkit.serving.server.status_line import status_line
-from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, stream
+from tests.patience import PATIENCE
+from tests.serving.live.requests import PROMPT, ask, ensemble, fastertransformer, gptj, infer, stream
 
 TIMES = 3
 

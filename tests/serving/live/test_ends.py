@@ -20,12 +20,11 @@ from labkit.serving.channels import client_library
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
 from labkit.serving.server.model_processes import is_alive
-from tests.patience import is_running, wait_for
+from tests.patience import PATIENCE, is_running, wait_for
 from tests.sampled import one_in
 from tests.serving.live.echo_model import write_repository_of_one
 from tests.serving.live.processes import model_process, region_prefix, shared_memory
 from tests.serving.live.requests import (
-    PATIENCE,
     PROMPT,
     ask,
     ensemble,

@@ -10,9 +10,9 @@ import pytest
 
 from labkit.engine import Engine, SamplingParams
 from labkit.serving.server import Server
+from tests.patience import PATIENCE
 from tests.sampled import one_in
 from tests.serving.live.requests import (
-    PATIENCE,
     PROMPT,
     ask,
     ensemble,
@@ -40,7 +40,6 @@ def test_a_long_request_does_not_hold_a_short_one(served: Server, long: str, sho
 def was_held(served: Server, long: str, short: str) -> bool:
     """Whether a long request ended before a short one that came after it."""
     ended = threading.Event()
-    begun = threading.Event()
 
     def run_long() -> None:
         # A second stream of gptj's shows when the engine runs: the long one came before it.
@@ -54,7 +53,6 @@ def was_held(served: Server, long: str, short: str) -> bool:
     thread.start()
     with streaming(served, long_request("gptj", LONG, stream=True)) as found:
         found.get(timeout=PATIENCE)
-        begun.set()
         if short == "gptj":
             ask(served, text_input="The", max_new_tokens=1)
         elif short == "ensemble":

@@ -14,7 +14,8 @@ import pytest
 from labkit.engine import Engine, SamplingParams
 from labkit.serving.channels import channel_options
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE, PROMPT, ask, ensemble, fastertransformer, gptj, infer, post
+from tests.patience import PATIENCE
+from tests.serving.live.requests import PROMPT, ask, ensemble, fastertransformer, gptj, infer, post
 
 REQUESTS = 1000
 SEED = 7

@@ -14,7 +14,8 @@ from labkit.serving.client import Client
 from labkit.serving.metrics import read_metrics
 from labkit.serving.repository.writer import ServeSettings, write_repository
 from labkit.serving.server import Server
-from tests.serving.live.requests import PATIENCE, PROMPT
+from tests.patience import PATIENCE
+from tests.serving.live.requests import PROMPT
 
 LIMIT = 0.1
 LONG = {"max_new_tokens": 500, "ignore_eos": True}
