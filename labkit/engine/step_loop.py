@@ -115,6 +115,7 @@ class StepLoop:
                 self._flights.append(self._begin(plan, forward, self._cache))
             except Exception as error:
                 yield from self._one_by_one(plan, forward, self._cache, error)
+                break  # the caller cancels who has failed once this step is over; until then they would be planned again
         if self._flights:
             yield from self._end(self._flights.popleft(), forward, self._cache)
         yield from self._beams.step(forward, self._cache)

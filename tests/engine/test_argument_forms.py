@@ -254,7 +254,7 @@ def test_options_in_other_forms_and_what_memory_does_not_hold() -> None:
     assert checked_options({"num_slots": None, "cuda_graphs": 0}) == {"num_slots": None, "cuda_graphs": False}
     with pytest.raises(InsufficientResources, match="are free on cpu"):
         engine_of(peer, num_slots=10**12)
-    with refused(["cache_bytes is 5", "one token of this model takes"]):
+    with refused(["cache_bytes is 5", "for one token of this model"]):
         engine_of(peer, cache_bytes=5)
     for name, seed, dtype, words in (
         (5, 0, None, ["name is 5"]),

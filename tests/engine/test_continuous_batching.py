@@ -319,7 +319,7 @@ def test_loading_takes_no_memory_for_the_cache_and_its_size_can_be_given_in_byte
     for options, error, words in (
         ({"num_slots": 0}, InvalidRequest, "num_slots is 0"),
         ({"num_slots": 5, "cache_bytes": 5}, InvalidRequest, "both given"),
-        ({"cache_bytes": 5}, InvalidRequest, "takes 1536"),
+        ({"cache_bytes": 5}, InvalidRequest, "1536 for one token"),
         ({"num_slots": 10**12}, InsufficientResources, "are free on cpu"),
     ):
         with pytest.raises(error, match=words):

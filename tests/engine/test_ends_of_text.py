@@ -158,7 +158,7 @@ def test_a_generation_config_counts_as_in_transformers(source: Path, tmp_path: P
 def test_what_is_not_taken_from_a_generation_config_is_named(source: Path, tmp_path: Path) -> None:
     settings = {"eos_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50, "max_length": 20, "suppress_tokens": [3]}
     folder = folder_with(source, tmp_path / "model", {}, settings)
-    with pytest.warns(UserWarning, match=r"sets temperature 0\.7, do_sample True, suppress_tokens \[3\]; labkit takes the end"):
+    with pytest.warns(UserWarning, match=r"sets temperature 0\.7, do_sample True, suppress_tokens \[3\]; labkit only uses its end"):
         assert config_of(folder).end_token_ids == (0,)
 
 
@@ -221,4 +221,4 @@ def test_each_warning_comes_once(source: Path, tmp_path: Path) -> None:
     code = f"import labkit; labkit.load({str(folder)!r}, device='cpu', num_slots=64)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("eos_token_id 50256 is outside the vocabulary") == 1
-    assert done.stderr.count("sets temperature 0.5; labkit takes the end of text from there") == 1
+    assert done.stderr.count("sets temperature 0.5; labkit only uses its end tokens") == 1

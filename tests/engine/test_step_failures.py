@@ -76,6 +76,7 @@ def broken(engine: Engine, place: str, error: Exception) -> tuple[Any, str, Fail
 
     owner, name, culprit = {
         "forward": (engine.forward, "forward", lambda batch, cache: MARK in batch.token_ids.tolist()),
+        "submit": (engine.forward, "submit", lambda batch, cache: MARK in batch.token_ids.tolist()),
         "join": (sampler, "join", lambda row, sequence: is_marked(sequence)),
         "sample": (sampler, "sample", marked_row),
         "edit": (sampler, "edit", marked_row),
@@ -83,7 +84,7 @@ def broken(engine: Engine, place: str, error: Exception) -> tuple[Any, str, Fail
     return owner, name, Fails(getattr(owner, name), culprit, error)
 
 
-@pytest.mark.parametrize("place", ["forward", "join", "sample", "edit", "append", "score"])
+@pytest.mark.parametrize("place", ["forward", "submit", "join", "sample", "edit", "append", "score"])
 def test_a_request_whose_own_work_fails_is_ended_alone(
     peer: Any, prompts: list[list[int]], expected: Any, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,7 @@ def test_stages_work_at_the_same_time_and_the_ledger_tells_it(folder: Path) -> N
         forward.ledger()
         begun: list[int] = []
         submit = forward.submit
-        forward.submit = lambda batch, cache: (begun.append(len(forward._begun)), submit(batch, cache))[1]
+        forward.submit = lambda batch, cache: (begun.append(len(forward._submitted)), submit(batch, cache))[1]
         assert tokens_of(engine, prompts) == expected
         entries = forward.ledger()
     work = [[e for e in entries if e.rank == rank and e.what == COMPUTE] for rank in (0, 1)]

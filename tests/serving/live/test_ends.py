@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import http.client
 import signal
 import socket
@@ -180,7 +181,9 @@ def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) ->
         print(f"every request had ended {time.monotonic() - began:.2f} s after the stop")
         with contextlib.suppress(psutil.NoSuchProcess):
             stub.send_signal(signal.SIGCONT)
-    assert why[0].startswith("tritonserver was ended: the process of fastertransformer ended with 6 requests")
+    found = re.match(r"tritonserver was ended: the process of fastertransformer ended with (\d+) requests", why[0])
+    assert found
+    assert int(found[1]) in (6, 7), "the server's own check may be among them"
 
 
 def test_a_model_that_is_stopped_for_a_moment_goes_on(kept: Server) -> None:
