@@ -368,7 +368,7 @@ def decode_floor_ms(config, batch, length, element_bytes, bytes_per_second):
 check(decode_floor_ms)
 
 # %% [markdown]
-# This one line tells the shortest possible time per token on any machine. The bandwidths are from data sheets:
+# This one line gives the shortest possible time per token on any machine. The bandwidths are from data sheets:
 
 # %%
 if passed(decode_floor_ms):
@@ -387,7 +387,7 @@ if passed(decode_floor_ms):
 # ### Your first tested prediction
 #
 # How many **milliseconds** does one decode step of `gptj-tiny` take here, in fp32 and with batch size 1? Start from your
-# floor. Then ask yourself whether a plain PyTorch loop over 8 layers can reach it, and by which factor it will miss.
+# floor. Then ask yourself whether a plain PyTorch loop over 8 layers can reach it, and if not, how many times slower it is.
 
 # %%
 if passed(decode_floor_ms):

@@ -2,7 +2,7 @@
 # # Lab 01 · Hugging Face baseline
 #
 # **After this lab you can** run GPT-J through `transformers`, time it correctly, time prefill and decode separately, weigh the
-# KV cache, sweep batch and length, and say how far each of them is from the limit of the machine. Your measurements become
+# KV cache, sweep batch and length, and say how far a decode step is from the limit of the machine. Your measurements become
 # the first rungs of your **speed ladder**; later labs are compared with them.
 #
 # *About 90 minutes · 6 exercises, 85 points · runs on any machine; on a GPU the same cells use it.*
@@ -24,7 +24,9 @@ from labkit.lab import check, hint, passed, predicted, progress_panel
 from labkit.lab.lab01 import AsyncDevice, pictures
 from labkit.measure import plots
 
-warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)  # renamed in 5.24, taken until 5.39
+warnings.filterwarnings(
+    "ignore", "`past_key_values`", FutureWarning
+)  # renamed in 5.24, accepted until 5.39
 logging.set_verbosity_error()
 runs, ladder = measure.KeptRuns("01"), measure.Ladder()
 
@@ -105,7 +107,7 @@ def time_runs(call, synchronize, clock, warmup, runs):
 check(time_runs)
 
 # %% [markdown]
-# Now use it on the model: one forward pass over 128 tokens. Here `wait` plays the part of `synchronize`.
+# Now use it on the model: one forward pass over 128 tokens. Here `wait` takes the place of `synchronize`.
 
 
 # %%
@@ -374,7 +376,10 @@ if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_b
 
 # %%
 if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_batch_gain):
-    times = ([16 * d for _, d in by_batch[0]], [d for _, d in by_batch[-1]])  # for equally many tokens
+    times = (
+        [16 * d for _, d in by_batch[0]],
+        [d for _, d in by_batch[-1]],
+    )  # for the same number of tokens
     gain = measure.ratio(*(measure.Timing(tuple(seconds), disturbed) for seconds in times))
     print("16 x 23 tokens at batch 1 against batch 16:", gain.words)
     shown = {
@@ -500,7 +505,7 @@ if predicted(matmul_share=guess_matmul_share):
 # ## Your speed ladder
 #
 # A last rung, for comparison: `labkit`'s own engine on the same task, one prompt, 64 + 64 tokens. It runs in turn with Hugging
-# Face, with and without its cache, because two runs taken at different minutes cannot be compared.
+# Face, with and without its cache, because two runs at different times cannot be compared.
 
 
 # %%

@@ -273,7 +273,7 @@ guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
 
 # %%
 def fused_rotary_cache_write(qkv, positions, sin, cos, keys, values, slot_mapping):
-    """The query that ops.rotary_cache_write returns; keys and values, [slots, heads, head_dim], are written."""
+    """The query that ops.rotary_cache_write returns; also writes keys and values, [slots, heads, head_dim]."""
     count, (_, heads, head_dim) = len(qkv), keys.shape
     query = qkv.new_empty(count, heads, head_dim)
     # BEGIN SOLUTION
@@ -634,8 +634,8 @@ if passed(sample_token):
 # ## A step that is captured once
 #
 # Launching itself takes time. A GPU that finishes its kernels faster than the host launches them has to wait. A **CUDA graph**
-# records the launches of a step once, and then replays all of them with a single launch. On a CPU, one call into C++ removes
-# the time that Python and torch take in the same way.
+# records the launches of a step once, and then replays all of them with a single launch. On a CPU, one call into C++ has
+# the same effect: it removes the time that Python and torch take.
 
 # %%
 # Predict: how many times faster is a captured step of gptj-tiny on this machine?
@@ -683,13 +683,13 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
 # ## Your speed ladder
 #
 # Each rung below fuses one more thing; the task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels,
-# on a CPU the forms that labkit has for it. All rungs are measured in turn, because two runs taken at different minutes cannot
-# be compared. The rungs of labs 00 and 01 timed other tasks, so they are not in this figure.
+# on a CPU the forms that labkit has for it. All rungs are measured in turn, because two runs at different times cannot be
+# compared. The rungs of labs 00 and 01 timed other tasks, so they are not in this figure.
 #
 # What to expect **on a CPU**: the first rungs lie close together. The tensors of gptj-tiny fit into the processor's cache, so
 # bytes cost little and the calls from Python cost most. "GELU in packed products" is labkit's own engine: it stores the
 # weights in the order in which the vector registers take them, with bias and GELU as the epilogue. "Captured step" removes
-# Python. The last step is large because labkit's int8 product multiplies int8 directly, where the CPU can: several int8 values
+# Python. The last step is large because labkit's int8 product multiplies int8 directly, if the CPU can: several int8 values
 # take the place of one float. That is why it pays for 8 rows too, unlike FasterTransformer's, which multiplied floats.
 #
 # The second figure is the roofline. Left of its bend memory is the limit, and only fewer bytes help. A point above the line

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Lab 03 · Tensor and pipeline parallelism
 #
-# **After this lab you can** cut a model over several processes or GPUs, say before it runs what they will send to each other
-# and what that costs, and choose a layout for a machine.
+# **After this lab you can** cut a model over several processes or GPUs, predict what they will send to each other and what
+# that costs, and choose a layout for a machine.
 #
 # Two libraries of NVIDIA made these cuts known: **Megatron-LM** trains large models on many GPUs, and **FasterTransformer**
-# (2021 to 2023) ran them for users. Most of today's engines cut a model as these two did. You rebuild it here.
+# (2021 to 2023) ran them for users. Most of today's engines cut a model as these two did. You rebuild these cuts here.
 #
 # *About 220 minutes, 185 of them for the 9 exercises; a good place for a break is before "Count before you run" · 100 points ·
 # runs on any machine: your functions run on real processes, with the `torch.distributed` calls that GPUs would need.*
@@ -97,8 +97,8 @@ if predicted(small=guess_small_us, large=guess_large_us):
 
 # %% [markdown]
 # Compare the two lines above the figure. Where the curve is flat, a thousand times as many bytes take hardly any longer; a
-# million times as many do. The hidden state of one token in GPT-J 6B has 4,096 numbers, which is 16 kB. That lies in the
-# flat part, so an all-reduce of one token is mostly latency. Count the calls first, then the bytes.
+# million times as many take much longer. The hidden state of one token in GPT-J 6B has 4,096 numbers, which is 16 kB. That lies
+# in the flat part, so an all-reduce of one token is mostly latency. Count the calls first, then the bytes.
 #
 # ## A product in parts
 #
@@ -524,8 +524,8 @@ if passed(choose_layout):
 # Last, labkit's engine runs on this machine: 8 sequences of gptj-tiny in one process, on two shards, and on two stages. Two
 # ranks share the cores and the memory that one process has for itself, so they gain nothing here.
 #
-# **Predict:** two shards reach which share of the tokens a second of one process? (Two GPUs would reach up to twice as many,
-# because each has its own memory.)
+# **Predict:** which share of the tokens a second of one process do two shards reach? (Two GPUs would reach up to twice as
+# many, because each has its own memory.)
 
 # %%
 # BEGIN SOLUTION guess_shards_share = None

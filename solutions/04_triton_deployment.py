@@ -5,9 +5,9 @@
 # wire an ensemble, stream to a client, choose how requests are batched, read the server's counters, and repair a model that died.
 # You will know from your own runs why servers of language models batch *in flight*.
 #
-# *About 250 minutes, 210 of them for the 10 exercises; a good place for a break is before "Many clients" · 100 points · the real
-# server, on Linux, with a GPU or without one. If it is missing, `labkit serve --install` in a terminal installs it (75 MB); until
-# then its exercises say "not measured here".*
+# *About 250 minutes, 210 of them for the 10 exercises; a good place for a break is before "Many clients" · 100 points · runs
+# on the real server (Linux, with or without a GPU). If the server is missing, `labkit serve --install` in a terminal installs
+# it (75 MB); until then its exercises say "not measured here".*
 
 # %%
 import math
@@ -28,7 +28,7 @@ progress_panel("04")
 #
 # Triton serves a **model repository**: one folder for each model. The folder holds `config.pbtxt`, the description, and
 # `1/model.py`, version 1 of the code. Every copy of a Python model runs in a process of its own. The server queues the requests,
-# joins them to batches, hands these to a process, and counts everything.
+# joins them into batches, hands these to a process, and counts everything.
 
 # %%
 pictures.server()
@@ -73,8 +73,8 @@ def stage_config(name, inputs, outputs, max_batch_size, count):
 check(stage_config)
 
 # %% [markdown]
-# The checker names the line of a mistake. Triton itself stops at the first mistake, names no line, and accepts some without a
-# word: with a `max_batch_size` of 0, for example, it never joins requests.
+# The checker names the line of a mistake. Triton itself stops at the first mistake, names no line, and silently accepts some
+# mistakes: with a `max_batch_size` of 0, for example, it never joins requests.
 #
 # ## Before the engine
 #
@@ -215,7 +215,8 @@ if is_wired:
 # `gptj`, a **decoupled** model: it sends many responses to one request. It takes text and returns text without an ensemble, whose
 # stages could only pass on whole answers.
 #
-# **Predict:** a text of 48 tokens takes some time. Which share of it (0 to 1) is over when a streaming client has its first piece?
+# **Predict:** a text of 48 tokens takes some time. Which share of it (0 to 1) has passed when a streaming client has its first
+# piece?
 
 # %%
 # BEGIN SOLUTION guess_first_share = None
@@ -226,8 +227,8 @@ guess_first_share = 0.1
 pictures.stream()
 
 # %% [markdown]
-# `start_stream` makes the client call your callback in *another thread*, once for each response. A queue takes the responses from
-# that thread to your generator:
+# `start_stream` makes the client call your callback in *another thread*, once for each response. A queue carries the responses
+# from that thread to your generator:
 #
 # ```python
 # answers = queue.SimpleQueue()
@@ -441,8 +442,8 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
 
 # %% [markdown]
-# A plan on paper leaves out the network, and requests that come a little late and so close their batch later. If a copy is busy
-# most of the time, a late batch delays the next one as well. So leave room: plan for 80 % of the bound.
+# A plan on paper leaves out the network, and requests that come a little late, so that their batch closes late. If a copy is
+# busy most of the time, a late batch delays the next one as well. So leave room: plan for 80 % of the bound.
 #
 # ## Batches that fit a language model
 #
@@ -477,7 +478,7 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 #
 # ## The trade-off
 #
-# The last plot is the one that you choose by: the mixed load at growing rates. With more requests a second the server makes more
+# The last plot helps you to choose: it shows the mixed load at growing rates. With more requests a second the server makes more
 # tokens a second, until it cannot keep up; the price is latency.
 #
 # **Predict:** the rates are a quarter, a half and 90 % of the tokens a second that your batched model reached. At the highest rate,
@@ -505,9 +506,9 @@ if has_load and predicted(median_ms=guess_median_ms):
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is a short request, the 95th percentile a long one. In flight, a long request shares its 96 steps with all that come;
-# joined, it first waits for the previous batch. Which of the two figures would your users notice? And was waiting on purpose (the
-# delay) worth it?
+# The median is a short request, the 95th percentile a long one. In flight, a long request shares its 96 steps with all requests
+# that come meanwhile. In a joined batch, it first waits for the previous batch. Which of the two figures would your users
+# notice? And was waiting on purpose (the delay) worth it?
 #
 # ## When a model dies
 #

@@ -15,7 +15,7 @@ COLD_FACTOR = 12.0
 class AsyncDevice:
     """Runs steps one after the other on its own queue, and keeps the clock of the host that launches them.
 
-    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long: on a real GPU kernels are compiled and caches filled then.
+    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long: on a real GPU, kernels are compiled and caches filled then.
     """
 
     def __init__(self, seed: int, step_seconds: float = 2e-3) -> None:
@@ -43,5 +43,5 @@ class AsyncDevice:
 
     @property
     def launched(self) -> int:
-        """How many steps were launched so far."""
+        """The number of steps launched so far."""
         return self._launched

@@ -31,7 +31,7 @@ class Comparison:
     """Compares an answer with the right one.
 
     `relative` is the tolerance for numbers; whole numbers must be equal. For tensors the tolerance is that of the less precise
-    dtype in `RELATIVE`, or `relative` if that is larger.
+    of the two dtypes in `RELATIVE`, or `relative` if that is larger.
     """
 
     relative: float = 1e-6
@@ -93,7 +93,7 @@ class Comparison:
         a, b = found.detach().cpu().double(), expected.detach().cpu().double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             return Difference(path, found, expected, "not finite")
-        a, b = a[a.isfinite()], b[b.isfinite()]  # a known mistake that returns NaN is recognised by the places of its NaN
+        a, b = a[a.isfinite()], b[b.isfinite()]  # a known mistake that returns NaN is recognised by where its NaNs are
         if not len(b):
             return None
         limit = max(RELATIVE[found.dtype], RELATIVE[expected.dtype], self.relative) * float(b.abs().max())

@@ -16,10 +16,10 @@ _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, co
 
 
 class CountedModel:
-    """A model with random weights from a seed; `fed` lists, for each call, the number of tokens of a sequence.
+    """A model with random weights from a seed; `fed` lists, for each call, the number of tokens fed per sequence.
 
     It is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
-    `[batch, fed, vocab_size]` and `past_key_values`. A caller may only pass `past_key_values` to the next call.
+    `[batch, fed, vocab_size]` and `past_key_values`. The only use of `past_key_values` is to be passed to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size

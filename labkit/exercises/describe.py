@@ -70,7 +70,7 @@ def describe_difference(difference: Difference) -> Description:
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
-    # The type is right here, so the right value is not described: it would be a number that must stay hidden.
+    # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
     return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"got {brief(found)}")
 
 

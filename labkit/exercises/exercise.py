@@ -20,7 +20,7 @@ class Mistake:
 
     Two mistakes can be made together if their implementations are `functools.partial` objects of the same function and set
     different options of it. Example: `partial(count, norms=2)` and `partial(count, head_bias=False)`.
-    An option that is set to its right value keeps two mistakes apart which are one mistake when they are made together.
+    If two mistakes must not be combined, both set the same option; one of them may set it to its right value.
     """
 
     message: str
@@ -42,16 +42,16 @@ class Exercise:
     """An exercise.
 
     - `function` is the name of the function that the learner writes.
-    - `cases(seed)` makes inputs: ragged ones, some of size 1, some that are no power of two.
+    - `cases(seed)` makes inputs: ragged ones, some of size 1, some whose size is no power of two.
     - `reference` is right; each of `mistakes` is wrong for at least one case of every seed.
     - `hints` go from a nudge to nearly the answer.
     - `requires` names what the machine must have ("cuda", ...); without it the verdict is "not measured here".
     - `writes` lists the positions of arguments that the function is meant to change.
-    - `observe(case, value)` returns what is compared; an answer may also be in what the function did to its arguments.
+    - `observe(case, value)` returns what is compared; an answer may also be a change of the function's arguments.
     - `run(function, case)` makes the call, on several ranks for example; by default in this process.
     - `seconds` is the time limit of one call. With `ends_at_error` no case is tried after one that raises, because each
       would take seconds.
-    - `contract` is what is asked for besides right values.
+    - `contract` is a demand besides right values.
     - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
     - `explain(case, found, right)` says what is wrong with an answer of the right form; it returns "" if it does not know.
@@ -101,9 +101,9 @@ class Exercise:
                 yield both
 
     def contracts(self) -> tuple[Contract, ...]:
-        """What a call is watched for: the exercise's contract, and that the work is the learner's own.
+        """The contracts that watch a call: the exercise's own, and the one on own work.
 
-        The second is seen for calls in this process only; a contract on kernels sees it by itself.
+        The second sees calls in this process only; a contract on kernels checks the same by itself.
         """
         asked = (self.contract,) if self.contract else ()
         is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)

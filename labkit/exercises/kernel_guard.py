@@ -2,8 +2,8 @@
 
 Without it the interpreter reads and writes wherever a pointer leads, and a missing mask can end the whole process. It also
 shows two things that otherwise only a GPU would show. Elements that a mask leaves out and no `other=` fills are undefined, so
-they are NaN here. And memory must move each byte once, even if many programs ask for it: these bytes are counted. (The bytes
-that programs ask for are counted by `labkit.ops.kernels.interpreter_traffic`.)
+they are NaN here. And the bytes that memory must move are counted: each byte once, even if many programs ask for it. (The
+bytes that programs ask for are counted by `labkit.ops.kernels.interpreter_traffic`.)
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
 
 def _lanes(mask: Any, shape: tuple[int, ...]) -> Any:
-    """The elements that a mask lets through, as booleans; numpy would take a computed mask of 0 and 1 for indices."""
+    """The elements that a mask lets through, as booleans; numpy would use a computed mask of 0 and 1 as indices."""
     return np.broadcast_to(np.asarray(mask.data, dtype=bool), shape)
 
 

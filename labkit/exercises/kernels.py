@@ -30,9 +30,9 @@ def __getattr__(name: str) -> Any:
 
 
 def prepare() -> None:
-    """Load Triton as a use of `tl` or `triton` does.
+    """Load Triton, as the first use of `tl` or `triton` does.
 
-    Raises `NotAvailable` if it was loaded for compiling before and there is no GPU.
+    Raises `NotAvailable` if Triton was already loaded for compiling and there is no GPU.
     """
     _load()
 

@@ -296,7 +296,7 @@ GPUS_NEEDED = Exercise(
     function="gpus_needed",
     statement=(
         "Tensor parallelism splits the weights evenly over 1, 2, 4, 8, ... GPUs. Return the smallest of these numbers for which "
-        "the share of each GPU fits into its memory while the fraction `reserve` of it stays free (for cache and activations)."
+        "each GPU's share fits while the fraction `reserve` of its memory stays free (for cache and activations)."
         "\n\n$$\\frac{\\text{weight bytes}}{n} \\le \\text{GPU bytes} \\cdot (1 - \\text{reserve})$$"
     ),
     points=10,
@@ -312,14 +312,14 @@ GPUS_NEEDED = Exercise(
             partial(_gpus, usable=lambda reserve: 1.0),
         ),
         Mistake(
-            "A share that fills what may be used to the last byte still fits: compare with >, not >=.",
+            "A share that exactly fills the usable memory still fits: compare with >, not >=.",
             partial(_gpus, rounded="up, even if it fits"),
         ),
         Mistake(
             "You round down; the share of each GPU must fit, so round up.", partial(_gpus, rounded="down to a power of two")
         ),
         Mistake(
-            "That is how many GPUs the reserve would fill; 1 - reserve is what weights may take.",
+            "You divide by the reserve; weights may take 1 - reserve of the memory.",
             partial(_gpus, usable=lambda reserve: reserve or 1.0),
         ),
     ),
@@ -382,9 +382,9 @@ ROOFLINE_TIME = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake("You add the two times; they overlap, so the slower one counts alone.", partial(_step, seconds=sum)),
-        Mistake("The slower of the two binds; you take the faster.", partial(_step, seconds=min)),
+        Mistake("The slower of the two decides; you take the faster.", partial(_step, seconds=min)),
         Mistake(
-            "The name of the bound is the wrong way round: the longer time is the one that binds.",
+            "You exchanged the names of the bounds: the longer time decides.",
             partial(_step, names=("memory", "compute")),
         ),
         Mistake(

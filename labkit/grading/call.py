@@ -32,12 +32,12 @@ _ADVICE = {
     "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
     "Expected dtype ['fp": "tl.sqrt, tl.exp and the like take floating-point numbers: convert first, head_dim.to(tl.float32)",
     "invalid operands of type pointer": "only a whole number can be added to an address; slots and positions are whole numbers",
-    "'NoneType' and 'Tensor'": "dist.all_reduce and its like work in place and return nothing",
+    "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
     "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: use that tensor",
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
-"""What to do about errors that beginners meet, by a part of the error's text."""
+"""Advice for errors that beginners meet; each key is a part of the error's text."""
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
 
@@ -58,7 +58,7 @@ class Outcome:
 
 
 class OutOfTimeError(BaseException):
-    """The time limit has passed. It is no `Exception`, so an `except Exception` in a learner's loop does not catch it."""
+    """The time limit has passed. It is not an `Exception`, so an `except Exception` in a learner's loop does not catch it."""
 
 
 def run_seeds(
@@ -69,7 +69,7 @@ def run_seeds(
     *,
     aloud: bool = False,
 ) -> dict[int, list[Outcome]]:
-    """Call `function` on the cases of each seed, watched by the exercise's contracts; `progress` is told of each case.
+    """Call `function` on the cases of each seed, watched by the exercise's contracts; `progress` is called after each case.
 
     After a stub or a time-out the later seeds are not tried. The function's output is held back, because it would appear once
     for each case; with `aloud` the output of the very first case is shown.
@@ -122,7 +122,7 @@ def run_cases(
 
 @contextlib.contextmanager
 def held_back() -> Iterator[io.StringIO]:
-    """Keep what this block prints; if an interruption ends the block, it is printed after all."""
+    """Hold back the output of this block; if an exception ends the block, print it after all."""
     held = io.StringIO()
     try:
         with contextlib.redirect_stdout(held):

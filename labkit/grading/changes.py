@@ -1,6 +1,7 @@
 """Which existing objects a statement changes: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
 
-This is an estimate from the text; nothing is run. It rather finds too much: running a statement needlessly does no harm.
+This is an estimate from the text; nothing is run. It may report too many changes, because a statement that runs needlessly
+does no harm.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def root_of(node: ast.expr) -> str:
 
 
 def _run_now(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and its parts without the bodies of functions, and without calls in `with`, which are undone at its end."""
+    """The node and its parts, except bodies of functions and calls in `with`, whose effects end with the block."""
     if isinstance(node, ast.withitem) and isinstance(node.context_expr, ast.Call):
         for part in ast.iter_child_nodes(node.context_expr):
             yield from _run_now(part)
@@ -124,7 +125,7 @@ def _note_call(call: ast.Call, changes: Changes) -> None:
 
 
 def _note_unused(value: ast.expr, changes: Changes) -> None:
-    """A call whose value is not used was made for its effect, on its object or on its arguments."""
+    """Note a call whose value is not used: it was made for its effect on its object or on its arguments."""
     call = value.value if isinstance(value, ast.Await) else value
     if not isinstance(call, ast.Call):
         return
@@ -145,7 +146,7 @@ def _note_decorator(decorator: ast.expr, name: str, changes: Changes) -> None:
 
 
 def _note_magic(call: ast.Call, changes: Changes) -> None:
-    """`%run` binds the names of its file, and `%env` affects all later code; `code_of_magics` treats `%time x = f()`."""
+    """`%run` binds the names of its file, and `%env` affects all later code; `code_of_magics` handles `%time x = f()`."""
     match call.args:
         case [ast.Constant(value="run" | "env" | "set_env"), *_]:
             changes.anything = True
@@ -169,7 +170,7 @@ def _aliases(part: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _same_things(value: ast.expr) -> Iterator[ast.expr]:
-    """The parts of an expression that may be its value itself, or an element of it."""
+    """The parts of an expression that may be its value, or an element of its value."""
     match value:
         case ast.Name() | ast.Attribute() | ast.Subscript():
             yield value

@@ -24,8 +24,8 @@ SILENT_SECONDS = 2.0
 def check(function: Callable[..., Any]) -> Verdict:
     """Call `function` on an exercise's inputs, show the verdict, and record it.
 
-    The exercise is found by the function's name, or by a name that the notebook gave it (`kv_bytes = lambda ...`). Points
-    that an earlier check earned are kept. Raises `InvalidRequest`, with the names that exist, for a function that belongs to
+    The exercise is found by the function's name, or by a name that the notebook gives it (`kv_bytes = lambda ...`). Points that
+    an earlier check earned are kept. Raises `InvalidRequest`, with the names that exist, for a function that belongs to
     no exercise; nothing that the function itself does is raised here.
     """
     exercise = exercise_of(function, sys._getframe(1).f_globals)
@@ -58,9 +58,9 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
 
 
 def passed(function: Callable[..., Any] | str) -> bool:
-    """Whether this function passes now; for cells that need it. A name instead of a function: whether it has ever passed.
+    """Whether this function passes now; for cells that need it. Given a name instead: whether that function has ever passed.
 
-    If not, one sentence says which exercise the cell needs, and what is wrong with its function.
+    If not, a printed sentence names the exercise that the cell needs, and says what is wrong with the function.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
@@ -98,7 +98,7 @@ def in_notebook() -> bool:
 
 
 def show(text: str, html: str) -> None:
-    """Display HTML, with the same as text, in a notebook; print the text where there is no notebook."""
+    """In a notebook, display the HTML, with the text as its plain form; elsewhere, print the text."""
     if not in_notebook():
         print(text)
         return

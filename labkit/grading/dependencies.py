@@ -1,6 +1,6 @@
-"""Finds the statements of a notebook that a function needs: those that bind or change a name that it uses, and what they need.
+"""Finds the statements that a function needs: those that bind or change a name that it uses, and those that these need.
 
-Other statements are not run: measurements, plots, servers. The needed ones run in the notebook's order, so the last of
+Other statements (measurements, plots, servers) are not run. The needed ones run in the notebook's order, so the last of
 several definitions counts, as in a notebook that is run from top to bottom.
 """
 
@@ -20,7 +20,7 @@ _PROCESS_PARTS = ("environ", "path", "setrecursionlimit")
 
 
 class Needs:
-    """The needs of the functions of one notebook; made once, and asked once for each function."""
+    """Finds what the functions of one notebook need. It is made once, and asked once for each function."""
 
     def __init__(self, statements: Sequence[Statement]) -> None:
         self._all = list(statements)
@@ -45,7 +45,7 @@ class Needs:
         return [self._all[at] for at in sorted(kept)]
 
     def _demands(self, at: int) -> list[tuple[str, int, int]]:
-        """The names that a statement needs, each with the position where its value is read last, and first."""
+        """The names that a statement needs, each with the last and the first position at which its value is read."""
         one, end = self._all[at], len(self._all)
         packages = {f"package {package}" for package in one.packages.values()}
         later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
@@ -63,7 +63,7 @@ class Needs:
         return any(call.function == "exec" for one in self._all for call in one.changes.calls)
 
     def _givers(self, name: str, place: int, since: int) -> list[int]:
-        """The statements before `place` that bind or change a name; not those before `since` whose value was replaced."""
+        """The statements before `place` that bind or change a name; none before the last one up to `since` that replaces it."""
         found = []
         for at in reversed(range(place)):
             one = self._all[at]
@@ -89,7 +89,7 @@ class Needs:
 
     @cached_property
     def _older(self) -> dict[str, set[str]]:
-        """For each name, the names that may mean the same object, also over several assignments."""
+        """For each name, the older names that may mean the same object, directly or through several assignments."""
         older: dict[str, set[str]] = {}
         for new, old in (pair for one in self._all for pair in one.changes.aliases | one.inner.aliases):
             older.setdefault(new, set()).add(old)

@@ -1,4 +1,4 @@
-"""Turns the outcomes of calls into a verdict. A wrong answer is named if it is a known mistake, and described if it is not."""
+"""Turns the outcomes of calls into a verdict, which names a known mistake and describes any other wrong answer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SEEDS = (11, 23, 47)
 MOST_MESSAGE, MOST_LINE = 1000, 300
 """The most characters of a verdict's message, and of one line of its details."""
 MOST_PRINTED = 12
-"""The most lines that a verdict shows of what the function printed for the case that failed."""
+"""A verdict shows at most this many lines of what the function printed for the failed case."""
 
 
 def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
-    """The verdict on the outcomes of all seeds (see `run_seeds`); it is a fail if there are none."""
+    """The verdict on the outcomes of all seeds (see `run_seeds`). Without outcomes it is a fail."""
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
         expected = [exercise.answer(case) for case in exercise.cases(seed)]

@@ -1,6 +1,6 @@
-"""A lab's two notebooks from its one source: the learner's, with stubs, and the solved one. Runs and writes nothing.
+"""Makes a lab's two notebooks from its source: the learner's, with stubs, and the solved one. Runs and writes nothing.
 
-The source is a percent script under `solutions/`. It holds marks:
+The source is a percent script under `solutions/`. It contains these marks:
 
     # {{exercise lab01.kv_bytes}}      a Markdown cell of this one line becomes the exercise's heading
     # BEGIN SOLUTION                   in a function's body, up to END SOLUTION: the learner gets
@@ -65,7 +65,7 @@ def _notebook(source: str, *, solved: bool) -> Any:
 def cut_solutions(source: str, *, keep: bool) -> str:
     """A code cell without its solution marks, with the solution (`keep`) or with the learner's stub instead.
 
-    Raises `InvalidRequest` for marks that do not pair up, or a solution outside a function without a replacement.
+    Raises `InvalidRequest` for marks that do not pair up, and for a solution outside a function without a replacement.
     """
     lines: list[str] = []
     inside = False
@@ -78,7 +78,7 @@ def cut_solutions(source: str, *, keep: bool) -> str:
             around.append((indentation, match[1]))
         if begin := _BEGIN.match(line):
             if inside or not (begin[2] or around):
-                raise InvalidRequest(f"solution marks do not pair up, or lack what the learner gets: {line!r} in\n{source}")
+                raise InvalidRequest(f"solution marks do not pair up, or name no replacement: {line!r} in\n{source}")
             inside = True
             if not keep:
                 lines.append(begin[1] + (begin[2] or f'raise NotImplementedError("{around[-1][1]}")'))
@@ -94,6 +94,6 @@ def cut_solutions(source: str, *, keep: bool) -> str:
 
 
 def cells_digest(notebook: Any) -> str:
-    """SHA-256 of the kinds and sources of all cells, which is what a person can edit."""
+    """SHA-256 of what a person can edit: the kinds and sources of all cells."""
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()

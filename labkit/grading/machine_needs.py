@@ -18,7 +18,7 @@ NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
         lambda machine: find_server() is not None,
     ),
 }
-"""By each name that `Exercise.requires` may hold: what is needed, in words, and a test whether the machine has it."""
+"""For each name that `Exercise.requires` may hold: the need in words, and a function that says whether a machine meets it."""
 
 
 def missing(exercise: Exercise, machine: Machine | None = None) -> str:

@@ -31,7 +31,7 @@ from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.plain_values import decode
 
 START_SECONDS = 180
-"""Time for starting Python and running the statements that the function needs; the calls' own time is added."""
+"""Time for starting Python and running the statements that the function needs; the time limits of the calls are added."""
 MOST_BYTES = 64 * 2**20
 """The largest file that is read from a learner's process."""
 MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
@@ -115,7 +115,7 @@ def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
 
 
 def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
-    """The verdict, with notes on statements that did not run if it is no pass; the file of notes may hold anything."""
+    """The verdict and, unless it is a pass, notes on statements that did not run. The file of notes may hold anything."""
     path = folder / "notes.json"
     try:
         if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
@@ -155,7 +155,7 @@ def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
     paths = folder / "tensors.safetensors", folder / "outcomes.json"
     for path in paths:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.name} is no file of at most {MOST_BYTES // 2**20} MiB")
+            raise ValueError(f"{path.name} is not a file of at most {MOST_BYTES // 2**20} MiB")
     tensors = load_file(paths[0])
     runs: dict[str, list[dict[str, Any]]] = json.loads(paths[1].read_text("utf-8"))
     return {int(seed): [_outcome(row, tensors) for row in rows] for seed, rows in runs.items()}

@@ -12,9 +12,9 @@ from labkit.errors import InvalidRequest
 from labkit.grading.shorten import shorten
 
 MOST_NOTEBOOK_BYTES = 100 * 2**20
-"""Larger files are refused; it is outputs, not code, that make notebooks large."""
+"""Larger files are refused. Outputs, not code, make notebooks large."""
 _SOURCE_KEYS = ("source", "input", "code")
-"""Where a cell's text is: in nbformat 3 and 4, in code cells of nbformat 3 and 2, and in nbformat 1."""
+"""The keys of a cell's text, in this order: nbformat 3 and 4, code cells of nbformat 2 and 3, nbformat 1."""
 _CONFLICT = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
 
 
@@ -31,7 +31,7 @@ def read_cells(path: Path) -> list[FileCell]:
     """All cells of a notebook of nbformat 1 to 4, in UTF-8, UTF-16, UTF-32 or Latin-1, with or without a byte-order mark.
 
     Raises `InvalidRequest` if the file is missing, a folder, empty, too large, not JSON, in conflict after a merge, not a
-    notebook, or a notebook for another language than Python.
+    notebook, or a notebook for a language other than Python.
     """
     return _cells_of(_json_of(path), path)
 
@@ -70,7 +70,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _decoded(raw: bytes) -> str:
-    """The text of a JSON file. Its first bytes tell the Unicode encoding; a file that is no Unicode is read as Windows-1252."""
+    """The text of a JSON file. Its first bytes tell the Unicode encoding; one that is not Unicode is read as Windows-1252."""
     for encoding in (json.detect_encoding(raw), "cp1252"):
         try:
             return raw.decode(encoding)
@@ -100,12 +100,12 @@ def _cell(number: int, cell: Any, path: Path) -> FileCell:
         text = "".join(text)
     if not isinstance(kind, str) or not isinstance(text, str):
         raise InvalidRequest(f"{path} is no notebook: its cell {number} has no kind or no text")
-    is_python = str(cell.get("language", "python")).lower().startswith(("python", "ipython"))  # nbformat 3 says it per cell
+    is_python = str(cell.get("language", "python")).lower().startswith(("python", "ipython"))  # a cell of nbformat 3 names it
     return FileCell(number, kind == "code" and is_python, text)
 
 
 def _refuse_other_languages(content: dict[str, Any], path: Path) -> None:
-    """Raise `InvalidRequest` if the notebook names a kernel for another language; one that names no kernel is for Python."""
+    """Raise `InvalidRequest` if the notebook names a kernel for another language; if it names none, it is for Python."""
     about = content.get("metadata")
     for part, key in (("kernelspec", "language"), ("language_info", "name")):
         found = about.get(part) if isinstance(about, dict) else None

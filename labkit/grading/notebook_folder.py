@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 MOST_FILES, MOST_FILE_BYTES = 200, 2**20
-"""How many files of a notebook's folder are considered, and the size of the largest that is copied (1 MiB)."""
+"""The most files of a notebook's folder that are considered, and the largest size of a copied file (1 MiB)."""
 
 
 def copy_files(folder: Path | None, files: Path) -> None:
@@ -32,7 +32,7 @@ def find_modules(folder: Path | None) -> None:
 
 
 class _FromFolder:
-    """Follows relative entries of `sys.path` (`..`, `src`) from the notebook's folder; this process runs in another one."""
+    """Follows relative entries of `sys.path` (`..`, `src`) from the notebook's folder; this process runs in another folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""The progress panel of a lab: a widget in a notebook, and the same as text where there are no widgets."""
+"""The progress panel of a lab: a widget in a notebook, and the same content as text where there are no widgets."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ from typing import Any
 
 
 def predicted(*, as_share: bool = False, as_percent: bool = False, **guesses: Any) -> bool:
-    """Whether every guess is a positive number; for cells that measure. If not, ask for the guesses that are missing.
+    """Whether every guess is a positive number; cells that measure call this first. If not, ask for the missing guesses.
 
     With `as_share` a guess is a share of a whole, from 0 to 1, and with `as_percent` it is from 0 to 100; both ends are
-    allowed. No range is asked for: it would give the order of magnitude away. The figure that follows says how far the guess
-    was off (`labkit.measure.how_far`).
+    allowed. No narrower range is required, because it would give away the order of magnitude. The figure that follows says
+    how far the guess was off (`labkit.measure.how_far`).
     """
     most, asked = math.inf, "a number above 0"
     if as_share:
@@ -20,7 +20,7 @@ def predicted(*, as_share: bool = False, as_percent: bool = False, **guesses: An
         most, asked = 100, "a percentage from 0 to 100 (a half is 50, not 0.5)"
     open_ones = [name for name, value in guesses.items() if not _is_number(value) or not _is_in_range(value, most)]
     if open_ones:
-        print(f"Write down your prediction first: {', '.join(open_ones)}, {asked}. A wrong one teaches more than none.")
+        print(f"Write down your prediction first: {', '.join(open_ones)}, {asked}. A wrong prediction teaches more than none.")
     return not open_ones
 
 

@@ -101,7 +101,7 @@ class Progress:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Standing]]:
-        """The standings; what the block changes in them is written. One process at a time does this, so no change is lost."""
+        """The standings, which the block may change before they are written. A lock lets in one process at a time."""
         if not self.is_kept:
             yield self.standings()
             return

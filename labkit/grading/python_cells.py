@@ -15,7 +15,7 @@ from labkit.grading.notebook_file import FileCell, has_conflict
 from labkit.grading.shorten import shorten
 
 RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
-"""Cell magics whose body runs with the notebook's names. Bodies of others are another language, or define nothing."""
+"""Cell magics whose body runs with the notebook's names. The body of any other is in another language, or defines nothing."""
 MOST_CELL_CHARACTERS = 64_000
 """A longer cell, or one with more than `MOST_MAGICS` magics, is read only if it is plain Python: the transformer reads the
 whole cell once for each magic."""
@@ -36,8 +36,8 @@ class PythonCell:
 def python_cells(cells: list[FileCell]) -> list[PythonCell]:
     """Every code cell as Python; nothing is run.
 
-    A cell that Jupyter could not run, for a syntax error, has an empty source and a problem. Raises `NotAvailable` when a cell
-    holds magics and IPython is not installed.
+    A cell that Jupyter could not run because of a syntax error has an empty source and a problem. Raises `NotAvailable` when a
+    cell holds magics and IPython is not installed.
     """
     return [_python_cell(cell.number, cell.text) for cell in cells if cell.is_code]
 

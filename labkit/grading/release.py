@@ -27,12 +27,12 @@ def find_labs(root: Path) -> list[Lab]:
     """The labs of a course folder, found by its `solutions/NN_slug.py`; raises `InvalidRequest` if there are none."""
     sources = sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
     if not sources:
-        raise InvalidRequest(f"{root} has no solutions/NN_slug.py; run this in the course's folder, or name it")
+        raise InvalidRequest(f"{root} has no solutions/NN_slug.py; run this in the course's folder, or name that folder")
     return [Lab(s, root / "labs" / f"{s.stem}.ipynb", s.with_suffix(".ipynb")) for s in sources]
 
 
 def stale(lab: Lab) -> list[Path]:
-    """The notebooks of a lab whose cells differ from those that its source makes now; outputs do not count."""
+    """The notebooks of a lab whose cells differ from those made from its present source; outputs are not compared."""
     source = lab.source.read_text("utf-8")
     made = {lab.student: student_notebook(source), lab.solved: solved_notebook(source)}
     return [path for path, notebook in made.items() if _digests(path)[0] != cells_digest(notebook)]
@@ -45,7 +45,7 @@ def edited_by_a_person(path: Path) -> bool:
 
 
 def _digests(path: Path) -> tuple[str, str]:
-    """The digest of a notebook's cells, and the one that was stored when labkit wrote it; empty where there is none."""
+    """The digest of a notebook's cells, and the digest stored when labkit wrote it; each is empty if it is missing."""
     try:
         notebook = json.loads(path.read_text("utf-8"))
         found = cells_digest(notebook)

@@ -20,7 +20,7 @@ from labkit.grading.submission import Piece
 NO_DEFINITION = "its definition does not run"
 """The error of a function whose name no statement has bound."""
 DEFINE_SECONDS = 120.0
-"""The time limit for all statements that a function needs, together."""
+"""The time limit for all statements that a function needs, taken together."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ _RUN_AT_ONCE = ("listcomp", "setcomp", "dictcomp", "genexpr")
 class Scope:
     """The top-level names of a notebook that a statement uses.
 
-    It assigns, deletes or imports those in `binds`, and needs those in `reads` when it runs. A function in it needs those in
-    `reads_later` when it is called, and declares those in `binds_later` as `global`.
+    It assigns, deletes or imports those in `binds`, and needs those in `reads` when it runs. A function that it defines needs
+    those in `reads_later` when it is called, and declares those in `binds_later` as `global`.
     """
 
     binds: set[str] = field(default_factory=set)
@@ -28,7 +28,7 @@ class Scope:
 
 
 def scope_of(node: ast.stmt) -> Scope:
-    """The names of one top-level statement. Raises `SyntaxError` if it does not compile (`return` in no function)."""
+    """The names of one top-level statement. Raises `SyntaxError` if it does not compile (`return` outside a function)."""
     scope = Scope()
     _walk(_table(node), scope, later=False, top=True)
     for part in ast.walk(node):
@@ -81,7 +81,7 @@ class _Waiting(ast.NodeTransformer):
 
 
 def cannot_fail(node: ast.stmt) -> set[str]:
-    """The names that this statement binds and cannot fail to bind; earlier values of them are not needed."""
+    """The names that this statement is sure to bind, so that their earlier values are not needed."""
     match node:
         case (
             ast.FunctionDef(name=name, args=arguments, decorator_list=[])

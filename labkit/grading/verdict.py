@@ -28,7 +28,7 @@ def state(verdict: str, kept: int = 0) -> str:
 
 
 def colour(verdict: str, kept: int = 0) -> str:
-    """The colour of a state, readable on light and on dark: that of a pass where points are kept."""
+    """The colour of a state, readable on light and dark backgrounds; with kept points it is the colour of a pass."""
     return _COLOURS[PASSED if kept else verdict]
 
 
@@ -53,7 +53,7 @@ class Verdict:
         return "\n".join([head, *(f"    {line}" for line in self.details.splitlines())])
 
     def html(self, kept: int = 0) -> str:
-        """The same as the box of a notebook."""
+        """The verdict as HTML, for the box in a notebook."""
         hue = _COLOURS[self.verdict]
         details = f"<pre style='margin:.5em 0 0;opacity:.85'>{html.escape(self.details)}</pre>" if self.details else ""
         return (
@@ -70,4 +70,4 @@ class Verdict:
         return ": " if kept > self.points and self.verdict == FAILED else ". "
 
     def _ipython_display_(self) -> None:
-        """Show nothing: `check` has shown the verdict, and the last line of a cell would show it again."""
+        """Show nothing: `check` has already shown the verdict, and a notebook shows the value of a cell's last line."""

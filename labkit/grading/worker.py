@@ -1,7 +1,7 @@
 """The process in which an untrusted function of a learner runs: `python -m labkit.grading.worker JOB OUT`.
 
 It reads a JSON job, limits its own resources, runs the statements of the notebook that the function needs, calls the function
-on the exercise's cases, and writes the outcomes as JSON and safetensors. It compares nothing: only its values are believed.
+on the exercise's cases, and writes the outcomes as JSON and safetensors. It compares nothing; the verdict is made elsewhere.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def limit(cpu_seconds: int) -> None:
 
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """An outcome as JSON, its tensors put into `tensors`. A value that cannot be stored becomes an error in words."""
+    """An outcome as JSON; its tensors are added to `tensors`. A value that cannot be stored becomes an error in words."""
     words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
@@ -69,7 +69,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str]]:
-    """The outcomes of the learner's function for each seed, and notes on statements that it needs and that did not run."""
+    """The outcomes of the learner's function for each seed, and notes on needed statements that did not run."""
     exercise = replace(find(job["exercise"]), seconds=job["seconds"])
     name, folder = job["function"], job["folder"]
     scope, shell = notebook_scope(Path(folder) if folder else None)

@@ -1,8 +1,8 @@
 """Everything that the notebook of a lab imports. This package only passes on what other packages define.
 
 `from labkit.lab import check, hint, passed, predicted, progress_panel` is the set-up of every lab. A lab with kernels also
-imports `kernel_device`, `tl` and `triton`; Triton itself is loaded only when one of the last two names is used. What else
-the cells of one lab need is in a module for that lab: `labkit.lab.lab03`, for example.
+imports `kernel_device`, `tl` and `triton`; Triton itself is loaded only when one of the last two names is used. Each lab has
+a module for the other names that its cells use: `labkit.lab.lab03`, for example.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the cells of lab 00 use besides `labkit.lab`: drawings, and the counts of the roofline."""
+"""More names for the cells of lab 00: drawings, and the counts of the roofline."""
 
 from labkit.exercises.pictures import lab00 as pictures
 from labkit.measure.roofline import head_flops, matmul_flops_per_token, weight_bytes_per_step

@@ -1,4 +1,4 @@
-"""What the cells of lab 01 use besides `labkit.lab`: a device with a queue, and drawings."""
+"""More names for the cells of lab 01: a device with a queue, and drawings."""
 
 from labkit.exercises.async_device import AsyncDevice
 from labkit.exercises.pictures import lab01 as pictures

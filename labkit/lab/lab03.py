@@ -1,4 +1,4 @@
-"""What the cells of lab 03 use besides the checks: the parts of a small GPT-J, real processes, measurements, drawings."""
+"""More names for the cells of lab 03: the parts of a small GPT-J, real processes, measurements, drawings."""
 
 from labkit.exercises.lab03 import measurements
 from labkit.exercises.lab03.counting import share

@@ -1,4 +1,4 @@
-"""What the cells of lab 04 use besides the checks: a server of the learner's own, measurements under load, drawings."""
+"""More names for the cells of lab 04: a server of the learner's own, measurements under load, drawings."""
 
 from labkit.exercises.lab04 import measurements
 from labkit.exercises.lab04.deployment import deploy

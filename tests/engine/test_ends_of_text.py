@@ -158,7 +158,9 @@ def test_a_generation_config_counts_as_in_transformers(source: Path, tmp_path: P
 def test_what_is_not_taken_from_a_generation_config_is_named(source: Path, tmp_path: Path) -> None:
     settings = {"eos_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50, "max_length": 20, "suppress_tokens": [3]}
     folder = folder_with(source, tmp_path / "model", {}, settings)
-    with pytest.warns(UserWarning, match=r"sets temperature 0\.7, do_sample True, suppress_tokens \[3\]; labkit only uses its end"):
+    with pytest.warns(
+        UserWarning, match=r"sets temperature 0\.7, do_sample True, suppress_tokens \[3\]; labkit only uses its end"
+    ):
         assert config_of(folder).end_token_ids == (0,)
 
 

@@ -214,7 +214,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "2.3 reads its sum back": (
         changed(NORM, **{"x, mask=inside)\n": "x, mask=inside)\n    x = tl.load(hidden + place, mask=inside, other=0.0)\n"}),
-        "bytes where",
+        "are enough: it reads back",
     ),
     "2.3 nothing but an empty kernel": (
         by(NORM, NORM_ARGUMENTS, "nothing[(1,)](); return torch.empty_like(residual), torch.empty_like(residual)"),

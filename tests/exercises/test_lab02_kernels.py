@@ -45,7 +45,7 @@ WEIGHT = "tl.where(seen, tl.exp(score - top), 0.0)"
 # exercise, what is replaced by what in the solution's cell, and a part of the message
 PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {"mask=inside, other=0.0": "other=None"}, "The last columns are not masked"),
-    (NORM, {"mask=inside, other=0.0": "mask=inside"}, "What a mask leaves out is undefined"),
+    (NORM, {"mask=inside, other=0.0": "mask=inside"}, "Elements that a mask leaves out are undefined"),
     (NORM, {" + epsilon": ""}, "epsilon is missing"),
     (NORM, {"weight + column": "weight + place"}, "weight and bias have one row for all tokens"),
     (NORM, {".to(tl.float32)": ""}, HALF),

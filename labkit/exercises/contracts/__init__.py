@@ -1,7 +1,7 @@
-"""What an exercise asks for besides right values: that kernels do the work, for example, or that blocks are not kept.
+"""Demands of an exercise besides right values: that kernels do the work, for example, or that blocks are not kept.
 
-A contract watches one call of a learner's function. It stops nothing and raises nothing; afterwards it says in words what
-the function did that the exercise does not allow.
+A contract watches one call of a learner's function. It stops nothing and raises nothing; afterwards it says in words how
+the function broke the rules of the exercise.
 """
 
 from labkit.exercises.contracts.held import HeldContract

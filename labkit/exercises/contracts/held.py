@@ -58,7 +58,7 @@ class _Held:
             return f"{self.left_torch}() takes a block out of torch, where a check cannot see it; keep blocks as tensors"
         if self.peak > self.most:
             return (
-                f"it holds {self.peak:,} numbers of its own at a time, where a block and three running values are at most "
+                f"it holds {self.peak:,} numbers of its own at a time, but a block and three running values need at most "
                 f"{self.most:,}: use each block as it comes, and keep no copy"
             )
         return ""

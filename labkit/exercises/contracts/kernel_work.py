@@ -1,6 +1,6 @@
 """A contract on kernels: they read what is given and store what is asked for, and torch computes nothing in between.
 
-What a launch loads and stores is seen in Triton's interpreter only; of a compiled kernel just the launch is seen.
+Loads and stores are seen in Triton's interpreter only; of a compiled kernel only the launch is seen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labkit.exercises.contracts.watch import Watch
 from labkit.exercises.kernel_guard import KernelLaunch, watch_kernels
 
 SLACK_BYTES = 256
-"""Bytes that a launch may move more than a tenth above the fewest."""
+"""Bytes that kernels may move beyond the least number and a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class KernelContract:
 
     - `arguments` names the function's arguments.
     - `reads(case)` and `stores(case, value)` list what kernels must read and store.
-    - `more_bytes(case)` is what else memory must move; a tenth more than all of it is allowed.
+    - `more_bytes(case)` is the number of other bytes that memory must move; a tenth more than the total is allowed.
     - `launches` is the most launches that are allowed, and `kind` says in words which launches are asked for.
     - `torch_combines` lets torch work on what kernels have stored, but not on the arguments.
-    - `programs(case)` is the least and the most programs of the launch that reads the last of `reads`, `most_stores` is the
-      most stores that one of its programs runs, and `each` says what one program is for.
-    - `tile(case)` is, for an argument, the most elements that one load may take of it.
+    - `programs(case)` is the least and the largest number of programs of the launch that reads the last part of `reads`.
+      `most_stores` is the most stores that one of these programs may run, and `each` says what one program is for.
+    - `tile(case)` maps the name of an argument to the most elements that one load may take from it.
     """
 
     arguments: tuple[str, ...]
@@ -113,7 +113,7 @@ class _KernelWatch:
         last = reads[-1]
         reading = [launch for launch in self.launches if launch.touched("reads", last.tensor).any()]
         if len(reading) > 1:
-            return f"{len(reading)} launches read {last.name}; one reads them, and a second may combine the parts"
+            return f"{len(reading)} launches read {last.name}; only one may read it, and a second one may combine the parts"
         launch = reading[0]
         asked = f"let each program do one {contract.each}, with no loop over the others"
         count = f"{launch.programs:,} program{'s' * (launch.programs != 1)}"
@@ -132,7 +132,7 @@ class _KernelWatch:
             tensor = self.case.args[self.contract.arguments.index(name)]
             widest = max(launch.widest(tensor) for launch in self.launches)
             if widest > most:
-                return f"one load takes {widest:,} elements of {name}; ROWS x BLOCK are {most:,}: go through it in blocks"
+                return f"one load takes {widest:,} elements of {name}, but ROWS x BLOCK is {most:,}: go through it in blocks"
         return ""
 
     def _bytes(self, parts: list[Part]) -> str:
@@ -141,7 +141,7 @@ class _KernelWatch:
         if moved <= 1.1 * least + SLACK_BYTES:
             return ""
         return (
-            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads back what it has stored, or stores "
+            f"your kernel moves {moved:,} bytes, but {least:,} are enough: it reads back what it has stored, or stores "
             "what could stay in registers"
         )
 

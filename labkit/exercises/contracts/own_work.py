@@ -1,6 +1,6 @@
-"""A contract on own work: a function calls nothing in labkit that could answer for it.
+"""A contract on own work: the function calls nothing in labkit that would do its work.
 
-The modules of its arguments may be used: a model or a clock that it is given works, and so do a config's own properties. Only
+It may use the modules of its arguments: it may call a model or a clock that it gets, and read a config's properties. Only
 calls in the thread of the check are seen.
 """
 

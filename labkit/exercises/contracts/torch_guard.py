@@ -37,7 +37,7 @@ _OWN = ("labkit.ops", "labkit.weight_formats", "labkit.native", "labkit.model", 
 
 
 class TorchGuard:
-    """Watches torch in a block; `refused` describes the first work that a kernel should have done.
+    """Watches torch in a block; `refused` describes the first operation that a kernel should have done.
 
     Allocation, views, shapes and printing are allowed, and so is work on whole numbers (slots, positions). With
     `results_are_free` only the memory of `tensors` is guarded. Memory that is allocated without a value is filled with NaN.
@@ -107,7 +107,7 @@ class TorchGuard:
         self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do that work"
 
     def _caller(self) -> tuple[str, str]:
-        """The function of labkit that did this work, if it was one, and the learner's line that led to it."""
+        """The function of labkit that did this work, or "", and the learner's line that led to it."""
         own, frame = "", sys._getframe(1)
         while frame is not None:
             if self._code is not None and frame.f_code.co_filename == self._code.co_filename:

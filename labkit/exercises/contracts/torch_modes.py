@@ -1,4 +1,4 @@
-"""Torch modes that hand each call, or each operation, to a function of yours."""
+"""Torch modes that pass each call, or each operation, to a given function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Functions(TorchFunctionMode):
-    """Passes each call of a torch function to `see`; calls that this function makes inside torch are not seen."""
+    """Passes each call of a torch function to `see`; calls that torch itself makes inside such a function are not seen."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Passes each operation that torch finally runs to `see`."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
-        # Torch imports this, for seconds, at the first operation in such a mode: it must not count as the learner's time.
+        # Torch imports this at the first operation in such a mode. These seconds must not count as the learner's time.
         importlib.import_module("torch._dynamo")
         super().__init__()  # type: ignore[no-untyped-call]
         self._see = see

@@ -12,7 +12,7 @@ class Watch(Protocol):
     """One watched call."""
 
     def breach(self, value: Any) -> str:
-        """What the call did that the contract does not allow, as the end of a sentence; empty if it kept the contract."""
+        """How the call broke the contract, as the end of a sentence; empty if it kept the contract."""
 
 
 class Contract(Protocol):

@@ -76,7 +76,7 @@ STEP_SECONDS = Exercise(
             _eager(lambda kernels, launch: launch * len(kernels) + sum(kernels)),
         ),
         Mistake(
-            "The longer of the two sums is a lower bound; a kernel also waits for its own launch. Go kernel by kernel.",
+            "The longer of the two sums is only a lower bound: a kernel also waits for its own launch. Go kernel by kernel.",
             _eager(lambda kernels, launch: max(launch * len(kernels), sum(kernels))),
         ),
         Mistake("A captured step is still launched once.", _captured(lambda kernels, launch: sum(kernels))),
@@ -90,8 +90,8 @@ STEP_SECONDS = Exercise(
             lambda kernels, launch, captured: step_seconds(kernels, launch, not captured),
         ),
         Mistake(
-            "You take the longer of all launching and all running in both cases. Captured, the single launch comes first and then "
-            "all kernels run; otherwise go kernel by kernel.",
+            "You take the longer of all launching and all running in both cases. When captured, the single launch comes "
+            "first and then all kernels run; otherwise go kernel by kernel.",
             lambda kernels, launch, captured: max(launch * (1 if captured else len(kernels)), sum(kernels)),
         ),
         Mistake("Launching takes time too; you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),

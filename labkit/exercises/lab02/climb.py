@@ -38,7 +38,7 @@ APART: Functions = {
     "prefill_attention": prefill_attention_reference,
     "linear_gelu": linear_gelu_reference,
 }
-"""Every operation in separate steps."""
+"""For each operation, its form in separate steps."""
 
 STEPS = {
     "one QKV product": ("linear",),
@@ -51,7 +51,7 @@ STEPS = {
 
 
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
-    """Time all rungs in turn: on a GPU with the learner's kernels (`learned`, by operation), on a CPU with forms made for it."""
+    """Time all rungs in turn: on a GPU with the learner's kernels (`learned`, by operation), on a CPU with CPU forms."""
     rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
     swapped = dict(APART)
     for words, names in STEPS.items():
@@ -75,7 +75,7 @@ def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
 
 
 def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
-    """Launches of a step in which every operation runs in separate steps, by operation; those outside `APART` are "the rest"."""
+    """Launches of a step by operation, if each runs in separate steps; launches outside `APART` are "the rest"."""
     counted = dict.fromkeys(APART, 0)
 
     def counting(name: str) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ def _fused(name: str, device: torch.device, learned: Functions) -> Callable[...,
 
 
 def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
-    """labkit's own engine: operation by operation, captured, and captured in int8, as far as this machine has them."""
+    """labkit's own engine: operation by operation, captured, and captured in int8, as far as this machine can run them."""
     found: dict[str, Callable[[], Any]] = {}
     bar = progress_bar("engines for the last rungs", after=1.0)
     whole = labkit.load("gptj-tiny", device=swaps.device, dtype="fp32")

@@ -1,4 +1,4 @@
-"""Random tensors for the exercises' cases: drawn on the CPU, so that they are equal everywhere, then moved to where kernels run."""
+"""Random tensors for the exercises' cases: made on the CPU, to be equal everywhere, then moved to the kernels' device."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ LENGTH = 256
 class Example:
     """A call: its arguments, its FLOPs, the fewest bytes it can move, and the operation in separate steps and fused.
 
-    `form` says in words what `together` is, and `bars` names both forms in figures. `right` computes the answer of the fused
-    operation where `apart` computes another one.
+    `form` says in words what `together` is, and `bars` names both forms in figures. If the two forms have different answers,
+    `right` computes that of `together`.
     """
 
     name: str
@@ -173,7 +173,7 @@ def _int8(tokens: int, device: torch.device) -> Example:
 
 
 def _packed(weight: Tensor | ops.Int8Weight) -> Any:
-    """The weight in the layout of labkit's C++ products; None where there are none."""
+    """The weight in the layout of labkit's C++ products; None if there are no such products here."""
     if not native.available() or (isinstance(weight, Tensor) and weight.is_cuda):
         return None
     from labkit.native.packed_weight import PackedWeight

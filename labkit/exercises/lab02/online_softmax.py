@@ -30,7 +30,7 @@ class BlockStream:
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
 
     def most_held(self) -> int:
-        """How many numbers a function may hold besides the current block: the work on some blocks, and the running values."""
+        """The most numbers that a function may hold besides the current block: results of some blocks, and running values."""
         return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 
     def __iter__(self) -> BlockStream:
@@ -147,7 +147,7 @@ ONLINE_SOFTMAX = Exercise(
             lambda blocks: _one_pass(blocks, rescale_sum=False, rescale_average=False),
         ),
         Mistake("exp(scores) overflows in float32 above 88: subtract the running maximum before exp.", _no_maximum),
-        Mistake("You average the softmaxes of the blocks; each block must weigh by its sum of exponentials.", _mean_of_blocks),
+        Mistake("You average the softmaxes of the blocks; weight each block by its sum of exponentials.", _mean_of_blocks),
         Mistake("Divide by the sum at the end: o / s.", lambda blocks: _one_pass(blocks, divide=False)),
         Mistake(
             "While all keys so far are masked, the maximum is -inf, and -inf - -inf is NaN: skip such a block.",

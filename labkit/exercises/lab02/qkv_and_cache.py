@@ -142,7 +142,7 @@ WRITE_THEN_READ = Exercise(
             "You write to the token's position in its text; slot_mapping says to which slot each token goes.", _to_positions
         ),
         Mistake(
-            "What you return is right, but `cache` itself is unchanged: you wrote to a copy, or joined old and new keys. Write in "
+            "Your result is right, but `cache` itself is unchanged: you wrote to a copy, or joined old and new keys. Write in "
             "place: cache[slot_mapping] = new_keys.",
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),

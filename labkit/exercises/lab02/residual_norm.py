@@ -58,7 +58,7 @@ def _in_half(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, b
     hidden, normed = residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
     if hidden.dtype != torch.float16:
         return hidden, normed
-    return hidden, torch.full_like(hidden, torch.nan)  # a sum passes 65504 and is infinite
+    return hidden, torch.full_like(hidden, torch.nan)  # a sum exceeds 65504 and is infinite
 
 
 def _no_other(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
@@ -90,7 +90,7 @@ def _cases(seed: int) -> list[Case]:
         (1, 8200 + draws.pick.randrange(900), 0.3, False),  # a fixed BLOCK is too short for some of them
     ]
     cases = []
-    for tokens, size, epsilon, half in rows:  # in half precision large values: their sums and squares pass 65504
+    for tokens, size, epsilon, half in rows:  # half precision gets large values, whose sums and squares exceed 65504
         dtype, scale = (torch.float16, 40.0) if half else (torch.float32, 0.5)
         three = [draws.normal(tokens, size, dtype=dtype, scale=scale) for _ in range(3)]
         three[1] += (2.5 if half else 0.4) * scale  # a mean that is not zero
@@ -134,13 +134,13 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
         Mistake("You divide the mean by BLOCK; the row has size elements.", _wrong(lambda size: {"mean_over": _block(size)})),
         Mistake("epsilon belongs under the root: add it to the variance.", _wrong(lambda size: {"epsilon_outside": True})),
         Mistake(
-            "You divide the variance by size - 1; layer norm takes the biased one.",
+            "You divide the variance by size - 1; layer norm divides it by size.",
             _wrong(lambda size: {"variance_over": size - 1}),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
         Mistake("In half precision your sums overflow: convert each loaded block to float32, .to(tl.float32).", _in_half),
         Mistake(
-            "What a mask leaves out is undefined (NaN here) and gets into your sums: give the loads other=0.0 with the mask.",
+            "Elements that a mask leaves out are undefined (NaN here) and get into your sums: load them with other=0.0.",
             _no_other,
         ),
         Mistake("epsilon is missing: add it to the variance, under the root.", _no_epsilon),

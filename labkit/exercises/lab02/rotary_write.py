@@ -148,8 +148,8 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     function="fused_rotary_cache_write",
     statement=(
         "One program per token and head. Turn neighbouring pairs of the first `rotary_dim` elements of query and key by the angle "
-        "$a_i$ of their position (row `positions[token]` of `sin` and `cos`); the other elements stay as they are. A row of `sin` "
-        "has one angle per pair, so `rotary_dim` is twice its length. Write key and "
+        "$a_i$ of their position, row `positions[token]` of `sin` and `cos`; the other elements stay as they are. A row of `sin` "
+        "has `rotary_dim / 2` angles, one per pair. Write key and "
         "value to slot `slot_mapping[token]`, and the query to `query`. A row of `qkv` is query, then key, then value.\n\n"
         "$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
     ),

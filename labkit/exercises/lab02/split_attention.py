@@ -139,7 +139,7 @@ def _cases(seed: int) -> list[Case]:
         lengths = torch.tensor([draws.pick.randrange(1, longest + 1) for _ in range(sequences)])
         lengths[0] = max(1, longest - 3)
         if sequences > 1:
-            lengths[-1] = min(block - 1, longest)  # all but its first part is empty
+            lengths[-1] = min(block - 1, longest)  # all its parts except the first are empty
         slots = sequences * longest + 5
         table = draws.permutation(slots)[: sequences * longest].view(sequences, longest).int()
         query = draws.normal(sequences, heads, head_dim, scale=1.5)
@@ -189,7 +189,7 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _wrong(weighted=False),
         ),
         Mistake(
-            "You divide each part by its own sum and take the mean; a part must weigh exp(m_p - m) * s_p.",
+            "You divide each part by its own sum and take the mean; the weight of a part must be exp(m_p - m) * s_p.",
             _wrong(normalised=True),
         ),
         Mistake(

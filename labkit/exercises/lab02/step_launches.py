@@ -18,12 +18,12 @@ LENGTH = 64
 
 
 def slots_of(sequences: int) -> int:
-    """Slots of the cache that the sequences hold; the next slot is for the padding of captured batches."""
+    """The number of cache slots that the sequences hold; the next slot is for the padding of captured batches."""
     return sequences * (LENGTH + 1)
 
 
 def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] | None = None) -> Callable[[], Tensor]:
-    """A function that runs one decode step, always the same one, by `forward`; if left out, operation by operation."""
+    """A function that runs one decode step, always the same one: with `forward` if it is given, else operation by operation."""
     cache = KVCache(model.config, slots_of(sequences) + 1, device=model.device, dtype=model.dtype)
     batches = FixedBatches(sequences, LENGTH + 1, model.device)
     prompts = list(torch.randint(1, model.config.vocab_size, (sequences, LENGTH)))

@@ -57,8 +57,8 @@ class EngineSwaps:
     def same_tokens(self, says: str, functions: dict[str, Callable[..., Any]], **options: Any) -> bool:
         """Generate with these operations replaced, and say whether the tokens equal those of the engine's own operations.
 
-        `options`: `engine` replaces this engine; `params` says how to continue; `prompts` is the number of prompts. With
-        `every=n`, an interpreted function takes only every n-th call. `calls` is the number of calls where none is counted.
+        `options`: `engine` replaces this engine; `params` says how to generate; `prompts` is the number of prompts. With
+        `every=n`, an interpreted function takes only every n-th call. `calls` replaces the counted number of calls.
         """
         engine = options.get("engine", self.engine)
         params = options.get("params", GREEDY)

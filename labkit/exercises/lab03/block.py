@@ -135,7 +135,7 @@ SHARD_LAYER = Exercise(
             _bias_shared,
         ),
         Mistake(
-            "A share of the bias on every rank makes the same sum, but depends on the number of ranks: whole on rank 0, zeros elsewhere.",
+            "Shares of the bias give the same sum, but depend on the number of ranks: whole on rank 0, zeros elsewhere.",
             _bias_divided,
         ),
         Mistake("`fc_in_bias` has one number for each inner feature: cut it like the rows of `fc_in`.", _whole_inner_bias),
@@ -328,7 +328,7 @@ PARALLEL_BLOCK = Exercise(
         Mistake("You pass one wide head to attend instead of several: its last argument is the size of a head.", _all_heads),
     ),
     hints=(
-        "A rank computes its heads alone up to and with `out`, and its inner features alone up to and with `fc_out`.",
+        "A rank computes its heads alone up to and including `out`, and its inner features alone up to and including `fc_out`.",
         "attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), shard['fc_out'], shard['fc_out_bias']) are parts of sums.",
         "Attention and MLP have the same shape, [tokens, hidden]: add them to one tensor first. all_reduce changes it in place.",
     ),

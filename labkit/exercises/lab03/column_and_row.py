@@ -88,7 +88,7 @@ def _column_cases(seed: int) -> list[Case]:
 
 
 def counted_share(split: Any, x: Tensor, weight: Tensor, bias: Tensor) -> list[Any]:
-    """This rank's value, the number of its multiplications, and how many numbers it took out of torch at once."""
+    """This rank's value, the number of its multiplications, and the most numbers that one call took out of torch."""
     work = Work()
     with work.counted():
         value = split(x, weight, bias)
@@ -134,8 +134,8 @@ SPLIT_COLUMNS = Exercise(
     function="split_columns",
     statement=(
         "Every rank runs this function. `dist.get_rank()` is its number, `dist.get_world_size()` the number of ranks. Return "
-        "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first features. If the "
-        "ranks do not divide them evenly, the first ranks have one more each: 6 features over 4 ranks are 2, 2, 1 and 1. Compute "
+        "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first features. If they "
+        "cannot be divided evenly, the first ranks have one more each: 6 features over 4 ranks are 2, 2, 1 and 1. Compute "
         "only with this rank's share of `weight [out, in]` and `bias [out]`, and call no collective."
     ),
     points=5,
@@ -160,7 +160,7 @@ SPLIT_COLUMNS = Exercise(
             "Your last rank takes all the rows that are left over, and the others wait for it: the first ranks take one more each.",
             _rest_to_last,
         ),
-        Mistake("You lose rows when the ranks do not divide them evenly: the first ranks take one more each.", _rest_dropped),
+        Mistake("You lose rows when they cannot be divided evenly: the first ranks take one more each.", _rest_dropped),
         Mistake("Only rank 0 adds a bias. Each output feature has one, and the rank of that feature must add it.", _bias_once),
         Mistake(
             "torch.chunk makes fewer pieces than you ask for when they are not even (3 pieces of 6 rows over 4 ranks): use tensor_split.",
@@ -275,7 +275,7 @@ SPLIT_ROWS = Exercise(
     ),
     hints=(
         "What is x @ weight.T on a rank that has only some of the features?",
-        "It is a part of every output. Add the parts up. Something that belongs into the sum once is added by one rank.",
+        "It is a part of every output. Add the parts up. If something belongs in the sum only once, only one rank may add it.",
         "x @ weight.T is this rank's part; all_reduce changes it in place and returns nothing. Add the bias on rank 0 before, or on every rank after.",
     ),
 )

@@ -24,7 +24,7 @@ def step_traffic(layers: int, hidden: int, tokens: int, shards: int, stages: int
 
 
 def share(count: int, part: int, parts: int) -> int:
-    """How many of `count` things go to part number `part` of `parts`, if the first parts get one more each when it is uneven."""
+    """How many of `count` things part number `part` of `parts` gets. If it is uneven, the first parts get one more each."""
     return len(span(count, part, parts))
 
 
@@ -131,7 +131,7 @@ STEP_TRAFFIC = Exercise(
         _mistake("You count two sums for each block; here one sum serves attention and MLP.", a_layer=2),
         _mistake("The sum after the embedding is missing in stage 0.", embedding=False),
         _mistake("You count all blocks of the model, but a stage holds only a share of them.", all_layers=True),
-        _mistake("You lose blocks when the stages do not divide them evenly: the first stages hold one more each.", floor=True),
+        _mistake("You lose blocks when they cannot be divided evenly: the first stages hold one more each.", floor=True),
         _mistake("You count the sum of the embedding in every stage; only stage 0 has the embedding.", every_stage=True),
         _mistake("You return the bytes of one all_reduce; return those of all calls together.", one_call=True),
         _mistake("You count two bytes for each number; the hidden state is sent in float32, which has four.", number=2),
@@ -252,7 +252,7 @@ KINDS: tuple[Kind, ...] = (
     *(_matters(**{name: False}) for name in ("latency", "memory", "divides", "between", "sends")),
     *(_matters(**{name: True}) for name in ("stages_speed_up", "greedy", "every_gpu")),
 )
-"""Each seed has one case of each kind: kinds of answers, and cases in which one rule decides."""
+"""Each seed has one case of each kind. A kind is a kind of answer, or one rule that decides the answer."""
 
 
 @functools.cache

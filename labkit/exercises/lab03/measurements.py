@@ -32,7 +32,7 @@ from labkit.parallel.parallel_forward import ParallelForward
 ROUNDS = 150
 """Rounds of a measurement. Each round times everything once, so that a disturbance by other programs hits all alike."""
 CHUNKS = 6
-"""The rounds are shared out over so many launches, so that the progress bar moves."""
+"""The rounds are divided among this many launches, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
 TOKENS = 256
 WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
@@ -62,13 +62,13 @@ def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: 
 def _disturbed(by_rank: Sequence[str]) -> str:
     """How other programs disturbed a launch, in words; "" if they did not.
 
-    Ranks that have no core each disturb one another, and then only the spread of the runs can be judged.
+    If there are more ranks than cores, the ranks disturb one another. Then only the spread of the runs can be judged.
     """
     return "" if len(by_rank) > usable_cores() else next(filter(None, by_rank), "")
 
 
 def _most(launches: Sequence[str]) -> str:
-    """The words of the disturbed launches if they are more than half of all; else ""."""
+    """The first words about a disturbance if more than half of the launches were disturbed; else ""."""
     said = [words for words in launches if words]
     return said[0] if 2 * len(said) > len(launches) else ""
 
@@ -80,9 +80,9 @@ def time_sums(sizes: list[int], rounds: int) -> list[Any]:
 
 
 def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
-    """The seconds of each call, which all ranks begin together, one row for each round; and what disturbed them, in words.
+    """The seconds of each call, one row per round, and what disturbed the calls, in words. All ranks begin a call together.
 
-    Three rounds before these warm up and do not count.
+    Three additional rounds come first; they warm up and do not count.
     """
     rows = []
     with Contention() as contention:
@@ -98,7 +98,7 @@ def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
 
 
 def whole_part(name: str) -> dict[str, float]:
-    """How many bytes of a checkpoint's weights every rank reads, for 2 and for 4 ranks: what they read beyond one copy."""
+    """The bytes of a checkpoint that every rank reads in full, for 2 and for 4 ranks, from the bytes read beyond one copy."""
     if not os.path.exists("/proc/self/io"):
         print("Not measured here: only Linux tells how much a process reads. Zeros are shown.")
         return {"2 ranks": 0.0, "4 ranks": 0.0}
@@ -135,7 +135,7 @@ def _read_so_far() -> int:
 def one_token(
     block: Callable[..., Tensor], other: Callable[..., Tensor], *, layers: int = 28
 ) -> tuple[list[int], list[Timing]]:
-    """One token through `layers` small blocks on 2 ranks, with each of two blocks in turn: their all-reduces and their times."""
+    """Send one token through `layers` blocks on 2 ranks, with each of two kinds in turn: their all-reduces and times."""
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
     sums = []

@@ -16,10 +16,10 @@ PATIENCE = 3.0
 """Seconds that a collective waits for the other ranks."""
 
 CHECK_SECONDS = 60.0
-"""Seconds that one case may take, with the start of its processes: more than enough on a busy machine."""
+"""Seconds that one case may take, including the start of its processes: more than enough even on a busy machine."""
 
 BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
-"""What to call the places of an answer that has one value for each rank."""
+"""Names for the places in an answer that has one value for each rank."""
 
 Call = tuple[str, tuple[int, ...]]
 """A collective, and the shape of the tensor that this rank sends or receives."""

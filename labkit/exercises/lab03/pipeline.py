@@ -186,7 +186,7 @@ PIPELINE_STAGE = Exercise(
         Mistake("All stages return results; only the last one does, the others return [].", _all_give),
         Mistake("Stage 0 sends its micro-batches without computing its own layers.", _first_idle),
         Mistake("Each micro-batch goes through a stage's layers twice.", _twice),
-        Mistake("You join the results to one tensor; return a list with one result for each micro-batch.", _one_tensor),
+        Mistake("You join the results into one tensor; return a list with one result for each micro-batch.", _one_tensor),
         Mistake("Your results are in the wrong order: the first micro-batch comes first.", _backwards),
     ),
     hints=(
@@ -238,7 +238,7 @@ def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]],
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """The first begin that is impossible or too late, and why; or what is wrong with the idle share."""
+    """The first of `begins` that is impossible or too late, with the reason; or what is wrong with the idle share."""
     seconds, _ = case.args
     begins, idle = right
     for stage, own in enumerate(begins):
@@ -248,12 +248,12 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
                 continue
             place = f"begins[{stage}][{piece}] is {said:.4g}"
             if said < 0:
-                return f"{place}: time begins with 0."
+                return f"{place}: time begins at 0."
             if piece and said < own[piece - 1] + seconds[stage] - 1e-9:
                 return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
             if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
                 return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
-            return f"{place}: stage {stage} is free and has micro-batch {piece} earlier, and it begins as soon as it can."
+            return f"{place}: stage {stage} is free and has micro-batch {piece} earlier, and it must begin as soon as it can."
     if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
         return "Your begins are right, but idle is in percent; return a share from 0 to 1."
     return (

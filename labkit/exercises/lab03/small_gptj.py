@@ -66,7 +66,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def whole_block(normed: Tensor, layer: Layer, head_dim: int) -> Tensor:
-    """What a block adds to the residual, computed in one process: attention plus MLP."""
+    """Attention plus MLP of a block, computed in one process: the sum that the block adds to the residual."""
     attended = attend(normed @ layer["query"].T, normed @ layer["key"].T, normed @ layer["value"].T, head_dim)
     inner = gelu(F.linear(normed, layer["fc_in"], layer["fc_in_bias"]))
     return attended @ layer["out"].T + F.linear(inner, layer["fc_out"], layer["fc_out_bias"])
@@ -82,7 +82,7 @@ def cut(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def stretch(count: int, rank: int, ranks: int) -> slice:
-    """The places of `count` that one rank holds: neighbours, and one more for the first ranks when it is uneven."""
+    """The neighbouring places of `count` that one rank holds. If it is uneven, the first ranks hold one more each."""
     held = span(count, rank, ranks)
     return slice(held.start, held.stop)
 

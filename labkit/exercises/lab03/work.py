@@ -23,7 +23,7 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "dot": lambda a, b: a.numel(),
     "vdot": lambda a, b: a.numel(),
 }
-"""For each product that torch runs in the end, the number of multiplications, from its arguments."""
+"""For each product that torch finally runs: a function from its arguments to the number of multiplications."""
 
 _ELEMENTWISE = ("mul", "div", "addcmul", "addcdiv", "addr")
 _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
@@ -31,7 +31,7 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
 
 @dataclass
 class Work:
-    """The multiplications so far, and the most numbers taken out of torch at once: work outside torch cannot be counted."""
+    """The multiplications so far, and the most numbers that one call took out of torch, where work cannot be counted."""
 
     multiplied: int = 0
     taken_out: int = 0

@@ -115,7 +115,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _is_clear(rate: float, first: float, more: float, most: int, bound: float) -> bool:
-    """Whether no number lies so near to a limit that rounding decides."""
+    """Whether rounding cannot change the answer: no number lies too near to a limit."""
     for batch in range(1, most + 1):
         work = first + more * batch
         copies = work * rate / batch
@@ -147,7 +147,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if latency > bound:
         return f"The latency of your plan, {latency:g} s, is over the bound of {bound:g} s."
     if copies != right[0]:
-        return f"{copies} copies with batches of {batch} are enough, but with another size of batch fewer copies are."
+        return f"{copies} copies with batches of {batch} are enough, but another batch size needs fewer copies."
     return f"With {copies} copies there is a plan with less latency than {latency:g} s."
 
 
@@ -158,10 +158,11 @@ CHOOSE_BATCHING = Exercise(
     title="Choose copies and delay",
     function="choose_batching",
     statement=(
-        "Requests come evenly, `rate` a second. Every n of them make a batch, n at most `most`; a copy computes it in `first "
-        "+ more * n` seconds. The first request waits for the n-th: this is the delay. Together, the copies must keep up with the "
-        "requests. Of all n whose longest latency (delay plus batch) is at most `bound`, choose the one with the fewest copies; "
-        "of equal ones the least latency. Return `(copies, n, delay, latency)` in seconds, or None if no n meets the bound."
+        "Requests come evenly, `rate` per second. Every n requests make a batch, with n at most `most`. A copy computes it in "
+        "`first + more * n` seconds. The first request waits for the n-th: the delay. Together, the copies must keep up with "
+        "the requests. Of all n whose longest latency (delay plus batch) is at most `bound`, choose the one with the fewest copies; "
+        "then, the one with the least latency. Return `(copies, n, delay, latency)` in seconds, or None if no n "
+        "meets the bound."
     ),
     points=10,
     minutes=30,

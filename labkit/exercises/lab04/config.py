@@ -21,7 +21,7 @@ Tensor = tuple[str, str, list[Any]]
 
 @dataclass(frozen=True)
 class ConfigCase(Case):
-    """`loads`: whether the server loads the text as well, which takes more than a second."""
+    """`loads`: whether the server also loads a model with this text, which takes more than a second."""
 
     loads: bool = False
 
@@ -101,7 +101,7 @@ def _any_size(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: 
 
 
 def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What is wrong with the text, or its contents. If the case says so, the server loads the model as well."""
+    """The fault in the text if there is one, else its contents. If the case says so, the server loads the model as well."""
     assert isinstance(case, ConfigCase)
     text = function(*case.args)
     if not isinstance(text, str):

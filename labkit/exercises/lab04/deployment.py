@@ -70,7 +70,7 @@ class Deployment:
         self.server.load_stub(config, "batched")
 
     def ask(self, prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: str = "") -> list[str]:
-        """The texts that the ensemble makes of the prompts; each begins with its prompt."""
+        """The texts that the ensemble makes from the prompts; each begins with its prompt."""
         count = len(prompts)
         inputs = request_inputs(list(prompts), [new_tokens] * count, [bad] * count, [stop] * count)
         answer = self.server.ask("ensemble", inputs, seconds=ENGINE_SECONDS)

@@ -35,7 +35,7 @@ COUNT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class EnsembleCase(Case):
-    """A request to the ensemble: for each prompt its text, its new tokens, and its lines of bad words and of stop words."""
+    """A request to the ensemble: for each prompt its text, its number of new tokens, a line of bad and a line of stop words."""
 
     request: tuple[list[str], list[int], list[str], list[str]] = ((), (), (), ())  # type: ignore[assignment]
 
@@ -121,7 +121,7 @@ def _own_names() -> Maps:
 
 
 def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
-    """The ensemble with these maps. Raises `TypeError` when they have another form."""
+    """The ensemble with these maps. Raises `TypeError` when they have a wrong form."""
     form = "return a dictionary {model: (input_map, output_map)}, where each map is a dictionary {tensor: wire}"
     if not isinstance(maps, dict):
         raise TypeError(f"your function returns {maps!r:.60}; {form}")
@@ -157,7 +157,7 @@ def request_inputs(
 
 
 def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What is wrong with the wires, or the texts that come out. labkit's own maps are run without a server."""
+    """The fault in the wires if there is one, else the texts that come out. labkit's own maps are run without a server."""
     assert isinstance(case, EnsembleCase)
     maps = function()
     try:
@@ -182,7 +182,7 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def _turned(maps: Maps) -> str:
-    """What to say when a map has the wires as keys and the tensors as values; else ""."""
+    """The message for a map that has the wires as keys and the tensors as values; else ""."""
     for name, stage_config in stage_configs().items():
         for what, given, specs in zip(
             ("input_map", "output_map"), maps[name], (stage_config.inputs, stage_config.outputs), strict=True
@@ -221,7 +221,7 @@ def _runs(server: Any) -> dict[str, int]:
 
 
 def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
-    """What the server does with an ensemble, in this process: it runs each step when the step's inputs exist."""
+    """Do in this process what the server does with an ensemble: run each step as soon as its inputs exist."""
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:

@@ -1,4 +1,4 @@
-"""Exercise 4.10: the server calls a model ready although its process is dead; notice this by a request, and repair it."""
+"""Exercise 4.10: the server calls a model ready although its process is dead. Notice it by a request, and repair it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ANSWER_SECONDS = 2.0
 BUSY_SECONDS = 0.5
 """Seconds that a healthy model may take to answer."""
 REAL_SEED = 11
-"""The first seed of a check. With this one a process is killed in the real server, which is enough once."""
+"""The first seed of a check. Only with this seed is a process killed in the real server: once is enough."""
 
 
 @dataclass(frozen=True)
 class FailureCase(Case):
-    """The state of the model: healthy, dead, hanging or refusing. `real`: a model in the real server, whose process is killed."""
+    """The state of the model: healthy, dead, hanging or refusing. `real`: it is in the real server and is killed."""
 
     state: str = "healthy"
     real: bool = False
@@ -51,7 +51,7 @@ def keep_alive(client: Any, model: str, inputs: list[Any]) -> bool:
 
 
 class Hanging(Exception):
-    """A request without a time limit to a model that never answers."""
+    """A request without a time limit, or with too long a one, to a model that never answers."""
 
 
 class PaperClient:
@@ -137,7 +137,7 @@ def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     server = lab_server()
     model = f"{MODEL}_{next(_NUMBERS)}"  # the server remembers a model that was killed, so each one has a new name
     server.load_stub(batched_config(model, {"work": "echo"}, largest=8), "batched")
-    server.server.probes.load(model)  # Python has written its cache beside model.py, which the server takes for a change once
+    server.server.probes.load(model)  # Python's cache beside model.py looks like a change to the server, but only once
     kill_process(server, model)
     client = grpc_client(server.server.grpc)
     inputs = [as_input(name, *given) for name, given in job_inputs([("alive?", 6)]).items()]
@@ -279,8 +279,8 @@ def _explain(case: Case, found: Any, right: Any) -> str:
         did, asked = (", then ".join(one) or "nothing" for one in (found["does"], right["does"]))
         return f"For {case.label} you call {did}; right is: {asked}."
     if found["answers"] != right["answers"]:
-        return f"For {case.label}: it does not answer when your function has returned."
-    return f"For {case.label} you return {found['says']!r}; {right['says']} is right: whether you repaired it."
+        return f"For {case.label}: the model does not answer after your function has returned."
+    return f"For {case.label} you return {found['says']!r}; return whether you repaired the model: {right['says']}."
 
 
 KEEP_ALIVE = Exercise(
@@ -292,7 +292,7 @@ KEEP_ALIVE = Exercise(
     statement=(
         "The server calls a model ready although its process was killed. So send a request: `client.infer(model, inputs, "
         "client_timeout=...)`, with at most 2 seconds. It raises `InferenceServerException`, and `str(error.status())` is the kind "
-        "of error. A model that refuses a request (`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, also a "
+        "of error. A model that refuses a request (`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, including a "
         "time-out, repair the model: `client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. "
         "Return whether you repaired it. One case kills a process in the real server."
     ),

@@ -35,7 +35,7 @@ def as_module(function: Callable[..., Any], name: str) -> str:
 
 
 def _read_outside(source: str) -> set[str]:
-    """The names that a definition reads from outside, or from objects."""
+    """The names that a definition reads, global ones and attributes."""
     names: set[str] = set()
     codes: list[CodeType] = [compile(source, "<function>", "exec")]
     while codes:
@@ -59,7 +59,7 @@ def _plain(name: str, coded: Any) -> str:
 
 
 def _write(number: int, packed: dict[str, Any], lines: list[str], written: set[int]) -> None:
-    """Append a function to the lines, after the functions that it uses, with every name that they have there."""
+    """Append a function to the lines, after the functions that it uses, and bind all other names that it has in its module."""
     if number in written:
         return
     written.add(number)

@@ -24,7 +24,7 @@ from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
 CLOSED_SECONDS, TURNS = 0.5, 3
-"""Two kinds of serving that are compared take turns: so many turns each, of so many seconds."""
+"""The seconds of one turn, and the turns of each kind of serving, when two kinds are compared in turns."""
 COUNTED_SECONDS, OPEN_SECONDS, TRADE_SECONDS = 1.0, 2.0, 1.2
 LATE_SHARE = 0.1
 """The share of requests that may be sent late before a load counts as disturbed."""
@@ -37,7 +37,7 @@ LARGEST = 16
 class Answered:
     """One request: when it was sent, and when its first and its last piece came, in seconds.
 
-    `batch` is the number of the batch that the server joined it to, and `turn` the turn of the measurement that it belongs to.
+    `batch` is the number of its batch if the server joined it to one, and `turn` the number of its turn in the measurement.
     """
 
     sent: float
@@ -56,7 +56,7 @@ class Answered:
 
 
 def prompt(number: int) -> str:
-    """A prompt that differs from those of all other numbers."""
+    """A prompt that differs from the prompts with other numbers."""
     return f"Chapter {number}. In the beginning of the {number}th winter the ship"
 
 
@@ -166,24 +166,24 @@ def _tokens_per_second(answers: Sequence[Answered]) -> float:
 
 
 def tokens_per_second(answers: Sequence[Answered]) -> float:
-    """The tokens of all requests over the seconds from the first sending to the last answer; the median of all turns."""
+    """Tokens of all requests per second, from the first sending to the last answer; the median of all turns."""
     return statistics.median(map(_tokens_per_second, turns(answers)))
 
 
 def gain(before: Sequence[Answered], after: Sequence[Answered]) -> Ratio:
-    """How many times as many tokens a second `after` has, turn by turn."""
+    """The tokens per second of `after` divided by those of `before`, turn by turn."""
     slow, fast = (Timing(tuple(1 / _tokens_per_second(turn) for turn in turns(load))) for load in (before, after))
     return ratio(slow, fast)
 
 
 def latency_ratio(slow: Sequence[Answered], fast: Sequence[Answered]) -> Ratio:
-    """How many times as long a request takes in the median of `slow` as in that of `fast`, turn by turn."""
+    """The median latency of `slow` divided by that of `fast`, turn by turn."""
     medians = (Timing(tuple(latency(turn, 0.5) for turn in turns(load))) for load in (slow, fast))
     return ratio(*medians)
 
 
 def sent_late(answers: Sequence[Answered], gap: float) -> str:
-    """What to say when requests that were to be sent every `gap` seconds were often sent later; "" if they were not."""
+    """A warning if requests that were to be sent every `gap` seconds were often sent later; else ""."""
     begin = min(one.sent for one in answers)
     late = sum(one.sent - begin - number * gap > gap / 2 for number, one in enumerate(answers)) / len(answers)
     return too_noisy(f"{late:.0%} of the requests could not be sent in time") if late > LATE_SHARE else ""
@@ -264,14 +264,14 @@ def run_plan(
 
 
 def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
-    """Rates of a mixed load, in requests a second: 25, 50 and 90 % of the most tokens a second that these loads reached."""
+    """Rates of a mixed load, in requests a second: 25, 50 and 90 % of the highest tokens a second of these loads."""
     tokens = (3 * SHORT + LONG) / 4
     most = max(tokens_per_second(one) for one in loads) / tokens
     return [max(1.0, float(round(share * most))) for share in (0.25, 0.5, 0.9)]
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """A list of `count` jobs: every fourth is long, the others are short."""
+    """Jobs: every fourth is long, the others are short."""
     return [(prompt(number), LONG if number % 4 == 0 else SHORT) for number in range(count)]
 
 

@@ -77,7 +77,7 @@ class LabServer:
         self.loaded[name] = wanted
 
     def load_all(self, loads: Sequence[Callable[[], None]]) -> None:
-        """Run several `load`s at the same time, since each of them mostly waits. Raises the first error of them."""
+        """Run several `load`s at the same time, since each of them mostly waits. Raises their first error."""
         failed: list[BaseException] = []
 
         def run(load: Callable[[], None]) -> None:
@@ -180,7 +180,7 @@ def _end(server: Server, own: LockedFolder) -> None:
 
 
 def model_code(module: str) -> str:
-    """The text of a `model.py` that takes its model from a module of this labkit."""
+    """The text of a `model.py` that imports its model from a module of this labkit."""
     root = str(Path(labkit.__file__).parents[1])
     return f"import sys\n\nsys.path.insert(0, {root!r})\nfrom {module} import TritonPythonModel  # noqa: E402, F401\n"
 
@@ -220,14 +220,14 @@ def is_own(function: Callable[..., Any]) -> bool:
 
 
 def stage(name: str) -> ModelConfig:
-    """The configuration of one of FasterTransformer's stages, as labkit serves them."""
+    """The configuration of one of FasterTransformer's stages, as labkit serves it."""
     return served_models({})[name]
 
 
 def batched_config(
     name: str, parameters: Mapping[str, str], *, largest: int, instances: int = 1, delay: float | None = None
 ) -> ModelConfig:
-    """A model that calls `answer_together` with a batch. With a `delay` in seconds the server joins requests, without one never."""
+    """A model that calls `answer_together` with a batch. Only with a `delay` (seconds) does the server join requests."""
     return ModelConfig(
         name=name,
         meaning="Jobs in batches.",

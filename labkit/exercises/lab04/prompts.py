@@ -23,7 +23,7 @@ OWN: dict[str, Callable[..., Any]] = {"pad_prompts": pad_prompts, "word_lists": 
 
 
 def run_stage(name: str) -> Callable[[Callable[..., Any], Case], dict[str, Any]]:
-    """A way to run an exercise: the stage with a learner's function instead of labkit's `name`; labkit's own need no server."""
+    """A way to run an exercise: the stage with a learner's function instead of labkit's `name`; labkit's own need none."""
 
     def run(function: Callable[..., Any], case: Case) -> dict[str, Any]:
         inputs = _inputs(*case.args)
@@ -292,8 +292,8 @@ WORD_LISTS = Exercise(
     function="word_lists",
     statement=(
         "The engine takes stop words and bad words as an array `[batch, 2, n]` of `np.int32`. For each prompt, row 0 holds the tokens "
-        "of all its words, one word after the other. Row 1 holds where each word **ends**: the number of tokens up to and with that "
-        "word. `n` is the largest number of tokens of any prompt, at least 1. Fill the rest of row 0 with 0 and of row 1 with -1. "
+        "of all its words, one word after the other. Row 1 holds where each word **ends**: the number of tokens up to and including "
+        "that word. `n` is the largest number of tokens of any prompt, at least 1. Fill the rest of row 0 with 0 and of row 1 with -1. "
         "`words` holds one list of words for each prompt."
     ),
     points=12,
@@ -314,7 +314,7 @@ WORD_LISTS = Exercise(
         ),
         Mistake("Your row 1 holds where the words begin; it must hold where they end.", _starts),
         Mistake(
-            "Your row 1 holds the place of each word's last token; the number of tokens up to and with it is one more.",
+            "Your row 1 holds the place of each word's last token; the number of tokens up to and including it is one more.",
             _last_index,
         ),
         Mistake("You fill row 1 with 0, which the engine takes for an end: fill it with -1.", _zero_ends),

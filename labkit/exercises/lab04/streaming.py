@@ -1,4 +1,4 @@
-"""Exercise 4.6: a streaming client over gRPC. The model of the check notices whether its reader reads at once, late or no more."""
+"""Exercise 4.6: a streaming client over gRPC. The check's model notices whether its reader reads at once, late or no longer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labkit.serving.server.probes import as_input
 
 MODEL = "teletype"
 SILENT_SECONDS = 6.0
-"""A client that yields nothing for so long is taken to wait for ever."""
+"""A client that yields nothing for this long counts as waiting for ever."""
 PATIENCE = 4.0
 """Seconds in which the model must notice that its client has left."""
 
@@ -156,7 +156,7 @@ def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> l
 
 
 _KNOWN: dict[tuple[str, str, str], dict[str, Any] | BaseException] = {}
-"""What labkit's own clients did, by name and case. Some of them wait for seconds, and always do the same."""
+"""Results of labkit's own clients, by name and case. Some clients wait for seconds, and their results never change."""
 
 
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
 
 
 def _keep_crashes(client: Any) -> list[BaseException]:
-    """Make this client keep what its callbacks raise, in the list that is returned, until its stream is stopped.
+    """Make this client collect the exceptions of its callbacks in the returned list, until its stream is stopped.
 
     tritonclient calls a callback in a thread of its own. An exception there would end that thread, print a long traceback of
     the client, and leave the generator waiting for ever.
@@ -258,7 +258,7 @@ class _Reader:
     def run(self) -> None:
         """Read until the stream ends or its callback crashes.
 
-        Raises `TimeoutError` when nothing comes for long, and whatever the learner's code raises.
+        Raises `TimeoutError` when nothing comes for too long, and whatever the learner's code raises.
         """
         self._thread.start()
         count, until = 0, time.monotonic() + SILENT_SECONDS
@@ -330,11 +330,11 @@ STREAM_TEXT = Exercise(
     title="A client that streams",
     function="stream_text",
     statement=(
-        "Complete the skeleton to a generator that yields each piece of text (a `str`) as soon as it comes. "
-        '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response it may be None: that response only '
-        'says that it is the last, by `result.get_response().parameters["triton_final_response"].bool_param`. If an error comes, '
-        "raise it. The stream must be stopped however the reader leaves. The model of the check notices when you read, and "
-        "whether it is cancelled."
+        "Complete the skeleton so that it yields each piece of text (a `str`) as soon as it comes. "
+        '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response it may be None. The last '
+        'response is marked: `result.get_response().parameters["triton_final_response"].bool_param` is true. If an error '
+        "comes, raise it. The stream must be stopped however the reader leaves. The model of the check notices when you read, "
+        "and whether it is cancelled."
     ),
     points=12,
     minutes=30,

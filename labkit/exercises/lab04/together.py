@@ -1,4 +1,4 @@
-"""Exercise 4.7: with dynamic batching, answer all requests that the server has joined by one batch."""
+"""Exercise 4.7: with dynamic batching, answer in one batch all requests that the server has joined."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ ANSWER_TOGETHER = Exercise(
         Mistake("You call generate once for each job, so there is no batch: pass all jobs of all requests.", _a_job_each),
         Mistake("You generate only the first job of each request, but a request may have several.", _first_jobs),
         Mistake(
-            "You split the texts as if every request had as many jobs as the first one: take the number of each.", _even_split
+            "You split the texts as if all requests had the same number of jobs: take the number of each request.", _even_split
         ),
         Mistake("You give every job the largest number of new tokens: each has its own.", _same_count),
         Mistake("The texts go to the wrong requests, because you put the jobs into the batch in another order.", _reversed),

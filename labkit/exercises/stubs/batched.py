@@ -81,7 +81,7 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 
 
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Work by the same engine as `gptj`; it returns when the longest text of the batch is done."""
+    """Work with the same engine as `gptj`; it returns when the longest text of the batch is done."""
     from labkit import SamplingParams
     from labkit.serving.python_backend.engine_from_parameters import engine_from_parameters
 

@@ -14,7 +14,7 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 
 
 class Functions:
-    """The functions of one model, by name: the one that a request refers to, else the configuration's, else labkit's own.
+    """The functions of one model: the one that a request names, else the one that the configuration names, else labkit's own.
 
     `own` holds labkit's functions by name.
     """

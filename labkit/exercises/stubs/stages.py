@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 PAD = 3
-"""The token that fills short rows. Nobody reads after the lengths, so any token is right; 0 would hide an unused `pad`."""
+"""The token that fills short rows. Nothing after the lengths is read, so any token is right; 0 would hide an unused `pad`."""
 
 Arrays = dict[str, NDArray[Any]]
 Encode = Callable[[str], list[int]]

@@ -1,4 +1,4 @@
-"""A model that streams, for exercise 4.6: it sends the words of its prompt one by one, each when the previous one was read.
+"""A model that streams, for exercise 4.6: it sends the words of its prompt one by one, each after the previous one was read.
 
 The first word of the prompt is the path of a folder. The reader writes a file `N` there when it has read N pieces. The model
 writes `late` when it waited for the reader in vain, `cancelled` when its client has left, and `ended` at the end.
@@ -15,7 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PATIENCE = 2.0
-"""Seconds that the model waits for its reader. It waits only until the reader was late once."""
+"""Seconds that the model waits for its reader. Once the reader was late, it no longer waits."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import http.client
+import re
 import signal
 import socket
 import time
