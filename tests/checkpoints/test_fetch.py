@@ -145,7 +145,7 @@ def test_a_killed_process_is_taken_up_by_the_next_run(hub: Hub, models: Path) ->
 
 
 def test_a_stalled_connection_is_given_up_and_taken_up_again(hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1.0)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 3.0)
     hub.misbehave(WEIGHTS, Fault("stall", 20 * PIECE, seconds=PATIENCE))
     fetch("gpt-j-6b")
     assert [request.range for request in hub.requests_for(WEIGHTS)] == [None, f"bytes={20 * PIECE}-"]

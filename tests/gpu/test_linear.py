@@ -25,6 +25,7 @@ from labkit.weight_formats import DynamicWeight, quantize_rows_fp8, quantize_row
 from tests.ops.kernels.guard import guarded_outputs, misaligned
 from tests.ops.kernels.interpreted.test_linear_tune import CONFIG
 from tests.ops.test_ops import random, relative
+from tests.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -176,9 +177,8 @@ def test_the_command_tunes_a_model_and_the_second_time_has_nothing_to_do(tmp_pat
     command = [sys.executable, "-m", "labkit", "tune", "--model", "gptj-tiny", "--batch", "1", "--json"]
     found = []
     for _ in range(2):
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env={**os.environ, "LABKIT_HOME": str(tmp_path)}, check=True
-        )
+        home = {**os.environ, "LABKIT_HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=home, check=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))
     assert [len(row["tuned"]) for row in found] == [5, 0]
     assert torch.cuda.get_device_name(0) in (tmp_path / "autotune.json").read_text()

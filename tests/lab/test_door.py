@@ -13,6 +13,7 @@ from labkit.exercises.registry import all_exercises
 from labkit.grading.notebook_check import check_submission
 from labkit.grading.submission import read_submission
 from labkit.grading.verdict import PASSED
+from tests.patience import PATIENCE
 
 DOOR = "from labkit.lab import check, hint, passed, predicted, progress_panel"
 BEFORE = "from labkit.grading import check, hint, passed, predicted, progress_panel"
@@ -29,7 +30,7 @@ def kv_cache_bytes(config, lengths, element_bytes):
 def run(code: str, home: Path) -> str:
     """What a fresh Python prints for this code."""
     environment = {"LABKIT_HOME": str(home), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -206,7 +206,7 @@ def test_a_request_that_takes_too_long_says_what_had_come(client: Client) -> Non
         for _ in client.stream(PROMPT, timeout=seconds, **LONG):
             time.sleep(0.01)
 
-    for seconds in (0.4, 1.0, 2.5):  # on a busy machine the first token needs longer, and so does the last
+    for seconds in (0.4, 1.0, 2.5, 6.0):  # on a busy machine the first token needs longer, and so does the last
         with pytest.raises(NotAvailable, match=rf"was not done within {seconds:g} s; ") as late:
             read_slowly(seconds)
         if re.search(r"; \d+ tokens of the text had arrived", str(late.value)):

@@ -156,7 +156,10 @@ def _limit(which: str, name: str, seconds: float, microseconds: int) -> dict[str
 
 
 def _failure(asked: Future[None]) -> str:
+    """What a request was told; of one that ended before its time was up, that it did."""
     error = asked.exception()
+    if error is None:
+        return "answered in time"
     assert isinstance(error, client_library().InferenceServerException), error
     return str(error.message())
 
