@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labkit.checkpoints.checkpoint import expected_shapes
-from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
+from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, QKV_PARTS, layer_and_part
 from labkit.checkpoints.split import Split, share_shape, split_of
 from labkit.config import GPTJConfig
 
@@ -22,7 +22,6 @@ _OUTSIDE_LAYERS = {
     "lm_head.weight": "model.lm_head.weight.bin",
     "lm_head.bias": "model.lm_head.bias.bin",
 }
-_QKV_PARTS = tuple(f"attn.{which}_proj.weight" for which in "qkv")
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ def files_of(config: GPTJConfig, tensor_parallel: int) -> dict[str, StoredFile]:
     """Every `.bin` file of the format at this tensor parallel size, by its name."""
     files = {}
     for name, shape in expected_shapes(config).items():
-        prefix, part = _layer_and_part(name)
-        if part in _QKV_PARTS[1:]:
+        layer, part = layer_and_part(name)
+        if part in QKV_PARTS[1:]:
             continue  # they are in the file of the query
-        tensors = tuple(prefix + each for each in _QKV_PARTS) if part in _QKV_PARTS else (name,)
+        tensors = tuple(f"transformer.h.{layer}.{each}" for each in QKV_PARTS) if part in QKV_PARTS else (name,)
         if split_of(name) not in (Split.ROWS, Split.COLUMNS):
             files[_file_name(name, None)] = StoredFile(tensors, None, shape)
             continue
@@ -64,15 +63,6 @@ def files_of(config: GPTJConfig, tensor_parallel: int) -> dict[str, StoredFile]:
 def _file_name(name: str, rank: int | None) -> str:
     if name in _OUTSIDE_LAYERS:
         return _OUTSIDE_LAYERS[name]
-    prefix, part = _layer_and_part(name)
-    stored = QKV if part in _QKV_PARTS else LAYER_TENSORS[part]
-    layer = prefix.removeprefix("transformer.h.")
-    return f"model.layers.{layer}{stored}.bin" if rank is None else f"model.layers.{layer}{stored}.{rank}.bin"
-
-
-def _layer_and_part(name: str) -> tuple[str, str]:
-    """`transformer.h.3.` and `attn.q_proj.weight`; an empty prefix for a tensor outside the layers."""
-    if not name.startswith("transformer.h."):
-        return "", name
-    layer, part = name.removeprefix("transformer.h.").split(".", 1)
-    return f"transformer.h.{layer}.", part
+    layer, part = layer_and_part(name)
+    stored = QKV if part in QKV_PARTS else LAYER_TENSORS[part]
+    return f"model.layers.{layer}.{stored}.bin" if rank is None else f"model.layers.{layer}.{stored}.{rank}.bin"

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
-from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, qkv_rows
+from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, QKV_PARTS, layer_and_part, qkv_rows
 from labkit.checkpoints.megatron_ranks import RankArchives, Ranks
 from labkit.checkpoints.megatron_settings import config_from, differences, is_half_split
 from labkit.checkpoints.pieces import Piece, read_pieces
-from labkit.checkpoints.split import Split, check_tensor_parallel, share_of, share_shape, split_of
+from labkit.checkpoints.split import Split, check_tensor_parallel, rectangle_of, share_shape, split_of
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
@@ -141,7 +141,7 @@ class RankedCheckpoint(Checkpoint):
         if split_of(name) is Split.VOCABULARY:  # padded, so that all ranks have equal shares
             return (self._archives.shape(0, 0, "embedding.word_embeddings.weight")[0], *shape[1:])
         share = share_shape(name, shape, 0, self._archives.tensor_parallel)
-        return (3 * share[0], *share[1:]) if _which_of_qkv(name) is not None else share
+        return (3 * share[0], *share[1:]) if layer_and_part(name)[1] in QKV_PARTS else share
 
     def _stored_dtype(self, name: str) -> torch.dtype:
         pieces = self._pieces(name)
@@ -164,10 +164,11 @@ class RankedCheckpoint(Checkpoint):
             return self._vocabulary(last, stored, shape) if self._archives.has(last, stored) else []
         if name.startswith("transformer.ln_f."):
             return [self._whole(last, name.replace("transformer.ln_f", "final_layernorm"), shape)]
-        layer, part = name.removeprefix("transformer.h.").split(".", 1)
-        stage, local = self._archives.stage_of(int(layer))
-        which = _which_of_qkv(name)
-        if which is not None:
+        layer, part = layer_and_part(name)
+        assert layer is not None
+        stage, local = self._archives.stage_of(layer)
+        if part in QKV_PARTS:
+            which = QKV_PARTS.index(part)
             return self._of_qkv(stage, f"layers.{local}.{QKV}", which, shape, rows or slice(0, shape[0]))
         stored = f"layers.{local}.{LAYER_TENSORS[part]}"
         if split_of(name) in (Split.ROWS, Split.COLUMNS):
@@ -181,9 +182,7 @@ class RankedCheckpoint(Checkpoint):
     def _share(self, name: str, shape: tuple[int, ...], stage: int, rank: int, stored: str) -> Piece:
         """The part of a split tensor that one rank's file holds."""
         archive, entry = self._archives.find(stage, rank, stored)
-        share = share_of(name, shape, rank, self._archives.tensor_parallel)
-        columns = share.get("columns", slice(0, shape[1])) if len(shape) == 2 else None
-        return Piece(archive, entry, share.get("rows", slice(0, shape[0])), columns)
+        return Piece(archive, entry, *rectangle_of(name, shape, rank, self._archives.tensor_parallel))
 
     def _vocabulary(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
         """The rows of all ranks without those that only pad the vocabulary."""
@@ -217,9 +216,3 @@ class RankedCheckpoint(Checkpoint):
         """The tokenizer whose GPT-2 files are beside the weights; other files of Megatron and NeMo are not read."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)
-
-
-def _which_of_qkv(name: str) -> int | None:
-    """0 for a query's weight, 1 for a key's, 2 for a value's; None for any other tensor."""
-    found = re.search(r"\.attn\.([qkv])_proj\.weight$", name)
-    return "qkv".index(found[1]) if found else None

@@ -35,7 +35,19 @@ LAYER_TENSORS = {
 }
 """Hugging Face's names within a layer and Megatron's, without query, key and value."""
 
+QKV_PARTS = tuple(f"attn.{which}_proj.weight" for which in "qkv")
+"""Hugging Face's names within a layer for query, key and value."""
+
 QKV = "attention.query_key_value.weight"
+"""Megatron's name within a layer for these three, fused into one matrix."""
+
+
+def layer_and_part(name: str) -> tuple[int | None, str]:
+    """The layer of a tensor with this Hugging Face name, and its name within the layer; None if it is in no layer."""
+    if not name.startswith("transformer.h."):
+        return None, name
+    layer, part = name.removeprefix("transformer.h.").split(".", 1)
+    return int(layer), part
 
 
 def one_name(stored: str) -> str | None:

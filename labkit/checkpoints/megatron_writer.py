@@ -18,7 +18,7 @@ from labkit.checkpoints.megatron import FILE, TRACKER
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV
 from labkit.checkpoints.megatron_settings import settings_of
 from labkit.checkpoints.output import Progress
-from labkit.checkpoints.split import share_of, span
+from labkit.checkpoints.split import rectangle_of, span
 from labkit.config import GPTJConfig
 
 VOCAB_MULTIPLE = 128
@@ -102,5 +102,5 @@ class _TensorRank:
 
     def _share(self, name: str) -> Tensor:
         """This rank's share of a tensor."""
-        share = share_of(name, expected_shapes(self.config)[name], self.rank, self.ranks)
-        return self.checkpoint.read(name, dtype=self.dtype, rows=share.get("rows"), columns=share.get("columns"))
+        rows, columns = rectangle_of(name, expected_shapes(self.config)[name], self.rank, self.ranks)
+        return self.checkpoint.read(name, dtype=self.dtype, rows=rows, columns=columns)

@@ -51,11 +51,16 @@ def share_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> dict[s
     return {"columns" if axis else "rows": slice(stretch.start, stretch.stop)}
 
 
+def rectangle_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tuple[slice, slice | None]:
+    """The rows and columns of a tensor of this shape that a rank holds, whole or not; no columns if it has one dimension."""
+    share = share_of(name, shape, rank, ranks)
+    columns = share.get("columns", slice(0, shape[1])) if len(shape) == 2 else None
+    return share.get("rows", slice(0, shape[0])), columns
+
+
 def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tuple[int, ...]:
     """The shape of a rank's share of a tensor of this shape."""
-    share = share_of(name, shape, rank, ranks)
-    cut = [share.get("rows"), share.get("columns")]
-    return tuple(part.stop - part.start if part else length for part, length in zip(cut[: len(shape)], shape, strict=True))
+    return tuple(part.stop - part.start for part in rectangle_of(name, shape, rank, ranks) if part is not None)
 
 
 def span(count: int, index: int, parts: int) -> range:
