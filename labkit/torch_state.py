@@ -40,6 +40,23 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
         return undisturbed()
 
 
+class gradients_restored(contextlib.ContextDecorator):  # noqa: N801
+    """After the block, gradients are on or off as they were before it. Use it around `undisturbed`.
+
+    A Ctrl-C may arrive at the moment at which `undisturbed` begins or ends, and keep it from restoring the caller's setting.
+    """
+
+    def __enter__(self) -> None:
+        self._gradients = torch.is_grad_enabled()
+
+    def __exit__(self, *_: object) -> None:
+        _set_gradients(self._gradients)
+
+    def _recreate_cm(self) -> gradients_restored:
+        """A decorated function enters a new object at each call, because several threads may be inside."""
+        return gradients_restored()
+
+
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
     """Let torch use this many CPU threads inside the block; None leaves their number unchanged."""

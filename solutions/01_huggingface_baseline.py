@@ -24,9 +24,7 @@ from labkit.lab import check, hint, passed, predicted, progress_panel
 from labkit.lab.lab01 import AsyncDevice, pictures
 from labkit.measure import plots
 
-warnings.filterwarnings(
-    "ignore", "`past_key_values`", FutureWarning
-)  # renamed in 5.24, accepted until 5.39
+warnings.filterwarnings("ignore", "`past_key_values`", FutureWarning)  # since 5.24
 logging.set_verbosity_error()
 runs, ladder = measure.KeptRuns("01"), measure.Ladder()
 

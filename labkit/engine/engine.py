@@ -40,7 +40,7 @@ from labkit.model.fixed_batches import FixedBatches
 from labkit.model.forward import Forward
 from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
-from labkit.torch_state import undisturbed
+from labkit.torch_state import gradients_restored, undisturbed
 
 CLOSED = "the engine was closed; load it again"
 NOT_IN_A_CHILD = (
@@ -181,7 +181,7 @@ class Engine:
         self._check_open()
         token_ids = self._intake.token_ids(token_ids)
         first = PADDING_SLOT + 1
-        with self._lock, undisturbed(), self._forward.limited_threads():
+        with self._lock, gradients_restored(), undisturbed(), self._forward.limited_threads():
             cache = KVCache(self.config, first + len(token_ids), device=self.device, dtype=self.dtype, part=self.model.part)
             batches = FixedBatches(1, len(token_ids), self.device, first_slot=first)
             prompt = torch.tensor(token_ids, dtype=torch.int64, device="cpu")
@@ -271,7 +271,7 @@ class Engine:
         40 ms for that. With several ranks, each takes its own memory. Raises `InvalidRequest` after the first request, and
         `InsufficientResources` if the cache is too large.
         """
-        with self._lock, undisturbed():
+        with self._lock, gradients_restored(), undisturbed():
             self._check_open()
             self._ready().occupy_cache(self.forward)
 
@@ -323,7 +323,7 @@ class Engine:
 
     def _advance(self) -> None:
         """Run one step and put its events into the inboxes of their requests."""
-        with self._lock, undisturbed(), watched:
+        with self._lock, gradients_restored(), undisturbed(), watched:
             self._check_open()
             ended: list[Request] = []
             try:
@@ -363,6 +363,7 @@ class Engine:
             if self._loop is not None:
                 self._loop.start_anew()
 
+    @gradients_restored()
     @undisturbed()
     def _submit(self, requests: list[Request]) -> None:
         with self._lock:
@@ -409,7 +410,7 @@ class Engine:
                 )
                 pool = SlotPool(slots, prefix_reuse=self._prefix_reuse)
                 scheduler = Scheduler(pool, self.max_batch_size, self.max_step_tokens, self._max_mixed_prefill)
-                with undisturbed():
+                with gradients_restored(), undisturbed():
                     self._loop = StepLoop(self.model, scheduler)
             return self._loop
 

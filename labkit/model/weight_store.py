@@ -16,12 +16,13 @@ from labkit.native.packed_weight import PackedWeight
 from labkit.ops import Fp8Weight, Int4Weight, Int8Weight, Weight
 from labkit.ops.torch_packed import TorchPackedWeight
 from labkit.precision import compute_dtype
-from labkit.torch_state import undisturbed
+from labkit.torch_state import gradients_restored, undisturbed
 
 TRIM_BYTES = 1 << 26
 """After this many bytes of dense matrices have been packed, their freed memory is returned to the system."""
 
 
+@gradients_restored()
 @undisturbed()
 def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, part: Part = WHOLE) -> GPTJ:
     """Read a checkpoint's weights into a model, one tensor at a time, so that a second copy of the model never exists.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from labkit import ops
 from labkit.engine import Engine, SamplingParams, TokenEvent
 from labkit.engine.schedule.sequence import Sequence
 from labkit.errors import NotAvailable, RankFailed, RequestFailed
+from labkit.torch_state import undisturbed
 from tests.engine.test_continuous_batching import check_idle
 from tests.models import engine_of, random_peer, random_prompts
 
@@ -284,6 +286,31 @@ def test_ctrl_c_at_any_moment_ends_its_caller_alone(peer: Any, prompts: list[lis
     events += engine.step()
     for sample, completion in enumerate(wanted.completions):
         assert [e.token_id for e in events if (e.request, e.sample) == (number, sample)] == completion.token_ids
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("where", ["__enter__", "__exit__"])
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_ctrl_c_leaves_the_callers_gradients_as_they_were(peer: Any, prompts: list[list[int]], where: str, event: str) -> None:
+    """A signal that arrives as the engine switches gradients off, or on again."""
+    code = getattr(undisturbed, where).__code__
+    engine = engine_of(peer)
+    for before in (True, False):
+        left = [1]
+
+        def interrupt(frame: Any, what: str, _: Any, left: list[int] = left) -> None:
+            if frame.f_code is code and what == event and left:
+                left.pop()
+                raise KeyboardInterrupt
+
+        with torch.set_grad_enabled(before):
+            sys.setprofile(interrupt)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    engine.generate([prompts[0]], BYSTANDERS[0])
+            finally:
+                sys.setprofile(None)
+            assert torch.is_grad_enabled() is before
     check_idle(engine)
 
 

@@ -181,8 +181,9 @@ def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> No
             busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # four find no place
 
             async def ask_until_refused() -> None:
-                while True:  # the others may be on their way
+                while True:  # the others may be on their way, or this one may have had the place of one
                     await asking.generate(PROMPT, max_new_tokens=1)
+                    busy.append(asyncio.create_task(asking.generate(PROMPT, **LONG)))
 
             with pytest.raises(Overloaded, match=r"20 requests are running or waiting \(16 \+ a queue of 4\)"):
                 await ask_until_refused()
