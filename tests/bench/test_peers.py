@@ -229,6 +229,7 @@ def test_openvino_refuses_weights_that_do_not_fit_with_their_copies(
         PEERS["openvino"](checkpoint, CPU, "bf16")
 
 
+@pytest.mark.long
 def test_the_command_with_all_peers_measures_those_it_can_and_names_the_others(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,6 +283,7 @@ def test_a_peer_that_fails_leaves_the_others_measured_and_labkits_own_failure_is
         run_bench(quick)
 
 
+@pytest.mark.long
 def test_several_precisions_are_run_one_after_the_other(quick: BenchSettings, capsys: pytest.CaptureFixture[str]) -> None:
     from labkit.cli.bench import bench
 

@@ -96,6 +96,7 @@ def test_it_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) ->
 
 
 @needs_server
+@pytest.mark.long
 def test_an_interruption_while_a_model_loads_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "slow" / "1").mkdir(parents=True)
     (tmp_path / "slow" / "config.pbtxt").write_text(SLOW_CONFIG)

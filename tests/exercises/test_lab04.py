@@ -30,6 +30,7 @@ from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
 from tests.exercises.learners import as_learners
 from tests.patience import is_running
+from tests.sampled import one_in
 
 BY_FUNCTION = {exercise.function: exercise for exercise in EXERCISES}
 ON_PAPER = (config, prompts, texts_back, ensemble, together, failure, streaming)
@@ -171,7 +172,7 @@ CHEATS: tuple[tuple[Any, Callable[..., Any]], ...] = (
 
 
 @with_server
-@pytest.mark.parametrize(("exercise", "function"), CHEATS, ids=[function.__name__ for _, function in CHEATS])
+@pytest.mark.parametrize(("exercise", "function"), one_in(2, CHEATS), ids=[function.__name__ for _, function in CHEATS])
 def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function)
     assert verdict.verdict == FAILED

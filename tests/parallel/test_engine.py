@@ -19,6 +19,7 @@ from labkit.ops.layer_norm import layer_norm_reference
 from labkit.parallel import Layout, load_parallel
 from tests.models import random_prompts
 from tests.parallel.models import CONTEXT, save_peer
+from tests.sampled import one_in
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured here: {native.why_not()}")
 
@@ -102,7 +103,7 @@ def test_soft_and_prefix_prompts_work_and_what_other_ranks_cannot_see_is_refused
     assert one[0].completions[0].token_ids != engines[0].generate(prompts, GREEDY)[0].completions[0].token_ids[:8]
 
 
-@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2), Layout(1, 3)])
+@pytest.mark.parametrize("layout", one_in(3, [Layout(2, 2), Layout(1, 2), Layout(1, 3)]))
 def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tuple[Path, Any]) -> None:
     """Hundreds of tokens a step, most of them without logits."""
     prompts = random_prompts(211, [70, 61, 66, 72, 5, 64], seed=7)
@@ -112,7 +113,7 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
     assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
 
 
-@pytest.mark.parametrize("stages", [3, 4])
+@pytest.mark.parametrize("stages", one_in(2, [4, 3]))
 def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
     """More pieces than what is between two stages holds, while the next steps are given out."""
     options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
@@ -123,7 +124,7 @@ def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, f
     assert [o.completions[0].token_ids for o in several] == [o.completions[0].token_ids for o in one]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("precision", one_in(2, ["int4", "int8", "bf16"]))
 def test_other_precisions_are_sharded_the_same_way(precision: str, folder: tuple[Path, Any]) -> None:
     """A shard has its own scales, so numbers differ a little; they stay as near to float64 as those of one process."""
     tokens = random_prompts(211, [60], seed=6)[0]

@@ -42,7 +42,7 @@ def expected() -> list[list[int]]:
     return [output.completions[0].token_ids for output in outputs]
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(2, 2)])
+@pytest.mark.parametrize("layout", one_in(2, [Layout(2, 1), Layout(2, 2)]))
 def test_one_host(layout: Layout, expected: list[list[int]]) -> None:
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", str(layout.ranks), *command(layout, "--json")]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
@@ -50,6 +50,7 @@ def test_one_host(layout: Layout, expected: list[list[int]]) -> None:
     assert tokens_of(done.stdout) == expected
 
 
+@pytest.mark.long
 def test_ranks_end_in_order_whatever_their_signs_of_life_are_doing(tmp_path: Path) -> None:
     script = tmp_path / "restless.py"
     script.write_text(

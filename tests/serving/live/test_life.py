@@ -69,6 +69,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
     assert infer(watched, "ensemble", ensemble([PROMPT], 8))["OUTPUT_0"][0, 0] == PROMPT + expected
 
 
+@pytest.mark.long
 def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_path: Path) -> None:
     """Also in a thread; and what one leaves behind when it ends is nothing, while the other goes on."""
     made: list[Server] = []
