@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,15 @@ def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
         elif item is rest[0]:
             item.user_properties.append((STANDS_FOR, len(rest)))
             yield item
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Gradients are on for the next test of this process; whoever left them off is told."""
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        pytest.fail("this test, or what it called, left torch's gradients switched off")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -16,6 +16,8 @@ from labkit.cli import COMMANDS
 from labkit.extras import EXTRA_OF
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.long
 PROGRAM = """
 import contextlib, io, json, os, sys
 blocked, commands = json.loads(sys.argv[1]), json.loads(sys.argv[2])

@@ -32,6 +32,7 @@ from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.launch import Each
 from tests.exercises.learners import as_learners
+from tests.sampled import one_in
 
 SEEDS = (11,)
 
@@ -157,7 +158,9 @@ CHEATS: tuple[tuple[Any, Callable[..., Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("exercise", "function", "words"), CHEATS, ids=[function.__name__ for _, function, _ in CHEATS])
+@pytest.mark.parametrize(
+    ("exercise", "function", "words"), one_in(3, CHEATS), ids=[function.__name__ for _, function, _ in CHEATS]
+)
 def test_right_values_by_the_wrong_traffic_fail(exercise: Any, function: Callable[..., Any], words: str) -> None:
     verdict = verdict_on(exercise, function)
     assert verdict.verdict == FAILED

@@ -341,6 +341,7 @@ def client_with_other_names(client: Any, model: str, inputs: Any) -> Any:
 
 
 @with_server
+@pytest.mark.long
 def test_a_callback_that_crashes_is_what_the_verdict_says_first(capfd: pytest.CaptureFixture[str]) -> None:
     said = verdict_on(STREAM_TEXT, client_whose_callback_crashes).message
     assert said.startswith('Your callback crashed in your line `answers.put(result.as_text("text_output"))`: AttributeError: ')

@@ -35,6 +35,8 @@ from tests.serving.live.requests import (
     stream,
 )
 
+pytestmark = pytest.mark.long
+
 LONG = 480
 IN_FLIGHT = 6
 
@@ -171,7 +173,6 @@ def test_a_model_that_is_killed_with_requests(
         print(f"{model}: every request had ended {time.monotonic() - began:.2f} s after the kill")
 
 
-@pytest.mark.long
 def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why, in_flight(kept, [tokens, text]) as asked:
         stub = model_process(kept, "fastertransformer")
@@ -197,7 +198,6 @@ def test_a_model_that_is_stopped_for_a_moment_goes_on(kept: Server) -> None:
     assert (len(kept.restarts), kept.pid) == (before, pid)
 
 
-@pytest.mark.long
 def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the_server_anew(
     kept: Server, offline: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +215,6 @@ def test_an_idle_model_that_is_stopped_is_loaded_anew_and_many_repairs_begin_the
     assert kept.watchdog is dog
 
 
-@pytest.mark.long
 def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: Engine) -> None:
     with started_again(kept, offline) as why:
         family = psutil.Process(kept.process.pid).children(recursive=True)
@@ -224,7 +223,6 @@ def test_a_killed_guardian_is_replaced_with_its_server(kept: Server, offline: En
     wait_for(lambda: not any(map(is_alive, family)))
 
 
-@pytest.mark.long
 def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.serving.server.supervisor.MOST_STARTS", 2)
     monkeypatch.setattr("labkit.serving.server.supervisor.LONGEST_PAUSE", 0.1)
@@ -243,7 +241,6 @@ def test_a_server_that_cannot_be_started_again_says_why(tmp_path: Path, monkeypa
     ]
 
 
-@pytest.mark.long
 def test_stopping_while_it_is_started_again_leaves_nothing(tmp_path: Path) -> None:
     with Server(write_repository_of_one(tmp_path)) as server:
         first = server.process

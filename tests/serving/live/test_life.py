@@ -187,6 +187,7 @@ def _set_parameters(config: Path, settings: dict[str, str]) -> None:
     config.write_text(text)
 
 
+@pytest.mark.long
 def test_ranks(tmp_path: Path, offline: Engine) -> None:
     """An engine on two processes gives the same tokens; when one is killed requests say so, and the model comes back."""
     write_repository(tmp_path / "repository", ServeSettings(tensor_parallel=2))
