@@ -40,6 +40,7 @@ NORM, ROTARY, ATTENTION, GELU, INT8 = KERNELS = (
     "int8_product",
 )
 HALF = "In half precision your sums overflow"
+SQUARES = "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"
 WEIGHT = "tl.where(seen, tl.exp(score - top), 0.0)"
 
 # exercise, what is replaced by what in the solution's cell, and a part of the message
@@ -66,8 +67,14 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {"tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)": "0.0"}, "The residual is missing"),
     (
         NORM,
-        {".to(tl.float32)": "", "centred * centred) / size": "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"},
+        {".to(tl.float32)": "", "centred * centred) / size": SQUARES},
         HALF,
+    ),
+    (NORM, {"centred * centred) / size": SQUARES}, "You compute the variance as the mean of x * x minus mean * mean"),
+    (
+        NORM,
+        {"tl.where(inside, x - tl.sum(x) / size, 0.0)": "x - tl.sum(x) / size", "/ size + epsilon": "/ (size - 1) + epsilon"},
+        "Two things are wrong. First: Masked-out columns hold 0",
     ),
     (ROTARY, {"k0 * c - k1 * s": "k0", "k1 * c + k0 * s": "k1"}, "The key is written before it is turned"),
     (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the number of the row in the batch"),
