@@ -29,7 +29,9 @@ _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a s
 _ADVICE = {
     "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
-    "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
+    "for ** or pow(): 'tensor' and 'float'": "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))",
+    "unsupported operand type(s) for ** ": "Triton has no **: write z * z for a square, z * z * z for a cube",
+    "no attribute '__pow__'": "Triton has no **: write z * z for a square, tl.sqrt(n.to(tl.float32)) for a root",
     "Expected dtype ['fp": "tl.sqrt, tl.exp and the like take floating-point numbers: convert first, head_dim.to(tl.float32)",
     "invalid operands of type pointer": "only a whole number can be added to an address; slots and positions are whole numbers",
     "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
