@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.exercises.case import Case, directly, own_line
+from labkit.exercises.case import Case, directly, own_error, own_line
 from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernels import prepare
@@ -172,15 +172,8 @@ def call(
     except KeyboardInterrupt:
         raise
     except BaseException as raised:  # a learner's code may raise anything
-        error = _own_error(raised)
+        error = own_error(raised)
         return Outcome(error=_in_words(error, function), error_kind=type(error).__name__)
-
-
-def _own_error(error: BaseException) -> BaseException:
-    """The error that a kernel raised; Triton's interpreter wraps it in errors of its own."""
-    while type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
