@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,17 @@ def test_a_wrong_sign_in_one_pass_is_named(first: str, changed: str, said: str) 
     exercise = find("online_softmax")
     verdict = judge(exercise, {11: run_cases(scope["online_softmax"], exercise, 11)})
     assert said in verdict.message
+
+
+@pytest.mark.parametrize("exercise", [*lab02.EXERCISES, find("stream_text")], ids=lambda exercise: exercise.number)
+def test_hints_hold_one_line_of_the_solution_at_most(exercise: Any) -> None:
+    name = {"02": "02_fused_kernels.py", "04": "04_triton_deployment.py"}[exercise.lab]
+    source = (Path(__file__).parents[2] / "solutions" / name).read_text("utf-8")
+    cell = next(cell for cell in source.split("# %%") if f"\ndef {exercise.function}(" in cell)
+    solved = re.findall(r"# BEGIN SOLUTION.*?\n(.*?)# END SOLUTION", cell, flags=re.DOTALL)
+    lines = [line.strip().removeprefix("return ") for block in solved for line in block.splitlines()]
+    hints = " ".join(exercise.hints)
+    assert lines
+    assert sum(len(line) > 12 and line in hints for line in lines) <= 1
+    for hint in exercise.hints:
+        assert len(re.findall(r"\w+ \+?= ", hint)) <= 1, "a hint holds one assignment at most"

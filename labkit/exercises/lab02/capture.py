@@ -97,9 +97,10 @@ STEP_SECONDS = Exercise(
         Mistake("Launching takes time too; you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),
     ),
     hints=(
-        "Captured: one launch and then the sum of all kernels.",
-        "Otherwise go through the kernels and keep `done`, the time at which the latest one ended.",
-        "for index, seconds in enumerate(kernel_seconds): done = max(done, (index + 1) * launch_seconds) + seconds",
+        "Draw a line of time for the host and one for the device. What does a kernel wait for?",
+        "Keep the time at which the latest kernel ended; each kernel starts at the larger of two times. Captured, only "
+        "the first of them has a launch to wait for.",
+        "The launch of the kernel with this index, counted from 0, is done at (index + 1) * launch_seconds.",
     ),
     words=_in_microseconds,
 )

@@ -178,10 +178,10 @@ ONLINE_SOFTMAX = Exercise(
         ),
     ),
     hints=(
-        "Three variables before the loop: largest = -inf, total = 0, average = 0. Each block updates all three.",
-        "new = max(largest, scores.max()); shrink = exp(largest - new); weights = exp(scores - new).",
-        "total = total * shrink + weights.sum(); average = average * shrink + weights @ values; largest = new. If new is -inf: "
-        "continue.",
+        "Keep three variables from block to block. Which values do they have before the first block?",
+        "When the maximum grows, what was added up relative to the old one is too large: multiply both sums by exp(old "
+        "maximum - new maximum), then add the block's part.",
+        "new = max(largest, float(scores.max())); as long as this is -inf there is nothing to add.",
     ),
     contract=HeldContract(lambda case: case.args[0].most_held()),
 )

@@ -88,11 +88,11 @@ FUSED_LINEAR_GELU = Exercise(
         ),
     ),
     hints=(
-        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), column likewise from program 1; z = product_tile(...).",
-        "z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :], then z *= tl.sigmoid(2 * 0.7978845608 * (z + "
-        "0.044715 * z * z * z)).",
-        "tl.store(out + row[:, None] * outs + column[None, :], z, mask=(row[:, None] < tokens) & (column[None, :] < outs)); "
-        "grid (triton.cdiv(tokens, 16), triton.cdiv(outs, 32)).",
+        "Which rows and columns of the answer does this program own? Build column from program 1 as row is built from "
+        "program 0.",
+        "On the tile: add the bias as a row, [None, :], then multiply by the sigmoid. Only the load of the bias and the "
+        "store need masks; two masks joined by & make one for the tile.",
+        "The argument of the sigmoid: 2 * 0.7978845608 * (z + 0.044715 * z * z * z).",
     ),
     requires=("triton",),
     seconds=40.0,
@@ -196,11 +196,10 @@ INT8_PRODUCT = Exercise(
         ),
     ),
     hints=(
-        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), token = tl.program_id(1); total = tl.zeros((ROWS,), tl.float32).",
-        "for begin in range(0, SIZE, BLOCK): k = begin + tl.arange(0, BLOCK); a tile of values lies at row[:, None] * SIZE + "
-        "k[None, :]; total += tl.sum(w.to(tl.float32) * a[None, :], axis=1).",
-        "total *= tl.load(scales + row, mask=row < outs, other=0.0), then store at token * outs + row. Grid: (triton.cdiv(outs, "
-        "rows), tokens).",
+        "As in product_tile, but for one token: keep ROWS totals in float32, and let a loop go through the inputs.",
+        "In each turn, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, and let tl.sum "
+        "over the inputs add to the totals. The scales come after the loop.",
+        "The addresses of the tile: values + row[:, None] * SIZE + k[None, :].",
     ),
     requires=("triton",),
     seconds=40.0,

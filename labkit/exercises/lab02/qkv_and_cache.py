@@ -62,8 +62,9 @@ FUSE_QKV = Exercise(
     ),
     hints=(
         "Each row of a weight makes one output; more rows make more outputs.",
-        "torch.cat joins tensors along a dimension that exists already.",
-        "return torch.cat((query_weight, key_weight, value_weight))",
+        "Put the rows of the three weights below each other; torch has a function that joins tensors along an existing "
+        "dimension.",
+        "That function is torch.cat; it takes one tuple of tensors, and joins along dimension 0 unless you name another.",
     ),
 )
 
@@ -162,8 +163,9 @@ WRITE_THEN_READ = Exercise(
     ),
     hints=(
         "A tensor of numbers in the brackets picks rows: cache[slot_mapping] is one row per sequence.",
-        "cache[slot_mapping] = new_keys writes them all at once.",
-        "return [cache[slot_table[s, :n]] for s, n in enumerate(lengths.tolist())], after the write.",
+        "The same indexing on the left of an assignment writes all rows at once, in place. Write first, and then read: "
+        "the new key belongs to what you return.",
+        "The slots of sequence s, in order: slot_table[s, : lengths[s]].",
     ),
     writes=(0,),
     observe=lambda case, value: {"keys of each sequence": value, "cache": case.args[0]},

@@ -181,12 +181,11 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
         ),
     ),
     hints=(
-        "As in the example: row = tl.program_id(0), column = tl.arange(0, BLOCK), inside = column < size. The row begins at "
-        "row * size.",
-        "Load the three with mask=inside, other=0.0, add, store the sum. mean = tl.sum(x) / size; then centred = "
-        "tl.where(inside, x - mean, 0.0).",
-        "scale = tl.rsqrt(tl.sum(centred * centred) / size + epsilon); store centred * scale * w + b. Launch: "
-        "kernel[(tokens,)](..., size, epsilon, BLOCK=triton.next_power_of_2(size)).",
+        "As in the example: one row per program, one block for the row, a mask for the columns that exist. Where does a "
+        "row begin in memory?",
+        "Load the three blocks with other=0.0, add them in float32, store the sum. tl.sum reduces a block to one number: "
+        "use it for the mean, then for the squares of the elements minus the mean.",
+        "Masked columns must not count in the squares: centred = tl.where(inside, x - mean, 0.0).",
     ),
     requires=("triton",),
     seconds=40.0,

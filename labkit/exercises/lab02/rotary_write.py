@@ -210,12 +210,11 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         ),
     ),
     hints=(
-        "pair = tl.arange(0, BLOCK); its elements lie at head * head_dim + 2 * pair and at the next place. Two masks: pair < "
-        "head_dim // 2 and pair < rotary_dim // 2.",
-        "angle = tl.load(positions + token) * (rotary_dim // 2) + pair; sine with other=0.0, cosine with other=1.0. A row of "
-        "qkv has 3 * heads * head_dim elements.",
-        "slot = tl.load(slot_mapping + token) * heads * head_dim; tl.store(keys + slot + even, k0 * c - k1 * s, mask=inside) "
-        "and so on. Grid: (tokens, heads).",
+        "Let each program handle pairs: a block of pair numbers, and two addresses for each, 2 * pair and the next one. "
+        "Which pairs exist, and which are turned?",
+        "Two masks: one for pairs of the head, one for pairs of the rotary part. Load sine and cosine by the second with "
+        "other= values that turn nothing; then every pair takes the same two formulas.",
+        "The place of the angles: tl.load(positions + token) * (rotary_dim // 2) + pair.",
     ),
     requires=("triton",),
     writes=(4, 5),

@@ -231,12 +231,11 @@ SPLIT_DECODE_ATTENTION = Exercise(
         ),
     ),
     hints=(
-        "A score per position: tl.sum(query[None, :] * key, axis=1), divided by tl.sqrt(head_dim.to(tl.float32)). A masked score "
-        "is -inf: tl.where(seen, score, float('-inf')).",
-        "top = tl.max(score, axis=0); weight = tl.where(seen, tl.exp(score - top), 0.0). Store top and tl.sum(weight, axis=0) at "
-        "here, and tl.sum(weight[:, None] * value, axis=0) at here * head_dim + dim.",
-        "Combine: share = torch.exp(largest - largest.amax(-1, keepdim=True)); (share[..., None] * sums).sum(2) / (share * "
-        "totals).sum(-1, keepdim=True).",
+        "One score per position: multiply query and key elementwise, and sum over the dimension of the head. Which axis "
+        "is that in a tile [BLOCK, DIM]?",
+        "Inside a part: scores that are not seen become -inf, then tl.max, tl.exp and tl.sum as in exercise 2.5. An "
+        "empty part needs weights of 0, not exp(-inf - -inf). Combine over the last dimension.",
+        "The weight of each part in torch: share = torch.exp(largest - largest.amax(-1, keepdim=True)).",
     ),
     requires=("triton",),
     seconds=60.0,
