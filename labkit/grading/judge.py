@@ -14,6 +14,7 @@ from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
+from labkit.plurals import counted
 
 SEEDS = (11, 23, 47)
 """The seeds of the inputs; each check uses the cases of all of them."""
@@ -43,10 +44,16 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
                 message = f"The result is right, but {outcome.breach}."
                 return make(exercise, FAILED, message, _details(exercise, case, outcome))
         if len(outcomes) != len(cases):
-            return make(exercise, FAILED, f"Your function returned {len(outcomes)} answers for {len(cases)} inputs.")
+            return make(
+                exercise,
+                FAILED,
+                f"Your function returned {counted(len(outcomes), 'answer')} for {counted(len(cases), 'input')}.",
+            )
     if not runs:
         return make(exercise, FAILED, "Your function returned no answers.")
-    return make(exercise, PASSED, f"{sum(map(len, runs.values()))} inputs agree with the reference.")
+    return make(
+        exercise, PASSED, f"{counted(sum(map(len, runs.values())), 'input agrees', 'inputs agree')} with the reference."
+    )
 
 
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:

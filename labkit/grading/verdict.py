@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
+from labkit.plurals import counted
+
 PASSED = "passed"
 FAILED = "failed"
 NOT_MEASURED = "not measured here"
@@ -24,7 +26,9 @@ def state(verdict: str, kept: int = 0) -> str:
 
     The best result counts, and both results are named: "passed before (10 points kept); the last check failed".
     """
-    return verdict if verdict == PASSED or not kept else f"passed before ({kept} points kept); {_LAST_CHECK[verdict]}"
+    return (
+        verdict if verdict == PASSED or not kept else f"passed before ({counted(kept, 'point')} kept); {_LAST_CHECK[verdict]}"
+    )
 
 
 def colour(verdict: str, kept: int = 0) -> str:

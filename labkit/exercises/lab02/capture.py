@@ -8,6 +8,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
+from labkit.plurals import counted
 
 
 def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: bool) -> float:
@@ -49,7 +50,7 @@ def _cases(seed: int) -> list[Case]:
         launch = 1e-6 * draws.uniform(4.5, 7.5)
         for captured in (False, True):
             words = "captured" if captured else "launched one by one"
-            cases.append(Case(f"{count} kernels of {low:g} to {high:g} us, {words}", (kernels, launch, captured)))
+            cases.append(Case(f"{counted(count, 'kernel')} of {low:g} to {high:g} us, {words}", (kernels, launch, captured)))
     return cases
 
 

@@ -16,6 +16,7 @@ from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.gelu import gelu
 from labkit.ops.linear_gelu import linear_gelu_reference
+from labkit.plurals import counted
 from labkit.weight_formats import Int8Weight
 
 ROOT = 0.7978845608
@@ -38,7 +39,7 @@ def _gelu_cases(seed: int) -> list[Case]:
     for tokens, outs, size in rows:
         weight = draws.normal(outs, size, scale=0.9 * size**-0.5)
         arguments = draws.normal(tokens, size), weight, draws.normal(outs, scale=0.5)
-        cases.append(Case(f"{tokens} tokens, {size} in, {outs} out", arguments))
+        cases.append(Case(f"{counted(tokens, 'token')}, {size} in, {outs} out", arguments))
     return cases
 
 
@@ -142,7 +143,7 @@ def _int8_cases(seed: int) -> list[Case]:
     ):
         weight = Int8Weight.quantize(draws.normal(outs, size, scale=draws.pick.uniform(0.5, 2)).cpu())
         values, scales = weight.values.to(draws.normal(1).device), guarded(weight.scales)
-        label = f"{tokens} tokens, {size} in, {outs} out, tiles of {rows} x {block}"
+        label = f"{counted(tokens, 'token')}, {size} in, {outs} out, tiles of {rows} x {block}"
         cases.append(Case(label, (draws.normal(tokens, size), values, scales, rows, block)))
     return cases
 

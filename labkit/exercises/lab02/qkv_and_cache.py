@@ -9,6 +9,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
+from labkit.plurals import counted
 
 
 # 2.1 ------------------------------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def _cache_cases(seed: int) -> list[Case]:
         lengths[0] = min(int(lengths[0]), longest - 1) if longest > 1 else 1
         cache = draws.normal(len(slots), 2, 3).cpu()
         arguments = cache, draws.normal(sequences, 2, 3).cpu(), table[rows, lengths - 1], table.int(), lengths.int()
-        cases.append(Case(f"{sequences} sequences of up to {longest} tokens", arguments))
+        cases.append(Case(f"{counted(sequences, 'sequence')} of up to {counted(longest, 'token')}", arguments))
     return cases
 
 

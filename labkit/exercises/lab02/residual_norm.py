@@ -14,6 +14,7 @@ from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
+from labkit.plurals import counted
 
 Pair = tuple[Tensor, Tensor]
 ARGUMENTS = ("residual", "attention", "mlp", "weight", "bias", "epsilon")
@@ -107,7 +108,7 @@ def _cases(seed: int) -> list[Case]:
         three = [draws.normal(tokens, size, dtype=dtype, scale=scale) for _ in range(3)]
         three[1] += (2.5 if half else 0.4) * scale  # a mean that is not zero
         parameters = draws.normal(size, dtype=dtype), draws.normal(size, dtype=dtype)
-        cases.append(Case(f"{tokens} tokens of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
+        cases.append(Case(f"{counted(tokens, 'token')} of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
     return [*cases, _large_mean(draws)]
 
 

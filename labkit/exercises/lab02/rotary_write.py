@@ -16,6 +16,7 @@ from labkit.exercises.kernels import kernel_device
 from labkit.exercises.lab02.draws import Draws
 from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write_reference
+from labkit.plurals import counted
 
 
 def _split_halves(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ def _cases(seed: int) -> list[Case]:
         mapping[-1] = slots - 1  # the last slot
         qkv = draws.normal(tokens, 3 * heads * head_dim)
         cache = draws.normal(slots, heads, head_dim), draws.normal(slots, heads, head_dim)
-        label = f"{tokens} tokens, {heads} heads of {head_dim}, rotary on {rotary_dim}"
+        label = f"{counted(tokens, 'token')}, {counted(heads, 'head')} of {head_dim}, rotary on {rotary_dim}"
         cases.append(Case(label, (qkv, positions, table[0], table[1], *cache, mapping)))
     return cases
 

@@ -15,6 +15,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.decode_attention import decode_attention_reference
+from labkit.plurals import counted
 
 
 def split_decode_attention(
@@ -145,7 +146,7 @@ def _cases(seed: int) -> list[Case]:
         table = draws.permutation(slots)[: sequences * longest].view(sequences, longest).int()
         query = draws.normal(sequences, heads, head_dim, scale=1.5)
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
-        label = f"{sequences} sequences, {heads} heads of {head_dim}, up to {longest} tokens in blocks of {block}"
+        label = f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, up to {counted(longest, 'token')} in blocks of {block}"
         cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
     # A maximum that starts at 0 (or sees a masked 0) leaves no weight at all in the first of these; a maximum over other
     # sequences or heads leaves none in the second.
@@ -166,7 +167,7 @@ def _large_scores(draws: Draws, label: str, *, apart: bool) -> Case:
     query, keys = guarded(query.cpu() + 10 * signs), guarded(keys.cpu() - 300 / (10 * math.sqrt(head_dim)))
     lengths = torch.tensor([longest - 2, 5], dtype=torch.int32).to(query.device)
     arguments = query, keys, draws.normal(50, heads, head_dim), table, lengths, block
-    return Case(f"{sequences} sequences, {heads} heads of {head_dim}, {label}", arguments)
+    return Case(f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, {label}", arguments)
 
 
 SPLIT_DECODE_ATTENTION = Exercise(

@@ -19,6 +19,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
+from labkit.plurals import counted
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.model_config import Instances, ModelConfig
 from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
@@ -273,7 +274,7 @@ class _Reader:
             if len(self.pieces) != count:
                 count, until = len(self.pieces), time.monotonic() + SILENT_SECONDS
             if time.monotonic() > until:
-                raise TimeoutError(f"after {count} pieces it still waits, and no more will come")
+                raise TimeoutError(f"after {counted(count, 'piece')} it still waits, and no more will come")
         if self._raised is not None and not self._crashes:
             raise self._raised
 
