@@ -20,9 +20,12 @@ from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernels import prepare
 from labkit.grading.shorten import shorten
+from labkit.measure.contention import Contention
 
 NOT_ATTEMPTED = "NotImplementedError"
-_ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
+BUSY = "OutOfTimeOnABusyMachine"
+"""The kind of error if a call was stopped by its time limit while other programs had the processor."""
+_ENDING = (NOT_ATTEMPTED, BUSY, "OutOfTimeError", "RankFailed")
 """After one of these errors no further case is tried: the same would happen again, or it would take as long again."""
 Progress = Callable[[int, int], object]
 _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves one number for each row"
@@ -135,10 +138,16 @@ def held_back() -> Iterator[io.StringIO]:
 
 
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:
-    """Call `function` on one case, `watched` by the exercise's contracts; the value is what the exercise observes."""
+    """Call `function` on one case, `watched` by the exercise's contracts; the value is what the exercise observes.
+
+    A watched call that was stopped has an error of kind `BUSY` if other programs took processor time from it.
+    """
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
-        outcome = call(function, case, exercise.seconds, exercise.run)
+        with Contention() if watched else contextlib.nullcontext() as contention:
+            outcome = call(function, case, exercise.seconds, exercise.run)
+    if contention and contention.words and outcome.error_kind == OutOfTimeError.__name__:
+        return replace(outcome, error=f"{outcome.error}, but {contention.words}", error_kind=BUSY)
     breach = "" if outcome.error else next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     if outcome.error:
         return outcome

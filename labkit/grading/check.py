@@ -14,7 +14,7 @@ from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import INCONCLUSIVE, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.measure import progress_bar
 from labkit.plurals import counted
 
@@ -75,6 +75,8 @@ def passed(function: Callable[..., Any] | str) -> bool:
     verdict = check_quietly(exercise, function)
     if verdict.verdict == NOT_ATTEMPTED:
         print(f"{_needs(exercise)} Solve it first.")
+    elif verdict.verdict == INCONCLUSIVE:
+        print(f"{_needs(exercise)} {verdict.message}")
     elif verdict.verdict != PASSED:
         before = f"It passed before ({counted(kept, 'point')} kept), but what you have now fails" if kept else "It fails"
         print(f"{_needs(exercise)} {before}: {verdict.message}")

@@ -23,8 +23,8 @@ def prompts_of(arrays: Arrays) -> list[list[int]]:
     ids, lengths = arrays["input_ids"], arrays["input_lengths"].reshape(-1)
     if ids.ndim != 2 or len(lengths) != len(ids):
         raise InvalidRequest(
-            f"input_ids has shape {list(ids.shape)} and input_lengths {counted(len(lengths), 'value')}; [batch, tokens] and one "
-            "length per row are accepted"
+            f"input_ids has shape {list(ids.shape)} and input_lengths {counted(len(lengths), 'value')}; [batch, tokens] and "
+            "one length per row are accepted"
         )
     if lengths.max() > ids.shape[1]:
         raise InvalidRequest(f"input_lengths holds {lengths.max()}, but input_ids has {ids.shape[1]} columns")
