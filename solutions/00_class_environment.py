@@ -9,7 +9,7 @@
 # How this works:
 # - You write the body of a function, run its cell, and run `check(...)` below it. The check calls your function with inputs
 #   that you have not seen. It says **passed**, **failed** (with the likely mistake in words) or **not measured here**.
-# - `hint(my_function)` shows up to three hints. The first is small, the third is nearly the answer.
+# - `hint(my_function)` shows up to three hints. The first is small, the third holds one line of the answer.
 # - Some cells ask for a **prediction** first. It is not graded; the figure shows it next to the measurement.
 # - Your progress, your measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell
 #   where you were and choose *Run All Above Selected Cell* in the Run menu; kept measurements are not repeated.

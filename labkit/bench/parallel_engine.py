@@ -13,6 +13,7 @@ from labkit.launch.ledger import COMPUTE
 from labkit.model import FixedBatches, KVCache
 from labkit.parallel import Layout, start_ranks
 from labkit.parallel.devices import rank_device
+from labkit.plurals import counted
 
 
 class ParallelLabkit(LabkitEngine):
@@ -30,7 +31,7 @@ class ParallelLabkit(LabkitEngine):
         self._lanes: list[FixedBatches] = []
         self._prefills: set[int] = set()
         self._describe(precision, device)
-        self.detail += f", {self.layout.ranks} ranks" + (", no CUDA graph" if device.type == "cuda" else "")
+        self.detail += f", {counted(self.layout.ranks, 'rank')}" + (", no CUDA graph" if device.type == "cuda" else "")
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError, InvalidRequest
+from labkit.plurals import counted
 from labkit.tokenizer import Tokenizer
 
 
@@ -45,7 +46,7 @@ class Checkpoint(ABC):
     def stored_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored; raises `InvalidRequest` for a name that the model does not have."""
         if name not in expected_shapes(self.config):
-            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
+            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {counted(self.config.num_layers, 'layer')}")
         return self._stored_dtype(name)
 
     def read(
@@ -65,7 +66,7 @@ class Checkpoint(ABC):
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:
-            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {self.config.num_layers} layers")
+            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {counted(self.config.num_layers, 'layer')}")
         if columns is not None and len(shape) == 1:
             raise InvalidRequest(f"{name} has one dimension; only its rows can be sliced, not columns")
         rows = _span(rows or slice(None), shape[0])
@@ -74,8 +75,8 @@ class Checkpoint(ABC):
         tensor = torch.empty(size if columns else [*size, *shape[1:]], device=device, dtype=dtype or self._stored_dtype(name))
         self._read(name, rows, columns, tensor)
         if not _all_finite(tensor):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(f"{self.name}: {name} holds {bad} values that are NaN or infinite as {tensor.dtype}")
+            bad = counted(int((~torch.isfinite(tensor)).sum()), "value that is", "values that are")
+            raise CheckpointError(f"{self.name}: {name} holds {bad} NaN or infinite as {tensor.dtype}")
         return tensor
 
     @abstractmethod

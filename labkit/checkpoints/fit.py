@@ -10,6 +10,7 @@ from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.weight_files import WeightFiles
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
+from labkit.plurals import counted
 
 _NO_WEIGHTS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias|scale_attn|embed_positions|rotary_emb\.inv_freq)")
 """Masks and position tables that older versions of transformers stored; a GPT-J computes them itself."""
@@ -48,8 +49,8 @@ def _check_strays(folder: Path, config: GPTJConfig, strays: list[str]) -> None:
     layers = 1 + max((int(found[1]) for name in strays if (found := _LAYER.match(name))), default=-1)
     if layers > config.num_layers:
         raise CheckpointError(
-            f"{folder} holds weights of {layers} layers, but n_layer in config.json is {config.num_layers}: {named} would "
-            "not be used; correct n_layer, or use the weights of the model that config.json describes"
+            f"{folder} holds weights of {counted(layers, 'layer')}, but n_layer in config.json is {config.num_layers}: {named} "
+            "would not be used; correct n_layer, or use the weights of the model that config.json describes"
         )
     if any(name.startswith(("transformer.", "lm_head.")) for name in strays):
         raise CheckpointError(

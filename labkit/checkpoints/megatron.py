@@ -28,6 +28,7 @@ from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.config import GPTJConfig
 from labkit.errors import CheckpointError
+from labkit.plurals import counted
 from labkit.tokenizer import Tokenizer
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -124,7 +125,8 @@ class RankedCheckpoint(Checkpoint):
     def _check(self) -> None:
         if self._archives.num_layers != self.config.num_layers:
             raise CheckpointError(
-                f"{self.name} has {self._archives.num_layers} layers in its files, its settings say {self.config.num_layers}"
+                f"{self.name} has {counted(self._archives.num_layers, 'layer')} in its files, "
+                f"its settings say {self.config.num_layers}"
             )
         for name, shape in expected_shapes(self.config).items():
             pieces = self._pieces(name)

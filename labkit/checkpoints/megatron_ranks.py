@@ -11,6 +11,7 @@ import torch
 from labkit.checkpoints.megatron_names import one_name
 from labkit.checkpoints.torch_archive import TorchArchive
 from labkit.errors import CheckpointError, InvalidRequest
+from labkit.plurals import counted
 
 Ranks = dict[tuple[int, int], TorchArchive]
 """The archive of each pair (pipeline rank, tensor rank)."""
@@ -64,7 +65,7 @@ class RankArchives:
             if layer < count:
                 return stage, layer
             layer -= count
-        raise InvalidRequest(f"{self.label} has {self.num_layers} layers")
+        raise InvalidRequest(f"{self.label} has {counted(self.num_layers, 'layer')}")
 
     def has(self, stage: int, name: str) -> bool:
         """Whether a pipeline stage has this tensor."""

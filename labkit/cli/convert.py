@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli.output import JsonOption, SeedOption, print_json, say
+from labkit.plurals import counted
 
 
 def convert(
@@ -53,7 +54,7 @@ def convert(
         seed=seed,
         progress=progress,
     )
-    say(f"{result.files} files, {result.bytes / 1e6:,.1f} MB")
+    say(f"{counted(result.files, 'file')}, {result.bytes / 1e6:,.1f} MB")
     if json:
         print_json({"path": str(result.path), "files": result.files, "bytes": result.bytes})
     else:

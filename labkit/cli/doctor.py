@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labkit.cli.output import JsonOption, print_json
+from labkit.plurals import counted
 
 if TYPE_CHECKING:
     from labkit.environment import Machine
@@ -92,7 +93,7 @@ def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None,
     table = Table(title="This machine", title_justify="left", show_header=False)
     cpu = machine.cpu
     table.add_row("system", machine.system)
-    table.add_row("processor", f"{cpu.model}, {cpu.usable_cores} cores usable, {cpu.architecture}")
+    table.add_row("processor", f"{cpu.model}, {counted(cpu.usable_cores, 'core')} usable, {cpu.architecture}")
     table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or "none of those that labkit looks for")
     used = kernels["instruction_set"] or f"not used: {kernels['why_not']}; torch's own kernels run"
     table.add_row("labkit's CPU kernels", used)

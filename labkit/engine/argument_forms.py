@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 from labkit.sampling_vocabulary import LARGEST
 
 LONGEST_WORD = 1024
@@ -131,8 +132,8 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
     lengths = [len(word) for word in kept]
     if max(lengths, default=0) > LONGEST_WORD or sum(lengths) > LONGEST_LIST:
         raise InvalidRequest(
-            f"{name} holds {len(kept)} words of up to {max(lengths)} characters or tokens, {sum(lengths)} in all; at most "
-            f"{LONGEST_WORD} per word and {LONGEST_LIST} in all are accepted"
+            f"{name} holds {counted(len(kept), 'word')} of up to {max(lengths)} characters or tokens, {sum(lengths)} in all; "
+            f"at most {LONGEST_WORD} per word and {LONGEST_LIST} in all are accepted"
         )
     return kept
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from labkit.engine.engine import Engine
 from labkit.engine.intake import NO_TOKENIZER
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 
 RESAMPLES = 1000
 
@@ -42,7 +43,9 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
         raise InvalidRequest(f"{NO_TOKENIZER}; a text cannot be scored with it")
     ids = engine.tokenizer.encode(text)
     if len(ids) < 2 or window < 2:
-        raise InvalidRequest(f"the text has {len(ids)} tokens and the window {window}; at least 2 of each are needed")
+        raise InvalidRequest(
+            f"the text has {counted(len(ids), 'token')} and the window {window}; at least 2 of each are needed"
+        )
     nats: list[float] = []
     byte_counts: list[int] = []
     stride = window // 2

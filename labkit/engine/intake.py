@@ -18,6 +18,7 @@ from labkit.engine.prompt_arguments import Params, Prompts, one_prompt, params_l
 from labkit.engine.sampling_params import SamplingParams
 from labkit.engine.schedule.sequence import Sequence
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 
 NO_TOKENIZER = (
     "this model has no tokenizer (synthetic weights have none; a directory needs tokenizer.json, or vocab.json and merges.txt)"
@@ -110,7 +111,8 @@ class RequestIntake:
             )
         if len(tokens) > self._config.context_length:
             raise InvalidRequest(
-                f"a prompt has {len(tokens)} tokens, but the model's context holds {self._config.context_length}; shorten it"
+                f"a prompt has {counted(len(tokens), 'token')}, but the model's context holds "
+                f"{self._config.context_length}; shorten it"
             )
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._config.vocab_size:
@@ -133,7 +135,7 @@ class RequestIntake:
         limit = params.fit(self._config, len(tokens))
         name = "num_beams" if params.num_beams > 1 else "num_samples"
         if (width := getattr(params, name)) > self._max_batch_size:
-            raise InvalidRequest(f"{name} is {width}; this engine runs {self._max_batch_size} sequences at a time")
+            raise InvalidRequest(f"{name} is {width}; this engine runs {counted(self._max_batch_size, 'sequence')} at a time")
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -170,6 +172,6 @@ def _check_size(bad_words: list[tuple[int, ...]]) -> None:
     longest = max(map(len, bad_words), default=0)
     if longest > 1 and longest * len(bad_words) > MOST_WORD_TOKENS:
         raise InvalidRequest(
-            f"bad_words holds {len(bad_words)} words of up to {longest} tokens; the number of words times the tokens of the "
-            f"longest may be at most {MOST_WORD_TOKENS}: give fewer or shorter words"
+            f"bad_words holds {counted(len(bad_words), 'word')} of up to {counted(longest, 'token')}; the "
+            f"number of words times the tokens of the longest may be at most {MOST_WORD_TOKENS}: give fewer or shorter words"
         )

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from labkit.engine import argument_forms
 from labkit.engine.sampling_params import SamplingParams
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 
 Prompts: TypeAlias = str | Iterable[str | SequenceOf[int]]
 """One text, several texts, or several lists of token ids."""
@@ -61,7 +62,9 @@ def params_list(params: Any, count: int) -> list[SamplingParams]:
             "SamplingParams(temperature=0.8, ...)"
         )
     if len(found) != count:
-        raise InvalidRequest(f"{len(found)} sampling params for {count} prompts; give one for all, or one for each prompt")
+        raise InvalidRequest(
+            f"{len(found)} sampling params for {counted(count, 'prompt')}; give one for all, or one for each prompt"
+        )
     return [one or SamplingParams() for one in found]
 
 

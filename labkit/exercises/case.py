@@ -18,6 +18,13 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+def own_error(error: BaseException) -> BaseException:
+    """The error that a kernel raised; Triton's interpreter and its compiler wrap it in errors of their own."""
+    cause = error.__cause__
+    wrapped = type(error).__name__ == "InterpreterError" or type(cause).__name__ == "CompilationError"
+    return own_error(cause) if cause is not None and wrapped else error
+
+
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:
     """The last line of a learner's own function that led to this error; an empty string if there is none."""
     code = getattr(inspect.unwrap(function), "__code__", None)

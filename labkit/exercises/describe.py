@@ -11,6 +11,7 @@ from torch import Tensor
 
 from labkit.exercises.comparison import RELATIVE, Difference
 from labkit.plain_values import Foreign
+from labkit.plurals import counted
 
 FACTORS = (
     (2, "twice"),
@@ -60,7 +61,9 @@ def describe_difference(difference: Difference) -> Description:
     if difference.reason == "dtype":
         return Description(f"The tensor {_at(difference)}has the wrong dtype.", shown)
     if difference.reason == "length":
-        return Description(f"{place} returns {_items(len(found))}; it should return {_items(len(expected))}.", shown)
+        return Description(
+            f"{place} returns {counted(len(found), 'item')}; it should return {counted(len(expected), 'item')}.", shown
+        )
     if difference.reason == "keys":
         keys = f"got      {found}\nexpected {expected}"
         return Description(f"{place} returns a dictionary with the wrong keys.", keys)
@@ -72,10 +75,6 @@ def describe_difference(difference: Difference) -> Description:
         return _describe_tensor(found, expected, difference)
     # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
     return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"got {brief(found)}")
-
-
-def _items(count: int) -> str:
-    return "1 item" if count == 1 else f"{count} items"
 
 
 def brief(value: Any, *, hidden: bool = False) -> str:

@@ -44,7 +44,7 @@ class Exercise:
     - `function` is the name of the function that the learner writes.
     - `cases(seed)` makes inputs: ragged ones, some of size 1, some whose size is no power of two.
     - `reference` is right; each of `mistakes` is wrong for at least one case of every seed.
-    - `hints` go from a nudge to nearly the answer.
+    - `hints` go from a question, by the idea and its operation, to one key line.
     - `requires` names what the machine must have ("cuda", ...); without it the verdict is "not measured here".
     - `writes` lists the positions of arguments that the function is meant to change.
     - `observe(case, value)` returns what is compared; an answer may also be a change of the function's arguments.

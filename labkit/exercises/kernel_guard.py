@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.exercises.kernel_traceback import show_shortly
 from labkit.measure.traffic import Traffic
 
 _POISON = 0x3F3F3F3F
@@ -127,13 +128,19 @@ def watch_kernels() -> Iterator[list[KernelLaunch]]:
 
 @contextlib.contextmanager
 def _launching(function: Any) -> Iterator[KernelLaunch]:
-    """A launch of the kernel that this Python function defines; it is noted in every list of `watch_kernels`."""
+    """A launch of the kernel that this Python function defines; it is noted in every list of `watch_kernels`.
+
+    A notebook shows an error of the kernel in a few lines.
+    """
     noted = KernelLaunch(getattr(function, "__name__", "a kernel"), _from_labkit(function))
     for seen in _watching:
         seen.append(noted)
     _under_way[0] += 1
     try:
         yield noted
+    except Exception as error:
+        show_shortly(error)
+        raise
     finally:
         _under_way[0] -= 1
 

@@ -13,6 +13,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.shapes import Shape, bare, some_configs
+from labkit.plurals import counted
 
 BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
 
@@ -203,7 +204,7 @@ def _cache_cases(seed: int) -> list[Case]:
         [draw.randrange(1, 2000) for _ in range(33)],
     ]
     return [
-        Case(f"{label}, {len(lengths)} sequences, {size} bytes per element", (bare(config), lengths, size))
+        Case(f"{label}, {counted(len(lengths), 'sequence')}, {size} bytes per element", (bare(config), lengths, size))
         for (label, config), lengths, size in zip(some_configs(seed), batches, (2, 4, 2, 1, 2), strict=True)
     ]
 

@@ -18,6 +18,7 @@ from labkit.exercises.counted_model import CountedModel
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab00 import decode_floor_ms
 from labkit.exercises.shapes import some_configs
+from labkit.plurals import counted
 
 Call = Callable[[], Any]
 
@@ -278,7 +279,7 @@ def _bytes_cases(seed: int) -> list[Case]:
         shape = (draw.choice([1, 3]), draw.choice([1, 4, 5]), draw.randrange(1, 60), draw.choice([6, 32]))
         layers = draw.randrange(1, 8)
         cache = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(layers)]
-        cases.append(Case(f"{layers} layers of {shape}, {dtype}", (cache,)))
+        cases.append(Case(f"{counted(layers, 'layer')} of {shape}, {dtype}", (cache,)))
     first, last = torch.zeros(1, 2, 9, 8), torch.zeros(1, 2, 11, 8, dtype=torch.float16)[:, :, 2:7]
     return [*cases, Case("layers of different lengths and dtypes", ([(first, first.clone()), (last, last.clone())],))]
 
@@ -359,7 +360,7 @@ def _throughput_cases(seed: int) -> list[Case]:
         if runs > 2:
             prefill[draw.randrange(runs)] *= 20
             decode[draw.randrange(runs)] *= 9
-        cases.append(Case(f"batch {batch}, prompt {p}, {n} new tokens, {runs} runs", (batch, p, n, prefill, decode)))
+        cases.append(Case(f"batch {batch}, prompt {p}, {n} new tokens, {counted(runs, 'run')}", (batch, p, n, prefill, decode)))
     return cases
 
 

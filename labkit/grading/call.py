@@ -15,21 +15,26 @@ from typing import Any
 from torch import Tensor
 
 from labkit.errors import NotAvailable
-from labkit.exercises.case import Case, directly, own_line
+from labkit.exercises.case import Case, directly, own_error, own_line
 from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernels import prepare
 from labkit.grading.shorten import shorten
+from labkit.measure.contention import Contention
 
 NOT_ATTEMPTED = "NotImplementedError"
-_ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
+BUSY = "OutOfTimeOnABusyMachine"
+"""The kind of error if a call was stopped by its time limit while other programs had the processor."""
+_ENDING = (NOT_ATTEMPTED, BUSY, "OutOfTimeError", "RankFailed")
 """After one of these errors no further case is tried: the same would happen again, or it would take as long again."""
 Progress = Callable[[int, int], object]
 _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves one number for each row"
 _ADVICE = {
     "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
-    "unsupported operand type(s) for ** ": "Triton has no **: write z * z * z",
+    "for ** or pow(): 'tensor' and 'float'": "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))",
+    "unsupported operand type(s) for ** ": "Triton has no **: write z * z for a square, z * z * z for a cube",
+    "no attribute '__pow__'": "Triton has no **: write z * z for a square, tl.sqrt(n.to(tl.float32)) for a root",
     "Expected dtype ['fp": "tl.sqrt, tl.exp and the like take floating-point numbers: convert first, head_dim.to(tl.float32)",
     "invalid operands of type pointer": "only a whole number can be added to an address; slots and positions are whole numbers",
     "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
@@ -133,10 +138,16 @@ def held_back() -> Iterator[io.StringIO]:
 
 
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:
-    """Call `function` on one case, `watched` by the exercise's contracts; the value is what the exercise observes."""
+    """Call `function` on one case, `watched` by the exercise's contracts; the value is what the exercise observes.
+
+    A watched call that was stopped has an error of kind `BUSY` if other programs took processor time from it.
+    """
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
-        outcome = call(function, case, exercise.seconds, exercise.run)
+        with Contention() if watched else contextlib.nullcontext() as contention:
+            outcome = call(function, case, exercise.seconds, exercise.run)
+    if contention and contention.words and outcome.error_kind == OutOfTimeError.__name__:
+        return replace(outcome, error=f"{outcome.error}, but {contention.words}", error_kind=BUSY)
     breach = "" if outcome.error else next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     if outcome.error:
         return outcome
@@ -170,15 +181,8 @@ def call(
     except KeyboardInterrupt:
         raise
     except BaseException as raised:  # a learner's code may raise anything
-        error = _own_error(raised)
+        error = own_error(raised)
         return Outcome(error=_in_words(error, function), error_kind=type(error).__name__)
-
-
-def _own_error(error: BaseException) -> BaseException:
-    """The error that a kernel raised; Triton's interpreter wraps it in errors of its own."""
-    while type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:

@@ -14,8 +14,9 @@ from labkit.grading.judge import SEEDS, judge, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.progress import Progress
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import NOT_ATTEMPTED, PASSED, Verdict
+from labkit.grading.verdict import INCONCLUSIVE, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.measure import progress_bar
+from labkit.plurals import counted
 
 SILENT_SECONDS = 2.0
 """A check that takes longer than this shows a progress bar."""
@@ -74,8 +75,10 @@ def passed(function: Callable[..., Any] | str) -> bool:
     verdict = check_quietly(exercise, function)
     if verdict.verdict == NOT_ATTEMPTED:
         print(f"{_needs(exercise)} Solve it first.")
+    elif verdict.verdict == INCONCLUSIVE:
+        print(f"{_needs(exercise)} {verdict.message}")
     elif verdict.verdict != PASSED:
-        before = f"It passed before ({kept} points kept), but what you have now fails" if kept else "It fails"
+        before = f"It passed before ({counted(kept, 'point')} kept), but what you have now fails" if kept else "It fails"
         print(f"{_needs(exercise)} {before}: {verdict.message}")
     return verdict.verdict == PASSED
 
@@ -85,7 +88,7 @@ def _needs(exercise: Exercise) -> str:
 
 
 def hint(function: Callable[..., Any] | str) -> None:
-    """Show the next of the exercise's three hints, from a nudge to nearly the answer; after the third, all of them again."""
+    """Show the next of the exercise's three hints, from a question to one key line; after the third, all of them again."""
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     for number in Progress().next_hints(exercise.name):
         print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")

@@ -10,10 +10,11 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
 from labkit.exercises.describe import describe_difference
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
+from labkit.grading.call import BUSY, NOT_ATTEMPTED, Outcome, call_and_observe
 from labkit.grading.shorten import shorten
-from labkit.grading.verdict import FAILED, NOT_MEASURED, PASSED, Verdict
+from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
+from labkit.plurals import counted
 
 SEEDS = (11, 23, 47)
 """The seeds of the inputs; each check uses the cases of all of them."""
@@ -22,6 +23,7 @@ MOST_MESSAGE, MOST_LINE = 1000, 300
 """The most characters of a verdict's message, and of one line of its details."""
 MOST_PRINTED = 12
 """A verdict shows at most this many lines of what the function printed for the failed case."""
+AGAIN = "The machine was busy; close other programs and run the check again."
 
 
 def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
@@ -32,6 +34,8 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
         for case, right, outcome in zip(cases, expected, outcomes, strict=False):
             if outcome.error_kind == NOT_ATTEMPTED:
                 return untouched(exercise)
+            if outcome.error_kind == BUSY:
+                return make(exercise, INCONCLUSIVE, f"{AGAIN} {_sentence(outcome.error)}", _details(exercise, case, outcome))
             difference = None if outcome.error else _difference(exercise, outcome.value, right)
             if outcome.error or difference:
                 known = _known_mistake(exercise, runs)
@@ -43,10 +47,16 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
                 message = f"The result is right, but {outcome.breach}."
                 return make(exercise, FAILED, message, _details(exercise, case, outcome))
         if len(outcomes) != len(cases):
-            return make(exercise, FAILED, f"Your function returned {len(outcomes)} answers for {len(cases)} inputs.")
+            return make(
+                exercise,
+                FAILED,
+                f"Your function returned {counted(len(outcomes), 'answer')} for {counted(len(cases), 'input')}.",
+            )
     if not runs:
         return make(exercise, FAILED, "Your function returned no answers.")
-    return make(exercise, PASSED, f"{sum(map(len, runs.values()))} inputs agree with the reference.")
+    return make(
+        exercise, PASSED, f"{counted(sum(map(len, runs.values())), 'input agrees', 'inputs agree')} with the reference."
+    )
 
 
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
@@ -68,6 +78,10 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
+def _sentence(text: str) -> str:
+    return f"Your function did not finish: {text}."
+
+
 def _failed(
     exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference | None, known: Mistake | None
 ) -> Verdict:
@@ -77,7 +91,7 @@ def _failed(
         message = known.message if known else _wrong(exercise, case, outcome, right, difference, description.message)
     else:
         more = outcome.error if known else ""
-        message = known.message if known else f"Your function did not finish: {outcome.error}."
+        message = known.message if known else _sentence(outcome.error)
     return make(exercise, FAILED, message, _details(exercise, case, outcome, more))
 
 

@@ -10,6 +10,7 @@ from labkit.exercises.registry import of_lab
 from labkit.grading.check import in_notebook, show
 from labkit.grading.progress import Progress, Standing
 from labkit.grading.verdict import colour
+from labkit.plurals import counted
 
 
 def progress_panel(lab: str) -> None:
@@ -69,7 +70,7 @@ def _table(lab: str) -> str:
 
 
 def _row(exercise: Exercise, standing: Standing) -> str:
-    hints = f", {standing.hints} hint{'s' * (standing.hints > 1)}" if standing.hints else ""
+    hints = f", {counted(standing.hints, 'hint')}" if standing.hints else ""
     return (
         f"<tr><td>{exercise.number}</td><td style='text-align:left'>{html.escape(exercise.title)}</td>"
         f"<td>{standing.points}/{exercise.points}{hints}</td>"

@@ -5,17 +5,22 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
+from labkit.plurals import counted
+
 PASSED = "passed"
 FAILED = "failed"
 NOT_MEASURED = "not measured here"
 NOT_ATTEMPTED = "not attempted"
+INCONCLUSIVE = "inconclusive"
+"""The time limit of a check has ended a call while other programs had the processor."""
 
-_SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…"}
-_COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2"}
+_SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…", INCONCLUSIVE: "?"}
+_COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2", INCONCLUSIVE: "#777777"}
 _LAST_CHECK = {
     FAILED: "the last check failed",
     NOT_MEASURED: "the last check could not measure it here",
     NOT_ATTEMPTED: "the last check found it not attempted",
+    INCONCLUSIVE: "the last check was inconclusive",
 }
 
 
@@ -24,7 +29,9 @@ def state(verdict: str, kept: int = 0) -> str:
 
     The best result counts, and both results are named: "passed before (10 points kept); the last check failed".
     """
-    return verdict if verdict == PASSED or not kept else f"passed before ({kept} points kept); {_LAST_CHECK[verdict]}"
+    return (
+        verdict if verdict == PASSED or not kept else f"passed before ({counted(kept, 'point')} kept); {_LAST_CHECK[verdict]}"
+    )
 
 
 def colour(verdict: str, kept: int = 0) -> str:

@@ -17,6 +17,7 @@ from labkit.forked import by_owner
 from labkit.launch.outcome import Launched
 from labkit.launch.processes import MOST_RANKS
 from labkit.launch.team import Each, LaunchOptions, Team
+from labkit.plurals import counted
 
 COLLECTIVE_SECONDS = 5.0
 """By default a collective fails if a rank has not joined it within this many seconds."""
@@ -52,7 +53,9 @@ def launch(
         raise InvalidRequest(f"ranks is {ranks!r}; a whole number from 1 to {MOST_RANKS} is accepted")
     for argument in args:
         if isinstance(argument, Each) and len(argument.values) != ranks:
-            raise InvalidRequest(f"Each has {len(argument.values)} values for {ranks} ranks; give one value per rank")
+            raise InvalidRequest(
+                f"Each has {counted(len(argument.values), 'value')} for {counted(ranks, 'rank')}; give one value per rank"
+            )
     global _team
     with _lock:
         if _team is None:

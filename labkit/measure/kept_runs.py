@@ -15,6 +15,7 @@ from labkit.environment import describe
 from labkit.errors import InvalidRequest
 from labkit.home import home, write_atomically
 from labkit.measure.timing import ADVICE, Timing, ratio
+from labkit.plurals import counted
 
 
 class KeptRuns:
@@ -81,4 +82,4 @@ def _disturbed(value: Any) -> str:
 
 def _machine() -> str:
     machine = describe()
-    return ", ".join([machine.cpu.model, f"{machine.cpu.usable_cores} cores", *(gpu.name for gpu in machine.gpus)])
+    return ", ".join([machine.cpu.model, counted(machine.cpu.usable_cores, "core"), *(gpu.name for gpu in machine.gpus)])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.errors import InvalidRequest
 from labkit.measure.how_far import predictions_in_words
 from labkit.measure.ladder import Rung
+from labkit.plurals import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ def sweep_plot(
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
-            raise InvalidRequest(f"line {name!r} has {len(given)} values for {len(x)} points of x")
+            raise InvalidRequest(f"line {name!r} has {counted(len(given), 'value')} for {counted(len(x), 'point')} of x")
     figure = new_figure(title, caption)
     axes = figure.add_subplot()
     for (name, values), colour in zip(lines.items(), COLOURS * 9, strict=False):
@@ -176,7 +177,7 @@ def _check_groups(
     """Raise `InvalidRequest` where the arguments of `prediction_plot` do not fit together."""
     for label, values in series.items():
         if len(values) != len(names):
-            raise InvalidRequest(f"series {label!r} has {len(values)} values for {len(names)} names")
+            raise InvalidRequest(f"series {label!r} has {counted(len(values), 'value')} for {counted(len(names), 'name')}")
     for label, spans in ranges.items():
         if label not in series or len(spans) != len(names):
             raise InvalidRequest(
@@ -277,7 +278,7 @@ def parts_plot(
     before = [0.0] * len(names)
     for (label, values), colour in zip(parts.items(), COLOURS * 9, strict=False):
         if len(values) != len(names):
-            raise InvalidRequest(f"part {label!r} has {len(values)} values for {len(names)} names")
+            raise InvalidRequest(f"part {label!r} has {counted(len(values), 'value')} for {counted(len(names), 'name')}")
         bars = axes.barh(range(len(names)), values, height=0.7, left=before, color=colour, label=label)
         before = [start + value for start, value in zip(before, values, strict=True)]
     if parts:

@@ -15,6 +15,7 @@ from typing import Any
 
 from labkit.errors import InvalidRequest
 from labkit.measure.contention import Contention
+from labkit.plurals import counted
 from labkit.torch_state import torch_threads
 
 TOO_NOISY = "too noisy to compare"
@@ -71,7 +72,7 @@ class Timing:
         return statistics.quantiles(self.samples, n=4, method="inclusive")
 
     def __str__(self) -> str:
-        return f"{1e3 * self.median:.3f} ms ({1e3 * self.low:.3f} to {1e3 * self.high:.3f}, {self.runs} runs)"
+        return f"{1e3 * self.median:.3f} ms ({1e3 * self.low:.3f} to {1e3 * self.high:.3f}, {counted(self.runs, 'run')})"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def compare(
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
-            f"timing {len(calls)} calls with warmup {warmup}, min_runs {min_runs}, max_runs {max_runs}, max_seconds "
+            f"timing {counted(len(calls), 'call')} with warmup {warmup}, min_runs {min_runs}, max_runs {max_runs}, max_seconds "
             f"{max_seconds}: at least one call, warmup 0 or more, 1 <= min_runs <= max_runs, max_seconds above 0 are needed"
         )
     wait = synchronise or waiter(device)
@@ -186,7 +187,9 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
     a run of `fast` took no time.
     """
     if slow.runs != fast.runs:
-        raise InvalidRequest(f"a ratio pairs runs taken side by side, but these have {slow.runs} and {fast.runs} runs")
+        raise InvalidRequest(
+            f"a ratio pairs runs taken side by side, but these have {slow.runs} and {counted(fast.runs, 'run')}"
+        )
     if not all(sample > 0 for sample in fast.samples):
         raise InvalidRequest("a run took no time that the clock could see; time more work in one call")
     pairs = sorted(zip(slow.samples, fast.samples, strict=True), key=lambda pair: pair[0] / pair[1])

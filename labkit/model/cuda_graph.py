@@ -24,6 +24,7 @@ from labkit.model.kv_cache import KVCache
 from labkit.model.prefill_inputs import PrefillInputs
 from labkit.model.side_stream import SideStream
 from labkit.ops.backend import on_triton
+from labkit.plurals import counted
 
 Bucket = int | tuple[int, int]
 """The size that a graph is captured for: the number of decoding sequences, or the sequences and tokens of a prefill."""
@@ -126,7 +127,9 @@ class GraphedGPTJ(Forward):
         """
         wanted = self.buckets if buckets is None else tuple(buckets)
         if unknown := [bucket for bucket in wanted if bucket not in self.buckets]:
-            raise InvalidRequest(f"there is no bucket of {unknown[0]} sequences; the buckets are {list(self.buckets)}")
+            raise InvalidRequest(
+                f"there is no bucket of {counted(unknown[0], 'sequence')}; the buckets are {list(self.buckets)}"
+            )
         if not on_triton(self.model.layers[0].ln_1_weight):
             raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
@@ -154,7 +157,7 @@ class GraphedGPTJ(Forward):
         """Drop all graphs if they were captured with another cache, since they contain its addresses."""
         if cache.num_slots <= self.padding_slot:
             raise InvalidRequest(
-                f"padding is written to slot {self.padding_slot}, but the KV cache has {cache.num_slots} slots; "
+                f"padding is written to slot {self.padding_slot}, but the KV cache has {counted(cache.num_slots, 'slot')}; "
                 f"make it with at least {self.padding_slot + 1} slots, and give slot {self.padding_slot} to no sequence"
             )
         if self._cache is None or self._cache() is not cache:
@@ -189,9 +192,9 @@ class GraphedGPTJ(Forward):
     def _check_room(self, batch: Batch, steps: int) -> None:
         if not batch.is_decode or batch.soft_rows is not None or steps < 1:
             raise InvalidRequest(
-                f"a greedy decode was asked for {steps} steps, and its batch has {batch.num_tokens} new tokens of "
-                f"{batch.num_sequences} sequences; at least one step is accepted, and a batch with one new token of each "
-                "sequence and no soft prompt"
+                f"a greedy decode was asked for {counted(steps, 'step')}, and its batch has "
+                f"{counted(batch.num_tokens, 'new token')} of {counted(batch.num_sequences, 'sequence')}; at least one step is "
+                "accepted, and a batch with one new token of each sequence and no soft prompt"
             )
         longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
         columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length

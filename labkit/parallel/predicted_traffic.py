@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.parallel.layout import Layout
+from labkit.plurals import counted
 
 HIDDEN_BYTES = 4
 """Bytes of one number of a hidden state in float32, which ranks on the CPU send. Ranks on GPUs send the model's own dtype."""
@@ -60,7 +61,7 @@ def bubble(stages: int, pieces: int) -> float:
     (p - 1) / (m + p - 1): Huang et al. 2019, GPipe. Raises `InvalidRequest` if one of the two numbers is below 1.
     """
     if stages < 1 or pieces < 1:
-        raise InvalidRequest(f"{stages} stages and {pieces} pieces; at least one of each is accepted")
+        raise InvalidRequest(f"{counted(stages, 'stage')} and {counted(pieces, 'piece')}; at least one of each is accepted")
     return (stages - 1) / (pieces + stages - 1)
 
 

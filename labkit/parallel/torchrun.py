@@ -24,6 +24,7 @@ from labkit.parallel.devices import CPU
 from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links
 from labkit.parallel.task_messages import StopHeader
+from labkit.plurals import counted
 
 BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0
@@ -60,7 +61,7 @@ class TorchrunRanks:
             store.wait([f"host {rank}" for rank in range(started)], timedelta(seconds=patience))
         except RuntimeError:
             late = [str(rank) for rank in range(started) if not store.check([f"host {rank}"])]
-            raise RankFailed(f"of {started} ranks, {', '.join(late)} did not come within {patience:g} s") from None
+            raise RankFailed(f"of {counted(started, 'rank')}, {', '.join(late)} did not come within {patience:g} s") from None
         self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
         self.links = Links.gloo(layout, self.rank, store.clone(), timeout, device=device)
         self._signs = SignsOfLife(store.clone(), layout, self.rank, self._hosts, self.links)

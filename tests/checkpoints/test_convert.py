@@ -64,7 +64,7 @@ def test_each_tensor_keeps_its_dtype_and_a_precision_changes_all(tmp_path: Path)
     assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in mixed.items())
     weights["lm_head.bias"][5] = 1e6
     save_file(weights, tmp_path / "source" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lm_head\.bias holds 1 values that are NaN or infinite as torch.float16"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.bias holds 1 value that is NaN or infinite as torch.float16"):
         convert(tmp_path / "source", tmp_path / "never", "hf", precision="fp16")
     assert not (tmp_path / "never").exists()
 

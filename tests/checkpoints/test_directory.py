@@ -134,7 +134,7 @@ def test_a_value_that_is_no_number(tmp_path: Path, value: float, layout: str) ->
     with torch.no_grad():
         peer.state_dict()[VICTIM][-1, -2] = value
     directory = save(peer, tmp_path, layout)
-    with pytest.raises(CheckpointError, match=f"{VICTIM} holds 1 values that are NaN or infinite as torch.float32"):
+    with pytest.raises(CheckpointError, match=f"{VICTIM} holds 1 value that is NaN or infinite as torch.float32"):
         labkit.load(directory, device="cpu")
     checkpoint = open_checkpoint(directory)
     assert checkpoint.read(VICTIM, rows=slice(0, -1)).isfinite().all()
@@ -146,7 +146,7 @@ def test_a_value_too_large_for_half_precision(whole: Path) -> None:
     rewrite(whole, lambda weights: weights["lm_head.bias"].__setitem__(7, 70_000.0))
     assert labkit.load(whole, device="cpu", dtype="fp32").logits([1]).isfinite().all()
     assert labkit.load(whole, device="cpu", dtype="bf16").logits([1]).isfinite().all()
-    with pytest.raises(CheckpointError, match=r"lm_head\.bias holds 1 values that are NaN or infinite as torch.float16"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.bias holds 1 value that is NaN or infinite as torch.float16"):
         labkit.load(whole, device="cpu", dtype="fp16")
 
 

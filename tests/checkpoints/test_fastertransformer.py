@@ -195,7 +195,7 @@ def test_a_file_that_vanishes_or_holds_no_number(tmp_path: Path, source: Path) -
     values = np.fromfile(path / "model.lm_head.bias.bin", "<f4")
     values[5] = np.nan
     values.tofile(path / "model.lm_head.bias.bin")
-    with pytest.raises(CheckpointError, match=r"lm_head\.bias holds 1 values that are NaN"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.bias holds 1 value that is NaN"):
         checkpoint.read("lm_head.bias")
 
 

@@ -342,7 +342,7 @@ def test_a_weight_that_is_no_number(tmp_path: Path, model: tuple[Path, dict[str,
     def edit(content: dict[str, Any]) -> None:
         content["model"]["language_model"]["encoder"]["final_layernorm.bias"][3] = float("inf")
 
-    with pytest.raises(CheckpointError, match=r"ln_f\.bias holds 1 values that are NaN or infinite"):
+    with pytest.raises(CheckpointError, match=r"ln_f\.bias holds 1 value that is NaN or infinite"):
         open_checkpoint(change(path, edit)).read("transformer.ln_f.bias")
 
 

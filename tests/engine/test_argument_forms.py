@@ -108,7 +108,7 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"bad_words": [{1, 2}]}, ["bad_words holds {1, 2}"]),
     ({"bad_words": ["\ud83d"]}, ["bad_words holds '\\ud83d'"]),
     ({"bad_words": [[1.5]]}, ["bad_words holds [1.5]"]),
-    ({"stop": ["x" * 1025]}, ["stop holds 1 words of up to 1025", "1024"]),
+    ({"stop": ["x" * 1025]}, ["stop holds 1 word of up to 1025", "1024"]),
     ({"stop": ["xxxxxxxxxx"] * 7000}, ["stop holds 7000 words", "70000 in all", "65536"]),
     ({"stop_token_ids": "13"}, ["stop_token_ids is '13'", "token ids"]),
     ({"stop_token_ids": [1.0]}, ["stop_token_ids holds 1.0"]),

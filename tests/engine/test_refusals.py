@@ -66,7 +66,7 @@ def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: li
         ([[5]], SamplingParams(stop_token_ids=[59]), ["stop_token_ids", "59"]),
         ([[5]], SamplingParams(bad_words=[[2, 61]]), ["bad_words", "61"]),
         ([[5]], SamplingParams(stop="end"), ["no tokenizer"]),
-        ([[5]], [SamplingParams(), SamplingParams()], ["2 sampling params for 1 prompts"]),
+        ([[5]], [SamplingParams(), SamplingParams()], ["2 sampling params for 1 prompt"]),
         ([[5]], SamplingParams(num_samples=5, temperature=1.0), ["num_samples is 5", "4"]),
     ],
 )

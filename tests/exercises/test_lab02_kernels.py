@@ -40,6 +40,8 @@ NORM, ROTARY, ATTENTION, GELU, INT8 = KERNELS = (
     "int8_product",
 )
 HALF = "In half precision your sums overflow"
+SQUARES = "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"
+ROOT_OF = "tl.sqrt(head_dim.to(tl.float32))"
 WEIGHT = "tl.where(seen, tl.exp(score - top), 0.0)"
 
 # exercise, what is replaced by what in the solution's cell, and a part of the message
@@ -51,7 +53,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {".to(tl.float32)": ""}, HALF),
     (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=size"}, "take BLOCK=triton.next_power_of_2(size)"),
     (NORM, {"norm_kernel[(count,)]": "norm_kernel[(count)]"}, "one number needs a comma: kernel[(count,)]"),
-    (NORM, {"centred * centred)": "centred ** 2)"}, "Triton has no **"),
+    (NORM, {"centred * centred)": "centred ** 2)"}, "Triton has no **: write z * z"),
     (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=1024"}, "of hidden; the first that is missing is (0, 1024)"),
     (NORM, {"tl.store(normed + place": "tl.store(hidden + place"}, "kernels have stored none of the 300 elements of normed"),
     (NORM, {"tl.sum(centred * centred) / size": "tl.sum(centred * centred) / BLOCK"}, "You divide the variance by BLOCK"),
@@ -66,8 +68,14 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {"tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)": "0.0"}, "The residual is missing"),
     (
         NORM,
-        {".to(tl.float32)": "", "centred * centred) / size": "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"},
+        {".to(tl.float32)": "", "centred * centred) / size": SQUARES},
         HALF,
+    ),
+    (NORM, {"centred * centred) / size": SQUARES}, "You compute the variance as the mean of x * x minus mean * mean"),
+    (
+        NORM,
+        {"tl.where(inside, x - tl.sum(x) / size, 0.0)": "x - tl.sum(x) / size", "/ size + epsilon": "/ (size - 1) + epsilon"},
+        "Two things are wrong. First: Masked-out columns hold 0",
     ),
     (ROTARY, {"k0 * c - k1 * s": "k0", "k1 * c + k0 * s": "k1"}, "The key is written before it is turned"),
     (ROTARY, {"tl.load(positions + token)": "token"}, "You turn by the number of the row in the batch"),
@@ -129,6 +137,14 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         "You divide each part by its own sum",
     ),
     (ATTENTION, {"mask=seen, other=0": "other=None"}, "it raised OutsideTensor: program ("),
+    (ATTENTION, {ROOT_OF: "head_dim ** 0.5"}, "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))"),
+    (ATTENTION, {ROOT_OF: "head_dim ** -0.5"}, "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))"),
+    (ATTENTION, {"largest.amax(-1, keepdim=True)": "largest.max()"}, "Your m is the largest of several sequences or heads"),
+    (
+        ATTENTION,
+        {"largest.amax(-1, keepdim=True)": "largest.amax((1, 2), keepdim=True)"},
+        "Your m is the largest of several sequences or heads",
+    ),
     (GELU, {"z * z * z": "z"}, "The cube is missing"),
     (GELU, {"tl.sigmoid(2 * ": "tl.sigmoid("}, "sigmoid takes twice the argument"),
     (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return only the factor"),

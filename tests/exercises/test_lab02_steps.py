@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,10 @@ from labkit.exercises.lab02.online_softmax import online_softmax
 from labkit.exercises.lab02.products import int8_product
 from labkit.exercises.lab02.qkv_and_cache import fuse_qkv, write_then_read
 from labkit.exercises.lab02.sampling import sample_token
+from labkit.exercises.registry import exercise as find
+from labkit.grading.call import run_cases
+from labkit.grading.judge import judge
+from labkit.grading.lab_notebooks import solved_notebook
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference
 from labkit.ops.linear import linear_reference
@@ -179,3 +185,35 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
     assert "Not drawn, because other programs disturbed the measurement: noisy." in capsys.readouterr().out
     assert 0.1 < intensity < 1
     assert rate > 0
+
+
+@pytest.mark.parametrize(
+    ("first", "changed", "said"),
+    [
+        ("largest - new", "new - largest", "The sign in your factor is wrong"),
+        ("math.exp(largest - new)", "math.exp(new - largest) if total else 0.0", "yours makes them grow"),
+        ("scores - new", "new - scores", "The sign of your weights is wrong"),
+    ],
+)
+def test_a_wrong_sign_in_one_pass_is_named(first: str, changed: str, said: str) -> None:
+    solved = solved_notebook((Path(__file__).parents[2] / "solutions" / "02_fused_kernels.py").read_text("utf-8"))
+    source = next(cell.source for cell in solved.cells if "def online_softmax(" in cell.source)
+    scope: dict[str, Any] = {"math": math, "torch": torch}
+    exec(source.replace(first, changed), scope)
+    exercise = find("online_softmax")
+    verdict = judge(exercise, {11: run_cases(scope["online_softmax"], exercise, 11)})
+    assert said in verdict.message
+
+
+@pytest.mark.parametrize("exercise", [*lab02.EXERCISES, find("stream_text")], ids=lambda exercise: exercise.number)
+def test_hints_hold_one_line_of_the_solution_at_most(exercise: Any) -> None:
+    name = {"02": "02_fused_kernels.py", "04": "04_triton_deployment.py"}[exercise.lab]
+    source = (Path(__file__).parents[2] / "solutions" / name).read_text("utf-8")
+    cell = next(cell for cell in source.split("# %%") if f"\ndef {exercise.function}(" in cell)
+    solved = re.findall(r"# BEGIN SOLUTION.*?\n(.*?)# END SOLUTION", cell, flags=re.DOTALL)
+    lines = [line.strip().removeprefix("return ") for block in solved for line in block.splitlines()]
+    hints = " ".join(exercise.hints)
+    assert lines
+    assert sum(len(line) > 12 and line in hints for line in lines) <= 1
+    for hint in exercise.hints:
+        assert len(re.findall(r"\w+ \+?= ", hint)) <= 1, "a hint holds one assignment at most"

@@ -24,6 +24,7 @@ LEAST_PAIRS = {
     "gpus_needed": 6,
     "roofline_time": 4,
     "decode_floor_ms": 20,
+    "fused_residual_layer_norm": 15,
 }
 
 

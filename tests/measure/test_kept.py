@@ -243,7 +243,7 @@ def test_sweep_plot(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["lines", "limits", "bands"])
 def test_sweep_plot_refuses_lines_of_another_length(place: str) -> None:
     arguments: dict[str, Any] = {"lines": {"a": [1.0, 2.0]}, place: {"a": [(1.0, 2.0)] if place == "bands" else [1.0]}}
-    with pytest.raises(InvalidRequest, match="'a' has 1 values for 2 points"):
+    with pytest.raises(InvalidRequest, match="'a' has 1 value for 2 points"):
         plots.sweep_plot([1, 2], arguments.pop("lines"), xlabel="x", ylabel="y", **arguments)
 
 
@@ -269,7 +269,7 @@ def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
     assert sorted(bar.get_height() for bar in axes.patches) == sorted(value for values in series.values() for value in values)
     assert {text.get_text() for text in axes.get_legend().get_texts()} == set(series)
     assert_drawn(figure, tmp_path / "prediction.png")
-    with pytest.raises(InvalidRequest, match="1 values for 2 names"):
+    with pytest.raises(InvalidRequest, match="1 value for 2 names"):
         plots.prediction_plot(["a", "b"], {"x": [1.0]}, ylabel="ms")
     drawn = plots.prediction_plot(
         ["a", "b"], {"x": [1.0, 2.0]}, ylabel="ms", ranges={"x": [(0.5, 1.5), (1.9, 2.5)]}, marks={"guess": {"b": 3.0}}

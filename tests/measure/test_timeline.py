@@ -24,7 +24,7 @@ def test_parts_follow_one_another_with_their_sum_at_the_end() -> None:
     (axes,) = figure.axes
     assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(0, 1.0), (0, 2.0), (1.0, 0.5), (2.0, 0.0)]
     assert [text.get_text() for text in axes.texts] == [" 1.5", " 2"]
-    with pytest.raises(InvalidRequest, match="part 'x' has 1 values for 2 names"):
+    with pytest.raises(InvalidRequest, match="part 'x' has 1 value for 2 names"):
         plots.parts_plot(["a", "b"], {"x": [1.0]}, xlabel="ms")
 
 

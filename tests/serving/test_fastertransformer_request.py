@@ -31,7 +31,7 @@ def test_prompts_lose_their_padding() -> None:
     assert prompts_of(request(3)) == [[0], [10, 11], [20, 21, 22]]
     with pytest.raises(InvalidRequest, match="input_lengths holds 5, but input_ids has 3 columns"):
         prompts_of(request(2) | {"input_lengths": np.array([5, 1])})
-    with pytest.raises(InvalidRequest, match=r"input_ids has shape \[2, 3\] and input_lengths 1 values"):
+    with pytest.raises(InvalidRequest, match=r"input_ids has shape \[2, 3\] and input_lengths 1 value"):
         prompts_of(request(2) | {"input_lengths": np.array([1])})
 
 

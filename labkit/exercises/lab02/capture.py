@@ -8,6 +8,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
+from labkit.plurals import counted
 
 
 def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: bool) -> float:
@@ -49,7 +50,7 @@ def _cases(seed: int) -> list[Case]:
         launch = 1e-6 * draws.uniform(4.5, 7.5)
         for captured in (False, True):
             words = "captured" if captured else "launched one by one"
-            cases.append(Case(f"{count} kernels of {low:g} to {high:g} us, {words}", (kernels, launch, captured)))
+            cases.append(Case(f"{counted(count, 'kernel')} of {low:g} to {high:g} us, {words}", (kernels, launch, captured)))
     return cases
 
 
@@ -97,9 +98,10 @@ STEP_SECONDS = Exercise(
         Mistake("Launching takes time too; you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),
     ),
     hints=(
-        "Captured: one launch and then the sum of all kernels.",
-        "Otherwise go through the kernels and keep `done`, the time at which the latest one ended.",
-        "for index, seconds in enumerate(kernel_seconds): done = max(done, (index + 1) * launch_seconds) + seconds",
+        "Draw a line of time for the host and one for the device. What does a kernel wait for?",
+        "Keep the time at which the latest kernel ended; each kernel starts at the larger of two times. Captured, only "
+        "the first of them has a launch to wait for.",
+        "The launch of the kernel with this index, counted from 0, is done at (index + 1) * launch_seconds.",
     ),
     words=_in_microseconds,
 )

@@ -16,6 +16,8 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
 
 Blocks = Iterator[tuple[Tensor, Tensor]]
+OVERWRITTEN = 12345.0
+"""The value of a block's memory after the last block."""
 
 
 class BlockStream:
@@ -38,7 +40,7 @@ class BlockStream:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         if not self._blocks:
-            self._scores.fill_(math.nan), self._values.fill_(math.nan)
+            self._scores.fill_(0.0), self._values.fill_(OVERWRITTEN)  # no NaN: other mistakes make NaN
             raise StopIteration
         scores, values = self._blocks.pop(0)
         count = len(scores)
@@ -56,6 +58,7 @@ def _one_pass(
     *,
     rescale_sum: bool = True,
     rescale_average: bool = True,
+    grows: str = "",
     upside_down: bool = False,
     divide: bool = True,
     careful: bool = True,
@@ -66,8 +69,9 @@ def _one_pass(
         new = max(largest, float(scores.max()))
         if new == -math.inf and careful:
             continue  # all masked so far: -inf - -inf would be NaN
-        weights = torch.exp(scores - new)
-        shrink = torch.exp(torch.tensor(largest - new if not upside_down or largest == -math.inf else new - largest))
+        weights = torch.exp(new - scores if upside_down else scores - new)
+        grown = grows == "always" or (grows == "after the first block" and largest > -math.inf)
+        shrink = torch.exp(torch.tensor(new - largest if grown else largest - new))
         total = total * (shrink if rescale_sum else 1) + weights.sum()
         average = average * (shrink if rescale_average else 1) + weights @ values
         largest = new
@@ -114,6 +118,8 @@ def _cases(seed: int) -> list[Case]:
     return cases
 
 
+SHRINK = "The sign in your factor is wrong: the sums so far shrink by exp(m - m'), which is at most 1"
+
 ONLINE_SOFTMAX = Exercise(
     name="lab02.online_softmax",
     lab="02",
@@ -155,15 +161,27 @@ ONLINE_SOFTMAX = Exercise(
         ),
         Mistake("You keep the blocks for later, but the next one overwrites their memory: use each as it comes.", _kept),
         Mistake(
+            f"{SHRINK}. With m = -inf yours is infinite, and infinity times 0 is NaN.",
+            lambda blocks: _one_pass(blocks, grows="always"),
+        ),
+        Mistake(
+            f"{SHRINK}; yours makes them grow.",
+            lambda blocks: _one_pass(blocks, grows="after the first block"),
+        ),
+        Mistake(
+            "The sign of your weights is wrong: exp(x_i - m'), whose largest is 1.",
+            lambda blocks: _one_pass(blocks, upside_down=True),
+        ),
+        Mistake(
             "The maximum must start at -inf: if it starts at 0, all weights of scores near -300 are exp(-300) = 0, and 0 / 0 is NaN.",
             lambda blocks: _one_pass(blocks, start=0.0),
         ),
     ),
     hints=(
-        "Three variables before the loop: largest = -inf, total = 0, average = 0. Each block updates all three.",
-        "new = max(largest, scores.max()); shrink = exp(largest - new); weights = exp(scores - new).",
-        "total = total * shrink + weights.sum(); average = average * shrink + weights @ values; largest = new. If new is -inf: "
-        "continue.",
+        "Keep three variables from block to block. Which values do they have before the first block?",
+        "When the maximum grows, what was added up relative to the old one is too large: multiply both sums by exp(old "
+        "maximum - new maximum), then add the block's part.",
+        "new = max(largest, float(scores.max())); as long as this is -inf there is nothing to add.",
     ),
     contract=HeldContract(lambda case: case.args[0].most_held()),
 )

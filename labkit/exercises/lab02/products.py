@@ -16,6 +16,7 @@ from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.gelu import gelu
 from labkit.ops.linear_gelu import linear_gelu_reference
+from labkit.plurals import counted
 from labkit.weight_formats import Int8Weight
 
 ROOT = 0.7978845608
@@ -38,7 +39,7 @@ def _gelu_cases(seed: int) -> list[Case]:
     for tokens, outs, size in rows:
         weight = draws.normal(outs, size, scale=0.9 * size**-0.5)
         arguments = draws.normal(tokens, size), weight, draws.normal(outs, scale=0.5)
-        cases.append(Case(f"{tokens} tokens, {size} in, {outs} out", arguments))
+        cases.append(Case(f"{counted(tokens, 'token')}, {size} in, {outs} out", arguments))
     return cases
 
 
@@ -88,11 +89,11 @@ FUSED_LINEAR_GELU = Exercise(
         ),
     ),
     hints=(
-        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), column likewise from program 1; z = product_tile(...).",
-        "z += tl.load(bias + column, mask=column < outs, other=0.0)[None, :], then z *= tl.sigmoid(2 * 0.7978845608 * (z + "
-        "0.044715 * z * z * z)).",
-        "tl.store(out + row[:, None] * outs + column[None, :], z, mask=(row[:, None] < tokens) & (column[None, :] < outs)); "
-        "grid (triton.cdiv(tokens, 16), triton.cdiv(outs, 32)).",
+        "Which rows and columns of the answer does this program own? Build column from program 1 as row is built from "
+        "program 0.",
+        "On the tile: add the bias as a row, [None, :], then multiply by the sigmoid. Only the load of the bias and the "
+        "store need masks; two masks joined by & make one for the tile.",
+        "The argument of the sigmoid: 2 * 0.7978845608 * (z + 0.044715 * z * z * z).",
     ),
     requires=("triton",),
     seconds=40.0,
@@ -142,7 +143,7 @@ def _int8_cases(seed: int) -> list[Case]:
     ):
         weight = Int8Weight.quantize(draws.normal(outs, size, scale=draws.pick.uniform(0.5, 2)).cpu())
         values, scales = weight.values.to(draws.normal(1).device), guarded(weight.scales)
-        label = f"{tokens} tokens, {size} in, {outs} out, tiles of {rows} x {block}"
+        label = f"{counted(tokens, 'token')}, {size} in, {outs} out, tiles of {rows} x {block}"
         cases.append(Case(label, (draws.normal(tokens, size), values, scales, rows, block)))
     return cases
 
@@ -196,11 +197,10 @@ INT8_PRODUCT = Exercise(
         ),
     ),
     hints=(
-        "row = tl.program_id(0) * ROWS + tl.arange(0, ROWS), token = tl.program_id(1); total = tl.zeros((ROWS,), tl.float32).",
-        "for begin in range(0, SIZE, BLOCK): k = begin + tl.arange(0, BLOCK); a tile of values lies at row[:, None] * SIZE + "
-        "k[None, :]; total += tl.sum(w.to(tl.float32) * a[None, :], axis=1).",
-        "total *= tl.load(scales + row, mask=row < outs, other=0.0), then store at token * outs + row. Grid: (triton.cdiv(outs, "
-        "rows), tokens).",
+        "As in product_tile, but for one token: keep ROWS totals in float32, and let a loop go through the inputs.",
+        "In each turn, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, and let tl.sum "
+        "over the inputs add to the totals. The scales come after the loop.",
+        "The addresses of the tile: values + row[:, None] * SIZE + k[None, :].",
     ),
     requires=("triton",),
     seconds=40.0,

@@ -9,6 +9,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab02.draws import Draws
+from labkit.plurals import counted
 
 
 # 2.1 ------------------------------------------------------------------------------------------------------------------
@@ -62,8 +63,9 @@ FUSE_QKV = Exercise(
     ),
     hints=(
         "Each row of a weight makes one output; more rows make more outputs.",
-        "torch.cat joins tensors along a dimension that exists already.",
-        "return torch.cat((query_weight, key_weight, value_weight))",
+        "Put the rows of the three weights below each other; torch has a function that joins tensors along an existing "
+        "dimension.",
+        "That function is torch.cat; it takes one tuple of tensors, and joins along dimension 0 unless you name another.",
     ),
 )
 
@@ -111,7 +113,7 @@ def _cache_cases(seed: int) -> list[Case]:
         lengths[0] = min(int(lengths[0]), longest - 1) if longest > 1 else 1
         cache = draws.normal(len(slots), 2, 3).cpu()
         arguments = cache, draws.normal(sequences, 2, 3).cpu(), table[rows, lengths - 1], table.int(), lengths.int()
-        cases.append(Case(f"{sequences} sequences of up to {longest} tokens", arguments))
+        cases.append(Case(f"{counted(sequences, 'sequence')} of up to {counted(longest, 'token')}", arguments))
     return cases
 
 
@@ -162,8 +164,9 @@ WRITE_THEN_READ = Exercise(
     ),
     hints=(
         "A tensor of numbers in the brackets picks rows: cache[slot_mapping] is one row per sequence.",
-        "cache[slot_mapping] = new_keys writes them all at once.",
-        "return [cache[slot_table[s, :n]] for s, n in enumerate(lengths.tolist())], after the write.",
+        "The same indexing on the left of an assignment writes all rows at once, in place. Write first, and then read: "
+        "the new key belongs to what you return.",
+        "The slots of sequence s, in order: slot_table[s, : lengths[s]].",
     ),
     writes=(0,),
     observe=lambda case, value: {"keys of each sequence": value, "cache": case.args[0]},

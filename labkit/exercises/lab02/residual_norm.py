@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
-from labkit.exercises.lab02.draws import Draws
-from labkit.ops.residual_layer_norm import residual_layer_norm_reference
+from labkit.exercises.lab02.draws import Draws, guarded
+from labkit.plurals import counted
 
 Pair = tuple[Tensor, Tensor]
 ARGUMENTS = ("residual", "attention", "mlp", "weight", "bias", "epsilon")
@@ -24,57 +25,69 @@ def _block(size: int) -> int:
 
 
 def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
-    """A layer norm in float32 whose parts can be made wrong by options."""
-    x = hidden.float()
-    mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", x.shape[-1])
-    padding = wrong.get("padded", 0) * mean.square()
-    variance = ((x - mean).square().sum(-1, keepdim=True) + padding) / wrong.get("variance_over", x.shape[-1])
-    scale = 1 / (variance.sqrt() + epsilon) if wrong.get("epsilon_outside") else (variance + epsilon).rsqrt()
-    normed: Tensor = (x - mean) * scale * weight.float() + bias.float()
+    """A layer norm whose parts can be made wrong by options; those that are functions take the hidden size.
+
+    It is computed in float64, because `F.layer_norm` in float32 is wrong by a thousandth where the mean is large.
+    """
+    x, size = hidden.float() if wrong.get("of_squares") else hidden.double(), hidden.shape[-1]
+    mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", int)(size)
+    squares = (x - mean).square().sum(-1, keepdim=True)
+    if wrong.get("of_squares"):
+        squares = x.square().sum(-1, keepdim=True) - size * mean.square()
+    squares = squares + wrong.get("padded", _nothing)(size) * mean.square()
+    variance = squares / wrong.get("variance_over", int)(size)
+    scale = 1 / (variance.sqrt() + epsilon) if wrong.get("epsilon_is") == "outside" else (variance + epsilon).rsqrt()
+    normed: Tensor = (x - mean) * scale * weight + bias
     return normed.to(hidden.dtype)
+
+
+def _nothing(size: int) -> int:
+    return 0
+
+
+def _padding(size: int) -> int:
+    return _block(size) - size
+
+
+def residual_layer_norm(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    """The reference of exercise 2.3."""
+    return _faulty(residual, attention, mlp, weight, bias, epsilon)
 
 
 def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if _block(residual.shape[1]) != residual.shape[1]:
         raise OutsideTensor("a program reads after the end of a tensor")
-    return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
+    return residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
 
 
-def _wrong(change: Any) -> Any:
-    """A faulty function: `change` gives the options of `_norm` for a hidden size."""
+def _faulty(
+    residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any
+) -> Pair:
+    """The answer of a kernel with the mistakes that the options name: those of `_norm`, and `in_half`."""
+    hidden = attention + mlp + residual
+    if wrong.get("in_half") and hidden.dtype == torch.float16:  # a sum exceeds 65504 and is infinite
+        return hidden, torch.full_like(hidden, torch.nan)
+    return hidden, _norm(hidden, weight, bias, 0.0 if wrong.get("epsilon_is") == "missing" else epsilon, **wrong)
 
-    def faulty(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
-        hidden = attention + mlp + residual
-        return hidden, _norm(hidden, weight, bias, epsilon, **change(hidden.shape[1]))
 
-    return faulty
+def _wrong(**options: Any) -> Any:
+    """A faulty function that `Mistake.together` can combine with another one."""
+    return partial(_faulty, **options)
 
 
 def _no_residual(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
-    return residual_layer_norm_reference(torch.zeros_like(residual), attention, mlp, weight, bias, epsilon)
-
-
-def _in_half(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
-    hidden, normed = residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
-    if hidden.dtype != torch.float16:
-        return hidden, normed
-    return hidden, torch.full_like(hidden, torch.nan)  # a sum exceeds 65504 and is infinite
+    return residual_layer_norm(torch.zeros_like(residual), attention, mlp, weight, bias, epsilon)
 
 
 def _no_other(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
-    hidden, normed = residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
+    hidden, normed = residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
     return hidden, normed if _block(hidden.shape[1]) == hidden.shape[1] else torch.full_like(hidden, torch.nan)
-
-
-def _no_epsilon(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
-    hidden = attention + mlp + residual
-    return hidden, _norm(hidden, weight, bias, 0.0)
 
 
 def _weight_by_place(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if len(residual) > 1:
         raise OutsideTensor("the weight of the second row is read after the end of the weight")
-    return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)
+    return residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
 
 
 def _cases(seed: int) -> list[Case]:
@@ -95,8 +108,20 @@ def _cases(seed: int) -> list[Case]:
         three = [draws.normal(tokens, size, dtype=dtype, scale=scale) for _ in range(3)]
         three[1] += (2.5 if half else 0.4) * scale  # a mean that is not zero
         parameters = draws.normal(size, dtype=dtype), draws.normal(size, dtype=dtype)
-        cases.append(Case(f"{tokens} tokens of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
-    return cases
+        cases.append(Case(f"{counted(tokens, 'token')} of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
+    return [*cases, _large_mean(draws)]
+
+
+def _large_mean(draws: Draws) -> Case:
+    """Rows whose mean is 4096 and whose elements are 0.25 away from it.
+
+    In float32 all sums of this case are exact, in any order, except that 0.25 squared is lost when it is added to 4096 squared.
+    """
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 32)  # each even part of a row has the same mean
+    mlp = guarded(0.25 * signs)
+    residual, attention = (guarded(torch.full_like(mlp, value)) for value in (1000.0, 3096.0))
+    arguments = residual, attention, mlp, draws.normal(64), draws.normal(64), 1e-5
+    return Case("2 tokens of 64 with a mean of 4096, epsilon 1e-05", arguments)
 
 
 FUSED_RESIDUAL_LAYER_NORM = Exercise(
@@ -115,7 +140,7 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     minutes=60,
     difficulty=3,
     cases=_cases,
-    reference=residual_layer_norm_reference,
+    reference=residual_layer_norm,
     comparison=Comparison(),
     mistakes=(
         Mistake(
@@ -125,37 +150,43 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
         ),
         Mistake(
             "You divide the variance by BLOCK; the row has size elements.",
-            _wrong(lambda size: {"variance_over": _block(size)}),
+            _wrong(variance_over=_block),
         ),
         Mistake(
             "Masked-out columns hold 0, and 0 - mean is not 0: they add to your variance. Use tl.where(inside, x - mean, 0.0).",
-            _wrong(lambda size: {"padded": _block(size) - size}),
+            _wrong(padded=_padding),
         ),
-        Mistake("You divide the mean by BLOCK; the row has size elements.", _wrong(lambda size: {"mean_over": _block(size)})),
-        Mistake("epsilon belongs under the root: add it to the variance.", _wrong(lambda size: {"epsilon_outside": True})),
+        Mistake("You divide the mean by BLOCK; the row has size elements.", _wrong(mean_over=_block)),
+        Mistake("epsilon belongs under the root: add it to the variance.", _wrong(epsilon_is="outside")),
         Mistake(
             "You divide the variance by size - 1; layer norm divides it by size.",
-            _wrong(lambda size: {"variance_over": size - 1}),
+            _wrong(variance_over=lambda size: size - 1),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
-        Mistake("In half precision your sums overflow: convert each loaded block to float32, .to(tl.float32).", _in_half),
+        Mistake(
+            "In half precision your sums overflow: convert each loaded block to float32, .to(tl.float32).", _wrong(in_half=True)
+        ),
         Mistake(
             "Elements that a mask leaves out are undefined (NaN here) and get into your sums: load them with other=0.0.",
             _no_other,
         ),
-        Mistake("epsilon is missing: add it to the variance, under the root.", _no_epsilon),
+        Mistake("epsilon is missing: add it to the variance, under the root.", _wrong(epsilon_is="missing")),
         Mistake(
             "weight and bias have one row for all tokens: load them at weight + column and bias + column, not at the token's place.",
             _weight_by_place,
         ),
+        Mistake(
+            "You compute the variance as the mean of x * x minus mean * mean. Both are huge where the mean is large, and their "
+            "difference loses its digits: subtract the mean first, then square.",
+            _wrong(of_squares=True),
+        ),
     ),
     hints=(
-        "As in the example: row = tl.program_id(0), column = tl.arange(0, BLOCK), inside = column < size. The row begins at "
-        "row * size.",
-        "Load the three with mask=inside, other=0.0, add, store the sum. mean = tl.sum(x) / size; then centred = "
-        "tl.where(inside, x - mean, 0.0).",
-        "scale = tl.rsqrt(tl.sum(centred * centred) / size + epsilon); store centred * scale * w + b. Launch: "
-        "kernel[(tokens,)](..., size, epsilon, BLOCK=triton.next_power_of_2(size)).",
+        "As in the example: one row per program, one block for the row, a mask for the columns that exist. Where does a "
+        "row begin in memory?",
+        "Load the three blocks with other=0.0, add them in float32, store the sum. tl.sum reduces a block to one number: "
+        "use it for the mean, then for the squares of the elements minus the mean.",
+        "Masked columns must not count in the squares: centred = tl.where(inside, x - mean, 0.0).",
     ),
     requires=("triton",),
     seconds=40.0,

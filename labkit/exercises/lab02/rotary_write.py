@@ -16,6 +16,7 @@ from labkit.exercises.kernels import kernel_device
 from labkit.exercises.lab02.draws import Draws
 from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write_reference
+from labkit.plurals import counted
 
 
 def _split_halves(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ def _cases(seed: int) -> list[Case]:
         mapping[-1] = slots - 1  # the last slot
         qkv = draws.normal(tokens, 3 * heads * head_dim)
         cache = draws.normal(slots, heads, head_dim), draws.normal(slots, heads, head_dim)
-        label = f"{tokens} tokens, {heads} heads of {head_dim}, rotary on {rotary_dim}"
+        label = f"{counted(tokens, 'token')}, {counted(heads, 'head')} of {head_dim}, rotary on {rotary_dim}"
         cases.append(Case(label, (qkv, positions, table[0], table[1], *cache, mapping)))
     return cases
 
@@ -210,12 +211,11 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         ),
     ),
     hints=(
-        "pair = tl.arange(0, BLOCK); its elements lie at head * head_dim + 2 * pair and at the next place. Two masks: pair < "
-        "head_dim // 2 and pair < rotary_dim // 2.",
-        "angle = tl.load(positions + token) * (rotary_dim // 2) + pair; sine with other=0.0, cosine with other=1.0. A row of "
-        "qkv has 3 * heads * head_dim elements.",
-        "slot = tl.load(slot_mapping + token) * heads * head_dim; tl.store(keys + slot + even, k0 * c - k1 * s, mask=inside) "
-        "and so on. Grid: (tokens, heads).",
+        "Let each program handle pairs: a block of pair numbers, and two addresses for each, 2 * pair and the next one. "
+        "Which pairs exist, and which are turned?",
+        "Two masks: one for pairs of the head, one for pairs of the rotary part. Load sine and cosine by the second with "
+        "other= values that turn nothing; then every pair takes the same two formulas.",
+        "The place of the angles: tl.load(positions + token) * (rotary_dim // 2) + pair.",
     ),
     requires=("triton",),
     writes=(4, 5),

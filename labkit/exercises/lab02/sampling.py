@@ -126,12 +126,11 @@ SAMPLE_TOKEN = Exercise(
         Mistake("top_p is not applied.", lambda z, t, k, p, share: sample_token(z, t, k, 1.0, share)),
     ),
     hints=(
-        "probabilities = torch.softmax(logits.double() / temperature, 0); ordered, ids = probabilities.sort(descending=True, "
-        "stable=True). "
-        "Set what is not kept to 0 in ordered.",
-        "Probability before each token: before = ordered.cumsum(0) - ordered; drop where before >= top_p * ordered.sum(). Then go "
-        "back to token order: torch.zeros_like(ordered).scatter(0, ids, ordered).",
-        "sums = kept.cumsum(0); return int(torch.searchsorted(sums, share * sums[-1], right=True)).",
+        "Sort the probabilities, largest first, and remember which token each belongs to. A token that is not kept gets 0.",
+        "top_k is a cut by position. For top_p, the running sum (cumsum) before a token tells whether enough is kept. "
+        "Then restore the order of token numbers (scatter), and find share in the running sum (searchsorted).",
+        "What comes before each token: before = ordered.cumsum(0) - ordered; compare it with top_p times the sum of what "
+        "top_k kept.",
     ),
     contract=NothingDrawn("use share, which is already a random number"),
     words=_in_words,

@@ -15,6 +15,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
 from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.decode_attention import decode_attention_reference
+from labkit.plurals import counted
 
 
 def split_decode_attention(
@@ -39,6 +40,7 @@ def _parts(
     normalised: bool = False,
     careful: bool = True,
     late: bool = False,
+    over_all: bool = False,
 ) -> Tensor:
     """Attention in parts of `block` positions, with one option for each mistake."""
     count = -(-slot_table.shape[1] // block)
@@ -57,7 +59,7 @@ def _parts(
     average = torch.einsum("shpb,spbhd->shpd", weights, value.view(len(value), count, block, *value.shape[2:]))
     if normalised:
         return torch.nan_to_num(average / total[..., None]).sum(2) / (total > 0).sum(-1, keepdim=True)
-    share = torch.exp(top - top.amax(-1, keepdim=True)) if weighted else torch.ones_like(top)
+    share = torch.exp(top - top.amax((0, 1, 2) if over_all else -1, keepdim=True)) if weighted else torch.ones_like(top)
     return (share[..., None] * average).sum(2) / (share * total).sum(-1, keepdim=True)
 
 
@@ -144,19 +146,28 @@ def _cases(seed: int) -> list[Case]:
         table = draws.permutation(slots)[: sequences * longest].view(sequences, longest).int()
         query = draws.normal(sequences, heads, head_dim, scale=1.5)
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
-        label = f"{sequences} sequences, {heads} heads of {head_dim}, up to {longest} tokens in blocks of {block}"
+        label = f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, up to {counted(longest, 'token')} in blocks of {block}"
         cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
-    # All scores are far below 0, since keys are opposite to the query. A maximum that starts at 0 (or sees a masked 0) leaves
-    # no weight at all.
+    # A maximum that starts at 0 (or sees a masked 0) leaves no weight at all in the first of these; a maximum over other
+    # sequences or heads leaves none in the second.
+    return [
+        *cases,
+        _large_scores(draws, "scores near -300", apart=False),
+        _large_scores(draws, "scores near -300 or 300", apart=True),
+    ]
+
+
+def _large_scores(draws: Draws, label: str, *, apart: bool) -> Case:
+    """All scores are near -300, since keys are opposite to the query; or, `apart`, near 300 in every other sequence and head."""
     sequences, heads, head_dim, longest, block = 2, 2, 10, 21, 8
     query = draws.normal(sequences, heads, head_dim, scale=0.02)
     table = draws.permutation(50)[: sequences * longest].view(sequences, longest).int()
     keys = draws.normal(50, heads, head_dim, scale=0.02)
-    query, keys = guarded(query.cpu() + 10), guarded(keys.cpu() - 300 / (10 * math.sqrt(head_dim)))
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]] if apart else [[1.0, 1.0], [1.0, 1.0]])[:, :, None]
+    query, keys = guarded(query.cpu() + 10 * signs), guarded(keys.cpu() - 300 / (10 * math.sqrt(head_dim)))
     lengths = torch.tensor([longest - 2, 5], dtype=torch.int32).to(query.device)
     arguments = query, keys, draws.normal(50, heads, head_dim), table, lengths, block
-    cases.append(Case(f"{sequences} sequences, {heads} heads of {head_dim}, scores near -300", arguments))
-    return cases
+    return Case(f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, {label}", arguments)
 
 
 SPLIT_DECODE_ATTENTION = Exercise(
@@ -212,16 +223,20 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _one_too_many,
         ),
         Mistake(
+            "Your m is the largest of several sequences or heads, but each head of each sequence needs its own: where its "
+            "scores are hundreds lower, all exp(m_p - m) are 0, and 0 / 0 is NaN. Use largest.amax(-1, keepdim=True).",
+            _wrong(over_all=True),
+        ),
+        Mistake(
             "A slot holds all heads: key and value lie at (slot * heads + head) * head_dim; yours lack * heads.", _without_heads
         ),
     ),
     hints=(
-        "A score per position: tl.sum(query[None, :] * key, axis=1), divided by tl.sqrt(head_dim.to(tl.float32)). A masked score "
-        "is -inf: tl.where(seen, score, float('-inf')).",
-        "top = tl.max(score, axis=0); weight = tl.where(seen, tl.exp(score - top), 0.0). Store top and tl.sum(weight, axis=0) at "
-        "here, and tl.sum(weight[:, None] * value, axis=0) at here * head_dim + dim.",
-        "Combine: share = torch.exp(largest - largest.amax(-1, keepdim=True)); (share[..., None] * sums).sum(2) / (share * "
-        "totals).sum(-1, keepdim=True).",
+        "One score per position: multiply query and key elementwise, and sum over the dimension of the head. Which axis "
+        "is that in a tile [BLOCK, DIM]?",
+        "Inside a part: scores that are not seen become -inf, then tl.max, tl.exp and tl.sum as in exercise 2.5. An "
+        "empty part needs weights of 0, not exp(-inf - -inf). Combine over the last dimension.",
+        "The weight of each part in torch: share = torch.exp(largest - largest.amax(-1, keepdim=True)).",
     ),
     requires=("triton",),
     seconds=60.0,

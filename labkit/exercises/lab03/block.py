@@ -17,6 +17,7 @@ from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, Call, RanksCase, exactly, inside, values_of
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block
 from labkit.launch import Each
+from labkit.plurals import counted
 
 SHAPES = ((2, 4, 4, 12), (2, 2, 6, 10), (4, 4, 2, 8))
 """Ranks, heads, head_dim and inner features of the cases."""
@@ -98,7 +99,7 @@ def _shard_cases(seed: int) -> list[Case]:
 
 
 def _label(ranks: int, heads: int, head_dim: int, inner: int) -> str:
-    return f"{ranks} rank{'s' * (ranks > 1)}, {heads} heads of {head_dim}, {inner} inner features"
+    return f"{counted(ranks, 'rank')}, {counted(heads, 'head')} of {head_dim}, {inner} inner features"
 
 
 SHARD_LAYER = Exercise(

@@ -27,6 +27,7 @@ from labkit.exercises.lab03.on_ranks import (
 from labkit.exercises.lab03.small_gptj import stretch
 from labkit.exercises.lab03.work import Work
 from labkit.launch import Each, Launched
+from labkit.plurals import counted
 
 
 def _held(count: int) -> slice:
@@ -83,7 +84,11 @@ def _column_cases(seed: int) -> list[Case]:
     for ranks, tokens, width, out in ((2, 1, 6, 8), (2, 5, 7, 9), (3, 4, 5, 11), (4, 2, 3, 6)):
         weight, bias = torch.randn(out, width, generator=generator), torch.randn(out, generator=generator)
         x = torch.randn(tokens, width, generator=generator)
-        cases.append(RanksCase(f"{ranks} ranks, {tokens} tokens, weight [{out}, {width}]", (x, weight, bias), ranks=ranks))
+        cases.append(
+            RanksCase(
+                f"{counted(ranks, 'rank')}, {counted(tokens, 'token')}, weight [{out}, {width}]", (x, weight, bias), ranks=ranks
+            )
+        )
     return cases
 
 
@@ -229,7 +234,7 @@ def _row_cases(seed: int) -> list[Case]:
         x = torch.randn(tokens, width, generator=generator)
         held = [stretch(width, rank, ranks) for rank in range(ranks)]
         shares = [[tensor[:, part].contiguous() for part in held] for tensor in (x, weight)]
-        label = f"{ranks} ranks, {tokens} tokens, weight [{out}, {width}]"
+        label = f"{counted(ranks, 'rank')}, {counted(tokens, 'token')}, weight [{out}, {width}]"
         cases.append(RanksCase(label, (Each(shares[0]), Each(shares[1]), bias), ranks=ranks))
     return cases
 

@@ -12,6 +12,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import OwnWork
 from labkit.exercises.exercise import Exercise, Mistake
+from labkit.plurals import counted
 
 NUMBER = 4
 """Bytes of one number of the hidden state."""
@@ -99,7 +100,10 @@ def _traffic_cases(seed: int) -> list[Case]:
     shapes.append((draw.randrange(5, 40), 64 * draw.randrange(1, 50), draw.randrange(2, 30), 2, 4, draw.randrange(1, 3)))
     shapes += [(10, 64, 2, 2, 4, 1), (6, 128, 2, 1, 1, 0)]
     return [
-        Case(f"{layers} layers of {hidden}, {tokens} tokens, {shards} shards, stage {stage} of {stages}", given)
+        Case(
+            f"{counted(layers, 'layer')} of {hidden}, {counted(tokens, 'token')}, {counted(shards, 'shard')}, stage {stage} of {stages}",
+            given,
+        )
         for given in shapes
         for layers, hidden, tokens, shards, stages, stage in [given]
     ]
@@ -210,11 +214,13 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
     shards, stages = found
     gpus = machine["gpus"] * machine["nodes"]
     if shards * stages > gpus:
-        return f"{shards} shards times {stages} stages are {shards * stages} ranks, but the machine has {gpus} GPUs."
+        return f"{counted(shards, 'shard')} times {counted(stages, 'stage')} make {counted(shards * stages, 'rank')}, but the machine has {counted(gpus, 'GPU')}."
     if model["heads"] % shards:
-        return f"{model['heads']} heads cannot be divided evenly by your {shards} shards."
+        return f"{model['heads']} heads cannot be divided evenly by your {counted(shards, 'shard')}."
     if stages > model["layers"]:
-        return f"You have {stages} stages for {model['layers']} layers: each stage needs at least one layer."
+        return (
+            f"You have {counted(stages, 'stage')} for {counted(model['layers'], 'layer')}: each stage needs at least one layer."
+        )
     part = model["weight_bytes"] / (shards * stages)
     if part > machine["memory"]:
         return (

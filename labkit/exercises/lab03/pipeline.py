@@ -26,6 +26,7 @@ from labkit.exercises.lab03.on_ranks import (
 from labkit.launch import Each, Launched
 from labkit.launch.ledger import COMPUTE
 from labkit.launch.ledger_compute import compute
+from labkit.plurals import counted
 
 Shapes = list[list[int]]
 
@@ -108,7 +109,7 @@ def _stage_cases(seed: int) -> list[Case]:
         ]
         given = Each([pieces if rank == 0 else [] for rank in range(ranks)])
         shapes = [list(piece.shape) for piece in pieces]
-        label = f"{ranks} stages, micro-batches of {', '.join(map(str, tokens))} tokens"
+        label = f"{counted(ranks, 'stage')}, tokens of the micro-batches: {', '.join(map(str, tokens))}"
         cases.append(RanksCase(label, (given, shapes, Each(layers)), ranks=ranks))
     return cases
 

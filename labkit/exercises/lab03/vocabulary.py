@@ -16,6 +16,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, LedgerContract, RanksCase, inside, of_rank, values_of
 from labkit.launch import Each, Launched
+from labkit.plurals import counted
 
 BYTES_A_ROW = 16
 """The bytes that a rank may send for each row: a value and a token, eight bytes each."""
@@ -100,7 +101,7 @@ def _cases(seed: int) -> list[Case]:
         heads = Each([head[part.start : part.stop].contiguous() for part in held])
         biases = Each([bias[part.start : part.stop].contiguous() for part in held])
         firsts = Each([part.start for part in held])
-        says = f"{label}{rows} rows, {vocab} tokens over {ranks} ranks"
+        says = f"{label}{counted(rows, 'row')}, {counted(vocab, 'token')} over {counted(ranks, 'rank')}"
         cases.append(RanksCase(says, ("rows", hidden, heads, biases, firsts), ranks=ranks))
     model = small_gptj.make_model(seed, layers=2, heads=2, head_dim=4, inner=16, vocab=97)
     models = Each([small_gptj.cut_model(model, rank, 2) | {"layers": model["layers"]} for rank in range(2)])

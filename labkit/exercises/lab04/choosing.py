@@ -10,6 +10,7 @@ from typing import Any
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
+from labkit.plurals import counted
 
 Plan = tuple[int, int, float, float]
 """Copies, size of a batch, delay in seconds and longest latency in seconds."""
@@ -143,7 +144,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if abs(latency - wait - work) > 1e-6:
         return f"For a batch of {batch} your longest latency is {latency:g} s, but the first request waits {wait:g} s and then {work:g} s."
     if copies * batch < rate * work - 1e-6:
-        return f"{copies} copies answer {copies * batch / work:.4g} requests a second, but {rate:g} come."
+        return f"{counted(copies, 'copy answers', 'copies answer')} {copies * batch / work:.4g} requests a second, but {rate:g} come."
     if latency > bound:
         return f"The latency of your plan, {latency:g} s, is over the bound of {bound:g} s."
     if copies != right[0]:

@@ -12,6 +12,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, model_code, stage
+from labkit.plurals import counted
 from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.checker.pbtxt import model_config_class
 
@@ -180,7 +181,9 @@ def _cases(seed: int) -> list[Case]:
         inputs: list[Tensor] = [(f"X{number}", "FP32", ["batch", width]), ("MASK", "BOOL", ["batch", 1, -1])]
         outputs: list[Tensor] = [("Y", draw.choice(("INT64", "FP16")), ["batch", width, -1])]
         size = draw.choice((4, 32))
-        cases.append(ConfigCase(f"{name} of {width} numbers, batches up to {size}", (name, inputs, outputs, size, 2 + number)))
+        cases.append(
+            ConfigCase(f"{name} of {counted(width, 'number')}, batches up to {size}", (name, inputs, outputs, size, 2 + number))
+        )
     return cases
 
 

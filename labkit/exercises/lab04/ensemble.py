@@ -20,6 +20,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, texts
 from labkit.exercises.lab04.words import WORDS, line, sentence
 from labkit.exercises.stubs import stages
+from labkit.plurals import counted
 from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.model_config import ModelConfig, Step, config_text
 
@@ -255,12 +256,12 @@ def _cases(seed: int) -> list[Case]:
     for count in (1, 3):
         prompts = [sentence(draw, draw.randint(3, 9)) for _ in range(count)]
         request = prompts, [draw.randint(5, 20) for _ in prompts], [""] * count, [""] * count
-        cases.append(EnsembleCase(f"{count} prompt{'s' * (count > 1)}, no words", request=request))
+        cases.append(EnsembleCase(f"{counted(count, 'prompt')}, no words", request=request))
     for label, count in (("bad and stop words", 1), ("bad and stop words for each", 2)):
         rows = [draw.sample(single, 6) for _ in range(count)]
         prompts = ["Now " + " ".join(row) for row in rows]
         bad, stop = [line(row[4:5]) for row in rows], [line(row[1:2]) for row in rows]
-        cases.append(EnsembleCase(f"{count} prompt{'s' * (count > 1)}, {label}", request=(prompts, [20] * count, bad, stop)))
+        cases.append(EnsembleCase(f"{counted(count, 'prompt')}, {label}", request=(prompts, [20] * count, bad, stop)))
     return cases
 
 

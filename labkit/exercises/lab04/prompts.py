@@ -17,6 +17,7 @@ from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage, t
 from labkit.exercises.lab04.words import line, sentence, some_words
 from labkit.exercises.stubs import stages
 from labkit.exercises.stubs.stages import Encode, pad_prompts, word_lists
+from labkit.plurals import counted
 
 STAGE = "preprocessing"
 OWN: dict[str, Callable[..., Any]] = {"pad_prompts": pad_prompts, "word_lists": word_lists}
@@ -71,7 +72,7 @@ def _cases(seed: int) -> list[Case]:
     for count in (1, 2, 5):
         prompts = [sentence(draw, draw.randint(1, 9)) for _ in range(count)]
         bad, stop = ([line(some_words(draw, draw.randint(0, 3))) for _ in prompts] for _ in range(2))
-        cases.append(Case(f"{count} prompt{'s' * (count > 1)}", (prompts, bad, stop)))
+        cases.append(Case(f"{counted(count, 'prompt')}", (prompts, bad, stop)))
     prompts = [sentence(draw, 12), "", sentence(draw, 2) + " naïve – 😀"]
     cases.append(
         Case("an empty prompt among others, characters of several bytes", (prompts, ["", "", ""], ["a,b c", "", "the end"]))

@@ -19,6 +19,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
+from labkit.plurals import counted
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.model_config import Instances, ModelConfig
 from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
@@ -54,6 +55,7 @@ def _stream(
     cancels: bool = True,
     raises: bool = True,
     empty: bool = False,
+    looks_at_last: bool = True,
     wait: float | None = None,
 ) -> Iterator[str]:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -70,9 +72,10 @@ def _stream(
                     raise error
                 return
             text = result.as_numpy("text_output")
-            if text is not None or empty:
+            is_last = result.get_response().parameters["triton_final_response"].bool_param
+            if (text is not None or empty) and (looks_at_last or not is_last):
                 yield "" if text is None else text[0].decode()
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            if is_last:
                 return
     finally:
         client.stop_stream(cancel_requests=cancels)
@@ -96,6 +99,10 @@ def _not_cancelled(client: Any, model: str, inputs: list[Any]) -> Any:
 
 def _empty_piece(client: Any, model: str, inputs: list[Any]) -> Any:
     return _stream(client, model, inputs, empty=True)
+
+
+def _last_text_lost(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, looks_at_last=False)
 
 
 def _does_not_wait(client: Any, model: str, inputs: list[Any]) -> Any:
@@ -267,7 +274,7 @@ class _Reader:
             if len(self.pieces) != count:
                 count, until = len(self.pieces), time.monotonic() + SILENT_SECONDS
             if time.monotonic() > until:
-                raise TimeoutError(f"after {count} pieces it still waits, and no more will come")
+                raise TimeoutError(f"after {counted(count, 'piece')} it still waits, and no more will come")
         if self._raised is not None and not self._crashes:
             raise self._raised
 
@@ -298,12 +305,13 @@ def _until(what: Callable[[], bool]) -> None:
 
 def _cases(seed: int) -> list[Case]:
     draw = random.Random(seed)
-    words = [sentence(draw, draw.randint(4, 7)) for _ in range(4)]
+    words = [sentence(draw, draw.randint(4, 7)) for _ in range(5)]
     return [
         StreamCase("a stream to its end", words=words[0], count=3),
         StreamCase("a text that ends before max_new_tokens", words=words[1], count=30),
         StreamCase("an error within the stream", words=words[2] + " ! never", count=30),
         StreamCase("a reader who leaves after 2 pieces", words=words[3], count=30, leaves_after=2),
+        StreamCase("a last response that holds text", words=words[4] + " +", count=30),
     ]
 
 
@@ -359,6 +367,10 @@ STREAM_TEXT = Exercise(
             _not_cancelled,
         ),
         Mistake("You yield an empty piece for a last response without text: yield nothing for it.", _empty_piece),
+        Mistake(
+            "You end before you take the text of the last response, and lose it: one response may hold both text and the end.",
+            _last_text_lost,
+        ),
         Mistake("You look into the queue without waiting and end when it is empty: queue.get() waits.", _does_not_wait),
         Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
         Mistake("You strip the pieces, but their spaces belong to the text.", _stripped),
@@ -370,8 +382,9 @@ STREAM_TEXT = Exercise(
         ),
     ),
     hints=(
-        "After answers.get() ask three questions: is there an error, is there text, was this the last response? One response may have both text and the end.",
-        "try: while True: result, error = answers.get() ... finally: client.stop_stream(...). A finally block also runs when the reader leaves.",
-        "In the loop: raise error if there is one; yield text[0].decode() if text is not None; return if the response is the last.",
+        "Each response answers three questions: is it an error, does it hold text, is it the last one?",
+        "Loop for ever over answers.get(), which waits, and ask them in that order: one response may hold both text and the end. "
+        "Python has one kind of block that runs however a generator is left.",
+        "The end of the generator, in that block: client.stop_stream(cancel_requests=True).",
     ),
 )

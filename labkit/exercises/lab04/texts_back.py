@@ -17,6 +17,7 @@ from labkit.exercises.lab04.on_server import MODEL, is_own, lab_server, stage
 from labkit.exercises.lab04.words import sentence
 from labkit.exercises.stubs import stages
 from labkit.exercises.stubs.stages import PAD, Decode, postprocess
+from labkit.plurals import counted
 
 STAGE = "postprocessing"
 Ids = NDArray[Any]
@@ -82,7 +83,7 @@ def _cases(seed: int) -> list[Case]:
         prompts = [[encode(sentence(draw, draw.randint(2, 9)) + " 😀 …") for _ in range(beams)] for _ in range(batch)]
         width = max(len(ids) for row in prompts for ids in row) + 3
         rows = [[ids + draw.choices((PAD, 300, 411), k=width - len(ids)) for ids in row] for row in prompts]
-        label = f"{batch} prompt{'s' * (batch > 1)}, {beams} beam{'s' * (beams > 1)}, other tokens after the end"
+        label = f"{counted(batch, 'prompt')}, {counted(beams, 'beam')}, other tokens after the end"
         cases.append(Case(label, (rows, [[len(ids) for ids in row] for row in prompts])))
     ids = encode(sentence(draw, 4))
     inside = [[[*ids, PAD, *ids, PAD, PAD]]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.plurals import counted
 from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 PAD = 3
@@ -85,7 +86,7 @@ def check_form(found: Any, jobs: list[list[Job]]) -> None:
     if not isinstance(found, list) or not all(isinstance(texts, list) for texts in found):
         raise TypeError("the answer is not a list of lists: return one list for each request, with one text for each job")
     if len(found) != len(jobs):
-        raise ValueError(f"there are answers to {len(found)} requests, but {len(jobs)} were joined")
+        raise ValueError(f"there are answers to {counted(len(found), 'request')}, but {len(jobs)} were joined")
     for texts, own in zip(found, jobs, strict=True):
         if len(texts) != len(own) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"there are {len(texts)} texts for a request of {len(own)} jobs: return one string for each job")

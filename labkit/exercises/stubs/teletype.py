@@ -32,8 +32,10 @@ class TritonPythonModel:
 
 
 def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
-    """Send `count` words of the prompt; the word `!` is an error."""
+    """Send `count` words of the prompt; the word `!` is an error. After a final `+` the last word comes with the end."""
     folder, *words = prompt.split(" ")
+    ends_with_text = words[-1] == "+"
+    words = words[: len(words) - ends_with_text]
     place = Path(folder)
     pieces = [f" {word}" for word in words[:count]]
     if not streams:
@@ -45,8 +47,11 @@ def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
         if piece == " !":
             sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("the machine is out of paper")), flags=FINAL)
             return
-        sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("text_output", np.array([piece.encode()], np.object_))]))
-    sender.send(flags=FINAL)
+        flags = FINAL if ends_with_text and number == len(pieces) - 1 else 0
+        text = pb_utils.Tensor("text_output", np.array([piece.encode()], np.object_))
+        sender.send(pb_utils.InferenceResponse([text]), flags=flags)
+    if not ends_with_text:
+        sender.send(flags=FINAL)
     _note(place, "ended")
 
 

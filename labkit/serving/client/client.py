@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.plurals import counted
 from labkit.serving.channels import channel_options, client_library
 from labkit.serving.client.errors import WITH_STATUS, error_of, is_safe_to_repeat
 from labkit.serving.client.reply import Ending, Piece, Reply, piece_of, reply_of
@@ -78,8 +79,8 @@ class _Exchange:
         """The stream has ended. Raises `NotAvailable` if the end of the text did not arrive."""
         if not self._ended:
             raise NotAvailable(
-                f"{self._settings.address} ended the answer after {self._tokens} tokens, before the end of the text; "
-                "is its model gptj the one of labkit?"
+                f"{self._settings.address} ended the answer after {counted(self._tokens, 'token')}, before the end of the "
+                "text; is its model gptj the one of labkit?"
             )
 
     def pause_after(self, failure: Any) -> float:

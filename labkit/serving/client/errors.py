@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, NotAvailable, Overloaded
+from labkit.plurals import counted
 
 WITH_STATUS = (("triton_grpc_error", "true"),)
 """Metadata that makes Triton end a failed stream with a gRPC status. Without it, Triton sends a message without status."""
@@ -19,7 +20,7 @@ def error_of(failure: Any, address: str, seconds: float, tokens: int) -> LabkitE
     seconds: the time limit of the request. tokens: how many tokens of the answer had arrived.
     """
     status, words = failure.code().name, failure.details() or ""
-    came = f"{tokens} tokens of the text had arrived" if tokens else "no part of the text had arrived"
+    came = f"{counted(tokens, 'token')} of the text had arrived" if tokens else "no part of the text had arrived"
     if status == "DEADLINE_EXCEEDED":
         return NotAvailable(f"{address} was not done within {seconds:g} s; {came}; give it more time, or ask for fewer tokens")
     if status == "INVALID_ARGUMENT" and "not ready" not in words:

@@ -20,6 +20,7 @@ from typing import Any
 from labkit import errors
 from labkit.errors import InvalidRequest, LabkitError, NotAvailable
 from labkit.frames import receive_frame, send_frame
+from labkit.plurals import counted
 
 LONGEST_FRAME = 64 * 2**20
 LONGEST_PATH = 107
@@ -126,7 +127,9 @@ class _Call:
         try:
             if len(frame["prompts"]) > host.most:
                 count = len(frame["prompts"])
-                raise InvalidRequest(f"the request has {count} prompts; at most {host.most} may run and wait: send fewer")
+                raise InvalidRequest(
+                    f"the request has {counted(count, 'prompt')}; at most {host.most} may run and wait: send fewer"
+                )
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
                 self._found[number] = [{"token_ids": [], "logprobs": []} for _ in range(chosen.num_samples)]

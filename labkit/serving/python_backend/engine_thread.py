@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from labkit.engine import Engine, SamplingParams, TokenEvent
 from labkit.engine.intake import NO_TOKENIZER
 from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, LabkitError, Overloaded, RankFailed
+from labkit.plurals import counted
 from labkit.serving.python_backend.engine_counts import EngineThreadCounts
 from labkit.serving.python_backend.word_lists import MOST_WORDS
 
@@ -108,8 +109,8 @@ class EngineThread:
                 raise Cancelled("the model is being unloaded")
             if len(self._jobs) + len(self._arrived) >= self.most:
                 raise Overloaded(
-                    f"{self.most} requests are running or waiting ({self.engine.max_batch_size} + a queue of "
-                    f"{self.max_waiting}), {THE_LIMIT}; ask again later"
+                    f"{counted(self.most, 'request is', 'requests are')} running or waiting "
+                    f"({self.engine.max_batch_size} + a queue of {self.max_waiting}), {THE_LIMIT}; ask again later"
                 )
             self._arrived.append(job)
             self._changed.notify()
@@ -163,7 +164,7 @@ class EngineThread:
             for job in arrived:
                 self._admit(job)
             for job in withdrawn:
-                self._end(job, Cancelled(f"its client has disconnected; it had generated {_tokens(job.made)}"))
+                self._end(job, Cancelled(f"its client has disconnected; it had generated {counted(job.made, 'token')}"))
             now = time.monotonic()
             for job in [job for job in self._jobs.values() if job.deadline < now]:
                 self._end(job, self._too_late(job))
@@ -188,7 +189,7 @@ class EngineThread:
             self._forget(number).on_failure(error)
 
     def _too_late(self, job: Job) -> DeadlinePassed:
-        made = f"its deadline has passed; it had generated {_tokens(job.made)}"
+        made = f"its deadline has passed; it had generated {counted(job.made, 'token')}"
         if job.seconds is not None and job.seconds <= self.request_seconds:
             return DeadlinePassed(f"{made}; its timeout was {job.seconds:g} s: give it more, or ask for fewer tokens")
         return DeadlinePassed(
@@ -241,7 +242,3 @@ class EngineThread:
     def _forget(self, number: int) -> Job:
         with self._changed:
             return self._jobs.pop(number)
-
-
-def _tokens(count: int) -> str:
-    return f"{count} token" + ("" if count == 1 else "s")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 from labkit.serving.python_backend.word_lists import from_word_lists
 from labkit.serving.repository.tensors import SAMPLING_INPUTS
 
@@ -22,8 +23,8 @@ def prompts_of(arrays: Arrays) -> list[list[int]]:
     ids, lengths = arrays["input_ids"], arrays["input_lengths"].reshape(-1)
     if ids.ndim != 2 or len(lengths) != len(ids):
         raise InvalidRequest(
-            f"input_ids has shape {list(ids.shape)} and input_lengths {len(lengths)} values; [batch, tokens] and one length "
-            "per row are accepted"
+            f"input_ids has shape {list(ids.shape)} and input_lengths {counted(len(lengths), 'value')}; [batch, tokens] and "
+            "one length per row are accepted"
         )
     if lengths.max() > ids.shape[1]:
         raise InvalidRequest(f"input_lengths holds {lengths.max()}, but input_ids has {ids.shape[1]} columns")
@@ -39,7 +40,9 @@ def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
     rows = len(arrays["input_ids"])
     asked = arrays["request_output_len"]
     if asked.shape != (rows, 1):
-        raise InvalidRequest(f"request_output_len has shape {list(asked.shape)} for {rows} prompts; [batch, 1] is accepted")
+        raise InvalidRequest(
+            f"request_output_len has shape {list(asked.shape)} for {counted(rows, 'prompt')}; [batch, 1] is accepted"
+        )
     columns = {spec.name: _column(arrays, spec.name, rows) for spec in SAMPLING_INPUTS if spec.name in arrays}
     if len(widths := set(columns.get("beam_width", ()))) > 1:
         raise InvalidRequest(
@@ -54,7 +57,9 @@ def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
 def _column(arrays: Arrays, name: str, rows: int) -> list[Any]:
     values: list[Any] = arrays[name].reshape(-1).tolist()
     if len(values) not in (1, rows):
-        raise InvalidRequest(f"{name} has {len(values)} values for {rows} prompts; one, or one per prompt, is accepted")
+        raise InvalidRequest(
+            f"{name} has {counted(len(values), 'value')} for {counted(rows, 'prompt')}; one, or one per prompt, is accepted"
+        )
     return values * rows if len(values) == 1 else values
 
 
@@ -113,7 +118,8 @@ def _words(arrays: Arrays, row: int) -> dict[str, Any]:
             lists = arrays[theirs]
             if lists.ndim == 3 and len(lists) != len(arrays["input_ids"]):
                 raise InvalidRequest(
-                    f"{theirs} has {len(lists)} rows for {len(arrays['input_ids'])} prompts; one per prompt is accepted"
+                    f"{theirs} has {counted(len(lists), 'row')} for "
+                    f"{counted(len(arrays['input_ids']), 'prompt')}; one per prompt is accepted"
                 )
             found[ours] = from_word_lists(lists[row] if lists.ndim == 3 else lists, theirs)
     return found

@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 from labkit.serving.python_backend.config_parameters import parameter
 from labkit.serving.python_backend.immediate_answers import ImmediateAnswers
 from labkit.serving.python_backend.tensor_values import array_of, text_of
@@ -68,7 +69,7 @@ class TritonPythonModel:
         if lines is None:
             return np.stack([to_word_lists([])] * batch)
         if lines.ndim != 2 or lines.shape[0] != batch:
-            raise InvalidRequest(f"{name} has shape {list(lines.shape)} for {batch} prompts; [batch, 1] is accepted")
+            raise InvalidRequest(f"{name} has shape {list(lines.shape)} for {counted(batch, 'prompt')}; [batch, 1] is accepted")
         found = []
         for line in lines:
             words = [word for text in line for word in words_of_csv(text_of(text, name), name)]

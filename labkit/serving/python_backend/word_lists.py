@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 
 MOST_WORDS = 1024
 """The most words in one list. All its words together may have 16 times as many tokens. More would slow down every step."""
@@ -54,7 +55,7 @@ def from_word_lists(lists: NDArray[Any], name: str) -> list[tuple[int, ...]]:
     ends = [int(end) for end in lists[1] if end != -1]
     if len(ends) > MOST_WORDS or (ends and max(ends) > 16 * MOST_WORDS):
         raise InvalidRequest(
-            f"{name} holds {len(ends)} words; at most {MOST_WORDS}, of {16 * MOST_WORDS} tokens in all, are accepted"
+            f"{name} holds {counted(len(ends), 'word')}; at most {MOST_WORDS}, of {16 * MOST_WORDS} tokens in all, are accepted"
         )
     words, begin = [], 0
     for end in ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labkit.errors import NotAvailable
+from labkit.plurals import counted
 from labkit.serving.metrics import read_metrics
 
 
@@ -17,9 +18,10 @@ def status_line(metrics: str, seconds: float, name: str, restarts: int = 0) -> s
     except NotAvailable as error:
         return str(error)
     engine, refused = found.engine(), sum(found.refused().values())
-    again = f", started again {restarts} time{'s' if restarts > 1 else ''}" if restarts else ""
+    again = f", started again {counted(restarts, 'time')}" if restarts else ""
     used = 1 - engine.free_slots / engine.num_slots if engine.num_slots else 0.0
     return (
-        f"{name}: {engine.running} running, {engine.waiting} waiting, {engine.requests} requests, {refused} refused, "
-        f"{engine.tokens} tokens ({engine.tokens / max(seconds, 1e-9):.0f}/s since the start), cache {used:.0%} full{again}"
+        f"{name}: {engine.running} running, {engine.waiting} waiting, {counted(engine.requests, 'request')}, "
+        f"{refused} refused, {counted(engine.tokens, 'token')} ({engine.tokens / max(seconds, 1e-9):.0f}/s since the start), "
+        f"cache {used:.0%} full{again}"
     )

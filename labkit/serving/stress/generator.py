@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from labkit.errors import LabkitError
+from labkit.plurals import counted
 from labkit.serving.client import AsyncClient
 from labkit.serving.stress.arrivals import poisson_arrivals
 from labkit.serving.stress.prompts import Prompts
@@ -112,6 +113,6 @@ class _Generator:
             await asyncio.sleep(1)
             asked = len(self._run.requests)
             self._progress(
-                f"{self._settings.offered_load}: {self._now():.0f} of {self._run.end:.0f} s, {asked} requests, "
+                f"{self._settings.offered_load}: {self._now():.0f} of {self._run.end:.0f} s, {counted(asked, 'request')}, "
                 f"{asked - self._ended} of them unfinished"
             )

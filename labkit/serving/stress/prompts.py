@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from labkit.checkpoints import open_checkpoint
 from labkit.errors import InvalidRequest, NotAvailable
+from labkit.plurals import counted
 from labkit.serving.stress.lengths import Lengths
 
 _TRIES = 1000
@@ -26,7 +27,9 @@ class Prompts:
         self._tokenizer = checkpoint.tokenizer()
         self._tokens = self._tokenizer.encode((checkpoint.path / "held_out_sample.txt").read_text("utf-8"))
         if lengths.high > len(self._tokens):
-            raise InvalidRequest(f"prompts of {lengths.high} tokens; at most {len(self._tokens)} can be cut from the text")
+            raise InvalidRequest(
+                f"prompts of {counted(lengths.high, 'token')}; at most {len(self._tokens)} can be cut from the text"
+            )
         self._lengths, self._as_token_ids = lengths, as_token_ids
         self._random = random.Random(f"prompts {seed}")
         self._given: set[str | tuple[int, ...]] = set()

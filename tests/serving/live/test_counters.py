@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from labkit.plurals import counted
 from labkit.serving.channels import client_library
 from labkit.serving.metrics import Metrics, read_metrics
 from labkit.serving.probe_mark import PARAMETER
@@ -111,4 +112,4 @@ def test_a_client_cannot_hide_by_a_mark_of_its_own_and_the_status_line_shows_it(
     assert when(served, before, lambda look: sum(look.refused().values()) >= 2).refused() == {"invalid": 2}
     look = read_metrics(served.metrics)
     line = status_line(served.metrics, 1.0, "gptj-tiny")
-    assert f"{look.engine().requests} requests, {sum(look.refused().values())} refused, " in line
+    assert f"{counted(look.engine().requests, 'request')}, {sum(look.refused().values())} refused, " in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from labkit.plurals import counted
 from labkit.serving.nearest_name import nearest
 from labkit.serving.repository.checker.fault import Fault
 from labkit.serving.repository.checker.pbtxt import Node
@@ -92,7 +93,7 @@ def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
             given = f"kind is {group.value('kind', 'not given')}" if groups else "instance_group is not given"
             yield Fault(
                 group.line_of("kind"),
-                f"{given}, so that the server starts a copy for each of {gpus} GPUs",
+                f"{given}, so that the server starts a copy for each of {counted(gpus, 'GPU')}",
                 f"write instance_group [ {{ count: 1 kind: {expected.instances.kind} }} ]; {expected.name} chooses its devices",
             )
 

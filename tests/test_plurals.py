@@ -1,0 +1,18 @@
+"""A count and its noun agree, in the helper and in the texts that readers met most."""
+
+from __future__ import annotations
+
+from labkit.exercises.registry import all_exercises
+from labkit.plurals import counted
+
+
+def test_a_noun_agrees_with_its_count() -> None:
+    assert [counted(number, "token") for number in (0, 1, 2)] == ["0 tokens", "1 token", "2 tokens"]
+    assert [counted(number, "copy", "copies") for number in (1, 3)] == ["1 copy", "3 copies"]
+
+
+def test_no_case_of_an_exercise_says_1_sequences() -> None:
+    nouns = ["tokens", "sequences", "heads", "ranks", "prompts", "layers", "shards", "kernels", "beams", "numbers", "stages"]
+    for exercise in all_exercises():
+        for case in (case for seed in (3, 11, 23) for case in exercise.cases(seed)):
+            assert not {f" 1 {noun}" for noun in nouns if f" 1 {noun}" in f" {case.label}"}, (exercise.name, case.label)
