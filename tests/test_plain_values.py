@@ -233,7 +233,7 @@ def test_files_that_are_none_or_too_large_are_not_read(name: str, tmp_path: Path
     path = tmp_path / name
     path.rename(tmp_path / "real")
     path.symlink_to(tmp_path / "real")
-    assert "is no file" in assert_fails(tmp_path).message
+    assert "is not a file" in assert_fails(tmp_path).message
     for make in (os.mkfifo, os.mkdir, lambda place: os.symlink("/dev/zero", place)):
         path.unlink() if not path.is_dir() else path.rmdir()
         make(path)
