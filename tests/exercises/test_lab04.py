@@ -230,6 +230,7 @@ def client_as_a_class(client: Any, model: str, inputs: Any) -> Any:
     class Pieces:
         def __init__(self) -> None:
             self.answers: Any = queue.Queue()
+            self.final = False
             client.start_stream(self.take)
             client.async_stream_infer(model, inputs, enable_empty_final_response=True)
 
@@ -240,15 +241,15 @@ def client_as_a_class(client: Any, model: str, inputs: Any) -> Any:
             return self
 
         def __next__(self) -> str:
-            answer = self.answers.get()
+            answer = None if self.final else self.answers.get()
             if isinstance(answer, Exception):
                 self.close()
                 raise answer
-            final = answer.get_response().parameters["triton_final_response"].bool_param
-            text = answer.as_numpy("text_output")
+            self.final = answer is None or answer.get_response().parameters["triton_final_response"].bool_param
+            text = None if answer is None else answer.as_numpy("text_output")
             if text is None:
                 self.close()
-                assert final
+                assert self.final
                 raise StopIteration
             return str(text.item().decode())
 

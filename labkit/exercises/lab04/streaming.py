@@ -56,6 +56,7 @@ def _stream(
     raises: bool = True,
     empty: bool = False,
     looks_at_last: bool = True,
+    ends_at_none: bool = False,
     wait: float | None = None,
 ) -> Iterator[str]:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -75,7 +76,7 @@ def _stream(
             is_last = result.get_response().parameters["triton_final_response"].bool_param
             if (text is not None or empty) and (looks_at_last or not is_last):
                 yield "" if text is None else text[0].decode()
-            if is_last:
+            if text is None if ends_at_none else is_last:
                 return
     finally:
         client.stop_stream(cancel_requests=cancels)
@@ -103,6 +104,10 @@ def _empty_piece(client: Any, model: str, inputs: list[Any]) -> Any:
 
 def _last_text_lost(client: Any, model: str, inputs: list[Any]) -> Any:
     return _stream(client, model, inputs, looks_at_last=False)
+
+
+def _ends_at_none(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, ends_at_none=True)
 
 
 def _does_not_wait(client: Any, model: str, inputs: list[Any]) -> Any:
@@ -370,6 +375,10 @@ STREAM_TEXT = Exercise(
         Mistake(
             "You end before you take the text of the last response, and lose it: one response may hold both text and the end.",
             _last_text_lost,
+        ),
+        Mistake(
+            "You wait for a response without text, but the last one may hold text: look at triton_final_response.",
+            _ends_at_none,
         ),
         Mistake("You look into the queue without waiting and end when it is empty: queue.get() waits.", _does_not_wait),
         Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
