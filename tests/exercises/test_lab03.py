@@ -405,8 +405,8 @@ TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
     (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 is free and has micro-batch 0 earlier"),
     (PIPELINE_SCHEDULE, idle_in_percent, r"^Your begins are right, but idle is in percent"),
     (PIPELINE_SCHEDULE, idle_of_nothing, r"^Your begins are right, but idle is 0\.9, too large"),
-    (CHOOSE_LAYOUT, more_than_there_are, r"^2 shards times 8 stages are 16 ranks, but the machine has 8 GPUs\.$"),
-    (CHOOSE_LAYOUT, every_layer_a_stage, r"^1 shards times 29 stages are 29 ranks"),
+    (CHOOSE_LAYOUT, more_than_there_are, r"^2 shards times 8 stages make 16 ranks, but the machine has 8 GPUs\.$"),
+    (CHOOSE_LAYOUT, every_layer_a_stage, r"^1 shard times 29 stages make 29 ranks"),
     (CHOOSE_LAYOUT, seven_shards, r"^16 heads cannot be divided evenly by your 7 shards\.$"),
     (
         CHOOSE_LAYOUT,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from labkit.config import GPTJConfig
 from labkit.exercises.case import directly
@@ -154,9 +155,10 @@ def test_the_course_solutions_are_own_work(exercise: Exercise) -> None:
     source = next(path for path in SOLUTIONS if path.name.startswith(exercise.lab)).read_text("utf-8")
     cells = [cell.source for cell in solved_notebook(source).cells if cell.cell_type == "code"]
     scope: dict[str, Any] = {"__name__": "__main__"}
-    failed = define(submission_of(*cells).needed_for(exercise.function), scope)
-    assert exercise.function in scope, failed
-    verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, SEEDS[:1]))
+    with torch.enable_grad():  # a set-up cell switches gradients off; after the block they are on again
+        failed = define(submission_of(*cells).needed_for(exercise.function), scope)
+        assert exercise.function in scope, failed
+        verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, SEEDS[:1]))
     assert verdict.verdict == PASSED, str(verdict)
 
 
