@@ -26,7 +26,10 @@ class RankFailed(LabkitError):
 
 
 class RequestFailed(LabkitError):
-    """One request failed in a step of the engine and was ended; others continue. The message names the request and the cause."""
+    """One request failed in a step of the engine and was ended; others continue.
+
+    The message names the request and the cause.
+    """
 
 
 THE_LIMIT = "which is the limit"

@@ -1,4 +1,7 @@
-"""The folder where labkit stores a user's files: progress, records, downloaded models. From labkit, it imports only `errors`."""
+"""The folder where labkit stores a user's files: progress, records, downloaded models.
+
+From labkit, it imports only `errors`.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,10 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype in which a model of this precision computes. For int8, int4 and fp8 it is bfloat16 on the CPU, float16 on a GPU."""
+    """The dtype in which a model of this precision computes.
+
+    For int8, int4 and fp8 it is bfloat16 on the CPU, float16 on a GPU.
+    """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 

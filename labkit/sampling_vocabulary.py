@@ -32,10 +32,10 @@ class Parameter:
 
     meaning: one or two sentences, for every reader. detail: sentences that only the reference documentation shows. default: the
     value when the parameter is left out. limits: the least and the largest whole number. accepted, allows: the range of a
-    number, in words and as a function. may_be_none: whether None is an accepted value. shape: the names of a tensor's dimensions.
-    option: the name on the command line, or "". tensor: the Triton data type of the `gptj` model's input, or "" if it is not
-    served. is_new: repositories written before this tensor existed are served without it. other_names: the parameter's names in
-    fastertransformer_backend and other systems.
+    number, in words and as a function. may_be_none: whether None is an accepted value. shape: the names of a tensor's
+    dimensions. option: the name on the command line, or "". tensor: the Triton data type of the `gptj` model's input, or "" if
+    it is not served. is_new: repositories written before this tensor existed are served without it. other_names: the
+    parameter's names in fastertransformer_backend and other systems.
     """
 
     name: str
@@ -321,8 +321,8 @@ PARAMETERS = (
         group=REPORT,
         kind="whole number",
         meaning="Report the log-probability of each new token, and of this many of the likeliest tokens beside it.",
-        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing, 0 only the chosen "
-        "token. The served model takes True or False, and reports only the chosen tokens.",
+        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing, 0 only the "
+        "chosen token. The served model takes True or False, and reports only the chosen tokens.",
         may_be_none=True,
         option="--logprobs",
         tensor="BOOL",
@@ -366,8 +366,8 @@ PARAMETERS = (
         group=SPEED,
         kind="whole number",
         meaning="Guess up to this many tokens per step from the text so far. The text stays the same; 0 is off.",
-        detail="A guess repeats the tokens that followed an earlier occurrence of the last tokens (Saxena 2023). It is kept up to "
-        "the first token that the model would not have written. Nothing is guessed with `memory_len`.",
+        detail="A guess repeats the tokens that followed an earlier occurrence of the last tokens (Saxena 2023). It is kept up "
+        "to the first token that the model would not have written. Nothing is guessed with `memory_len`.",
         default=0,
         limits=(0, MOST_PROPOSALS),
         option="--speculate",

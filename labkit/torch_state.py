@@ -16,7 +16,8 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
 
     An engine may be used again after the caller's `with torch.inference_mode():` block has ended, but torch refuses to change
     tensors that were created in such a block. Autocast would round results that the engine computes in float32. Raises
-    `NotAvailable` where tensors have no values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by `make_fx`.
+    `NotAvailable` where tensors have no values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by
+    `make_fx`.
 
     Every step of the engine enters this block, so it is cheap: without inference mode and autocast it only sets one flag.
     """

@@ -2,7 +2,8 @@
 
 Better rounding methods (calibrated, trained) can store their results in the same formats; kernels read no others. Two formats,
 `Int8DynamicWeight` and `Fp8Weight`, round the activations as well, so the product itself runs in 8 bits. These two are faster
-where many tokens share a weight (prefill, large batches). The others are faster where most of the time is spent reading weights.
+where many tokens share a weight (prefill, large batches). The others are faster where most of the time is spent reading
+weights.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ def _int4_scales(groups: Tensor) -> Tensor:
     """The scale of each column of `groups` `[group_size, groups]` float32: `[groups]` float16, 1 for a column of zeros.
 
     Each candidate scale maps the number of largest magnitude to the negative of a value in `INT4_LARGEST`, and is rounded to
-    float16. The scale with the least squared error is chosen; among equal ones, the first. The value 8 comes first, so the error
-    is never larger than with -8.
+    float16. The scale with the least squared error is chosen; among equal ones, the first. The value 8 comes first, so the
+    error is never larger than with -8.
     """
     high, low = groups.amax(0), groups.amin(0)
     largest = torch.where(high > -low, high, low)

@@ -1,4 +1,4 @@
-"""Frames over a socket: they come as they were sent, and an end or a frame that is too long is no error."""
+"""Frames over a socket: they arrive as they were sent. An end of the connection or a frame that is too long is no error."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import psutil
 from labkit.environment import usable_cores
 
 WAITING_LIMIT = 0.2
-"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, fewer than
-a quarter of the runs are slow, so neither the median nor the quartiles change much."""
+"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, fewer
+than a quarter of the runs are slow, so neither the median nor the quartiles change much."""
 SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
 OTHERS_LIMIT = 0.25
@@ -26,7 +26,10 @@ OTHERS_LIMIT = 0.25
 
 
 class Contention:
-    """Watches the machine during its `with` block. Then `words` says how other programs disturbed the block ("": not at all)."""
+    """Watches the machine during its `with` block.
+
+    Then `words` says how other programs disturbed the block ("": not at all).
+    """
 
     def __init__(self) -> None:
         self.words = ""

@@ -61,7 +61,7 @@ class Ladder:
         """Add or replace a rung; `low` and `high` are its quartiles.
 
         Raises `InvalidRequest` if the speed is not positive and finite, or is not between its quartiles. An unreadable file is
-        renamed: its name gets the ending `.damaged`.
+        renamed: its suffix becomes `.damaged`.
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high

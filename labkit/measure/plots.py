@@ -234,8 +234,8 @@ def prediction_plot(
     """Draw one group of bars per name: the predicted value, the value that the roofline allows, and the measured value.
 
     A value that is NaN has no bar and takes no space. `limits` are dashed lines across all groups. `ranges` are whiskers
-    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest` unless
-    a series and its ranges have one entry for each name, and for a mark over an unknown group.
+    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest`
+    unless a series and its ranges have one entry for each name, and for a mark over an unknown group.
     """
     _check_groups(names, series, ranges or {}, marks or {})
     figure = new_figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
@@ -304,7 +304,7 @@ def timeline_plot(
     title: str = "Timeline",
     caption: str = "",
 ) -> Figure:
-    """Show which worker worked when: one row per worker, with bars `(number, began, seconds)`. Equal numbers have equal colours.
+    """Show when each worker worked: one row per worker, with bars `(number, began, seconds)`. Equal numbers share a colour.
 
     Time begins with the first bar. If `seconds` is given, time ends after that many seconds, so that two timelines can have the
     same axis. A bar that is too narrow for its number shows no number. A worker is idle where its row is white. Raises

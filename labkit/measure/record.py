@@ -35,7 +35,10 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values. Raises `InvalidRequest`, with the place of the value, for a value that JSON cannot hold, such as NaN."""
+        """Plain values.
+
+        Raises `InvalidRequest`, with the place of the value, for a value that JSON cannot hold, such as NaN.
+        """
         values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
 

@@ -1,4 +1,5 @@
-"""Reliable timing: with a warm-up, synchronised, interleaved, repeated until the times are steady, and reported with its spread.
+"""Reliable timing: with a warm-up, synchronised, interleaved, repeated until the times are steady, and reported with its
+spread.
 
 A ratio of two timings says itself whether it can be trusted. This module does not know what it times: it calls functions, and
 waits until a GPU's queue is empty before each reading of the clock.
@@ -130,10 +131,10 @@ def compare(
 
     After `warmup` rounds that do not count, there are at least `min_runs` rounds. They end when every spread is at most
     `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. Before each clock reading, the queue of
-    `device` (None, "cpu", "cuda", ...) must be empty; `synchronise` and `clock` replace this waiting and the clock. `threads` is
-    the number of torch's CPU threads during the measurement: with one thread, small operations do not depend on whether a
-    second core is free. `progress` is called with the number of finished rounds and `max_runs`.
-    Raises `InvalidRequest` for impossible settings.
+    `device` (None, "cpu", "cuda", ...) must be empty; `synchronise` and `clock` replace this waiting and the clock. `threads`
+    is the number of torch's CPU threads during the measurement: with one thread, small operations do not depend on whether a
+    second core is free. `progress` is called with the number of finished rounds and `max_runs`. Raises `InvalidRequest` for
+    impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -183,8 +184,8 @@ def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
 def ratio(slow: Timing, fast: Timing) -> Ratio:
     """`slow / fast`, pair by pair, and whether this ratio can be trusted. Both timings must come from one call of `compare`.
 
-    Raises `InvalidRequest` if the timings have different numbers of runs, because such runs were not taken in turn, and if a run
-    of `fast` took no time.
+    Raises `InvalidRequest` if the timings have different numbers of runs, because such runs were not taken in turn, and if a
+    run of `fast` took no time.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(

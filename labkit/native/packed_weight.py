@@ -35,7 +35,8 @@ _local = threading.local()
 class PackedWeight:
     """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
 
-    It is made from a dense float32 or bfloat16 matrix, an `Int8Weight`, or an `Int4Weight` whose group size is a multiple of 32.
+    It is made from a dense float32 or bfloat16 matrix, from an `Int8Weight`, or from an `Int4Weight` with a group size that is
+    a multiple of 32.
     """
 
     def __init__(self, weight: Tensor | Int8Weight | Int4Weight) -> None:
@@ -77,7 +78,10 @@ class PackedWeight:
         return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16. The result has the same dtype."""
+        """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16.
+
+        The result has the same dtype.
+        """
         x = x.contiguous()
         out = x.new_empty(x.shape[0], self.shape[0])
         wide = None if bias is None else bias.float()

@@ -17,7 +17,10 @@ from labkit.native.library import GroupStruct, library, pointer
 
 SLOT_BYTES = 1 << 20
 FOLDER = Path("/dev/shm")
-"""The folder of named memory. If it is missing, a file in the temporary folder is used. The system caches that file in memory."""
+"""The folder of named memory.
+
+If it is missing, a file in the temporary folder is used. The system caches that file in memory.
+"""
 
 _REASONS = {1: "did not answer within {timeout:g} s", 2: "and all others were told to stop"}
 
@@ -73,8 +76,8 @@ class SharedGroup:
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
         """As `broadcast`, but return a status: 1 if a member was late, 2 after `abort`, and 0 on success.
 
-        patience: seconds to wait (default: `timeout`). After status 1 the caller can try again, unless the tensor is larger than
-        `SLOT_BYTES` and a part of it was already sent.
+        patience: seconds to wait (default: `timeout`). After status 1 the caller can try again, unless the tensor is larger
+        than `SLOT_BYTES` and a part of it was already sent.
         """
         address, timeout = pointer(tensor, tensor.dtype, tensor.shape), self._struct.timeout
         self._struct.timeout = timeout if patience is None else patience

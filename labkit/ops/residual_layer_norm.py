@@ -24,6 +24,7 @@ def residual_layer_norm(
     """Return two tensors: hidden = attention + mlp + residual, and layer_norm(hidden), the input of the next block.
 
     `residual`, `attention` and `mlp` are `[tokens, hidden_size]`, `weight` and `bias` are `[hidden_size]`. Both results are
-    `[tokens, hidden_size]` in the dtype of `residual`. The kernels work in one pass: they do not read the sum from memory again.
+    `[tokens, hidden_size]` in the dtype of `residual`. The kernels work in one pass: they do not read the sum from memory
+    again.
     """
     return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)

@@ -63,10 +63,10 @@ def sample(
     """Choose one token per row: `[rows]` int64.
 
     `logits` `[rows, vocab_size]` is not changed. `temperature` is `[rows]` float64: 0 takes the highest logit (the first of
-    equal ones), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among
-    equal logits the lower token is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the
-    remaining probability reaches p, at least one token. Then the kept probabilities are added up in the order of the vocabulary.
-    The token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is chosen (`seeds`,
-    `samples` and `positions` are `[rows]` int64).
+    equal ones), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among equal
+    logits the lower token is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the remaining
+    probability reaches p, at least one token. Then the kept probabilities are added up in the order of the vocabulary. The
+    token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is chosen (`seeds`, `samples`
+    and `positions` are `[rows]` int64).
     """
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions)

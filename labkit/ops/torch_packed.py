@@ -38,7 +38,10 @@ class TorchPackedWeight:
         return self._values.numel() * self._values.element_size() + 2 * self._scales.numel()
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias for `x` `[tokens, in]`, then GELU if `gelu`. The result has the dtype of `x`; the product is bfloat16."""
+        """x weight^T + bias for `x` `[tokens, in]`, then GELU if `gelu`.
+
+        The result has the dtype of `x`; the product is bfloat16.
+        """
         rounded = F.pad(x.bfloat16(), (0, -self.shape[1] % (self._group or INPUTS))).contiguous()
         if self._group:
             product = torch._weight_int4pack_mm_for_cpu(rounded, self._values, self._group, self._scales)
@@ -49,5 +52,5 @@ class TorchPackedWeight:
         return apply_gelu(out) if gelu else out
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix, computed as a product with the identity matrix, so its values are rounded to bfloat16."""
+        """The dense `[out, in]` matrix, computed as a product with the identity matrix. Its values are rounded to bfloat16."""
         return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16, device="cpu")).T.to(dtype)

@@ -1,4 +1,4 @@
-"""Converting: Hugging Face's form out, from any source; a target appears whole or not at all."""
+"""Converting: any source can become Hugging Face's format, and a target appears completely or not at all."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_killed_conversion_leaves_nothing_that_opens(tmp_path: Path, source: P
     for path in [*left, tmp_path / "out"]:
         with pytest.raises((CheckpointError, InvalidRequest)):
             open_checkpoint(path)
-    convert(source, tmp_path / "out", form)  # what is left is in nobody's way
+    convert(source, tmp_path / "out", form)  # files that are left over do not disturb a new conversion
 
 
 @pytest.mark.parametrize("form", ["hf", "fastertransformer", "megatron"])

@@ -1,4 +1,4 @@
-"""FasterTransformer's form: the exact files, both ways, at every size; flaws are refused by name."""
+"""FasterTransformer's format: the exact files, in both directions, at every size. The error for a defect names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of small files; what a target survives is tested with the conversion."""
+    """Do not wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -226,7 +226,7 @@ def test_a_config_of_the_original_converter(tmp_path: Path, source: Path) -> Non
     text = config.read_text().partition("[labkit]")[0].replace("start_id = 3", "start_id = None")
     text = text.replace("weight_data_type = fp32\n", "")  # which release 5.0 did not write
     config.write_text(text)
-    for precision in ("fp16", "bf16"):  # the way on keeps what is not known, too
+    for precision in ("fp16", "bf16"):  # a further conversion also works if the dtype is not known
         convert(tmp_path / "ft", tmp_path / precision, "fastertransformer", tensor_parallel=2, precision=precision)
         assert open_checkpoint(tmp_path / precision).config.bos_token_id is None
         assert "start_id = -1\n" in (tmp_path / precision / "2-gpu" / "config.ini").read_text()

@@ -1,4 +1,4 @@
-"""A `config.json` that does not fit: every field with values that it cannot have, and weights that are not its model's."""
+"""A `config.json` that does not fit: every field with values that it cannot have, and weights of another model."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_random_values_end_in_a_model_or_in_an_error_of_labkits_own(copy: Path) 
 
 
 def refusal(folder: Path) -> str:
-    """What labkit says against a folder; nothing where it loads, and then its answers are numbers."""
+    """labkit's error for a folder. If the folder loads, check that the answers are numbers and return an empty text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

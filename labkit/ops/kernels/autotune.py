@@ -71,7 +71,10 @@ class TuningFile:
             return {}
 
     def merge(self, device: str, entries: Entries) -> None:
-        """Add entries of a device to those in the file. Under a lock only one process at a time does this, so no entry is lost."""
+        """Add entries of a device to those in the file.
+
+        Under a lock only one process at a time does this, so no entry is lost.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
             with contextlib.suppress(ImportError, OSError):  # Windows and some network disks lack this lock

@@ -52,8 +52,8 @@ _COPY = r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
 class CompiledKernel:
     """A kernel compiled for compute capability `arch` / 10.
 
-    `registers` is a number per thread. `spill_bytes` is the local memory per thread for spilled registers. `shared_bytes` is the
-    shared memory per block.
+    `registers` is a number per thread. `spill_bytes` is the local memory per thread for spilled registers. `shared_bytes` is
+    the shared memory per block.
     """
 
     name: str

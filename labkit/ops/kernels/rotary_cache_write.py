@@ -8,7 +8,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
-"""Values of the query per program, and the same number of key and of value: 16 bytes per thread with 8 warps in half precision."""
+"""Numbers of query, of key and of value per program: 16 bytes of each per thread with 8 warps in half precision."""
 
 
 @jit

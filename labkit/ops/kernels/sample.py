@@ -69,7 +69,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number of tokens above a key and their total weight; the number of tokens at the key and the weight of one of these."""
+    """The number of tokens above a key and their total weight, the number at the key, and the weight of one token at the key."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)
@@ -147,7 +147,7 @@ def sample_kernel(
     ties = tl.minimum(ties, at)
     p = tl.load(top_p + program)
     if p < 1:
-        # A decayed top_p can be 0, but every key reaches a goal of 0, so keep the goal above 0. The likeliest token has weight 1.
+        # A decayed top_p can be 0. Every key reaches a goal of 0, so keep the goal above 0. The likeliest token has weight 1.
         goal = tl.maximum((p * (weight_above + ties * weight_at)).to(tl.float32), 1e-30)
         nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
         if nucleus > key:
@@ -187,9 +187,10 @@ def sample_triton(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """`labkit.ops.sample` as a kernel. It computes in float32, so a draw near the border of two tokens may choose the neighbour.
+    """`labkit.ops.sample` as a kernel.
 
-    Each program decides what its row needs, so the host does not have to read the rows.
+    It computes in float32, so a draw near the border of two tokens may choose the other token. Each program decides what its
+    row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape

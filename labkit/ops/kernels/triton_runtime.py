@@ -60,8 +60,8 @@ else:
 Kernel = Any
 """What `jit` returns: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
 
-In a signature, `tl.tensor` stands for three things. In a kernel it is an address if a tensor was passed, or a number if a number
-was passed. In a function that kernels call, it is a block of values.
+In a signature, `tl.tensor` stands for three things. In a kernel it is an address if a tensor was passed, or a number if a
+number was passed. In a function that kernels call, it is a block of values.
 """
 
 
@@ -113,8 +113,8 @@ _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
     """Inside this block nothing runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
 
-    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. So a launcher that reads
-    values on the host fails here; in a CUDA graph it would fail too.
+    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. So a launcher that
+    reads values on the host fails here; in a CUDA graph it would fail too.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)
