@@ -221,12 +221,12 @@ def test_a_config_that_is_none(tmp_path: Path, source: Path, old: str, new: str,
 
 
 def test_a_config_of_the_original_converter(tmp_path: Path, source: Path) -> None:
-    """It has no section of labkit's, and may have the word None."""
+    """Such a config has no section named labkit, and may contain the word None."""
     config = convert(source, tmp_path / "ft", "fastertransformer").path / "config.ini"
     text = config.read_text().partition("[labkit]")[0].replace("start_id = 3", "start_id = None")
-    text = text.replace("weight_data_type = fp32\n", "")  # which release 5.0 did not write
+    text = text.replace("weight_data_type = fp32\n", "")  # release 5.0 did not write this line
     config.write_text(text)
-    for precision in ("fp16", "bf16"):  # a further conversion also works if the dtype is not known
+    for precision in ("fp16", "bf16"):  # the unknown start_id stays unknown after the next conversion
         convert(tmp_path / "ft", tmp_path / precision, "fastertransformer", tensor_parallel=2, precision=precision)
         assert open_checkpoint(tmp_path / precision).config.bos_token_id is None
         assert "start_id = -1\n" in (tmp_path / precision / "2-gpu" / "config.ini").read_text()

@@ -1,4 +1,4 @@
-"""`labkit lab`: who may use the JupyterLab that it starts. Whoever may runs programs as its user."""
+"""`labkit lab`: who may use the JupyterLab that it starts. Anybody who may use it can run programs as its user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANNEL = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key":
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Process, int, str]]:
-    """Its process, its port, and the token that it prints."""
+    """The process of `labkit lab`, its port, and the token that it prints."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "labs").mkdir()
     (folder / "labs" / "00_class_environment.ipynb").write_text(
@@ -54,7 +54,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Proce
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Whether a process listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,4 +1,4 @@
-"""`labkit serve` where nothing is as it usually is: each of these once made it wait for ever, or end without a reason."""
+"""`labkit serve` in unusual surroundings. In each of them, it once waited for ever or ended without a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of an event loop: they leave it free, share the running batch, and give their slots back when they are given up."""
+"""Streams in an event loop: they do not block the loop, they share the running batch, and abandoned ones free their slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bad word given as text is in no text, however it is cut into tokens; where it would not have come, nothing changes."""
+"""A bad word given as text never appears, however it is cut into tokens. Texts that would not contain it do not change."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_a_set_of_words_keeps_has_a_bound(monkeypatch: pytest.MonkeyPatch) 
 # Through the engine -----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def free(engine: Engine) -> list[RequestOutput]:
-    """What each of the ways writes without bans."""
+    """The text that each way of generating writes without bans."""
     params = [SamplingParams(max_new_tokens=20, ignore_eos=True, **way) for way in WAYS.values()]
     return engine.generate([PROMPT] * len(WAYS), params)
 

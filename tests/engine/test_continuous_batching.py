@@ -1,4 +1,4 @@
-"""Requests that come, go, wait, share and make room get exactly the tokens that they get alone."""
+"""Requests that arrive, end, wait, share prefixes and are preempted get exactly the tokens that they get alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def peer() -> Any:
 
 
 def poison(engine: Engine) -> None:
-    """Not-a-numbers in every slot that nobody has written yet: whoever reads one is found out."""
+    """Fill every slot that was not written yet with NaN, so that reading such a slot is noticed."""
     loop = engine._ready()
     loop.add([])
     loop.scheduler.waiting.clear()
@@ -38,7 +38,7 @@ def poison(engine: Engine) -> None:
 
 
 def check_idle(engine: Engine) -> None:
-    """Nothing runs, nothing is referred to, and all slots but those of kept prefixes are free."""
+    """Check that nothing runs, that no slot is referenced, and that all slots except those of kept prefixes are free."""
     stats = engine.stats
     assert (stats.running, stats.waiting, engine.has_unfinished) == (0, 0, False)
     assert stats.free_slots == stats.num_slots
@@ -49,7 +49,7 @@ def check_idle(engine: Engine) -> None:
 
 
 def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> list[list[list[int]]]:
-    """Tokens of every sample, one request at a time, whole prompts, nothing reused."""
+    """The tokens of every sample when each request runs alone, with its whole prompt at once and without reused prefixes."""
     engine = engine_of(peer, prefix_reuse=False, max_step_tokens=100)
     params = [dataclasses.replace(chosen, speculate=0) for chosen in params]
     outputs = [engine.generate([p], s)[0] for p, s in zip(prompts, params, strict=True)]
@@ -58,7 +58,7 @@ def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> 
 
 
 def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[SamplingParams]]:
-    """Prompts that often begin alike, greedy and drawn, some with several samples, speculating or with a short memory."""
+    """Requests with prompts that often have equal beginnings: greedy or sampled, some with samples, guesses or short memory."""
     stems = random_prompts(211, [5, 40], draw.randrange(1000))
     prompts, params = [], []
     for number in range(count):
@@ -196,7 +196,7 @@ def test_a_swapped_operation_uses_nothing_that_another_one_computed(peer: Any) -
     engine.step()
     assert engine.stats.running == 2
     with ops.use(layer_norm=wrong):
-        # What began under the one and ends under the other is of use to nobody, whether it was decoding or still a prompt.
+        # A sequence that began under one setting and ends under the other cannot be reused, in prefill or in decode.
         list(decoding)
         while engine.has_unfinished:
             engine.step()

@@ -1,4 +1,4 @@
-"""Ends of text: one, several, none or impossible ones, from both configs of a directory, as transformers has them."""
+"""Ends of text: one, several, none or impossible ones, from both configs of a directory, as in transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEW_TOKENS = 18
 
 
 def folder_with(source: Path, target: Path, config: dict[str, Any], generation: dict[str, Any] | None) -> Path:
-    """A copy of a model whose config is changed, with this `generation_config.json` or none."""
+    """A copy of a model with a changed config, and with this `generation_config.json` or without one."""
     shutil.copytree(source, target)
     values = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(values | config))
@@ -39,7 +39,7 @@ def folder_with(source: Path, target: Path, config: dict[str, Any], generation: 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose texts meet several of `ENDS`."""
+    """A random model whose texts contain several of `ENDS`."""
     peer = random_peer(SHAPE, 1)
     peer.lm_head.bias.data[ENDS] += 2.0
     folder = tmp_path_factory.mktemp("source") / "model"

@@ -1,4 +1,4 @@
-"""Sampling draws from the right distribution, each parameter does what it says, and seeds are kept."""
+"""Sampling draws from the right distribution, each parameter has its effect, and equal seeds give equal draws."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sequence(prompt: list[int] | None = None, made: list[int] | None = None, **p
 
 
 def sampler_of(sequences: list[Sequence], vocab: int, device: torch.device | str = "cpu") -> sampler.Sampler:
-    """A sampler with these sequences in its rows, in order."""
+    """A sampler whose rows hold these sequences, in order."""
     made = sampler.Sampler(len(sequences), vocab, torch.device(device))
     for row, one in enumerate(sequences):
         made.join(row, one)
@@ -51,7 +51,7 @@ def edited(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
 
 
 def expected_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
-    """An independent, slow statement of what the parameters mean."""
+    """A slow, independent implementation of the parameters."""
     probabilities = torch.softmax(logits.double() / temperature, 0)
     order = sorted(range(len(logits)), key=lambda i: -float(probabilities[i]))
     kept = order[: top_k or len(order)]

@@ -1,4 +1,4 @@
-"""Requests that speculate: the same tokens in fewer steps, whatever else runs, and no slot lost to a wrong guess."""
+"""Requests that speculate: the same tokens in fewer steps next to any other requests, and wrong guesses lose no slots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = "And the king said unto him, Go. And the king said unto"
 
 
 def steps_of(engine: Engine, prompts: Any, params: Any) -> tuple[list[list[int]], int]:
-    """The tokens of each prompt, and the forward passes that they took."""
+    """The new tokens for each prompt, and the number of forward passes."""
     forward, calls = engine._forward, 0
 
     def counted(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The processes of ranks: they end with the process that started them, even if that ends before they look."""
+"""The processes of ranks end when the process that started them ends, even if it ends before they can watch it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native kernels in every instruction set that this CPU has, against float64, on awkward shapes, with canaries."""
+"""The native kernels in every instruction set of this CPU, compared with float64, on awkward shapes and with canaries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_products(instruction_set: str, kind: str, gelu: bool) -> None:
         rounded = x.bfloat16().double() if kind == "bf16" else x
         expected = rounded @ packed.dequantize(torch.float64).T + bias
         expected = F.gelu(expected, approximate="tanh") if gelu else expected
-        bound = 1e-5 if kind in ("fp32", "bf16") else 0.012 if in_features > 8 else 0.03  # int8 inputs in the others
+        bound = 1e-5 if kind in ("fp32", "bf16") else 0.012 if in_features > 8 else 0.03  # other kinds round inputs to int8
         found = packed.multiply(x.float(), bias.float(), gelu=gelu)
         assert relative(found, expected) < bound, (tokens, in_features, out_features)
         half = packed.multiply(x.bfloat16(), bias.float(), gelu=gelu)

@@ -69,7 +69,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number of tokens above a key and their total weight, the number at the key, and the weight of one token at the key."""
+    """The number of tokens above a key, their total weight, the number of tokens at the key, and the weight of one of those."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)

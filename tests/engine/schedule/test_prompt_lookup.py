@@ -1,4 +1,4 @@
-"""Guessing ahead: what is guessed, that no token depends on it, and that right guesses save passes."""
+"""Guessing ahead: the guesses are right by definition, no token depends on them, and correct guesses save forward passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from tests.engine.test_sampling import WISHES, sampler_of, sequence
 
 
 def plain_proposals(tokens: list[int], count: int) -> list[int]:
-    """By definition: behind the last earlier occurrence of the longest ending, up to three tokens, that occurred before."""
+    """The guess by definition.
+
+    Take the longest ending of the text, of up to three tokens, that also occurs earlier. The guess is what follows its last
+    earlier occurrence.
+    """
     for length in range(LONGEST, 0, -1):
         ending = tokens[-length:]
         for end in range(len(tokens) - 1, length - 1, -1):

@@ -1,4 +1,4 @@
-"""The scheduler's promises, without a model: order, bounds, preemption, cancellation, and every slot accounted for."""
+"""The scheduler without a model: order, limits, preemption, cancellation, and no slot is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scheduler(
 
 
 def step(one: Scheduler) -> tuple[Plan, list[Sequence]]:
-    """A step of a model whose every token is a number never seen before; the sequences that got one."""
+    """Run a step of a model that makes a new number for every token. Return the sequences that got a token."""
     plan = one.plan()
     assert plan.num_tokens <= one.max_step_tokens
     assert len(one.running) <= one.max_batch_size
@@ -63,7 +63,7 @@ def check_entry(one: Scheduler, entry: Any) -> None:
 
 
 def check_references(one: Scheduler) -> None:
-    """Each slot is referred to exactly as often as running sequences hold it."""
+    """Check that the reference count of each slot equals the number of running sequences that hold the slot."""
     expected = Counter(slot for entry in one.running for slot in entry.held.tolist())
     references = one.pool.allocator.references
     assert {slot: int(references[slot]) for slot in references.nonzero()[0].tolist()} == dict(expected)
@@ -82,7 +82,7 @@ def check_empty(one: Scheduler) -> None:
 
 
 def unlike(length: int, first: int) -> list[int]:
-    """A prompt that shares nothing with those of another `first`."""
+    """A prompt that has no tokens in common with the prompts made for another `first`."""
     return [first * 100 + index for index in range(length)]
 
 

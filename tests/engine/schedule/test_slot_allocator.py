@@ -1,4 +1,4 @@
-"""Slots and prefixes against a plain model of what they must do."""
+"""Slots and prefixes, compared with a simple model of the required behaviour."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_pool_of_no_slots_is_refused() -> None:
 
 
 class Plain:
-    """All prefixes in a dictionary: what the tree says in fewer words."""
+    """All prefixes in a dictionary. It holds the same information as the tree, in a simpler form."""
 
     def __init__(self) -> None:
         self.slot_of: dict[tuple[int, ...], int] = {}
