@@ -1,4 +1,4 @@
-"""Helpers of lab 02: the timed forms compute the right values, and replaced functions run and are compared with the originals."""
+"""Helpers of lab 02: timed forms compute the right values; replaced functions run and are compared with the originals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every exercise in three ways: the message names the stub, the reference passes, and each planted mistake gets its sentence."""
+"""Every exercise in three ways: a message names the stub, the reference passes, and each planted mistake has its sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Penalties, kept sets and draws against plain statements in Python numbers, row by row."""
+"""Penalties, kept sets and draws, compared row by row with simple implementations in Python numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plain_uniform(seed: int, sample: int, position: int) -> float:
 
 
 def plain_sample(logits: Sequence[float], temperature: float, top_k: int, top_p: float, point: float) -> int:
-    """The token drawn, by the definition of each parameter."""
+    """The token that is drawn, by the definition of each parameter."""
     order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if temperature == 0:
         return order[0]

@@ -1,4 +1,4 @@
-"""The engine on several ranks: the tokens of one process, whoever joins and leaves, and logits near float64's."""
+"""The engine on several ranks: the same tokens as in one process while requests join and leave, and logits near float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: f"tp{layout.tensor_parallel} pp{layout.pipeline_parallel}")
 def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
-    """The same model in one process and on several ranks; a small batch and few tokens a step, so that prompts go in chunks."""
+    """The same model in one process and on several ranks. Steps take few tokens, so prompts are split into chunks."""
     options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}
     with load_parallel(folder[0], request.param, dtype="fp32", **options) as parallel:
         yield labkit.load(folder[0], dtype="fp32", **options), parallel

@@ -1,4 +1,4 @@
-"""Passes on a queue that this process does not see into: waited for, given up in time. No GPU is needed for that."""
+"""Passes in a queue that this process cannot inspect: it waits for them and gives up in time. This needs no GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def links() -> Iterator[Links]:
 
 
 class Stream:
-    """A queue of work that is done when somebody says so."""
+    """A queue of work that is done when the test says so."""
 
     def __init__(self) -> None:
         self.done = 0

@@ -1,4 +1,4 @@
-"""A batch cut into pieces gives what it gives whole, wherever the cuts fall."""
+"""A batch that is cut into pieces gives the same results as the whole batch, for all places of the cuts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, folders and environments in which a server is started: resolved once, before the server has a folder of its own."""
+"""Names, folders and environments of a started server: they are resolved once, before the server has its own folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = {"vocab_size": 256, "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_he
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with models, in which this process is."""
+    """A folder with models, which is the current folder of this process."""
     for name in ("plain", "models/plain", 'a "b" c;d', "gptj"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).mkdir()
@@ -45,7 +45,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def served_model(folder: Path) -> str:
-    """What `gptj` is told in the repository there."""
+    """The parameters of `gptj` in the repository there."""
     text = (folder / "repository" / "gptj" / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_class()())
     return str(config.parameters["model"].string_value)

@@ -1,4 +1,4 @@
-"""What becomes of servers and models when processes are killed, ports are taken, or a repository cannot be served."""
+"""Servers and models when processes are killed, when ports are in use, and when a repository cannot be served."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
 
 def remains(server: Server, pid: int) -> list[Path]:
-    """What a server that has ended left behind: regions of shared memory, and folders."""
+    """The regions of shared memory and the folders that are left of a server that has ended."""
     folders = [server.log.parent, shared_folder_path(pid)]
     return [*shared_memory(region_prefix(server)), *(folder for folder in folders if folder.exists())]
 

@@ -1,4 +1,4 @@
-"""A name that a model does not know is refused with what was probably meant: nothing that a client writes is dropped."""
+"""A name that a model does not know is refused, and the error suggests a known name. No input is silently ignored."""
 
 from __future__ import annotations
 
