@@ -62,11 +62,11 @@ pipeline_tag: text-generation
 ---
 # gptj-tiny
 
-A GPT-J of {record["parameters"]:,} parameters ({recipe["n_layer"]} layers, width {recipe["n_embd"]}, {recipe["n_head"]} heads
-of {recipe["n_embd"] // recipe["n_head"]}, rotary positions on {recipe["rotary_dim"]} of each, context {recipe["n_positions"]},
-byte-level BPE of {recipe["vocab_size"]:,} entries), trained from random weights on public-domain English. It is small enough
-for every test and every laptop and good enough that its quality can be measured before and after it is quantized, pruned or
-distilled. It knows no facts and follows no instructions.
+A GPT-J of {record["parameters"]:,} parameters ({recipe["n_layer"]} layers, width {recipe["n_embd"]}, {recipe["n_head"]} heads of
+{recipe["n_embd"] // recipe["n_head"]}, rotary positions on {recipe["rotary_dim"]} of each, context {recipe["n_positions"]}, byte-level BPE of {recipe["vocab_size"]:,}
+entries), trained from random weights on public-domain English. It is small enough for every test and every laptop and
+good enough that its quality can be measured before and after it is quantized, pruned or distilled. It knows no facts
+and follows no instructions.
 
 `transformers.AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load this directory unchanged.
 
@@ -75,14 +75,13 @@ distilled. It knows no facts and follows no instructions.
 | --- | --- | --- | --- | --- |
 {sources}
 
-Hard line breaks were removed, typographic quotes and dashes replaced by plain ones, and tables dropped
-(`labkit/builtin/corpus.py`). Every 40th piece of about 32 KB of each source is held out and never trained on.
-`held_out_sample.txt` is a part of the held-out text, under the same licence, for measuring quality.
+Hard line breaks were removed, typographic quotes and dashes replaced by plain ones, and tables dropped (`labkit/builtin/corpus.py`). Every
+40th piece of about 32 KB of each source is held out and never trained on. `held_out_sample.txt` is a part of
+the held-out text, under the same licence, for measuring quality.
 
-## Training {record["steps"]:,} steps of {recipe["tokens_per_step"]:,} tokens ({record["train_tokens_seen"]:,} tokens seen),
-Muon for the matrices and AdamW for the rest, constant learning rate, then a linear decay over the last
-{recipe["decay_fraction"]:.0%} of the steps, seed {recipe["seed"]}, products in bfloat16 (weights and sums in float32), on two
-CPU cores.
+## Training
+{record["steps"]:,} steps of {recipe["tokens_per_step"]:,} tokens ({record["train_tokens_seen"]:,} tokens seen), Muon for the matrices and AdamW for the rest,
+constant learning rate, then a linear decay over the last {recipe["decay_fraction"]:.0%} of the steps, seed {recipe["seed"]}, products in bfloat16 (weights and sums in float32), on two CPU cores.
 
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps {record["steps"]}
 
@@ -97,8 +96,8 @@ CPU cores.
 Bits per byte depend on the text: the King James Bible is easier than the Jargon File. `training.json` holds the recipe,
 the corpus figures and the whole loss curve.
 
-## Three samples Temperature 0.8, top-p 0.95, {SAMPLE_TOKENS} tokens, seeds 0, 1 and 2. Each sample is the first draw, unedited,
-with the prompt in bold.
+## Three samples
+Temperature 0.8, top-p 0.95, {SAMPLE_TOKENS} tokens, seeds 0, 1 and 2. Each sample is the first draw, unedited, with the prompt in bold.
 
 {texts}
 """

@@ -21,7 +21,7 @@ def with_outliers(weight: Tensor, factor: float) -> Tensor:
 
 
 def absmax(weight: Tensor, group: int) -> Tensor:
-    """A matrix after rounding with plain absmax, in float64: the largest magnitude of a group is -8 steps; scales are float16."""
+    """A matrix after rounding with plain absmax, in float64. A group's largest magnitude is -8 steps; scales are float16."""
     rows, columns = weight.shape
     groups = torch.nn.functional.pad(weight.double(), (0, -columns % group)).view(rows, -1, group)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))

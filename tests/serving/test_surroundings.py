@@ -45,7 +45,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def served_model(folder: Path) -> str:
-    """The parameters of `gptj` in the repository there."""
+    """The model that the configuration of `gptj` in the repository names."""
     text = (folder / "repository" / "gptj" / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_class()())
     return str(config.parameters["model"].string_value)
