@@ -43,6 +43,6 @@ def test_a_frame_that_is_too_long_is_not_read() -> None:
 
 
 def test_frames_need_no_torch() -> None:
-    """They serve processes that have none of torch's memory."""
+    """Processes that do not load torch, to save memory, use these modules."""
     program = "import labkit.frames, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -118,7 +118,7 @@ ENGINE_FILES_FOR_SCHEDULE = ["bad_text_automaton", "engine_stats", "outputs", "s
 
 
 def test_the_schedule_knows_no_tensors_and_no_model() -> None:
-    """It plans by numbers alone. Its files import torch nowhere, and of labkit only themselves and a few plain parts."""
+    """The scheduler plans with numbers only. Its files never import torch. From labkit they import each other and a few parts."""
     known = modules()
     allowed = {"labkit.errors", *(f"labkit.engine.{name}" for name in ENGINE_FILES_FOR_SCHEDULE)}
     wrong = []
@@ -155,7 +155,7 @@ def outside_imports(path: Path) -> Iterator[str]:
 
 
 def test_modules_that_contracts_name_exist() -> None:
-    """A prefix of a module that has moved would let a learner's call of labkit pass for the learner's own work."""
+    """If a prefix named a module that has moved, a learner's call of labkit would count as the learner's own work."""
     from labkit.exercises.contracts import torch_guard
 
     assert [name for name in torch_guard._OWN if name not in modules()] == []

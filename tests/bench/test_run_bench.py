@@ -112,7 +112,7 @@ def measured(prefill: tuple[float, ...], decode: tuple[float, ...]) -> Measured:
 
 
 def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
-    """Memory was twice as fast in the second round, and so was the decode: the share is that of each round."""
+    """In the second round, memory and decode were twice as fast. The share is computed for each round."""
     config = open_checkpoint("gptj-tiny").config
     found = replace(measured((1.0, 1.0), (0.4, 0.2)), read_rates=(1e9, 2e9))
     about = {"labkit": {"version": "1", "detail": "", "held_bytes": 0}}

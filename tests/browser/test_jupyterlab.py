@@ -176,7 +176,7 @@ def test_solved_lab_00_draws_and_its_slider_redraws(browser: Any, server: str) -
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "solutions").glob("*.ipynb")))
 def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -> None:
-    """As it was released: that it runs is seen without a browser, by `tests/labs`."""
+    """The released notebook; `tests/labs` tests without a browser that it runs."""
     page = new_page(browser)
     page.goto(f"{server}/lab/tree/solutions/{name}.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(IDLE, timeout=MILLISECONDS)

@@ -211,7 +211,7 @@ def test_requests_that_are_refused(tmp_path: Path, source: Path, form: str, opti
 
 
 def test_writing_holds_about_one_tensor(tmp_path: Path) -> None:
-    """The peak of a process that converts stays well under the model's size."""
+    """The peak memory of a process that converts is much smaller than the model."""
     config = GPTJConfig(
         hidden_size=512, num_layers=10, num_heads=8, rotary_dim=64, context_length=64, vocab_size=1000, intermediate_size=2048
     )

@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", HEADS)
 def test_files_are_those_of_the_original_converter(tmp_path: Path, size: int) -> None:
-    """Each array is made here as the published layout says, with numpy, apart from labkit's own writer."""
+    """Here numpy makes each array in the published layout, without labkit's own writer."""
     weights = {name: tensor.numpy() for name, tensor in write_source(tmp_path / "source", 2).items()}
     done = convert(tmp_path / "source", tmp_path / "ft", "fastertransformer", tensor_parallel=size)
     assert done.path == tmp_path / "ft" / f"{size}-gpu"

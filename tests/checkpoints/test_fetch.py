@@ -195,7 +195,7 @@ def test_five_failures_end_the_run_and_keep_what_has_come(hub: Hub, models: Path
 
 
 def test_fewer_failures_do_not(hub: Hub, models: Path) -> None:
-    """Three of the five that are too many: on a busy machine a connection may also close by itself."""
+    """Three faults, where five are too many: on a busy machine a connection may also close by itself."""
     hub.misbehave(WEIGHTS, *[Fault("refuse")] * 3)
     fetch("gpt-j-6b")
     assert_whole(models, hub)
@@ -319,7 +319,7 @@ def test_the_built_in_model_needs_no_request(hub: Hub) -> None:
 
 
 def test_the_hubs_own_client_agrees_with_this_hub(hub: Hub, tmp_path: Path) -> None:
-    """So that the tests above speak of the hub's interface and not of one of our own."""
+    """This shows that the tests above use the real hub's interface and not an invented one."""
     info = huggingface_hub.HfApi(endpoint=hub.endpoint).model_info(
         "EleutherAI/gpt-j-6b", revision="float16", files_metadata=True
     )

@@ -76,7 +76,10 @@ def test_there_and_back_is_bit_equal(tmp_path: Path, model: tuple[Path, dict[str
 
 
 def test_the_files_hold_what_megatron_has(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
-    """Made here from the published layout: heads interleaved, first of a pair by rows, second by columns, padding zero."""
+    """Made here in the published layout: interleaved heads, zero padding, and pairs of matrices that are cut between ranks.
+
+    The first matrix of a pair is cut by rows, the second by columns.
+    """
     source, weights = model
     convert(source, tmp_path / "mg", "megatron", tensor_parallel=2, pipeline_parallel=2)
     found = ranks_of(tmp_path / "mg")

@@ -409,7 +409,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
 
 
 def test_a_terminal_that_knows_ascii_only(place: Path, done: dict[str, Done]) -> None:
-    """A character that it lacks is written as its number; nothing ends in a traceback."""
+    """A character that the encoding lacks is written as its number. No command ends with a traceback."""
     (place / "na\u00efve.txt").write_text("caf\u00e9 \u2014 \U0001f40b", "utf-8")
     run = subprocess.run(
         [sys.executable, "-c", IN_TURN, json.dumps(ASCII)],

@@ -87,7 +87,10 @@ def test_without_its_token_nobody_gets_in(lab: tuple[psutil.Process, int, str]) 
 
 
 def test_a_page_under_another_name_does_not_get_in(lab: tuple[psutil.Process, int, str]) -> None:
-    """With the browser's cookie too: a name that was made to mean this machine, and another origin that opens a channel."""
+    """Two attacks fail even with the browser's cookie.
+
+    One uses a foreign name that resolves to this machine; the other opens a channel from another origin.
+    """
     _, port, token = lab
     status, cookies = get(port, f"/lab?token={token}")
     assert (status, "username-" in cookies) == (200, True)

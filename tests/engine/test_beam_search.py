@@ -238,7 +238,7 @@ def test_beams_to_the_end_of_the_context_are_those_of_transformers() -> None:
 
 # The cache --------------------------------------------------------------------------------------------------------------
 def test_no_key_or_value_is_ever_moved() -> None:
-    """Each forward pass writes one slot a beam, which nothing else holds; between passes nothing is written at all."""
+    """Each forward pass writes one slot per beam, and no other beam holds that slot. Between passes nothing is written."""
     engine = engine_of(random_peer("rotary below the head", 7))
     asked = sequences(engine, random_prompts(211, [6, 11], 7), [SamplingParams(num_beams=5, max_new_tokens=12)] * 2)
     cache = KVCache(engine.config, sum(map(slots_needed, asked)), device=engine.device, dtype=engine.dtype)

@@ -122,7 +122,7 @@ def test_a_tight_pool_preempts_and_changes_no_token(peer: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [2, 7, 16, 47])
 def test_a_prompt_in_chunks_beside_decoding_gives_the_logits_of_the_whole_prompt(chunk: int) -> None:
-    """Logits of every step, in float64, against one forward pass over the text up to there."""
+    """The logits of every step, in float64, are compared with one forward pass over the text so far."""
     double = random_peer(SHAPE, 5, torch.float64)
     whole = engine_of(double)
     engine = engine_of(double, max_batch_size=2, max_step_tokens=chunk + 1)
@@ -267,7 +267,7 @@ def test_threads_that_generate_at_once_share_the_steps_and_get_their_own_tokens(
 
 
 def test_a_step_that_is_interrupted_ends_its_caller_alone(peer: Any) -> None:
-    """Wherever it is interrupted: in the forward pass, in sampling, or between two tokens that are taken."""
+    """The step may be interrupted in the forward pass, in sampling, or between two tokens."""
     params = SamplingParams(max_new_tokens=12, temperature=0.9, seed=3, ignore_eos=True)
     prompts = random_prompts(211, [6, 11], 14)
     expected = [engine_of(peer).generate([p], params)[0].token_ids for p in prompts]

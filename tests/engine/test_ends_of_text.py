@@ -120,7 +120,7 @@ def test_every_form_keeps_them(several: tuple[Any, labkit.Engine, Path], tmp_pat
 
 
 def test_a_served_model_has_them(several: tuple[Any, labkit.Engine, Path], tmp_path: Path) -> None:
-    """What outputs are padded with is one token; the engine that the server starts reads the model's own list."""
+    """Outputs are padded with one token. The engine that the server starts reads the model's own list of end tokens."""
     write_repository(tmp_path, ServeSettings(model=str(several[2])))
     text = (tmp_path / "fastertransformer" / "config.pbtxt").read_text()
     assert 'key: "end_token_id"' in text
@@ -174,7 +174,7 @@ def test_a_generation_config_that_is_none(source: Path, tmp_path: Path, text: st
 
 @pytest.mark.parametrize("ends", [50256, [50256, -1], -1, 211, [2**70]])
 def test_ends_outside_of_the_vocabulary_never_match(source: Path, tmp_path: Path, ends: Any) -> None:
-    """As `transformers.GPTJConfig(vocab_size=1000)` writes them; nothing is looked up by them, and nobody is stopped."""
+    """`transformers.GPTJConfig(vocab_size=1000)` writes such ids. They are never used as an index, and they end no text."""
     folder = folder_with(source, tmp_path / "model", {"eos_token_id": ends, "bos_token_id": 50256}, None)
     with pytest.warns(UserWarning, match="is outside the vocabulary of 211 tokens; the model never"):
         engine = labkit.load(folder, device="cpu", num_slots=512)

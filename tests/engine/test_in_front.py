@@ -125,7 +125,7 @@ def test_the_plain_model_is_hugging_faces_when_nothing_is_forgotten(peer: Any) -
 
 @pytest.mark.parametrize("options", [{}, {"max_batch_size": 3, "max_step_tokens": 6}], ids=str)
 def test_memory_len_attends_to_the_last_so_many_tokens(peer: Any, options: dict[str, int]) -> None:
-    """Each with another memory in one batch."""
+    """Each sequence in the batch has a different `memory_len`."""
     prompts = random_prompts(211, [8, 1, 12, 5], 9)
     windows = [8, 3, 14, 30]
     params = [SamplingParams(memory_len=window, max_new_tokens=18, ignore_eos=True) for window in windows]

@@ -174,7 +174,7 @@ WISHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rows_moved_on_by_tokens_are_rows_built_anew(seed: int) -> None:
-    """Sequences join and leave rows in any order and step in any company; each draws as if it were alone."""
+    """Sequences join and leave rows in any order, next to any others. Each draws the same tokens as when it is alone."""
     vocab, steps = 19, 14
     draw = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=draw)

@@ -80,7 +80,7 @@ def test_a_stop_among_right_guesses_ends_the_text_there() -> None:
 
 
 def test_a_prefix_kept_by_a_request_that_guessed_holds_no_wrong_guess() -> None:
-    """The dialogue goes on from what speculation computed: its kept keys must be those of the tokens taken."""
+    """The dialogue continues from the cache that speculation left: the kept keys must be those of the accepted tokens."""
     peer = random_peer("one head of 80", 5)
     (stem,) = random_prompts(59, [4], 2)
     engine, fresh = engine_of(peer), engine_of(peer, prefix_reuse=False)

@@ -292,7 +292,7 @@ def test_ctrl_c_at_any_moment_ends_its_caller_alone(peer: Any, prompts: list[lis
 @pytest.mark.parametrize("where", ["__enter__", "__exit__"])
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_ctrl_c_leaves_the_callers_gradients_as_they_were(peer: Any, prompts: list[list[int]], where: str, event: str) -> None:
-    """A signal that arrives as the engine switches gradients off, or on again."""
+    """A signal arrives while the engine switches gradients off or on again."""
     code = getattr(undisturbed, where).__code__
     engine = engine_of(peer)
     for before in (True, False):

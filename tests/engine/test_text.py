@@ -81,7 +81,7 @@ def test_special_tokens_are_no_text_but_a_stop_string_can_name_them(
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_a_special_token_that_a_stop_string_names_ends_the_text(engine: Engine, beams: int) -> None:
-    """A model that can write two tokens only, the end of text and `a`."""
+    """The model can write only two tokens: the end of text and `a`."""
     assert engine.tokenizer is not None
     end, (word,) = engine.config.eos_token_id, engine.tokenizer.encode("a")
     assert end is not None

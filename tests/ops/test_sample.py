@@ -101,7 +101,7 @@ ISAS = ("portable", "avx2", "avx512_vnni", "avx512_bf16")
 @pytest.mark.parametrize("spread", [20.0, 2.0, 1e-3, 0.0])
 @pytest.mark.parametrize("vocab", [1, 255, 257, 4099, 50_400])
 def test_the_native_sampler_gives_the_specifications_tokens(isa: str, spread: float, vocab: int) -> None:
-    """Peaked and flat rows, rows of equals, banned tokens; kept sets from one token to nearly all."""
+    """Peaked rows, flat rows, rows of equal logits, and banned tokens; kept sets of one token up to nearly all tokens."""
     if not native.available():
         pytest.skip(f"not measured here: {native.why_not()}")
     rows, before, draw = 24, native.instruction_set(), random.Random(vocab)

@@ -105,7 +105,7 @@ def test_soft_and_prefix_prompts_work_and_what_other_ranks_cannot_see_is_refused
 
 @pytest.mark.parametrize("layout", one_in(3, [Layout(2, 2), Layout(1, 2), Layout(1, 3)]))
 def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tuple[Path, Any]) -> None:
-    """Hundreds of tokens a step, most of them without logits."""
+    """Steps of hundreds of tokens, most of which need no logits."""
     prompts = random_prompts(211, [70, 61, 66, 72, 5, 64], seed=7)
     one = labkit.load(folder[0], dtype="fp32").generate(prompts, GREEDY)
     with load_parallel(folder[0], layout, dtype="fp32") as engine:
@@ -115,7 +115,7 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
 
 @pytest.mark.parametrize("stages", one_in(2, [4, 3]))
 def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
-    """More pieces than what is between two stages holds, while the next steps are given out."""
+    """More pieces than fit between two stages, while the next steps are already submitted."""
     options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
     prompts, params = random_prompts(211, [88] * 48, seed=8), replace(GREEDY, max_new_tokens=4)
     one = labkit.load(folder[0], dtype="fp32", **options).generate(prompts, params)

@@ -70,7 +70,7 @@ def test_a_pass_that_takes_too_long_ends_for_everybody(links: Links) -> None:
 
 
 def test_who_finds_no_room_on_the_queue_is_released_as_well(links: Links) -> None:
-    """The main thread is within a call when time is up; `abort` is what lets that return."""
+    """When the time is over, the main thread is inside a call. Only `abort` makes this call return."""
     queue = GpuQueue(links, 0.2, mark=Stream().mark)
     with queue.queueing():
         assert links.aborted.wait(PATIENCE)

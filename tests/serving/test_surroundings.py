@@ -94,7 +94,7 @@ def test_a_path_that_a_shell_would_take_apart_gets_a_plain_link(tmp_path: Path, 
 
 
 def test_the_private_folder_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever TMPDIR says it is in one place, unless somebody else has taken that."""
+    """The folder has the same place for every TMPDIR, unless another user has taken this place."""
     usual = user_folder()
     assert usual.parent == Path("/tmp")
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
@@ -165,7 +165,7 @@ def test_loopback_has_no_proxy(address: str, direct: bool) -> None:
 
 
 def test_metrics_on_loopback_are_read_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the proxy asked the error would name its port."""
+    """If the proxy were used, the error would name its port."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

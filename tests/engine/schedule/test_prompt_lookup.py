@@ -51,7 +51,7 @@ def test_nothing_is_guessed_where_nothing_was_seen() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("wishes", [WISHES, [{"temperature": 0.0}] * 5], ids=["all kinds", "greedy"])
 def test_verified_tokens_are_those_made_one_by_one(wishes: list[dict[str, object]], seed: int) -> None:
-    """Guesses right, wrong and none, in one batch: each sequence gets what it would have got step by step."""
+    """Right guesses, wrong guesses and no guesses in one batch: each sequence gets the same tokens as without guessing."""
     vocab, steps, draw = 19, 16, random.Random(seed)
     logits = 2 * torch.randn(len(wishes), steps, vocab, generator=torch.Generator().manual_seed(seed))
     plain, guessing = (

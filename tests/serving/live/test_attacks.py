@@ -207,7 +207,7 @@ def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
 
 
 def test_a_secret_is_random_and_opens_its_server_until_that_ends(served: Server, tmp_path: Path) -> None:
-    """The attack runs with it: what strangers met was the bolt, and no mistake in their request."""
+    """With the secret, the same attack works. So without it, requests are refused for the missing secret and nothing else."""
     proof = tmp_path / "proof"
     with Server(served.repository, models=["postprocessing"], watch=False, log=tmp_path / "log") as other:
         address = other.grpc

@@ -71,7 +71,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
 
 @pytest.mark.long
 def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_path: Path) -> None:
-    """Also in a thread; and what one leaves behind when it ends is nothing, while the other goes on."""
+    """The second server is started in a thread. When it ends, it leaves nothing over, and the first server continues."""
     made: list[Server] = []
     thread = threading.Thread(target=lambda: made.append(Server(watched.repository)))
     thread.start()

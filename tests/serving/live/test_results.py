@@ -163,7 +163,7 @@ def test_word_lists_of_tokens(served: Server, offline: Engine) -> None:
 
 
 def test_padding_behind_the_end_is_no_text(served: Server, offline: Engine) -> None:
-    """Of two prompts one ends early; its row of the batch is filled up, and its text is not."""
+    """One of two prompts ends early. Its row in the batch is padded, but its text is not."""
     words = once(offline, PROMPT).text.split()
     made = infer(served, "ensemble", ensemble([PROMPT, "The"], 24, stop=words[1]))
     assert made["OUTPUT_0"][0, 0] == (PROMPT + once(offline, PROMPT, stop=[words[1], " " + words[1]]).text)

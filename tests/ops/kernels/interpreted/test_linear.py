@@ -128,7 +128,7 @@ def test_a_part_of_a_matrix_and_rows_apart() -> None:
 
 
 def test_the_weight_is_read_once() -> None:
-    """A single row, and 8 rows: what passes through memory is the weight, x for every block of outputs, and the result."""
+    """For a single row and for 8 rows, the traffic is the weight, x for every block of outputs, and the result."""
     num_in, num_out = 256, 64
     for kind, weight_bytes in (("dense", 2), ("int8", 1), ("int4", 0.5625)):
         weight = random(num_out, num_in).half()
