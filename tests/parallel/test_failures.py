@@ -119,7 +119,7 @@ def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="not measured here: only Linux limits another process's memory")
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> None:
-    """A rank has no memory left for the cache of a second engine, whose first request arrives while the first engine decodes."""
+    """A rank has no memory left for the cache of a second engine, which gets a request while the first engine decodes."""
     before = left_behind([])
     first = load_parallel(folder, Layout(1, 2), dtype="fp32", num_slots=500)
     (pid,) = first.forward.ranks.process_ids.values()  # type: ignore[attr-defined]
