@@ -118,7 +118,7 @@ ENGINE_FILES_FOR_SCHEDULE = ["bad_text_automaton", "engine_stats", "outputs", "s
 
 
 def test_the_schedule_knows_no_tensors_and_no_model() -> None:
-    """The scheduler plans with numbers only. Its files never import torch. From labkit they import each other and a few parts."""
+    """The scheduler plans with numbers only. Its files import no torch, and from labkit only each other and a few parts."""
     known = modules()
     allowed = {"labkit.errors", *(f"labkit.engine.{name}" for name in ENGINE_FILES_FOR_SCHEDULE)}
     wrong = []
