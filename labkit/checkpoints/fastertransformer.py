@@ -23,7 +23,7 @@ from torch import Tensor
 from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.fastertransformer_files import StoredFile, files_of
 from labkit.checkpoints.pieces import Piece, read_pieces
-from labkit.checkpoints.split import check_tensor_parallel, rectangle_of
+from labkit.checkpoints.split import check_tensor_parallel
 from labkit.checkpoints.tensor_file import Entry, TensorFile
 from labkit.checkpoints.tokenizer_files import find_tokenizer
 from labkit.config import GPT_J_6B, GPTJConfig
@@ -104,7 +104,7 @@ class FasterTransformerCheckpoint(Checkpoint):
     def _piece(self, name: str, shape: tuple[int, ...], file: str) -> Piece:
         """The rectangle of a tensor that a file holds."""
         stored = self._stored[file]
-        rows, columns = rectangle_of(name, shape, stored.rank or 0, 1 if stored.rank is None else self.tensor_parallel)
+        rows, columns = stored.rectangle_of(name, shape, self.tensor_parallel)
         first_column = stored.tensors.index(name) * (rows.stop - rows.start)
         return Piece(self._files[file], file, rows, columns, 0, first_column, transposed=stored.is_transposed)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from labkit.checkpoints.checkpoint import expected_shapes
 from labkit.checkpoints.megatron_names import LAYER_TENSORS, QKV, QKV_PARTS, layer_and_part
-from labkit.checkpoints.split import Split, share_shape, split_of
+from labkit.checkpoints.split import Split, rectangle_of, share_shape, split_of
 from labkit.config import GPTJConfig
 
 _OUTSIDE_LAYERS = {
@@ -40,6 +40,10 @@ class StoredFile:
     def is_transposed(self) -> bool:
         """Whether the file holds [in, out] where Hugging Face has [out, in]."""
         return self.rank is not None and len(self.shape) > 1
+
+    def rectangle_of(self, name: str, shape: tuple[int, ...], tensor_parallel: int) -> tuple[slice, slice | None]:
+        """The rows and columns that the file holds of one of its tensors, whose whole shape is `shape`."""
+        return rectangle_of(name, shape, self.rank or 0, 1 if self.rank is None else tensor_parallel)
 
 
 def files_of(config: GPTJConfig, tensor_parallel: int) -> dict[str, StoredFile]:

@@ -13,7 +13,6 @@ from labkit.checkpoints.checkpoint import Checkpoint, expected_shapes
 from labkit.checkpoints.fastertransformer import CONFIG, DTYPES, NO_TOKEN
 from labkit.checkpoints.fastertransformer_files import StoredFile, files_of
 from labkit.checkpoints.output import Progress, write_tensor
-from labkit.checkpoints.split import rectangle_of
 from labkit.config import GPTJConfig
 
 
@@ -40,7 +39,7 @@ def _content(checkpoint: Checkpoint, stored: StoredFile, tensor_parallel: int, d
 
     def read(name: str) -> Tensor:
         shape = expected_shapes(checkpoint.config)[name]
-        rows, columns = rectangle_of(name, shape, stored.rank or 0, 1 if stored.rank is None else tensor_parallel)
+        rows, columns = stored.rectangle_of(name, shape, tensor_parallel)
         tensor = checkpoint.read(name, dtype=dtype, rows=rows, columns=columns)
         return tensor.T if stored.is_transposed else tensor
 

@@ -123,15 +123,14 @@ def print_faults(repository: Path) -> None:
     """Print the faults of a repository. Raises `InvalidRequest` if there is one."""
     from labkit.environment import find_gpus
     from labkit.errors import InvalidRequest
+    from labkit.plurals import counted
     from labkit.serving.repository.checker.check_repository import check_repository
 
     faults = check_repository(repository, gpus=len(find_gpus()[0]))
     for fault in faults:
         say(str(fault))
     if faults:
-        raise InvalidRequest(
-            f"{repository} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}, named above; correct them first"
-        )
+        raise InvalidRequest(f"{repository} has {counted(len(faults), 'fault')}, named above; correct them first")
     say(f"{repository} has no faults")
 
 

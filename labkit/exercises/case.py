@@ -18,11 +18,16 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-def own_error(error: BaseException) -> BaseException:
-    """The error that a kernel raised; Triton's interpreter and its compiler wrap it in errors of their own."""
+def unwrapped(error: BaseException) -> list[BaseException]:
+    """An error of Triton's interpreter or compiler, and what it wraps, down to the error that the kernel itself raised."""
     cause = error.__cause__
     wrapped = type(error).__name__ == "InterpreterError" or type(cause).__name__ == "CompilationError"
-    return own_error(cause) if cause is not None and wrapped else error
+    return [error, *unwrapped(cause)] if cause is not None and wrapped else [error]
+
+
+def own_error(error: BaseException) -> BaseException:
+    """The error that a kernel itself raised, without the errors that Triton wraps it in."""
+    return unwrapped(error)[-1]
 
 
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:

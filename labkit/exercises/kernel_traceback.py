@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import labkit
-from labkit.exercises.case import own_error
+from labkit.exercises.case import unwrapped
 
 MOST_FRAMES = 3
 """The most frames that are shown, the last of the learner's own."""
@@ -31,13 +31,10 @@ def show_shortly(error: BaseException) -> None:
 
 def short_traceback(error: BaseException) -> list[str]:
     """The last of the learner's own frames, the error that they raised, and how to see all frames."""
-    raised = own_error(error)
-    frames = own_frames(error)
-    while error is not raised and error.__cause__ is not None:
-        error = error.__cause__
-        frames += own_frames(error)
+    errors = unwrapped(error)
+    frames = [frame for each in errors for frame in own_frames(each)]
     lines = [f"line {frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-MOST_FRAMES:]]
-    return [*lines, *(line.rstrip() for line in traceback.format_exception_only(raised)), ALL_FRAMES]
+    return [*lines, *(line.rstrip() for line in traceback.format_exception_only(errors[-1])), ALL_FRAMES]
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -137,8 +137,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_whole(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        self._end_headers()
         self.wfile.write(body)
+
+    def _end_headers(self) -> None:
+        """Say whether the connection closes; a client that is not told may send its next request into the closing one."""
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
 
     def _send_file(self, request: Request, name: str) -> None:
         """Send a file, or the requested range of it, and make the file's next fault."""
@@ -180,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
         self.send_header("Content-Length", str(end - begin))
-        self.end_headers()
+        self._end_headers()
 
 
 @contextmanager

@@ -6,8 +6,24 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+
+from labkit.grading.lab_notebooks import solved_notebook
+
+SOLUTIONS = Path(__file__).parents[2] / "solutions"
+
+
+def solution_source(lab: str) -> str:
+    """The source of a lab's solved and unsolved notebook; lab: "02"."""
+    (path,) = SOLUTIONS.glob(f"{lab}_*.py")
+    return path.read_text("utf-8")
+
+
+def solved_cells(lab: str) -> list[str]:
+    """The code cells of a lab's solved notebook."""
+    return [cell.source for cell in solved_notebook(solution_source(lab)).cells if cell.cell_type == "code"]
 
 
 def as_learners(function: Callable[..., Any]) -> Callable[..., Any]:

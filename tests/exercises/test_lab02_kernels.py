@@ -16,18 +16,14 @@ import pytest
 
 from labkit.exercises.registry import exercise as find
 from labkit.grading.judge import SEEDS
-from labkit.grading.lab_notebooks import solved_notebook
 from labkit.grading.notebook_check import run_apart
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.ops.backend import has_triton
+from tests.exercises.learners import solved_cells
 
 ROOT = Path(__file__).parents[2]
-CELLS = [
-    cell.source
-    for cell in solved_notebook((ROOT / "solutions" / "02_fused_kernels.py").read_text("utf-8")).cells
-    if cell.cell_type == "code"
-]
+CELLS = solved_cells("02")
 SET_UP = "import math\nimport torch\nfrom labkit.exercises.kernels import tl, triton\n"
 TILE = next(cell for cell in CELLS if "def product_tile" in cell)
 LOADS, LAUNCH = (next(cell for cell in CELLS if name in cell) for name in ("def load_part(", "def launch("))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +21,11 @@ from labkit.exercises.lab02.sampling import sample_token
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_cases
 from labkit.grading.judge import judge
-from labkit.grading.lab_notebooks import solved_notebook
 from labkit.measure.torch_traffic import torch_traffic
 from labkit.ops.decode_attention import decode_attention_reference
 from labkit.ops.linear import linear_reference
 from labkit.ops.residual_layer_norm import residual_layer_norm_reference
+from tests.exercises.learners import solution_source, solved_cells
 
 CPU = torch.device("cpu")
 NAMES = ("residual_layer_norm", "rotary_cache_write", "decode_attention", "linear_gelu", "int8")
@@ -196,8 +195,7 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
     ],
 )
 def test_a_wrong_sign_in_one_pass_is_named(first: str, changed: str, said: str) -> None:
-    solved = solved_notebook((Path(__file__).parents[2] / "solutions" / "02_fused_kernels.py").read_text("utf-8"))
-    source = next(cell.source for cell in solved.cells if "def online_softmax(" in cell.source)
+    source = next(cell for cell in solved_cells("02") if "def online_softmax(" in cell)
     scope: dict[str, Any] = {"math": math, "torch": torch}
     exec(source.replace(first, changed), scope)
     exercise = find("online_softmax")
@@ -207,9 +205,7 @@ def test_a_wrong_sign_in_one_pass_is_named(first: str, changed: str, said: str) 
 
 @pytest.mark.parametrize("exercise", [*lab02.EXERCISES, find("stream_text")], ids=lambda exercise: exercise.number)
 def test_hints_hold_one_line_of_the_solution_at_most(exercise: Any) -> None:
-    name = {"02": "02_fused_kernels.py", "04": "04_triton_deployment.py"}[exercise.lab]
-    source = (Path(__file__).parents[2] / "solutions" / name).read_text("utf-8")
-    cell = next(cell for cell in source.split("# %%") if f"\ndef {exercise.function}(" in cell)
+    cell = next(cell for cell in solution_source(exercise.lab).split("# %%") if f"\ndef {exercise.function}(" in cell)
     solved = re.findall(r"# BEGIN SOLUTION.*?\n(.*?)# END SOLUTION", cell, flags=re.DOTALL)
     lines = [line.strip().removeprefix("return ") for block in solved for line in block.splitlines()]
     hints = " ".join(exercise.hints)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +16,10 @@ from labkit.exercises.registry import all_exercises
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import SEEDS, judge
-from labkit.grading.lab_notebooks import solved_notebook
 from labkit.grading.run_statements import define
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
+from tests.exercises.learners import solved_cells
 
 
 def rebuilt(config: Any) -> int:
@@ -146,17 +145,14 @@ def test_what_a_function_is_given_may_be_used(name: str, function: Callable[...,
     assert verdict_on(name, function)[0] == PASSED
 
 
-SOLUTIONS = sorted((Path(__file__).parents[2] / "solutions").glob("[0-9][0-9]_*.py"))
 CALLED_HERE = [one for one in all_exercises() if one.run is directly and "triton" not in one.requires]
 
 
 @pytest.mark.parametrize("exercise", CALLED_HERE, ids=lambda one: one.function)
 def test_the_course_solutions_are_own_work(exercise: Exercise) -> None:
-    source = next(path for path in SOLUTIONS if path.name.startswith(exercise.lab)).read_text("utf-8")
-    cells = [cell.source for cell in solved_notebook(source).cells if cell.cell_type == "code"]
     scope: dict[str, Any] = {"__name__": "__main__"}
     with torch.enable_grad():  # a set-up cell switches gradients off; after the block they are on again
-        failed = define(submission_of(*cells).needed_for(exercise.function), scope)
+        failed = define(submission_of(*solved_cells(exercise.lab)).needed_for(exercise.function), scope)
         assert exercise.function in scope, failed
         verdict = judge(exercise, run_seeds(scope[exercise.function], exercise, SEEDS[:1]))
     assert verdict.verdict == PASSED, str(verdict)

@@ -15,6 +15,7 @@ from labkit.grading.call import BUSY, Outcome
 from labkit.grading.judge import AGAIN, judge
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, state
 from tests.grading.forms import an_exercise
+from tests.patience import PATIENCE
 
 SHARED = """
 import os, subprocess, sys
@@ -48,7 +49,7 @@ def test_a_call_that_is_stopped_on_a_busy_core_is_inconclusive() -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import torch
 
 from labkit.exercises.case import Case
 from labkit.grading.call import Outcome, call, run_cases, run_seeds
-from labkit.grading.judge import SEEDS, judge
+from labkit.grading.judge import AGAIN, SEEDS, judge
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, PASSED, Verdict
 from tests.grading.forms import an_exercise, on, row_sums
 from tests.patience import PATIENCE
@@ -72,7 +72,7 @@ def test_after_a_time_out_the_other_cases_and_seeds_are_not_tried() -> None:
 
     verdict = verdict_on(function, seconds=0.3)
     assert len(tried) == 1
-    assert verdict.verdict in (FAILED, INCONCLUSIVE)  # on a busy machine it is inconclusive
+    assert verdict.verdict == (INCONCLUSIVE if verdict.message.startswith(AGAIN) else FAILED)
     assert "it ran for more than 0.3 seconds" in verdict.message
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import InvalidRequest
+from labkit.plurals import counted
 from labkit.serving.stress.lengths import Lengths
 
 USUAL = Lengths(8, 64)
@@ -49,7 +50,7 @@ class StressSettings:
     def offered_load(self) -> str:
         """The load in words: "4 users" or "8 requests/s"."""
         if self.users is not None:
-            return f"{self.users} user{'s' * (self.users > 1)}"
+            return counted(self.users, "user")
         return f"{self.rate:g} requests/s"
 
     def to_dict(self) -> dict[str, Any]:

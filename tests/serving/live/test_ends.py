@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import signal
 import socket
 import time
@@ -176,7 +175,8 @@ def test_a_model_that_is_killed_with_requests(
         print(f"{model}: every request had ended {time.monotonic() - began:.2f} s after the kill")
 
 
-def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) -> None:
+def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept.watchdog, "_look", lambda model: None)  # its probes would count among the requests
     with started_again(kept, offline) as why, in_flight(kept, [tokens, text]) as asked:
         stub = model_process(kept, "fastertransformer")
         began = time.monotonic()
@@ -185,9 +185,7 @@ def test_a_model_that_is_stopped_with_requests(kept: Server, offline: Engine) ->
         print(f"every request had ended {time.monotonic() - began:.2f} s after the stop")
         with contextlib.suppress(psutil.NoSuchProcess):
             stub.send_signal(signal.SIGCONT)
-    found = re.match(r"tritonserver was ended: the process of fastertransformer ended with (\d+) requests", why[0])
-    assert found
-    assert int(found[1]) in (6, 7), "the server's own check may be among them"
+    assert why[0].startswith("tritonserver was ended: the process of fastertransformer ended with 6 requests")
 
 
 def test_a_model_that_is_stopped_for_a_moment_goes_on(kept: Server) -> None:
