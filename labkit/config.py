@@ -1,4 +1,4 @@
-"""The configuration of a GPT-J model, and named configurations. Imports only `errors` and `json_file` from labkit."""
+"""The configuration of a GPT-J model, and named configurations. From labkit, it imports only `errors` and `json_file`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "scale_attn_by_inverse_layer_idx": ((False, None), "is {}; GPT-J has no such scale, false is accepted"),
     "add_cross_attention": ((False, None), "is {}; GPT-J has no cross-attention, false is accepted"),
 }
-"""Settings of a `config.json` that are fixed in GPT-J, with their accepted values and the error message for others."""
+"""Settings of a `config.json` that are fixed in GPT-J: the accepted values, and the error message for any other value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class GPTJConfig:
             raise InvalidRequest(f"GPT-J config: {name} is {value!r:.80}{also}; a whole number from 1 to {most} is accepted")
 
     def _tokens(self, name: str, given: Any, *, one: bool = False) -> tuple[int, ...]:
-        """The token ids of a setting without duplicates and without those outside the vocabulary."""
+        """The token ids of a setting. Duplicates and ids outside the vocabulary are left out."""
         several = isinstance(given, list | tuple) and not one
         tokens = () if given is None else tuple(given) if several else (given,)
         if any(type(token) is not int for token in tokens):
@@ -122,7 +122,7 @@ class GPTJConfig:
 
     @property
     def parameter_count(self) -> int:
-        """The number of parameters, with embedding and untied head (6,050,882,784 for GPT-J 6B)."""
+        """The number of parameters, including the embedding and the untied head (6,050,882,784 for GPT-J 6B)."""
         h, inner = self.hidden_size, self.intermediate_size
         layer = 4 * h * h + 2 * h * inner + inner + h + 2 * h
         return self.num_layers * layer + 2 * self.vocab_size * h + self.vocab_size + 2 * h
@@ -160,7 +160,7 @@ class GPTJConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> GPTJConfig:
-        """Make a config from a `config.json` file. Raises `InvalidRequest` with the file's name and the error in it."""
+        """Make a config from a `config.json` file. Raises `InvalidRequest` with the name of the file and its error."""
         try:
             values = read_json_object(path)
         except (OSError, ValueError) as error:

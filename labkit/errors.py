@@ -26,15 +26,18 @@ class RankFailed(LabkitError):
 
 
 class RequestFailed(LabkitError):
-    """One request failed in a step of the engine and was ended; others continue. The message names it and the cause."""
+    """One request failed in a step of the engine and was ended; others continue.
+
+    The message names the request and the cause.
+    """
 
 
 THE_LIMIT = "which is the limit"
-"""Part of every message of `Overloaded`: a client can tell it from a missing server only by these words."""
+"""Every message of `Overloaded` holds these words. Only by them can a client tell an overloaded server from a missing one."""
 
 
 class Overloaded(LabkitError):
-    """A server has reached its limit of work, which the message names; try again later."""
+    """A server has reached one of its limits. The message names the limit. Try again later."""
 
 
 class Cancelled(LabkitError):

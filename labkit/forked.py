@@ -1,4 +1,4 @@
-"""Rules for forked children: a child has its parent's memory, but not its threads, and must not end its processes."""
+"""Rules for forked children: a child has its parent's memory, but not its threads, and must not end the parent's processes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ _is_child = False
 def is_forked_child() -> bool:
     """Whether this process was forked from one that had imported labkit.
 
-    A child lacks the OpenMP threads of its parent, and a parallel region would wait for them for ever.
+    A child does not have its parent's OpenMP threads, and a parallel region would wait for those threads for ever.
     """
     return _is_child
 
 
 def tell(forkable: Forkable) -> None:
-    """Register an object: its `after_fork` is called in every child that is forked while the object exists."""
+    """Register an object. In every child that is forked while the object exists, its `after_fork` is called."""
     _forkables.add(forkable)
 
 
 def by_owner(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a function so that it works in the current process only and does nothing in forked children.
 
-    It is meant for functions that run when a process or an object ends: only the owner may end servers and ranks.
+    Use it for functions that run when a process or an object ends: only the process that started servers and ranks may end
+    them.
     """
     owner = os.getpid()
 

@@ -1,4 +1,7 @@
-"""Frames over a socket between two processes: two byte strings, preceded by their lengths. Does not know what they mean."""
+"""Frames over a socket between two processes. A frame is two byte strings, preceded by their lengths.
+
+This module does not know what the bytes mean.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def receive_frame(source: socket.socket, most_bytes: int | None = None) -> tuple
 
 
 def _exactly(source: socket.socket, size: int) -> bytes | None:
-    """The next `size` bytes; None if the other side is gone before they have all come."""
+    """The next `size` bytes; None if the other side is gone before all of them have arrived."""
     found = bytearray()
     while len(found) < size:
         try:

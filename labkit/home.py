@@ -1,4 +1,7 @@
-"""The folder where labkit stores a user's files: progress, records, downloaded models. Imports only labkit's errors."""
+"""The folder where labkit stores a user's files: progress, records, downloaded models.
+
+From labkit, it imports only `errors`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from labkit.errors import NotAvailable
 
 
 def home_path() -> Path:
-    """The folder named by `LABKIT_HOME`, else `~/.labkit`. It may not exist; use this to read only."""
+    """The folder named by `LABKIT_HOME`, else `~/.labkit`. It may not exist, so use this function only for reading."""
     return Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
 
 
 def home() -> Path:
-    """The folder of `home_path`; it is created when it is missing.
+    """The folder that `home_path` returns; it is created when it is missing.
 
     Raises `NotAvailable` when the folder cannot be created or written to.
     """
@@ -37,7 +40,7 @@ def home() -> Path:
 
 @contextmanager
 def fresh_home() -> Iterator[Path]:
-    """A temporary, empty home for this process and the processes it starts; the user's files are not read or changed."""
+    """A temporary, empty home for this process and the processes that it starts. The user's files are not read or changed."""
     before = os.environ.get("LABKIT_HOME")
     with tempfile.TemporaryDirectory(prefix="labkit-home-") as folder:
         os.environ["LABKIT_HOME"] = folder
@@ -50,7 +53,7 @@ def fresh_home() -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old content or the new content, never a part of it, even after a crash."""
+    """Write a text file. Readers see all of the old content or all of the new content, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,6 +1,6 @@
 """How much memory this process may still take: the free memory of the host, limited by cgroups and `ulimit -v`.
 
-The limit of a container is in the files of its cgroup, version 1 or 2; the free memory of the host does not show it.
+The limit of a container is in the files of its cgroup (version 1 or 2). The free memory of the host does not show this limit.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import psutil
 
 PROCESS = Path("/proc/self")
 UNLIMITED = 1 << 60
-"""Larger limits mean no limit: version 1 writes a number close to 2^63 if there is none."""
+"""A limit above this value means no limit: cgroup version 1 writes a number close to 2^63 if there is none."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A memory limit in bytes and the used part of it, without the file pages that the kernel can drop."""
+    """A memory limit, and the memory in use, both in bytes. File pages that the kernel can drop do not count as used."""
 
     size: int
     used: int
 
 
 def available_memory(process: Path = PROCESS) -> int:
-    """Bytes that this process can still take: the minimum of the host's free memory and of the rest of each limit.
+    """Bytes that this process can still take: the smallest of the host's free memory and the unused part of each limit.
 
     process: the folder of the process in /proc; the limits are read from there.
     """
@@ -40,7 +40,7 @@ def total_memory(process: Path = PROCESS) -> int:
 
 
 def limits(process: Path = PROCESS) -> list[Limit]:
-    """All limits on the memory of this process: of its cgroups, of their parents, and of its address space."""
+    """All limits on the memory of this process: those of its cgroups, of their parents, and of its address space."""
     found = [limit for folder, names in _folders(process) if (limit := _limit(folder, names))]
     with contextlib.suppress(ImportError, OSError, psutil.Error):
         import resource
@@ -83,7 +83,7 @@ def _folders(process: Path) -> Iterator[tuple[Path, _Names]]:
 
 
 def _paths(process: Path) -> dict[str, str]:
-    """The path of this process's cgroup in each tree, by controller; version 2 has the key ""."""
+    """The path of this process's cgroup in each tree. The keys are controllers; the key of version 2 is ""."""
     found = {}
     with contextlib.suppress(OSError):
         for line in (process / "cgroup").read_text().splitlines():

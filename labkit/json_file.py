@@ -1,4 +1,4 @@
-"""Read a JSON object from a file of unknown origin; every defect raises a `ValueError` with one short sentence."""
+"""Read a JSON object from a file of unknown origin. Every defect raises a `ValueError` with one short sentence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**20
-"""The size limit of settings files, which are far smaller."""
+"""The largest accepted size of a settings file. Real ones are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
-"""The size limit of an index or a header with one line for each of many tensors."""
+"""The size limit of an index or a header, which has one line per tensor."""
 
 
 def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises `OSError` when the file cannot be read, and `ValueError` when it is larger than `most_bytes`, is not
     JSON, is nested too deeply, is not an object, or has a duplicate key.

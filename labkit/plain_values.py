@@ -1,4 +1,4 @@
-"""Pass plain values between processes as JSON and safetensors; reading them cannot run code, as unpickling could."""
+"""Pass plain values between processes as JSON and safetensors. Unlike unpickling, reading these cannot run code."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 MOST_BITS = 4096
-"""Integers with more bits are not passed on, because Python refuses to write or read so many digits."""
+"""Integers with more bits than this are not passed on, because Python refuses to write or read so many digits."""
 
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The JSON form of a value. Tensors are put into `tensors` under a number, and the JSON form refers to that number.
+    """The JSON form of a value. Each tensor is put into `tensors` under a number, and the JSON form holds only this number.
 
     Plain values are numbers, strings, booleans, None, tensors, lists, tuples, and dictionaries whose keys are strings or
     numbers. Any other value is replaced by the name of its type.

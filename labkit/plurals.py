@@ -1,4 +1,4 @@
-"""A count and its noun in one text, for messages. It knows the regular plural only, and takes any other as an argument."""
+"""Writes a count and its noun for messages. It forms regular plurals; the caller passes an irregular plural as an argument."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ import torch
 from labkit.errors import InvalidRequest, NotAvailable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""The precisions that an engine computes in; `fp64` is for references."""
+"""The precisions in which an engine can compute; `fp64` is for references."""
 
 
 def as_device(device: str | torch.device | None = None) -> torch.device:
-    """The named device. Without a name it is the best one of this machine: the first GPU, else the CPU.
+    """The named device. Without a name, it is the best device of this machine: the first GPU, else the CPU.
 
     Raises `NotAvailable` for a missing GPU and `InvalidRequest` for an unknown device.
     """
@@ -57,7 +57,10 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype in which a model of this precision computes; for int8, int4 and fp8: bfloat16 on the CPU, float16 on a GPU."""
+    """The dtype in which a model of this precision computes.
+
+    For int8, int4 and fp8 it is bfloat16 on the CPU, float16 on a GPU.
+    """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""Every parameter of a continuation, described once: its name, meaning, range, and what it is called elsewhere.
+"""Every parameter of a continuation, described once: its name, meaning, range, and its names in other systems.
 
 `SamplingParams`, the options of `labkit generate`, the input tensors of the served model `gptj` and
 `docs/sampling_parameters.md` are made from this list. It needs neither torch nor numpy.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["whole number", "number", "flag", "words", "token ids", "choice", "tensor"]
-"""What a value is. "words" are strings or sequences of token ids."""
+"""The kind of a parameter's value. "words" are strings or sequences of token ids."""
 
 LARGEST = 2**63 - 1
 """The largest whole number that an int64 tensor holds."""
@@ -20,7 +20,7 @@ MOST_LENGTH_PENALTY = 64
 MOST_PROPOSALS = 64
 """The largest number of tokens that may be guessed in one step."""
 LEAST, MOST = 1e-10, 1e10
-"""Factors in this range leave every logit finite in float32, even several of them together. `MOST` also bounds differences."""
+"""The range of factors: even several of them together leave every logit finite in float32. `MOST` also limits penalties."""
 
 LENGTH, SAMPLING, PENALTIES = "Length and end", "Sampling", "Penalties and bans"
 BEAMS, REPORT, CONTEXT, SPEED = "Beam search", "Report", "Context", "Speed"
@@ -30,12 +30,12 @@ BEAMS, REPORT, CONTEXT, SPEED = "Beam search", "Report", "Context", "Speed"
 class Parameter:
     """One parameter of a continuation.
 
-    meaning: one or two sentences, for every reader. detail: what only the reference documentation adds. default: its value
-    when it is left out. limits: the least and the largest whole number. accepted, allows: the range of a number, in words and
-    as a function. may_be_none: None is a value of its own. shape: the names of a tensor's dimensions. option: the name on the
-    command line, "" where it has none. tensor: the Triton data type of the `gptj` model's input, "" where it is not served.
-    is_new: repositories written before this tensor existed are served without it. other_names: what fastertransformer_backend
-    and other systems call it.
+    meaning: one or two sentences, for every reader. detail: sentences that only the reference documentation shows. default: the
+    value when the parameter is left out. limits: the least and the largest whole number. accepted, allows: the range of a
+    number, in words and as a function. may_be_none: whether None is an accepted value. shape: the names of a tensor's
+    dimensions. option: the name on the command line, or "". tensor: the Triton data type of the `gptj` model's input, or "" if
+    it is not served. is_new: repositories written before this tensor existed are served without it. other_names: the
+    parameter's names in fastertransformer_backend and other systems.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Parameter:
 
     @property
     def is_list(self) -> bool:
-        """Whether it holds several values: given several times on the command line, a tensor of any length."""
+        """Whether the parameter holds several values. On the command line it is repeated; its tensor has any length."""
         return self.kind in ("words", "token ids")
 
 
@@ -248,7 +248,7 @@ PARAMETERS = (
         kind="words",
         meaning="Never write these strings, not even inside a word.",
         detail="`the` also bans `other`. A string is banned however it is cut into tokens, even where it begins in the prompt. "
-        "Of a sequence of token ids, the last token is banned where the others come just before it. Where no token is left, "
+        "For a sequence of token ids, the last token is banned where the others come just before it. Where no token is left, "
         'the text ends with the reason "banned".',
         default=(),
         option="--bad-word",
@@ -321,8 +321,8 @@ PARAMETERS = (
         group=REPORT,
         kind="whole number",
         meaning="Report the log-probability of each new token, and of this many of the likeliest tokens beside it.",
-        detail="They are the model's own, before penalties and temperature. None reports nothing, 0 the chosen token alone. "
-        "The served model reports the chosen tokens alone, and takes True or False.",
+        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing, 0 only the "
+        "chosen token. The served model takes True or False, and reports only the chosen tokens.",
         may_be_none=True,
         option="--logprobs",
         tensor="BOOL",
@@ -366,14 +366,14 @@ PARAMETERS = (
         group=SPEED,
         kind="whole number",
         meaning="Guess up to this many tokens per step from the text so far. The text stays the same; 0 is off.",
-        detail="A guess repeats what followed the last tokens where they occurred before (Saxena 2023). It is kept as far as "
-        "it agrees with what the model would have written. Nothing is guessed with `memory_len`.",
+        detail="A guess repeats the tokens that followed an earlier occurrence of the last tokens (Saxena 2023). It is kept up "
+        "to the first token that the model would not have written. Nothing is guessed with `memory_len`.",
         default=0,
         limits=(0, MOST_PROPOSALS),
         option="--speculate",
     ),
 )
-"""In the order in which people read about them."""
+"""All parameters, in the order in which the documentation lists them."""
 
 
 def of_kind(kind: Kind) -> tuple[Parameter, ...]:

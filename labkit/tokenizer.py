@@ -1,8 +1,8 @@
 """Converts text to token ids and back with the `tokenizer.json` of a byte-level BPE (the kind that GPT-2 and GPT-J use).
 
 The ids are the same as those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor
-(which may put special tokens around a text) are applied. Settings that the file may keep from earlier use are not applied:
-truncation, padding, and the dropout of training, which would split the same text differently each time.
+(which may put special tokens around a text) are applied. Three settings that the file may contain are not applied:
+truncation, padding, and the dropout that training uses, with which the same text is split differently each time.
 `tokenizer_config.json` is not read.
 """
 
@@ -18,7 +18,7 @@ class Tokenizer:
     """Wraps the `tokenizers` library around one `tokenizer.json`, at `path`.
 
     content: the text of a `tokenizer.json` that was made from other files; `path` is then one of those files. Raises
-    `CheckpointError` when it cannot be read.
+    `CheckpointError` when the tokenizer cannot be read.
     """
 
     def __init__(self, path: str | Path, content: str | None = None) -> None:
@@ -44,7 +44,7 @@ class Tokenizer:
 
     @property
     def highest_ids(self) -> tuple[int, int]:
-        """The highest token id without the added tokens, and with them; -1 if there are no tokens."""
+        """Two numbers: the highest token id without the added tokens, and with them. Each is -1 if there are no tokens."""
         plain, all_tokens = (self._backend.get_vocab(with_added_tokens=added).values() for added in (False, True))
         return max(plain, default=-1), max(all_tokens, default=-1)
 
@@ -60,7 +60,7 @@ class Tokenizer:
     def encode(self, text: str, *, whole: bool = True) -> list[int]:
         """The token ids of `text`. Raises `InvalidRequest` unless it is a string that UTF-8 can encode.
 
-        A `whole` text gets the special tokens that the file puts around a text. A word or another part of a text does not.
+        If the text is `whole`, the special tokens that the file puts around a text are added. Use False for a part of a text.
         """
         if not isinstance(text, str):
             raise InvalidRequest(f"text to tokenize is {text!r}; a string is accepted")
@@ -76,7 +76,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes of one token, possibly part of a character; empty for special tokens and unused ids."""
+        """The UTF-8 bytes of one token, which may be a part of a character; empty for special tokens and unused ids."""
         known = self._bytes.get(token_id)
         if known is None:
             known = self._bytes[token_id] = self._find_bytes(token_id)
@@ -92,7 +92,10 @@ class Tokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable character for each byte: printable bytes are kept, the others become 256, 257, ... in order."""
+    """GPT-2 writes each byte as a printable character: printable bytes stay, and the others become 256, 257, ... in order.
+
+    Returns the byte of each such character.
+    """
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     stand_ins = iter(range(256, 512))
     return {chr(byte if byte in printable else next(stand_ins)): byte for byte in range(256)}

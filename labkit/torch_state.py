@@ -1,4 +1,4 @@
-"""Shields the engine from torch modes that the calling thread has switched on, such as autocast; limits torch's threads."""
+"""Protects the engine from torch modes that the calling thread has switched on, such as autocast; limits torch's threads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from labkit.errors import NotAvailable
 class undisturbed(contextlib.ContextDecorator):  # noqa: N801
     """Switches off gradients, inference mode and autocast inside the block, whatever the caller has switched on.
 
-    An engine is still used after the caller's `with torch.inference_mode():`, and torch refuses to change tensors that were
-    created there. Autocast would round what the engine computes in float32. Raises `NotAvailable` where tensors have no
-    values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by `make_fx`.
+    An engine may be used again after the caller's `with torch.inference_mode():` block has ended, but torch refuses to change
+    tensors that were created in such a block. Autocast would round results that the engine computes in float32. Raises
+    `NotAvailable` where tensors have no values: in `FakeTensorMode`, in a transform of `torch.func`, and in a trace by
+    `make_fx`.
 
-    Every step enters it, so it is cheap: without inference mode and autocast it only sets one flag.
+    Every step of the engine enters this block, so it is cheap: without inference mode and autocast it only sets one flag.
     """
 
     def __enter__(self) -> None:
@@ -43,7 +44,7 @@ class undisturbed(contextlib.ContextDecorator):  # noqa: N801
 class gradients_restored(contextlib.ContextDecorator):  # noqa: N801
     """After the block, gradients are on or off as they were before it. Use it around `undisturbed`.
 
-    A Ctrl-C may arrive at the moment at which `undisturbed` begins or ends, and keep it from restoring the caller's setting.
+    If a Ctrl-C arrives exactly when `undisturbed` begins or ends, `undisturbed` cannot restore the caller's setting itself.
     """
 
     def __enter__(self) -> None:
@@ -76,7 +77,7 @@ _set_gradients: Callable[[bool], None] = getattr(torch._C, "_set_grad_enabled") 
 
 
 def _mode_without_values() -> str:
-    """The mode of the calling thread in which tensors have no values; an empty string if there is none."""
+    """The name of the calling thread's mode in which tensors have no values; an empty string if there is no such mode."""
     inner: Any = torch._C
     if inner._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func (grad, vmap, functionalize, ...) is running"
@@ -88,7 +89,7 @@ def _mode_without_values() -> str:
 
 
 def _with_nothing_on() -> contextlib.ExitStack:
-    """An entered stack of contexts that switches off inference mode and autocast."""
+    """Enter contexts that switch off inference mode and autocast, and return them as one stack."""
     api: Any = torch
     stack = contextlib.ExitStack()
     stack.enter_context(api.inference_mode(False))

@@ -1,8 +1,9 @@
 """Quantized weights: how a matrix is rounded to int8, int4 or FP8 and stored. Rounding is to nearest and needs no data.
 
-Better rounding methods (calibrated, trained) fill the same formats, which are the only ones that kernels read. Two formats,
-`Int8DynamicWeight` and `Fp8Weight`, round the activations as well, so the product itself runs in 8 bits. They are faster
-where many tokens share a weight (prefill, large batches). The others are faster where reading the weight is all the work.
+Better rounding methods (calibrated, trained) can store their results in the same formats; kernels read no others. Two formats,
+`Int8DynamicWeight` and `Fp8Weight`, round the activations as well, so the product itself runs in 8 bits. These two are faster
+where many tokens share a weight (prefill, large batches). The others are faster where most of the time is spent reading
+weights.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from labkit.errors import InvalidRequest
 GROUP_SIZE = 32
 """The default number of weights that share a scale in int4."""
 INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
-"""Candidates for the largest magnitude of a group, in steps of int4; each group gets the one with the smallest error.
+"""Candidates for the int4 value (in steps) of a group's largest magnitude. Each group gets the one with the smallest error.
 
 With 7 nothing is clipped. With 8, the rule of llama.cpp's Q4_0, numbers of the opposite sign are clipped by up to a step.
-Above 8 the largest number is clipped too. Larger values make the steps finer. These candidates lower the squared error by
-10 %; a finer and wider grid lowers it by only 1 % more.
+Above 8 the largest number is clipped too. Larger candidates make the steps finer. This list of candidates lowers the squared
+error by 10 %; a finer and wider list lowers it by only 1 % more.
 """
 FP8_MAX = 448.0
 """The largest number of e4m3."""
@@ -81,7 +82,7 @@ class Int4Weight:
 
     @classmethod
     def quantize(cls, weight: Tensor, group_size: int = GROUP_SIZE) -> Int4Weight:
-        """Round a dense `[out, in]` matrix to nearest; each group gets the best scale of a few candidates.
+        """Round a dense `[out, in]` matrix to nearest. Each group gets the best of a few candidates for its scale.
 
         Raises `InvalidRequest` for a group size that is odd or below 2.
         """
@@ -127,8 +128,9 @@ class Int4Weight:
 def _int4_scales(groups: Tensor) -> Tensor:
     """The scale of each column of `groups` `[group_size, groups]` float32: `[groups]` float16, 1 for a column of zeros.
 
-    Each candidate maps the number of largest magnitude to minus one of `INT4_LARGEST` and is rounded to float16. The one with
-    the least squared error is chosen, and the first of equal ones. So the error is never larger than with -8.
+    Each candidate scale maps the number of largest magnitude to the negative of a value in `INT4_LARGEST`, and is rounded to
+    float16. The scale with the least squared error is chosen; among equal ones, the first. The value 8 comes first, so the
+    error is never larger than with -8.
     """
     high, low = groups.amax(0), groups.amin(0)
     largest = torch.where(high > -low, high, low)
@@ -148,11 +150,11 @@ def _int4_scales(groups: Tensor) -> Tensor:
 def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round each row of `x` `[rows, columns]` to int8; its largest magnitude becomes 127.
 
-    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. It is computed in
-    float32 and rounds ties to even. A row of zeros gets the scale 0.
+    Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. The computation
+    is in float32, and ties are rounded to even. A row of zeros gets the scale 0.
     """
     wide = x.float()
-    # A multiplication, because torch divides by constants differently on a CPU and on a GPU.
+    # Multiply instead of dividing, because torch divides by constants differently on a CPU and on a GPU.
     scales = wide.abs().amax(1) * (1 / 127)
     return (wide / _no_zeros(scales)[:, None]).round_().to(torch.int8), scales
 
@@ -170,14 +172,14 @@ def _no_zeros(scales: Tensor) -> Tensor:
 
 
 class DynamicWeight(RowScaledWeight, ABC):
-    """A matrix for products in 8 bits: each row of x is rounded in the same way during the run ("dynamic").
+    """A matrix for products in 8 bits. Each row of x is rounded to 8 bits as well, during the run ("dynamic").
 
     (x weight^T)[t, o] = x_scales[t] * scales[o] * sum over i of x_values[t, i] * values[o, i].
     """
 
     @abstractmethod
     def round_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Round `x` `[tokens, in]`: returns it in the type of `values`, and its scales `[tokens]` float32."""
+        """Round `x` `[tokens, in]`. Returns the rounded `x` in the type of `values`, and its scales `[tokens]` float32."""
 
 
 class Int8DynamicWeight(DynamicWeight):
@@ -197,7 +199,7 @@ class Int8DynamicWeight(DynamicWeight):
 
 
 class Fp8Weight(DynamicWeight):
-    """FP8 (e4m3: 4 bits of exponent, 3 of mantissa, up to 448; Micikevicius et al. 2022), weights and activations.
+    """Weights and activations in FP8 (e4m3: 4 bits of exponent, 3 of mantissa, up to 448; Micikevicius et al. 2022).
 
     `values` `[out, in]` float8_e4m3fn.
     """

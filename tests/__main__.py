@@ -1,6 +1,6 @@
-"""The tests in two runs: first those that can share the machine, on several processes, then those that need it alone.
+"""Runs the tests in two parts: first the tests that can share the machine, on several processes, then those that run alone.
 
-`python -m tests` leaves out what is marked `long`, `python -m tests --all` does not; other arguments go to pytest.
+`python -m tests` leaves out tests that are marked `long`; `python -m tests --all` runs them too. Other arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SLOWEST = 15
 
 
 def workers() -> int:
-    """Processes that run tests at the same time: one more than there are cores, since tests wait for servers and each other."""
+    """The number of processes that run tests: one more than there are cores, because tests often wait for other processes."""
     return min(usable_cores() + 1, MOST_WORKERS)
 
 
 def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
-    """The exit status of a run of pytest, and the seconds of its tests by their names."""
+    """Run pytest. Return its exit status, and the seconds of each test by the test's name."""
     print(f"== {title}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "seconds.json"
@@ -42,17 +42,17 @@ def run(title: str, options: list[str]) -> tuple[int, Counter[str]]:
 
 
 def names_files(arguments: list[str]) -> bool:
-    """Whether the arguments for pytest say which files to run."""
+    """Whether the arguments for pytest name the files to run."""
     return any(Path(argument.partition("::")[0]).exists() for argument in arguments)
 
 
 def files_alone() -> list[str]:
-    """The files with tests that are marked `alone`: to look into all others for them would take as long as to run these."""
+    """The files that contain tests marked `alone`. To let pytest search all files would take as long as to run these tests."""
     return sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests, print the slowest and the time in all; the exit status is that of the first run that failed."""
+    """Run the tests, print the slowest tests and the total time. The exit status is that of the first part that failed."""
     began = time.monotonic()
     count, among = workers(), "" if "--all" in arguments else "not long and "
     more = [argument for argument in arguments if argument != "--all"]

@@ -1,6 +1,6 @@
-"""How tests share the machine: which run in one process, on how many threads, and what is said at the end.
+"""How tests share the machine: which tests run in the same process, with how many threads, and the summary at the end.
 
-`tests/__main__.py` starts all of them; `python -m pytest FILE` works as well, in one process.
+`tests/__main__.py` starts all tests. `python -m pytest FILE` works as well, in one process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What limits the threads of torch, of the native kernels and of NumPy."""
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests and their programs need it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C in background jobs, but the tests need it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if WORKER:  # a worker has one core; torch, which is imported later, reads this, and so do programs that tests start
+if WORKER:  # a worker has one core; torch reads this when it is imported later, and so do programs that tests start
     os.environ.update(dict.fromkeys(THREADS, "1"))
 
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))  # Triton keeps its kernels in the user's home anyway
@@ -57,7 +57,7 @@ seconds: Counter[str] = Counter()
 
 
 def scope_of(nodeid: str) -> str:
-    """What a test shares its process with: its file, the files that share a server with it, or nothing but itself."""
+    """The scope of a test, whose tests run in one process: its file, the files that use the same server, or the test alone."""
     file = nodeid.partition("::")[0]
     alone = nodeid if file.startswith(APART) else file
     return next((name for start, name in TOGETHER.items() if file.startswith(start)), alone)
@@ -65,20 +65,20 @@ def scope_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """pytest-xdist's scheduler that hands out one scope after the other."""
+    """A pytest-xdist scheduler that gives the scopes to the processes one after the other."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByScope(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return scope_of(nodeid)
 
-    config.option.loadscopereorder = False  # the order below stays
+    config.option.loadscopereorder = False  # keep the order that is made below
     return ByScope(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a GPU one test stands for all of its file that need one; on several processes, what takes longest comes first."""
+    """Without a GPU, keep one test per file of those that need one. On several processes, start with the longest tests."""
     if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
         items[:] = one_a_file(items)
     if WORKER:
@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def turn_of(item: pytest.Item) -> int:
-    """The place of an item's folder among those that begin first."""
+    """The position of an item's folder in the list of folders that start first."""
     return next((turn for turn, folder in enumerate(FIRST) if item.nodeid.startswith(f"tests/{folder}/")), len(FIRST))
 
 
@@ -98,7 +98,7 @@ def has_gpu() -> bool:
 
 
 def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
-    """The items, of those that need a GPU only the first of each file, which is skipped and stands for all of them."""
+    """The items without those that need a GPU, except the first such item of each file, which is skipped in place of all."""
     files: dict[Path, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("gpu"):
@@ -114,7 +114,7 @@ def one_a_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Gradients are on for the next test of this process; whoever left them off is told."""
+    """Switch gradients on for the next test in this process. A test that left them off fails."""
     torch = sys.modules.get("torch")
     if torch is not None and not torch.is_grad_enabled():
         torch.set_grad_enabled(True)
@@ -126,19 +126,19 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave the durations for `tests/__main__.py`."""
+    """Write the durations of the tests for `tests/__main__.py`."""
     if not WORKER and SAVED in os.environ:
         Path(os.environ[SAVED]).write_text(json.dumps(seconds))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say once for each file and reason what was not measured here."""
+    """Print once for each file and reason which tests were not measured here."""
     for line in skipped_lines(terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line(line)
 
 
 def skipped_lines(reports: list[Any]) -> Iterator[str]:
-    """One line for each file and reason of reports on skipped tests."""
+    """One line for each pair of a file and a reason in the reports on skipped tests."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for report in reports:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -1,4 +1,4 @@
-"""The folder in which tests keep what takes long to make and is the same in the next run."""
+"""The folder where tests keep files that take long to make and can be used again in the next run."""
 
 from __future__ import annotations
 

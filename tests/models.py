@@ -1,4 +1,4 @@
-"""Random GPT-Js for tests: made by transformers, run by labkit, so that the two can be compared."""
+"""Random GPT-Js for tests. transformers makes them and labkit runs them, so that the two can be compared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def random_peer(shape: str | tuple[int, ...], seed: int, dtype: torch.dtype = to
 
 
 def engine_of(peer: Any, **options: Any) -> Engine:
-    """A labkit engine with the peer's weights and dtype, in the form in which `labkit.load` keeps them."""
+    """A labkit engine with the weights and the dtype of a transformers model, stored in the same form as by `labkit.load`."""
     weights = peer.state_dict()
     config = GPTJConfig.from_dict(peer.config.to_dict())
     store = weight_store(precision_name(peer.dtype), peer.device)
@@ -60,7 +60,7 @@ def engine_of(peer: Any, **options: Any) -> Engine:
 
 
 class FunctionForward(Forward):
-    """A forward pass that calls a function of a batch and a cache."""
+    """A forward pass that calls a given function with the batch and the cache."""
 
     def __init__(self, function: Callable[[Batch, KVCache], Tensor]) -> None:
         self._function = function
@@ -70,13 +70,13 @@ class FunctionForward(Forward):
 
 
 def random_prompts(vocab: int, lengths: list[int], seed: int) -> list[list[int]]:
-    """Prompts of the given lengths, end-of-text excluded."""
+    """Random prompts of the given lengths, without the end-of-text token."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(1, vocab, (length,), generator=generator).tolist() for length in lengths]
 
 
 def peer_greedy(peer: Any, prompt: list[int], new_tokens: int, **options: Any) -> list[int]:
-    """The new tokens that transformers gives to a prompt; `options` go to its `generate`."""
+    """The new tokens that transformers generates for a prompt; `options` are passed to its `generate`."""
     made = peer.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),

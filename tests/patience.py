@@ -1,4 +1,4 @@
-"""How long tests wait for what does not come: a guard against waiting for ever, never a measure of speed."""
+"""How long tests wait for an event before they fail. This only prevents waiting for ever; it is no measure of speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = 300.0
 
 
 def wait_for(condition: Callable[[], T], what: str = "the condition of this line", seconds: float = PATIENCE) -> T:
-    """Wait until the condition is true, and return its value; fail with the name of what did not come."""
+    """Wait until the condition is true, and return its value. If it stays false, fail with the name of the missing event."""
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"waited {seconds:.0f} s in vain, ten times what an idle machine takes, for: {what}"
@@ -24,7 +24,7 @@ def wait_for(condition: Callable[[], T], what: str = "the condition of this line
 
 
 def if_alive(look: Callable[[], T], otherwise: T) -> T:
-    """What a method of `psutil.Process` returns, or `otherwise` when the process has ended."""
+    """The return value of a method of `psutil.Process`, or `otherwise` if the process has ended."""
     try:
         return look()
     except psutil.Error:
@@ -32,7 +32,7 @@ def if_alive(look: Callable[[], T], otherwise: T) -> T:
 
 
 def is_running(process: psutil.Process | int) -> bool:
-    """Whether a process, or the one with this process id, still runs; a zombie does not, and it may end while we look."""
+    """Whether a process, given itself or by its id, still runs. A zombie does not run. The process may end during the call."""
     try:
         if isinstance(process, int):
             process = psutil.Process(process)

@@ -1,4 +1,4 @@
-"""What a refusal must say."""
+"""Checks the message of an `InvalidRequest`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labkit.errors import InvalidRequest
 
 @contextlib.contextmanager
 def refused(words: list[str]) -> Iterator[None]:
-    """What runs inside raises `InvalidRequest`, in one line that holds all the words."""
+    """Check that the block raises `InvalidRequest` with a message of one line that contains all the words."""
     with pytest.raises(InvalidRequest) as caught:
         yield
     assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -1,4 +1,4 @@
-"""Long lists of cases: `make test` runs some of them, `make test-all` all."""
+"""Long lists of test cases: `make test` runs some of the cases, `make test-all` runs all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 
 def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
-    """The cases for `parametrize`: the first of every `number` as it is, the others marked `long`.
+    """The cases for `parametrize`. In every group of `number` cases, the first is unchanged and the others are marked `long`.
 
-    A tuple holds one value for each argument.
+    If a case is a tuple, it holds one value for each argument.
     """
     return [case if place % number == 0 else _spread(case) for place, case in enumerate(cases)]
 

@@ -1,4 +1,4 @@
-"""The shape of a GPT-J: its counts, its Hugging Face form there and back, and what it refuses."""
+"""The shape of a GPT-J: its counts, its conversion to Hugging Face's form and back, and the values that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine is, from texts of other machines; and what doctor concludes from it."""
+"""The description of a machine, read from texts of other machines, and the conclusions of `labkit doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames over a socket: they come as they were sent, and an end or a frame that is too long is no error."""
+"""Frames over a socket: they arrive as they were sent. An end of the connection or a frame that is too long is no error."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def test_a_frame_that_is_too_long_is_not_read() -> None:
 
 
 def test_frames_need_no_torch() -> None:
-    """They serve processes that have none of torch's memory."""
+    """Processes that do not load torch, to save memory, use these modules."""
     program = "import labkit.frames, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""labkit's home: made when missing, refused in words when it cannot be, written atomically."""
+"""labkit's home: it is created when missing, an error explains when this is impossible, and files are written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process may take of the host's memory: cgroups of both versions, as files and as the kernel has them."""
+"""The memory that a process may take: cgroups of both versions, as written files and as real cgroups of the kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NONE_V1 = "9223372036854771712\n"
 
 
 def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> Path:
-    """A folder as /proc/self: mounts are the tree's root, where it is mounted, and type with options."""
+    """A folder that looks like /proc/self. Each mount is the root in its tree, the mount point, and the type with options."""
     own = folder / "self"
     own.mkdir()
     (own / "cgroup").write_text(cgroup)
@@ -101,7 +101,7 @@ print(slots, available_memory(), total_memory())
 
 @contextlib.contextmanager
 def real_group(size: int) -> Iterator[Path]:
-    """A cgroup with a limit, of the version that this machine has for memory."""
+    """A real cgroup with a limit. Its version is the one that this machine uses for memory."""
     version_1, version_2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
     top, name = (version_1, "memory.limit_in_bytes") if version_1.is_dir() else (version_2, "memory.max")
     folder = top / f"labkit-test-{os.getpid()}"
@@ -125,7 +125,7 @@ def test_the_cache_fits_a_real_group() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     slots, available, total = map(int, done.stdout.split())
-    assert total == pytest.approx(size, abs=1 << 20)  # the kernel counts pages
+    assert total == pytest.approx(size, abs=1 << 20)  # the kernel counts whole pages
     assert 0 < available < size
     config = GPTJConfig(hidden_size=1024, num_layers=8, num_heads=8, rotary_dim=64, context_length=2048, vocab_size=5000)
     cpu, dtype = torch.device("cpu"), torch.float32

@@ -1,6 +1,6 @@
-"""Imports run one way: a part of labkit uses only parts below it, and no two files import each other.
+"""Imports go in one direction: a part of labkit imports only parts below it, and no two files import each other.
 
-Imports inside functions and those for type checking alone count too.
+Imports inside functions and imports only for type checking count too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ HOUSES = {"labkit": FLOORS, "labkit.serving": SERVING_FLOORS}
 
 
 def modules() -> dict[str, Path]:
-    """Every module of labkit by its dotted name; a package's is its folder's `__init__.py`."""
+    """Every module of labkit by its dotted name. The module of a package is the `__init__.py` in its folder."""
     found = {}
     for path in sorted((ROOT / "labkit").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -61,7 +61,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """The modules of labkit that a file imports anywhere in it, each with its line."""
+    """The modules of labkit that a file imports, anywhere in the file, each with its line."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((each.name, node.lineno) for each in node.names if each.name.split(".")[0] == "labkit")
@@ -73,7 +73,7 @@ def imports(path: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
 
 
 def part(module: str, house: str) -> str:
-    """The part of a package that a module in it belongs to: a folder or a file of the package, or its `__init__`."""
+    """The part of a package to which a module belongs: a folder or a file of the package, or its `__init__`."""
     return module.removeprefix(house).removeprefix(".").split(".")[0] or "__init__"
 
 
@@ -118,7 +118,7 @@ ENGINE_FILES_FOR_SCHEDULE = ["bad_text_automaton", "engine_stats", "outputs", "s
 
 
 def test_the_schedule_knows_no_tensors_and_no_model() -> None:
-    """It plans by numbers alone. Its files import torch nowhere, and of labkit only themselves and a few plain parts."""
+    """The scheduler plans with numbers only. Its files import no torch, and from labkit only each other and a few parts."""
     known = modules()
     allowed = {"labkit.errors", *(f"labkit.engine.{name}" for name in ENGINE_FILES_FOR_SCHEDULE)}
     wrong = []
@@ -146,7 +146,7 @@ def test_beam_search_is_used_by_the_step_loop_alone() -> None:
 
 
 def outside_imports(path: Path) -> Iterator[str]:
-    """The top-level names of everything that a file imports, inside functions too."""
+    """The top-level names of all imports of a file, including those inside functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (each.name.split(".")[0] for each in node.names)
@@ -155,7 +155,7 @@ def outside_imports(path: Path) -> Iterator[str]:
 
 
 def test_modules_that_contracts_name_exist() -> None:
-    """A prefix of a module that has moved would let a learner's call of labkit pass for the learner's own work."""
+    """If a prefix named a module that has moved, a learner's call of labkit would count as the learner's own work."""
     from labkit.exercises.contracts import torch_guard
 
     assert [name for name in torch_guard._OWN if name not in modules()] == []

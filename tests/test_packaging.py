@@ -1,4 +1,4 @@
-"""The package as pip sees it: which Pythons it takes, and a native library that knows nothing of Python."""
+"""The package as pip sees it: the Python versions that it accepts, and a native library that does not depend on Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHERS = [path for name in ("python3.13", "python3.10") if (path := shutil.which
 
 
 def test_other_pythons_are_refused_by_pip_and_by_the_set_up_alike() -> None:
-    """Both take 3.11 and 3.12, in which the project is tested."""
+    """Both accept Python 3.11 and 3.12, with which the project is tested."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     taken = SpecifierSet(project["requires-python"])
     assert [minor for minor in range(8, 16) if f"3.{minor}.1" in taken] == [11, 12]
@@ -51,7 +51,7 @@ def test_one_wheel_serves_every_python() -> None:
     if not (nm := shutil.which("nm")):
         pytest.skip("not measured here: no nm, which lists what a library needs")
     needed = subprocess.run([nm, "-D", "--undefined-only", TARGET], capture_output=True, text=True, check=True).stdout
-    assert "malloc" in needed or "memcpy" in needed  # it lists something
+    assert "malloc" in needed or "memcpy" in needed  # the list is not empty
     assert not re.search(r"\bPy[A-Z_]", needed)
     code = (
         "import setuptools, setup as labkit_setup\n"

@@ -1,4 +1,4 @@
-"""Values across a process border: a round trip keeps them, and nothing that a hostile process writes stops the grader."""
+"""Values that pass between processes: a round trip keeps them, and no file of a hostile process can stop the grader."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ EXERCISE = an_exercise()
 
 
 def honest(folder: Path, function: Any = row_sums) -> dict[str, Any]:
-    """The files of a worker, and what the JSON one holds."""
+    """The files of a worker, and the content of its JSON file."""
     tensors: dict[str, torch.Tensor] = {}
     runs = run_seeds(function, EXERCISE, SEEDS)
     rows = {str(seed): [row_of(outcome, tensors) for outcome in outcomes] for seed, outcomes in runs.items()}
@@ -240,5 +240,5 @@ def test_files_that_are_none_or_too_large_are_not_read(name: str, tmp_path: Path
         assert_fails(tmp_path)
     path.unlink()
     with path.open("wb") as file:
-        file.truncate(10**12)  # a hole: takes no room on the disk
+        file.truncate(10**12)  # a sparse file, which takes no space on the disk
     assert "of at most 64 MiB" in assert_fails(tmp_path).message

@@ -1,4 +1,4 @@
-"""A count and its noun agree, in the helper and in the texts that readers met most."""
+"""A count and its noun agree, in `counted` itself and in the texts that users see most often."""
 
 from __future__ import annotations
 

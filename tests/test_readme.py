@@ -1,4 +1,4 @@
-"""The README's measured table holds the figures of the committed records, and its commands exist."""
+"""The measured table of the README holds the figures of the committed records, and the README's commands exist."""
 
 from __future__ import annotations
 

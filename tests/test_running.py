@@ -1,4 +1,4 @@
-"""How the tests themselves are run: which share a process, which are left for `make test-all`, what the summary says."""
+"""How the tests themselves run: which share a process, which run only in `make test-all`, and the text of the summary."""
 
 from __future__ import annotations
 

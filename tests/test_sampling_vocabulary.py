@@ -1,4 +1,4 @@
-"""A parameter is described once: `SamplingParams`, the command line, the served model and the page in docs/ agree with it."""
+"""Parameters are described once; `SamplingParams`, command line, served model and the page in docs/ agree with this list."""
 
 from __future__ import annotations
 

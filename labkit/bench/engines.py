@@ -31,22 +31,23 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
 class BenchEngine(ABC):
     """An engine under test. `prefill` starts a new batch, and `decode` continues the last one; both are greedy.
 
-    Work that is done once, such as converting or compiling, belongs in `__init__` or in the first round, which is not timed.
-    Every round of a batch has the same shapes. `detail` describes the precisions in which the engine computes.
+    Work that is done only once, such as converting or compiling, belongs in `__init__` or in the first round, which is not
+    timed. All rounds with the same batch size have the same shapes. `detail` describes the precisions in which the engine
+    computes.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """The packages that it needs; the version of the first one is reported. Empty for labkit itself."""
+    """The packages that the engine needs. The version of the first one is reported. labkit itself needs none."""
     extra: ClassVar[str] = "peers"
-    """The extra of labkit that installs them."""
+    """The extra of labkit that installs these packages."""
     detail: str = ""
 
     @abstractmethod
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        """Load the weights of `checkpoint` onto `device` in `precision`; `require` was called before.
+        """Load the weights of `checkpoint` onto `device` in `precision`. The caller has called `require` before.
 
-        Raises `NotAvailable` or `InsufficientResources` for a reason that `require` could not see.
+        Raises `NotAvailable` or `InsufficientResources` for a reason that `require` could not detect.
         """
 
     @abstractmethod
@@ -55,7 +56,7 @@ class BenchEngine(ABC):
 
     @abstractmethod
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Feed `tokens` `[batch]`, the result of `prefill`, and return the `steps` tokens that follow, `[batch, steps]`.
+        """Continue from `tokens` `[batch]`, the result of `prefill`; return the next `steps` tokens, `[batch, steps]`.
 
         `steps` is `new_tokens` - 1, because `prefill` has made the first token.
         """
@@ -63,10 +64,10 @@ class BenchEngine(ABC):
     @classmethod
     @abstractmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The members of `PRECISIONS` that it runs on this device; called only when its packages are installed."""
+        """The `PRECISIONS` that the engine runs on this device. Called only if the engine's packages are installed."""
 
     def notes(self) -> dict[str, Any]:
-        """More entries for the engine's row, such as communication; a call resets what they count."""
+        """More entries for the engine's row, such as communication. Each call sets the counters to zero again."""
         return {}
 
     @classmethod
@@ -83,17 +84,17 @@ class BenchEngine(ABC):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """The approximate bytes of its weights while it runs; some engines keep more than one copy."""
+        """The approximate number of bytes of the weights while the engine runs. Some engines keep more than one copy."""
         return int(config.parameter_count * BITS[precision] / 8)
 
     @classmethod
     def version(cls) -> str:
-        """The version of its first package, or labkit's own."""
+        """The version of the engine's first package, or that of labkit if it needs no package."""
         return metadata.version(cls.packages[0]) if cls.packages else __version__
 
 
 class LabkitEngine(BenchEngine):
-    """labkit's model, run step by step; on a GPU, captured steps pass their tokens to each other."""
+    """labkit's model, run step by step. On a GPU, each captured step passes its tokens directly to the next one."""
 
     name = "labkit"
 

@@ -1,4 +1,4 @@
-"""labkit on several ranks of this host as engines of the benchmark, one class for each layout."""
+"""Benchmark engines that run labkit on several ranks of this host: one class per layout."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from labkit.plurals import counted
 
 
 class ParallelLabkit(LabkitEngine):
-    """labkit in one layout; `of_layout` makes the class. A batch is divided into as many steps in flight as there are stages.
+    """labkit in one layout; `of_layout` makes the class. A batch is divided into steps in flight, one for each stage.
 
-    It notes the bytes of rank 0's collectives. On the CPU it also notes the share of decode time spent in them, which
-    includes waiting for other ranks. On GPUs, its steps do not use CUDA graphs, unlike those of a single process.
+    The engine records the bytes of rank 0's collectives. On the CPU it also records the share of the decode time that rank 0
+    spends in collectives; this includes waiting for other ranks. On GPUs, its steps do not use CUDA graphs, unlike those of a
+    single process.
     """
 
     layout = Layout()
@@ -40,7 +41,7 @@ class ParallelLabkit(LabkitEngine):
         return super().precisions(device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run the prompts, one share for each step in flight. Batches are built in the memory of the host."""
+        """Run the prompts, divided among the steps in flight. Batches are built in the memory of the host."""
         batch, length = prompts.shape
         room = length + new_tokens
         if self._cache is None or self._cache.num_slots < batch * room:
@@ -57,7 +58,7 @@ class ParallelLabkit(LabkitEngine):
             return torch.cat([logits().argmax(-1) for logits in waiting])
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Start the next step of some sequences as soon as the tokens of their last step have arrived."""
+        """Start the next step of a group of sequences as soon as the tokens of the group's last step have arrived."""
         with self._ranks.limited_threads():
             return self._decode(tokens, steps)
 
@@ -74,7 +75,7 @@ class ParallelLabkit(LabkitEngine):
         return torch.cat([torch.stack(lane, dim=1) for lane in made])
 
     def notes(self) -> dict[str, Any]:
-        """`communication_bytes` per decode step of rank 0, and on the CPU `communication_share`, its share of the time."""
+        """`communication_bytes` per decode step of rank 0; on the CPU also `communication_share`, the share of the time."""
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]

@@ -1,4 +1,4 @@
-"""Rounds of a benchmark: each engine runs one untimed round for its memory and tokens, then all take turns being timed."""
+"""Rounds of a benchmark. First, each engine runs an untimed round to find its memory and tokens. Then all are timed in turn."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from labkit.errors import NotAvailable
 from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_memory
 
 REST_SECONDS = 0.05
-"""Pause before the next engine's turn: waiting threads of labkit and OpenMP spin for about 15 ms and would use cores."""
+"""The pause before the next engine's turn. Waiting threads of labkit and OpenMP spin for about 15 ms and would use cores."""
 
 
 class Prompts:
-    """Fresh random prompts for every round; each engine gets the same ones in the same round."""
+    """New random prompts for every round. All engines get the same prompts in the same round."""
 
     def __init__(self, config: GPTJConfig, batch: int, length: int, seed: int) -> None:
         self._shape = (batch, length)
@@ -33,7 +33,7 @@ class Prompts:
 
 
 class Player:
-    """Runs one engine through the rounds: `prefill`, then `decode`, which continues it."""
+    """Runs one engine through the rounds. In each round, call `prefill` first and then `decode`."""
 
     def __init__(self, engine: BenchEngine, prompts: Prompts, new_tokens: int) -> None:
         self.engine, self.prompts, self.new_tokens = engine, prompts, new_tokens
@@ -87,7 +87,7 @@ def first_round(player: Player) -> None:
 
 
 def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
-    """Run one more untimed round; return its tokens and the bytes that it needed beyond those already held."""
+    """Run one more untimed round. Return its tokens, and the bytes that it needed in addition to those already in use."""
     before = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -103,9 +103,9 @@ def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
 def run_in_turn(
     players: Mapping[str, Player], warm: Mapping[str, tuple[Tensor, int]], device: torch.device, seconds: float, rounds: int
 ) -> dict[str, Measured]:
-    """Time all players in turn for `rounds` rounds or more; `warm` holds the results of their `watched_round`.
+    """Time all players in turn for `rounds` rounds or more. `warm` holds the result of `watched_round` for each player.
 
-    With one round, that round counts. Otherwise an extra first round is run and not counted.
+    If `rounds` is 1, the single round counts. Otherwise one more round runs first and is not counted.
     """
     reader = Reader(device)
     rates: dict[str, list[float]] = {name: [] for name in players}

@@ -23,10 +23,10 @@ def rows_of(
     limit_of: Callable[[float], Roofline],
     interleaved: bool,
 ) -> list[dict[str, Any]]:
-    """One row for each engine; `about` holds the result of `about_engine` for each.
+    """One row per engine; `about` holds the result of `about_engine` for each engine.
 
-    `limit_of` returns the roofline in the middle of the generation for a read bandwidth in bytes per second. The fraction of
-    the limit is computed for each round with the bandwidth that was measured in that round.
+    `limit_of` takes a read bandwidth in bytes per second and returns the roofline for the middle of the generation. For each
+    round, the fraction of the limit is computed with the bandwidth that was measured in that round.
     """
     first = next(iter(measured.values()))
     rows = []
@@ -63,7 +63,7 @@ def rows_of(
 
 
 def about_engine(engine: BenchEngine, held_bytes: int, build_seconds: float) -> dict[str, Any]:
-    """The entries of an engine's row other than its times."""
+    """The entries of an engine's row, except its times."""
     detail, version = engine.detail, engine.version()
     return {"version": version, "detail": detail, "held_bytes": held_bytes, "build_seconds": build_seconds}
 
@@ -86,7 +86,10 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
 
 
 def apart(slow: Timing, fast: Timing) -> Ratio:
-    """A ratio of runs that were not interleaved: of the medians, with bounds from the quartiles that are furthest apart."""
+    """The ratio of the medians of runs that were not interleaved.
+
+    Its bounds come from the quartiles that are furthest apart.
+    """
     return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
 
 
@@ -97,5 +100,5 @@ def timing_of(measured: Measured, phase: str) -> Timing:
 
 
 def agreement(first: Tensor, tokens: Tensor) -> float:
-    """The share of greedy tokens equal to those of the first engine (labkit, if it was measured); 1 in fp32."""
+    """The share of `tokens` that are equal to those of the first engine (labkit, if it was measured). In fp32 it is 1."""
     return float((first == tokens).double().mean())

@@ -1,4 +1,4 @@
-"""Runs the engines in turn on fresh prompts, times prefill and decode, and compares them with each other and the roofline."""
+"""Runs the engines in turn on new prompts, times prefill and decode, and compares the times with each other and with limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHARE_OF_MEMORY = 0.8
 
 
 def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda message: None) -> Record:
-    """Run the benchmark and return its record: a row for every engine and batch, and the ratios to each peer.
+    """Run the benchmark and return its record: a row per engine and batch, and how much faster labkit is than each peer.
 
     `extra["not_measured"]` lists what could not be measured on this machine, with the reason. Raises `InvalidRequest` for
     settings that cannot be run, `InsufficientResources` when the weights do not fit, and `NotAvailable` when no engine could
@@ -81,7 +81,7 @@ class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
     `measured` holds the results of each batch by engine, labkit first. An engine that raises an error while it is built or
-    run is left out and listed in `not_measured`. Peers are other people's code, and a failing one must not stop the rest.
+    run is left out and listed in `not_measured`: peers are other people's code, and a peer that fails must not stop the others.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Session:
         except LabkitError as error:
             why = str(error)
         except Exception as error:
-            if name == LabkitEngine.name:  # a defect of labkit, which must not be hidden
+            if name == LabkitEngine.name:  # this is a defect of labkit and must not be hidden
                 raise
             why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         else:
@@ -161,7 +161,10 @@ class Session:
         return needed > SHARE_OF_MEMORY * free_bytes(self._device)
 
     def _build(self, kind: type[BenchEngine], engines: dict[str, BenchEngine]) -> None:
-        """Build one engine and note the memory that it holds afterwards, without what it needed only during the build."""
+        """Build one engine and record the memory that it still holds afterwards.
+
+        Memory needed only for building is not included.
+        """
         self._progress(f"building {kind.name}")
         give_back_free_memory()
         started, before = time.perf_counter(), self._held()

@@ -15,12 +15,13 @@ from labkit.parallel import Layout
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What to run. `batches` and `precisions` run one after another; without `precisions`, the device's default runs.
+    """The engines, shapes and precisions to run. `batches` and `precisions` run one after another.
 
-    `against` names the peers. `seconds` limits the runs of each batch, but at least `rounds` rounds run. With
-    `one_at_a_time`, each engine is built, run with all batches and freed before the next one, which needs the memory of one
-    engine only; this happens automatically when the engines do not fit together. `tensor_parallel` and `pipeline_parallel`
-    add runs of labkit on several ranks, for every pair of numbers of shards and stages.
+    Without `precisions`, the device's default precision runs. `against` names the peers. `seconds` limits the time of each
+    batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed before
+    the next one is built. This needs the memory of only one engine, and happens automatically if the engines together do not
+    fit into memory. `tensor_parallel` and `pipeline_parallel` add runs of labkit on several ranks: one for each pair of a
+    number of shards and a number of stages.
     """
 
     model: str = "gptj-tiny"
@@ -39,7 +40,7 @@ class BenchSettings:
 
     @property
     def layouts(self) -> list[Layout]:
-        """Every pair of the two numbers except 1 and 1, which always runs."""
+        """Every pair of a number of shards and a number of stages, except 1 and 1, which always runs."""
         pairs = itertools.product(self.tensor_parallel, self.pipeline_parallel)
         return [Layout(*pair) for pair in dict.fromkeys(pairs) if pair != (1, 1)]
 

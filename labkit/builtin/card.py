@@ -35,7 +35,7 @@ def draw_loss_curve(record: dict[str, Any], path: Path) -> None:
 
 
 def samples(directory: Path) -> list[tuple[str, str]]:
-    """One continuation per prompt, sampled at temperature 0.8 and top-p 0.95 with seeds 0, 1, 2; first draw, unedited."""
+    """One unedited continuation per prompt: the first draw at temperature 0.8 and top-p 0.95 with seeds 0, 1, 2."""
     import labkit
 
     engine = labkit.load(str(directory))

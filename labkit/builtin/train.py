@@ -2,12 +2,12 @@
 
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 2200
 
-The run is seeded and can be resumed: run the same command again after an interruption. Muon trains the matrices (Jordan et
-al. 2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is
-constant at first and falls linearly to zero over the last 40 % of the steps. In these steps the context also grows from 256
-to 512 tokens. `--steps` can be changed when resuming, until the learning rate begins to fall. Products are bfloat16; weights
-and sums are float32. On two CPU cores with bfloat16 units a step takes a second or more. It takes a third less if glibc's
-allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
+The run is seeded and can be resumed: run the same command again after an interruption. Muon trains the matrices (Jordan et al.
+2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is constant at
+first and falls linearly to zero over the last 40 % of the steps. In these steps the context also grows from 256 to 512 tokens.
+You can change `--steps` when you resume a run whose learning rate is still constant. Products are bfloat16; weights and sums
+are float32. On two CPU cores with bfloat16 units a step takes a second or more. It takes a third less if glibc's allocator
+keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
 It does not use the inference engine.
 """
@@ -62,7 +62,7 @@ class Recipe:
 
 
 def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Tokenizer:
-    """Byte-level BPE (GPT-2's pre-tokenizer) with `recipe.vocab_size` tokens, including `<|endoftext|>`."""
+    """Train a byte-level BPE (with GPT-2's pre-tokenizer) of `recipe.vocab_size` tokens, including `<|endoftext|>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -112,7 +112,7 @@ class Block(nn.Module):
 
 
 class TrainableGPTJ(nn.Module):
-    """GPT-J for training: its forward pass returns the mean loss in nats."""
+    """GPT-J for training. Its forward pass returns the mean loss in nats."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -166,9 +166,9 @@ class TrainableGPTJ(nn.Module):
 
 
 class HeadLoss(torch.autograd.Function):
-    """LM head and cross-entropy together, a few hundred rows at a time, so the logits stay in the CPU's cache.
+    """LM head and cross-entropy together, for a few hundred rows at a time, so the logits stay in the CPU's cache.
 
-    The forward pass computes the gradients too, while it has the probabilities.
+    The forward pass computes the gradients too, because it has the probabilities at hand.
     """
 
     ROWS = 256
@@ -260,13 +260,16 @@ def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimiz
 
 
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """The factor of the learning rate: warm-up, constant, then linear decay over the last `decay_fraction` of `steps`."""
+    """The factor of the learning rate.
+
+    It rises, stays constant, and falls linearly over the last `decay_fraction` of `steps`.
+    """
     decay_steps = max(1, round(recipe.decay_fraction * steps))
     return min(1.0, (step + 1) / recipe.warmup_steps, (steps - step) / decay_steps)
 
 
 def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """The windows of `length` tokens for one step, and their targets. Each epoch uses every window once, in its own order."""
+    """The windows of `length` tokens for one step, and their targets. Each epoch uses every window once, in a new order."""
     batch = recipe.tokens_per_step // length
     epoch, index = divmod(step * recipe.tokens_per_step, len(tokens) - 2 * length)
     generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
@@ -280,7 +283,10 @@ def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Te
 
 @torch.no_grad()
 def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context: int) -> float:
-    """Held-out bits per UTF-8 byte. Each token except the first is predicted once, from at least half a context."""
+    """Held-out bits per UTF-8 byte.
+
+    Each token except the first is predicted once, from at least half a context where possible.
+    """
     stride = context // 2
     total = 0.0
     for start in range(0, len(tokens) - 1, stride):
@@ -295,7 +301,7 @@ def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context
 
 
 def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer, Tensor, Tensor]:
-    """The tokenizer, training tokens and held-out tokens (1-d int64 each); created once and stored in `work_dir`."""
+    """The tokenizer, the training tokens and the held-out tokens (1-d int64). They are made once and stored in `work_dir`."""
     path = work_dir / "tokenizer.json"
     if not path.exists():
         train_tokenizer(corpus, recipe).save(str(path))

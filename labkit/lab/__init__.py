@@ -1,4 +1,4 @@
-"""Everything that the notebook of a lab imports. This package only passes on what other packages define.
+"""Everything that the notebook of a lab imports. All names are defined in other packages.
 
 `from labkit.lab import check, hint, passed, predicted, progress_panel` is the set-up of every lab. A lab with kernels also
 imports `kernel_device`, `tl` and `triton`; Triton itself is loaded only when one of the last two names is used. Each lab has

@@ -1,4 +1,4 @@
-"""More names for the cells of lab 02: measurements, swaps into the engine, drawings."""
+"""More names for the cells of lab 02: measurements, functions that replace operations in the engine, drawings."""
 
 from labkit.exercises.lab02 import climb, measurements, step_launches, swaps
 from labkit.exercises.pictures import lab02 as pictures

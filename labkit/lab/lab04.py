@@ -1,4 +1,4 @@
-"""More names for the cells of lab 04: a server of the learner's own, measurements under load, drawings."""
+"""More names for the cells of lab 04: a server for the learner, measurements under load, drawings."""
 
 from labkit.exercises.lab04 import measurements
 from labkit.exercises.lab04.deployment import deploy

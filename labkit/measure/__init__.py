@@ -1,4 +1,4 @@
-"""Measures time, memory and the machine's ceilings; rooflines, records and plots. Knows no engine."""
+"""Measures time, memory and the ceilings of the machine; makes rooflines, records and plots. It knows no engine."""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.contention import Contention

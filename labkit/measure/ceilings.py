@@ -1,7 +1,7 @@
-"""What this machine can do at best: bytes read per second, and multiply-adds per second in each precision.
+"""The limits of this machine: bytes read per second, and multiply-adds per second in each precision.
 
-The numbers are measured, not looked up. A model can come near them and never exceed them, unless they were measured while
-other programs were running: then they are too low, and the result says so.
+The numbers are measured, not looked up. A model can come near them but cannot exceed them. If other programs were running
+during the measurement, the numbers are too low, and the result says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GPU_READ_BYTES = 4 * 2**30
 PRECISIONS = ("fp32", "bf16", "fp16")
 MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
 FAR_APART = 1.5
-"""How many times longer than the fastest reading the middle one may take on a machine that does nothing else."""
+"""The largest accepted ratio of the median reading time to the shortest one. On an idle machine the ratio stays below it."""
 
 BUSY = "The machine was busy when its limits were measured, so they are too low."
 
@@ -46,7 +46,7 @@ class Ceilings:
         return asdict(self)
 
     def caption(self, text: str = "") -> str:
-        """`text` for under a figure, with a warning when these limits were measured on a busy machine."""
+        """`text` as a caption, with a warning added if these limits were measured on a busy machine."""
         return f"{text}\n{BUSY}".strip() if self.disturbed else text
 
 
@@ -56,9 +56,9 @@ def ceilings(
     seconds: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ceilings:
-    """Measure `device` (the best one of this machine if left out); each of the four measurements takes about `seconds`.
+    """Measure `device` (default: the best device of this machine). Each of the four measurements takes about `seconds`.
 
-    `progress` is called with the number of finished measurements and the number of all.
+    `progress` is called with the number of finished measurements and the total number of measurements.
     """
     target = as_device(device)
     total = 1 + len(PRECISIONS)
@@ -76,16 +76,16 @@ def ceilings(
 
 
 def _far_apart(readings: Timing) -> str:
-    """That repeated readings of the memory do not agree, in words; empty when they do."""
+    """A sentence that says that repeated readings of the memory do not agree; empty when they do agree."""
     times = readings.median / min(readings.samples)
     return f"the middle reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
 
 
 class Reader:
-    """Reads a tensor far larger than the caches, by summing it: every element is needed and nothing is written.
+    """Reads a tensor far larger than the caches by summing it. A sum needs every element and writes almost nothing.
 
-    The rate of a machine's memory can change from second to second, above all on a virtual machine. `best_of` therefore
-    measures it next to the run that is compared with it.
+    The rate of a machine's memory can change from second to second, above all on a virtual machine. Therefore `best_of` can be
+    called just before or after the run that is compared with this rate.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -109,14 +109,14 @@ class Reader:
 
 
 def read_rate(device: torch.device, seconds: float = 1.0) -> float:
-    """Bytes per second when a large tensor is read: the fastest reading within `seconds`."""
+    """Bytes per second of the fastest reading of a large tensor within `seconds`."""
     return Reader(device).rate(max_seconds=seconds, max_runs=200)
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
     """FLOPs per second of a square product in `precision`, on random data (with zeros a GPU would run at a higher clock).
 
-    A processor without units for a precision emulates it, so slowly that only a small product is timed.
+    A processor without units for a precision emulates them. This is so slow that only a small product is timed.
     """
     small, large = MATRIX_SIZES[device.type]
     rate = _product_rate(device, DTYPES[precision], small, seconds / 4)

@@ -1,9 +1,9 @@
 """Finds out whether other programs took processor time from this one during a measurement. It does not know what is measured.
 
-On a busy machine all runs of a measurement can be slow by the same factor: two threads that wait for each other after every
-operation both wait for the core that another program has. The spread of the runs then stays small, so it does not show this.
-Linux counts the time that each thread was ready to run and had no core (the second number in /proc/self/task/*/schedstat).
-Other systems do not; there the processor time of all other programs is used.
+On a busy machine all runs of a measurement can be slow by the same factor. For example, if two threads wait for each other
+after every operation, both lose time when another program uses the core of one. The spread of the runs then stays small, so
+it does not show the problem. Linux counts the time during which each thread was ready to run but had no core (the second number
+in /proc/self/task/*/schedstat). Other systems do not count it; on these, the processor time of all other programs is used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import psutil
 from labkit.environment import usable_cores
 
 WAITING_LIMIT = 0.2
-"""A thread may wait for a core for this share of the time before a measurement counts as disturbed: fewer than a quarter of
-the runs are then slow, which moves neither the median nor the quartiles far."""
+"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, fewer
+than a quarter of the runs are slow, so neither the median nor the quartiles change much."""
 SHORTEST_WAIT = 0.001
-"""Seconds of waiting below which nothing is concluded: every thread waits some microseconds when it is woken."""
+"""Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
 OTHERS_LIMIT = 0.25
-"""Other programs may use this share of the processor's time, on systems that do not count the waiting."""
+"""The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
 
 
 class Contention:
-    """Watches while its `with` block runs; afterwards `words` says how other programs disturbed it, "" if they did not."""
+    """Watches the machine during its `with` block.
+
+    Then `words` says how other programs disturbed the block ("": not at all).
+    """
 
     def __init__(self) -> None:
         self.words = ""
@@ -52,7 +55,7 @@ class Contention:
 
 
 def _waited_by_thread() -> dict[str, float]:
-    """Seconds that each thread of this process has been ready and without a core; empty where the system does not count it."""
+    """Seconds during which each thread of this process was ready but had no core; empty if the system does not count them."""
     waited = {}
     for path in Path("/proc/self/task").glob("*/schedstat"):
         try:
@@ -63,11 +66,11 @@ def _waited_by_thread() -> dict[str, float]:
 
 
 def _stolen() -> list[float]:
-    """Seconds that each core of this virtual machine was ready to run while its host ran others."""
+    """For each core of this virtual machine, the seconds in which it was ready to run but the host ran something else."""
     return [float(getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
 
 
 def _used_by_others() -> float:
-    """Seconds of processor time that all programs but this one have used."""
+    """Seconds of processor time that all other programs have used."""
     times, own = psutil.cpu_times(), psutil.Process().cpu_times()
     return float(times.user + times.system - own.user - own.system)

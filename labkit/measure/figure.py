@@ -1,4 +1,4 @@
-"""A matplotlib figure that shows itself in a notebook, whatever backend is set, and uses no global state."""
+"""A matplotlib figure that a notebook displays with any backend, and that uses no global state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A `Figure` made without pyplot: nothing to close, and a PNG of it is what a notebook displays."""
+    """A `Figure` that is made without pyplot, so it need not be closed. A notebook displays it as a PNG."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""How far a prediction was from what was measured, in words."""
+"""Says in words how far a prediction was from the measured value."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 PREDICTION = "your prediction"
 MEASURED = ("measured", "counted", "profiled")
-"""What figures call the two things that are compared."""
+"""The names that figures use for the two values that are compared."""
 CLOSE = 1.1
 """Up to this factor a prediction counts as right."""
 
 
 def how_far(guess: float, measured: float) -> str:
-    """ "3.4 times too high", for example; empty if there is nothing to compare: a NaN, or a sign that differs."""
+    """For example "3.4 times too high". Empty if the values cannot be compared: one is NaN, or their signs differ."""
     if not (math.isfinite(guess) and math.isfinite(measured)) or guess * measured < 0:
         return ""
     if guess == measured:
@@ -28,7 +28,7 @@ def how_far(guess: float, measured: float) -> str:
 
 
 def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """A sentence on a figure's series "your prediction"; empty if the figure has no such series, or none that was measured."""
+    """A sentence about a figure's series "your prediction"; empty if the figure lacks this series or a measured one."""
     measured = next((series[name] for name in MEASURED if name in series), ())
     found = [
         (name, said)

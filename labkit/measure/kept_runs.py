@@ -1,6 +1,6 @@
 """Stores the measurements of a notebook on disk, so they survive a restart of the kernel.
 
-A measurement that other programs disturbed is stored too, but repeated when its cell runs again.
+A measurement that was disturbed by other programs is stored too, but it is repeated when its cell runs again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from labkit.plurals import counted
 
 
 class KeptRuns:
-    """The measurements of one lab ("01") by name: each is a JSON value with its machine and its time.
+    """The measurements of one lab (such as "01") by name. Each is stored as a JSON value with the machine and the time.
 
-    A measurement from another processor or GPU is not used on this machine. Neither is a dictionary with a text under
-    "disturbed", which says why it cannot be trusted.
+    A measurement from another processor or GPU is not used on this machine. A dictionary with a text under "disturbed" is not
+    used either: the text says why the measurement cannot be trusted.
     """
 
     def __init__(self, lab: str, path: Path | None = None) -> None:
@@ -56,7 +56,7 @@ class KeptRuns:
         return value
 
     def keep_timings(self, name: str, run: Callable[[], dict[str, Timing]], *, again: bool = False) -> dict[str, Timing]:
-        """As `keep`, for the timings of one call of `compare`: taken again as long as their ratios cannot be trusted."""
+        """As `keep`, for the timings of one call of `compare`. They are measured again if their ratios cannot be trusted."""
 
         def measure() -> dict[str, Any]:
             timings = run()
@@ -76,7 +76,7 @@ class KeptRuns:
 
 
 def _disturbed(value: Any) -> str:
-    """What a kept value says of programs that disturbed it; empty when it says nothing."""
+    """The text in a kept value that says which programs disturbed the measurement; empty if there is no such text."""
     return str(value.get("disturbed", "")) if isinstance(value, dict) else ""
 
 

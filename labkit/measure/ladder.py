@@ -1,4 +1,4 @@
-"""The learner's speed ladder: every engine they built and its tokens per second, stored on disk."""
+"""The learner's speed ladder, stored on disk: every engine that the learner built, with its tokens per second."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rung:
 def _check(rung: Rung) -> None:
     """Raise `InvalidRequest` unless the speeds are finite, positive and in order."""
     low, middle, high = rung.low, rung.tokens_per_second, rung.high
-    slack = 1e-9 * middle  # quartiles are interpolated, and rounding can separate equal numbers
+    slack = 1e-9 * middle  # quartiles are interpolated, and rounding can make equal numbers differ slightly
     if not (math.isfinite(high) and 0 < low <= middle + slack and middle <= high + slack):
         raise InvalidRequest(
             f"rung {rung.name!r}: {middle} tokens per second, quartiles {low} and {high}; the numbers must be finite and "
@@ -36,7 +36,7 @@ def _check(rung: Rung) -> None:
 
 
 class Ladder:
-    """Rungs in the order of their first measurement; a new measurement replaces a rung without moving it."""
+    """Rungs in the order of their first measurement. A new measurement of a rung replaces it in the same position."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / "ladder.json"
@@ -60,8 +60,8 @@ class Ladder:
     ) -> Rung:
         """Add or replace a rung; `low` and `high` are its quartiles.
 
-        Raises `InvalidRequest` for a speed that is not positive and finite or is outside its quartiles. An unreadable file is
-        renamed to `.damaged`.
+        Raises `InvalidRequest` if the speed is not positive and finite, or is not between its quartiles. An unreadable file is
+        renamed: its suffix becomes `.damaged`.
         """
         low = tokens_per_second if low is None else low
         high = tokens_per_second if high is None else high

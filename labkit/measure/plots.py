@@ -1,6 +1,7 @@
 """Figures of measurements: roofline, sweep, ladder, predictions, parts, timeline.
 
-Each carries a title and a caption, which says what it was measured on. Knows matplotlib and numbers, no engine and no lab.
+Each figure has a title and a caption. The caption names the machine of the measurement. This module knows matplotlib and
+numbers, but no engine and no lab.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito 2008: safe for colour-blind eyes
 GREY = "#777777"
 DARK = "#333333"
-"""Of captions: readable on white, and still quieter than the title."""
+"""The colour of captions: readable on white, but less prominent than the title."""
 CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 12
-"""Of a caption: its size in points, and how many of its letters fit beside each other."""
+"""The font size of a caption in points, and the number of its letters that fit in an inch."""
 NUMBER_SIZE = 9
-"""Points of the numbers in a figure and of its legend."""
+"""The font size, in points, of the numbers and the legend in a figure."""
 
 
 def ink_on(colour: str) -> str:
@@ -35,7 +36,7 @@ def ink_on(colour: str) -> str:
 
 
 def new_figure(title: str, caption: str = "", width: float = 7.0, height: float = 4.0) -> Figure:
-    """An empty figure, in inches, with its title and a caption that is wrapped at the figure's width."""
+    """An empty figure of `width` by `height` inches, with a title and a caption that is wrapped at the figure's width."""
     from labkit.measure.figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(width, height), layout="constrained", dpi=110)
@@ -54,7 +55,7 @@ def roofline_plot(
     title: str = "Roofline",
     caption: str = "",
 ) -> Figure:
-    """Reachable FLOPs a second against FLOPs a byte, with measured points `{name: (FLOPs a byte, FLOPs a second)}`."""
+    """Draw the reachable FLOPs per second over FLOPs per byte, and measured points `{name: (FLOPs per byte, per second)}`."""
     figure = new_figure(title, caption)
     axes = figure.add_subplot()
     ridge = flops_per_second / read_bytes_per_second
@@ -79,7 +80,7 @@ def roofline_plot(
 
 
 FEW_TICKS = 10
-"""A sweep of at most so many points has a tick at each of them."""
+"""A sweep with at most this many points has a tick at each point."""
 
 
 def sweep_plot(
@@ -98,7 +99,7 @@ def sweep_plot(
     """Lines over the same x values, with a band of quartiles around each line that has one in `bands`.
 
     `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
-    prediction for one x. Raises `InvalidRequest` when a line, band or limit has not one value for each x.
+    prediction for one x. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
     """
     for name, given in [*lines.items(), *(bands or {}).items(), *(limits or {}).items()]:
         if len(given) != len(x):
@@ -118,7 +119,7 @@ def sweep_plot(
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # with a label at every power of ten there would be one or two
+        if high < 1000 * low:  # labels only at powers of ten would be just one or two labels
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), [plain(value) for value in x])
@@ -142,7 +143,7 @@ def plain(value: float) -> str:
 
 
 def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "") -> Figure:
-    """One bar for each rung, with quartiles as whiskers and its speed as a multiple of the first rung's.
+    """Draw one bar per rung, with quartiles as whiskers, and write its speed as a multiple of the first rung's speed.
 
     Raises `InvalidRequest` when there are no rungs.
     """
@@ -174,7 +175,7 @@ def _check_groups(
     ranges: Mapping[str, Sequence[tuple[float, float]]],
     marks: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Raise `InvalidRequest` where the arguments of `prediction_plot` do not fit together."""
+    """Raise `InvalidRequest` if the arguments of `prediction_plot` do not fit together."""
     for label, values in series.items():
         if len(values) != len(names):
             raise InvalidRequest(f"series {label!r} has {counted(len(values), 'value')} for {counted(len(names), 'name')}")
@@ -188,7 +189,7 @@ def _check_groups(
 
 
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
-    """The x of each bar, by series and group: the bars that a group has stand beside each other around the group's middle."""
+    """The x of each bar, by series and group. The bars of a group stand side by side around the middle of the group."""
     places = [[0.0] * groups for _ in series]
     for group in range(groups):
         present = [index for index, values in enumerate(series) if not math.isnan(values[group])]
@@ -230,11 +231,11 @@ def prediction_plot(
     title: str = "Prediction and measurement",
     caption: str = "",
 ) -> Figure:
-    """Groups of bars, one group for each name: what was predicted, what the roofline allows, what was measured.
+    """Draw one group of bars per name: the predicted value, the value that the roofline allows, and the measured value.
 
-    A value that is NaN has no bar and takes no room. `limits` are dashed lines across all groups,
-    `ranges` whiskers (quartiles) on the bars of a series, and `marks` diamonds `{label: {name of a group: value}}`. Raises
-    `InvalidRequest` when a series or its ranges have not one entry for each name, and for a mark over an unknown group.
+    A value that is NaN has no bar and takes no space. `limits` are dashed lines across all groups. `ranges` are whiskers
+    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest`
+    unless a series and its ranges have one entry for each name, and for a mark over an unknown group.
     """
     _check_groups(names, series, ranges or {}, marks or {})
     figure = new_figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
@@ -269,9 +270,9 @@ def parts_plot(
     title: str = "What it is made of",
     caption: str = "",
 ) -> Figure:
-    """One bar for each name, from top to bottom: its parts follow one another, and their sum stands at its end.
+    """Draw one bar per name, from top to bottom. The parts of a bar follow one another, and their sum is written at its end.
 
-    Raises `InvalidRequest` when a part has not one value for each name.
+    Raises `InvalidRequest` unless every part has one value for each name.
     """
     figure = new_figure(title, caption, height=1.4 + 0.28 * len(names))
     axes = figure.add_subplot()
@@ -303,11 +304,11 @@ def timeline_plot(
     title: str = "Timeline",
     caption: str = "",
 ) -> Figure:
-    """Who worked when: one row for each worker, with bars `(number, began, seconds)`; equal numbers have equal colours.
+    """Show when each worker worked: one row per worker, with bars `(number, began, seconds)`. Equal numbers share a colour.
 
-    Time begins with the first bar and ends after `seconds`, if that is given, so that two timelines can have the same axis. A
-    bar that is too narrow for its number has none. A worker is idle where its row is white. Raises `InvalidRequest` when there
-    is no bar at all.
+    Time begins with the first bar. If `seconds` is given, time ends after that many seconds, so that two timelines can have the
+    same axis. A bar that is too narrow for its number shows no number. A worker is idle where its row is white. Raises
+    `InvalidRequest` if there is no bar at all.
     """
     every = [bar for bars in rows.values() for bar in bars]
     if not every:

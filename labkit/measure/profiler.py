@@ -1,4 +1,4 @@
-"""Measures the host time of each torch operation in a call with torch's profiler."""
+"""Uses torch's profiler to measure the host time of each torch operation in a call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.measure.timing import waiter
 
 @dataclass(frozen=True)
 class OperationTime:
-    """A torch operation: its name, its number of calls, and its host seconds without those of operations that it calls."""
+    """A torch operation: its name, its number of calls, and its host seconds, without the operations that it calls itself."""
 
     name: str
     count: int
@@ -24,7 +24,8 @@ def profile_call(call: Callable[[], Any], device: Any = None, *, runs: int = 5) 
     """Profile `call` and return its operations, the most expensive one first.
 
     After a warm-up, `call` runs `runs` times, and the run of median length is returned. Each run ends when the queue of
-    `device` is empty. The profiler measures host time; on a GPU this is the time of launching, which limits small models.
+    `device` is empty. The profiler measures host time. On a GPU this is the time for launching kernels, which limits the speed
+    of small models.
     """
     call()
     profiles = sorted((_profile(call, device) for _ in range(runs)), key=lambda rows: sum(row.seconds for row in rows))

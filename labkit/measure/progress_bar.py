@@ -11,9 +11,9 @@ SHORTEST_PAUSE = 0.25
 
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
-    """A function to pass as `progress`: it is called with the number of finished steps and the largest possible total.
+    """A function to pass as `progress`. It takes the number of finished steps and the largest possible number of steps.
 
-    Work that ends within `after` seconds shows no bar.
+    If the work ends within `after` seconds, no bar is shown.
     """
     from tqdm.auto import tqdm
 

@@ -35,7 +35,10 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values. Raises `InvalidRequest` for a value that JSON cannot hold, such as NaN, and names its place."""
+        """Plain values.
+
+        Raises `InvalidRequest`, with the place of the value, for a value that JSON cannot hold, such as NaN.
+        """
         values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
 
@@ -50,7 +53,7 @@ class Record:
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)
-            if missing:  # the defaults would describe this machine and today, not the measurement
+            if missing:  # defaults would describe this machine and this day, not the measurement
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:
@@ -65,7 +68,7 @@ class Record:
 
 
 def _plain(value: Any, place: str) -> Any:
-    """The value, converted to the types that JSON returns."""
+    """The value, converted to the types that reading JSON returns."""
     if isinstance(value, dict):
         return {str(key): _plain(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -17,7 +17,7 @@ from labkit.precision import BITS
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
 """Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""
 CACHE_BYTES = {"fp32": 4}
-"""Bytes per number in the cache, for precisions where it is not 2."""
+"""Bytes per number in the cache, for precisions in which a number does not take 2 bytes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
     """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` tokens cached.
 
-    If the ceilings lack the arithmetic of a precision, such as int8, the fastest rate that they have is used.
+    If the ceilings have no rate for a precision, such as int8, their fastest rate is used.
     Raises `InvalidRequest` for a precision without a known byte width and for sizes below 1.
     """
     if precision not in ELEMENT_BYTES or batch < 1 or length < 1:

@@ -1,7 +1,8 @@
-"""Timing that can be believed: warmed up, synchronised, interleaved, repeated until it is steady, and reported with its spread.
+"""Reliable timing: with a warm-up, synchronised, interleaved, repeated until the times are steady, and reported with its
+spread.
 
 A ratio of two timings says itself whether it can be trusted. This module does not know what it times: it calls functions, and
-waits for a GPU's queue before each reading of the clock.
+waits until a GPU's queue is empty before each reading of the clock.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ TOO_NOISY = "too noisy to compare"
 ADVICE = "close other programs and run this cell again"
 
 WIDEST = 0.5
-"""The quartiles of a ratio may be this far apart, as a share of its median, for the ratio to be trusted."""
+"""A ratio is trusted if its quartiles are at most this far apart, as a share of its median."""
 FEWEST_PAIRS = 3
 
 
 def too_noisy(why: str = "") -> str:
-    """The sentence about times that cannot be compared: that they are too noisy, what to do, and why."""
+    """The sentence for times that cannot be compared. It says that they are too noisy, what to do, and why."""
     return f"{TOO_NOISY}; {ADVICE}" + (f" ({why})" if why else "")
 
 
@@ -63,7 +64,7 @@ class Timing:
 
     @property
     def runs(self) -> int:
-        """How many runs were counted."""
+        """The number of counted runs."""
         return len(self.samples)
 
     def _quartiles(self) -> list[float]:
@@ -77,11 +78,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer one thing takes than another: median and quartiles over pairs of neighbouring runs.
+    """How many times longer one function takes than another: median and quartiles over pairs of neighbouring runs.
 
     `slow` and `fast` are the seconds of the pair in the middle. `why` says why the ratio cannot be trusted: other programs
-    disturbed the runs, or the pairs differ too much. It is empty for a ratio that can be trusted. `str()` of a ratio that
-    cannot be trusted contains no number, so a title or a line of text can always contain a ratio.
+    disturbed the runs, or the pairs differ too much. It is empty for a ratio that can be trusted. If a ratio cannot be trusted,
+    its `str()` contains no number. So every ratio can be put into a title or a line of text.
     """
 
     median: float
@@ -93,17 +94,17 @@ class Ratio:
 
     @property
     def trusted(self) -> bool:
-        """Whether the number means something."""
+        """Whether the ratio can be trusted."""
         return not self.why
 
     @property
     def shown(self) -> float:
-        """The number to draw: the median, or NaN, for which no bar is drawn, when the ratio cannot be trusted."""
+        """The number to draw: the median, or NaN if the ratio cannot be trusted. For NaN no bar is drawn."""
         return self.median if self.trusted else math.nan
 
     @property
     def words(self) -> str:
-        """A sentence to print: both times and the ratio, or that it is too noisy, why, and what to do."""
+        """A sentence to print: both times and the ratio, or else why the times are too noisy and what to do."""
         if self.why:
             return too_noisy(self.why)
         return f"{1e3 * self.slow:.3f} ms against {1e3 * self.fast:.3f} ms: {self}"
@@ -126,14 +127,14 @@ def compare(
     clock: Callable[[], float] = time.perf_counter,
     synchronise: Callable[[], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time several things in turn, A B C A B C, so that drift of the machine meets all of them alike.
+    """Time several functions in turn, A B C A B C, so that a change in the machine's speed affects all of them equally.
 
-    After `warmup` rounds that do not count, rounds go on until every spread is at most `spread_target`, or `max_runs`
-    rounds or `max_seconds` (counted rounds) are reached, but at least `min_runs`. `device` (None, "cpu", "cuda", ...)
-    says whose queue is waited for before each clock reading; `synchronise` and `clock` replace the waiting and the
-    clock. `threads` is the number of torch's CPU threads during the measurement: with one thread, small operations do not
-    depend on whether a second core is free. `progress` is called with rounds done and `max_runs`.
-    Raises `InvalidRequest` for settings that cannot be.
+    After `warmup` rounds that do not count, there are at least `min_runs` rounds. They end when every spread is at most
+    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. Before each clock reading, the queue of
+    `device` (None, "cpu", "cuda", ...) must be empty; `synchronise` and `clock` replace this waiting and the clock. `threads`
+    is the number of torch's CPU threads during the measurement: with one thread, small operations do not depend on whether a
+    second core is free. `progress` is called with the number of finished rounds and `max_runs`. Raises `InvalidRequest` for
+    impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -176,15 +177,15 @@ def _one_round(
 
 
 def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
-    """Time one thing; the settings are those of `compare`."""
+    """Time one function; the settings are those of `compare`."""
     return compare({"call": call}, **settings)["call"]
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """`slow / fast`, pair by pair, with a judgement whether it can be trusted; both must come from one call of `compare`.
+    """`slow / fast`, pair by pair, and whether this ratio can be trusted. Both timings must come from one call of `compare`.
 
-    Raises `InvalidRequest` when they have different numbers of runs, since those were not taken side by side, and when
-    a run of `fast` took no time.
+    Raises `InvalidRequest` if the timings have different numbers of runs, because such runs were not taken in turn, and if a
+    run of `fast` took no time.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(
@@ -199,7 +200,7 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
 
 
 def _too_wide(ratios: Timing) -> str:
-    """Why these ratios of single pairs do not agree on one number; empty when they do."""
+    """Why the ratios of single pairs are too different to be trusted; empty if they are not."""
     if ratios.runs < FEWEST_PAIRS:
         return f"{ratios.runs} pairs of runs are too few"
     if ratios.spread > WIDEST:

@@ -1,7 +1,7 @@
 """Counts the bytes that torch operations read and write, and their launches. Nothing is timed.
 
-The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. A GPU does this
-between kernels, and a fused kernel avoids it.
+The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. On a GPU this is
+true of separate kernels; a fused kernel avoids these reads and writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TorchTraffic(Traffic):
 
 
 def torch_traffic(call: Callable[[], Any]) -> TorchTraffic:
-    """Count the traffic of all operations in `call`. Views and allocations are free; in-place operations read and write.
+    """Count the traffic of all operations in `call`. Views and allocations cost nothing; in-place operations read and write.
 
     Work outside torch, such as a Triton kernel or a C++ library, is not counted.
     """
@@ -62,7 +62,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
         if inputs and name in _PICKS_ROWS:
             read += written - _bytes(inputs[0])
-        elif name.startswith(("index_put", "_index_put")):  # it writes as many bytes as the values it gets
+        elif name.startswith(("index_put", "_index_put")):  # it writes only the bytes of the values that it was given
             read, written = read - _bytes(inputs[0]), _bytes(inputs[-1])
         elif name in _OVERWRITES:
             read -= _bytes(inputs[0])
@@ -72,7 +72,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    """Whether an operation returned memory of an input: a view, or a conversion that had nothing to convert."""
+    """Whether an operation returned memory of an input. It then made a view, or was a conversion with nothing to convert."""
     with contextlib.suppress(RuntimeError):  # tensors without a storage
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor.numel()}
         return outputs[0].untyped_storage().data_ptr() in memory
@@ -91,7 +91,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor in memory; an expanded tensor takes fewer than its shape suggests."""
+    """The bytes that a tensor takes in memory. An expanded tensor takes fewer bytes than its shape suggests."""
     count = tensor.element_size()
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= size if stride else 1

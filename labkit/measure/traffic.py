@@ -1,4 +1,4 @@
-"""The type in which memory traffic is counted: bytes read and bytes written. Other modules do the counting."""
+"""The type for counts of memory traffic: bytes read and bytes written. Other modules do the counting."""
 
 from __future__ import annotations
 

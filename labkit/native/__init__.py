@@ -1,6 +1,6 @@
-"""The CPU kernels in C++ (src/), called through a plain C interface and not linked against torch.
+"""The CPU kernels in C++ (src/). Python calls them through a plain C interface; they are not linked against torch.
 
-This package knows tensors and packed weights but no models: `labkit.model.native_forward` runs a whole GPT-J with it.
+This package knows tensors and packed weights but no models: `labkit.model.native_forward` uses it to run a whole GPT-J.
 """
 
 from labkit.native.library import (

@@ -1,6 +1,6 @@
 """Builds the native library with the machine's C++ compiler: `python -m labkit.native.build`.
 
-It does not import labkit, so it can run while the package itself is being built, before anything is installed.
+It does not import labkit, so it can run while the package itself is built, before anything is installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BuildError(Exception):
 
 
 def build(target: Path = TARGET) -> Path:
-    """Compile the sources and link them to `target`. If that fails, raise `BuildError` and keep the old file.
+    """Compile the sources and link them into the file `target`. If this fails, raise `BuildError` and keep the old file.
 
     The variable `CXX` names the compiler; by default it is g++, clang++ or c++. Without OpenMP the library runs on one thread.
     """
@@ -53,7 +53,7 @@ def build(target: Path = TARGET) -> Path:
         _run([compiler, "-shared", *openmp, "-o", str(linked), *map(str, objects)])
         beside = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(linked, beside)
-        os.replace(beside, target)  # a process that has loaded the old file keeps it
+        os.replace(beside, target)  # a process that has loaded the old file continues to use it
     return target
 
 

@@ -1,4 +1,4 @@
-"""Load the native library, describe its C interface (src/native.h) to ctypes, and pass tensors to it."""
+"""Loads the native library, describes its C interface (src/native.h) to ctypes, and passes tensors to it."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def use_instruction_set(name: str) -> None:
 
 
 def threads() -> int:
-    """Threads per call: torch's setting (`torch.set_num_threads`), but 1 in a forked child, which has no other threads."""
+    """The number of threads per call, as set in torch (`torch.set_num_threads`); 1 in a forked child, which has only one."""
     return 1 if is_forked_child() else torch.get_num_threads()
 
 
@@ -208,10 +208,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
-    """The address of a tensor's data, to pass to C, which cannot check it; None for None.
+    """The address of a tensor's data, for a C call; None for None.
 
-    Raises `InvalidRequest` unless it is a plain, contiguous CPU tensor of this dtype and shape. Every address that is passed
-    to the library comes from here or from `rows_pointer`.
+    C cannot check an address. Therefore this raises `InvalidRequest` unless `tensor` is a plain, contiguous CPU tensor of this
+    dtype and shape. Every address that is passed to the library comes from here or from `rows_pointer`.
     """
     if tensor is None:
         return None
@@ -223,7 +223,7 @@ def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -
 def rows_pointer(table: Tensor, dtype: torch.dtype, rows: int) -> tuple[int, int]:
     """The address of a table with this number of rows, and the number of elements from one row to the next.
 
-    It checks as `pointer` does, except that rows may have any length and may be parts of longer rows.
+    The checks are those of `pointer`, except that the rows may have any length and may be parts of longer rows.
     """
     if table.dim() != 2 or len(table) != rows or table.stride(1) != 1:
         raise _refused(table, dtype, (rows, -1))
@@ -247,18 +247,18 @@ def _refused(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Inva
 
 
 def trim_heap() -> None:
-    """Ask the system's allocator to return freed memory to the system; does nothing where that is impossible."""
+    """Ask the allocator to return freed memory to the system; does nothing where that is impossible."""
     with contextlib.suppress(AttributeError, OSError):  # only glibc has this function
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def advise_large_pages(memory: Tensor) -> None:
-    """Ask the system for large pages for a tensor that was not written yet; does nothing where there are none."""
+    """Ask the system for large pages for a tensor that was not written yet; does nothing if the system has no large pages."""
     library().lk_advise_large_pages(pointer(memory, memory.dtype, memory.shape), memory.nbytes)
 
 
 class Workspace:
-    """Memory that native calls reuse; serves one call at a time."""
+    """Memory that native calls reuse. Only one call at a time can use it."""
 
     def __init__(self) -> None:
         self.handle = c_void_p(library().lk_workspace_create())

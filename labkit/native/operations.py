@@ -1,6 +1,6 @@
 """Single operations of the native library on torch tensors: float32 or bfloat16, on the CPU.
 
-Each function takes the arguments of the operation of its name in `labkit.ops`.
+Each function takes the same arguments as the operation with the same name in `labkit.ops`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Te
 def prefill_attention(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor
 ) -> Tensor:
-    """`labkit.ops.prefill_attention`; a sequence with one new token takes the faster code for decoding."""
+    """`labkit.ops.prefill_attention`. For a sequence with one new token, the faster code for decoding runs."""
     query, starts, lengths = query.contiguous(), starts.contiguous(), lengths.contiguous()
     out = torch.empty_like(query)
     sequences, (heads, head_dim) = len(lengths), query.shape[1:]

@@ -1,4 +1,4 @@
-"""A matrix packed for the CPU kernels, dense or quantized: panels of sixteen output rows."""
+"""A dense or quantized matrix, packed for the CPU kernels in panels of sixteen output rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ _local = threading.local()
 class PackedWeight:
     """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
 
-    Made from a dense float32 or bfloat16 matrix, an `Int8Weight`, or an `Int4Weight` whose group size is a multiple of 32.
+    It is made from a dense float32 or bfloat16 matrix, from an `Int8Weight`, or from an `Int4Weight` with a group size that is
+    a multiple of 32.
     """
 
     def __init__(self, weight: Tensor | Int8Weight | Int4Weight) -> None:
@@ -62,7 +63,7 @@ class PackedWeight:
 
     @property
     def precision(self) -> str:
-        """The precision that the values are stored in."""
+        """The precision in which the values are stored."""
         return _NAMES[self.type]
 
     @property
@@ -77,7 +78,10 @@ class PackedWeight:
         return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias, then GELU if asked for: `x` `[tokens, in]` float32 or bfloat16; same dtype out."""
+        """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16.
+
+        The result has the same dtype.
+        """
         x = x.contiguous()
         out = x.new_empty(x.shape[0], self.shape[0])
         wide = None if bias is None else bias.float()
@@ -92,7 +96,7 @@ class PackedWeight:
         return self.dequantize(torch.bfloat16 if self.type == BF16 else torch.float32)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix with the values of the packed one; slow, for references and tests."""
+        """The dense `[out, in]` matrix with the values of the packed matrix. This is slow; use it for references and tests."""
         out_features, in_features = self.shape
         panels = (out_features + 15) // 16
         if self.type in (F32, BF16):
@@ -113,7 +117,7 @@ class PackedWeight:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Arguments of `lk_pack`: the type to pack to, values, scales and group size, with the dtypes and shapes to check."""
+    """Arguments of `lk_pack` (target type, values, scales, group size), and the dtypes and shapes that they must have."""
 
     type: int
     values: Tensor
@@ -151,7 +155,7 @@ def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
 
 
 def _large(byte_count: int) -> Tensor:
-    """Memory that was not written yet, in large pages where the system offers them."""
+    """New memory that was not written yet. It is in large pages if the system offers them."""
     memory = untouched((byte_count,), torch.uint8, _CPU)
     advise_large_pages(memory)
     return memory

@@ -1,4 +1,4 @@
-"""Processes on one host that exchange tensors through shared memory (src/shared.cpp); a collective takes microseconds."""
+"""Collectives between processes on one host, through shared memory (src/shared.cpp). A collective takes microseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from labkit.native.library import GroupStruct, library, pointer
 
 SLOT_BYTES = 1 << 20
 FOLDER = Path("/dev/shm")
-"""The folder of named memory. Without it a file in the temporary folder is used, which the system caches in memory."""
+"""The folder of named memory.
+
+If it is missing, a file in the temporary folder is used. The system caches that file in memory.
+"""
 
 _REASONS = {1: "did not answer within {timeout:g} s", 2: "and all others were told to stop"}
 
@@ -25,9 +28,9 @@ _REASONS = {1: "did not answer within {timeout:g} s", 2: "and all others were to
 class SharedGroup:
     """Member `rank` of a group of `ranks`. `create` makes the group's file, and all members open it by its name.
 
-    All members call the same collectives in the same order. A collective raises `RankFailed`, which names the late member,
-    after `timeout` seconds, or as soon as a member calls `abort`. After the first failure the group cannot be used again.
-    `native_add_up` is the function, with its first argument, that a native forward pass calls for `all_reduce`.
+    All members call the same collectives in the same order. A collective raises `RankFailed` after `timeout` seconds (the error
+    names the late member), or as soon as a member calls `abort`. After the first failure the group cannot be used again.
+    `native_add_up` holds the C function that a native forward pass calls for `all_reduce`, and its first argument.
     """
 
     def __init__(self, path: Path, rank: int, ranks: int, *, timeout: float = 8.0, names: tuple[str, ...] = ()) -> None:
@@ -54,7 +57,7 @@ class SharedGroup:
         self._struct.timeout = seconds
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Replace the tensor by the sum over all members, which is the same in every bit on all of them.
+        """Replace the tensor by the sum over all members. All members get the same sum, bit for bit.
 
         The tensors are contiguous and have the same shape and dtype on all members. The sum is computed in float32 and
         rounded to the tensor's dtype at the end.
@@ -66,15 +69,15 @@ class SharedGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """Replace the tensor by the one of `root`; contiguous, with the same shape and dtype on all members."""
+        """Replace the tensor by that of `root`. The tensors are contiguous, with the same shape and dtype on all members."""
         self._done(self.try_broadcast(tensor, root), "broadcast")
         return tensor
 
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
-        """A `broadcast` that returns 1 if a member was late, 2 after `abort`, and 0 on success.
+        """As `broadcast`, but return a status: 1 if a member was late, 2 after `abort`, and 0 on success.
 
-        patience: seconds to wait (default: `timeout`). After a 1 the caller can try again, unless the tensor is larger than
-        `SLOT_BYTES` and a part of it was already sent.
+        patience: seconds to wait (default: `timeout`). After status 1 the caller can try again, unless the tensor is larger
+        than `SLOT_BYTES` and a part of it was already sent.
         """
         address, timeout = pointer(tensor, tensor.dtype, tensor.shape), self._struct.timeout
         self._struct.timeout = timeout if patience is None else patience
@@ -83,14 +86,17 @@ class SharedGroup:
         return status
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """A `broadcast` without a time limit."""
+        """As `broadcast`, without a time limit."""
         while status := self.try_broadcast(tensor, root):
             if status == 2:
                 self.fail(status, "broadcast")
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """The tensors of all members, `[ranks, *shape]`, on `root`, and None on the others; same shape and dtype on all."""
+        """Return the tensors of all members, `[ranks, *shape]`, on `root`, and None on the others.
+
+        The tensors have the same shape and dtype on all members.
+        """
         source, shape = pointer(tensor, tensor.dtype, tensor.shape), (self.ranks, *tensor.shape)
         everything = tensor.new_empty(shape) if self.rank == root else None
         target = pointer(everything, tensor.dtype, shape)
@@ -102,14 +108,14 @@ class SharedGroup:
         library().lk_group_abort(byref(self._struct))
 
     def take_account(self) -> tuple[int, int, float]:
-        """The number of calls since the last account, their bytes and their seconds, which include waiting for others."""
+        """The calls since the last account: their number, bytes and seconds. The seconds include waiting for other members."""
         struct = self._struct
         account = struct.calls, struct.bytes, struct.seconds
         struct.calls, struct.bytes, struct.seconds = 0, 0, 0.0
         return account
 
     def fail(self, status: int, collective: str) -> None:
-        """Raise the `RankFailed` that belongs to a nonzero status of a call."""
+        """Raise `RankFailed` for the nonzero status of a call."""
         late = self.names[self._struct.late]
         raise RankFailed(f"{late} {_REASONS[status].format(timeout=self.timeout)} ({collective} of {self.names[self.rank]})")
 

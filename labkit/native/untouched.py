@@ -1,4 +1,4 @@
-"""Allocate memory without writing to it; such memory costs nothing until it is written."""
+"""Allocates memory without writing to it. Such memory costs nothing until it is written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 def untouched(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """`torch.empty` that never fills the tensor on the CPU.
 
-    After `torch.use_deterministic_algorithms(True)`, `torch.empty` fills its result. A cache as large as the free memory
-    would then take all of it at once.
+    After `torch.use_deterministic_algorithms(True)`, `torch.empty` writes to all of its result. A cache as large as the free
+    memory would then take all of this memory immediately.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)

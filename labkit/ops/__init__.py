@@ -1,7 +1,7 @@
-"""The operations of a GPT-J, one per file. The torch form of each is the specification that its faster kernels must meet.
+"""The operations of a GPT-J, one per file. The torch form of an operation is the specification of its faster kernels.
 
-Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers. `use` puts
-another function in the place of an operation, by name, in the running engine.
+Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers. In a running
+engine, `use` replaces operations, given by name, with other functions.
 """
 
 from labkit.ops.decode_attention import decode_attention

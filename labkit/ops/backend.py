@@ -1,4 +1,4 @@
-"""Where an operation on a tensor can run: Triton kernels take GPU tensors, the native library takes CPU tensors."""
+"""Decides which kernels can take a tensor: Triton kernels take GPU tensors, the native library takes CPU tensors."""
 
 from __future__ import annotations
 

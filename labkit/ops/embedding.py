@@ -1,4 +1,4 @@
-"""Token embedding: each token gets its row of the table."""
+"""Token embedding: looks up the row of the table for each token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A linear layer with its activation: the product is written to memory only after GELU was applied to it."""
+"""A linear layer with its activation: GELU is applied before the product is written to memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def linear_gelu_reference(x: Tensor, weight: Weight, bias: Tensor | None = None)
 
 @operation()
 def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """gelu(x weight^T + bias): `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or none. Returns `[tokens, out]`.
+    """gelu(x weight^T + bias): `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or None. Returns `[tokens, out]`.
 
-    The activation is GPT-J's, see `labkit.ops.gelu`. A packed weight knows its own kernel.
+    The activation is GPT-J's, see `labkit.ops.gelu`. A packed weight runs its own kernel.
     """
     if isinstance(weight, PACKED):
         return weight.multiply(x, bias, gelu=True)

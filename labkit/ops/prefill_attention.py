@@ -1,4 +1,4 @@
-"""Prefill attention: the new tokens of each sequence, a whole prompt or a chunk of it, attend causally to its cache."""
+"""Prefill attention: the new tokens of a sequence (a prompt or a part of one) attend causally to the sequence's cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prefill_attention_reference(
 
 
 def _head_fits(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, starts: Tensor, lengths: Tensor) -> bool:
-    """Whether the Triton kernel takes this head size: the sums of a wider head do not fit into a program's registers."""
+    """Whether the Triton kernel takes this head size. If a head is too wide, its sums do not fit into a program's registers."""
     return query.shape[-1] <= 256
 
 
@@ -42,10 +42,10 @@ def prefill_attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1), causal, each sequence over its own cache.
 
-    `query` `[tokens, num_heads, head_dim]` holds the new tokens of one sequence after those of another: sequence s has the
-    rows `starts[s]` to `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values` are `[num_slots, num_heads,
-    head_dim]` and already hold the new tokens. Sequence s owns the slots `slot_table[s, :lengths[s]]` (`slot_table`
-    `[sequences, any]` int32, `lengths` `[sequences]` int32); the last of them are its new tokens. Each new token sees the
-    slots up to its own. Returns `[tokens, num_heads, head_dim]` in the dtype of `query`.
+    `query` `[tokens, num_heads, head_dim]` holds the new tokens of all sequences, one sequence after another: sequence s has
+    the rows from `starts[s]` up to, but not including, `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values`
+    are `[num_slots, num_heads, head_dim]` and already hold the new tokens. Sequence s owns the slots `slot_table[s,
+    :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths` `[sequences]` int32). The last of these slots hold its new
+    tokens. Each new token sees the slots up to its own. Returns `[tokens, num_heads, head_dim]` in the dtype of `query`.
     """
     return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)

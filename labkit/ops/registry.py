@@ -1,4 +1,4 @@
-"""Operations by name: `operation` chooses the kernel for each call, `use` puts another function in an operation's place."""
+"""Operations by name: `operation` chooses the kernel for each call, and `use` replaces an operation by another function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
-"""Every operation by name: the function that runs where no kernel takes the tensors."""
+"""Every operation by name, as the torch function that runs when no kernel takes the tensors."""
 _SWAPPED: dict[str, Callable[..., Any]] = {}
 
 
@@ -40,11 +40,11 @@ def operation(
 
     1. the function that `use` has put in the operation's place;
     2. `native`, the kernel of the native library, for a tensor that `on_native` accepts;
-    3. the Triton kernel, for a tensor that `on_triton` accepts, if `triton_takes` (when given) is true of the arguments;
+    3. the Triton kernel, for a tensor that `on_triton` accepts, if `triton_takes` (when given) returns true for the arguments;
     4. the decorated function itself, which computes in torch.
 
-    Argument number `decided_by` is the tensor that steps 2 and 3 look at. The Triton kernel is `<name>_triton` in
-    `labkit.ops.kernels.<name>`, imported when it is first needed.
+    Steps 2 and 3 check the tensor that is argument number `decided_by`. The Triton kernel is `<name>_triton` in
+    `labkit.ops.kernels.<name>`, which is imported when it is first needed.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -58,7 +58,7 @@ def operation(
             if chosen is None:
                 tensor: Any = args[decided_by] if len(args) > decided_by else kwargs.get(parameter)
                 if tensor is None:
-                    chosen = function  # an argument is missing: Python's own error names it
+                    chosen = function  # an argument is missing, and Python's own error will name it
                 elif native is not None and on_native(tensor):
                     chosen = native
                 elif tensor.is_cuda and on_triton(tensor) and (triton_takes is None or triton_takes(*args, **kwargs)):
@@ -80,12 +80,12 @@ def triton_kernel(name: str) -> Callable[..., Any]:
 
 
 class use:  # noqa: N801 - reads as a verb where it is called: `with ops.use(layer_norm=mine):`
-    """Put functions in the place of operations: `ops.use(layer_norm=mine)` takes effect at once, until `restore()`.
+    """Replace operations by other functions: `ops.use(layer_norm=mine)` takes effect at once and lasts until `restore()`.
 
-    As a context manager (`with ops.use(...):`) it restores the former functions at the end. Running engines call the new
-    functions from their next step on, and run operation by operation while any operation is replaced. Each function gets
-    exactly the arguments of the operation that it replaces. Raises `InvalidRequest` for an unknown operation and for a value
-    that cannot be called.
+    Used as a context manager (`with ops.use(...):`), it restores the former functions at the end of the block. Running engines
+    call the new functions from their next step on. While any operation is replaced, they call operations one by one. Each
+    function gets exactly the arguments of the operation that it replaces. Raises `InvalidRequest` for an unknown operation and
+    for a value that cannot be called.
     """
 
     def __init__(self, **functions: Callable[..., Any]) -> None:

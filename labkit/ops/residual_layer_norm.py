@@ -21,9 +21,10 @@ def residual_layer_norm_reference(
 def residual_layer_norm(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Return hidden = attention + mlp + residual, and layer_norm(hidden), which the next block reads.
+    """Return two tensors: hidden = attention + mlp + residual, and layer_norm(hidden), the input of the next block.
 
     `residual`, `attention` and `mlp` are `[tokens, hidden_size]`, `weight` and `bias` are `[hidden_size]`. Both results are
-    `[tokens, hidden_size]` in the dtype of `residual`. The kernels do it in one pass: they do not read the sum back.
+    `[tokens, hidden_size]` in the dtype of `residual`. The kernels work in one pass: they do not read the sum from memory
+    again.
     """
     return residual_layer_norm_reference(residual, attention, mlp, weight, bias, epsilon)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotary_table(positions: int, rotary_dim: int, device: torch.device | None = None) -> Tensor:
-    """Sines and cosines `[2, positions, rotary_dim / 2]` float32 of the angles position * 10000^(-2i / rotary_dim).
+    """The sines and cosines of the angles position * 10000^(-2i / rotary_dim): `[2, positions, rotary_dim / 2]` float32.
 
     The angles are rounded to float32 at the same points as in Hugging Face's `create_sinusoidal_positions`. A more exact
     table would change what the model computes at late positions.

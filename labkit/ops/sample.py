@@ -25,14 +25,14 @@ def sample_reference(
     points = uniform(seeds, samples, positions)
     ids = logits.sort(dim=-1, descending=True, stable=True).indices  # among equal logits the lower token comes first
     kept = _keep(weights.gather(1, ids), top_k, top_p)
-    drawn = _draw(torch.zeros_like(weights).scatter_(1, ids, kept), points)  # in the order of the vocabulary
+    drawn = _draw(torch.zeros_like(weights).scatter_(1, ids, kept), points)  # weights in the order of the vocabulary
     return torch.where(temperature > 0, drawn, logits.argmax(dim=-1))
 
 
 def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Zero the weights, given in descending order, that top-k excludes, then those that top-p excludes.
+    """Set the weights that top-k excludes to zero, then those that top-p excludes. The weights are in descending order.
 
-    Top-p keeps the smallest set whose share of the remaining weight reaches p.
+    Top-p keeps the smallest set of weights whose share of the remaining weight reaches p.
     """
     rank = torch.arange(ordered.shape[1], dtype=torch.int64, device=ordered.device)
     ordered = ordered.masked_fill((rank >= top_k[:, None]) & (top_k > 0)[:, None], 0.0)
@@ -42,11 +42,11 @@ def _keep(ordered: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _draw(weights: Tensor, points: Tensor) -> Tensor:
-    """The column where the running sum of each row passes the fraction `points` of the total: `[rows]` int64."""
+    """For each row, the column at which the running sum passes the fraction `points` of the row's total: `[rows]` int64."""
     sums = weights.cumsum(dim=-1)
     whole = sums[:, -1:].contiguous()
     chosen = torch.searchsorted(sums, points[:, None] * whole, right=True)
-    # points * whole can round up to whole, and no token lies after that: take the last token with a weight.
+    # points * whole can be rounded up to whole. No running sum passes that, so take the last token with a weight.
     return torch.minimum(chosen, torch.searchsorted(sums, whole)).clamp_max_(weights.shape[1] - 1).squeeze(1)
 
 
@@ -63,10 +63,10 @@ def sample(
     """Choose one token per row: `[rows]` int64.
 
     `logits` `[rows, vocab_size]` is not changed. `temperature` is `[rows]` float64: 0 takes the highest logit (the first of
-    equal ones), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among
-    equal logits the lower token is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the
-    remaining probability reaches p, at least one token. The chosen token is the one at which the running sum of the kept
-    probabilities, in the order of the vocabulary, passes the fraction `uniform(seeds, samples, positions)` of their total
-    (each `[rows]` int64).
+    equal ones), any other value divides the logits. `top_k` `[rows]` int64 keeps the k highest logits (0 keeps all; among equal
+    logits the lower token is kept). `top_p` `[rows]` float64 then keeps the smallest set of tokens whose share of the remaining
+    probability reaches p, at least one token. Then the kept probabilities are added up in the order of the vocabulary. The
+    token at which this sum passes the fraction `uniform(seeds, samples, positions)` of the total is chosen (`seeds`, `samples`
+    and `positions` are `[rows]` int64).
     """
     return sample_reference(logits, temperature, top_k, top_p, seeds, samples, positions)

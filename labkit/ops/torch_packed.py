@@ -1,4 +1,4 @@
-"""Quantized matrices for a CPU without the native library: packed for the kernels that torch ships."""
+"""Quantized matrices for CPUs where the native library is not available. They are packed for torch's own kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TorchPackedWeight:
     """A quantized `[out, in]` matrix for torch's products of quantized weights, which run in bfloat16.
 
     int8 uses `_weight_int8pack_mm`; int4, in groups of 32, 64, 128 or 256, uses `_weight_int4pack_mm_for_cpu`. Both kernels
-    take bfloat16 scales, so the scales are rounded to it. Rows and inputs are padded, because the kernels crash on other
+    take bfloat16 scales, so the scales are rounded to bfloat16. Rows and inputs are padded, because the kernels crash on some
     sizes.
     """
 
@@ -38,7 +38,10 @@ class TorchPackedWeight:
         return self._values.numel() * self._values.element_size() + 2 * self._scales.numel()
 
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-        """x weight^T + bias, then GELU if asked for: `x` `[tokens, in]`; same dtype out; the product is in bfloat16."""
+        """x weight^T + bias for `x` `[tokens, in]`, then GELU if `gelu`.
+
+        The result has the dtype of `x`; the product is bfloat16.
+        """
         rounded = F.pad(x.bfloat16(), (0, -self.shape[1] % (self._group or INPUTS))).contiguous()
         if self._group:
             product = torch._weight_int4pack_mm_for_cpu(rounded, self._values, self._group, self._scales)
@@ -49,5 +52,5 @@ class TorchPackedWeight:
         return apply_gelu(out) if gelu else out
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix, computed as a product with the identity; exact to bfloat16."""
+        """The dense `[out, in]` matrix, computed as a product with the identity matrix. Its values are rounded to bfloat16."""
         return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16, device="cpu")).T.to(dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _signed(word: int) -> int:
-    """The int64 with the same 64 bits: torch cannot shift or multiply uint64, and int64 products wrap around the same way."""
+    """The int64 with the same 64 bits. torch cannot shift or multiply uint64, but int64 products overflow to the same bits."""
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -34,5 +34,5 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, count: int) -> Tensor:
-    """Shift right and fill with zeros; int64's own shift copies the sign bit."""
+    """Shift right and fill with zeros, unlike int64's own shift, which copies the sign bit."""
     return (z >> count) & ((1 << (64 - count)) - 1)

@@ -1,4 +1,4 @@
-"""Models in OpenVINO's format are kept between runs: they are made again when the code, a package or the model has changed."""
+"""Keeps models in OpenVINO's format between runs. They are made again if the code, a package or the model has changed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ WORDS = "words"
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_openvino_models() -> Iterator[None]:
-    """The peer takes a model from the cache where there is one; tests that call `convert` themselves convert."""
+    """Make the peer use a model from the cache if there is one. Tests that call `convert` themselves still convert."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino, "convert", convert_once)
         yield
 
 
 def convert_once(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
-    """`convert`, or a copy of what it made before."""
+    """Call `convert`, or copy the model that it made before."""
     if checkpoint.path is None:
         return openvino_model.convert(checkpoint, folder, precision)
     kept = FOLDER / key_of(checkpoint, checkpoint.path, precision)
@@ -50,7 +50,7 @@ def convert_once(checkpoint: Checkpoint, folder: Path, precision: str) -> str:
 
 
 def keep(folder: Path, kept: Path) -> None:
-    """Copy a model into the cache, whole or not at all, and drop the oldest of too many."""
+    """Copy a model into the cache, completely or not at all. If there are too many models, delete the oldest."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=FOLDER, prefix="part-"))
     shutil.copytree(folder, part, dirs_exist_ok=True)
@@ -64,7 +64,7 @@ def keep(folder: Path, kept: Path) -> None:
 
 
 def key_of(checkpoint: Checkpoint, place: Path, precision: str) -> str:
-    """A name that is another as soon as the model, the precision, a package or the code of the peers is another."""
+    """A name that changes when the model, the precision, a package or the code of the peers changes."""
     found = hashlib.sha256(f"{precision} {checkpoint.config} {checkpoint.weight_dtype} {openvino_model.LARGE}".encode())
     for package in PACKAGES:
         try:

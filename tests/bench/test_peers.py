@@ -1,4 +1,4 @@
-"""The peers on a small random model: labkit's greedy tokens in fp32 in every round, other precisions, and what is refused."""
+"""The peers on a small random model: in fp32 they make labkit's greedy tokens in every round; other precisions; refusals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def build(name: str, checkpoint: Checkpoint, precision: str = "fp32") -> BenchEngine:
-    """The peer, or a skip that says why it cannot be had here."""
+    """The peer. If it cannot run here, skip the test and say why."""
     try:
         PEERS[name].require(CPU, precision)
         return PEERS[name](checkpoint, CPU, precision)
@@ -63,7 +63,7 @@ def test_greedy_tokens_are_labkits_in_every_round_and_batch_size(name: str, chec
         ours = generate(labkit, prompts)
         assert ours.shape == (batch, NEW)
         assert torch.equal(generate(engine, prompts), ours)
-        assert len(ours.unique()) > NEW // 2  # an answer that varies, which a wrong cache would not match
+        assert len(ours.unique()) > NEW // 2  # the answer varies, so a wrong cache would give other tokens
 
 
 @pytest.mark.parametrize("name", ["ctranslate2", "openvino"])
@@ -123,7 +123,7 @@ def test_openvino_fuses_attention_and_rotary_and_keeps_their_tables_whole(
 ) -> None:
     for package in PEERS["openvino"].packages:
         pytest.importorskip(package, reason=f"not measured here: no package {package}")
-    if precision == "int8":  # once as a large model is converted
+    if precision == "int8":  # convert one model in the way that is used for large ones
         monkeypatch.setattr(openvino_model, "LARGE", 0)
     try:
         openvino_model.convert(checkpoint, tmp_path, precision)

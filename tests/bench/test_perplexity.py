@@ -1,4 +1,4 @@
-"""The perplexity benchmark scores as `labkit evaluate` does, gives differences their sign, and names what it did not run."""
+"""The perplexity benchmark: its scores equal `labkit evaluate`, differences have the right sign, and it names skipped runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench on the built-in model: both engines make the same tokens, and its figures follow from one another."""
+"""The benchmark on the built-in model: both engines make the same tokens, and the figures are consistent with each other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = BenchSettings(prompt_tokens=40, new_tokens=9, seconds=1.0, batches=(1, 3
 
 @pytest.fixture(scope="module")
 def record() -> Record:
-    """One run with known ceilings; measuring them has tests of its own."""
+    """One run with known ceilings. Other tests cover the measurement of the ceilings."""
     patch = pytest.MonkeyPatch()
     patch.setattr(RUN, "ceilings", lambda device: LIMITS)
     said: list[str] = []
@@ -59,7 +59,7 @@ def test_engines_given_the_same_prompts_agree_token_by_token_and_differ_from_oth
     for kind in (LabkitEngine, HuggingFaceEngine):
         engine: BenchEngine = kind(checkpoint, torch.device("cpu"), "fp32")
         rounds = []
-        for number in (0, 1):  # a second round must not see the first one's cache
+        for number in (0, 1):  # the second round must not see the cache of the first
             first = engine.prefill(prompts[number], 6)
             rounds.append(torch.cat((first[:, None], engine.decode(first, 5)), dim=1))
         made.append(torch.stack(rounds))
@@ -77,7 +77,7 @@ def test_figures_follow_from_one_another(record: Record) -> None:
     weights = 4 * (config.parameter_count - config.vocab_size * config.hidden_size)
     for row in record.rows:
         floor = (weights + row["batch"] * (40 + 9 // 2) * config.kv_bytes_per_token(4)) / row["read_bytes_per_second"]
-        share = 1e3 * floor / row["decode_ms_per_token"]  # of medians, where the row has the median of each round's share
+        share = 1e3 * floor / row["decode_ms_per_token"]  # a ratio of medians; the row has the median of the rounds' ratios
         assert share / 10 < row["fraction_of_limit"] < 10 * share
         assert row["read_bytes_per_second"] > 1e8
         assert row["decode_bound"] == "memory"
@@ -112,7 +112,7 @@ def measured(prefill: tuple[float, ...], decode: tuple[float, ...]) -> Measured:
 
 
 def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
-    """Memory was twice as fast in the second round, and so was the decode: the share is that of each round."""
+    """In the second round, memory and decode were twice as fast. The share is computed for each round."""
     config = open_checkpoint("gptj-tiny").config
     found = replace(measured((1.0, 1.0), (0.4, 0.2)), read_rates=(1e9, 2e9))
     about = {"labkit": {"version": "1", "detail": "", "held_bytes": 0}}
@@ -149,7 +149,7 @@ def test_labkit_on_several_ranks_makes_the_same_tokens_and_notes_its_communicati
             assert 0 < row["communication_share"] < 1
     (row,) = [row for row in found.rows if row["engine"] == "labkit-tp2-pp1" and row["batch"] == 1]
     config = open_checkpoint("gptj-tiny").config
-    sums = 4 * hidden * (layers + 1)  # a sum a layer, and one behind the embedding
+    sums = 4 * hidden * (layers + 1)  # one sum per layer, and one after the embedding
     logits = 4 * -(-config.vocab_size // 2)
     assert row["communication_bytes"] == sums + logits
     with pytest.raises(InvalidRequest, match="tensor_parallel 3 does not divide the 4 heads"):
@@ -224,7 +224,7 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(monkeypatch: pytest
 
 
 class OnlyInt8(HuggingFaceEngine):
-    """A peer with one precision, which fails as it is built: other people's code may raise anything."""
+    """A peer with one precision that fails while it is built: other people's code may raise any error."""
 
     name = "hf-compiled"
 

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.engine_overhead [--batches 1,8,64] [--steps 200] [--vocab 1024] [--save FILE]
 
 Every sequence decodes, greedily or with top-p; its prompt is computed before the clock starts. The forward pass returns the
-same random logits each time, for `--vocab` tokens. So the time covers planning, building the batch, sampling and making
-events. `sampling` is the part for `Sampler.sample` and the copy of its tokens to the host. The goal for greedy sequences is
-100 microseconds per step plus 5 per sequence, without sampling. The last line is JSON.
+same random logits each time, for `--vocab` tokens. So the time includes planning, building the batch, sampling and making
+events. `sampling` is the part of the time for `Sampler.sample` and for copying the tokens to the host. The goal for greedy
+sequences is 100 microseconds per step plus 5 per sequence, without sampling. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def decode_case(batch: int, length: int) -> Case:
 
 
 def prefill_case(batch: int, length: int) -> Case:
-    """Prefill attention of whole prompts: two products, of which only the causal half counts."""
+    """Prefill attention of whole prompts: two products. Only the causal half of each product counts."""
     flops = 2 * 2 * batch * HIDDEN * length * (length + 1) // 2
 
     def make() -> Callable[[], Any]:
@@ -118,7 +118,7 @@ def seconds_a_call(case: Case, seconds: float) -> float:
     with torch.cuda.graph(graph):
         kept = [call() for call in calls]
     taken = time_call(graph.replay, device="cuda", max_seconds=seconds, max_runs=200, spread_target=0)
-    assert len(kept) == len(calls)  # outputs live until here, so no call overwrites the output of another
+    assert len(kept) == len(calls)  # outputs are kept until here, so no call overwrites the output of another
     return taken.median / len(calls)
 
 

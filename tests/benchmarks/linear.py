@@ -4,8 +4,8 @@
 
 Each row divides the bytes that the layer must move (weight with scales, input, output) by its time. It compares the result
 with the rate of copying a large tensor on this GPU, reads and writes counted, measured in the same process. Calls run inside a
-CUDA graph on more matrices than fit into the L2 cache. `--tune` first tunes every shape without a choice in labkit's home and
-then measures all shapes again; the record then holds the times of all candidates. `--compile` measures nothing: it compiles
+CUDA graph on more matrices than fit into the L2 cache. `--tune` first tunes every shape that has no choice in labkit's home and
+then measures all shapes; the record then holds the times of all candidates. `--compile` measures nothing: it compiles
 every candidate into Triton's cache, which several processes do faster than one.
 """
 
@@ -74,7 +74,7 @@ def tuned(kinds: list[str], rows: list[int]) -> dict[str, Any]:
 
 
 def once(call: Callable[[], object]) -> float:
-    """Replaces the clock: run the call and report no time."""
+    """Replaces the clock: runs the call and returns zero."""
     call()
     return 0.0
 

@@ -43,7 +43,7 @@ class Case:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Load the model once in this process and return what it needed."""
+    """Load the model once in this process and return the memory that this needed."""
     labkit.load("gptj-tiny", device=case.device, dtype=case.dtype).logits([1])
     started = time.perf_counter()
     with peak_host_memory() as peak:
@@ -102,7 +102,7 @@ def _write_shards(weights: dict[str, torch.Tensor], directory: Path) -> None:
 
 
 def cases(model: str, directory: Path) -> list[Case]:
-    """The cases: a directory as it is; a named shape with synthetic weights, and as files of every layout."""
+    """The cases: a directory is one case. A named shape is measured with synthetic weights and as files of every layout."""
     if Path(model).is_dir():
         sources = {"as it is": Path(model)}
         found = []

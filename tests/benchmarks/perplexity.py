@@ -79,7 +79,7 @@ class Scorer:
 
 
 def from_logits(logits: Callable[[list[int]], Tensor]) -> Callable[[Window], Tensor]:
-    """Log probabilities, from a function that returns the logits after every token, `[tokens, vocab_size]`."""
+    """Makes log probabilities from a function that returns the logits after every token, `[tokens, vocab_size]`."""
 
     def log_probs(window: Window) -> Tensor:
         scores = torch.log_softmax(logits(window.seen)[window.first :].double(), dim=-1)
@@ -181,7 +181,10 @@ def score_openvino_graph(checkpoint: Checkpoint, precision: str) -> Scorer:
 
 
 def graph_bits(folder: Path, checkpoint: Checkpoint) -> tuple[float, float]:
-    """Bits per weight of a converted OpenVINO model: of the products without the head (with scales), and of the whole file."""
+    """Two numbers of bits per weight for a converted OpenVINO model: for the products without the head, and for the whole file.
+
+    Both include the scales.
+    """
     import openvino
 
     config = checkpoint.config
@@ -217,7 +220,7 @@ ENGINES: dict[str, tuple[type[BenchEngine], Callable[[Checkpoint, str], Scorer]]
 
 # Measuring ---------------------------------------------------------------------------------------------------------------
 def excess(nats: Tensor, reference: Tensor, counts: Tensor) -> dict[str, Any]:
-    """How many percent a perplexity is above another one: `percent`, and its 95 % `interval`.
+    """By how many percent one perplexity is above another: `percent`, and its 95 % `interval`.
 
     `nats` and `reference` `[windows]` float64 are sums over the targets of each window; `counts` are the numbers of targets.
     """

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.ranks [--model gpt-j-6b-synthetic] [--batch 1,8] [--seconds 60] [--save FILE]
 
-It runs labkit on 1 GPU, on 2, and on 4 and 8 if the machine has as many. One GPU replays its steps from CUDA graphs; ranks do
-not. On a machine with one GPU it prints that nothing was measured and exits with status 0.
+It runs labkit on 1 and 2 GPUs, and on 4 and 8 if the machine has that many. A single GPU replays its steps from CUDA graphs;
+ranks do not. On a machine with one GPU it prints that nothing was measured and exits with status 0.
 """
 
 from __future__ import annotations

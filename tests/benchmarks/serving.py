@@ -1,4 +1,4 @@
-"""Compares gptj-tiny in a real Triton server with the same engine in this process: costs and gains of serving.
+"""Compares gptj-tiny in a real Triton server with the same engine in this process, to show costs and gains of serving.
 
     python -m tests.benchmarks.serving [--rounds 8] [--streams 16] [--tokens 64] [--seconds 1.5] [--save FILE]
 
@@ -6,7 +6,7 @@ Each round runs four cases in turn on new prompts of 32 tokens: the engine and t
 with `--streams` streams at once. When a stream ends, the next one starts. The goals are: with all streams, at least 4 times
 the tokens per second of a single stream; a 99th percentile of the time between tokens of at most 3 times that of a single
 stream; and a median time between tokens through the server that is at most 0.5 ms above the direct one, for a single stream.
-The figures of the engine alone show which part of the first two is not due to the server. The last line is JSON.
+The figures of the engine alone show which part of the first two results is not caused by the server. The last line is JSON.
 
 Server, engine and clients share the machine. Both engines use `--threads` threads; the default is that of a served engine.
 """
@@ -41,7 +41,7 @@ GOALS = {"throughput": 4.0, "p99": 3.0, "overhead_ms": 0.5}
 
 @contextmanager
 def served(settings: ServeSettings) -> Iterator[str]:
-    """The gRPC address of a server of gptj alone, without a watchdog, whose requests would disturb the measurement."""
+    """The gRPC address of a server with only gptj. It has no watchdog, because its requests would disturb the measurement."""
     with tempfile.TemporaryDirectory() as folder:
         write_repository(Path(folder), settings)
         with Server(folder, models=["gptj"], watch=False) as server:

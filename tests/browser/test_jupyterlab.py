@@ -1,4 +1,4 @@
-"""The labs as a learner meets them: JupyterLab in Chromium, every cell run, the widgets used, a screenshot kept."""
+"""The labs as a learner sees them: JupyterLab in Chromium runs every cell, the widgets are used, a screenshot is kept."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def browser() -> Iterator[Any]:
 
 
 def new_page(browser: Any) -> Any:
-    """A page whose calls all wait for as long as a busy machine may need."""
+    """A browser page. All of its calls wait for as long as a busy machine may need."""
     page = browser.new_page(viewport={"width": 1280, "height": 1600})
     page.set_default_timeout(MILLISECONDS)
     return page
 
 
 def open_and_run(browser: Any, server: str, notebook: str) -> Any:
-    """Open a notebook, run all of its cells, wait until the kernel is idle."""
+    """Open a notebook, run all of its cells, and wait until the kernel is idle."""
     page = new_page(browser)
     page.goto(f"{server}/lab/tree/{notebook}?token={TOKEN}&reset")
     page.wait_for_selector(IDLE, timeout=MILLISECONDS)
@@ -105,14 +105,14 @@ def open_and_run(browser: Any, server: str, notebook: str) -> Any:
 
 
 def saved_outputs(server: str, notebook: str) -> list[dict[str, Any]]:
-    """The cells' outputs as they are on disk."""
+    """The outputs of the cells, as stored on disk."""
     with open_url(f"{server}/api/contents/{notebook}?token={TOKEN}", timeout=PATIENCE) as answer:
         content = json.load(answer)["content"]
     return [output for cell in content["cells"] for output in cell.get("outputs", [])]
 
 
 def verdicts(outputs: list[dict[str, Any]]) -> list[str]:
-    """What the checks said, in order."""
+    """The messages of the checks, in order."""
     boxes = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
     return [found[1] for box in boxes if (found := re.search(r"data-verdict='([^']+)'", box))]
 
@@ -124,7 +124,7 @@ def keep_screenshot(page: Any, name: str) -> None:
 
 
 def scroll_to(page: Any, selector: str) -> Any:
-    """JupyterLab renders the cells in view only: page down until the selector is there."""
+    """Scroll down until the selector matches, because JupyterLab renders only the cells in view."""
     page.click(".jp-Notebook .jp-Cell >> nth=0", position={"x": 5, "y": 5})
     page.keyboard.press("Escape")
     page.keyboard.press("Control+Home")
@@ -176,7 +176,7 @@ def test_solved_lab_00_draws_and_its_slider_redraws(browser: Any, server: str) -
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "solutions").glob("*.ipynb")))
 def test_a_solved_lab_shows_what_it_drew(browser: Any, server: str, name: str) -> None:
-    """As it was released: that it runs is seen without a browser, by `tests/labs`."""
+    """The released notebook; `tests/labs` tests without a browser that it runs."""
     page = new_page(browser)
     page.goto(f"{server}/lab/tree/solutions/{name}.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(IDLE, timeout=MILLISECONDS)

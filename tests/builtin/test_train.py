@@ -1,4 +1,4 @@
-"""The training script: the trained module is GPT-J, a resumed run is the same run, the optimizer does what it says."""
+"""The training script: the trained module is a GPT-J, a resumed run equals an uninterrupted one, the optimizer is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random GPT-Js of uneven sizes in a folder, and what tests of other systems' forms compare."""
+"""Random GPT-Js of uneven sizes in a folder, and comparisons for tests of the formats of other systems."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = GPTJConfig(
 
 
 def random_weights(config: GPTJConfig, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Weights that differ everywhere and give answers that change from token to token."""
+    """Weights that are all different, with which the answer changes from token to token."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in expected_shapes(config).items():
@@ -39,7 +39,7 @@ def random_weights(config: GPTJConfig, seed: int, dtype: torch.dtype = torch.flo
 
 
 def write_source(folder: Path, seed: int, dtype: torch.dtype = torch.float32, config: GPTJConfig = CONFIG) -> dict[str, Tensor]:
-    """A Hugging Face folder of random weights; gives them."""
+    """Write a Hugging Face folder of random weights; return the weights."""
     import json
 
     folder.mkdir(parents=True)
@@ -50,7 +50,7 @@ def write_source(folder: Path, seed: int, dtype: torch.dtype = torch.float32, co
 
 
 def same(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
-    """Every tensor equals, in its dtype, bit by bit; rows, columns and both of each, too."""
+    """Check that every tensor is equal, in its dtype and bit by bit, also if only some rows, columns or both are read."""
     for name, expected in weights.items():
         assert expected.float().std() > 0
         found = checkpoint.read(name)
@@ -66,7 +66,7 @@ def same(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes."""
+    """The bytes of every file."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

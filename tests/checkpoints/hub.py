@@ -1,7 +1,7 @@
-"""A model hub on loopback: as much of the Hugging Face hub's interface as a download needs, and its faults on request.
+"""A model hub on loopback. It has the part of the Hugging Face hub's interface that downloads need, and can make faults.
 
-It answers `GET /api/models/REPO/revision/BRANCH` and `GET` or `HEAD /REPO/resolve/REVISION/FILE`, with byte ranges. A file
-can be told to misbehave the next few times that it is asked for.
+It answers `GET /api/models/REPO/revision/BRANCH` and `GET` or `HEAD /REPO/resolve/REVISION/FILE`, with byte ranges. A test
+can set faults for the next few requests for a file.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ PIECE = 16 * 1024
 
 @dataclass
 class Fault:
-    """What goes wrong when a file is asked for.
+    """A fault in the answer to a request for a file.
 
-    kind: `drop` closes the connection after `after` bytes, `stall` stops sending there for `seconds`, `truncate` ends
-    the answer there as if the file were no longer, `corrupt` changes the byte there, `refuse` answers 503, `slow`
-    sends on from there at `seconds` a piece, `ignore-range` sends the whole file whatever was asked.
+    kind: `drop` closes the connection after `after` bytes. `stall` stops sending at that byte for `seconds`. `truncate` ends
+    the answer there, as if the file ended there. `corrupt` changes that byte. `refuse` answers 503. From that byte on, `slow`
+    waits `seconds` before each piece. `ignore-range` sends the whole file for every request.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """What a client asked for, and the bytes of the body that it has been sent."""
+    """The request of a client, and the number of bytes of the body that were sent to it."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass
 class Hub:
-    """The files that the hub serves, the faults still to come for each, and the requests so far."""
+    """The files that the hub serves, the remaining faults of each file, and the requests so far."""
 
     files: dict[str, bytes]
     endpoint: str = ""
@@ -67,7 +67,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
 
     def misbehave(self, file: str, *faults: Fault) -> None:
-        """Commit these faults, one each time that `file` is asked for."""
+        """Make these faults, one for each request for `file`."""
         self.faults[file] = list(faults)
 
     def requests_for(self, file: str) -> list[Request]:
@@ -80,7 +80,7 @@ class Hub:
         self.faults.clear()
 
     def model_info(self) -> dict[str, Any]:
-        """What the hub says of the repository when it is asked with `blobs=true`."""
+        """The hub's description of the repository for a request with `blobs=true`."""
         return {"id": REPOSITORY, "sha": COMMIT, "siblings": [self._sibling(name) for name in self.files]}
 
     def _sibling(self, name: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Hub:
         return row
 
     def headers(self, name: str) -> dict[str, str]:
-        """The headers that go with a file."""
+        """The headers that are sent with a file."""
         content = self.files[name]
         etag = hashlib.sha256(content).hexdigest() if name == WEIGHTS else _git_id(content)
         return {
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_whole(200, json.dumps(self.hub.model_info()).encode())
         elif path in {f"/{REPOSITORY}/resolve/{revision}/{name}" for revision in (BRANCH, COMMIT)} and name in self.hub.files:
             self.close_connection = True
-            with suppress(OSError):  # the client may be gone
+            with suppress(OSError):  # the client may have closed the connection
                 self._send_file(request, name)
         else:
             self._send_whole(404, b"")
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_file(self, request: Request, name: str) -> None:
-        """Send a file or the range of it that was asked for, and commit the next fault that is due for it."""
+        """Send a file, or the requested range of it, and make the file's next fault."""
         content = self.hub.files[name]
         due = self.hub.faults.get(name) if self.command == "GET" else None
         fault = due.pop(0) if due else Fault("none")
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(files: dict[str, bytes]) -> Iterator[Hub]:
-    """Run a hub with these files on a free port until the block is left."""
+    """Run a hub with these files on a free port until the block ends."""
     hub = Hub(files)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
@@ -207,12 +207,12 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def write_model(directory: Path) -> transformers.GPTJForCausalLM:
-    """A random GPT-J in the form of gpt-j-6b's repository: a half-precision `pytorch_model.bin` and its companions."""
+    """A random GPT-J with the same files as gpt-j-6b's repository: a half-precision `pytorch_model.bin` and the others."""
     config = transformers.GPTJConfig.from_pretrained(TINY, n_layer=1, n_embd=64, n_head=2, rotary_dim=16, n_positions=64)
     torch.manual_seed(6)
     model = transformers.GPTJForCausalLM(config).half().eval()
     config.save_pretrained(directory)
-    # the hub's own file has the causal masks of each layer in it, which are no weights
+    # the file on the real hub also holds the causal mask of each layer, which is not a weight
     masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()}
     torch.save(model.state_dict() | masks, directory / WEIGHTS)
     for name in ("tokenizer.json", "tokenizer_config.json"):

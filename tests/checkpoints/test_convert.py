@@ -1,4 +1,4 @@
-"""Converting: Hugging Face's form out, from any source; a target appears whole or not at all."""
+"""Converting: any source can become Hugging Face's format, and a target appears completely or not at all."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_killed_conversion_leaves_nothing_that_opens(tmp_path: Path, source: P
     for path in [*left, tmp_path / "out"]:
         with pytest.raises((CheckpointError, InvalidRequest)):
             open_checkpoint(path)
-    convert(source, tmp_path / "out", form)  # what is left is in nobody's way
+    convert(source, tmp_path / "out", form)  # files that are left over do not disturb a new conversion
 
 
 @pytest.mark.parametrize("form", ["hf", "fastertransformer", "megatron"])
@@ -211,7 +211,7 @@ def test_requests_that_are_refused(tmp_path: Path, source: Path, form: str, opti
 
 
 def test_writing_holds_about_one_tensor(tmp_path: Path) -> None:
-    """The peak of a process that converts stays well under the model's size."""
+    """The peak memory of a process that converts is much smaller than the model."""
     config = GPTJConfig(
         hidden_size=512, num_layers=10, num_heads=8, rotary_dim=64, context_length=64, vocab_size=1000, intermediate_size=2048
     )

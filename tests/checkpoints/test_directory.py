@@ -1,4 +1,4 @@
-"""Directories of weights: every layout equals its source, every flaw is refused by name."""
+"""Directories of weights: every layout gives the weights of its source, and the error for a defect names it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VICTIM = "transformer.h.1.mlp.fc_out.weight"
 
 
 def save(peer: Any, directory: Path, layout: str = "one file") -> Path:
-    """Write a peer as transformers does, or as a PyTorch file."""
+    """Write a transformers model as transformers does, or as a PyTorch file."""
     if layout == "pytorch":
         peer.config.save_pretrained(directory)
         torch.save(peer.state_dict(), directory / "pytorch_model.bin")
@@ -37,7 +37,7 @@ def save(peer: Any, directory: Path, layout: str = "one file") -> Path:
 
 
 def rewrite(directory: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
-    """Change the tensors of a directory of one file."""
+    """Change the tensors in a directory that holds one file of weights."""
     path = directory / "model.safetensors"
     weights = load_file(path)
     change(weights)
@@ -315,7 +315,7 @@ def test_no_config_and_no_weights(whole: Path) -> None:
 
 
 class Malice:
-    """Unpickled without care, this makes a file."""
+    """If this is unpickled without care, it creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

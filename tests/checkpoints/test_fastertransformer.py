@@ -1,4 +1,4 @@
-"""FasterTransformer's form: the exact files, both ways, at every size; flaws are refused by name."""
+"""FasterTransformer's format: the exact files, in both directions, at every size. The error for a defect names it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of small files; what a target survives is tested with the conversion."""
+    """Do not wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", HEADS)
 def test_files_are_those_of_the_original_converter(tmp_path: Path, size: int) -> None:
-    """Each array is made here as the published layout says, with numpy, apart from labkit's own writer."""
+    """Here numpy makes each array in the published layout, without labkit's own writer."""
     weights = {name: tensor.numpy() for name, tensor in write_source(tmp_path / "source", 2).items()}
     done = convert(tmp_path / "source", tmp_path / "ft", "fastertransformer", tensor_parallel=size)
     assert done.path == tmp_path / "ft" / f"{size}-gpu"
@@ -221,12 +221,12 @@ def test_a_config_that_is_none(tmp_path: Path, source: Path, old: str, new: str,
 
 
 def test_a_config_of_the_original_converter(tmp_path: Path, source: Path) -> None:
-    """It has no section of labkit's, and may have the word None."""
+    """Such a config has no section named labkit, and may contain the word None."""
     config = convert(source, tmp_path / "ft", "fastertransformer").path / "config.ini"
     text = config.read_text().partition("[labkit]")[0].replace("start_id = 3", "start_id = None")
-    text = text.replace("weight_data_type = fp32\n", "")  # which release 5.0 did not write
+    text = text.replace("weight_data_type = fp32\n", "")  # release 5.0 did not write this line
     config.write_text(text)
-    for precision in ("fp16", "bf16"):  # the way on keeps what is not known, too
+    for precision in ("fp16", "bf16"):  # the unknown start_id stays unknown after the next conversion
         convert(tmp_path / "ft", tmp_path / precision, "fastertransformer", tensor_parallel=2, precision=precision)
         assert open_checkpoint(tmp_path / precision).config.bos_token_id is None
         assert "start_id = -1\n" in (tmp_path / precision / "2-gpu" / "config.ini").read_text()

@@ -1,4 +1,4 @@
-"""Downloads from a hub on loopback: whole, broken off, killed, stalled, short, corrupted, refused."""
+"""Downloads from a hub on loopback: complete, interrupted, killed, stalled, too short, corrupted and refused ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, bytes]]:
-    """A random GPT-J, and the files that the hub has of it (one more than are needed)."""
+    """A random GPT-J, and its files on the hub (one more than needed)."""
     directory = tmp_path_factory.mktemp("source")
     model = write_model(directory)
     files = {path.name: path.read_bytes() for path in directory.iterdir()}
@@ -45,7 +45,7 @@ def running_hub(source: tuple[Any, dict[str, bytes]]) -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(running_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """The hub in order, an empty home, and the settings that send downloads there without pauses."""
+    """A hub without faults, an empty home, and settings that make downloads use this hub without pauses."""
     running_hub.reset()
     for name in OFFLINE:
         monkeypatch.delenv(name, raising=False)
@@ -62,7 +62,7 @@ def hub(running_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hu
 
 @pytest.fixture
 def models(hub: Hub, tmp_path: Path) -> Path:
-    """Where the download's files come to lie."""
+    """The folder for the downloaded files."""
     return tmp_path / "home" / "models" / "gpt-j-6b"
 
 
@@ -318,7 +318,7 @@ def test_the_built_in_model_needs_no_request(hub: Hub) -> None:
 
 
 def test_the_hubs_own_client_agrees_with_this_hub(hub: Hub, tmp_path: Path) -> None:
-    """So that the tests above speak of the hub's interface and not of one of our own."""
+    """This shows that the tests above use the real hub's interface and not an invented one."""
     info = huggingface_hub.HfApi(endpoint=hub.endpoint).model_info(
         "EleutherAI/gpt-j-6b", revision="float16", files_metadata=True
     )

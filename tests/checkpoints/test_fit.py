@@ -1,4 +1,4 @@
-"""A `config.json` that does not fit: every field with values that it cannot have, and weights that are not its model's."""
+"""A `config.json` that does not fit: every field with values that it cannot have, and weights of another model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def change(folder: Path, **tensors: Tensor) -> Path:
 
 @pytest.mark.parametrize("field", BAD)
 def test_no_field_takes_what_it_cannot_have(copy: Path, field: str) -> None:
-    """One error of labkit's own, in one line, that names the file and the field and says what is accepted."""
+    """labkit raises one of its own errors. Its single line names the file and the field and says what is accepted."""
     before = (copy / "config.json").read_text()
     for value in BAD[field]:
         edit(copy, **{field: value})
@@ -85,7 +85,7 @@ def test_no_field_takes_what_it_cannot_have(copy: Path, field: str) -> None:
 
 
 def test_random_values_end_in_a_model_or_in_an_error_of_labkits_own(copy: Path) -> None:
-    """Fields, several at once, with values of any kind; whatever loads answers with numbers."""
+    """Several fields at once have values of any kind. If a model loads, its answers are numbers."""
     rng = random.Random(7)
     good = [None, 1, 2, 3, 4, 6, 12, 37, 48, 88, 211, 50256, 1e-5, "gptj", "gelu_new", [0, 5], []]
     values = [*NO_SIZES, *good, *good, "\ud800", "x" * 10**4]
@@ -101,7 +101,7 @@ def test_random_values_end_in_a_model_or_in_an_error_of_labkits_own(copy: Path) 
 
 
 def refusal(folder: Path) -> str:
-    """What labkit says against a folder; nothing where it loads, and then its answers are numbers."""
+    """labkit's error for a folder. If the folder loads, check that the answers are numbers and return an empty text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,4 +1,4 @@
-"""`labkit.load`: what it refuses before it reads, and what it chooses when nothing is said."""
+"""`labkit.load`: what it refuses before it reads weights, and its choices for arguments that are left out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines with
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A machine with a megabyte free."""
+    """A machine with one megabyte of free memory."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
     return 10**6
 

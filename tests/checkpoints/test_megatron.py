@@ -1,4 +1,4 @@
-"""Megatron-LM's ranks and NeMo's files: both ways, in all orders of query, key and value; other models are refused."""
+"""Megatron-LM's files per rank and NeMo's files: conversion in both directions, all orders of QKV, other models refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAD_DIM = CONFIG.head_dim
 
 @pytest.fixture(autouse=True)
 def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of small files; what a target survives is tested with the conversion."""
+    """Do not wait for the disk after each of hundreds of small files; the tests of the conversion cover crashes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ten
 
 
 def ranks_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """What torch itself finds in each rank's file."""
+    """The content of each rank's file, as torch itself reads it."""
     with torch.serialization.safe_globals([argparse.Namespace]):
         return {path.parent.name: torch.load(path, weights_only=True) for path in folder.rglob("*.pt")}
 
@@ -76,7 +76,10 @@ def test_there_and_back_is_bit_equal(tmp_path: Path, model: tuple[Path, dict[str
 
 
 def test_the_files_hold_what_megatron_has(tmp_path: Path, model: tuple[Path, dict[str, Tensor]]) -> None:
-    """Made here from the published layout: heads interleaved, first of a pair by rows, second by columns, padding zero."""
+    """Made here in the published layout: interleaved heads, zero padding, and pairs of matrices that are cut between ranks.
+
+    The first matrix of a pair is cut by rows, the second by columns.
+    """
     source, weights = model
     convert(source, tmp_path / "mg", "megatron", tensor_parallel=2, pipeline_parallel=2)
     found = ranks_of(tmp_path / "mg")
@@ -229,7 +232,7 @@ def test_names_of_megatron_core(tmp_path: Path, model: tuple[Path, dict[str, Ten
 
 # Other models and flaws -------------------------------------------------------------------------------------------------
 def usual(content: dict[str, Any]) -> None:
-    """Make Megatron's usual GPT of it."""
+    """Turn the checkpoint into Megatron's usual GPT."""
     language = content["model"]["language_model"]
     language["embedding"]["position_embeddings"] = {"weight": torch.randn(37, 48)}
     del language["output_layer"]
@@ -348,7 +351,7 @@ def test_a_weight_that_is_no_number(tmp_path: Path, model: tuple[Path, dict[str,
 
 # NeMo -------------------------------------------------------------------------------------------------------------------
 def write_nemo(tmp_path: Path, source: Path, size: int, stages: int = 1, *, packed: str = "", **config: Any) -> Path:
-    """A NeMo checkpoint, as a folder, a tar or a compressed tar."""
+    """A NeMo checkpoint: a folder, a tar file or a compressed tar file."""
     convert(source, tmp_path / "mg", "megatron", tensor_parallel=size, pipeline_parallel=stages)
     folder = tmp_path / "nemo"
     folder.mkdir()

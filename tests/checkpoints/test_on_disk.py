@@ -1,4 +1,4 @@
-"""Models as they are found on disks: the hub's cache, homes that are only read, shards of PyTorch, forms that are not read."""
+"""Models as found on disks: in the hub's cache, in read-only homes, as shards of PyTorch, and in formats that are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.checkpoints.hub import COMMIT, WEIGHTS, write_model
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of a small model in the form of gpt-j-6b's repository."""
+    """The files of a small model, with the same names as in gpt-j-6b's repository."""
     folder = tmp_path_factory.mktemp("files")
     write_model(folder)
     return folder
@@ -35,7 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """An offline machine: labkit's home and the hub's cache, neither of which is there yet."""
+    """An offline machine: the folders for labkit's home and the hub's cache, which do not exist yet."""
     home, cache = tmp_path / "no" / "home", tmp_path / "hf" / "hub"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("LABKIT_HOME", str(home))
@@ -53,7 +53,7 @@ def assert_opens(name: str, folder: Path) -> None:
 
 
 def in_cache(files: Path, cache: Path, repository: str, branch: str | None, leave_out: tuple[str, ...] = ()) -> Path:
-    """Lay files out as the hub's client does: blobs, and a snapshot of links to them."""
+    """Store files as the hub's client does: blobs, and a snapshot folder of links to the blobs."""
     top = cache / f"models--{repository.replace('/', '--')}"
     snapshot = top / "snapshots" / COMMIT
     (top / "blobs").mkdir(parents=True)
@@ -70,7 +70,7 @@ def in_cache(files: Path, cache: Path, repository: str, branch: str | None, leav
 
 @contextmanager
 def only_read(folder: Path) -> Iterator[None]:
-    """No user but root can write into the folder; for root the tests below look at what was written instead."""
+    """Make the folder read-only. root can still write into it, so the tests below check which files were written."""
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
@@ -124,7 +124,7 @@ def test_a_whole_model_in_a_home_that_is_only_read(files: Path, places: tuple[Pa
 
 
 def shards_of_pytorch(folder: Path, names: tuple[str, ...] = ("a.bin", "b.bin", "c.bin")) -> Path:
-    """Rewrite a directory of safetensors as shards of PyTorch, as MLPerf's GPT-J has them; gives the index."""
+    """Rewrite a directory of safetensors as PyTorch shards, like those of MLPerf's GPT-J. Return the index."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     where = {name: names[number % len(names)] for number, name in enumerate(weights)}
@@ -166,7 +166,7 @@ def test_an_index_names_files_inside_of_its_directory(tmp_path: Path, kind: str,
     write_source(tmp_path / "model", 3)
     shards_of_pytorch(tmp_path / "model").unlink()
     shutil.copytree(tmp_path / "model", tmp_path / "other")
-    shutil.copy(tmp_path / "model" / "a.bin", tmp_path / "other" / "x")  # there is something to be read there
+    shutil.copy(tmp_path / "model" / "a.bin", tmp_path / "other" / "x")  # a readable file outside of the model's folder
     index = tmp_path / "model" / f"{kind}.index.json"
     index.write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
     with pytest.raises(CheckpointError, match=index.name) as caught:

@@ -1,4 +1,4 @@
-"""Synthetic weights: decided by seed and name alone, and of a size that makes a model's logits realistic."""
+"""Synthetic weights: they depend only on seed and name, and their size makes the logits of a model realistic."""
 
 from __future__ import annotations
 

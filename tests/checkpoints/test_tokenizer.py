@@ -1,4 +1,4 @@
-"""The tokenizer gives the ids and the text that transformers gives."""
+"""The tokenizer returns the same ids and the same text as transformers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def theirs() -> Any:
 
 
 def random_texts(count: int, seed: int) -> list[str]:
-    """Characters of all of Unicode's parts, and words that a tokenizer knows, mixed."""
+    """A mixture of characters from all parts of Unicode and of words that a tokenizer knows."""
     rng = random.Random(seed)
 
     def piece() -> str:
@@ -109,7 +109,7 @@ SAID = ["In the beginning God created", "In", f"  Hello{END}  World ", "É cafe\
 
 
 def variant(folder: Path, changes: dict[str, Any]) -> Path:
-    """The tiny model's tokenizer with parts of its file changed."""
+    """The tokenizer of `gptj-tiny`, with some parts of its file changed."""
     content = json.loads((TINY / "tokenizer.json").read_text("utf-8"))
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(content[key], dict) and "type" not in value:

@@ -1,4 +1,7 @@
-"""Tokenizers of `vocab.json` and `merges.txt` equal transformers' GPT-2; one that does not fit its model is named."""
+"""A tokenizer from `vocab.json` and `merges.txt` equals transformers' GPT-2.
+
+If it does not fit its model, an error names it.
+"""
 
 from __future__ import annotations
 

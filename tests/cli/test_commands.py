@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit statuses, one sentence for each error, and the JSON that programs read."""
+"""The command line as a user sees it: exit statuses, one sentence per error, and the JSON that programs read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 class Done(NamedTuple):
-    """How a command ended; `torch` says whether torch had been imported by then."""
+    """The outcome of a command; `torch` says whether torch was imported before it ended."""
 
     status: int
     out: str
@@ -155,7 +155,7 @@ BODY = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands are given: a text, two learners' notebooks, two courses."""
+    """A folder with the inputs of the commands: a text, two learners' notebooks, two courses."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "text.txt").write_text("It was the best of times, it was the worst of times. " * 8)
     for name, factor in (("right", "2"), ("wrong", "16")):
@@ -265,7 +265,7 @@ def test_convert(done: dict[str, Done], place: Path) -> None:
         "bytes": sum(file.stat().st_size for file in files),
     }
     assert len(files) == 8 * (3 + 5 * 2) + 5 + 1
-    assert "config.ini" in done["convert"].errors  # the progress
+    assert "config.ini" in done["convert"].errors  # progress is printed to stderr
     assert done["convert plain"].out == f"{place / 'mg'}\n"
     converted, plain = (last_json(done[name])["outputs"] for name in ("generate converted", "generate"))
     assert [row["token_ids"] for row in converted] == [row["token_ids"] for row in plain]
@@ -277,7 +277,7 @@ def test_generate(done: dict[str, Done]) -> None:
     assert [row["prompt"] for row in outputs] == PROMPTS
     for row in outputs:
         assert {"text", "token_ids", "finish_reason", "logprobs"} <= set(row)
-        assert 1 <= len(row["token_ids"]) <= 9  # the new ones only
+        assert 1 <= len(row["token_ids"]) <= 9  # only the new tokens
         assert len(row["logprobs"]) == len(row["token_ids"])
         assert (row["finish_reason"] == "length" and len(row["token_ids"]) == 9) or row["finish_reason"] == "stop"
         for token, item in zip(row["token_ids"], row["logprobs"], strict=True):
@@ -333,7 +333,7 @@ def test_check(done: dict[str, Done]) -> None:
     assert {row["verdict"] for row in rows.values()} == {"not attempted"}
     assert report["points"] == 10 < report["out_of"]
     assert "✓ 0.3" in done["check right"].out
-    assert "  0.3 " in done["check right"].errors  # progress, a line each
+    assert "  0.3 " in done["check right"].errors  # progress, one line per exercise
     wrong = last_json(done["check wrong"], status=1)
     assert wrong["points"] == 0
     assert [row["message"] for row in wrong["exercises"] if row["verdict"] == "failed"]
@@ -409,7 +409,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
 
 
 def test_a_terminal_that_knows_ascii_only(place: Path, done: dict[str, Done]) -> None:
-    """A character that it lacks is written as its number; nothing ends in a traceback."""
+    """A character that the encoding lacks is written as its number. No command ends with a traceback."""
     (place / "na\u00efve.txt").write_text("caf\u00e9 \u2014 \U0001f40b", "utf-8")
     run = subprocess.run(
         [sys.executable, "-c", IN_TURN, json.dumps(ASCII)],

@@ -1,4 +1,4 @@
-"""Every command without the packages of labkit's extras: it runs, or names the extra in one sentence."""
+"""Every command without the packages of labkit's extras: it runs, or one sentence names the missing extra."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ NEED_NONE = {"doctor", "fetch", "convert", "generate", "evaluate", "bench", "ser
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, str, str]]:
-    """Exit status, stdout and stderr of each command, all run in one process that lacks every extra."""
+    """Exit status, stdout and stderr of each command. All commands run in one process in which every extra is missing."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "text").write_text("In the beginning God created the heaven.")
     places = {"TARGET": "target", "TEXT": "text", "REPOSITORY": "repository"}

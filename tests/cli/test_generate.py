@@ -1,4 +1,4 @@
-"""Every option of `labkit generate` reaches the parameter of its name, and what is printed is what was made."""
+"""Every option of `labkit generate` sets the parameter of its name, and the printed text is the generated text."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ app.command()(generate)
 
 
 class Seen(Exception):
-    """Carries the parameters with which an engine would have run."""
+    """Holds the parameters with which the engine would have run."""
 
 
 class FakeEngine:

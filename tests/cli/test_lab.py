@@ -1,4 +1,4 @@
-"""`labkit lab`: who may use the JupyterLab that it starts. Whoever may runs programs as its user."""
+"""`labkit lab`: who may use the JupyterLab that it starts. Anybody who may use it can run programs as its user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANNEL = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key":
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Process, int, str]]:
-    """Its process, its port, and the token that it prints."""
+    """The process of `labkit lab`, its port, and the token that it prints."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "labs").mkdir()
     (folder / "labs" / "00_class_environment.ipynb").write_text(
@@ -54,7 +54,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Proce
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Whether a process listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -87,7 +87,10 @@ def test_without_its_token_nobody_gets_in(lab: tuple[psutil.Process, int, str]) 
 
 
 def test_a_page_under_another_name_does_not_get_in(lab: tuple[psutil.Process, int, str]) -> None:
-    """With the browser's cookie too: a name that was made to mean this machine, and another origin that opens a channel."""
+    """Two attacks fail even with the browser's cookie.
+
+    One uses a foreign name that resolves to this machine; the other opens a channel from another origin.
+    """
     _, port, token = lab
     status, cookies = get(port, f"/lab?token={token}")
     assert (status, "username-" in cookies) == (200, True)

@@ -1,4 +1,4 @@
-"""`labkit serve` as a user runs it: the ready line, an answer over HTTP, Ctrl-C, and what it says of a repository."""
+"""`labkit serve` as a user runs it: the ready line, an answer over HTTP, Ctrl-C, and its messages about a repository."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ time.sleep(600)
 
 
 def leave_a_repository() -> Path:
-    """What a `labkit serve` that was killed leaves in the temporary folder."""
+    """The files that a killed `labkit serve` leaves in the temporary folder."""
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         left = Path(owner.stdout.readline().strip())

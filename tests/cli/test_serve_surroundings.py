@@ -1,4 +1,4 @@
-"""`labkit serve` where nothing is as it usually is: each of these once made it wait for ever, or end without a reason."""
+"""`labkit serve` in unusual surroundings. In each of them, it once waited for ever or ended without a reason."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_odd_folders_names_and_proxies(tmp_path: Path) -> None:
 
 
 def test_a_process_that_ends_as_it_begins_is_told(tmp_path: Path) -> None:
-    """As one does whose libraries are missing: Triton waits for it for ever."""
+    """A model whose libraries are missing does this, and Triton would wait for it for ever."""
     program = find_server()
     assert program is not None
     option = next((one for one in program.arguments if one.startswith("--backend-directory=")), None)

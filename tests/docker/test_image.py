@@ -1,7 +1,7 @@
-"""The learner's image: buildah builds it on a bare Debian, its ordinary user starts it, and a client works in it over HTTP.
+"""The learner's image: buildah builds it on a bare Debian, an ordinary user starts it, and a client uses it over HTTP.
 
-Buildah keeps everything in a temporary folder of its own, which goes away at the end. The bare Debian is made once and
-kept in the user's cache. The settings of pip and apt on this machine (indexes, certificates, a proxy) are used inside as well.
+Buildah keeps everything in a temporary folder that is deleted at the end. The bare Debian is made once and kept in the
+user's cache. The settings of pip and apt on this machine (indexes, certificates, a proxy) are used inside the image as well.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ pytestmark = [
 
 
 def output(*command: str | Path) -> str:
-    """What a command prints; when it fails, the end of all that it printed is the test's message."""
+    """The output of a command. If the command fails, the test fails with the end of the output."""
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -62,7 +62,7 @@ def output(*command: str | Path) -> str:
 
 # The bare Debian ------------------------------------------------------------------------------------------------------
 def bare_debian() -> Path:
-    """Debian's smallest system as a tar file, from the user's cache or made now."""
+    """Debian's smallest system as a tar file. It is taken from the user's cache or made now."""
     architecture = output("dpkg", "--print-architecture").strip()
     packed = KEPT / f"{RELEASE}-{architecture}.tar"
     if not packed.exists():
@@ -78,20 +78,20 @@ def bare_debian() -> Path:
 
 
 def apt_mirror() -> list[str]:
-    """Where this machine gets the same release of Debian from; empty when it does not."""
+    """The address from which this machine gets the same release of Debian; empty if there is none."""
     wanted = ("Created-By: Packages", f"Codename: {RELEASE}", "Component: main")
     return output("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()[:1]
 
 
 def apt_settings() -> str:
-    """This machine's proxy for apt, and how it judges the dates of Debian's lists."""
+    """apt's settings on this machine: its proxy, and whether it checks the dates of Debian's lists."""
     lines = output("apt-config", "dump").splitlines()
     return "".join(f"{line}\n" for line in lines if re.match(r"Acquire::(https?::proxy|check-)", line, re.IGNORECASE))
 
 
 # What pip is told -----------------------------------------------------------------------------------------------------
 def pip_settings() -> dict[str, str]:
-    """pip's options on this machine, by the name of their environment variable; a later section of its list wins."""
+    """pip's options on this machine, by the names of their environment variables. Later sections of pip's list win."""
     found: dict[str, dict[str, str]] = {}
     for line in output(sys.executable, "-m", "pip", "config", "list").splitlines():
         if match := re.match(r"(global|install|:env:)\.([\w-]+)=(.+)", line):
@@ -100,13 +100,13 @@ def pip_settings() -> dict[str, str]:
 
 
 def pip_arguments() -> list[str]:
-    """For `buildah build`: pip's options that the Dockerfile takes, and what they name on this disk, read-only."""
+    """Arguments for `buildah build`: pip's options that the Dockerfile takes, and read-only mounts of the files they name."""
     settings = pip_settings()
     taken = re.findall(r"^ARG (PIP_\w+)", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
     arguments: list[str] = []
     certificates = settings.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
     if certificates and Path(certificates).is_file():
-        settings["PIP_CERT"] = CERTIFICATES  # not its own place: there apt installs Debian's
+        settings["PIP_CERT"] = CERTIFICATES  # a new path: apt installs Debian's certificates at the usual one
         arguments += ["--volume", f"{certificates}:{CERTIFICATES}:ro"]
     for name in sorted(set(taken) & set(settings)):
         arguments += ["--build-arg", f"{name}={' '.join(settings[name].split())}"]
@@ -117,7 +117,10 @@ def pip_arguments() -> list[str]:
 
 
 def folder_of(word: str) -> Path | None:
-    """The folder that an option of pip names; an index's pages refer to files beside it, so its parent is meant."""
+    """The folder that an option of pip names.
+
+    For an index it is the parent, because the pages refer to files beside the index.
+    """
     is_url = word.startswith("file:")
     path = Path(urlsplit(word).path if is_url else word)
     if not path.is_absolute() or not path.is_dir():
@@ -128,7 +131,7 @@ def folder_of(word: str) -> Path | None:
 # The image and a container of it --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Container:
-    """A container of the learner's image, the command that the image starts, and the folder that is its volume."""
+    """A container of the learner's image, the command that the image starts, and the folder of the volume."""
 
     buildah: tuple[str | Path, ...]
     name: str
@@ -136,7 +139,7 @@ class Container:
     volume: Path
 
     def command(self, *command: str) -> list[str]:
-        """The command line that runs a command in it, as the image's user, in the image's folder and environment."""
+        """The command line that runs a command in the container, with the image's user, folder and environment."""
         return [*map(str, self.buildah), "run", "--volume", f"{self.volume}:/home/learner/course", self.name, "--", *command]
 
 
@@ -160,7 +163,7 @@ def container() -> Iterator[Container]:
 
 
 def build(buildah: tuple[str | Path, ...], folder: Path) -> None:
-    """Make the base image and, on it, the learner's image, as `make docker` would."""
+    """Make the base image, and from it the learner's image, as `make docker` does."""
     settings = folder / "apt.conf"
     settings.write_text(apt_settings())
     scratch = output(*buildah, "from", "scratch").strip()
@@ -181,7 +184,7 @@ class Server:
     token: str
 
     def ask(self, path: str, *, method: str = "GET", body: Any = None, token: str | None = None) -> tuple[int, Any]:
-        """Status and JSON (or text) of an answer; `token=""` asks without one."""
+        """Status and JSON (or text) of an answer. `token=""` sends the request without a token."""
         token = self.token if token is None else token
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"token {token}"} if token else {})
         data = None if body is None else json.dumps(body).encode()
@@ -202,7 +205,7 @@ def free_port() -> int:
 
 
 def begun(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A process of JupyterLab, and its token once it answers."""
+    """Wait until a process of JupyterLab answers; return its token."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     return process, wait_for_token(process, log)
@@ -210,7 +213,7 @@ def begun(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 @contextmanager
 def running(container: Container, log: Path) -> Iterator[Server]:
-    """JupyterLab, started by the image's own command; it is told to stop at the end, and made to if it does not."""
+    """JupyterLab, started by the image's own command. At the end it is asked to stop, and killed if it does not."""
     port = free_port()
     command = container.command(*container.start, "--port", str(port))
     process, token = begun(command, log)
@@ -229,7 +232,7 @@ def running(container: Container, log: Path) -> Iterator[Server]:
 
 
 def wait_for_token(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The token out of the address that JupyterLab prints, once it answers there; empty if it does not."""
+    """The token from the address that JupyterLab prints, if JupyterLab answers there; empty if it does not."""
     end = time.monotonic() + 3 * PATIENCE
     while time.monotonic() < end and process.poll() is None:
         if match := re.search(r"http://127\.0\.0\.1:(\d+)/\S*token=(\w+)", log.read_text()):

@@ -1,7 +1,7 @@
-"""Random requests against an engine in which others run: `python -m tests.engine.fuzz --cases 10000 --seed 1`.
+"""Random requests to an engine in which other requests run: `python -m tests.engine.fuzz --cases 10000 --seed 1`.
 
-Whatever is asked, it is refused by a `LabkitError` or it runs; no step raises, and the tokens of those who run beside it do
-not change. The last line printed is one JSON object with the counts.
+Every request runs or is refused with a `LabkitError`. No step raises an error, and the tokens of the other requests do not
+change. The last line of the output is one JSON object with the counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BYSTANDERS = [
 
 
 class Batch:
-    """An engine with bystanders that run all the time: one that has ended begins again."""
+    """An engine with bystanders: requests that run all the time. A bystander that has ended begins again."""
 
     def __init__(self, counts: collections.Counter[str]) -> None:
         tokenizer = open_checkpoint("gptj-tiny").tokenizer()
@@ -48,13 +48,13 @@ class Batch:
         alone = [engine_of(peer, **options).generate(text, chosen) for text, chosen in zip(texts, params, strict=True)]
         self.expected = [outputs[0].token_ids for outputs in alone]
         self.params = params
-        self.made: dict[int, tuple[int, list[int]]] = {}  # by request: which bystander, and its tokens so far
+        self.made: dict[int, tuple[int, list[int]]] = {}  # by request: the number of the bystander, and its tokens so far
         self.counts = counts
         for number in range(len(BYSTANDERS)):
             self._begin(number)
 
     def try_request(self, prompt: Any, given: dict[str, Any]) -> None:
-        """One random request beside the bystanders."""
+        """Run one random request together with the bystanders."""
         self.counts["cases"] += 1
         request = -1
         try:
@@ -74,7 +74,7 @@ class Batch:
         for _ in range(STEPS):
             if (end := self._step().get(request)) is not None:
                 if end.error is not None:
-                    # A cause that is no LabkitError is one that nobody foresaw: the request should have been refused.
+                    # A cause that is not a LabkitError was not foreseen: the request should have been refused.
                     assert isinstance(end.error.__cause__, LabkitError), repr(end.error.__cause__)
                     self.counts["failed"] += 1
                 else:
@@ -86,7 +86,7 @@ class Batch:
         assert self.engine.stats.running + self.engine.stats.waiting == len(BYSTANDERS)
 
     def _step(self) -> dict[int, Any]:
-        """One step: the last events of requests that have ended in it, bystanders' looked at."""
+        """Run one step and check the bystanders. Return the last events of the requests that ended in the step."""
         ended = {}
         samples: collections.Counter[int] = collections.Counter()
         for event in self.engine.step():
@@ -111,14 +111,14 @@ class Batch:
 
 
 class Fuzz:
-    """Random cases against a `Batch`; after a fault a new one, so that the fault can be shrunk to its smallest form."""
+    """Random cases for a `Batch`. After a fault there is a new `Batch`, so that the faulty case can be made smaller."""
 
     def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
         self.batch = Batch(self.counts)
 
     def run(self, cases: int, number: int | None = None) -> collections.Counter[str]:
-        """So many cases, always the same ones for a seed `number`; raises what the smallest faulty case raises."""
+        """Run this many cases, which depend only on the seed `number`. Raises the error of the smallest faulty case."""
         config = self.batch.engine.config
         prefix = config.num_layers, config.num_heads, config.head_dim
         asked = strategies.params(config.vocab_size, hidden=config.hidden_size, prefix=prefix)
@@ -146,7 +146,7 @@ class Fuzz:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the cases and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,6 +1,8 @@
-"""Answers of an engine under each process-wide state of torch: `python -m tests.engine.global_states`, one JSON line a state.
+"""Prints an engine's answers under each process-wide state of torch, as one JSON line per state.
 
-A program of its own, since a fault here may end the process.
+    python -m tests.engine.global_states
+
+This is a separate program, because a fault here may end the process.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ CONFIG: dict[str, Any] = {
 
 
 class PassedOn(TorchFunctionMode):
-    """Sees every function of torch."""
+    """Receives every call of a torch function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
 
 
 class PassedOnBelow(TorchDispatchMode):
-    """Sees every operation of torch."""
+    """Receives every torch operation."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -51,7 +53,7 @@ class PassedOnBelow(TorchDispatchMode):
 
 @contextlib.contextmanager
 def switched(set_to: Callable[[Any], Any], value: Any, before: Any) -> Iterator[None]:
-    """A setting with a function that sets it."""
+    """A block in which a function sets a setting."""
     set_to(value)
     try:
         yield
@@ -61,7 +63,7 @@ def switched(set_to: Callable[[Any], Any], value: Any, before: Any) -> Iterator[
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """torch fills uninitialized memory here, with not-a-numbers."""
+    """A block in which torch fills uninitialized memory with NaN."""
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -71,7 +73,7 @@ def deterministic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def french() -> Iterator[None]:
-    """A locale with a decimal comma, where the system has one."""
+    """A block in a locale with a decimal comma, if the system has one."""
     before = locale.setlocale(locale.LC_ALL)
     for name in ("de_DE.UTF-8", "fr_FR.UTF-8", "C"):
         with contextlib.suppress(locale.Error):
@@ -85,7 +87,7 @@ def french() -> Iterator[None]:
 
 @contextlib.contextmanager
 def strict_warnings() -> Iterator[None]:
-    """Every warning is an error."""
+    """A block in which every warning is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -137,7 +139,7 @@ def everything() -> Iterator[None]:
 
 
 def params() -> list[SamplingParams]:
-    """Every way of choosing a token."""
+    """Parameters for every way to choose a token."""
     some: dict[str, Any] = {"max_new_tokens": 4, "seed": 5, "ignore_eos": True}
     soft = torch.linspace(-1, 1, 2 * CONFIG["n_embd"], dtype=torch.float32, device="cpu").view(2, -1)
     prefix = torch.linspace(-1, 1, 2 * 2 * 2 * 3 * 16, dtype=torch.float32, device="cpu").view(2, 2, 2, 3, 16)
@@ -154,7 +156,7 @@ def params() -> list[SamplingParams]:
 
 
 def answers(engine: Engine) -> list[Any]:
-    """Tokens of every kind, and log-probabilities to two digits."""
+    """The tokens of every request, and log-probabilities rounded to two digits."""
     chosen = params()
     outputs = engine.generate([[1 + number, 2, 3, 4, 5] for number in range(len(chosen))], chosen)
     found: list[Any] = [[c.token_ids for c in output.completions] for output in outputs]
@@ -169,7 +171,7 @@ def greedy(engine: Engine) -> Any:
 
 
 def weights(engine: Engine) -> str:
-    """A digest of the weights' bits."""
+    """A hash of the bits of the weights."""
     digest = hashlib.sha256()
     model = engine.model
     layer = model.layers[0]
@@ -185,7 +187,7 @@ def weights(engine: Engine) -> str:
 
 
 def of_state(name: str, precision: str, loaded: Engine) -> dict[str, Any]:
-    """Answers of an engine that was loaded before, of one loaded under the state, and of the first again afterwards."""
+    """Answers of an engine loaded before, of an engine loaded under the state, and of the first engine again afterwards."""
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     with STATES[name]():
         inside = greedy(loaded)
@@ -199,7 +201,7 @@ def of_state(name: str, precision: str, loaded: Engine) -> dict[str, Any]:
 def main(names: list[str]) -> None:
     """Print the answers of each state, or the error."""
     warnings.filterwarnings("ignore", "Anomaly Detection")
-    torch.set_num_threads(1)  # threads of matrices so small only wait for each other
+    torch.set_num_threads(1)  # with matrices this small, several threads would only wait for each other
     for name in names or list(STATES):
         found: dict[str, Any] = {}
         for number, precision in enumerate(PRECISIONS):

@@ -1,7 +1,7 @@
-"""Random requests: mostly such as can be met, with a few values that cannot, in every form that a person may write.
+"""Random requests: most can be served, some have values that must be refused, in every form that a person may write.
 
-Shared by the fuzz tests of the engine and of what is in front of it. `prompts` and `params` (the
-arguments of `SamplingParams`) are the entrances; with `plain_only` everything is what JSON can hold.
+The fuzz tests of the engine and of the server share this module. Use `prompts` and `params` (the arguments of
+`SamplingParams`). With `plain_only`, JSON can hold every value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12))
 
 
 def formed(numbers: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """The same numbers, now and then as numpy's, torch's or another kind of Python's."""
+    """The same numbers, sometimes as a number of numpy or torch, or as another kind of Python number."""
 
     def forms(number: Any) -> SearchStrategy[Any]:
         kinds = [number]
@@ -75,20 +75,20 @@ def collections_of(lists: SearchStrategy[list[Any]]) -> SearchStrategy[Any]:
 
 
 def words_of(vocab_size: int) -> SearchStrategy[Any]:
-    """Stop and bad words as they are meant to be given."""
+    """Valid stop words and bad words."""
     ids = ids_of(vocab_size).filter(bool)
     return st.one_of(texts.filter(bool), st.lists(st.one_of(texts.filter(bool), ids), max_size=4), st.none())
 
 
 def tensors(shape: list[int]) -> SearchStrategy[Any]:
-    """Tensors of a shape, of several types and magnitudes."""
+    """Tensors of a shape, with several dtypes and magnitudes."""
     kinds = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])
     sizes = st.sampled_from([0.0, 0.5, 1.0, 1e4, 1e30, 3e38, math.nan])
     return st.builds(lambda kind, size: torch.full(shape, size, dtype=torch.float64).to(kind), kinds, sizes)
 
 
 def good_params(vocab_size: int, plain_only: bool) -> dict[str, SearchStrategy[Any]]:
-    """By parameter, values that are meant to be given."""
+    """Valid values for each parameter."""
     number = (lambda numbers: numbers) if plain_only else formed
     collection = (lambda lists: lists) if plain_only else collections_of
     ids = collection(ids_of(vocab_size))
@@ -122,7 +122,7 @@ def good_params(vocab_size: int, plain_only: bool) -> dict[str, SearchStrategy[A
 
 
 def wild_values(plain_only: bool) -> SearchStrategy[Any]:
-    """Whatever a person, or a program in error, might give for any parameter."""
+    """Any value that a person, or a program with a bug, might give for a parameter."""
     values = [wholes, floats, texts, st.lists(st.one_of(wholes, texts, st.none()), max_size=3)]
     if plain_only:
         others = [value for value in NO_NUMBERS if not isinstance(value, bytes | complex)]
@@ -133,12 +133,12 @@ def wild_values(plain_only: bool) -> SearchStrategy[Any]:
 
 
 def rarely(one_in: int, rare: SearchStrategy[Any], usual: SearchStrategy[Any]) -> SearchStrategy[Any]:
-    """`rare` in one of so many cases."""
+    """`rare` in one of this many cases, `usual` in the others."""
     return st.integers(1, one_in).flatmap(lambda number: rare if number == one_in else usual)
 
 
 def several(plain_only: bool) -> SearchStrategy[dict[str, Any]]:
-    """Parameters that are given together: several samples, beams, groups of beams; or none of these."""
+    """Parameters that belong together: for several samples, for beams, for groups of beams, or for none of these."""
     number = (lambda numbers: numbers) if plain_only else formed
     samples = {"num_samples": number(st.integers(2, 4)), "temperature": number(st.floats(0.1, 3))}
     beams = {"num_beams": number(st.integers(2, 4)), "num_samples": st.integers(1, 2)}
@@ -150,9 +150,9 @@ def several(plain_only: bool) -> SearchStrategy[dict[str, Any]]:
 def params(
     vocab_size: int, *, hidden: int = 0, prefix: tuple[int, int, int] | None = None, plain_only: bool = False
 ) -> SearchStrategy[dict[str, Any]]:
-    """Arguments of `SamplingParams`: some good ones, and in a third of the cases one or two of any value.
+    """Arguments of `SamplingParams`: some valid ones, and in a third of the cases also one or two with any value.
 
-    hidden, prefix: the hidden size, and layers, heads and head_dim, of a model that is to be given soft and prefix prompts.
+    hidden: the hidden size of a model for soft prompts. prefix: the layers, heads and head_dim of a model for prefix prompts.
     """
     good = good_params(vocab_size, plain_only)
     names = sorted([*good, "max_new_tokens", "num_samples", "num_beams", "num_beam_groups", "soft_prompt", "prefix_prompt"])
@@ -174,7 +174,7 @@ def params(
 
 
 def prompts(vocab_size: int, *, plain_only: bool = False) -> SearchStrategy[Any]:
-    """A prompt: mostly text or token ids, now and then anything."""
+    """A prompt: usually text or token ids, sometimes any other value."""
     ids = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=40)
     good = st.one_of(texts, ids) if plain_only else st.one_of(texts, ids, collections_of(ids))
     odd = st.lists(wholes if plain_only else formed(wholes), max_size=4)

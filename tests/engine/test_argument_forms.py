@@ -1,4 +1,4 @@
-"""What a person writes: every form that is unambiguous gives the same request, the rest is refused by name."""
+"""Arguments as people write them: every unambiguous form gives the same request, and errors name the refused ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bad word given as text is in no text, however it is cut into tokens; where it would not have come, nothing changes."""
+"""A bad word given as text never appears, however it is cut into tokens. Texts that would not contain it do not change."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_a_set_of_words_keeps_has_a_bound(monkeypatch: pytest.MonkeyPatch) 
 # Through the engine -----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def free(engine: Engine) -> list[RequestOutput]:
-    """What each of the ways writes without bans."""
+    """The text that each way of generating writes without bans."""
     params = [SamplingParams(max_new_tokens=20, ignore_eos=True, **way) for way in WAYS.values()]
     return engine.generate([PROMPT] * len(WAYS), params)
 
@@ -121,7 +121,7 @@ def test_the_word_is_never_written_and_other_words_change_nothing(
 
 
 def test_white_space_is_banned_as_it_stands(engine: Engine) -> None:
-    """A model that can write line ends and spaces only writes the one where the other is banned."""
+    """A model that can write only line ends and spaces writes one of them if the other is banned."""
     assert engine.tokenizer is not None
     (line,), (space,) = engine.tokenizer.encode("\n"), engine.tokenizer.encode(" ")
     rest = [[token] for token in range(engine.config.vocab_size) if token not in (line, space)]
@@ -139,7 +139,7 @@ def test_a_word_that_begins_in_the_prompt(engine: Engine) -> None:
 
 
 def test_parts_of_characters(engine: Engine) -> None:
-    """A token that ends a character which others began is banned, and only then."""
+    """A token is banned if it completes a character that earlier tokens began, and only in this case."""
     assert engine.tokenizer is not None
     first, second = "é".encode()[:1], "é".encode()[1:]
     begins = [t for t in range(engine.tokenizer.vocab_size) if engine.tokenizer.token_bytes(t) == first]
@@ -166,7 +166,7 @@ def test_special_tokens_join_what_stands_around_them_and_can_be_named(engine: En
 
 
 def test_in_a_batch_with_others_and_after_preemption(engine: Engine) -> None:
-    """Rows stay apart, and a sequence that loses its slots and comes back stands where it stood."""
+    """Rows do not affect each other, and a sequence that is preempted and resumed continues from the same state."""
     word = made(engine, count=40).text[30:37]
     alone = made(engine, count=40, bad_words=[word])
     prompts = [PROMPT, "It is", PROMPT, "Call me"]

@@ -1,4 +1,4 @@
-"""Beam searches as requests: beside others, within the pool, cancelled or failing, they are what transformers finds."""
+"""Beam searches as requests find what transformers finds, also next to others, in a small pool, and after failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that come, go, wait, share and make room get exactly the tokens that they get alone."""
+"""Requests that arrive, end, wait, share prefixes and are preempted get exactly the tokens that they get alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def peer() -> Any:
 
 
 def poison(engine: Engine) -> None:
-    """Not-a-numbers in every slot that nobody has written yet: whoever reads one is found out."""
+    """Fill every slot that was not written yet with NaN, so that reading such a slot is noticed."""
     loop = engine._ready()
     loop.add([])
     loop.scheduler.waiting.clear()
@@ -38,7 +38,7 @@ def poison(engine: Engine) -> None:
 
 
 def check_idle(engine: Engine) -> None:
-    """Nothing runs, nothing is referred to, and all slots but those of kept prefixes are free."""
+    """Check that nothing runs, that no slot is referenced, and that all slots except those of kept prefixes are free."""
     stats = engine.stats
     assert (stats.running, stats.waiting, engine.has_unfinished) == (0, 0, False)
     assert stats.free_slots == stats.num_slots
@@ -49,7 +49,7 @@ def check_idle(engine: Engine) -> None:
 
 
 def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> list[list[list[int]]]:
-    """Tokens of every sample, one request at a time, whole prompts, nothing reused."""
+    """The tokens of every sample when each request runs alone, with its whole prompt at once and without reused prefixes."""
     engine = engine_of(peer, prefix_reuse=False, max_step_tokens=100)
     params = [dataclasses.replace(chosen, speculate=0) for chosen in params]
     outputs = [engine.generate([p], s)[0] for p, s in zip(prompts, params, strict=True)]
@@ -58,7 +58,7 @@ def alone(peer: Any, prompts: list[list[int]], params: list[SamplingParams]) -> 
 
 
 def requests(draw: random.Random, count: int) -> tuple[list[list[int]], list[SamplingParams]]:
-    """Prompts that often begin alike, greedy and drawn, some with several samples, speculating or with a short memory."""
+    """Requests with prompts that often have equal beginnings: greedy or sampled, some with samples, guesses or short memory."""
     stems = random_prompts(211, [5, 40], draw.randrange(1000))
     prompts, params = [], []
     for number in range(count):
@@ -122,7 +122,7 @@ def test_a_tight_pool_preempts_and_changes_no_token(peer: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [2, 7, 16, 47])
 def test_a_prompt_in_chunks_beside_decoding_gives_the_logits_of_the_whole_prompt(chunk: int) -> None:
-    """Logits of every step, in float64, against one forward pass over the text up to there."""
+    """The logits of every step, in float64, are compared with one forward pass over the text so far."""
     double = random_peer(SHAPE, 5, torch.float64)
     whole = engine_of(double)
     engine = engine_of(double, max_batch_size=2, max_step_tokens=chunk + 1)
@@ -196,7 +196,7 @@ def test_a_swapped_operation_uses_nothing_that_another_one_computed(peer: Any) -
     engine.step()
     assert engine.stats.running == 2
     with ops.use(layer_norm=wrong):
-        # What began under the one and ends under the other is of use to nobody, whether it was decoding or still a prompt.
+        # A sequence that began under one setting and ends under the other cannot be reused, in prefill or in decode.
         list(decoding)
         while engine.has_unfinished:
             engine.step()
@@ -267,7 +267,7 @@ def test_threads_that_generate_at_once_share_the_steps_and_get_their_own_tokens(
 
 
 def test_a_step_that_is_interrupted_ends_its_caller_alone(peer: Any) -> None:
-    """Wherever it is interrupted: in the forward pass, in sampling, or between two tokens that are taken."""
+    """The step may be interrupted in the forward pass, in sampling, or between two tokens."""
     params = SamplingParams(max_new_tokens=12, temperature=0.9, seed=3, ignore_eos=True)
     prompts = random_prompts(211, [6, 11], 14)
     expected = [engine_of(peer).generate([p], params)[0].token_ids for p in prompts]

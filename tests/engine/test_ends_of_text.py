@@ -1,4 +1,4 @@
-"""Ends of text: one, several, none or impossible ones, from both configs of a directory, as transformers has them."""
+"""Ends of text: one, several, none or impossible ones, from both configs of a directory, as in transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEW_TOKENS = 18
 
 
 def folder_with(source: Path, target: Path, config: dict[str, Any], generation: dict[str, Any] | None) -> Path:
-    """A copy of a model whose config is changed, with this `generation_config.json` or none."""
+    """A copy of a model with a changed config, and with this `generation_config.json` or without one."""
     shutil.copytree(source, target)
     values = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(values | config))
@@ -39,7 +39,7 @@ def folder_with(source: Path, target: Path, config: dict[str, Any], generation: 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model whose texts meet several of `ENDS`."""
+    """A random model whose texts contain several of `ENDS`."""
     peer = random_peer(SHAPE, 1)
     peer.lm_head.bias.data[ENDS] += 2.0
     folder = tmp_path_factory.mktemp("source") / "model"
@@ -120,7 +120,7 @@ def test_every_form_keeps_them(several: tuple[Any, labkit.Engine, Path], tmp_pat
 
 
 def test_a_served_model_has_them(several: tuple[Any, labkit.Engine, Path], tmp_path: Path) -> None:
-    """What outputs are padded with is one token; the engine that the server starts reads the model's own list."""
+    """Outputs are padded with one token. The engine that the server starts reads the model's own list of end tokens."""
     write_repository(tmp_path, ServeSettings(model=str(several[2])))
     text = (tmp_path / "fastertransformer" / "config.pbtxt").read_text()
     assert 'key: "end_token_id"' in text
@@ -174,7 +174,7 @@ def test_a_generation_config_that_is_none(source: Path, tmp_path: Path, text: st
 
 @pytest.mark.parametrize("ends", [50256, [50256, -1], -1, 211, [2**70]])
 def test_ends_outside_of_the_vocabulary_never_match(source: Path, tmp_path: Path, ends: Any) -> None:
-    """As `transformers.GPTJConfig(vocab_size=1000)` writes them; nothing is looked up by them, and nobody is stopped."""
+    """`transformers.GPTJConfig(vocab_size=1000)` writes such ids. They are never used as an index, and they end no text."""
     folder = folder_with(source, tmp_path / "model", {"eos_token_id": ends, "bos_token_id": 50256}, None)
     with pytest.warns(UserWarning, match="is outside the vocabulary of 211 tokens; the model never"):
         engine = labkit.load(folder, device="cpu", num_slots=512)

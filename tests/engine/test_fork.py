@@ -1,4 +1,4 @@
-"""Forked children: they generate the same, on one thread; what is their parent's stays its own."""
+"""Forked children: they generate the same tokens, on one thread, and they do not touch the objects of their parent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="not measured he
 
 
 def in_child(do: Callable[[], Any]) -> Any:
-    """What `do` gives in a forked child, as JSON, or the words of its exception."""
+    """The result of `do` in a forked child, as JSON, or the message of its exception."""
     reader, writer = os.pipe()
     if not (child := os.fork()):
         try:

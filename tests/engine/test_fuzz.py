@@ -1,4 +1,4 @@
-"""Random requests beside others: see `tests.engine.fuzz`, which runs more of them. LABKIT_FUZZ_CASES: how many here."""
+"""Random requests next to others. `tests.engine.fuzz` runs more of them; LABKIT_FUZZ_CASES sets the number of cases here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands before a prompt, and how far back attention reaches: against Hugging Face, and against a plain float64 model."""
+"""Soft and prefix prompts and `memory_len`, compared with Hugging Face and with a simple model in float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:
 
 @torch.no_grad()
 def logits_behind(peer: Any, soft: Tensor | None, prefix: Tensor | None, tokens: list[int]) -> Tensor:
-    """Hugging Face's logits behind the last token, with embeddings (`inputs_embeds`) and a cache (`past_key_values`)."""
+    """Hugging Face's logits after the last token, with embeddings (`inputs_embeds`) and a cache (`past_key_values`)."""
     embeddings = peer.transformer.wte(torch.tensor([tokens]))
     if soft is not None:
         embeddings = torch.cat((soft[None], embeddings), dim=1)
@@ -81,7 +81,7 @@ def test_samples_of_a_prompt_share_what_stands_in_front(peer: Any) -> None:
 
 @torch.no_grad()
 def windowed_logits(peer: Any, tokens: list[int], window: int) -> Tensor:
-    """Logits behind the last token, by the formulas, in float64, each token attending to the last `window` ones."""
+    """The logits after the last token, by the formulas, in float64. Each token attends to the last `window` tokens."""
     weights = {name: tensor.double() for name, tensor in peer.state_dict().items()}
     heads, width, rotary = peer.config.n_head, peer.config.n_embd, peer.config.rotary_dim
     count = len(tokens)
@@ -125,7 +125,7 @@ def test_the_plain_model_is_hugging_faces_when_nothing_is_forgotten(peer: Any) -
 
 @pytest.mark.parametrize("options", [{}, {"max_batch_size": 3, "max_step_tokens": 6}], ids=str)
 def test_memory_len_attends_to_the_last_so_many_tokens(peer: Any, options: dict[str, int]) -> None:
-    """Each with another memory in one batch."""
+    """Each sequence in the batch has a different `memory_len`."""
     prompts = random_prompts(211, [8, 1, 12, 5], 9)
     windows = [8, 3, 14, 30]
     params = [SamplingParams(memory_len=window, max_new_tokens=18, ignore_eos=True) for window in windows]

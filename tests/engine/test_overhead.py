@@ -1,4 +1,4 @@
-"""The benchmark of a step's overhead times steps that decode every sequence, and says what it measured."""
+"""The benchmark of a step's overhead: every timed step decodes every sequence, and the output says what was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be met is refused before anything runs, in one sentence with the numbers in it."""
+"""A request that cannot be served is refused before anything runs, in one sentence that contains the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each parameter of a request does what it says, and is refused where it cannot."""
+"""Each parameter of a request does what its description says, and is refused where this is impossible."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sequence(prompt: list[int] | None = None, *, limit: int = 100, **params: Any
 
 
 def run(one: Sequence, tokens: list[int]) -> tuple[str, str | None, Any, int]:
-    """Text, finish reason, stop reason and number of tokens taken."""
+    """The text, the finish reason, the stop reason, and the number of tokens that were used."""
     text = ""
     for count, token in enumerate(tokens, 1):
         event = one.append(token, None)

@@ -1,4 +1,4 @@
-"""Sampling draws from the right distribution, each parameter does what it says, and seeds are kept."""
+"""Sampling draws from the right distribution, each parameter has its effect, and equal seeds give equal draws."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sequence(prompt: list[int] | None = None, made: list[int] | None = None, **p
 
 
 def sampler_of(sequences: list[Sequence], vocab: int, device: torch.device | str = "cpu") -> sampler.Sampler:
-    """A sampler with these sequences in its rows, in order."""
+    """A sampler whose rows hold these sequences, in order."""
     made = sampler.Sampler(len(sequences), vocab, torch.device(device))
     for row, one in enumerate(sequences):
         made.join(row, one)
@@ -51,7 +51,7 @@ def edited(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
 
 
 def expected_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
-    """An independent, slow statement of what the parameters mean."""
+    """A slow, independent implementation of the parameters."""
     probabilities = torch.softmax(logits.double() / temperature, 0)
     order = sorted(range(len(logits)), key=lambda i: -float(probabilities[i]))
     kept = order[: top_k or len(order)]
@@ -174,7 +174,7 @@ WISHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rows_moved_on_by_tokens_are_rows_built_anew(seed: int) -> None:
-    """Sequences join and leave rows in any order and step in any company; each draws as if it were alone."""
+    """Sequences join and leave rows in any order, next to any others. Each draws the same tokens as when it is alone."""
     vocab, steps = 19, 14
     draw = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(len(WISHES), steps, vocab, generator=draw)

@@ -1,4 +1,4 @@
-"""What fails in a step ends the request that it belongs to, with its reason; the tokens of all others stay what they were."""
+"""A failure in a step ends only the request that caused it, with the reason. The tokens of all other requests do not change."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def expected(peer: Any, prompts: list[list[int]]) -> list[list[list[int]]]:
 
 
 class Fails:
-    """Calls `real`, but raises where `culprit` says of the arguments that they are the culprit's."""
+    """Calls `real`, but raises an error if `culprit` returns true for the arguments."""
 
     def __init__(self, real: Callable[..., Any], culprit: Callable[..., bool], error: Exception) -> None:
         self.real, self.culprit, self.error = real, culprit, error
@@ -69,7 +69,7 @@ def is_marked(sequence: Sequence) -> bool:
 
 
 def broken(engine: Engine, place: str, error: Exception) -> tuple[Any, str, Fails]:
-    """Where the culprit's own work is done, and what fails there."""
+    """For a place where work for one request is done: the object, its method's name, and a method that fails if marked."""
     loop = engine._ready()
     sampler = loop._sampler
 
@@ -249,7 +249,7 @@ def test_where_every_token_is_forbidden_the_request_ends_with_its_reason(peer: A
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Python's own answer to Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    """Python's default reaction to Ctrl-C, even if the tests run in the background of a shell, where Ctrl-C is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -292,7 +292,7 @@ def test_ctrl_c_at_any_moment_ends_its_caller_alone(peer: Any, prompts: list[lis
 @pytest.mark.parametrize("where", ["__enter__", "__exit__"])
 @pytest.mark.parametrize("event", ["call", "return"])
 def test_ctrl_c_leaves_the_callers_gradients_as_they_were(peer: Any, prompts: list[list[int]], where: str, event: str) -> None:
-    """A signal that arrives as the engine switches gradients off, or on again."""
+    """A signal arrives while the engine switches gradients off or on again."""
     code = getattr(undisturbed, where).__code__
     engine = engine_of(peer)
     for before in (True, False):

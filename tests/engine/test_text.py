@@ -1,4 +1,4 @@
-"""Text comes in whole characters, stops where it should, and says why it ended."""
+"""Text arrives in whole characters, stops where it should, and its reason for ending is reported."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def test_special_tokens_are_no_text_but_a_stop_string_can_name_them(
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_a_special_token_that_a_stop_string_names_ends_the_text(engine: Engine, beams: int) -> None:
-    """A model that can write two tokens only, the end of text and `a`."""
+    """The model can write only two tokens: the end of text and `a`."""
     assert engine.tokenizer is not None
     end, (word,) = engine.config.eos_token_id, engine.tokenizer.encode("a")
     assert end is not None
     others = [[token] for token in range(engine.config.vocab_size) if token not in (end, word)]
-    once = [*others, [end, end], [word, word]]  # so that they come in turn
+    once = [*others, [end, end], [word, word]]  # so that their tokens alternate
 
     def written(stop: tuple[str, ...], **params: object) -> tuple[str, list[int], object]:
         given = {"max_new_tokens": 6, "ignore_eos": True, "bad_words": once, "num_beams": beams, **params}

@@ -1,4 +1,4 @@
-"""torch's process-wide states reach neither the engine's tokens nor its weights, with the native library and without."""
+"""torch's process-wide states change neither the engine's tokens nor its weights, with and without the native library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.engine import SamplingParams
 from labkit.errors import NotAvailable
 from tests.engine.global_states import CONFIG, PRECISIONS, STATES
 
-SECONDS = 1200  # an order of magnitude more than it takes
+SECONDS = 1200  # ten times as long as the program usually needs
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["native", "torch alone"])
 def found(request: pytest.FixtureRequest, model: Path) -> dict[str, Any]:
-    """The answers of a process of its own, by state."""
+    """The answers of a separate process, by state."""
     if request.param == "native" and not native.available():
         pytest.skip(f"not measured here: no native library ({native.why_not()})")
     environment = {**os.environ, "MODEL": str(model), "LABKIT_NATIVE": "0" if request.param == "torch alone" else "1"}

@@ -1,4 +1,7 @@
-"""Judges kernel exercises in one process with Triton's interpreter: JSON of [exercise, source, seeds] in, verdicts out."""
+"""Judges kernel exercises in one process with Triton's interpreter.
+
+It reads JSON of [exercise, source, seeds] and prints verdicts.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from labkit.grading.submission import submission_of
 
 def main() -> None:
     verdicts = []
-    out, sys.stdout = sys.stdout, sys.stderr  # what kernels print
+    out, sys.stdout = sys.stdout, sys.stderr  # the output of kernels must not mix with the verdicts
     for name, source, seeds in json.load(sys.stdin):
         exercise, scope = find(name), dict[str, Any](__name__="__main__")
         failed = define(submission_of(source).needed_for(exercise.function), scope)

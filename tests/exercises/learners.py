@@ -1,4 +1,4 @@
-"""The course's own answers as if a learner had written them: a contract on own work does not take them for labkit's."""
+"""The course's own answers as if a learner had written them, so that contracts do not take them for functions of labkit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def solved_cells(lab: str) -> list[str]:
 
 
 def as_learners(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of the same name in a second copy of its module, whose name does not begin with `labkit`.
+    """The same function from a second copy of its module. The name of the copy does not begin with `labkit`.
 
     The functions of labkit that the module imports are copied too.
     """
@@ -38,7 +38,7 @@ def as_learners(function: Callable[..., Any]) -> Callable[..., Any]:
     assert spec
     assert spec.loader
     copy = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = copy  # dataclasses look their module up there
+    sys.modules[spec.name] = copy  # dataclasses look for their module here
     spec.loader.exec_module(copy)
     for name, value in list(vars(copy).items()):
         if isinstance(value, FunctionType) and value.__module__.startswith("labkit."):

@@ -1,4 +1,4 @@
-"""The learner's own line that led to an error, whatever kind of callable the learner wrote."""
+"""An error names the learner's own line that led to it, for every kind of callable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a notebook shows when a kernel raises: the learner's lines and the error, not the inside of Triton's interpreter."""
+"""If a kernel raises an error, a notebook shows the learner's lines and the error, not the inside of Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_a_notebook_shows_the_learners_lines_of_a_kernel_that_raises(tmp_path: P
 
 
 class InterpreterError(Exception):
-    """Has the name of the interpreter's error."""
+    """An error with the same name as the interpreter's."""
 
 
 class CompilationError(Exception):
-    """Has the name of the compiler's error."""
+    """An error with the same name as the compiler's."""
 
 
 def test_an_error_of_triton_is_opened_as_far_as_it_wraps_another() -> None:

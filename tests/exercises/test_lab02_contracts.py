@@ -1,4 +1,4 @@
-"""Right values by the wrong means fail with the sentence that says so; honest ways to do the work pass."""
+"""Right values from a forbidden method fail, and the message says so. Honest solutions pass."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def copy(a, b, size, BLOCK: tl.constexpr):
 
 
 def by(name: str, arguments: str, body: str, helpers: str = EMPTY) -> tuple[str, str]:
-    """An exercise and the source of a function that does it so."""
+    """An exercise and the source of a function that solves it in this way."""
     lines = "".join(f"    {line}\n" for line in body.split("; "))
     return name, f"{helpers}def {name}({arguments}):\n{lines}"
 
 
 def changed(name: str, **changes: str) -> tuple[str, str]:
-    """An exercise and its solution with parts replaced, `old` by `new`."""
+    """An exercise and its solution, in which each `old` is replaced by `new`."""
     return name, source_of(name, changes)
 
 
@@ -69,7 +69,7 @@ BY_KERNEL = (
 
 
 def looped(name: str, parameters: str, loop: str, **changes: str) -> tuple[str, str]:
-    """An exercise whose solution's kernel is called in a loop, by a single program over the whole grid."""
+    """An exercise with a changed solution: a single program calls the solution's kernel in a loop over the whole grid."""
     source = source_of(name, changes)
     indented = textwrap.indent(textwrap.dedent(loop), "    ")
     return name, f"{source}\n\n\n@triton.jit\ndef all_of_them({parameters}):\n{indented}\n"
@@ -304,7 +304,7 @@ HONEST = {
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, list[str]]:
-    """On all of `CHEATS` and `HONEST`, judged in one process."""
+    """The verdicts on all of `CHEATS` and `HONEST`, judged in one process."""
     set_up = source_of(GELU).split("def fused_linear_gelu")[0]
     sources = {title: given for title, (given, _) in CHEATS.items()} | HONEST
     rows = [[name, source if source.startswith("import") else set_up + source, SEEDS[:1]] for name, source in sources.values()]

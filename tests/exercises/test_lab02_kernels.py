@@ -1,6 +1,6 @@
-"""Real kernels: those of the solution pass, and each with a mistake planted into its source earns that mistake's sentence.
+"""Real kernels: the solution's kernels pass. A kernel with a planted mistake fails with the sentence for that mistake.
 
-`test_proof.py` does the same with the mistakes' torch forms; here they are what a learner would have written.
+`test_proof.py` does the same with mistakes in torch. Here the mistakes are in kernels, as a learner would write them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SQUARES = "x * x) / size - (tl.sum(x) / size) * (tl.sum(x) / size)"
 ROOT_OF = "tl.sqrt(head_dim.to(tl.float32))"
 WEIGHT = "tl.where(seen, tl.exp(score - top), 0.0)"
 
-# exercise, what is replaced by what in the solution's cell, and a part of the message
+# The exercise, the text to replace in the solution's cell, its replacement, and a part of the expected message.
 PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {"mask=inside, other=0.0": "other=None"}, "The last columns are not masked"),
     (NORM, {"mask=inside, other=0.0": "mask=inside"}, "Elements that a mask leaves out are undefined"),
@@ -166,7 +166,7 @@ pytestmark = pytest.mark.skipif(not has_triton(), reason="not measured here: the
 
 
 def source_of(function: str, changes: dict[str, str] | None = None) -> str:
-    """The solution's cell of an exercise, changed, with what it stands on."""
+    """The changed cell of an exercise's solution, with the code that the cell needs."""
     cell = next(cell for cell in CELLS if cell.startswith(f"def {function}("))
     cell = "\n\n".join((LOADS, LAUNCH, cell)) if function == ATTENTION else cell
     for old, new in (changes or {}).items():
@@ -176,7 +176,7 @@ def source_of(function: str, changes: dict[str, str] | None = None) -> str:
 
 
 def judged(sources: list[list[object]]) -> list[list[str]]:
-    """The verdicts on rows of exercise, source and seeds, all judged in one process."""
+    """The verdicts on rows of exercise, source and seeds. All rows are judged in one process."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.exercises.judge_kernels"],
         cwd=ROOT,
@@ -193,7 +193,7 @@ def judged(sources: list[list[object]]) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def verdicts() -> list[list[str]]:
-    """On each solution and then on each of `PLANTED`."""
+    """The verdicts on each solution, followed by the verdicts on each of `PLANTED`."""
     sources: list[list[object]] = [[name, source_of(name), SEEDS] for name in KERNELS]
     return judged(sources + [[name, source_of(name, changes), SEEDS[:1]] for name, changes, _ in PLANTED])
 

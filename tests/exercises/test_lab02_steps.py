@@ -1,4 +1,4 @@
-"""What lab 02's notebook stands on: forms that are timed are right, swapped functions run and are told from wrong ones."""
+"""Helpers of lab 02: timed forms compute the right values; replaced functions run and are compared with the originals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def engine() -> swaps.EngineSwaps:
 
 
 def values_of(form: Any, args: tuple[Any, ...]) -> list[Tensor]:
-    """What a form gives, and what it leaves in its arguments."""
+    """The return values of a form, and its arguments after the call."""
     own = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
     given = form(*own)
     given = [given] if isinstance(given, Tensor) else list(given)
@@ -52,7 +52,7 @@ def test_together_gives_what_apart_gives(name: str, with_library: bool, monkeypa
     monkeypatch.setattr(native, "available", lambda: with_library)
     torch.manual_seed(3)
     made = examples.example(name, 9, CPU)
-    tolerance = 1e-2 if name == "int8" else 1e-5  # the int8 weight is another weight, and its torch form takes bf16
+    tolerance = 1e-2 if name == "int8" else 1e-5  # the int8 weight has other values, and its torch form computes in bf16
     for found, expected in zip(values_of(made.together, made.args), values_of(made.apart, made.args), strict=True):
         assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
@@ -60,7 +60,7 @@ def test_together_gives_what_apart_gives(name: str, with_library: bool, monkeypa
 def test_torchs_attention_looks_at_ragged_lengths() -> None:
     args = torch.randn(3, 2, 6), torch.randn(40, 2, 6), torch.randn(40, 2, 6)
     table, lengths = torch.randperm(40)[:39].view(3, 13).int(), torch.tensor([5, 13, 1], dtype=torch.int32)
-    table[0, 5:] = 10_000  # behind its length a row holds anything
+    table[0, 5:] = 10_000  # after its length, a row may hold any number
     torch.testing.assert_close(
         examples.attention_by_torch(*args, table, lengths), decode_attention_reference(*args, table, lengths)
     )
@@ -120,7 +120,7 @@ def test_a_wrong_function_is_told_by_its_tokens(engine: swaps.EngineSwaps, capsy
 def test_a_step_apart_is_hundreds_of_launches(engine: swaps.EngineSwaps) -> None:
     with ops.use(**climb.APART):
         step = step_launches.decode_step(engine.model)
-        assert torch.equal(step(), step())  # always the same step
+        assert torch.equal(step(), step())  # every call runs the same step
         assert 250 < torch_traffic(step).launches < 500
 
 

@@ -1,4 +1,4 @@
-"""Lab 03's contracts: right values by the wrong traffic are told so; honest ways pass; references equal one process."""
+"""Lab 03's contracts: right values with wrong traffic fail, honest solutions pass, and references equal one process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def column_with_a_barrier(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def column_of_the_whole(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Every rank computes everything, and keeps its share."""
+    """Every rank computes everything and keeps its share."""
     return F.linear(x, weight, bias).tensor_split(dist.get_world_size(), 1)[dist.get_rank()]
 
 
@@ -66,7 +66,7 @@ def column_outside_of_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def row_by_gathering(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Everybody gets everything, and computes the whole product."""
+    """Every rank receives everything and computes the whole product."""
     ranks = dist.get_world_size()
     widths = [torch.empty(1, dtype=torch.int64) for _ in range(ranks)]
     dist.all_gather(widths, torch.tensor([x.shape[1]]))
@@ -115,7 +115,7 @@ def argmax_of_gathered_logits(hidden: Tensor, head: Tensor, bias: Tensor, first:
 
 
 def stage_that_collects(pieces: list[Tensor], shapes: list[list[int]], layers: list[Tensor]) -> list[Tensor]:
-    """All micro-batches in, all computed, all out: nobody works at the same time."""
+    """A stage receives all micro-batches, computes all, and sends all, so no two stages work at the same time."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     held = list(pieces) if rank == 0 else [torch.empty(shape) for shape in shapes]
     if rank:
@@ -311,7 +311,7 @@ def test_a_stage_that_never_calls_run_layers_is_told_so() -> None:
 
 
 def counts_nothing_right(layers: int, hidden: int, tokens: int, shards: int, stages: int, stage: int) -> dict[str, list[int]]:
-    """Two mistakes at a time, so that it is none that is known."""
+    """Two mistakes together, so that the answer does not match any known mistake."""
     sums, one = layers // stages + (stage == 0), tokens * hidden * 4
     return {"all_reduce": [sums, sums * one], "send": [int(stage < stages - 1), (stage < stages - 1) * one]}
 

@@ -1,4 +1,4 @@
-"""Lab 04 in the real server: what is planted is known there as on paper, cheats fail, honest ways pass, nothing is left."""
+"""Lab 04 in the real server: planted mistakes are recognised, cheats fail, honest solutions pass, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPa
     mistake = BY_FUNCTION[name].mistakes[number]
     verdict = in_the_server(monkeypatch, BY_FUNCTION[name], mistake.implementation)
     assert verdict.verdict == FAILED
-    if name != "answer_together":  # requests that come at a time may be joined otherwise than on paper
+    if name != "answer_together":  # the server may join simultaneous requests differently than the test without a server
         assert verdict.message == mistake.message
 
 
@@ -349,4 +349,4 @@ def test_a_callback_that_crashes_is_what_the_verdict_says_first(capfd: pytest.Ca
     said = verdict_on(STREAM_TEXT, client_with_other_names).message
     assert said.startswith("Your callback crashed: TypeError: ")
     assert "callback(result=..., error=...)" in said
-    assert "Traceback" not in capfd.readouterr().err  # nor does the client's thread print its own
+    assert "Traceback" not in capfd.readouterr().err  # the client's thread does not print a traceback either

@@ -1,4 +1,4 @@
-"""Lab 04's measurements: loads that came in turns are compared turn by turn, and requests that were sent late are noticed."""
+"""Lab 04's measurements: loads that alternate are compared turn by turn, and requests that were sent too late are noticed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labkit.exercises.lab04.measurements import Answered
 
 
 def load(seconds: list[float]) -> list[Answered]:
-    """One request of 10 tokens for each turn, which takes so many seconds."""
+    """One request of 10 tokens per turn; each takes the given number of seconds."""
     return [Answered(100.0 * turn, ("a", 10), ended=100.0 * turn + took, turn=turn) for turn, took in enumerate(seconds)]
 
 

@@ -1,4 +1,4 @@
-"""A learner who makes two known mistakes at once is told both."""
+"""If an answer has two known mistakes at once, the message names both."""
 
 from __future__ import annotations
 

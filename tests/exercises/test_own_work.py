@@ -1,4 +1,4 @@
-"""A function that lets labkit answer for it fails; one that works with what it is given passes."""
+"""A function that lets labkit do its work fails. A function that works with its own arguments passes."""
 
 from __future__ import annotations
 

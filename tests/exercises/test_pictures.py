@@ -1,4 +1,4 @@
-"""The labs' drawings can be read, and agree with the formulas that they explain."""
+"""The drawings of the labs are readable and agree with the formulas that they explain."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def boxes(figure: Any, *colours: str) -> list[Rectangle]:
 
 
 def written(figure: Any) -> dict[Text, Bbox]:
-    """The title, the caption and every text in the drawing, with the pixels that each covers; the figure was drawn before."""
+    """The title, the caption and every text of a figure, each with the pixels that it covers.
+
+    The figure must be drawn first.
+    """
     texts = [*figure.texts, *figure.axes[0].texts]
     return {text: text.get_window_extent() for text in texts if text.get_text()}
 

@@ -1,4 +1,4 @@
-"""Every exercise, three ways: the stub is named, the reference passes, each planted mistake earns its own sentence."""
+"""Every exercise in three ways: a message names the stub, the reference passes, and each planted mistake has its sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REAL_PROCESSES = ("03", "04")
 
 
 def is_long(exercise: Exercise, index: int, seeds: tuple[int, ...]) -> bool:
-    """Whether only `make test-all` plants this mistake: where it takes seconds, `make test` plants the first of every three."""
+    """Whether only `make test-all` plants this mistake. In slow exercises, `make test` plants only one of three mistakes."""
     return seeds != SEEDS or (exercise.lab in REAL_PROCESSES and index % 3 > 0)
 
 
@@ -38,7 +38,7 @@ MISTAKES = [
 
 @pytest.fixture(autouse=True)
 def has_what_it_needs(request: pytest.FixtureRequest) -> None:
-    """Where the machine has no server for an exercise, that is said."""
+    """Skip an exercise that needs a server if the machine has none, and say so."""
     name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
     if name and "triton_server" in EXERCISES[name].requires and find_server() is None:
         pytest.skip("not measured here: no tritonserver")
@@ -49,7 +49,7 @@ def verdict_on(exercise: Exercise, function: Any, seeds: tuple[int, ...] = SEEDS
 
 
 def always(answer: Any) -> Any:
-    """A function that gives the same answer whatever it is asked."""
+    """A function that returns the same answer for all arguments."""
 
     def function(*arguments: Any) -> Any:
         return answer

@@ -1,12 +1,12 @@
 """`python -m tests.gpu` runs all GPU tests and benchmarks and writes their records.
 
 Records are written to the folder named by `OUT`, else to tests/benchmarks/results/. Without a GPU it prints that nothing was
-measured and exits with status 1. Ranks need two GPUs; with one, that step says so.
+measured and exits with status 1. Ranks need two GPUs; with one GPU, the step for ranks says so.
 
 GPU time is expensive, and most of a first run is spent compiling kernels. Several processes compile the tests and the
 candidates of the linear kernels before anything is timed. Then the linear kernels are tuned, in a temporary home or in
 `LABKIT_HOME`, so the figures of the 6B model are those of tuned kernels. The most important steps come first. After `--budget
-SECONDS` the running step is ended and the remaining steps are listed as left out; the run then counts as failed.
+SECONDS` the running step is ended, the remaining steps are listed as left out, and the whole run counts as failed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def ended(process: subprocess.Popen[bytes], until: float) -> int | str:
-    """The exit status of a process, or a sentence if it was killed because its time was over."""
+    """The exit status of a process, or a sentence if the process was killed because its time was over."""
     try:
         return process.wait(max(1.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:

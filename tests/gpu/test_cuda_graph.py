@@ -28,7 +28,7 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 class Decoding:
-    """Prefilled sequences in a cache whose unused slots are poisoned; no sequence owns its last slot."""
+    """Prefilled sequences in a cache. Unused slots are filled with poison, and no sequence owns the last slot of the cache."""
 
     def __init__(self, lengths: list[int], shape: str = "head of 256", dtype: torch.dtype = torch.float32) -> None:
         self.peer = random_peer(shape, 3)

@@ -38,7 +38,7 @@ def given(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 
 def cache_of(lengths: list[int], heads: int, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Keys, values, slot table and lengths; unused slots are poisoned."""
+    """Keys, values, slot table and lengths. Unused slots are filled with poison."""
     keys, values, table = scattered_cache(lengths, heads, head_dim)
     counts = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
     return keys.to(DEVICE, dtype), values.to(DEVICE, dtype), table.to(DEVICE), counts

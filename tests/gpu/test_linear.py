@@ -66,7 +66,7 @@ def given(rows: int, num_in: int, num_out: int, kind: str, dtype: torch.dtype) -
 
 
 def expected(x: torch.Tensor, weight: GPUWeight, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
-    """The result in float64 from the kernel's own inputs; activations are rounded if the format rounds them."""
+    """The result in float64, from the same inputs as the kernel. Activations are rounded if the format rounds them."""
     wide = x.double()
     dense = weight.double() if isinstance(weight, torch.Tensor) else weight.dequantize(torch.float64)
     if isinstance(weight, DynamicWeight):

@@ -1,4 +1,4 @@
-"""Ranks with one GPU each: same tokens as on one GPU, and a lost rank is named. Needs at least two GPUs."""
+"""Ranks with one GPU each: same tokens as on one GPU, and the error names a lost rank. Needs at least two GPUs."""
 
 from __future__ import annotations
 

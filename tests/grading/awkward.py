@@ -1,4 +1,4 @@
-"""Notebooks as learners write them, by what is awkward in them: their code cells, with a function that is right or wrong."""
+"""Awkward notebooks that learners may write, by what is awkward in them. Each has a function that is right or wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WRONG = f"{SIGNATURE}\n    return 7"
 
 
 def using(expression: str) -> str:
-    """A definition that is right if and only if this expression is 1 when it is called."""
+    """A definition of a function that is right only if this expression is 1 when the function is called."""
     return f"{SIGNATURE}\n    return ({expression}) * 2 * config.num_layers * config.hidden_size * sum(lengths) * element_bytes"
 
 

@@ -27,7 +27,7 @@ def an_exercise(
     mistakes: tuple[Callable[..., Any], ...] = (),
     **changes: Any,
 ) -> Exercise:
-    """An exercise with this reference, by default one on tensors; its mistakes are filled up to the number needed."""
+    """An exercise with this reference (default: one on tensors). More mistakes are added up to the required number."""
     known = [Mistake(f"mistake {number}", wrong) for number, wrong in enumerate(mistakes)]
     never = [Mistake(f"never {number}", lambda *arguments: "never") for number in range(4 - len(known))]
     form: dict[str, Any] = {
@@ -48,7 +48,7 @@ def an_exercise(
 
 
 def on(*values: Any) -> Callable[[int], list[Case]]:
-    """Cases with one argument each, the same for every seed; lists and dictionaries are made anew."""
+    """Cases with one argument each, the same for every seed. Lists and dictionaries are new objects in every call."""
     return lambda seed: [Case(f"input {number}", (_fresh(value),)) for number, value in enumerate(values)]
 
 

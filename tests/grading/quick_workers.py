@@ -1,4 +1,6 @@
-"""Runs many jobs of the grading worker as forks of one process, which imports torch once: a line in, an exit status out."""
+"""Runs many jobs of the grading worker as forks of one process, so torch is imported once. It reads a line per job and prints
+the exit status.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from labkit.grading import notebook_check
 
 @contextlib.contextmanager
 def quick_workers() -> Iterator[None]:
-    """While this lasts, `labkit.grading.notebook_check` gives its jobs to forks; everything else is as it always is."""
+    """In this block, `labkit.grading.notebook_check` runs its jobs in forks. Nothing else changes."""
     command = [sys.executable, "-BPm", "tests.grading.quick_workers"]
     path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}

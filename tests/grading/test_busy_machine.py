@@ -1,4 +1,4 @@
-"""A call that its time limit ends on a busy machine is inconclusive: no fail, and no points taken away."""
+"""If the time limit ends a call on a busy machine, the verdict is inconclusive: no failure, and no points are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling what a learner wrote: whatever it does, an outcome in words comes back, in time."""
+"""Calling a learner's function: whatever it does, the caller gets an outcome with a message, in time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def endless_in_spite_of_everything() -> None:
 def test_an_endless_loop_is_stopped(function: Any) -> None:
     outcome = outcome_of(function, seconds=0.2)
     assert outcome.error == "it ran for more than 0.2 seconds and was stopped"
-    assert outcome_of(lambda: time.sleep(0.3) or 7, seconds=PATIENCE).value == 7  # no alarm is left over
+    assert outcome_of(lambda: time.sleep(0.3) or 7, seconds=PATIENCE).value == 7  # no old alarm is still active
 
 
 def test_after_a_time_out_the_other_cases_and_seeds_are_not_tried() -> None:

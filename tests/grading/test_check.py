@@ -1,4 +1,4 @@
-"""What a learner calls: check, passed, hint, the panel's text; and the standing that is kept on disk."""
+"""The functions that a learner calls (`check`, `passed`, `hint`, the text of the panel), and the progress stored on disk."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_check_prints_the_verdict_and_keeps_it(home: Path, capsys: pytest.Captur
     assert (found.verdict, found.points) == (FAILED, 0)
     assert "That is half of it" in capsys.readouterr().out
     standing = Progress().standings()[NAME]
-    assert (standing.verdict, standing.points, standing.checks) == (FAILED, 10, 2)  # points once earned stay
+    assert (standing.verdict, standing.points, standing.checks) == (FAILED, 10, 2)  # earned points are never lost
 
 
 def test_what_a_function_prints_is_shown_once_and_with_the_input_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +136,7 @@ def test_states_after_a_pass_and_without_one() -> None:
 
 
 def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`labkit check` and graders judge the file: they neither use nor change what the notebook has recorded."""
+    """`labkit check` and graders judge the file. They neither use nor change the progress that the notebook has recorded."""
     from labkit.cli.check import check as check_command
 
     check(kv_cache_bytes)
@@ -192,7 +192,7 @@ def test_a_verdict_is_short_whatever_is_raised_or_printed() -> None:
 
 def test_passed_says_what_to_solve_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert passed(kv_cache_bytes)
-    assert not passed("kv_cache_bytes")  # by name, it is what was checked before
+    assert not passed("kv_cache_bytes")  # a name means the function that was checked before
     assert "kv_cache_bytes (exercise 0.3). Solve it first." in capsys.readouterr().out
     check(kv_cache_bytes)
     assert passed("kv_cache_bytes")
@@ -215,7 +215,7 @@ def test_hints_come_one_after_the_other_and_are_counted(capsys: pytest.CaptureFi
         said = capsys.readouterr().out
         assert said.startswith(f"Hint {number} of 3 for 0.3: ")
         assert find(NAME).hints[number - 1] in said
-    hint(kv_cache_bytes)  # behind the third, all of them again
+    hint(kv_cache_bytes)  # after the third hint, all hints are shown again
     assert [line[:6] for line in capsys.readouterr().out.splitlines()] == ["Hint 1", "Hint 2", "Hint 3"]
     assert Progress().standings()[NAME].hints == 3
     assert Progress().standings()["lab00.weight_gib"].hints == 0

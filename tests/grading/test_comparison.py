@@ -1,4 +1,4 @@
-"""When an answer counts as right: by its own size, its precision and its kind; nothing small passes for nothing."""
+"""When an answer counts as right: this depends on its size, precision and kind. Zero is no right answer for a small number."""
 
 from __future__ import annotations
 

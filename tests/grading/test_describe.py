@@ -1,4 +1,4 @@
-"""A wrong answer in words and as a map: the place, the factor, the kind of thing it is; never the right numbers."""
+"""Descriptions of a wrong answer, in words and as a map: the place, the factor, the kind of error; never the right numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A notebook checked from outside: an honest answer passes, and nothing that a function does in its process earns points."""
+"""A notebook is checked from another process.
+
+Honest answers pass, and no trick of a function in its own process earns points.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ CELLS = {
             pass""",
     "decode_floor_ms": """
         return bytearray(9 * 2**30)""",
-    # writes outcomes that look right in form, and ends before the worker can write its own
+    # writes outcomes in the right form, and exits before the worker can write its own
     "positions_processed": """
         import json, os, sys
         from pathlib import Path
@@ -57,7 +60,7 @@ CELLS = {
         save_file({}, Path(sys.argv[2]) / "tensors.safetensors")
         (Path(sys.argv[2]) / "outcomes.json").write_text("{}")
         os._exit(0)""",
-    # makes every comparison and the reference in its process agree with it
+    # changes the comparisons and the reference in its own process so that they agree with it
     "throughput": """
         import torch, labkit.exercises.comparison, labkit.exercises.lab01, labkit.grading.judge, labkit.plain_values
         from labkit.exercises.exercise import Exercise
@@ -101,7 +104,7 @@ def write(path: Path, cells: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    """One notebook with a function of each kind, checked once; each call has a second."""
+    """The verdicts on one notebook with a function of each kind. It is checked once, and each call has one second."""
     path = tmp_path_factory.mktemp("check") / "lab.ipynb"
     quick = tuple(replace(exercise, seconds=1.0) for exercise in all_exercises())
     write(path, [cell(exercise, CELLS[exercise.function]) for exercise in quick if exercise.function in CELLS])
@@ -159,7 +162,7 @@ def test_nothing_is_left_running(verdicts: dict[str, Verdict]) -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Verdict]:
-    """The verdict when the worker's process is replaced by this Python source; it is given JOB and OUT."""
+    """The verdict if this Python source runs in place of the worker. The source gets the names JOB and OUT."""
 
     def verdict(source: str) -> Verdict:
         real = notebook_check._run

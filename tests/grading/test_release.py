@@ -1,4 +1,4 @@
-"""From a lab's source to its notebooks: what is cut, what is refused, and that the same source gives the same bytes."""
+"""From a lab's source to its notebooks: the parts that are cut, sources that are refused, and equal bytes for equal sources."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_release_writes_runs_and_guards_both_notebooks(tmp_path: Path) -> None
     release(lab)
     assert lab.student.read_bytes() == first
 
-    lab.source.write_text(SOURCE.replace("6 * 7", "6 * 8"))  # both are out of step, then only the one not written
+    lab.source.write_text(SOURCE.replace("6 * 7", "6 * 8"))  # both notebooks are out of date; after writing one, only the other
     assert stale(lab) == [lab.student, lab.solved]
 
     lab.source.write_text(SOURCE)

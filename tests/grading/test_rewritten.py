@@ -1,4 +1,4 @@
-"""The solved notebooks, rewritten in forms that mean the same: every verdict stays, that of a wrong answer too."""
+"""The solved notebooks, rewritten in forms with the same meaning. No verdict changes, also for wrong answers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def workers() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def solved() -> dict[str, list[str]]:
-    """For each exercise, the code of its notebook up to the cell that defines it; that cell is the last one."""
+    """For each exercise, the code cells of its notebook up to and including the cell that defines it."""
     found: dict[str, list[str]] = {}
     for path in NOTEBOOKS:
         cells = [cell.text for cell in read_submission(path).cells if cell.is_code]
@@ -98,7 +98,7 @@ def rewritten(name: str, cells: list[str], form: str) -> Submission:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Every form with three exercises drawn for it."""
+    """Every form, each with three randomly chosen exercises."""
     draw = random.Random(SEED)
     return [(name, form) for form in FORMS for name in draw.sample(NAMES, 3)]
 
@@ -127,7 +127,7 @@ def test_the_names_of_a_labs_set_up_are_there(solved: dict[str, list[str]]) -> N
     code = submission_of(*before, uses)
     assert check_submission(find("time_runs"), code).verdict == PASSED
     kept = "\n".join(line for piece in code.needed_for("time_runs") for line in piece.source.splitlines())
-    assert "model = AutoModelForCausalLM" in kept  # in the cell, but not among the statements that run
+    assert "model = AutoModelForCausalLM" in kept  # it is in the cell, but it is not one of the statements that run
     assert sum(len(piece.statements) for piece in code.needed_for("time_runs")) < 14
 
 

@@ -1,4 +1,4 @@
-"""`labkit check` gives the verdict that `check` gives in Jupyter: a real kernel runs every notebook of `awkward.py`."""
+"""`labkit check` and `check` in Jupyter give the same verdict: a real kernel runs every notebook of `awkward.py`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_jupyter(folder: Path) -> dict[str, Any]:
-    """What `check` said in a kernel, as [verdict, points, message], or the error that it raised."""
+    """The result of `check` in a kernel, as [verdict, points, message], or the error that it raised."""
     from nbclient import NotebookClient
 
     notebook = nbformat.v4.new_notebook()
@@ -58,14 +58,14 @@ def in_jupyter(folder: Path) -> dict[str, Any]:
 
 
 def said_by(cell: Any) -> Any:
-    said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")  # it may come in pieces
+    said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")  # stdout may come in pieces
     found = [json.loads(line.removeprefix("verdict ")) for line in said.splitlines() if line.startswith("verdict ")]
     return found[0] if found else next(output.ename for output in cell.outputs if output.output_type == "error")
 
 
 @pytest.fixture(scope="module")
 def checked(folder: Path) -> dict[str, Any]:
-    """What `labkit check` says of each notebook, as [verdict, points, message]."""
+    """The result of `labkit check` for each notebook, as [verdict, points, message]."""
     found = {}
     with quick_workers():
         for number, (name, cells) in enumerate(CASES.items()):

@@ -1,4 +1,4 @@
-"""A notebook as a submission: what is read of it, what a function needs of it, and that reading it runs nothing."""
+"""A notebook as a submission: the parts that are read, the code that a function needs, and that reading runs nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(path: Path, *cells: str | list[str], **more: Any) -> Path:
 
 
 def lines_for(name: str, *cells: str) -> list[str]:
-    """The first lines of what a function needs."""
+    """The first lines of the code that a function needs."""
     found = []
     for piece in submission_of(*cells).needed_for(name):
         lines = piece.source.splitlines()

@@ -1,4 +1,4 @@
-"""A notebook's set-up cell works through the door `labkit.lab`, and as it was written before the door existed."""
+"""A notebook's set-up cell works with imports from `labkit.lab`, and with the imports used before `labkit.lab` existed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kv_cache_bytes(config, lengths, element_bytes):
 
 
 def run(code: str, home: Path) -> str:
-    """What a fresh Python prints for this code."""
+    """The output of a new Python process that runs this code."""
     environment = {"LABKIT_HOME": str(home), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The labs' notebooks: in step with their sources, of the promised form, and running from top to bottom."""
+"""The notebooks of the labs match their sources, have the required form, and run from top to bottom."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cells(path: Path, kind: str) -> list[str]:
 
 
 def run_notebook(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run all cells; a cell may take as long as a busy machine needs for all of them."""
+    """Run all cells. Each cell may take as long as a busy machine needs for all cells."""
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1200", "-q"]
     command += ["-p", "no:cacheprovider", "-o", "addopts=", "-o", "timeout=0", "-p", "no:xdist", str(path)]
     environment = os.environ | {"LABKIT_HOME": str(home), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -98,7 +98,7 @@ def test_every_function_of_lab_02_ran_in_the_engine_with_the_same_tokens() -> No
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A learner's home, in which the solved labs leave their points and what they measured of the machine."""
+    """A learner's home. The solved labs store their points and their measurements of the machine in it."""
     return tmp_path_factory.mktemp("home")
 
 

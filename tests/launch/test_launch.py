@@ -1,4 +1,4 @@
-"""`launch`: a function on several processes, what it takes along and brings back, and what goes wrong with it."""
+"""`launch` runs a function on several processes: the names it can use, its results, and its failures."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_functions_of_one_name_stay_two() -> None:
     assert launch(same, 2).values == ["old new"] * 2
     assert launch(old, 2).values == ["old"] * 2
     scope: dict[str, Any] = {"dist": dist}
-    for number, source in enumerate(SAME_NAME):  # as cells of a notebook, where they share what is global
+    for number, source in enumerate(SAME_NAME):  # like cells of a notebook, which share global names
         linecache.cache[f"<cell {number}>"] = (len(source), None, source.splitlines(keepends=True), f"<cell {number}>")
         exec(compile(source, f"<cell {number}>", "exec"), scope)
     assert launch(scope["level"], 2, 3).values == [scope["level"](3)] * 2 == [["old 3", "new 2", "new 1", "new 0"]] * 2

@@ -1,4 +1,4 @@
-"""A really busy core: a process that spins on the core on which something is measured."""
+"""Measurements on a really busy core: another process uses all the time of the same core."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(mo
 
 
 def _wait_for_processor_time(pid: int, seconds: float) -> None:
-    """Sleep until that process has used so many seconds of processor time."""
+    """Sleep until the other process has used this many seconds of processor time."""
     process = psutil.Process(pid)
     before = process.cpu_times().user
     while process.cpu_times().user - before < seconds:

@@ -1,4 +1,4 @@
-"""A figure with a prediction says how far it was off, so that a number written without thought is not left unanswered."""
+"""A figure with a prediction says how far the prediction was off, so that a careless guess gets an answer too."""
 
 from __future__ import annotations
 

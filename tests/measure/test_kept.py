@@ -1,4 +1,4 @@
-"""What measurements leave behind: records, kept runs, the ladder, and figures that show what they were given."""
+"""Stored measurements (records, kept runs, the ladder), and figures that show the values that they were given."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_rung_from_a_timing(tmp_path: Path) -> None:
     assert rung.details == {"runs": 5, "batch": 3}
     wide = Ladder(tmp_path / "l.json").add_timing("wide", Timing((1.0, 2.0, 4.0)), tokens=12)
     assert (wide.low, wide.tokens_per_second, wide.high) == (4.0, 6.0, 8.0)
-    for equal in (0.1, 0.07, 1 / 3, 0.013):  # interpolated quartiles of equal runs may round apart
+    for equal in (0.1, 0.07, 1 / 3, 0.013):  # because of rounding, interpolated quartiles of equal runs may differ
         Ladder(tmp_path / "l.json").add_timing("equal", Timing((equal,) * 7), tokens=64)
 
 
@@ -188,7 +188,7 @@ def lines_of(figure: Any) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def assert_drawn(figure: Any, path: Path) -> None:
-    """The picture has ink, in more than one colour, all over its inside."""
+    """Check that the picture has more than one colour in every part of its inside."""
     figure.savefig(path)
     pixels = image.imread(path)[..., :3]
     assert pixels.shape[0] > 100

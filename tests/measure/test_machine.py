@@ -1,4 +1,4 @@
-"""Ceilings, the roofline against figures worked by hand, and peaks of memory."""
+"""Ceilings, the roofline (compared with figures that were computed by hand), and peaks of memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULE = importlib.import_module("labkit.measure.ceilings")  # the package has a
 
 
 def of_reading(gigabytes_per_second: float) -> Ceilings:
-    """A machine that reads at this rate and computes without limit."""
+    """A machine that reads at this rate and computes infinitely fast."""
     return Ceilings("cuda:0", 1, gigabytes_per_second * 1e9, dict.fromkeys(("fp32", "bf16", "fp16"), 1e30))
 
 
@@ -52,7 +52,7 @@ def test_ceilings_are_the_best_run_of_the_larger_product_that_fits(monkeypatch: 
     cpu = torch.device("cpu")
     assert MODULE.read_rate(cpu) == 4000 / 0.25
     assert MODULE.matrix_rate(cpu, "fp32", seconds=1e6) == 2 * 100**3 / 0.25
-    assert MODULE.matrix_rate(cpu, "bf16", seconds=1.0) == 2 * 20**3 / 0.25  # the large one would take 31 seconds
+    assert MODULE.matrix_rate(cpu, "bf16", seconds=1.0) == 2 * 20**3 / 0.25  # the large product would take 31 seconds
     products = sums[1:]
     assert [(tuple(product.shape), product.dtype) for product in products] == [
         ((20, 20), torch.float32),
@@ -110,7 +110,7 @@ def test_roofline_refuses_what_cannot_be(batch: int, length: int, precision: str
 
 
 SIZE = 200_000_000
-SEEN = 0.98 * SIZE  # the kernel counts pages late, a few at a time
+SEEN = 0.98 * SIZE  # the kernel updates its count of pages with a small delay
 
 
 def allocate_shortly() -> float:

@@ -1,4 +1,4 @@
-"""The timeline shows every bar at its time, a row a worker; a bar of parts shows each and their sum."""
+"""The timeline shows every bar at its time, in one row per worker. A bar of parts shows each part and the sum."""
 
 from __future__ import annotations
 

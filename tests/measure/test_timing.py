@@ -1,4 +1,4 @@
-"""Timing on a device with a queue and a clock of its own: what is called when, what is counted, and when it ends."""
+"""Timing on a device with its own queue and clock: the order of calls, the runs that count, and when the timing ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from labkit.measure.timing import waiter
 
 
 class VirtualDevice:
-    """Work is launched at once and done later, as on a GPU; time passes in `wait` only, so every figure is exact."""
+    """A device that starts work later than it is launched, as a GPU does.
+
+    Time passes only in its methods, so figures are exact.
+    """
 
     LAUNCH = 0.001
 
@@ -132,7 +135,7 @@ def test_median_quartiles_and_spread() -> None:
 
 
 def test_a_ratio_pairs_neighbouring_runs() -> None:
-    drift = [1.0, 10.0, 100.0, 1000.0]  # the machine slows down: medians of each alone would hide that 3 x is steady
+    drift = [1.0, 10.0, 100.0, 1000.0]  # the machine slows down; separate medians would hide that the ratio is always 3
     found = ratio(Timing(tuple(3 * value for value in drift)), Timing(tuple(drift)))
     assert (found.low, found.median, found.high) == pytest.approx((3.0, 3.0, 3.0))
     swings = ratio(Timing((2.0, 8.0, 6.0)), Timing((1.0, 2.0, 2.0)))

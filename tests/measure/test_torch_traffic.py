@@ -1,4 +1,4 @@
-"""What torch operations move: checked against bytes counted by hand."""
+"""The bytes that torch operations move, compared with bytes counted by hand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_write_through_an_index_touches_what_is_written() -> None:
 
     write()
     traffic = torch_traffic(write)
-    assert traffic.bytes_written - 24 <= 3 * 40  # and the indices, where making them is an operation
+    assert traffic.bytes_written - 24 <= 3 * 40  # plus the indices, if an operation makes them
     assert traffic.bytes_read < 4 * 3 * 40
 
 

@@ -1,4 +1,7 @@
-"""What graphed decoding does to a batch, on the CPU: padding, moving on by a token. Capture itself is in tests/gpu."""
+"""The changes that captured decoding makes to a batch, on the CPU: padding, and the step to the next token.
+
+The capture itself is tested in tests/gpu.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def model_of(peer: Any) -> GPTJ:
 
 
 class Decoding:
-    """Sequences of different lengths that have been prefilled; slots that none of them holds are poisoned."""
+    """Prefilled sequences of different lengths. Slots that no sequence holds are filled with NaN."""
 
     def __init__(self, lengths: list[int], capacity: int = 30, shape: str = "one head of 80") -> None:
         self.peer = random_peer(shape, 3)
@@ -49,7 +52,7 @@ class Decoding:
         return self.batches.decode(self.first)
 
     def peer_tokens(self, steps: int) -> list[list[int]]:
-        """What transformers makes of each prompt, without its first token."""
+        """The tokens that transformers generates for each prompt, without the first new token."""
         return [peer_greedy(self.peer, prompt, steps + 1, eos_token_id=None)[1:] for prompt in self.prompts]
 
 
@@ -140,7 +143,7 @@ def test_on_the_cpu_it_goes_operation_by_operation() -> None:
 
 
 class Eager:
-    """Stands for a captured graph: a replay runs the same call again, reading the same tensors."""
+    """Replaces a captured graph: a replay runs the same call again on the same tensors."""
 
     made = 0
 
@@ -166,7 +169,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_which_batches_come_from_a_graph_and_when_it_is_captured() -> None:
     decoding, plain = Decoding([5, 1, 9]), Decoding([5, 1, 9])
     graphed = GraphedGPTJ(decoding.model, decoding.padding, buckets=(1, 4))
-    for _ in range(2):  # the second comes from the graph of the first
+    for _ in range(2):  # the second step replays the graph of the first
         found, expected = graphed.forward(decoding.batch(), decoding.cache), plain.model.forward(plain.batch(), plain.cache)
         assert found.shape == expected.shape
         assert (found - expected).norm() / expected.norm() < 1e-5

@@ -1,4 +1,4 @@
-"""The whole forward pass in one native call: against float64 for every shape, precision, mixture and number of threads."""
+"""The whole forward pass in one native call, compared with float64 for every shape, precision, batch and number of threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def models(shape: str, precision: str, seed: int = 3) -> tuple[GPTJ, GPTJ]:
 
 
 def scattered_batch(model: GPTJ, spans: list[tuple[int, int]], seed: int) -> tuple[Batch, Tensor]:
-    """New tokens behind `past` ones of sequences in no order of slots; and all slots, in the order of the sequences."""
+    """A batch of new tokens after `past` older ones, with slots in random order; and all slots, sequence by sequence."""
     generator = torch.Generator().manual_seed(seed)
     lengths = [new + past for new, past in spans]
     order = torch.randperm(sum(lengths) + 5, generator=generator)
@@ -64,7 +64,7 @@ def scattered_batch(model: GPTJ, spans: list[tuple[int, int]], seed: int) -> tup
 
 
 def run(forward: Forward, model: GPTJ, batch: Batch, slots: int, seed: int) -> tuple[Tensor, KVCache]:
-    """Logits over a cache that holds random numbers; what no sequence names is not a number."""
+    """The logits over a cache of random numbers. Slots that no sequence uses are filled with NaN."""
     cache = KVCache(model.config, slots, device=CPU, dtype=model.dtype)
     named = torch.cat([batch.slot_table[row, : int(length)] for row, length in enumerate(batch.lengths)]).long()
     for tensor, number in ((cache.keys, seed), (cache.values, seed + 1)):

@@ -1,4 +1,4 @@
-"""The native kernels in every instruction set that this CPU has, against float64, on awkward shapes, with canaries."""
+"""The native kernels in every instruction set of this CPU, compared with float64, on awkward shapes and with canaries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_products(instruction_set: str, kind: str, gelu: bool) -> None:
         rounded = x.bfloat16().double() if kind == "bf16" else x
         expected = rounded @ packed.dequantize(torch.float64).T + bias
         expected = F.gelu(expected, approximate="tanh") if gelu else expected
-        bound = 1e-5 if kind in ("fp32", "bf16") else 0.012 if in_features > 8 else 0.03  # int8 inputs in the others
+        bound = 1e-5 if kind in ("fp32", "bf16") else 0.012 if in_features > 8 else 0.03  # other kinds round inputs to int8
         found = packed.multiply(x.float(), bias.float(), gelu=gelu)
         assert relative(found, expected) < bound, (tokens, in_features, out_features)
         half = packed.multiply(x.bfloat16(), bias.float(), gelu=gelu)
@@ -99,7 +99,7 @@ def test_a_product_writes_its_output_and_nothing_else(instruction_set: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "head_dim"), [(1, 1), (3, 33), (2, 80), (4, 64), (1, 256)])
 def test_attention_over_scattered_slots(instruction_set: str, dtype: torch.dtype, heads: int, head_dim: int) -> None:
-    """Decode, chunks of a few and of many queries; slots of nobody hold 1e30 and not-a-numbers."""
+    """Decode, and chunks of few and of many queries. Slots that no sequence holds are filled with 1e30 and NaN."""
     spans = [(1, 0), (1, 44), (2, 7), (5, 12), (33, 0), (3, 0), (1, 130)]
     lengths = [new + past for new, past in spans]
     keys, values, table = scattered_cache(lengths, heads, head_dim)

@@ -1,4 +1,4 @@
-"""What the native library is given: each tensor that does not fit is refused in words, and none of it is touched."""
+"""Arguments of the native library: a tensor that does not fit is refused with a message, and its data is not touched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured he
 
 
 class Own(torch.Tensor):
-    """A subclass, which may keep its numbers anywhere."""
+    """A subclass of tensors. It may store its numbers anywhere."""
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_group_takes_contiguous_tensors() -> None:
 
 
 def test_memory_for_the_cache_is_not_filled() -> None:
-    torch.use_deterministic_algorithms(True)  # torch fills what `torch.empty` returns, with not-a-numbers
+    torch.use_deterministic_algorithms(True)  # torch now fills the result of `torch.empty` with NaN
     try:
         memory = untouched((3, 1 << 20), torch.bfloat16, CPU)
         filled = torch.empty(3, 1 << 20, dtype=torch.bfloat16, device="cpu")

@@ -1,4 +1,4 @@
-"""Each operation against a plain statement of its formula in float64, on ragged and awkward shapes."""
+"""Each operation, compared with a simple implementation of its formula in float64, on awkward shapes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tor
 
 
 def scattered_cache(lengths: list[int], heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Keys, values and a slot table whose slots lie in no order; slots that nobody holds are poisoned."""
+    """Keys, values and a slot table with slots in random order. Slots that no sequence holds are filled with poison."""
     total, longest = sum(lengths), max(lengths)
     order = torch.randperm(total + 9, generator=torch.Generator().manual_seed(total))
     keys, values = random(total + 9, heads, head_dim), random(total + 9, heads, head_dim, seed=5)
@@ -155,7 +155,7 @@ def test_int8_and_int4_stand_within_half_a_step(shape: tuple[int, int]) -> None:
     assert int4.shape == shape
     steps = int4.scales.double().abs().repeat_interleave(32, 1)[:, : shape[1]]
     off = (int4.dequantize(torch.float64) - weight).abs() / steps
-    assert float(off.max()) <= 1.01  # the end of the range opposite to the largest magnitude is clipped by up to a step
+    assert float(off.max()) <= 1.01  # numbers with the opposite sign of the largest one are clipped by up to one step
     assert float(off.median()) <= 0.5
 
 
@@ -199,5 +199,5 @@ def test_the_native_kernel_runs_where_it_takes_the_tensor() -> None:
     x = torch.tensor([[1.0, 2.0, 4.0]])
     ones, zeros = torch.ones(3), torch.zeros(3)
     wide = ops.layer_norm(x.double(), ones.double(), zeros.double(), 1e-5)
-    assert wide.dtype == torch.float64  # in torch: the native library has no float64
+    assert wide.dtype == torch.float64  # torch computes this, because the native library has no float64
     assert torch.equal(ops.layer_norm(x, ones, zeros, 1e-5), operations.layer_norm(x, ones, zeros, 1e-5))

@@ -1,4 +1,4 @@
-"""Penalties, kept sets and draws against plain statements in Python numbers, row by row."""
+"""Penalties, kept sets and draws, compared row by row with simple implementations in Python numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plain_uniform(seed: int, sample: int, position: int) -> float:
 
 
 def plain_sample(logits: Sequence[float], temperature: float, top_k: int, top_p: float, point: float) -> int:
-    """The token drawn, by the definition of each parameter."""
+    """The token that is drawn, by the definition of each parameter."""
     order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if temperature == 0:
         return order[0]
@@ -101,7 +101,7 @@ ISAS = ("portable", "avx2", "avx512_vnni", "avx512_bf16")
 @pytest.mark.parametrize("spread", [20.0, 2.0, 1e-3, 0.0])
 @pytest.mark.parametrize("vocab", [1, 255, 257, 4099, 50_400])
 def test_the_native_sampler_gives_the_specifications_tokens(isa: str, spread: float, vocab: int) -> None:
-    """Peaked and flat rows, rows of equals, banned tokens; kept sets from one token to nearly all."""
+    """Peaked rows, flat rows, rows of equal logits, and banned tokens; kept sets of one token up to nearly all tokens."""
     if not native.available():
         pytest.skip(f"not measured here: {native.why_not()}")
     rows, before, draw = 24, native.instruction_set(), random.Random(vocab)

@@ -1,4 +1,4 @@
-"""The scales of int4: never worse than those of plain absmax, better where that matters, and finite for odd matrices."""
+"""The scales of int4: never worse than plain absmax, better where it matters, and finite for unusual matrices."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def with_outliers(weight: Tensor, factor: float) -> Tensor:
-    """Every 37th weight made larger."""
+    """The matrix with every 37th weight made larger."""
     weight.view(-1)[::37] *= factor
     return weight
 
 
 def absmax(weight: Tensor, group: int) -> Tensor:
-    """What plain absmax makes of a matrix, in float64: the largest magnitude of each group is -8 steps, in float16."""
+    """A matrix after rounding with plain absmax, in float64. A group's largest magnitude is -8 steps; scales are float16."""
     rows, columns = weight.shape
     groups = torch.nn.functional.pad(weight.double(), (0, -columns % group)).view(rows, -1, group)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
@@ -31,7 +31,7 @@ def absmax(weight: Tensor, group: int) -> Tensor:
 
 
 def errors(rounded: Tensor, weight: Tensor, group: int) -> Tensor:
-    """Squared error of every group, float64."""
+    """The squared error of every group, in float64."""
     off = torch.nn.functional.pad((rounded.double() - weight.double()) ** 2, (0, -weight.shape[1] % group))
     return off.view(len(weight), -1, group).sum(2)
 

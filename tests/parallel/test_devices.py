@@ -1,4 +1,4 @@
-"""Ranks against the GPUs that are here: refused in words before a process starts, or a file of the model is read."""
+"""More ranks than GPUs are refused with a message, before a process starts and before a file of the model is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture(params=[0, 1, 2, 5])
 def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """So many GPUs, as far as torch says."""
+    """Make torch report this number of GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: request.param > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
     return int(request.param)
@@ -95,7 +95,7 @@ def test_the_cache_is_sized_by_what_a_gpu_holds_of_it(monkeypatch: pytest.Monkey
     one, four = (
         capacity.num_slots_for(config, CUDA, torch.float16, part=layout.part(0), **limits) for layout in (Layout(1), Layout(4))
     )
-    assert abs(four - 4 * one) < 8  # whole slots, and one for padding
+    assert abs(four - 4 * one) < 8  # slots are whole numbers, and one is for padding
 
 
 def test_the_weights_are_held_against_each_gpu_by_their_share(monkeypatch: pytest.MonkeyPatch) -> None:

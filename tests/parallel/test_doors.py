@@ -1,4 +1,4 @@
-"""What ranks of one host open: sockets that only this host reaches, and memory and folders that only their user opens."""
+"""Ranks on one host use sockets that only this host can reach, and memory and folders that only their user can open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.parallel import Layout, load_parallel
 
 
 def addresses() -> list[str]:
-    """Where this rank listens and is connected, in the middle of its work."""
+    """The addresses on which this rank listens or is connected, in the middle of its work."""
     import psutil
     import torch
     from torch import distributed as dist

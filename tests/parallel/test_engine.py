@@ -1,4 +1,4 @@
-"""The engine on several ranks: the tokens of one process, whoever joins and leaves, and logits near float64's."""
+"""The engine on several ranks: the same tokens as in one process while requests join and leave, and logits near float64."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: f"tp{layout.tensor_parallel} pp{layout.pipeline_parallel}")
 def engines(request: pytest.FixtureRequest, folder: tuple[Path, Any]) -> Iterator[tuple[Engine, Engine]]:
-    """The same model in one process and on several ranks; a small batch and few tokens a step, so that prompts go in chunks."""
+    """The same model in one process and on several ranks. Steps take few tokens, so prompts are split into chunks."""
     options: dict[str, Any] = {"max_batch_size": 5, "max_step_tokens": 32}
     with load_parallel(folder[0], request.param, dtype="fp32", **options) as parallel:
         yield labkit.load(folder[0], dtype="fp32", **options), parallel
@@ -105,7 +105,7 @@ def test_soft_and_prefix_prompts_work_and_what_other_ranks_cannot_see_is_refused
 
 @pytest.mark.parametrize("layout", one_in(3, [Layout(2, 2), Layout(1, 2), Layout(1, 3)]))
 def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tuple[Path, Any]) -> None:
-    """Hundreds of tokens a step, most of them without logits."""
+    """Steps of hundreds of tokens, most of which need no logits."""
     prompts = random_prompts(211, [70, 61, 66, 72, 5, 64], seed=7)
     one = labkit.load(folder[0], dtype="fp32").generate(prompts, GREEDY)
     with load_parallel(folder[0], layout, dtype="fp32") as engine:
@@ -115,7 +115,7 @@ def test_long_steps_go_through_the_stages_in_pieces(layout: Layout, folder: tupl
 
 @pytest.mark.parametrize("stages", one_in(2, [4, 3]))
 def test_several_long_steps_in_flight_wait_for_nobody_in_a_circle(stages: int, folder: tuple[Path, Any]) -> None:
-    """More pieces than what is between two stages holds, while the next steps are given out."""
+    """More pieces than fit between two stages, while the next steps are already submitted."""
     options: dict[str, Any] = {"max_batch_size": 64, "max_step_tokens": 1024}
     prompts, params = random_prompts(211, [88] * 48, seed=8), replace(GREEDY, max_new_tokens=4)
     one = labkit.load(folder[0], dtype="fp32", **options).generate(prompts, params)

@@ -1,4 +1,4 @@
-"""A rank that raises, is killed or stops: one error that names it, and nothing left behind."""
+"""A rank raises an error, is killed or stops: one error names it, and no process or file is left over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LONG = labkit.SamplingParams(max_new_tokens=60, ignore_eos=True)
 
 @pytest.fixture(scope="module", autouse=True)
 def own_shared_memory() -> Iterator[Path]:
-    """The folder in shared memory for the files of these tests alone; the processes of others come and go beside it."""
+    """A folder in shared memory only for the files of these tests, because other processes create and delete files too."""
     shared = shared_group.FOLDER if shared_group.FOLDER.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="labkit-test-", dir=shared) as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_group, "FOLDER", Path(name))
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def left_behind(pids: list[int]) -> list[str]:
-    """What of a run is still there: processes, and files in shared memory."""
+    """The processes and the files in shared memory that are left of a run."""
     found = [f"process {pid}" for pid in pids if is_running(pid)]
     return found + [path.name for path in shared_group.FOLDER.glob("labkit-*")]
 
@@ -119,7 +119,7 @@ def test_what_a_rank_raises_is_told(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="not measured here: only Linux limits another process's memory")
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_what_a_rank_raises_in_the_middle_is_told(folder: Path, when: str) -> None:
-    """A rank has no memory left for the cache of another engine, whose first request comes while one decodes."""
+    """A rank has no memory left for the cache of a second engine, which gets a request while the first engine decodes."""
     before = left_behind([])
     first = load_parallel(folder, Layout(1, 2), dtype="fp32", num_slots=500)
     (pid,) = first.forward.ranks.process_ids.values()  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def test_ranks_end_with_the_process_that_started_them(folder: Path, own_shared_m
     parent.kill()
     parent.wait()
     wait_for(lambda: not any(is_running(pid) for pid in pids), "the end of the ranks of a process that was killed")
-    for path in own_shared_memory.glob("labkit-*"):  # nobody was left to delete them
+    for path in own_shared_memory.glob("labkit-*"):  # no process was left to delete them
         path.unlink()
 
 

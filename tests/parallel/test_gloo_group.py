@@ -1,4 +1,4 @@
-"""gloo's threads, which must be gone before the interpreter is."""
+"""gloo's threads must end before the interpreter ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def groups(folder: Path, timeout: float) -> list[GlooGroup]:
 def gloo_threads() -> int:
     found = 0
     for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread may end at this moment
             found += "gloo" in thread.joinpath("comm").read_text()
     return found
 
@@ -49,7 +49,7 @@ def test_close_does_not_wait_for_a_member_that_does_not_come(tmp_path: Path) -> 
     here, late = groups(tmp_path, timeout=0.2)
     with pytest.raises(RankFailed, match=r"the other ranks did not come within 0.2 s \(all_reduce of rank 0\)"):
         here.all_reduce(torch.ones(3))
-    here.timeout = 1e6  # for ever, should `close` wait
+    here.timeout = 1e6  # if `close` waited, it would wait for ever
     here.close()
     late.timeout = PATIENCE
-    late.all_reduce(torch.ones(3))  # else gloo would wait for it at the end of the tests
+    late.all_reduce(torch.ones(3))  # without this, gloo would wait for it at the end of the tests

@@ -1,4 +1,4 @@
-"""Which groups ranks on GPUs are given, and that they compute by the operations that one GPU does. None of it runs NCCL."""
+"""The groups of ranks on GPUs, and that these ranks use the same operations as a single GPU. No test here runs NCCL."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_batch_goes_to_a_device_whole(soft: bool) -> None:
 
 
 def together(layout: Layout, paths: dict[str, Path], work: Callable[[Links], Any]) -> list[Any]:
-    """What `work` gives for each rank; threads stand for processes."""
+    """The result of `work` for each rank. Threads take the place of processes."""
     found: list[Any] = [None] * layout.ranks
 
     def rank(number: int) -> None:

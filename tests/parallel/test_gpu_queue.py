@@ -1,4 +1,4 @@
-"""Passes on a queue that this process does not see into: waited for, given up in time. No GPU is needed for that."""
+"""Passes in a queue that this process cannot inspect: it waits for them and gives up in time. This needs no GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def links() -> Iterator[Links]:
 
 
 class Stream:
-    """A queue of work that is done when somebody says so."""
+    """A queue of work that is done when the test says so."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -70,7 +70,7 @@ def test_a_pass_that_takes_too_long_ends_for_everybody(links: Links) -> None:
 
 
 def test_who_finds_no_room_on_the_queue_is_released_as_well(links: Links) -> None:
-    """The main thread is within a call when time is up; `abort` is what lets that return."""
+    """When the time is over, the main thread is inside a call. Only `abort` makes this call return."""
     queue = GpuQueue(links, 0.2, mark=Stream().mark)
     with queue.queueing():
         assert links.aborted.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""Which part of a model a rank holds: nothing twice, nothing left out, nothing read besides; and what cannot be cut."""
+"""The part of a model that a rank holds: the parts cover the model once, ranks read nothing else; layouts that are refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_rank_reads_its_share_and_next_to_nothing_else(
         assert share <= read <= 1.05 * share
         total += read
     whole = 4 * checkpoint.config.parameter_count
-    assert whole <= total <= 1.05 * whole  # layer norms are held by all shards of a stage
+    assert whole <= total <= 1.05 * whole  # all shards of a stage hold the layer norms
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is predicted of the traffic is what the ranks' ledgers show."""
+"""The predicted traffic is equal to the traffic in the ledgers of the ranks."""
 
 from __future__ import annotations
 

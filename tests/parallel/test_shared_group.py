@@ -1,4 +1,4 @@
-"""Collectives through shared memory: right for every size, the same bits on all, and nobody waits for ever."""
+"""Collectives through shared memory: right for every size, the same bits on all members, and no member waits for ever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason=f"not measured he
 
 
 def together(ranks: int, work: Callable[[SharedGroup], Any], timeout: float = PATIENCE) -> list[Any]:
-    """What `work` gives for each member; threads stand for processes, which differ in nothing that a group sees."""
+    """The result of `work` for each member. Threads take the place of processes; for a group there is no difference."""
     path, found = SharedGroup.create(ranks), [None] * ranks
 
     def member(rank: int) -> None:
@@ -91,7 +91,7 @@ def test_a_quick_sender_does_not_overwrite_what_a_slow_reader_has_not_read() -> 
 def test_who_does_not_come_is_named_in_time() -> None:
     def work(group: SharedGroup) -> None:
         brief, group.timeout = group.timeout, PATIENCE
-        group.all_reduce(torch.ones(3))  # all come to this one, however late
+        group.all_reduce(torch.ones(3))  # all members join this one, even late
         group.timeout = brief
         if group.rank != 1:
             group.all_reduce(torch.ones(3))

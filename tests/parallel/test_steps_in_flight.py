@@ -1,4 +1,4 @@
-"""Several steps of different sequences under way at a time: who takes part, and what happens when plans change meanwhile."""
+"""Several steps of different sequences in flight: which sequences take part, and what happens when the plan changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Queue(Forward):
-    """A forward pass of one process that computes late: its passes run when their logits are wanted, in order."""
+    """A forward pass in one process that computes late: passes run in order, and only when their logits are needed."""
 
     def __init__(self, model: GPTJ, steps: int) -> None:
         self._steps = steps
@@ -123,7 +123,7 @@ def test_who_is_cancelled_under_way_leaves_the_others_as_they_were(folder: Path)
     events = [event for _ in range(7) for event in several.step()]
     assert several.cancel(numbers[1])
     assert several.cancel(numbers[4])
-    late = several.add_request(prompts[1][::-1], GREEDY)  # takes slots and row of one whose step is under way
+    late = several.add_request(prompts[1][::-1], GREEDY)  # takes the slots and the row of a sequence with a step in flight
     while several.has_unfinished:
         events += several.step()
     kept = [numbers[0], numbers[2], numbers[3], late]

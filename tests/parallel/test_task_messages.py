@@ -1,4 +1,4 @@
-"""Steps, prefixes and headers come out of their bytes as they went in."""
+"""Steps, prefixes and headers do not change when they are written as bytes and read again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from labkit.parallel.task_messages import (
 
 def ragged(soft: bool) -> Batch:
     lengths = torch.tensor([7, 1, 12], dtype=torch.int32)
-    table = torch.full((3, 40), -1, dtype=torch.int32)  # wider than needed: what lies behind does not travel
+    table = torch.full((3, 40), -1, dtype=torch.int32)  # wider than needed: the rest of a row is not sent
     for row, length in enumerate(lengths.tolist()):
         table[row, :length] = torch.randint(1000, (length,), dtype=torch.int32)
     return Batch(

@@ -1,4 +1,4 @@
-"""Ranks that torchrun starts, on one host and on two (network namespaces joined by a cable of their own)."""
+"""Ranks that torchrun starts, on one host and on two (two network namespaces with a virtual cable between them)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
 
 
 def rank_of(process: psutil.Process) -> str:
-    """Which rank a process of torchrun is; nothing for one that is none, not yet, or no longer."""
+    """The rank of a process that torchrun started; empty if the process is no rank, not yet a rank, or has ended."""
     return if_alive(process.environ, {}).get("RANK", "")
 
 
@@ -92,7 +92,7 @@ def test_a_rank_that_goes_ends_the_run_and_is_named(harm: signal.Signals) -> Non
     os.kill(victim.pid, harm)
     wait_for(lambda: not is_running(first), "the end of rank 0 after rank 1 had gone")
     if harm == signal.SIGSTOP:
-        os.kill(victim.pid, signal.SIGCONT)  # else torchrun waits half a minute for it to end by itself
+        os.kill(victim.pid, signal.SIGCONT)  # otherwise torchrun waits half a minute until this process ends
     _, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode != 0
     assert not any(is_running(child) for child in ranks)
@@ -135,7 +135,7 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 
 def run_on(hosts: tuple[str, str], layout: Layout, folder: Path) -> str:
-    """Start torchrun in both namespaces; what rank 0 printed."""
+    """Start torchrun in both namespaces. Return the output of rank 0."""
     runs = []
     for number, name in enumerate(hosts):
         device = f"lk-{'ab'[number]}"

@@ -51,7 +51,7 @@ HANG_SECONDS = 30.0
 
 
 class Server:
-    """A server with no model loaded; `load` loads one and returns what the server says against it."""
+    """A server that starts without models. `load` loads a model and returns the server's error, if there is one."""
 
     def __init__(self, program: ServerProgram, folder: Path) -> None:
         self.repository = folder / "repository"
@@ -94,7 +94,7 @@ class Server:
         self._process.wait(timeout=PATIENCE)
 
     def kill(self) -> None:
-        """Ends the server and the processes of its models at once."""
+        """Kills the server and the processes of its models."""
         family = psutil.Process(self._process.pid)
         for process in [*family.children(recursive=True), family]:
             process.kill()
@@ -108,14 +108,14 @@ class Server:
             return bytes(answer.read())
 
     def put(self, name: str, config: str, code: str = MODEL_CODE) -> None:
-        """Writes a model's folder, over one of that name."""
+        """Writes the folder of a model. A folder with the same name is replaced."""
         version = self.repository / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         (version / "model.py").write_text(code)
         (version.parent / "config.pbtxt").write_text(config)
 
     def load(self, name: str) -> str:
-        """Loads a model; the server's error, or nothing if it has none. A server that hangs is started again, once."""
+        """Loads a model. Returns the server's error, or an empty text. A server that hangs is started again, once."""
         path = f"v2/repository/models/{name}/load"
         try:
             return self.try_to(path, {}, timeout=HANG_SECONDS)
@@ -124,7 +124,7 @@ class Server:
         return self.try_to(path, {}, timeout=PATIENCE)
 
     def unload(self, name: str) -> None:
-        """Unloads a model and those that it is made of."""
+        """Unloads a model and the models of which it consists."""
         path = f"v2/repository/models/{name}/unload"
         try:
             self.try_to(path, {"parameters": {"unload_dependents": True}}, timeout=HANG_SECONDS)
@@ -145,7 +145,7 @@ class Server:
         self._begin()
 
     def try_to(self, path: str, body: dict[str, Any], answer: list[str] | None = None, timeout: float = PATIENCE) -> str:
-        """The server's error, or nothing if it has none; then its answer is appended to `answer`."""
+        """The server's error, or an empty text; in this case, the server's answer is appended to `answer`."""
         try:
             answered = self.ask(path, body, timeout)
         except urllib.error.HTTPError as error:
@@ -182,7 +182,7 @@ def tritonserver(server_program: ServerProgram, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def own_tritonserver(server_program: ServerProgram, tmp_path: Path) -> Iterator[Server]:
-    """A running server for one test, which may ruin it; it is killed."""
+    """A running server for one test. The test may damage it, because it is killed afterwards."""
     folder = tmp_path / "triton"
     folder.mkdir()
     server = Server(server_program, folder)
@@ -192,7 +192,7 @@ def own_tritonserver(server_program: ServerProgram, tmp_path: Path) -> Iterator[
 
 @pytest.fixture(scope="session")
 def gptj_server(server_program: ServerProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
-    """A server of the built-in model's `gptj`, which runs 16 at a time and lets 4 wait; all tests share it."""
+    """A server of the built-in model's `gptj` that all tests share. It runs 16 requests at a time and lets 4 wait."""
     folder = tmp_path_factory.mktemp("repository")
     write_repository(folder, ServeSettings(max_batch=16, max_queue=4))
     with serving.Server(folder, models=["gptj"], program=server_program) as server:

@@ -1,4 +1,4 @@
-"""Sends random requests to served models over HTTP and gRPC while bystanders are served: their texts must not change.
+"""Sends random requests to served models over HTTP and gRPC. The texts of bystanders, served meanwhile, must not change.
 
     python -m tests.serving.fuzz --cases 10000 --seed 1
 
@@ -40,7 +40,7 @@ SAMPLED = {"temperature": 1.0, "top_k": 20, "seed": 5}
 
 
 class Bystanders:
-    """Clients that ask for the same texts again and again; `wrong` lists what they got that was not right."""
+    """Clients that ask for the same texts again and again. `wrong` lists the wrong answers that they got."""
 
     def __init__(self, server: Server, offline: Engine) -> None:
         self.server, self.wrong, self.rounds = server, list[str](), Counter[str]()
@@ -96,7 +96,7 @@ def _same_processes(server: Server) -> Iterator[None]:
 
 
 def outcome(server: Server, request: Any) -> str:
-    """What came of a request: a status of HTTP or gRPC, or `answered`. Raises `AssertionError` for an error without words."""
+    """The outcome of a request: a status of HTTP or gRPC, or `answered`. Raises `AssertionError` for an error without text."""
     if isinstance(request, tuple):
         status, text = post(server, *request)
         # Triton writes an error within a stream as an event, after the status 200.
@@ -109,7 +109,7 @@ def outcome(server: Server, request: Any) -> str:
 
 
 def fuzz(server: Server, offline: Engine, cases: int, number: int) -> Counter[str]:
-    """How often each outcome was seen. Raises `AssertionError` with the request, or the bystander's text, that was wrong."""
+    """The number of times that each outcome occurred. Raises `AssertionError` with the wrong request or bystander's text."""
     seen: Counter[str] = Counter()
 
     @seed(number)

@@ -1,4 +1,4 @@
-"""Mistakes to plant in right configurations: what is changed, which line is at fault, and what the server does about it."""
+"""Mistakes to plant in correct configurations: the change, the wrong line, and the reaction of the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ END = "<the end>"
 
 @dataclass(frozen=True)
 class Mistake:
-    """`old` of a model's text becomes `new`; the fault stands in the line that holds `at` and says all the words."""
+    """In a model's text, `old` becomes `new`. The reported fault has the line that contains `at`, and all of `words`."""
 
     name: str
     model: str
@@ -36,7 +36,7 @@ class Mistake:
         return text.replace(self.old, self.new, 1)
 
     def line(self) -> int:
-        """The line at fault: the first with `at` from where the mistake is on, or else the first of all."""
+        """The number of the wrong line: the first line with `at` from the mistake on, or else in the whole text."""
         text = self.planted()
         if self.at == END:
             return text.count("\n") + 1
@@ -57,13 +57,13 @@ BATCH = "max_batch_size: 1024\n"
 
 
 def _of(old: str, change: str, into: str) -> tuple[str, str]:
-    """A piece of a text, and the same with a part changed."""
+    """A piece of a text, and the same piece with one part changed."""
     assert change in old
     return old, old.replace(change, into, 1)
 
 
 def _insert(before: str, what: str) -> tuple[str, str]:
-    """Something new in front of a piece of a text."""
+    """A piece of a text, and the same piece with a new text before it."""
     return before, what + before
 
 

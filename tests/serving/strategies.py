@@ -1,4 +1,4 @@
-"""What hypothesis draws for the served models: requests that are right, nearly right, and nothing of the kind."""
+"""Random inputs for the served models, drawn by hypothesis: requests that are right, nearly right, or completely wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ json_values = st.recursive(
 
 
 def rarely(draw: st.DrawFn, times: int) -> bool:
-    """True once in so many times."""
+    """True in one of this many cases."""
     return draw(st.integers(1, times)) == times
 
 
@@ -100,7 +100,7 @@ def shape_of(spec: TensorSpec, count: int, batched: bool) -> list[int]:
 
 @st.composite
 def some_values(draw: st.DrawFn, spec: TensorSpec, batched: bool) -> tuple[list[int], list[Any]]:
-    """A shape and as many values; now and then another number of them than the model takes."""
+    """A shape and its number of values; sometimes a different number than the model accepts."""
     count = draw(st.integers(0, 3)) if rarely(draw, 10) else 1
     shape = shape_of(spec, count, batched)
     size = int(np.prod(shape))
@@ -109,7 +109,7 @@ def some_values(draw: st.DrawFn, spec: TensorSpec, batched: bool) -> tuple[list[
 
 @st.composite
 def tensors(draw: st.DrawFn, spec: TensorSpec, batched: bool) -> dict[str, Any]:
-    """One input of an infer request as JSON; now and then its shape, datatype or values are not what the model takes."""
+    """One input of an infer request as JSON. Sometimes the model does not accept its shape, datatype or values."""
     shape, values = draw(some_values(spec, batched))
     tensor = {
         "name": spec.name,
@@ -140,7 +140,7 @@ def infer_bodies(draw: st.DrawFn, model: str) -> Any:
 
 @st.composite
 def http_requests(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A path and a body; some bodies are cut, or have bytes that were changed."""
+    """A path and a body. Some bodies are cut off or have changed bytes."""
     model = draw(st.sampled_from(sorted(INPUTS)))
     way = draw(st.sampled_from(["infer", "generate", "generate_stream"]))
     if way != "infer" and not rarely(draw, 8):
@@ -155,7 +155,7 @@ def http_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @st.composite
 def grpc_requests(draw: st.DrawFn) -> Any:
-    """A message of the gRPC protocol, with tensors of random values and now and then the wrong bytes."""
+    """A message of the gRPC protocol, with tensors of random values and sometimes with wrong bytes."""
     from tritonclient.grpc import service_pb2
 
     from labkit.serving.server.probes import as_input

@@ -1,4 +1,4 @@
-"""Clients of `gptj`: texts and pieces, refusals before and behind the wire, ends of all kinds, and no caller left hanging."""
+"""Clients of `gptj`: texts and pieces, refusals by client and server, all kinds of ends, and no caller that waits for ever."""
 
 from __future__ import annotations
 
@@ -178,10 +178,10 @@ def test_cancelling_a_task_ends_its_request(gptj_server: Server) -> None:
 def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> None:
     async def ask() -> None:
         async with AsyncClient(gptj_server.grpc, timeout=PATIENCE, retries=0) as asking:
-            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # four find no place
+            busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # there is no place for four
 
             async def ask_until_refused() -> None:
-                while True:  # the others may be on their way, or this one may have had the place of one
+                while True:  # the others may not have arrived yet, or this one may have taken the place of one
                     await asking.generate(PROMPT, max_new_tokens=1)
                     busy.append(asyncio.create_task(asking.generate(PROMPT, **LONG)))
 

@@ -1,4 +1,4 @@
-"""Configurations: those that are generated are right, and every planted mistake is named with its line."""
+"""Configurations: the generated ones are right, and the error for every planted mistake names it and its line."""
 
 from __future__ import annotations
 

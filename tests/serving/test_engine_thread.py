@@ -1,4 +1,4 @@
-"""The engine's thread and its socket, without a server: who joins, leaves, comes too late or is too many."""
+"""The engine's thread and its socket, without a server: jobs join, leave, come too late or are too many."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHORT = SamplingParams(max_new_tokens=5)
 
 
 class Kept:
-    """What comes back of a job."""
+    """The messages that come back for a job."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []

@@ -1,4 +1,4 @@
-"""Arguments that a program gets and the process list does not show."""
+"""Arguments that a program gets but that the process list does not show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def told(tmp_path: Path) -> Iterator[tuple[int, Any]]:
-    """A program that wrote down its arguments, its environment and its children's, and still runs."""
+    """A running program that has recorded its arguments, its environment, and the environment of its children."""
     reading, writing = os.pipe()
     output = tmp_path / "told"
 

@@ -72,7 +72,7 @@ def test_the_shared_memory_of_a_swept_server_goes_too() -> None:
         for each in (region, other):
             each.touch()
         (Path(path) / REGIONS).write_text(f"triton-labkit-test-{process.pid}-")
-        (Path(path) / PID).write_text(str(os.getpid()))  # a process that runs, which has taken the number meanwhile
+        (Path(path) / PID).write_text(str(os.getpid()))  # a running process that got the same number later
         process.kill()
         process.communicate()
         assert Path(path) in sweep()

@@ -1,4 +1,4 @@
-"""Which lines of a server's log people are shown."""
+"""The lines of a server's log that users see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which blocks go back to the system when freed, each in a process of its own: the allocator reads its environment once."""
+"""Which memory blocks return to the system when freed. Each test starts a process, since the allocator reads settings once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mapped(size):
 
 
 def mapped(code: str, size: int, environment: dict[str, str]) -> bool:
-    """Whether a block of that size is mapped, and so goes back, after some code."""
+    """Whether a block of this size is memory-mapped after some code has run. Mapped blocks return to the system when freed."""
     script = f"{MAPPED}{code}\nprint(mapped({size}))"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | environment
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Metrics: read from text, differences of two looks, batch sizes, and a server's own."""
+"""Metrics: reading them from text, differences between two readings, batch sizes, and the metrics of a real server."""
 
 from __future__ import annotations
 

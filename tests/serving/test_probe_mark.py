@@ -1,4 +1,4 @@
-"""The mark of probes: one for a server, drawn at random, readable by its user alone."""
+"""The mark of probes: each server has one random mark, and only the server's user can read it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What becomes of mistakes that the real server loads without a word: the first request tells, or none ever does.
+"""Mistakes in configurations that the real server loads without an error: the first request fails, or no request ever does.
 
-Each is a configuration of a model that gives back its input A as B; labkit's check names the fault before.
+Each configuration is for a model that returns its input A as B. labkit's check names the fault before the model is loaded.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def request(**tensors: list[int]) -> dict[str, Any]:
 
 
 def answer(server: Server, config: ModelConfig, body: dict[str, Any], code: str = CODE) -> str:
-    """What a client is told by a model that loads without complaint."""
+    """The answer that a client gets from a model that loads without an error."""
     server.put(config.name, config_text(config), code)
     assert server.load(config.name) == ""
     try:
@@ -91,7 +91,7 @@ def outputs(text: str) -> list[dict[str, Any]]:
 
 
 def told(config: ModelConfig, expected: ModelConfig = ECHO, echo: ModelConfig = ECHO) -> str:
-    """labkit's faults of it."""
+    """The faults that labkit's check finds in a configuration."""
     return "\n".join(map(str, check_config(config_text(config), expected=expected, others={"echo": config_text(echo)})))
 
 

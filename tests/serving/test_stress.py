@@ -1,4 +1,4 @@
-"""The load generator: its arithmetic against figures made by hand, and a run against a real server."""
+"""The load generator: its arithmetic, compared with figures computed by hand, and a run with a real server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def request(number: int, due: float, sent: float, pieces: list[float], **more: A
 
 
 def made_run() -> StressRun:
-    """Warm-up to 1 s, counted to 3 s: two good ones, one slow to begin, one slow between, one refused, one of the warm-up."""
+    """Six requests; warm-up ends at 1 s, counting ends at 3 s.
+
+    Two are good, one begins slowly, one has slow tokens, one is refused, and one belongs to the warm-up.
+    """
     settings = StressSettings(users=2, seconds=2, warmup=1, ttft_limit=0.2, itl_limit=0.05)
     return StressRun(
         settings,
@@ -70,12 +73,12 @@ def test_a_run_adds_up() -> None:
     assert (row["load"], row["requests"], row["answered"]) == ("2 users", 5, 4)
     assert row["errors"] == {"Overloaded": 1}
     assert row["error_words"] == {"Overloaded": "20 requests"}
-    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: from when it was due
+    assert row["ttft_ms"]["p50"] == pytest.approx(150)  # 100, 200, 500, 100: counted from the planned time of each
     assert row["itl_ms"]["count"] == 4
     assert row["itl_ms"]["max"] == pytest.approx(500)
     assert row["e2e_ms"]["max"] == pytest.approx(600)
-    assert row["tokens_per_second"] == (1 + 3 + 1 + 2) / 2  # in the time that counts, whoever's they are
-    assert row["requests_per_second"] == 4 / 2  # of the warm-up's too, since it ended behind it
+    assert row["tokens_per_second"] == (1 + 3 + 1 + 2) / 2  # all tokens that arrive in the counted time
+    assert row["requests_per_second"] == 4 / 2  # includes the request of the warm-up, because it ended after the warm-up
     assert row["goodput"] == 2 / 2
     assert row["good_share"] == 2 / 5
     assert row["queue_ms"]["max"] == pytest.approx(50)
@@ -99,7 +102,7 @@ def test_a_generator_that_is_late_says_so_and_flatters_nobody() -> None:
     late = StressRun(settings, [request(n, at, 2 * at, [2 * at + 0.01]) for n, at in enumerate(due)], [0.001] * 100)
     row = summarise(late)
     assert row["fell_behind"].startswith("the load generator itself was 1960 ms late with its requests (99th percentile)")
-    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: from when each was due
+    assert row["ttft_ms"]["p50"] == pytest.approx(1000, abs=15)  # not 10: counted from the planned time of each
     assert row["lag_ms"]["max"] == pytest.approx(1980)
     deaf = StressRun(settings, in_time.requests, [0.001] * 95 + [0.3] * 5)
     assert "300 ms late in noting tokens" in fell_behind(deaf)
@@ -113,9 +116,9 @@ def test_poisson_arrivals() -> None:
     assert abs(len(moments) - 10_000) < 4 * math.sqrt(10_000)
     gaps = [after - before for before, after in pairwise(moments)]
     assert statistics.mean(gaps) == pytest.approx(1 / 50, rel=0.05)
-    assert statistics.stdev(gaps) == pytest.approx(1 / 50, rel=0.05)  # an exponential's is its mean
+    assert statistics.stdev(gaps) == pytest.approx(1 / 50, rel=0.05)  # for an exponential distribution, equal to the mean
     a_second = [sum(second <= moment < second + 1 for moment in moments) for second in range(200)]
-    assert statistics.variance(a_second) == pytest.approx(50, rel=0.35)  # and a Poisson's its variance
+    assert statistics.variance(a_second) == pytest.approx(50, rel=0.35)  # for a Poisson distribution, equal to the mean
     assert poisson_arrivals(0.001, 1, seed=0) == []
 
 
@@ -191,7 +194,7 @@ def test_a_record_is_kept_read_back_and_drawn(tmp_path: Path) -> None:
     (axes,) = throughput_plot(read).axes
     assert [line.get_label() for line in axes.lines] == ["p99", "p50"]
     bars, batch = timeline_plot(read).axes
-    assert len(bars.patches) == 3 * 4  # waiting, prefill, decode of the four with tokens that count
+    assert len(bars.patches) == 3 * 4  # waiting, prefill and decode of the four requests with counted tokens
     assert batch.lines
     nothing = StressRecord.of([StressRun(StressSettings(users=1))], ABOUT)
     for draw in (throughput_plot, timeline_plot):

@@ -1,4 +1,4 @@
-"""`labkit stress` as a user meets it."""
+"""`labkit stress` as a user sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, folders and environments in which a server is started: resolved once, before the server has a folder of its own."""
+"""Names, folders and environments of a started server: they are resolved once, before the server has its own folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = {"vocab_size": 256, "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_he
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with models, in which this process is."""
+    """A folder with models, which is the current folder of this process."""
     for name in ("plain", "models/plain", 'a "b" c;d', "gptj"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).mkdir()
@@ -45,7 +45,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def served_model(folder: Path) -> str:
-    """What `gptj` is told in the repository there."""
+    """The model that the configuration of `gptj` in the repository names."""
     text = (folder / "repository" / "gptj" / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_class()())
     return str(config.parameters["model"].string_value)
@@ -94,7 +94,7 @@ def test_a_path_that_a_shell_would_take_apart_gets_a_plain_link(tmp_path: Path, 
 
 
 def test_the_private_folder_is_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever TMPDIR says it is in one place, unless somebody else has taken that."""
+    """The folder has the same place for every TMPDIR, unless another user has taken this place."""
     usual = user_folder()
     assert usual.parent == Path("/tmp")
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
@@ -165,7 +165,7 @@ def test_loopback_has_no_proxy(address: str, direct: bool) -> None:
 
 
 def test_metrics_on_loopback_are_read_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the proxy asked the error would name its port."""
+    """If the proxy were used, the error would name its port."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

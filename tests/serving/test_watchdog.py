@@ -1,4 +1,4 @@
-"""When the watchdog loads a model anew, by itself: its two threads against each other, without a server."""
+"""When the watchdog loads a model again: its two threads together, without a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.patience import wait_for
 
 
 class Probes:
-    """Says what it is told to; a model that was loaded anew answers and has a process."""
+    """A server that gives the answers that the test sets. After a model is loaded again, it answers and has a process."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.silent: set[str] = set()
@@ -49,7 +49,7 @@ class Probes:
         return model in self.gone
 
     def note(self, model: str) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def kill_stopped(self, model: str, seconds: float = 2.0) -> None:
         if not seconds:
@@ -130,7 +130,7 @@ def test_where_requests_would_be_lost_the_server_begins_anew_and_it_rests_until_
     assert not probes.reloaded, "while the server is started nobody loads models"
     after: Any = Probes()
     dog.resume(after)
-    wait_for(lambda: dog.repairs, "a repair")  # of what the probes call silent
+    wait_for(lambda: dog.repairs, "a repair")  # of the model that does not answer the probes
     dog.stop()
     assert probes.reloaded == ["engine"]
 

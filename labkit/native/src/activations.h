@@ -1,4 +1,4 @@
-// The activations for a product with a weight, rounded or quantized to match its type, in memory of a workspace.
+// The activations for a product with a weight, rounded or quantized to match the weight's type. A workspace holds them.
 #pragma once
 #include "kernels.h"
 #include "workspace.h"
@@ -16,7 +16,7 @@ static inline Activations take_activations(Workspace &space, const lk_weight &w,
     return a;
 }
 
-// An upper bound of the bytes that `take_activations` takes.
+// The most bytes that `take_activations` can take.
 static inline size_t activation_bytes(const lk_weight &w, int64_t rows) {
     int64_t in = padded_in(w.type, w.in);
     return Workspace::bytes_of<float>(rows * in) + 2 * Workspace::bytes_of<float>(rows * (in / 32));

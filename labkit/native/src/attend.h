@@ -24,7 +24,7 @@ static inline void attend(const Kernels &kernel, AttentionShape shape, int32_t t
             kernel.prefill(&shape, type, query, query_stride, keys, values, head, scratch, out, out_stride);
         return;
     }
-    for (int32_t i = 0; i < queries; i++) { // too few queries to pay for packing keys and values
+    for (int32_t i = 0; i < queries; i++) { // with so few queries, packing keys and values would cost more than it saves
         shape.length = length - queries + i + 1;
         kernel.decode(&shape, type, query + i * query_stride, keys, values, first, last, scratch, out + i * out_stride);
     }

@@ -2,7 +2,7 @@
 
 enum { BLOCK = 8 }; // positions that are processed together for all heads
 
-// Slots may lie anywhere, so the hardware cannot predict the next row: prefetch the head's part of it.
+// Slots may lie anywhere, so the hardware cannot predict the next row. Prefetch the head's part of that row.
 LK_INLINE void prefetch_row(const char *row, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
@@ -28,7 +28,7 @@ LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t o
 }
 
 // Adds to `sums` the values of an even number of positions times their bf16 weights, two positions per step. `sums` holds
-// each 32 dimensions in the order that unpacking produces: 0-3, 8-11, 16-19, 24-27, then the others.
+// every 32 dimensions in the order that unpacking produces: 0-3, 8-11, 16-19, 24-27, then the others.
 LK_INLINE void add_pairs(const uint16_t *weight, const char *const *value, int64_t offset, int32_t count, int32_t dim, float *sums) {
     for (int32_t i = 0; i < dim; i += 32) {
         __m512 low = _mm512_loadu_ps(sums + i), high = _mm512_loadu_ps(sums + i + 16);
@@ -70,8 +70,8 @@ LK_INLINE float dot_heads(const float *query, const void *key, int32_t type, int
     return f16_sum(acc) + rest;
 }
 
-// Turns scores into weights in place, e^((score - largest) * scale), and pads the row with zeros to a multiple of sixteen;
-// the row must have room for that. Returns the sum, by which the caller divides.
+// Turns scores into weights e^((score - largest) * scale) in place, and pads the row with zeros to a multiple of sixteen. The
+// row must have room for the padding. Returns the sum of the weights; the caller divides by it.
 static float softmax(float *scores, int32_t length, float scale) {
     int32_t padded = (int32_t)round_up(length, 16);
     for (int32_t j = length; j < padded; j++) scores[j] = scores[0];

@@ -23,7 +23,7 @@ struct Pass {
     float *logits;
     const Kernels &kernel;
     Team &team;
-    // The workspace holds the rows of all tokens, the inputs of the products, and for each thread a row and the attention scratch.
+    // The workspace holds the rows of all tokens, the inputs of the products, and per thread one row and scratch for attention.
     float *hidden = nullptr, *qkv = nullptr, *attended = nullptr, *inner = nullptr;
     Activations x = {}, of_attention = {}, of_inner = {}, of_head = {};
     float *rows = nullptr, *scratch = nullptr;
@@ -44,7 +44,7 @@ void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, in
     kernel.product(&w, &a, (int32_t)begin, (int32_t)end, &to);
 }
 
-// Replaces the partial hidden states of the members of the group by their sum.
+// Replaces the partial hidden states by their sum over all members of the group.
 void Pass::reduce(int thread) {
     if (!model.add_up) return;
     if (thread == 0 && !failure) failure = model.add_up(model.add_up_argument, hidden, batch.tokens * (int64_t)model.hidden);
@@ -129,7 +129,7 @@ void Pass::block(int layer, int &at, int thread) {
     team.barrier();
     int64_t of_qkv = round_up(l.qkv.out, 16) / 16, of_in = round_up(l.fc_in.out, 16) / 16;
     Output to_qkv = {STORE, qkv, 3 * attention_width, nullptr, nullptr};
-    bool direct = of_inner.type != LK_INT8; // otherwise a row is quantized when it is complete
+    bool direct = of_inner.type != LK_INT8; // int8: a row can be quantized only when it is complete
     Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
     team.share(at++, thread, of_qkv + of_in, piece(l.fc_in, tokens), [&](int64_t begin, int64_t end) {
         if (begin < of_qkv) panels(l.qkv, x, to_qkv, begin, end < of_qkv ? end : of_qkv);
@@ -219,7 +219,7 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     pass.of_inner = take_activations(space, l.fc_out, (int32_t)tokens);
     pass.of_head = take_activations(space, model->head, batch->logits);
     pass.head_block = head_block;
-    // Nothing else writes the padding after the last panel. NaN and infinity survive multiplication by zero, so clear it.
+    // Clear the padding after the last panel, which nothing else writes: NaN and infinity survive multiplication by zero.
     if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
         std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
     if (tokens) team.run(threads, [&](int thread) { pass.run(thread); });

@@ -1,4 +1,4 @@
-// The table of kernels that each instruction set provides and the rest of the library calls.
+// The table of kernels. Each instruction set provides one, and the rest of the library calls the kernels through it.
 #pragma once
 #include "native.h"
 
@@ -15,7 +15,7 @@ struct Activations {
 
 enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
 
-// Destination of a product: f32 rows (`out`, `stride`), stored or added to the old values; or activations, if `packed` is set.
+// The destination of a product. If `packed` is set: activations. Otherwise: f32 rows (`out`, `stride`), stored or added.
 struct Output {
     int32_t mode;
     float *out;

@@ -111,7 +111,7 @@ static void pack_row_int8(const float *x, int32_t in, int32_t row, const Activat
     for (int32_t g = 0; g < groups; g++, x += a->group, in -= a->group) {
         float padded[128], largest = 0.0f;
         const float *values = x;
-        if (in < a->group) { // the end of the row, or padding after it
+        if (in < a->group) { // the end of the row, or the padding after the row
             for (int32_t i = 0; i < a->group; i++) padded[i] = i < in ? x[i] : 0.0f;
             values = padded;
         }
@@ -199,10 +199,10 @@ static void softmax_weights(const float *x, int32_t count, float largest, double
 
 // ---- products ------------------------------------------------------------------------------------------------------
 
-// The hardware prefetches a stream, but not far enough ahead while the core also computes.
+// The hardware prefetches a stream too, but not far enough ahead when the core also computes.
 LK_INLINE void prefetch(const void *at) { __builtin_prefetch((const char *)at + 4096); }
 
-// M rows by P neighbouring panels. U consecutive steps use separate accumulators, so few rows do not wait for latency.
+// M rows by P neighbouring panels. U consecutive steps use separate accumulators, which hides latency when there are few rows.
 template <int M, int P, int U> LK_INLINE void tile_f32(const float *w, int64_t panel, int32_t in, const float *x, F16 (*sum)[M]) {
     F16 acc[U][P][M];
     for (int u = 0; u < U; u++)
@@ -247,7 +247,7 @@ LK_INLINE void tile_bf16(const uint16_t *w, int64_t panel, int32_t in, const uin
         }
 }
 
-// The integer sums of a group start at a value that cancels the offset of the stored weights.
+// The integer sums of a group start at a value that cancels the offset in the stored weights.
 template <int M, int P>
 LK_INLINE void tile_int8(const uint8_t *w, int64_t panel, int32_t in, int32_t group, const int32_t *x, const float *scales,
                          const int32_t *sums, F16 (*sum)[M]) {

@@ -39,7 +39,7 @@ typedef struct {
     uint64_t epoch;       // starts at 0
     double timeout;       // seconds that a call waits for other members
     int32_t late;         // the member that did not answer in time
-    int32_t calls;        // finished calls, their bytes and seconds; the caller reads them and sets them to zero
+    int32_t calls;        // finished calls, and below their bytes and seconds; the caller reads them and sets them to zero
     int64_t bytes;
     double seconds;
 } lk_group;
@@ -57,7 +57,7 @@ typedef struct {
     const float *sin, *cos;           // [positions][rotary_dim / 2]
     int32_t (*add_up)(void *argument, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
     void *add_up_argument;
-    int32_t adds_residual;            // whether this shard adds the hidden state to its partial sums; exactly one shard does
+    int32_t adds_residual;            // whether this shard adds the hidden state to its partial sums; only one shard does
 } lk_model;
 
 typedef struct {
@@ -78,7 +78,7 @@ typedef struct {
 LK_API const char *lk_isa(void);
 // Choose an instruction set by name, for tests. Returns 0, or -1 and changes nothing if the CPU or the build lacks it.
 LK_API int32_t lk_use_isa(const char *name);
-// Ask for large pages for a buffer that was not written yet; has no effect if the system has none.
+// Ask for large pages for a buffer that was not written yet; has no effect if the system has no large pages.
 LK_API void lk_advise_large_pages(void *data, int64_t bytes);
 
 // The size of the packed data and of its scales in bytes.

@@ -75,7 +75,7 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
             for (int64_t t = begin; t < end; t++) {
                 const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
                 const float *m = row_of(type, mlp, t, hidden, b2);
-                if (type == LK_F32) { // sum and norm are written to their place without a copy
+                if (type == LK_F32) { // write sum and norm directly to their destination
                     float *kept = (float *)sum + t * hidden;
                     for (int32_t i = 0; i < hidden; i++) kept[i] = a[i] + m[i] + r[i];
                     kernels()->layer_norm(kept, weight, bias, epsilon, hidden, (float *)out + t * hidden);
@@ -83,7 +83,7 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
                 }
                 for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
                 put_row(type, total, t, hidden, sum);
-                // The norm is computed from the sum as it was stored, rounded.
+                // The norm is computed from the rounded sum, as it was stored.
                 kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
                 put_row(type, b1 == a ? b2 : b1, t, hidden, out);
             }

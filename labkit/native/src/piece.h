@@ -2,13 +2,13 @@
 #pragma once
 #include "kernels.h"
 
-// Panels per piece: a multiple of two, because kernels take two at a time, and large enough to be worth a trip to the counter.
+// Panels per piece: a multiple of two, because kernels take two at a time, and enough work to pay for taking a piece.
 static inline int64_t piece(const lk_weight &w, int64_t rows) {
     int64_t panel_bytes = lk_packed_bytes(w.type, 16, w.in);
     return rows > 12 ? 2 : round_up(1 + (16 << 10) / panel_bytes, 2);
 }
 
-// Heads per piece of attention: as many as possible, to read long rows, while every thread still gets a piece.
+// Heads per piece of attention: as many as possible, so that rows are long, but few enough that every thread gets a piece.
 static inline int32_t heads_of_piece(int32_t sequences, int32_t heads, int32_t threads) {
     int32_t block = heads;
     while (block > 1 && (int64_t)sequences * ((heads + block - 1) / block) < threads) block = (block + 1) / 2;

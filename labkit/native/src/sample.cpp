@@ -46,7 +46,7 @@ struct Row {
     float largest, bins_per_logit;
 
     int32_t bin(int32_t i) const {
-        float at = (largest - logits[i]) * bins_per_logit; // this is monotonic in the logit, so bins are in order
+        float at = (largest - logits[i]) * bins_per_logit; // a larger logit never gets a later bin
         return at < bins - 1 ? (int32_t)at : bins - 1;
     }
 
@@ -62,7 +62,7 @@ struct Row {
         }
     }
 
-    // The first token at which this many tokens, or this weight, are reached, and the weight up to it.
+    // The first token at which the count of tokens, or their weight, reaches the goal; and the weight up to this token.
     Cut reach(int64_t count, double weight, double *reached) const {
         int64_t seen = 0;
         double sum = 0.0;
@@ -78,7 +78,7 @@ struct Row {
             *reached = sum += weights[i];
             if (++seen >= count || sum >= weight || m == found - 1) return {logits[i], i};
         }
-        *reached = sum; // the last bin holds no numbers: keep everything
+        *reached = sum; // the last bin is empty or holds only NaN: keep everything
         return {-std::numeric_limits<float>::infinity(), vocab};
     }
 
@@ -92,8 +92,8 @@ struct Row {
         return sum;
     }
 
-    // The token where the running sum of kept weights passes the fraction `point` of the total. The bins are no longer needed,
-    // so `sums` is reused for the sums of blocks of tokens.
+    // The token at which the running sum of kept weights passes the fraction `point` of the total. The bins are no longer
+    // needed, so `sums` now holds the sums of blocks of tokens.
     int64_t draw(double point, const Cut *cut) {
         double whole = 0.0;
         for (int32_t at = 0, b = 0; at < vocab; at += BLOCK_TOKENS, b++)
@@ -104,7 +104,7 @@ struct Row {
             if (sums[b] > 0.0) begin = at, running = sum;
             sum += sums[b];
         }
-        int32_t token = begin; // if rounding leaves no token after the target, the last token with a weight
+        int32_t token = begin; // if no sum passes the target because of rounding, the last token with a weight is taken
         for (int32_t i = begin; i < std::min(begin + BLOCK_TOKENS, vocab) && !(running > target); i++) {
             if (!(weights[i] > 0.0) || (cut && !cut->keeps(logits[i], i))) continue;
             token = i;

@@ -1,4 +1,4 @@
-// Collectives of processes on one host through shared memory, without the cost of a network for small messages.
+// Collectives between processes on one host, through shared memory. Small messages avoid the cost of a network.
 //
 // Every member has two slots in the region and uses them in turn. Epoch e is the e-th call of the group, the same call for all
 // members. In it, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then it waits
@@ -39,7 +39,7 @@ struct Turn {
         return (char *)group.region + head_bytes(group.ranks) + (2 * (int64_t)rank + (int64_t)(epoch & 1)) * group.slot_bytes;
     }
 
-    // Waits until `flag` reaches `value`: first spins, then yields, then sleeps, because waiting for a next task can take long.
+    // Waits until `flag` reaches `value`: first spins, then yields, then sleeps, because the next task can be a long time away.
     bool wait(const std::atomic<uint64_t> &flag, uint64_t value, int32_t rank) {
         for (int64_t spins = 0; flag.load(std::memory_order_acquire) < value; spins++) {
             if (spins < 2000) {

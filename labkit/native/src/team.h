@@ -21,8 +21,8 @@ static inline void pause_cpu() {
 #endif
 }
 
-// Each thread works through its own range of pieces in order, which suits memory. A thread that has finished takes pieces of
-// the other ranges, so a core that another program uses does not delay the call.
+// Each thread works through its own range of pieces in order, which makes memory access fast. A thread that has finished takes
+// pieces from the other ranges, so the call is not delayed if another program uses a core.
 class Team {
   public:
     explicit Team(int stages) : stages_(stages) {}
@@ -70,7 +70,7 @@ class Team {
             if (phase_.load(std::memory_order_acquire) != phase) return;
             pause_cpu();
         }
-        // Another program may be using a core that a late thread needs: let that thread run on this core.
+        // Another program may use the core of a thread that is late. Let the late thread run on this core.
         asleep_.fetch_add(1);
         while (phase_.load() == phase) sleep(phase);
         asleep_.fetch_sub(1);
@@ -79,7 +79,7 @@ class Team {
   private:
     static constexpr int SPINS = 1024; // takes some tens of microseconds
 
-    // Sleeps until wake is called, unless the phase has already changed.
+    // Sleeps until `wake` is called. Returns at once if the phase has already changed.
     void sleep(int phase) {
 #ifdef __linux__
         syscall(SYS_futex, &phase_, FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);

@@ -1,5 +1,5 @@
 // The few vector operations that the kernels use, with sixteen lanes on every instruction set. Included once per set,
-// inside its namespace. The C++ library is not used: the linker could take an inline function of it from the wrong set.
+// inside its namespace. The C++ library is not used: the linker could take its inline functions from the wrong set.
 
 #if defined(LK_AVX512)
 

@@ -1,4 +1,4 @@
-// Memory that calls reuse: one block that is divided into aligned pieces.
+// Memory that calls reuse: one block, divided into aligned pieces.
 #pragma once
 #include "native.h"
 

@@ -1,8 +1,8 @@
 """Choose the fastest of several ways to run a kernel: measured once per shape and device, stored in a readable file.
 
-The file is `autotune.json` in labkit's home. A problem that the file does not hold, or that was measured with other
-versions or other kernels, gets the first candidate until `Tuner.tuning` measures it. Nothing is measured while requests
-run: the first request would wait for minutes, and nothing can be timed while a CUDA graph is captured.
+The file is `autotune.json` in labkit's home. If the file has no entry for a problem, or if the entry was measured with other
+versions or other kernels, the first candidate runs until `Tuner.tuning` measures the problem. Nothing is measured while
+requests run: the first request would wait for minutes, and nothing can be timed while a CUDA graph is captured.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from labkit.errors import LabkitError
 from labkit.home import home, write_atomically
 
 FORMAT = 1
-"""The version of the file's format. A file of another format is set aside."""
+"""The version of the file's format. A file in another format is renamed and not used."""
 TIMED_RUNS = 15
 """The number of timed runs; their median counts."""
 CYCLES_PER_SECOND = 2e9
-"""The highest clock rate of a GPU: sleeping for this many cycles takes at least a second."""
+"""An upper limit of a GPU's clock rate, so sleeping for this many cycles takes at least a second."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
 """Entries by problem. Each holds `choice`, `milliseconds` by candidate (null if it failed), `versions` and `tuned` (a date)."""
 
 
 class Problem(NamedTuple):
-    """A problem to choose a candidate for; `sizes` are in the kernel's own order."""
+    """A problem for which a candidate is chosen; `sizes` are in the kernel's own order."""
 
     kernel: str
     sizes: tuple[int, ...]
@@ -71,7 +71,10 @@ class TuningFile:
             return {}
 
     def merge(self, device: str, entries: Entries) -> None:
-        """Add entries of a device to those in the file; a lock lets one process at a time do this, so no entry is lost."""
+        """Add entries of a device to those in the file.
+
+        Under a lock only one process at a time does this, so no entry is lost.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
             with contextlib.suppress(ImportError, OSError):  # Windows and some network disks lack this lock
@@ -136,7 +139,7 @@ class Tuner:
 
     @contextlib.contextmanager
     def tuning(self, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-        """Inside this block `choose` measures problems without a choice and stores the result; `report` gets one line each."""
+        """Inside this block, `choose` measures each problem that has no choice yet, stores the result and reports one line."""
         before, self._report = self._report, report
         try:
             yield
@@ -179,7 +182,7 @@ class Tuner:
         for label, plan in candidates.items():
             try:
                 times[label] = self._do_bench(functools.partial(run, plan))
-            except Exception as error:  # it takes too much shared memory, say, or a library refuses the shape
+            except Exception as error:  # for example, it takes too much shared memory, or a library refuses the shape
                 failure = error
                 times[label] = math.inf
         best = min(times, key=lambda label: times[label])
@@ -213,7 +216,7 @@ def gpu_milliseconds(call: Callable[[], object]) -> float:
     """The median time of `call` on the current GPU in milliseconds, with an empty L2 cache.
 
     A kernel of a few microseconds takes longer to launch than to run. Therefore the GPU sleeps until the host has queued all
-    runs; the time between the two events of a run is then the GPU's own.
+    runs. The time between the two events of a run then includes only the GPU's work.
     """
     for _ in range(2):
         call()  # the first call compiles

@@ -52,8 +52,8 @@ _COPY = r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)"
 class CompiledKernel:
     """A kernel compiled for compute capability `arch` / 10.
 
-    `registers` are per thread. `spill_bytes` is the local memory per thread that registers are spilled to. `shared_bytes` is
-    per block.
+    `registers` is a number per thread. `spill_bytes` is the local memory per thread for spilled registers. `shared_bytes` is
+    the shared memory per block.
     """
 
     name: str
@@ -64,7 +64,7 @@ class CompiledKernel:
     ptx: str
 
     def global_accesses(self, kind: str = "ld") -> dict[int, int]:
-        """The number of PTX instructions that load from global memory ("ld") or store to it ("st"), by bytes per thread.
+        """The number of PTX instructions that load from global memory ("ld") or store to it ("st"), by their bytes per thread.
 
         Copies to shared memory that bypass the registers (`cp.async`) count as loads.
         """
@@ -120,14 +120,14 @@ def compile_kernel(kernel: Kernel, args: tuple[Any, ...], options: dict[str, Any
 
 
 def compile_call(call: Callable[[], Any], arch: int = 90) -> list[CompiledKernel]:
-    """Compile, and do not run, every kernel that `call` launches on such a GPU; its tensors should be on the device "meta"."""
+    """Compile every kernel that `call` launches, without running it. The tensors of `call` should be on the device "meta"."""
     with recorded(arch) as launches:
         call()
     return [compile_kernel(launch.kernel, launch.args, launch.options, arch) for launch in launches]
 
 
 def _type(value: Any, specialize: bool) -> str:
-    """The type that a launch gives to an argument; a 1 becomes a constant, which removes strides of 1 from the code."""
+    """The type of an argument at a launch. The number 1 becomes a constant, so strides of 1 disappear from the code."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, bool):
@@ -140,14 +140,14 @@ def _type(value: Any, specialize: bool) -> str:
 
 
 def _divides_by_16(value: Any) -> bool:
-    """Whether a launch tells the compiler that this address or integer is a multiple of 16, which wide loads need."""
+    """Whether a launch tells the compiler that this address or integer is a multiple of 16. Wide loads need this knowledge."""
     if isinstance(value, Tensor):
         return value.data_ptr() % 16 == 0
     return isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory per thread, read from the machine code by NVIDIA's tool, which Triton ships."""
+    """Registers and bytes of local memory per thread. A tool by NVIDIA, part of the Triton package, reads the machine code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -1,8 +1,8 @@
-"""Attention of one query per sequence over its cache, split along the length (flash-decoding, Dao et al. 2023).
+"""Attention of one query per sequence over the sequence's cache, split along the length (flash-decoding, Dao et al. 2023).
 
 One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 processors. Therefore the slots
-of a sequence are divided into splits of `SPLIT_TOKENS`. Each program writes the weighted sum of its split, with the maximum
-and the sum of its weights, and a second kernel combines the splits. The size of a split is fixed, so the result of a
+of a sequence are divided into splits of `SPLIT_TOKENS`. For its split, each program writes the weighted sum of the values and
+the maximum and the sum of the weights. A second kernel combines the splits. The size of a split is fixed, so the result of a
 sequence does not depend on the rest of the batch. The grid depends only on the width of the slot table, so a CUDA graph
 can hold both launches.
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch, power_of_two, tl
 
 SPLIT_TOKENS = 128
-"""Slots per program. It writes one row in float32, which is 1 % of what it reads in half precision."""
+"""Slots per program. A program writes one row in float32, which is 1 % of the bytes that it reads in half precision."""
 TILE_BYTES = 8192
-"""Bytes of keys, and as many of values, that a program reads at a time; three such tiles are loading at once."""
+"""A program reads this many bytes of keys, and the same number of bytes of values, at a time. Three such tiles load at once."""
 JOINED = 16
 """Splits that the second kernel combines at a time."""
 
@@ -42,10 +42,10 @@ def decode_attention_kernel(
     STAGES: tl.constexpr,
     WHOLE: tl.constexpr,
 ) -> None:
-    """One program per head, split and sequence; with `WHOLE` one split covers the sequence and `out` is the final result.
+    """One program per head, split and sequence. With `WHOLE`, one split covers the sequence and `out` is the final result.
 
-    Each of the `BLOCK` rows of a tile keeps its own softmax over the slots that pass through it: a maximum, a sum and a
-    weighted sum of values. The rows are combined once, after the loop, so no thread waits for another warp inside it.
+    Each of the `BLOCK` rows of a tile keeps its own softmax over the slots that it processes: a maximum, a sum and a
+    weighted sum of values. The rows are combined once, after the loop, so inside the loop no thread waits for another warp.
     """
     head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     num_heads, splits = tl.num_programs(0), tl.num_programs(1)
@@ -108,7 +108,7 @@ def join_kernel(
     SPLIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program per head and sequence: it combines the softmax of each split into the one over all splits."""
+    """One program per head and sequence: it combines the softmaxes of the splits into one softmax over all slots."""
     sequence = tl.program_id(1)
     place = sequence.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     written = tl.cdiv(tl.load(lengths + sequence), SPLIT)

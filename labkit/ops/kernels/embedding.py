@@ -20,7 +20,7 @@ def embedding_kernel(
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < hidden_size
     row = tl.load(token_ids + token)
-    # A token outside the table gives NaN, which shows in the logits, and never the memory after the table.
+    # A token outside the table becomes NaN, which is visible in the logits. Memory outside the table is never read.
     known = (row >= 0) & (row < vocab_size)
     values = tl.load(table + row * hidden_size + columns, mask=inside & known, other=float("nan"))
     tl.store(out + token * hidden_size + columns, values, mask=inside)

@@ -18,7 +18,7 @@ def count_traffic() -> Iterator[Traffic]:
     """Count the bytes that kernels load and store: `with count_traffic() as traffic: kernel[grid](...)`.
 
     Masked lanes do not count. An address that occurs several times in one load counts once, because the hardware fetches it
-    once. Two loads of the same address count twice, in one program or in two, because caches are not modelled. An atomic
+    once. Two loads of the same address count twice, even in one program, because caches are not modelled. An atomic
     operation counts as a read and a write. Raises `NotAvailable` in a process that does not interpret kernels.
     """
     if not interpreted():
@@ -59,7 +59,7 @@ def count_traffic() -> Iterator[Traffic]:
 
 
 def _bytes(ptrs: Any, mask: Any) -> int:
-    """The number of distinct addresses in the lanes that are not masked, times the size of one element."""
+    """The number of different addresses in the lanes that are not masked, times the size of one element."""
     on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a computed mask may hold 0 and 1
     addresses = ptrs.data[np.broadcast_to(on, ptrs.data.shape)]
     return int(np.unique(addresses).size) * int(ptrs.get_element_ty().primitive_bitwidth) // 8

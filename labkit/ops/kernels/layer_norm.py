@@ -18,7 +18,7 @@ def row_config(hidden_size: int) -> dict[str, int]:
 def normalize(
     x: tl.tensor, weight: tl.tensor, bias: tl.tensor, columns: tl.tensor, hidden_size: tl.tensor, epsilon: tl.tensor
 ) -> tl.tensor:
-    """Layer norm of a row `x` in float32, which is zero from column `hidden_size` on."""
+    """Layer norm of a row `x` in float32. From column `hidden_size` on, `x` must be zero."""
     inside = columns < hidden_size
     mean = tl.sum(x, 0) / hidden_size
     # Subtract the mean first: E[x^2] - E[x]^2 loses digits where the mean is much larger than the spread.

@@ -1,7 +1,8 @@
 """Causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
 
-Scores are never written to memory. A program holds a block of queries and goes over the keys that they may see. For each
-row it keeps the maximum, the sum and the weighted sum of values so far, and scales them down when it meets a larger score.
+Scores are never written to memory. A program holds a block of queries and goes over the keys that these queries may see. For
+each row it keeps the maximum, the sum and the weighted sum of values so far. When it finds a larger score, it scales both
+sums down.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
 }
 """BLOCK_M, BLOCK_N, num_warps and num_stages up to each head dimension; none spills registers with Triton 3.6 and 3.7."""
 FEWEST = 64
-"""The kernel searches its sequence among at least this many, so all usual batch sizes share one compiled kernel."""
+"""A program searches for its sequence among at least this many, so all usual batch sizes share one compiled kernel."""
 
 
 @jit
@@ -58,11 +59,11 @@ def prefill_attention_kernel(
 ) -> None:
     """One program per head and block of `BLOCK_M` new tokens of one sequence."""
     head = tl.program_id(0)
-    # The last blocks of a sequence see the most keys. They start first, so no long block is left over at the end.
+    # The last blocks of a sequence see the most keys. They start first, so that at the end no program still runs a long block.
     program = tl.num_programs(1) - 1 - tl.program_id(1)
     sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
     if sequence >= num_sequences:
-        return  # the grid covers the worst case, because the host does not read `starts`
+        return  # the grid is made for the worst case, because the host does not read `starts`
     begin = tl.load(starts + sequence)
     new = tl.load(starts + sequence + 1) - begin
     length = tl.load(lengths + sequence)
@@ -90,7 +91,7 @@ def prefill_attention_kernel(
         # "ieee" keeps float32 exact: tensor cores would cut it to the 10 bits of TF32.
         score = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
         score = tl.where((first + columns)[None, :] <= positions[:, None], score, float("-inf"))
-        # Every row sees the first key, so its maximum is a number from the first tile on.
+        # Every row sees the first key, so the maximum of a row is finite from the first tile on.
         higher = tl.maximum(highest, tl.max(score, 1))
         before = tl.exp2(highest - higher)
         weight = tl.exp2(score - higher[:, None])
@@ -120,7 +121,7 @@ def prefill_attention_triton(
 ) -> Tensor:
     """`labkit.ops.prefill_attention` as a kernel: products in the dtype of the tensors, sums and softmax in float32.
 
-    Nothing is read on the host.
+    The host reads no values of tensors.
     """
     tokens, num_heads, head_dim = query.shape
     sequences = lengths.shape[0]
@@ -130,7 +131,7 @@ def prefill_attention_triton(
         slot_table = slot_table.contiguous()
     out = torch.empty_like(query)
     config = prefill_config(query.dtype, head_dim, ceil_div(tokens, max(sequences, 1)), arch_of(query.device))
-    # Each sequence may end in a partly filled block; this is the most blocks that there can be.
+    # The last block of each sequence may be partly filled; this is the largest possible number of blocks.
     grid = (num_heads, min(tokens // config["BLOCK_M"] + sequences, tokens))
     tensors = query, keys, values, slot_table, starts, lengths, out
     scale = math.log2(math.e) / math.sqrt(head_dim)  # exp2 is the GPU's own exponential

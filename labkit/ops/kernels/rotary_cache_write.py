@@ -8,7 +8,7 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
-"""Query values per program, and as many of key and value: 16 bytes per thread with 8 warps in half precision."""
+"""Numbers of query, of key and of value per program: 16 bytes of each per thread with 8 warps in half precision."""
 
 
 @jit
@@ -44,7 +44,7 @@ def rotary_cache_write_kernel(
     within = heads[:, None] * HEAD_DIM + dims[None, :]  # offset among all heads of one token
     hidden_size = num_heads * HEAD_DIM
 
-    # After the pairs that are rotated, the angle is zero: those dimensions stay unchanged.
+    # For dimensions after the rotated pairs the angle is zero, so they stay unchanged.
     pairs = tl.arange(0, DIM // 2)
     angle = tl.load(positions + token) * PAIRS + pairs
     sines = tl.load(sin + angle, mask=pairs < PAIRS, other=0.0)
@@ -69,7 +69,8 @@ def rotary_cache_write_triton(
 ) -> Tensor:
     """`labkit.ops.rotary_cache_write` as a kernel; angles stay in float32. A slot outside the cache is not written.
 
-    Nothing is read on the host, so a CUDA graph can hold it. `keys` and `values` must be contiguous, as they are written.
+    The host reads no values of tensors, so a CUDA graph can hold the launch. `keys` and `values` are written in place, so they
+    must be contiguous.
     """
     num_slots, num_heads, head_dim = keys.shape
     tokens, dim = qkv.shape[0], power_of_two(head_dim)

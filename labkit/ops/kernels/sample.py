@@ -1,8 +1,8 @@
 """Sample one token per row in one launch. A program reads its row of logits several times; the row stays in the L2 cache.
 
-Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and the first few of those that are equal to it. The
-threshold is found four bits at a time: each pass over the row sums, for sixteen thresholds at once, the number of tokens
-(or their probability) at or above the threshold.
+Nothing is sorted. Top-k and top-p keep all tokens above a threshold, and the first few of the tokens that are equal to it. The
+threshold is found four bits at a time: each pass over the row tries sixteen thresholds at once and sums the number of tokens
+(or their probability) at or above each of them.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 _UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
-"""How many of the highest bits of a float32 two values of a type can differ in, rounded up to a multiple of four."""
+"""The number of leading float32 bits in which two values of this type can differ, rounded up to a multiple of four."""
 
 
 @jit
 def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
-    """The highest `BITS` bits of a float32 as an unsigned number that sorts as the float does."""
+    """The highest `BITS` bits of a float32, changed to an unsigned number that has the same order as the float."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0, but its bits differ
-    # For negative floats larger bits mean a smaller number, so all bits are flipped; positive ones are moved above them.
+    # For negative floats, larger bits mean a smaller number, so all bits are flipped. Positive floats are moved above them.
     turned = tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
     return turned >> (32 - BITS)
 
 
 @jit
 def loaded(row: tl.tensor, columns: tl.tensor, vocab_size: tl.tensor) -> tl.tensor:
-    """Logits in float32, and minus infinity after the end of the vocabulary."""
+    """The logits in float32; columns after the end of the vocabulary are minus infinity."""
     return tl.load(row + columns, mask=columns < vocab_size, other=float("-inf")).to(tl.float32)
 
 
@@ -42,7 +42,7 @@ def threshold(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The largest key such that `goal` tokens (with `COUNTS`), or tokens of total weight `goal`, lie at or above it."""
+    """The largest key at or above which there are `goal` tokens (with `COUNTS`), or tokens with a total weight of `goal`."""
     lanes = tl.arange(0, BLOCK)
     digits = tl.arange(0, 16).to(tl.uint32)
     base = tl.full((), 0, tl.uint32)
@@ -69,7 +69,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number of tokens above a key and their total weight; the number of tokens at the key and the weight of one."""
+    """The number of tokens above a key, their total weight, the number of tokens at the key, and the weight of one of those."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)
@@ -137,7 +137,7 @@ def sample_kernel(
     scale = (1.4426950408889634 / heat).to(tl.float32)  # exp2 is the GPU's own exponential
 
     key = tl.full((), 0, tl.uint32)
-    ties = vocab_size  # how many tokens equal to the key are kept, the first ones
+    ties = vocab_size  # of the tokens equal to the key, this many are kept: the first ones
     k = tl.load(top_k + program)
     if (k > 0) & (k < vocab_size):
         key = threshold(row, vocab_size, k.to(tl.float32), highest, scale, True, BITS, BLOCK)
@@ -147,14 +147,14 @@ def sample_kernel(
     ties = tl.minimum(ties, at)
     p = tl.load(top_p + program)
     if p < 1:
-        # A decayed top_p can be 0, and every key reaches 0: keep the goal above it. The likeliest token has weight 1.
+        # A decayed top_p can be 0. Every key reaches a goal of 0, so keep the goal above 0. The likeliest token has weight 1.
         goal = tl.maximum((p * (weight_above + ties * weight_at)).to(tl.float32), 1e-30)
         nucleus = threshold(row, vocab_size, goal, highest, scale, False, BITS, BLOCK)
         if nucleus > key:
             key = nucleus
             above, weight_above, at, weight_at = totals_around(row, vocab_size, key, highest, scale, BITS, BLOCK)
             ties = at
-        # Keep as many of the equal tokens as their weight must add to reach the goal.
+        # Of the equal tokens, keep as many as are needed to reach the goal.
         needed = tl.ceil((goal - weight_above) / tl.maximum(weight_at, 1e-37))
         ties = tl.minimum(ties, tl.maximum(needed, 1.0).to(tl.int32))
     target = uniform(tl.load(seeds + program), tl.load(samples + program), tl.load(positions + program))
@@ -174,7 +174,7 @@ def sample_kernel(
         chosen = tl.minimum(chosen, tl.min(tl.where(beyond, start + lanes, vocab_size), 0))
         last = tl.maximum(last, tl.max(tl.where(weight > 0, start + lanes, 0), 0))
         passed += tl.sum(weight, 0).to(tl.float64)
-    # Rounded sums can end below the target: then take the last token that has a weight.
+    # Because of rounding, the sums can end below the target. Then take the last token that has a weight.
     tl.store(out + program, tl.minimum(chosen, last).to(tl.int64))
 
 
@@ -187,15 +187,16 @@ def sample_triton(
     samples: Tensor,
     positions: Tensor,
 ) -> Tensor:
-    """`labkit.ops.sample` as a kernel. It computes in float32, so a draw near the border of two tokens may choose the other.
+    """`labkit.ops.sample` as a kernel.
 
-    Each program decides what its row needs, so the host need not look at the rows.
+    It computes in float32, so a draw near the border of two tokens may choose the other token. Each program decides what its
+    row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
     numbers = [n.contiguous() for n in (temperature, top_k, top_p, seeds, samples, positions)]
-    # Sixteen sums per column of a block are in registers; larger blocks would spill them.
+    # Registers hold sixteen sums per column of a block; larger blocks would spill them.
     block, warps = (1024, 16) if vocab_size > 1024 else (256, 4)
     config = {"BITS": _UNEQUAL_BITS[logits.dtype], "BLOCK": block, "num_warps": warps}
     launch(sample_kernel, (rows,), logits, *numbers, out, vocab_size, **config)

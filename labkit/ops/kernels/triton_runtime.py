@@ -40,7 +40,7 @@ INSTALLED = has_triton()
 
 
 class _Absent:
-    """Replaces `triton.language` where Triton is missing: it has every attribute, so kernels can be defined."""
+    """Replaces `triton.language` where Triton is missing. It has every attribute, so kernels can be defined."""
 
     def __getattr__(self, name: str) -> _Absent:
         if name.startswith("__"):
@@ -60,22 +60,22 @@ else:
 Kernel = Any
 """What `jit` returns: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
 
-In a kernel's signature, `tl.tensor` stands for what the kernel sees: an address for a tensor, a number for a number, and a
-block of values in a function that kernels call.
+In a signature, `tl.tensor` stands for three things. In a kernel it is an address if a tensor was passed, or a number if a
+number was passed. In a function that kernels call, it is a block of values.
 """
 
 
 def jit(function: Callable[..., Any]) -> Kernel:
-    """`triton.jit`; without Triton, the plain function, which only `launch` uses."""
+    """`triton.jit`. Without Triton this returns the plain function, and only `launch` uses it."""
     return triton.jit(function) if INSTALLED else function
 
 
 def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
-    """`jit` for a kernel that is compiled only once for all values of the arguments of these names.
+    """`jit` for a kernel that must not be compiled again for other values of the arguments with these names.
 
     By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
-    multiple of 16 bytes. This is right for the shapes of a model. For numbers and slices that change with the batch it would
-    stop the server for seconds.
+    multiple of 16 bytes. This is right for the shapes of a model. But numbers and slices change with the batch, and each
+    compilation would stop the server for seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Kernel:
@@ -85,13 +85,13 @@ def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
 
 
 def interpreted() -> bool:
-    """Whether this process runs kernels in Triton's interpreter; decided when Triton was imported."""
+    """Whether this process runs kernels in Triton's interpreter. This was decided when Triton was imported."""
     return INSTALLED and hasattr(tl.sum, "rewrite")  # `tl.sum` is a standard function that jit wrapped at import
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of a kernel: `args` by position, `options` by name (constexprs, num_warps, num_stages)."""
+    """One launch of a kernel: `args` are passed by position, `options` by name (constexprs, num_warps, num_stages)."""
 
     kernel: Kernel
     grid: tuple[int, ...]
@@ -113,8 +113,8 @@ _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
     """Inside this block nothing runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
 
-    With tensors on the device "meta" the largest shapes cost nothing. A launcher that reads a tensor's values on the host,
-    which a CUDA graph does not allow, fails on them.
+    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. So a launcher that
+    reads values on the host fails here; in a CUDA graph it would fail too.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)
@@ -164,7 +164,7 @@ def _check(kernel: Kernel, tensors: list[Tensor]) -> None:
 
 
 def arch_of(device: torch.device) -> int:
-    """The compute capability, such as 80 or 90, that a launch on `device` chooses its block sizes for; 80 without a GPU."""
+    """The compute capability of `device`, such as 80 or 90, for which a launch chooses its block sizes; 80 without a GPU."""
     recording = _RECORDING.get()
     if recording is not None:
         return recording.arch
@@ -178,7 +178,7 @@ def _capability(device: torch.device) -> int:
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least `n`, because Triton's blocks have such sizes only."""
+    """The smallest power of two that is at least `n`. Triton's blocks can have only such sizes."""
     return 1 << (n - 1).bit_length()
 
 

@@ -1,4 +1,4 @@
-"""Guessing ahead: what is guessed, that no token depends on it, and that right guesses save passes."""
+"""Guessing ahead: the guesses are right by definition, no token depends on them, and correct guesses save forward passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from tests.engine.test_sampling import WISHES, sampler_of, sequence
 
 
 def plain_proposals(tokens: list[int], count: int) -> list[int]:
-    """By definition: behind the last earlier occurrence of the longest ending, up to three tokens, that occurred before."""
+    """The guess by definition.
+
+    Take the longest ending of the text, of up to three tokens, that also occurs earlier. The guess is what follows its last
+    earlier occurrence.
+    """
     for length in range(LONGEST, 0, -1):
         ending = tokens[-length:]
         for end in range(len(tokens) - 1, length - 1, -1):
@@ -47,7 +51,7 @@ def test_nothing_is_guessed_where_nothing_was_seen() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("wishes", [WISHES, [{"temperature": 0.0}] * 5], ids=["all kinds", "greedy"])
 def test_verified_tokens_are_those_made_one_by_one(wishes: list[dict[str, object]], seed: int) -> None:
-    """Guesses right, wrong and none, in one batch: each sequence gets what it would have got step by step."""
+    """Right guesses, wrong guesses and no guesses in one batch: each sequence gets the same tokens as without guessing."""
     vocab, steps, draw = 19, 16, random.Random(seed)
     logits = 2 * torch.randn(len(wishes), steps, vocab, generator=torch.Generator().manual_seed(seed))
     plain, guessing = (

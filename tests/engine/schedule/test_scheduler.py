@@ -1,4 +1,4 @@
-"""The scheduler's promises, without a model: order, bounds, preemption, cancellation, and every slot accounted for."""
+"""The scheduler without a model: order, limits, preemption, cancellation, and no slot is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scheduler(
 
 
 def step(one: Scheduler) -> tuple[Plan, list[Sequence]]:
-    """A step of a model whose every token is a number never seen before; the sequences that got one."""
+    """Run a step of a model that makes a new number for every token. Return the sequences that got a token."""
     plan = one.plan()
     assert plan.num_tokens <= one.max_step_tokens
     assert len(one.running) <= one.max_batch_size
@@ -63,7 +63,7 @@ def check_entry(one: Scheduler, entry: Any) -> None:
 
 
 def check_references(one: Scheduler) -> None:
-    """Each slot is referred to exactly as often as running sequences hold it."""
+    """Check that the reference count of each slot equals the number of running sequences that hold the slot."""
     expected = Counter(slot for entry in one.running for slot in entry.held.tolist())
     references = one.pool.allocator.references
     assert {slot: int(references[slot]) for slot in references.nonzero()[0].tolist()} == dict(expected)
@@ -82,7 +82,7 @@ def check_empty(one: Scheduler) -> None:
 
 
 def unlike(length: int, first: int) -> list[int]:
-    """A prompt that shares nothing with those of another `first`."""
+    """A prompt that has no tokens in common with the prompts made for another `first`."""
     return [first * 100 + index for index in range(length)]
 
 
@@ -97,7 +97,7 @@ def test_a_prompt_longer_than_a_step_goes_in_chunks_and_its_last_chunk_gives_a_t
 
 
 def test_running_sequences_get_a_token_in_every_step_while_a_long_prompt_advances() -> None:
-    """And the long prompt, beside as many short ones as fit, ends within the bound of the docstring."""
+    """The long prompt, next to as many short ones as fit, also ends within the limit in the docstring."""
     one = scheduler(tokens=16, rows=8, num_slots=3000)
     running = [sequence(unlike(2, n), 400) for n in range(7)]
     for short in running:
@@ -272,7 +272,7 @@ def test_a_cancelled_request_gives_back_its_slots_at_once_wherever_it_is() -> No
 
 @pytest.mark.parametrize("seed", range(25))
 def test_any_order_of_arrivals_and_cancellations_ends_with_every_slot_accounted_for(seed: int) -> None:
-    """Nobody starves: the earliest running one advances in every step; whoever is not cancelled ends whole."""
+    """No sequence starves: the earliest running sequence advances in every step. All that are not cancelled are completed."""
     draw = random.Random(seed)
     one = scheduler(draw.choice([45, 70, 200]), draw.choice([3, 6]), draw.choice([8, 20]), prefix_reuse=draw.random() < 0.7)
     asked: list[Sequence] = []
@@ -305,7 +305,7 @@ def test_any_order_of_arrivals_and_cancellations_ends_with_every_slot_accounted_
 
 
 def test_schedules_with_small_pools_do_preempt() -> None:
-    """So that the test above proves something about preemption."""
+    """This shows that the test above really tests preemption."""
     preemptions = 0
     for seed in range(5):
         draw = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Slots and prefixes against a plain model of what they must do."""
+"""Slots and prefixes, compared with a simple model of the required behaviour."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_pool_of_no_slots_is_refused() -> None:
 
 
 class Plain:
-    """All prefixes in a dictionary: what the tree says in fewer words."""
+    """All prefixes in a dictionary. It holds the same information as the tree, in a simpler form."""
 
     def __init__(self) -> None:
         self.slot_of: dict[tuple[int, ...], int] = {}
@@ -68,7 +68,7 @@ class Plain:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_tree_finds_and_keeps_what_a_dictionary_of_all_prefixes_does(seed: int) -> None:
-    """Texts over two letters, so that they branch everywhere; some go on while others' prefixes are given up."""
+    """Texts of two letters, so the tree branches everywhere. Some texts grow while the prefixes of others are dropped."""
     draw = random.Random(seed)
     slots = SlotAllocator(60)
     tree, plain = PrefixCache(slots), Plain()

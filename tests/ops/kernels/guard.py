@@ -1,4 +1,4 @@
-"""Tensors that notice what a kernel does around them: poisoned outputs with canaries, and misaligned inputs."""
+"""Tensors that detect wrong accesses of a kernel: outputs filled with poison between canaries, and misaligned inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ MARGIN = 64
 
 @contextlib.contextmanager
 def guarded_outputs() -> Iterator[None]:
-    """Inside, `torch.empty` and `torch.empty_like` give tensors full of poison; at the end nothing around them has changed."""
+    """In this block, `torch.empty` and `torch.empty_like` return tensors filled with poison.
+
+    At the end, the memory around these tensors must not have changed.
+    """
     buffers: list[torch.Tensor] = []
 
     def empty(*size: Any, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> torch.Tensor:
@@ -42,7 +45,7 @@ def _poison(dtype: torch.dtype) -> float | int:
 
 
 def misaligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy one element behind a 16-byte boundary, with poison on both sides."""
+    """A copy that starts one element after a 16-byte boundary, with poison on both sides."""
     buffer = torch.full((tensor.numel() + 1 + MARGIN,), _poison(tensor.dtype), dtype=tensor.dtype, device=tensor.device)
     copy = buffer[1 : 1 + tensor.numel()].view(tensor.shape)
     copy.copy_(tensor)

@@ -1,4 +1,4 @@
-"""Choices of kernels: measured by a clock of the test's own, kept, found again, and measured anew when anything changed."""
+"""Choices of kernels, measured with a clock made for the test: they are stored, found again, and repeated after a change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Clock:
-    """Stands for `do_bench`: what a call takes is what it returns; a plan below 0 fails."""
+    """Replaces `do_bench`: the time of a call is its return value. A plan below 0 fails."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -1,4 +1,4 @@
-"""What ships, compiled for sm_80 and sm_90 without a GPU: no spilled registers, fitting shared memory, 16-byte accesses."""
+"""All kernels, compiled for sm_80 and sm_90 without a GPU: no spilled registers, enough shared memory, 16-byte accesses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HEADS = [(2, 32), (4, 64), (3, 80), (16, 128), (16, 256)]
 
 
 def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor without memory: a launch needs its type, shape and alignment."""
+    """A tensor without memory. A launch needs only the type, the shape and the alignment of a tensor."""
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
 def compiled(call: Callable[[], object], arch: int) -> list[CompiledKernel]:
-    """The kernels of `call`; what would go wrong with any of them fails here."""
+    """The kernels that `call` launches. If one of them has a problem, the test fails here."""
     found = compile_call(call, arch)
     assert found
     assert [problem for kernel in found for problem in kernel.problems()] == []
@@ -78,7 +78,7 @@ def test_decode_attention_copies_16_bytes_a_thread_ahead(heads: int, head_dim: i
     assert (decode.name, join.name) == ("decode_attention_kernel", "join_kernel")
     assert "cp.async.cg.shared.global" in decode.ptx, "keys and values are not fetched ahead of their use"
     assert decode.global_accesses()[16] >= 2
-    # Four programs on a processor at least: with three tiles of 16 KiB each on the way they keep the memory busy.
+    # At least four programs must fit on a multiprocessor: each loads three tiles of 16 KiB, which keeps the memory busy.
     assert 4 * decode.shared_bytes <= 163 * 1024
     assert 4 * decode.registers * 128 <= 65536
 

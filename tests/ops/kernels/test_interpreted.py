@@ -1,4 +1,4 @@
-"""Runs the tests in `interpreted/`, all in one process that has Triton's interpreter; here each of their files is a test."""
+"""Runs the tests in `interpreted/`, all in one process with Triton's interpreter. Each file there is one test here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ pytestmark = [
 def interpreted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Counter[tuple[str, str]]]:
-    """What that process printed, and how many tests of each file had each outcome; it leaves out what this process does."""
+    """The output of that process, and the number of tests by file and outcome.
+
+    The options of this run about which tests to leave out are passed on.
+    """
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     command = [sys.executable, "-m", "pytest", str(FOLDER), "-p", "no:cacheprovider", "--junitxml", str(report)]
     command += ["-m", request.config.option.markexpr]

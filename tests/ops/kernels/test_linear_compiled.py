@@ -1,4 +1,4 @@
-"""Every configuration of the linear kernels that ships, compiled for sm_80 and sm_90 at the shapes of GPT-J 6B."""
+"""Every configuration of the linear kernels, compiled for sm_80 and sm_90 at the shapes of GPT-J 6B."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def weight_of(kind: str, dtype: torch.dtype, group: int = 32) -> GPUWeight:
 
 @functools.cache
 def compiled(kind: str, rows: int, dtype: torch.dtype, arch: int, group: int = 32) -> dict[str, list[CompiledKernel]]:
-    """By plan, the kernels that it launches; plans that differ in the number of parts alone have the same."""
+    """The kernels that each plan launches. Plans that differ only in the number of parts launch the same kernels."""
     x, weight, bias = meta(rows, NUM_IN, dtype=dtype), weight_of(kind, dtype, group), meta(NUM_OUT, dtype=dtype)
     found: dict[str, list[CompiledKernel]] = {}
     seen = set()
@@ -65,7 +65,7 @@ def check(found: dict[str, list[CompiledKernel]], kind: str, arch: int) -> None:
         assert "cp.async.cg.shared.global" in main.ptx, "weights are not fetched ahead of their use"
         assert "mma" in main.ptx, "no tensor cores"
         if "PARTS=1" not in label:  # without the scales and the bias at the end, these are the loads of the loop
-            # Of int4 the scales are narrower; int8 that becomes float16 for Hopper's wgmma is copied in pieces of 8 bytes.
+            # The scales of int4 are narrower. int8 that becomes float16 for Hopper's wgmma is copied in pieces of 8 bytes.
             narrower = {"int4": {2, 4, 8}, "int8": {8} if arch == 90 else set()}.get(kind, set())
             assert {16} <= set(accesses) <= {16} | narrower, f"{label}: {accesses}"
 
@@ -77,7 +77,7 @@ def check(found: dict[str, list[CompiledKernel]], kind: str, arch: int) -> None:
         for kind in KINDS
         for rows in BUCKETS[kind]
         for arch in (80, 90)
-        if kind != "fp8" or arch >= FP8_ARCH  # refused before, which the interpreted tests see
+        if kind != "fp8" or arch >= FP8_ARCH  # older GPUs refuse FP8; the interpreted tests check this
     ],
 )
 def test_what_ships_in_float16(kind: str, rows: int, arch: int) -> None:

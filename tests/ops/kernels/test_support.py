@@ -1,4 +1,4 @@
-"""What kernels say where they cannot run, and what is read off a compiled kernel."""
+"""The errors of kernels where they cannot run, and the figures that are read from a compiled kernel."""
 
 from __future__ import annotations
 

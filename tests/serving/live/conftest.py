@@ -1,4 +1,4 @@
-"""Servers with the real models, where there is a Triton Inference Server."""
+"""Servers with the real models, if a Triton Inference Server is installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def offline(triton_server: None) -> Engine:
 
 @pytest.fixture(scope="session")
 def served(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of all five models, which tests leave as it is."""
+    """A server of all five models. Tests must not change it."""
     folder = tmp_path_factory.mktemp("served")
     write_repository(folder / "repository", ServeSettings())
     with Server(folder / "repository", watch=False, log=folder / "log") as server:

@@ -21,7 +21,7 @@ class TritonPythonModel:
 
 
 def write_repository_of_one(folder: Path, code: str | None = ECHO) -> Path:
-    """Write a repository of the model `mine` to a folder; returns the folder. code: its model.py, or None for none."""
+    """Write a repository with the model `mine` to a folder; return the folder. code: the text of model.py, or None."""
     (folder / "mine" / "1").mkdir(parents=True)
     (folder / "mine" / "config.pbtxt").write_text(CONFIG)
     if code is not None:

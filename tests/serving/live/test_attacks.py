@@ -1,4 +1,4 @@
-"""Who can reach a server's ports, and is not its user's own program: what is refused, and what was not done."""
+"""Programs of other users that can reach a server's ports: the requests that are refused, and that they had no effect."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def call(
 
 
 def evil_code(proof: Path) -> str:
-    """A model that leaves a file behind when it is read."""
+    """A model that creates a file when it is read."""
     return f"open({str(proof)!r}, 'w').write('it ran')\n"
 
 
 def evil_load(proof: Path) -> dict[str, Any]:
-    """The parameters of a load that brings its own code."""
+    """The parameters of a load request that contains its own code."""
     code = base64.b64encode(evil_code(proof).encode()).decode()
     return {"parameters": {"config": json.dumps(EVIL_CONFIG), "file:1/model.py": code}}
 
@@ -158,7 +158,7 @@ def test_the_metrics_port_gives_numbers_and_takes_nothing(served: Server) -> Non
 
 
 def readable_by_others(kind: str) -> list[str]:
-    """What `/proc` tells of all processes that other users may read."""
+    """The content of the files in `/proc` that other users may read, for all processes."""
     found = []
     for file in Path("/proc").glob(f"[0-9]*/{kind}"):
         try:
@@ -207,7 +207,7 @@ def listening(found: list[psutil.Process]) -> set[tuple[str, int]]:
 
 
 def test_a_secret_is_random_and_opens_its_server_until_that_ends(served: Server, tmp_path: Path) -> None:
-    """The attack runs with it: what strangers met was the bolt, and no mistake in their request."""
+    """With the secret, the same attack works. So without it, requests are refused for the missing secret and nothing else."""
     proof = tmp_path / "proof"
     with Server(served.repository, models=["postprocessing"], watch=False, log=tmp_path / "log") as other:
         address = other.grpc

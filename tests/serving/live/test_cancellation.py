@@ -1,4 +1,4 @@
-"""A request whose client has gone, or whose time is up, gives its place in the engine back."""
+"""If the client of a request has gone, or the request's time is over, its place in the engine becomes free."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def narrow(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def has_place_for(server: Server, prompts: int) -> bool:
-    """Whether the engine takes so many more at this moment."""
+    """Whether the engine accepts this many more requests now."""
     try:
         infer(server, "fastertransformer", fastertransformer([[260]] * prompts, 1))
     except client_library().InferenceServerException as error:
@@ -55,12 +55,12 @@ def has_place_for(server: Server, prompts: int) -> bool:
 
 
 def wait_until_idle(server: Server) -> None:
-    """Wait until every place is free: one alone would leave the next requests to a race."""
+    """Wait until every place is free. If only one were free, the next requests would compete for it."""
     wait_for(lambda: has_place_for(server, ROOM), "free places")
 
 
 def tokens_made(server: Server) -> int:
-    """The tokens that the engine has made by now."""
+    """The number of tokens that the engine has made so far."""
     return at_rest(server).engine().tokens
 
 
@@ -89,7 +89,7 @@ def http_streams_end(server: Server, stack: contextlib.ExitStack) -> None:
         connection = http.client.HTTPConnection(server.http, timeout=PATIENCE)
         stack.callback(connection.close)
         connection.request("POST", "/v2/models/gptj/generate_stream", json.dumps(body))
-        response = stack.enter_context(connection.getresponse())  # which would keep the connection open
+        response = stack.enter_context(connection.getresponse())  # an open response would keep the connection open
         assert b"token_ids" in response.readline()
 
 
@@ -107,7 +107,7 @@ def test_a_client_that_goes_frees_its_place(narrow: Server, whole: float, way: W
         before = tokens_made(narrow)
         with contextlib.ExitStack() as stack:
             way(narrow, stack)
-            time.sleep(whole / 8)  # a look that comes before the requests would take the place of one
+            time.sleep(whole / 8)  # a check that arrives before the requests would take the place of one
             full = not has_place_for(narrow, 1)
         wait_until_idle(narrow)
         made = tokens_made(narrow) - before
@@ -156,7 +156,7 @@ def _limit(which: str, name: str, seconds: float, microseconds: int) -> dict[str
 
 
 def _failure(asked: Future[None]) -> str:
-    """What a request was told; of one that ended before its time was up, that it did."""
+    """The error of a request, or a text that says that it ended before its time was over."""
     error = asked.exception()
     if error is None:
         return "answered in time"

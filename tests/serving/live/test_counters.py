@@ -22,7 +22,7 @@ TIMES = 3
 
 
 def at_rest(server: Server) -> Metrics:
-    """A look at metrics that have stopped changing: they are written each half second."""
+    """Read the metrics when they have stopped changing. The server writes them every half second."""
     look = read_metrics(server.metrics)
     until = time.monotonic() + PATIENCE
     while True:
@@ -38,7 +38,7 @@ def _own(look: Metrics) -> dict[Any, float]:
 
 
 def when(server: Server, before: Metrics, counted: Callable[[Metrics], bool]) -> Metrics:
-    """What has been counted since `before`, when at least that much has been."""
+    """Wait until at least this much has been counted since `before`, and return the counts since then."""
     until = time.monotonic() + PATIENCE
     while not counted(found := read_metrics(server.metrics) - before):
         assert time.monotonic() < until, _own(found)
@@ -78,7 +78,7 @@ def test_each_refused_request_is_counted_once(served: Server) -> None:
             refuse(lambda ask_once=ask_once: ask_once(served))  # type: ignore[misc]
     ask(served, text_input=PROMPT, max_new_tokens=2)
     infer(served, "ensemble", ensemble([PROMPT], 2))
-    requests = 2 + 2 * TIMES  # two were answered, and those whose time was up had been taken in
+    requests = 2 + 2 * TIMES  # two answered requests, and those that were accepted but whose time was over
     all_of_them = len(REFUSED) * TIMES
     found = when(
         served, before, lambda look: sum(look.refused().values()) >= all_of_them and look.engine().requests >= requests
@@ -87,7 +87,7 @@ def test_each_refused_request_is_counted_once(served: Server) -> None:
     assert counted == dict.fromkeys(REFUSED, TIMES)
     assert found.engine().requests == requests
     assert (found.model("gptj").requests, found.model("gptj").failures) == (1, 2 * TIMES)
-    # Of the ensemble's requests the first step refused some, the second others, and one was answered.
+    # The ensemble's first step refused some requests, its second step refused others, and one request was answered.
     assert (found.model("ensemble").requests, found.model("ensemble").failures) == (1, 2 * TIMES)
     assert (found.model("fastertransformer").requests, found.model("fastertransformer").failures) == (1, 2 * TIMES)
 

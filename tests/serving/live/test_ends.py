@@ -1,4 +1,4 @@
-"""What ends a tritonserver, or a model's process, ends no deployment: whoever waits is told, and it answers again."""
+"""If a tritonserver or a model's process ends, waiting clients get an error, and the deployment soon answers again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def kept(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @contextlib.contextmanager
 def started_again(server: Server, offline: Engine) -> Iterator[list[str]]:
-    """In the block the server ends; after it, it was started again once, and answers as before. Filled: why it ended."""
+    """In this block, the server must end. After it, the server was started again once and answers as before.
+
+    The yielded list gets the reason why the server ended.
+    """
     before, pid, memory = len(server.restarts), server.pid, shared_memory(region_prefix(server))
     why: list[str] = []
     yield why
@@ -91,7 +94,7 @@ def text(server: Server) -> Any:
 
 @contextlib.contextmanager
 def in_flight(server: Server, ways: list[Callable[[Server], Any]]) -> Iterator[list[Future[Any]]]:
-    """Long requests that have begun and are far from their ends."""
+    """Long requests that have begun and are far from finished."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         asked = [pool.submit(ways[number % len(ways)], server) for number in range(IN_FLIGHT)]
         dog: Any = server.watchdog
@@ -101,7 +104,7 @@ def in_flight(server: Server, ways: list[Callable[[Server], Any]]) -> Iterator[l
 
 
 def errors(asked: list[Future[Any]]) -> list[str]:
-    """The names of the errors with which requests ended; the name of none is empty."""
+    """The names of the errors with which the requests ended. Without an error, the name is empty."""
     found = []
     for each in asked:
         error = each.exception(timeout=PATIENCE)

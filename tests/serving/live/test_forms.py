@@ -1,4 +1,4 @@
-"""Values as clients write them: what the engine takes is answered, what it refuses is refused by name, over HTTP and gRPC."""
+"""Values as clients write them, over HTTP and gRPC: valid ones are answered; for others an error names the input."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ REFUSED: list[tuple[str, str]] = [
     ('"stop_token_ids": [8192]', "stop_token_ids holds 8192"),
     ('"end_token_id": 8192', "end_token_id holds 8192"),
     ('"input_ids": [260]', "both of text_input and input_ids"),
-    # What is not the number, word or truth value that the input takes is refused by Triton itself, as it reads the JSON.
+    # If the JSON has a value of the wrong type (number, string or boolean), Triton itself refuses it.
     ('"stop": [5]', "non-string"),
     ('"stop": null', "non-string"),
     ('"seed": 18446744073709551615', "non-signed-integer"),

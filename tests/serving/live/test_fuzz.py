@@ -1,4 +1,4 @@
-"""A few of the random requests that `python -m tests.serving.fuzz` sends by the thousand."""
+"""A few random requests. `python -m tests.serving.fuzz` sends thousands of them."""
 
 from __future__ import annotations
 

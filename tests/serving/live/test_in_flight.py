@@ -42,7 +42,7 @@ def was_held(served: Server, long: str, short: str) -> bool:
     ended = threading.Event()
 
     def run_long() -> None:
-        # A second stream of gptj's shows when the engine runs: the long one came before it.
+        # A second stream of gptj shows when the engine runs. The long request came before it.
         if long == "gptj":
             stream(served, long_request("gptj", LONG))
         else:

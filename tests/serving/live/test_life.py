@@ -1,4 +1,4 @@
-"""What becomes of servers and models when processes are killed, ports are taken, or a repository cannot be served."""
+"""Servers and models when processes are killed, when ports are in use, and when a repository cannot be served."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.serving.live.requests import PROMPT, ask, ensemble, infer
 
 
 def remains(server: Server, pid: int) -> list[Path]:
-    """What a server that has ended left behind: regions of shared memory, and folders."""
+    """The regions of shared memory and the folders that are left of a server that has ended."""
     folders = [server.log.parent, shared_folder_path(pid)]
     return [*shared_memory(region_prefix(server)), *(folder for folder in folders if folder.exists())]
 
@@ -71,7 +71,7 @@ def test_a_killed_model_is_loaded_anew(watched: Server, offline: Engine, model: 
 
 @pytest.mark.long
 def test_two_servers_on_one_repository(watched: Server, offline: Engine, tmp_path: Path) -> None:
-    """Also in a thread; and what one leaves behind when it ends is nothing, while the other goes on."""
+    """The second server is started in a thread. When it ends, it leaves nothing over, and the first server continues."""
     made: list[Server] = []
     thread = threading.Thread(target=lambda: made.append(Server(watched.repository)))
     thread.start()

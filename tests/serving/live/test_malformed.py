@@ -1,4 +1,4 @@
-"""A thousand malformed requests, drawn by a seed: each is refused in words, and good ones are answered as before."""
+"""A thousand malformed requests, made from a seed: each is refused with a message, and valid ones are still answered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _renamed(inputs: list[Any], names: list[str], shape: list[int] | None = None
 
 
 def message_of(model: str, inputs: list[Any]) -> Any:
-    """The request as the protocol's message, which can hold what no client would send."""
+    """The request as a message of the protocol. It can hold values that no client library would send."""
     message = pb2.ModelInferRequest(model_name=model)
     for given in inputs:
         message.inputs.add(name=given.name(), datatype=given.datatype(), shape=given.shape())
@@ -207,7 +207,7 @@ MISTAKES: list[Mistake] = [
 
 
 def malformed(count: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """The name of the mistake, and the message with it."""
+    """The name of the mistake, and the message that contains it."""
     draw = random.Random(seed)
     while count:
         model = draw.choice(sorted(GOOD))
@@ -272,7 +272,7 @@ def still_answers(server: Server, offline: Engine) -> None:
 
 
 def garbage(draw: random.Random) -> tuple[str, bytes]:
-    """A path and a body that is no request."""
+    """A path and a body that is not a valid request."""
     model = draw.choice(sorted(GOOD))
     way = draw.choice(["infer", "generate", "generate_stream"])
     whole = b'{"text_input": "Once", "max_new_tokens": 3, "inputs": [{"name": "QUERY", "shape": [1, 1], "datatype": "BYTES"}]}'

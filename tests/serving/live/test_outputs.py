@@ -1,4 +1,4 @@
-"""A client that names outputs gets these and no others, whichever it names, with the values that they have among all."""
+"""A client that names outputs gets exactly these outputs, with the same values as when it asks for all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def request_of(model: str) -> list[Any]:
 
 
 def same(found: Any, expected: Any, what: str) -> None:
-    """Equal, or nearly if they are log-probabilities: these depend on which prompts share a step."""
+    """Whether values are equal, or nearly equal for log-probabilities, which depend on the other prompts in a step."""
     compare = np.testing.assert_allclose if found.dtype == np.float32 else np.testing.assert_array_equal
     compare(found, expected, **({"rtol": 1e-4} if found.dtype == np.float32 else {}), err_msg=what)
 
@@ -75,7 +75,7 @@ def test_every_subset_of_outputs_over_http(served: Server, model: str) -> None:
         status, text = post(served, f"/v2/models/{model}/infer", body)
         assert status == 200, (chosen, text)
         found = {output["name"]: output["data"] for output in json.loads(text)["outputs"]}
-        whole = whole or found  # the first subset is all of them
+        whole = whole or found  # the first subset contains all outputs
         assert found == {name: whole[name] for name in chosen}
     assert whole["sequence_length"][0] >= NEW_TOKENS
 

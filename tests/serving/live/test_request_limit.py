@@ -1,4 +1,4 @@
-"""`request_seconds`: a request whose client is gone without a word does not hold its place until its text is done."""
+"""`request_seconds`: if a client disappears without closing the connection, its request does not keep its place to the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = {"max_new_tokens": 500, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def limited(triton_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that runs one request at a time and lets none wait."""
+    """A server that runs one request at a time and has no queue."""
     folder = tmp_path_factory.mktemp("limited")
     settings = ServeSettings(max_batch=1, max_queue=0, threads=1, request_seconds=LIMIT)
     write_repository(folder / "repository", settings)

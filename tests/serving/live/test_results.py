@@ -1,4 +1,4 @@
-"""What is served is what the engine makes without a server, to the token."""
+"""The served tokens are exactly the tokens that the engine makes without a server."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_an_empty_prompt_begins_with_start_id(served: Server, offline: Engine) -
     expected = offline.generate([[9], [260, 951]], SamplingParams(max_new_tokens=8))
     for row, output in enumerate(expected):
         length = made["sequence_length"][row, 0]
-        # An empty prompt has no token in front, and is answered as the one of start_id.
+        # An empty prompt gets no token before it, and has the same answer as the prompt that holds only start_id.
         assert made["output_ids"][row, 0, :length].tolist()[-8:] == output.token_ids
 
 
@@ -163,7 +163,7 @@ def test_word_lists_of_tokens(served: Server, offline: Engine) -> None:
 
 
 def test_padding_behind_the_end_is_no_text(served: Server, offline: Engine) -> None:
-    """Of two prompts one ends early; its row of the batch is filled up, and its text is not."""
+    """One of two prompts ends early. Its row in the batch is padded, but its text is not."""
     words = once(offline, PROMPT).text.split()
     made = infer(served, "ensemble", ensemble([PROMPT, "The"], 24, stop=words[1]))
     assert made["OUTPUT_0"][0, 0] == (PROMPT + once(offline, PROMPT, stop=[words[1], " " + words[1]]).text)

@@ -1,4 +1,4 @@
-"""A name that a model does not know is refused with what was probably meant: nothing that a client writes is dropped."""
+"""A name that a model does not know is refused, and the error suggests a known name. No input is silently ignored."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_bodies_without_them_are_answered(served: Server, model: str) -> Non
 
 
 def test_inputs_may_stand_under_parameters(served: Server) -> None:
-    """As other servers' clients write them."""
+    """Names that clients of other servers use."""
     body = {"text_input": PROMPT, "parameters": {"max_new_tokens": 3, "stop": []}}
     status, text = post(served, "/v2/models/gptj/generate", body)
     assert (status, '"completion_tokens":3' in text) == (200, True)

@@ -1,6 +1,6 @@
-"""Tests of kernels in Triton's interpreter, which a process has or has not: `test_interpreted.py` runs them in one that has.
+"""Tests of kernels in Triton's interpreter. A whole process uses the interpreter or not; `test_interpreted.py` starts one.
 
-To run a single one: `TRITON_INTERPRET=1 python -m pytest tests/ops/kernels/interpreted/test_layer_norm.py`.
+To run a single file: `TRITON_INTERPRET=1 python -m pytest tests/ops/kernels/interpreted/test_layer_norm.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 @pytest.fixture(autouse=True)
 def _guarded() -> Iterator[None]:
-    """Every output is poisoned before its kernel, and has canaries around it."""
+    """Every output is filled with poison before its kernel runs, and has canaries around it."""
     with guarded_outputs():
         yield

@@ -1,4 +1,4 @@
-"""Both attention kernels against float64, over caches whose other slots hold 1e30 and NaN."""
+"""Both attention kernels, compared with float64. Cache slots that they must not read hold 1e30 and NaN."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Place = Callable[[torch.Tensor], torch.Tensor]
 
 
 def poisoned_cache(lengths: list[int], heads: int, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """`scattered_cache` in `dtype`, and the same in float64 for the reference."""
+    """`scattered_cache` in `dtype`, and the same values in float64 for the reference."""
     keys, values, table = scattered_cache(lengths, heads, head_dim)
     keys, values = keys.to(dtype), values.to(dtype)
     return keys, values, table, torch.tensor(lengths, dtype=torch.int32), keys.double(), values.double()
@@ -62,7 +62,7 @@ def test_decode_attention_reads_its_slots_once_and_no_split_behind_them() -> Non
     with count_traffic() as traffic:
         decode_attention_triton(random(2, heads, head_dim).float(), keys, values, table, counts)
     row = 4 * head_dim
-    splits, grid = 2 + 1, 5 * 2  # stretches with slots; stretches of the table for both sequences
+    splits, grid = 2 + 1, 5 * 2  # the splits that hold slots; the splits of the whole table, for both sequences
     cache = heads * (150 + 7) * (2 * row + 4)
     partial = heads * splits * (row + 2 * 4)
     assert traffic.bytes_read == cache + heads * splits * row + heads * grid * 4 + partial + 2 * heads * 4

@@ -1,4 +1,4 @@
-"""The kernels around the products and the attention: residual sum and norm, embedding, rotary and cache write."""
+"""The kernels other than products and attention: residual sum and norm, embedding, rotary and cache write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels of linear layers against products in float64, for every kind of weight, on ragged and awkward shapes."""
+"""The kernels of linear layers, compared with products in float64, for every kind of weight and on awkward shapes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def inputs(rows: int, num_in: int, num_out: int) -> tuple[torch.Tensor, torch.Te
 
 
 def expected(x: torch.Tensor, weight: ops.Weight, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
-    """In float64 with the very numbers that a kernel is given."""
+    """The product in float64, from exactly the same numbers that the kernel gets."""
     operation = ops.linear_gelu if gelu else ops.linear
     dense = weight.double() if isinstance(weight, torch.Tensor) else weight
     return operation(x.double(), dense, None if bias is None else bias.double())
@@ -62,7 +62,7 @@ def test_quantized(shape: tuple[int, int, int], kind: str, dtype: torch.dtype) -
     for used, gelu in ((None, False), (bias, True)):
         found = linear_triton(x, weight, used, gelu=gelu)
         assert found.dtype == dtype
-        # The kernel of a single row reads nibbles as small additions to 1, which takes four bits off float32's 24.
+        # The kernel for a single row reads nibbles as small additions to 1, which costs four of float32's 24 bits.
         bound = max(BOUNDS[dtype], 3e-5) if "int4" in kind else BOUNDS[dtype]
         assert relative(found, expected(x, weight, used, gelu)) < bound
 
@@ -70,7 +70,7 @@ def test_quantized(shape: tuple[int, int, int], kind: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("kind", ["dense", "int8", "int4", "int8 dynamic"])
 @pytest.mark.parametrize("rows", [1, 16, 64])
 def test_every_plan_gives_the_same(kind: str, rows: int) -> None:
-    num_in, num_out = 2100, 70  # enough steps for several parts, the last one of which is short
+    num_in, num_out = 2100, 70  # enough steps for several parts; the last part is shorter
     x, dense, bias = (part.half() for part in inputs(min(rows, 3), num_in, num_out))
     weight = dense if kind == "dense" else QUANTIZED[kind](dense)
     exact = expected(x, weight, bias, True)
@@ -128,7 +128,7 @@ def test_a_part_of_a_matrix_and_rows_apart() -> None:
 
 
 def test_the_weight_is_read_once() -> None:
-    """A single row, and 8 rows: what passes through memory is the weight, x for every block of outputs, and the result."""
+    """For a single row and for 8 rows, the traffic is the weight, x for every block of outputs, and the result."""
     num_in, num_out = 256, 64
     for kind, weight_bytes in (("dense", 2), ("int8", 1), ("int4", 0.5625)):
         weight = random(num_out, num_in).half()

@@ -1,4 +1,4 @@
-"""Activations rounded on the way in, products in FP8, and weights spread out: bit for bit what the torch forms give."""
+"""Rounding of activations, products in FP8, and dequantized weights: every bit equals the result of the torch forms."""
 
 from __future__ import annotations
 

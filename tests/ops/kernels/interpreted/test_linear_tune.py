@@ -1,4 +1,4 @@
-"""Tuning a whole model's linear layers: each shape once, and what was found is what runs."""
+"""Tuning the linear layers of a whole model: each shape is measured once, and the fastest kernel then runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 class Backwards:
-    """Stands for a clock: each candidate is faster than the one before it."""
+    """Replaces the clock: each candidate is faster than the one before it."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -1,4 +1,4 @@
-"""Sampling and penalties as kernels against their torch forms, draw by draw."""
+"""The kernels for sampling and penalties, compared with their torch forms draw by draw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Place = Callable[[torch.Tensor], torch.Tensor]
 
 
 def numbers(rows: int, seed: int) -> tuple[torch.Tensor, ...]:
-    """Temperature, top-k, top-p, seed, sample and position of each row, all kinds mixed."""
+    """Temperature, top-k, top-p, seed, sample and position of each row. The rows are of different kinds."""
     draw = random.Random(seed)
     return (
         torch.tensor([draw.choice([0.0, 0.5, 1.0, 2.0]) for _ in range(rows)]).double(),

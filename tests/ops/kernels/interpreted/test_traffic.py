@@ -1,4 +1,4 @@
-"""The traffic counter on kernels whose traffic can be said in advance."""
+"""The traffic counter on kernels with a known traffic."""
 
 from __future__ import annotations
 
