@@ -262,7 +262,7 @@ def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimiz
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
     """The factor of the learning rate.
 
-    It rises, stays constant, and falls linearly over the last `decay_fraction` of `steps`.
+    It rises during warm-up, stays constant, and falls linearly over the last `decay_fraction` of `steps`.
     """
     decay_steps = max(1, round(recipe.decay_fraction * steps))
     return min(1.0, (step + 1) / recipe.warmup_steps, (steps - step) / decay_steps)
