@@ -3,11 +3,15 @@
 On a busy machine all runs of a measurement can be slow by the same factor. For example, if two threads wait for each other
 after every operation, both lose time when another program uses the core of one. The spread of the runs then stays small, so
 it does not show the problem. Linux counts the time during which each thread was ready to run but had no core (the second number
-in /proc/self/task/*/schedstat). Other systems do not count it; on these, the processor time of all other programs is used.
+in /proc/self/task/*/schedstat). A thread can also wait for another thread or process of the same program. Therefore only as
+much waiting counts as other programs used processor time. Other systems do not count the waiting; on these, the processor time
+of all other programs is used alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,35 +27,38 @@ SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
 OTHERS_LIMIT = 0.25
 """The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
+CLOCK_STEP = 0.02
+"""Processor time is counted in steps of up to this many seconds, so a shorter difference can be missed."""
 
 
 class Contention:
     """Watches the machine during its `with` block.
 
-    Then `words` says how other programs disturbed the block ("": not at all).
+    Then `words` says how other programs disturbed the block ("": not at all). The own program is the process with the id `root`
+    (default: this process) and all its descendants: a rank gives the id of the process that started all ranks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: int | None = None) -> None:
+        self._root = root or os.getpid()
         self.words = ""
 
     def __enter__(self) -> Contention:
-        self._waited, self._stolen, self._others = _waited_by_thread(), _stolen(), _used_by_others()
+        self._waited, self._stolen, self._others = _waited_by_thread(), _stolen(), _used_by_others(self._root)
         self._started = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         elapsed = max(time.perf_counter() - self._started, 1e-9)
-        now = _waited_by_thread()
+        now, used = _waited_by_thread(), _used_by_others(self._root) - self._others
         if now:
             longest = max(seconds - self._waited.get(thread, 0.0) for thread, seconds in now.items())
-            waited = max(longest, *(after - before for after, before in zip(_stolen(), self._stolen, strict=False)))
+            stolen = max((after - before for after, before in zip(_stolen(), self._stolen, strict=False)), default=0.0)
+            waited = max(min(longest, used + CLOCK_STEP), stolen)
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
                 share = min(1.0, waited / elapsed)
                 self.words = f"other programs kept this one waiting for a core for {share:.0%} of the time"
-            return
-        used = (_used_by_others() - self._others) / elapsed / usable_cores()
-        if used > OTHERS_LIMIT:
-            self.words = f"other programs used {min(used, 1.0):.0%} of the processor"
+        elif used > OTHERS_LIMIT * elapsed * usable_cores():
+            self.words = f"other programs used {min(used / elapsed / usable_cores(), 1.0):.0%} of the processor"
 
 
 def _waited_by_thread() -> dict[str, float]:
@@ -70,7 +77,28 @@ def _stolen() -> list[float]:
     return [float(getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
 
 
-def _used_by_others() -> float:
-    """Seconds of processor time that all other programs have used."""
-    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return float(times.user + times.system - own.user - own.system)
+def _used_by_others(root: int) -> float:
+    """Seconds of processor time that all programs have used, except the process `root` and its descendants."""
+    times = psutil.cpu_times()
+    return float(times.user + getattr(times, "nice", 0.0) + times.system) - sum(map(_used_by, [root, *_descendants(root)]))
+
+
+def _used_by(pid: int) -> float:
+    """Seconds of processor time that a process has used, with its children that have ended; 0 if it is gone or not ours."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The ids of all processes that this process or its descendants have started."""
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():  # not Linux
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            children = [int(child) for child in path.read_text().split()]
+            found += children + [each for child in children for each in _descendants(child)]
+    return found

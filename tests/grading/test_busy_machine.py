@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +13,12 @@ import pytest
 from labkit.grading.call import BUSY, Outcome
 from labkit.grading.judge import AGAIN, judge
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, state
+from tests.busy_core import busy_core
 from tests.grading.forms import an_exercise
 from tests.patience import PATIENCE
 
 SHARED = """
-import os, subprocess, sys
+import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from labkit.grading.call import run_seeds
 from labkit.grading.judge import judge
@@ -29,12 +29,7 @@ def endless(rows, scale):
         pass
 
 exercise = an_exercise(seconds=3.0)
-spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-try:
-    verdict = judge(exercise, run_seeds(endless, exercise, (1, 2)))
-finally:
-    for spinner in spinners:
-        spinner.kill()
+verdict = judge(exercise, run_seeds(endless, exercise, (1, 2)))
 print(verdict)
 """
 
@@ -44,14 +39,11 @@ print(verdict)
     reason="not measured here: no process can be pinned to a core, or the kernel counts no waiting",
 )
 def test_a_call_that_is_stopped_on_a_busy_core_is_inconclusive() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHARED)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    command = [sys.executable, "-c", SHARED]
+    with busy_core(), busy_core():
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"? 9.1 Sums: {INCONCLUSIVE}, 0/10 points. {AGAIN} Your function did not finish: it ran for")
     assert "3 seconds and was stopped, but other programs kept this one waiting for a core for" in done.stdout

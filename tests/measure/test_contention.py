@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from labkit.measure import Contention, KeptRuns, Timing, ratio
 from labkit.measure import contention as module
 from labkit.measure.timing import ADVICE, TOO_NOISY
+from tests.busy_core import busy_core
 
 PINNED = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="not measured here: no process can be pinned to a core"
@@ -23,34 +25,34 @@ COUNTED = pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists(), reason="not measured here: the kernel counts no waiting"
 )
 SHARED = """
-import os, subprocess, sys
-core = min(os.sched_getaffinity(0))
-os.sched_setaffinity(0, {core})
-spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-try:
-    import torch
-    from pathlib import Path
-    from labkit.measure import ceilings, compare, ratio, Ceilings, KeptRuns
-    small, large = torch.ones(100_000), torch.ones(400_000)
-    calls = {"slow": large.sum, "fast": small.sum}
-    found = compare(calls, max_runs=2000, spread_target=0, max_seconds=2)
-    print(ratio(found["slow"], found["fast"]).words)
-    kept = lambda: Ceilings(**KeptRuns("00", Path(sys.argv[1])).keep("limits", ceilings("cpu", seconds=0.5).to_dict))
-    print(kept().caption("on a processor"))
-    kept()
-finally:
-    spinner.kill()
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import torch
+from pathlib import Path
+from labkit.measure import ceilings, compare, ratio, Ceilings, KeptRuns
+small, large = torch.ones(100_000), torch.ones(400_000)
+calls = {"slow": large.sum, "fast": small.sum}
+found = compare(calls, max_runs=2000, spread_target=0, max_seconds=2)
+print(ratio(found["slow"], found["fast"]).words)
+kept = lambda: Ceilings(**KeptRuns("00", Path(sys.argv[1])).keep("limits", ceilings("cpu", seconds=0.5).to_dict))
+print(kept().caption("on a processor"))
+kept()
 """
+
+
+@pytest.fixture
+def spinner() -> Iterator[int]:
+    """The id of a process that uses all the time of the first core."""
+    with busy_core() as process:
+        yield process
 
 
 @PINNED
 @COUNTED
+@pytest.mark.usefixtures("spinner")
 def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHARED), str(tmp_path / "runs.json")],
-        capture_output=True,
-        text=True,
-        timeout=900,
+        [sys.executable, "-c", SHARED, str(tmp_path / "runs.json")], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
@@ -63,19 +65,58 @@ def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
     assert said[4].endswith("it is repeated now.")
 
 
-def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@PINNED
+@COUNTED
+@pytest.mark.parametrize("used_by_others", [0.0, 60.0])
+def test_waiting_for_the_own_child_counts_only_if_others_used_the_processor(
+    spinner: int, used_by_others: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = psutil.cpu_times()
+    readings = iter([machine, machine._replace(user=machine.user + used_by_others)])
+    monkeypatch.setattr(module, "_stolen", lambda: [0.0])
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        monkeypatch.setattr(psutil, "cpu_times", lambda: next(readings))
+        with Contention() as contention:
+            _share_the_core(0.3)
+    finally:
+        os.sched_setaffinity(0, cores)
+    said = "other programs kept this one waiting for a core for"
+    assert contention.words.startswith(said) if used_by_others else contention.words == ""
+
+
+def _share_the_core(seconds: float) -> None:
+    """Compute until this thread has been ready for so many seconds while another thread had its core."""
+    path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+    before = int(path.read_text().split()[1])
+    while int(path.read_text().split()[1]) - before < seconds * 1e9:
+        pass
+
+
+def test_processor_time_of_descendants_is_not_that_of_others(spinner: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a descendant has ended."""
+    machine = psutil.cpu_times()
+    monkeypatch.setattr(psutil, "cpu_times", lambda: machine)
+    before, of_spinner = module._used_by_others(os.getpid()), module._used_by_others(spinner)
+    grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    spins = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", grandchild, spins], check=True)
+    _wait_for_processor_time(spinner, 0.5)
+    by_spinner = of_spinner - module._used_by_others(spinner)
+    assert by_spinner >= 0.5
+    assert before - module._used_by_others(os.getpid()) >= by_spinner + 0.4
+
+
+def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
+    spinner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_waited_by_thread", dict)
     monkeypatch.setattr(module, "usable_cores", lambda: 1)
-    with subprocess.Popen(
-        [sys.executable, "-c", "print('spins', flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
-    ) as spinner:
-        assert spinner.stdout is not None
-        try:
-            spinner.stdout.readline()
-            with Contention() as contention:
-                _wait_for_processor_time(spinner.pid, 0.5)
-        finally:
-            spinner.kill()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as idle:
+        with Contention(idle.pid) as contention:  # for that process, the spinner is another program
+            _wait_for_processor_time(spinner, 0.5)
+        idle.communicate(b"\n")
     assert contention.words.startswith("other programs used ")
 
 

@@ -85,7 +85,7 @@ def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
     Three additional rounds come first; they warm up and do not count.
     """
     rows = []
-    with Contention() as contention:
+    with Contention(os.getppid()) as contention:
         for _ in range(3 + rounds):
             row = []
             for call in calls:
@@ -236,7 +236,7 @@ def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
     generator = torch.Generator().manual_seed(dist.get_rank())
     layers = [torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(LAYERS_A_STAGE)]
     x = torch.randn(TOKENS_IN_ALL, WIDTH, generator=generator)
-    with Contention() as contention:
+    with Contention(os.getppid()) as contention:
         for pieces in (counts[0], *counts):
             parts = list(torch.split(x, TOKENS_IN_ALL // pieces))
             dist.barrier()
