@@ -179,14 +179,9 @@ def test_too_many_at_once_are_refused_and_asked_again(gptj_server: Server) -> No
     async def ask() -> None:
         async with AsyncClient(gptj_server.grpc, timeout=PATIENCE, retries=0) as asking:
             busy = [asyncio.create_task(asking.generate(PROMPT, **LONG)) for _ in range(24)]  # there is no place for four
-
-            async def ask_until_refused() -> None:
-                while True:  # the others may not have arrived yet, or this one may have taken the place of one
-                    await asking.generate(PROMPT, max_new_tokens=1)
-                    busy.append(asyncio.create_task(asking.generate(PROMPT, **LONG)))
-
+            ended, _ = await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
             with pytest.raises(Overloaded, match=r"20 requests are running or waiting \(16 \+ a queue of 4\)"):
-                await ask_until_refused()
+                ended.pop().result()
             assert await asyncio.to_thread(gptj_server.probes.answers, "gptj"), "a refusal by the limit is an answer"
             async with AsyncClient(gptj_server.grpc, timeout=PATIENCE, retries=8) as patient:
                 again = asyncio.create_task(patient.generate(PROMPT, max_new_tokens=1))
