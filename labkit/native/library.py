@@ -208,10 +208,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
-    """The address of a tensor's data, for a C call; None for None.
+    """The address of a tensor's data, for a C call; None if `tensor` is None.
 
-    C cannot check an address. Therefore this raises `InvalidRequest` unless `tensor` is a plain, contiguous CPU tensor of this
-    dtype and shape. Every address that is passed to the library comes from here or from `rows_pointer`.
+    C cannot check an address. Therefore this function raises `InvalidRequest` unless `tensor` is a plain, contiguous CPU tensor
+    of this dtype and shape. Every address that is passed to the library comes from here or from `rows_pointer`.
     """
     if tensor is None:
         return None
@@ -258,7 +258,7 @@ def advise_large_pages(memory: Tensor) -> None:
 
 
 class Workspace:
-    """Memory that native calls reuse. Only one call at a time can use it."""
+    """Memory that native calls reuse. Only one call at a time can use a workspace."""
 
     def __init__(self) -> None:
         self.handle = c_void_p(library().lk_workspace_create())

@@ -1,4 +1,4 @@
-// The table of kernels. Each instruction set provides one, and the rest of the library calls the kernels through it.
+// The table of kernels. Each instruction set provides one table, and the rest of the library calls the kernels through it.
 #pragma once
 #include "native.h"
 
