@@ -1,4 +1,7 @@
-"""The configuration of a GPT-J model, and named configurations. This module imports only `errors` and `json_file` from labkit."""
+"""The configuration of a GPT-J model, and named configurations.
+
+This module imports only `errors` and `json_file` from labkit.
+"""
 
 from __future__ import annotations
 

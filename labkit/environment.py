@@ -114,7 +114,10 @@ def usable_cores() -> int:
 
 
 def find_gpus() -> tuple[tuple[GPU, ...], str]:
-    """The NVIDIA GPUs that NVML reports. If there are no GPUs, the second value is the reason: no library, no driver or no GPU."""
+    """The NVIDIA GPUs that NVML reports.
+
+    If there are no GPUs, the second value is the reason: no library, no driver or no GPU.
+    """
     try:
         import pynvml
     except ImportError:

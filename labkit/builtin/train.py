@@ -305,7 +305,10 @@ def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context
 
 
 def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer, Tensor, Tensor]:
-    """The tokenizer, the training tokens and the held-out tokens (1-d int64). All three are made once and stored in `work_dir`."""
+    """The tokenizer, the training tokens and the held-out tokens (1-d int64).
+
+    All three are made once and stored in `work_dir`.
+    """
     path = work_dir / "tokenizer.json"
     if not path.exists():
         train_tokenizer(corpus, recipe).save(str(path))

@@ -61,7 +61,10 @@ def processes() -> list[psutil.Process]:
 
 
 def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
-    """Resident memory of these processes (default: `processes()`) in bytes. Memory that two processes share is counted twice."""
+    """Resident memory of these processes (default: `processes()`) in bytes.
+
+    Memory that two processes share is counted twice.
+    """
     total = 0
     for process in processes() if of is None else of:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -189,7 +189,10 @@ def _check_groups(
 
 
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
-    """The x coordinate of each bar, by series and group. The bars of a group stand side by side around the middle of the group."""
+    """The x coordinate of each bar, by series and group.
+
+    The bars of a group stand side by side around the middle of the group.
+    """
     places = [[0.0] * groups for _ in series]
     for group in range(groups):
         present = [index for index, values in enumerate(series) if not math.isnan(values[group])]

@@ -62,7 +62,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Interquartile range divided by the median: at 0.05, the middle half of the runs differ by at most 5 % of the median."""
+        """The interquartile range divided by the median. At 0.05, the middle half of the runs differ by 5 % of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
     @property

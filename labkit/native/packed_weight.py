@@ -162,7 +162,10 @@ def _large(byte_count: int) -> Tensor:
 
 
 def workspace() -> Workspace:
-    """The workspace of this thread. Each thread needs its own workspace, because ctypes releases Python's lock during a call."""
+    """The workspace of this thread.
+
+    Each thread needs its own workspace, because ctypes releases Python's lock during a call.
+    """
     found: Workspace | None = getattr(_local, "workspace", None)
     if found is None:
         found = _local.workspace = Workspace()

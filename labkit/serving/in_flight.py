@@ -17,7 +17,10 @@ SUFFIX = ".in-flight"
 
 
 class InFlightCount:
-    """Writes this process's number to the server's shared folder. `begin` and `end` may be called from any thread."""
+    """Writes the number of this process's unanswered requests to the server's shared folder.
+
+    `begin` and `end` may be called from any thread.
+    """
 
     def __init__(self, folder: Path) -> None:
         path = _path(folder, os.getpid())

@@ -15,7 +15,7 @@ from labkit.serving.python_backend.engine_counts import EngineThreadCounts
 from labkit.serving.python_backend.word_lists import MOST_WORDS
 
 LOOK_SECONDS = 0.25
-"""Time between two readings of the engine's state while it works."""
+"""Time in seconds between two readings of the engine's state while the engine works."""
 
 OnEvent = Callable[["Job", TokenEvent], None]
 OnFailure = Callable[[LabkitError], None]
@@ -49,7 +49,10 @@ class Job:
         self._engine_thread = engine_thread
 
     def cancel(self) -> None:
-        """End the job before the next step and free its cache slots. It fails with `Cancelled` unless it has ended already."""
+        """End the job before the next step and free its cache slots.
+
+        The job fails with `Cancelled` unless it has ended already.
+        """
         self._engine_thread.withdraw(self)
 
 
