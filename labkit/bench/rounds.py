@@ -62,8 +62,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of one engine for one batch size: the time of each round, the tokens of one round, and the memory for a
-    round.
+    """The results of one engine for one batch size: the times of all rounds, and the tokens and the memory of one round.
 
     `read_rates` holds the memory bandwidth, in bytes read per second, that was measured just before each decode.
     """

@@ -11,9 +11,9 @@ The counters:
 | `nv_inference_request_failure{model}` | requests in which the model's code crashed; for an ensemble *each counts twice* |
 
 labkit's counters leave out the watchdog's probes. A refused request of an ensemble counts once, for the step that refused it.
-The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call of the model's
-code returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself refuses (an
-unknown input, a wrong data type) reach no model and are not counted.
+The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call of
+the model's code returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself
+refuses (an unknown input, a wrong data type) reach no model and are not counted.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
 No kernel spills registers with Triton 3.6 or 3.7.
 """
 FEWEST = 64
-"""A program searches for its own sequence in a table of at least this many, so all usual batch sizes share one compiled
-kernel.
+"""The least number of sequences that a program searches for its own.
+
+All usual batch sizes have fewer sequences, so they share one compiled kernel.
 """
 
 

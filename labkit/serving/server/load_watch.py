@@ -7,7 +7,10 @@ import time
 import psutil
 
 GRACE_SECONDS = 3.0
-"""The server collects the exit status of a process that reports an error and then ends. That takes much less than this."""
+"""The time in which a server collects the exit status of a process that reports an error and then ends.
+
+A server needs much less.
+"""
 
 LOOK_SECONDS = 0.25
 

@@ -43,10 +43,11 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
 
 
 def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests and the running batch") -> Figure:
-    """One bar per request (waiting, prefill, decode), in order of due times; below, the number of decoding requests.
+    """Draw one bar per request (waiting, prefill, decode) in the order of the due times; below the bars, draw the number of
+    decoding requests.
 
-    The server reports when waiting ended. At most `MOST_BARS` requests have bars: the first that were due after the warm-up.
-    Raises `InvalidRequest` if no request of the row has a token.
+    The server reports when the waiting of a request ended. At most `MOST_BARS` requests have bars: the first that were due
+    after the warm-up. Raises `InvalidRequest` if no request of the row has a token.
     """
     requests = [request for request in record.requests(row) if request.pieces]
     begin = record.settings["warmup"]
