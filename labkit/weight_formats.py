@@ -161,8 +161,9 @@ def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row of `x` to FP8 (e4m3), as `quantize_rows_int8` does to int8; the row's largest magnitude becomes 448,
-    the largest number of the format.
+    """Round each row of `x` to FP8 (e4m3), as `quantize_rows_int8` rounds to int8.
+
+    The row's largest magnitude becomes 448, the largest number of the format.
     """
     wide = x.float()
     scales = wide.abs().amax(1) * (1 / FP8_MAX)

@@ -1,6 +1,4 @@
-"""Connections to servers. The clients use no proxy for servers on this machine, and send the secret to this user's own
-servers.
-"""
+"""Connections to servers: without a proxy for servers on this machine, and with the secret for this user's own servers."""
 
 from __future__ import annotations
 

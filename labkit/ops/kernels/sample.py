@@ -70,9 +70,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number of tokens above a key, their total weight, the number of tokens at the key, and the weight of one token at
-    the key.
-    """
+    """The number and total weight of the tokens above a key, the number of tokens at the key, and the weight of one of them."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)

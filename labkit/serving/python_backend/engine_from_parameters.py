@@ -59,9 +59,9 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
 def compute_threads(config: GPTJConfig, cores: int) -> int:
     """Threads for the steps of a served engine: all cores, or all but one.
 
-    The spare core is for the server, its clients and the threads that send tokens. If another
-    thread interrupts a thread of a step, the step's other threads wait for that thread. A large model on few cores uses all
-    cores, because it reads its weights faster that way.
+    The spare core is for the server, its clients and the threads that send tokens. If another thread interrupts a
+    thread of a step, the step's other threads wait for that thread. A large model on few cores uses all cores, because it reads
+    its weights faster that way.
     """
     spare = config.parameter_count < SMALL_MODEL or cores >= MANY_CORES
     return max(1, cores - spare)

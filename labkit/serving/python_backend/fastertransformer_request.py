@@ -58,7 +58,7 @@ def _column(arrays: Arrays, name: str, rows: int) -> list[Any]:
     values: list[Any] = arrays[name].reshape(-1).tolist()
     if len(values) not in (1, rows):
         raise InvalidRequest(
-            f"{name} has {counted(len(values), 'value')} for {counted(rows, 'prompt')}; one value, or one per prompt, is accepted"
+            f"{name} has {counted(len(values), 'value')} for {counted(rows, 'prompt')}; one value or one per prompt is accepted"
         )
     return values * rows if len(values) == 1 else values
 

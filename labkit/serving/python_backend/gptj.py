@@ -104,8 +104,9 @@ class TritonPythonModel:
         answer.client.watch(job.cancel)
 
     def finalize(self) -> None:
-        """Called by Triton when the model is unloaded. Ends all threads, because a running thread would keep the process
-        alive.
+        """Called by Triton when the model is unloaded.
+
+        Ends all threads, because a running thread would keep the process alive.
         """
         self._metrics.close()
         self._refusals.close()

@@ -58,8 +58,8 @@ def from_word_lists(lists: NDArray[Any], name: str) -> list[tuple[int, ...]]:
     ends = [int(end) for end in lists[1] if end != -1]
     if len(ends) > MOST_WORDS or (ends and max(ends) > 16 * MOST_WORDS):
         raise InvalidRequest(
-            f"{name} has {counted(len(ends), 'word')}; at most {MOST_WORDS} words with at most {16 * MOST_WORDS} tokens in total "
-            "are accepted"
+            f"{name} has {counted(len(ends), 'word')}; at most {MOST_WORDS} words with at most {16 * MOST_WORDS} tokens "
+            "in total are accepted"
         )
     words, begin = [], 0
     for end in ends:

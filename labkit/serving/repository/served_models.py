@@ -73,8 +73,7 @@ def served_models(parameters: Mapping[str, str]) -> dict[str, ModelConfig]:
     """The configurations of all five models, by name. The models with Python code get `parameters`.
 
     `ensemble` runs `preprocessing`, `fastertransformer` and `postprocessing` one after another within the server. A request to
-    `gptj` has
-    one prompt: the engine forms the batches, not the server.
+    `gptj` has one prompt: the engine forms the batches, not the server.
     """
 
     def ours(name: str, meaning: str, inputs: Specs, outputs: Specs, *, streams: bool = False) -> ModelConfig:

@@ -143,8 +143,9 @@ GPTJ_INPUTS = (
         if each.tensor
     ),
 )
-"""All inputs of `gptj` except the first three are parameters of `labkit.SamplingParams`, described in
-`labkit.sampling_vocabulary`.
+"""The inputs of `gptj`.
+
+All except the first three are parameters of `labkit.SamplingParams`, described in `labkit.sampling_vocabulary`.
 """
 
 GPTJ_OUTPUTS = (

@@ -2,9 +2,9 @@
 
 A list of pointers in the program's memory says where each argument begins. The hidden arguments lie in the environment, which
 only the program's user may read. For each hidden argument, a placeholder stands on the visible command line. After the kernel
-has loaded the program, and before its first instruction, the parent changes the pointers so that they point into the
-environment. The parent also removes the variables from the list that the program's own children would inherit. Linux allows a
-parent to do so by ptrace, to ordinary users too, unless the machine forbids it (`kernel.yama.ptrace_scope` is 2 or 3; some
+has loaded the program, and before its first instruction, the parent changes the placeholders' pointers so that they point into
+the environment. The parent also removes the variables from the list that the program's own children would inherit. Linux allows
+a parent to do so by ptrace, to ordinary users too, unless the machine forbids it (`kernel.yama.ptrace_scope` is 2 or 3; some
 containers).
 """
 

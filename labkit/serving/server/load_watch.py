@@ -7,9 +7,9 @@ import time
 import psutil
 
 GRACE_SECONDS = 3.0
-"""The time in which a server collects the exit status of a process that reports an error and then ends.
+"""Seconds for a server to collect the exit status of a process that reports an error and then ends.
 
-A server needs much less.
+A server usually needs much less time.
 """
 
 LOOK_SECONDS = 0.25

@@ -47,8 +47,9 @@ KNOWN_CAUSES = {
 
 @dataclass(frozen=True)
 class StartSettings:
-    """Everything that a start of tritonserver needs; every restart uses the same settings. ports: for HTTP, gRPC and
-    metrics.
+    """Everything that a start of tritonserver needs; every restart uses the same settings.
+
+    ports: for HTTP, gRPC and metrics.
     """
 
     program: ServerProgram
@@ -69,7 +70,7 @@ class StartSettings:
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
             options |= {f"{service}-address": self.address, f"{service}-port": str(port)}
-        # Triton keeps each of these allocations as large as the largest request that it ever held, so one must suffice.
+        # The pool is small, because each allocation in it keeps the memory of the largest request that it ever held.
         options["grpc-infer-allocation-pool-size"] = "1"
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.server.guardian", str(os.getpid()), str(self.folder.path), regions]

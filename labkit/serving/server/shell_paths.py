@@ -19,8 +19,9 @@ _SAFE = re.compile(r"[A-Za-z0-9_./+@%,=:-]+")
 
 
 def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of `PATHS` that are set, with absolute folders, because models do not run in the folder where they were
-    started.
+    """The variables of `PATHS` that are set, with absolute folders.
+
+    Relative folders would be wrong for models, which run in another folder than the program that starts them.
     """
     found = {}
     for name in PATHS:

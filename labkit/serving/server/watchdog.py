@@ -21,8 +21,9 @@ MOST_REPAIRS = 1000
 """How many repairs are remembered."""
 
 FEW_REPAIRS = 10
-"""Each repair leaves 35 threads and 1 MiB of shared memory in the server. After this many repairs, an idle server is
-restarted.
+"""After this many repairs, an idle server is restarted.
+
+Each repair leaves 35 threads and 1 MiB of shared memory in the server.
 """
 
 MANY_REPAIRS = 40

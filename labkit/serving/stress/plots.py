@@ -43,8 +43,9 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
 
 
 def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests and the running batch") -> Figure:
-    """Draw one bar per request (waiting, prefill, decode) in the order of the due times; below the bars, draw the number of
-    decoding requests.
+    """Draw a bar for each request (waiting, prefill, decode), in the order of due times, above a curve of the running batch.
+
+    The curve shows how many requests are decoding.
 
     The server reports when the waiting of a request ended. At most `MOST_BARS` requests have bars: the first that were due
     after the warm-up. Raises `InvalidRequest` if no request of the row has a token.

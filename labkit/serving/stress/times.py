@@ -45,8 +45,9 @@ class RequestTimes:
         return self.pieces[-1] - self.due
 
     def is_good(self, ttft_limit: float, itl_limit: float) -> bool:
-        """Whether the request was answered, and both the time to the first token and the average time between tokens kept
-        the limits.
+        """Whether the request was answered and kept both limits.
+
+        The limits are for the time to the first token and for the average time between tokens.
         """
         if self.error is not None or not self.pieces:
             return False

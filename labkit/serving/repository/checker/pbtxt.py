@@ -60,8 +60,9 @@ class Node:
         return name not in self.scalars and name not in self.messages and name not in self.refused
 
     def blemished(self) -> bool:
-        """Whether something in the message was refused, at any depth. If so, a field that seems missing may only be
-        misspelt.
+        """Whether something in the message was refused, at any depth.
+
+        After a refusal, a field that seems missing may only be misspelt.
         """
         return bool(self.refused) or any(node.blemished() for nodes in self.messages.values() for node in nodes)
 
