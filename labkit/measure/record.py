@@ -57,7 +57,7 @@ class Record:
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:
-            raise InvalidRequest(f"{path} is not a complete record of a measurement: {error}") from error
+            raise InvalidRequest(f"{path} is not a record of a measurement: {error}") from error
 
     def caption(self) -> str:
         """The line below a figure: device, requested settings, version of torch, date."""

@@ -26,7 +26,7 @@ class Lengths:
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:
-            raise InvalidRequest(f"lengths are from {self.low} to {self.high}; 1 <= lowest <= highest is needed")
+            raise InvalidRequest(f"lengths from {self.low} to {self.high} are not possible; 1 <= lowest <= highest is needed")
         if self.shape not in SHAPES:
             raise InvalidRequest(f"the shape of lengths is {self.shape!r}; {' or '.join(SHAPES)} is accepted")
 
