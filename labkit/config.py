@@ -49,8 +49,9 @@ class GPTJConfig:
 
     `hidden_size` is divided evenly among the `num_heads` heads. The first `rotary_dim` dimensions of each head carry rotary
     positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list is converted to
-    a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Such ids are dropped
-    with a warning; the model never generates them. Raises `InvalidRequest` when the numbers do not fit together.
+    a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Ids outside the
+    vocabulary are dropped with a warning, because the model never generates them. Raises `InvalidRequest` when the numbers do
+    not fit together.
     """
 
     hidden_size: int
@@ -198,7 +199,7 @@ GPT_J_6B = GPTJConfig(
     bos_token_id=50256,
     eos_token_id=50256,
 )
-"""EleutherAI/gpt-j-6b. Its tokenizer has 50,257 tokens; its vocabulary is padded to 50,400."""
+"""EleutherAI/gpt-j-6b. The tokenizer of GPT-J 6B has 50,257 tokens; the vocabulary is padded to 50,400."""
 
 GPT_J_405M = GPTJConfig(
     hidden_size=1024,

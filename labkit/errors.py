@@ -33,7 +33,10 @@ class RequestFailed(LabkitError):
 
 
 THE_LIMIT = "which is the limit"
-"""Every message of `Overloaded` contains these words. A client needs them to tell an overloaded server from a missing one."""
+"""Every message of `Overloaded` contains these words.
+
+A client needs these words to tell an overloaded server from a missing one.
+"""
 
 
 class Overloaded(LabkitError):

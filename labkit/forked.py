@@ -36,8 +36,8 @@ def tell(forkable: Forkable) -> None:
 def by_owner(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a function so that it works in the current process only and does nothing in forked children.
 
-    Use it for functions that run when a process or an object ends: only the process that started servers and ranks may end
-    them.
+    Use this decorator for functions that run when a process or an object ends: only the process that started servers and ranks
+    may end them.
     """
     owner = os.getpid()
 

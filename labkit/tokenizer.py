@@ -2,8 +2,8 @@
 
 The ids are the same as those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor
 (which may put special tokens around a text) are applied. Three settings that the file may contain are not applied:
-truncation, padding, and the dropout that training uses, with which the same text is split differently each time.
-`tokenizer_config.json` is not read.
+truncation, padding, and dropout, which is for training and splits the same text differently each time. `tokenizer_config.json`
+is not read.
 """
 
 from __future__ import annotations

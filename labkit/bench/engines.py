@@ -46,7 +46,7 @@ class BenchEngine(ABC):
 
     @abstractmethod
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        """Load the weights of `checkpoint` onto `device` in `precision`. The caller has called `require` before.
+        """Load the weights of `checkpoint` onto `device` in `precision`. The caller calls `require` before it makes an engine.
 
         Raises `NotAvailable` or `InsufficientResources` for a reason that `require` could not detect.
         """

@@ -17,10 +17,10 @@ from labkit.plurals import counted
 
 
 class ParallelLabkit(LabkitEngine):
-    """labkit on several ranks. `of_layout` makes one such class for each layout of the ranks.
+    """labkit on several ranks. `of_layout` makes the subclass for a layout of ranks.
 
     A batch is divided into one group of sequences per stage, so that all stages can work at the same time. The engine records
-    the bytes of rank 0's collectives. On the CPU it also records the share of the decode time that rank 0 spends in
+    the bytes of rank 0's collectives. On the CPU the engine also records the share of the decode time that rank 0 spends in
     collectives; this includes waiting for other ranks. On GPUs, the steps run without CUDA graphs; labkit in a single process
     uses CUDA graphs.
     """
@@ -83,7 +83,7 @@ class ParallelLabkit(LabkitEngine):
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]
-        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # this time is also part of "compute"
+        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # time that "compute" includes too
         busy = sum(entry.seconds for entry in entries) - inside
         steps = len({entry.step for entry in entries})
         if not steps:

@@ -21,7 +21,7 @@ from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_me
 REST_SECONDS = 0.05
 """The pause, in seconds, before the next engine's turn.
 
-After their work, threads of labkit and OpenMP spin for about 15 ms. They would take cores from the next engine.
+After their work, threads of labkit and OpenMP spin for about 15 ms, and would take cores from the next engine.
 """
 
 
@@ -95,7 +95,7 @@ def first_round(player: Player) -> None:
 def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
     """Run one more untimed round.
 
-    Return the tokens of that round, and the bytes that the round needed in addition to those already in use.
+    Return the tokens of this round, and the bytes that the round needed in addition to those already in use.
     """
     before = 0
     if device.type == "cuda":
@@ -114,8 +114,7 @@ def run_in_turn(
 ) -> dict[str, Measured]:
     """Time all players in turn for `rounds` rounds or more. `warm` holds the result of `watched_round` for each player.
 
-    If `rounds` is 1, that round is the first and only one. If `rounds` is above 1, a warm-up round runs first and is not
-    counted.
+    If `rounds` is above 1, a warm-up round runs first and is not counted; if `rounds` is 1, there is no warm-up.
     """
     reader = Reader(device)
     rates: dict[str, list[float]] = {name: [] for name in players}

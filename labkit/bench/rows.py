@@ -94,7 +94,7 @@ def apart(slow: Timing, fast: Timing) -> Ratio:
 
 
 def timing_of(measured: Measured, phase: str) -> Timing:
-    """The times of one phase, which is named as in `PHASES`."""
+    """The times of one phase; `phase` is a name in `PHASES`."""
     timing: Timing = getattr(measured, phase)
     return timing
 

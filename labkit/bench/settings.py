@@ -15,7 +15,7 @@ from labkit.parallel import Layout
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """The engines, shapes and precisions to run. `batches` and `precisions` run one after another.
+    """The engines, shapes and precisions to run. All batch sizes and precisions run one after another.
 
     If `precisions` is empty, the default precision of the device is used. `against` names the peers. `seconds` limits the time
     of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
@@ -40,7 +40,7 @@ class BenchSettings:
 
     @property
     def layouts(self) -> list[Layout]:
-        """Every combination of a number of shards and a number of stages, without 1 shard and 1 stage, which always runs."""
+        """Every combination of a number of shards and a number of stages, except 1 shard with 1 stage, which always runs."""
         pairs = itertools.product(self.tensor_parallel, self.pipeline_parallel)
         return [Layout(*pair) for pair in dict.fromkeys(pairs) if pair != (1, 1)]
 

@@ -4,11 +4,11 @@
 
 The run is seeded and can be resumed: run the same command again after an interruption. Muon trains the matrices (Jordan et al.
 2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is constant at
-first and falls linearly to zero over the last 40 % of the steps. During this last 40 % the context also grows from 256 to 512
-tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix products are computed in
-bfloat16; weights and sums are float32. On two CPU cores with bfloat16 units a step takes a second or more. A step takes a third
-less time if glibc's allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the
-environment).
+first and falls linearly to zero over the last 40 % of the steps. During the last 40 % of the steps, the context also grows from
+256 to 512 tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix products are
+computed in bfloat16; weights and sums are float32. On two CPU cores with bfloat16 units a step takes a second or more. A step
+takes a third less time if glibc's allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296
+MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
 The training does not use labkit's inference engine.
 """
@@ -307,7 +307,7 @@ def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context
 def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer, Tensor, Tensor]:
     """The tokenizer, the training tokens and the held-out tokens (1-d int64).
 
-    All three are made once and stored in `work_dir`.
+    The tokenizer and the tokens are made once and stored in `work_dir`.
     """
     path = work_dir / "tokenizer.json"
     if not path.exists():

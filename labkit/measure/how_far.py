@@ -15,7 +15,7 @@ CLOSE = 1.1
 def how_far(guess: float, measured: float) -> str:
     """The result is, for example, "3.4 times too high".
 
-    It is empty if the values cannot be compared: one is NaN, or their signs differ.
+    The result is empty if the values cannot be compared: one is NaN, or their signs differ.
     """
     if not (math.isfinite(guess) and math.isfinite(measured)) or guess * measured < 0:
         return ""

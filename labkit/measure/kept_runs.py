@@ -22,7 +22,7 @@ class KeptRuns:
     """The measurements of one lab (such as "01") by name.
 
     Each measurement is stored as a JSON value with the machine and the time. A measurement from another processor or GPU is not
-    used on this machine but repeated. The same holds for a dictionary with a text under "disturbed", which says why the
+    used on this machine but repeated. A dictionary with a text under "disturbed" is measured again too; the text says why the
     measurement cannot be trusted.
     """
 

@@ -94,7 +94,7 @@ def _reset_high_water_mark() -> bool:
 
 def _high_water_mark() -> int:
     with open(f"/proc/{os.getpid()}/status") as file:
-        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels do not report it
+        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels lack it
     return int(line.split()[1]) * 1024
 
 

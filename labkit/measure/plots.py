@@ -207,7 +207,7 @@ def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, Any]], width
         return
     across, values, spans = zip(*bars, strict=True)
     made = axes.bar(across, values, width=width, color=colour, label=label)
-    has_whisker = spans[0] is not None  # its end would lie on a number at the top
+    has_whisker = spans[0] is not None  # a number at the top would lie on the whisker's end
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
         above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
@@ -315,7 +315,7 @@ def timeline_plot(
     """
     every = [bar for bars in rows.values() for bar in bars]
     if not every:
-        raise InvalidRequest("the timeline has no bars; run something that notes its work first")
+        raise InvalidRequest("the timeline has no bars; run something that records its work first")
     start = min(began for _, began, _ in every)
     shown = 1e3 * (seconds or max(began + took for _, began, took in every) - start)
     figure = new_figure(title, caption, height=1.2 + (0.5 if len(rows) <= 8 else 0.28) * len(rows))

@@ -85,8 +85,7 @@ class Ratio:
 
     `slow` and `fast` are the seconds of the two functions in the pair with the median ratio. `why` says why the ratio cannot be
     trusted: other programs disturbed the runs, or the pairs differ too much. `why` is empty for a ratio that can be trusted. If
-    a ratio cannot be trusted, the text `str(ratio)` contains no number. So any ratio can be printed in a title or a line of
-    text.
+    a ratio cannot be trusted, the text `str(ratio)` contains no number, so any ratio can be printed in a title.
     """
 
     median: float
@@ -189,7 +188,7 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
     """The ratio `slow / fast` over the pairs of runs, and whether it can be trusted.
 
     Both timings must come from one call of `compare`. Raises `InvalidRequest` if the timings have different numbers of runs,
-    because such runs were not taken in turn. Also raises it if a run of `fast` took no time.
+    because such runs were not taken in turn, and if a run of `fast` took no time.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(

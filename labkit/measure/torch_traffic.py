@@ -1,7 +1,7 @@
 """Counts the bytes that torch operations read and write, and their launches. Nothing is timed.
 
 The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. On a GPU, separate
-kernels do exactly this; a fused kernel avoids these reads and writes.
+kernels behave like this; a fused kernel avoids many of these reads and writes.
 """
 
 from __future__ import annotations

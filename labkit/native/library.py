@@ -187,18 +187,21 @@ def instruction_set() -> str:
 
 
 def use_instruction_set(name: str) -> None:
-    """Use another instruction set, for tests and comparisons. Raises `NotAvailable` if the CPU or the build lacks it."""
+    """Use another instruction set, for tests and comparisons.
+
+    Raises `NotAvailable` if the CPU or the build lacks this instruction set.
+    """
     if library().lk_use_isa(name.encode()):
         raise NotAvailable(f"instruction set {name!r} is not available on this CPU or in this build")
 
 
 def threads() -> int:
-    """The number of threads per call, as set in torch (`torch.set_num_threads`); 1 in a forked child, which has only one."""
+    """The number of threads per call, as set by `torch.set_num_threads`; 1 in a forked child, which has only one thread."""
     return 1 if is_forked_child() else torch.get_num_threads()
 
 
 def native_type(tensor: Tensor) -> int:
-    """The library's number for a tensor's dtype. Raises `InvalidRequest` unless it is float32 or bfloat16."""
+    """The library's number for a tensor's dtype. Raises `InvalidRequest` unless the dtype is float32 or bfloat16."""
     if tensor.dtype not in TYPES:
         raise InvalidRequest(f"a native kernel was given a tensor of {tensor.dtype}; float32 and bfloat16 are accepted")
     return TYPES[tensor.dtype]

@@ -1,4 +1,4 @@
-"""The number of requests that a model has accepted but not answered, in a file that stays if the model's process ends.
+"""The number of requests that a model has accepted but not answered, in a file that remains when the model's process ends.
 
 If a model's process is killed, Triton never answers the requests that the process had accepted, and does not report their
 number.

@@ -139,7 +139,7 @@ class ModelCounts:
 class EngineCounts:
     """The state and counters of the engine.
 
-    running, waiting: sequences. free_slots, num_slots: slots of the KV cache. steps: those that generated tokens.
+    running, waiting: sequences. free_slots, num_slots: slots of the KV cache. steps: steps that generated tokens.
     queue_seconds: summed over all requests, the time from arrival to the beginning of the step that generated the first token.
     """
 
@@ -191,7 +191,7 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def _bare(name: str) -> str:
-    """The name without `_total`: the Prometheus library appends it to every counter's name, and Triton to none."""
+    """The name without `_total`: the Prometheus library appends it to every counter's name, but Triton does not."""
     return name.removesuffix("_total")
 
 

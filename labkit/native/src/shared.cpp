@@ -1,4 +1,4 @@
-// Collectives between processes on one host, through shared memory. This spares small messages the cost of a network.
+// Collectives between processes on one host, through shared memory. Shared memory spares small messages the cost of a network.
 //
 // Every member has two slots in the region and uses them in turn. Epoch e is the e-th call of the group, the same call for all
 // members. In epoch e, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then the

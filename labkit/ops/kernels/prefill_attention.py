@@ -25,7 +25,7 @@ TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
 No kernel spills registers with Triton 3.6 or 3.7.
 """
 FEWEST = 64
-"""The least number of sequences that a program searches for its own.
+"""A program searches at least this many sequences for its own.
 
 All usual batch sizes have fewer sequences, so they share one compiled kernel.
 """
@@ -68,7 +68,7 @@ def prefill_attention_kernel(
 ) -> None:
     """One program per head and block of `BLOCK_M` new tokens of one sequence."""
     head = tl.program_id(0)
-    # The last blocks of a sequence see the most keys. They start first, so that at the end no program still runs a long block.
+    # The last blocks of a sequence see the most keys, so they start first: then no program still runs a long block at the end.
     program = tl.num_programs(1) - 1 - tl.program_id(1)
     sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
     if sequence >= num_sequences:

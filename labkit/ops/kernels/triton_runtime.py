@@ -85,7 +85,7 @@ def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
 
 
 def interpreted() -> bool:
-    """Whether this process runs kernels in Triton's interpreter. This was decided when Triton was imported."""
+    """Whether this process runs kernels in Triton's interpreter. The choice was made when Triton was imported."""
     return INSTALLED and hasattr(tl.sum, "rewrite")  # `tl.sum` is a standard function that jit wrapped at import
 
 
@@ -105,7 +105,7 @@ class _Recording:
     launches: list[Launch]
 
 
-# This applies to one thread only; other threads still launch kernels.
+# A recording applies to one thread only; other threads still launch kernels.
 _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None)
 
 
@@ -113,8 +113,8 @@ _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
     """Inside this block no kernel runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
 
-    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. So a launcher that
-    reads values on the host fails here; in a CUDA graph it would fail too.
+    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. A launcher that reads
+    values on the host therefore fails here, as it would in a CUDA graph.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)

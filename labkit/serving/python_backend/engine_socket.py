@@ -119,7 +119,7 @@ class _Call:
         self._jobs: list[Any] = []
         self._found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._left = count
-        self._over = threading.Lock()  # only one thread acquires it: the one that ends the call
+        self._over = threading.Lock()  # only the thread that ends the call acquires this lock
 
     def begin(self, host: Any, frame: dict[str, Any]) -> None:
         from labkit.engine import SamplingParams

@@ -17,7 +17,7 @@ from labkit.errors import InvalidRequest
 from labkit.plurals import counted
 
 MOST_WORDS = 1024
-"""The most words in one list. All words of a list together may have 16 times as many tokens.
+"""The most words in one list. All words of a list together may have 16 times this many tokens.
 
 Longer lists would slow down every step.
 """

@@ -30,7 +30,7 @@ class TensorSpec:
     """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
 
     scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
-    is_new: the tensor was added later. Model repositories that are older than this tensor are served without it.
+    is_new: the tensor was added later. Model repositories that are older than such a tensor are served without it.
     """
 
     name: str
@@ -105,9 +105,10 @@ FASTERTRANSFORMER_OUTPUTS = (
 )
 """`text_length` exists because of a bug in Triton 2.51.
 
-An ensemble leaves out a step if neither the client nor another step needs its outputs. Triton makes this decision wrongly if an
-output can go both to the client and to another step. When the client and the next step both got `sequence_length`, Triton left
-out `fastertransformer` for clients that asked for only one output, and these clients got an error.
+An ensemble leaves out a step if neither the client nor another step needs its outputs. Triton decides wrongly whether to leave
+out a step if an output of the step can go both to the client and to another step. When the client and the next step both got
+`sequence_length`, Triton left out `fastertransformer` for clients that asked for only one output, and these clients got an
+error.
 """
 
 POSTPROCESSING_INPUTS = (
@@ -145,7 +146,7 @@ GPTJ_INPUTS = (
 )
 """The inputs of `gptj`.
 
-All except the first three are parameters of `labkit.SamplingParams`, described in `labkit.sampling_vocabulary`.
+Every input after the first three is a parameter of `labkit.SamplingParams`, described in `labkit.sampling_vocabulary`.
 """
 
 GPTJ_OUTPUTS = (

@@ -120,7 +120,7 @@ def _has_ended(server: subprocess.Popen[bytes]) -> bool:
 def _prepare() -> None:
     """Called in the server's process before the server starts.
 
-    It makes the server die with the guardian, and keeps the server's files private to their user.
+    This function makes the server die with the guardian, and keeps the server's files private to their user.
     """
     os.umask(0o077)
     _control_process(SET_PDEATHSIG, signal.SIGKILL)

@@ -98,8 +98,8 @@ def _fill(part: Path, progress: Progress) -> None:
     _run([sys.executable, "-m", "venv", "--without-pip", str(part / "overlay")], "the environment of the models")
     packages = _site_packages(part)
     _pip(packages, "numpy")
-    # All packages but numpy come from the main environment. That environment's .pth files, such as that of an editable labkit,
-    # are read too.
+    # All packages but numpy come from the main environment. The .pth files of the main environment, such as that of an editable
+    # labkit, are read too.
     (packages / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     triton = part / "server/pytriton/tritonserver"
     stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"

@@ -1,4 +1,4 @@
-"""Notices if a model's process ends while the model is being loaded. Triton would wait for such a process forever."""
+"""Notices if a model's process ends while the model is being loaded. Triton itself would wait for this process forever."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ STOPPED_SECONDS = 2.0
 """A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests wait, and nobody else takes them."""
 
 FAILED_IN_TIME = 2
-"""This many requests may wait for a model without a process: Triton itself answers one per second with an error."""
+"""This many requests may wait for a model without a process: Triton itself answers one of them per second with an error."""
 
 
 class ModelProcesses:

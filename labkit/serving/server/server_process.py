@@ -91,8 +91,8 @@ class StartSettings:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder.path,
                 env=os.environ | absolute_paths(os.environ),
-                process_group=0,  # a Ctrl-C must reach only the process that started the server
-                pass_fds=[self.folder.lock],  # the guardian holds the folder's lock too
+                process_group=0,  # A Ctrl-C must reach only the process that started the server.
+                pass_fds=[self.folder.lock],  # The guardian holds the folder's lock too.
             )
 
     def _arguments(self) -> list[str]:

@@ -80,7 +80,7 @@ class Supervisor:
         self.process.kill()
 
     def end(self) -> None:
-        """End the server, also during a start, and its watchdog and folder. A second call does nothing."""
+        """End the server, its watchdog and its folder, even during a start. A second call does nothing."""
         self._ended.set()
         if self.watchdog:
             self.watchdog.end()

@@ -111,7 +111,7 @@ class Watchdog:
             if self._resting.is_set():
                 continue
             for model in self._models:
-                with self._repairing:  # while a model is replaced it may have no process
+                with self._repairing:  # a model that is being replaced may have no process
                     self._processes.kill_stopped(model)
                     if self._processes.have_ended(model) and self._probes.is_live() and self._probes.is_loaded(model):
                         self._repair(model)

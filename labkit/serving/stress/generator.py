@@ -1,4 +1,4 @@
-"""Sends the requests of a stress test, from a number of users or at random times, and notes when each token arrives."""
+"""Sends the requests of a stress test, from a number of users or at random times, and records when each token arrives."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Prompts:
         self._given: set[str | tuple[int, ...]] = set()
 
     def next(self) -> str | Sequence[int]:
-        """The next prompt. Raises `InvalidRequest` if there are no more different prompts, which happens if they are short."""
+        """The next prompt. Raises `InvalidRequest` if there are no more different prompts, which short prompts can cause."""
         for _ in range(_TRIES):
             length = self._lengths.draw(self._random)
             begin = self._random.randrange(len(self._tokens) - length + 1)

@@ -1,4 +1,4 @@
-"""Faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, circles."""
+"""Faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, cycles."""
 
 from __future__ import annotations
 
