@@ -1,4 +1,7 @@
-"""The configuration of a GPT-J model, and named configurations. From labkit, it imports only `errors` and `json_file`."""
+"""The configuration of a GPT-J model, and named configurations.
+
+This module imports only `errors` and `json_file` from labkit.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _MOST = {
     "vocab_size": 2**24,
     "intermediate_size": 2**20,
 }
-"""The largest accepted values. A larger value is a mistake and would need more memory than any machine has."""
+"""The largest accepted values. A value above its limit is a mistake and would need more memory than any machine has."""
 LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's; 'gelu_new' (tanh form) is accepted"),
@@ -44,10 +47,11 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 class GPTJConfig:
     """A GPT-J architecture.
 
-    `hidden_size` is divided evenly among `num_heads`. The first `rotary_dim` dimensions of each head carry rotary positions
-    in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list becomes a tuple. Token
-    ids outside the vocabulary are dropped with a warning: the model never generates them, but many configs hold some because
-    their `vocab_size` was changed. Raises `InvalidRequest` when the numbers do not fit together.
+    `hidden_size` is divided evenly among the `num_heads` heads. The first `rotary_dim` dimensions of each head carry rotary
+    positions in interleaved pairs. `eos_token_id` is the token that ends a text, or several such tokens; a list is converted to
+    a tuple. Some configs hold token ids outside the vocabulary, because their `vocab_size` was changed. Ids outside the
+    vocabulary are dropped with a warning, because the model never generates them. Raises `InvalidRequest` when the numbers do
+    not fit together.
     """
 
     hidden_size: int
@@ -195,7 +199,7 @@ GPT_J_6B = GPTJConfig(
     bos_token_id=50256,
     eos_token_id=50256,
 )
-"""EleutherAI/gpt-j-6b. Its tokenizer has 50,257 tokens; its vocabulary is padded to 50,400."""
+"""EleutherAI/gpt-j-6b. The tokenizer of GPT-J 6B has 50,257 tokens; the vocabulary is padded to 50,400."""
 
 GPT_J_405M = GPTJConfig(
     hidden_size=1024,

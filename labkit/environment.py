@@ -57,7 +57,7 @@ class GPU:
 
 @dataclass(frozen=True)
 class Machine:
-    """The description of a machine. If it has no usable GPU, `gpus_why_none` says why."""
+    """The description of a machine. If the machine has no usable GPU, `gpus_why_none` says why."""
 
     system: str
     cpu: CPU
@@ -74,7 +74,7 @@ class Machine:
 
 
 def describe() -> Machine:
-    """Describe this machine. This takes well under a second and changes nothing."""
+    """Describe this machine. The call takes well under a second and changes nothing."""
     gpus, why = find_gpus()
     return Machine(
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
@@ -114,7 +114,10 @@ def usable_cores() -> int:
 
 
 def find_gpus() -> tuple[tuple[GPU, ...], str]:
-    """The NVIDIA GPUs that NVML reports. If there are none, the second value is the reason: no library, no driver or no GPU."""
+    """The NVIDIA GPUs that NVML reports.
+
+    If there are no GPUs, the second value is the reason: no library, no driver or no GPU.
+    """
     try:
         import pynvml
     except ImportError:

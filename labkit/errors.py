@@ -26,14 +26,17 @@ class RankFailed(LabkitError):
 
 
 class RequestFailed(LabkitError):
-    """One request failed in a step of the engine and was ended; others continue.
+    """One request failed in a step of the engine and was ended; other requests continue.
 
     The message names the request and the cause.
     """
 
 
 THE_LIMIT = "which is the limit"
-"""Every message of `Overloaded` holds these words. Only by them can a client tell an overloaded server from a missing one."""
+"""Every message of `Overloaded` contains these words.
+
+A client needs these words to tell an overloaded server from a missing one.
+"""
 
 
 class Overloaded(LabkitError):

@@ -22,7 +22,7 @@ EXTRA_OF = {
     "triton": "lab",
     "tritonclient": "serve",
 }
-"""The extra of each optional package, by the name under which it is imported."""
+"""The extra of each optional package, by the name under which the package is imported."""
 
 
 def what_is_missing(error: ImportError) -> str | None:

@@ -23,21 +23,21 @@ _is_child = False
 def is_forked_child() -> bool:
     """Whether this process was forked from one that had imported labkit.
 
-    A child does not have its parent's OpenMP threads, and a parallel region would wait for those threads for ever.
+    A forked child does not have its parent's OpenMP threads, and a parallel region would wait for those threads for ever.
     """
     return _is_child
 
 
 def tell(forkable: Forkable) -> None:
-    """Register an object. In every child that is forked while the object exists, its `after_fork` is called."""
+    """Register an object. In every child process that is forked while this object exists, call its `after_fork`."""
     _forkables.add(forkable)
 
 
 def by_owner(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a function so that it works in the current process only and does nothing in forked children.
 
-    Use it for functions that run when a process or an object ends: only the process that started servers and ranks may end
-    them.
+    Use this decorator for functions that run when a process or an object ends: only the process that started servers and ranks
+    may end them.
     """
     owner = os.getpid()
 

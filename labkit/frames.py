@@ -1,6 +1,6 @@
-"""Frames over a socket between two processes. A frame is two byte strings, preceded by their lengths.
+"""Sends and receives frames over a socket between two processes. A frame is two byte strings, preceded by their lengths.
 
-This module does not know what the bytes mean.
+This module does not interpret the bytes of a frame.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The folder where labkit stores a user's files: progress, records, downloaded models.
 
-From labkit, it imports only `errors`.
+This module imports only `errors` from labkit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from labkit.errors import NotAvailable
 
 
 def home_path() -> Path:
-    """The folder named by `LABKIT_HOME`, else `~/.labkit`. It may not exist, so use this function only for reading."""
+    """The folder named by `LABKIT_HOME`, else `~/.labkit`. The folder may not exist, so use this function only for reading."""
     return Path(os.environ.get("LABKIT_HOME") or Path.home() / ".labkit").expanduser()
 
 

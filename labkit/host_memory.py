@@ -1,6 +1,7 @@
 """How much memory this process may still take: the free memory of the host, limited by cgroups and `ulimit -v`.
 
-The limit of a container is in the files of its cgroup (version 1 or 2). The free memory of the host does not show this limit.
+The limit of a container is in the files of the container's cgroup (version 1 or 2). The free memory of the host does not show
+the limit of a container.
 """
 
 from __future__ import annotations
@@ -76,14 +77,14 @@ def _folders(process: Path) -> Iterator[tuple[Path, _Names]]:
             path = paths.get("memory" if version_1 else "") if version_1 or kind == "cgroup2" else None
             if path is None:
                 continue
-            top = Path(mounted.encode().decode("unicode_escape"))  # the file writes a space as \040
+            top = Path(mounted.encode().decode("unicode_escape"))  # in this file a space is written as \040
             inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
             for folder in (top / inside, *(top / parent for parent in inside.parents if inside.parts)):
                 yield folder, _VERSION_1 if version_1 else _VERSION_2
 
 
 def _paths(process: Path) -> dict[str, str]:
-    """The path of this process's cgroup in each tree. The keys are controllers; the key of version 2 is ""."""
+    """The path of this process's cgroup in each tree. The keys are controllers; the key of cgroup version 2 is ""."""
     found = {}
     with contextlib.suppress(OSError):
         for line in (process / "cgroup").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Read a JSON object from a file of unknown origin. Every defect raises a `ValueError` with one short sentence."""
+"""Read a JSON object from a file of unknown origin. Every defect of the file raises a `ValueError` with one short sentence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**20
-"""The largest accepted size of a settings file. Real ones are far smaller."""
+"""The largest accepted size of a settings file in bytes. Real ones are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
-"""The size limit of an index or a header, which has one line per tensor."""
+"""The largest accepted size, in bytes, of an index or a header, which has one line per tensor."""
 
 
 def read_json_object(path: str | Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:

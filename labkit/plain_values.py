@@ -1,4 +1,4 @@
-"""Pass plain values between processes as JSON and safetensors. Unlike unpickling, reading these cannot run code."""
+"""Pass plain values between processes as JSON and safetensors. Unlike unpickling, reading these formats cannot run code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes a count and its noun for messages. It forms regular plurals; the caller passes an irregular plural as an argument."""
+"""Writes a count and its noun for messages.
+
+`counted` forms regular plurals; the caller passes an irregular plural as an argument.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Turns names of precisions and devices into torch's dtypes and devices. Knows no models.
 
 A precision is the format in which the matrices are stored. The compute dtype is the dtype of activations and of the cache.
-For fp32, bf16 and fp16 both are the same; for int8, int4 and fp8 the compute dtype is the half precision that suits the
-device.
+For fp32, bf16 and fp16, the precision and the compute dtype are the same; for int8, int4 and fp8 the compute dtype is the half
+precision that suits the device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 
 
 def as_device(device: str | torch.device | None = None) -> torch.device:
-    """The named device. Without a name, it is the best device of this machine: the first GPU, else the CPU.
+    """The named device. Without a name, return the best device of this machine: the first GPU, else the CPU.
 
     Raises `NotAvailable` for a missing GPU and `InvalidRequest` for an unknown device.
     """
@@ -59,7 +59,7 @@ def as_precision(precision: str | torch.dtype | None, device: torch.device) -> s
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype in which a model of this precision computes.
 
-    For int8, int4 and fp8 it is bfloat16 on the CPU, float16 on a GPU.
+    For int8, int4 and fp8 the compute dtype is bfloat16 on the CPU and float16 on a GPU.
     """
     return DTYPES.get(precision, torch.float16 if device.type == "cuda" else torch.bfloat16)
 

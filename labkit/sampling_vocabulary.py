@@ -1,7 +1,7 @@
 """Every parameter of a continuation, described once: its name, meaning, range, and its names in other systems.
 
 `SamplingParams`, the options of `labkit generate`, the input tensors of the served model `gptj` and
-`docs/sampling_parameters.md` are made from this list. It needs neither torch nor numpy.
+`docs/sampling_parameters.md` are made from this list. This module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class Parameter:
 
     @property
     def is_list(self) -> bool:
-        """Whether the parameter holds several values. On the command line it is repeated; its tensor has any length."""
+        """Whether the parameter holds several values.
+
+        On the command line such a parameter can be repeated; its tensor has any length.
+        """
         return self.kind in ("words", "token ids")
 
 

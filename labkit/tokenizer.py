@@ -2,8 +2,8 @@
 
 The ids are the same as those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor
 (which may put special tokens around a text) are applied. Three settings that the file may contain are not applied:
-truncation, padding, and the dropout that training uses, with which the same text is split differently each time.
-`tokenizer_config.json` is not read.
+truncation, padding, and dropout, which is for training and splits the same text differently each time. `tokenizer_config.json`
+is not read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Tokenizer:
 
     @property
     def highest_ids(self) -> tuple[int, int]:
-        """Two numbers: the highest token id without the added tokens, and with them. Each is -1 if there are no tokens."""
+        """Two numbers: the highest token id of the tokens that were not added, and the highest of all tokens.
+
+        A number is -1 if there are no such tokens.
+        """
         plain, all_tokens = (self._backend.get_vocab(with_added_tokens=added).values() for added in (False, True))
         return max(plain, default=-1), max(all_tokens, default=-1)
 
@@ -58,9 +61,10 @@ class Tokenizer:
         return self._special
 
     def encode(self, text: str, *, whole: bool = True) -> list[int]:
-        """The token ids of `text`. Raises `InvalidRequest` unless it is a string that UTF-8 can encode.
+        """The token ids of `text`. Raises `InvalidRequest` unless `text` is a string that UTF-8 can encode.
 
-        If the text is `whole`, the special tokens that the file puts around a text are added. Use False for a part of a text.
+        If `whole` is True, the special tokens that `tokenizer.json` puts around a text are added. Use `whole=False` for a part
+        of a text.
         """
         if not isinstance(text, str):
             raise InvalidRequest(f"text to tokenize is {text!r}; a string is accepted")
@@ -94,7 +98,7 @@ class Tokenizer:
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2 writes each byte as a printable character: printable bytes stay, and the others become 256, 257, ... in order.
 
-    Returns the byte of each such character.
+    Returns the byte of each of these printable characters.
     """
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     stand_ins = iter(range(256, 512))

@@ -1,9 +1,9 @@
 """Quantized weights: how a matrix is rounded to int8, int4 or FP8 and stored. Rounding is to nearest and needs no data.
 
-Better rounding methods (calibrated, trained) can store their results in the same formats; kernels read no others. Two formats,
-`Int8DynamicWeight` and `Fp8Weight`, round the activations as well, so the product itself runs in 8 bits. These two are faster
-where many tokens share a weight (prefill, large batches). The others are faster where most of the time is spent reading
-weights.
+Better rounding methods (calibrated, trained) can store their results in the same formats; kernels read no other formats. Two
+formats, `Int8DynamicWeight` and `Fp8Weight`, round the activations as well, so the product itself runs in 8 bits. The formats
+that round activations are faster where many tokens share a weight (prefill, large batches). The other formats are faster where
+most of the time is spent reading weights.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from labkit.errors import InvalidRequest
 GROUP_SIZE = 32
 """The default number of weights that share a scale in int4."""
 INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
-"""Candidates for the int4 value (in steps) of a group's largest magnitude. Each group gets the one with the smallest error.
+"""Candidates for the int4 value (in steps) of a group's largest magnitude.
 
-With 7 nothing is clipped. With 8, the rule of llama.cpp's Q4_0, numbers of the opposite sign are clipped by up to a step.
-Above 8 the largest number is clipped too. Larger candidates make the steps finer. This list of candidates lowers the squared
-error by 10 %; a finer and wider list lowers it by only 1 % more.
+Each group gets the candidate with the smallest error. With 7 nothing is clipped. With 8, the rule of llama.cpp's Q4_0, numbers
+of the opposite sign are clipped by up to a step. With a candidate above 8, the largest number of a group is clipped too. Larger
+candidates make the steps finer. This list of candidates lowers the squared error by 10 %; a finer and wider list lowers it by
+only 1 % more.
 """
 FP8_MAX = 448.0
 """The largest number of e4m3."""
@@ -129,8 +130,8 @@ def _int4_scales(groups: Tensor) -> Tensor:
     """The scale of each column of `groups` `[group_size, groups]` float32: `[groups]` float16, 1 for a column of zeros.
 
     Each candidate scale maps the number of largest magnitude to the negative of a value in `INT4_LARGEST`, and is rounded to
-    float16. The scale with the least squared error is chosen; among equal ones, the first. The value 8 comes first, so the
-    error is never larger than with -8.
+    float16. The scale with the least squared error is chosen; among equal ones, the first. The first candidate is 8, so the
+    error is never larger than with llama.cpp's rule, which always uses 8.
     """
     high, low = groups.amax(0), groups.amin(0)
     largest = torch.where(high > -low, high, low)
@@ -148,7 +149,7 @@ def _int4_scales(groups: Tensor) -> Tensor:
 
 
 def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row of `x` `[rows, columns]` to int8; its largest magnitude becomes 127.
+    """Round each row of `x` `[rows, columns]` to int8; the row's largest magnitude becomes 127.
 
     Returns values `[rows, columns]` int8 and scales `[rows]` float32, so that scales * values is close to x. The computation
     is in float32, and ties are rounded to even. A row of zeros gets the scale 0.
@@ -160,7 +161,10 @@ def quantize_rows_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to FP8 (e4m3) in the same way; its largest magnitude becomes 448, the largest number of the format."""
+    """Round each row of `x` to FP8 (e4m3), as `quantize_rows_int8` rounds to int8.
+
+    The row's largest magnitude becomes 448, the largest number of the format.
+    """
     wide = x.float()
     scales = wide.abs().amax(1) * (1 / FP8_MAX)
     return (wide / _no_zeros(scales)[:, None]).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scales
@@ -185,7 +189,7 @@ class DynamicWeight(RowScaledWeight, ABC):
 class Int8DynamicWeight(DynamicWeight):
     """W8A8: `values` are int8 as in `Int8Weight`, and activations are int8 as well.
 
-    This is a class and not a flag of `Int8Weight`, so that a kernel for `Int8Weight` is never used for it by mistake.
+    This is a class and not a flag of `Int8Weight`, so that a kernel for `Int8Weight` cannot be used for this class by mistake.
     """
 
     @classmethod

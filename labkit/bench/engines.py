@@ -1,6 +1,7 @@
 """The interface of an engine under test (`BenchEngine`), and its implementation for labkit.
 
-The peers are in `labkit.bench.peers`, one per file. All engines get the same weights and the same prompts.
+The engines that labkit is compared with are in `labkit.bench.peers`, one per file. All engines get the same weights and the
+same prompts.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
 
 
 class BenchEngine(ABC):
-    """An engine under test. `prefill` starts a new batch, and `decode` continues the last one; both are greedy.
+    """An engine under test. `prefill` starts a new batch, and `decode` continues that batch; both choose tokens greedily.
 
     Work that is done only once, such as converting or compiling, belongs in `__init__` or in the first round, which is not
-    timed. All rounds with the same batch size have the same shapes. `detail` describes the precisions in which the engine
-    computes.
+    timed. In all rounds with the same batch size, the tensors have the same shapes. `detail` describes the precisions in which
+    the engine computes.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """The packages that the engine needs. The version of the first one is reported. labkit itself needs none."""
+    """The packages that the engine needs. The version of the first package is reported. labkit itself needs no packages."""
     extra: ClassVar[str] = "peers"
-    """The extra of labkit that installs these packages."""
+    """The pip extra of labkit that installs these packages."""
     detail: str = ""
 
     @abstractmethod
     def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> None:
-        """Load the weights of `checkpoint` onto `device` in `precision`. The caller has called `require` before.
+        """Load the weights of `checkpoint` onto `device` in `precision`. The caller calls `require` before it makes an engine.
 
         Raises `NotAvailable` or `InsufficientResources` for a reason that `require` could not detect.
         """
@@ -64,10 +65,16 @@ class BenchEngine(ABC):
     @classmethod
     @abstractmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The `PRECISIONS` that the engine runs on this device. Called only if the engine's packages are installed."""
+        """The precisions from `PRECISIONS` in which the engine runs on this device.
+
+        Called only if the engine's packages are installed.
+        """
 
     def notes(self) -> dict[str, Any]:
-        """More entries for the engine's row, such as communication. Each call sets the counters to zero again."""
+        """More entries for the engine's row in the record, such as the number of bytes communicated.
+
+        Each call resets the counters to zero.
+        """
         return {}
 
     @classmethod
@@ -84,7 +91,10 @@ class BenchEngine(ABC):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """The approximate number of bytes of the weights while the engine runs. Some engines keep more than one copy."""
+        """The approximate number of bytes of the weights while the engine runs.
+
+        Some engines keep more than one copy of the weights.
+        """
         return int(config.parameter_count * BITS[precision] / 8)
 
     @classmethod
@@ -94,7 +104,10 @@ class BenchEngine(ABC):
 
 
 class LabkitEngine(BenchEngine):
-    """labkit's model, run step by step. On a GPU, each captured step passes its tokens directly to the next one."""
+    """labkit's model, run step by step.
+
+    On a GPU, each step is a captured CUDA graph and passes its tokens directly to the next step.
+    """
 
     name = "labkit"
 
@@ -117,7 +130,7 @@ class LabkitEngine(BenchEngine):
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
         """Run prompts of equal length as one flat batch."""
         batch, length = prompts.shape
-        model, slots = self._model, 1 + batch * (length + new_tokens)  # one more slot for the padding of a captured step
+        model, slots = self._model, 1 + batch * (length + new_tokens)  # one more slot, for the padding of a CUDA graph
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)

@@ -17,11 +17,12 @@ from labkit.plurals import counted
 
 
 class ParallelLabkit(LabkitEngine):
-    """labkit in one layout; `of_layout` makes the class. A batch is divided into steps in flight, one for each stage.
+    """labkit on several ranks. `of_layout` makes the subclass for a layout of ranks.
 
-    The engine records the bytes of rank 0's collectives. On the CPU it also records the share of the decode time that rank 0
-    spends in collectives; this includes waiting for other ranks. On GPUs, its steps do not use CUDA graphs, unlike those of a
-    single process.
+    A batch is divided into one group of sequences per stage, so that all stages can work at the same time. The engine records
+    the bytes of rank 0's collectives. On the CPU the engine also records the share of the decode time that rank 0 spends in
+    collectives; this includes waiting for other ranks. On GPUs, the steps run without CUDA graphs; labkit in a single process
+    uses CUDA graphs.
     """
 
     layout = Layout()
@@ -36,12 +37,12 @@ class ParallelLabkit(LabkitEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The precisions of a single process. Raises `NotAvailable` if there are fewer GPUs than ranks."""
+        """The precisions that labkit supports in a single process. Raises `NotAvailable` if there are fewer GPUs than ranks."""
         rank_device(cls.layout, device.type)
         return super().precisions(device)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Run the prompts, divided among the steps in flight. Batches are built in the memory of the host."""
+        """Run the prompts, divided into one group per stage. Batches are built in the memory of the host."""
         batch, length = prompts.shape
         room = length + new_tokens
         if self._cache is None or self._cache.num_slots < batch * room:
@@ -58,7 +59,10 @@ class ParallelLabkit(LabkitEngine):
             return torch.cat([logits().argmax(-1) for logits in waiting])
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
-        """Start the next step of a group of sequences as soon as the tokens of the group's last step have arrived."""
+        """Generate `steps` tokens.
+
+        The next step of each group of sequences starts as soon as the group's last tokens have arrived.
+        """
         with self._ranks.limited_threads():
             return self._decode(tokens, steps)
 
@@ -75,11 +79,11 @@ class ParallelLabkit(LabkitEngine):
         return torch.cat([torch.stack(lane, dim=1) for lane in made])
 
     def notes(self) -> dict[str, Any]:
-        """`communication_bytes` per decode step of rank 0; on the CPU also `communication_share`, the share of the time."""
+        """`communication_bytes`, the bytes that rank 0 communicates in a decode step. On the CPU also `communication_share`."""
         entries = [entry for entry in self._ranks.ledger() if entry.rank == 0 and entry.step not in self._prefills]
         self._prefills.clear()
         apart = [entry for entry in entries if entry.what != COMPUTE]
-        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # their time is part of "compute"
+        inside = sum(entry.seconds for entry in apart if entry.what == "all_reduce")  # time that "compute" includes too
         busy = sum(entry.seconds for entry in entries) - inside
         steps = len({entry.step for entry in entries})
         if not steps:

@@ -1,4 +1,7 @@
-"""Rounds of a benchmark. First, each engine runs an untimed round to find its memory and tokens. Then all are timed in turn."""
+"""Rounds of a benchmark. First, each engine runs an untimed round to find its memory and tokens.
+
+Then all engines are timed in turn.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from labkit.errors import NotAvailable
 from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_memory
 
 REST_SECONDS = 0.05
-"""The pause before the next engine's turn. Waiting threads of labkit and OpenMP spin for about 15 ms and would use cores."""
+"""The pause, in seconds, before the next engine's turn.
+
+After their work, threads of labkit and OpenMP spin for about 15 ms, and would take cores from the next engine.
+"""
 
 
 class Prompts:
@@ -56,9 +62,9 @@ class Player:
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of one engine for one batch size: times of each round, tokens of one round, memory beyond the weights.
+    """The results of one engine for one batch size: the times of all rounds, and the tokens and the memory of one round.
 
-    `read_rates` holds the measured read bandwidth in bytes per second, taken in each round just before the decode.
+    `read_rates` holds the memory bandwidth, in bytes read per second, that was measured just before each decode.
     """
 
     prefill: Timing
@@ -69,7 +75,7 @@ class Measured:
 
     @property
     def end_to_end(self) -> Timing:
-        """The sum of prefill and decode of each round."""
+        """The time of prefill and decode together, for each round."""
         return Timing(tuple(a + b for a, b in zip(self.prefill.samples, self.decode.samples, strict=True)))
 
 
@@ -87,7 +93,10 @@ def first_round(player: Player) -> None:
 
 
 def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
-    """Run one more untimed round. Return its tokens, and the bytes that it needed in addition to those already in use."""
+    """Run one more untimed round.
+
+    Return the tokens of this round, and the bytes that the round needed in addition to those already in use.
+    """
     before = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -105,7 +114,7 @@ def run_in_turn(
 ) -> dict[str, Measured]:
     """Time all players in turn for `rounds` rounds or more. `warm` holds the result of `watched_round` for each player.
 
-    If `rounds` is 1, the single round counts. Otherwise one more round runs first and is not counted.
+    If `rounds` is above 1, a warm-up round runs first and is not counted; if `rounds` is 1, there is no warm-up.
     """
     reader = Reader(device)
     rates: dict[str, list[float]] = {name: [] for name in players}
@@ -127,7 +136,7 @@ def run_in_turn(
 
 
 def rest() -> None:
-    """Wait until the threads of the last engine sleep."""
+    """Wait until the threads of the engine that ran before are asleep."""
     time.sleep(REST_SECONDS)
 
 

@@ -88,13 +88,13 @@ def ratios_of(batch: int, measured: Mapping[str, Measured], interleaved: bool) -
 def apart(slow: Timing, fast: Timing) -> Ratio:
     """The ratio of the medians of runs that were not interleaved.
 
-    Its bounds come from the quartiles that are furthest apart.
+    The bounds use the quartiles that make the ratio smallest and largest.
     """
     return Ratio(slow.median / fast.median, slow.low / fast.high, slow.high / fast.low)
 
 
 def timing_of(measured: Measured, phase: str) -> Timing:
-    """The times of one of `PHASES`."""
+    """The times of one phase; `phase` is a name in `PHASES`."""
     timing: Timing = getattr(measured, phase)
     return timing
 

@@ -80,8 +80,9 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
 class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
-    `measured` holds the results of each batch by engine, labkit first. An engine that raises an error while it is built or
-    run is left out and listed in `not_measured`: peers are other people's code, and a peer that fails must not stop the others.
+    `measured` holds the results for each batch size: a dictionary from an engine's name to its results, labkit first. An engine
+    that raises an error while it is built or run is left out and listed in `not_measured`: peers are other people's code, and a
+    peer that fails must not stop the others.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Session:
         except LabkitError as error:
             why = str(error)
         except Exception as error:
-            if name == LabkitEngine.name:  # this is a defect of labkit and must not be hidden
+            if name == LabkitEngine.name:  # an error of labkit itself is a defect and must not be hidden
                 raise
             why = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         else:
@@ -163,7 +164,7 @@ class Session:
     def _build(self, kind: type[BenchEngine], engines: dict[str, BenchEngine]) -> None:
         """Build one engine and record the memory that it still holds afterwards.
 
-        Memory needed only for building is not included.
+        Memory that was needed only during the building is not counted.
         """
         self._progress(f"building {kind.name}")
         give_back_free_memory()

@@ -15,13 +15,13 @@ from labkit.parallel import Layout
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """The engines, shapes and precisions to run. `batches` and `precisions` run one after another.
+    """The engines, shapes and precisions to run. All batch sizes and precisions run one after another.
 
-    Without `precisions`, the device's default precision runs. `against` names the peers. `seconds` limits the time of each
-    batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed before
-    the next one is built. This needs the memory of only one engine, and happens automatically if the engines together do not
-    fit into memory. `tensor_parallel` and `pipeline_parallel` add runs of labkit on several ranks: one for each pair of a
-    number of shards and a number of stages.
+    If `precisions` is empty, the default precision of the device is used. `against` names the peers. `seconds` limits the time
+    of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
+    before the next one is built. `one_at_a_time` needs the memory of only one engine; it is chosen automatically if the engines
+    together do not fit into memory. `tensor_parallel` and `pipeline_parallel` list numbers of shards and numbers of stages.
+    labkit also runs on several ranks with each combination of them.
     """
 
     model: str = "gptj-tiny"
@@ -40,7 +40,7 @@ class BenchSettings:
 
     @property
     def layouts(self) -> list[Layout]:
-        """Every pair of a number of shards and a number of stages, except 1 and 1, which always runs."""
+        """Every combination of a number of shards and a number of stages, except 1 shard with 1 stage, which always runs."""
         pairs = itertools.product(self.tensor_parallel, self.pipeline_parallel)
         return [Layout(*pair) for pair in dict.fromkeys(pairs) if pair != (1, 1)]
 
@@ -53,8 +53,8 @@ class BenchSettings:
             raise InvalidRequest(f"peers {', '.join(self.against)}: name each peer once, and not labkit itself")
         if min(self.batches, default=0) < 1 or self.prompt_tokens < 1 or self.new_tokens < 2:
             raise InvalidRequest(
-                f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: batches and "
-                "prompts of at least 1 and at least 2 new tokens (one of the prefill, one of decode) are accepted"
+                f"batch {list(self.batches)}, prompt_tokens {self.prompt_tokens}, new_tokens {self.new_tokens}: each batch and "
+                "prompt_tokens must be at least 1, and new_tokens at least 2 (one from the prefill, one from decode)"
             )
         if self.rounds < 1:
             raise InvalidRequest(f"rounds is {self.rounds}; at least 1 is accepted")

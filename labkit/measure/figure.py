@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A `Figure` that is made without pyplot, so it need not be closed. A notebook displays it as a PNG."""
+    """A `Figure` that is made without pyplot, so it need not be closed. A notebook displays the figure as a PNG."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

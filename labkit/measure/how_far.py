@@ -9,11 +9,14 @@ PREDICTION = "your prediction"
 MEASURED = ("measured", "counted", "profiled")
 """The names that figures use for the two values that are compared."""
 CLOSE = 1.1
-"""Up to this factor a prediction counts as right."""
+"""A prediction that differs from the measured value by at most this factor counts as right."""
 
 
 def how_far(guess: float, measured: float) -> str:
-    """For example "3.4 times too high". Empty if the values cannot be compared: one is NaN, or their signs differ."""
+    """The result is, for example, "3.4 times too high".
+
+    The result is empty if the values cannot be compared: one is NaN, or their signs differ.
+    """
     if not (math.isfinite(guess) and math.isfinite(measured)) or guess * measured < 0:
         return ""
     if guess == measured:

@@ -1,6 +1,6 @@
 """Stores the measurements of a notebook on disk, so they survive a restart of the kernel.
 
-A measurement that was disturbed by other programs is stored too, but it is repeated when its cell runs again.
+A measurement that was disturbed by other programs is stored too, but it is repeated when its notebook cell runs again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from labkit.plurals import counted
 
 
 class KeptRuns:
-    """The measurements of one lab (such as "01") by name. Each is stored as a JSON value with the machine and the time.
+    """The measurements of one lab (such as "01") by name.
 
-    A measurement from another processor or GPU is not used on this machine. A dictionary with a text under "disturbed" is not
-    used either: the text says why the measurement cannot be trusted.
+    Each measurement is stored as a JSON value with the machine and the time. A measurement from another processor or GPU is not
+    used on this machine but repeated. A dictionary with a text under "disturbed" is measured again too; the text says why the
+    measurement cannot be trusted.
     """
 
     def __init__(self, lab: str, path: Path | None = None) -> None:
@@ -56,7 +57,10 @@ class KeptRuns:
         return value
 
     def keep_timings(self, name: str, run: Callable[[], dict[str, Timing]], *, again: bool = False) -> dict[str, Timing]:
-        """As `keep`, for the timings of one call of `compare`. They are measured again if their ratios cannot be trusted."""
+        """Like `keep`, but for the timings that one call of `compare` returns.
+
+        The timings are measured again if their ratios cannot be trusted.
+        """
 
         def measure() -> dict[str, Any]:
             timings = run()

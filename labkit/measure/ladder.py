@@ -36,7 +36,10 @@ def _check(rung: Rung) -> None:
 
 
 class Ladder:
-    """Rungs in the order of their first measurement. A new measurement of a rung replaces it in the same position."""
+    """Rungs in the order of their first measurement.
+
+    A new measurement of a rung replaces the old one and keeps its position.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / "ladder.json"

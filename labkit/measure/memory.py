@@ -16,10 +16,10 @@ from labkit.native import trim_heap
 
 
 class HostPeak:
-    """Watches the resident memory of this process and its descendants. `bytes` is how much it grew up to its peak.
+    """Watches the resident memory of this process and its descendants. `bytes` is the peak minus the memory at the start.
 
-    A thread measures it every `interval` seconds, and once more at the end, so a shorter peak can be missed. Linux also records
-    the highest value of this process; if that record can be reset, it is used as well.
+    A thread measures this memory every `interval` seconds, and once more at the end, so a shorter peak can be missed. Linux
+    also records the peak of this process alone; if that record can be reset, it is used as well.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -61,7 +61,10 @@ def processes() -> list[psutil.Process]:
 
 
 def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
-    """Resident memory of these processes (default: `processes()`) in bytes. Memory that two processes share counts twice."""
+    """Resident memory of these processes (default: `processes()`) in bytes.
+
+    Memory that two processes share is counted twice.
+    """
     total = 0
     for process in processes() if of is None else of:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -91,7 +94,7 @@ def _reset_high_water_mark() -> bool:
 
 def _high_water_mark() -> int:
     with open(f"/proc/{os.getpid()}/status") as file:
-        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels do not report it
+        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels lack it
     return int(line.split()[1]) * 1024
 
 

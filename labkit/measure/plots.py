@@ -1,7 +1,7 @@
 """Figures of measurements: roofline, sweep, ladder, predictions, parts, timeline.
 
-Each figure has a title and a caption. The caption names the machine of the measurement. This module knows matplotlib and
-numbers, but no engine and no lab.
+Each figure has a title and a caption. The caption names the machine of the measurement. This module uses matplotlib and
+numbers; it depends on no engine and no lab.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def roofline_plot(
 
 
 FEW_TICKS = 10
-"""A sweep with at most this many points has a tick at each point."""
+"""A sweep with at most this many points has an axis tick at each point."""
 
 
 def sweep_plot(
@@ -96,7 +96,7 @@ def sweep_plot(
     title: str = "Sweep",
     caption: str = "",
 ) -> Figure:
-    """Lines over the same x values, with a band of quartiles around each line that has one in `bands`.
+    """Draw lines over the same x values; a line that is named in `bands` has a band of its quartiles around it.
 
     `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
     prediction for one x. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
@@ -119,7 +119,7 @@ def sweep_plot(
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # labels only at powers of ten would be just one or two labels
+        if high < 1000 * low:  # if only powers of ten had labels, the axis would have just one or two
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), [plain(value) for value in x])
@@ -189,7 +189,10 @@ def _check_groups(
 
 
 def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) -> list[list[float]]:
-    """The x of each bar, by series and group. The bars of a group stand side by side around the middle of the group."""
+    """The x coordinate of each bar, by series and group.
+
+    The bars of a group stand side by side around the middle of the group.
+    """
     places = [[0.0] * groups for _ in series]
     for group in range(groups):
         present = [index for index, values in enumerate(series) if not math.isnan(values[group])]
@@ -204,7 +207,7 @@ def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, Any]], width
         return
     across, values, spans = zip(*bars, strict=True)
     made = axes.bar(across, values, width=width, color=colour, label=label)
-    has_whisker = spans[0] is not None  # its end would lie on a number at the top
+    has_whisker = spans[0] is not None  # a number at the top would lie on the whisker's end
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
         above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
@@ -234,8 +237,8 @@ def prediction_plot(
     """Draw one group of bars per name: the predicted value, the value that the roofline allows, and the measured value.
 
     A value that is NaN has no bar and takes no space. `limits` are dashed lines across all groups. `ranges` are whiskers
-    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest`
-    unless a series and its ranges have one entry for each name, and for a mark over an unknown group.
+    (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest` if a
+    series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
     """
     _check_groups(names, series, ranges or {}, marks or {})
     figure = new_figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
@@ -312,7 +315,7 @@ def timeline_plot(
     """
     every = [bar for bars in rows.values() for bar in bars]
     if not every:
-        raise InvalidRequest("the timeline has no bars; run something that notes its work first")
+        raise InvalidRequest("the timeline has no bars; run something that records its work first")
     start = min(began for _, began, _ in every)
     shown = 1e3 * (seconds or max(began + took for _, began, took in every) - start)
     figure = new_figure(title, caption, height=1.2 + (0.5 if len(rows) <= 8 else 0.28) * len(rows))

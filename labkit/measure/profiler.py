@@ -23,9 +23,9 @@ class OperationTime:
 def profile_call(call: Callable[[], Any], device: Any = None, *, runs: int = 5) -> list[OperationTime]:
     """Profile `call` and return its operations, the most expensive one first.
 
-    After a warm-up, `call` runs `runs` times, and the run of median length is returned. Each run ends when the queue of
-    `device` is empty. The profiler measures host time. On a GPU this is the time for launching kernels, which limits the speed
-    of small models.
+    After a warm-up, `call` runs `runs` times, and the operations of the run with the median time are returned. Each run ends
+    when the queue of `device` is empty. The profiler measures host time. On a GPU, host time is the time for launching kernels,
+    which limits the speed of small models.
     """
     call()
     profiles = sorted((_profile(call, device) for _ in range(runs)), key=lambda rows: sum(row.seconds for row in rows))

@@ -11,9 +11,10 @@ SHORTEST_PAUSE = 0.25
 
 
 def progress_bar(title: str, after: float = 0.0) -> Callable[[int, int], None]:
-    """A function to pass as `progress`. It takes the number of finished steps and the largest possible number of steps.
+    """Return a function that can be passed as the argument `progress` of a measurement.
 
-    If the work ends within `after` seconds, no bar is shown.
+    The function takes the number of finished steps and the largest possible number of steps. If the work ends within `after`
+    seconds, no bar is shown.
     """
     from tqdm.auto import tqdm
 

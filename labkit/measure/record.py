@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Record:
-    """A measurement. `kind` names the kind of its rows; `settings` are the requested shapes, precision, seed and so on."""
+    """A measurement. `kind` says what the rows describe; `settings` are the requested shapes, precision, seed and so on."""
 
     kind: str
     settings: dict[str, Any]
@@ -53,7 +53,7 @@ class Record:
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)
-            if missing:  # defaults would describe this machine and this day, not the measurement
+            if missing:  # a default would describe this machine and today, not the measurement
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:

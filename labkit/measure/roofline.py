@@ -17,15 +17,15 @@ from labkit.precision import BITS
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
 """Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""
 CACHE_BYTES = {"fp32": 4}
-"""Bytes per number in the cache, for precisions in which a number does not take 2 bytes."""
+"""Bytes per number in the KV cache, for the precisions where it is not 2."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Counts and least times of one prefill and of one decode step, both for the whole batch.
+    """The bytes, the FLOPs and the least time of one prefill and of one decode step, both for the whole batch.
 
-    Bytes are the bytes that must be read: all weights, and the keys and values of the cached tokens. The embedding table is
-    left out, because a step reads only a few of its rows. A multiply-add counts as two FLOPs. `decode_bound` is "memory" or
+    Only bytes that must be read count: all weights, and the keys and values of the cached tokens. The embedding table is left
+    out, because a step reads only a few of its rows. A multiply-add counts as two FLOPs. `decode_bound` is "memory" or
     "compute".
     """
 
@@ -54,7 +54,7 @@ def matmul_flops_per_token(config: GPTJConfig) -> int:
 
 
 def head_flops(config: GPTJConfig) -> int:
-    """FLOPs of the logits of one position."""
+    """FLOPs to compute the logits of one position."""
     return 2 * config.hidden_size * config.vocab_size
 
 
@@ -71,8 +71,8 @@ def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, cei
     """
     if precision not in ELEMENT_BYTES or batch < 1 or length < 1:
         raise InvalidRequest(
-            f"roofline of precision {precision!r}, batch {batch}, length {length}: precision is one of "
-            f"{', '.join(ELEMENT_BYTES)}, batch and length are at least 1"
+            f"roofline of precision {precision!r}, batch {batch}, length {length}: precision must be one of "
+            f"{', '.join(ELEMENT_BYTES)}, and batch and length at least 1"
         )
     element = ELEMENT_BYTES[precision]
     weights = weight_bytes_per_step(config, element)

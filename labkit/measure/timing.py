@@ -1,8 +1,8 @@
 """Reliable timing: with a warm-up, synchronised, interleaved, repeated until the times are steady, and reported with its
 spread.
 
-A ratio of two timings says itself whether it can be trusted. This module does not know what it times: it calls functions, and
-waits until a GPU's queue is empty before each reading of the clock.
+A ratio of two timings also says whether it can be trusted. This module does not depend on what it times: it calls functions,
+and waits until a GPU's queue is empty before each reading of the clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ FEWEST_PAIRS = 3
 
 
 def too_noisy(why: str = "") -> str:
-    """The sentence for times that cannot be compared. It says that they are too noisy, what to do, and why."""
+    """The sentence to print when times are too noisy to be compared.
+
+    The sentence says what to do, and why the times are too noisy.
+    """
     return f"{TOO_NOISY}; {ADVICE}" + (f" ({why})" if why else "")
 
 
@@ -44,7 +47,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle run, in seconds: the figure to quote."""
+        """The median of the runs, in seconds; this is the number to report."""
         return statistics.median(self.samples)
 
     @property
@@ -59,7 +62,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Interquartile range over median: 0.05 means that half of the runs lie within 5 %."""
+        """The interquartile range divided by the median. At 0.05, the middle half of the runs differ by 5 % of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
     @property
@@ -80,9 +83,9 @@ class Timing:
 class Ratio:
     """How many times longer one function takes than another: median and quartiles over pairs of neighbouring runs.
 
-    `slow` and `fast` are the seconds of the pair in the middle. `why` says why the ratio cannot be trusted: other programs
-    disturbed the runs, or the pairs differ too much. It is empty for a ratio that can be trusted. If a ratio cannot be trusted,
-    its `str()` contains no number. So every ratio can be put into a title or a line of text.
+    `slow` and `fast` are the seconds of the two functions in the pair with the median ratio. `why` says why the ratio cannot be
+    trusted: other programs disturbed the runs, or the pairs differ too much. `why` is empty for a ratio that can be trusted. If
+    a ratio cannot be trusted, the text `str(ratio)` contains no number, so any ratio can be printed in a title.
     """
 
     median: float
@@ -129,17 +132,17 @@ def compare(
 ) -> dict[str, Timing]:
     """Time several functions in turn, A B C A B C, so that a change in the machine's speed affects all of them equally.
 
-    After `warmup` rounds that do not count, there are at least `min_runs` rounds. They end when every spread is at most
-    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. Before each clock reading, the queue of
-    `device` (None, "cpu", "cuda", ...) must be empty; `synchronise` and `clock` replace this waiting and the clock. `threads`
-    is the number of torch's CPU threads during the measurement: with one thread, small operations do not depend on whether a
-    second core is free. `progress` is called with the number of finished rounds and `max_runs`. Raises `InvalidRequest` for
-    impossible settings.
+    After `warmup` rounds that do not count, there are at least `min_runs` rounds. The rounds end when every spread is at most
+    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. Before each reading of the clock, the
+    function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise` replaces this wait, and
+    `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement: with one thread, small
+    operations do not depend on whether a second core is free. `progress` is called with the number of finished rounds and
+    `max_runs`. Raises `InvalidRequest` for impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
             f"timing {counted(len(calls), 'call')} with warmup {warmup}, min_runs {min_runs}, max_runs {max_runs}, max_seconds "
-            f"{max_seconds}: at least one call, warmup 0 or more, 1 <= min_runs <= max_runs, max_seconds above 0 are needed"
+            f"{max_seconds}: give at least one call, warmup >= 0, 1 <= min_runs <= max_runs and max_seconds > 0"
         )
     wait = synchronise or waiter(device)
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -182,14 +185,14 @@ def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """`slow / fast`, pair by pair, and whether this ratio can be trusted. Both timings must come from one call of `compare`.
+    """The ratio `slow / fast` over the pairs of runs, and whether it can be trusted.
 
-    Raises `InvalidRequest` if the timings have different numbers of runs, because such runs were not taken in turn, and if a
-    run of `fast` took no time.
+    Both timings must come from one call of `compare`. Raises `InvalidRequest` if the timings have different numbers of runs,
+    because such runs were not taken in turn, and if a run of `fast` took no time.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(
-            f"a ratio pairs runs taken side by side, but these have {slow.runs} and {counted(fast.runs, 'run')}"
+            f"a ratio compares runs in pairs, but the timings have {slow.runs} and {counted(fast.runs, 'run')}"
         )
     if not all(sample > 0 for sample in fast.samples):
         raise InvalidRequest("a run took no time that the clock could see; time more work in one call")

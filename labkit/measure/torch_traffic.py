@@ -1,7 +1,7 @@
 """Counts the bytes that torch operations read and write, and their launches. Nothing is timed.
 
-The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. On a GPU this is
-true of separate kernels; a fused kernel avoids these reads and writes.
+The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. On a GPU, separate
+kernels behave like this; a fused kernel avoids many of these reads and writes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
         if inputs and name in _PICKS_ROWS:
             read += written - _bytes(inputs[0])
-        elif name.startswith(("index_put", "_index_put")):  # it writes only the bytes of the values that it was given
+        elif name.startswith(("index_put", "_index_put")):  # an indexed write touches only the bytes of the given values
             read, written = read - _bytes(inputs[0]), _bytes(inputs[-1])
         elif name in _OVERWRITES:
             read -= _bytes(inputs[0])
@@ -72,7 +72,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    """Whether an operation returned memory of an input. It then made a view, or was a conversion with nothing to convert."""
+    """Whether an operation returned memory of an input.
+
+    If so, the operation made a view, or was a conversion with nothing to convert.
+    """
     with contextlib.suppress(RuntimeError):  # tensors without a storage
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor.numel()}
         return outputs[0].untyped_storage().data_ptr() in memory

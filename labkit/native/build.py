@@ -1,6 +1,6 @@
 """Builds the native library with the machine's C++ compiler: `python -m labkit.native.build`.
 
-It does not import labkit, so it can run while the package itself is built, before anything is installed.
+This script does not import labkit, so it can run while the package itself is built, before anything is installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BuildError(Exception):
 
 
 def build(target: Path = TARGET) -> Path:
-    """Compile the sources and link them into the file `target`. If this fails, raise `BuildError` and keep the old file.
+    """Compile the sources and link them into the file `target`. If the build fails, raise `BuildError` and keep the old file.
 
     The variable `CXX` names the compiler; by default it is g++, clang++ or c++. Without OpenMP the library runs on one thread.
     """

@@ -187,18 +187,21 @@ def instruction_set() -> str:
 
 
 def use_instruction_set(name: str) -> None:
-    """Use another instruction set, for tests and comparisons. Raises `NotAvailable` if the CPU or the build lacks it."""
+    """Use another instruction set, for tests and comparisons.
+
+    Raises `NotAvailable` if the CPU or the build lacks this instruction set.
+    """
     if library().lk_use_isa(name.encode()):
         raise NotAvailable(f"instruction set {name!r} is not available on this CPU or in this build")
 
 
 def threads() -> int:
-    """The number of threads per call, as set in torch (`torch.set_num_threads`); 1 in a forked child, which has only one."""
+    """The number of threads per call, as set by `torch.set_num_threads`; 1 in a forked child, which has only one thread."""
     return 1 if is_forked_child() else torch.get_num_threads()
 
 
 def native_type(tensor: Tensor) -> int:
-    """The library's number for a tensor's dtype. Raises `InvalidRequest` unless it is float32 or bfloat16."""
+    """The library's number for a tensor's dtype. Raises `InvalidRequest` unless the dtype is float32 or bfloat16."""
     if tensor.dtype not in TYPES:
         raise InvalidRequest(f"a native kernel was given a tensor of {tensor.dtype}; float32 and bfloat16 are accepted")
     return TYPES[tensor.dtype]
@@ -208,10 +211,10 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
-    """The address of a tensor's data, for a C call; None for None.
+    """The address of a tensor's data, for a C call; None if `tensor` is None.
 
-    C cannot check an address. Therefore this raises `InvalidRequest` unless `tensor` is a plain, contiguous CPU tensor of this
-    dtype and shape. Every address that is passed to the library comes from here or from `rows_pointer`.
+    C cannot check an address. Therefore this function raises `InvalidRequest` unless `tensor` is a plain, contiguous CPU tensor
+    of this dtype and shape. Every address that is passed to the library comes from here or from `rows_pointer`.
     """
     if tensor is None:
         return None
@@ -258,7 +261,7 @@ def advise_large_pages(memory: Tensor) -> None:
 
 
 class Workspace:
-    """Memory that native calls reuse. Only one call at a time can use it."""
+    """Memory that native calls reuse. Only one call at a time can use a workspace."""
 
     def __init__(self) -> None:
         self.handle = c_void_p(library().lk_workspace_create())

@@ -35,8 +35,8 @@ _local = threading.local()
 class PackedWeight:
     """A packed `[out, in]` matrix; `precision` is fp32, bf16, int8 or int4.
 
-    It is made from a dense float32 or bfloat16 matrix, from an `Int8Weight`, or from an `Int4Weight` with a group size that is
-    a multiple of 32.
+    A `PackedWeight` is made from a dense float32 or bfloat16 matrix, from an `Int8Weight`, or from an `Int4Weight` with a group
+    size that is a multiple of 32.
     """
 
     def __init__(self, weight: Tensor | Int8Weight | Int4Weight) -> None:
@@ -80,7 +80,7 @@ class PackedWeight:
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x weight^T + bias, then GELU if `gelu`, for `x` `[tokens, in]` in float32 or bfloat16.
 
-        The result has the same dtype.
+        The result has the dtype of `x`.
         """
         x = x.contiguous()
         out = x.new_empty(x.shape[0], self.shape[0])
@@ -155,14 +155,17 @@ def _parts(weight: Tensor | Int8Weight | Int4Weight) -> _Parts:
 
 
 def _large(byte_count: int) -> Tensor:
-    """New memory that was not written yet. It is in large pages if the system offers them."""
+    """Newly allocated memory that was not written yet. The memory is in large pages if the system offers them."""
     memory = untouched((byte_count,), torch.uint8, _CPU)
     advise_large_pages(memory)
     return memory
 
 
 def workspace() -> Workspace:
-    """The workspace of this thread. Each thread needs its own, because ctypes releases Python's lock during a call."""
+    """The workspace of this thread.
+
+    Each thread needs its own workspace, because ctypes releases Python's lock during a call.
+    """
     found: Workspace | None = getattr(_local, "workspace", None)
     if found is None:
         found = _local.workspace = Workspace()

@@ -19,7 +19,7 @@ SLOT_BYTES = 1 << 20
 FOLDER = Path("/dev/shm")
 """The folder of named memory.
 
-If it is missing, a file in the temporary folder is used. The system caches that file in memory.
+If `FOLDER` is missing, a file in the temporary folder is used. The system keeps such a file in its page cache.
 """
 
 _REASONS = {1: "did not answer within {timeout:g} s", 2: "and all others were told to stop"}
@@ -44,7 +44,7 @@ class SharedGroup:
 
     @staticmethod
     def create(ranks: int) -> Path:
-        """Create the file of a new group, filled with zeros. The caller deletes it once all members have opened it."""
+        """Create the file of a new group, filled with zeros. The caller deletes the file once all members have opened it."""
         return shared_file("group", region_bytes(ranks))
 
     @property
@@ -69,12 +69,15 @@ class SharedGroup:
         return tensor
 
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """Replace the tensor by that of `root`. The tensors are contiguous, with the same shape and dtype on all members."""
+        """Replace the tensor by the tensor of the member `root`.
+
+        The tensors are contiguous, with the same shape and dtype on all members.
+        """
         self._done(self.try_broadcast(tensor, root), "broadcast")
         return tensor
 
     def try_broadcast(self, tensor: Tensor, root: int, patience: float | None = None) -> int:
-        """As `broadcast`, but return a status: 1 if a member was late, 2 after `abort`, and 0 on success.
+        """Like `broadcast`, but return a status: 0 on success, 1 if a member was late, and 2 after `abort`.
 
         patience: seconds to wait (default: `timeout`). After status 1 the caller can try again, unless the tensor is larger
         than `SLOT_BYTES` and a part of it was already sent.
@@ -86,14 +89,14 @@ class SharedGroup:
         return status
 
     def wait_for_broadcast(self, tensor: Tensor, root: int) -> Tensor:
-        """As `broadcast`, without a time limit."""
+        """Like `broadcast`, but without a time limit."""
         while status := self.try_broadcast(tensor, root):
             if status == 2:
                 self.fail(status, "broadcast")
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """Return the tensors of all members, `[ranks, *shape]`, on `root`, and None on the others.
+        """Return the tensors of all members, `[ranks, *shape]`, on `root`, and None on all other members.
 
         The tensors have the same shape and dtype on all members.
         """
@@ -108,7 +111,10 @@ class SharedGroup:
         library().lk_group_abort(byref(self._struct))
 
     def take_account(self) -> tuple[int, int, float]:
-        """The calls since the last account: their number, bytes and seconds. The seconds include waiting for other members."""
+        """The number, bytes and seconds of the collective calls since the last account.
+
+        The seconds include waiting for other members.
+        """
         struct = self._struct
         account = struct.calls, struct.bytes, struct.seconds
         struct.calls, struct.bytes, struct.seconds = 0, 0, 0.0

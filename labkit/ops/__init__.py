@@ -1,4 +1,4 @@
-"""The operations of a GPT-J, one per file. The torch form of an operation is the specification of its faster kernels.
+"""The operations of a GPT-J, one per file. The torch version of an operation is the specification of its faster kernels.
 
 Every function works on plain tensors over a flat batch of tokens and knows nothing about requests or layers. In a running
 engine, `use` replaces operations, given by name, with other functions.

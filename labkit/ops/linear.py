@@ -14,14 +14,14 @@ from labkit.weight_formats import DynamicWeight, QuantizedWeight
 Weight = Tensor | QuantizedWeight | PackedWeight | TorchPackedWeight
 """The `[out, in]` matrix of a linear layer: dense, quantized, or packed for the CPU's kernels."""
 PACKED = PackedWeight, TorchPackedWeight
-"""The kinds of weight that bring their own kernel, `multiply`."""
+"""The kinds of weight that have their own kernel, the method `multiply`."""
 
 
 def linear_reference(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """The specification of `linear`, in torch; a quantized weight is first dequantized to the dtype of `x`.
 
-    If the weight format also rounds activations, `x` is rounded. In this case the product and the addition of the bias are
-    computed in float32 or wider.
+    If the weight format also rounds activations, `x` is rounded, and the product and the addition of the bias are computed in
+    float32 or wider.
     """
     if isinstance(weight, DynamicWeight):
         return _rounded_product(x, weight, bias)
@@ -40,7 +40,7 @@ def _rounded_product(x: Tensor, weight: DynamicWeight, bias: Tensor | None) -> T
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias: `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or None. Returns `[tokens, out]`.
 
-    A packed weight runs its own kernel.
+    For a packed weight, the weight's own kernel runs.
     """
     if isinstance(weight, PACKED):
         return weight.multiply(x, bias)

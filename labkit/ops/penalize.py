@@ -44,9 +44,10 @@ def penalize(
     `logits` is `[n, vocab_size]`. `marks` `[any, vocab_size]` uint8 holds sums of `IN_PROMPT`, `GENERATED`, `STOP` and
     `BANNED`; other bits are ignored. Row i of the logits uses row `rows[i]` of the marks (`rows` `[n]` int64).
 
-    The logit of each token of the prompt or the continuation is divided by `repetition_penalty` if it is positive, and
-    multiplied by it otherwise (Keskar et al. 2019). Then `presence_penalty` is subtracted from the logits of generated tokens.
-    Both penalties are `[n]`, any float dtype. Banned tokens get minus infinity. Stop tokens get it in rows where `may_stop`
-    (`[n]` bool) is false. Returns a new tensor `[n, vocab_size]` in float32, or in float64 for float64 logits.
+    The logit of each token of the prompt or the continuation is divided by `repetition_penalty` if the logit is positive, and
+    otherwise multiplied by `repetition_penalty` (Keskar et al. 2019). Then `presence_penalty` is subtracted from the logits of
+    generated tokens. Both penalties are `[n]`, any float dtype. Banned tokens get minus infinity. Stop tokens get minus
+    infinity in rows where `may_stop` (`[n]` bool) is false. Returns a new tensor `[n, vocab_size]` in float32, or in float64
+    for float64 logits.
     """
     return penalize_reference(logits, marks, rows, repetition_penalty, presence_penalty, may_stop)

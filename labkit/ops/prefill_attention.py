@@ -45,7 +45,8 @@ def prefill_attention(
     `query` `[tokens, num_heads, head_dim]` holds the new tokens of all sequences, one sequence after another: sequence s has
     the rows from `starts[s]` up to, but not including, `starts[s + 1]` (`starts` `[sequences + 1]` int32). `keys` and `values`
     are `[num_slots, num_heads, head_dim]` and already hold the new tokens. Sequence s owns the slots `slot_table[s,
-    :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths` `[sequences]` int32). The last of these slots hold its new
-    tokens. Each new token sees the slots up to its own. Returns `[tokens, num_heads, head_dim]` in the dtype of `query`.
+    :lengths[s]]` (`slot_table` `[sequences, any]` int32, `lengths` `[sequences]` int32). The last of a sequence's slots hold
+    its new tokens. Each new token sees its sequence's slots up to its own slot. Returns `[tokens, num_heads, head_dim]` in the
+    dtype of `query`.
     """
     return prefill_attention_reference(query, keys, values, slot_table, starts, lengths)

@@ -36,7 +36,9 @@ def operation(
     triton_takes: Callable[P, bool] | None = None,
     decided_by: int = 0,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Register the decorated function as the operation of its name. Each call runs the first of these that applies:
+    """Register the decorated function as the operation with the function's name.
+
+    Each call runs the first of these that applies:
 
     1. the function that `use` has put in the operation's place;
     2. `native`, the kernel of the native library, for a tensor that `on_native` accepts;
@@ -74,7 +76,7 @@ def operation(
 
 @functools.cache
 def triton_kernel(name: str) -> Callable[..., Any]:
-    """The function that runs an operation as a Triton kernel; importing it takes a second."""
+    """The function that runs an operation as a Triton kernel; importing the kernel takes a second."""
     launcher: Callable[..., Any] = getattr(importlib.import_module(f"labkit.ops.kernels.{name}"), f"{name}_triton")
     return launcher
 
@@ -82,10 +84,10 @@ def triton_kernel(name: str) -> Callable[..., Any]:
 class use:  # noqa: N801 - reads as a verb where it is called: `with ops.use(layer_norm=mine):`
     """Replace operations by other functions: `ops.use(layer_norm=mine)` takes effect at once and lasts until `restore()`.
 
-    Used as a context manager (`with ops.use(...):`), it restores the former functions at the end of the block. Running engines
-    call the new functions from their next step on. While any operation is replaced, they call operations one by one. Each
-    function gets exactly the arguments of the operation that it replaces. Raises `InvalidRequest` for an unknown operation and
-    for a value that cannot be called.
+    Used as a context manager (`with ops.use(...):`), `use` restores the former functions at the end of the block. Running
+    engines call the new functions from their next step on. While any operation is replaced, running engines call their
+    operations one by one. Each function gets exactly the arguments of the operation that it replaces. Raises `InvalidRequest`
+    for an unknown operation and for a value that cannot be called.
     """
 
     def __init__(self, **functions: Callable[..., Any]) -> None:

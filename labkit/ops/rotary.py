@@ -19,7 +19,7 @@ def rotary_table(positions: int, rotary_dim: int, device: torch.device | None = 
 
 
 def rotary(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotate each pair (x[2i], x[2i+1]) of the first `2 * pairs` dimensions of every head by the angle of its position.
+    """Rotate each pair (x[2i], x[2i+1]) of the first `2 * pairs` dimensions of every head by the angle of the token's position.
 
     `x` is `[tokens, num_heads, head_dim]`, `sin` and `cos` are `[tokens, pairs]`. Returns a tensor of the shape and dtype of
     `x`. Dimensions after the first `2 * pairs` are unchanged.

@@ -1,4 +1,4 @@
-"""Marks of tokens, one bit each. They say which tokens a text already holds, and which tokens may not come next."""
+"""Marks of tokens, one bit each. Marks say which tokens a text already holds, and which tokens may not come next."""
 
 IN_PROMPT = 1
 """The prompt holds the token."""

@@ -1,4 +1,4 @@
-"""Quantized matrices for CPUs where the native library is not available. They are packed for torch's own kernels."""
+"""Quantized matrices for CPUs where the native library is not available. The matrices are packed for torch's own kernels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TorchPackedWeight:
             return
         nibbles = F.pad(weight.nibbles.int(), (0, 0, 0, missing), value=8)
         self._values = torch._convert_weight_to_int4pack_for_cpu(nibbles, 1)
-        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # pairs of scale and zero point, which is 0
+        self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1)  # pairs of a scale and a zero point of 0
 
     @property
     def byte_count(self) -> int:
@@ -52,5 +52,5 @@ class TorchPackedWeight:
         return apply_gelu(out) if gelu else out
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The dense `[out, in]` matrix, computed as a product with the identity matrix. Its values are rounded to bfloat16."""
+        """The dense `[out, in]` matrix, computed as a product with the identity matrix. The values are rounded to bfloat16."""
         return self.multiply(torch.eye(self.shape[1], dtype=torch.bfloat16, device="cpu")).T.to(dtype)

@@ -1,12 +1,11 @@
-"""Only programs of the user who runs a server may change it: its secret is in a file that other users cannot read.
+"""Only programs of the user who runs a server may change the server: its secret is in a file that other users cannot read.
 
 Triton refuses requests to the interfaces in `CLOSED` unless a header holds the secret. The other interfaces stay open to every
-program that can reach the port: inference, health, metadata, model configuration and statistics. Clients need these. They
-reveal models, shapes, counts and paths, but cannot change anything.
+program that can reach the port: inference, health, metadata, model configuration and statistics. Clients need these. The open
+interfaces reveal models, shapes, counts and paths, but cannot change anything.
 
 Triton does not check a request's Origin or Host header. A web page in a browser can therefore send prompts to a server on
-loopback. The page cannot read the answers, unless its own host name is made to resolve to this machine (DNS
-rebinding).
+loopback. A web page cannot read the answers, unless its own host name is made to resolve to this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def restricting_options(secret: str) -> list[str]:
 
 
 def make_secret(folder: Path, addresses: Sequence[str]) -> None:
-    """Make a random secret. Write it to the server's folder and, for each address HOST:PORT, to a file of this user."""
+    """Make a random secret. Write the secret to the server's folder and, for each address HOST:PORT, to a file of this user."""
     secret = secrets.token_hex(32)
     write_private(folder / SECRET_FILE, secret)
     for address in addresses:  # also for the metrics port: such a file shows that the address belongs to this machine
@@ -50,7 +49,7 @@ def make_secret(folder: Path, addresses: Sequence[str]) -> None:
 
 
 def withdraw_secret(folder: Path) -> None:
-    """Delete the secret's files for the server of this folder. Files of a newer server on the same ports stay."""
+    """Delete the secret's files for the server of this folder. Files of a newer server on the same ports are kept."""
     with contextlib.suppress(OSError):
         secret = (folder / SECRET_FILE).read_text()
         for file in _folder().iterdir():

@@ -1,4 +1,4 @@
-"""Connections to servers. They use no proxy for servers on this machine, and send the secret to this user's own servers."""
+"""Connections to servers: without a proxy for servers on this machine, and with the secret for this user's own servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST: Options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_me
 
 
 def client_library() -> Any:
-    """The module `tritonclient.grpc`. Raises `NotAvailable` if it is not installed."""
+    """The module `tritonclient.grpc`. Raises `NotAvailable` if tritonclient is not installed."""
     try:
         import tritonclient.grpc as library
     except ImportError as error:
@@ -30,7 +30,7 @@ def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Optio
 
 
 def grpc_client(address: str, more: Sequence[tuple[str, int]] = ()) -> Any:
-    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT. It may load models if the server belongs to this user.
+    """A `tritonclient.grpc.InferenceServerClient` for HOST:PORT. The client may load models if the server belongs to this user.
 
     more: further options of the gRPC channel. Raises `NotAvailable` if tritonclient is not installed.
     """
@@ -52,7 +52,7 @@ def _is_here(address: str) -> bool:
 
 
 class _AddsSecret:
-    """Adds the secret to each call. It reads the secret at each call, because a restarted server has a new one."""
+    """Adds the secret to each call. The secret is read at each call, because a restarted server has a new one."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -1,4 +1,4 @@
-"""The number of requests that a model has accepted but not answered, in a file that stays if the model's process ends.
+"""The number of requests that a model has accepted but not answered, in a file that remains when the model's process ends.
 
 If a model's process is killed, Triton never answers the requests that the process had accepted, and does not report their
 number.
@@ -17,7 +17,10 @@ SUFFIX = ".in-flight"
 
 
 class InFlightCount:
-    """Writes this process's number to the server's shared folder. `begin` and `end` may be called from any thread."""
+    """Writes the number of this process's unanswered requests to the server's shared folder.
+
+    `begin` and `end` may be called from any thread.
+    """
 
     def __init__(self, folder: Path) -> None:
         path = _path(folder, os.getpid())

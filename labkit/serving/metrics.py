@@ -11,9 +11,9 @@ The counters:
 | `nv_inference_request_failure{model}` | requests in which the model's code crashed; for an ensemble *each counts twice* |
 
 labkit's counters leave out the watchdog's probes. A refused request of an ensemble counts once, for the step that refused it.
-The `nv_` counters are Triton's own (version 2.51) and include probes. Triton counts a request when the call of the model's code
-returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself refuses (an
-unknown input, a wrong data type) reach no model and are not counted.
+The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call of
+the model's code returns, and ignores the answer, so the model's code cannot correct these counters. Requests that Triton itself
+refuses (an unknown input, a wrong data type) reach no model and are not counted.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class ModelCounts:
 class EngineCounts:
     """The state and counters of the engine.
 
-    running, waiting: sequences. free_slots, num_slots: slots of the KV cache. steps: those that generated tokens.
+    running, waiting: sequences. free_slots, num_slots: slots of the KV cache. steps: steps that generated tokens.
     queue_seconds: summed over all requests, the time from arrival to the beginning of the step that generated the first token.
     """
 
@@ -161,7 +161,7 @@ class EngineCounts:
 def read_metrics(address: str, *, timeout: float = 5.0) -> Metrics:
     """Read a server's metrics. The engine's own counters are at most half a second old.
 
-    address: HOST:PORT of the metrics. Raises `NotAvailable` if nothing answers there, or if the answer is not metrics.
+    address: HOST:PORT of the metrics. Raises `NotAvailable` if nothing answers at `address`, or if the answer is not metrics.
     """
     try:
         with open_url(f"http://{address}/metrics", timeout=timeout) as answer:
@@ -191,21 +191,21 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def _bare(name: str) -> str:
-    """The name without `_total`: the Prometheus library appends it to every counter's name, and Triton to none."""
+    """The name without `_total`: the Prometheus library appends it to every counter's name, but Triton does not."""
     return name.removesuffix("_total")
 
 
 def metrics_plot(metrics: Metrics, models: Iterable[str] = (), *, title: str = "In the server", caption: str = "") -> Figure:
     """Two bar charts: steps by their number of sequences, and the time per request in the queue and in computation.
 
-    metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the
-    time in the queue is the engine's, which Triton does not know. Raises `InvalidRequest` if nothing was counted.
+    metrics: usually the difference of two readings. models: all models with counters if left out. For `gptj` the time in the
+    queue comes from the engine, because Triton does not know it. Raises `InvalidRequest` if nothing was counted.
     """
     from labkit.measure.plots import COLOURS, new_figure
 
     sizes, names = metrics.batch_sizes(), list(models) or metrics.models()
     if not sizes and not names:
-        raise InvalidRequest("the metrics count nothing; send the server requests between the two readings")
+        raise InvalidRequest("the metrics count nothing; send requests to the server between the two readings")
     figure = new_figure(title, caption, width=8.0, height=3.6)
     batches, times = figure.subplots(1, 2)
     batches.bar(list(sizes), list(sizes.values()), color=COLOURS[0])

@@ -1,7 +1,7 @@
 """How a model recognises the watchdog's probes: by a request parameter whose value only this user can read.
 
 Probes are answered like any other request, but labkit's own metrics do not count them as requests, tokens, steps or
-refusals. The value, called the mark, is random and different for each server. It is in the server's shared folder, which
+refusals. The value, called the mark, is random and different for each server. The mark is in the server's shared folder, which
 other users cannot read. A request with a wrong value is refused, so clients cannot use the parameter to hide requests.
 """
 
@@ -16,7 +16,7 @@ PARAMETER = "labkit_probe"
 
 
 def mark_of(folder: Path) -> str:
-    """The mark of the server with this shared folder; if it has none yet, a random one is made."""
+    """The mark of the server with this shared folder; if there is no mark yet, a random one is made."""
     path = folder / "probe"
     if not path.exists():
         new = folder / f"probe.{os.getpid()}.{secrets.token_hex(4)}"

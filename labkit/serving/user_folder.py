@@ -1,4 +1,4 @@
-"""One folder for each user, closed to all other users. It holds sockets, secrets and process ids."""
+"""One folder for each user, closed to all other users. The folder holds sockets, secrets and process ids."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PLACE = "/tmp"
 def user_folder() -> Path:
     """This user's folder, with mode 700; it is created if it is missing. All processes of the user get the same folder.
 
-    It lies in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a socket
-    may have 107 bytes at most. If `PLACE` cannot be used, it lies in the temporary folder. Raises `NotAvailable` if neither
-    can be used.
+    The folder lies in `PLACE`, whatever TMPDIR says: a server and its clients must look in the same place, and the path of a
+    socket may have 107 bytes at most. If `PLACE` cannot be used, the folder lies in the temporary folder. Raises `NotAvailable`
+    if neither place can be used.
     """
     faults = []
     for parent in dict.fromkeys((PLACE, tempfile.gettempdir())):

@@ -194,7 +194,7 @@ def test_the_record_says_what_was_asked_for_and_can_be_kept(record: Record, tmp_
         ({"batches": ()}, r"batch \[\]"),
         ({"batches": (4, 0)}, r"batch \[4, 0\]"),
         ({"prompt_tokens": 0}, "prompt_tokens 0"),
-        ({"new_tokens": 1}, "new_tokens 1: .* at least 2 new tokens"),
+        ({"new_tokens": 1}, "new_tokens 1: .* new_tokens at least 2"),
         ({"prompt_tokens": 500, "new_tokens": 500}, "exceed the context of 512"),
         ({"seconds": 0.0}, "seconds is 0.0"),
         ({"seconds": -1.0}, "seconds is -1.0"),

@@ -125,7 +125,7 @@ def test_what_is_not_accepted_is_refused_before_anything_is_sent(nobody: str, pa
         ([], "the prompt has no token"),
         ([-1], "input_ids is -1; a whole number from 0 to"),
         (3, "input_ids is 3; a text, or token ids is accepted"),
-        ("\ud800", "text_input has half a character at 0"),
+        ("\ud800", "text_input has half a character at index 0"),
     ],
 )
 def test_prompts_that_are_none(prompt: Any, words: str) -> None:
@@ -136,7 +136,7 @@ def test_prompts_that_are_none(prompt: Any, words: str) -> None:
 
 @pytest.mark.parametrize("address", ["localhost", "http://localhost:8001", ":8001", "host:port", ""])
 def test_addresses_that_are_none(address: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"HOST:PORT of the server's gRPC is accepted"):
+    with pytest.raises(InvalidRequest, match=r"give HOST:PORT of the server's gRPC"):
         Client(address)
 
 

@@ -136,7 +136,7 @@ def test_more_than_may_wait_are_refused_with_the_limit(host: EngineThread) -> No
         ("word " * 3_000_000, SHORT, "fit the model's context of 512 tokens"),
         ([1, 99_999], SHORT, "token ids are 0 to"),
         ("a", SamplingParams(max_new_tokens=10_000), "10000 new tokens do not fit"),
-        ("a", SamplingParams(stop=["x"] * 5000), "stop holds 5000 words; at most 1024"),
+        ("a", SamplingParams(stop=["x"] * 5000), "stop has 5000 words; at most 1024"),
     ],
 )
 def test_what_cannot_be_met_is_refused_for_itself_alone(host: EngineThread, prompt: Any, params: Any, words: str) -> None:

@@ -2,7 +2,8 @@
 
 enum { BLOCK = 8 }; // positions that are processed together for all heads
 
-// Slots may lie anywhere, so the hardware cannot predict the next row. Prefetch the head's part of that row.
+// The slots of a sequence may lie anywhere, so the hardware cannot predict the next row. Prefetch this head's part of the next
+// row.
 LK_INLINE void prefetch_row(const char *row, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
 }
@@ -19,7 +20,7 @@ LK_INLINE void dot_four(const uint16_t *query, const char *const *key, int64_t o
         c = _mm512_dpbf16_ps(c, (__m512bh)_mm512_loadu_si512(key[2] + offset + 2 * i), q);
         d = _mm512_dpbf16_ps(d, (__m512bh)_mm512_loadu_si512(key[3] + offset + 2 * i), q);
     }
-    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); // a b a b in each quarter
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); // each quarter is a b a b
     __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee)); // a b c d
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
@@ -201,7 +202,8 @@ static void pack_head(const AttentionShape *s, int32_t type, const void *keys, c
             }
         }
     } else {
-        // In keys a word holds two dimensions. In values a word holds two positions, so two rows are interleaved.
+        // In the packed keys, a 32-bit word holds two dimensions. In the packed values, a 32-bit word holds two positions, so
+        // two rows are interleaved.
         uint32_t *k = (uint32_t *)key_panels, *v = (uint32_t *)value_panels;
         __builtin_memset(k, 0, (int64_t)positions * padded_dim * 2);
         __builtin_memset(v, 0, (int64_t)positions * padded_dim * 2);

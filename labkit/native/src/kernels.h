@@ -1,21 +1,22 @@
-// The table of kernels. Each instruction set provides one, and the rest of the library calls the kernels through it.
+// The table of kernels. Each instruction set provides one table, and the rest of the library calls the kernels through it.
 #pragma once
 #include "native.h"
 
-// Rows of activations, in tiles of up to LK_TILE rows: tile t lies at t * LK_TILE * in, as [step][rows of the tile][unit]
-// with unit 1 (f32), 2 (bf16) or 4 (int8) inputs. So the inputs of all rows of a tile lie next to each other.
+// Rows of activations, in tiles of up to LK_TILE rows. Tile t begins at t * LK_TILE * in and has the layout [step][row of the
+// tile][unit], where a unit has 1 (f32), 2 (bf16) or 4 (int8) inputs. So the inputs of all rows of a tile lie next to each
+// other.
 struct Activations {
     int32_t type;     // LK_F32, LK_BF16 or LK_INT8
     int32_t rows, in; // `in` is padded
-    int32_t group;    // int8: inputs that share a scale
+    int32_t group;    // int8: number of inputs that share a scale
     void *data;
     float *scales;    // int8: per tile [group][rows of the tile]
-    int32_t *sums;    // int8: sums of the quantized inputs, laid out as the scales
+    int32_t *sums;    // int8: sums of the quantized inputs, in the layout of the scales
 };
 
 enum { STORE = 0, ADD = 1, STORE_GELU = 2 };
 
-// The destination of a product. If `packed` is set: activations. Otherwise: f32 rows (`out`, `stride`), stored or added.
+// The destination of a product. If `packed` is set: activations. Otherwise f32 rows (`out`, `stride`) are stored or added.
 struct Output {
     int32_t mode;
     float *out;

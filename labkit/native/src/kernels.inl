@@ -202,7 +202,8 @@ static void softmax_weights(const float *x, int32_t count, float largest, double
 // The hardware prefetches a stream too, but not far enough ahead when the core also computes.
 LK_INLINE void prefetch(const void *at) { __builtin_prefetch((const char *)at + 4096); }
 
-// M rows by P neighbouring panels. U consecutive steps use separate accumulators, which hides latency when there are few rows.
+// A tile of M rows by P neighbouring panels. U consecutive steps use separate accumulators, which hides latency when there are
+// few rows.
 template <int M, int P, int U> LK_INLINE void tile_f32(const float *w, int64_t panel, int32_t in, const float *x, F16 (*sum)[M]) {
     F16 acc[U][P][M];
     for (int u = 0; u < U; u++)

@@ -1,4 +1,5 @@
-// The C interface of labkit's CPU kernels. It declares everything that Python passes or receives; nothing else is exported.
+// The C interface of labkit's CPU kernels. This file declares everything that Python passes or receives; nothing else is
+// exported.
 //
 // Numbers: f32 is IEEE binary32, bf16 is its upper half. A weight of `out` x `in` is packed in panels of 16 output rows:
 //   f32   [panel][in][16]                    bf16  [panel][in / 2][16][2]
@@ -31,7 +32,7 @@ typedef struct {
     lk_weight qkv, out_proj, fc_in, fc_out;
 } lk_layer;
 
-// A member of a group of processes on this host. All of them share the region, which starts as zeros.
+// A member of a group of processes on this host. All members share the region, which starts as zeros.
 typedef struct {
     void *region;         // shared memory of lk_group_bytes bytes
     int32_t rank, ranks;
@@ -39,7 +40,7 @@ typedef struct {
     uint64_t epoch;       // starts at 0
     double timeout;       // seconds that a call waits for other members
     int32_t late;         // the member that did not answer in time
-    int32_t calls;        // finished calls, and below their bytes and seconds; the caller reads them and sets them to zero
+    int32_t calls;        // finished calls; the caller reads and resets this number, `bytes` and `seconds`
     int64_t bytes;
     double seconds;
 } lk_group;
@@ -53,7 +54,7 @@ typedef struct {
     const float *ln_weight, *ln_bias; // the last layer norm
     lk_weight head;
     const void *embedding;            // [embedding_rows][hidden] of cache_type, or null if the pass begins with `hidden_in`
-    int64_t embedding_first, embedding_rows; // the tokens that have rows here; other tokens get zeros
+    int64_t embedding_first, embedding_rows; // the first token and the number of tokens that have rows here; others get zeros
     const float *sin, *cos;           // [positions][rotary_dim / 2]
     int32_t (*add_up)(void *argument, float *data, int64_t count); // sums over all shards and returns 0 on success; or null
     void *add_up_argument;
@@ -76,7 +77,8 @@ typedef struct {
 
 // The instruction set in use: "avx512_bf16", "avx512_vnni", "avx2" or "portable".
 LK_API const char *lk_isa(void);
-// Choose an instruction set by name, for tests. Returns 0, or -1 and changes nothing if the CPU or the build lacks it.
+// Choose an instruction set by name, for tests. Returns 0; if the CPU or the build lacks the set, returns -1 and changes
+// nothing.
 LK_API int32_t lk_use_isa(const char *name);
 // Ask for large pages for a buffer that was not written yet; has no effect if the system has no large pages.
 LK_API void lk_advise_large_pages(void *data, int64_t bytes);
@@ -90,7 +92,7 @@ LK_API void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, i
                     int32_t group, void *packed, void *packed_scales, int32_t threads);
 
 // One forward pass. keys and values: [layers][num_slots][heads][head_dim] of cache_type; logits: f32 [batch->logits][vocab].
-// lk_workspace_create makes the workspace; it grows when needed and serves one call at a time.
+// lk_workspace_create makes the workspace; the workspace grows when needed and serves one call at a time.
 LK_API void *lk_workspace_create(void);
 LK_API void lk_workspace_free(void *workspace);
 // Returns 0, or the nonzero result of `add_up`.
@@ -117,8 +119,9 @@ LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const do
                       const double *top_p, const int64_t *seeds, const int64_t *samples, const int64_t *positions,
                       int64_t *tokens, void *workspace, int32_t threads);
 
-// Collectives of a group; all members call the same ones in the same order. They return 0, 1 if a member was late, or 2 after
-// an abort. After 1 or 2 the group cannot be used again, except that a member may repeat a broadcast that was late.
+// Collectives of a group; all members call the same collectives in the same order. A collective returns 0 on success, 1 if a
+// member was late, or 2 after an abort. After status 1 or 2 the group cannot be used again, except that a member may repeat a
+// broadcast that was late.
 LK_API int64_t lk_group_bytes(int32_t ranks, int64_t slot_bytes);
 LK_API void lk_group_abort(lk_group *group);
 LK_API int32_t lk_group_all_reduce(void *group, float *data, int64_t count); // usable as `add_up`; adds in the order of the ranks

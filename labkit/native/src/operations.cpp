@@ -83,7 +83,7 @@ void lk_residual_layer_norm(int32_t type, const void *residual, const void *atte
                 }
                 for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
                 put_row(type, total, t, hidden, sum);
-                // The norm is computed from the rounded sum, as it was stored.
+                // The norm is computed from the sum as it is stored, after rounding.
                 kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
                 put_row(type, b1 == a ? b2 : b1, t, hidden, out);
             }

@@ -1,9 +1,9 @@
-// Collectives between processes on one host, through shared memory. Small messages avoid the cost of a network.
+// Collectives between processes on one host, through shared memory. Shared memory spares small messages the cost of a network.
 //
 // Every member has two slots in the region and uses them in turn. Epoch e is the e-th call of the group, the same call for all
-// members. In it, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then it waits
-// for the members that it wants to read, reads their slots and sets `done`. Sums are added in the order of the ranks, so all
-// members get the same bits.
+// members. In epoch e, a member waits until all others have read epoch e - 2, writes its slot e % 2 and sets `posted`. Then the
+// member waits for the members that it wants to read, reads their slots and sets `done`. Sums are added in the order of the
+// ranks, so all members get the same bits.
 #include "native.h"
 #include "team.h"
 

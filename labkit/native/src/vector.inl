@@ -1,5 +1,6 @@
-// The few vector operations that the kernels use, with sixteen lanes on every instruction set. Included once per set,
-// inside its namespace. The C++ library is not used: the linker could take its inline functions from the wrong set.
+// The few vector operations that the kernels use, with sixteen lanes on every instruction set. This file is included once per
+// instruction set, inside that set's namespace. The C++ library is not used here: the linker could take its inline functions
+// from a file compiled for another instruction set.
 
 #if defined(LK_AVX512)
 
@@ -89,7 +90,7 @@ LK_INLINE __m256 scale_half(__m256 x, __m256 n) {
     return _mm256_mul_ps(x, _mm256_castsi256_ps(exponent));
 }
 LK_INLINE F16 f16_scale(F16 x, F16 n) { return {scale_half(x.a, n.a), scale_half(x.b, n.b)}; }
-LK_INLINE __m256i bf16_of_half(__m256 x) { // in the lower half of each lane
+LK_INLINE __m256i bf16_of_half(__m256 x) { // results in the lower half of each lane
     __m256i bits = _mm256_castps_si256(x), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff))), 16);
     return _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
@@ -160,8 +161,8 @@ LK_INLINE Bytes bytes_high(Bytes b) {
 LK_INLINE __m256i pairs_to_int32(__m256i acc, __m256i pairs) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. Full bytes are passed as
-// |x| * (w with the sign of x), where both are at most 127.
+// maddubs adds two products in 16 bits and saturates: 15 * 127 * 2 fits, 255 * 127 * 2 does not. Full bytes are passed as |x| *
+// (w with the sign of x), where both factors are at most 127 in size.
 LK_INLINE I16 dot_int4(I16 acc, Bytes w, int32_t x) {
     __m256i inputs = _mm256_set1_epi32(x);
     return {pairs_to_int32(acc.a, _mm256_maddubs_epi16(w.a, inputs)), pairs_to_int32(acc.b, _mm256_maddubs_epi16(w.b, inputs))};
@@ -222,7 +223,8 @@ LK_INLINE F16 f16_from_half(const void *p) {
     const uint16_t *words = (const uint16_t *)p;
     F16 r;
     LK_LANES(i) {
-        // Shift exponent and fraction into place and scale by 2^112. This is correct for subnormals; infinities do not occur.
+        // Shift exponent and fraction into place and scale by 2^112. This method is correct for subnormals; infinities do not
+        // occur.
         uint32_t magnitude = (uint32_t)(words[i] & 0x7fff) << 13;
         float x = word_to_f32(magnitude) * 5.192296858534828e33f;
         r.v[i] = words[i] & 0x8000 ? -x : x;

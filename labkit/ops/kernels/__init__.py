@@ -1,5 +1,6 @@
 """The operations as Triton kernels, one per file: the kernel, its block sizes, and the function that launches it.
 
 The launcher `<op>_triton` takes the arguments of the operation `<op>`. Importing Triton takes a second, so an operation
-imports its kernel when it first gets a GPU tensor. These modules can also be imported where Triton is not installed.
+imports its kernel when it first gets a GPU tensor. The modules of this package can also be imported where Triton is not
+installed.
 """

@@ -1,8 +1,8 @@
 """Choose the fastest of several ways to run a kernel: measured once per shape and device, stored in a readable file.
 
 The file is `autotune.json` in labkit's home. If the file has no entry for a problem, or if the entry was measured with other
-versions or other kernels, the first candidate runs until `Tuner.tuning` measures the problem. Nothing is measured while
-requests run: the first request would wait for minutes, and nothing can be timed while a CUDA graph is captured.
+versions or other kernels, the first candidate runs until `Tuner.tuning` measures the problem. Candidates are not measured while
+requests run: the first request would wait for minutes, and a kernel cannot be timed while a CUDA graph is captured.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from labkit.home import home, write_atomically
 FORMAT = 1
 """The version of the file's format. A file in another format is renamed and not used."""
 TIMED_RUNS = 15
-"""The number of timed runs; their median counts."""
+"""The number of timed runs; the median of their times is used."""
 CYCLES_PER_SECOND = 2e9
 """An upper limit of a GPU's clock rate, so sleeping for this many cycles takes at least a second."""
 Candidate = TypeVar("Candidate")
 Entries = dict[str, dict[str, Any]]
-"""Entries by problem. Each holds `choice`, `milliseconds` by candidate (null if it failed), `versions` and `tuned` (a date)."""
+"""Entries by problem.
+
+Each entry holds `choice`, `milliseconds` by candidate (null if the candidate failed), `versions` and `tuned` (a date).
+"""
 
 
 class Problem(NamedTuple):
-    """A problem for which a candidate is chosen; `sizes` are in the kernel's own order."""
+    """One use of a kernel, for which a candidate is chosen; `sizes` are in the kernel's own order."""
 
     kernel: str
     sizes: tuple[int, ...]
@@ -73,7 +76,7 @@ class TuningFile:
     def merge(self, device: str, entries: Entries) -> None:
         """Add entries of a device to those in the file.
 
-        Under a lock only one process at a time does this, so no entry is lost.
+        A lock ensures that only one process at a time changes the file, so no entry is lost.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
@@ -128,7 +131,7 @@ class Tuner:
     def choose(self, problem: Problem, candidates: Mapping[str, Candidate], run: Callable[[Candidate], object]) -> Candidate:
         """Return the candidate that was measured fastest, or the first one if none was measured.
 
-        `run` runs a candidate. It is called only inside `tuning`, and never while a CUDA graph is captured.
+        `run` runs a candidate. `run` is called only inside `tuning`, and never while a CUDA graph is captured.
         """
         if problem not in self._chosen:
             self._chosen[problem] = self._stored(problem)
@@ -216,7 +219,7 @@ def gpu_milliseconds(call: Callable[[], object]) -> float:
     """The median time of `call` on the current GPU in milliseconds, with an empty L2 cache.
 
     A kernel of a few microseconds takes longer to launch than to run. Therefore the GPU sleeps until the host has queued all
-    runs. The time between the two events of a run then includes only the GPU's work.
+    runs. Because of this sleep, the time between the two events of a run includes only the GPU's work.
     """
     for _ in range(2):
         call()  # the first call compiles

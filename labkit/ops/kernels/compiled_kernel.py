@@ -1,7 +1,7 @@
 """Compile a kernel without a GPU and read its registers, spilled bytes, shared memory and PTX.
 
 Triton's compiler needs no GPU. Spilled registers cost memory traffic, too much shared memory makes a launch fail, and
-narrow loads waste the memory bus. The compiled kernel shows all three.
+narrow loads waste the memory bus. The compiled kernel shows its spills, its shared memory and the width of its loads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from labkit.ops.kernels.triton_runtime import INSTALLED, Kernel, interpreted, re
 SHARED_LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block may use, by compute capability (CUDA programming guide, technical specifications)."""
 REGISTER_LIMIT = 255
-"""Registers that one thread may use, on all of these GPUs."""
+"""Registers that one thread may use, on all GPUs in `SHARED_LIMITS`."""
 SETTINGS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 """Launch options for the compiler; all other options are the kernel's own constants."""
 
@@ -127,7 +127,7 @@ def compile_call(call: Callable[[], Any], arch: int = 90) -> list[CompiledKernel
 
 
 def _type(value: Any, specialize: bool) -> str:
-    """The type of an argument at a launch. The number 1 becomes a constant, so strides of 1 disappear from the code."""
+    """The Triton type of an argument at a launch. The number 1 becomes a constant, so strides of 1 disappear from the code."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, bool):
@@ -147,7 +147,10 @@ def _divides_by_16(value: Any) -> bool:
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory per thread. A tool by NVIDIA, part of the Triton package, reads the machine code."""
+    """The registers and the bytes of local memory that a thread uses.
+
+    A tool by NVIDIA, part of the Triton package, reads the machine code.
+    """
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

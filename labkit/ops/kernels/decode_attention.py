@@ -1,10 +1,10 @@
 """Attention of one query per sequence over the sequence's cache, split along the length (flash-decoding, Dao et al. 2023).
 
-One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 processors. Therefore the slots
-of a sequence are divided into splits of `SPLIT_TOKENS`. For its split, each program writes the weighted sum of the values and
-the maximum and the sum of the weights. A second kernel combines the splits. The size of a split is fixed, so the result of a
-sequence does not depend on the rest of the batch. The grid depends only on the width of the slot table, so a CUDA graph
-can hold both launches.
+One query per head cannot fill a GPU: at batch 1, GPT-J 6B has 16 heads and an H100 has 132 processors. To use all processors,
+the slots of a sequence are divided into splits of `SPLIT_TOKENS`. The program for a split writes the weighted sum of the
+values, the maximum of the scores and the sum of the weights. A second kernel combines the splits. The size of a split is fixed,
+so the result of a sequence does not depend on the rest of the batch. The grid depends only on the width of the slot table, so a
+CUDA graph can hold both launches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SPLIT_TOKENS = 128
 TILE_BYTES = 8192
 """A program reads this many bytes of keys, and the same number of bytes of values, at a time. Three such tiles load at once."""
 JOINED = 16
-"""Splits that the second kernel combines at a time."""
+"""The number of splits that the second kernel combines at a time."""
 
 
 @jit_once_for_all("slot_table", "lengths", "table_stride")
@@ -149,7 +149,7 @@ def decode_attention_triton(
 ) -> Tensor:
     """`labkit.ops.decode_attention` as kernels; scores, softmax and sums in float32.
 
-    Nothing is read on the host. A sequence of length 0 gets zeros. `split_tokens` is the number of slots per program.
+    The host reads no values of tensors. A sequence of length 0 gets zeros. `split_tokens` is the number of slots per program.
     """
     sequences, num_heads, head_dim = query.shape
     query, keys, values, lengths = query.contiguous(), keys.contiguous(), values.contiguous(), lengths.contiguous()

@@ -60,6 +60,6 @@ def count_traffic() -> Iterator[Traffic]:
 
 def _bytes(ptrs: Any, mask: Any) -> int:
     """The number of different addresses in the lanes that are not masked, times the size of one element."""
-    on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a computed mask may hold 0 and 1
+    on = True if mask is None else np.asarray(mask.data, dtype=bool)  # a computed mask may hold the integers 0 and 1
     addresses = ptrs.data[np.broadcast_to(on, ptrs.data.shape)]
     return int(np.unique(addresses).size) * int(ptrs.get_element_ty().primitive_bitwidth) // 8

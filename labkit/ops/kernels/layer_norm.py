@@ -9,7 +9,7 @@ from labkit.ops.kernels.triton_runtime import jit, launch, power_of_two, tl
 
 
 def row_config(hidden_size: int) -> dict[str, int]:
-    """Launch options for one row per program: a block that covers `hidden_size`, and warps for 16 values per thread."""
+    """Launch options for one row per program: a block that covers `hidden_size`, and enough warps for 16 values per thread."""
     block = power_of_two(hidden_size)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 32)}
 

@@ -1,8 +1,8 @@
 """Causal attention of many new tokens per sequence, in tiles that stay on the chip (FlashAttention-2, Dao 2023).
 
 Scores are never written to memory. A program holds a block of queries and goes over the keys that these queries may see. For
-each row it keeps the maximum, the sum and the weighted sum of values so far. When it finds a larger score, it scales both
-sums down.
+each row the program keeps the maximum score, the sum of the weights and the weighted sum of the values so far. When the program
+finds a larger score, it scales both sums down.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ from labkit.ops.kernels.triton_runtime import arch_of, ceil_div, jit, jit_once_f
 
 TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
     "float32": {64: (32, 32, 8, 2), 128: (32, 16, 4, 2), 256: (16, 16, 4, 2)},
-    "few tokens": {256: (16, 64, 8, 2)},  # verifying a draft, or the end of a prompt: a larger tile would have empty rows
+    "few tokens": {256: (16, 64, 8, 2)},  # for verifying a draft, or the end of a prompt; a larger tile has empty rows
     "hopper": {128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
     "others": {128: (128, 32, 8, 3), 256: (64, 32, 8, 2)},
 }
-"""BLOCK_M, BLOCK_N, num_warps and num_stages up to each head dimension; none spills registers with Triton 3.6 and 3.7."""
+"""BLOCK_M, BLOCK_N, num_warps and num_stages, by case and by the largest head dimension that they are for.
+
+No kernel spills registers with Triton 3.6 or 3.7.
+"""
 FEWEST = 64
-"""A program searches for its sequence among at least this many, so all usual batch sizes share one compiled kernel."""
+"""A program searches at least this many sequences for its own.
+
+All usual batch sizes have fewer sequences, so they share one compiled kernel.
+"""
 
 
 @jit
 def block_of(
     program: tl.tensor, starts: tl.tensor, num_sequences: tl.tensor, SEQUENCES: tl.constexpr, M: tl.constexpr
 ) -> tl.tensor:
-    """The sequence that holds block number `program` of `M` tokens, and the block's number within that sequence."""
+    """The sequences are divided into blocks of `M` tokens.
+
+    Return the sequence of block number `program`, and the block's number within that sequence.
+    """
     sequences = tl.arange(0, SEQUENCES)
     real = sequences < num_sequences
     begins = tl.load(starts + sequences, mask=real, other=0)
@@ -59,7 +68,7 @@ def prefill_attention_kernel(
 ) -> None:
     """One program per head and block of `BLOCK_M` new tokens of one sequence."""
     head = tl.program_id(0)
-    # The last blocks of a sequence see the most keys. They start first, so that at the end no program still runs a long block.
+    # The last blocks of a sequence see the most keys, so they start first: then no program still runs a long block at the end.
     program = tl.num_programs(1) - 1 - tl.program_id(1)
     sequence, block = block_of(program, starts, num_sequences, SEQUENCES, BLOCK_M)
     if sequence >= num_sequences:
@@ -68,7 +77,7 @@ def prefill_attention_kernel(
     new = tl.load(starts + sequence + 1) - begin
     length = tl.load(lengths + sequence)
 
-    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)  # among the new tokens of the sequence
+    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)  # indices among the new tokens of the sequence
     columns = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, DIM)
     inside = dims < HEAD_DIM
@@ -81,7 +90,7 @@ def prefill_attention_kernel(
     highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     summed = tl.zeros((BLOCK_M, DIM), tl.float32)
-    end = tl.minimum(length, length - new + (block + 1) * BLOCK_M)  # one after the last row's own token
+    end = tl.minimum(length, length - new + (block + 1) * BLOCK_M)  # the position after the last row's own token
     for first in range(0, end, BLOCK_N):
         seen = first + columns < end
         slots = tl.load(table + first + columns, mask=seen, other=0).to(tl.int64)

@@ -1,4 +1,4 @@
-"""The three-way residual sum and the layer norm that follows it. The sum stays in registers for the norm."""
+"""The three-way residual sum and the layer norm that follows it. The kernel keeps the sum in registers to compute the norm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def residual_layer_norm_kernel(
     row += tl.load(residual + start + columns, mask=inside, other=0.0).to(tl.float32)
     stored = row.to(hidden.dtype.element_ty)
     tl.store(hidden + start + columns, stored, mask=inside)
-    # Normalize the rounded sum, as it was stored. A separate sum and a separate norm then return the same numbers.
+    # Normalize the sum as it is stored, after rounding. Separate kernels for the sum and the norm then return the same numbers.
     out = normalize(stored.to(tl.float32), weight, bias, columns, hidden_size, epsilon)
     tl.store(normed + start + columns, out.to(normed.dtype.element_ty), mask=inside)
 

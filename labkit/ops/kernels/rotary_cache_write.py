@@ -1,4 +1,4 @@
-"""Rotate query and key and write key and value into the cache; everything is read once and written once."""
+"""Rotate the query and the key, and write the key and the value into the cache. All data is read once and written once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, launch, power_of_two, tl
 
 VALUES = 2048
-"""Numbers of query, of key and of value per program: 16 bytes of each per thread with 8 warps in half precision."""
+"""How many numbers of the query, of the key and of the value each program processes.
+
+In half precision with 8 warps, a thread has 16 bytes of each of the three.
+"""
 
 
 @jit
 def rotate(x: tl.tensor, sin: tl.tensor, cos: tl.tensor, HEADS: tl.constexpr, DIM: tl.constexpr) -> tl.tensor:
-    """Rotate neighbouring pairs of `x` `[HEADS, DIM]` by the angles of `sin`, `cos` `[DIM / 2]`; float32 out."""
+    """Rotate neighbouring pairs of `x` `[HEADS, DIM]` by the angles of `sin`, `cos` `[DIM / 2]`; the result is float32."""
     even, odd = tl.split(tl.reshape(x.to(tl.float32), (HEADS, DIM // 2, 2)))
     rotated = tl.join(even * cos[None, :] - odd * sin[None, :], odd * cos[None, :] + even * sin[None, :])
     return tl.reshape(rotated, (HEADS, DIM))

@@ -13,14 +13,15 @@ from torch import Tensor
 from labkit.ops.kernels.triton_runtime import jit, launch, tl
 
 _UNEQUAL_BITS = {torch.float32: 32, torch.float16: 20, torch.bfloat16: 16}
-"""The number of leading float32 bits in which two values of this type can differ, rounded up to a multiple of four."""
+"""The number of leading float32 bits in which two values of a type can differ, rounded up to a multiple of four."""
 
 
 @jit
 def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
     """The highest `BITS` bits of a float32, changed to an unsigned number that has the same order as the float."""
-    bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0, but its bits differ
-    # For negative floats, larger bits mean a smaller number, so all bits are flipped. Positive floats are moved above them.
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0, but its bits differ.
+    # For negative floats, larger bits mean a smaller number, so all bits are flipped. Positive floats are moved above the
+    # negative ones.
     turned = tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
     return turned >> (32 - BITS)
 
@@ -42,7 +43,7 @@ def threshold(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The largest key at or above which there are `goal` tokens (with `COUNTS`), or tokens with a total weight of `goal`."""
+    """The largest key that at least `goal` tokens reach (with `COUNTS`), or that tokens with a total weight of `goal` reach."""
     lanes = tl.arange(0, BLOCK)
     digits = tl.arange(0, 16).to(tl.uint32)
     base = tl.full((), 0, tl.uint32)
@@ -69,7 +70,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number of tokens above a key, their total weight, the number of tokens at the key, and the weight of one of those."""
+    """The number and total weight of the tokens above a key, the number of tokens at the key, and the weight of one of them."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)
@@ -97,7 +98,7 @@ def mixed(z: tl.tensor) -> tl.tensor:
 
 @jit
 def uniform(seed: tl.tensor, sample: tl.tensor, position: tl.tensor) -> tl.tensor:
-    """`labkit.ops.uniform` of three int64 numbers, float64."""
+    """The random number of `labkit.ops.uniform` for three int64 numbers, in float64."""
     state = mixed(seed.to(tl.uint64) + 0x9E3779B97F4A7C15)
     state = mixed((state ^ sample.to(tl.uint64)) + 0x9E3779B97F4A7C15)
     state = mixed((state ^ position.to(tl.uint64)) + 0x9E3779B97F4A7C15)
@@ -174,7 +175,7 @@ def sample_kernel(
         chosen = tl.minimum(chosen, tl.min(tl.where(beyond, start + lanes, vocab_size), 0))
         last = tl.maximum(last, tl.max(tl.where(weight > 0, start + lanes, 0), 0))
         passed += tl.sum(weight, 0).to(tl.float64)
-    # Because of rounding, the sums can end below the target. Then take the last token that has a weight.
+    # If the sums end below the target because of rounding, take the last token that has a weight.
     tl.store(out + program, tl.minimum(chosen, last).to(tl.int64))
 
 
@@ -189,8 +190,8 @@ def sample_triton(
 ) -> Tensor:
     """`labkit.ops.sample` as a kernel.
 
-    It computes in float32, so a draw near the border of two tokens may choose the other token. Each program decides what its
-    row needs, so the host does not have to read the rows.
+    The kernel computes in float32, so a draw near the border of two tokens may choose the other token. Each program decides
+    what its row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape

@@ -40,7 +40,7 @@ INSTALLED = has_triton()
 
 
 class _Absent:
-    """Replaces `triton.language` where Triton is missing. It has every attribute, so kernels can be defined."""
+    """Replaces `triton.language` where Triton is missing. The stand-in has every attribute, so kernels can be defined."""
 
     def __getattr__(self, name: str) -> _Absent:
         if name.startswith("__"):
@@ -60,13 +60,13 @@ else:
 Kernel = Any
 """What `jit` returns: `triton.JITFunction`, or `InterpretedFunction` in an interpreted process.
 
-In a signature, `tl.tensor` stands for three things. In a kernel it is an address if a tensor was passed, or a number if a
-number was passed. In a function that kernels call, it is a block of values.
+In a signature, `tl.tensor` stands for three things. In a kernel, `tl.tensor` is an address if a tensor was passed, or a number
+if a number was passed. In a function that kernels call, `tl.tensor` is a block of values.
 """
 
 
 def jit(function: Callable[..., Any]) -> Kernel:
-    """`triton.jit`. Without Triton this returns the plain function, and only `launch` uses it."""
+    """`triton.jit`. Without Triton, return the plain function, which then can only be passed to `launch`."""
     return triton.jit(function) if INSTALLED else function
 
 
@@ -74,8 +74,8 @@ def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
     """`jit` for a kernel that must not be compiled again for other values of the arguments with these names.
 
     By default, Triton compiles a kernel again when an integer is 1 or becomes a multiple of 16, or when an address becomes a
-    multiple of 16 bytes. This is right for the shapes of a model. But numbers and slices change with the batch, and each
-    compilation would stop the server for seconds.
+    multiple of 16 bytes. Compiling again is right for the shapes of a model. But numbers and slices that describe a batch
+    change in each step, and each compilation would stop the server for seconds.
     """
 
     def decorate(function: Callable[..., Any]) -> Kernel:
@@ -85,7 +85,7 @@ def jit_once_for_all(*names: str) -> Callable[[Callable[..., Any]], Kernel]:
 
 
 def interpreted() -> bool:
-    """Whether this process runs kernels in Triton's interpreter. This was decided when Triton was imported."""
+    """Whether this process runs kernels in Triton's interpreter. The choice was made when Triton was imported."""
     return INSTALLED and hasattr(tl.sum, "rewrite")  # `tl.sum` is a standard function that jit wrapped at import
 
 
@@ -105,16 +105,16 @@ class _Recording:
     launches: list[Launch]
 
 
-# For this thread only: other threads go on launching.
+# A recording applies to one thread only; other threads still launch kernels.
 _RECORDING: ContextVar[_Recording | None] = ContextVar("recording", default=None)
 
 
 @contextlib.contextmanager
 def recorded(arch: int = 90) -> Iterator[list[Launch]]:
-    """Inside this block nothing runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
+    """Inside this block no kernel runs: launches for a GPU of compute capability `arch` / 10 are collected in a list.
 
-    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. So a launcher that
-    reads values on the host fails here; in a CUDA graph it would fail too.
+    With tensors on the device "meta", even the largest shapes cost nothing. Such tensors have no values. A launcher that reads
+    values on the host therefore fails here, as it would in a CUDA graph.
     """
     recording = _Recording(arch, [])
     before = _RECORDING.set(recording)
@@ -127,8 +127,8 @@ def recorded(arch: int = 90) -> Iterator[list[Launch]]:
 def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
     """`kernel[grid](*args, **options)` on the device of the tensors; an empty grid is not launched.
 
-    Raises `NotAvailable` when this process cannot run it: without Triton, with CPU tensors in a process that compiles
-    kernels, and with bfloat16 in a process that interprets them.
+    Raises `NotAvailable` when this process cannot run the kernel: without Triton, with CPU tensors in a process that compiles
+    kernels, and with bfloat16 in a process that interprets kernels.
     """
     if 0 in grid:
         return
@@ -146,8 +146,8 @@ def launch(kernel: Kernel, grid: tuple[int, ...], *args: Any, **options: Any) ->
 def _check(kernel: Kernel, tensors: list[Tensor]) -> None:
     if not INSTALLED:
         raise NotAvailable(
-            f"{kernel.__name__} needs the package triton, which is not installed; install triton (Linux), or call the "
-            "operation's torch form in labkit.ops, which runs everywhere"
+            f"{kernel.__name__} needs the package triton, which is not installed; install triton (Linux), or use the "
+            "torch version of the operation in labkit.ops, which runs everywhere"
         )
     if interpreted():
         if any(tensor.dtype == torch.bfloat16 for tensor in tensors):
@@ -158,8 +158,8 @@ def _check(kernel: Kernel, tensors: list[Tensor]) -> None:
     elif not all(tensor.is_cuda for tensor in tensors):
         devices = sorted({str(tensor.device) for tensor in tensors})
         raise NotAvailable(
-            f"{kernel.__name__} was given tensors on {', '.join(devices)}; compiled Triton kernels take GPU tensors. On a CPU "
-            "call the operation's torch form in labkit.ops, or set TRITON_INTERPRET=1 before Python starts"
+            f"{kernel.__name__} was given tensors on {', '.join(devices)}; compiled Triton kernels take GPU tensors. For "
+            "CPU tensors, use the torch version of the operation in labkit.ops. Or set TRITON_INTERPRET=1 before Python starts."
         )
 
 

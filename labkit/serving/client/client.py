@@ -1,7 +1,7 @@
-"""A blocking and an asynchronous client for the served model `gptj`. They return the text whole or piece by piece.
+"""A blocking and an asynchronous client for the served model `gptj`. The clients return the text whole or piece by piece.
 
-Each request is a separate gRPC stream over the same connection, so that it can be cancelled without the others. The package
-tritonclient defines the protocol's messages.
+Each request is a separate gRPC stream over the same connection, so that one request can be cancelled without the others. The
+package tritonclient defines the protocol's messages.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class _Settings:
     def __init__(self, address: str, model: str, timeout: float, retries: int) -> None:
         host, _, port = address.rpartition(":")
         if not host or "/" in host or not port.isdecimal():
-            raise InvalidRequest(f"the address is {address!r}; HOST:PORT of the server's gRPC is accepted, like 127.0.0.1:8001")
+            raise InvalidRequest(f"the address is {address!r}; give HOST:PORT of the server's gRPC, like 127.0.0.1:8001")
         if retries < 0:
-            raise InvalidRequest(f"retries is {retries}; 0 (a request is made once) or more is accepted")
+            raise InvalidRequest(f"retries is {retries}; a whole number of at least 0 is accepted (0: a request is made once)")
         self.address, self.model, self.retries = address, model, retries
         self.timeout = _seconds(timeout)
 
@@ -80,11 +80,14 @@ class _Exchange:
         if not self._ended:
             raise NotAvailable(
                 f"{self._settings.address} ended the answer after {counted(self._tokens, 'token')}, before the end of the "
-                "text; is its model gptj the one of labkit?"
+                "text; check that its model gptj is the one that labkit serves"
             )
 
     def pause_after(self, failure: Any) -> float:
-        """Seconds to wait before the request is repeated. If it must not be repeated, raises labkit's error for the failure."""
+        """Seconds to wait before the request is repeated.
+
+        If the request must not be repeated, raises labkit's error for the failure.
+        """
         self._tries += 1
         pause: float = (
             FIRST_PAUSE * 2 ** (self._tries - 1) * random.uniform(1, 1.5)
@@ -96,7 +99,7 @@ class _Exchange:
 
 
 class Client:
-    """A connection to the model `gptj` of a server. Several threads may share it. It is also a context manager.
+    """A connection to the model `gptj` of a server. Several threads may share it. A client is also a context manager.
 
     grpc_address: HOST:PORT of the server's gRPC. timeout: the longest time of a request in seconds, repetitions included.
     retries: how often a request is repeated if the server is overloaded or cannot be reached. A request is never repeated

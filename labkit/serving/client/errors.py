@@ -8,7 +8,10 @@ from labkit.errors import THE_LIMIT, Cancelled, DeadlinePassed, InvalidRequest, 
 from labkit.plurals import counted
 
 WITH_STATUS = (("triton_grpc_error", "true"),)
-"""Metadata that makes Triton end a failed stream with a gRPC status. Without it, Triton sends a message without status."""
+"""Metadata that makes Triton end a failed stream with a gRPC status.
+
+Without this metadata, Triton sends an error message without status.
+"""
 
 _PROCESS_GONE = "is not healthy"
 _NOT_CONNECTED = "failed to connect to all addresses"

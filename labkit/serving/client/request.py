@@ -1,4 +1,4 @@
-"""Checks a prompt and its parameters, and makes a request to `gptj` from them, a message of the protocol."""
+"""Checks a prompt and its parameters, and makes a message of the protocol from them: a request to `gptj`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _add_parameter(request: Any, spec: TensorSpec, value: Any) -> None:
         _add(request, spec, [value])
         return
     values = [value] if isinstance(value, str | int) else _many(spec.name, value)
-    if values:  # an empty list means the same as leaving it out
+    if values:  # an empty list means the same as no list
         _add(request, spec, values)
 
 
@@ -74,7 +74,7 @@ def _add(request: Any, spec: TensorSpec, values: list[Any]) -> None:
 
 
 def _checked(spec: TensorSpec, value: Any) -> Any:
-    """Convert a value to the type that the message needs. Raises `InvalidRequest` if it has the wrong type."""
+    """Convert a value to the type that the message needs. Raises `InvalidRequest` if the value has the wrong type."""
     if isinstance(value, np.generic):
         value = value.item()
     kind = spec.dtype
@@ -82,7 +82,7 @@ def _checked(spec: TensorSpec, value: Any) -> Any:
         try:
             return value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise InvalidRequest(f"{spec.name} has half a character at {error.start}; give whole Unicode text") from None
+            raise InvalidRequest(f"{spec.name} has half a character at index {error.start}; give valid Unicode text") from None
     if (kind == "BOOL" and isinstance(value, bool)) or (
         kind == "FP32" and isinstance(value, int | float) and not isinstance(value, bool)
     ):

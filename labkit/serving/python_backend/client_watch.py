@@ -1,9 +1,9 @@
-"""Notices when the client of a request disconnects. Triton reports this only if it is asked about each request.
+"""Notices when the client of a request disconnects. Triton reports a client only if it is asked about that client's request.
 
-Triton reports gRPC clients that cancel, disconnect or reach their deadline, and HTTP clients that close a stream. It does not
-report HTTP clients that leave a request without streaming, and it does not tell the steps of an ensemble about the ensemble's
-client. Such requests end by themselves: after their own `timeout`, which all steps of an ensemble get, or after the server's
-`request_seconds`.
+Triton reports gRPC clients that cancel, disconnect or reach their deadline, and HTTP clients that close a stream. Triton does
+not report HTTP clients that leave a request without streaming, and it does not tell the steps of an ensemble about the
+ensemble's client. Requests whose clients leave without a report end by themselves: after their own `timeout`, which all steps
+of an ensemble get, or after the server's `request_seconds`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ClientWatch:
         self._thread.start()
 
     def client_of(self, sender: Any) -> WaitingClient:
-        """The client that the responses of `sender` go to. It is not checked until its `watch` is called."""
+        """The client that the responses of `sender` go to. The client is not checked until its `watch` is called."""
         return WaitingClient(self._watched, sender, self._changed, self._in_flight)
 
     def close(self) -> None:

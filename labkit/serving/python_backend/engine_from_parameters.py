@@ -14,10 +14,13 @@ from labkit.environment import usable_cores
 from labkit.precision import as_device
 
 MIXED_PREFILL = 16
-"""On the CPU, the most prompt tokens in a step that also decodes; one takes about as long as a decoded token there."""
+"""The most prompt tokens in a step that also decodes, on a CPU.
+
+On a CPU, a prompt token takes about as long as a decoded token.
+"""
 
 SMALL_MODEL = 100_000_000
-"""In models with fewer parameters than this, a step is so short that the server and its clients work about as long."""
+"""In models with fewer parameters than this, a step is so short that the server and its clients work as long as the step."""
 
 MANY_CORES = 8
 
@@ -56,9 +59,9 @@ def engine_from_parameters(parameter: Parameter) -> Engine:
 def compute_threads(config: GPTJConfig, cores: int) -> int:
     """Threads for the steps of a served engine: all cores, or all but one.
 
-    The spare core is for the server, its clients and the threads that send tokens. If these interrupt one thread of a step,
-    the other threads of the step wait for it. A large model on few cores uses all cores, because it reads its weights faster
-    that way.
+    The spare core is for the server, its clients and the threads that send tokens. If another thread interrupts a
+    thread of a step, the step's other threads wait for that thread. A large model on few cores uses all cores, because it reads
+    its weights faster that way.
     """
     spare = config.parameter_count < SMALL_MODEL or cores >= MANY_CORES
     return max(1, cores - spare)

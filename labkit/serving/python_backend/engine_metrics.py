@@ -1,4 +1,4 @@
-"""Publishes an engine's counters on Triton's metrics endpoint. The server itself does not know the engine's queue and batches.
+"""Publishes an engine's counters on Triton's metrics endpoint. Triton itself does not know the engine's queue and batches.
 
 The watchdog's probes are left out of all counters; only `running` and `waiting` include them.
 """
@@ -59,7 +59,7 @@ class EngineMetrics:
     def _metric(self, name: str, words: str, kind: Any) -> Any:
         family = self._family(name, words, kind)
         metric = family.Metric(labels=self._labels)
-        self._families.append(family)  # deleting a family also deletes its metrics
+        self._families.append(family)  # deleting a family of metrics also deletes its metrics
         return metric
 
     def _run(self) -> None:

@@ -1,4 +1,7 @@
-"""How `fastertransformer` finds the engines of `gptj`: notes about loading, and sockets, in the server's shared folder."""
+"""Files in a server's shared folder, by which the model `fastertransformer` finds the engines of the model `gptj`.
+
+The files are notes about loading, and sockets.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def engine_sockets(folder: Path) -> list[Path]:
 
 
 def wait_for_engine(folder: Path) -> None:
-    """Wait until an engine is loaded. Raises `NotAvailable` if one failed to load, or if none is being loaded."""
+    """Wait until an engine is loaded. Raises `NotAvailable` if an engine failed to load, or if none is being loaded."""
     until = time.monotonic() + NO_SIGN_SECONDS
     while not engine_sockets(folder):
         if failed := sorted(folder.glob("*.failed")):

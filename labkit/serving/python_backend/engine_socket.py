@@ -64,7 +64,7 @@ class EngineSocket:
 
 
 class _Connection:
-    """The connection of one client. When it ends, its calls are cancelled.
+    """The connection of one client. When a connection ends, its calls are cancelled.
 
     A thread sends the replies, so that the engine never waits for a client.
     """
@@ -119,7 +119,7 @@ class _Call:
         self._jobs: list[Any] = []
         self._found: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         self._left = count
-        self._over = threading.Lock()  # only one thread acquires it: the one that ends the call
+        self._over = threading.Lock()  # only the thread that ends the call acquires this lock
 
     def begin(self, host: Any, frame: dict[str, Any]) -> None:
         from labkit.engine import SamplingParams
@@ -128,7 +128,7 @@ class _Call:
             if len(frame["prompts"]) > host.most:
                 count = len(frame["prompts"])
                 raise InvalidRequest(
-                    f"the request has {counted(count, 'prompt')}; at most {host.most} may run and wait: send fewer"
+                    f"the request has {counted(count, 'prompt')}; at most {host.most} may run and wait together; send fewer"
                 )
             params = [SamplingParams(**given) for given in frame["params"]]
             for number, (prompt, chosen) in enumerate(zip(frame["prompts"], params, strict=True)):
@@ -283,7 +283,10 @@ class _Line:
 
 @contextlib.contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """An address for a socket's path. Linux allows 107 bytes; for a longer path, a file descriptor of its folder is used."""
+    """An address for a socket's path.
+
+    Linux allows paths of 107 bytes here; for a longer path, a file descriptor of its folder is used.
+    """
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield str(path)
         return

@@ -15,7 +15,7 @@ from labkit.serving.python_backend.engine_counts import EngineThreadCounts
 from labkit.serving.python_backend.word_lists import MOST_WORDS
 
 LOOK_SECONDS = 0.25
-"""Time between two readings of the engine's state while it works."""
+"""Time in seconds between two readings of the engine's state while the engine works."""
 
 OnEvent = Callable[["Job", TokenEvent], None]
 OnFailure = Callable[[LabkitError], None]
@@ -49,7 +49,10 @@ class Job:
         self._engine_thread = engine_thread
 
     def cancel(self) -> None:
-        """End the job before the next step and free its cache slots. It fails with `Cancelled` unless it has ended already."""
+        """End the job before the next step and free its cache slots.
+
+        The job fails with `Cancelled` unless it has ended already.
+        """
         self._engine_thread.withdraw(self)
 
 
@@ -93,7 +96,9 @@ class EngineThread:
         seconds: float | None = None,
         is_counted: bool = True,
     ) -> Job:
-        """Submit a prompt (a text or token ids). Its events go to `on_event`; if it fails, `on_failure` is called once.
+        """Submit a prompt (a text or token ids).
+
+        The prompt's events go to `on_event`; if the prompt fails, `on_failure` is called once.
 
         seconds: a prompt that is not done after this time, or after `request_seconds`, fails with `DeadlinePassed`.
         is_counted: if False, the prompt is left out of `counts`, except for `running` and `waiting`. Raises `InvalidRequest`,
@@ -138,7 +143,7 @@ class EngineThread:
             raise InvalidRequest(f"{NO_TOKENIZER}; give the prompt as token ids")
         if len(prompt) > self._most_bytes:
             raise InvalidRequest(
-                f"a prompt has {len(prompt)} characters; {self._most_bytes} at most fit the model's context of "
+                f"a prompt has {len(prompt)} characters; at most {self._most_bytes} fit the model's context of "
                 f"{config.context_length} tokens"
             )
         return self.engine.tokenizer.encode(prompt)
@@ -148,7 +153,7 @@ class EngineThread:
         for name in ("stop", "bad_words"):
             words = getattr(params, name)
             if len(words) > MOST_WORDS or sum(map(len, words)) > 64 * MOST_WORDS:
-                raise InvalidRequest(f"{name} holds {len(words)} words; at most {MOST_WORDS} short ones are accepted")
+                raise InvalidRequest(f"{name} has {len(words)} words; at most {MOST_WORDS} short words are accepted")
 
     def _run(self) -> None:
         while True:
@@ -183,7 +188,7 @@ class EngineThread:
         self.counts.requests += job.is_counted
 
     def _end(self, job: Job, error: LabkitError) -> None:
-        """End a job before it is done. Does nothing if it has ended already."""
+        """End a job before it is done. Does nothing if the job has ended already."""
         for number in [number for number, other in self._jobs.items() if other is job]:
             self.engine.cancel(number)
             self._forget(number).on_failure(error)
@@ -212,7 +217,7 @@ class EngineThread:
             self._lost = error
             self._fail_all(error)
             return
-        except Exception as error:  # the cause is unknown, so every job gets an answer
+        except Exception as error:  # the cause is unknown, so all jobs fail
             self._fail_all(LabkitError(f"a step of the engine failed: {type(error).__name__}: {error}"))
             return
         if counted := sum(event.error is None and self._jobs[event.request].is_counted for event in events):

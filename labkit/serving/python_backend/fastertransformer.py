@@ -1,6 +1,6 @@
 """The model `fastertransformer`: token ids in and out, with the tensors of NVIDIA's backend of that name.
 
-Its prompts share the engine's steps with those of `gptj`. Each request is answered when it is done, in any order.
+The prompts of this model and of `gptj` share the engine's steps. Each request is answered when it is done, in any order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INPUT_NAMES = tuple(spec.name for spec in FASTERTRANSFORMER_INPUTS)
 
 
 class TritonPythonModel:
-    """Has no weights of its own: it is ready when `gptj` is."""
+    """This model has no weights of its own: it is ready when `gptj` is ready."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request."""
@@ -112,5 +112,5 @@ class Answer:
         self.client.end()
         try:
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as error:  # the thread goes on: other requests need it
+        except Exception as error:  # this thread must continue, because other requests need it
             print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)

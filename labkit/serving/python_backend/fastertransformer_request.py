@@ -15,7 +15,7 @@ from labkit.serving.python_backend.word_lists import from_word_lists
 from labkit.serving.repository.tensors import SAMPLING_INPUTS
 
 Arrays = Mapping[str, NDArray[Any]]
-"""The inputs that a request gives, by name. The first dimension of each is the batch."""
+"""The inputs that a request gives, by name. The first dimension of each array is the batch."""
 
 
 def prompts_of(arrays: Arrays) -> list[list[int]]:
@@ -46,7 +46,7 @@ def sampling_of(arrays: Arrays) -> list[dict[str, Any]]:
     columns = {spec.name: _column(arrays, spec.name, rows) for spec in SAMPLING_INPUTS if spec.name in arrays}
     if len(widths := set(columns.get("beam_width", ()))) > 1:
         raise InvalidRequest(
-            f"beam_width holds {sorted(widths)}; one width for all prompts is accepted: send separate requests"
+            f"beam_width holds {sorted(widths)}; all prompts of a request need the same width, so send separate requests"
         )
     return [
         _row({name: values[row] for name, values in columns.items()}, int(asked[row, 0])) | _words(arrays, row)
@@ -58,7 +58,7 @@ def _column(arrays: Arrays, name: str, rows: int) -> list[Any]:
     values: list[Any] = arrays[name].reshape(-1).tolist()
     if len(values) not in (1, rows):
         raise InvalidRequest(
-            f"{name} has {counted(len(values), 'value')} for {counted(rows, 'prompt')}; one, or one per prompt, is accepted"
+            f"{name} has {counted(len(values), 'value')} for {counted(rows, 'prompt')}; one value or one per prompt is accepted"
         )
     return values * rows if len(values) == 1 else values
 
@@ -119,7 +119,7 @@ def _words(arrays: Arrays, row: int) -> dict[str, Any]:
             if lists.ndim == 3 and len(lists) != len(arrays["input_ids"]):
                 raise InvalidRequest(
                     f"{theirs} has {counted(len(lists), 'row')} for "
-                    f"{counted(len(arrays['input_ids']), 'prompt')}; one per prompt is accepted"
+                    f"{counted(len(arrays['input_ids']), 'prompt')}; one row per prompt is accepted"
                 )
             found[ours] = from_word_lists(lists[row] if lists.ndim == 3 else lists, theirs)
     return found

@@ -38,11 +38,14 @@ from labkit.serving.shared_folder import shared_folder
 INPUT_NAMES = tuple(spec.name for spec in GPTJ_INPUTS)
 
 SWITCH_SECONDS = 0.0005
-"""How long a Python thread may run while another waits for the GIL. It is short, so that the engine rarely waits."""
+"""How many seconds a Python thread may run while another thread waits for the GIL.
+
+This time is short, so that the engine rarely waits.
+"""
 
 
 class TritonPythonModel:
-    """Has the engine, a thread that runs its steps, and a thread that sends the responses."""
+    """Owns the engine, a thread that runs the engine's steps, and a thread that sends the responses."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton before the first request. If weights are missing or do not fit, the model does not become ready."""
@@ -101,7 +104,10 @@ class TritonPythonModel:
         answer.client.watch(job.cancel)
 
     def finalize(self) -> None:
-        """Called by Triton when the model is unloaded. Ends all threads, because a running one would keep the process alive."""
+        """Called by Triton when the model is unloaded.
+
+        Ends all threads, because a running thread would keep the process alive.
+        """
         self._metrics.close()
         self._refusals.close()
         self._clients.close()
@@ -122,10 +128,10 @@ def values_of(request: Any) -> dict[str, Any]:
         if spec.dtype == "STRING":
             values = [text_of(value, spec.name) for value in values]
         if spec.dims == (1,) and len(values) != 1:
-            raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted: a request is one prompt")
+            raise InvalidRequest(f"{spec.name} has {len(values)} values; one is accepted, as a request has one prompt")
         found[spec.name] = values[0] if spec.dims == (1,) else values
     asked = request.requested_output_names()
-    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # asked for by name; without names Triton asks for all
+    if "logprobs" in asked and len(asked) < len(GPTJ_OUTPUTS):  # named by the client; else Triton asks for all
         found.setdefault("logprobs", True)
     if "logprobs" in found:
         found["logprobs"] = 0 if found["logprobs"] else None
@@ -133,7 +139,10 @@ def values_of(request: Any) -> dict[str, Any]:
 
 
 def prompt_of(given: dict[str, Any]) -> str | list[int]:
-    """Remove the prompt from a request's values and return it. Raises `InvalidRequest` unless there is exactly one."""
+    """Remove the prompt from a request's values and return it.
+
+    Raises `InvalidRequest` unless the request has exactly one prompt.
+    """
     text, ids = given.pop("text_input", None), given.pop("input_ids", None)
     if (text is None) == (ids is None):
         both = "both" if text is not None else "neither"
@@ -227,5 +236,5 @@ class Outbox:
             send, what = item
             try:
                 send(what)
-            except Exception as error:  # the thread goes on: other requests need it
+            except Exception as error:  # this thread must continue, because other requests need it
                 print(f"a response could not be sent: {error}", file=sys.stderr, flush=True)

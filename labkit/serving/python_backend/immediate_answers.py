@@ -1,4 +1,4 @@
-"""For models that answer a request before `execute` returns: it sends one response per request, and counts refusals."""
+"""Sends the responses of models that answer a request before `execute` returns, one per request, and counts refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ImmediateAnswers:
         self._refusals = RefusalMetrics(self._model, args["model_instance_name"])
 
     def each(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the others."""
+        """One response per request. A refused request does not affect the other requests."""
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ class TritonPythonModel:
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the others."""
+        """One response per request. A refused request does not affect the other requests."""
         return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:
@@ -45,8 +45,8 @@ class TritonPythonModel:
             lengths = np.full(tokens.shape[:2], tokens.shape[2])
         if lengths.shape != tokens.shape[:2] or lengths.max() > tokens.shape[2]:
             raise InvalidRequest(
-                f"SEQUENCE_LENGTH has shape {list(lengths.shape)} and at most {lengths.max()} tokens for TOKENS_BATCH "
-                f"{list(tokens.shape)}; [batch, beam] of at most {tokens.shape[2]} is accepted"
+                f"SEQUENCE_LENGTH has shape {list(lengths.shape)} and values up to {lengths.max()}, but TOKENS_BATCH has shape "
+                f"{list(tokens.shape)}; shape [batch, beam] with values up to {tokens.shape[2]} is accepted"
             )
         rows = zip(tokens.reshape(-1, tokens.shape[2]).tolist(), lengths.reshape(-1).tolist(), strict=True)
         return string_array([self._tokenizer.decode(ids[:length]) for ids, length in rows]).reshape(tokens.shape[:2])

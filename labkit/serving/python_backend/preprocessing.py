@@ -36,7 +36,7 @@ class TritonPythonModel:
         self._answers.close()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request. A refused request does not affect the others."""
+        """One response per request. A refused request does not affect the other requests."""
         return self._answers.each(requests)
 
     def _outputs(self, request: Any) -> list[Any]:
@@ -60,7 +60,7 @@ class TritonPythonModel:
 
     def _encode(self, text: bytes) -> list[int]:
         if len(text) > self._most_bytes:
-            raise InvalidRequest(f"a prompt has {len(text)} bytes; at most {self._most_bytes} fit the model's context")
+            raise InvalidRequest(f"a prompt has {len(text)} bytes; at most {self._most_bytes} bytes fit the model's context")
         return self._tokenizer.encode(text_of(text, "a prompt"))
 
     def _word_lists(self, request: Any, name: str, batch: int) -> NDArray[np.int32]:

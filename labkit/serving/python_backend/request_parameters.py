@@ -1,7 +1,7 @@
 """Reads the parameters of a request: its time limit, and whether it is a probe. Every other parameter is refused.
 
 Triton turns each name in the body of `/generate` that is not an input of the model into a parameter, and passes on the
-parameters of `/infer` and gRPC. If models did not check them, clients would not learn of misspelt names.
+parameters of `/infer` and gRPC. If models did not check these parameters, clients would not learn of misspelt names.
 """
 
 from __future__ import annotations

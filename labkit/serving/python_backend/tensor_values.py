@@ -14,7 +14,8 @@ from labkit.errors import InvalidRequest
 def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any] | None:
     """An input of a request as an array; None if the request does not have it.
 
-    optional: also return None for an input without elements. Otherwise such an input raises `InvalidRequest`.
+    optional: also return None for an input without elements. Without `optional`, an input without elements raises
+    `InvalidRequest`.
     """
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
@@ -23,17 +24,19 @@ def array_of(request: Any, name: str, *, optional: bool = False) -> NDArray[Any]
     if array.size == 0 and optional:
         return None
     if array.size == 0:
-        raise InvalidRequest(f"{name} has shape {list(array.shape)} and so no element; give at least one, or leave it out")
+        raise InvalidRequest(
+            f"{name} has shape {list(array.shape)} and so no element; give at least one element, or leave the input out"
+        )
     return array
 
 
 def text_of(value: bytes, name: str) -> str:
-    """Decode a string element; name: the name of its tensor. Raises `InvalidRequest` if it is not UTF-8."""
+    """Decode a string element; name: the name of its tensor. Raises `InvalidRequest` if `value` is not UTF-8."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{name} is not UTF-8: byte {value[error.start]:#04x} at {error.start}; encode the text as UTF-8"
+            f"{name} is not UTF-8: byte {value[error.start]:#04x} at index {error.start}; encode the text as UTF-8"
         ) from None
 
 

@@ -17,7 +17,10 @@ from labkit.errors import InvalidRequest
 from labkit.plurals import counted
 
 MOST_WORDS = 1024
-"""The most words in one list. All its words together may have 16 times as many tokens. More would slow down every step."""
+"""The most words in one list. All words of a list together may have 16 times this many tokens.
+
+Longer lists would slow down every step.
+"""
 
 
 def words_of_csv(line: str, name: str) -> list[str]:
@@ -28,7 +31,7 @@ def words_of_csv(line: str, name: str) -> list[str]:
         return [word for row in csv.reader([line], strict=True) for word in row if word]
     except csv.Error as error:
         raise InvalidRequest(
-            f"{name} is {line[:80]!r}, which is not a line of CSV ({error}); quote words with commas"
+            f"{name} is {line[:80]!r}, which is not a line of CSV ({error}); put words that contain commas in quotes"
         ) from None
 
 
@@ -49,20 +52,21 @@ def to_word_lists(words: Sequence[Sequence[int]], width: int | None = None) -> N
 
 
 def from_word_lists(lists: NDArray[Any], name: str) -> list[tuple[int, ...]]:
-    """The words of a list `[2, n]` as token ids. Raises `InvalidRequest` if the array does not have that form."""
+    """The words of a list `[2, n]` as token ids. Raises `InvalidRequest` if the array does not have this form."""
     if lists.ndim != 2 or lists.shape[0] != 2:
-        raise InvalidRequest(f"{name} has shape {list(lists.shape)}; [2, n] is accepted: token ids, and where each word ends")
+        raise InvalidRequest(f"{name} has shape {list(lists.shape)}; [2, n] is accepted: a row of token ids and a row of ends")
     ends = [int(end) for end in lists[1] if end != -1]
     if len(ends) > MOST_WORDS or (ends and max(ends) > 16 * MOST_WORDS):
         raise InvalidRequest(
-            f"{name} holds {counted(len(ends), 'word')}; at most {MOST_WORDS}, of {16 * MOST_WORDS} tokens in all, are accepted"
+            f"{name} has {counted(len(ends), 'word')}; at most {MOST_WORDS} words with at most {16 * MOST_WORDS} tokens "
+            "in total are accepted"
         )
     words, begin = [], 0
     for end in ends:
         if not begin < end <= lists.shape[1]:
             raise InvalidRequest(
-                f"{name} has ends {ends[:8]} for {lists.shape[1]} token ids; each is the number of tokens up to the end of a "
-                "word, so they rise, and -1 follows the last"
+                f"{name} has ends {ends[:8]} for {lists.shape[1]} token ids; an end is the number of tokens up to the end of a "
+                "word, so the ends must rise, and -1 must follow the last end"
             )
         words.append(tuple(int(token) for token in lists[0, begin:end]))
         begin = end

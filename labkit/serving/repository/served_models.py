@@ -70,10 +70,10 @@ ENSEMBLE_STEPS = (
 
 
 def served_models(parameters: Mapping[str, str]) -> dict[str, ModelConfig]:
-    """The configurations of all five models, by name. The models with Python code get the parameters.
+    """The configurations of all five models, by name. The models with Python code get `parameters`.
 
-    `ensemble` runs the other three of FasterTransformer's models one after another within the server. A request to `gptj` has
-    one prompt: the engine forms the batches, not the server.
+    `ensemble` runs `preprocessing`, `fastertransformer` and `postprocessing` one after another within the server. A request to
+    `gptj` has one prompt: the engine forms the batches, not the server.
     """
 
     def ours(name: str, meaning: str, inputs: Specs, outputs: Specs, *, streams: bool = False) -> ModelConfig:

@@ -30,7 +30,7 @@ class TensorSpec:
     """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
 
     scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
-    is_new: the tensor was added later. Repositories that were written before are served without it.
+    is_new: the tensor was added later. Model repositories that are older than such a tensor are served without it.
     """
 
     name: str
@@ -103,9 +103,12 @@ FASTERTRANSFORMER_OUTPUTS = (
     *GENERATION_OUTPUTS,
     TensorSpec("text_length", "UINT32", (-1,), "the same as sequence_length, for an ensemble's next step", is_new=True),
 )
-"""`text_length` exists because of a bug in Triton 2.51. An ensemble leaves out a step if neither the client nor another step
-needs its outputs. Triton decides this wrongly if an output can go both to the client and to another step. When both got
-`sequence_length`, `fastertransformer` was left out for clients that asked for only one output, and they got an error.
+"""`text_length` exists because of a bug in Triton 2.51.
+
+An ensemble leaves out a step if neither the client nor another step needs its outputs. Triton decides wrongly whether to leave
+out a step if an output of the step can go both to the client and to another step. When the client and the next step both got
+`sequence_length`, Triton left out `fastertransformer` for clients that asked for only one output, and these clients got an
+error.
 """
 
 POSTPROCESSING_INPUTS = (
@@ -141,7 +144,10 @@ GPTJ_INPUTS = (
         if each.tensor
     ),
 )
-"""All but the first three are parameters of `labkit.SamplingParams`, described in `labkit.sampling_vocabulary`."""
+"""The inputs of `gptj`.
+
+Every input after the first three is a parameter of `labkit.SamplingParams`, described in `labkit.sampling_vocabulary`.
+"""
 
 GPTJ_OUTPUTS = (
     TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),

@@ -79,7 +79,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
     given = settings.parameters()
     given["model"] = _absolute(settings.model)
     if config.end_token_ids:
-        given["end_token_id"] = str(config.end_token_ids[0])  # the first end token pads outputs; all of them end a text
+        given["end_token_id"] = str(config.end_token_ids[0])  # the first end token pads outputs; every end token ends a text
     try:
         tokenizer = checkpoint.tokenizer()
     except NotAvailable:
@@ -98,7 +98,7 @@ def write_repository(folder: Path, settings: ServeSettings) -> list[str]:
 
 
 def _absolute(model: str) -> str:
-    """A model's name that is valid in every folder: names that labkit knows stay, all others become absolute paths."""
+    """A model's name that is valid in every folder: names that labkit knows are kept, all others become absolute paths."""
     return model if model in model_names() else str(Path(model).expanduser().resolve())
 
 

@@ -1,7 +1,8 @@
-"""A process between a `Server` and its tritonserver. It ends tritonserver when it is told to, or when the `Server`'s
-process has ended for any reason. Then it deletes the files and shared memory that tritonserver left.
+"""The guardian: a process between a `Server` and its tritonserver.
 
-Run as `python -m labkit.serving.server.guardian PARENT FOLDER REGIONS COMMAND...`. It imports neither torch nor numpy.
+The guardian ends tritonserver when it is told to, or when the `Server`'s process has ended for any reason. Then the guardian
+deletes the files and shared memory that tritonserver left. Run as `python -m labkit.serving.server.guardian PARENT FOLDER
+REGIONS COMMAND...`. The guardian imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from labkit.serving.server.server_folder import PID, REGIONS, delete_remains
 LOOK_SECONDS = 0.1
 STOP_SECONDS = 20.0
 CHILDREN_SECONDS = 2.0
-"""How long the processes of models may take to end after their server was asked to end."""
+"""How many seconds the processes of models may take to end after their server was asked to end."""
 
 STACK_BYTES = 2**30
 """Bytes of the stack of each server thread, if the system allows them. tritonserver reads nested JSON by recursion and keeps a
-list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes it. Unused stack costs nothing."""
+list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes tritonserver. Unused stack costs
+nothing.
+"""
 
 SIGNALLED = 128
-"""Added to a signal's number to form the exit status if a signal ended the server, as shells do."""
+"""If a signal ended the server, the exit status is this number plus the signal's number, as in shells."""
 
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # from Linux's prctl
 
@@ -115,7 +118,10 @@ def _has_ended(server: subprocess.Popen[bytes]) -> bool:
 
 
 def _prepare() -> None:
-    """Called in the server's process before it starts: it dies with the guardian, and its files are for its user alone."""
+    """Called in the server's process before the server starts.
+
+    This function makes the server die with the guardian, and keeps the server's files private to their user.
+    """
     os.umask(0o077)
     _control_process(SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,10 +1,11 @@
 """Starts a program with arguments that the process list does not show. Every user may read `/proc/PID/cmdline`.
 
 A list of pointers in the program's memory says where each argument begins. The hidden arguments lie in the environment, which
-only the program's user may read. A placeholder for each stands on the visible command line. After the kernel has loaded the
-program, and before its first instruction, the parent changes those pointers so that they point into the environment. It also
-removes the variables from the list that the program's own children would inherit. Linux allows this by ptrace, to ordinary
-users too, unless the machine forbids it (`kernel.yama.ptrace_scope` is 2 or 3; some containers).
+only the program's user may read. For each hidden argument, a placeholder stands on the visible command line. After the kernel
+has loaded the program, and before its first instruction, the parent changes the placeholders' pointers so that they point into
+the environment. The parent also removes the variables from the list that the program's own children would inherit. Linux lets a
+parent change its child by ptrace, even for ordinary users, unless the machine forbids it (`kernel.yama.ptrace_scope` is 2 or 3;
+some containers).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-TRACEME, DETACH = 0, 17  # from Linux's ptrace
-START_STACK, ENV_START, ENV_END = 28, 50, 51  # numbers of fields in /proc/PID/stat, as proc(5) counts them
+TRACEME, DETACH = 0, 17  # From Linux's ptrace.
+START_STACK, ENV_START, ENV_END = 28, 50, 51  # Numbers of fields in /proc/PID/stat, as proc(5) counts them.
 NAME = "LABKIT_HIDDEN_{}"
 WORD = struct.calcsize("P")
 
@@ -31,10 +32,12 @@ class CannotHide(OSError):
 def start_hidden(
     command: Sequence[str], hidden: Sequence[str], environment: dict[str, str], in_child: Callable[[], None]
 ) -> subprocess.Popen[bytes]:
-    """Start a command with the arguments `hidden` at its end. The process list shows each of these only up to its first colon.
+    """Start a command with the arguments `hidden` at its end.
 
-    in_child: called in the new process before the program starts. Raises `CannotHide` if the machine forbids it; then nothing
-    runs.
+    The process list shows each hidden argument only up to its first colon.
+
+    in_child: called in the new process before the program starts. Raises `CannotHide` if the machine forbids hiding; then
+    nothing runs.
     """
 
     def prepare() -> None:
@@ -51,7 +54,7 @@ def start_hidden(
     try:
         _, status = os.waitpid(program.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
-            raise CannotHide("the program ended before it began")
+            raise CannotHide("the program ended before its first instruction")
         _redirect(program.pid, list(names))
         if _ptrace(DETACH, program.pid):
             raise CannotHide("the program could not be detached")

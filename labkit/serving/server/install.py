@@ -47,10 +47,10 @@ def find_server() -> ServerProgram | None:
 
 
 def install_server(progress: Progress = lambda words: None) -> ServerProgram:
-    """The server that `find_server` finds. If there is none, one is downloaded, unpacked and run once to test it.
+    """The server that `find_server` finds. If there is no server, one is downloaded, unpacked and run once to test it.
 
-    It is installed in the folder of this Python environment, with a numpy of its own. An interrupted download leaves nothing
-    that labkit would later take for a complete server. Raises `NotAvailable`, which says what the machine lacks.
+    The server is installed in the folder of this Python environment, with a numpy of its own. An interrupted download leaves
+    nothing that labkit would later take for a complete server. Raises `NotAvailable`, which says what the machine lacks.
     """
     if found := find_server():
         return found
@@ -62,13 +62,13 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
         part = Path(tempfile.mkdtemp(prefix=".triton-server-", dir=place.parent))
     except OSError as error:
         raise NotAvailable(
-            f"the server is kept in {place}, which cannot be written ({error}); run this as the owner of that folder"
+            f"the server is installed in {place}, which cannot be written ({error}); run this as the owner of that folder"
         ) from error
     try:
         _fill(part, progress)
         if place.exists():
             shutil.rmtree(place)
-        part.chmod(0o755)  # in a container image, the user who runs it is not the one who installs
+        part.chmod(0o755)  # in a container image, one user installs the server and another runs it
         part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -77,12 +77,12 @@ def install_server(progress: Progress = lambda words: None) -> ServerProgram:
 
 
 def need_server() -> ServerProgram:
-    """The server that `find_server` finds. Raises `NotAvailable` with the command that installs one."""
+    """The server that `find_server` finds. Raises `NotAvailable` with the command that installs a server."""
     found = find_server()
     if found is None:
         raise NotAvailable(
             f"there is no Triton Inference Server: none on PATH and none in {_place()}; "
-            "`labkit serve --install` gets one (75 MB), or use the course's container"
+            "`labkit serve --install` installs it (75 MB), or use the course's container"
         )
     return found
 
@@ -98,12 +98,13 @@ def _fill(part: Path, progress: Progress) -> None:
     _run([sys.executable, "-m", "venv", "--without-pip", str(part / "overlay")], "the environment of the models")
     packages = _site_packages(part)
     _pip(packages, "numpy")
-    # All packages but numpy come from the main environment. Its .pth files, such as that of an editable labkit, are read too.
+    # All packages but numpy come from the main environment. The .pth files of the main environment, such as that of an editable
+    # labkit, are read too.
     (packages / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     triton = part / "server/pytriton/tritonserver"
     stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
     if not stub.is_file():
-        raise NotAvailable(f"the server has no stub for Python {PYTHON}; use 3.11 or 3.12")
+        raise NotAvailable(f"the server has no stub for Python {PYTHON}; use Python 3.11 or 3.12")
     backend = part / "backends/python"
     shutil.copytree(triton / "backends/python", backend, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(stub, backend)
@@ -132,7 +133,7 @@ def _run(command: list[str], what: str, *, shown: bool = False) -> None:
         done = subprocess.run(command, capture_output=True, env=environ, check=False, text=True)
     if done.returncode:
         said = "" if shown else ":\n" + (done.stderr or done.stdout).strip()[-1500:]
-        raise NotAvailable(f"{what} could not be installed (status {done.returncode}); nothing was kept, try again{said}")
+        raise NotAvailable(f"{what} could not be installed (status {done.returncode}); nothing was installed; try again{said}")
 
 
 def _try_out(server: ServerProgram, stub: Path) -> None:

@@ -1,4 +1,4 @@
-"""Notices if a model's process ends while the model is being loaded. Triton would wait for such a process forever."""
+"""Notices if a model's process ends while the model is being loaded. Triton itself would wait for this process forever."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import time
 import psutil
 
 GRACE_SECONDS = 3.0
-"""The server collects the exit status of a process that reports an error and then ends. That takes much less than this."""
+"""Seconds for a server to collect the exit status of a process that reports an error and then ends.
+
+A server usually needs much less time.
+"""
 
 LOOK_SECONDS = 0.25
 

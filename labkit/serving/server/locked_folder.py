@@ -1,4 +1,4 @@
-"""Temporary folders, each locked by the process that owns it. If the owner is killed, the next `sweep` deletes its folder."""
+"""Temporary folders, each locked by the process that owns it. If the owner is killed, the next `sweep` deletes the folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ PREFIX = "labkit-run-"
 
 
 class LockedFolder:
-    """A new temporary folder for this user alone. This process owns it and holds its lock.
+    """A new temporary folder for this user alone. This process owns the folder and holds the folder's lock.
 
-    The owner deletes it with `delete`. Otherwise a `sweep` deletes it after every process that holds the lock has ended.
+    The owner deletes the folder with `delete`. If the owner does not delete the folder, a `sweep` deletes it after every
+    process that holds the lock has ended.
     lock: a file descriptor, which may be handed to another process.
     """
 
@@ -43,7 +44,7 @@ class LockedFolder:
 def sweep() -> list[Path]:
     """Delete this user's folders whose owners have ended, and the shared memory of their servers; returns the folders.
 
-    Folders that are still locked stay, and so do folders on a file system without locks.
+    Folders that are still locked are kept, and so are folders on a file system without locks.
     """
     swept = []
     for folder in user_folder().glob(f"{PREFIX}*"):

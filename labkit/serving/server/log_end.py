@@ -22,7 +22,7 @@ HARMLESS_WITHOUT_GPU = re.compile(
     "CUDA driver version is insufficient|CudaDriverHelper has not been initialized|CUDA memory pool disabled"
     "|no pinned memory pool|Failed to initialize NVML|DCGM unable to start"
 )
-"""Lines, some marked E for error, that every start without a GPU writes. On a machine with a GPU they report a fault."""
+"""Lines, some marked E for error, that every start without a GPU writes. On a machine with a GPU these lines report a fault."""
 
 
 def end_of_log(log: Path, lines: int = LOG_LINES) -> str:

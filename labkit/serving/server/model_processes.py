@@ -18,7 +18,7 @@ STOPPED_SECONDS = 2.0
 """A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests wait, and nobody else takes them."""
 
 FAILED_IN_TIME = 2
-"""This many requests may wait for a model without a process: Triton itself answers one per second with an error."""
+"""This many requests may wait for a model without a process: Triton itself answers one of them per second with an error."""
 
 
 class ModelProcesses:
@@ -70,7 +70,7 @@ class ModelProcesses:
         return lost
 
     def in_flight(self) -> int:
-        """The number of requests that wait or that a model has accepted, without those that a learner's own model accepted."""
+        """The number of requests that wait, plus those that labkit's models have accepted but not answered."""
         return count_in_flight(shared_folder_path(self._server)) + sum(self._waiting(model) for model in self._of)
 
     def _waiting(self, model: str) -> int:
@@ -93,7 +93,7 @@ class ModelProcesses:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs. A zombie, whose exit status nobody has read yet, does not."""
+    """Whether a process runs. A zombie, whose exit status nobody has read yet, does not count as running."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

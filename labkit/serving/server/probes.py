@@ -13,10 +13,10 @@ from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.probe_mark import PARAMETER
 
 ANSWER_SECONDS = 15.0
-"""The time for one small request. A model that answers other requests meanwhile gets more time."""
+"""Seconds for one small request. A model that answers other requests meanwhile gets more time."""
 
 LOAD_SECONDS = 600.0
-"""The time for loading a model, weights included. A model whose `initialize` never returns is given up after this time."""
+"""Seconds for loading a model, weights included. A model whose `initialize` never returns is given up after this time."""
 
 UNLOAD_SECONDS = 15.0
 
@@ -24,7 +24,7 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 50),  # find a restarted server at once
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 200),
-    ("grpc.use_local_subchannel_pool", 1),  # do not share the waiting times of other clients in this process
+    ("grpc.use_local_subchannel_pool", 1),  # do not share the reconnection pauses of other clients in this process
 ]
 """Options of the connection to the server, which may end and be restarted while the connection exists."""
 
@@ -56,7 +56,7 @@ class Probes:
             return False
 
     def load(self, model: str, seconds: float = LOAD_SECONDS) -> None:
-        """Load a model. Raises `NotAvailable` with the server's message if that fails or takes too long."""
+        """Load a model. Raises `NotAvailable` with the server's message if loading fails or takes too long."""
         try:
             self._client.load_model(model, client_timeout=seconds)
         except client_library().InferenceServerException as error:
@@ -75,7 +75,8 @@ class Probes:
     def reload(self, model: str) -> None:
         """Unload a model and load it again in a new process. Raises `NotAvailable`.
 
-        This does not wait until the old process is unloaded: if it was killed, the server waits for its requests forever.
+        This does not wait until the old process is unloaded: if that process was killed, the server waits for its requests
+        forever.
         """
         try:
             self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)

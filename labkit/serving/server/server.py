@@ -161,7 +161,7 @@ def free_ports(address: str, *wanted: int) -> list[int]:
                 probe.bind((address, port))
             except (OSError, OverflowError) as error:
                 raise InvalidRequest(
-                    f"port {port} on {address} is not available ({error}); give another, or 0 for any"
+                    f"port {port} on {address} is not available ({error}); give another port, or 0 for any free port"
                 ) from None
             ports.append(probe.getsockname()[1])
         return ports

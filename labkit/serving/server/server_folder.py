@@ -15,7 +15,10 @@ REGIONS, PID = "regions", "pid"
 
 
 def read_server_pid(folder: Path) -> int:
-    """The process id of the server that owns this folder. Raises `OSError` or `ValueError` before it has been written."""
+    """The process id of the server that owns this folder.
+
+    Raises `OSError` or `ValueError` before the process id has been written.
+    """
     return int((folder / PID).read_text())
 
 
@@ -36,9 +39,10 @@ def delete_remains(folder: Path) -> None:
 
 
 def _kill_orphans(regions: str) -> None:
-    """Kill processes that have the name of such a region among their arguments.
+    """Kill processes that have the name of a region, which begins with `regions`, among their arguments.
 
-    A region's name is longer than the prefix `regions`: the guardian, which has the prefix itself, is spared.
+    The guardian has just the prefix `regions` among its arguments, which is shorter than any region's name, and so it is
+    spared.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -29,7 +29,7 @@ from labkit.serving.server.server_folder import read_server_pid
 from labkit.serving.server.shell_paths import absolute_paths, shell_safe_path
 
 LATE_SECONDS = 5.0
-"""How much longer than its time limit a call may take."""
+"""How many seconds longer than its time limit a call may take."""
 
 USUAL_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # between two steps, an engine's threads free their cores for the threads that send responses
@@ -47,7 +47,10 @@ KNOWN_CAUSES = {
 
 @dataclass(frozen=True)
 class StartSettings:
-    """Everything that a start of tritonserver needs; every restart uses the same. ports: for HTTP, gRPC and metrics."""
+    """Everything that a start of tritonserver needs; every restart uses the same settings.
+
+    ports: for HTTP, gRPC and metrics.
+    """
 
     program: ServerProgram
     repository: Path
@@ -67,7 +70,7 @@ class StartSettings:
         options = {"model-repository": str(self.repository), "model-control-mode": "explicit", "exit-timeout-secs": "5"}
         for service, port in zip(("http", "grpc", "metrics"), self.ports, strict=True):
             options |= {f"{service}-address": self.address, f"{service}-port": str(port)}
-        # Each allocation keeps the memory of the largest request that it ever held.
+        # The pool is small, because each allocation in it keeps the memory of the largest request that it ever held.
         options["grpc-infer-allocation-pool-size"] = "1"
         options["backend-config"] = f"python,shm-region-prefix-name={regions}"
         guardian = [sys.executable, "-m", "labkit.serving.server.guardian", str(os.getpid()), str(self.folder.path), regions]
@@ -88,8 +91,8 @@ class StartSettings:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder.path,
                 env=os.environ | absolute_paths(os.environ),
-                process_group=0,  # a Ctrl-C must reach only the process that started the server
-                pass_fds=[self.folder.lock],  # the guardian holds the folder's lock too
+                process_group=0,  # A Ctrl-C must reach only the process that started the server.
+                pass_fds=[self.folder.lock],  # The guardian holds the folder's lock too.
             )
 
     def _arguments(self) -> list[str]:
@@ -112,7 +115,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id of tritonserver. During a restart this is still the id of the tritonserver before."""
+        """The process id of tritonserver. During a restart this is still the id of the previous tritonserver."""
         return read_server_pid(self._start.folder.path)
 
     @property
@@ -128,7 +131,8 @@ class ServerProcess:
     ) -> None:
         """Load the models one after another, and wait until each has answered.
 
-        until: a moment of `time.monotonic`. Raises `NotAvailable` with the end of the log if that fails.
+        until: a moment of `time.monotonic`. Raises `NotAvailable` with the end of the log if the server or a model does not
+        start.
         """
 
         def wait(what: Callable[[], bool], otherwise: str, late: float = 0.0) -> None:
@@ -147,7 +151,10 @@ class ServerProcess:
         return ModelProcesses(self.pid, self._start.repository, models, self._start.metrics)
 
     def _answers(self, model: str) -> bool:
-        """Whether a model answers. Raises `NotAvailable` if its process has ended: during a start nothing reloads it."""
+        """Whether a model answers.
+
+        Raises `NotAvailable` if the model's process has ended: during a start nothing reloads a model.
+        """
         if self._probes.answers(model):
             return True
         if self.guardian.poll() is None and self.processes([]).are_missing(model):
@@ -157,14 +164,14 @@ class ServerProcess:
         return False
 
     def _load(self, model: str, until: float, wait: Callable[[Callable[[], bool], str, float], None]) -> None:
-        """Load a model in another thread, so that this one can give up waiting. If the server ends, the call ends too."""
+        """Load a model in another thread, so that this thread can give up waiting. If the server ends, the loading ends too."""
         loader = ThreadPoolExecutor(1)
         loading = loader.submit(self._probes.load, model, max(1.0, until - time.monotonic()))
         loader.shutdown(wait=False)
         watch = LoadWatch(self.pid)
         wait(lambda: loading.done() or watch.has_lost_one(), f"{model} was not loaded", LATE_SECONDS)
         if not loading.done():
-            self.kill()  # a server that is asked to end would wait for that process
+            self.kill()  # a server that is asked to end would wait for the process that was lost
             lost = f"the process of {model}, or of a model that it needs, ended as it began"
             raise NotAvailable(f"{lost}\n{end_of_log(self._start.log)}")
         try:

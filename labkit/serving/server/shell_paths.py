@@ -13,13 +13,16 @@ from pathlib import Path
 from labkit.errors import NotAvailable
 
 PATHS = ("LABKIT_HOME", "HF_HOME", "HF_HUB_CACHE", "TMPDIR", "PYTHONPATH")
-"""Environment variables that name folders. Models find their weights and their code by these."""
+"""Environment variables that name folders. Models find their weights and their code by these variables."""
 
 _SAFE = re.compile(r"[A-Za-z0-9_./+@%,=:-]+")
 
 
 def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of `PATHS` that are set, with absolute folders: models run in another folder than their starter."""
+    """The variables of `PATHS` that are set, with absolute folders.
+
+    Relative folders would be wrong for models, which run in another folder than the program that starts them.
+    """
     found = {}
     for name in PATHS:
         if given := environment.get(name):
@@ -36,10 +39,10 @@ def shell_safe_path(path: Path, folder: Path, name: str) -> Path:
         return path
     if not is_shell_safe(str(folder)):
         raise NotAvailable(
-            f"Triton cannot use the paths {path} and {folder}: it needs one without spaces and quotes; set TMPDIR"
+            f"Triton needs a path without spaces and quotes, unlike {path} and {folder}; set TMPDIR to such a folder"
         )
     link = folder / name
-    link.unlink(missing_ok=True)  # an earlier start may have left one
+    link.unlink(missing_ok=True)  # an earlier start may have left a link
     link.symlink_to(path)
     return link
 

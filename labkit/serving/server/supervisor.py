@@ -39,7 +39,8 @@ class Restart:
 class Supervisor:
     """Starts a tritonserver at once, and another one whenever it has ended.
 
-    `ready` waits for the first one and begins to watch. `end` ends everything. restarts: the last `MOST_RESTARTS` restarts.
+    `ready` waits for the first tritonserver and begins to watch it. `end` ends tritonserver and the restarts. restarts: the
+    last `MOST_RESTARTS` restarts.
     failure: why the supervisor gave up; empty before that.
 
     After tritonserver has ended, it is restarted at once. Each failed start doubles the pause before the next one, from 1 s up
@@ -60,7 +61,7 @@ class Supervisor:
     def ready(self, seconds: float, give_up: Callable[[], bool], *, watch: bool) -> None:
         """Wait until every model has answered; then, if `watch`, begin to watch the server. Raises `NotAvailable`.
 
-        seconds: the time for a start, this one and later ones.
+        seconds: the time limit of this start and of later starts.
         """
         self._start_seconds = seconds
         self.process.wait_until_ready(self._models, time.monotonic() + seconds, self._progress, give_up)
@@ -79,7 +80,7 @@ class Supervisor:
         self.process.kill()
 
     def end(self) -> None:
-        """End the server, also during a start, and its watchdog and folder. A second call does nothing."""
+        """End the server, its watchdog and its folder, even during a start. A second call does nothing."""
         self._ended.set()
         if self.watchdog:
             self.watchdog.end()

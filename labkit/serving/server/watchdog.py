@@ -21,7 +21,10 @@ MOST_REPAIRS = 1000
 """How many repairs are remembered."""
 
 FEW_REPAIRS = 10
-"""Each repair leaves 35 threads and 1 MiB of shared memory in the server. After this many, an idle server is restarted."""
+"""After this many repairs, an idle server is restarted.
+
+Each repair leaves 35 threads and 1 MiB of shared memory in the server.
+"""
 
 MANY_REPAIRS = 40
 """After this many repairs a server is restarted even if it has requests."""
@@ -45,13 +48,13 @@ class Watchdog:
 
     The first thread probes the models in turn, one every `look_seconds / len(models)`. If a model does not answer, the models
     that it needs are probed and repaired first, because one of them is often the cause. The second thread notices at once if
-    the process of a ready model has ended, or has been stopped for a while. Requests for such a model would wait in the
-    server, which answers only one per second with an error and keeps the memory of all others. If somebody unloads a model of
-    a watched server, the watchdog loads it again.
+    the process of a ready model has ended, or has been stopped for a while. Requests for a model without a running process
+    would wait in the server, which answers only one per second with an error and keeps the memory of all other waiting
+    requests. If somebody unloads a model of a watched server, the watchdog loads it again.
 
-    restart_server: called with the reason, in words, if the whole server must be restarted. One case is that a process has
-    ended after it accepted requests: Triton would never answer these. The other is that repairs have left too many threads in
-    the server. After the call the watchdog does nothing until `resume`.
+    restart_server: called with the reason, in words, if the whole server must be restarted. A restart is needed if a process
+    has ended after it accepted requests: Triton would never answer these requests. A restart is also needed if repairs have
+    left too many threads in the server. After the call the watchdog does nothing until `resume`.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Watchdog:
         self._resting.clear()
 
     def end(self) -> None:
-        """Begin no further checks; a repair that has begun goes on."""
+        """Begin no further checks; a repair that has begun continues."""
         self._ended.set()
 
     def stop(self) -> None:
@@ -108,7 +111,7 @@ class Watchdog:
             if self._resting.is_set():
                 continue
             for model in self._models:
-                with self._repairing:  # while a model is replaced it may have no process
+                with self._repairing:  # a model that is being replaced may have no process
                     self._processes.kill_stopped(model)
                     if self._processes.have_ended(model) and self._probes.is_live() and self._probes.is_loaded(model):
                         self._repair(model)
@@ -161,7 +164,7 @@ class Watchdog:
             self._ask_for_restart(f"its models were reloaded {repairs} times, which left threads and memory in it")
 
     def _ask_for_restart(self, why: str) -> bool:
-        """Ask for a restart of the server; returns whether somebody will do it."""
+        """Ask for a restart of the server; returns whether the server will be restarted."""
         if self._restart_server is None or self._has_nothing_to_do():
             return False
         self.rest()

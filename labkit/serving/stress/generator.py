@@ -1,4 +1,4 @@
-"""Sends the requests of a stress test, from a number of users or at random times, and notes when each token arrives."""
+"""Sends the requests of a stress test, from a number of users or at random times, and records when each token arrives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_stress(
 ) -> StressRun:
     """Run a stress test of a server, and wait until every request has ended.
 
-    A failed request is noted with its error and not repeated. progress: called with words about the progress every second.
+    A failed request is recorded with its error and not repeated. progress: called with words about the progress every second.
     Raises `InvalidRequest` for a malformed address, `NotAvailable` if tritonclient is not installed. Before the test one
     request is sent that is not counted; if it fails, its error is raised, because then there is nothing to measure.
     """

@@ -15,9 +15,9 @@ SHAPES = ("lognormal", "uniform")
 class Lengths:
     """A distribution of whole numbers from `low` to `high`, both included.
 
-    shape: "uniform", where all numbers are equally likely, or "lognormal", which resembles the lengths of real texts. Then the
-    median is the geometric mean of the bounds, and the bounds lie two standard deviations (of the logarithm) from it; numbers
-    outside are drawn again. Raises `InvalidRequest` for impossible bounds or an unknown shape.
+    shape: "uniform", where all numbers are equally likely, or "lognormal", which resembles the lengths of real texts. For
+    "lognormal", the median is the geometric mean of the bounds, and the bounds lie two standard deviations (of the logarithm)
+    from the median; numbers outside are drawn again. Raises `InvalidRequest` for impossible bounds or an unknown shape.
     """
 
     low: int
@@ -26,7 +26,7 @@ class Lengths:
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:
-            raise InvalidRequest(f"lengths from {self.low} to {self.high}: 1 <= lowest <= highest is needed")
+            raise InvalidRequest(f"lengths from {self.low} to {self.high} are not possible; 1 <= lowest <= highest is needed")
         if self.shape not in SHAPES:
             raise InvalidRequest(f"the shape of lengths is {self.shape!r}; {' or '.join(SHAPES)} is accepted")
 

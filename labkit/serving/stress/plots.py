@@ -43,10 +43,12 @@ def throughput_plot(record: StressRecord, *, title: str = "Throughput and latenc
 
 
 def timeline_plot(record: StressRecord, row: int = -1, *, title: str = "Requests and the running batch") -> Figure:
-    """One bar per request (waiting, prefill, decode), in order of due times; below, the number of decoding requests.
+    """Draw a bar for each request (waiting, prefill, decode), in the order of due times, above a curve of the running batch.
 
-    The server reports when waiting ended. At most `MOST_BARS` requests have bars: the first that were due after the warm-up.
-    Raises `InvalidRequest` if no request of the row has a token.
+    The curve shows how many requests are decoding.
+
+    The server reports when the waiting of a request ended. At most `MOST_BARS` requests have bars: the first that were due
+    after the warm-up. Raises `InvalidRequest` if no request of the row has a token.
     """
     requests = [request for request in record.requests(row) if request.pieces]
     begin = record.settings["warmup"]

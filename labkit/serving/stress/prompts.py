@@ -28,14 +28,14 @@ class Prompts:
         self._tokens = self._tokenizer.encode((checkpoint.path / "held_out_sample.txt").read_text("utf-8"))
         if lengths.high > len(self._tokens):
             raise InvalidRequest(
-                f"prompts of {counted(lengths.high, 'token')}; at most {len(self._tokens)} can be cut from the text"
+                f"a prompt has {counted(lengths.high, 'token')}; at most {len(self._tokens)} can be taken from the text"
             )
         self._lengths, self._as_token_ids = lengths, as_token_ids
         self._random = random.Random(f"prompts {seed}")
         self._given: set[str | tuple[int, ...]] = set()
 
     def next(self) -> str | Sequence[int]:
-        """The next prompt. Raises `InvalidRequest` if there are no more different prompts, which happens if they are short."""
+        """The next prompt. Raises `InvalidRequest` if there are no more different prompts, which short prompts can cause."""
         for _ in range(_TRIES):
             length = self._lengths.draw(self._random)
             begin = self._random.randrange(len(self._tokens) - length + 1)

@@ -31,9 +31,9 @@ def summarise(run: StressRun) -> dict[str, Any]:
 
     `ttft_ms`: from the due time to the first token. `itl_ms`: between tokens. `e2e_ms`: from the due time to the last token of
     complete answers. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
-    second of the measurement. `goodput`: requests per second that kept both limits. `good_share`: their share of all requests
-    that were due. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was. `fell_behind`: a warning
-    if the generator did not keep up, otherwise empty.
+    second of the measurement. `goodput`: requests per second that kept both latency limits. `good_share`: the share of due
+    requests that kept both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
+    `fell_behind`: a warning if the generator did not keep up, otherwise empty.
     """
     settings, counted = run.settings, run.counted
     answered = [request for request in counted if request.error is None and request.pieces]

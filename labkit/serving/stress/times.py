@@ -1,4 +1,4 @@
-"""The times that are noted for each request, and for a whole run."""
+"""The times that are recorded for each request, and for a whole run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ class RequestTimes:
         return self.pieces[-1] - self.due
 
     def is_good(self, ttft_limit: float, itl_limit: float) -> bool:
-        """Whether it was answered, and both the time to the first token and the average time between tokens kept the limits."""
+        """Whether the request was answered and kept both limits.
+
+        The limits are for the time to the first token and for the average time between tokens.
+        """
         if self.error is not None or not self.pieces:
             return False
         mean_gap = (self.pieces[-1] - self.pieces[0]) / max(1, len(self.pieces) - 1)
@@ -56,8 +59,8 @@ class RequestTimes:
 class StressRun:
     """All requests of a run, including those of the warm-up, and how late the generator itself was.
 
-    loop_lags: by how many seconds each of many short sleeps of the event loop lasted too long. The noted arrival times of
-    tokens may be too late by as much.
+    loop_lags: by how many seconds each of many short sleeps of the event loop was too long. The recorded arrival time of a
+    token can be too late by up to this many seconds.
     """
 
     settings: StressSettings
@@ -71,7 +74,7 @@ class StressRun:
 
     @property
     def end(self) -> float:
-        """When the measurement ends. Requests that were due before are still waited for."""
+        """When the measurement ends. After this time, the test still waits for the requests that were due before it."""
         return self.settings.warmup + self.settings.seconds
 
     @property

@@ -1,4 +1,4 @@
-"""Faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, circles."""
+"""Faults of an ensemble's wires, the tensors between its steps: unconnected ends, different shapes, cycles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class End:
 
 @dataclass(frozen=True)
 class Mapped:
-    """An entry of an input_map or output_map: `key` is the model's tensor, `wire` the ensemble's."""
+    """An entry of an input_map or output_map: `key` is the model's tensor, `wire` is the ensemble's tensor."""
 
     key: str
     wire: str
@@ -154,7 +154,10 @@ def _shapes(wire: str, maker: End, reader: End) -> Iterator[Fault]:
 
 
 def _fit_mixed(maker: End, reader: End, batched: bool) -> bool:
-    """Whether a model with a batch and one without fit together. The server adds or removes a batch of one."""
+    """Whether a model with a batch dimension and a model without one fit together.
+
+    The server adds or removes a batch dimension of size 1.
+    """
     return _fit(maker.whole, reader.whole) or (not batched and _fit(maker.dims, reader.dims))
 
 

@@ -28,7 +28,7 @@ class Value:
 class Node:
     """A message: its line, and its scalars and inner messages by field name, in the order of the file.
 
-    refused: fields that protobuf refuses, or whose values it refuses, and the most similar known names. These fields have
+    refused: fields that protobuf refuses, or whose values it refuses, and the most similar known names. The refused fields have
     been reported already.
     """
 
@@ -60,13 +60,16 @@ class Node:
         return name not in self.scalars and name not in self.messages and name not in self.refused
 
     def blemished(self) -> bool:
-        """Whether something in the message was refused, at any depth. Then a field that seems missing may only be misspelt."""
+        """Whether something in the message was refused, at any depth.
+
+        After a refusal, a field that seems missing may only be misspelt.
+        """
         return bool(self.refused) or any(node.blemished() for nodes in self.messages.values() for node in nodes)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: its message without the refused fields, and one fault for each of these.
+    """A parsed file: its message without the refused fields, and one fault for each refused field.
 
     root: None if the text cannot be parsed at all.
     """
@@ -107,7 +110,7 @@ def model_config_class() -> Any:
 
 
 def _refusal(text: str, message: Any) -> tuple[int, int, str] | None:
-    """The line, column and message of protobuf's first complaint; None if it accepts the text."""
+    """The line, column and message of protobuf's first complaint; None if protobuf accepts the text."""
     from google.protobuf import text_format
 
     try:

@@ -1,4 +1,4 @@
-"""Explains what protobuf refuses in a `config.pbtxt`, and says what it accepts instead."""
+"""Explains what protobuf refuses in a `config.pbtxt`, and says what protobuf accepts instead."""
 
 from __future__ import annotations
 

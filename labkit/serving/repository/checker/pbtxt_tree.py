@@ -1,4 +1,4 @@
-"""Finds where each value stands in protobuf's text format. It does not check whether fields and values are legal.
+"""Finds where each value stands in protobuf's text format. This module does not check whether fields and values are legal.
 
 The format: https://protobuf.dev/reference/protobuf/textformat-spec/
 """

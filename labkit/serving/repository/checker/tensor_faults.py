@@ -23,7 +23,7 @@ def dims_text(dims: list[int]) -> str:
 def tensor_faults(config: Node, batched: bool) -> Iterator[Fault]:
     """Missing or impossible names, data types, dims and reshapes, and duplicate names.
 
-    batched: whether the model has a batch dimension, or should have one. Only such models can have scalars.
+    batched: whether the model has a batch dimension, or should have one. Only models with a batch dimension can have scalars.
     """
     for kind in ("input", "output"):
         seen: dict[str, int] = {}
