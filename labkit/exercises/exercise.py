@@ -1,4 +1,4 @@
-"""The form of an exercise: everything that the notebook, the checker and the grader need to know about it."""
+"""The type `Exercise`: everything that the notebook, the checker and the grader need to know about an exercise."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from labkit.exercises.contracts import Contract, KernelContract, OwnWork
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer that learners give: its implementation, and the sentence that helps a learner who made it.
+    """A mistake that learners make: a function that makes it, and a message that helps the learner.
 
-    Two mistakes can be made together if their implementations are `functools.partial` objects of the same function and set
-    different options of it. Example: `partial(count, norms=2)` and `partial(count, head_bias=False)`.
-    If two mistakes must not be combined, both set the same option; one of them may set it to its right value.
+    A learner may make two mistakes at once. labkit can combine two mistakes if both implementations are `functools.partial`
+    objects of the same function that set different options. Example: `partial(count, norms=2)` and
+    `partial(count, head_bias=False)`. If two mistakes must not be combined, let both set the same option; one of the two may set the option to
+    its right value.
     """
 
     message: str
     implementation: Callable[..., Any]
 
     def together(self, other: Mistake) -> Mistake | None:
-        """The mistake of a learner who makes both; None if these two cannot be made together."""
+        """The mistake of a learner who makes both mistakes at once; None if the two cannot be combined."""
         one, two = self.implementation, other.implementation
         if not isinstance(one, partial) or not isinstance(two, partial) or one.func is not two.func:
             return None
@@ -90,27 +91,28 @@ class Exercise:
             )
 
     def answer(self, case: Case) -> Any:
-        """The right answer to a case."""
+        """The right answer for a case."""
         return self.observe(case, self.run(self.reference, case))
 
     def known_mistakes(self) -> Iterator[Mistake]:
-        """The mistakes, and after them every two of them that can be made together."""
+        """All known mistakes: first the single ones, then every pair that can be combined."""
         yield from self.mistakes
         for one, other in combinations(self.mistakes, 2):
             if both := one.together(other):
                 yield both
 
     def contracts(self) -> tuple[Contract, ...]:
-        """The contracts that watch a call: the exercise's own, and the one on own work.
+        """The contracts that watch a call: the exercise's own contract, and `OwnWork`.
 
-        The second sees calls in this process only; a contract on kernels checks the same by itself.
+        `OwnWork` sees only calls in this process. It is left out for an exercise with a contract on kernels, which checks the
+        same.
         """
         asked = (self.contract,) if self.contract else ()
         is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)
         return asked if is_seen else (OwnWork(), *asked)
 
     def heading(self) -> str:
-        """The Markdown that introduces the exercise in a notebook."""
+        """The Markdown text that introduces the exercise in a notebook."""
         dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
         return (
             f"### Exercise {self.number} · {self.title}\n\n"

@@ -19,7 +19,7 @@ def all_exercises() -> tuple[Exercise, ...]:
 def of_lab(lab: str) -> tuple[Exercise, ...]:
     """The exercises of one lab ("01"); raises `InvalidRequest` if there is no such lab."""
     if lab not in LAB_TITLES:
-        raise InvalidRequest(f"there is no lab {lab!r}; {', '.join(LAB_TITLES)} exist")
+        raise InvalidRequest(f"there is no lab {lab!r}; the labs are {', '.join(LAB_TITLES)}")
     return tuple(exercise for exercise in all_exercises() if exercise.lab == lab)
 
 

@@ -135,7 +135,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (["bench", "--precision", "fp64"], 2, "fp32, bf16, fp16"),
     (["bench", "--prompt-tokens", "100000"], 2, "exceed the context"),
     (["bench", "--config", "gone.json"], 2, "gone.json"),
-    (["tune", "--device", "cpu"], 1, "the device is cpu; only GPU kernels can be tuned"),
+    (["tune", "--device", "cpu"], 1, "the device is cpu, but only the kernels of a GPU can be tuned"),
     (["tune", "--batch", "1,x", "--device", "cpu"], 2, "--batch is '1,x'"),
     (["tune", "--batch", "0", "--device", "cpu"], 2, "at least one sequence"),
     (["check", "gone.ipynb"], 2, "gone.ipynb is no notebook"),
