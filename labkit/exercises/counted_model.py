@@ -20,7 +20,8 @@ class CountedModel:
     that the call got.
 
     The call is that of a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
-    `[batch, fed, vocab_size]` and `past_key_values`. `past_key_values` has no public contents: pass it to the next call as it is.
+    `[batch, fed, vocab_size]` and `past_key_values`. The only use of
+    the returned `past_key_values` is to pass it to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size

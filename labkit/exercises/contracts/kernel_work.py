@@ -41,14 +41,14 @@ class Part:
 class KernelContract:
     """The contract that kernels do the work of a function.
 
-    - `arguments` names the function's arguments.
-    - `reads(case)` and `stores(case, value)` list what kernels must read and store.
-    - `more_bytes(case)` is the number of other bytes that memory must move; a tenth more than the total is allowed.
-    - `launches` is the most launches that are allowed, and `kind` says in words which launches are asked for.
-    - `torch_combines` lets torch work on what kernels have stored, but not on the arguments.
-    - `programs(case)` is the least and the largest number of programs of the launch that reads the last part of `reads`.
-      `most_stores` is the most stores that one of these programs may run, and `each` says what one program is for.
-    - `tile(case)` maps the name of an argument to the most elements that one load may take from it.
+    - `arguments` are the names of the function's arguments.
+    - `reads(case)` and `stores(case, value)` list what the kernels must read and store.
+    - `more_bytes(case)` is the number of other bytes that must be moved. In total, a tenth more bytes are allowed.
+    - `launches` is the largest allowed number of launches; `kind` tells the learner which launches are expected.
+    - `torch_combines`: torch may compute with what the kernels have stored, but not with the arguments.
+    - `programs(case)` is the smallest and the largest number of programs in the launch that reads the last part of `reads`.
+      Each of these programs may run at most `most_stores` stores; `each` says what one program must do.
+    - `tile(case)` maps the name of an argument to the largest number of its elements that one load may read.
     """
 
     arguments: tuple[str, ...]
