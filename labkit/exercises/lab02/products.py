@@ -161,10 +161,10 @@ INT8_PRODUCT = Exercise(
     title="A weight in a quarter of its bytes",
     function="int8_product",
     statement=(
-        "The weight is stored as `values` `[out, in]` in int8 and one scale per row, `scales` `[out]`; it stands for $s_o "
-        "v_{oi}$. Each program computes `ROWS` outputs of one token. It goes through the inputs in blocks of `BLOCK`: it loads "
-        "int8 (at most `ROWS` x `BLOCK` per load), multiplies in float32 and adds up. Scale the sum once, at the end. The "
-        "dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+        "The weight is stored as `values` `[out, in]` in int8 with one scale per row, `scales` `[out]`; it stands for $s_o "
+        "v_{oi}$. Each program computes `ROWS` outputs of one token. The program loads int8 in blocks of `BLOCK` inputs (at "
+        "most `ROWS` x `BLOCK` values per load), multiplies in float32 and adds up. Multiply the sum by the scale once, at the "
+        "end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
     ),
     points=10,
     minutes=25,
@@ -177,28 +177,29 @@ INT8_PRODUCT = Exercise(
             "The scales are missing: multiply each row's sum by its scale.", _rows_of(lambda x, v, s: F.linear(x, v.float()))
         ),
         Mistake(
-            "You scale by column; a scale belongs to an output row.",
+            "You scale the inputs, but each scale belongs to an output row.",
             _rows_of(lambda x, v, s: F.linear(x * s[: x.shape[1]], v.float())),
         ),
         Mistake(
-            "You divide by the scale; the weight is scale times value.", _rows_of(lambda x, v, s: F.linear(x, v.float()) / s)
+            "You divide by the scale, but the weight is scale times value.",
+            _rows_of(lambda x, v, s: F.linear(x, v.float()) / s),
         ),
-        Mistake("You scale the running sum in every block: scale once, after the loop.", _scaled_in_loop),
-        Mistake("You keep only the last block: add the sum of each block to the total, +=.", _last_block),
+        Mistake("You scale the running sum in every block; scale it only once, after the loop.", _scaled_in_loop),
+        Mistake("You return only the sum of the last block; add the sum of each block to a total with +=.", _last_block),
         Mistake(
-            "Every token gets the answer of the first one: the input of a token begins at token * SIZE.",
+            "Every token gets the answer of token 0: read the input of a token from token * SIZE on.",
             _rows_of(lambda x, v, s: int8_product(x[:1].expand_as(x), v, s)),
         ),
         Mistake(
-            "Rows after the last output, or inputs after the last one, are not masked: use row < outs and k < SIZE.",
+            "You do not mask the rows or the inputs after the end: use row < outs and k < SIZE.",
             _no_mask,
         ),
     ),
     hints=(
-        "As in product_tile, but for one token: keep ROWS totals in float32, and let a loop go through the inputs.",
-        "In each turn, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, and let tl.sum "
-        "over the inputs add to the totals. The scales come after the loop.",
-        "The addresses of the tile: values + row[:, None] * SIZE + k[None, :].",
+        "As in product_tile, but for one token: start with ROWS totals of 0 in float32, and loop over the inputs.",
+        "In each turn of the loop, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, "
+        "multiply, take tl.sum over the inputs, and add it to the totals. Multiply by the scales after the loop.",
+        "The addresses of the tile are values + row[:, None] * SIZE + k[None, :].",
     ),
     requires=("triton",),
     seconds=40.0,
