@@ -1,4 +1,4 @@
-"""Finds exercises: all of them, those of one lab, or one by its name or its function's name."""
+"""Finds exercises: all exercises, those of one lab, or one by its name or by the name of its function."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def of_lab(lab: str) -> tuple[Exercise, ...]:
 
 
 def exercise(name: str) -> Exercise:
-    """The exercise with this full name ("lab00.kv_cache_bytes") or function name.
+    """The exercise with this full name ("lab00.kv_cache_bytes") or this function name.
 
-    Raises `InvalidRequest`, with the functions that exist, if there is none.
+    Raises `InvalidRequest` if there is no such exercise, and names the functions that exist.
     """
     for candidate in all_exercises():
         if name in (candidate.name, candidate.function):

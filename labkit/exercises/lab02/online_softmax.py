@@ -132,9 +132,9 @@ ONLINE_SOFTMAX = Exercise(
     statement=(
         "Return `softmax(scores) @ values` over **all** blocks together. Read each block only once. `blocks` yields pairs "
         "`scores [n]`, `values [n, head_dim]`. Each pair overwrites the previous one in memory, so do not keep them. A masked "
-        "key has the score $-\\infty$; a whole block may be masked. Keep a running maximum $m$, a running sum $s$ and a "
-        "running weighted sum $o$:\n\n$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad o' "
-        "= o\\,e^{m - m'} + \\sum_i e^{x_i - m'} v_i$$"
+        "key has the score $-\\infty$; a whole block may be masked. Keep a running maximum $m$, sum $s$ and weighted sum "
+        "$o$:\n\n$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad o' = o\\,e^{m - m'} + "
+        "\\sum_i e^{x_i - m'} v_i$$"
     ),
     points=10,
     minutes=15,

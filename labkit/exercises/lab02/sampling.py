@@ -94,11 +94,11 @@ SAMPLE_TOKEN = Exercise(
     title="From logits to a token",
     function="sample_token",
     statement=(
-        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest tokens (0 keeps all; of equally likely tokens, "
-        "the one with the lower number comes first). Of these, keep the smallest set of likeliest tokens whose probabilities "
-        "together **reach** the fraction `top_p` of their total. Then add up the kept probabilities in order of token number, "
-        "and return the first token at which the sum **exceeds** the fraction `share` (0 to 1) of their total.\n\n$$p_i "
-        "\\propto e^{z_i / T} \\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
+        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest tokens (0 keeps all; of equal tokens, the "
+        "lower number comes first). Of these, keep the smallest set of likeliest tokens whose probabilities together **reach** "
+        "the fraction `top_p` of their total. Then add up the kept probabilities in order of token number, and return the "
+        "first token at which the sum **exceeds** the fraction `share` (0 to 1) of their total.\n\n$$p_i \\propto e^{z_i / T} "
+        "\\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
     ),
     points=10,
     minutes=20,
