@@ -219,7 +219,7 @@ CONFLICT = '{"cells": [\n<<<<<<< HEAD\n1\n=======\n2\n>>>>>>> other\n]}'
         ('{"cells": [{"cell_type": "code", "source": [1]}]}', "is not a notebook: its cell 1 has no type or no text"),
         (
             '{"cells": [], "metadata": {"kernelspec": {"language": "R"}}}',
-            "is for a kernel of R; the course's notebooks are",
+            "is for a kernel of R, but the notebooks of the course are",
         ),
         ('{"cells": [], "metadata": {"language_info": {"name": "julia"}}}', "is for a kernel of julia"),
     ],
