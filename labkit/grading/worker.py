@@ -90,8 +90,9 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
 def main() -> None:
     """Run one job. Writes `OUT/outcomes.json`, `OUT/tensors.safetensors` and `OUT/notes.json`.
 
-    A job is a dictionary `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`. `seconds` is the time limit of one
-    call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which modules can be imported.
+    A job is a dictionary `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`. `seconds` is the time limit of
+    one call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which modules can be
+    imported.
     """
     os.environ["TRITON_INTERPRET"] = "1"  # Kernels are graded by their values, in the same way on every machine.
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
