@@ -33,7 +33,7 @@ def read_cells(path: Path) -> list[FileCell]:
     """All cells of a notebook in nbformat 1 to 4; the file is UTF-8, UTF-16, UTF-32 or Latin-1, with or without a byte-order
     mark.
 
-    Raises `InvalidRequest` if the file is missing, a folder, empty, too large, not JSON, full of git's conflict marks, not a
+    Raises `InvalidRequest` if the file is missing, a folder, empty, too large, not JSON, with git's conflict marks, not a
     notebook, or a notebook for a language other than Python.
     """
     return _cells_of(_json_of(path), path)
