@@ -2,19 +2,19 @@
 # # Lab 00 · Class environment
 #
 # **After this lab you can** say what a machine can do at best, how much memory a model needs, how many GPUs it takes, and how
-# fast it can produce a token, all before you run anything. Then you measure, and see how close the measurement comes.
+# fast it can produce a token, all before you run anything. Then you measure, and see how close your prediction was.
 #
-# *About 60 minutes · 6 exercises, 65 points · runs on any machine; if yours lacks something, the cell says what.*
+# *About 60 minutes · 6 exercises, 65 points · runs on any machine. If yours lacks something, the cell that needs it says so.*
 #
 # How this works:
 # - You write the body of a function, run its cell, and run `check(...)` below it. The check calls your function with inputs
-#   that you have not seen. It says **passed**, **failed** (with the likely mistake in words) or **not measured here**.
-# - `hint(my_function)` shows up to three hints. The first is small, the third holds one line of the answer.
-# - Some cells ask for a **prediction** first. It is not graded; the figure shows it next to the measurement.
+#   that you have not seen. The result is **passed**, **failed** (with the likely mistake in words) or **not measured here**.
+# - `hint(my_function)` shows up to three hints. The first hint is small; the third contains one line of the answer.
+# - Some cells ask for a **prediction** first. A prediction is not graded; the figure shows it next to the measurement.
 # - Your progress, your measurements and your speed ladder are kept on disk. After a restart of the kernel, select the cell
-#   where you were and choose *Run All Above Selected Cell* in the Run menu; kept measurements are not repeated.
-# - **Close other programs before you measure.** A measurement that they disturb says so, and is repeated when you run its cell
-#   again.
+#   where you were and choose *Run All Above Selected Cell* in the Run menu; measurements that were kept are not repeated.
+# - **Close other programs before you measure.** If they disturb a measurement, the cell says so; run it again to repeat the
+#   measurement.
 
 # %%
 import torch
@@ -36,10 +36,11 @@ progress_panel("00")
 # %% [markdown]
 # ## A model that is always there
 #
-# `gptj-tiny` has the architecture of GPT-J 6B and is 600 times smaller. It was trained for this course on public-domain
-# English: the Bible, Jane Austen, Moby-Dick, presidents' addresses. It is part of the package, so every lab runs offline.
+# `gptj-tiny` has the architecture of GPT-J 6B and is 600 times smaller. The training text is public-domain English, chosen for
+# this course: the Bible, Jane Austen, Moby-Dick, presidents' addresses. The model is part of the package, so every lab runs
+# offline.
 #
-# It knows no facts. But you can read its text, and the labs can measure its quality.
+# The model knows no facts. But people can read its text, and the labs can measure the quality of the model.
 
 # %%
 engine = labkit.load("gptj-tiny", dtype="fp32")
@@ -51,8 +52,8 @@ for event in engine.stream("In the beginning", taste):
 # %% [markdown]
 # ## This machine
 #
-# Four things decide the speed of inference, in this order: how fast memory can be **read**, how much **memory** there is,
-# how fast **matrices** are multiplied, and, with several GPUs, how fast the **links** between them are.
+# Four things decide the speed of inference. In order of importance they are: how fast memory can be **read**, how much
+# **memory** there is, how fast **matrices** are multiplied, and, with several GPUs, how fast the **links** between them are.
 
 # %%
 machine = describe()
@@ -76,12 +77,12 @@ if not machine.gpus:
 # ### Predict, then measure
 #
 # How many **GB per second** can this machine read, and how many **GFLOP per second** does a matrix product in fp32 reach?
-# Start from two rules of thumb:
+# Two rules of thumb help you:
 #
 # - One channel of DDR5-4800 reads 38 GB/s. A laptop has two channels; a virtual machine may get a few channels of its server;
 #   an H100 reads 3,350 GB/s.
-# - A CPU core with AVX-512 does up to 64 fp32 operations per cycle (two 16-wide multiply-adds), with AVX2 up to 32, at 2 to
-#   4 GHz. Real products reach half of that.
+# - A CPU core does up to 64 fp32 operations per cycle with AVX-512 (two 16-wide multiply-adds), or up to 32 with AVX2. It runs
+#   2 to 4 billion cycles per second. Real matrix products reach half of the resulting rate.
 #
 # Replace each `None` by your number.
 
@@ -122,7 +123,7 @@ if predicted(read=guess_read_gb_per_second, fp32=guess_fp32_gflop_per_second):
     )
 
 # %% [markdown]
-# Look at the ratio too: how many operations can this machine do in the time in which it reads one byte?
+# Look at the ratio of the two as well: how many operations can this machine do in the time in which it reads one byte?
 
 # %%
 for precision, rate in limits.flops_per_second.items():
@@ -130,11 +131,12 @@ for precision, rate in limits.flops_per_second.items():
     print(f"{precision}: {rate / 1e9:8,.0f} GFLOP/s, {per_byte:6.1f} FLOP in the time of one byte")
 
 # %% [markdown]
-# (If a precision is far slower than fp32, this processor has no units for it and emulates it: fp16 on most CPUs.)
+# (If a precision is far slower than fp32, this processor has no instructions for it and emulates it. Most CPUs do so for fp16.)
 #
-# To produce one token, a model does **two** operations with each weight. A weight is four bytes in fp32 and two in bf16, so
-# that is half an operation to one operation per byte. Your machine can do more than that while it reads one byte, in every
-# precision for which it has units. Remember this: with batch size 1, the processor waits for memory.
+# To produce one token, a model does **two** operations with each weight. A weight takes four bytes in fp32 and two in bf16. So
+# a model does half an operation (fp32) or one operation (bf16) for each byte that it reads. In the time in which your machine
+# reads one byte, it can do more operations than that, in every precision that it does not emulate. Remember this: with batch
+# size 1, the processor waits for memory.
 #
 # ## Executive math: does it fit?
 #
@@ -162,7 +164,7 @@ def parameter_count(config):
 check(parameter_count)
 
 # %% [markdown]
-# Now compare your formula with a real file: the weights that the engine above loaded.
+# Now compare your formula with a real file, the weights that the engine above has loaded.
 
 # %%
 if passed(parameter_count):
@@ -174,10 +176,10 @@ if passed(parameter_count):
     print(f"GPT-J 6B:  {parameter_count(GPT_J_6B):,}")
 
 # %% [markdown]
-# This course accompanies a lecture on serving large models; you need not have heard it. One of its slides computes the memory
-# of a model with 175 billion parameters in fp16 as
-# $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB". Strictly, those are **GiB** ($1024^3$ bytes); in GB ($10^9$ bytes) it
-# is 350. GPUs are sold in GB and report GiB, so say which one you mean.
+# This course accompanies a lecture on serving large models; you need not have heard it. One slide of the lecture computes the
+# memory of a model with 175 billion parameters in fp16 as $\frac{175 \cdot 10^9 \cdot 2}{1024^3} = 325.96$ "GB". The unit of
+# this number is really **GiB** ($1024^3$ bytes); in GB ($10^9$ bytes) the memory is 350 GB. GPUs are sold in GB but report
+# their memory in GiB, so always say which unit you mean.
 
 # %% [markdown]
 # {{exercise lab00.weight_gib}}
@@ -205,14 +207,14 @@ if passed(weight_gib):
     display(plots.prediction_plot(precisions, series, limits=lines, log=True, **labels))
 
 # %% [markdown]
-# Which of these models could this machine hold, and in which precision? On a laptop, 6B fits only in int4. Lab 05 shows what
-# that costs in quality.
+# Which of these models could this machine hold, and in which precision? On a laptop, the 6B model fits only in int4. Lab 05
+# shows how much quality that costs.
 #
 # ## The other memory: keys and values
 #
-# To produce token 1,001, a model reads the keys and values of the 1,000 tokens before it. They do not change, so the engine
-# keeps them: this is the **KV cache**. It grows with every token of every sequence. Each layer keeps one key and one value
-# per token, and each of them is a vector of `hidden_size` numbers:
+# To produce token 1,001, a model reads the keys and values of the 1,000 tokens before it. Keys and values of earlier tokens do
+# not change, so the engine stores them: this is the **KV cache**. The cache grows with every token of every sequence. Each
+# layer stores one key and one value for each token; each key and each value is a vector of `hidden_size` numbers:
 
 # %%
 pictures.kv_cache(lengths=(6, 3, 8), layers=4)
@@ -233,8 +235,8 @@ def kv_cache_bytes(config, lengths, element_bytes):
 check(kv_cache_bytes)
 
 # %% [markdown]
-# Move the slider. From which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? And from
-# which one when sequences are short?
+# Move the slider. From which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? And from which
+# batch size on if the sequences are short?
 
 # %%
 batches = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -280,21 +282,21 @@ if passed(gpus_needed):
         )
 
 # %% [markdown]
-# A table in the lecture runs 175B on 8 to 32 GPUs of 80 GB, and 530B on 16 to 32. Your function returns 8 for 175B. For
-# 530B it returns 32: 16 GPUs would have to hold 66 GB each, and with a fifth kept free only 64 are left (try a reserve of
-# 0.15). Why would anyone use more GPUs than necessary? Labs 03 and 08 return to this question.
+# A table in the lecture runs the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function returns
+# 8 GPUs for 175B. For 530B it returns 32 GPUs: on 16 GPUs each one would have to hold 66 GB, but if a fifth is kept free only
+# 64 GB are left (try a reserve of 0.15). Why would anyone use more GPUs than necessary? Labs 03 and 08 return to this question.
 #
 # ## Executive math: how fast can it be?
 #
-# A step reads bytes and does arithmetic. A good implementation does both at the same time, so the step takes as long as the
-# slower of the two. This is the **roofline** model (Williams, Waterman and Patterson, 2009):
+# A step of the model reads bytes and does arithmetic. A good implementation does both at the same time, so the step takes as
+# long as the slower one of the two. This is the **roofline** model (Williams, Waterman and Patterson, 2009):
 
 # %%
 pictures.overlap()
 
 # %% [markdown]
-# **Decode** produces one token: it reads all weights and computes little. **Prefill** reads the same weights once for the
-# whole prompt, and computes for every token of it.
+# **Decode** produces one token: it reads all weights and computes little. **Prefill** reads the same weights once for the whole
+# prompt, but computes with them for every token of the prompt.
 
 # %% [markdown]
 # {{exercise lab00.roofline_time}}
@@ -313,7 +315,7 @@ def roofline_time(flops, bytes_read, flops_per_second, bytes_per_second):
 check(roofline_time)
 
 # %% [markdown]
-# Your function separates the two phases. Here is `gptj-tiny` with a prompt of 128 tokens, on this machine:
+# Your function distinguishes the two phases. The next cell runs `gptj-tiny` with a prompt of 128 tokens on this machine:
 
 # %%
 if passed(roofline_time):
@@ -345,10 +347,10 @@ if passed(roofline_time):
     )
 
 # %% [markdown]
-# Left of the bend, memory is the limit. Faster arithmetic gains nothing there, and more sequences in a step cost hardly
-# anything until the bend is reached. Right of the bend, arithmetic is the limit. The bend of an H100 in bf16 lies at 295 (989
-# TFLOP/s divided by 3.35 TB/s, from its data sheet), so it needs large batches. Every technique of this course moves a point
-# up or to the right, or lifts the roof.
+# To the left of the bend in the roofline, memory is the limit. Faster arithmetic gains nothing there. Additional sequences in a
+# step take hardly any time until the bend is reached. To the right of the bend, arithmetic is the limit. The bend of an H100 in
+# bf16 is at 295 operations per byte (989 TFLOP/s divided by 3.35 TB/s, from its data sheet), so an H100 needs large batches.
+# Every technique of this course moves a point in the figure up or to the right, or raises the roof.
 
 # %% [markdown]
 # {{exercise lab00.decode_floor_ms}}
@@ -368,7 +370,7 @@ def decode_floor_ms(config, batch, length, element_bytes, bytes_per_second):
 check(decode_floor_ms)
 
 # %% [markdown]
-# This one line gives the shortest possible time per token on any machine. The bandwidths are from data sheets:
+# This formula gives the shortest possible time per token on any machine. The bandwidths in the figure are from data sheets:
 
 # %%
 if passed(decode_floor_ms):
@@ -387,7 +389,7 @@ if passed(decode_floor_ms):
 # ### Your first tested prediction
 #
 # How many **milliseconds** does one decode step of `gptj-tiny` take here, in fp32 and with batch size 1? Start from your
-# floor. Then ask yourself whether a plain PyTorch loop over 8 layers can reach it, and if not, how many times slower it is.
+# floor. Then ask yourself whether a plain PyTorch loop over 8 layers can be that fast, and if not, how many times slower it is.
 
 # %%
 if passed(decode_floor_ms):
@@ -429,15 +431,16 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
     )
 
 # %% [markdown]
-# A small model takes far longer than its floor. Starting many small operations from Python takes time, and products of one
-# row with small matrices read memory far below its rate. Lab 01 profiles this, and lab 02 removes it. The floor is correct; it
-# is just not the limit *yet*.
+# A small model takes far longer than its shortest possible time, the floor. It takes time to start many small operations from
+# Python. And a product of a single row with a small matrix reads memory far below the possible rate. Lab 01 profiles these
+# costs, and lab 02 removes them. The floor is correct, but something else limits the model *for now*.
 #
 # ## What you have now
 #
-# - Memory: weights from parameters and precision; a cache from layers, width and tokens.
-# - Time: the slower of reading and computing. Decode with a small batch is reading, prefill is computing.
-# - The measured limits of *this* machine. Every later figure is compared with them.
+# - Memory: you compute that of the weights from parameters and precision, and that of the cache from layers, width and tokens.
+# - Time: you compute it as the longer of reading and computing. Decode with a small batch mostly reads, prefill mostly
+#   computes.
+# - The measured limits of *this* machine. Every later figure is compared with these limits.
 #
 # Next: **lab 01**, where you run GPT-J through Hugging Face and learn to time it correctly.
 

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Lab 01 · Hugging Face baseline
 #
-# **After this lab you can** run GPT-J through `transformers`, time it correctly, time prefill and decode separately, weigh the
-# KV cache, sweep batch and length, and say how far a decode step is from the limit of the machine. Your measurements become
-# the first rungs of your **speed ladder**; later labs are compared with them.
+# **After this lab you can** run GPT-J through `transformers`, time it correctly, time prefill and decode separately, compute
+# the size of the KV cache, measure several batch sizes and lengths, and say how far a decode step is from the limit of the
+# machine. Your measurements become the first rungs of your **speed ladder**; later labs are compared with them.
 #
-# *About 90 minutes · 6 exercises, 85 points · runs on any machine; on a GPU the same cells use it.*
+# *About 90 minutes · 6 exercises, 85 points · runs on any machine; if there is a GPU, the same cells use it.*
 #
 # Lab 00 explains how checks, hints and predictions work. Close other programs before you measure.
 
@@ -34,8 +34,8 @@ progress_panel("01")
 # %% [markdown]
 # ## GPT-J through `transformers`
 #
-# The built-in model is an ordinary Hugging Face directory, so `transformers` loads it unchanged. You only run it, so gradients
-# are switched off for the whole notebook.
+# The built-in model is an ordinary Hugging Face directory, so `transformers` loads it unchanged. You only run the model, so
+# gradients are switched off for the whole notebook.
 
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,15 +56,15 @@ print(tokenizer.decode(made[0]))
 # %% [markdown]
 # ## A clock that is not fooled
 #
-# A GPU works while your program goes on: a call puts work on a queue and returns at once. If you read the clock then, most of
-# the work is still to come:
+# A GPU works in parallel with your program: a call puts work on a queue and returns at once. If you read the clock at that
+# moment, most of the work is not done yet:
 
 # %%
 pictures.queue()
 
 # %% [markdown]
-# You may have no GPU here, so this lab has a small **asynchronous device** that behaves like one, with its own clock. Look at
-# what a naive timing says about a step that takes about 2 ms:
+# You may have no GPU, so this lab has a small **asynchronous device** that behaves like one. It has its own clock. Look at what
+# a naive timing reports for a step that takes about 2 ms:
 
 # %%
 gpu = AsyncDevice(seed=1)
@@ -77,7 +77,7 @@ for run in range(6):
     print(f"run {run}: naive {1e6 * naive:5.0f} us, honest {1e3 * honest:6.2f} ms")
 
 # %% [markdown]
-# The naive clock is wrong by a factor of hundreds, and nothing warns you. The first runs are slow too: kernels are compiled,
+# The naive timing is wrong by a factor of hundreds, and nothing warns you. The first runs are slow too: kernels are compiled,
 # memory is allocated, and caches are cold.
 
 # %% [markdown]
@@ -105,7 +105,8 @@ def time_runs(call, synchronize, clock, warmup, runs):
 check(time_runs)
 
 # %% [markdown]
-# Now use it on the model: one forward pass over 128 tokens. Here `wait` takes the place of `synchronize`.
+# Now use your function to time the model: one forward pass over 128 tokens. On this machine, the function `wait` is used as
+# `synchronize`.
 
 
 # %%
@@ -126,13 +127,13 @@ if passed(time_runs):
     display(plots.sweep_plot(range(1, 21), {"forward pass": times}, log=False, **labels))
 
 # %% [markdown]
-# Which runs would you count? Because of such runs, this course reports a **median** with a **spread**, measured after a
-# warm-up, and runs the things that it compares in turn, A B A B. From here on, `measure.compare` does that for you.
+# Which runs would you count? Because some runs are slow, this course measures after a warm-up and reports a **median** with a
+# **spread**. Things that are compared take turns: A B A B. From now on, `measure.compare` does this for you.
 #
 # ## Prefill and decode
 #
-# Generating text has two phases. **Prefill** runs the whole prompt through the model in one call. **Decode** then feeds one
-# token per call, and reads the keys and values of earlier tokens from the cache. `model.generate` hides both phases; you
+# Generating text has two phases. **Prefill** runs the whole prompt through the model in one call. **Decode** then passes one
+# token in each call, and reads the keys and values of earlier tokens from the cache. `model.generate` hides both phases; you
 # write them yourself.
 
 # %% [markdown]
@@ -158,8 +159,8 @@ def greedy_decode(model, input_ids, new_tokens):
 check(greedy_decode)
 
 # %% [markdown]
-# The check used a tiny model that counts its tokens. On the real model, your function must produce the text of
-# `model.generate`:
+# The check used a tiny model that counts the tokens of each call. With the real model, your function must produce the same text
+# as `model.generate`:
 
 # %%
 if passed(greedy_decode):
@@ -171,8 +172,8 @@ if passed(greedy_decode):
     print(tokenizer.decode(mine[0]), f"\n\nequal to model.generate: {same}")
 
 # %% [markdown]
-# Greedy text repeats itself, because the likeliest word is often a word that was just used. For measuring it is ideal: it is
-# the same every time.
+# Greedy text repeats itself, because the likeliest word is often one that was just used. But greedy text is ideal for
+# measuring, because it is the same every time.
 #
 # ### What the cache saves
 
@@ -211,8 +212,9 @@ if passed(positions_processed):
     )
 
 # %% [markdown]
-# For a prompt of 64 tokens and 64 new ones, the count says how many times more positions run without a cache. **How many times
-# faster will decoding with a cache be**, measured? The same number, more, or less? Think of what else a step costs.
+# For a prompt of 64 tokens and 64 new tokens, your function says how many times more positions run without a cache than with
+# one. **Measured, how many times faster is decoding with a cache?** By the same factor, by more, or by less? Think of what
+# else a step costs besides its positions.
 
 # %%
 if passed(positions_processed):
@@ -254,8 +256,8 @@ if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
     )
 
 # %% [markdown]
-# If the measured bar is well below the counted one, each step has a cost that does not depend on its positions. You will find
-# it in the profile below.
+# If the bar of the measured gain is well below that of the counted gain, each step has a cost that does not depend on its
+# positions. The profile below shows this cost.
 #
 # ### What the cache costs
 
@@ -283,13 +285,13 @@ if passed(cache_bytes):
     print(f"3 x 100 tokens: {weighed:,} bytes weighed, {300 * config.kv_bytes_per_token(4):,} by lab 00")
 
 # %% [markdown]
-# In `transformers` this cache grows by one token per step: every layer allocates new tensors and copies the old ones in every
-# step. In lab 02 you write a cache that is allocated once.
+# In `transformers` this cache grows by one token per step: in every step, every layer allocates new tensors and copies the old
+# ones into them. In lab 02 you write a cache that is allocated once.
 #
 # ## Sweeps: batch and length
 #
 # A server seldom has a single user. What happens to the speed when a step makes tokens for 16 sequences at once? Your roofline
-# of lab 00 predicts it. First, turn the raw seconds of a sweep into tokens per second:
+# from lab 00 predicts the answer. First, turn the raw seconds of a sweep into tokens per second:
 
 # %% [markdown]
 # {{exercise lab01.throughput}}
@@ -314,9 +316,10 @@ def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds
 check(throughput)
 
 # %% [markdown]
-# Below, `run_once` times your own `greedy_decode` on a random prompt twice: for one new token, which is the prefill, and for
-# all of them, which is prefill and decode. `sweep` runs several points in turn. **Predict** before you run the third cell: with
-# batch 16 instead of 1, how many times more tokens per second will *decode* produce in total?
+# Below, `run_once` times your own `greedy_decode` on a random prompt twice: once for one new token, which is only the prefill,
+# and once for all new tokens, which is prefill plus decode. `sweep` measures several points, which take turns. **Predict**
+# before you run the third cell: how many times more tokens per second does *decode* produce in total with batch 16 than with
+# batch 1?
 
 
 # %%
@@ -389,10 +392,11 @@ if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_b
     display(plots.prediction_plot(["decode"], shown, title=f"Decode at batch 16: {gain}", **labels))
 
 # %% [markdown]
-# Decode gains from batching because the weights are read once for all sequences. Prefill gains less, because arithmetic was
-# its limit already. And each user gets *fewer* tokens per second than alone: you trade latency for throughput.
+# Decode gains from batching because the weights are read once for all sequences. Prefill gains less, because it was limited by
+# arithmetic already. But each user gets *fewer* tokens per second than alone: batching improves the throughput and makes the
+# latency worse.
 #
-# Now the other axis. A longer text has more keys and values, and every step reads all of them:
+# Now the other axis. A longer text has more keys and values, and every step must read all of them:
 
 # %%
 lengths = [16, 64, 128, 256, 448]
@@ -412,9 +416,9 @@ if passed(greedy_decode) and passed(throughput):
 # %% [markdown]
 # ## How far from the limit?
 #
-# The next cell takes this machine's limits from lab 00, or measures them now. Below, the steps of the sweep are compared with
-# the memory limit; the cache is counted with half of the new tokens in it. If the roofline of lab 00 bends before batch 16,
-# arithmetic is the nearer limit there, and the fraction of the memory limit cannot come near 1.
+# The next cell reads this machine's limits from lab 00, or measures them now. Below, the steps of this sweep are compared with
+# the memory limit. The cache is counted as if half of the new tokens were in it. If the bend in the roofline of lab 00 is below
+# batch 16, arithmetic limits these steps before memory does, and the fraction of the memory limit cannot come near 1.
 
 
 # %%
@@ -442,7 +446,8 @@ def roofline_fraction(config, batch, length, element_bytes, step_seconds, bytes_
 check(roofline_fraction)
 
 # %% [markdown]
-# **Predict:** which fraction of the memory limit does decode with Hugging Face reach here at batch 1? 1.0 is perfect.
+# **Predict:** with Hugging Face, which fraction of the memory limit does decode reach here at batch 1? A fraction of 1.0 is
+# perfect.
 
 # %%
 # BEGIN SOLUTION guess_fraction = None  # your prediction
@@ -466,8 +471,8 @@ if all(map(passed, (roofline_fraction, greedy_decode, throughput))) and predicte
 # %% [markdown]
 # ## Where does the time go?
 #
-# The next cell profiles one decode step. **Predict** first: which share of the time do matrix products take (`mm`, `addmm`,
-# `bmm`, `linear`), between 0 and 1?
+# The next cell profiles one decode step. **Predict** first: which fraction of the time, between 0 and 1, do matrix products
+# (`mm`, `addmm`, `bmm`, `linear`) take?
 
 # %%
 # BEGIN SOLUTION guess_matmul_share = None  # your prediction
@@ -492,18 +497,19 @@ if predicted(matmul_share=guess_matmul_share):
     display(plots.prediction_plot(["one decode step"], shown, ylabel="share", title=title, caption=where))
 
 # %% [markdown]
-# Two things keep the step from its limit. The first is **many small calls**: views, copies, concatenations of the cache, and
-# half a dozen operations for the rotary embedding. Each of them costs microseconds of Python and dispatch, whatever it
-# computes; on a GPU the device is idle in between. The second is **thin products**: a product of one row with a small matrix
-# reads the weights far more slowly than memory could deliver them. Your bars above show which of the two takes more time here.
+# For two reasons the step does not reach its limit. The first reason is **many small calls**: views, copies, concatenations of
+# the cache, and half a dozen operations for the rotary embedding. Each call takes microseconds in Python and in torch, whatever
+# it computes; on a GPU the device is idle in the meantime. The second reason is **thin products**: a product of one row with a
+# small matrix reads the weights far more slowly than memory could deliver them. Your bars above show which of the two reasons
+# takes more time here.
 #
-# **Lab 02** removes both: one product for query, key and value, rotary together with the cache write, residual together with
-# layer norm, a step that is captured once, and products made for few rows.
+# **Lab 02** removes both causes. It uses one product for query, key and value, joins rotary with the cache write and the
+# residual with the layer norm, captures the step once, and has products made for few rows.
 #
 # ## Your speed ladder
 #
-# A last rung, for comparison: `labkit`'s own engine on the same task, one prompt, 64 + 64 tokens. It runs in turn with Hugging
-# Face, with and without its cache, because two runs at different times cannot be compared.
+# For comparison, the last rung is `labkit`'s own engine with the same task: one prompt of 64 tokens, and 64 new tokens. The
+# engine takes turns with Hugging Face (with and without cache), because runs at different times cannot be compared.
 
 
 # %%
@@ -535,11 +541,11 @@ if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
 # %% [markdown]
 # ## What you have now
 #
-# - A clock that waits for the device, warms up, takes the median and runs things in turn.
+# - Correct timing: it waits for the device, warms up, takes the median, and runs in turn what it compares.
 # - Times of prefill and decode, the size of the cache, sweeps over batch and length.
-# - A baseline with its distance to the limit, and a profile that says what to improve first.
+# - A baseline, its distance to the limit, and a profile that shows what to improve first.
 #
-# Next: **lab 02**, where you build the fused steps one at a time and put each into a running engine.
+# Next: **lab 02**, where you build the fused steps one at a time and put each of them into a running engine.
 
 # %%
 progress_panel("01")

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Lab 02 · Fused kernels
 #
-# **After this lab you can** write GPU kernels in Triton, say what a fusion saves before you write it, and put your kernel
-# into a running engine.
+# **After this lab you can** write GPU kernels in Triton, say what a fusion saves before you write it, and run your kernels in
+# an engine.
 #
-# The model for this lab is **FasterTransformer**, NVIDIA's library of hand-written CUDA kernels for transformers (2019 to
-# 2023; TensorRT-LLM is its successor). It made GPT-J fast by merging small operations into few kernels. You rebuild its steps
-# one at a time.
+# The example for this lab is **FasterTransformer**, NVIDIA's library of hand-written CUDA kernels for transformers (2019 to
+# 2023; TensorRT-LLM is its successor). FasterTransformer made GPT-J fast by merging small operations into few kernels. In this
+# lab you build these kernels one at a time.
 #
 # *About 300 minutes (take a break after 2.4) · 10 exercises, 100 points · runs on any machine. With a GPU, your kernels are
-# compiled for it. Without one, Triton's interpreter runs them, and a CPU form of each fusion is timed. Without Triton (macOS,
-# Windows) the kernel exercises say "not measured here"; everything else works.*
+# compiled for it. Without a GPU, Triton's interpreter runs your kernels, and a CPU version of each fusion is timed. Without
+# Triton (macOS, Windows) the kernel exercises say "not measured here"; everything else works.*
 
 # %%
 import math
@@ -36,12 +36,13 @@ progress_panel("02")
 # %% [markdown]
 # ## One step, operation by operation
 #
-# A **kernel** is a program that runs on the GPU; starting it is a **launch**. Between two kernels all data goes through
-# memory: an operation reads its inputs and writes its outputs, and the next operation reads them again. **Fusing** two
-# operations into one kernel saves a launch, and saves writing and reading the data between them.
+# A **kernel** is a program that runs on the GPU; starting it is a **launch**. All data goes through memory between two kernels:
+# an operation writes its outputs, and the next operation reads them again. **Fusing** two operations into one kernel saves a
+# launch; it also saves writing and reading the data between them.
 #
-# Before each exercise you write down a prediction; the cell after its check measures. One MB is 1,000,000 bytes. When other
-# programs use the processor, a cell says "too noisy to compare" instead of a ratio: close them and run the cell again.
+# Before each exercise you write down a prediction, and after its check a cell measures the result. One MB is 1,000,000 bytes.
+# If other programs use the processor, a cell says "too noisy to compare" instead of a ratio. Then close these programs and run
+# the cell again.
 #
 # **Predict:** the built-in model has 8 blocks. How many launches does one token take if every torch operation is a launch?
 
@@ -59,10 +60,10 @@ if predicted(launches=guess_launches):
     display(plots.prediction_plot(["gptj-tiny"], shown, ylabel="launches", title=title, caption=where))
 
 # %% [markdown]
-# Most launches come from the eight blocks, which repeat the operations in the list eight times. If your number differs, find
-# the operation that you counted as a single launch; `help(ops.rotary_cache_write)` and so on say what each one computes.
+# Most launches come from the eight blocks, each of which runs the listed operations once. If your number differs, find the
+# operation that you counted as a single launch. `help(ops.rotary_cache_write)`, for example, shows what an operation computes.
 #
-# The first fusion needs no kernel: three products become one.
+# The first fusion needs no kernel: you join three products to one.
 
 # %%
 # Predict: how many times faster is one product than three? (The number of weights stays the same.)
@@ -103,8 +104,8 @@ if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
 # ## A cache that is written once
 #
 # The cache of `transformers` grows: each step allocates new tensors and copies the old ones. FasterTransformer allocates
-# its cache once. The engine of this course divides that cache into **slots**. A slot holds the key and value of one token,
-# and a sequence may use any slots in any order: its row of the **slot table** lists them.
+# its cache once. The engine of this course divides its cache into **slots**. A slot holds the key and value of one token. A
+# sequence may use any slots in any order; its row in the **slot table** lists them.
 
 # %%
 # Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. How many MB are read and written
@@ -144,30 +145,31 @@ if passed(write_then_read) and predicted(grown=guess_grown_mb, slots=guess_slot_
     display(plots.prediction_plot(forms, shown, ylabel="MB", log=True, title=title, caption=alone))
 
 # %% [markdown]
-# Slots save copies in **beam search** too. When a step replaces beam 0 by a copy of beam 2, only numbers in the slot table
-# change, and beams share the slots of their common beginning. No key is copied.
+# Slots also avoid copies in **beam search**. When a step replaces beam 0 by a copy of beam 2, only numbers in the slot table
+# change, because beams share the slots of their common beginning. No key is copied.
 #
 # ## Your first kernel
 #
-# A Triton kernel describes the work of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs, and
-# `tl.program_id(0)` is the number of the program that runs. (The grid is a tuple, hence the comma.) A program works on blocks:
-# `tl.arange(0, BLOCK)` is the block 0, 1, ..., BLOCK - 1. Its size must be a power of two: `triton.next_power_of_2(size)`.
-# A **mask** excludes the elements after the end of a row. Here is the grid of the example below:
+# A Triton kernel describes the work of **one program**. A launch, `kernel[(count,)](...)`, starts a grid of programs. Inside a
+# program, `tl.program_id(0)` is its number. (The grid is a tuple, hence the comma.) A program works on blocks:
+# `tl.arange(0, BLOCK)` is the block 0, 1, ..., BLOCK - 1. The size of a block must be a power of two:
+# `triton.next_power_of_2(size)`. A **mask** excludes the elements after the end of a row. The picture shows the grid of the
+# example below:
 
 # %%
 pictures.program_grid(rows=3, size=100, block=128)
 
 # %% [markdown]
-# Tensors arrive as addresses: element `place` of `x` lies at the address `x + place`. `.to(tl.float32)` converts; Triton has
-# no `**`.
+# A kernel gets tensors as addresses: the element with index `place` of `x` is at the address `x + place`. `.to(tl.float32)`
+# converts a block; Triton has no operator `**`.
 #
-# An element that the mask excludes is undefined unless `other` gives it a value. The interpreter of this lab makes it NaN, so
-# that you notice. An address outside your tensors is an error in the interpreter; on a GPU it reads garbage.
-# **`print(x)` works inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `, other=0.0`
-# from the load of `x` and print `total`. Then remove `, mask=inside` from the store, and read the last line of the error.
+# An element that the mask excludes is undefined unless `other` gives it a value. The interpreter of this lab sets it to NaN, so
+# that you notice. In the interpreter, an access outside your tensors is an error; on a GPU it reads garbage. **`print(x)` works
+# inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `, other=0.0` from the load of `x` and
+# print `total`. Then remove `, mask=inside` from the store, and read the last line of the error message.
 #
-# Each kernel has a specification in torch that you can call to compare: `ops.residual_layer_norm` and so on. The check also
-# watches how the work is done: your kernels must load and store everything, and torch must compute nothing in between.
+# For each kernel there is a torch function that computes the same, such as `ops.residual_layer_norm`; call it to compare. The
+# check also watches how the work is done: your kernels must load and store all data, and torch must compute nothing in between.
 
 
 # %%
@@ -239,27 +241,29 @@ if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or no
     measurements.show(points, fused_residual_layer_norm, guess_norm_mb, tokens, where)
 
 # %% [markdown]
-# The figure shows your prediction and the counted bytes; its caption shows the times. Where memory is the limit, fewer bytes
-# take less time. Where launches are the limit, fewer launches do.
+# The figure shows your prediction and the counted bytes. The times are in its caption. Where memory is the limit, moving fewer
+# bytes takes less time. Where launches are the limit, fewer launches take less time.
 #
 # ## Rotary and the cache, in one kernel
 #
-# In torch this takes twenty launches: split, gather sines, turn, stack, concatenate, write. One kernel reads each row of `qkv`
-# once and stores everything in its place. GPT-J turns pairs of **neighbours**; LLaMA pairs one half with the other.
+# In torch this takes twenty launches: split, gather sines, rotate, stack, concatenate, write. A single kernel reads each row of
+# `qkv` once and stores all results in their places. GPT-J rotates pairs of **neighbours**; LLaMA pairs each element of one half
+# with one of the other half.
 #
-# Now the tensors have three dimensions, and you compute addresses yourself. In a contiguous tensor `[tokens, heads,
-# head_dim]`, **element (t, h, d) lies at place `t * heads * head_dim + h * head_dim + d`**. With 3 heads of 10, element
-# (2, 1, 4) lies at 2 · 30 + 1 · 10 + 4 = 74:
+# Now the tensors have three dimensions, and you compute addresses yourself. In a contiguous tensor `[tokens, heads, head_dim]`,
+# the index of **element (t, h, d) is `t * heads * head_dim + h * head_dim + d`**. With 3 heads of 10 numbers, element (2, 1, 4)
+# is at 2 · 30 + 1 · 10 + 4 = 74:
 
 # %%
 pictures.address(token=2, head=1, dim=4, heads=3, head_dim=10)
 
 # %% [markdown]
-# A row of `qkv` holds query, key and value, so it is three times as long: 3 · 3 · 10 = 90 here. Element (1, 4) of token 2's
-# **query** lies at 2 · 90 + 14 = 194, the same element of its **key** 30 places later, at 224, and of its **value** at 254. A
-# slot of the cache holds all heads of one token: if that key goes to slot 5, it is stored at 5 · 30 + 14 = 164.
+# A row of `qkv` holds query, key and value, so it is three times as long: 3 · 3 · 10 = 90 numbers in this example. Element (1,
+# 4) of token 2's **query** is at 2 · 90 + 14 = 194. The same element of its **key** is 30 places later, at 224, and that of its
+# **value** at 254. A slot of the cache holds all heads of one token: if that key is written to slot 5, its element is at 5 · 30
+# + 14 = 164.
 #
-# The grid has two dimensions here, `kernel[(tokens, heads)](...)`: one program for each token and head.
+# Here the grid has two dimensions, `kernel[(tokens, heads)](...)`: there is one program for each token and head.
 
 # %%
 # Predict its MB: `tokens` rows, a hidden size of 4,096, fp32. What is read? What is written?
@@ -320,9 +324,9 @@ if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or
 # %% [markdown]
 # ## Attention in one pass
 #
-# Softmax needs the largest score and the sum of all exponentials before it knows the first weight: three passes over the
-# scores. One pass is enough if you keep a **running** maximum and a **running** sum, and shrink the sum whenever a larger
-# score comes. FlashAttention is built on this.
+# Before softmax can compute the first weight, it needs the largest score and the sum of all exponentials: that makes three
+# passes over the scores. One pass is enough if you keep a **running** maximum and a **running** sum, and rescale the sum
+# whenever a larger score comes. FlashAttention is built on this.
 
 # %% [markdown]
 # {{exercise lab02.online_softmax}}
@@ -349,18 +353,19 @@ def online_softmax(blocks):
 check(online_softmax)
 
 # %% [markdown]
-# A decode step has one query for each sequence and head: few programs, each with a long cache to read, while most of a GPU
-# is idle. **Flash-Decoding** therefore splits the cache too. Every program handles one **part** of it and stores a maximum, a
-# sum and a weighted sum. The formula that you just wrote then combines the parts, exactly as it combines blocks:
+# A decode step has only one query for each sequence and head. So there are few programs, each of which reads a long cache, and
+# most of the GPU is idle. Therefore **Flash-Decoding** splits the cache, too. Every program handles one **part** of the cache and
+# stores a maximum, a sum and a weighted sum. Then the formula that you just wrote combines the parts, exactly as it combines
+# blocks:
 
 # %%
 pictures.parts(length=10, block=4)
 
 # %% [markdown]
-# Such a kernel works on **tiles**, blocks with two dimensions. A block `[n]` becomes a column by `[:, None]` and a row by
-# `[None, :]`; a column and a row together make a tile, of addresses or of numbers. `tl.max` and `tl.sum` over `axis=1` leave
-# one number per row, over `axis=0` one per column. `tl.load(lengths + i)`, without a block, loads one number. This kernel uses
-# all of them:
+# Such a kernel works on **tiles**, which are blocks with two dimensions. `[:, None]` makes a block `[n]` a column, and
+# `[None, :]` makes it a row. A column combined with a row is a tile, of addresses or of numbers. `tl.max` and `tl.sum` return
+# one number per row with `axis=1`, and one per column with `axis=0`. `tl.load(lengths + i)` loads a single number, because it
+# gets no block. The next kernel uses all these operations:
 
 
 # %%
@@ -467,9 +472,9 @@ if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not
 # %% [markdown]
 # ## Products, and what comes after them
 #
-# Libraries already multiply matrices well. But their result goes through memory before the next operation reads it, unless
-# that operation is an **epilogue**: work that the kernel does while the tile is still in registers. This function computes
-# the tile; you write the epilogue:
+# Libraries already multiply matrices well. But the result of a product goes through memory before the next operation reads it,
+# unless that operation is an **epilogue**: work that the kernel does while the tile is still in registers. The function below
+# computes the tile; you write the epilogue:
 
 
 # %%
@@ -533,9 +538,9 @@ if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_tr
     measurements.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
 
 # %% [markdown]
-# For few tokens, nearly all bytes are those of the weight. So make the weight smaller: FasterTransformer stored it in
-# **int8**. It did so for batches of 1 and 2 only, because its kernel converts every value to a float first. That pays as long
-# as reading is the limit.
+# For few tokens, nearly all bytes of a product belong to the weight. So it helps to make the weight smaller: FasterTransformer
+# stored it in **int8**. It used int8 only for batches of 1 and 2, because its kernel converts every value to a float first.
+# This is an advantage as long as reading is the limit.
 
 # %%
 # Predict the MB for one token, 2,048 in, 2,048 out.
@@ -600,8 +605,8 @@ if passed(int8_product):
 # %% [markdown]
 # ## From logits to a token
 #
-# The last step of the model computes one logit for each token of its vocabulary, 50,400 in GPT-J 6B. From them you draw one
-# token. The caller passes the uniform random number, so that one seed makes the same text on every machine.
+# The last step of the model computes one logit for each token in its vocabulary (50,400 tokens in GPT-J 6B). From these logits
+# you draw one token. The caller passes a uniform random number, so that the same seed gives the same text on every machine.
 
 # %% [markdown]
 # {{exercise lab02.sample_token}}
@@ -633,9 +638,9 @@ if passed(sample_token):
 # %% [markdown]
 # ## A step that is captured once
 #
-# Launching itself takes time. A GPU that finishes its kernels faster than the host launches them has to wait. A **CUDA graph**
-# records the launches of a step once, and then replays all of them with a single launch. On a CPU, one call into C++ has
-# the same effect: it removes the time that Python and torch take.
+# Launching itself takes time. If a GPU finishes its kernels faster than the host launches them, it has to wait. A **CUDA
+# graph** records the launches of a step once, and then replays all of them with a single launch. On a CPU, a single call into
+# C++ has the same effect: it avoids the time that Python and torch take.
 
 # %%
 # Predict: how many times faster is a captured step of gptj-tiny on this machine?
@@ -682,18 +687,19 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
 # %% [markdown]
 # ## Your speed ladder
 #
-# Each rung below fuses one more thing; the task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels,
-# on a CPU the forms that labkit has for it. All rungs are measured in turn, because two runs at different times cannot be
-# compared. The rungs of labs 00 and 01 timed other tasks, so they are not in this figure.
+# Each rung below fuses one more thing. The task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels; on
+# a CPU they run labkit's CPU versions of these kernels. All rungs are measured in turn, because runs at different times cannot
+# be compared. The rungs of labs 00 and 01 timed other tasks, so this figure does not show them.
 #
-# What to expect **on a CPU**: the first rungs lie close together. The tensors of gptj-tiny fit into the processor's cache, so
-# bytes cost little and the calls from Python cost most. "GELU in packed products" is labkit's own engine: it stores the
-# weights in the order in which the vector registers take them, with bias and GELU as the epilogue. "Captured step" removes
-# Python. The last step is large because labkit's int8 product multiplies int8 directly, if the CPU can: several int8 values
-# take the place of one float. That is why it pays for 8 rows too, unlike FasterTransformer's, which multiplied floats.
+# **On a CPU** the first rungs are close together. The tensors of gptj-tiny fit into the processor's cache, so
+# moving bytes takes little time, and calls from Python take most of it. "GELU in packed products" is labkit's own engine: it
+# stores the weights in the order in which the vector registers need them, and its products have bias and GELU as an epilogue.
+# "Captured step" removes Python. The gain of the last rung is large because labkit's int8 product multiplies int8 numbers
+# directly, if the CPU can: several int8 values fit in the place of one float. So this product is faster for 8 rows too, unlike
+# that of FasterTransformer, which multiplied floats.
 #
-# The second figure is the roofline. Left of its bend memory is the limit, and only fewer bytes help. A point above the line
-# was served by a cache, which is faster than the memory that the line shows.
+# The second figure is the roofline. To the left of its bend, memory is the limit, and only fewer bytes help. If a point is
+# above the line, the processor's cache delivered the data; it is faster than the memory that the line shows.
 
 # %%
 yours = {
@@ -732,8 +738,8 @@ if points:
 # %% [markdown]
 # ## What you have now
 #
-# - Five kernels of your own, and a way to say what a sixth would save.
-# - An engine in which each of them ran and produced the same tokens.
+# - Five kernels of your own, and a way to predict what a sixth would save.
+# - An engine in which each of your kernels ran and produced the same tokens as before.
 # - The steps of FasterTransformer, each measured as a rung.
 #
 # Your points are in the panel at the top (*Look again*). Next: **lab 03**, where several GPUs share one model.

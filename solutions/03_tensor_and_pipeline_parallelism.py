@@ -1,14 +1,15 @@
 # %% [markdown]
 # # Lab 03 · Tensor and pipeline parallelism
 #
-# **After this lab you can** cut a model over several processes or GPUs, predict what they will send to each other and what
-# that costs, and choose a layout for a machine.
+# **After this lab you can** cut a model over several processes or GPUs, predict what they will send to each other and how long
+# that takes, and choose a layout for a machine.
 #
-# Two libraries of NVIDIA made these cuts known: **Megatron-LM** trains large models on many GPUs, and **FasterTransformer**
-# (2021 to 2023) ran them for users. Most of today's engines cut a model as these two did. You rebuild these cuts here.
+# Two libraries of NVIDIA made these cuts known: **Megatron-LM**, which trains large models on many GPUs, and
+# **FasterTransformer** (2021 to 2023), which served them to users. Most of today's engines cut a model in the same ways. You
+# rebuild these cuts here.
 #
 # *About 220 minutes, 185 of them for the 9 exercises; a good place for a break is before "Count before you run" · 100 points ·
-# runs on any machine: your functions run on real processes, with the `torch.distributed` calls that GPUs would need.*
+# runs on any machine. Your functions run on real processes, with the same `torch.distributed` calls as on GPUs.*
 
 # %%
 import torch
@@ -29,13 +30,13 @@ progress_panel("03")
 # %% [markdown]
 # ## One program, several ranks
 #
-# A distributed program is one function that several processes run at the same time. The processes are called **ranks**. They
-# are numbered from 0, and each rank can ask for its own number. Data passes between them in two ways only: all of them call
-# the same **collective**, or one rank sends and another receives. `launch(function, ranks, ...)` starts real processes and
-# calls your function on each of them.
+# A distributed program is one function that several processes run at the same time. The processes are called **ranks**. Ranks
+# are numbered from 0, and each rank can ask for its own number. There are only two ways to pass data between ranks: all of them
+# call the same **collective**, or one rank sends and another receives. `launch(function, ranks, ...)` starts real processes and
+# calls your function in each of them.
 #
-# The function travels to them as source code, together with the things of yours that it uses. These can be functions made by
-# `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects do not travel.
+# The function is sent to them as source code, together with the parts of your code that it uses. It may use functions made by
+# `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects cannot be sent.
 
 
 # %%
@@ -51,11 +52,12 @@ first = launch(hello, 3, "hello", progress=measure.progress_bar("ranks ready"))
 print("returned:", first.values)
 
 # %% [markdown]
-# The **ledger** lists what the ranks sent to each other. It has one entry for each collective and rank: the shape of the
-# tensor, its bytes and the seconds that the call took. Every check below compares your values, and then reads the ledger.
+# The **ledger** lists what the ranks sent to each other. The ledger has one entry for each collective and rank: the shape of
+# the tensor, its bytes, and the seconds that the call took. Every check below first compares your values, and then reads the
+# ledger.
 #
-# Before you go on: what happens when one rank does not call the collective? Run the next cell and read the error (`on ...` is
-# the host's name). Nobody waits for ever: a collective gives up after `timeout` seconds.
+# Before you go on, think: what happens when one rank does not call the collective? Run the next cell and read the error message
+# (`on ...` is the name of the host). No rank waits for ever: a collective gives up after `timeout` seconds.
 
 # %%
 for entry in first.ledger:
@@ -75,7 +77,7 @@ except Exception as error:
     print(type(error).__name__, "·", error)
 
 # %% [markdown]
-# A collective takes time even if it carries almost nothing, because all ranks wait for each other. This time is its
+# A collective takes time even if it sends almost nothing, because all ranks wait for each other. This time is its
 # **latency**.
 #
 # **Predict:** how many microseconds does an all-reduce of 4 bytes take between two processes on this machine? And of 4 MB?
@@ -96,9 +98,10 @@ if predicted(small=guess_small_us, large=guess_large_us):
     display(plots.sweep_plot(list(times), took, bands=half, limits=guesses, title=title, **labels))
 
 # %% [markdown]
-# Compare the two lines above the figure. Where the curve is flat, a thousand times as many bytes take hardly any longer; a
-# million times as many take much longer. The hidden state of one token in GPT-J 6B has 4,096 numbers, which is 16 kB. That lies
-# in the flat part, so an all-reduce of one token is mostly latency. Count the calls first, then the bytes.
+# Compare the two lines of text above the figure. Where the curve is flat, sending a thousand times as many bytes takes hardly
+# any longer. Sending a million times as many takes much longer. The hidden state of one token in GPT-J 6B has 4,096 numbers,
+# which are 16 kB. This size is in the flat part of the curve, so an all-reduce of one token is mostly latency. So count the
+# calls first, then the bytes.
 #
 # ## A product in parts
 #
@@ -108,7 +111,7 @@ if predicted(small=guess_small_us, large=guess_large_us):
 pictures.two_cuts()
 
 # %% [markdown]
-# On the left, each rank computes some **output features** from the whole input.
+# On the left of the drawing, each rank computes some **output features** from the whole input.
 
 # %% [markdown]
 # {{exercise lab03.split_columns}}
@@ -130,8 +133,9 @@ def split_columns(x, weight, bias):
 check(split_columns)
 
 # %% [markdown]
-# (Megatron-LM calls this *column parallel*, because it writes a weight as `[in, out]`.) On the right of the drawing, each rank
-# has some **input features**. Every output needs all of them, so each rank computes one part of every sum.
+# (Megatron-LM calls the cut on the left *column parallel*, because it writes a weight as `[in, out]`.) On the right of the
+# drawing, each rank has some **input features**. Every output needs all input features, so each rank computes one part of every
+# sum.
 
 # %% [markdown]
 # {{exercise lab03.split_rows}}
@@ -153,12 +157,12 @@ def split_rows(x, weight, bias):
 check(split_rows)
 
 # %% [markdown]
-# The two cuts fit together. Cut the first layer of an MLP by output features and the second by input features: each rank then
-# has exactly the features that it needs for the second layer, and the ranks send nothing in between. Attention works the same
-# way, because its heads do not depend on each other until the output projection.
+# The two cuts fit together. If you cut the first layer of an MLP by output features and the second by input features, each rank
+# has exactly the features that it needs for the second layer, and the ranks send nothing in between. Attention can be cut in
+# the same way, because its heads do not depend on each other until the output projection.
 #
-# **Predict:** the file of gptj-tiny holds 21 MB of weights (2 bytes each, 8 blocks, hidden size 256), with embedding and head.
-# Some of its tensors cannot be cut, so every rank reads them in full. How many kB are these?
+# **Predict:** the file of gptj-tiny holds 21 MB of weights, including embedding and head (2 bytes for each weight, 8 blocks,
+# hidden size 256). Some of these tensors cannot be cut, so every rank reads them in full. How many kB are these?
 
 # %%
 # BEGIN SOLUTION guess_whole_kb = None
@@ -196,16 +200,17 @@ if passed(shard_layer) and predicted(whole=guess_whole_kb):
     display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
-# Almost nothing is read by every rank: only the layer norms, which need all numbers of a token. (Each has a weight and a bias
-# of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks holds one n-th of the model, and no
-# rank holds all of it. FasterTransformer wrote one file for each rank instead; `labkit convert` reads and writes these files.
+# Every rank reads almost nothing in full: only the layer norms, which need all numbers of a token. (Each layer norm has a
+# weight and a bias of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks holds one n-th of
+# the model, and no rank holds all of it. In contrast, FasterTransformer wrote one file for each rank; `labkit convert` reads
+# and writes such files.
 #
 # ## A block, and one sum
 #
-# Now the block itself. In most models the MLP needs the result of attention, so they add up twice in each layer: after
-# attention and after the MLP. In GPT-J both read the same input.
+# Now the block itself. In most models the MLP needs the result of attention, so each layer needs two all-reduces: one after
+# attention and one after the MLP. In GPT-J attention and MLP read the same input.
 #
-# **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does it take
+# **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does this take
 # with two all-reduces in each block as with one?
 
 # %%
@@ -246,15 +251,16 @@ if passed(parallel_block) and predicted(two_sums=guess_two_sums):
     display(plots.prediction_plot(names, shown, ranges=half, title=title, **labels))
 
 # %% [markdown]
-# Twice as many sums do not take twice as long: only the waiting doubles, and the products of a block are the same. The
-# smaller the products are (more shards, fewer tokens), the closer the ratio comes to 2. FasterTransformer and Megatron-LM use
-# the same code for all their models and add up twice. labkit's engine adds up once in each block.
+# With twice as many all-reduces, a block does not take twice as long: only the waiting doubles, while the products of the block
+# stay the same. The smaller the products are (with more shards or fewer tokens), the closer the ratio comes to 2.
+# FasterTransformer and Megatron-LM use the same code for all their models, so they need two all-reduces in each block. labkit's
+# engine needs one.
 #
 # ## The vocabulary
 #
-# Embedding and head are large, too: they have 50,400 rows in GPT-J, and each rank holds some of them. The embedding is easy:
-# the rank that holds a token's row takes it, the other ranks take zeros, and one all-reduce adds them up. The head needs more
-# thought.
+# Embedding and head are large, too: they have 50,400 rows in GPT-J, and each rank holds some of these rows. The embedding is
+# easy: the rank that holds a token's row uses this row, the other ranks use zeros, and one all-reduce adds them up. The head
+# needs more thought.
 
 # %% [markdown]
 # {{exercise lab03.sharded_argmax}}
@@ -279,9 +285,10 @@ check(sharded_argmax)
 # %% [markdown]
 # ## Count before you run
 #
-# You now have all parts of a **tensor parallel** model; its ranks are also called shards. **Pipeline parallel** is the other
-# way to cut a model: each rank gets whole blocks. Such ranks are called stages, and the hidden state goes from stage to stage.
-# For both you can say in advance what a step will send. `share` is the rule of 3.1, for blocks instead of rows:
+# You now have all parts of a **tensor parallel** model. Its ranks are also called shards. **Pipeline parallel** is the other
+# way to cut a model: each rank gets whole blocks. These ranks are called stages, and the hidden state is sent from stage to
+# stage. For both ways, you can say in advance what a step will send. `share` is the rule of exercise 3.1, but for blocks
+# instead of rows:
 
 # %%
 from labkit.lab.lab03 import share
@@ -308,8 +315,8 @@ def step_traffic(layers, hidden, tokens, shards, stages, stage):
 check(step_traffic)
 
 # %% [markdown]
-# Does labkit's engine send as much as you say? The next cell puts gptj-tiny on two shards, then on two stages. On each it runs
-# one decode step of four sequences, and reads the ledger of rank 0 (with stages, that is the first stage).
+# Does labkit's engine send as much as your function says? The next cell puts gptj-tiny on two shards, then on two stages. On
+# each layout it runs one decode step of four sequences, and reads the ledger of rank 0 (which is in the first stage).
 
 # %%
 if passed(step_traffic):
@@ -328,12 +335,13 @@ if passed(step_traffic):
     display(plots.prediction_plot(names, shown, ylabel="calls", title=title, caption=where))
 
 # %% [markdown]
-# Stages send far less, and far less often. That does not make them faster. A token goes through one stage after the other,
-# and while it is in one stage the others are idle, unless they have other work. This waiting is the price of stages.
+# Stages send far fewer bytes than shards, and in far fewer calls. But stages are not faster for that reason. A token goes
+# through one stage after the other. While it is in one stage, the other stages are idle, unless they have other work. This idle
+# time is the price of stages.
 #
 # ## A pipeline
 #
-# For this reason a batch is cut into **micro-batches**, which follow one another through the stages.
+# To keep all stages busy, a batch is cut into **micro-batches**, which follow one another through the stages.
 
 # %% [markdown]
 # {{exercise lab03.pipeline_stage}}
@@ -364,15 +372,15 @@ def pipeline_stage(pieces, shapes, layers):
 check(pipeline_stage)
 
 # %% [markdown]
-# Plan the pipeline before you see it run. It fills at the beginning and drains at the end, and then some stages have nothing
-# to do. This idle time is called the **bubble**:
+# Before you see the pipeline run, plan it. At the beginning the pipeline fills, and at the end it drains; at these times some
+# stages have nothing to do. The idle time is called the **bubble**:
 
 # %%
 pictures.timetable(stages=4, pieces=4)
 
 # %% [markdown]
-# **Predict:** 512 tokens go through *two* equal stages, as 2 or as 8 micro-batches. For which share of the time (from 0 to 1)
-# are the stages idle, on average?
+# **Predict:** 512 tokens go through *two* equal stages, as 2 or as 8 micro-batches. What fraction of the time (from 0 to 1) is
+# a stage idle, on average?
 
 # %%
 # BEGIN SOLUTION guess_idle_2, guess_idle_8 = None, None
@@ -402,7 +410,7 @@ def pipeline_schedule(seconds, pieces):
 check(pipeline_schedule)
 
 # %% [markdown]
-# Now your stage runs on two real processes. The timeline shows when each stage worked: one bar is one micro-batch.
+# Now your stage runs on two real processes. The timeline shows when each stage worked; each bar is one micro-batch.
 
 # %%
 if passed(pipeline_stage) and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
@@ -428,8 +436,8 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     display(plots.prediction_plot(list(map(str, runs)), shown, marks=guesses, title=title, **labels))
 
 # %% [markdown]
-# The more micro-batches there are, the smaller the bubble is. The measured share is larger than the one in the timetable,
-# because your timetable leaves something out: sending a micro-batch takes time, too. Is a batch with less idle time faster?
+# With more micro-batches, the bubble is smaller. The measured idle share is larger than the one in your timetable, because
+# sending a micro-batch takes time, too. Is a batch with less idle time always faster?
 
 # %%
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
@@ -447,29 +455,31 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     display(plots.prediction_plot(list(map(str, runs)), shown, title=title, **labels))
 
 # %% [markdown]
-# There is a best number of micro-batches. Up to it, the bubble shrinks. Beyond it, the fixed cost of each micro-batch weighs
-# more: a stage reads all its weights again for every micro-batch, and each one must be sent. (Is one micro-batch the quickest
-# on your machine? Then your two ranks have to share a core.)
+# There is a best number of micro-batches. Up to this number, the bubble shrinks. With more micro-batches than this, their fixed
+# cost weighs more: for every micro-batch, a stage reads all its weights again and sends one more message. (If a single
+# micro-batch is the quickest on your machine, your two ranks have to share a core.)
 #
-# Decoding has a bubble as well, because the next token of a sequence needs the token before it. labkit's engine therefore
-# keeps several groups of sequences in flight, one for each stage.
+# Decoding also has a bubble, because the next token of a sequence needs the token before it. So labkit's engine keeps several
+# groups of sequences in flight, one for each stage.
 #
 # ## Choose
 #
-# Shards make a single token faster, and need many all-reduces. Stages save memory, and send almost nothing. Which is better
-# depends on the links between the GPUs. How much does an all-reduce send? Large tensors are often added up in a **ring**:
+# Shards make a single token faster, but need many all-reduces. Stages save memory and send almost nothing, but a single token
+# is not faster. Which of the two is better depends on the links between the GPUs. How much does an all-reduce send? Large
+# tensors are often added up in a **ring**:
 
 # %%
 pictures.ring(4)
 
 # %% [markdown]
-# In the first half of the steps the sums grow; in the second half the finished parts are copied. With n ranks there are 2 (n - 1)
-# steps, and in each a rank sends one n-th of the tensor. From this follow two times, for a tensor of b bytes:
+# In the first half of the steps the partial sums grow; in the second half the finished parts are copied to all ranks. With n
+# ranks there are 2 (n - 1) steps, and in each step a rank sends one n-th of the tensor. This gives two times, for a tensor of b
+# bytes:
 #
 # - an all-reduce of n ranks takes `latency + 2 (n - 1) / n · b / rate` seconds,
 # - a send takes `latency + b / rate` seconds.
 #
-# The next exercise uses both. It takes a model and a machine, dictionaries of this form:
+# The next exercise uses both. It takes two dictionaries, a model and a machine, in this form:
 
 # %%
 model = {"layers": 28, "hidden": 4096, "heads": 16, "weight_bytes": 12_100_000_000}  # GPT-J 6B
@@ -521,11 +531,11 @@ if passed(choose_layout):
 # %% [markdown]
 # ## Your machine
 #
-# Last, labkit's engine runs on this machine: 8 sequences of gptj-tiny in one process, on two shards, and on two stages. Two
-# ranks share the cores and the memory that one process has for itself, so they gain nothing here.
+# At the end, labkit's engine runs on this machine with 8 sequences of gptj-tiny: in one process, on two shards, and on two
+# stages. The two ranks must share the cores and the memory that one process has for itself, so they gain nothing here.
 #
-# **Predict:** which share of the tokens a second of one process do two shards reach? (Two GPUs would reach up to twice as
-# many, because each has its own memory.)
+# **Predict:** two shards reach which fraction of the tokens per second of one process? (Two GPUs would reach up to twice the
+# rate of one, because each GPU has its own memory.)
 
 # %%
 # BEGIN SOLUTION guess_shards_share = None
@@ -544,15 +554,15 @@ if predicted(shards=guess_shards_share):
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 
 # %% [markdown]
-# Stages send far less than shards, and still need not be faster; the number of passes shows why. To keep both stages busy, the
-# engine splits the eight sequences into two groups of four, so each stage makes twice as many passes. A pass of four takes
-# nearly as long as a pass of eight, because it reads the same weights. On GPUs it is the same: stages pay off where the model
-# does not fit into one GPU, or where there are enough sequences for large groups.
+# Stages send far less than shards, but still need not be faster. The number of passes shows why. To keep both stages busy, the
+# engine splits the eight sequences into two groups of four. So each stage makes twice as many passes. A pass with four
+# sequences takes nearly as long as a pass with eight, because both read the same weights. The same is true on GPUs: stages are
+# an advantage if the model does not fit into one GPU, or if there are enough sequences for large groups.
 #
 # ## What you have now
 #
-# - A transformer in parts, with as few sums as possible; no rank holds all of it.
+# - A transformer in parts, with as few all-reduces as possible; no rank holds the whole model.
 # - A pipeline that you wrote, and a timetable that you can compute.
 # - A way to choose a layout before you rent the machine.
 #
-# Your points are in the panel at the top (*Look again*). Next: **lab 04**, in which a server takes requests for the model.
+# Your points are in the panel at the top (*Look again*). Next: **lab 04**, in which a server receives requests for the model.

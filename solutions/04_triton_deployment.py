@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Lab 04 · Triton deployment
 #
-# **After this lab you can** deploy GPT-J with NVIDIA's Triton Inference Server: describe models, write the code around the engine,
-# wire an ensemble, stream to a client, choose how requests are batched, read the server's counters, and repair a model that died.
-# You will know from your own runs why servers of language models batch *in flight*.
+# **After this lab you can** deploy GPT-J with NVIDIA's Triton Inference Server: describe models, write the code before and
+# after the engine, connect an ensemble, stream to a client, choose how requests are batched, read the server's counters, and
+# repair a model that died. Your own measurements will show you why servers of language models batch *in flight*.
 #
 # *About 250 minutes, 210 of them for the 10 exercises; a good place for a break is before "Many clients" · 100 points · runs
 # on the real server (Linux, with or without a GPU). If the server is missing, `labkit serve --install` in a terminal installs
-# it (75 MB); until then its exercises say "not measured here".*
+# it (75 MB). Until then, the exercises that need the server say "not measured here".*
 
 # %%
 import math
@@ -26,9 +26,9 @@ progress_panel("04")
 # %% [markdown]
 # ## How you describe a model to the server
 #
-# Triton serves a **model repository**: one folder for each model. The folder holds `config.pbtxt`, the description, and
-# `1/model.py`, version 1 of the code. Every copy of a Python model runs in a process of its own. The server queues the requests,
-# joins them into batches, hands these to a process, and counts everything.
+# Triton serves a **model repository**, which has one folder for each model. The folder contains a description of the model,
+# `config.pbtxt`, and version 1 of its code, `1/model.py`. Every copy of a Python model runs in its own process. The server
+# queues the requests, joins them into batches, passes the batches to a process, and counts everything.
 
 # %%
 pictures.server()
@@ -45,11 +45,13 @@ pictures.server()
 # instance_group { count: 2 kind: KIND_CPU }
 # ```
 #
-# Both arrays are `[batch, 1]`. The batch is at most 8 and is not written in `dims`. Two copies of the model run.
+# Both arrays are `[batch, 1]`. A batch has at most 8 rows, and is not written in `dims`. Two copies of the model run at the
+# same time.
 #
 # **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
-# three models. Many clients still speak to these three, so you build them: `preprocessing` (text to tokens), `fastertransformer`
-# (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of them begins with a description.
+# three models. Many clients still use these three models, so you build them: `preprocessing` (text to tokens),
+# `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). For each of the three you need such
+# a description.
 
 # %% [markdown]
 # {{exercise lab04.stage_config}}
@@ -73,12 +75,12 @@ def stage_config(name, inputs, outputs, max_batch_size, count):
 check(stage_config)
 
 # %% [markdown]
-# The checker names the line of a mistake. Triton itself stops at the first mistake, names no line, and silently accepts some
-# mistakes: with a `max_batch_size` of 0, for example, it never joins requests.
+# labkit's checker names the line of a mistake. Triton itself stops at the first mistake, names no line, and silently accepts
+# some mistakes. With a `max_batch_size` of 0, for example, it never joins requests.
 #
 # ## Before the engine
 #
-# Now the code. Your functions are copied into the process of the stage, which calls them with the tensors of the client.
+# Now the code. Your functions are copied into the process of the stage, which calls them with the client's tensors.
 
 # %% [markdown]
 # {{exercise lab04.pad_prompts}}
@@ -100,15 +102,16 @@ def pad_prompts(texts, encode, pad):
 check(pad_prompts)
 
 # %% [markdown]
-# The next format is FasterTransformer's own. It was not documented, and many of its users had stop words that did not stop. One
-# prompt with three words, of 1, 2 and 2 tokens, looks like this:
+# The format of the next exercise is FasterTransformer's own. It was not documented, so for many users the stop words did not
+# stop the text. An array for one prompt and three words, which have 1, 2 and 2 tokens, looks like this:
 #
 # | | | | | | |
 # | --- | --- | --- | --- | --- | --- |
 # | row 0, tokens | 7 | 8 | 9 | 8 | 5 |
 # | row 1, ends | 1 | 3 | 5 | -1 | -1 |
 #
-# The first word is `7` and ends after 1 token, the second is `8 9` and ends after 3, the third is `8 5` and ends after 5.
+# The first word is `7` and ends after 1 token. The second is `8 9` and ends after 3 tokens. The third is `8 5` and ends after 5
+# tokens.
 
 # %% [markdown]
 # {{exercise lab04.word_lists}}
@@ -156,8 +159,8 @@ check(postprocess)
 # %% [markdown]
 # ## The ensemble
 #
-# An **ensemble** is a model without code: it only says which tensor goes where, and the server passes the tensors on. A client
-# then sends one request instead of three.
+# An **ensemble** is a model without code: its description only says which tensor goes where, and the server passes the tensors
+# on. So a client sends one request instead of three.
 
 # %%
 pictures.ensemble()
@@ -197,8 +200,8 @@ def ensemble_maps():
 check(ensemble_maps)
 
 # %% [markdown]
-# Now all parts exist. The next cell starts a server of your own, with labkit's engine, your two stages and your ensemble. The
-# server ends with this notebook. (Run the cell again after you have changed a function.)
+# Now all parts exist. The next cell starts your own server, with labkit's engine, your two stages and your ensemble. The
+# server stops when this notebook does. (If you change a function later, run this cell again.)
 
 # %%
 is_wired = all([passed(pad_prompts), passed(word_lists), passed(postprocess), passed(ensemble_maps)])
@@ -211,12 +214,12 @@ if is_wired:
 # %% [markdown]
 # ## Streaming
 #
-# The ensemble answers when the whole text is done, but a reader wants the first word at once. labkit's engine is also served as
-# `gptj`, a **decoupled** model: it sends many responses to one request. It takes text and returns text without an ensemble, whose
-# stages could only pass on whole answers.
+# The ensemble answers when the whole text is complete, but a reader wants the first word at once. labkit's engine is also
+# served as `gptj`, a **decoupled** model: it sends many responses to one request. `gptj` takes text and returns text. It needs
+# no ensemble, whose stages could only pass on complete answers.
 #
-# **Predict:** a text of 48 tokens takes some time. Which share of it (0 to 1) has passed when a streaming client has its first
-# piece?
+# **Predict:** a text of 48 tokens takes some time. What fraction of this time (0 to 1) has passed when a streaming client
+# receives its first piece?
 
 # %%
 # BEGIN SOLUTION guess_first_share = None
@@ -227,8 +230,8 @@ guess_first_share = 0.1
 pictures.stream()
 
 # %% [markdown]
-# `start_stream` makes the client call your callback in *another thread*, once for each response. A queue carries the responses
-# from that thread to your generator:
+# After `start_stream`, the client calls your callback in *another thread*, once for each response. A queue carries the
+# responses from that thread to your generator:
 #
 # ```python
 # answers = queue.SimpleQueue()
@@ -240,7 +243,8 @@ pictures.stream()
 # client.stop_stream(cancel_requests=True)  # yours, too: this line must run however the loop ends
 # ```
 #
-# A reader may leave in the middle. Python then raises `GeneratorExit` at your `yield`, and only `finally:` blocks still run.
+# A reader may leave before the end of the text. Python then raises `GeneratorExit` at your `yield`, and after that only
+# `finally:` blocks run.
 
 # %% [markdown]
 # {{exercise lab04.stream_text}}
@@ -283,13 +287,13 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
     display(plots.timeline_plot(rows, title="When each piece reached your client", caption=where))
 
 # %% [markdown]
-# Bar 0 is the prompt and one token; each other bar is one step.
+# Bar 0 is the time for the prompt and the first token; each other bar is one step.
 #
 # ## Many clients
 #
-# From here on the question is load. A language model reads all its weights in every step, whether for one sequence or for eight.
-# So a server should let several requests share their steps. Triton's way is **dynamic batching**: the server hands the model all
-# requests that wait in its queue, together. The model must then make use of this.
+# From here on, this lab is about many requests at the same time. In every step a language model reads all its weights, whether
+# for one sequence or for eight. So a server should let several requests share each step. Triton's way is **dynamic batching**:
+# the server hands the model all requests that wait in its queue, together. Then the model must answer them in shared steps.
 
 # %% [markdown]
 # {{exercise lab04.answer_together}}
@@ -308,10 +312,11 @@ def answer_together(requests, generate):
 check(answer_together)
 
 # %% [markdown]
-# The next cell puts your function around labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again: with one
-# request in each batch, and with `dynamic_batching { }` in the configuration. Nothing else differs.
+# The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. There
+# is one request in each batch, or the configuration has `dynamic_batching { }`; the two take turns. Nothing else differs.
 #
-# **Predict:** with 8 clients, how many times as many tokens a second does the server make with dynamic batching?
+# **Predict:** with 8 clients, how many times as many tokens per second does the server make with dynamic batching as without
+# it?
 
 # %%
 # BEGIN SOLUTION guess_gain = None
@@ -338,13 +343,13 @@ if has_load:
     display(plots.sweep_plot(counts, waits, **labels, **where))
 
 # %% [markdown]
-# Without joining, the clients queue: more clients make the latency longer and hardly increase the throughput. Joined requests share
-# their steps. While one batch runs, the next requests gather in the queue by themselves.
+# If requests are not joined, the clients queue: more clients have a longer latency, and the throughput hardly grows. Joined
+# requests share their steps. While one batch runs, the next requests collect in the queue without any delay setting.
 #
 # ## What the server has counted
 #
-# You measured at the clients. In production you have the server's own counters, on its metrics port. These are the counters of your
-# load:
+# You measured at the clients. In production you use the server's own counters, on its metrics port. The next cell shows the
+# counters for your load:
 
 # %%
 if has_load:
@@ -384,13 +389,15 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# Does the histogram surprise you? Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the next
-# batch, so the clients fall into two groups that take turns. A mean hides this; look at the histogram before you change a setting.
+# Does the histogram surprise you? Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the
+# next batch. So the clients fall into two groups that take turns. A mean hides such groups; look at the histogram before you
+# change a setting.
 #
 # ## Waiting on purpose
 #
-# There are two settings. `max_queue_delay_microseconds` says how long the server holds back a batch that could begin, so that more
-# requests can join it. `count` is the number of copies of the model. If requests come evenly, their effect is arithmetic:
+# There are two settings. `max_queue_delay_microseconds` is how long the server holds back a batch that could already start, so
+# that more requests can join it. `count` is the number of copies of the model. If requests come evenly, you can compute the
+# effect of both settings:
 
 # %%
 pictures.batch_that_waits(rate=80, first=0.060, more=0.004, size=4)
@@ -416,10 +423,10 @@ def choose_batching(rate, first, more, most, bound):
 check(choose_batching)
 
 # %% [markdown]
-# Does the server keep to your plan? The next cell deploys your `answer_together` with the plan, and sends 80 requests a second for
-# two seconds. The model only sleeps for as long as the arithmetic says, as if each copy had its own GPU.
+# Does the real server behave as you planned? The next cell deploys your `answer_together` with your plan, and sends 80 requests
+# per second for two seconds. The model only sleeps for the planned time, as if each copy had its own GPU.
 #
-# **Predict:** which percentage of the requests takes longer than the bound of 200 ms?
+# **Predict:** what percentage of the requests takes longer than the bound of 200 ms?
 
 # %%
 # BEGIN SOLUTION guess_late = None
@@ -442,15 +449,17 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
 
 # %% [markdown]
-# A plan on paper leaves out the network, and requests that come a little late, so that their batch closes late. If a copy is
-# busy most of the time, a late batch delays the next one as well. So leave room: plan for 80 % of the bound.
+# A plan on paper ignores two things: the network, and requests that come a little late, so that their batch is complete later
+# than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave some room: plan
+# for 80 % of the bound.
 #
 # ## Batches that fit a language model
 #
-# So far all requests were equally long. Real ones are not: one asks for 8 tokens, another for 96. The next cell sends 16 requests,
-# 20 ms apart, to the same engine in two ways; every fourth request is long. Your batched model takes the batches that the server
-# joins, and answers when the longest text of a batch is done. `gptj` hands each request to the engine at once: the request joins
-# the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; the server joins nothing.
+# So far all requests were equally long. Real requests are not: one asks for 8 tokens, another for 96. The next cell sends 16
+# requests, one every 20 ms, to the same engine in two ways; every fourth request is long. Your batched model answers the
+# batches that the server joins, each when the longest text of the batch is done. `gptj` passes each request to the engine at
+# once. The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**;
+# here the server joins no requests.
 #
 # **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
 
@@ -470,19 +479,20 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
         display(plots.timeline_plot(measurements.bars(runs), caption=where, **look))
 
 # %% [markdown]
-# Look at the ends of the bars. A request that the server joins to a batch waits twice: until the previous batch ends, and until the
-# longest text of its own batch is done. In flight, a short request leaves after its own steps, and the next one takes its place.
+# Look at the right ends of the bars. A request in a batch that the server joined waits twice: until the previous batch ends,
+# and until the longest text of its own batch is done. With in-flight batching, a short request leaves after its own steps, and
+# the next request takes its place.
 #
 # This is why users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and why later servers have
-# the queue inside the engine. Batching in the server is right for models whose requests all take equally long.
+# the queue inside the engine. Batching in the server is right for models for which all requests take equally long.
 #
 # ## The trade-off
 #
-# The last plot helps you to choose: it shows the mixed load at growing rates. With more requests a second the server makes more
-# tokens a second, until it cannot keep up; the price is latency.
+# The last figure helps you to choose: it shows the mixed load at growing rates. With more requests per second the server makes
+# more tokens per second, until it cannot keep up. The price is a longer latency.
 #
-# **Predict:** the rates are a quarter, a half and 90 % of the tokens a second that your batched model reached. At the highest rate,
-# how many milliseconds does a request take in flight (median)?
+# **Predict:** the rates are chosen so that the requests ask for 25, 50 and 90 % of the tokens per second that your batched
+# model reached. At the highest rate, how many milliseconds does a request take with in-flight batching (median)?
 
 # %%
 # BEGIN SOLUTION guess_median_ms = None
@@ -506,13 +516,14 @@ if has_load and predicted(median_ms=guess_median_ms):
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is a short request, the 95th percentile a long one. In flight, a long request shares its 96 steps with all requests
-# that come meanwhile. In a joined batch, it first waits for the previous batch. Which of the two figures would your users
-# notice? And was waiting on purpose (the delay) worth it?
+# The median is the time of a short request, the 95th percentile that of a long one. With in-flight batching, a long request
+# shares its 96 steps with all requests that come in the meantime. In a joined batch, a long request first waits for the
+# previous batch. Which of these two numbers would your users notice? And was it worth waiting on purpose (the delay)?
 #
 # ## When a model dies
 #
-# The process of a model can die, for example because memory ran out. Kill yours, and ask the server about it.
+# The process of a model can die, for example because memory ran out. Kill the process of your model, and ask the server whether
+# the model is ready.
 
 # %%
 if is_wired and passed(answer_together):
@@ -554,9 +565,10 @@ if is_wired and passed(answer_together) and passed(keep_alive):
 #
 # - GPT-J in the real server, with stages that you wrote. `labkit serve` does the same, with a watchdog like your `keep_alive`.
 # - A client that streams, and stops the engine when its reader leaves.
-# - Your own measurements of when to join requests in the server, and when to leave that to the engine.
+# - Your own measurements, which show when the server should join requests, and when the engine should.
 #
-# The server ends with this notebook; the next cell ends it now. Your points are in the panel at the top (*Look again*).
+# The next cell stops the server; otherwise it would stop together with this notebook. Your points are in the panel at the top
+# (*Look again*).
 
 # %%
 if is_wired:

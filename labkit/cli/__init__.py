@@ -1,6 +1,6 @@
-"""The command line: one module for each command, with a function of the command's name.
+"""The command line. Each command has a module, which contains a function with the name of the command.
 
-Command modules import torch and other heavy packages inside their functions only, so that `labkit --help` is quick.
+The modules of the commands import torch and other heavy packages only inside their functions, so that `labkit --help` is quick.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMANDS = (
 )
 
 OLD_NAMES = {"stress": "load"}
-"""Former names of commands. They still work, but `--help` does not list them."""
+"""Former names of commands. These names still work, but `--help` does not list them."""
 
 
 def _print_version(asked: bool) -> None:

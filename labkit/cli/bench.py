@@ -51,7 +51,8 @@ def bench(
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Time prefill and decode of labkit and of its peers in alternating runs, on fresh prompts and with the same weights.
+    """Time the prefill and the decode of labkit and of its peers. The engines take turns, with the same weights and fresh
+    prompts.
 
     An engine that cannot run here is left out, and the reason is printed.
 
@@ -93,7 +94,7 @@ def _draw(record: Record, path: Path) -> None:
     which = _which(record)
     steps = [row["decode_ms_per_token"] for row in record.rows]
     waited = [ms * row.get("communication_share", 0.0) for ms, row in zip(steps, record.rows, strict=True)]
-    # The host cannot measure how long GPUs communicate.
+    # On GPUs, the host cannot measure how long the communication takes.
     unseen = ["communication_bytes" in row and "communication_share" not in row for row in record.rows]
     bars = [
         f"batch {row['batch']}{which(row)}, {row['engine'].removeprefix('labkit-')}{' (not separate)' if together else ''}"
@@ -109,7 +110,7 @@ def _print_table(record: Record) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    # Narrow enough for 80 columns, because a number that is cut off is useless.
+    # The table must fit into 80 columns, because a number that is cut off is useless.
     table = Table(caption=record.caption(), caption_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)
@@ -150,7 +151,9 @@ def _print_table(record: Record) -> None:
 
 
 def _which(record: Record) -> Callable[[dict[str, Any]], str]:
-    """A function that names a row's precision in words; it returns an empty string if all rows have the same precision."""
+    """Returns a function that names the precision of a row in words; the function returns "" if all rows have the same
+    precision.
+    """
     several = len(record.settings["precisions"]) > 1
     return lambda row: f", {row['precision']}" if several else ""
 

@@ -18,8 +18,8 @@ def check(
 ) -> None:
     """Check every exercise of these notebooks, each function in its own process with limits on time and memory.
 
-    The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable notebook of a lab. The other
-    notebooks are still checked.
+    The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable notebook of a lab. If one file is not
+    a notebook of a lab, the other notebooks are still checked.
 
     Example: labkit check labs/01_huggingface_baseline.ipynb
     """

@@ -26,14 +26,14 @@ def convert(
 ) -> None:
     """Write the weights of a GPT-J in the format of Hugging Face (hf), FasterTransformer or Megatron-LM.
 
-    SRC may be in any of these formats, or a NeMo checkpoint (.nemo or unpacked). The fastertransformer format goes to
-    DST/N-gpu, where N is the tensor parallel size. DST appears under its name only when it is complete. A checkpoint that
-    contains code is refused, and its code is not run.
+    SRC may be in any of these formats, or a NeMo checkpoint (.nemo or unpacked). With the format fastertransformer, the files
+    are written to DST/N-gpu, where N is the tensor parallel size. The folder DST appears only when the checkpoint is complete.
+    A checkpoint that contains code is refused, and its code is not run.
 
-    Checkpoints of Megatron-LM and NeMo can be converted only if the model is a GPT-J. Learned positions, a tied head, a
-    sequential residual with two layer norms (Megatron's usual GPT) and biases in attention are refused, and the message says
-    what differs. The megatron format has Megatron's files and names, but the layers of a GPT-J, which Megatron's own GPT does
-    not compute.
+    Checkpoints of Megatron-LM and NeMo can be converted only if the model is a GPT-J. A model with learned positions, a tied
+    head, a sequential residual with two layer norms (as in Megatron's usual GPT) or biases in attention is refused, and the
+    message says what differs. A checkpoint in the megatron format has Megatron's files and names, but it holds the layers of a
+    GPT-J, which Megatron's own GPT cannot run.
 
     Example: labkit convert gptj-tiny converted --format fastertransformer --tensor-parallel 2
     """

@@ -14,7 +14,8 @@ MINIMUM_MEMORY = 3 * 2**30
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show this machine, the installed versions, and the labs and exercises that run here, with the reason if one does not.
+    """Show this machine, the installed versions, and which labs and exercises run here. If one does not run, the reason is
+    shown.
 
     Example: labkit doctor --json
     """
@@ -42,7 +43,7 @@ def doctor(json: JsonOption = False) -> None:
 
 
 def lab_report(machine: Machine) -> list[dict[str, Any]]:
-    """For each lab: whether it runs, why not, and the exercises that are not measured on this machine."""
+    """A dictionary for each lab: whether it runs on this machine, why not, and which exercises cannot be measured here."""
     from labkit.exercises.titles import LAB_TITLES
 
     stop = why_not(machine)
@@ -67,7 +68,7 @@ def _not_measured(lab: str, machine: Machine) -> list[dict[str, str]]:
 
 
 def why_not(machine: Machine) -> str:
-    """The reason why no lab runs on this machine; empty if they run."""
+    """The reason why no lab runs on this machine; "" if the labs run."""
     lacking = [name for name in ("torch", "transformers") if name not in machine.versions]
     if lacking:
         return f"{' and '.join(lacking)} not installed: run `make env`"
@@ -77,7 +78,10 @@ def why_not(machine: Machine) -> str:
 
 
 def native_kernels(machine: Machine) -> dict[str, str]:
-    """The `instruction_set` of labkit's own CPU kernels on this machine; if it is empty, `why_not` says why they do not run."""
+    """The `instruction_set` that labkit's own CPU kernels use on this machine.
+
+    If it is "", the kernels do not run, and `why_not` says why.
+    """
     if "torch" not in machine.versions:
         return {"instruction_set": "", "why_not": "torch not installed"}
     from labkit import native

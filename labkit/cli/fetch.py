@@ -1,4 +1,4 @@
-"""`labkit fetch`: makes sure that the files of a model are on this disk."""
+"""`labkit fetch`: downloads a model, unless its files are on this disk already."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def fetch(
 ) -> None:
     """Download a model, or find it on this disk, and print its directory.
 
-    A model in the cache of the Hugging Face hub (HF_HOME) is used from there. LABKIT_HOME is searched even if it is read-only.
-    A download resumes where it stopped and is checked against the hub's SHA-256. It starts only if the disk has room.
+    If the model is in the cache of the Hugging Face hub (HF_HOME), it is used from there. The model is also looked for in
+    LABKIT_HOME, even if that folder is read-only. An interrupted download continues where it stopped; the files are checked
+    against the SHA-256 sums of the hub. A download starts only if the disk has enough room.
 
     Example: labkit fetch gpt-j-6b
     """

@@ -67,7 +67,8 @@ def _generate(engine: Engine, prompts: list[str], params: SamplingParams, *, jso
 
 def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
     reason, before = None, prompt
-    for event in engine.stream(prompt, params):  # nothing is written before the first event: the request may be refused
+    # Write nothing before the first event arrives, because the engine may still refuse the request.
+    for event in engine.stream(prompt, params):
         sys.stdout.write(before + event.text)
         before = ""
         sys.stdout.flush()
@@ -77,7 +78,7 @@ def _stream(engine: Engine, prompt: str, params: SamplingParams) -> None:
 
 
 def _print_logprobs(engine: Engine, completion: Completion) -> None:
-    """One line per token: its log-probability, its text, and the same for the likeliest tokens."""
+    """Print one line per token: its text and its log-probability, then the likeliest tokens and their log-probabilities."""
     for item in completion.logprobs or ():
         top = ", ".join(f"{logprob:.3f} {_text(engine, token)}" for token, logprob in item.top)
         print(f"{item.logprob:9.3f}  {_text(engine, item.token_id):16}" + (f"  of {top}" if top else ""))

@@ -21,7 +21,7 @@ def lab(
 ) -> None:
     """Describe this machine, start JupyterLab at lab 00 and print its address.
 
-    If a server already runs for this folder, its address is printed and no second one is started.
+    If a Jupyter server for this folder is running already, its address is printed and no second server is started.
 
     Example: labkit lab --port 9000
     """
@@ -30,7 +30,9 @@ def lab(
 
     labs = sorted((course / "labs").glob("[0-9][0-9]_*.ipynb"))
     if not labs:
-        raise InvalidRequest(f"{course.resolve()} has no labs/NN_slug.ipynb; run this in the course's folder, or give --course")
+        raise InvalidRequest(
+            f"{course.resolve()} has no labs/NN_slug.ipynb; run this in the course's folder, or name that folder with --course"
+        )
     doctor()
     running = running_server(course)
     first = labs[0].relative_to(course)
@@ -53,7 +55,7 @@ def lab(
 
 
 def running_server(course: Path) -> dict[str, str] | None:
-    """The running Jupyter server whose root is this folder, or None."""
+    """The Jupyter server that runs with this folder as its root, or None."""
     try:
         from jupyter_server.serverapp import list_running_servers
     except ImportError as error:

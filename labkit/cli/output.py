@@ -1,7 +1,7 @@
-"""Shared by all commands: output, errors, and the types of common options.
+"""What all commands share: output, errors, and the types of common options.
 
 Progress and messages go to stderr. With `--json` the last line of stdout is one JSON object. The exit status is 0 for success,
-2 for wrong use, and 1 for a failure, which is described in one sentence on stderr.
+2 for wrong use (wrong arguments, for example), and 1 for any other failure. One sentence on stderr describes a failure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap a command so that an error of labkit, or a missing package, ends it with one sentence and no traceback."""
+    """Wrap a command.
+
+    If labkit raises an error, or a package is missing, the command then ends with one sentence and no traceback.
+    """
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Result:
@@ -44,7 +47,7 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
             try:
                 return command(*arguments, **options)
             finally:
-                sys.stdout.flush()  # if the pipe is closed, this raises here, where it is handled
+                sys.stdout.flush()  # If the pipe is closed, flush raises here, so that the except clause below handles it.
         except LabkitError as error:
             print(f"labkit: {error}", file=sys.stderr)
             raise SystemExit(2 if isinstance(error, InvalidRequest) else 1) from None
@@ -68,27 +71,32 @@ def report_errors(command: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def write_anything() -> None:
-    """Let stdout and stderr write every character; one that the encoding lacks is written as its number, such as `\\u2014`."""
+    """Let stdout and stderr write every character.
+
+    A character that the encoding cannot write is written as its number, such as `\\u2014`.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The names in an option such as `hf,openvino`, in order and without repeats."""
+    """The names in the value of an option, such as `hf,openvino`: in order, each once."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """The numbers of an option such as `1,8`. Raises `InvalidRequest` naming the option."""
+    """The whole numbers in the value of an option, such as `1,8`. Raises `InvalidRequest` naming the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InvalidRequest(f"{option} is {text!r}; whole numbers separated by commas are accepted, for example 1,8") from None
+        raise InvalidRequest(
+            f"{option} is {text!r}, but the value must be whole numbers separated by commas, for example 1,8"
+        ) from None
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print `value` as one line of JSON. Raises ValueError for NaN and infinities."""
+    """Print `value` as one line of JSON. Raises ValueError if `value` contains NaN or infinity."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 

@@ -31,7 +31,7 @@ def release(
     labs = [found for found in there if lab is None or found.source.name.startswith(f"{lab}_")]
     if not labs:
         names = ", ".join(found.source.name.split("_")[0] for found in there)
-        raise InvalidRequest(f"there is no lab {lab!r} in {course}; it has {names}")
+        raise InvalidRequest(f"there is no lab {lab!r} in {course}; the labs there are {names}")
     if check:
         behind = [str(path) for found in labs for path in stale(found)]
         print("\n".join(behind) if behind else f"{2 * len(labs)} notebooks match their sources")

@@ -1,4 +1,6 @@
-"""The options of a continuation, one for each parameter that `labkit.sampling_vocabulary` puts on the command line."""
+"""The command-line options for sampling: one option for each parameter that `labkit.sampling_vocabulary` puts on the command
+line.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,10 @@ _TYPES: dict[str, Any] = {"whole number": int, "number": float, "flag": bool, "w
 
 
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a continuation in place of its `**sampling` parameter.
+    """Replace the parameter `**sampling` of a command by the sampling options.
 
-    typer reads the returned function's signature. The command gets the options by the names of the parameters.
+    typer reads the signature of the returned function. The command gets each option as an argument with the name of the
+    parameter.
     """
 
     @functools.wraps(command)
@@ -37,7 +40,7 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def as_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `SamplingParams` for the values that typer has read."""
+    """The arguments of `SamplingParams` that the values of the command-line options stand for."""
     spelt = {"false": False, "true": True}
     return options | {each.name: spelt.get(options[each.name], options[each.name]) for each in of_kind("choice")}
 

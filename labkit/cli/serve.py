@@ -59,14 +59,16 @@ def serve(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Serve a model with NVIDIA's Triton Inference Server until Ctrl-C. The ports for gRPC, HTTP and metrics are printed.
+    """Run NVIDIA's Triton Inference Server with a model until you press Ctrl-C. The ports for gRPC, HTTP and metrics are
+    printed.
 
     Example: labkit serve gptj-tiny --max-batch 32
 
         curl -d '{"text_input": "In the beginning"}' 127.0.0.1:8000/v2/models/gptj/generate
 
-    If tritonserver ends by itself or crashes on a request, it is started again.
-    A model repository of your own is checked first: each fault of a config.pbtxt is printed with its line and how to fix it.
+    If tritonserver exits, or crashes on a request, it is started again.
+    If you give a model repository of your own, it is checked first. Each fault in a config.pbtxt is printed with its line and
+    with advice on how to fix it.
     """
     from labkit.serving.repository.writer import ServeSettings, write_repository
     from labkit.serving.server.install import install_server, need_server
@@ -115,12 +117,14 @@ def serve(
 
 
 def is_repository(folder: Path) -> bool:
-    """Whether a folder is a model repository, not a model."""
+    """Whether a folder is a model repository (a folder with one or several models of Triton), and not the checkpoint of a
+    model.
+    """
     return any(folder.glob("*/config.pbtxt"))
 
 
 def print_faults(repository: Path) -> None:
-    """Print the faults of a repository. Raises `InvalidRequest` if there is one."""
+    """Print the faults that the checker finds in a model repository. Raises `InvalidRequest` if the repository has a fault."""
     from labkit.environment import find_gpus
     from labkit.errors import InvalidRequest
     from labkit.plurals import counted
@@ -130,7 +134,7 @@ def print_faults(repository: Path) -> None:
     for fault in faults:
         say(str(fault))
     if faults:
-        raise InvalidRequest(f"{repository} has {counted(len(faults), 'fault')}, named above; correct them first")
+        raise InvalidRequest(f"{repository} has {counted(len(faults), 'fault')}, listed above; correct them first")
     say(f"{repository} has no faults")
 
 
@@ -177,7 +181,7 @@ def _run(folder: Path, name: str, ports: tuple[int, int, int], address: str, log
 
 
 def _show_status(server: Server, told: threading.Event, name: str) -> None:
-    """Update a status line on a terminal, and report restarts and repairs, until `told` is set."""
+    """Show a status line on a terminal, and report restarts and repairs, until the event `told` is set."""
     from labkit.errors import NotAvailable
     from labkit.serving.server.status_line import status_line
 

@@ -46,8 +46,9 @@ def stress(
 ) -> None:
     """Send many different prompts to a server and time every token.
 
-    --users waits for answers, as people do (closed loop); --rate does not (open loop). A latency is counted from the time when
-    the request was due. If this program cannot send requests fast enough, it says so.
+    With --users, each user waits for an answer before it sends the next request, as people do (closed loop). With --rate,
+    requests are sent without waiting (open loop). The latency of a request starts at the time when the request was due, even if
+    it was sent later. A warning is printed if this program cannot send requests fast enough.
 
     Example: labkit stress 127.0.0.1:8001 --users 1,4,16 --seconds 10 --plot stress.png
     """
@@ -55,7 +56,7 @@ def stress(
     from labkit.serving.stress.record import about_served
 
     if bool(users) == bool(rate):
-        raise InvalidRequest("give either --users (closed loop) or --rate (open loop)")
+        raise InvalidRequest("give either --users (closed loop) or --rate (open loop), and not both")
     loads: list[dict[str, Any]] = [{"users": int(one)} for one in _numbers(users, "--users", whole=True)]
     loads += [{"rate": one} for one in _numbers(rate, "--rate")]
     base = StressSettings(
@@ -93,7 +94,9 @@ def _numbers(text: str, option: str, *, whole: bool = False) -> list[float]:
         return [int(part) if whole else float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         kind = "whole numbers" if whole else "numbers"
-        raise InvalidRequest(f"{option} is {text!r}; {kind} separated by commas are accepted, for example 1,4,16") from None
+        raise InvalidRequest(
+            f"{option} is {text!r}; the value must be {kind} separated by commas, for example 1,4,16"
+        ) from None
 
 
 def _print_table(record: Record) -> None:

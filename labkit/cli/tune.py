@@ -19,8 +19,8 @@ def tune(
 ) -> None:
     """Measure the kernels of a model's linear layers on this GPU, and keep the fastest choices in autotune.json.
 
-    No weights are needed. Engines that are loaded later use these choices. Tune again after a change of the driver, of torch or
-    of Triton.
+    No weights are needed. Every engine that is loaded afterwards uses these choices. Run this again after an update of the
+    driver, of torch or of Triton.
 
     Example: labkit tune --model gpt-j-6b --precision int8 --batch 1,8
     """
@@ -30,9 +30,9 @@ def tune(
 
     batches, target = whole_numbers(batch, "--batch"), as_device(device)
     if min(batches) < 1:
-        raise InvalidRequest(f"--batch is {batch!r}; at least one sequence is accepted")
+        raise InvalidRequest(f"--batch is {batch!r}, but every batch needs at least one sequence")
     if target.type != "cuda":
-        raise NotAvailable(f"the device is {target}; only GPU kernels can be tuned; CPU kernels need no tuning")
+        raise NotAvailable(f"the device is {target}, but only the kernels of a GPU can be tuned; those of a CPU need no tuning")
     from labkit.ops.kernels.linear_tune import tune_model
 
     lines: list[str] = []

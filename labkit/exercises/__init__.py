@@ -1,1 +1,4 @@
-"""The exercises of the course: statements, inputs, right answers and known mistakes. Checks nothing itself."""
+"""The exercises of the course: for each one the statement, the inputs, the right answers and the known mistakes.
+
+Checks nothing itself.
+"""

@@ -1,6 +1,7 @@
-"""An asynchronous device, like a GPU: a launch returns at once, and the work is done later.
+"""A simulated asynchronous device that behaves like a GPU: a launch returns at once, and the work is done later.
 
-Its time is virtual and exact, so a timing function that forgets to wait is wrong by a known amount on every machine.
+The device has a virtual clock that is exact. So a timing function that forgets to wait is wrong by a known amount on every
+machine.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ COLD_FACTOR = 12.0
 
 
 class AsyncDevice:
-    """Runs steps one after the other on its own queue, and keeps the clock of the host that launches them.
+    """Runs steps one after the other on its own queue. It also keeps the clock of the host that launches the steps.
 
-    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long: on a real GPU, kernels are compiled and caches filled then.
+    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long, as on a real GPU, where kernels must be compiled and caches
+    filled first.
     """
 
     def __init__(self, seed: int, step_seconds: float = 2e-3) -> None:
@@ -38,10 +40,10 @@ class AsyncDevice:
         self._now = max(self._now, self._busy_until)
 
     def clock(self) -> float:
-        """The host's time in seconds; reading it costs nothing."""
+        """The host's time in seconds. Reading the clock takes no time."""
         return self._now
 
     @property
     def launched(self) -> int:
-        """The number of steps launched so far."""
+        """The number of steps that have been launched so far."""
         return self._launched

@@ -1,4 +1,4 @@
-"""One input of an exercise, and a plain call of a function on it."""
+"""One input of an exercise, and a function that simply calls another function with that input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """One input: a label in words, and the arguments of the call. Cases are made anew for each use."""
+    """One input: a label in words, and the arguments for the call.
+
+    New cases are made for each use, because a function may change its arguments.
+    """
 
     label: str
     args: tuple[Any, ...] = ()
@@ -19,7 +22,9 @@ class Case:
 
 
 def unwrapped(error: BaseException) -> list[BaseException]:
-    """An error of Triton's interpreter or compiler, and what it wraps, down to the error that the kernel itself raised."""
+    """A list of exceptions: an error from Triton's interpreter or compiler, then each error inside it, down to the one that the
+    kernel raised.
+    """
     cause = error.__cause__
     wrapped = type(error).__name__ == "InterpreterError" or type(cause).__name__ == "CompilationError"
     return [error, *unwrapped(cause)] if cause is not None and wrapped else [error]
@@ -31,7 +36,7 @@ def own_error(error: BaseException) -> BaseException:
 
 
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:
-    """The last line of a learner's own function that led to this error; an empty string if there is none."""
+    """The last line of the learner's function in the traceback of this error; "" if there is none."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     file = code.co_filename if code else None
     frames = reversed(traceback.extract_tb(error.__traceback__))
@@ -39,5 +44,5 @@ def own_line(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 def directly(function: Callable[..., Any], case: Case) -> Any:
-    """Call a function on a case, in this process."""
+    """Call a function with the arguments of a case, in this process."""
     return function(*case.args, **case.kwargs)

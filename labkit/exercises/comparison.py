@@ -1,6 +1,7 @@
-"""Compares an answer with the right one, by value, to the precision of its dtype and relative to its size.
+"""Compares the values of an answer with those of the right answer. The tolerance depends on the dtype and is relative to the
+size of the values.
 
-Answers are plain values: numbers, strings, booleans, tensors, and lists, tuples and dictionaries of them.
+An answer is a plain value: a number, string, boolean or tensor, or a list, tuple or dictionary of such values.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""The tolerance for tensors by dtype: the largest error divided by the largest value of the right answer."""
+"""For each dtype, the tolerance for tensors: the largest allowed error divided by the largest value of the right answer."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Compares an answer with the right one.
+    """Compares an answer with the right answer.
 
-    `relative` is the tolerance for numbers; whole numbers must be equal. For tensors the tolerance is that of the less precise
-    of the two dtypes in `RELATIVE`, or `relative` if that is larger.
+    `relative` is the tolerance for floating-point numbers; whole numbers must be equal. For two tensors of different dtypes,
+    the larger of their tolerances in `RELATIVE` counts, or `relative` if that is larger still.
     """
 
     relative: float = 1e-6
 
     def difference(self, found: Any, expected: Any, path: str = "") -> Difference | None:
-        """The first difference, or None if the answer is right."""
+        """The first place where `found` differs from `expected`, or None if the answer is right."""
         if isinstance(expected, Tensor):
             return self._tensor(found, expected, path)
         if isinstance(expected, bool | str) or expected is None:
@@ -93,7 +94,7 @@ class Comparison:
         a, b = found.detach().cpu().double(), expected.detach().cpu().double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             return Difference(path, found, expected, "not finite")
-        a, b = a[a.isfinite()], b[b.isfinite()]  # a known mistake that returns NaN is recognised by where its NaNs are
+        a, b = a[a.isfinite()], b[b.isfinite()]  # A known mistake that returns NaN is recognised by the places of its NaNs.
         if not len(b):
             return None
         limit = max(RELATIVE[found.dtype], RELATIVE[expected.dtype], self.relative) * float(b.abs().max())

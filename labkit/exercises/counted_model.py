@@ -16,10 +16,12 @@ _CONFIG = GPTJConfig(hidden_size=24, num_layers=2, num_heads=2, rotary_dim=6, co
 
 
 class CountedModel:
-    """A model with random weights from a seed; `fed` lists, for each call, the number of tokens fed per sequence.
+    """A model with random weights that come from a seed. `fed` has one entry for each call: the number of tokens per sequence
+    that the call got.
 
-    It is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
-    `[batch, fed, vocab_size]` and `past_key_values`. The only use of `past_key_values` is to be passed to the next call.
+    The call is that of a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
+    `[batch, fed, vocab_size]` and `past_key_values`. The only use of
+    the returned `past_key_values` is to pass it to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size
@@ -30,7 +32,7 @@ class CountedModel:
         self.fed: list[int] = []
 
     def __call__(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = True) -> SimpleNamespace:
-        """Run `input_ids` `[batch, fed]` after the tokens that `past_key_values` holds."""
+        """Run the new tokens `input_ids` `[batch, fed]`, which follow the tokens in `past_key_values`."""
         self.fed.append(int(input_ids.shape[1]))
         seen: Tensor = input_ids if past_key_values is None else torch.cat((past_key_values, input_ids), dim=1)
         rows = []

@@ -1,4 +1,4 @@
-"""Describes a wrong answer: its type, its relation to the right value, and where a tensor differs."""
+"""Describes a wrong answer: its type, how it relates to the right value, and where a tensor differs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
 
 @dataclass(frozen=True)
 class Description:
-    """A sentence for the learner, and lines that show where the answer is wrong."""
+    """A message for the learner, and lines that show where the answer is wrong."""
 
     message: str
     details: str
@@ -78,20 +78,23 @@ def describe_difference(difference: Difference) -> Description:
 
 
 def brief(value: Any, *, hidden: bool = False) -> str:
-    """A value on one line; a tensor as its shape and dtype. With `hidden` only the type is shown, not the answer."""
+    """Describe a value in one line; of a tensor, only the shape and the dtype are shown.
+
+    With `hidden`, only the type of the value is shown.
+    """
     if isinstance(value, Tensor):
         return f"tensor of shape {tuple(value.shape)}, {value.dtype}".replace("torch.", "")
     if hidden:
         return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
     try:
         text = _SHORT.repr(value)
-    except Exception:  # a number with thousands of digits, or a learner's class whose text cannot be made
+    except Exception:  # A number with thousands of digits, or an object of the learner's class whose __repr__ fails.
         text = _kind(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _at(difference: Difference) -> str:
-    """The place: "at [1] ", or the exercise's own name for it."""
+    """The place of a difference in words: "at [1] ", or the exercise's own name for this place."""
     place = difference.path
     return "" if not place else f"{place} " if place[0] != "[" else f"at {place} "
 
@@ -105,7 +108,7 @@ def _kind(value: Any) -> str:
 
 
 def _factor(found: Any, expected: Any) -> str:
-    """How a wrong number relates to the right one, if they can be compared."""
+    """How a wrong number relates to the right one, in words; "" if they cannot be compared."""
     if (
         isinstance(expected, bool)
         or not isinstance(expected, int | float)
@@ -147,7 +150,7 @@ def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
 
 
 def _scale(a: Tensor, b: Tensor) -> str:
-    """If every element is wrong by the same factor, that factor in words; else nothing."""
+    """If every element is wrong by the same factor, that factor in words; else ""."""
     if not bool(b.any()):
         return ""
     ratio = float((a * b).sum() / (b * b).sum())
@@ -158,7 +161,7 @@ def _scale(a: Tensor, b: Tensor) -> str:
 
 
 def mismatch_map(wrong: Tensor, rows: int = 8, columns: int = 48) -> str:
-    """A small picture of a tensor: # for wrong elements, . for right ones, + for a cell of the picture that holds both."""
+    """A small picture of a tensor. "#" marks wrong elements, "." right ones, and "+" a cell of the picture that covers both."""
     flat = wrong.reshape(-1, wrong.shape[-1]) if wrong.dim() else wrong.reshape(1, 1)
     row_parts = torch.tensor_split(flat.double(), min(rows, flat.shape[0]), dim=0)
     lines = []

@@ -1,4 +1,4 @@
-"""The form of an exercise: everything that the notebook, the checker and the grader need to know about it."""
+"""The type `Exercise`: everything that the notebook, the checker and the grader need to know about an exercise."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from labkit.exercises.contracts import Contract, KernelContract, OwnWork
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer that learners give: its implementation, and the sentence that helps a learner who made it.
+    """A mistake that learners make: a function that makes it, and a message that helps the learner.
 
-    Two mistakes can be made together if their implementations are `functools.partial` objects of the same function and set
-    different options of it. Example: `partial(count, norms=2)` and `partial(count, head_bias=False)`.
-    If two mistakes must not be combined, both set the same option; one of them may set it to its right value.
+    A learner may make two mistakes at once. labkit can combine two mistakes if both implementations are `functools.partial`
+    objects of the same function that set different options. Example: `partial(count, norms=2)` and
+    `partial(count, head_bias=False)`. If two mistakes must not be combined, let both set the same option; one of the two may
+    set the option to its right value.
     """
 
     message: str
     implementation: Callable[..., Any]
 
     def together(self, other: Mistake) -> Mistake | None:
-        """The mistake of a learner who makes both; None if these two cannot be made together."""
+        """The mistake of a learner who makes both mistakes at once; None if the two cannot be combined."""
         one, two = self.implementation, other.implementation
         if not isinstance(one, partial) or not isinstance(two, partial) or one.func is not two.func:
             return None
@@ -42,19 +43,19 @@ class Exercise:
     """An exercise.
 
     - `function` is the name of the function that the learner writes.
-    - `cases(seed)` makes inputs: ragged ones, some of size 1, some whose size is no power of two.
-    - `reference` is right; each of `mistakes` is wrong for at least one case of every seed.
-    - `hints` go from a question, by the idea and its operation, to one key line.
-    - `requires` names what the machine must have ("cuda", ...); without it the verdict is "not measured here".
-    - `writes` lists the positions of arguments that the function is meant to change.
-    - `observe(case, value)` returns what is compared; an answer may also be a change of the function's arguments.
-    - `run(function, case)` makes the call, on several ranks for example; by default in this process.
-    - `seconds` is the time limit of one call. With `ends_at_error` no case is tried after one that raises, because each
-      would take seconds.
-    - `contract` is a demand besides right values.
+    - `cases(seed)` makes the inputs: of uneven sizes, some of size 1, some of a size that is no power of two.
+    - `reference` is the right implementation; each of `mistakes` is wrong for at least one case of every seed.
+    - `hints` are three: a question, then the idea and the operation for it, then one line of the answer.
+    - `requires` names what the machine must have ("cuda", ...). Without it, the verdict is "not measured here".
+    - `writes` lists the positions of the arguments that the function must change.
+    - `observe(case, value)` returns what is compared, because an answer may also be a change of an argument.
+    - `run(function, case)` makes the call, for example on several ranks. By default the call is made in this process.
+    - `seconds` is the time limit of one call.
+    - `ends_at_error`: after a case that raises, no further case is tried, because each one would take seconds.
+    - `contract` is a rule for the function that does not concern its values.
     - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
-    - `explain(case, found, right)` says what is wrong with an answer of the right form; it returns "" if it does not know.
+    - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
     """
 
     name: str
@@ -86,31 +87,32 @@ class Exercise:
         if not 4 <= len(self.mistakes) <= 16 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
             raise InvalidRequest(
                 f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
-                "it needs 4 to 16 mistakes, a difficulty from 1 to 5, and 3 hints"
+                f"an exercise needs 4 to 16 mistakes, a difficulty from 1 to 5, and 3 hints"
             )
 
     def answer(self, case: Case) -> Any:
-        """The right answer to a case."""
+        """The right answer for a case."""
         return self.observe(case, self.run(self.reference, case))
 
     def known_mistakes(self) -> Iterator[Mistake]:
-        """The mistakes, and after them every two of them that can be made together."""
+        """All known mistakes: first the single ones, then every pair that can be combined."""
         yield from self.mistakes
         for one, other in combinations(self.mistakes, 2):
             if both := one.together(other):
                 yield both
 
     def contracts(self) -> tuple[Contract, ...]:
-        """The contracts that watch a call: the exercise's own, and the one on own work.
+        """The contracts that watch a call: the exercise's own contract, and `OwnWork`.
 
-        The second sees calls in this process only; a contract on kernels checks the same by itself.
+        `OwnWork` sees only calls in this process. It is left out for an exercise with a contract on kernels, which checks the
+        same.
         """
         asked = (self.contract,) if self.contract else ()
         is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)
         return asked if is_seen else (OwnWork(), *asked)
 
     def heading(self) -> str:
-        """The Markdown that introduces the exercise in a notebook."""
+        """The Markdown text that introduces the exercise in a notebook."""
         dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
         return (
             f"### Exercise {self.number} · {self.title}\n\n"

@@ -1,9 +1,10 @@
-"""A memory checker for interpreted Triton kernels: an access outside the given tensors is an error.
+"""A memory checker for kernels in Triton's interpreter: an access outside the given tensors raises an error.
 
-Without it the interpreter reads and writes wherever a pointer leads, and a missing mask can end the whole process. It also
-shows two things that otherwise only a GPU would show. Elements that a mask leaves out and no `other=` fills are undefined, so
-they are NaN here. And the bytes that memory must move are counted: each byte once, even if many programs ask for it. (The
-bytes that programs ask for are counted by `labkit.ops.kernels.interpreter_traffic`.)
+Without this checker the interpreter reads and writes at any address, and a missing mask can crash the whole process. The
+checker also shows two things that otherwise only a GPU would show. First, elements that a mask leaves out and for which no
+`other=` is given are undefined, so they are NaN here. Second, the bytes that must go through memory are counted: each byte
+once, even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts the bytes that the programs ask for
+instead.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from labkit.exercises.kernel_traceback import show_shortly
 from labkit.measure.traffic import Traffic
 
 _POISON = 0x3F3F3F3F
-"""The value of masked-out whole numbers: as an index it is far outside any tensor."""
+"""The value of whole numbers that a mask leaves out. If it is used as an index, the access is far outside any tensor."""
 
 
 class OutsideTensor(Exception):
@@ -31,7 +32,7 @@ class OutsideTensor(Exception):
 
 @dataclass
 class MemoryBytes(Traffic):
-    """The bytes that kernels read and wrote, each byte once per launch, and the numbers of launches and of programs."""
+    """The bytes that kernels read and wrote (each byte counts once per launch), and the numbers of launches and programs."""
 
     launches: int = 0
     programs: int = 0
@@ -40,7 +41,9 @@ class MemoryBytes(Traffic):
 
 @dataclass
 class _Extent:
-    """The memory of one argument: its name, its first byte, the byte after its last, and which elements were accessed."""
+    """The memory of one argument: its name, the address of its first byte, the address after its last byte, and which elements
+    were accessed.
+    """
 
     name: str
     start: int
@@ -49,22 +52,22 @@ class _Extent:
     widest: int = 0  # the most elements of one load
 
     def mark(self, verb: str, addresses: Any, size: int, lanes: int) -> None:
-        """Note the elements that begin at these addresses; `lanes` is the number of elements of the whole load or store."""
+        """Mark the elements at these addresses as accessed; `lanes` is the number of elements of the whole load or store."""
         marks = self.touched.setdefault((verb, size), np.zeros(self.end - self.start, dtype=bool))
         marks[(addresses - self.start).astype(np.int64)] = True
         if verb == "reads":
             self.widest = max(self.widest, lanes)
 
     def bytes_of(self, verb: str) -> int:
-        """The number of bytes that were accessed in this way."""
+        """The number of bytes that were read (verb "reads") or written (verb "writes")."""
         return sum(size * int(marks.sum()) for (way, size), marks in self.touched.items() if way == verb)
 
 
 @dataclass
 class KernelLaunch:
-    """A launch of one kernel over one grid, the number of stores that its programs ran, and what they accessed.
+    """One launch of a kernel: its grid, how many stores its programs ran, and which memory they accessed.
 
-    `extents` is None for a compiled kernel: only its name is known.
+    `extents` is None for a compiled kernel, whose accesses cannot be watched.
     """
 
     name: str
@@ -80,11 +83,11 @@ class KernelLaunch:
 
     @property
     def bytes_moved(self) -> int:
-        """The bytes that memory must move: each byte counts once if it was read, and once if it was written."""
+        """The bytes that must go through memory: a byte counts once if it was read, and once if it was written."""
         return sum(extent.bytes_of(verb) for extent in self.extents or () for verb in ("reads", "writes"))
 
     def touched(self, verb: str, tensor: Any) -> Any:
-        """Which elements of a contiguous tensor were accessed in this way, as one mark for each element."""
+        """A boolean for each element of a contiguous tensor: whether it was read (verb "reads") or written (verb "writes")."""
         start, size = tensor.data_ptr(), tensor.element_size()
         marks = np.zeros(tensor.numel(), dtype=bool)
         for extent in self.extents or ():
@@ -95,7 +98,7 @@ class KernelLaunch:
         return marks
 
     def widest(self, tensor: Any) -> int:
-        """The most elements that one load asked for of this tensor."""
+        """The largest number of elements that a single load took from this tensor."""
         start = tensor.data_ptr()
         end = start + tensor.numel() * tensor.element_size()
         return max((extent.widest for extent in self.extents or () if extent.start < end and start < extent.end), default=0)
@@ -107,17 +110,17 @@ _counting: list[MemoryBytes] = []
 _watching: list[list[KernelLaunch]] = []
 _under_way = [0]
 _unmasked: list[bool] = []
-"""Not empty during a load or store without a mask."""
+"""Not empty while a load or store without a mask runs."""
 
 
 def in_launch() -> bool:
-    """Whether a kernel is being launched; what torch does during a launch is done by Triton, not by the learner."""
+    """Whether a kernel is being launched. During a launch, calls of torch come from Triton and not from the learner."""
     return _under_way[0] > 0
 
 
 @contextlib.contextmanager
 def watch_kernels() -> Iterator[list[KernelLaunch]]:
-    """The launches in this block; `guard_interpreter` or `watch_launches` must have been called before."""
+    """Collect the launches in this block. Call `guard_interpreter` or `watch_launches` first."""
     seen: list[KernelLaunch] = []
     _watching.append(seen)
     try:
@@ -128,9 +131,9 @@ def watch_kernels() -> Iterator[list[KernelLaunch]]:
 
 @contextlib.contextmanager
 def _launching(function: Any) -> Iterator[KernelLaunch]:
-    """A launch of the kernel that this Python function defines; it is noted in every list of `watch_kernels`.
+    """Record a launch of the kernel that this Python function defines, in every list of `watch_kernels`.
 
-    A notebook shows an error of the kernel in a few lines.
+    If the kernel raises an error, a notebook shows only a few lines of it.
     """
     noted = KernelLaunch(getattr(function, "__name__", "a kernel"), _from_labkit(function))
     for seen in _watching:
@@ -154,7 +157,7 @@ def _from_labkit(function: Any) -> bool:
 
 @contextlib.contextmanager
 def count_memory_bytes(progress: Callable[[int, int], object] | None = None) -> Iterator[MemoryBytes]:
-    """Count the bytes that interpreted kernels move in this block; `guard_interpreter` must have been called before.
+    """Count the bytes that interpreted kernels move in this block. Call `guard_interpreter` first.
 
     `progress(done, programs)` is called from time to time during a launch.
     """
@@ -168,7 +171,7 @@ def count_memory_bytes(progress: Callable[[int, int], object] | None = None) -> 
 
 @functools.cache
 def guard_interpreter() -> None:
-    """Check all kernels that this process interprets from now on; a second call does nothing."""
+    """From now on, check all kernels that this process runs in the interpreter. A second call does nothing."""
     interpreter = importlib.import_module("triton.runtime.interpreter")
     _guard_launches(interpreter.GridExecutor, interpreter.interpreter_builder)
     _guard_accesses(interpreter.InterpreterBuilder, interpreter._get_np_dtype)
@@ -176,7 +179,7 @@ def guard_interpreter() -> None:
 
 @functools.cache
 def watch_launches() -> None:
-    """Count the launches of compiled kernels; a second call does nothing."""
+    """From now on, record the launches of compiled kernels. A second call does nothing."""
     function = importlib.import_module("triton.runtime.jit").JITFunction
     run = function.run
 
@@ -188,7 +191,7 @@ def watch_launches() -> None:
 
 
 def _guard_launches(executor: Any, builder: Any) -> None:
-    """Note the arguments of each launch, and suppress numpy's warnings about NaN and infinity during it."""
+    """Record the arguments of each launch, and switch off numpy's warnings about NaN and infinity while it runs."""
     to_host, launch = executor._init_args_hst, executor.__call__
 
     def init_args(self: Any, args: Any, kwargs: Any) -> Any:
@@ -233,7 +236,7 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
     def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **options: Any) -> Any:
         _check(self, "writes", ptrs, mask, dtype_of(ptrs.get_element_ty()).itemsize)
         if _watching:
-            _watching[-1][-1].stores += 1  # all that watch have the same launch
+            _watching[-1][-1].stores += 1  # The last launch is the same in all lists.
         return store(self, ptrs, value, mask, *rest, **options)
 
     def set_grid_idx(self: Any, *index: Any) -> None:
@@ -246,7 +249,7 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
         begin(self, *index)
 
     def unmasked(plain: Any) -> Any:
-        """A load or store without a mask; the interpreter adds a mask that lets every element through."""
+        """Wraps a load or store without a mask. The interpreter itself adds a mask that lets every element through."""
 
         def run(self: Any, *args: Any, **options: Any) -> Any:
             _unmasked.append(True)
@@ -263,12 +266,14 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
 
 def _lanes(mask: Any, shape: tuple[int, ...]) -> Any:
-    """The elements that a mask lets through, as booleans; numpy would use a computed mask of 0 and 1 as indices."""
+    """The elements that a mask lets through, as booleans. (With a mask of the integers 0 and 1, numpy would use them as
+    indices.)
+    """
     return np.broadcast_to(np.asarray(mask.data, dtype=bool), shape)
 
 
 def _check(builder: Any, verb: str, ptrs: Any, mask: Any, size: int) -> None:
-    """Raise `OutsideTensor` if an accessed element lies outside all arguments; else mark the elements as accessed."""
+    """Raise `OutsideTensor` if an accessed element lies outside all arguments; otherwise mark the elements as accessed."""
     addresses = ptrs.data[_lanes(mask, ptrs.data.shape)]
     if not addresses.size:
         return

@@ -1,6 +1,7 @@
-"""A short traceback, in a notebook, of an error in a kernel: the learner's own lines. It does not know how kernels run.
+"""A short traceback for an error in a kernel. A notebook then shows only the learner's own lines. This module does not know how
+kernels run.
 
-Without it, a notebook shows some seventy lines of Triton's interpreter around the one line that is wrong.
+Without this module, a notebook shows about seventy lines of Triton's interpreter around the one line that is wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import labkit
 from labkit.exercises.case import unwrapped
 
 MOST_FRAMES = 3
-"""The most frames that are shown, the last of the learner's own."""
+"""The largest number of frames that are shown: the last ones of the learner's own code."""
 ALL_FRAMES = "All frames: import sys, traceback; traceback.print_exception(sys.last_value)"
 _NOT_OWN = (
     *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
@@ -24,13 +25,14 @@ _NOT_OWN = (
 
 
 def show_shortly(error: BaseException) -> None:
-    """Make IPython show this error by `short_traceback`; the error itself and its frames stay as they are."""
-    with contextlib.suppress(AttributeError):  # a class with slots; its traceback stays long
+    """Make IPython show this error with `short_traceback`. The error itself and its frames do not change."""
+    # An exception class with slots cannot take the attribute; its traceback stays long.
+    with contextlib.suppress(AttributeError):
         setattr(error, "_render_traceback_", partial(short_traceback, error))  # noqa: B010
 
 
 def short_traceback(error: BaseException) -> list[str]:
-    """The last of the learner's own frames, the error that they raised, and how to see all frames."""
+    """The lines of a short traceback: the last frames of the learner's own code, the error, and how to see all frames."""
     errors = unwrapped(error)
     frames = [frame for each in errors for frame in own_frames(each)]
     lines = [f"line {frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-MOST_FRAMES:]]
@@ -38,7 +40,7 @@ def short_traceback(error: BaseException) -> list[str]:
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of an error's traceback that belong neither to Python, nor to an installed package, nor to labkit."""
+    """The frames in an error's traceback that belong to the learner's code (not to Python, an installed package or labkit)."""
     return [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<frozen", *_NOT_OWN))
     ]

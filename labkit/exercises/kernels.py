@@ -1,8 +1,8 @@
-"""Triton for the labs: `tl`, `triton` and `kernel_device` (a notebook imports them from `labkit.lab`).
+"""Triton for the labs: `tl`, `triton` and `kernel_device`. A notebook imports these names from `labkit.lab`.
 
-With an NVIDIA GPU kernels are compiled; without one they are interpreted, and their memory accesses are checked. Where Triton
-is not installed, a stand-in lets a learner write kernels, and raises when one is launched. Triton is loaded at the first use
-of `tl` or `triton`.
+With an NVIDIA GPU, kernels are compiled. Without one, Triton's interpreter runs them, and their memory accesses are checked. If
+Triton is not installed, a stand-in lets a learner define kernels; launching one raises an error. Triton is loaded at the first
+use of `tl` or `triton`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def __getattr__(name: str) -> Any:
 
 
 def prepare() -> None:
-    """Load Triton, as the first use of `tl` or `triton` does.
+    """Load Triton now instead of at the first use of `tl` or `triton`.
 
-    Raises `NotAvailable` if Triton was already loaded for compiling and there is no GPU.
+    Raises `NotAvailable` if there is no GPU, but Triton was already imported in its compiling mode.
     """
     _load()
 
 
 def interpreted() -> bool:
-    """Whether kernels that are defined from now on are interpreted rather than compiled."""
+    """Whether Triton's interpreter runs the kernels that are defined from now on; otherwise they are compiled."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def kernel_device() -> torch.device:
-    """The device of kernels' tensors: the GPU if kernels are compiled, else the CPU."""
+    """The device for the tensors of kernels: the GPU if kernels are compiled, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() and not interpreted() else "cpu")
 
 
@@ -54,23 +54,26 @@ def _load() -> dict[str, Any]:
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
     if interpreted() and "triton.language" in sys.modules and not _was_loaded_for_interpreting():
-        raise NotAvailable("triton was imported before this notebook could choose its interpreter; restart the kernel")
+        raise NotAvailable(
+            "triton was imported before labkit could switch on its interpreter; restart the notebook's kernel, and import "
+            "triton only from labkit.lab"
+        )
     found = {"triton": importlib.import_module("triton"), "tl": importlib.import_module("triton.language")}
     (guard_interpreter if interpreted() else watch_launches)()
     return found
 
 
 def _was_loaded_for_interpreting() -> bool:
-    """Whether Triton's own helpers (`tl.sigmoid`, ...) are interpreted; that is decided when Triton is imported."""
+    """Whether Triton's own helpers (`tl.sigmoid`, ...) run in the interpreter. Triton decides this when it is imported."""
     return type(sys.modules["triton.language"].sigmoid).__name__ == "InterpretedFunction"
 
 
 class _StandIn:
-    """Stands in for the package `triton` where it is not installed."""
+    """Replaces the package `triton` where it is not installed."""
 
     @staticmethod
     def jit(kernel: Any) -> Any:
-        """A kernel that can be defined but not launched."""
+        """A kernel that can be defined, but raises `NotAvailable` when it is launched."""
 
         class Kernel:
             def __getitem__(self, grid: Any) -> Any:

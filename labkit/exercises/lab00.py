@@ -1,4 +1,4 @@
-"""Lab 00, Class environment: the arithmetic of memory and time that decides whether and how fast a model runs."""
+"""Lab 00, Class environment: arithmetic with memory and time that shows whether a model can run on a machine, and how fast."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _count(
     head_weights: bool = True,
     head_bias: bool = True,
 ) -> int:
-    """The count of exercise 0.1 with its parts as options; each mistake sets some of them wrong."""
+    """The parameter count of exercise 0.1, with an option for each part. A known mistake sets some options to wrong values."""
     h, vocab = config.hidden_size, config.vocab_size
     inner = 4 * h if always_four else config.intermediate_size
     block = 4 * h * h + 2 * h * inner + norms * norm_parts * h
@@ -55,9 +55,9 @@ PARAMETER_COUNT = Exercise(
     function="parameter_count",
     statement=(
         "Return the number of parameters of a GPT-J. A block has **one** layer norm (weight and bias), four attention "
-        "matrices $h \\times h$ **without** bias, and an MLP $h \\to i \\to h$ with biases. Around the blocks: an embedding "
-        "$v \\times h$, a final layer norm, and a head $h \\to v$ with a bias and weights of its own.\n\n"
-        "`config` has `hidden_size`, `intermediate_size`, `vocab_size` and `num_layers`."
+        "matrices $h \\times h$ **without** bias, and an MLP $h \\to i \\to h$ with biases. The model also has an embedding $v "
+        "\\times h$, a final layer norm, and a head $h \\to v$ with its own weights and a bias.\n\n`config` has `hidden_size`, "
+        "`intermediate_size`, `vocab_size` and `num_layers`."
     ),
     points=10,
     minutes=8,
@@ -67,25 +67,33 @@ PARAMETER_COUNT = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "GPT-J's head is not tied to the embedding: it has its own h x v weights, and a bias.",
+            "GPT-J's head does not share its weights with the embedding: it has its own h x v weights, and a bias.",
             partial(_count, head_weights=False, head_bias=False),
         ),
         Mistake(
-            "One v x h matrix is missing: the embedding has one, and the head has another one of its own.",
+            "One v x h matrix is missing: the embedding is one, and the head is another.",
             partial(_count, head_weights=False, head_bias=True),
         ),
         Mistake(
-            "GPT-J's four attention projections have no biases; you count some.",
+            "GPT-J's four attention projections have no biases, but you count some.",
             partial(_count, attention_biases=True),
         ),
         Mistake(
-            "A GPT-J block has one layer norm, which feeds attention and MLP alike; you count two.",
+            "A GPT-J block has only one layer norm, whose output goes to both attention and MLP; you count two layer norms.",
             partial(_count, norms=2),
         ),
-        Mistake("Each block has a layer norm; you leave it out.", partial(_count, norms=0, attention_biases=False)),
-        Mistake("A layer norm has a weight and a bias, 2h numbers; you count one of the two.", partial(_count, norm_parts=1)),
-        Mistake("One layer norm is missing: the one after the last block.", partial(_count, final_norm=False)),
-        Mistake("The MLP has biases, i + h numbers in each block; you leave them out.", partial(_count, mlp_biases=False)),
+        Mistake(
+            "Each block has a layer norm, which is missing in your count.", partial(_count, norms=0, attention_biases=False)
+        ),
+        Mistake(
+            "A layer norm has a weight and a bias, 2h numbers in total; you count only one of them.",
+            partial(_count, norm_parts=1),
+        ),
+        Mistake("One layer norm is missing: the final one, after the last block.", partial(_count, final_norm=False)),
+        Mistake(
+            "The MLP has biases, i + h numbers in each block; they are missing in your count.",
+            partial(_count, mlp_biases=False),
+        ),
         Mistake(
             "The MLP's width is config.intermediate_size, which need not be 4 x hidden_size.",
             partial(_count, always_four=True),
@@ -94,7 +102,7 @@ PARAMETER_COUNT = Exercise(
     ),
     hints=(
         "Write one line for a block, and one for everything outside the blocks.",
-        "A layer norm has 2h numbers. The MLP has two matrices of h x i, and biases of i and of h numbers.",
+        "A layer norm has 2h parameters. The MLP has two matrices of h x i, and biases of i and of h numbers.",
         "v*h + layers * (4*h*h + 2*h*i + i + h + 2*h) + 2*h + h*v + v",
     ),
 )
@@ -119,7 +127,7 @@ def _size(
     scale_bits: int = 16,
     scale_for: str = "group",
 ) -> float:
-    """The size of exercise 0.2 with its parts as options; each mistake sets some of them wrong."""
+    """The size of exercise 0.2, with an option for each part. A known mistake sets some options to wrong values."""
     is_scaled = precision == "int4" or scale_for == "group of any precision"
     bits = BITS[precision] + is_scaled * scale_bits / (1 if scale_for == "weight" else group_size)
     return parameters * bits / bits_in_byte / unit
@@ -143,8 +151,8 @@ WEIGHT_GIB = Exercise(
     function="weight_gib",
     statement=(
         "Return the size of the weights in **GiB** ($2^{30}$ bytes). `precision` is `fp32`, `fp16`, `bf16`, `int8` or "
-        "`int4`. With `int4`, every group of `group_size` weights also keeps one scale in fp16; the other precisions keep "
-        "nothing else.\n\n$$\\text{GiB} = \\frac{\\text{parameters} \\cdot \\text{bits}}{8 \\cdot 2^{30}}$$"
+        "`int4`. With `int4`, there is also one fp16 scale for every group of `group_size` weights; the other precisions have "
+        "no scales.\n\n$$\\text{GiB} = \\frac{\\text{parameters} \\cdot \\text{bits}}{8 \\cdot 2^{30}}$$"
     ),
     points=10,
     minutes=6,
@@ -153,20 +161,23 @@ WEIGHT_GIB = Exercise(
     reference=weight_gib,
     comparison=Comparison(),
     mistakes=(
-        Mistake("That is GB (10^9 bytes); return GiB: divide by 2^30.", partial(_size, unit=1e9)),
-        Mistake("That is the number of bytes; divide by 2^30 for GiB.", partial(_size, unit=1)),
+        Mistake("You return GB (10^9 bytes); return GiB: divide by 2^30.", partial(_size, unit=1e9)),
+        Mistake("You return the number of bytes; divide by 2^30 for GiB.", partial(_size, unit=1)),
         Mistake("The scales of int4 are missing: 16 bits for every group.", partial(_size, scale_bits=0, scale_for="group")),
-        Mistake("You count bits; a byte has eight of them.", partial(_size, bits_in_byte=1)),
-        Mistake("A scale has 16 bits; you add 2, which is its number of bytes.", partial(_size, scale_bits=2)),
-        Mistake("You give int4 a scale for every weight; a whole group shares one.", partial(_size, scale_for="weight")),
+        Mistake("You return bits instead of bytes: divide by 8.", partial(_size, bits_in_byte=1)),
+        Mistake("A scale has 16 bits, but you add only 2: that is its number of bytes.", partial(_size, scale_bits=2)),
         Mistake(
-            "The scales belong to int4 alone; you add them to every precision.",
+            "You count one int4 scale for every weight, but all weights of a group share one scale.",
+            partial(_size, scale_for="weight"),
+        ),
+        Mistake(
+            "Only int4 has scales, but you add them for every precision.",
             partial(_size, scale_for="group of any precision"),
         ),
     ),
     hints=(
         "First find the bits of one weight, then multiply.",
-        "A group of g int4 weights takes 4*g bits and 16 more for its scale: 4 + 16/g bits per weight.",
+        "A group of g int4 weights takes 4*g bits, and its scale takes 16 more: that is 4 + 16/g bits per weight.",
         "bits = {'fp32': 32, 'fp16': 16, 'bf16': 16, 'int8': 8, 'int4': 4 + 16 / group_size}[precision]",
     ),
 )
@@ -189,7 +200,7 @@ def _cache(
     width: Callable[[int, int], int] = lambda hidden_size, num_heads: hidden_size,
     in_bytes: bool = True,
 ) -> int:
-    """The cache of exercise 0.3 with its parts as options; each mistake sets one of them wrong."""
+    """The cache size of exercise 0.3, with an option for each part. Each known mistake sets one option to a wrong value."""
     elements = kinds * layers(config.num_layers) * width(config.hidden_size, config.num_heads) * tokens(lengths)
     return elements * (element_bytes if in_bytes else 1)
 
@@ -216,9 +227,9 @@ KV_CACHE_BYTES = Exercise(
     title="The size of the cache",
     function="kv_cache_bytes",
     statement=(
-        "A running sequence keeps one key and one value for each of its tokens in every layer. Each key and each value has "
-        "`hidden_size` numbers of `element_bytes` bytes. Return the bytes of the cache for a batch of sequences with the "
-        "given `lengths`. Nothing is padded."
+        "For each token, a sequence stores one key and one value in every layer. Each key and each value has "
+        "`hidden_size` numbers of `element_bytes` bytes. Return the number of bytes in the KV cache for a batch of sequences "
+        "with the given `lengths`. Nothing is padded."
     ),
     points=10,
     minutes=5,
@@ -227,23 +238,30 @@ KV_CACHE_BYTES = Exercise(
     reference=kv_cache_bytes,
     comparison=Comparison(),
     mistakes=(
-        Mistake("That is half of it: the cache keeps a key and a value.", partial(_cache, kinds=1)),
         Mistake(
-            "You pad every sequence to the longest one; nothing is padded here, so add the lengths up.",
+            "Your number is half of the right one: the cache stores a key and also a value for each token.",
+            partial(_cache, kinds=1),
+        ),
+        Mistake(
+            "You pad every sequence to the longest one, but nothing is padded here: add up the lengths.",
             partial(_cache, tokens=lambda lengths: max(lengths) * len(lengths)),
         ),
-        Mistake("That is the longest sequence alone; add the lengths up.", partial(_cache, tokens=max)),
-        Mistake("You count one token for each sequence; a sequence keeps all of its tokens.", partial(_cache, tokens=len)),
-        Mistake("Every layer has a cache of its own: multiply by num_layers.", partial(_cache, layers=lambda num_layers: 1)),
+        Mistake("You count only the longest sequence: add up the lengths.", partial(_cache, tokens=max)),
         Mistake(
-            "You count one head; a key has num_heads x head_dim = hidden_size numbers.",
+            "You count one token for each sequence, but the cache stores all tokens of a sequence.", partial(_cache, tokens=len)
+        ),
+        Mistake("Every layer has its own cache: multiply by num_layers.", partial(_cache, layers=lambda num_layers: 1)),
+        Mistake(
+            "You count one head, but a key has num_heads x head_dim = hidden_size numbers.",
             partial(_cache, width=lambda hidden_size, num_heads: hidden_size // num_heads),
         ),
         Mistake(
-            "hidden_size holds all heads already; you multiply by num_heads once more.",
+            "hidden_size already covers all heads, but you multiply by num_heads again.",
             partial(_cache, width=lambda hidden_size, num_heads: hidden_size * num_heads),
         ),
-        Mistake("That is the number of elements; multiply by element_bytes.", partial(_cache, in_bytes=False)),
+        Mistake(
+            "You return the number of elements: multiply it by element_bytes to get bytes.", partial(_cache, in_bytes=False)
+        ),
     ),
     hints=(
         "Start with one token in one layer.",
@@ -277,7 +295,7 @@ def _gpus(
     rounded: str = "up to a power of two",
     usable: Callable[[float], float] = lambda reserve: 1 - reserve,
 ) -> int:
-    """The count of exercise 0.4 with its parts as options; each mistake sets one of them wrong."""
+    """The number of GPUs of exercise 0.4, with an option for each part. A known mistake sets some options to wrong values."""
     room = gpu_bytes * usable(reserve)
     if rounded == "up":
         return math.ceil(weight_bytes / room)
@@ -296,9 +314,9 @@ GPUS_NEEDED = Exercise(
     title="How many GPUs?",
     function="gpus_needed",
     statement=(
-        "Tensor parallelism splits the weights evenly over 1, 2, 4, 8, ... GPUs. Return the smallest of these numbers for which "
-        "each GPU's share fits while the fraction `reserve` of its memory stays free (for cache and activations)."
-        "\n\n$$\\frac{\\text{weight bytes}}{n} \\le \\text{GPU bytes} \\cdot (1 - \\text{reserve})$$"
+        "Tensor parallelism splits the weights evenly over 1, 2, 4, 8, ... GPUs. Return the smallest of these numbers of GPUs "
+        "for which each share fits into a GPU while the fraction `reserve` of its memory stays free (for cache and "
+        "activations).\n\n$$\\frac{\\text{weight bytes}}{n} \\le \\text{GPU bytes} \\cdot (1 - \\text{reserve})$$"
     ),
     points=10,
     minutes=6,
@@ -307,26 +325,28 @@ GPUS_NEEDED = Exercise(
     reference=gpus_needed,
     comparison=Comparison(),
     mistakes=(
-        Mistake("Only powers of two divide the heads evenly: round up to 1, 2, 4, 8, ...", partial(_gpus, rounded="up")),
         Mistake(
-            "The reserve is not kept free: a GPU can give (1 - reserve) of its memory.",
+            "The weights are only split over 1, 2, 4, 8, ... GPUs, because powers of two divide the heads evenly: round up to "
+            "one of these.",
+            partial(_gpus, rounded="up"),
+        ),
+        Mistake(
+            "You do not keep the reserve free: only (1 - reserve) of a GPU's memory is for weights.",
             partial(_gpus, usable=lambda reserve: 1.0),
         ),
         Mistake(
-            "A share that exactly fills the usable memory still fits: compare with >, not >=.",
+            "A share that fills the usable memory exactly still fits: compare with >, not with >=.",
             partial(_gpus, rounded="up, even if it fits"),
         ),
+        Mistake("You round down, but each GPU's share must fit: round up.", partial(_gpus, rounded="down to a power of two")),
         Mistake(
-            "You round down; the share of each GPU must fit, so round up.", partial(_gpus, rounded="down to a power of two")
-        ),
-        Mistake(
-            "You divide by the reserve; weights may take 1 - reserve of the memory.",
+            "You divide by the reserve, but the weights may take the fraction 1 - reserve of the memory.",
             partial(_gpus, usable=lambda reserve: reserve or 1.0),
         ),
     ),
     hints=(
-        "Try 1, then 2, then 4 in a loop until it fits.",
-        "A GPU has gpu_bytes * (1 - reserve) for weights.",
+        "In a loop, try n = 1, then 2, then 4, until the weights fit.",
+        "The memory for weights on each GPU is gpu_bytes * (1 - reserve).",
         "n = 1, then: while weight_bytes / n > gpu_bytes * (1 - reserve): n *= 2",
     ),
 )
@@ -349,7 +369,7 @@ def _step(
     names: tuple[str, str] = ("compute", "memory"),
     returned: Callable[[float, str], Any] = lambda seconds, bound: (seconds, bound),
 ) -> Any:
-    """The answer of exercise 0.5 with its parts as options; each mistake sets some of them wrong."""
+    """The answer of exercise 0.5, with an option for each part. A known mistake sets some options to wrong values."""
     compute, memory = flops / flops_per_second, bytes_read / bytes_per_second
     return returned(seconds((compute, memory)), names[memory >= compute])
 
@@ -371,9 +391,9 @@ ROOFLINE_TIME = Exercise(
     title="Memory or compute?",
     function="roofline_time",
     statement=(
-        "A step does `flops` operations and reads `bytes_read` bytes. At best, arithmetic and reading overlap completely, so "
-        'the step takes as long as the slower of the two. Return the pair (seconds, bound), where bound is `"memory"` or '
-        '`"compute"`.'
+        "A step does `flops` floating-point operations and reads `bytes_read` bytes. At best, arithmetic and reading overlap "
+        "completely, so the step takes as long as the longer of the two. "
+        'Return the pair (seconds, bound), where bound is `"memory"` or `"compute"`.'
     ),
     points=10,
     minutes=5,
@@ -382,24 +402,24 @@ ROOFLINE_TIME = Exercise(
     reference=roofline_time,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You add the two times; they overlap, so the slower one counts alone.", partial(_step, seconds=sum)),
-        Mistake("The slower of the two decides; you take the faster.", partial(_step, seconds=min)),
+        Mistake("You add the two times, but they overlap: only the longer one counts.", partial(_step, seconds=sum)),
+        Mistake("You take the shorter of the two times, but the longer one decides.", partial(_step, seconds=min)),
         Mistake(
-            "You exchanged the names of the bounds: the longer time decides.",
+            'The names of the bounds are swapped: the bound is "memory" if reading takes longer.',
             partial(_step, names=("memory", "compute")),
         ),
         Mistake(
-            "You return the seconds alone; return the pair (seconds, bound).",
+            "You return only the seconds; return the pair (seconds, bound).",
             partial(_step, returned=lambda seconds, bound: seconds, names=("compute", "memory")),
         ),
         Mistake(
-            "The pair is (seconds, bound), in this order; yours is the other way round.",
+            "The order of your pair is wrong: it must be (seconds, bound).",
             partial(_step, returned=lambda seconds, bound: (bound, seconds)),
         ),
     ),
     hints=(
         "Two divisions give two times.",
-        "Seconds of arithmetic: flops / flops_per_second. Seconds of reading: bytes_read / bytes_per_second.",
+        "The seconds for arithmetic are flops / flops_per_second. The seconds for reading are bytes_read / bytes_per_second.",
         "return max(compute, memory), 'memory' if memory >= compute else 'compute'",
     ),
 )
@@ -427,7 +447,7 @@ def _floor(
     units_in_second: float = 1e3,
     shared_by: Callable[[int], int] = lambda batch: 1,
 ) -> float:
-    """The time of exercise 0.6 with its parts as options; each mistake sets some of them wrong."""
+    """The time of exercise 0.6, with an option for each part. A known mistake sets some options to wrong values."""
     parameters = config.parameter_count - (0 if embedding else config.vocab_size * config.hidden_size)
     weights = parameters * (element_bytes if weights_in_bytes else 1) * weights_read(batch)
     cache = config.kv_bytes_per_token(element_bytes) * tokens(batch, length)
@@ -452,10 +472,10 @@ DECODE_FLOOR_MS = Exercise(
     title="The floor under a decode step",
     function="decode_floor_ms",
     statement=(
-        "One decode step makes one token for each of `batch` sequences with `length` tokens in the cache. It reads every weight "
-        "once, except the embedding table (it needs only a few of its rows), and every key and value in the cache. Return the "
-        "least time in **milliseconds** that this takes at `bytes_per_second`. You may use `config.parameter_count` and "
-        "`config.kv_bytes_per_token(element_bytes)`."
+        "One decode step makes one new token for each of `batch` sequences, which have `length` tokens each in the cache. The "
+        "step reads every weight once, and every key and value in the cache. It does not read the embedding table, of which it "
+        "needs only a few rows. Return the least time in **milliseconds** that the step takes if memory is read at "
+        "`bytes_per_second`. You may use `config.parameter_count` and `config.kv_bytes_per_token(element_bytes)`."
     ),
     points=15,
     minutes=10,
@@ -465,35 +485,41 @@ DECODE_FLOOR_MS = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The embedding table is not read whole: a step looks up one row for each sequence. Leave the table out.",
+            "The step does not read the whole embedding table: it looks up one row for each sequence. Leave the table out.",
             partial(_floor, embedding=True),
         ),
         Mistake("That is seconds; return milliseconds.", partial(_floor, units_in_second=1.0)),
-        Mistake("Each weight has element_bytes bytes; you count weights.", partial(_floor, weights_in_bytes=False)),
         Mistake(
-            "The cache is missing: every sequence's keys and values are read, too.",
+            "You count the weights, not their bytes: each weight has element_bytes bytes.",
+            partial(_floor, weights_in_bytes=False),
+        ),
+        Mistake(
+            "The cache is missing: the step also reads the keys and values of every sequence.",
             partial(_floor, tokens=lambda batch, length: 0),
         ),
         Mistake(
-            "Each sequence of the batch has a cache of its own: multiply the cache by batch.",
+            "Each sequence of the batch has its own cache: multiply the bytes of the cache by batch.",
             partial(_floor, tokens=lambda batch, length: length),
         ),
         Mistake(
-            "The cache holds `length` tokens of each sequence; you count one token: multiply the cache by length.",
+            "The cache holds `length` tokens for each sequence, but you count only one token: multiply the bytes of the cache "
+            "by length.",
             partial(_floor, tokens=lambda batch, length: batch),
         ),
         Mistake(
-            "The weights are read once for the whole batch, not once for each sequence: that is why batching pays.",
+            "You read the weights once for each sequence, but a step reads them once for the whole batch: that is why "
+            "batching pays off.",
             partial(_floor, weights_read=lambda batch: batch, shared_by=lambda batch: 1),
         ),
         Mistake(
-            "You divide by the batch, which is the time of one token; return the time of the whole step.",
+            "You divide by the batch, which gives the time per token; return the time of the whole step.",
             partial(_floor, shared_by=lambda batch: batch),
         ),
     ),
     hints=(
-        "Bytes of weights plus bytes of cache, divided by bytes per second.",
-        "Weights: (parameter_count - vocab_size * hidden_size) * element_bytes. Cache: kv_bytes_per_token * batch * length.",
+        "Add the bytes of the weights and the bytes of the cache, then divide by the bytes per second.",
+        "Bytes of the weights: (parameter_count - vocab_size * hidden_size) * element_bytes. Bytes of the cache: "
+        "kv_bytes_per_token * batch * length.",
         "return 1000 * (weights + cache) / bytes_per_second",
     ),
 )

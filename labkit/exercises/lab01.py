@@ -1,4 +1,6 @@
-"""Lab 01, Hugging Face baseline: correct timing, prefill and decode separately, and the distance to the limit."""
+"""Lab 01, Hugging Face baseline: correct timing, with separate times for prefill and decode, and how far a step is from the
+limit.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def time_runs(call: Call, synchronize: Call, clock: Callable[[], float], warmup:
 
 
 def _timer(*, before: bool = True, after: bool = True, drop: bool = True, first: bool = False, whole: bool = False) -> Any:
-    """A faulty timing function; the options say when it waits, whether it drops the warm-up, and what it returns."""
+    """A wrong timing function. The options say when it waits, whether it drops the warm-up runs, and what it returns."""
 
     def faulty(call: Call, synchronize: Call, clock: Callable[[], float], warmup: int, runs: int) -> Any:
         times = []
@@ -75,9 +77,10 @@ TIME_RUNS = Exercise(
     title="A clock that cannot be fooled",
     function="time_runs",
     statement=(
-        "On a GPU, a call returns before its work is done. Call `call()` `warmup` times uncounted, then `runs` times counted, "
-        "and return a list with the seconds of each counted run. Read the time with `clock()`; `synchronize()` waits until all "
-        "launched work is done. Each time must contain the whole work of its own run, and no work of an earlier run."
+        "As on a GPU, `call()` returns before its work is done. Call `call()` `warmup` times without counting, then `runs` "
+        "times with counting, and return a list with the seconds of each counted run. Read the time with `clock()`; "
+        "`synchronize()` waits until all launched work is done. Each time must contain all the work of its own run, and no "
+        "work of an earlier run."
     ),
     points=15,
     minutes=10,
@@ -91,25 +94,25 @@ TIME_RUNS = Exercise(
             _timer(before=False, after=False),
         ),
         Mistake(
-            "Your first counted run also contains the rest of the warm-up: call synchronize() before you start the clock, too.",
+            "Your first counted run also contains work of the warm-up: call synchronize() before you start the clock, too.",
             lambda call, synchronize, clock, warmup, runs: (
                 [call() for _ in range(warmup)],
                 _timer(before=False)(call, synchronize, clock, 0, runs),
             )[1],
         ),
-        Mistake("The warm-up runs are among your times; they must not count.", _timer(drop=False)),
+        Mistake("Your list contains the warm-up runs, which must not be counted.", _timer(drop=False)),
         Mistake(
-            "You count the first, cold runs and drop the later ones; drop the first ones instead.",
+            "You count the first runs, which are cold, and drop the later ones; drop the first runs instead.",
             _timer(drop=False, first=True),
         ),
         Mistake(
-            "You return one total; return a list with the seconds of each run, so that a median can be taken.",
+            "You return one total; return a list with the seconds of each run, so that a median can be computed.",
             _timer(whole=True),
         ),
     ),
     hints=(
-        "Think of what is still in the queue when you read the clock, before a run and after it.",
-        "The order of a counted run is: synchronize, clock, call, synchronize, clock.",
+        "Which work is still in the queue when you read the clock before a run, and when you read it after the run?",
+        "A counted run has this order: synchronize, clock, call, synchronize, clock.",
         "for _ in range(runs): synchronize(); t = clock(); call(); synchronize(); times.append(clock() - t)",
     ),
 )
@@ -122,7 +125,7 @@ def greedy_decode(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
 
 
 def _decode(model: Any, input_ids: Tensor, new_tokens: int, position: int) -> Tensor:
-    """Greedy decoding that takes its first token from the logits at this position of the prompt."""
+    """Greedy decoding that takes its first new token from the logits at this position of the prompt."""
     out = model(input_ids, use_cache=True)
     token = out.logits[:, position].argmax(-1, keepdim=True)
     made = [token]
@@ -180,9 +183,9 @@ GREEDY_DECODE = Exercise(
     function="greedy_decode",
     statement=(
         "Continue `input_ids` `[batch, length]` greedily and return only the new tokens, `[batch, new_tokens]`. Run the whole "
-        "prompt **once** (prefill), then feed **one** token per call and pass the cache on (decode). "
-        "`out = model(ids, past_key_values=..., use_cache=True)` has `out.logits` `[batch, fed, vocab]` and "
-        "`out.past_key_values`. The check counts the tokens that you feed to each call."
+        "prompt in **one** call (prefill). Then pass **one** token in each call, together with the cache (decode). `out = "
+        "model(ids, past_key_values=..., use_cache=True)` has `out.logits` `[batch, fed, vocab]` and `out.past_key_values`. "
+        "The check counts the tokens that you pass in each call."
     ),
     points=20,
     minutes=15,
@@ -192,18 +195,21 @@ GREEDY_DECODE = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The tokens are right, but you run the whole text again for every token; pass past_key_values on and feed one token.",
+            "The tokens are right, but you run the whole text again for every token; pass past_key_values and only the newest "
+            "token.",
             _no_cache,
         ),
-        Mistake("You return the prompt too; return only the new tokens.", _with_prompt),
-        Mistake("That is one token too many: the first new token comes from the logits of the prefill.", _one_too_many),
+        Mistake("You return the prompt, too; return only the new tokens.", _with_prompt),
+        Mistake(
+            "You return one token too many: the first new token already comes from the logits of the prefill.", _one_too_many
+        ),
         Mistake("The next token comes from the logits of the last position, logits[:, -1].", _first_position),
-        Mistake("You feed one token, but without past_key_values: the model sees only that token.", _forgotten_past),
+        Mistake("You pass one token without past_key_values, so the model sees only that token.", _forgotten_past),
     ),
     hints=(
         "The first new token comes from the logits of the prefill.",
         "In the loop: out = model(token, past_key_values=out.past_key_values, use_cache=True).",
-        "token = out.logits[:, -1].argmax(-1, keepdim=True) is [batch, 1]: keep it, and feed it next.",
+        "token = out.logits[:, -1].argmax(-1, keepdim=True) has the shape [batch, 1]: store it, and pass it to the next call.",
     ),
     observe=lambda case, value: {"tokens": value, "tokens fed to each call": list(case.args[0].fed)},
 )
@@ -230,9 +236,9 @@ POSITIONS_PROCESSED = Exercise(
     title="Predict what the cache saves",
     function="positions_processed",
     statement=(
-        "How many positions run through the model in total, when a prompt of `prompt_tokens` is continued by `new_tokens`? With "
-        "the cache (`cached=True`) each position runs once; without it, every call runs the whole text so far. The last new "
-        "token is never fed."
+        "A prompt of `prompt_tokens` is continued by `new_tokens`. Return how many positions run through the model in total. "
+        "With the cache (`cached=True`) each position runs once. Without it, every call runs the whole text so far. The last "
+        "new token does not run: it is never passed to the model."
     ),
     points=10,
     minutes=6,
@@ -242,24 +248,25 @@ POSITIONS_PROCESSED = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The last new token is never fed back: one position fewer with the cache.",
+            "The last new token is never passed to the model: with the cache, one position fewer runs.",
             lambda p, n, c: p + n if c else positions_processed(p, n, c),
         ),
         Mistake(
-            "Without the cache the text grows with every call; you count only the prompt each time.",
+            "Without the cache the text gets longer with every call, but you count only the prompt each time.",
             lambda p, n, c: positions_processed(p, n, c) if c else p * n,
         ),
         Mistake(
-            "Without the cache, the first call runs only the prompt: p, p+1, ..., p+n-1.",
+            "Without the cache, the first call runs only the prompt. So the calls run p, p+1, ..., p+n-1 positions.",
             lambda p, n, c: positions_processed(p, n, c) if c else sum(p + made for made in range(1, n + 1)),
         ),
         Mistake(
-            "With the cache, only the first call runs the prompt.", lambda p, n, c: p * n if c else positions_processed(p, n, c)
+            "With the cache, only the first call runs the prompt, but you count the prompt in every call.",
+            lambda p, n, c: p * n if c else positions_processed(p, n, c),
         ),
-        Mistake("cached is the wrong way round.", lambda p, n, c: positions_processed(p, n, not c)),
+        Mistake("You exchanged the two cases of `cached`.", lambda p, n, c: positions_processed(p, n, not c)),
     ),
     hints=(
-        "Write down the tokens fed to calls 1, 2 and 3, with and without the cache.",
+        "Write down how many tokens calls 1, 2 and 3 get, with and without the cache.",
         "With: p, 1, 1, ... (n calls). Without: p, p+1, p+2, ... (n calls).",
         "cached: p + n - 1. Otherwise: n*p + n*(n-1)//2.",
     ),
@@ -291,8 +298,8 @@ CACHE_BYTES = Exercise(
     title="Weigh the real cache",
     function="cache_bytes",
     statement=(
-        "`cache` is a list with one pair of tensors (keys, values) for each layer, taken from `past_key_values`. Return the total "
-        "number of bytes in all of them. Layers may differ in length and dtype."
+        "`cache` is a list with one pair of tensors (keys, values) for each layer, taken from `past_key_values`. Return the "
+        "total number of bytes of all these tensors. The layers may differ in length and dtype."
     ),
     points=10,
     minutes=5,
@@ -302,15 +309,16 @@ CACHE_BYTES = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "That is the number of elements; an element of a tensor t takes t.element_size() bytes.",
+            "You return the number of elements; multiply by t.element_size(), the bytes of one element of a tensor t.",
             lambda cache: sum(t.numel() for pair in cache for t in pair),
         ),
         Mistake("You count only the keys.", lambda cache: sum(k.numel() * k.element_size() for k, _ in cache)),
         Mistake(
-            "You count the first layer and multiply; the layers may differ.", lambda cache: len(cache) * cache_bytes(cache[:1])
+            "You count the first layer and multiply, but the layers may differ.",
+            lambda cache: len(cache) * cache_bytes(cache[:1]),
         ),
         Mistake(
-            "You count 4 bytes per element; fp16 and bf16 take 2.",
+            "You count 4 bytes per element, but fp16 and bf16 take 2.",
             lambda cache: sum(4 * t.numel() for pair in cache for t in pair),
         ),
         Mistake("Those are bits: a byte has eight.", lambda cache: 8 * cache_bytes(cache)),
@@ -371,9 +379,9 @@ THROUGHPUT = Exercise(
     title="Tokens per second",
     function="throughput",
     statement=(
-        "From the seconds of several prefills and decodes, return a dictionary of tokens per second of the **median** run: "
+        "Given the seconds of several prefills and decodes, return the tokens per second of the **median** run in a dictionary: "
         '`"prefill"` (prompt tokens of the whole batch), `"decode"` (new tokens of the whole batch) and `"per user"` (new '
-        "tokens of one sequence). The prefill makes the first new token, so decode makes `new_tokens - 1`."
+        "tokens of one sequence). The prefill already makes the first new token, so decode makes `new_tokens - 1` tokens."
     ),
     points=15,
     minutes=8,
@@ -383,28 +391,29 @@ THROUGHPUT = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You take the mean: one disturbed run spoils it. Take the median.", _throughput_variant(middle=statistics.fmean)
+            "You take the mean, which one disturbed run can spoil; take the median.",
+            _throughput_variant(middle=statistics.fmean),
         ),
-        Mistake("Decode makes new_tokens - 1 tokens: the prefill made the first one.", _throughput_variant(decoded=0)),
-        Mistake("You take the fastest run; the median is asked for.", _throughput_variant(middle=min)),
+        Mistake("Decode makes new_tokens - 1 tokens, because the prefill makes the first one.", _throughput_variant(decoded=0)),
+        Mistake("You take the fastest run; take the median.", _throughput_variant(middle=min)),
         Mistake(
-            "With an even number of runs you take the lower of the two middle ones, as torch.median does; statistics.median takes "
-            "their mean.",
+            "With an even number of runs you take the lower of the two middle ones, as torch.median does; take their mean, as "
+            "statistics.median does.",
             _throughput_variant(middle=statistics.median_low),
         ),
         Mistake(
-            "You take the median of the runs' rates; take the median of their seconds first, then divide.",
+            "You take the median of the rates; take the median of the seconds first, then divide.",
             _throughput_variant(middle=lambda seconds: 1 / statistics.median([1 / s for s in seconds])),
         ),
         Mistake("The prefill runs the prompts of the whole batch: multiply by batch.", _throughput_variant(prompts=False)),
         Mistake(
-            "A user gets the tokens of one sequence; you count those of the whole batch.",
+            "You count the tokens of the whole batch, but a user gets only the tokens of one sequence.",
             lambda b, p, n, x, y: throughput(b, p, n, x, y) | {"per user": throughput(b, p, n, x, y)["decode"]},
         ),
     ),
     hints=(
         "statistics.median takes a list.",
-        "Prefill: batch * prompt_tokens tokens. Decode: batch * (new_tokens - 1) tokens.",
+        "Prefill: batch * prompt_tokens tokens. For decode, count batch * (new_tokens - 1) tokens.",
         "'per user' is 'decode' divided by batch.",
     ),
 )
@@ -440,9 +449,10 @@ ROOFLINE_FRACTION = Exercise(
     title="How far from the limit?",
     function="roofline_fraction",
     statement=(
-        "A measured decode step of `batch` sequences with `length` tokens in the cache took `step_seconds`. Return the fraction of "
-        "the memory limit that it reaches: the least time in which its bytes can be read at `bytes_per_second`, divided by the "
-        "measured time. Count as in exercise 0.6: all weights except the embedding table, and the whole cache. 1.0 is perfect."
+        "A measured decode step took `step_seconds`, for `batch` sequences with `length` tokens each in the cache. Return the "
+        "fraction of the memory limit that the step reaches: the shortest time in which its bytes can be read at "
+        "`bytes_per_second`, divided by the measured time. Count the bytes as in exercise 0.6: all weights except the "
+        "embedding table, and the whole cache. A fraction of 1.0 is perfect."
     ),
     points=15,
     minutes=5,
@@ -452,20 +462,20 @@ ROOFLINE_FRACTION = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You divide the wrong way round: that is how many times slower than the limit the step is.",
+            "Your fraction is upside down: divide the shortest possible time by the measured time.",
             lambda *a: 1 / roofline_fraction(*a),
         ),
         Mistake("A step does not read the whole embedding table; leave it out as in exercise 0.6.", _fraction_with_embedding),
         Mistake("The cache is missing from your bytes.", lambda c, b, n, e, s, m: roofline_fraction(c, 0, n, e, s, m)),
-        Mistake("That is a percentage; a fraction is asked for, where 1.0 is perfect.", lambda *a: 100 * roofline_fraction(*a)),
+        Mistake("You return a percentage; return a fraction, where 1.0 is perfect.", lambda *a: 100 * roofline_fraction(*a)),
         Mistake(
-            "You count the cache of one sequence; each sequence of the batch has its own.",
+            "You count the cache of one sequence, but each sequence of the batch has its own cache.",
             lambda c, b, n, e, s, m: roofline_fraction(c, 1, n, e, s, m),
         ),
         Mistake("You mix milliseconds and seconds.", lambda *a: 1000 * roofline_fraction(*a)),
     ),
     hints=(
-        "You know the floor from lab 00; divide it by the measured time.",
+        "Exercise 0.6 computes the shortest possible time; divide it by the measured time.",
         "least seconds = (weight bytes + cache bytes) / bytes_per_second",
         "return least_seconds / step_seconds",
     ),

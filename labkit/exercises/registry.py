@@ -1,4 +1,4 @@
-"""Finds exercises: all of them, those of one lab, or one by its name or its function's name."""
+"""Finds exercises: all exercises, those of one lab, or one by its name or by the name of its function."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def all_exercises() -> tuple[Exercise, ...]:
 def of_lab(lab: str) -> tuple[Exercise, ...]:
     """The exercises of one lab ("01"); raises `InvalidRequest` if there is no such lab."""
     if lab not in LAB_TITLES:
-        raise InvalidRequest(f"there is no lab {lab!r}; {', '.join(LAB_TITLES)} exist")
+        raise InvalidRequest(f"there is no lab {lab!r}; the labs are {', '.join(LAB_TITLES)}")
     return tuple(exercise for exercise in all_exercises() if exercise.lab == lab)
 
 
 def exercise(name: str) -> Exercise:
-    """The exercise with this full name ("lab00.kv_cache_bytes") or function name.
+    """The exercise with this full name ("lab00.kv_cache_bytes") or this function name.
 
-    Raises `InvalidRequest`, with the functions that exist, if there is none.
+    Raises `InvalidRequest` if there is no such exercise, and names the functions that exist.
     """
     for candidate in all_exercises():
         if name in (candidate.name, candidate.function):

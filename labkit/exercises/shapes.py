@@ -1,4 +1,4 @@
-"""Shapes of GPT-J for exercises: the real one, and unusual ones from a seed, so that no wrong formula is right by chance."""
+"""Shapes of GPT-J for exercises: the real shape, and unusual ones from a seed, so that no wrong formula is right by chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from labkit.config import GPT_J_6B, GPTJConfig
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a config without its properties, which would answer the exercise."""
+    """The fields of a model's config.
+
+    The properties of a real config are missing here, because they would answer the exercise.
+    """
 
     hidden_size: int
     num_layers: int
@@ -25,7 +28,7 @@ def bare(config: GPTJConfig) -> Shape:
 
 
 def odd_config(draw: random.Random) -> GPTJConfig:
-    """A shape whose head size is no power of two, and whose MLP is often not four times as wide as the hidden state."""
+    """A random shape. Its head size is no power of two, and its MLP is often not four times as wide as the hidden state."""
     heads, head_dim = draw.choice([1, 3, 5, 12]), draw.choice([6, 10, 18, 34])
     hidden = heads * head_dim
     return GPTJConfig(
@@ -40,7 +43,7 @@ def odd_config(draw: random.Random) -> GPTJConfig:
 
 
 def some_configs(seed: int) -> list[tuple[str, GPTJConfig]]:
-    """GPT-J 6B and four odd shapes, each with a label."""
+    """GPT-J 6B and four unusual shapes, each with a label."""
     draw = random.Random(seed)
     odd = [odd_config(draw) for _ in range(4)]
     return [

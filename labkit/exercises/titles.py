@@ -1,4 +1,7 @@
-"""The titles of the labs by number; separate from the exercises, so that listing labs does not import torch."""
+"""The titles of the labs, by number.
+
+They are not in the modules of the exercises, so that torch need not be imported to list the labs.
+"""
 
 LAB_TITLES = {
     "00": "Class environment",

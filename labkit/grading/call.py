@@ -1,4 +1,6 @@
-"""Calls a learner's function on the cases of an exercise, with a time limit, and notes what it returned, raised or changed."""
+"""Calls a learner's function with the cases of an exercise, under a time limit, and records what it returned, raised or
+changed.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ from labkit.measure.contention import Contention
 
 NOT_ATTEMPTED = "NotImplementedError"
 BUSY = "OutOfTimeOnABusyMachine"
-"""The kind of error if a call was stopped by its time limit while other programs had the processor."""
+"""The name of the error if the time limit ended a call while other programs had the processor."""
 _ENDING = (NOT_ATTEMPTED, BUSY, "OutOfTimeError", "RankFailed")
-"""After one of these errors no further case is tried: the same would happen again, or it would take as long again."""
+"""After one of these errors no further case is tried, because the same error would come again, or would again take as long."""
 Progress = Callable[[int, int], object]
 _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves one number for each row"
 _ADVICE = {
@@ -42,16 +44,16 @@ _ADVICE = {
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
-"""Advice for errors that beginners meet; each key is a part of the error's text."""
+"""Advice about errors that beginners often meet. Each key is a part of the error's text."""
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One call: its value, or the error in one line (`error_kind` is the exception's name).
+    """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
-    `changed` names an argument that the call altered. `breach` says how the call broke the exercise's contract. `printed` is
-    the output that has not been shown yet.
+    `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
+    contract the call broke. `printed` is output of the function that has not been shown yet.
     """
 
     value: Any = None
@@ -63,7 +65,10 @@ class Outcome:
 
 
 class OutOfTimeError(BaseException):
-    """The time limit has passed. It is not an `Exception`, so an `except Exception` in a learner's loop does not catch it."""
+    """The time limit has passed.
+
+    The class is not derived from `Exception`, so an `except Exception` in a learner's loop does not catch it.
+    """
 
 
 def run_seeds(
@@ -74,14 +79,14 @@ def run_seeds(
     *,
     aloud: bool = False,
 ) -> dict[int, list[Outcome]]:
-    """Call `function` on the cases of each seed, watched by the exercise's contracts; `progress` is called after each case.
+    """Call `function` with the cases of each seed, while the exercise's contracts watch. `progress` is called after each case.
 
-    After a stub or a time-out the later seeds are not tried. The function's output is held back, because it would appear once
-    for each case; with `aloud` the output of the very first case is shown.
+    If the function is a stub, or a call takes too long, the later seeds are not tried. The function's output is not shown,
+    because it would appear once for each case. With `aloud`, the output of the very first case is shown.
     """
     runs: dict[int, list[Outcome]] = {}
     if "triton" in exercise.requires:
-        with contextlib.suppress(NotAvailable):  # launching a kernel raises it again, in words
+        with contextlib.suppress(NotAvailable):  # Launching a kernel raises this error again, in words.
             prepare()
     for index, seed in enumerate(seeds):
         steps = (lambda done, of, before=index: progress(before * of + done, len(seeds) * of)) if progress else None
@@ -92,7 +97,7 @@ def run_seeds(
 
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
-    """Whether no further case is tried after this one."""
+    """Whether no case is tried after the one with this outcome."""
     return outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
 
 
@@ -105,9 +110,9 @@ def run_cases(
     progress: Progress | None = None,
     aloud: bool = False,
 ) -> list[Outcome]:
-    """Call `function` on every case of the seed; never raises for anything the function does.
+    """Call `function` with every case of a seed. Whatever the function does, no exception is raised.
 
-    Its output is held back; with `aloud` the output of the first case is shown.
+    The function's output is not shown; with `aloud`, the output of the first case is shown.
     """
     untouched = exercise.cases(seed)
     outcomes: list[Outcome] = []
@@ -127,7 +132,10 @@ def run_cases(
 
 @contextlib.contextmanager
 def held_back() -> Iterator[io.StringIO]:
-    """Hold back the output of this block; if an exception ends the block, print it after all."""
+    """Collect the output of this block instead of showing it.
+
+    If an exception ends the block, the output is printed after all.
+    """
     held = io.StringIO()
     try:
         with contextlib.redirect_stdout(held):
@@ -138,9 +146,10 @@ def held_back() -> Iterator[io.StringIO]:
 
 
 def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Case, *, watched: bool = False) -> Outcome:
-    """Call `function` on one case, `watched` by the exercise's contracts; the value is what the exercise observes.
+    """Call `function` with one case, `watched` by the exercise's contracts. The value in the outcome is what the exercise's
+    `observe` returns.
 
-    A watched call that was stopped has an error of kind `BUSY` if other programs took processor time from it.
+    If a watched call was stopped and other programs took processor time from it, the kind of its error is `BUSY`.
     """
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
@@ -153,7 +162,7 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
         return outcome
     try:
         return Outcome(exercise.observe(case, outcome.value), breach=breach)
-    except Exception as error:  # the function may have put anything into its arguments
+    except Exception as error:  # The function may have put anything into its arguments.
         return Outcome(
             error=f"what it left in its arguments cannot be read: {shorten(str(error))}", error_kind=type(error).__name__
         )
@@ -162,16 +171,16 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
 def _breach(watch: Watch, value: Any) -> str:
     try:
         return watch.breach(value)
-    except Exception as error:  # a value of the wrong form
+    except Exception as error:  # The value has a wrong form.
         return f"its answer has a form that cannot be compared with what the function did ({type(error).__name__})"
 
 
 def call(
     function: Callable[..., Any], case: Case, seconds: float, run: Callable[[Callable[..., Any], Case], Any] = directly
 ) -> Outcome:
-    """Call `function` once with a case's arguments, for at most `seconds` where a timer can be set.
+    """Call `function` once with the arguments of a case. The time limit `seconds` applies where a timer can be set.
 
-    A `KeyboardInterrupt` is raised again: with it the learner stops the check.
+    A `KeyboardInterrupt` is raised again, because with it the learner stops the check.
     """
     try:
         with time_limit(seconds):
@@ -180,20 +189,20 @@ def call(
         return Outcome(error=f"it ran for more than {seconds:g} seconds and was stopped", error_kind=OutOfTimeError.__name__)
     except KeyboardInterrupt:
         raise
-    except BaseException as raised:  # a learner's code may raise anything
+    except BaseException as raised:  # A learner's code may raise anything.
         error = own_error(raised)
         return Outcome(error=_in_words(error, function), error_kind=type(error).__name__)
 
 
 def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
-    """The error in words, with the last line of the learner's own function that led to it."""
+    """The error in words, with the last line of the learner's own function in the traceback."""
     own = own_line(error, function)
     place = f" (in your line `{own}`)" if own else ""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # a learner's own exception whose text cannot be made
+    except Exception:  # A learner's exception class may have no working __str__.
         text = []
-    # Triton's compiler quotes the kernel first; its last line says what is wrong.
+    # The message of Triton's compiler begins with a copy of the kernel; the last line says what is wrong.
     line = -1 if type(error).__name__ == "CompilationError" else 0
     advice = next((f"; {more}" for known, more in _ADVICE.items() if text and known in text[line]), "")
     said = shorten(text[line]) if text else "no message"
@@ -202,9 +211,9 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTimeError` in this block after `seconds`; only the main thread of a Unix process can be interrupted.
+    """Raise `OutOfTimeError` in this block after `seconds`. This works only in the main thread of a Unix process.
 
-    It is raised again every second, in case a bare `except:` in a loop catches the first one.
+    The error is raised again every second, because a bare `except:` in a loop may catch the first one.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -223,7 +232,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def _changed(case: Case, original: Case, writes: Sequence[int]) -> str:
-    """The first argument that the call changed, except those in `writes`; only plain values and tensors are compared."""
+    """The first argument that the call changed, except the arguments in `writes`.
+
+    Only plain values and tensors are compared.
+    """
     for index, (now, before) in enumerate(zip(case.args, original.args, strict=True)):
         if index not in writes and not _same(now, before):
             return f"argument {index + 1}"

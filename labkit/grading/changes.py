@@ -1,7 +1,7 @@
-"""Which existing objects a statement changes: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
+"""Finds which existing objects a statement changes: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
 
-This is an estimate from the text; nothing is run. It may report too many changes, because a statement that runs needlessly
-does no harm.
+The result is an estimate from the source text; nothing is run. Too many changes may be reported; that only makes a statement
+run that is not needed, which does no harm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 ONLY_SHOW = frozenset(
     ("print", "display", "pprint", "help", "check", "hint", "passed", "predicted", "progress_panel", "interact", "show")
 ) | frozenset(("head", "describe", "plot", "info", "savefig", "keys", "values", "items", "copy", "assert_close", "sleep"))
-"""Functions and methods that do not change their arguments; those of `labkit.lab` are among them."""
+"""Functions and methods that do not change their arguments, among them those of `labkit.lab`."""
 _CHANGES_ITS_OBJECT = frozenset(
     ("append", "appendleft", "extend", "insert", "pop", "popitem", "popleft", "remove", "clear", "update", "setdefault")
 ) | frozenset(("add", "discard", "sort", "reverse", "write"))
@@ -29,7 +29,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function by its plain name, and the names in its arguments."""
+    """A call of a function by its plain name, with the names in its arguments."""
 
     function: str
     given: frozenset[str]
@@ -37,14 +37,14 @@ class Call:
 
 @dataclass
 class Changes:
-    """What code changes when it runs.
+    """What a piece of code changes when it runs.
 
-    - `objects`: names whose objects it changes.
-    - `modules`: names on which it calls a setter (`torch.set_...`); they may be modules.
-    - `called` and `passed`: for a call whose value is not used, the name of the method's object, and the names in the
-      arguments; the call may change both.
-    - `calls`: functions that are called by a plain name.
-    - `aliases`: pairs of a new name and an old one that may mean the same object.
+    - `objects`: the names whose objects the code changes.
+    - `modules`: the names on which the code calls a setter (`torch.set_...`). These may be modules.
+    - `called` and `passed`: the names that a call may change if its value is not used. `called` is the name before the
+      method, `passed` are the names in the arguments.
+    - `calls`: the calls of functions by a plain name.
+    - `aliases`: pairs of a new name and an old name that may mean the same object.
     - `anything`: the code may bind any name (`exec`, `from x import *`, `%run`).
     """
 
@@ -58,7 +58,10 @@ class Changes:
 
 
 def changes_of(nodes: list[ast.stmt]) -> Changes:
-    """The changes that these statements make when they run; the bodies of functions in them do not run yet."""
+    """The changes that these statements make when they run.
+
+    Functions that they only define are not called yet, so their bodies do not count.
+    """
     changes = Changes()
     for node in nodes:
         for part in _run_now(node):
@@ -67,14 +70,14 @@ def changes_of(nodes: list[ast.stmt]) -> Changes:
 
 
 def root_of(node: ast.expr) -> str:
-    """The name that `a.b[0].c` starts with, or nothing."""
+    """The name at the beginning of an expression such as `a.b[0].c`; "" if there is none."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Starred | ast.Await):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _run_now(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and its parts, except bodies of functions and calls in `with`, whose effects end with the block."""
+    """The node and its parts, except bodies of functions, and calls in `with`, whose effects end with the block."""
     if isinstance(node, ast.withitem) and isinstance(node.context_expr, ast.Call):
         for part in ast.iter_child_nodes(node.context_expr):
             yield from _run_now(part)
@@ -125,7 +128,7 @@ def _note_call(call: ast.Call, changes: Changes) -> None:
 
 
 def _note_unused(value: ast.expr, changes: Changes) -> None:
-    """Note a call whose value is not used: it was made for its effect on its object or on its arguments."""
+    """Record a call whose value is not used: it must have been made to change its object or its arguments."""
     call = value.value if isinstance(value, ast.Await) else value
     if not isinstance(call, ast.Call):
         return
@@ -146,7 +149,10 @@ def _note_decorator(decorator: ast.expr, name: str, changes: Changes) -> None:
 
 
 def _note_magic(call: ast.Call, changes: Changes) -> None:
-    """`%run` binds the names of its file, and `%env` affects all later code; `code_of_magics` handles `%time x = f()`."""
+    """`%run` binds the names of the file that it runs, and `%env` affects all later code.
+
+    `%time x = f()` is handled by `code_of_magics`.
+    """
     match call.args:
         case [ast.Constant(value="run" | "env" | "set_env"), *_]:
             changes.anything = True
@@ -170,7 +176,7 @@ def _aliases(part: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _same_things(value: ast.expr) -> Iterator[ast.expr]:
-    """The parts of an expression that may be its value, or an element of its value."""
+    """The parts of an expression that may be its value, or an element of that value."""
     match value:
         case ast.Name() | ast.Attribute() | ast.Subscript():
             yield value

@@ -19,15 +19,15 @@ from labkit.measure import progress_bar
 from labkit.plurals import counted
 
 SILENT_SECONDS = 2.0
-"""A check that takes longer than this shows a progress bar."""
+"""If a check takes longer than this many seconds, it shows a progress bar."""
 
 
 def check(function: Callable[..., Any]) -> Verdict:
-    """Call `function` on an exercise's inputs, show the verdict, and record it.
+    """Call `function` with the inputs of its exercise, show the verdict, and record it.
 
-    The exercise is found by the function's name, or by a name that the notebook gives it (`kv_bytes = lambda ...`). Points that
-    an earlier check earned are kept. Raises `InvalidRequest`, with the names that exist, for a function that belongs to
-    no exercise; nothing that the function itself does is raised here.
+    The name of the function says which exercise it belongs to; a name that the notebook gives it works too
+    (`kv_bytes = lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest`
+    names the functions that exist. Errors of the function itself are not raised.
     """
     exercise = exercise_of(function, sys._getframe(1).f_globals)
     verdict = check_quietly(exercise, function, aloud=True)
@@ -37,9 +37,10 @@ def check(function: Callable[..., Any]) -> Verdict:
 
 
 def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exercise:
-    """The exercise of a function: by the function's own name, or else by a name that it has in the notebook (`names`).
+    """The exercise of a function. It is found by the function's own name or, if that fails, by a name that the function has in
+    the notebook (`names`).
 
-    Raises `InvalidRequest`, with the names that exist, for a function of no exercise.
+    If the function belongs to no exercise, `InvalidRequest` names the functions that exist.
     """
     known = {exercise.function for exercise in all_exercises()}
     own = getattr(function, "__name__", None)
@@ -50,7 +51,10 @@ def exercise_of(function: Callable[..., Any], names: Mapping[str, Any]) -> Exerc
 
 
 def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bool = False) -> Verdict:
-    """The verdict, neither recorded nor shown. With `aloud`, what the function prints for the first input is shown."""
+    """Return the verdict without recording or showing it.
+
+    With `aloud`, the function's output for the first input is shown.
+    """
     why = missing(exercise)
     if why:
         return not_measured(exercise, why)
@@ -59,9 +63,10 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
 
 
 def passed(function: Callable[..., Any] | str) -> bool:
-    """Whether this function passes now; for cells that need it. Given a name instead: whether that function has ever passed.
+    """Whether this function passes its exercise now. Cells that need the function call this.
 
-    If not, a printed sentence names the exercise that the cell needs, and says what is wrong with the function.
+    If a name is given instead of a function: whether the function with this name has ever passed. If the result is False, a
+    printed message names the exercise that the cell needs, and says what is wrong with the function.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
@@ -88,20 +93,23 @@ def _needs(exercise: Exercise) -> str:
 
 
 def hint(function: Callable[..., Any] | str) -> None:
-    """Show the next of the exercise's three hints, from a question to one key line; after the third, all of them again."""
+    """Show the next of the exercise's three hints, which go from a question to one line of the answer.
+
+    After the third hint, all three are shown again.
+    """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     for number in Progress().next_hints(exercise.name):
         print(f"Hint {number + 1} of 3 for {exercise.number}: {exercise.hints[number]}")
 
 
 def in_notebook() -> bool:
-    """Whether this code runs in a notebook's kernel, which can show more than text."""
+    """Whether this code runs in the kernel of a notebook, which can show more than text."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return shell is not None and hasattr(shell, "kernel")
 
 
 def show(text: str, html: str) -> None:
-    """In a notebook, display the HTML, with the text as its plain form; elsewhere, print the text."""
+    """In a notebook, display the HTML, with the text as its plain-text form. Elsewhere, print the text."""
     if not in_notebook():
         print(text)
         return

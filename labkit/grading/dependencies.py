@@ -1,6 +1,7 @@
-"""Finds the statements that a function needs: those that bind or change a name that it uses, and those that these need.
+"""Finds the statements that a function needs: those that bind or change a name that it uses, and those that these statements
+need in turn.
 
-Other statements (measurements, plots, servers) are not run. The needed ones run in the notebook's order, so the last of
+Other statements (measurements, plots, servers) are not run. The needed statements run in the notebook's order. So the last of
 several definitions counts, as in a notebook that is run from top to bottom.
 """
 
@@ -16,17 +17,20 @@ from labkit.grading.statements import Statement
 
 _PROCESS = ("sys", "os")
 _PROCESS_PARTS = ("environ", "path", "setrecursionlimit")
-"""Parts of `sys` and `os` that later statements depend on; other parts of these two are called but not changed."""
+"""Parts of `sys` and `os` that later statements depend on. Calls of other parts do not count as changes."""
 
 
 class Needs:
-    """Finds what the functions of one notebook need. It is made once, and asked once for each function."""
+    """Finds the statements that the functions of one notebook need.
+
+    Make one object for each notebook, and call it for each function.
+    """
 
     def __init__(self, statements: Sequence[Statement]) -> None:
         self._all = list(statements)
 
     def needed_for(self, name: str) -> list[Statement]:
-        """The statements that the function of this name needs, in order; none if no statement binds the name."""
+        """The statements that the function with this name needs, in order. The list is empty if no statement binds the name."""
         end = len(self._all)
         kept = {at for at, one in enumerate(self._all) if one.is_future or one.changes.anything or self._touches_process(at)}
         asked: set[tuple[str, int, int]] = set()
@@ -45,14 +49,16 @@ class Needs:
         return [self._all[at] for at in sorted(kept)]
 
     def _demands(self, at: int) -> list[tuple[str, int, int]]:
-        """The names that a statement needs, each with the last and the first position at which its value is read."""
+        """The names that a statement needs. Each name comes with the last and the first position at which its value is read."""
         one, end = self._all[at], len(self._all)
         packages = {f"package {package}" for package in one.packages.values()}
         later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
         return [(name, at, at) for name in one.scope.reads] + [(name, end, at) for name in later]
 
     def _in_texts(self, one: Statement) -> set[str]:
-        """The words in the statement's strings, if the notebook runs strings by `exec`: their code may use these names."""
+        """The words in the strings of a statement, if the notebook runs strings with `exec`: the code in a string may use these
+        names.
+        """
         if not self._runs_texts:
             return set()
         texts = [part.value for part in ast.walk(one.node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
@@ -63,7 +69,10 @@ class Needs:
         return any(call.function == "exec" for one in self._all for call in one.changes.calls)
 
     def _givers(self, name: str, place: int, since: int) -> list[int]:
-        """The statements before `place` that bind or change a name; none before the last one up to `since` that replaces it."""
+        """The statements before `place` that bind or change a name.
+
+        Those before the last statement up to `since` that replaces the value are left out.
+        """
         found = []
         for at in reversed(range(place)):
             one = self._all[at]
@@ -89,7 +98,7 @@ class Needs:
 
     @cached_property
     def _older(self) -> dict[str, set[str]]:
-        """For each name, the older names that may mean the same object, directly or through several assignments."""
+        """For each name, the older names that may mean the same object, because of one assignment or of several in a row."""
         older: dict[str, set[str]] = {}
         for new, old in (pair for one in self._all for pair in one.changes.aliases | one.inner.aliases):
             older.setdefault(new, set()).add(old)
@@ -97,7 +106,7 @@ class Needs:
 
     @cached_property
     def _done_by(self) -> dict[str, tuple[set[str], bool]]:
-        """For each function of the notebook, the names that a call changes, and whether a call may change its arguments."""
+        """For each function of the notebook: the names that a call changes, and whether a call may change its arguments."""
         own: dict[str, set[str]] = {}
         calls: dict[str, set[str]] = {}
         on_given: set[str] = set()
@@ -117,7 +126,7 @@ class Needs:
 
     @cached_property
     def _changed(self) -> list[set[str]]:
-        """For each statement, the names whose objects it may change, and the packages that it may change."""
+        """For each statement: the names whose objects it may change, and the packages that it may change."""
         found = []
         for one in self._all:
             changes = one.changes
@@ -130,7 +139,10 @@ class Needs:
         return found
 
     def _data(self, names: set[str]) -> set[str]:
-        """The names that hold data: neither functions of the notebook nor imports. A call may change the data."""
+        """Those of the names that hold data, and neither a function of the notebook nor an import.
+
+        Calls may change such data.
+        """
         return names - self._functions - self._packages.keys()
 
     def _with_older(self, names: set[str]) -> set[str]:
@@ -138,7 +150,7 @@ class Needs:
 
 
 def _reached(start: str, steps: dict[str, set[str]]) -> set[str]:
-    """Everything that can be reached from a name; the name itself counts only if a path leads back to it."""
+    """Everything that can be reached from a name. The name itself is included only if a path leads back to it."""
     found: set[str] = set()
     todo = [start]
     while todo:

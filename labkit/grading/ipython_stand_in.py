@@ -1,4 +1,4 @@
-"""Stands in for IPython in the worker's process, so that magics and shell commands in a learner's code do no harm."""
+"""Replaces IPython in the worker's process, so that magics and shell commands in a learner's code do no harm."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ _QUIET = (
     "pinfo2",
     "psearch",
 )
-"""Magics that affect what is shown, but not what a function returns."""
+"""Magics that affect only what is shown, not what a function returns."""
 MOST_NOTES = 20
 
 
 class Shell:
-    """The value of `get_ipython()`. `%time`, `%prun`, `%env` and `%run` of a file work; other magics do nothing.
+    """The value of `get_ipython()`. `%time`, `%prun`, `%env` and `%run` of a file work. Other magics do nothing and return
+    None.
 
-    No shell command is run: `x = !ls` makes `x` an empty list, and other magics return None. `notes` says what was not run.
+    Shell commands are not run: `x = !ls` makes `x` an empty list. `notes` is a list of messages
+    about what was not run.
     """
 
     def __init__(self, scope: dict[str, Any], folder: Path | None) -> None:
@@ -54,7 +56,7 @@ class Shell:
         return None
 
     def run_cell_magic(self, name: str, line: str, cell: str) -> None:
-        """Do nothing: a cell magic inside a function or a block does not work in Jupyter either."""
+        """Do nothing, because a cell magic inside a function or a block does not work in Jupyter either."""
         self._note(f"%%{name} {line}")
 
     def system(self, command: str) -> None:
@@ -62,7 +64,7 @@ class Shell:
         self._note(f"!{command}")
 
     def getoutput(self, command: str, *_: Any, **__: Any) -> list[str]:
-        """Return no lines, for `x = !command`."""
+        """Return an empty list, for `x = !command`."""
         self._note(f"!{command}")
         return []
 
@@ -72,7 +74,7 @@ class Shell:
         return lambda *args, **kwargs: None
 
     def _time(self, line: str) -> Any:
-        """Run a line's code with the caller's names, as `%time` does, and return the value of its last expression."""
+        """Run the code of a line with the names of the caller, as `%time` does. Return the value of the last expression."""
         caller = sys._getframe(2)
         local = self.user_ns if caller.f_locals is caller.f_globals else caller.f_locals
         value = None

@@ -1,4 +1,4 @@
-"""Turns the outcomes of calls into a verdict, which names a known mistake and describes any other wrong answer."""
+"""Turns the outcomes of calls into a verdict. The verdict names a known mistake, or describes any other wrong answer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
 from labkit.plurals import counted
 
 SEEDS = (11, 23, 47)
-"""The seeds of the inputs; each check uses the cases of all of them."""
+"""The seeds of the inputs. Each check uses the cases of all these seeds."""
 
 MOST_MESSAGE, MOST_LINE = 1000, 300
-"""The most characters of a verdict's message, and of one line of its details."""
+"""The largest number of characters in a verdict's message, and in one line of its details."""
 MOST_PRINTED = 12
-"""A verdict shows at most this many lines of what the function printed for the failed case."""
+"""A verdict shows at most this many lines of the function's output for the failed case."""
 AGAIN = "The machine was busy; close other programs and run the check again."
 
 
 def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
-    """The verdict on the outcomes of all seeds (see `run_seeds`). Without outcomes it is a fail."""
+    """The verdict on the outcomes of all seeds (see `run_seeds`). If there are no outcomes, the verdict is a fail."""
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
         expected = [exercise.answer(case) for case in exercise.cases(seed)]
@@ -60,7 +60,7 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
 
 
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
-    """A verdict on this exercise: full points if it is passed, else none. Long texts are cut to a readable length."""
+    """A verdict on this exercise: full points if it passed, otherwise none. Long texts are shortened."""
     points = exercise.points if verdict == PASSED else 0
     title = f"{exercise.number} {exercise.title}"
     lines = [shorten(line, MOST_LINE) for line in details.splitlines()]
@@ -74,7 +74,7 @@ def untouched(exercise: Exercise) -> Verdict:
 
 
 def not_measured(exercise: Exercise, why: str) -> Verdict:
-    """The verdict on a machine that lacks what the exercise needs; `why` begins with "needs"."""
+    """The verdict if the machine lacks something that the exercise needs. `why` begins with "needs"."""
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
@@ -96,7 +96,7 @@ def _failed(
 
 
 def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -> str:
-    """The details of a verdict: the case, `more` about it, what the function printed for it, and how to get a hint."""
+    """The details of a verdict: the case, `more` about it, the function's output for it, and how to get a hint."""
     printed = outcome.printed.splitlines()
     if len(printed) > MOST_PRINTED:
         printed = [f"... {len(printed) - MOST_PRINTED} more lines", *printed[-MOST_PRINTED:]]
@@ -112,7 +112,7 @@ def _explained(exercise: Exercise, case: Case, found: Any, right: Any) -> str:
 
 
 def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
-    """The message about a wrong answer that is no known mistake; `plain` describes the difference in general words."""
+    """The message about a wrong answer that is not a known mistake. `plain` describes the difference in general words."""
     if outcome.breach and difference.reason in ("value", "not finite"):
         return f"The result is not right, and {outcome.breach}."
     if difference.reason != "value":
@@ -123,7 +123,7 @@ def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, differe
 
 
 def _place(exercise: Exercise, path: str) -> str:
-    """A place in an answer, with the exercise's own name for it if there is one: "[1][0]" becomes "normed[0]", for example."""
+    """A place in an answer, with the exercise's own name for it if there is one: for example, "[1][0]" becomes "normed[0]"."""
     for known, name in exercise.names.items():
         if path == known or path.startswith(f"{known}["):
             return name + path[len(known) :]
@@ -135,7 +135,7 @@ def _hint(exercise: Exercise) -> str:
 
 
 def _known_mistake(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
-    """The known mistake, or two of them together, whose implementation answers every case as the learner's function did."""
+    """The known mistake, or two combined, that gives the same answers to all cases as the learner's function."""
     return next((mistake for mistake in exercise.known_mistakes() if _answers_alike(exercise, mistake, runs)), None)
 
 

@@ -1,11 +1,12 @@
-"""Makes a lab's two notebooks from its source: the learner's, with stubs, and the solved one. Runs and writes nothing.
+"""Makes the two notebooks of a lab from its source: the learner's notebook with stubs, and the solved notebook. Runs and writes
+nothing.
 
-The source is a percent script under `solutions/`. It contains these marks:
+The source is a script in the percent format in `solutions/`. It contains these marks:
 
-    # {{exercise lab01.kv_bytes}}      a Markdown cell of this one line becomes the exercise's heading
-    # BEGIN SOLUTION                   in a function's body, up to END SOLUTION: the learner gets
-    # END SOLUTION                     `raise NotImplementedError("name")` instead
-    # BEGIN SOLUTION guess = None      elsewhere: the learner gets `guess = None` instead
+    # {{exercise lab01.kv_bytes}}      if a Markdown cell is only this line, the exercise's heading replaces it
+    # BEGIN SOLUTION                   in a function's body: `raise NotImplementedError("name")` replaces
+    # END SOLUTION                     the lines between the two marks for the learner
+    # BEGIN SOLUTION guess = None      outside a function: `guess = None` replaces these lines for the learner
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _END = re.compile(r"^\s*# END SOLUTION$")
 
 
 def student_notebook(source: str) -> Any:
-    """The learner's notebook: headings filled in, solutions cut out, nothing executed."""
+    """The learner's notebook. Headings are filled in, solutions are cut out, and nothing is executed."""
     return _notebook(source, solved=False)
 
 
 def solved_notebook(source: str) -> Any:
-    """The solved notebook, not executed yet."""
+    """The solved notebook, which is not executed yet."""
     return _notebook(source, solved=True)
 
 
@@ -63,13 +64,13 @@ def _notebook(source: str, *, solved: bool) -> Any:
 
 
 def cut_solutions(source: str, *, keep: bool) -> str:
-    """A code cell without its solution marks, with the solution (`keep`) or with the learner's stub instead.
+    """The code cell without the marks of its solution, with either the solution (`keep`) or the learner's stub.
 
-    Raises `InvalidRequest` for marks that do not pair up, and for a solution outside a function without a replacement.
+    Raises `InvalidRequest` if the marks do not come in pairs, or if a solution outside a function names no replacement.
     """
     lines: list[str] = []
     inside = False
-    around: list[tuple[int, str]] = []  # indentation and name of the functions around this line, outermost first
+    around: list[tuple[int, str]] = []  # The indentation and the names of the functions around this line, outermost first.
     for line in source.splitlines():
         indentation = len(line) - len(line.lstrip())
         if line.strip() and not inside:
@@ -78,7 +79,9 @@ def cut_solutions(source: str, *, keep: bool) -> str:
             around.append((indentation, match[1]))
         if begin := _BEGIN.match(line):
             if inside or not (begin[2] or around):
-                raise InvalidRequest(f"solution marks do not pair up, or name no replacement: {line!r} in\n{source}")
+                raise InvalidRequest(
+                    f"a mark BEGIN SOLUTION or END SOLUTION has no partner, or names no replacement: {line!r} in\n{source}"
+                )
             inside = True
             if not keep:
                 lines.append(begin[1] + (begin[2] or f'raise NotImplementedError("{around[-1][1]}")'))
@@ -94,6 +97,6 @@ def cut_solutions(source: str, *, keep: bool) -> str:
 
 
 def cells_digest(notebook: Any) -> str:
-    """SHA-256 of what a person can edit: the kinds and sources of all cells."""
+    """The SHA-256 of all that a person can edit in a notebook: the kinds and sources of all cells."""
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What an exercise needs besides a CPU, and whether this machine has it."""
+"""What an exercise needs besides a CPU, and whether this machine has these things."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
         lambda machine: find_server() is not None,
     ),
 }
-"""For each name that `Exercise.requires` may hold: the need in words, and a function that says whether a machine meets it."""
+"""For each name that `Exercise.requires` may contain: what is needed, in words, and a function that says whether a machine has
+it.
+"""
 
 
 def missing(exercise: Exercise, machine: Machine | None = None) -> str:
-    """ "needs an NVIDIA GPU", for example; empty if the machine has all that the exercise needs."""
+    """What the machine lacks for this exercise, such as "needs an NVIDIA GPU"; "" if it lacks nothing."""
     if not exercise.requires:
         return ""
     here = machine or describe()

@@ -1,4 +1,4 @@
-"""Checks a whole notebook from outside: each function runs in a new process with limited time and memory."""
+"""Checks a whole notebook from outside. Each function runs in a new process, with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -31,20 +31,23 @@ from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
 from labkit.plain_values import decode
 
 START_SECONDS = 180
-"""Time for starting Python and running the statements that the function needs; the time limits of the calls are added."""
+"""Seconds for starting Python and running the statements that the function needs.
+
+The time limits of the calls are added to this.
+"""
 MOST_BYTES = 64 * 2**20
-"""The largest file that is read from a learner's process."""
+"""The size of the largest file that is read from a learner's process."""
 MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
-"""The largest file of notes on statements that did not run, and how many notes a verdict shows."""
+"""The size of the largest file of notes on statements that did not run, and how many notes a verdict shows."""
 
 
 def check_notebook(
     path: Path, progress: Callable[[Exercise], object] | None = None, say: Callable[[str], object] | None = None
 ) -> list[Verdict]:
-    """A verdict for every exercise of the labs that the notebook's functions belong to.
+    """A verdict for every exercise in those labs whose functions the notebook defines.
 
-    `progress` is called with each exercise before it is run, and `say` with a sentence about each cell that is left out. Raises
-    `InvalidRequest` for a file that is no notebook, or that defines no exercise's function.
+    `progress` is called with each exercise before it runs, and `say` with a sentence about each cell that is left out. Raises
+    `InvalidRequest` if the file is not a notebook, or defines no function of an exercise.
     """
     submission = read_submission(path)
     if say:
@@ -59,14 +62,14 @@ def check_notebook(
 
 
 def asked_of(submission: Submission, path: Path) -> list[Exercise]:
-    """All exercises of the labs to which the submission's functions belong; raises `InvalidRequest` if there are none."""
-    # A variable may have the name of another lab's function, so definitions are tried first.
+    """All exercises of the labs to which the functions of a submission belong. Raises `InvalidRequest` if there are none."""
+    # Definitions are tried first, because a variable may happen to have the name of another lab's function.
     for found in (submission.functions, submission.names, submission.asked):
         labs = {exercise.lab for exercise in all_exercises() if exercise.function in found}
         if labs:
             return [exercise for exercise in all_exercises() if exercise.lab in labs]
     problem = f" ({shorten(submission.notes[0])})" if submission.notes else ""
-    raise InvalidRequest(f"{path} defines none of the course's functions; give the notebook of a lab{problem}")
+    raise InvalidRequest(f"{path} defines none of the functions of the course; give a notebook of one of its labs{problem}")
 
 
 def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
@@ -84,9 +87,9 @@ def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
 
 
 def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
-    """Run the exercise's function, and the statements that it needs, in a process of its own, and judge the outcomes.
+    """Run the exercise's function, and the statements that it needs, in a separate process, and judge the outcomes.
 
-    The output of that process is thrown away, and processes that it started end with it.
+    The output of that process is discarded. When it ends, the processes that it started are ended too.
     """
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
         files = Path(folder) / "files"
@@ -115,7 +118,7 @@ def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
 
 
 def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
-    """The verdict and, unless it is a pass, notes on statements that did not run. The file of notes may hold anything."""
+    """The verdict, with notes on statements that did not run if it is not a pass. The file of notes may contain anything."""
     path = folder / "notes.json"
     try:
         if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
@@ -127,7 +130,7 @@ def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
 
 
 def _run(command: list[str], folder: str, seconds: float) -> int | None:
-    """The exit status of a command, or None if its time ran out; processes that it started are ended."""
+    """Run a command and return its exit status, or None if its time ran out. Processes that it started are ended."""
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
     try:
@@ -141,11 +144,11 @@ def _run(command: list[str], folder: str, seconds: float) -> int | None:
 
 
 def judge_files(exercise: Exercise, folder: Path) -> Verdict:
-    """The verdict on the files that a worker wrote; they may hold anything, because a learner's code ran in its process."""
+    """The verdict on the files of a worker. They may contain anything, because a learner's code ran in the worker's process."""
     try:
         runs = _read(folder)
         if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):
-            raise ValueError("answers to some inputs are missing")
+            raise ValueError("the process returned no answers to some inputs")
         return judge(exercise, runs)
     except Exception as error:
         return make(exercise, FAILED, f"The answers of your function could not be read: {shorten(repr(error))}")
@@ -164,5 +167,5 @@ def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
 def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
     words = {name: row[name] for name in ("error", "error_kind", "changed", "breach")}
     if not all(isinstance(word, str) for word in words.values()):
-        raise ValueError("an outcome's error is no text")
+        raise ValueError("the error of an outcome is not a text")
     return Outcome(decode(row["value"], tensors), **words)

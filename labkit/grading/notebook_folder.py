@@ -1,4 +1,4 @@
-"""Gives the worker's process what is in the notebook's folder: copies of small files, and the notebook's own modules."""
+"""Gives the worker's process the contents of the notebook's folder: copies of small files, and the notebook's own modules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 
 MOST_FILES, MOST_FILE_BYTES = 200, 2**20
-"""The most files of a notebook's folder that are considered, and the largest size of a copied file (1 MiB)."""
+"""At most this many files of a notebook's folder are considered, and only files up to this size are copied (1 MiB)."""
 
 
 def copy_files(folder: Path | None, files: Path) -> None:
-    """Make the folder `files` with copies of a notebook's small files, so that code can read and change them safely."""
+    """Create the folder `files` with copies of the small files of a notebook's folder, so that the learner's code can read and
+    change them safely.
+    """
     files.mkdir()
     for path in sorted(folder.iterdir())[:MOST_FILES] if folder else []:
         with contextlib.suppress(OSError):
@@ -25,19 +27,23 @@ def copy_files(folder: Path | None, files: Path) -> None:
 
 
 def find_modules(folder: Path | None) -> None:
-    """Let this process import what a notebook in `folder` can import, also by relative paths that it adds to `sys.path`."""
+    """Let this process import the modules that a notebook in `folder` can import, also from relative paths that the notebook
+    adds to `sys.path`.
+    """
     sys.path[:0] = [os.getcwd(), *([str(folder)] if folder else [])]
     if folder:
         sys.meta_path.append(_FromFolder(folder))
 
 
 class _FromFolder:
-    """Follows relative entries of `sys.path` (`..`, `src`) from the notebook's folder; this process runs in another folder."""
+    """Resolves relative entries of `sys.path` (`..`, `src`) from the notebook's folder, because this process runs in another
+    folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a top-level module, or None; modules inside packages are found without this."""
+        """The spec of a top-level module, or None. Modules inside packages are found without this."""
         places = [str(self._folder / entry) for entry in sys.path if entry and not os.path.isabs(entry)]
         return PathFinder.find_spec(name, places, target) if path is None and places else None

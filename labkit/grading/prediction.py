@@ -7,11 +7,12 @@ from typing import Any
 
 
 def predicted(*, as_share: bool = False, as_percent: bool = False, **guesses: Any) -> bool:
-    """Whether every guess is a positive number; cells that measure call this first. If not, ask for the missing guesses.
+    """Whether every guess is a positive number. Cells that measure something call this first. If a guess is missing, a message
+    asks for it.
 
-    With `as_share` a guess is a share of a whole, from 0 to 1, and with `as_percent` it is from 0 to 100; both ends are
-    allowed. No narrower range is required, because it would give away the order of magnitude. The figure that follows says
-    how far the guess was off (`labkit.measure.how_far`).
+    With `as_share`, a guess must be from 0 to 1; with `as_percent`, from 0 to 100. Both ends are allowed. No other range is
+    required, because it would give away the order of magnitude. The figure after this shows by how much the guess was wrong
+    (`labkit.measure.how_far`).
     """
     most, asked = math.inf, "a number above 0"
     if as_share:

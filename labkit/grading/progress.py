@@ -1,4 +1,4 @@
-"""The record of what a learner has done, kept on disk so that a restart loses nothing."""
+"""The record of what a learner has done. It is kept on disk, so that nothing is lost at a restart."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from labkit.home import home, write_atomically
 class Standing:
     """The record of one exercise.
 
-    It holds the last check's verdict and message, the most points of any check, how often the exercise was checked, and how
-    many hints were shown. A check that fails after a pass takes no points away.
+    The record of one exercise: the verdict and message of the last check, the most points of any check, the number of checks,
+    and how many hints were shown. A failed check after a pass takes no points away.
     """
 
     verdict: str = NOT_ATTEMPTED
@@ -32,13 +32,13 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """The state in one sentence: "passed before (10 points kept); the last check failed: Your cache has no values."."""
+        """The state as a sentence: "passed before (10 points kept); the last check failed: Your cache has no values."."""
         said = state(self.verdict, self.points)
         return f"{said}: {self.message}" if self.verdict == FAILED and self.message else said
 
 
 def _standing(row: Any) -> Standing:
-    """A standing from its stored form; raises `TypeError` for anything else."""
+    """A standing from its stored form. Raises `TypeError` if the stored form is anything else."""
     standing = Standing(**row)
     for name, start in asdict(Standing()).items():
         if type(getattr(standing, name)) is not type(start):
@@ -47,7 +47,7 @@ def _standing(row: Any) -> Standing:
 
 
 class Progress:
-    """All standings, stored in `progress.json` in labkit's home; every change is written at once and atomically.
+    """All standings, which are stored in `progress.json` in labkit's home. Every change is written at once and atomically.
 
     A process that sets `is_kept` to False changes nothing on disk.
     """
@@ -60,7 +60,7 @@ class Progress:
     def standings(self) -> dict[str, Standing]:
         """The standing of every exercise, by its name.
 
-        A damaged file counts as empty. It is renamed rather than lost, if this process keeps progress.
+        A damaged file counts as empty. If this process keeps progress, the damaged file is renamed, so that it is not lost.
         """
         found = {exercise.name: Standing() for exercise in all_exercises()}
         try:
@@ -74,7 +74,7 @@ class Progress:
         return found
 
     def record(self, verdict: Verdict) -> Standing:
-        """Keep a verdict and return the exercise's new standing; points that were earned before stay."""
+        """Record a verdict and return the new standing of the exercise. Points from earlier checks are kept."""
         with self._changing() as standings:
             row = standings.setdefault(verdict.exercise, Standing())
             if not (row.verdict == PASSED and verdict.verdict == NOT_ATTEMPTED):
@@ -86,13 +86,13 @@ class Progress:
         return row
 
     def next_hints(self, name: str) -> list[int]:
-        """Count one more hint and return which hints to show: the next one, or all three if they were all shown before."""
+        """Count one more hint, and return which hints to show: the next one or, if all three have been shown, all of them."""
         seen = self.standings()[name].hints
         number = self.next_hint(name)
         return [number] if seen < 3 else [0, 1, 2]
 
     def next_hint(self, name: str) -> int:
-        """Count one more hint of an exercise and return its number: 0, 1 or 2; after the third it stays 2."""
+        """Count one more hint of an exercise and return its number (0, 1 or 2). After the third hint the number stays 2."""
         with self._changing() as standings:
             row = standings[name]
             shown = min(row.hints, 2)
@@ -101,13 +101,16 @@ class Progress:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, Standing]]:
-        """The standings, which the block may change before they are written. A lock lets in one process at a time."""
+        """Yield the standings.
+
+        The block may change them, and they are written at its end. A lock lets only one process in at a time.
+        """
         if not self.is_kept:
             yield self.standings()
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("w") as lock:
-            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks have no such lock
+            with contextlib.suppress(ImportError, OSError):  # Windows and some network disks do not have this lock.
                 import fcntl
 
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,7 +119,7 @@ class Progress:
             write_atomically(self.path, json.dumps({name: asdict(row) for name, row in standings.items()}, indent=1) + "\n")
 
     def text(self, lab: str) -> str:
-        """A lab's standing for a terminal: one line per exercise, and the points reached."""
+        """The standing of a lab as text: one line for each exercise, and the total points."""
         standings = self.standings()
         exercises = of_lab(lab)
         lines = [

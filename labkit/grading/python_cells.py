@@ -1,4 +1,7 @@
-"""Turns a cell's text into the Python that Jupyter runs for it; IPython's transformer translates magics, `!ls` and `f?`."""
+"""Turns the text of a cell into the Python that Jupyter runs for it.
+
+IPython's transformer translates magics, `!ls` and `f?`.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,14 @@ from labkit.grading.notebook_file import FileCell, has_conflict
 from labkit.grading.shorten import shorten
 
 RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
-"""Cell magics whose body runs with the notebook's names. The body of any other is in another language, or defines nothing."""
+"""Cell magics whose body runs with the names of the notebook.
+
+The body of any other cell magic is in another language, or defines nothing.
+"""
 MOST_CELL_CHARACTERS = 64_000
-"""A longer cell, or one with more than `MOST_MAGICS` magics, is read only if it is plain Python: the transformer reads the
-whole cell once for each magic."""
+"""If a cell is longer than this, or has more than `MOST_MAGICS` magics, it is read only if it is plain Python, because the
+transformer reads the whole cell once for each magic.
+"""
 MOST_MAGICS = 100
 _MAGIC = re.compile(r"^\s*[%!?,;/]|=\s*[%!]|\?\s*$", re.MULTILINE)
 UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -26,7 +33,7 @@ UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 @dataclass(frozen=True)
 class PythonCell:
-    """A code cell's number in the notebook and its Python, or the problem that keeps it from running."""
+    """The number of a code cell in the notebook, and its Python source or the reason why it cannot run."""
 
     number: int
     source: str
@@ -34,23 +41,23 @@ class PythonCell:
 
 
 def python_cells(cells: list[FileCell]) -> list[PythonCell]:
-    """Every code cell as Python; nothing is run.
+    """The Python source of every code cell; nothing is run.
 
-    A cell that Jupyter could not run because of a syntax error has an empty source and a problem. Raises `NotAvailable` when a
-    cell holds magics and IPython is not installed.
+    A cell that Jupyter could not run because of a syntax error has an empty source and a `problem`. Raises `NotAvailable` if a
+    cell contains magics and IPython is not installed.
     """
     return [_python_cell(cell.number, cell.text) for cell in cells if cell.is_code]
 
 
 def parse(source: str) -> ast.Module:
-    """The syntax tree of a source, without the compiler's warnings; raises one of `UNPARSABLE`."""
+    """The syntax tree of a source, without showing the compiler's warnings. Raises one of the errors in `UNPARSABLE`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(source)
 
 
 def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
-    """The statements inside `%time` and `%prun`, which run with the notebook's names: `%time x = f()` binds x."""
+    """The statements in `%time x = f()` or `%prun f()`, which run with the names of the notebook and can bind x."""
     found: list[ast.stmt] = []
     for part in ast.walk(node):
         match part:
@@ -63,7 +70,7 @@ def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
 
 
 def code_of_line(line: str) -> str:
-    """The Python in the line after `%time`, without the magic's own options."""
+    """The Python code in the line after `%time`, without the options of the magic."""
     return _transformed(re.sub(r"^(?:--?[A-Za-z][\w-]*\s+)+", "", line.strip()))
 
 
@@ -102,7 +109,7 @@ def _transformed(text: str) -> str:
 
 
 def _transformer() -> Callable[[str], str] | None:
-    """IPython's `transform_cell`, or None where IPython is not installed."""
+    """IPython's `transform_cell`, or None if IPython is not installed."""
     if importlib.util.find_spec("IPython") is None:
         return None
     from IPython.core.inputtransformer2 import TransformerManager
@@ -110,7 +117,7 @@ def _transformer() -> Callable[[str], str] | None:
     def transform(text: str) -> str:
         try:
             return str(TransformerManager().transform_cell(text))  # type: ignore[no-untyped-call]
-        except RuntimeError as error:  # hundreds of magics in one cell
+        except RuntimeError as error:  # A cell may contain hundreds of magics.
             raise ValueError(str(error)) from error
 
     return transform
@@ -124,7 +131,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
-    """The name and the body of a cell magic, or None if the cell is something else."""
+    """The name and the body of a cell magic, or None if the cell is not one."""
     match tree.body:
         case [ast.Expr(ast.Call(ast.Attribute(ast.Call(ast.Name("get_ipython")), "run_cell_magic"), [name, _, body]))]:
             return ast.literal_eval(name), ast.literal_eval(body)

@@ -1,4 +1,4 @@
-"""Writes the notebooks of a course folder, and finds those that differ from their source or that a person has edited."""
+"""Writes the notebooks of a course folder. Also finds notebooks that differ from their source, or that a person has edited."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.home import fresh_home, write_atomically
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab's three files: the source that an author edits, and the two notebooks that are made from it."""
+    """The three files of a lab: the source that an author edits, and the two notebooks that are made from it."""
 
     source: Path
     student: Path
@@ -24,7 +24,7 @@ class Lab:
 
 
 def find_labs(root: Path) -> list[Lab]:
-    """The labs of a course folder, found by its `solutions/NN_slug.py`; raises `InvalidRequest` if there are none."""
+    """The labs of a course folder, one for each `solutions/NN_slug.py`. Raises `InvalidRequest` if there are none."""
     sources = sorted((root / "solutions").glob("[0-9][0-9]_*.py"))
     if not sources:
         raise InvalidRequest(f"{root} has no solutions/NN_slug.py; run this in the course's folder, or name that folder")
@@ -32,20 +32,23 @@ def find_labs(root: Path) -> list[Lab]:
 
 
 def stale(lab: Lab) -> list[Path]:
-    """The notebooks of a lab whose cells differ from those made from its present source; outputs are not compared."""
+    """The notebooks of a lab whose cells differ from what its source would give now; outputs are not compared."""
     source = lab.source.read_text("utf-8")
     made = {lab.student: student_notebook(source), lab.solved: solved_notebook(source)}
     return [path for path, notebook in made.items() if _digests(path)[0] != cells_digest(notebook)]
 
 
 def edited_by_a_person(path: Path) -> bool:
-    """Whether the notebook exists and its cells differ from those that labkit wrote into it."""
+    """Whether the notebook exists, and its cells differ from those that labkit wrote."""
     found, written = _digests(path)
     return path.exists() and (not found or found != written)
 
 
 def _digests(path: Path) -> tuple[str, str]:
-    """The digest of a notebook's cells, and the digest stored when labkit wrote it; each is empty if it is missing."""
+    """The digest of a notebook's cells, and the digest that labkit stored when it wrote the notebook.
+
+    A missing digest is "".
+    """
     try:
         notebook = json.loads(path.read_text("utf-8"))
         found = cells_digest(notebook)
@@ -60,8 +63,8 @@ def _digests(path: Path) -> tuple[str, str]:
 def release(lab: Lab, *, force: bool = False) -> list[Path]:
     """Execute the solved notebook of a lab, write both notebooks, and return their paths.
 
-    Raises `InvalidRequest` for a notebook that a person has changed, unless `force` is set. Raises `LabkitError`, with the
-    cell and its error, if the solved notebook does not run; nothing is written then.
+    Raises `InvalidRequest` for a notebook that a person has changed, unless `force` is set. Raises `LabkitError`, which names
+    the cell and its error, if the solved notebook does not run. In that case nothing is written.
     """
     for path in (lab.student, lab.solved):
         if edited_by_a_person(path) and not force:
@@ -75,7 +78,10 @@ def release(lab: Lab, *, force: bool = False) -> list[Path]:
 
 
 def execute(notebook: Any, folder: Path, name: str, timeout: int = 300) -> Any:
-    """Run every cell in `folder` and return the notebook with its outputs; raises `LabkitError` naming the failing cell."""
+    """Run every cell in `folder` and return the notebook with its outputs.
+
+    Raises `LabkitError`, which names the cell that failed.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 

@@ -1,4 +1,7 @@
-"""Runs a submission's statements one by one in the worker's process, as Jupyter does; a failing one does not stop the rest."""
+"""Runs the statements of a submission one by one in the worker's process, as Jupyter does.
+
+If one fails, the next ones still run.
+"""
 
 from __future__ import annotations
 import __future__
@@ -18,14 +21,14 @@ from labkit.grading.shorten import shorten
 from labkit.grading.submission import Piece
 
 NO_DEFINITION = "its definition does not run"
-"""The error of a function whose name no statement has bound."""
+"""The error of a function if no statement has bound its name."""
 DEFINE_SECONDS = 120.0
-"""The time limit for all statements that a function needs, taken together."""
+"""The time limit in seconds for all statements that a function needs, in total."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A statement that failed: its cell, its first line, the names that it would have bound, and its error in words."""
+    """A statement that failed: its cell, its first line, the names that it should have bound, and its error in words."""
 
     cell: int
     line: str
@@ -37,7 +40,10 @@ class Failure:
 
 
 def define(pieces: Sequence[Piece], scope: dict[str, Any], seconds: float = DEFINE_SECONDS) -> list[Failure]:
-    """Run the statements of these pieces in `scope` and return those that failed. After `seconds` the rest is not run."""
+    """Run the statements of these pieces in `scope` and return those that failed.
+
+    After `seconds`, the remaining statements are not run.
+    """
     failed: list[Failure] = []
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     for piece in pieces:
@@ -62,7 +68,7 @@ def _chosen(piece: Piece) -> list[ast.stmt]:
 
 
 def _future(node: ast.stmt) -> int:
-    """The compiler flags that this statement sets for itself and for all later statements, also in later cells."""
+    """The compiler flags that this statement sets for itself and for all later statements, even in other cells."""
     if not isinstance(node, ast.ImportFrom) or node.module != "__future__":
         return 0
     features = [getattr(__future__, name.name, None) for name in node.names]
@@ -70,9 +76,9 @@ def _future(node: ast.stmt) -> int:
 
 
 def _run(node: ast.stmt, name: str, flags: int, scope: dict[str, Any], loop: asyncio.AbstractEventLoop) -> str:
-    """Run one statement and return its error in words, or nothing. A top-level `await` is allowed, as in Jupyter."""
+    """Run one statement. Return its error in words, or "" if there is none. A top-level `await` is allowed, as in Jupyter."""
     try:
-        # Without dont_inherit, this file's `from __future__ import annotations` would apply to the learner's code.
+        # Without dont_inherit, the line `from __future__ import annotations` of this file would apply to the learner's code.
         code = compile(ast.Module([node], []), name, "exec", flags=flags, dont_inherit=True)
         waiting = eval(code, scope)
         if inspect.iscoroutine(waiting):
@@ -80,15 +86,15 @@ def _run(node: ast.stmt, name: str, flags: int, scope: dict[str, Any], loop: asy
         return ""
     except OutOfTimeError:
         raise
-    except BaseException as error:  # a learner's code may raise anything
+    except BaseException as error:  # A learner's code may raise anything.
         return in_words(error)
 
 
 def in_words(error: BaseException) -> str:
-    """An exception's name and the first line of its text, cut to a readable length."""
+    """The name of an exception and the first line of its message, shortened."""
     try:
         text = str(error).strip().splitlines()
-    except Exception:  # a learner's own exception whose text cannot be made
+    except Exception:  # A learner's exception class may have no working __str__.
         text = []
     return f"{shorten(type(error).__name__, 60)}: {shorten(text[0]) if text else 'no message'}"
 

@@ -1,4 +1,4 @@
-"""The names of a notebook that a statement binds and reads: at once, or when a function that it defines is called."""
+"""Finds the names that a statement binds and reads: when it runs, or when a function that it defines is called."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _RUN_AT_ONCE = ("listcomp", "setcomp", "dictcomp", "genexpr")
-"""The names of comprehensions in a symbol table; each is a scope of its own."""
+"""The names that a symbol table uses for comprehensions; each comprehension is a scope of its own."""
 
 
 @dataclass
 class Scope:
     """The top-level names of a notebook that a statement uses.
 
-    It assigns, deletes or imports those in `binds`, and needs those in `reads` when it runs. A function that it defines needs
-    those in `reads_later` when it is called, and declares those in `binds_later` as `global`.
+    The statement assigns, deletes or imports the names in `binds`, and needs the names in `reads` when it runs. A function that
+    the statement defines needs the names in `reads_later` when it is called, and declares the names in `binds_later` as
+    `global`.
     """
 
     binds: set[str] = field(default_factory=set)
@@ -28,7 +29,10 @@ class Scope:
 
 
 def scope_of(node: ast.stmt) -> Scope:
-    """The names of one top-level statement. Raises `SyntaxError` if it does not compile (`return` outside a function)."""
+    """The names that one top-level statement uses.
+
+    Raises `SyntaxError` if the statement does not compile (such as `return` outside a function).
+    """
     scope = Scope()
     _walk(_table(node), scope, later=False, top=True)
     for part in ast.walk(node):
@@ -42,7 +46,7 @@ def _table(node: ast.stmt) -> symtable.SymbolTable:
         warnings.simplefilter("ignore")
         try:
             return symtable.symtable(ast.unparse(node), "<cell>", "exec")
-        except SyntaxError:  # `await` at the top level, which Jupyter allows
+        except SyntaxError:  # Jupyter allows `await` at the top level.
             return symtable.symtable(ast.unparse(_Waiting().visit(ast.parse(ast.unparse(node)))), "<cell>", "exec")
 
 
@@ -53,7 +57,7 @@ def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool =
         binds = symbol.is_assigned() or symbol.is_imported()
         if is_notebooks and binds:
             (scope.binds_later if later else scope.binds).add(name)
-        # In a class body, a name that is both bound and read may first be read from outside.
+        # If a class body both binds and reads a name, the first read may come from outside.
         if symbol.is_referenced() and (is_notebooks or table.get_type() == "class"):
             (scope.reads_later if later else scope.reads).add(name)
     for inner in table.get_children():
@@ -62,7 +66,7 @@ def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool =
 
 
 class _Waiting(ast.NodeTransformer):
-    """Removes `await` and `async` from code; the names stay the same."""
+    """Removes `await` and `async` from code, which does not change the names."""
 
     def visit_Await(self, node: ast.Await) -> Any:
         return self.visit(node.value)
@@ -81,7 +85,7 @@ class _Waiting(ast.NodeTransformer):
 
 
 def cannot_fail(node: ast.stmt) -> set[str]:
-    """The names that this statement is sure to bind, so that their earlier values are not needed."""
+    """The names that this statement binds for sure, so that their earlier values are not needed."""
     match node:
         case (
             ast.FunctionDef(name=name, args=arguments, decorator_list=[])

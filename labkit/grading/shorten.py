@@ -1,11 +1,11 @@
-"""Cuts texts that labkit did not write to a readable length: an exception's message can have megabytes."""
+"""Shortens texts that labkit did not write, because the message of an exception may have megabytes."""
 
 from __future__ import annotations
 
 MOST_CHARACTERS = 300
-"""The most characters that a message quotes of such a text."""
+"""The largest number of characters that a message quotes from such a text."""
 
 
 def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The text, or its beginning and "..." if it has more than `most` characters; `most` is at least 3."""
+    """The text or, if it has more than `most` characters, its beginning and "..."; `most` is at least 3."""
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,4 +1,4 @@
-"""A notebook's top-level statements in the order of *Run All*, each with the names that it binds, reads and changes."""
+"""The top-level statements of a notebook in the order of *Run All*, each with the names that it binds, reads and changes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from labkit.grading.scopes import Scope, cannot_fail, scope_of
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement: its cell, its position in the cell (from 0), its tree, and its effects as far as the text shows them.
+    """A statement: its cell, its position in the cell (from 0), its syntax tree, and its effects, as far as the source text
+    shows them.
 
-    `replaces` are names whose earlier values are no longer needed after it. `inner` are the changes that its functions make
-    when they are called, and `parameters` are the names of those functions' parameters.
+    `replaces` are the names whose earlier values are no longer needed after the statement. `inner` are the changes that the
+    functions of the statement make when they are called, and `parameters` are the parameters of those functions.
     """
 
     cell: int
@@ -29,12 +30,12 @@ class Statement:
 
     @property
     def binds(self) -> set[str]:
-        """Names that it assigns, deletes or imports."""
+        """The names that the statement assigns, deletes or imports."""
         return self.scope.binds
 
     @property
     def defines(self) -> set[str]:
-        """Names that it binds to functions, by `def` at any depth or by `lambda`."""
+        """The names that the statement binds to functions, with `def` at any depth or with `lambda`."""
         found = {part.name for part in ast.walk(self.node) if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)}
         for part in ast.walk(self.node):
             if isinstance(part, ast.Assign) and isinstance(part.value, ast.Lambda):
@@ -55,12 +56,12 @@ class Statement:
 
     @property
     def is_future(self) -> bool:
-        """Whether it is `from __future__ import ...`, which affects how all later code is compiled."""
+        """Whether the statement is `from __future__ import ...`, which affects how all later code is compiled."""
         return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
 
 
 def statements_of(cells: list[PythonCell]) -> list[Statement]:
-    """Every statement of these cells, in order, without those that cannot be compiled."""
+    """Every statement of these cells, in order, except those that cannot be compiled."""
     found = []
     for cell in cells:
         for index, node in enumerate(parse(cell.source).body):

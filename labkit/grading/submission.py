@@ -1,6 +1,6 @@
-"""A submission: the code of a notebook, and the statements that one of its functions needs.
+"""A submission: the code of a notebook, and the statements that each of its functions needs.
 
-Everything here reads text and runs nothing. The statements run in the worker's process only (`labkit.grading.worker`).
+This module only reads text and runs nothing. The statements run only in the worker's process (`labkit.grading.worker`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from labkit.grading.statements import Statement, statements_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A cell's number, its Python, and the positions (from 0) of its top-level statements that are needed."""
+    """A part of a cell: the cell's number, its Python source, and the positions (from 0) of those top-level statements that are
+    needed.
+    """
 
     cell: int
     source: str
@@ -28,45 +30,48 @@ class Piece:
 
 @dataclass(frozen=True)
 class Submission:
-    """The cells of a notebook; `folder` is its folder, with modules and files of its own, if the notebook is on disk."""
+    """The cells of a notebook.
+
+    If the notebook is on disk, `folder` is its folder, which may contain its own modules and files.
+    """
 
     cells: Sequence[FileCell]
     folder: Path | None = None
 
     @cached_property
     def notes(self) -> list[str]:
-        """A sentence for each code cell that is left out."""
+        """A message for each code cell that is left out."""
         return [cell.problem for cell in self._python if cell.problem]
 
     @cached_property
     def names(self) -> set[str]:
-        """All names that a statement binds."""
+        """All names that any statement binds."""
         return {name for one in self._statements for name in one.binds}
 
     @cached_property
     def functions(self) -> set[str]:
-        """Names bound by `def`, at any depth, or by `lambda`."""
+        """The names that the notebook binds with `def` (at any depth) or to a `lambda`."""
         return {name for one in self._statements for name in one.defines}
 
     @cached_property
     def asked(self) -> set[str]:
-        """Names that any cell, code or not, defines by `def` or passes to `check`."""
+        """The names that any cell, even one that is not code, defines with `def` or passes to `check`."""
         return {name for cell in self.cells for name in re.findall(r"\b(?:def\s+|check\()(\w+)", cell.text)}
 
     @cached_property
     def binds_anything(self) -> bool:
-        """Whether code may bind names that its text does not show: `exec`, `globals()`, `%run`, `from x import *`."""
+        """Whether the code may bind names that its text does not show: `exec`, `globals()`, `%run`, `from x import *`."""
         return any(one.changes.anything for one in self._statements)
 
     def needed_for(self, name: str) -> list[Piece]:
-        """The statements that must run to define the function of this name, in the notebook's order."""
+        """The statements that must run to define the function with this name, in the notebook's order."""
         places: dict[int, list[int]] = {}
         for one in self._needs.needed_for(name):
             places.setdefault(one.cell, []).append(one.index)
         return [Piece(cell.number, cell.source, places[cell.number]) for cell in self._python if cell.number in places]
 
     def why_missing(self, name: str) -> str:
-        """Why the notebook has no function of this name, as far as its text shows."""
+        """Why the notebook has no function with this name, as far as its text shows."""
         definition = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(name)}\s*\(", re.MULTILINE)
         found = [cell for cell in self.cells if definition.search(cell.text)]
         if not found:
@@ -91,10 +96,10 @@ class Submission:
 
 
 def read_submission(path: Path) -> Submission:
-    """A notebook's file as a submission; raises `InvalidRequest` as `read_cells` does."""
+    """The submission in a notebook file. Raises `InvalidRequest` as `read_cells` does."""
     return Submission(read_cells(path), path.resolve().parent)
 
 
 def submission_of(*sources: str) -> Submission:
-    """A submission with one code cell for each of these texts."""
+    """A submission that has one code cell for each of these texts."""
     return Submission([FileCell(number, True, source) for number, source in enumerate(sources, start=1)])

@@ -1,4 +1,4 @@
-"""The outcome of one check: a verdict, points, a message, and details that help to find the mistake."""
+"""The outcome of a check: a verdict, points, a message, and details that help to find the mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAILED = "failed"
 NOT_MEASURED = "not measured here"
 NOT_ATTEMPTED = "not attempted"
 INCONCLUSIVE = "inconclusive"
-"""The time limit of a check has ended a call while other programs had the processor."""
+"""The time limit ended a call while other programs had the processor."""
 
 _SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…", INCONCLUSIVE: "?"}
 _COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2", INCONCLUSIVE: "#777777"}
@@ -25,9 +25,10 @@ _LAST_CHECK = {
 
 
 def state(verdict: str, kept: int = 0) -> str:
-    """The state of an exercise in words, from its last verdict and the points that an earlier pass has earned.
+    """The state of an exercise in words, from its last verdict and the points from an earlier pass.
 
-    The best result counts, and both results are named: "passed before (10 points kept); the last check failed".
+    The best result counts. If it differs from the last one, both are named: "passed before (10 points kept); the last check
+    failed".
     """
     return (
         verdict if verdict == PASSED or not kept else f"passed before ({counted(kept, 'point')} kept); {_LAST_CHECK[verdict]}"
@@ -35,13 +36,13 @@ def state(verdict: str, kept: int = 0) -> str:
 
 
 def colour(verdict: str, kept: int = 0) -> str:
-    """The colour of a state, readable on light and dark backgrounds; with kept points it is the colour of a pass."""
+    """The colour for a state, readable on light and dark backgrounds. With kept points, it is the colour of a pass."""
     return _COLOURS[PASSED if kept else verdict]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one exercise; a notebook shows it as a small box, a terminal as text."""
+    """The outcome of the check of one exercise. A notebook shows it as a small box, a terminal as text."""
 
     exercise: str
     title: str
@@ -55,7 +56,7 @@ class Verdict:
         return self.text()
 
     def text(self, kept: int = 0) -> str:
-        """The verdict as text; `kept` are points from an earlier pass, which this check does not take away."""
+        """The verdict as text. `kept` are points from an earlier pass, which this check does not take away."""
         head = f"{_SIGNS[self.verdict]} {self.title}: {self._state(kept)}{self._end(kept)}{self.message}"
         return "\n".join([head, *(f"    {line}" for line in self.details.splitlines())])
 
@@ -77,4 +78,7 @@ class Verdict:
         return ": " if kept > self.points and self.verdict == FAILED else ". "
 
     def _ipython_display_(self) -> None:
-        """Show nothing: `check` has already shown the verdict, and a notebook shows the value of a cell's last line."""
+        """Show nothing.
+
+        `check` has already shown the verdict, but a notebook would show the value of a cell's last line again.
+        """

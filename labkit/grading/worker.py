@@ -1,7 +1,8 @@
 """The process in which an untrusted function of a learner runs: `python -m labkit.grading.worker JOB OUT`.
 
-It reads a JSON job, limits its own resources, runs the statements of the notebook that the function needs, calls the function
-on the exercise's cases, and writes the outcomes as JSON and safetensors. It compares nothing; the verdict is made elsewhere.
+The worker reads a JSON job, limits its own resources and runs those statements of the notebook that the function needs. Then it
+calls the function with the cases of the exercise, and writes the outcomes as JSON and safetensors. The worker compares nothing;
+the verdict is made in another process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ FILE_BYTES = 256 * 2**20
 
 
 def limit(cpu_seconds: int) -> None:
-    """Bound this process's CPU time, data memory, file size and core dumps."""
+    """Limit this process's CPU time, data memory, file size and core dumps."""
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
@@ -40,7 +41,10 @@ def limit(cpu_seconds: int) -> None:
 
 
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-    """An outcome as JSON; its tensors are added to `tensors`. A value that cannot be stored becomes an error in words."""
+    """An outcome as a JSON dictionary.
+
+    Its tensors are added to `tensors`. If a value cannot be stored, the row contains an error in words instead.
+    """
     words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
@@ -50,12 +54,12 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def notebook_scope(folder: Path | None) -> tuple[dict[str, Any], Shell]:
-    """The names that a notebook starts with, in a new module `__main__`, and the stand-in for IPython.
+    """The names that a notebook has at its start, in a new module `__main__`, and the replacement for IPython.
 
-    `display` shows nothing here, and labkit's `check` and `hint` record nothing.
+    Here `display` shows nothing, and labkit's `check` and `hint` record nothing.
     """
     main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main  # dataclasses, for example, look up a class's module here
+    sys.modules["__main__"] = main  # dataclasses, for example, look up the module of a class here.
     shell = Shell(main.__dict__, folder)
     setattr(builtins, "get_ipython", lambda: shell)  # noqa: B010
     setattr(builtins, "display", _nothing)  # noqa: B010
@@ -84,12 +88,13 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
 
 
 def main() -> None:
-    """Run one job to `OUT/outcomes.json`, `OUT/tensors.safetensors` and `OUT/notes.json`.
+    """Run one job. Writes `OUT/outcomes.json`, `OUT/tensors.safetensors` and `OUT/notes.json`.
 
-    A job is `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`. `seconds` bounds one call, `pieces` comes from
-    `Submission.needed_for`, and `folder` is the notebook's folder, whose modules can be imported.
+    A job is a dictionary `{exercise, function, pieces, folder, seeds, seconds, cpu_seconds}`. `seconds` is the time limit of
+    one call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which modules can be
+    imported.
     """
-    os.environ["TRITON_INTERPRET"] = "1"  # kernels are graded by their values, the same way on every machine
+    os.environ["TRITON_INTERPRET"] = "1"  # Kernels are graded by their values, in the same way on every machine.
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     out = Path(sys.argv[2])
     limit(job["cpu_seconds"])

@@ -1,8 +1,8 @@
-"""Everything that the notebook of a lab imports. All names are defined in other packages.
+"""Everything that the notebook of a lab imports. All these names are defined in other packages.
 
-`from labkit.lab import check, hint, passed, predicted, progress_panel` is the set-up of every lab. A lab with kernels also
-imports `kernel_device`, `tl` and `triton`; Triton itself is loaded only when one of the last two names is used. Each lab has
-a module for the other names that its cells use: `labkit.lab.lab03`, for example.
+Every lab begins with `from labkit.lab import check, hint, passed, predicted, progress_panel`. A lab with kernels also imports
+`kernel_device`, `tl` and `triton`. Triton itself is imported only when `tl` or `triton` is used. The other names that the cells
+of a lab use are in a separate module, such as `labkit.lab.lab03`.
 """
 
 from __future__ import annotations

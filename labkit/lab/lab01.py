@@ -1,4 +1,4 @@
-"""More names for the cells of lab 01: a device with a queue, and drawings."""
+"""Names that only lab 01 imports: a device with a queue, and drawings."""
 
 from labkit.exercises.async_device import AsyncDevice
 from labkit.exercises.pictures import lab01 as pictures

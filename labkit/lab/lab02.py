@@ -1,4 +1,4 @@
-"""More names for the cells of lab 02: measurements, functions that replace operations in the engine, drawings."""
+"""Names that only lab 02 imports: measurements, functions that replace operations in the engine, and drawings."""
 
 from labkit.exercises.lab02 import climb, measurements, step_launches, swaps
 from labkit.exercises.pictures import lab02 as pictures

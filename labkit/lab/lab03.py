@@ -1,4 +1,4 @@
-"""More names for the cells of lab 03: the parts of a small GPT-J, real processes, measurements, drawings."""
+"""Names that only lab 03 imports: the parts of a small GPT-J, `launch` for real processes, measurements, and drawings."""
 
 from labkit.exercises.lab03 import measurements
 from labkit.exercises.lab03.counting import share

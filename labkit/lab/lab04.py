@@ -1,4 +1,4 @@
-"""More names for the cells of lab 04: a server for the learner, measurements under load, drawings."""
+"""Names that only lab 04 imports: a server for the learner, measurements under load, and drawings."""
 
 from labkit.exercises.lab04 import measurements
 from labkit.exercises.lab04.deployment import deploy

@@ -163,7 +163,7 @@ def test_a_repository_is_written_and_looked_over(tmp_path: Path) -> None:
     found = run(str(folder))
     assert found.returncode == 2
     assert f"gptj/config.pbtxt:{line}: " in found.stderr
-    assert "has 1 fault, named above; correct them first" in found.stderr
+    assert "has 1 fault, listed above; correct them first" in found.stderr
 
 
 def test_what_is_no_model_and_what_is_no_room_is_refused(tmp_path: Path) -> None:

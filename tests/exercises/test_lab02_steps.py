@@ -191,7 +191,7 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
     [
         ("largest - new", "new - largest", "The sign in your factor is wrong"),
         ("math.exp(largest - new)", "math.exp(new - largest) if total else 0.0", "yours makes them grow"),
-        ("scores - new", "new - scores", "The sign of your weights is wrong"),
+        ("scores - new", "new - scores", "The sign in your weights is wrong"),
     ],
 )
 def test_a_wrong_sign_in_one_pass_is_named(first: str, changed: str, said: str) -> None:

@@ -51,7 +51,7 @@ def test_two_norms_and_no_head_bias() -> None:
 
     exercise = find("parameter_count")
     message = judge(exercise, {seed: run_cases(parameter_count, exercise, seed) for seed in SEEDS}).message
-    assert message.startswith("Two things are wrong. First: A GPT-J block has one layer norm")
+    assert message.startswith("Two things are wrong. First: A GPT-J block has only one layer norm")
     assert "Second: The head has a bias as well" in message
 
 
@@ -63,7 +63,7 @@ def test_seconds_and_no_length() -> None:
     exercise = find("decode_floor_ms")
     message = judge(exercise, {seed: run_cases(decode_floor_ms, exercise, seed) for seed in SEEDS}).message
     assert "That is seconds" in message
-    assert "multiply the cache by length" in message
+    assert "multiply the bytes of the cache by length" in message
 
 
 def test_only_different_options_of_one_function_compose() -> None:

@@ -49,7 +49,7 @@ def test_check_prints_the_verdict_and_keeps_it(home: Path, capsys: pytest.Captur
     kv_cache_bytes_half.__name__ = "kv_cache_bytes"
     found = check(kv_cache_bytes_half)
     assert (found.verdict, found.points) == (FAILED, 0)
-    assert "That is half of it" in capsys.readouterr().out
+    assert "Your number is half of the right one" in capsys.readouterr().out
     standing = Progress().standings()[NAME]
     assert (standing.verdict, standing.points, standing.checks) == (FAILED, 10, 2)  # earned points are never lost
 
@@ -90,7 +90,7 @@ def wrong(config: Any, lengths: list[int], element_bytes: int) -> int:
 
 wrong.__name__ = "kv_cache_bytes"
 KEPT = "passed before (10 points kept); the last check failed"
-WHY = "That is half of it: the cache keeps a key and a value."
+WHY = "Your number is half of the right one: the cache stores a key and also a value for each token."
 
 
 def test_after_a_pass_a_wrong_check_is_one_state_everywhere(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

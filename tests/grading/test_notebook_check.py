@@ -139,7 +139,7 @@ def test_stubs_and_missing_functions_are_not_attempted(verdicts: dict[str, Verdi
         ("weight_gib", "it ran for more than 1 seconds and was stopped"),
         ("decode_floor_ms", "MemoryError"),
         ("positions_processed", "is not right"),
-        ("cache_bytes", "answers to some inputs are missing"),
+        ("cache_bytes", "the process returned no answers to some inputs"),
         ("throughput", "not right"),
         ("roofline_fraction", "it raised ZeroDivisionError: division by zero (in your line `return 1 / 0`)"),
         ("greedy_decode", "ended before your function answered (status -11)"),
@@ -206,9 +206,9 @@ def test_the_job_states_what_is_asked_for_and_no_answers(stand_in: Callable[[str
 
 
 def test_notebooks_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="defines none of the course's functions"):
+    with pytest.raises(InvalidRequest, match="defines none of the functions of the course"):
         check_notebook(write(tmp_path / "lab.ipynb", ["def something(): pass"]))
-    with pytest.raises(InvalidRequest, match="is no notebook"):
+    with pytest.raises(InvalidRequest, match="is not a notebook"):
         check_notebook(tmp_path / "gone.ipynb")
 
 

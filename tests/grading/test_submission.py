@@ -201,25 +201,25 @@ CONFLICT = '{"cells": [\n<<<<<<< HEAD\n1\n=======\n2\n>>>>>>> other\n]}'
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no notebook: the file is empty"),
-        (" \n", "is no notebook: the file is empty"),
-        ("{", "is no notebook: it is not JSON: line 1, "),
-        ("PK\x03\x04" + "é" * 300_000, "is no notebook: it is not JSON: line 1, "),
-        ("[" * 100_000, "is no notebook: it is not JSON"),
-        ('{"cells": [' + "9" * 100_000 + "]}", "is no notebook: it is not JSON"),
+        ("", "is not a notebook: the file is empty"),
+        (" \n", "is not a notebook: the file is empty"),
+        ("{", "is not a notebook: the file is not JSON: line 1, "),
+        ("PK\x03\x04" + "é" * 300_000, "is not a notebook: the file is not JSON: line 1, "),
+        ("[" * 100_000, "is not a notebook: the file is not JSON"),
+        ('{"cells": [' + "9" * 100_000 + "]}", "is not a notebook: the file is not JSON"),
         (CONFLICT, "is in conflict after a merge: line 2 starts with <<<<<<<; resolve the conflict, then save it"),
-        ("[]", "is no notebook: it holds a JSON list, not cells"),
-        ("null", "is no notebook"),
-        ("{}", "is no notebook: it has no list of cells"),
-        ('{"cells": 5}', "is no notebook: it has no list of cells"),
-        ('{"worksheets": [5]}', "is no notebook: it has no list of cells"),
-        ('{"worksheets": 5}', "is no notebook: it has no list of cells"),
-        ('{"cells": [5]}', "is no notebook: its cell 1 has no kind or no text"),
-        ('{"cells": [{"cell_type": "code", "source": null}]}', "is no notebook: its cell 1 has no kind or no text"),
-        ('{"cells": [{"cell_type": "code", "source": [1]}]}', "is no notebook: its cell 1 has no kind or no text"),
+        ("[]", "is not a notebook: the file contains a JSON list, not cells"),
+        ("null", "is not a notebook"),
+        ("{}", "is not a notebook: the file has no list of cells"),
+        ('{"cells": 5}', "is not a notebook: the file has no list of cells"),
+        ('{"worksheets": [5]}', "is not a notebook: the file has no list of cells"),
+        ('{"worksheets": 5}', "is not a notebook: the file has no list of cells"),
+        ('{"cells": [5]}', "is not a notebook: its cell 1 has no type or no text"),
+        ('{"cells": [{"cell_type": "code", "source": null}]}', "is not a notebook: its cell 1 has no type or no text"),
+        ('{"cells": [{"cell_type": "code", "source": [1]}]}', "is not a notebook: its cell 1 has no type or no text"),
         (
             '{"cells": [], "metadata": {"kernelspec": {"language": "R"}}}',
-            "is for a kernel of R; the course's notebooks are",
+            "is for a kernel of R, but the notebooks of the course are",
         ),
         ('{"cells": [], "metadata": {"language_info": {"name": "julia"}}}', "is for a kernel of julia"),
     ],
@@ -234,9 +234,9 @@ def test_what_is_no_notebook_is_refused_in_one_short_sentence(text: str, said: s
 
 
 def test_files_that_cannot_be_read_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidRequest, match=r"gone\.ipynb is no notebook: No such file"):
+    with pytest.raises(InvalidRequest, match=r"gone\.ipynb is not a notebook: No such file"):
         read_submission(path.with_name("gone.ipynb"))
-    with pytest.raises(InvalidRequest, match="is no notebook: Is a directory"):
+    with pytest.raises(InvalidRequest, match="is not a notebook: Is a directory"):
         read_submission(path.parent)
     path.write_bytes(bytes(range(256)) * 2000)
     with pytest.raises(InvalidRequest, match="is not JSON") as refused:

@@ -1,7 +1,8 @@
-"""Demands of an exercise besides right values: that kernels do the work, for example, or that blocks are not kept.
+"""Contracts: rules of an exercise that do not concern values. For example, kernels must do the work, or blocks must not be
+kept.
 
-A contract watches one call of a learner's function. It stops nothing and raises nothing; afterwards it says in words how
-the function broke the rules of the exercise.
+A contract watches one call of a learner's function. A contract does not stop the call and raises nothing. After the call, it
+says in words which rule of the exercise the function broke.
 """
 
 from labkit.exercises.contracts.held import HeldContract

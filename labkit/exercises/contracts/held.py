@@ -1,4 +1,4 @@
-"""A contract on memory: a function holds few numbers at a time."""
+"""A contract on memory: the function may hold only few numbers at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from labkit.measure.torch_traffic import tensors_in
 
 @dataclass(frozen=True)
 class HeldContract:
-    """At any time, tensors made during the call hold at most `most(case)` elements, and no numbers are kept in lists."""
+    """During the call, the tensors that the function has made hold at most `most(case)` elements at any time, and no numbers
+    are kept in lists.
+    """
 
     most: Callable[[Case], int]
 

@@ -1,6 +1,6 @@
-"""A contract on kernels: they read what is given and store what is asked for, and torch computes nothing in between.
+"""A contract on kernels: kernels must read the arguments and store the results, and torch must compute nothing in between.
 
-Loads and stores are seen in Triton's interpreter only; of a compiled kernel only the launch is seen.
+Only Triton's interpreter shows loads and stores. Of a compiled kernel, only the launch can be watched.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from labkit.exercises.contracts.watch import Watch
 from labkit.exercises.kernel_guard import KernelLaunch, watch_kernels
 
 SLACK_BYTES = 256
-"""Bytes that kernels may move beyond the least number and a tenth of it."""
+"""Kernels may move a tenth more bytes than the least possible number, and these bytes in addition."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor, or some of its rows, that kernels must read or store."""
+    """A tensor that kernels must read or store, or only some of its rows."""
 
     name: str
     tensor: Tensor
@@ -39,16 +39,16 @@ class Part:
 
 @dataclass(frozen=True)
 class KernelContract:
-    """Kernels do the work of one function.
+    """The contract that kernels do the work of a function.
 
-    - `arguments` names the function's arguments.
-    - `reads(case)` and `stores(case, value)` list what kernels must read and store.
-    - `more_bytes(case)` is the number of other bytes that memory must move; a tenth more than the total is allowed.
-    - `launches` is the most launches that are allowed, and `kind` says in words which launches are asked for.
-    - `torch_combines` lets torch work on what kernels have stored, but not on the arguments.
-    - `programs(case)` is the least and the largest number of programs of the launch that reads the last part of `reads`.
-      `most_stores` is the most stores that one of these programs may run, and `each` says what one program is for.
-    - `tile(case)` maps the name of an argument to the most elements that one load may take from it.
+    - `arguments` are the names of the function's arguments.
+    - `reads(case)` and `stores(case, value)` list what the kernels must read and store.
+    - `more_bytes(case)` is the number of other bytes that must be moved. In total, a tenth more bytes are allowed.
+    - `launches` is the largest allowed number of launches; `kind` tells the learner which launches are expected.
+    - `torch_combines`: torch may compute with what the kernels have stored, but not with the arguments.
+    - `programs(case)` is the smallest and the largest number of programs in the launch that reads the last part of `reads`.
+      Each of these programs may run at most `most_stores` stores; `each` says what one program must do.
+    - `tile(case)` maps the name of an argument to the largest number of its elements that one load may read.
     """
 
     arguments: tuple[str, ...]
@@ -65,7 +65,7 @@ class KernelContract:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call; memory that is allocated during the call and not written is NaN."""
+        """Watch a call. Memory that is allocated in it without a value is filled with NaN."""
         given = dict(zip(self.arguments, case.args, strict=False))
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         guard = TorchGuard(tensors, function, results_are_free=self.torch_combines)
@@ -91,7 +91,7 @@ class _KernelWatch:
         if len(self.launches) > self.contract.launches:
             return f"it launches {len(self.launches)} kernels; {self.contract.kind}"
         if any(launch.extents is None for launch in self.launches):
-            return ""  # the loads and stores of a compiled kernel are not seen
+            return ""  # The loads and stores of a compiled kernel cannot be watched.
         return self._loads_and_stores(value)
 
     def _loads_and_stores(self, value: Any) -> str:
@@ -147,7 +147,7 @@ class _KernelWatch:
 
 
 def _missing(part: Part, touched: Any, done: str) -> str:
-    """The elements of a part that kernels have left out, in words; empty if there are none."""
+    """The elements that no kernel has read or stored, in words; "" if there are none."""
     shaped = touched.reshape(part.tensor.shape)
     wanted = np.ones(len(shaped), dtype=bool)
     if part.rows is not None:

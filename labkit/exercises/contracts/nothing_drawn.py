@@ -1,4 +1,4 @@
-"""A contract on randomness: the function draws no random numbers of its own."""
+"""A contract on randomness: the function may not draw random numbers itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANDOM = ("multinomial", "rand", "rand_like", "randn", "randint", "bernoulli", 
 
 @dataclass(frozen=True)
 class NothingDrawn:
-    """The function draws no random numbers; `instead` says what to use."""
+    """The function may not draw random numbers; `instead` tells the learner what to use."""
 
     instead: str
 

@@ -1,7 +1,7 @@
-"""A contract on own work: the function calls nothing in labkit that would do its work.
+"""A contract on own work: the function may not call anything in labkit that would do its work.
 
-It may use the modules of its arguments: it may call a model or a clock that it gets, and read a config's properties. Only
-calls in the thread of the check are seen.
+The function may use the modules that its arguments come from: for example, it may call a model or a clock that it gets, and
+read the properties of a config. The contract sees only calls in the thread in which the check runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 from labkit.exercises.case import Case, directly
 
 _CHECKING = ("labkit.grading", "labkit.exercises.contracts", "labkit.exercises.kernel", "labkit.measure")
-"""Modules that run during a check, or that only show something."""
+"""Modules that run during a check anyway, or that only display something; calls into them are allowed."""
 _NO_ANSWERS = ("<module>", "__getattr__", "__repr__", "__str__", "__format__", "__eq__", "__hash__")
-"""Code that answers no exercise: a module's own code at import, and methods for printing and comparing."""
+"""Code that cannot be the answer to an exercise, so calls of it are allowed: a module's own code at import, and methods for
+printing and comparing.
+"""
 
 
 @dataclass(frozen=True)
 class OwnWork:
-    """The function does its own work; `allowed` names functions of labkit that it may call."""
+    """The function must do its own work; `allowed` names functions of labkit that it may call."""
 
     allowed: tuple[str, ...] = ()
 
@@ -49,7 +51,7 @@ class _Calls:
     known: dict[CodeType, bool] = field(default_factory=dict)
 
     def see(self, frame: FrameType, event: str, argument: Any) -> None:
-        """Note the first call that the contract does not allow; Python calls this for every call and return."""
+        """Remember the first call that the contract does not allow. Python calls this method at every call and return."""
         if event != "call" or self.found:
             return
         code = frame.f_code
@@ -70,7 +72,9 @@ class _Calls:
 
 
 def _is_called_by_learner(frame: FrameType) -> bool:
-    """Whether no other function of labkit made this call, directly or through a library such as torch."""
+    """Whether the learner's function made this call itself, or through a library such as torch, and not through another
+    function of labkit.
+    """
     caller = frame.f_back
     while caller is not None and caller.f_code is not directly.__code__:
         module = str(caller.f_globals.get("__name__", ""))
@@ -91,7 +95,9 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _modules_of(value: Any) -> Iterable[str]:
-    """The modules of labkit that an argument belongs to: that of a function, or those of an object's class and its bases."""
+    """The modules of labkit that an argument comes from: the module of a function, or the modules of an object's class and base
+    classes.
+    """
     kinds: list[Callable[..., Any] | type] = [value] if callable(value) else []
     kinds += type(value).__mro__
     names = (str(getattr(kind, "__module__", "")) for kind in kinds)

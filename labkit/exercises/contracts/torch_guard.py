@@ -1,4 +1,4 @@
-"""Watches what torch does in a block in which kernels should do the work."""
+"""Watches what torch does in a block of code where kernels should do the work."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "unty
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted")
 _MAKES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_", "zero_", "lift_fresh")
 _WHOLE = (torch.int32, torch.int64, torch.bool)
-"""Dtypes of slots, positions and lengths; torch may work on these."""
+"""The dtypes of slots, positions and lengths. Torch may compute with these."""
 _OWN = ("labkit.ops", "labkit.weight_formats", "labkit.native", "labkit.model", "labkit.engine", "labkit.exercises.lab02")
 
 
 class TorchGuard:
-    """Watches torch in a block; `refused` describes the first operation that a kernel should have done.
+    """Watches torch in a block of code. `refused` describes the first operation that a kernel should have done.
 
-    Allocation, views, shapes and printing are allowed, and so is work on whole numbers (slots, positions). With
-    `results_are_free` only the memory of `tensors` is guarded. Memory that is allocated without a value is filled with NaN.
+    Torch may allocate memory, make views, read shapes and print. It may also compute with whole numbers (slots, positions).
+    With `results_are_free`, torch may not compute with `tensors`, but it may compute with the results of kernels. Memory that
+    is allocated without a value is filled with NaN.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], function: Any, *, results_are_free: bool = False) -> None:
@@ -107,7 +108,7 @@ class TorchGuard:
         self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do that work"
 
     def _caller(self) -> tuple[str, str]:
-        """The function of labkit that did this work, or "", and the learner's line that led to it."""
+        """The function of labkit that did this work (or ""), and the line of the learner's function that called it."""
         own, frame = "", sys._getframe(1)
         while frame is not None:
             if self._code is not None and frame.f_code.co_filename == self._code.co_filename:
@@ -123,7 +124,7 @@ class TorchGuard:
 
 
 def _fill(tensor: Tensor) -> Tensor:
-    """Fill memory that was not written, because it may still hold an earlier right answer."""
+    """Fill newly allocated memory, because it may still contain the right answer of an earlier call."""
     if tensor.device.type == "meta":
         return tensor
     return tensor.fill_(float("nan") if tensor.is_floating_point() else 63)

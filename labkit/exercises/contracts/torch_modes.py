@@ -1,4 +1,4 @@
-"""Torch modes that pass each call, or each operation, to a given function."""
+"""Torch modes that pass each call of a torch function, or each operation that torch runs, to a given function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Functions(TorchFunctionMode):
-    """Passes each call of a torch function to `see`; calls that torch itself makes inside such a function are not seen."""
+    """Passes each call of a torch function to `see`, except calls that torch itself makes inside such a function."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()
@@ -22,16 +22,18 @@ class Functions(TorchFunctionMode):
 
 
 class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Passes each operation that torch finally runs to `see`."""
+    """Passes each operation that torch runs in the end to `see`."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
-        # Torch imports this at the first operation in such a mode. These seconds must not count as the learner's time.
+        # Torch imports this module at the first operation in such a mode. The import takes seconds, which must not count as the
+        # learner's time.
         importlib.import_module("torch._dynamo")
         super().__init__()  # type: ignore[no-untyped-call]
         self._see = see
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._can_decompose():  # in inference mode a reshape, for example, is not decomposed yet
+        # In inference mode, torch has not yet split some operations (a reshape, for example) into simpler ones.
+        if func._can_decompose():
             with self:
                 decomposed = func.decompose(*args, **(kwargs or {}))
             if decomposed is not NotImplemented:

@@ -1,4 +1,4 @@
-"""The form of a contract, and of one watched call."""
+"""The interface of a contract, and that of one watched call."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Watch(Protocol):
     """One watched call."""
 
     def breach(self, value: Any) -> str:
-        """How the call broke the contract, as the end of a sentence; empty if it kept the contract."""
+        """How the call broke the contract, as the end of a sentence; "" if it kept the contract."""
 
 
 class Contract(Protocol):
-    """A demand on a function besides the values that it returns."""
+    """A rule for a function that does not concern the values that it returns."""
 
     def watch(self, case: Case, function: Any) -> contextlib.AbstractContextManager[Watch]:
-        """Watch a call of `function` on `case`; the call is made inside this block."""
+        """Watch a call of `function` with the input `case`. The caller makes the call inside the `with` block."""

@@ -1,4 +1,7 @@
-"""Lab 02, Fused kernels: the steps of FasterTransformer, one at a time; each becomes a kernel that runs in the engine."""
+"""Lab 02, Fused kernels: the optimisations of FasterTransformer, one at a time.
+
+Each one becomes a kernel that runs in the engine.
+"""
 
 from labkit.exercises.lab02 import (
     capture,

@@ -22,7 +22,7 @@ def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: b
 
 
 def _eager(change: Any) -> Any:
-    """A function that is wrong without capture and right with it."""
+    """A function that is wrong only for a step that is not captured."""
     return lambda kernels, launch, captured: step_seconds(kernels, launch, True) if captured else change(kernels, launch)
 
 
@@ -61,9 +61,10 @@ STEP_SECONDS = Exercise(
     title="What a captured step saves",
     function="step_seconds",
     statement=(
-        "The host needs `launch_seconds` ($l$) for each launch and does not wait for kernels. Kernel $i$ (counted from 1) starts "
-        "when it has been launched, at $i \\cdot l$, and kernel $i-1$ has ended. Return the time at which the last kernel ends. A "
-        "**captured** step is one launch for all kernels; they then run one right after the other.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
+        "Each launch takes the host `launch_seconds` ($l$); the host does not wait for kernels. Kernel $i$ (counted from 1) "
+        "starts when it has been launched, at $i \\cdot l$, and when kernel $i-1$ has ended. Return the time at which the last "
+        "kernel ends. A **captured** step has only one launch for all its kernels, which then run one directly after the "
+        "other.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
     ),
     points=5,
     minutes=10,
@@ -73,35 +74,35 @@ STEP_SECONDS = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You add launching and running; the host goes on launching while kernels run.",
+            "You add the launching and the running times, but the host goes on launching while kernels run.",
             _eager(lambda kernels, launch: launch * len(kernels) + sum(kernels)),
         ),
         Mistake(
-            "The longer of the two sums is only a lower bound: a kernel also waits for its own launch. Go kernel by kernel.",
+            "The longer of the two sums is only a lower bound: each kernel also waits for its own launch. Go kernel by kernel.",
             _eager(lambda kernels, launch: max(launch * len(kernels), sum(kernels))),
         ),
         Mistake("A captured step is still launched once.", _captured(lambda kernels, launch: sum(kernels))),
         Mistake(
-            "When the step is captured, the kernels are no longer launched one by one.",
+            "You launch the kernels of a captured step one by one, but it has only one launch.",
             _captured(lambda kernels, launch: step_seconds(kernels, launch, False)),
         ),
-        Mistake("The first kernel starts after its own launch: count i from 1.", _eager(_one_early)),
+        Mistake("The first kernel starts after its own launch, at 1 * launch_seconds: count i from 1.", _eager(_one_early)),
         Mistake(
             "You exchanged the two cases of `captured`.",
             lambda kernels, launch, captured: step_seconds(kernels, launch, not captured),
         ),
         Mistake(
-            "You take the longer of all launching and all running in both cases. When captured, the single launch comes "
-            "first and then all kernels run; otherwise go kernel by kernel.",
+            "You take the longer of the two sums (launching, running), for captured and uncaptured steps. When captured, one "
+            "launch comes first, and then all kernels run. Otherwise go through the kernels one by one.",
             lambda kernels, launch, captured: max(launch * (1 if captured else len(kernels)), sum(kernels)),
         ),
-        Mistake("Launching takes time too; you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),
+        Mistake("Launching takes time too, but you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),
     ),
     hints=(
-        "Draw a line of time for the host and one for the device. What does a kernel wait for?",
-        "Keep the time at which the latest kernel ended; each kernel starts at the larger of two times. Captured, only "
-        "the first of them has a launch to wait for.",
-        "The launch of the kernel with this index, counted from 0, is done at (index + 1) * launch_seconds.",
+        "Draw a time axis for the host and one for the device. What does a kernel wait for?",
+        "Store the time at which the previous kernel ended. Each kernel starts at that time or when it is launched, whichever "
+        "is later. In a captured step, only the first kernel waits for a launch.",
+        "If kernels are counted from 0, the launch of kernel `index` is done at (index + 1) * launch_seconds.",
     ),
     words=_in_microseconds,
 )

@@ -1,4 +1,7 @@
-"""Lab 02's part of the speed ladder: one engine, fused one step at a time; all rungs are timed in turn on the same task."""
+"""Lab 02's part of the speed ladder: one engine into which the fusions are put one at a time.
+
+All rungs run the same task in turn.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ APART: Functions = {
     "prefill_attention": prefill_attention_reference,
     "linear_gelu": linear_gelu_reference,
 }
-"""For each operation, its form in separate steps."""
+"""For each operation, a function that computes it in separate steps."""
 
 STEPS = {
     "one QKV product": ("linear",),
@@ -47,16 +50,19 @@ STEPS = {
     "split attention": ("decode_attention", "prefill_attention"),
     "GELU in the product": ("linear_gelu",),
 }
-"""The operations that each rung fuses, in order."""
+"""For each rung, the operations that it fuses, in order."""
 
 
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
-    """Time all rungs in turn: on a GPU with the learner's kernels (`learned`, by operation), on a CPU with CPU forms."""
+    """Time all rungs in turn.
+
+    On a GPU they run the learner's kernels (`learned`, by operation), on a CPU functions made for a CPU.
+    """
     rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
     swapped = dict(APART)
     for words, names in STEPS.items():
         if names == ("linear_gelu",) and swaps.device.type == "cpu":
-            continue  # on a CPU, this needs packed weights, which the next rung has
+            continue  # On a CPU this needs packed weights, which only the next rung has.
         swapped = swapped | {name: _fused(name, swaps.device, learned) for name in names}
         rungs[f"lab 02 + {words}"] = _runner(swaps.engine, swapped)
     rungs |= _whole_engines(swaps)
@@ -65,7 +71,10 @@ def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict
 
 
 def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
-    """Put the timings of all rungs on the ladder and return True; timings that cannot be compared are left out."""
+    """Put the timings of all rungs on the ladder and return True.
+
+    If a timing was disturbed, change nothing and return False.
+    """
     if any(timing.disturbed for timing in timings.values()):
         print(f"Your ladder stays as it was: the rungs are {too_noisy()}.")
         return False
@@ -75,7 +84,10 @@ def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
 
 
 def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
-    """Launches of a step by operation, if each runs in separate steps; launches outside `APART` are "the rest"."""
+    """The launches of a step by operation, if each operation in `APART` runs in separate steps.
+
+    All other launches are "the rest".
+    """
     counted = dict.fromkeys(APART, 0)
 
     def counting(name: str) -> Callable[..., Any]:
@@ -93,7 +105,9 @@ def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
 
 
 def _fused(name: str, device: torch.device, learned: Functions) -> Callable[..., Any]:
-    """The function that a rung runs: the learner's kernel on a GPU, else labkit's own, else one made of torch operations."""
+    """The function that a rung runs for an operation: the learner's kernel on a GPU, otherwise labkit's own, otherwise torch
+    operations.
+    """
     if device.type == "cuda" and name in learned:
         return through_narrow_table(learned[name]) if name == "decode_attention" else learned[name]
     own: Callable[..., Any] = getattr(ops, name).__wrapped__
@@ -101,7 +115,9 @@ def _fused(name: str, device: torch.device, learned: Functions) -> Callable[...,
 
 
 def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
-    """labkit's own engine: operation by operation, captured, and captured in int8, as far as this machine can run them."""
+    """labkit's own engine in several forms, if this machine can run them: operation by operation, captured, and captured in
+    int8.
+    """
     found: dict[str, Callable[[], Any]] = {}
     bar = progress_bar("engines for the last rungs", after=1.0)
     whole = labkit.load("gptj-tiny", device=swaps.device, dtype="fp32")

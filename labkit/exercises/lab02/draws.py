@@ -1,4 +1,7 @@
-"""Random tensors for the exercises' cases: made on the CPU, to be equal everywhere, then moved to the kernels' device."""
+"""Random tensors for the cases.
+
+They are made on the CPU, so that they are the same on every machine, then moved to the device of the kernels.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from torch import Tensor
 from labkit.exercises.kernels import kernel_device
 
 AROUND = 67
-"""Elements of NaN before and after each tensor: a read past an end is noticed, and no tensor starts at an aligned address."""
+"""The number of NaN before and after each tensor.
+
+They show a read past an end, and they make each tensor start at an unaligned address.
+"""
 
 
 class Draws:
-    """Seeded random tensors; each floating-point one lies inside a larger tensor of NaN."""
+    """Random tensors from a seed. Each floating-point tensor lies inside a larger tensor of NaN."""
 
     def __init__(self, seed: int) -> None:
         self.pick = random.Random(seed)
@@ -25,12 +31,12 @@ class Draws:
         return guarded((scale * torch.randn(shape, generator=self._generator)).to(dtype))
 
     def permutation(self, count: int) -> Tensor:
-        """The numbers 0 to `count - 1`, shuffled, int64."""
+        """The integers from 0 to `count - 1` in random order, int64."""
         return torch.randperm(count, generator=self._generator).to(kernel_device())
 
 
 def guarded(values: Tensor) -> Tensor:
-    """The same values, contiguous, with NaN around them."""
+    """A contiguous copy of these values, with NaN before and after it in memory."""
     wide = values.new_full((values.numel() + 2 * AROUND,), float("nan"), device=kernel_device())
     inner = wide[AROUND : AROUND + values.numel()].view(values.shape)
     return inner.copy_(values)

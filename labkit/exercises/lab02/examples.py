@@ -1,4 +1,6 @@
-"""For each fused operation: arguments large enough for memory to matter, and the forms of the operation to be timed."""
+"""For each fused operation, an example to measure: arguments so large that memory matters, and functions for the separate and
+the fused form.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,16 @@ from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 HIDDEN = 4096
 HEADS = 16
 LENGTH = 256
-"""Tokens in the cache of each sequence of the attention example."""
+"""The number of tokens in the cache for each sequence, in the example of attention."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A call: its arguments, its FLOPs, the fewest bytes it can move, and the operation in separate steps and fused.
+    """One call of an operation: its arguments, its FLOPs, the smallest number of bytes that it can move, and functions for its
+    separate (`apart`) and fused (`together`) form.
 
-    `form` says in words what `together` is, and `bars` names both forms in figures. If the two forms have different answers,
-    `right` computes that of `together`.
+    `form` describes `together` in words, and `bars` are the names of both forms in figures. If the two forms return different
+    answers, `right` computes the right answer for `together`.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Example:
 
 
 def example(name: str, tokens: int, device: torch.device) -> Example:
-    """The example of an operation, in float32; `tokens` scales it."""
+    """The example for an operation, in float32. Its tensors grow with `tokens`."""
     make = {
         "residual_layer_norm": _residual,
         "rotary_cache_write": _rotary,
@@ -55,7 +58,10 @@ def example(name: str, tokens: int, device: torch.device) -> Example:
 
 
 def _own(name: str) -> tuple[Callable[..., Any], str]:
-    """The fused form of an operation on a CPU, and its name: labkit's own form, or else one made of torch operations."""
+    """The fused form of an operation on a CPU, and its name.
+
+    This is labkit's own function, or a function made of torch operations if that is missing.
+    """
     if native.available():
         return getattr(ops, name), "labkit's C++ form of your kernel"
     return TORCH_FORMS[name]
@@ -64,7 +70,7 @@ def _own(name: str) -> tuple[Callable[..., Any], str]:
 def norm_in_place(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`ops.residual_layer_norm` with one temporary tensor fewer."""
+    """`ops.residual_layer_norm` in place, which needs one temporary tensor fewer."""
     hidden = torch.add(attention, mlp).add_(residual)
     return hidden, F.layer_norm(hidden, hidden.shape[1:], weight, bias, epsilon)
 
@@ -72,7 +78,7 @@ def norm_in_place(
 def rotary_by_complex_product(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """`ops.rotary_cache_write` by one product: each pair is a complex number, and a product turns it."""
+    """`ops.rotary_cache_write` as one product of complex numbers: each pair is a complex number, and the product turns it."""
     query, key, value = qkv.view(len(qkv), 3, *keys.shape[1:]).unbind(1)
     turn = torch.complex(cos[positions], sin[positions])[:, None, None]
     both = torch.stack((query, key), dim=1)
@@ -83,7 +89,7 @@ def rotary_by_complex_product(
 
 
 def attention_by_torch(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """`ops.decode_attention` by torch's fused attention, after keys and values are gathered."""
+    """`ops.decode_attention` with torch's fused attention. Before that, the keys and values are gathered."""
     table = slot_table[:, : int(lengths.max())]
     seen = torch.arange(table.shape[1], device=query.device) < lengths[:, None]
     table = torch.where(seen, table, table[:, :1])
@@ -96,7 +102,7 @@ TORCH_FORMS: dict[str, tuple[Callable[..., Any], str]] = {
     "rotary_cache_write": (rotary_by_complex_product, "torch, complex numbers"),
     "decode_attention": (attention_by_torch, "torch, fused attention"),
 }
-"""Forms of the fusions made of torch operations alone, each with its name."""
+"""For each fusion, a function made only of torch operations, and its name."""
 
 
 def _residual(tokens: int, device: torch.device) -> Example:
@@ -173,7 +179,7 @@ def _int8(tokens: int, device: torch.device) -> Example:
 
 
 def _packed(weight: Tensor | ops.Int8Weight) -> Any:
-    """The weight in the layout of labkit's C++ products; None if there are no such products here."""
+    """The weight in the memory layout of labkit's C++ products; None if this machine cannot run them."""
     if not native.available() or (isinstance(weight, Tensor) and weight.is_cuda):
         return None
     from labkit.native.packed_weight import PackedWeight

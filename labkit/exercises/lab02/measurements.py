@@ -1,4 +1,7 @@
-"""Compares one fused operation with the same work in separate steps: bytes predicted and counted, and both forms timed."""
+"""Compares a fused operation with the same work in separate steps.
+
+Bytes are predicted and counted, and both forms are timed.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes of an operation in separate steps and in the learner's kernel, and seconds of both forms.
+    """What was measured of an operation: bytes for the separate steps and for the learner's kernel, and seconds for both forms.
 
-    `bytes_together` is the number of bytes that memory must move, `asked_for` the number that the kernel's programs load and
-    store. Both are NaN where bytes cannot be counted.
+    `bytes_together` is the number of bytes that must go through memory, `asked_for` the number that the programs of the kernel
+    load and store. `bytes_together` and `asked_for` are NaN where bytes cannot be counted.
     """
 
     example: Example
@@ -44,12 +47,12 @@ class Measured:
 
     @property
     def gain(self) -> measure.Ratio:
-        """How many times longer the separate steps take."""
+        """How many times as long the separate steps take as the fused form."""
         return measure.ratio(self.apart, self.together)
 
     @property
     def words(self) -> str:
-        """Both times and the gain in one line, or that they are too noisy to compare."""
+        """Both times and their ratio in one line. If they are too noisy to compare, the line says so."""
         gain = self.gain
         if not gain.trusted:
             return f"time: {gain.words}"
@@ -57,7 +60,10 @@ class Measured:
         return f"time: {1e3 * gain.slow:.3f} ms {first}, {1e3 * gain.fast:.3f} ms {second}: {gain}"
 
     def figure(self, guess: float, where: str) -> Figure:
-        """Bytes predicted (`guess`, in MB) and counted; the caption says what was timed, and both times."""
+        """A figure with the predicted bytes (`guess`, in MB) and the counted bytes.
+
+        Its caption says what was timed, and both times.
+        """
         print(f"{self.words[0].upper()}{self.words[1:]} ({self.example.form}).")
         counted = self.bytes_apart if math.isnan(self.bytes_together) else self.bytes_together
         if not 1e-3 < 1e6 * guess / counted < 1e3:
@@ -68,8 +74,8 @@ class Measured:
             )
         else:
             print(
-                f"Your programs ask for {self.asked_for / 1e6:.2f} MB. What they ask for twice comes from a cache the second time, "
-                f"so memory must move {self.bytes_together / 1e6:.2f} MB."
+                f"Your programs ask for {self.asked_for / 1e6:.2f} MB. What they ask for twice comes from a cache the second "
+                f"time, so memory must move {self.bytes_together / 1e6:.2f} MB."
             )
         series = {
             "your prediction": [math.nan, guess],
@@ -84,7 +90,7 @@ class Measured:
 
 
 class WrongAnswer(InvalidRequest):
-    """The kernel to be measured does not compute what its operation computes."""
+    """The kernel to be measured does not return what its operation returns."""
 
 
 FUSIONS = {
@@ -94,11 +100,14 @@ FUSIONS = {
     "fused_linear_gelu": ("product + GELU", "linear_gelu"),
     "int8_product": ("int8 product", "int8"),
 }
-"""For each function of the learner: its name in figures, and the example on which it is measured."""
+"""For each function that the learner writes: its name in figures, and the example that measures it."""
 
 
 def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:
-    """Measure with `fused`, keep the result in `points`, and draw it next to `guess` (MB); a wrong kernel is reported, not drawn."""
+    """Measure with `fused`, store the result in `points`, and draw it next to `guess` (MB).
+
+    A wrong kernel prints a message instead.
+    """
     label, name = FUSIONS[function.__name__]
     points.pop(label, None)
     try:
@@ -112,10 +121,10 @@ def show(points: dict[str, Measured], function: Callable[..., Any], guess: float
 
 
 def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float = 1.5) -> Measured:
-    """Count the bytes that `function` moves on the example of operation `name`, and time both forms of the example.
+    """Count the bytes that `function` moves in the example of operation `name`, and time both forms of the example.
 
-    On a GPU the fused form is the learner's kernel; on a CPU it is a form of the same fusion made for the CPU. Raises
-    `WrongAnswer` if `function` returns something else than the operation.
+    On a GPU the timed fused form is the learner's kernel; on a CPU it is a function with the same fusion made for a CPU. Raises
+    `WrongAnswer` if `function` does not return what the operation returns.
     """
     device = kernel_device()
     found = example(name, tokens, device)
@@ -127,7 +136,10 @@ def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float =
 
 
 def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
-    """Bytes that memory must move for the learner's kernel, and bytes that its programs ask for; also checks its answer."""
+    """Check the answer of the learner's kernel.
+
+    Return the bytes that must go through memory, and the bytes that its programs ask for.
+    """
     if not has_triton():
         return math.nan, math.nan
     own, plain = ([arg.clone() if hasattr(arg, "clone") else arg for arg in found.args] for _ in range(2))
@@ -142,14 +154,14 @@ def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
 
 
 def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> None:
-    """Raise `WrongAnswer` if the answer, or an argument after the call, differs from that of the operation."""
+    """Raise `WrongAnswer` if the answer, or an argument after the call, is not the same as with the operation itself."""
     right = (found.right or found.apart)(*plain)
     difference = Comparison().difference([answer, *own], [right, *plain])
     if difference:
         sizes = ", ".join(str(tuple(arg.shape)) for arg in plain if hasattr(arg, "shape"))
         raise WrongAnswer(
-            f"Nothing is measured: at this size (tensors of {sizes}) your kernel does not compute what the operation computes. "
-            f"{describe_difference(difference).message} Is a size or a BLOCK fixed in it?"
+            f"Nothing is measured, because at this size (tensors of {sizes}) your kernel does not return what the operation "
+            f"returns. {describe_difference(difference).message} Does your kernel contain a fixed size or BLOCK?"
         )
 
 
@@ -160,9 +172,9 @@ def _time(found: Example, device: torch.device, seconds: float) -> dict[str, mea
 
 
 def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, float]]:
-    """For each fused operation: FLOPs per byte that must move, and the FLOPs per second that it reached.
+    """For each fused operation: the FLOPs per byte that must be moved, and the FLOPs per second that the operation reached.
 
-    An operation whose times are too noisy is left out, and named.
+    If the times of an operation are too noisy, it is left out, and its name is printed.
     """
     noisy = [name for name, one in measured.items() if one.together.disturbed]
     if noisy:
@@ -175,7 +187,9 @@ def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, 
 
 
 def sweep_rows(int8_product: Callable[..., Any], rows: Sequence[int], size: int = 512) -> dict[str, list[float]]:
-    """The cost of the learner's int8 product of one token, by rows per program: MB asked for, or microseconds on a GPU."""
+    """The cost of the learner's int8 product for one token, by rows per program: the MB that programs ask for or, on a GPU,
+    microseconds.
+    """
     device = kernel_device()
     weight = ops.Int8Weight.quantize(torch.randn(size, size, device=device))
     x = torch.randn(1, size, device=device)

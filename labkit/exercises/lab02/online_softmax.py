@@ -17,11 +17,11 @@ from labkit.exercises.lab02.draws import Draws
 
 Blocks = Iterator[tuple[Tensor, Tensor]]
 OVERWRITTEN = 12345.0
-"""The value of a block's memory after the last block."""
+"""After the last block, its memory is filled with this value."""
 
 
 class BlockStream:
-    """Yields blocks of scores `[n]` and values `[n, head_dim]`, each once and in order.
+    """Yields pairs of scores `[n]` and values `[n, head_dim]`, block by block in order, each once.
 
     All blocks use the same memory, as on a chip: each block overwrites the one before it.
     """
@@ -32,7 +32,9 @@ class BlockStream:
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
 
     def most_held(self) -> int:
-        """The most numbers that a function may hold besides the current block: results of some blocks, and running values."""
+        """The largest number of numbers that a function may keep besides the current block: the results of a few blocks, and
+        running sums.
+        """
         return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 
     def __iter__(self) -> BlockStream:
@@ -40,7 +42,8 @@ class BlockStream:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         if not self._blocks:
-            self._scores.fill_(0.0), self._values.fill_(OVERWRITTEN)  # no NaN: other mistakes make NaN
+            # This value is not NaN, because other mistakes already make NaN.
+            self._scores.fill_(0.0), self._values.fill_(OVERWRITTEN)
             raise StopIteration
         scores, values = self._blocks.pop(0)
         count = len(scores)
@@ -68,7 +71,7 @@ def _one_pass(
     for scores, values in blocks:
         new = max(largest, float(scores.max()))
         if new == -math.inf and careful:
-            continue  # all masked so far: -inf - -inf would be NaN
+            continue  # All keys so far are masked, and -inf - -inf would be NaN.
         weights = torch.exp(new - scores if upside_down else scores - new)
         grown = grows == "always" or (grows == "after the first block" and largest > -math.inf)
         shrink = torch.exp(torch.tensor(new - largest if grown else largest - new))
@@ -127,11 +130,11 @@ ONLINE_SOFTMAX = Exercise(
     title="Softmax in one pass",
     function="online_softmax",
     statement=(
-        "Return `softmax(scores) @ values` over **all** blocks, and read each block once. `blocks` yields pairs `scores [n]`, "
-        "`values [n, head_dim]`; each pair overwrites the one before it, so keep no copies. A masked key has the score "
-        "$-\\infty$; a whole block may be masked. Keep a maximum $m$, a sum $s$ and a weighted sum $o$:\n\n"
-        "$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad "
-        "o' = o\\,e^{m - m'} + \\sum_i e^{x_i - m'} v_i$$"
+        "Return `softmax(scores) @ values` over **all** blocks together. Read each block only once. `blocks` yields pairs "
+        "`scores [n]`, `values [n, head_dim]`. Each pair overwrites the previous one in memory, so do not keep them. A masked "
+        "key has the score $-\\infty$; a whole block may be masked. Keep a running maximum $m$, sum $s$ and weighted sum "
+        "$o$:\n\n$$m' = \\max(m, \\max_i x_i) \\quad s' = s\\,e^{m - m'} + \\sum_i e^{x_i - m'} \\quad o' = o\\,e^{m - m'} + "
+        "\\sum_i e^{x_i - m'} v_i$$"
     ),
     points=10,
     minutes=15,
@@ -141,27 +144,34 @@ ONLINE_SOFTMAX = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "When the maximum grows, the weighted sum so far must shrink too: multiply o by exp(m - m').",
+            "When the maximum grows, the weighted sum so far must become smaller too: multiply o by exp(m - m').",
             lambda blocks: _one_pass(blocks, rescale_average=False),
         ),
         Mistake(
-            "When the maximum grows, the sum so far must shrink too: multiply s by exp(m - m').",
+            "When the maximum grows, the sum so far must become smaller too: multiply s by exp(m - m').",
             lambda blocks: _one_pass(blocks, rescale_sum=False),
         ),
         Mistake(
-            "You rescale nothing when the maximum grows: both sums so far are relative to the old maximum.",
+            "You do not rescale when the maximum grows, but both sums so far are relative to the old maximum.",
             lambda blocks: _one_pass(blocks, rescale_sum=False, rescale_average=False),
         ),
         Mistake("exp(scores) overflows in float32 above 88: subtract the running maximum before exp.", _no_maximum),
-        Mistake("You average the softmaxes of the blocks; weight each block by its sum of exponentials.", _mean_of_blocks),
+        Mistake(
+            "You average the softmaxes of the blocks; each block must be weighted with its sum of exponentials.",
+            _mean_of_blocks,
+        ),
         Mistake("Divide by the sum at the end: o / s.", lambda blocks: _one_pass(blocks, divide=False)),
         Mistake(
-            "While all keys so far are masked, the maximum is -inf, and -inf - -inf is NaN: skip such a block.",
+            "While all keys so far are masked, the maximum is -inf, and -inf - -inf is NaN: skip such blocks.",
             lambda blocks: _one_pass(blocks, careful=False),
         ),
-        Mistake("You keep the blocks for later, but the next one overwrites their memory: use each as it comes.", _kept),
         Mistake(
-            f"{SHRINK}. With m = -inf yours is infinite, and infinity times 0 is NaN.",
+            "You keep the blocks for later, but each block overwrites the previous one: use a block before you take the next "
+            "one.",
+            _kept,
+        ),
+        Mistake(
+            f"{SHRINK}. While the maximum is -inf your rescaling factor is infinite, and infinity times 0 is NaN.",
             lambda blocks: _one_pass(blocks, grows="always"),
         ),
         Mistake(
@@ -169,19 +179,21 @@ ONLINE_SOFTMAX = Exercise(
             lambda blocks: _one_pass(blocks, grows="after the first block"),
         ),
         Mistake(
-            "The sign of your weights is wrong: exp(x_i - m'), whose largest is 1.",
+            "The sign in your weights is wrong: a weight is exp(x_i - m'), which is at most 1.",
             lambda blocks: _one_pass(blocks, upside_down=True),
         ),
         Mistake(
-            "The maximum must start at -inf: if it starts at 0, all weights of scores near -300 are exp(-300) = 0, and 0 / 0 is NaN.",
+            "The maximum must start at -inf. If it starts at 0 and all scores are near -300, all weights are exp(-300) = 0, "
+            "and 0 / 0 is NaN.",
             lambda blocks: _one_pass(blocks, start=0.0),
         ),
     ),
     hints=(
-        "Keep three variables from block to block. Which values do they have before the first block?",
-        "When the maximum grows, what was added up relative to the old one is too large: multiply both sums by exp(old "
-        "maximum - new maximum), then add the block's part.",
-        "new = max(largest, float(scores.max())); as long as this is -inf there is nothing to add.",
+        "Update three variables with every block: the maximum, the sum and the weighted sum. What are their values before the "
+        "first block?",
+        "When the maximum grows, both sums so far are too large, because they are relative to the old maximum. Multiply both "
+        "by exp(old maximum - new maximum), then add the block's part.",
+        "new = max(largest, float(scores.max())); while this is -inf, there is nothing to add.",
     ),
     contract=HeldContract(lambda case: case.args[0].most_held()),
 )

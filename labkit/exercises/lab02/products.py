@@ -1,4 +1,4 @@
-"""Exercises 2.7 and 2.8: work on a product before it goes to memory, and a weight that takes a quarter of the bytes."""
+"""Exercises 2.7 and 2.8: work on a product before it is written to memory, and a weight that takes a quarter of the bytes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _gelu_cases(seed: int) -> list[Case]:
 
 def _no_tile_mask(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if len(x) % ROWS or len(weight) % COLUMNS:
-        raise OutsideTensor("a program goes past the end of a tensor")
+        raise OutsideTensor("a program accesses memory after the end of a tensor")
     return linear_gelu_reference(x, weight, bias)
 
 
@@ -56,10 +56,10 @@ FUSED_LINEAR_GELU = Exercise(
     title="Bias and GELU as an epilogue",
     function="fused_linear_gelu",
     statement=(
-        "`product_tile` returns a tile `[ROWS, COLUMNS]` of $x W^T$ while it is still in registers. Add the bias of each column, "
-        "apply GPT-J's GELU, store the tile masked, and launch over a grid of tiles. `tl` has no tanh; "
-        "$\\tfrac12 (1 + \\tanh u) = \\text{sigmoid}(2u)$.\n\n"
-        "$$\\text{gelu}(z) = \\tfrac12\\, z\\, (1 + \\tanh(\\sqrt{2/\\pi}\\,(z + 0.044715\\, z^3)))$$"
+        "`product_tile` returns a tile `[ROWS, COLUMNS]` of $x W^T$, which is still in registers. Add the bias of each "
+        "column, apply GPT-J's GELU, store the tile with a mask, and launch a grid that covers all tiles. `tl` has no tanh; "
+        "$\\tfrac12 (1 + \\tanh u) = \\text{sigmoid}(2u)$.\n\n$$\\text{gelu}(z) = \\tfrac12\\, z\\, (1 + "
+        "\\tanh(\\sqrt{2/\\pi}\\,(z + 0.044715\\, z^3)))$$"
     ),
     points=10,
     minutes=20,
@@ -69,30 +69,28 @@ FUSED_LINEAR_GELU = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "That is the exact GELU, by erf. GPT-J was trained with the tanh form; the two differ in the fourth digit.",
+            "You use the exact GELU, with erf. GPT-J was trained with the tanh form, which differs in the fourth digit.",
             lambda x, w, b: F.gelu(F.linear(x, w, b)),
         ),
-        Mistake("The bias belongs inside: add it before the GELU.", lambda x, w, b: gelu(F.linear(x, w)) + b),
+        Mistake("The bias must be added before the GELU, not after it.", lambda x, w, b: gelu(F.linear(x, w)) + b),
         Mistake("The bias is missing.", lambda x, w, b: gelu(F.linear(x, w))),
         Mistake(
-            "sigmoid takes twice the argument of tanh: 2 * sqrt(2/pi) * (...).",
+            "The argument of sigmoid must be twice the argument of tanh: 2 * sqrt(2/pi) * (...).",
             lambda x, w, b: _by_sigmoid(F.linear(x, w, b), twice=1.0),
         ),
-        Mistake("The cube is missing: 0.044715 * z * z * z.", lambda x, w, b: _by_sigmoid(F.linear(x, w, b), cube=False)),
+        Mistake("The cubic term is missing: 0.044715 * z * z * z.", lambda x, w, b: _by_sigmoid(F.linear(x, w, b), cube=False)),
         Mistake("The activation is missing.", F.linear),
         Mistake(
-            "You return only the factor: gelu(z) is z times the sigmoid.",
+            "You return only the sigmoid: gelu(z) is z times the sigmoid.",
             lambda x, w, b: torch.sigmoid(2 * ROOT * (F.linear(x, w, b) + 0.044715 * F.linear(x, w, b) ** 3)),
         ),
-        Mistake(
-            "The last tile extends past the end: mask rows with row < tokens and columns with column < outs.", _no_tile_mask
-        ),
+        Mistake("The last tile extends past the end: mask it with row < tokens and column < outs.", _no_tile_mask),
     ),
     hints=(
-        "Which rows and columns of the answer does this program own? Build column from program 1 as row is built from "
-        "program 0.",
-        "On the tile: add the bias as a row, [None, :], then multiply by the sigmoid. Only the load of the bias and the "
-        "store need masks; two masks joined by & make one for the tile.",
+        "Which rows and columns of the output does this program compute? Compute column from program_id(1) in the same way as "
+        "row is computed from program_id(0).",
+        "On the tile: add the bias as a row, bias[None, :], apply the formula for z, then multiply z by the sigmoid. Only the "
+        "load of the bias and the store need masks. The mask of a tile is the row mask & the column mask.",
         "The argument of the sigmoid: 2 * 0.7978845608 * (z + 0.044715 * z * z * z).",
     ),
     requires=("triton",),
@@ -109,7 +107,7 @@ FUSED_LINEAR_GELU = Exercise(
 
 # 2.8 ------------------------------------------------------------------------------------------------------------------
 def int8_product(x: Tensor, values: Tensor, scales: Tensor, rows: int = 32, block: int = 256) -> Tensor:
-    """The reference of exercise 2.8; the result does not depend on the tile."""
+    """The reference for exercise 2.8. The result does not depend on `rows` and `block`, the sizes of a tile."""
     return F.linear(x, values.float() * scales[:, None])
 
 
@@ -127,7 +125,7 @@ def _last_block(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int
 
 def _no_mask(x: Tensor, values: Tensor, scales: Tensor, rows: int, block: int) -> Tensor:
     if len(values) % rows or x.shape[1] % block:
-        raise OutsideTensor("a program goes past the end of a tensor")
+        raise OutsideTensor("a program accesses memory after the end of a tensor")
     return int8_product(x, values, scales)
 
 
@@ -163,10 +161,10 @@ INT8_PRODUCT = Exercise(
     title="A weight in a quarter of its bytes",
     function="int8_product",
     statement=(
-        "The weight is stored as `values` `[out, in]` in int8 and one scale per row, `scales` `[out]`; it stands for $s_o v_{oi}$. "
-        "Each program computes `ROWS` outputs of one token. It goes through the inputs in blocks of `BLOCK`: it loads int8 (at "
-        "most `ROWS` x `BLOCK` per load), multiplies in float32 and adds up. Scale the sum once, at the end. The dense weight "
-        "never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+        "The weight is stored as `values` `[out, in]` in int8 with one scale per row, `scales` `[out]`; it stands for $s_o "
+        "v_{oi}$. Each program computes `ROWS` outputs of one token. The program loads int8 in blocks of `BLOCK` inputs (at "
+        "most `ROWS` x `BLOCK` values per load), multiplies in float32 and adds up. Multiply the sum by the scale once, at the "
+        "end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
     ),
     points=10,
     minutes=25,
@@ -179,28 +177,29 @@ INT8_PRODUCT = Exercise(
             "The scales are missing: multiply each row's sum by its scale.", _rows_of(lambda x, v, s: F.linear(x, v.float()))
         ),
         Mistake(
-            "You scale by column; a scale belongs to an output row.",
+            "You scale the inputs, but each scale belongs to an output row.",
             _rows_of(lambda x, v, s: F.linear(x * s[: x.shape[1]], v.float())),
         ),
         Mistake(
-            "You divide by the scale; the weight is scale times value.", _rows_of(lambda x, v, s: F.linear(x, v.float()) / s)
+            "You divide by the scale, but the weight is scale times value.",
+            _rows_of(lambda x, v, s: F.linear(x, v.float()) / s),
         ),
-        Mistake("You scale the running sum in every block: scale once, after the loop.", _scaled_in_loop),
-        Mistake("You keep only the last block: add the sum of each block to the total, +=.", _last_block),
+        Mistake("You scale the running sum in every block; scale it only once, after the loop.", _scaled_in_loop),
+        Mistake("You return only the sum of the last block; add the sum of each block to a total with +=.", _last_block),
         Mistake(
-            "Every token gets the answer of the first one: the input of a token begins at token * SIZE.",
+            "Every token gets the answer of token 0: read the input of a token from token * SIZE on.",
             _rows_of(lambda x, v, s: int8_product(x[:1].expand_as(x), v, s)),
         ),
         Mistake(
-            "Rows after the last output, or inputs after the last one, are not masked: use row < outs and k < SIZE.",
+            "You do not mask the rows or the inputs after the end: use row < outs and k < SIZE.",
             _no_mask,
         ),
     ),
     hints=(
-        "As in product_tile, but for one token: keep ROWS totals in float32, and let a loop go through the inputs.",
-        "In each turn, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, and let tl.sum "
-        "over the inputs add to the totals. The scales come after the loop.",
-        "The addresses of the tile: values + row[:, None] * SIZE + k[None, :].",
+        "As in product_tile, but for one token: start with ROWS totals of 0 in float32, and loop over the inputs.",
+        "In each turn of the loop, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, "
+        "multiply, take tl.sum over the inputs, and add it to the totals. Multiply by the scales after the loop.",
+        "The addresses of the tile are values + row[:, None] * SIZE + k[None, :].",
     ),
     requires=("triton",),
     seconds=40.0,

@@ -1,4 +1,4 @@
-"""Exercises 2.1 and 2.2: one product for query, key and value; a cache that is written and read by slot number."""
+"""Exercises 2.1 and 2.2: one product for query, key and value, and a cache that is written and read by slot number."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ FUSE_QKV = Exercise(
     title="One product for query, key and value",
     function="fuse_qkv",
     statement=(
-        "Three products read the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose product with $x$ contains the "
-        "whole query, then the whole key, then the whole value. Weights are stored `[out, in]`; each of the three is `[rows, "
-        "hidden]`.\n\n$$x\\,W_{qkv}^T = [\\,x W_q^T \\;\\; x W_k^T \\;\\; x W_v^T\\,]$$"
+        "Query, key and value are three products with the same $x$. Return **one** weight, `[3 * rows, hidden]`, whose product "
+        "with $x$ contains the whole query, then the whole key, then the whole value. Weights are stored as `[out, in]`; each "
+        "of the three weights is `[rows, hidden]`.\n\n$$x\\,W_{qkv}^T = [\\,x W_q^T \\;\\; x W_k^T \\;\\; x W_v^T\\,]$$"
     ),
     points=5,
     minutes=5,
@@ -46,26 +46,26 @@ FUSE_QKV = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You join the weights along the inputs. A weight is [out, in], so join them along dimension 0.",
+            "You join the weights along dimension 1, the inputs. A weight is [out, in], so join the weights along dimension 0.",
             lambda q, k, v: torch.cat((q, k, v), dim=1),
         ),
         Mistake("The order is query, key, value; yours begins with the key.", lambda q, k, v: torch.cat((k, q, v))),
-        Mistake("The order is query, key, value; you exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
+        Mistake("The order is query, key, value, but you exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
         Mistake(
-            "torch.stack makes a new dimension, [3, rows, hidden]. One matrix is asked for: use torch.cat.",
+            "torch.stack makes a new dimension, [3, rows, hidden]. Return one matrix: use torch.cat.",
             lambda q, k, v: torch.stack((q, k, v)),
         ),
         Mistake(
-            "You interleave the rows (q0, k0, v0, q1, ...); all rows of the query come first.",
+            "You interleave the rows (q0, k0, v0, q1, ...), but all rows of the query must come first.",
             lambda q, k, v: torch.stack((q, k, v), dim=1).flatten(0, 1),
         ),
-        Mistake("You add the weights; their products must stay apart.", lambda q, k, v: q + k + v),
+        Mistake("You add the weights, but their products must stay separate.", lambda q, k, v: q + k + v),
     ),
     hints=(
-        "Each row of a weight makes one output; more rows make more outputs.",
-        "Put the rows of the three weights below each other; torch has a function that joins tensors along an existing "
+        "Each row of a weight makes one output, so more rows make more outputs.",
+        "Stack the rows of the three weights on top of each other; torch has a function that joins tensors along an existing "
         "dimension.",
-        "That function is torch.cat; it takes one tuple of tensors, and joins along dimension 0 unless you name another.",
+        "The function is torch.cat. It takes a tuple of tensors, and joins along dimension 0 unless you name another.",
     ),
 )
 
@@ -106,7 +106,7 @@ def _cache_cases(seed: int) -> list[Case]:
         lengths[-1] = longest
         slots = draws.permutation(sequences * longest + 8).cpu()
         table = slots[: sequences * longest].view(sequences, longest).clone()
-        table[0, -1] = table[-1, 0]  # after a sequence's length the table may hold anything
+        table[0, -1] = table[-1, 0]  # After the end of a sequence, the slot table may hold anything.
         if longest > 4:
             table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # a common beginning
         rows = torch.arange(sequences)
@@ -124,9 +124,10 @@ WRITE_THEN_READ = Exercise(
     title="A cache of slots",
     function="write_then_read",
     statement=(
-        "`cache` is a pool of slots, `[slots, heads, head_dim]`; the tokens of a sequence may lie anywhere in it. Write the new "
-        "key of each sequence, `new_keys[s]`, **in place** into slot `slot_mapping[s]`. Then return a list with one tensor per "
-        "sequence: its keys in order, from the slots `slot_table[s, :lengths[s]]`. The last of them is the new key."
+        "`cache` is a pool of slots, `[slots, heads, head_dim]`; the tokens of a sequence may be in any slots. Write the "
+        "new key of each sequence, `new_keys[s]`, **in place** into slot `slot_mapping[s]`. Then return a list with one tensor "
+        "for each sequence: its keys in order, read from the slots `slot_table[s, :lengths[s]]`. The last key of each sequence "
+        "is the new one."
     ),
     points=5,
     minutes=10,
@@ -135,38 +136,40 @@ WRITE_THEN_READ = Exercise(
     reference=write_then_read,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You read before you write, so the newest key of each sequence is missing from what you return.", _read_first),
+        Mistake("You read before you write, so the newest key of each sequence is missing in your answer.", _read_first),
         Mistake(
-            "You read neighbouring slots, beginning with the first one of a sequence. The slot table says which slots to read.",
+            "You read consecutive slots, starting with the first slot of a sequence. The slot table says which slots to read.",
             _neighbours,
         ),
         Mistake(
-            "You write to the token's position in its text; slot_mapping says to which slot each token goes.", _to_positions
+            "You write to the slot with the number of the token's position, but slot_mapping says to which slot each token "
+            "goes.",
+            _to_positions,
         ),
         Mistake(
-            "Your result is right, but `cache` itself is unchanged: you wrote to a copy, or joined old and new keys. Write in "
-            "place: cache[slot_mapping] = new_keys.",
+            "Your result is right, but you did not change `cache` itself: you wrote to a copy, or joined old and new keys. "
+            "Write in place: cache[slot_mapping] = new_keys.",
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),
         Mistake(
-            "Your write does not reach `cache`: you wrote to a copy. Reading cache[slot_mapping] makes a new tensor, so "
-            "cache[slot_mapping].copy_(...) changes only that one. Write in place: cache[slot_mapping] = new_keys.",
+            "You do not change `cache`, because you write to a copy of it. Reading cache[slot_mapping] makes a new tensor, so "
+            "cache[slot_mapping].copy_(...) changes only this new tensor. Write in place: cache[slot_mapping] = new_keys.",
             _to_a_copy,
         ),
         Mistake(
-            "Each sequence has its own length; after it, the slot table may hold anything.",
+            "Each sequence has its own length; after its end, the slot table may hold anything.",
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, torch.full_like(lengths, t.shape[1])),
         ),
         Mistake(
-            "lengths counts the new token already: read slot_table[s, :lengths[s]], not one fewer.",
+            "lengths already counts the new token: read slot_table[s, :lengths[s]], not one slot fewer.",
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, lengths - 1),
         ),
     ),
     hints=(
-        "A tensor of numbers in the brackets picks rows: cache[slot_mapping] is one row per sequence.",
-        "The same indexing on the left of an assignment writes all rows at once, in place. Write first, and then read: "
-        "the new key belongs to what you return.",
-        "The slots of sequence s, in order: slot_table[s, : lengths[s]].",
+        "If you index with a tensor of numbers, you get rows: cache[slot_mapping] has one row per sequence.",
+        "The same index on the left of an assignment writes all these rows at once, in place. Write first, and read "
+        "afterwards, because the answer contains the new key.",
+        "The slots of sequence s, in order, are slot_table[s, : lengths[s]].",
     ),
     writes=(0,),
     observe=lambda case, value: {"keys of each sequence": value, "cache": case.args[0]},

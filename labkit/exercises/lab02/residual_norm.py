@@ -1,4 +1,4 @@
-"""Exercise 2.3, the first kernel: GPT-J's sum of three and the layer norm that follows it, in one pass."""
+"""Exercise 2.3, the first kernel: GPT-J's sum of three tensors and the layer norm after it, in one pass."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _block(size: int) -> int:
 
 
 def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
-    """A layer norm whose parts can be made wrong by options; those that are functions take the hidden size.
+    """A layer norm; each option makes one part of it wrong. An option that is a function gets the hidden size.
 
-    It is computed in float64, because `F.layer_norm` in float32 is wrong by a thousandth where the mean is large.
+    The layer norm is computed in float64, because `F.layer_norm` in float32 is wrong by a thousandth where the mean is large.
     """
     x, size = hidden.float() if wrong.get("of_squares") else hidden.double(), hidden.shape[-1]
     mean = x.sum(-1, keepdim=True) / wrong.get("mean_over", int)(size)
@@ -56,22 +56,22 @@ def residual_layer_norm(residual: Tensor, attention: Tensor, mlp: Tensor, weight
 
 def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if _block(residual.shape[1]) != residual.shape[1]:
-        raise OutsideTensor("a program reads after the end of a tensor")
+        raise OutsideTensor("a program reads memory after the end of a tensor")
     return residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
 
 
 def _faulty(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any
 ) -> Pair:
-    """The answer of a kernel with the mistakes that the options name: those of `_norm`, and `in_half`."""
+    """What a kernel with some mistakes returns; the options, those of `_norm` and `in_half`, name the mistakes."""
     hidden = attention + mlp + residual
-    if wrong.get("in_half") and hidden.dtype == torch.float16:  # a sum exceeds 65504 and is infinite
+    if wrong.get("in_half") and hidden.dtype == torch.float16:  # A sum above 65504 becomes infinite.
         return hidden, torch.full_like(hidden, torch.nan)
     return hidden, _norm(hidden, weight, bias, 0.0 if wrong.get("epsilon_is") == "missing" else epsilon, **wrong)
 
 
 def _wrong(**options: Any) -> Any:
-    """A faulty function that `Mistake.together` can combine with another one."""
+    """A wrong function that `Mistake.together` can combine with another wrong function."""
     return partial(_faulty, **options)
 
 
@@ -86,7 +86,7 @@ def _no_other(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, 
 
 def _weight_by_place(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
     if len(residual) > 1:
-        raise OutsideTensor("the weight of the second row is read after the end of the weight")
+        raise OutsideTensor("the weight of the second row is read after the end of the weight tensor")
     return residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
 
 
@@ -100,24 +100,27 @@ def _cases(seed: int) -> list[Case]:
         (4, odd, 0.4, False),
         (2, 1000 + draws.pick.randrange(20), 1e-5, True),
         (2, 1100 + draws.pick.randrange(900), 1e-5, False),
-        (1, 8200 + draws.pick.randrange(900), 0.3, False),  # a fixed BLOCK is too short for some of them
+        (1, 8200 + draws.pick.randrange(900), 0.3, False),  # For some of these sizes, a fixed BLOCK is too short.
     ]
     cases = []
-    for tokens, size, epsilon, half in rows:  # half precision gets large values, whose sums and squares exceed 65504
+    # In half precision the values are large, so that their sums and squares exceed 65504.
+    for tokens, size, epsilon, half in rows:
         dtype, scale = (torch.float16, 40.0) if half else (torch.float32, 0.5)
         three = [draws.normal(tokens, size, dtype=dtype, scale=scale) for _ in range(3)]
-        three[1] += (2.5 if half else 0.4) * scale  # a mean that is not zero
+        three[1] += (2.5 if half else 0.4) * scale  # The mean of these rows is not zero.
         parameters = draws.normal(size, dtype=dtype), draws.normal(size, dtype=dtype)
         cases.append(Case(f"{counted(tokens, 'token')} of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
     return [*cases, _large_mean(draws)]
 
 
 def _large_mean(draws: Draws) -> Case:
-    """Rows whose mean is 4096 and whose elements are 0.25 away from it.
+    """Rows with mean 4096, whose elements differ from it by 0.25.
 
-    In float32 all sums of this case are exact, in any order, except that 0.25 squared is lost when it is added to 4096 squared.
+    In float32 all sums in this case are exact in any order, with one exception: 0.25 squared is lost when it is added to 4096
+    squared.
     """
-    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 32)  # each even part of a row has the same mean
+    # Parts of a row with an even number of elements have the same mean.
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 32)
     mlp = guarded(0.25 * signs)
     residual, attention = (guarded(torch.full_like(mlp, value)) for value in (1000.0, 3096.0))
     arguments = residual, attention, mlp, draws.normal(64), draws.normal(64), 1e-5
@@ -131,10 +134,10 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     title="Residual sum and layer norm in one pass",
     function="fused_residual_layer_norm",
     statement=(
-        "A block of GPT-J ends with a sum of three tensors, and the next block begins with its layer norm. Write the kernel, with "
-        "one program per token, and its launch. Specification:\n\n"
-        "```python\nhidden = attention + mlp + residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n"
-        "$$y = \\frac{x - \\mu}{\\sqrt{\\sigma^2 + \\epsilon}}\\, w + b \\qquad \\sigma^2 = \\tfrac1n \\sum (x - \\mu)^2$$"
+        "A block of GPT-J ends with a sum of three tensors, and the next block begins with a layer norm of this sum. Write the "
+        "kernel, with one program for each token, and its launch. Specification:\n\n```python\nhidden = attention + mlp + "
+        "residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n$$y = \\frac{x - "
+        "\\mu}{\\sqrt{\\sigma^2 + \\epsilon}}\\, w + b \\qquad \\sigma^2 = \\tfrac1n \\sum (x - \\mu)^2$$"
     ),
     points=15,
     minutes=60,
@@ -144,49 +147,49 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "The last columns are not masked: a block is a power of two and extends past the end of the row. Give every load and "
-            "store mask=column < size.",
+            "You do not mask the last columns: a block is a power of two and extends past the end of the row. Give every load "
+            "and store mask=column < size.",
             _unmasked,
         ),
         Mistake(
-            "You divide the variance by BLOCK; the row has size elements.",
+            "You divide the variance by BLOCK, but the row has size elements.",
             _wrong(variance_over=_block),
         ),
         Mistake(
-            "Masked-out columns hold 0, and 0 - mean is not 0: they add to your variance. Use tl.where(inside, x - mean, 0.0).",
+            "Columns that the mask leaves out hold 0, and 0 - mean is not 0, so they add to your variance. Use "
+            "tl.where(inside, x - mean, 0.0).",
             _wrong(padded=_padding),
         ),
-        Mistake("You divide the mean by BLOCK; the row has size elements.", _wrong(mean_over=_block)),
-        Mistake("epsilon belongs under the root: add it to the variance.", _wrong(epsilon_is="outside")),
+        Mistake("You divide the mean by BLOCK, but the row has size elements.", _wrong(mean_over=_block)),
+        Mistake("epsilon must be added under the root: add it to the variance.", _wrong(epsilon_is="outside")),
         Mistake(
-            "You divide the variance by size - 1; layer norm divides it by size.",
+            "You divide the variance by size - 1, but layer norm divides it by size.",
             _wrong(variance_over=lambda size: size - 1),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
+        Mistake("In half precision your sums overflow: convert each loaded block with .to(tl.float32).", _wrong(in_half=True)),
         Mistake(
-            "In half precision your sums overflow: convert each loaded block to float32, .to(tl.float32).", _wrong(in_half=True)
-        ),
-        Mistake(
-            "Elements that a mask leaves out are undefined (NaN here) and get into your sums: load them with other=0.0.",
+            "Elements that a mask leaves out are undefined (NaN here), and your sums contain them: load with other=0.0.",
             _no_other,
         ),
         Mistake("epsilon is missing: add it to the variance, under the root.", _wrong(epsilon_is="missing")),
         Mistake(
-            "weight and bias have one row for all tokens: load them at weight + column and bias + column, not at the token's place.",
+            "weight and bias have only one row, for all tokens: load them at weight + column and bias + column, without the "
+            "row's offset.",
             _weight_by_place,
         ),
         Mistake(
-            "You compute the variance as the mean of x * x minus mean * mean. Both are huge where the mean is large, and their "
-            "difference loses its digits: subtract the mean first, then square.",
+            "You compute the variance as the mean of x * x, minus mean * mean. Where the mean is large, both terms are huge, "
+            "and their difference loses its digits: subtract the mean first, then square.",
             _wrong(of_squares=True),
         ),
     ),
     hints=(
-        "As in the example: one row per program, one block for the row, a mask for the columns that exist. Where does a "
-        "row begin in memory?",
+        "As in the example: one row for each program, one block for the row, and a mask for the columns that exist. At which "
+        "address does a row begin?",
         "Load the three blocks with other=0.0, add them in float32, store the sum. tl.sum reduces a block to one number: "
         "use it for the mean, then for the squares of the elements minus the mean.",
-        "Masked columns must not count in the squares: centred = tl.where(inside, x - mean, 0.0).",
+        "Columns that the mask leaves out must not count in the squares: centred = tl.where(inside, x - mean, 0.0).",
     ),
     requires=("triton",),
     seconds=40.0,

@@ -1,4 +1,4 @@
-"""Exercise 2.4: rotary positions and the write to the cache in one kernel."""
+"""Exercise 2.4: rotary positions and the cache write in one kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.plurals import counted
 
 
 def _split_halves(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Rotary in the form of GPT-NeoX and LLaMA: element i is paired with element i + rotary_dim / 2."""
+    """Rotary positions as in GPT-NeoX and LLaMA: element i forms a pair with element i + rotary_dim / 2."""
     pairs = sin.shape[-1]
     first, second, kept = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
     sin, cos = sin[:, None], cos[:, None]
@@ -41,7 +41,7 @@ def _wrong(
     position: Any = lambda positions, slots: positions,
     slot: Any = lambda positions, slots: slots,
 ) -> Any:
-    """A function that is wrong only in the named parts."""
+    """A function in which only the named parts are wrong."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -63,12 +63,12 @@ def _unmasked(
 ) -> Tensor:
     half = keys.shape[2] // 2
     if half & (half - 1):
-        raise OutsideTensor("a program reads after the end of a tensor")
+        raise OutsideTensor("a program reads memory after the end of a tensor")
     return rotary_cache_write_reference(qkv, positions, sin, cos, keys, values, slot_mapping)
 
 
 def _overwritten(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """The first element of a pair is overwritten before the second is computed from it."""
+    """Wrong: the first element of a pair is overwritten before the second element is computed from it."""
     turned, pairs = rotary(x, sin, cos), sin.shape[-1]
     first, second = turned[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2]
     turned[..., 1 : 2 * pairs : 2] = second * cos[:, None] + first * sin[:, None]
@@ -76,7 +76,7 @@ def _overwritten(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
 
 
 def _forgotten(which: int) -> Any:
-    """Right, except that key or value is not written."""
+    """Like the right function, but the key (or the value) is not written."""
 
     def faulty(*args: Tensor) -> Tensor:
         own = list(args)
@@ -87,7 +87,7 @@ def _forgotten(which: int) -> Any:
 
 
 def _by_angle(stride: Any, pairs_turned: Any) -> Any:
-    """The angles of a pair are read at `positions[token] * stride + pair`, and `pairs_turned` pairs are turned."""
+    """Wrong: the angles of a pair are read at `positions[token] * stride + pair`, and `pairs_turned` pairs are turned."""
 
     def faulty(
         qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
@@ -96,7 +96,7 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
         count = pairs_turned(pairs)
         place = positions[:, None] * stride(pairs) + torch.arange(count, device=positions.device)
         if int(place.max()) >= sin.numel():
-            raise OutsideTensor("an angle is read after the end of the table")
+            raise OutsideTensor("an angle is read after the end of its table")
         tables = sin.flatten()[place], cos.flatten()[place]
         return rotary_cache_write_reference(qkv, torch.arange(len(qkv), device=qkv.device), *tables, keys, values, slot_mapping)
 
@@ -106,7 +106,7 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
 def _narrow_rows(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
-    """A row of qkv is read at token * heads * head_dim."""
+    """Wrong: a row of qkv is read at token * heads * head_dim."""
     width = keys.shape[1] * keys.shape[2]
     rows = torch.as_strided(qkv, qkv.shape, (width, 1), qkv.storage_offset()).clone()
     return rotary_cache_write_reference(rows, positions, sin, cos, keys, values, slot_mapping)
@@ -131,7 +131,8 @@ def _cases(seed: int) -> list[Case]:
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
         table = rotary_table(31, rotary_dim, kernel_device())
-        positions = draws.permutation(30)[:tokens] + 1  # not the row numbers: the batch says which positions
+        # The positions differ from the row numbers, because the batch says which positions to use.
+        positions = draws.permutation(30)[:tokens] + 1
         mapping = draws.permutation(slots - tokens)[:tokens] + tokens
         mapping[-1] = slots - 1  # the last slot
         qkv = draws.normal(tokens, 3 * heads * head_dim)
@@ -148,11 +149,11 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     title="Rotary and cache write in one kernel",
     function="fused_rotary_cache_write",
     statement=(
-        "One program per token and head. Turn neighbouring pairs of the first `rotary_dim` elements of query and key by the angle "
-        "$a_i$ of their position, row `positions[token]` of `sin` and `cos`; the other elements stay as they are. A row of `sin` "
-        "has `rotary_dim / 2` angles, one per pair. Write key and "
-        "value to slot `slot_mapping[token]`, and the query to `query`. A row of `qkv` is query, then key, then value.\n\n"
-        "$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
+        "Each program handles one token and head. Rotate neighbouring pairs of the first `rotary_dim` elements of query and "
+        "key by the angle $a_i$ of their position, from row `positions[token]` of `sin` and `cos`. A row of `sin` has "
+        "`rotary_dim / 2` angles, one per pair. Write key and value to slot `slot_mapping[token]`, and the query to `query`. A "
+        "row of `qkv` is query, key, value.\n\n$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; "
+        "x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
     ),
     points=15,
     minutes=55,
@@ -162,60 +163,65 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You pair element i with element i + rotary_dim/2, as LLaMA does; GPT-J turns neighbours, 2i and 2i + 1.",
+            "You pair element i with element i + rotary_dim/2, as LLaMA does, but GPT-J pairs neighbours, 2i and 2i + 1.",
             _wrong(turn=_split_halves),
         ),
-        Mistake("The key is written before it is turned: the cache must hold turned keys.", _wrong(key_turned=False)),
-        Mistake("You turn the value too; only query and key are turned.", _wrong(value_turned=True)),
+        Mistake("You write the key before you rotate it, but the cache must hold rotated keys.", _wrong(key_turned=False)),
+        Mistake("You rotate the value too; rotate only query and key.", _wrong(value_turned=True)),
         Mistake(
-            "You turn by the number of the row in the batch; the angle is that of positions[token].",
+            "You rotate by the angle of the row number in the batch; use the angle of positions[token].",
             _wrong(position=lambda positions, slots: torch.arange(len(positions), device=positions.device)),
         ),
         Mistake(
-            "You write to slot positions[token]; slot_mapping[token] is the slot.",
+            "You write to slot positions[token], but slot_mapping[token] is the slot.",
             _wrong(slot=lambda positions, slots: positions),
         ),
         Mistake(
-            "Elements after rotary_dim become 0: where the angle is masked out, the cosine must be 1 (other=1.0) and the sine 0.",
+            "Your elements after rotary_dim become 0: where the mask leaves out the angle, the cosine must be 1 (other=1.0) "
+            "and the sine 0.",
             _wrong(turn=_zeroed),
         ),
         Mistake(
-            "You turn backwards: the first element of a pair takes minus sine, the second takes plus sine.",
+            "You rotate in the wrong direction: the first element of a pair takes minus sine, the second takes plus sine.",
             _wrong(turn=lambda x, sin, cos: rotary(x, -sin, cos)),
         ),
         Mistake(
-            "Pairs from head_dim // 2 on are not masked: BLOCK is a power of two and extends past the head. Use mask=inside.",
+            "You do not mask pairs from head_dim // 2 on: BLOCK is a power of two and extends past the end of the head. Use "
+            "mask=inside.",
             _unmasked,
         ),
         Mistake(
-            "You write to slot `token`; slot_mapping[token] is the slot.",
+            "You write to the slot with the number `token`, but slot_mapping[token] is the slot.",
             _wrong(slot=lambda positions, slots: torch.arange(len(slots), device=slots.device)),
         ),
         Mistake(
-            "A row of sin and cos has rotary_dim // 2 elements: position p begins at p * (rotary_dim // 2), not at p * rotary_dim.",
+            "A row of sin or cos has rotary_dim // 2 elements, so position p begins at p * (rotary_dim // 2), not at p * "
+            "rotary_dim.",
             _by_angle(lambda pairs: 2 * pairs, lambda pairs: pairs),
         ),
         Mistake(
-            "sin.shape[1] is the number of pairs; rotary_dim is twice that, 2 * sin.shape[1].",
+            "sin.shape[1] is the number of pairs, but rotary_dim is twice that: 2 * sin.shape[1].",
             _by_angle(lambda pairs: pairs // 2, lambda pairs: pairs // 2),
         ),
         Mistake(
-            "A row of qkv has 3 * heads * head_dim elements (query, key and value); your rows begin heads * head_dim apart.",
+            "A row of qkv has 3 * heads * head_dim elements (query, key and value), but your rows begin heads * head_dim "
+            "apart.",
             _narrow_rows,
         ),
-        Mistake("The key is not written to the cache: store the turned key into keys.", _forgotten(4)),
-        Mistake("The value is not written to the cache: store it into values, as it is.", _forgotten(5)),
+        Mistake("You do not write the key to the cache: store the rotated key into keys.", _forgotten(4)),
+        Mistake("You do not write the value to the cache: store it into values, as it is.", _forgotten(5)),
         Mistake(
-            "You change the first of a pair before you compute the second: both need the old q0 and q1, so use new names.",
+            "You overwrite the first element of a pair before you compute the second: both need the old q0 and q1, so use new "
+            "names.",
             _wrong(turn=_overwritten),
         ),
     ),
     hints=(
-        "Let each program handle pairs: a block of pair numbers, and two addresses for each, 2 * pair and the next one. "
-        "Which pairs exist, and which are turned?",
-        "Two masks: one for pairs of the head, one for pairs of the rotary part. Load sine and cosine by the second with "
-        "other= values that turn nothing; then every pair takes the same two formulas.",
-        "The place of the angles: tl.load(positions + token) * (rotary_dim // 2) + pair.",
+        "Let each program handle a block of pairs. Each pair has two addresses: 2 * pair, and the one after it. "
+        "Which pairs exist, and which of them are rotated?",
+        "Use two masks: one for all pairs of the head, one for the pairs of the rotary part. Load sine and cosine with the "
+        "second mask, and with values for other= that do not rotate; then the same two formulas are right for every pair.",
+        "The address of the angles is that of the table plus tl.load(positions + token) * (rotary_dim // 2) + pair.",
     ),
     requires=("triton",),
     writes=(4, 5),

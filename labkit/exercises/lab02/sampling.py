@@ -34,7 +34,7 @@ def _sample(
     in_order: bool = True,
     passes: bool = True,
 ) -> int:
-    """All steps in order, with one option for each mistake."""
+    """The right function, with one option for each known mistake."""
     logits = logits.double()
     probabilities = torch.softmax(scale(logits, temperature), 0)
     ordered, ids = (torch.softmax(logits, 0) if late else probabilities).sort(descending=True, stable=True)
@@ -76,7 +76,7 @@ def _cases(seed: int) -> list[Case]:
         logits = draws.normal(31, scale=1.5).cpu()
         logits[0] = float(logits.min()) - 1
         cases.append(Case(f"share 0, top_k {top_k}, top_p {top_p}, token 0 dropped", (logits, 0.9, top_k, top_p, 0.0)))
-    for top_k in (1, 4):  # several likeliest tokens, or equal ones at the border of top_k
+    for top_k in (1, 4):  # Several tokens are the likeliest, or equally likely tokens are at the border of top_k.
         logits = torch.full((23,), -1.0)
         logits[[2, 5, 11, 17, 20]] = torch.tensor([2.0] * 5 if top_k == 1 else [1.0, 2.0, 1.0, 1.0, 1.0])
         cases.append(Case(f"equal logits, top_k {top_k}", (logits, 0.8, top_k, 1.0, 0.999)))
@@ -94,11 +94,11 @@ SAMPLE_TOKEN = Exercise(
     title="From logits to a token",
     function="sample_token",
     statement=(
-        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest tokens (0 keeps all; of equal ones the lower "
-        "number counts as likelier). Of those, keep the fewest, likeliest first, that together **reach** the share `top_p` of "
-        "their probability. Then add up the kept probabilities in order of token number, and return the first token at which "
-        "the sum **passes** `share` (0 to 1) of their total.\n\n"
-        "$$p_i \\propto e^{z_i / T} \\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
+        "Divide `logits` `[vocab]` by `temperature`. Keep the `top_k` likeliest tokens (0 keeps all; of equal tokens, the "
+        "lower number comes first). Of these, keep the smallest set of likeliest tokens whose probabilities together **reach** "
+        "the fraction `top_p` of their total. Then add up the kept probabilities in order of token number, and return the "
+        "first token at which the sum **exceeds** the fraction `share` (0 to 1) of their total.\n\n$$p_i \\propto e^{z_i / T} "
+        "\\qquad \\min\\{t : \\textstyle\\sum_{i \\le t} p_i > \\text{share} \\cdot \\sum_i p_i\\}$$"
     ),
     points=10,
     minutes=20,
@@ -107,32 +107,42 @@ SAMPLE_TOKEN = Exercise(
     reference=sample_token,
     comparison=Comparison(),
     mistakes=(
-        Mistake("Keep the token at which the share reaches top_p too; you drop it.", _wrong(crossing=False)),
-        Mistake("You multiply by the temperature; logits are divided by it.", _wrong(scale=lambda logits, t: logits * t)),
-        Mistake("Divide by the temperature first: top_k and top_p choose by the probabilities after it.", _wrong(late=True)),
+        Mistake("You drop the token at which the sum reaches top_p; keep it.", _wrong(crossing=False)),
+        Mistake("You multiply the logits by the temperature; divide them by it.", _wrong(scale=lambda logits, t: logits * t)),
         Mistake(
-            "top_p is a share of the probability that top_k kept, not of the whole vocabulary.", _wrong(share_of_rest=False)
+            "You divide by the temperature too late: divide first, because top_k and top_p use the probabilities after the "
+            "division.",
+            _wrong(late=True),
         ),
-        Mistake("The kept probabilities no longer add up to 1: compare with share times their sum.", _wrong(renormalise=False)),
-        Mistake("You add up in order of likelihood; add up in order of token number.", _wrong(in_order=False)),
-        Mistake("You always take the likeliest token: use share to draw.", _greedy),
+        Mistake(
+            "top_p is a fraction of the probability that top_k kept, but you take it of the whole vocabulary.",
+            _wrong(share_of_rest=False),
+        ),
+        Mistake(
+            "The kept probabilities no longer add up to 1: compare the running sum with share times their total.",
+            _wrong(renormalise=False),
+        ),
+        Mistake("You add up in order of probability; add up in order of token number.", _wrong(in_order=False)),
+        Mistake("You always take the likeliest token; use share to draw a token.", _greedy),
         Mistake(
             "The temperature is not used: divide the logits by it before the softmax.", _wrong(scale=lambda logits, t: logits)
         ),
         Mistake(
-            "The sum must pass share (>, not >=): with a share of 0 you draw token 0, although it is not kept.",
+            "The sum must exceed share (>, not >=): with a share of 0 you draw token 0, even if it was not kept.",
             _wrong(passes=False),
         ),
         Mistake("top_p is not applied.", lambda z, t, k, p, share: sample_token(z, t, k, 1.0, share)),
     ),
     hints=(
-        "Sort the probabilities, largest first, and remember which token each belongs to. A token that is not kept gets 0.",
-        "top_k is a cut by position. For top_p, the running sum (cumsum) before a token tells whether enough is kept. "
-        "Then restore the order of token numbers (scatter), and find share in the running sum (searchsorted).",
-        "What comes before each token: before = ordered.cumsum(0) - ordered; compare it with top_p times the sum of what "
-        "top_k kept.",
+        "Sort the probabilities, largest first, and remember the token of each. Set the probabilities of tokens "
+        "that are not kept to 0.",
+        "top_k keeps the first places of the sorted probabilities. For top_p, the running sum (cumsum) before a token tells "
+        "whether enough probability has been kept already. Then restore the order of token numbers (scatter), and find the "
+        "place of share in the running sum (searchsorted).",
+        "The sum before each token is before = ordered.cumsum(0) - ordered; compare it with top_p times the total that top_k "
+        "kept.",
     ),
-    contract=NothingDrawn("use share, which is already a random number"),
+    contract=NothingDrawn("use the argument share, which is already a random number"),
     words=_in_words,
 )
 

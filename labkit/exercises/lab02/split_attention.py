@@ -1,4 +1,6 @@
-"""Exercise 2.6: attention of one token over a long cache, split over programs and combined (Flash-Decoding)."""
+"""Exercise 2.6: decode attention over a long cache, which several programs share; their results are then combined
+(Flash-Decoding).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from labkit.plurals import counted
 def split_decode_attention(
     query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor, block: int
 ) -> Tensor:
-    """The reference of exercise 2.6; the result does not depend on `block`."""
+    """The reference for exercise 2.6. The result does not depend on `block`."""
     return decode_attention_reference(query, keys, values, slot_table, lengths)
 
 
@@ -42,7 +44,7 @@ def _parts(
     late: bool = False,
     over_all: bool = False,
 ) -> Tensor:
-    """Attention in parts of `block` positions, with one option for each mistake."""
+    """Decode attention in parts of `block` positions, with one option for each known mistake."""
     count = -(-slot_table.shape[1] // block)
     width = count * block
     table = torch.nn.functional.pad(slots(slot_table), (0, width - slot_table.shape[1])).long()
@@ -81,14 +83,14 @@ def _one_too_many(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tenso
     for s, length in enumerate(lengths.tolist()):
         seen = min(length + 1, -(-width // block) * block)
         if s * width + seen > len(flat):
-            raise OutsideTensor("a position after the end of the table")
+            raise OutsideTensor("a program reads a position after the end of the slot table")
         slots = flat[None, s * width : s * width + seen]
         rows.append(decode_attention_reference(q[s : s + 1], k, v, slots, torch.full_like(lengths[:1], seen)))
     return torch.cat(rows)
 
 
 def _without_heads(q: Tensor, k: Tensor, v: Tensor, table: Tensor, lengths: Tensor, block: int) -> Tensor:
-    """A key is read at (slot + head) * head_dim."""
+    """Wrong: a key is read at (slot + head) * head_dim."""
     flat = [pool.view(-1, 1, pool.shape[2]) for pool in (k, v)]
     heads = [
         decode_attention_reference(q[:, head : head + 1], flat[0], flat[1], table.clamp(0, len(k) - 1) + head, lengths)
@@ -108,7 +110,8 @@ def _contract() -> KernelContract:
         sequences, heads, head_dim = query.shape
         parts = -(-table.shape[1] // block)
         partial = sequences * heads * parts * (head_dim + 2)
-        return int(4 * (2 * partial + query.numel() + table.numel() + len(table)))  # stored, and read by a kernel that combines
+        # The kernels store these, and a kernel that combines the parts reads them.
+        return int(4 * (2 * partial + query.numel() + table.numel() + len(table)))
 
     def programs(case: Case) -> tuple[int, int]:
         query, _, _, table, lengths, block = case.args
@@ -141,15 +144,15 @@ def _cases(seed: int) -> list[Case]:
         lengths = torch.tensor([draws.pick.randrange(1, longest + 1) for _ in range(sequences)])
         lengths[0] = max(1, longest - 3)
         if sequences > 1:
-            lengths[-1] = min(block - 1, longest)  # all its parts except the first are empty
+            lengths[-1] = min(block - 1, longest)  # All parts of this sequence except the first are empty.
         slots = sequences * longest + 5
         table = draws.permutation(slots)[: sequences * longest].view(sequences, longest).int()
         query = draws.normal(sequences, heads, head_dim, scale=1.5)
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
         label = f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, up to {counted(longest, 'token')} in blocks of {block}"
         cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
-    # A maximum that starts at 0 (or sees a masked 0) leaves no weight at all in the first of these; a maximum over other
-    # sequences or heads leaves none in the second.
+    # In the first of these cases, no weight is left if the maximum starts at 0 (or includes a masked 0). In the second case, no
+    # weight is left if the maximum is taken over several sequences or heads.
     return [
         *cases,
         _large_scores(draws, "scores near -300", apart=False),
@@ -158,7 +161,10 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _large_scores(draws: Draws, label: str, *, apart: bool) -> Case:
-    """All scores are near -300, since keys are opposite to the query; or, `apart`, near 300 in every other sequence and head."""
+    """All scores are near -300, because the keys are opposite to the query.
+
+    With `apart`, they are near 300 in every other sequence and head.
+    """
     sequences, heads, head_dim, longest, block = 2, 2, 10, 21, 8
     query = draws.normal(sequences, heads, head_dim, scale=0.02)
     table = draws.permutation(50)[: sequences * longest].view(sequences, longest).int()
@@ -177,11 +183,11 @@ SPLIT_DECODE_ATTENTION = Exercise(
     title="Decode attention, split and combined",
     function="split_decode_attention",
     statement=(
-        "One program per sequence, head and **part** of `BLOCK` positions; its loads and the launch are given. Compute the scores "
-        "$x_i = q \\cdot k_i / \\sqrt{\\text{head\\_dim}}$ of the positions that are `seen`. Store their maximum $m_p$ in `tops`, "
-        "$s_p$ in `totals` and $o_p$ in `sums`. A part may be empty. Then combine the parts in torch.\n\n"
-        "$$s_p = \\sum_i e^{x_i-m_p} \\quad o_p = \\sum_i e^{x_i-m_p}v_i \\quad "
-        "o = \\frac{\\sum_p e^{m_p-m}o_p}{\\sum_p e^{m_p-m}s_p} \\quad m = \\max_p m_p$$"
+        "Each program handles one sequence, one head and one **part** of `BLOCK` positions; its loads and the launch are "
+        "given. Compute the scores $x_i = q \\cdot k_i / \\sqrt{\\text{head\\_dim}}$ of the positions that are `seen`. Store "
+        "their maximum $m_p$ in `tops`, $s_p$ in `totals` and $o_p$ in `sums`. A part may be empty. Then combine the parts in "
+        "torch.\n\n$$s_p = \\sum_i e^{x_i-m_p} \\quad o_p = \\sum_i e^{x_i-m_p}v_i \\quad o = \\frac{\\sum_p "
+        "e^{m_p-m}o_p}{\\sum_p e^{m_p-m}s_p} \\quad m = \\max_p m_p$$"
     ),
     points=15,
     minutes=50,
@@ -192,51 +198,53 @@ SPLIT_DECODE_ATTENTION = Exercise(
     mistakes=(
         Mistake("The scores lack 1/sqrt(head_dim).", _wrong(scale=lambda head_dim: 1.0)),
         Mistake(
-            "You scale by the padded size DIM; head_dim itself belongs under the root.",
+            "You scale by the padded size DIM, but the root must be that of head_dim.",
             _wrong(scale=lambda head_dim: math.sqrt(1 << (head_dim - 1).bit_length())),
         ),
         Mistake(
-            "You add the parts without weights. Each part is relative to its own maximum, so multiply it by exp(m_p - m).",
+            "You add the parts without weights, but each part is relative to its own maximum. Multiply each part by exp(m_p - "
+            "m).",
             _wrong(weighted=False),
         ),
         Mistake(
-            "You divide each part by its own sum and take the mean; the weight of a part must be exp(m_p - m) * s_p.",
+            "You divide each part by its own sum and take the mean, but the weight of a part must be exp(m_p - m) * s_p.",
             _wrong(normalised=True),
         ),
         Mistake(
-            "You read slots 0, 1, 2, ...; the row of slot_table says which slots hold the tokens of a sequence.",
+            "You read slots 0, 1, 2, ..., but the row of slot_table says which slots hold the tokens of a sequence.",
             _wrong(slots=lambda table: torch.arange(table.shape[1], device=table.device).expand_as(table)),
         ),
-        Mistake("You read beyond lengths[s]: after it, the table holds slots of other sequences.", _whole_table),
-        Mistake("A masked score must be -inf: as 0 it still takes a share of the softmax.", _wrong(masked=0.0)),
+        Mistake("You read beyond lengths[s], where the table holds slots of other sequences.", _whole_table),
+        Mistake("A masked score must be -inf; if it is 0, it still gets a weight in the softmax.", _wrong(masked=0.0)),
         Mistake(
-            "An empty part has the maximum -inf, and exp(-inf - -inf) is NaN: tl.where(seen, tl.exp(...), 0.0).",
+            "The maximum of an empty part is -inf, and exp(-inf - -inf) is NaN: use tl.where(seen, tl.exp(...), 0.0).",
             _wrong(careful=False),
         ),
         Mistake(
-            "Mask the scores with -inf before you take the maximum: the 0 of a masked key is far above scores near -300, and "
-            "then all weights become 0.",
+            "Set the masked scores to -inf before you take the maximum. Otherwise a masked 0 is far above scores near -300, "
+            "and all weights become 0.",
             _wrong(late=True),
         ),
         Mistake(
-            "You read one position too many: a sequence has positions 0 to length - 1, so use position < length, not <=.",
+            "You read one position too many: a sequence has the positions 0 to length - 1, so use position < length, not <=.",
             _one_too_many,
         ),
         Mistake(
-            "Your m is the largest of several sequences or heads, but each head of each sequence needs its own: where its "
+            "Your m is the largest of several sequences or heads, but each head of each sequence needs its own m. Where the "
             "scores are hundreds lower, all exp(m_p - m) are 0, and 0 / 0 is NaN. Use largest.amax(-1, keepdim=True).",
             _wrong(over_all=True),
         ),
         Mistake(
-            "A slot holds all heads: key and value lie at (slot * heads + head) * head_dim; yours lack * heads.", _without_heads
+            "A slot holds all heads, so key and value are at (slot * heads + head) * head_dim; you left out * heads.",
+            _without_heads,
         ),
     ),
     hints=(
-        "One score per position: multiply query and key elementwise, and sum over the dimension of the head. Which axis "
-        "is that in a tile [BLOCK, DIM]?",
-        "Inside a part: scores that are not seen become -inf, then tl.max, tl.exp and tl.sum as in exercise 2.5. An "
-        "empty part needs weights of 0, not exp(-inf - -inf). Combine over the last dimension.",
-        "The weight of each part in torch: share = torch.exp(largest - largest.amax(-1, keepdim=True)).",
+        "To get one score per position, multiply query and key elementwise, and sum over the dimension of the head. Which "
+        "axis of a tile [BLOCK, DIM] is that?",
+        "Inside a part, set the scores of positions that are not seen to -inf, then use tl.max, tl.exp and tl.sum as in "
+        "exercise 2.5. The weights of an empty part must be 0, not exp(-inf - -inf). Combine over the last dimension.",
+        "In torch, the weight of each part is share = torch.exp(largest - largest.amax(-1, keepdim=True)).",
     ),
     requires=("triton",),
     seconds=60.0,

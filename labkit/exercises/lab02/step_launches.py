@@ -1,4 +1,6 @@
-"""A decode step operation by operation and as one call: its launches, and the gain of capturing it on this machine."""
+"""A decode step, operation by operation or captured as one call: its launches, and how much faster the captured one is on this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,16 @@ from labkit.model import GPTJ, FixedBatches, KVCache
 from labkit.model.fastest_forward import fastest_forward
 
 LENGTH = 64
-"""Tokens in the cache of each sequence."""
+"""The number of tokens in the cache for each sequence."""
 
 
 def slots_of(sequences: int) -> int:
-    """The number of cache slots that the sequences hold; the next slot is for the padding of captured batches."""
+    """The number of cache slots that the sequences need. The slot after these is for the padding of captured batches."""
     return sequences * (LENGTH + 1)
 
 
 def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] | None = None) -> Callable[[], Tensor]:
-    """A function that runs one decode step, always the same one: with `forward` if it is given, else operation by operation."""
+    """A function that runs the same decode step at each call: with `forward`, or operation by operation if that is None."""
     cache = KVCache(model.config, slots_of(sequences) + 1, device=model.device, dtype=model.dtype)
     batches = FixedBatches(sequences, LENGTH + 1, model.device)
     prompts = list(torch.randint(1, model.config.vocab_size, (sequences, LENGTH)))
@@ -34,7 +36,9 @@ def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] 
 
 
 def captured_step(device: torch.device, sequences: int = 1, seconds: float = 2.0) -> dict[str, Any] | None:
-    """Timings of labkit's own decode step, "operation by operation" and "captured", in turn; None if it cannot be captured."""
+    """Timings of labkit's own decode step, "operation by operation" and "captured", which take turns; None if this machine
+    cannot capture it.
+    """
     model = labkit.load("gptj-tiny", device=device, dtype="fp32").model
     fastest = fastest_forward(model, padding_slot=slots_of(sequences))
     if fastest is model:

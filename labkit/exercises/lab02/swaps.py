@@ -1,4 +1,7 @@
-"""The learner's functions in the running engine: each replaces an operation, its calls are counted, and the tokens compared."""
+"""Puts the learner's functions into the running engine.
+
+Each one replaces an operation; its calls are counted, and the tokens are compared.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ NEW_TOKENS = 5
 GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
 DRAWN = SamplingParams(max_new_tokens=30, temperature=0.9, top_k=40, top_p=0.9, seed=7, ignore_eos=True)
 OPTIONS: EngineOptions = {"max_batch_size": 16, "num_slots": 512, "prefix_reuse": False}
-"""A small cache, because Triton's interpreter copies all arguments of a kernel; no prefix is kept between runs."""
+"""The cache is small, because Triton's interpreter copies all arguments of a kernel. Prefixes are not reused in a later run."""
 
 
 class EngineSwaps:
@@ -55,10 +58,11 @@ class EngineSwaps:
         self.engine = Engine(self.model, checkpoint.tokenizer(), **OPTIONS)
 
     def same_tokens(self, says: str, functions: dict[str, Callable[..., Any]], **options: Any) -> bool:
-        """Generate with these operations replaced, and say whether the tokens equal those of the engine's own operations.
+        """Generate with these operations replaced. Return whether the tokens are the same as with the engine's own operations.
 
-        `options`: `engine` replaces this engine; `params` says how to generate; `prompts` is the number of prompts. With
-        `every=n`, an interpreted function takes only every n-th call. `calls` replaces the counted number of calls.
+        `options`: `engine` replaces this engine; `params` are the sampling parameters; `prompts` is the number of prompts. With
+        `every=n`, a function in the interpreter gets only every n-th call. `calls` replaces the counted number of calls in the
+        message.
         """
         engine = options.get("engine", self.engine)
         params = options.get("params", GREEDY)
@@ -84,12 +88,12 @@ class EngineSwaps:
         return equal
 
     def built_with(self, fuse_qkv: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Engine:
-        """An engine whose query, key and value weights were stacked by the learner's function."""
+        """An engine in which the learner's function has stacked the weights of query, key and value."""
         layers = [replace(layer, qkv=Linear(fuse_qkv(*layer.qkv.weight.chunk(3)))) for layer in self.model.layers]  # type: ignore[union-attr]
         return Engine(self.model.with_layers(layers), self.engine.tokenizer, **OPTIONS)
 
     def quantized(self) -> Engine:
-        """An engine whose matrices are `Int8Weight`."""
+        """An engine in which the weights of the blocks and of the head are `Int8Weight`."""
 
         def small(linear: Linear) -> Linear:
             assert isinstance(linear.weight, Tensor)
@@ -105,7 +109,7 @@ class EngineSwaps:
 
 
 class Counted:
-    """Gives every n-th call to a function and counts those calls; the others go to the operation's own function."""
+    """Passes every n-th call to `function`, and counts these calls. The operation's own function gets the other calls."""
 
     def __init__(self, function: Callable[..., Any], own: Callable[..., Any], every: int) -> None:
         self._function, self._own, self._every = function, own, every
@@ -119,17 +123,17 @@ class Counted:
 
 
 def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-    """`ops.linear` as if query, key and value were three layers; their stacked weight is recognised by its shape."""
+    """`ops.linear`, but with three products for query, key and value. Their stacked weight is recognised by its shape."""
     if isinstance(weight, Tensor) and weight.shape[0] == 3 * weight.shape[1]:
         return torch.cat([F.linear(x, part) for part in weight.chunk(3)], dim=1)
     return ops.linear.__wrapped__(x, weight, bias)  # type: ignore[attr-defined, no-any-return]
 
 
 def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
-    """`ops.decode_attention` on keys and values that the learner's function writes and reads.
+    """`ops.decode_attention`, computed from keys and values that the learner's function writes and reads.
 
-    The new tokens are already in the cache when the operation is called. They are removed first, so that the function must
-    write them.
+    When the operation is called, the new tokens are already in the cache. The new keys and values are first removed from the
+    cache, so that the function must write them.
     """
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
@@ -150,7 +154,9 @@ def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[...,
 
 
 def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`ops.decode_attention` by the learner's kernel, which gets only the used columns of the slot table."""
+    """`ops.decode_attention`, computed by the learner's kernel, which gets only those columns of the slot table that are in
+    use.
+    """
 
     def decode_attention(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
         return attention(query, keys, values, slot_table[:, : int(lengths.max())].contiguous(), lengths)
@@ -159,7 +165,7 @@ def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tens
 
 
 def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Callable[..., Tensor]:
-    """`ops.decode_attention` by the learner's one-pass softmax, a few keys at a time."""
+    """`ops.decode_attention`, computed by the learner's one-pass softmax, which gets a few keys at a time."""
 
     def blocks(q: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for begin in range(0, len(key), block):
@@ -178,7 +184,7 @@ def through_softmax(online_softmax: Callable[..., Tensor], block: int = 4) -> Ca
 
 
 def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
-    """`ops.linear` and `ops.linear_gelu` by the learner's product, for models in int8."""
+    """`ops.linear` and `ops.linear_gelu`, computed by the learner's product, for a model in int8."""
 
     def linear(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
         product = int8_product(x, weight.values, weight.scales, rows=256, block=256)
@@ -188,7 +194,7 @@ def through_int8(int8_product: Callable[..., Tensor]) -> dict[str, Callable[...,
 
 
 def through_rows(sample_token: Callable[..., int]) -> Callable[..., Tensor]:
-    """`ops.sample` by the learner's function, one row at a time, with the engine's own uniform numbers."""
+    """`ops.sample`, computed by the learner's function one row at a time, with the engine's own uniform random numbers."""
 
     def sample(
         logits: Tensor,

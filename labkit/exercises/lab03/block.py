@@ -1,4 +1,6 @@
-"""Exercises 3.3 and 3.4: a block of GPT-J is cut by heads and inner features, and one sum puts it together again."""
+"""Exercises 3.3 and 3.4: a block of GPT-J is cut by heads and inner features, and one all-reduce puts its output together
+again.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from labkit.launch import Each
 from labkit.plurals import counted
 
 SHAPES = ((2, 4, 4, 12), (2, 2, 6, 10), (4, 4, 2, 8))
-"""Ranks, heads, head_dim and inner features of the cases."""
+"""For each case: the number of ranks, of heads, of numbers in a head (head_dim) and of inner features."""
 
 
 # 3.3 ------------------------------------------------------------------------------------------------------------------
@@ -30,13 +32,13 @@ def shard_layer(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def own_shard(shard: Any, layer: Layer) -> Layer:
-    """The shard of a layer that this rank takes."""
+    """The shard of a layer that the learner's function returns for this rank."""
     found: Layer = shard(layer, dist.get_rank(), dist.get_world_size())
     return found
 
 
 def _by_rows(layer: Layer, rank: int, ranks: int, names: tuple[str, ...], first_bias: bool = True) -> Layer:
-    """A shard with the tensors `names` cut by rows and `BY_COLUMNS` cut by columns; all others are whole."""
+    """A shard in which the tensors `names` are cut by rows and `BY_COLUMNS` are cut by columns; all others are whole."""
     shard = dict(layer)
     for name in names:
         held = stretch(len(layer[name]), rank, ranks)
@@ -109,11 +111,11 @@ SHARD_LAYER = Exercise(
     title="Cut a layer by its heads",
     function="shard_layer",
     statement=(
-        "Cut a GPT-J block so that each rank computes some heads and some inner features from beginning to end. Return the shard "
-        "of `layer` for `rank`: a dictionary with the same names. `query`, `key`, `value [hidden, hidden]` (one head after the "
-        "other), `fc_in [inner, hidden]` and `fc_in_bias` compute a rank's own features; `out [hidden, hidden]` and `fc_out "
-        "[hidden, inner]` read these. The results of all ranks are then added up, so `fc_out_bias` is whole on rank 0 and zeros "
-        "elsewhere."
+        "Cut a GPT-J block so that each rank computes some heads and some inner features from beginning to end. "
+        "Return the shard of `layer` for `rank`: a dictionary with the same names. `query`, `key`, `value [hidden, hidden]` "
+        "(one head after the other), `fc_in [inner, hidden]` and `fc_in_bias` compute a rank's own features, and `out [hidden, "
+        "hidden]` and `fc_out [hidden, inner]` read these features. The results of all ranks are then added up, so "
+        "`fc_out_bias` must be whole on rank 0 and zeros elsewhere."
     ),
     points=10,
     minutes=20,
@@ -128,32 +130,41 @@ SHARD_LAYER = Exercise(
     names=BY_RANK,
     mistakes=(
         Mistake(
-            "`fc_out_bias` is whole on every rank, so the sum contains it once for each rank: zeros on all but rank 0.",
+            "`fc_out_bias` is whole on every rank, so the sum contains it once for each rank: use zeros on all ranks but rank "
+            "0.",
             _bias_everywhere,
         ),
         Mistake(
-            "You cut `fc_out_bias`, but each rank's part of the output is `[tokens, hidden]`: the bias is whole on rank 0, zeros elsewhere.",
+            "You cut `fc_out_bias`, but each rank's part of the output is `[tokens, hidden]`: use the whole bias on rank 0 "
+            "and zeros elsewhere.",
             _bias_shared,
         ),
         Mistake(
-            "Shares of the bias give the same sum, but depend on the number of ranks: whole on rank 0, zeros elsewhere.",
+            "You divide the bias by the number of ranks. The sum is right, but use the whole bias on rank 0 and zeros "
+            "elsewhere.",
             _bias_divided,
         ),
-        Mistake("`fc_in_bias` has one number for each inner feature: cut it like the rows of `fc_in`.", _whole_inner_bias),
-        Mistake("`out` and `fc_out` read the features that a rank has: cut their columns, not their rows.", _all_by_rows),
         Mistake(
-            "You cut everything by rows. `out` and `fc_out` read the features that a rank has: cut their columns. `fc_out_bias` is whole on rank 0.",
+            "`fc_in_bias` has one number for each inner feature: cut it as you cut the rows of `fc_in`.", _whole_inner_bias
+        ),
+        Mistake("`out` and `fc_out` read the features that a rank has: cut them by columns, not by rows.", _all_by_rows),
+        Mistake(
+            "You cut everything by rows. `out` and `fc_out` read the features that a rank has: cut their columns. "
+            "`fc_out_bias` is whole on rank 0.",
             _everything_by_rows,
         ),
         Mistake(
-            "You take every n-th row, so each rank has a piece of every head. Attention needs whole heads: take neighbouring rows.",
+            "You take every n-th row, so each rank gets a piece of every head. Attention needs whole heads: take neighbouring "
+            "rows.",
             _within_heads,
         ),
     ),
     hints=(
-        "For each tensor: do its rows or its columns belong to heads or inner features?",
-        "Rows: query, key, value, fc_in, fc_in_bias. Columns: out, fc_out. The rows of a rank's heads are neighbours.",
-        "size = len(t) // ranks; t[rank * size : (rank + 1) * size] by rows, t[:, ...] by columns; zeros_like for the bias where rank > 0.",
+        "For each tensor, ask: do its rows or its columns belong to heads or inner features?",
+        "By rows: query, key, value, fc_in, fc_in_bias. Columns: out, fc_out. The rows of a rank's heads are next to each "
+        "other.",
+        "size = len(t) // ranks; t[rank * size : (rank + 1) * size] by rows, t[:, ...] by columns; zeros_like for the bias "
+        "where rank > 0.",
     ),
 )
 
@@ -246,7 +257,7 @@ def _all_heads(normed: Tensor, shard: Layer, head_dim: int) -> Tensor:
 
 
 def run_block(block: Any, kind: str, *given: Any) -> Any:
-    """Run one block on the ranks, or generate tokens with a model that uses it."""
+    """Run one block on the ranks, or generate tokens with a model that contains this block."""
     if kind == "tokens":
         model, prompt, new_tokens = given
         return small_gptj.greedy(model, prompt, new_tokens, block=block)
@@ -287,10 +298,11 @@ PARALLEL_BLOCK = Exercise(
     title="Place the all-reduce",
     function="parallel_block",
     statement=(
-        "Compute a block with this rank's `shard` (from 3.3). Return, on every rank, what attention and MLP of all ranks together "
-        "add to the residual: `[tokens, hidden]`. `attend(query, key, value, head_dim)` computes attention for the heads that you "
-        "pass, `gelu(x)` is the activation. Other models run their MLP after attention and need two sums in each layer. GPT-J "
-        "runs both on the same `normed`, so use a **single** all-reduce. One case generates text with your block."
+        "Compute a block with this rank's `shard` (from 3.3). Return, on every rank, the sum of attention and MLP over all "
+        "ranks, `[tokens, hidden]`, without the residual. `attend(query, key, value, head_dim)` computes attention for the "
+        "heads that you pass; `gelu(x)` is the activation. Other models compute the MLP from the result of attention, so they "
+        "need two all-reduces in each layer. GPT-J computes both from the same `normed`, so use only a **single** all-reduce. "
+        "In one case of the check, a model with your block generates text."
     ),
     points=15,
     minutes=20,
@@ -303,34 +315,40 @@ PARALLEL_BLOCK = Exercise(
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
-    contract=exactly(_one_a_block, "add attention and MLP first, then sum that one tensor over the ranks"),
+    contract=exactly(_one_a_block, "add attention and MLP first, then call all_reduce once for their sum"),
     mistakes=(
         Mistake("Your ranks return different parts: the sum over the ranks is missing.", _unsummed),
-        Mistake("You add up attention but not the MLP: add both on each rank, then all_reduce once.", _attention_only_summed),
-        Mistake("Your MLP runs after attention; in GPT-J both run on the same normed input.", _one_after_the_other),
-        Mistake("Your MLP reads this rank's part of attention; in GPT-J it reads only `normed`.", _after_its_part),
         Mistake(
-            "Your MLP reads the output of attention; in GPT-J it reads `normed`, as attention does.", _after_attention_alone
+            "You sum attention over the ranks, but not the MLP: add the two on each rank, then call all_reduce once.",
+            _attention_only_summed,
         ),
-        Mistake("GPT-J uses the tanh form of GELU: take the `gelu` that is given.", _other_gelu),
+        Mistake("Your MLP reads the result of attention, but in GPT-J both read the same normed input.", _one_after_the_other),
+        Mistake("Your MLP reads this rank's part of attention, but in GPT-J it reads only `normed`.", _after_its_part),
         Mistake(
-            "You add up the inner features of the MLP, but each rank has different ones: sum after fc_out.",
+            "Your MLP reads the output of attention, but in GPT-J it reads `normed`, as attention does.", _after_attention_alone
+        ),
+        Mistake("GPT-J uses the tanh form of GELU: call the function `gelu` that you get.", _other_gelu),
+        Mistake(
+            "You sum the inner features of the MLP over the ranks, but each rank has different features: sum after fc_out.",
             _sum_before_gelu,
         ),
         Mistake(
-            "Every rank adds the input, so your sum contains it once for each rank. The caller adds the residual; leave it out.",
+            "Every rank adds the input, so your sum contains the input once for each rank. The caller adds the residual; "
+            "leave it out.",
             _with_residual,
         ),
-        Mistake("You add the residual to the sum. The caller does that; return the sum alone.", _residual_after),
+        Mistake("You add the residual to the sum, but the caller does that. Return only the sum.", _residual_after),
         Mistake(
-            "You add `fc_out_bias` after the sum, but only rank 0 has one: add it before, with the MLP.",
+            "You add `fc_out_bias` after the all-reduce, but only rank 0 has this bias: add it before, with the MLP.",
             _bias_after,
         ),
-        Mistake("You pass one wide head to attend instead of several: its last argument is the size of a head.", _all_heads),
+        Mistake("You pass all heads to attend as one wide head: its last argument must be the size of one head.", _all_heads),
     ),
     hints=(
         "A rank computes its heads alone up to and including `out`, and its inner features alone up to and including `fc_out`.",
-        "attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), shard['fc_out'], shard['fc_out_bias']) are parts of sums.",
-        "Attention and MLP have the same shape, [tokens, hidden]: add them to one tensor first. all_reduce changes it in place.",
+        "These two are a rank's parts of sums: attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), "
+        "shard['fc_out'], shard['fc_out_bias']).",
+        "Attention and MLP have the same shape, [tokens, hidden]: add the two tensors first. all_reduce changes its tensor in "
+        "place.",
     ),
 )

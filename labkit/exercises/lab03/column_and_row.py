@@ -1,4 +1,4 @@
-"""Exercises 3.1 and 3.2: a product whose weight is cut by output rows, and one whose weight is cut by input columns."""
+"""Exercises 3.1 and 3.2: linear layers whose weight is cut by output rows (3.1) or by input columns (3.2)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def _column_cases(seed: int) -> list[Case]:
 
 
 def counted_share(split: Any, x: Tensor, weight: Tensor, bias: Tensor) -> list[Any]:
-    """This rank's value, the number of its multiplications, and the most numbers that one call took out of torch."""
+    """Returns this rank's value, the number of its multiplications, and the largest number of values that one call took out of
+    torch.
+    """
     work = Work()
     with work.counted():
         value = split(x, weight, bias)
@@ -125,7 +127,8 @@ def _own_work(case: RanksCase, launched: Launched) -> str:
             )
         if taken_out > max(share, x.numel(), len(bias)):
             return (
-                f"rank {rank} of {case.ranks} takes {taken_out} numbers out of torch, but its share of weight has only {share}: "
+                f"rank {rank} of {case.ranks} takes {taken_out} numbers out of torch, but its share of weight has only "
+                f"{share}: "
                 "cut weight and bias first"
             )
     return ""
@@ -138,10 +141,11 @@ SPLIT_COLUMNS = Exercise(
     title="Cut by output: nothing to send",
     function="split_columns",
     statement=(
-        "Every rank runs this function. `dist.get_rank()` is its number, `dist.get_world_size()` the number of ranks. Return "
-        "this rank's output features of `F.linear(x, weight, bias)`: `[tokens, share]`. Rank 0 has the first features. If they "
-        "cannot be divided evenly, the first ranks have one more each: 6 features over 4 ranks are 2, 2, 1 and 1. Compute "
-        "only with this rank's share of `weight [out, in]` and `bias [out]`, and call no collective."
+        "Every rank runs this function. `dist.get_rank()` is the number of this rank, `dist.get_world_size()` the number of "
+        "ranks. Return the output features of `F.linear(x, weight, bias)` that belong to this rank: `[tokens, share]`. Rank 0 "
+        "has the first features. If the features cannot be divided evenly, the first ranks get one more each: 6 features over "
+        "4 ranks are 2, 2, 1 and 1. Use only this rank's share of `weight [out, in]` and `bias [out]`, and do not call a "
+        "collective."
     ),
     points=5,
     minutes=15,
@@ -156,30 +160,36 @@ SPLIT_COLUMNS = Exercise(
     ends_at_error=True,
     contract=LedgerContract(_own_work),
     mistakes=(
-        Mistake("Each rank computes everything: cut the rows of weight and of bias before the product.", _everything),
+        Mistake("Each of your ranks computes everything: cut the rows of weight and bias before the product.", _everything),
         Mistake(
-            "You give rank r the rows r, r + ranks, r + 2 ranks ...; the rows of a rank must be neighbours, so that it reads one block.",
+            "You give rank r the rows r, r + ranks, r + 2 ranks and so on, but the rows of a rank must be next to each other, "
+            "so that it reads one block of memory.",
             _every_nth,
         ),
         Mistake(
-            "Your last rank takes all the rows that are left over, and the others wait for it: the first ranks take one more each.",
+            "Your last rank gets all remaining rows, and the other ranks wait for it: give one more row to each of the first "
+            "ranks instead.",
             _rest_to_last,
         ),
-        Mistake("You lose rows when they cannot be divided evenly: the first ranks take one more each.", _rest_dropped),
-        Mistake("Only rank 0 adds a bias. Each output feature has one, and the rank of that feature must add it.", _bias_once),
+        Mistake("You lose rows when they cannot be divided evenly: the first ranks must get one more each.", _rest_dropped),
         Mistake(
-            "torch.chunk makes fewer pieces than you ask for when they are not even (3 pieces of 6 rows over 4 ranks): use tensor_split.",
+            "You add the bias only on rank 0. Each output feature has its own bias, which the rank of that feature must add.",
+            _bias_once,
+        ),
+        Mistake(
+            "torch.chunk may return fewer pieces than you ask for (3 pieces for 6 rows over 4 ranks): use torch.tensor_split.",
             _chunks,
         ),
         Mistake(
-            "You cut the input features (columns of weight), and so each rank has a part of every sum. Cut the rows.",
+            "You cut the input features (the columns of weight), so each rank has only a part of every sum. Cut the rows.",
             _other_way,
         ),
     ),
     hints=(
         "Which rows of weight make which columns of the output?",
-        "size, more = divmod(out, ranks): rank r begins at r * size + min(r, more), and has size + (r < more) rows.",
-        "The end is the begin plus the number of rows. Slice weight and bias from begin to end, and call F.linear with both slices.",
+        "size, more = divmod(out, ranks): rank r begins at row r * size + min(r, more), and has size + (r < more) rows.",
+        "The end is the begin plus the number of rows. Slice weight and bias from begin to end, and call F.linear with both "
+        "slices.",
     ),
 )
 
@@ -251,9 +261,10 @@ SPLIT_ROWS = Exercise(
     title="Cut by input: one sum",
     function="split_rows",
     statement=(
-        "After a product that is cut as in 3.1, each rank holds only some features. `x [tokens, share]` holds this rank's input "
-        "features, `weight [out, share]` the columns that belong to them; `bias [out]` is whole. Return the whole output "
-        "`[tokens, out]` **on every rank**. Call `dist.all_reduce(tensor)` once: it adds up the tensors of all ranks, in place."
+        "After a layer that is cut as in 3.1, each rank has only some of the features. `x [tokens, share]` holds this rank's "
+        "input features, and `weight [out, share]` the columns for these features; `bias [out]` is whole. Return the whole "
+        "output `[tokens, out]` **on every rank**. Call `dist.all_reduce(tensor)` once: it adds up the tensors of all ranks, "
+        "in place."
     ),
     points=10,
     minutes=10,
@@ -266,21 +277,25 @@ SPLIT_ROWS = Exercise(
     observe=values_of,
     comparison=Comparison(),
     names=BY_RANK,
-    contract=exactly(_one_sum, "each rank has a part of every sum, and one all_reduce adds the parts up"),
+    contract=exactly(_one_sum, "each rank has a part of every sum, and a single all_reduce adds up the parts"),
     mistakes=(
-        Mistake("Your ranks return parts of the sums: an all_reduce has to add them up.", _no_sum),
+        Mistake("Your ranks return parts of the sums: call all_reduce to add them up.", _no_sum),
         Mistake(
-            "Your ranks return parts of the sums, with the bias in one of them: an all_reduce has to add them up.",
+            "Your ranks return parts of the sums, with the bias in one of the parts: call all_reduce to add them up.",
             _no_sum_bias_once,
         ),
-        Mistake("Every rank adds the bias, so your sum contains it once for each rank: only one rank may add it.", _bias_each),
-        Mistake("The bias is missing: one rank has to add it.", _bias_never),
-        Mistake("You divide the sum by the number of ranks, but these are parts of one sum, not copies to average.", _mean),
-        Mistake("Only rank 0 has the output, but every rank needs it: use all_reduce.", _only_first),
+        Mistake("Every rank adds the bias, so your sum contains it once for each rank: add it on one rank only.", _bias_each),
+        Mistake("The bias is missing: add it on one rank.", _bias_never),
+        Mistake(
+            "You divide the sum by the number of ranks, but the tensors are parts of one sum, not copies to average.", _mean
+        ),
+        Mistake("Only rank 0 returns the output, but every rank needs it: use all_reduce.", _only_first),
     ),
     hints=(
-        "What is x @ weight.T on a rank that has only some of the features?",
-        "It is a part of every output. Add the parts up. If something belongs in the sum only once, only one rank may add it.",
-        "x @ weight.T is this rank's part; all_reduce changes it in place and returns nothing. Add the bias on rank 0 before, or on every rank after.",
+        "What does x @ weight.T compute on a rank that has only some of the input features?",
+        "There, x @ weight.T is only a part of every output. Add the parts up. If the sum must contain something only once, "
+        "only one rank may add it.",
+        "x @ weight.T is this rank's part; all_reduce changes its tensor in place and returns nothing. Add the bias before "
+        "the all_reduce on rank 0, or after it on every rank.",
     ),
 )

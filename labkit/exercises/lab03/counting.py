@@ -1,4 +1,4 @@
-"""Exercises 3.6 and 3.9: count what a step sends before it runs, and choose a layout from such counts."""
+"""Exercises 3.6 and 3.9: count what a step sends before it runs, and use such counts to choose a layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.plurals import counted
 
 NUMBER = 4
-"""Bytes of one number of the hidden state."""
+"""The number of bytes of one number in the hidden state."""
 
 
 # 3.6 ------------------------------------------------------------------------------------------------------------------
@@ -25,7 +25,10 @@ def step_traffic(layers: int, hidden: int, tokens: int, shards: int, stages: int
 
 
 def share(count: int, part: int, parts: int) -> int:
-    """How many of `count` things part number `part` of `parts` gets. If it is uneven, the first parts get one more each."""
+    """How many of `count` things belong to part `part` when they are divided into `parts` parts.
+
+    If `count` cannot be divided evenly, each of the first parts gets one more.
+    """
     return len(span(count, part, parts))
 
 
@@ -57,7 +60,7 @@ def _traffic(
 
 
 def _numbers(case: Case, value: Any) -> Any:
-    """The answer with True and False as 1 and 0, since `stage < stages - 1` is a right count of sends, too."""
+    """The answer with True and False replaced by 1 and 0: `stage < stages - 1` is a right number of sends, too."""
     if not isinstance(value, dict):
         return value
     return {
@@ -67,7 +70,7 @@ def _numbers(case: Case, value: Any) -> Any:
 
 
 def _miscounted(case: Case, found: Any, right: Any) -> str:
-    """The first of the four numbers that is wrong, and the reason."""
+    """A message about the first of the four numbers that is wrong, with the reason."""
     layers, hidden, tokens, shards, stages, stage = case.args
     for what, (calls, size) in right.items():
         said, said_size = found[what]
@@ -84,8 +87,8 @@ def _miscounted(case: Case, found: Any, right: Any) -> str:
             return f"You count {said} x send; stage {stage} of {stages} {next_one}."
         if said_size != size:
             return (
-                f"You count {said} x {what}, which is right, but {said_size:,} bytes for these calls together: each call carries "
-                f"{tokens} x {hidden} numbers of {NUMBER} bytes."
+                f"You count {said} x {what}, which is right, but {said_size:,} bytes for these calls together: each call "
+                f"carries {tokens} x {hidden} numbers of {NUMBER} bytes."
             )
     return ""
 
@@ -101,7 +104,8 @@ def _traffic_cases(seed: int) -> list[Case]:
     shapes += [(10, 64, 2, 2, 4, 1), (6, 128, 2, 1, 1, 0)]
     return [
         Case(
-            f"{counted(layers, 'layer')} of {hidden}, {counted(tokens, 'token')}, {counted(shards, 'shard')}, stage {stage} of {stages}",
+            f"{counted(layers, 'layer')} of {hidden}, {counted(tokens, 'token')}, {counted(shards, 'shard')}, stage {stage} "
+            f"of {stages}",
             given,
         )
         for given in shapes
@@ -116,11 +120,11 @@ STEP_TRAFFIC = Exercise(
     title="Count what a step sends",
     function="step_traffic",
     statement=(
-        "`tokens` new tokens, each with `hidden` numbers of 4 bytes, go through `layers` blocks on `shards` times `stages` ranks. "
-        "Return the calls of one rank in stage `stage` as `{'all_reduce': [calls, bytes], 'send': [calls, bytes]}`, with the "
-        "bytes of all calls together. The engine adds up once in each block, and in stage 0 once more after the embedding; with "
-        "one shard it never does. A stage holds `share(layers, stage, stages)` blocks and sends the hidden state once to the "
-        "next stage."
+        "A step runs `tokens` new tokens, each with `hidden` numbers of 4 bytes, through `layers` blocks on `shards` times "
+        "`stages` ranks. Return the calls of one rank in stage `stage` as `{'all_reduce': [calls, bytes], 'send': [calls, "
+        "bytes]}`; `bytes` is their total. With more than one shard, the engine calls all_reduce once in each "
+        "block and, in stage 0, once after the embedding. A stage holds `share(layers, stage, stages)` blocks and sends the "
+        "hidden state once to the next stage."
     ),
     points=10,
     minutes=15,
@@ -132,21 +136,24 @@ STEP_TRAFFIC = Exercise(
     comparison=Comparison(),
     explain=_miscounted,
     mistakes=(
-        _mistake("You count two sums for each block; here one sum serves attention and MLP.", a_layer=2),
-        _mistake("The sum after the embedding is missing in stage 0.", embedding=False),
+        _mistake("You count two all-reduces for each block, but here one is enough for attention and MLP.", a_layer=2),
+        _mistake("The all-reduce after the embedding, in stage 0, is missing.", embedding=False),
         _mistake("You count all blocks of the model, but a stage holds only a share of them.", all_layers=True),
-        _mistake("You lose blocks when they cannot be divided evenly: the first stages hold one more each.", floor=True),
-        _mistake("You count the sum of the embedding in every stage; only stage 0 has the embedding.", every_stage=True),
-        _mistake("You return the bytes of one all_reduce; return those of all calls together.", one_call=True),
-        _mistake("You count two bytes for each number; the hidden state is sent in float32, which has four.", number=2),
+        _mistake("You lose blocks when they cannot be divided evenly: each of the first stages holds one more.", floor=True),
+        _mistake(
+            "You count the all-reduce of the embedding in every stage, but only stage 0 has the embedding.", every_stage=True
+        ),
+        _mistake("You return the bytes of one all_reduce; return the total of all calls.", one_call=True),
+        _mistake("You count two bytes for each number, but the hidden state is sent in float32, which takes four.", number=2),
         _mistake("You count the bytes of one token, but a step has several.", per_token=False),
-        _mistake("Your last stage sends as well; it has no next stage.", last_sends=True),
-        _mistake("A single shard has nobody to add up with: count no all_reduce.", alone=True),
+        _mistake("Your last stage sends too, but no stage comes after it.", last_sends=True),
+        _mistake("With a single shard there are no other parts to add: count no all_reduce.", alone=True),
     ),
     hints=(
-        "How many blocks does the stage hold, and how many sums does a block need?",
-        "Each of the `share(layers, stage, stages)` blocks adds up once. One call carries the hidden state of all tokens: tokens * hidden * 4 bytes.",
-        "Three questions decide the counts: is there more than one shard, is this stage 0, is this the last stage?",
+        "How many blocks does the stage hold, and how many all-reduces does a block need?",
+        "Each of the `share(layers, stage, stages)` blocks calls all_reduce once. One call sends the hidden state of all "
+        "tokens: tokens * hidden * 4 bytes.",
+        "Three questions decide the counts: is there more than one shard, is this stage 0, and is this the last stage?",
     ),
 )
 
@@ -168,7 +175,7 @@ def _seconds(
     sends: bool = True,
     stages_speed_up: bool = False,
 ) -> tuple[float, float, float]:
-    """The seconds of one token that are spent on reading, on all-reduces and on sends."""
+    """The seconds for one token, in three parts: reading, all-reduces, and sends."""
     size = NUMBER * model["hidden"]
 
     def link(ranks: int) -> tuple[float, float]:
@@ -209,7 +216,7 @@ def _choose(
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """The condition that a layout breaks; or what it spends its time on, and the time of the fastest layout."""
+    """Which condition the layout breaks; or, if it breaks none, where its time goes, and the time of the fastest layout."""
     model, machine = case.args
     shards, stages = found
     gpus = machine["gpus"] * machine["nodes"]
@@ -246,7 +253,7 @@ Kind = Callable[[tuple[int, int], dict[str, int], dict[str, Any]], bool]
 
 
 def _matters(**change: bool) -> Kind:
-    """A kind of case: leaving this out, or doing this wrong, changes the answer."""
+    """A kind of case in which the answer changes if this rule is left out or applied wrongly."""
     return lambda best, model, machine: _choose(model, machine, **change) != best
 
 
@@ -258,12 +265,15 @@ KINDS: tuple[Kind, ...] = (
     *(_matters(**{name: False}) for name in ("latency", "memory", "divides", "between", "sends")),
     *(_matters(**{name: True}) for name in ("stages_speed_up", "greedy", "every_gpu")),
 )
-"""Each seed has one case of each kind. A kind is a kind of answer, or one rule that decides the answer."""
+"""The kinds of cases; each seed has one case of each kind.
+
+A kind is a property of the answer, or one rule that decides the answer.
+"""
 
 
 @functools.cache
 def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
-    """A random model and machine of each kind."""
+    """For each kind, a random model and machine of this kind."""
     draw = random.Random(seed)
     found = []
     for kind in KINDS:
@@ -280,7 +290,7 @@ def _drawn(seed: int) -> tuple[tuple[dict[str, int], dict[str, Any]], ...]:
                 "between": (draw.uniform(20e-6, 2e-3), draw.uniform(1e8, 25e9)),
             }
             if machine["memory"] * machine["nodes"] * machine["gpus"] < 2 * model["weight_bytes"]:
-                continue  # too small for the model, or nearly
+                continue  # This machine is too small for the model, or nearly too small.
             if kind(_choose(model, machine), model, machine):
                 found.append((model, machine))
                 break
@@ -309,11 +319,11 @@ CHOOSE_LAYOUT = Exercise(
     title="Choose the layout for a machine",
     function="choose_layout",
     statement=(
-        "Return the `(shards, stages)` with the shortest time of a token; GPUs may stay idle. Stages read one after the other; "
-        "each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` (none for "
-        "one shard) and `stages - 1` sends, of `4 hidden` bytes each. Their latency and rate are those `inside` a node, or "
-        "`between` nodes: for all-reduces if `shards > gpus`, for sends if `shards · stages > gpus`. `shards` must divide "
-        "`heads`; a rank's weights must fit `memory`."
+        "Return the fastest `(shards, stages)` for one token; GPUs may stay idle. The stages read one after "
+        "the other; each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` "
+        "(none with one shard) and `stages - 1` sends, of `4 hidden` bytes each. Use the links `between` nodes for all-reduces "
+        "if `shards > gpus`, and for sends if `shards · stages > gpus`; otherwise those `inside` a node. `shards` must divide "
+        "`heads`; the weights of a rank must fit into `memory`."
     ),
     points=10,
     minutes=35,
@@ -324,23 +334,26 @@ CHOOSE_LAYOUT = Exercise(
     explain=_why_not,
     mistakes=(
         _choice("You leave out the latency, which is most of the time of a small all-reduce.", latency=False),
-        _choice("Your layout's weights do not fit a GPU's memory.", memory=False),
+        _choice("The weights in your layout do not fit into the memory of a GPU.", memory=False),
         _choice("Your shards do not divide the heads.", divides=False),
         _choice(
-            "You take the links inside a node for everything; with more ranks than GPUs in a node, take those between nodes.",
+            "You always use the links inside a node; if there are more ranks than GPUs in a node, use the links between nodes.",
             between=False,
         ),
         _choice(
-            "You let the stages read at the same time. One token goes through them one after another, so stages do not make it faster.",
+            "You let the stages read at the same time. One token goes through the stages one after another, so more stages do "
+            "not make it faster.",
             stages_speed_up=True,
         ),
         _choice("You leave out the sends from stage to stage.", sends=False),
-        _choice("You always use every GPU; where the links are slow, fewer are faster.", every_gpu=True),
-        _choice("You take as many GPUs as possible; each additional rank adds waiting.", greedy=True),
+        _choice("You always use every GPU, but with slow links fewer GPUs are faster.", every_gpu=True),
+        _choice("You use as many GPUs as possible, but each additional rank adds waiting time.", greedy=True),
     ),
     hints=(
-        "Try every pair with shards * stages <= nodes * gpus. Leave out those that do not divide or fit. Compute the time of the others.",
-        "reading = weight_bytes / shards / read: the stages' times add up, so the number of stages drops out.",
-        "min over (reading + layers * sum_time + (stages - 1) * send_time, (shards, stages)).",
+        "Try every pair with shards * stages <= nodes * gpus. Skip the pairs where shards does not divide heads or the "
+        "weights do not fit. Compute the time of the remaining pairs.",
+        "reading = weight_bytes / shards / read. The times of the stages add up, so this does not depend on the number of "
+        "stages.",
+        "Take min over (reading + layers * sum_time + (stages - 1) * send_time, (shards, stages)).",
     ),
 )

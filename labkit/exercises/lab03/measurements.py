@@ -1,4 +1,4 @@
-"""The measurements in the cells of lab 03: on real processes, and with the learner's functions where they can take part."""
+"""The measurements in the cells of lab 03, on real processes and, where possible, with the learner's functions."""
 
 from __future__ import annotations
 
@@ -30,22 +30,25 @@ from labkit.parallel import Layout, load_parallel
 from labkit.parallel.parallel_forward import ParallelForward
 
 ROUNDS = 150
-"""Rounds of a measurement. Each round times everything once, so that a disturbance by other programs hits all alike."""
+"""Rounds of a measurement. Each round times every call once. So other programs on the machine disturb all of them alike."""
 CHUNKS = 6
-"""The rounds are divided among this many launches, so that the progress bar moves."""
+"""The rounds are divided into this many launches, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
 TOKENS = 256
 WIDTH, LAYERS_A_STAGE, TOKENS_IN_ALL = 1536, 3, 512
-"""The pipeline that the timeline shows: width of a layer, layers in a stage, tokens that go through them."""
+"""The pipeline in the timeline: the width of a layer, the layers in each stage, and the total number of tokens."""
 
 
 def sum_times(ranks: int, sizes: Sequence[int]) -> dict[int, Timing]:
-    """How long `dist.all_reduce` takes on `ranks` processes of this host, by the size of the tensor in bytes."""
+    """For each size of the tensor in bytes: how long `dist.all_reduce` takes on `ranks` processes of this host."""
     return _in_turn(list(sizes), ranks, time_sums, list(sizes))
 
 
 def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: Any) -> dict[Any, Timing]:
-    """Rank 0's seconds for each name. `program` times them round by round; the number of rounds is its last argument."""
+    """For each name, the seconds that rank 0 measured.
+
+    `program` times all names in each round; the number of rounds is its last argument.
+    """
     bar = progress_bar("rounds")
     rows: list[list[float]] = []
     disturbed: list[str] = []
@@ -62,27 +65,28 @@ def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: 
 def _disturbed(by_rank: Sequence[str]) -> str:
     """How other programs disturbed a launch, in words; "" if they did not.
 
-    If there are more ranks than cores, the ranks disturb one another. Then only the spread of the runs can be judged.
+    With more ranks than cores, the ranks themselves disturb one another. In that case "" is returned, and only the spread of
+    the runs shows a disturbance.
     """
     return "" if len(by_rank) > usable_cores() else next(filter(None, by_rank), "")
 
 
 def _most(launches: Sequence[str]) -> str:
-    """The first words about a disturbance if more than half of the launches were disturbed; else ""."""
+    """If more than half of the launches were disturbed, the message about the first of these; otherwise ""."""
     said = [words for words in launches if words]
     return said[0] if 2 * len(said) > len(launches) else ""
 
 
 def time_sums(sizes: list[int], rounds: int) -> list[Any]:
-    """One rank's part of `sum_times`: what `_rounds` returns."""
+    """What one rank does for `sum_times`; returns what `_rounds` returns."""
     tensors = [torch.zeros(max(1, size // 4)) for size in sizes]
     return _rounds([partial(dist.all_reduce, tensor) for tensor in tensors], rounds)
 
 
 def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
-    """The seconds of each call, one row per round, and what disturbed the calls, in words. All ranks begin a call together.
+    """The seconds of each call, one row per round; and, in words, what disturbed the calls. All ranks start each call together.
 
-    Three additional rounds come first; they warm up and do not count.
+    Three additional rounds come first as a warm-up, and are not counted.
     """
     rows = []
     with Contention(os.getppid()) as contention:
@@ -98,7 +102,10 @@ def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
 
 
 def whole_part(name: str) -> dict[str, float]:
-    """The bytes of a checkpoint that every rank reads in full, for 2 and for 4 ranks, from the bytes read beyond one copy."""
+    """How many bytes of a checkpoint every rank reads in full, with 2 and with 4 ranks.
+
+    This is computed from the bytes that all ranks read in excess of one copy.
+    """
     if not os.path.exists("/proc/self/io"):
         print("Not measured here: only Linux tells how much a process reads. Zeros are shown.")
         return {"2 ranks": 0.0, "4 ranks": 0.0}
@@ -112,7 +119,7 @@ def whole_part(name: str) -> dict[str, float]:
 
 
 def bytes_read(name: str, shards: int) -> list[int]:
-    """The bytes that each of `shards` processes reads from a checkpoint, as Linux counts them."""
+    """For each of `shards` processes, the bytes that it reads from a checkpoint, as Linux counts them."""
     return [int(count) for count in launch(read_part, shards, name).values]
 
 
@@ -120,7 +127,7 @@ def read_part(name: str) -> int:
     """One rank's part of `bytes_read`."""
     checkpoint = open_checkpoint(name)
     counts = []
-    for _ in range(2):  # the first time, the process also reads its own code
+    for _ in range(2):  # At the first read, the process also reads its own code.
         before = _read_so_far()
         read_model(checkpoint, "fp32", torch.device("cpu"), Part(dist.get_rank(), dist.get_world_size()))
         counts.append(_read_so_far() - before)
@@ -135,7 +142,10 @@ def _read_so_far() -> int:
 def one_token(
     block: Callable[..., Tensor], other: Callable[..., Tensor], *, layers: int = 28
 ) -> tuple[list[int], list[Timing]]:
-    """Send one token through `layers` blocks on 2 ranks, with each of two kinds in turn: their all-reduces and times."""
+    """Send one token through `layers` blocks on 2 ranks, with one or with two all-reduces in each block.
+
+    Returns the numbers of all-reduces and the times.
+    """
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
     sums = []
@@ -147,7 +157,7 @@ def one_token(
 
 
 def run_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: int) -> None:
-    """Send one token through `layers` blocks that have the same weights."""
+    """Send one token through `layers` blocks that all have the same weights."""
     hidden = torch.ones(1, 256)
     for _ in range(layers):
         hidden = small_gptj.norm(hidden + block(hidden, shard, 64))
@@ -156,12 +166,12 @@ def run_blocks(block: Callable[..., Tensor], shard: small_gptj.Layer, layers: in
 def time_blocks(
     block: Callable[..., Tensor], other: Callable[..., Tensor], shard: small_gptj.Layer, layers: int, rounds: int
 ) -> list[Any]:
-    """One rank's part of `one_token`: what `_rounds` returns."""
+    """What one rank does for `one_token`; returns what `_rounds` returns."""
     return _rounds([partial(run_blocks, way, shard, layers) for way in (block, other)], rounds)
 
 
 def two_sums(normed: Tensor, shard: small_gptj.Layer, head_dim: int) -> Tensor:
-    """A block as in Megatron-LM and FasterTransformer: one all-reduce for attention and one for the MLP."""
+    """A block as in Megatron-LM and FasterTransformer, with two all-reduces: one for attention and one for the MLP."""
     query, key, value = (normed @ shard[name].T for name in ("query", "key", "value"))
     attention = small_gptj.attend(query, key, value, head_dim) @ shard["out"].T
     dist.all_reduce(attention)
@@ -172,7 +182,7 @@ def two_sums(normed: Tensor, shard: small_gptj.Layer, head_dim: int) -> Tensor:
 
 
 def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
-    """Calls and bytes of rank 0, which is in the first stage, in one decode step of the engine on each layout."""
+    """For each layout, the calls and bytes of rank 0 (which is in the first stage) in one decode step of the engine."""
     bar = progress_bar("layouts")
     found = {}
     for done, (name, layout) in enumerate(layouts.items()):
@@ -183,7 +193,7 @@ def engine_steps(layouts: dict[str, Layout]) -> dict[str, dict[str, list[int]]]:
 
 
 def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
-    """The ledger of one decode step of labkit's engine, with `sequences` sequences of gptj-tiny on this layout."""
+    """The ledger of one decode step of labkit's engine, with gptj-tiny, `sequences` sequences and this layout."""
     with load_parallel("gptj-tiny", layout, dtype="fp32") as engine:
         forward = engine.forward
         assert isinstance(forward, ParallelForward)
@@ -196,7 +206,7 @@ def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
 
 
 def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
-    """One rank's calls and bytes, in the form of exercise 3.6."""
+    """The number of calls and bytes of one rank, in the form of exercise 3.6."""
     own = [entry for entry in entries if entry.rank == rank]
     found = {}
     for what in ("all_reduce", "send"):
@@ -208,10 +218,11 @@ def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
 def run_pipelines(
     stage: Callable[..., Any], counts: Sequence[int], *, stages: int = 2
 ) -> tuple[dict[int, Launched], dict[int, Timing]]:
-    """Run the learner's stage on real processes, with `TOKENS_IN_ALL` tokens cut into each of these numbers of micro-batches.
+    """Run the learner's stage on real processes. For each number in `counts`, `TOKENS_IN_ALL` tokens are cut into that many
+    micro-batches.
 
-    Returns, by the number of micro-batches, the quickest pass and the seconds of all passes. The numbers take turns, so that a
-    disturbance by other programs hits all alike.
+    Returns two dictionaries, by the number of micro-batches: the quickest pass, and the times of all passes. The counts take
+    turns, so that other programs disturb all of them alike.
     """
     bar = progress_bar("rounds")
     found: dict[int, list[Launched]] = {pieces: [] for pieces in counts}
@@ -229,9 +240,10 @@ def run_pipelines(
 
 
 def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
-    """One rank's part of `run_pipelines`: a pass to warm up, then one pass for each count; returns what disturbed them.
+    """What one rank does for `run_pipelines`: a pass as a warm-up, then one pass for each count. Returns, in words, what
+    disturbed the passes.
 
-    A barrier before each pass marks its begin in the ledger.
+    A barrier before each pass marks in the ledger where the pass begins.
     """
     generator = torch.Generator().manual_seed(dist.get_rank())
     layers = [torch.randn(WIDTH, WIDTH, generator=generator) * WIDTH**-0.5 for _ in range(LAYERS_A_STAGE)]
@@ -245,7 +257,7 @@ def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
 
 
 def _passes(launched: Launched) -> list[Launched]:
-    """The passes after the one that warms up, each with its own entries of the ledger."""
+    """The passes after the warm-up pass, each with its own entries of the ledger."""
     found: dict[int, list[Entry]] = {}
     for rank in range(len(launched.values)):
         number = -1
@@ -257,26 +269,28 @@ def _passes(launched: Launched) -> list[Launched]:
 
 
 def bars_of(launched: Launched) -> dict[str, list[tuple[int, float, float]]]:
-    """The work of each rank in a pass, as rows of a timeline."""
+    """For each stage, a row of the timeline: when it worked during a pass."""
     ranks = range(len(launched.values))
     work = [entry for entry in launched.ledger if entry.what == COMPUTE]
     return {f"stage {rank}": [(e.piece, e.began, e.seconds) for e in work if e.rank == rank] for rank in ranks}
 
 
 def idle_share(launched: Launched) -> float:
-    """The share of a pass, from 0 to 1, in which the ranks did not work, on average."""
+    """The fraction of a pass, from 0 to 1, in which a rank does not work, on average over the ranks."""
     work = sum(seconds for row in bars_of(launched).values() for _, _, seconds in row)
     return 1 - work / (len(launched.values) * batch_seconds(launched))
 
 
 def batch_seconds(launched: Launched) -> float:
-    """Seconds from the begin of the first work of a pass to the end of the last."""
+    """Seconds from the beginning of the first work in a pass to the end of the last."""
     bars = [bar for row in bars_of(launched).values() for bar in row]
     return max(began + seconds for _, began, seconds in bars) - min(began for _, began, _ in bars)
 
 
 def hand_over_seconds(launched: Launched) -> float:
-    """Median seconds from the moment when stage 0 is done with a micro-batch and stage 1 is free, until stage 1 begins."""
+    """How long stage 1 waits before it begins with a micro-batch, after stage 0 is done with it and stage 1 is free: the median
+    in seconds.
+    """
     first, second = bars_of(launched).values()
     free = [began + seconds for _, began, seconds in second]
     waits = []
@@ -287,14 +301,15 @@ def hand_over_seconds(launched: Launched) -> float:
 
 
 def stage_seconds(launched: Launched) -> list[float]:
-    """Median seconds of each stage for a micro-batch."""
+    """For each stage, the median seconds that it takes for a micro-batch."""
     return [median(seconds for _, _, seconds in row) for row in bars_of(launched).values()]
 
 
 def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], dict[str, int]]:
-    """Generate `TOKENS` new tokens for 8 prompts with gptj-tiny in fp32, on each layout in turn (None: one process).
+    """With gptj-tiny in fp32, generate `TOKENS` new tokens in total for 8 prompts. The layouts take turns; None means one
+    process.
 
-    Returns the times, and how many forward passes the ranks of each layout make for these tokens.
+    Returns the times and, for each layout with several ranks, the number of forward passes for these tokens.
     """
     prompts = [[1 + (7 * number + place) % 500 for place in range(16)] for number in range(8)]
     params = labkit.SamplingParams(max_new_tokens=TOKENS // 8, ignore_eos=True)

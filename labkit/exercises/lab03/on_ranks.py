@@ -1,4 +1,4 @@
-"""Run the exercises of this lab on real processes, and check their ledger as well as their values."""
+"""Runs the exercises of this lab on real processes, and checks their ledger as well as their values."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from labkit.launch import Launched, RankRaisedError, launch
 from labkit.launch.ledger import COMPUTE, Entry
 
 PATIENCE = 3.0
-"""Seconds that a collective waits for the other ranks."""
+"""How many seconds a collective waits for the other ranks."""
 
 CHECK_SECONDS = 60.0
-"""Seconds that one case may take, including the start of its processes: more than enough even on a busy machine."""
+"""The time limit of one case in seconds, including the start of its processes. It is long enough even on a busy machine."""
 
 BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
-"""Names for the places in an answer that has one value for each rank."""
+"""Names for the places in an answer that contains one value for each rank."""
 
 Call = tuple[str, tuple[int, ...]]
-"""A collective, and the shape of the tensor that this rank sends or receives."""
+"""The name of a collective, and the shape of the tensor that this rank sends or receives with it."""
 
 
 @dataclass(frozen=True)
 class RanksCase(Case):
-    """A case for `ranks` processes. An argument of the type `Each` has a different value for each rank."""
+    """A case for `ranks` processes. An argument of the type `Each` contains a different value for each rank."""
 
     ranks: int = 2
 
 
 def on_ranks(function: Callable[..., Any], case: Case) -> Launched:
-    """Call a function on all ranks of a case. An error of a rank is raised here under the same name."""
+    """Call a function on all ranks of a case. An error on a rank is raised here again, with the same name."""
     return _on_all(case, function, *case.args)
 
 
 def inside(program: Callable[..., Any]) -> Callable[[Callable[..., Any], Case], Launched]:
-    """A way to run an exercise: call `program` on all ranks, with the learner's function as its first argument."""
+    """A function for the field `run` of an exercise.
+
+    It calls `program` on all ranks, and passes the learner's function as the first argument.
+    """
 
     def run(function: Callable[..., Any], case: Case) -> Launched:
         return _on_all(case, program, function, *case.args)
@@ -55,7 +58,7 @@ def _on_all(case: Case, function: Callable[..., Any], *args: Any) -> Launched:
 
 
 def values_of(case: Case, launched: Launched) -> list[Any]:
-    """The values of all ranks, which are compared."""
+    """The values that all ranks returned; these are compared."""
     return launched.values
 
 
@@ -68,7 +71,7 @@ def _like(error: RankRaisedError) -> Exception:
 
 @dataclass(frozen=True)
 class LedgerContract:
-    """Checks what the ranks send to each other: `rule` returns what is wrong, as the end of a sentence, or ""."""
+    """A contract on what the ranks send to each other. `rule` returns what is wrong, as the end of a sentence, or ""."""
 
     rule: Callable[[RanksCase, Launched], str]
 
@@ -94,12 +97,12 @@ def of_rank(launched: Launched, rank: int) -> list[Entry]:
 
 
 def calls_of(launched: Launched, rank: int) -> Counter[Call]:
-    """How often one rank called each collective on each shape."""
+    """How often one rank called each collective with each shape."""
     return Counter((entry.what, entry.shape) for entry in of_rank(launched, rank))
 
 
 def exactly(wanted: Callable[[RanksCase, int], Counter[Call]], why: str) -> LedgerContract:
-    """A contract: each rank calls exactly the collectives in `wanted`; `why` explains it to the learner."""
+    """A contract: each rank must call exactly the collectives in `wanted`; `why` explains this to the learner."""
 
     def rule(case: RanksCase, launched: Launched) -> str:
         for rank in range(case.ranks):

@@ -32,7 +32,10 @@ Shapes = list[list[int]]
 
 
 def run_layers(x: Tensor, layers: list[Tensor], piece: int = 0) -> Tensor:
-    """The work of a stage: `x + tanh(x @ weight.T)` for each weight. The ledger shows it as work on micro-batch `piece`."""
+    """The computation of a stage: `x + tanh(x @ weight.T)` for each weight.
+
+    The ledger records this as work on micro-batch `piece`.
+    """
     with compute(piece):
         for weight in layers:
             x = x + torch.tanh(x @ weight.T)
@@ -57,7 +60,7 @@ def pipeline_stage(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor]) -
 
 
 def _staged(pieces: list[Tensor], shapes: Shapes, layers: list[Tensor], **change: Any) -> list[Tensor]:
-    """A stage with one fault, which `change` names."""
+    """A stage with one mistake, which `change` names."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     done = []
     for number, shape in enumerate(shapes):
@@ -129,7 +132,8 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
         worked = [entry.piece for entry in launched.ledger if entry.rank == rank and entry.what == COMPUTE]
         if not worked:
             return (
-                f"rank {rank} of {case.ranks} never calls run_layers: compute with run_layers(x, layers, number), which also notes "
+                f"rank {rank} of {case.ranks} never calls run_layers: compute with run_layers(x, layers, number), which also "
+                f"notes "
                 "the work for the timeline"
             )
         if worked != list(range(len(shapes))):
@@ -149,7 +153,7 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
 
 
 def _late_sends(launched: Launched) -> str:
-    """What to say when the first stage computes several micro-batches before it sends the first; else ""."""
+    """The message if the first stage computes several micro-batches before it sends the first; otherwise ""."""
     own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
     before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
     if before.count(COMPUTE) > 2:
@@ -164,11 +168,11 @@ PIPELINE_STAGE = Exercise(
     title="Write a stage",
     function="pipeline_stage",
     statement=(
-        "Each rank is a stage. Stage 0 has the micro-batches in `pieces`; the others know only the shape of each, from `shapes`. "
-        "Take one micro-batch: from `pieces`, or by `dist.recv(tensor, src)`, which fills `torch.empty(shape)`. Compute "
-        "`run_layers(x, layers, number)`, this stage's work on micro-batch `number` (from 0). `dist.send(tensor, dst)` the result "
-        "to the next stage **before** you take the next micro-batch. The last stage returns the list of its results, the "
-        "others `[]`."
+        "Each rank is a stage. Stage 0 gets the micro-batches in `pieces`; the other stages know only their shapes, from "
+        "`shapes`. Take one micro-batch: from `pieces`, or by `dist.recv(tensor, src)` into `torch.empty(shape)`. "
+        "Compute `run_layers(x, layers, number)`, the work of this stage on micro-batch `number` (from 0). Send the result to "
+        "the next stage by `dist.send(tensor, dst)` **before** you take the next micro-batch. The last stage returns a list of "
+        "its results, the others return `[]`."
     ),
     points=15,
     minutes=25,
@@ -183,16 +187,17 @@ PIPELINE_STAGE = Exercise(
     names=BY_RANK,
     contract=LedgerContract(_handed_on),
     mistakes=(
-        Mistake("You send the tensor that came in; send the result of this stage.", _unchanged),
-        Mistake("All stages return results; only the last one does, the others return [].", _all_give),
+        Mistake("You send the tensor that you received; send the result of this stage.", _unchanged),
+        Mistake("All your stages return results; only the last stage may do so, and the others must return [].", _all_give),
         Mistake("Stage 0 sends its micro-batches without computing its own layers.", _first_idle),
-        Mistake("Each micro-batch goes through a stage's layers twice.", _twice),
+        Mistake("You run each micro-batch through the layers of a stage twice.", _twice),
         Mistake("You join the results into one tensor; return a list with one result for each micro-batch.", _one_tensor),
-        Mistake("Your results are in the wrong order: the first micro-batch comes first.", _backwards),
+        Mistake("Your results are in the wrong order: the result of the first micro-batch must come first.", _backwards),
     ),
     hints=(
-        "One loop over the micro-batches: take, compute, send.",
-        "Take pieces[i] on rank 0; elsewhere x = torch.empty(shape); dist.recv(x, rank - 1). Send unless rank == ranks - 1.",
+        "Use one loop over the micro-batches: take, compute, send.",
+        "On rank 0, take pieces[i]; on the others, x = torch.empty(shape); dist.recv(x, rank - 1). Send the result unless "
+        "rank == ranks - 1.",
         "for i, shape in enumerate(shapes): take x; x = run_layers(x, layers, i); dist.send(x, rank + 1) or results.append(x)",
     ),
 )
@@ -239,7 +244,9 @@ def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]],
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """The first of `begins` that is impossible or too late, with the reason; or what is wrong with the idle share."""
+    """A message about the first number in `begins` that is impossible or too late, with the reason; or about a wrong idle
+    share.
+    """
     seconds, _ = case.args
     begins, idle = right
     for stage, own in enumerate(begins):
@@ -290,10 +297,11 @@ PIPELINE_SCHEDULE = Exercise(
     title="The timetable and its bubble",
     function="pipeline_schedule",
     statement=(
-        "Stage s needs `seconds[s]` for a micro-batch. Sending takes no time, and every stage takes its micro-batches in order, "
-        "as soon as it can. Return `(begins, idle)`: `begins[s][i]` is the time at which stage s begins with micro-batch i (the "
-        "first at 0), and `idle` the share of the time until the last end in which the stages are idle, on average. For p equal "
-        "stages and m micro-batches it is $(p - 1) / (m + p - 1)$ (GPipe); yours must be right for unequal stages."
+        "Stage s needs `seconds[s]` for each micro-batch. Sending takes no time. Every stage takes its micro-batches in order, "
+        "each one as soon as possible. Return `(begins, idle)`: `begins[s][i]` is the time at which stage s begins with "
+        "micro-batch i (0 for the first), and `idle` is the mean fraction of the total time in which a stage is idle. For p "
+        "equal stages and m micro-batches, `idle` is $(p - 1) / (m + p - 1)$ (GPipe); your function must also be right for "
+        "unequal stages."
     ),
     points=10,
     minutes=20,
@@ -305,23 +313,26 @@ PIPELINE_SCHEDULE = Exercise(
     explain=_why_not,
     mistakes=(
         Mistake(
-            "You delay each stage by its own time once for each stage before it: that is right for equal stages only.",
+            "You delay stage s by s times its own seconds, which is right only if all stages are equal.",
             _equal_stages,
         ),
-        _planned("Your stages begin with a micro-batch while they still work on the previous one.", busy=False),
-        _planned("Your stages begin before the previous stage is done with the micro-batch.", waits=False),
-        _planned("Your idle share is that of the slowest stage; take the average of all stages.", idle_of="slowest"),
+        _planned("Your stages begin with a micro-batch while they still work on the previous micro-batch.", busy=False),
+        _planned("Your stages begin with a micro-batch before the previous stage is done with it.", waits=False),
+        _planned("You return the idle share of the slowest stage; take the average over all stages.", idle_of="slowest"),
         _planned(
-            "The formula is right for equal stages only: compare the work of all stages with the time that they all have.",
+            "You use the formula for equal stages; instead, divide the working time of all stages by the time that they all "
+            "have.",
             idle_of="formula",
         ),
-        _planned("You return the share of the time in which the stages work; the idle share is the rest.", idle_of="busy"),
+        _planned("You return the share of the time in which the stages work; the idle share is 1 minus that.", idle_of="busy"),
         Mistake("You return the ends; return the begins.", _ends),
         Mistake("Your table has one row for each micro-batch; it must have one row for each stage.", _by_piece),
     ),
     hints=(
-        "A stage can begin with a micro-batch when two things are done: this micro-batch in the previous stage, and the previous micro-batch in this stage.",
-        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s]); without a previous one, take 0.",
+        "A stage can begin with a micro-batch when two things are done: the previous stage with this micro-batch, and this "
+        "stage with the previous micro-batch.",
+        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s]); take 0 where there is no previous "
+        "stage or micro-batch.",
         "end = begins[-1][-1] + seconds[-1]; idle = 1 - pieces * sum(seconds) / (len(seconds) * end).",
     ),
 )

@@ -1,4 +1,4 @@
-"""A GPT-J that is small enough to be sent to ranks in full: plain tensors, plain torch, no cache."""
+"""A GPT-J that is so small that it can be sent to all ranks: plain tensors, plain torch, no cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BY_COLUMNS = ("out", "fc_out")
 
 
 def make_layer(generator: torch.Generator, hidden: int, inner: int) -> Layer:
-    """Random weights of one block, each `[out, in]`."""
+    """Random weights of one block; each weight matrix is `[out, in]`."""
 
     def weight(rows: int, columns: int) -> Tensor:
         drawn: Tensor = torch.randn(rows, columns, generator=generator)
@@ -44,7 +44,7 @@ def make_model(seed: int, *, layers: int, heads: int, head_dim: int, inner: int,
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, head_dim: int) -> Tensor:
-    """Causal attention with rotary positions, of query, key and value `[tokens, heads * head_dim]`."""
+    """Causal attention with rotary positions; query, key and value are `[tokens, heads * head_dim]`."""
     tokens = len(query)
     q, k, v = (part.view(tokens, -1, head_dim).transpose(0, 1) for part in (query, key, value))
     attended = F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True)
@@ -52,7 +52,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, head_dim: int) -> Tensor:
 
 
 def turn(x: Tensor) -> Tensor:
-    """Rotary positions of `[heads, tokens, head_dim]`; neighbouring numbers form a pair (Su et al. 2021, as in GPT-J)."""
+    """Apply rotary positions to `[heads, tokens, head_dim]`. Neighbouring numbers form a pair (Su et al. 2021, as in GPT-J)."""
     tokens, dim = x.shape[1:]
     angles = torch.arange(tokens)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     sin, cos = angles.sin(), angles.cos()
@@ -66,14 +66,17 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def whole_block(normed: Tensor, layer: Layer, head_dim: int) -> Tensor:
-    """Attention plus MLP of a block, computed in one process: the sum that the block adds to the residual."""
+    """Attention plus MLP of a block, computed in one process. The block adds this sum to the residual."""
     attended = attend(normed @ layer["query"].T, normed @ layer["key"].T, normed @ layer["value"].T, head_dim)
     inner = gelu(F.linear(normed, layer["fc_in"], layer["fc_in_bias"]))
     return attended @ layer["out"].T + F.linear(inner, layer["fc_out"], layer["fc_out_bias"])
 
 
 def cut(layer: Layer, rank: int, ranks: int) -> Layer:
-    """The shard of a layer for one rank. `fc_out_bias` is zero on all ranks but the first, because it is added once."""
+    """The shard of a layer for one rank.
+
+    `fc_out_bias` is zero on all ranks except the first, because the sum over the ranks must contain it once.
+    """
     shard = {name: tensor[stretch(len(tensor), rank, ranks)] for name, tensor in layer.items() if name in BY_ROWS}
     shard |= {name: layer[name][:, stretch(layer[name].shape[1], rank, ranks)] for name in BY_COLUMNS}
     return {name: tensor.contiguous() for name, tensor in shard.items()} | {
@@ -82,13 +85,16 @@ def cut(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def stretch(count: int, rank: int, ranks: int) -> slice:
-    """The neighbouring places of `count` that one rank holds. If it is uneven, the first ranks hold one more each."""
+    """The indices, out of `count`, that belong to one rank: they are next to each other.
+
+    If `count` cannot be divided evenly, each of the first ranks gets one more.
+    """
     held = span(count, rank, ranks)
     return slice(held.start, held.stop)
 
 
 def cut_model(model: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
-    """The shard of a model for one rank: its layers and its head are cut, the embedding stays whole."""
+    """The shard of a model for one rank. Layers and head are cut; the embedding stays whole."""
     held = stretch(len(model["head"]), rank, ranks)
     return model | {
         "layers": [cut(layer, rank, ranks) for layer in model["layers"]],
@@ -105,7 +111,10 @@ def greedy(
     block: Callable[[Tensor, Layer, int], Tensor] = whole_block,
     argmax: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None,
 ) -> list[int]:
-    """Greedy tokens after a prompt; `block` computes each block, and `argmax` finds the best token of `[rows, hidden]`."""
+    """Generate greedy tokens after a prompt.
+
+    `block` computes each block, and `argmax` finds the best token for each row of `[rows, hidden]`.
+    """
     tokens = list(prompt)
     for _ in range(new_tokens):
         hidden = model["embedding"][torch.tensor(tokens)]
@@ -121,5 +130,5 @@ def greedy(
 
 
 def norm(x: Tensor) -> Tensor:
-    """A layer norm whose weight is one and whose bias is zero."""
+    """A layer norm with weight 1 and bias 0."""
     return F.layer_norm(x, x.shape[-1:])

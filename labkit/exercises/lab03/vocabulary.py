@@ -1,4 +1,4 @@
-"""Exercise 3.5: the best token when each rank holds a part of the vocabulary, found without gathering the logits."""
+"""Exercise 3.5: find the best token when each rank holds a part of the vocabulary, without gathering the logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labkit.launch import Each, Launched
 from labkit.plurals import counted
 
 BYTES_A_ROW = 16
-"""The bytes that a rank may send for each row: a value and a token, eight bytes each."""
+"""The number of bytes that a rank may send for each row: a value and a token, with eight bytes each."""
 
 
 def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Tensor:
@@ -33,7 +33,7 @@ def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Te
 
 
 def _gathered(hidden: Tensor, head: Tensor, bias: Tensor, first: int, *, best: bool) -> tuple[Tensor, Tensor]:
-    """For each rank and row, the best (or worst) value and its token."""
+    """For each rank and each row, the largest logit (with `best`, otherwise the smallest) and its token."""
     logits = F.linear(hidden, head, bias)
     value, place = logits.max(-1) if best else logits.min(-1)
     mine = torch.stack((value.double(), (place + first).double()))
@@ -82,7 +82,7 @@ def _sum_of_equals(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Te
 
 
 def run_argmax(argmax: Any, kind: str, *given: Any) -> Any:
-    """Find the best tokens of some rows, or generate tokens with a model that uses this function."""
+    """Find the best token for each row, or generate tokens with a model that uses the learner's function."""
     if kind == "tokens":
         model, prompt, new_tokens = given
         return small_gptj.greedy(model, prompt, new_tokens, argmax=argmax)
@@ -95,7 +95,7 @@ def _cases(seed: int) -> list[Case]:
     for label, ranks, rows, vocab in (("", 2, 1, 60), ("", 3, 6, 101), ("", 4, 9, 203), ("equal logits: ", 2, 4, 40)):
         hidden = torch.randn(rows, 5, generator=generator)
         head, bias = torch.randn(vocab, 5, generator=generator), torch.randn(vocab, generator=generator)
-        if label:  # each token of the first half has an equal one in the second half
+        if label:  # For each token of the first half, an equal token is in the second half.
             head[vocab // 2 :], bias[vocab // 2 :] = head[: vocab // 2], bias[: vocab // 2]
         held = [span(vocab, rank, ranks) for rank in range(ranks)]
         heads = Each([head[part.start : part.stop].contiguous() for part in held])
@@ -119,7 +119,8 @@ def _few_bytes(case: RanksCase, launched: Launched) -> str:
         if given > most:
             widest = max(entries, key=lambda entry: entry.byte_count)
             return (
-                f"rank {rank} sends {given:,} bytes ({widest.what} of {list(widest.shape)}), but {most:,} are enough: do not gather "
+                f"rank {rank} sends {given:,} bytes ({widest.what} of {list(widest.shape)}), but {most:,} are enough: do not "
+                f"gather "
                 "the logits; each rank's best value and its token are all that the others need"
             )
     return ""
@@ -132,10 +133,10 @@ SHARDED_ARGMAX = Exercise(
     title="The best token of all ranks",
     function="sharded_argmax",
     statement=(
-        "Each rank holds the head for a part of the vocabulary: `head [share, hidden]`, `bias [share]`, and `first`, the token "
-        "of its row 0. Shares may differ by one. For each row of `hidden [rows, hidden]`, return on every rank the token with "
-        "the largest logit of **all** ranks: `[rows]`, int64; of equal logits the smallest token. A rank may send 16 bytes for "
-        "each row (the logits of GPT-J would be 100 kB). Use `dist.all_gather(list_of_tensors, tensor)`, or "
+        "Each rank holds a part of the head: `head [share, hidden]`, `bias [share]`, and `first`, the token number of its row "
+        "0. Shares may differ by one. For each row of `hidden [rows, hidden]`, return on every rank the token with the largest "
+        "logit of **all** ranks: `[rows]`, int64. If several logits are equal, return the smallest token. A rank may send 16 "
+        "bytes for each row (the logits of GPT-J would be 100 kB). Use `dist.all_gather(list_of_tensors, tensor)`, or "
         "`dist.all_reduce(tensor, op)` with `dist.ReduceOp.MAX` and `MIN`."
     ),
     points=15,
@@ -151,19 +152,18 @@ SHARDED_ARGMAX = Exercise(
     names=BY_RANK,
     contract=LedgerContract(_few_bytes),
     mistakes=(
-        Mistake("Each rank returns the best token of its own part: compare the values of all ranks.", _own),
-        Mistake("You return a row's place in this rank's part, not its token: add `first`.", _no_first),
-        Mistake("You return the rank that holds the best token, not the token.", _whose),
-        Mistake("You take the largest of all ranks' best tokens: compare their logits, not their numbers.", _largest_token),
-        Mistake("The bias is missing: it is part of the logits.", _no_bias),
-        Mistake("When two ranks have equal best logits, you add their tokens up: return the smaller token.", _sum_of_equals),
-        Mistake(
-            "When two ranks have equal best logits, you return the larger token: return the smallest one.", _last_of_equals
-        ),
+        Mistake("Each of your ranks returns the best token of its own part: compare the values of all ranks.", _own),
+        Mistake("You return the index in this rank's part, not the token: add `first`.", _no_first),
+        Mistake("You return the number of the rank that holds the best token; return the token.", _whose),
+        Mistake("You take the largest token number of the ranks' best tokens: compare their logits instead.", _largest_token),
+        Mistake("The bias is missing: the logits are hidden @ head.T + bias.", _no_bias),
+        Mistake("When two ranks have equal best logits, you add up their tokens: return the smaller token.", _sum_of_equals),
+        Mistake("When two ranks have equal best logits, you return the larger token: return the smaller one.", _last_of_equals),
     ),
     hints=(
         "Which two numbers must each rank send to the others for each row?",
-        "value, place = logits.max(-1); all_gather value and place + first in one float64 tensor [2, rows].",
-        "Stack the gathered tensors. values.argmax(0) is the rank whose token wins (the first of equals); tokens.gather(0, ...) takes its token.",
+        "value, place = logits.max(-1); put value and place + first into one float64 tensor [2, rows], and all_gather it.",
+        "Stack the gathered tensors. values.argmax(0) is the rank with the best token (the first of equal ones); "
+        "tokens.gather(0, ...) takes its token.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Counts the multiplications of a rank, to notice right values that were computed with needless work."""
+"""Counts the multiplications of a rank, to find right answers that were computed with needless work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "dot": lambda a, b: a.numel(),
     "vdot": lambda a, b: a.numel(),
 }
-"""For each product that torch finally runs: a function from its arguments to the number of multiplications."""
+"""For each product that torch runs in the end: a function that computes the number of multiplications from the arguments."""
 
 _ELEMENTWISE = ("mul", "div", "addcmul", "addcdiv", "addr")
 _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
@@ -31,7 +31,10 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
 
 @dataclass
 class Work:
-    """The multiplications so far, and the most numbers that one call took out of torch, where work cannot be counted."""
+    """The number of multiplications so far.
+
+    Also the largest number of values that one call took out of torch, where work cannot be counted.
+    """
 
     multiplied: int = 0
     taken_out: int = 0
@@ -52,6 +55,6 @@ class Work:
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """Count what torch multiplies in this block."""
+        """Count the multiplications that torch runs in this block."""
         with Functions(self._function), Dispatches(self._dispatch):
             yield

@@ -1,4 +1,4 @@
-"""Exercise 4.9: compute how many copies and which delay meet a latency bound, before the server runs with them."""
+"""Exercise 4.9: compute how many copies and which delay keep to a bound on the latency, before the server runs with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.exercises.exercise import Exercise, Mistake
 from labkit.plurals import counted
 
 Plan = tuple[int, int, float, float]
-"""Copies, size of a batch, delay in seconds and longest latency in seconds."""
+"""The number of copies, the size of a batch, the delay in seconds and the longest latency in seconds."""
 
 
 def choose_batching(rate: float, first: float, more: float, most: int, bound: float) -> Plan | None:
@@ -108,7 +108,8 @@ def _cases(seed: int) -> list[Case]:
                 break
         cases.append(
             Case(
-                f"{label}: {args[0]:g} requests/s, {1e3 * args[1]:g} + {1e3 * args[2]:g} ms a batch, bound {1e3 * args[4]:g} ms",
+                f"{label}: {args[0]:g} requests/s, {1e3 * args[1]:g} + {1e3 * args[2]:g} ms a batch, bound {1e3 * args[4]:g} "
+                f"ms",
                 args,
             )
         )
@@ -116,7 +117,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _is_clear(rate: float, first: float, more: float, most: int, bound: float) -> bool:
-    """Whether rounding cannot change the answer: no number lies too near to a limit."""
+    """Whether rounding cannot change the answer, because no number is too close to a limit."""
     for batch in range(1, most + 1):
         work = first + more * batch
         copies = work * rate / batch
@@ -159,11 +160,11 @@ CHOOSE_BATCHING = Exercise(
     title="Choose copies and delay",
     function="choose_batching",
     statement=(
-        "Requests come evenly, `rate` per second. Every n requests make a batch, with n at most `most`. A copy computes it in "
-        "`first + more * n` seconds. The first request waits for the n-th: the delay. Together, the copies must keep up with "
-        "the requests. Of all n whose longest latency (delay plus batch) is at most `bound`, choose the one with the fewest copies; "
-        "then, the one with the least latency. Return `(copies, n, delay, latency)` in seconds, or None if no n "
-        "meets the bound."
+        "Requests come evenly, `rate` per second. Every n requests form a batch; n is at most `most`. A copy computes a "
+        "batch in `first + more * n` seconds. The first request of a batch waits for the n-th: the delay. The copies "
+        "must keep up with the requests. Of all n whose longest latency (delay plus computation) is at most `bound`, choose "
+        "the one with the fewest copies; then, the least latency. Return `(copies, n, delay, latency)` in seconds, or None if "
+        "no n meets the bound."
     ),
     points=10,
     minutes=30,
@@ -175,28 +176,36 @@ CHOOSE_BATCHING = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your latency is that of the batch alone, but before it the first request waits for the others.", _without_waiting
+            "Your latency contains only the computation of the batch, but before that the first request waits for the others.",
+            _without_waiting,
         ),
         Mistake("Your delay has one gap too many: between n requests there are n - 1 gaps of 1 / rate.", _one_gap_more),
         Mistake(
-            "You take the mean wait, but the bound is for the longest latency: the first request waits the whole delay.",
+            "You use the mean waiting time, but the bound is for the longest latency: the first request waits for the whole "
+            "delay.",
             _half_the_wait,
         ),
-        Mistake("You round the copies down, so they do not keep up and the queue grows without end: round up.", _too_few),
-        Mistake("You choose the least latency of all, which is always a batch of 1: choose the fewest copies first.", _fastest),
         Mistake(
-            "You choose the largest batch that meets the bound, but a smaller one may need as few copies and answer sooner.",
+            "You round the number of copies down, so the copies cannot keep up and the queue grows without end: round up.",
+            _too_few,
+        ),
+        Mistake("You choose the least latency, which a batch of 1 always has: choose the fewest copies first.", _fastest),
+        Mistake(
+            "You choose the largest batch within the bound, but a smaller batch may need as few copies and have a shorter "
+            "latency.",
             _largest,
         ),
         Mistake("Your plan ignores the bound.", _no_bound),
         Mistake(
-            "You always take one copy; copies * n / (first + more * n) requests a second must be at least rate.", _one_copy
+            "You always use one copy, but copies * n / (first + more * n) requests a second must be at least rate.", _one_copy
         ),
-        Mistake("Your delay and latency are in milliseconds; return seconds.", _milliseconds),
+        Mistake("Your delay and latency are in milliseconds, but they must be in seconds.", _milliseconds),
     ),
     hints=(
-        "Take one n first: what is its delay, its work, its latency, how many copies does it need? Then loop over n.",
-        "One copy answers n / (first + more * n) requests a second. Divide rate by this and round up (math.ceil): these are the copies.",
-        "plans.append((copies, n, delay, latency)) for those within the bound; min(plans, key=lambda p: (p[0], p[3]), default=None).",
+        "For one n: what are its delay, its computing time, its latency and its number of copies? Then loop over n.",
+        "One copy answers n / (first + more * n) requests a second. Divide rate by that number and round up (math.ceil) to "
+        "get the copies.",
+        "plans.append((copies, n, delay, latency)) for each plan within the bound; then min(plans, key=lambda p: (p[0], "
+        "p[3]), default=None).",
     ),
 )

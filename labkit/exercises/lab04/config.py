@@ -1,4 +1,4 @@
-"""Exercise 4.1: the `config.pbtxt` of a stage. labkit's checker reads it first, then the server."""
+"""Exercise 4.1: the `config.pbtxt` of a stage. First labkit's checker reads the text, then the server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.checker.pbtxt import model_config_class
 
 Tensor = tuple[str, str, list[Any]]
-"""Name, data type and shape; the first entry of the shape is "batch"."""
+"""The name, the data type and the shape of a tensor; the first entry of the shape is "batch"."""
 
 
 @dataclass(frozen=True)
 class ConfigCase(Case):
-    """`loads`: whether the server also loads a model with this text, which takes more than a second."""
+    """`loads`: the server must also load a model with this text, which takes more than a second."""
 
     loads: bool = False
 
@@ -102,7 +102,10 @@ def _any_size(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: 
 
 
 def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The fault in the text if there is one, else its contents. If the case says so, the server loads the model as well."""
+    """The fault in the text; if there is none, what the text says.
+
+    If `case.loads` is set, the server loads the model as well.
+    """
     assert isinstance(case, ConfigCase)
     text = function(*case.args)
     if not isinstance(text, str):
@@ -122,7 +125,10 @@ def _parsed(text: str) -> Any:
 
 
 def _load(name: str, text: str) -> None:
-    """Load the model and send it a request; raises what the server says if it refuses, `NotAvailable` if no answer comes."""
+    """Load the model and send it a request.
+
+    If the server refuses, an error with its message is raised; if no answer comes, `NotAvailable`.
+    """
     server = lab_server()
     server.load(name, text, model_code("labkit.exercises.stubs.zeros"))
     try:
@@ -194,10 +200,10 @@ STAGE_CONFIG = Exercise(
     title="Describe a stage",
     function="stage_config",
     statement=(
-        "Return the text of a `config.pbtxt` for a model with the backend `python` and with `count` copies on the CPU "
-        "(`KIND_CPU`). `inputs` and `outputs` list the tensors as the model sees them: `(name, data type, shape)`, for example "
-        '`("INPUT_ID", "UINT32", ["batch", -1])`, where -1 is any size. If a model has a `max_batch_size`, the server itself adds '
-        "the batch before `dims`. labkit checks your text line by line; then the real server loads it and answers a request."
+        "Return the text of a `config.pbtxt` for a model with the backend `python` that runs in `count` copies on the CPU "
+        "(`KIND_CPU`). `inputs` and `outputs` list the model's tensors as `(name, data type, shape)`, for example "
+        '`("INPUT_ID", "UINT32", ["batch", -1])`; -1 means any size. With a `max_batch_size`, the server itself puts the batch '
+        "before `dims`. labkit checks your text line by line. Then the real server loads it and answers a request."
     ),
     points=10,
     minutes=20,
@@ -212,33 +218,43 @@ STAGE_CONFIG = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your dims contain the batch. With a max_batch_size the server adds it, so it would be there twice: leave it out.",
+            "Your dims contain the batch. With a max_batch_size the server adds the batch, so your batch would be there "
+            "twice: leave it out.",
             _batch_in_dims,
         ),
         Mistake(
-            "Your max_batch_size is 0, so the server takes dims for whole shapes, without a batch: write the size that is given.",
+            "Your max_batch_size is 0, so the server expects no batch before dims: write the given size.",
             _no_batch,
         ),
         Mistake(
-            "With max_batch_size 0 and the batch in dims, the server never joins requests: write the size that is given.",
+            "With max_batch_size 0 and the batch in dims, the server never joins requests: write the given size, and leave "
+            "the batch out of dims.",
             _no_batch_in_dims,
         ),
-        Mistake("In a config.pbtxt the data types are TYPE_UINT32, TYPE_STRING and so on: write TYPE_ before yours.", _no_type),
-        Mistake("Every model of yours is called preprocessing: write the name that is given.", _one_name),
-        Mistake("Your instance_group has no count, so there is one copy: write count.", _one_copy),
-        Mistake("Your text has no instance_group: write the number of copies and their kind.", _no_group),
+        Mistake(
+            "In a config.pbtxt the data types are TYPE_UINT32, TYPE_STRING and so on: write TYPE_ before the given data type.",
+            _no_type,
+        ),
+        Mistake("All your models have the name preprocessing: write the given name.", _one_name),
+        Mistake("Your instance_group has no count, so there is only one copy: write count.", _one_copy),
+        Mistake("Your text has no instance_group: write one with the number of copies and their kind.", _no_group),
         Mistake("KIND_GPU puts a copy on each GPU, but a stage that handles text needs none: write KIND_CPU.", _on_gpu),
         Mistake(
-            "Your instance_group has no kind, so the server takes a GPU if there is one: write kind: KIND_CPU.",
+            "Your instance_group has no kind, so the server uses a GPU if there is one: write kind: KIND_CPU.",
             _no_kind,
         ),
-        Mistake('python is a backend: write backend: "python"; platform is for ensembles.', _platform),
-        Mistake("Your text has no outputs: write one block output { ... } for each.", _no_outputs),
-        Mistake("All your sizes are -1, so the server accepts any: write the sizes that are given.", _any_size),
+        Mistake(
+            'python is a backend, but you wrote it as a platform, which is for ensembles: write backend: "python".', _platform
+        ),
+        Mistake("Your text has no outputs: write a block output { ... } for each one.", _no_outputs),
+        Mistake("All your sizes are -1, so the server accepts any size: write the given sizes.", _any_size),
     ),
     hints=(
-        "Write the text for the example above first. Then replace what differs from case to case by {...} in an f-string.",
-        'One tensor: input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }. Such blocks may be repeated. In an f-string a brace is {{.',
-        'dims are shape[1:]; the rest: name, backend: "python", max_batch_size: ..., instance_group { count: ... kind: KIND_CPU }.',
+        "First write down the text for the example above. Then replace each part that differs between cases by {...} in an "
+        "f-string.",
+        'A tensor looks like this: input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }. Such blocks may be repeated. '
+        "In an f-string, write {{ for a brace.",
+        "dims are shape[1:]. The other fields are name, "
+        'backend: "python", max_batch_size: ..., instance_group { count: ... kind: KIND_CPU }.',
     ),
 )

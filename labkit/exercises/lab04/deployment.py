@@ -35,7 +35,7 @@ class Deployment:
 
     @property
     def metrics(self) -> str:
-        """The address of the server's counters."""
+        """The address of the server's metrics."""
         return f"http://{self.server.server.metrics}/metrics"
 
     def stop(self) -> None:
@@ -43,7 +43,7 @@ class Deployment:
         self.server.stop()
 
     def load_engine(self) -> None:
-        """Load `gptj` and `fastertransformer`: labkit's engine with two interfaces."""
+        """Load labkit's engine under two names with two interfaces: `gptj` and `fastertransformer`."""
         given = ServeSettings(model=MODEL).parameters() | {"end_token_id": "0"}
         models = served_models(given)
         for name in ("gptj", "fastertransformer"):
@@ -64,20 +64,20 @@ class Deployment:
         copies: int = 1,
         delay: float | None = None,
     ) -> None:
-        """Load a model that calls the learner's function with each batch; without a `delay` the server joins no requests."""
+        """Load a model that calls the learner's function with each batch. Without a `delay`, the server joins no requests."""
         parameters = {"answer_together": self.server.put(name, answer_together, "answer_together"), **work}
         config = batched_config(name, parameters, largest=largest, instances=copies, delay=delay)
         self.server.load_stub(config, "batched")
 
     def ask(self, prompts: Sequence[str], new_tokens: int, *, bad: str = "", stop: str = "") -> list[str]:
-        """The texts that the ensemble makes from the prompts; each begins with its prompt."""
+        """Send the prompts to the ensemble and return its texts; each text begins with its prompt."""
         count = len(prompts)
         inputs = request_inputs(list(prompts), [new_tokens] * count, [bad] * count, [stop] * count)
         answer = self.server.ask("ensemble", inputs, seconds=ENGINE_SECONDS)
         return [row[0].decode() for row in answer["OUTPUT_0"]]
 
     def kill(self, model: str) -> None:
-        """Kill a model's process, as the kernel does when memory runs out."""
+        """Kill the process of a model, as the operating system does when memory runs out."""
         kill_process(self.server, model)
 
 

@@ -1,4 +1,4 @@
-"""Exercise 4.5: the wires of an ensemble, which the real server loads and runs."""
+"""Exercise 4.5: the wires of an ensemble. The real server loads and runs the ensemble."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ from labkit.serving.repository.model_config import ModelConfig, Step, config_tex
 Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
 STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
-"""The ensemble's models in order, and the module in `labkit.exercises.stubs` that each runs in the check."""
+"""The models of the ensemble in order.
+
+For each one, the module in `labkit.exercises.stubs` that runs in its place during the check.
+"""
 
 
 COUNT_SECONDS = 2.0
-"""Seconds to wait for the server's counters: it counts an execution a little after it has answered."""
+"""How many seconds to wait for the server's counters, because an execution is counted a little after its answer is sent."""
 
 
 @dataclass(frozen=True)
 class EnsembleCase(Case):
-    """A request to the ensemble: for each prompt its text, its number of new tokens, a line of bad and a line of stop words."""
+    """A request to the ensemble.
+
+    For each prompt: its text, its number of new tokens, a line of bad words and a line of stop words.
+    """
 
     request: tuple[list[str], list[int], list[str], list[str]] = ((), (), (), ())  # type: ignore[assignment]
 
@@ -69,7 +75,7 @@ def ensemble_maps() -> Maps:
 
 
 def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
-    """The reference with changed entries in the maps of one model; an entry whose wire is empty is removed."""
+    """The reference maps with changed entries for one model. If the new wire of an entry is "", the entry is removed."""
     maps = ensemble_maps()
     own_inputs, own_outputs = (
         {key: wire for key, wire in (given | (more or {})).items() if wire}
@@ -122,7 +128,7 @@ def _own_names() -> Maps:
 
 
 def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
-    """The ensemble with these maps. Raises `TypeError` when they have a wrong form."""
+    """The ensemble with these maps. Raises `TypeError` if the maps are not dictionaries of the right form."""
     form = "return a dictionary {model: (input_map, output_map)}, where each map is a dictionary {tensor: wire}"
     if not isinstance(maps, dict):
         raise TypeError(f"your function returns {maps!r:.60}; {form}")
@@ -140,7 +146,7 @@ def ensemble_of(maps: Any, name: str = "ensemble") -> ModelConfig:
 
 
 def stage_configs() -> dict[str, ModelConfig]:
-    """The three stages. The engine has only the inputs of this ensemble, without settings for sampling."""
+    """The three stages. The engine gets only the inputs that this ensemble has, without parameters for sampling."""
     engine = stage("fastertransformer")
     wanted = ("input_ids", "input_lengths", "request_output_len", "bad_words_list", "stop_words_list")
     inputs = tuple(replace(spec, scalar=False) for spec in engine.inputs if spec.name in wanted)
@@ -158,7 +164,7 @@ def request_inputs(
 
 
 def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The fault in the wires if there is one, else the texts that come out. labkit's own maps are run without a server."""
+    """The fault in the wires; if there is none, the texts that come out. labkit's own maps are run without a server."""
     assert isinstance(case, EnsembleCase)
     maps = function()
     try:
@@ -183,7 +189,7 @@ def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 
 def _turned(maps: Maps) -> str:
-    """The message for a map that has the wires as keys and the tensors as values; else ""."""
+    """The message about a map whose keys are wires and whose values are tensors; "" if there is no such map."""
     for name, stage_config in stage_configs().items():
         for what, given, specs in zip(
             ("input_map", "output_map"), maps[name], (stage_config.inputs, stage_config.outputs), strict=True
@@ -216,13 +222,13 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
 
 
 def _runs(server: Any) -> dict[str, int]:
-    """How often each stage has run."""
+    """For each stage, how many times it has run."""
     statistics = {name: server.client.get_inference_statistics(name).model_stats for name in STAGES}
     return {name: sum(int(one.execution_count) for one in stats) for name, stats in statistics.items()}
 
 
 def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
-    """Do in this process what the server does with an ensemble: run each step as soon as its inputs exist."""
+    """Do in this process what the server does with an ensemble: run each step as soon as all its inputs exist."""
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:
@@ -272,11 +278,11 @@ ENSEMBLE_MAPS = Exercise(
     title="Wire the ensemble",
     function="ensemble_maps",
     statement=(
-        "Return `{model: (input_map, output_map)}` for the three stages. Each map is `{tensor of the model: wire}`. A wire is a name "
-        "of your choice, or a tensor of the ensemble: the client sends `INPUT_0` (prompt), `INPUT_1` (most new tokens), `INPUT_2` "
-        "(bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and `sequence_length`. The table above lists the "
-        "tensors of the models. The real server loads your ensemble and answers requests with it; in the check, a small model that "
-        "uses every input takes the place of the engine."
+        "Return `{model: (input_map, output_map)}` for the three stages. Each map is a dictionary `{tensor of the model: "
+        "wire}`. A wire has a name of your choice, or is a tensor of the ensemble: the client sends `INPUT_0` (prompt), "
+        "`INPUT_1` (most new tokens), `INPUT_2` (bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and "
+        "`sequence_length`. The table above lists the tensors of the models. The real server loads your ensemble and answers "
+        "requests with it. In the check, a small model that uses every input replaces the engine."
     ),
     points=12,
     minutes=30,
@@ -291,33 +297,47 @@ ENSEMBLE_MAPS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "The engine gets the stop words as bad words, and the bad words as stop words: two wires are swapped, before preprocessing or after it.",
+            "The engine gets the stop words as bad words, and the bad words as stop words: two of your wires are swapped, "
+            "before or after preprocessing.",
             _words_swapped,
         ),
-        Mistake("Your maps are the wrong way round: the key is the model's tensor, the value is the wire.", _turned_around),
         Mistake(
-            "postprocessing does not get the lengths and decodes all tokens, so your texts end in rubbish: map SEQUENCE_LENGTH.",
+            "Keys and values are swapped in your maps: the key must be the model's tensor, the value must be the wire.",
+            _turned_around,
+        ),
+        Mistake(
+            "postprocessing does not get the lengths, so it decodes all tokens and your texts end in garbage: map "
+            "SEQUENCE_LENGTH.",
             _no_lengths,
         ),
         Mistake(
-            "Bad and stop words do not leave preprocessing. The engine has optional inputs for both: map them.",
+            "The bad words and the stop words do not reach the engine from preprocessing. The engine has an optional input "
+            "for each of the two: map them.",
             _no_words,
         ),
-        Mistake("The stop words do not reach the engine. Its input is optional, so only the texts show this.", _no_stop_words),
         Mistake(
-            "The engine makes as many tokens as the prompt has: request_output_len is on the wire of the lengths.",
+            "The stop words do not reach the engine. The engine's input for them is optional, so only the texts show the "
+            "mistake.",
+            _no_stop_words,
+        ),
+        Mistake(
+            "The engine makes as many new tokens as the prompt has, because request_output_len is on the wire of the lengths.",
             _prompt_again,
         ),
-        Mistake("No model writes to OUTPUT_0, which the client reads: map OUTPUT of postprocessing to it.", _no_text_out),
-        Mistake("The step preprocessing is missing: without it the engine gets no token ids.", _two_stages),
+        Mistake("No model writes OUTPUT_0, which the client reads: map OUTPUT of postprocessing to OUTPUT_0.", _no_text_out),
+        Mistake("The step preprocessing is missing, so the engine gets no token ids.", _two_stages),
         Mistake(
-            "Two steps use different names for one wire: the value in the output_map of one must be the value in the input_map of the other.",
+            "Two steps use different names for the same wire: the value in the output_map of one step must be the value in "
+            "the input_map of the other.",
             _own_names,
         ),
     ),
     hints=(
-        "Draw the other wires into the picture. The name of a wire is a value in the maps of both models that it joins.",
-        "All outputs of preprocessing go to the engine. postprocessing has two inputs; one of them is also read by the client.",
-        '"postprocessing": ({"TOKENS_BATCH": "_tokens", "SEQUENCE_LENGTH": "sequence_length"}, {"OUTPUT": "OUTPUT_0"}); the other two alike.',
+        "Draw the remaining wires into the picture above. The name of a wire is a value in the maps of both models that it "
+        "connects.",
+        "All outputs of preprocessing go to the engine. postprocessing has two inputs; the client also reads one of these "
+        "wires.",
+        '"postprocessing": ({"TOKENS_BATCH": "_tokens", "SEQUENCE_LENGTH": "sequence_length"}, {"OUTPUT": "OUTPUT_0"}); '
+        "the other two models have the same form.",
     ),
 )

@@ -1,4 +1,7 @@
-"""Exercise 4.10: the server calls a model ready although its process is dead. Notice it by a request, and repair it."""
+"""Exercise 4.10: the server says that a model is ready although its process is dead.
+
+The learner must notice this by a request, and repair the model.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,17 @@ MODEL = "mortal"
 _NUMBERS = itertools.count(1)
 ANSWER_SECONDS = 2.0
 BUSY_SECONDS = 0.5
-"""Seconds that a healthy model may take to answer."""
+"""How many seconds a healthy model may need for an answer."""
 REAL_SEED = 11
-"""The first seed of a check. Only with this seed is a process killed in the real server: once is enough."""
+"""The first seed of a check. A process in the real server is killed only with this seed, because once is enough."""
 
 
 @dataclass(frozen=True)
 class FailureCase(Case):
-    """The state of the model: healthy, dead, hanging or refusing. `real`: it is in the real server and is killed."""
+    """The state of the model: healthy, dead, hanging or refusing.
+
+    With `real`, the model runs in the real server, and its process is killed.
+    """
 
     state: str = "healthy"
     real: bool = False
@@ -51,17 +57,17 @@ def keep_alive(client: Any, model: str, inputs: list[Any]) -> bool:
 
 
 class Hanging(Exception):
-    """A request without a time limit, or with too long a one, to a model that never answers."""
+    """Raised for a request to a model that never answers, if the request has no time limit or one that is too long."""
 
 
 class PaperClient:
-    """Behaves like tritonclient connected to a server with one model, which is in the given state."""
+    """Behaves like tritonclient with a server that has one model, which is in the given state."""
 
     def __init__(self, state: str) -> None:
         self.state, self.is_loaded = state, True
 
     def infer(self, model: str, inputs: Any, client_timeout: float | None = None, **more: Any) -> Any:
-        """Answer, refuse, time out, or say that the process is dead."""
+        """Answer, refuse the request, time out, or report that the process is dead, depending on the state."""
         if not self.is_loaded:
             raise self._error(f"Request for unknown model: '{model}' is not found", "NOT_FOUND")
         if self.state == "dead":
@@ -86,11 +92,11 @@ class PaperClient:
         return True
 
     def is_server_ready(self, **more: Any) -> bool:
-        """The server always calls itself ready."""
+        """The server always says that it is ready."""
         return True
 
     def is_model_ready(self, model: str, model_version: str = "", **more: Any) -> bool:
-        """Whether the model is loaded; like the real server, this does not check the process."""
+        """Whether the model is loaded. Like the real server, this does not check the process."""
         return self.is_loaded
 
     def unload_model(self, model: str, **more: Any) -> None:
@@ -98,7 +104,7 @@ class PaperClient:
         self.is_loaded = False
 
     def load_model(self, model: str, **more: Any) -> None:
-        """Start a process for the model, unless it is loaded already: then nothing happens."""
+        """Start a process for the model. If the model is loaded already, nothing happens."""
         if not self.is_loaded and self.state != "refusing":
             self.state = "healthy"
         self.is_loaded = True
@@ -109,7 +115,7 @@ class PaperClient:
 
 
 class Recorder:
-    """A client that notes each call that loads or unloads a model."""
+    """A client that records each call of load_model and unload_model."""
 
     def __init__(self, client: Any) -> None:
         self.done: list[str] = []
@@ -122,7 +128,7 @@ class Recorder:
 
 
 def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What the function returns and does."""
+    """What the function returns, which models it loads and unloads, and whether the model answers afterwards."""
     assert isinstance(case, FailureCase)
     if case.real and not is_own(function):
         return _in_server(function)
@@ -135,9 +141,10 @@ def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     server = lab_server()
-    model = f"{MODEL}_{next(_NUMBERS)}"  # the server remembers a model that was killed, so each one has a new name
+    model = f"{MODEL}_{next(_NUMBERS)}"  # The server remembers a model that was killed, so each model gets a new name.
     server.load_stub(batched_config(model, {"work": "echo"}, largest=8), "batched")
-    server.server.probes.load(model)  # Python's cache beside model.py looks like a change to the server, but only once
+    # The server takes Python's cache file beside model.py for a change of the model, but only once.
+    server.server.probes.load(model)
     kill_process(server, model)
     client = grpc_client(server.server.grpc)
     inputs = [as_input(name, *given) for name, given in job_inputs([("alive?", 6)]).items()]
@@ -167,10 +174,10 @@ def processes_of(server: LabServer, model: str) -> list[psutil.Process]:
 
 
 def kill_process(server: LabServer, model: str) -> None:
-    """Kill a model's process, as the kernel does when memory runs out."""
+    """Kill the process of a model, as the operating system does when memory runs out."""
     for process in processes_of(server, model):
         process.kill()
-        # The server does not wait for its children, so a dead one stays a zombie.
+        # The server does not wait for its children, so a dead child stays a zombie.
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
     server.loaded.pop(model, None)
@@ -290,11 +297,12 @@ KEEP_ALIVE = Exercise(
     title="Notice, and repair",
     function="keep_alive",
     statement=(
-        "The server calls a model ready although its process was killed. So send a request: `client.infer(model, inputs, "
-        "client_timeout=...)`, with at most 2 seconds. It raises `InferenceServerException`, and `str(error.status())` is the kind "
-        "of error. A model that refuses a request (`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, including a "
-        "time-out, repair the model: `client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. "
-        "Return whether you repaired it. One case kills a process in the real server."
+        "The server says that a model is ready even after its process was killed. To find out, send a request: "
+        "`client.infer(model, inputs, client_timeout=...)`, with at most 2 seconds. The call raises "
+        "`InferenceServerException`; `str(error.status())` is the kind of error. A model that refuses a request "
+        "(`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, including a time-out, repair the model: call "
+        "`client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. Return whether you "
+        "repaired it. In one case of the check, a process in the real server is killed."
     ),
     points=8,
     minutes=15,
@@ -309,29 +317,34 @@ KEEP_ALIVE = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You ask whether the model is ready, and the server says yes for a dead one: send it a request.", _by_readiness
+            "You ask the server whether the model is ready, but the server says yes even for a dead model: send the model a "
+            "request.",
+            _by_readiness,
         ),
-        Mistake("Loading a model that is loaded does nothing: unload it first.", _load_only),
-        Mistake("You unload it and do not load it again.", _unload_only),
-        Mistake("You reload it whatever it answers: a healthy model then loses the requests of its clients.", _always),
+        Mistake("Loading a model that is already loaded does nothing: unload it first.", _load_only),
+        Mistake("You unload the model, but do not load it again.", _unload_only),
+        Mistake("You reload the model whatever it answers, so the clients of a healthy model lose their requests.", _always),
         Mistake(
-            "A model that refuses a request is alive: leave it alone when str(error.status()) is 'StatusCode.INVALID_ARGUMENT'.",
+            "A model that refuses a request is alive: leave it alone when str(error.status()) is "
+            "'StatusCode.INVALID_ARGUMENT'.",
             _refusal_is_death,
         ),
-        Mistake("When a model hangs, your request waits for ever: pass client_timeout.", _no_time_limit),
-        Mistake("You give up so soon that you reload a model which is only busy: wait up to 2 seconds.", _impatient),
+        Mistake("Your request to a hanging model waits for ever: pass client_timeout.", _no_time_limit),
+        Mistake("Your time limit is so short that you reload a model which is only busy: wait up to 2 seconds.", _impatient),
         Mistake(
-            "You repair a model that hangs, but not one whose process is dead: that error is INTERNAL.",
+            "You repair a hanging model, but not one whose process is dead: for a dead process, the status is INTERNAL.",
             _only_time_outs,
         ),
         Mistake(
-            "You repair a model whose process is dead, but not one that hangs: that error is DEADLINE_EXCEEDED.", _only_internal
+            "You repair a model whose process is dead, but not a hanging one: for a hanging model, the status is "
+            "DEADLINE_EXCEEDED.",
+            _only_internal,
         ),
-        Mistake("You notice it, but do not repair it: unload, then load.", _notices_only),
-        Mistake("You return True for a healthy model; return True for one that you repaired.", _other_way),
+        Mistake("You notice that the model is dead, but do not repair it: unload it, then load it.", _notices_only),
+        Mistake("You return True for a healthy model; return True only for a model that you repaired.", _other_way),
     ),
     hints=(
-        "try: client.infer(...) with a time limit. What an error means depends on its status.",
+        "try: client.infer(...) with a time limit. What an error means depends on its status, str(error.status()).",
         'except InferenceServerException as error: if "INVALID_ARGUMENT" in str(error.status()), return False.',
         "After the except block: client.unload_model(model); client.load_model(model); return True.",
     ),

@@ -1,4 +1,7 @@
-"""Write a learner's function as the text of a module, for the process of a model, which has no notebook and no torch."""
+"""Writes a learner's function as the source of a module.
+
+A model imports it in its own process, which has no notebook and no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from labkit.plain_values import decode
 
 
 def as_module(function: Callable[..., Any], name: str) -> str:
-    """The text of a module that defines the function as `name`, with the imports, plain values and functions that it uses.
+    """The source of a module that defines the function as `name`, with the imports, plain values and functions that it uses.
 
-    Raises `InvalidRequest` for a function without a source, and for one that uses an object which cannot be written as text.
+    Raises `InvalidRequest` if the function has no source, or uses an object that cannot be written as source.
     """
     packed = pack(function, {})
     if "module" in packed:
@@ -35,7 +38,7 @@ def as_module(function: Callable[..., Any], name: str) -> str:
 
 
 def _read_outside(source: str) -> set[str]:
-    """The names that a definition reads, global ones and attributes."""
+    """The names that a definition reads, both global names and attributes."""
     names: set[str] = set()
     codes: list[CodeType] = [compile(source, "<function>", "exec")]
     while codes:
@@ -46,7 +49,7 @@ def _read_outside(source: str) -> set[str]:
 
 
 def digest(text: str) -> str:
-    """A name for a module, made from its text."""
+    """A name for a module, computed from its source."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -59,7 +62,10 @@ def _plain(name: str, coded: Any) -> str:
 
 
 def _write(number: int, packed: dict[str, Any], lines: list[str], written: set[int]) -> None:
-    """Append a function to the lines, after the functions that it uses, and bind all other names that it has in its module."""
+    """Append the source of a function to `lines`, after the functions that it uses.
+
+    Also bind all other names that it has in its module.
+    """
     if number in written:
         return
     written.add(number)

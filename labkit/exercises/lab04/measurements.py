@@ -24,20 +24,22 @@ from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
 CLOSED_SECONDS, TURNS = 0.5, 3
-"""The seconds of one turn, and the turns of each kind of serving, when two kinds are compared in turns."""
+"""When two kinds of serving are compared in turns: the seconds of one turn, and the number of turns of each kind."""
 COUNTED_SECONDS, OPEN_SECONDS, TRADE_SECONDS = 1.0, 2.0, 1.2
 LATE_SHARE = 0.1
-"""The share of requests that may be sent late before a load counts as disturbed."""
+"""If more than this share of the requests is sent late, the load counts as disturbed."""
 SHORT, LONG = 8, 96
-"""New tokens of the short and the long requests of a mixed load."""
+"""The numbers of new tokens of the short and the long requests in a mixed load."""
 LARGEST = 16
 
 
 @dataclass
 class Answered:
-    """One request: when it was sent, and when its first and its last piece came, in seconds.
+    """One request. `sent`, `first` and `ended` are the times in seconds when it was sent, and when its first and its last piece
+    came.
 
-    `batch` is the number of its batch if the server joined it to one, and `turn` the number of its turn in the measurement.
+    `batch` is the number of the batch into which the server put it (0 if none), and `turn` the number of its turn in the
+    measurement.
     """
 
     sent: float
@@ -51,17 +53,17 @@ class Answered:
 
     @property
     def seconds(self) -> float:
-        """Seconds from sending the request to the end of its answer."""
+        """The seconds from sending the request until its answer is complete."""
         return self.ended - self.sent
 
 
 def prompt(number: int) -> str:
-    """A prompt that differs from the prompts with other numbers."""
+    """A prompt that differs for each `number`."""
     return f"Chapter {number}. In the beginning of the {number}th winter the ship"
 
 
 def scrape(deployment: Deployment) -> str:
-    """The text of the server's metrics."""
+    """The text of the server's metrics (/metrics)."""
     with open_url(deployment.metrics, timeout=5.0) as answer:
         return str(answer.read().decode())
 
@@ -69,7 +71,7 @@ def scrape(deployment: Deployment) -> str:
 def closed_load(
     deployment: Deployment, model: str, clients: int, new_tokens: int, seconds: float, turn: int = 0
 ) -> list[Answered]:
-    """Let each client send its next request as soon as its last one is answered, for some seconds; returns all requests."""
+    """For some seconds, let each client send its next request as soon as its last one is answered. Returns all requests."""
     answers: list[Answered] = []
     until = time.perf_counter() + seconds
 
@@ -92,7 +94,10 @@ def closed_load(
 
 
 def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: float, turn: int = 0) -> list[Answered]:
-    """Send one job every `gap` seconds over one stream, without waiting for answers; returns when all are answered."""
+    """Send one job every `gap` seconds over one stream, without waiting for answers.
+
+    Returns the requests when all are answered.
+    """
     answers: dict[str, Answered] = {}
     done = threading.Event()
     left = [len(jobs)]
@@ -139,7 +144,10 @@ def _inputs(model: str, job: Job) -> list[Any]:
 def by_clients(
     deployment: Deployment, answer_together: Together, counts: Sequence[int], new_tokens: int = 32
 ) -> dict[str, list[list[Answered]]]:
-    """The learner's batched engine under a load of each number of clients, without and with dynamic batching, in turns."""
+    """The learner's batched engine under load, for each number of clients.
+
+    Runs without and with dynamic batching take turns.
+    """
     bar = progress_bar("loads")
     kinds = {"one request a batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
     for model, delay in kinds.values():
@@ -156,7 +164,7 @@ def by_clients(
 
 
 def turns(answers: Sequence[Answered]) -> list[list[Answered]]:
-    """The requests of each turn of a measurement, in order."""
+    """The requests in one list for each turn of the measurement, in order."""
     return [[one for one in answers if one.turn == turn] for turn in sorted({one.turn for one in answers})]
 
 
@@ -166,38 +174,41 @@ def _tokens_per_second(answers: Sequence[Answered]) -> float:
 
 
 def tokens_per_second(answers: Sequence[Answered]) -> float:
-    """Tokens of all requests per second, from the first sending to the last answer; the median of all turns."""
+    """The new tokens of all requests, divided by the seconds from the first sending to the last answer; the median over the
+    turns.
+    """
     return statistics.median(map(_tokens_per_second, turns(answers)))
 
 
 def gain(before: Sequence[Answered], after: Sequence[Answered]) -> Ratio:
-    """The tokens per second of `after` divided by those of `before`, turn by turn."""
+    """The ratio of tokens per second, `after` divided by `before`; each turn gives one ratio."""
     slow, fast = (Timing(tuple(1 / _tokens_per_second(turn) for turn in turns(load))) for load in (before, after))
     return ratio(slow, fast)
 
 
 def latency_ratio(slow: Sequence[Answered], fast: Sequence[Answered]) -> Ratio:
-    """The median latency of `slow` divided by that of `fast`, turn by turn."""
+    """The ratio of the median latencies, `slow` divided by `fast`; each turn gives one ratio."""
     medians = (Timing(tuple(latency(turn, 0.5) for turn in turns(load))) for load in (slow, fast))
     return ratio(*medians)
 
 
 def sent_late(answers: Sequence[Answered], gap: float) -> str:
-    """A warning if requests that were to be sent every `gap` seconds were often sent later; else ""."""
+    """A warning if many requests were sent later than planned (one every `gap` seconds); otherwise ""."""
     begin = min(one.sent for one in answers)
     late = sum(one.sent - begin - number * gap > gap / 2 for number, one in enumerate(answers)) / len(answers)
     return too_noisy(f"{late:.0%} of the requests could not be sent in time") if late > LATE_SHARE else ""
 
 
 def latency(answers: Sequence[Answered], share: float) -> float:
-    """The seconds within which this share of the requests was answered."""
+    """The number of seconds within which this share of the requests was answered."""
     return float(np.quantile([one.seconds for one in answers], share))
 
 
 def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tokens: int) -> tuple[list[float], Ratio]:
-    """Seconds from asking `gptj` to each piece through the learner's client, and the ratio of the first piece to the last.
+    """For each piece that the learner's client yields, the seconds since `gptj` was asked; and the ratio of the first piece's
+    time to the last piece's.
 
-    The first of four runs warms up; the times are those of the last run, and the ratio is taken from the last three.
+    There are four runs, and the first warms up. The times are those of the last run; the ratio is taken from the last three.
     """
     runs = []
     for _ in range(1 + TURNS):
@@ -209,17 +220,19 @@ def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tok
 
 
 def queue_and_batch(before: str, after: str, model: str) -> tuple[float, float]:
-    """The mean seconds of a request in the queue and the mean inferences of an execution, from two texts of /metrics."""
+    """How many seconds a request was in the queue on average, and how many inferences an execution had on average, from two
+    texts of /metrics.
+    """
     return read_metrics(before, after, model)
 
 
 def one_job() -> list[Any]:
-    """The input tensors of a request for 6 tokens to a batched model."""
+    """The input tensors of a request that asks a batched model for 6 tokens."""
     return _inputs("batched", ("alive?", 6))
 
 
 def said_by(deployment: Deployment, model: str) -> str:
-    """The answer of a batched model to `one_job`: its text, or the error in words."""
+    """What a batched model answers to `one_job`: its text, or the message of the error."""
     try:
         return str(deployment.client.infer(model, one_job(), client_timeout=5.0).as_numpy("TEXT"))
     except client_library().InferenceServerException as error:
@@ -227,7 +240,7 @@ def said_by(deployment: Deployment, model: str) -> str:
 
 
 def batch_sizes(deployment: Deployment, model: str, clients: int) -> dict[str, int]:
-    """How many executions held 1, 2, ... inferences under a load of `clients` clients, from the server's statistics."""
+    """How many executions had 1, 2, ... inferences while `clients` clients sent requests, from the server's statistics."""
     before = _batches(deployment, model)
     closed_load(deployment, model, clients, 32, COUNTED_SECONDS)
     after = _batches(deployment, model)
@@ -247,7 +260,7 @@ def run_plan(
     first: float,
     more: float,
 ) -> tuple[list[Answered], str, str]:
-    """Load a model that works as long as the plan says, and send it requests evenly.
+    """Load a model that sleeps for as long as the plan says, and send it requests at even distances.
 
     Returns the requests, and the text of the server's metrics before and after them.
     """
@@ -264,21 +277,25 @@ def run_plan(
 
 
 def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
-    """Rates of a mixed load, in requests a second: 25, 50 and 90 % of the highest tokens a second of these loads."""
+    """Rates for a mixed load, in requests a second: 25, 50 and 90 % of the rate at which the fastest of these loads made
+    tokens.
+    """
     tokens = (3 * SHORT + LONG) / 4
     most = max(tokens_per_second(one) for one in loads) / tokens
     return [max(1.0, float(round(share * most))) for share in (0.25, 0.5, 0.9)]
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """Jobs: every fourth is long, the others are short."""
+    """Jobs for a mixed load: every fourth job is long, the others are short."""
     return [(prompt(number), LONG if number % 4 == 0 else SHORT) for number in range(count)]
 
 
 def mixed_load(
     deployment: Deployment, answer_together: Together, count: int = 16, gap: float = 0.02
 ) -> dict[str, list[Answered]]:
-    """Long and short requests to the same engine: joined by the server, and in flight; the two take turns."""
+    """Send long and short requests to the same engine in two ways, which take turns: joined to batches by the server, and in
+    flight.
+    """
     deployment.load_batched("batched", answer_together, {"work": "engine"}, largest=LARGEST, delay=0.0)
     kinds = {"dynamic batching": "batched", "in-flight batching": "gptj"}
     found: dict[str, list[Answered]] = {name: [] for name in kinds}
@@ -294,9 +311,10 @@ def mixed_load(
 
 
 def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]]]:
-    """One row of a timeline for each request, from sending to its end; for one turn of `mixed_load`.
+    """A timeline of one turn of `mixed_load`: one row for each request, from its sending to its end.
 
-    The number of a bar is the request's batch, counted from 1, or its own number if the server joined nothing.
+    The number in a bar is the number of the request's batch, counted from 1; if the server joined nothing, it is the number of
+    the request.
     """
     begin = min(one.sent for one in answers)
     earlier = min(one.batch for one in answers) - 1
@@ -307,14 +325,14 @@ def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]
 
 
 def longest(loads: Iterable[Sequence[Answered]]) -> float:
-    """Seconds from the first sending to the last answer, of the load that took longest."""
+    """The longest of these loads: its seconds from the first sending to the last answer."""
     return max(max(one.ended for one in load) - min(one.sent for one in load) for load in loads)
 
 
 def trade_off(
     deployment: Deployment, answer_together: Together, rates: Sequence[float], delays: Sequence[float] = (0.0, 0.1)
 ) -> dict[str, list[list[Answered]]]:
-    """A mixed load at each rate, by dynamic batching with each delay and by in-flight batching."""
+    """A mixed load at each rate: with dynamic batching and each of the delays, and with in-flight batching."""
     found: dict[str, list[list[Answered]]] = {}
     bar = progress_bar("loads")
     load = partial(deployment.load_batched, "batched", answer_together, {"work": "engine"}, largest=LARGEST)

@@ -1,4 +1,4 @@
-"""Exercise 4.8: what the server's counters say about the time between two readings."""
+"""Exercise 4.8: what happened between two readings of the server's counters."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _swapped(before: str, after: str, model: str) -> Any:
 
 
 def scrape(counts: dict[str, dict[str, float]]) -> str:
-    """The text that the server writes at /metrics for these counts, given by model and counter."""
+    """The text that the server would write at /metrics. `counts` are given by model, then by counter."""
     lines = []
     for family, words in FAMILIES.items():
         lines += [f"# HELP {family} {words}", f"# TYPE {family} counter"]
@@ -148,10 +148,12 @@ READ_METRICS = Exercise(
     title="Read the server's counters",
     function="read_metrics",
     statement=(
-        "`before` and `after` are two texts of `/metrics`, read one after the other. Return `(queue seconds, batch)` of `model` for "
-        "the time between them: how long a **request** waited on average, and how many **inferences** one execution had on average. "
-        "The counters grow from the server's start, and `_us` means microseconds. A request may have several inferences. A line "
-        'looks like `nv_inference_count{model="gptj",version="1"} 6`; those of your load are above. If nothing ran, both are 0.'
+        "`before` and `after` are the texts of `/metrics` at two times. Return `(queue seconds, batch)` of `model` for the "
+        "time between the two: how long a **request** waited on average, and how many **inferences** one execution had on "
+        "average. The counters start at the server's start; `_us` means microseconds. One request may contain several "
+        "inferences. A line "
+        'looks like `nv_inference_count{model="gptj",version="1"} 6`; the lines for your load are above. '
+        "If nothing ran in between, both are 0."
     ),
     points=6,
     minutes=20,
@@ -161,33 +163,37 @@ READ_METRICS = Exercise(
     comparison=Comparison(relative=1e-3),
     names={"[0]": "the queue seconds", "[1]": "the batch"},
     mistakes=(
-        Mistake("Your numbers count from the server's start: subtract those in `before`.", _since_start),
-        Mistake("Your waiting time is in microseconds; return seconds.", _microseconds),
+        Mistake("Your numbers count from the server's start: subtract the values in `before`.", _since_start),
+        Mistake("Your waiting time is in microseconds; return it in seconds.", _microseconds),
         Mistake(
-            "You divide the waiting time by executions, but it is counted for each request: divide by successful requests.",
+            "You divide the waiting time by executions, but each request waits: divide by successful requests.",
             _by_run,
         ),
         Mistake(
-            "You divide the waiting time by inferences, but a request with several waits once: divide by successful requests.",
+            "You divide the waiting time by inferences, but a request with several inferences waits only once: divide by "
+            "successful requests.",
             _by_item,
         ),
         Mistake(
-            "Your batch is requests for each execution; take inferences for each execution: nv_inference_count.",
+            "Your batch is requests per execution; return inferences per execution, from nv_inference_count.",
             _requests_a_run,
         ),
-        Mistake("You take the time of the computation; waiting is nv_inference_queue_duration_us.", _compute),
+        Mistake("You take the time of the computation; the time in the queue is nv_inference_queue_duration_us.", _compute),
         Mistake(
-            "You take the whole time of the requests, with the computation; waiting is nv_inference_queue_duration_us.",
+            "You take the whole time of the requests, which includes the computation; the time in the queue is "
+            "nv_inference_queue_duration_us.",
             _whole_request,
         ),
-        Mistake('You read the first model in the text: look for the name that is asked for, in model="...".', _first_model),
-        Mistake("You add up all models: take only the lines of the model that is asked for.", _all_models),
-        Mistake("Your waiting time is the sum of all requests; return the mean.", _total),
-        Mistake("You return the batch first; the queue seconds come first.", _swapped),
+        Mistake('You read the first model in the text; look for the given name in model="...".', _first_model),
+        Mistake("You add up all models; take only the lines of the given model.", _all_models),
+        Mistake("You return the total waiting time of all requests; return the mean.", _total),
+        Mistake("You return the batch first, but the queue seconds must come first.", _swapped),
     ),
     hints=(
-        "Write a small function first: the value of one counter for one model in one text. You need it for 3 or 4 counters, twice each.",
+        "Write a small function first: the value of one counter for one model in one text. You need this for 3 or 4 counters, "
+        "twice each.",
         'A line is name{model="gptj",version="1"} value: line.startswith(f\'{name}{{model="{model}",\'), and the value is line.split()[-1].',
-        "Waiting: growth of nv_inference_queue_duration_us / growth of nv_inference_request_success / 1e6. Batch: nv_inference_count / nv_inference_exec_count.",
+        "Waiting: growth of nv_inference_queue_duration_us / growth of nv_inference_request_success / 1e6. Batch: "
+        "nv_inference_count / nv_inference_exec_count.",
     ),
 )

@@ -1,4 +1,7 @@
-"""The one Triton Inference Server of this process: write models into its repository, load them, and send them requests."""
+"""The one Triton Inference Server of this process.
+
+Models are written into its repository and loaded, and requests are sent to them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from labkit.serving.server.probes import as_input
 
 MODEL = "gptj-tiny"
 ASK_SECONDS = 45.0
-"""Seconds for one request to a model with a learner's function."""
+"""The time limit in seconds of a request to a model with a learner's function."""
 
 BATCHED_INPUTS = (
     TensorSpec("PROMPT", "STRING", (1,), "the prompt of a job, UTF-8"),
@@ -44,7 +47,7 @@ BATCHED_OUTPUTS = (
 
 
 class LabServer:
-    """A server with a temporary repository and no models at first; it ends with this process."""
+    """A server with a temporary repository, at first without models. It ends together with this process."""
 
     def __init__(self) -> None:
         own = LockedFolder("lab04")
@@ -56,11 +59,11 @@ class LabServer:
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """End the server at once; otherwise it would wait ten seconds for a model whose process was killed."""
+        """Kill the server at once; otherwise it would wait ten seconds for a model whose process was killed."""
         self._end()
 
     def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
-        """Write a model into the repository and load it, unless the same is loaded already. Raises `NotAvailable`."""
+        """Write a model into the repository and load it, unless the same model is loaded already. Raises `NotAvailable`."""
         wanted = digest(config + code)
         if self.loaded.get(name) == wanted:
             return
@@ -77,7 +80,7 @@ class LabServer:
         self.loaded[name] = wanted
 
     def load_all(self, loads: Sequence[Callable[[], None]]) -> None:
-        """Run several `load`s at the same time, since each of them mostly waits. Raises their first error."""
+        """Call several loads at the same time, because each of them mostly waits. Raises their first error."""
         failed: list[BaseException] = []
 
         def run(load: Callable[[], None]) -> None:
@@ -104,7 +107,10 @@ class LabServer:
             self.client.unload_model(name)
 
     def put(self, model: str, function: Callable[..., Any], name: str) -> str:
-        """Write a function into a model's folder; returns the name by which requests and configurations refer to it."""
+        """Write a function into the folder of a model.
+
+        Returns the name by which requests and configurations refer to the function.
+        """
         text = as_module(function, name)
         place = self.folder / model / "1" / FOLDER
         place.mkdir(parents=True, exist_ok=True)
@@ -118,10 +124,10 @@ class LabServer:
         parameters: Mapping[str, str] | None = None,
         seconds: float = ASK_SECONDS,
     ) -> dict[str, NDArray[Any]]:
-        """The outputs of a model for inputs `{name: (data type, values)}`.
+        """Send a request with the inputs `{name: (data type, values)}` and return the model's outputs.
 
-        An error that a learner's function raised in the server is raised here under the same name. If the model's process died
-        or hangs, the model is loaded again, and `ChildProcessError` or `TimeoutError` is raised.
+        An error that a learner's function raised in the server is raised here again, with the same name. If the process of the
+        model died or hangs, the model is loaded again, and `ChildProcessError` or `TimeoutError` is raised.
         """
         return self.ask_all(model, [inputs], parameters, seconds)[0]
 
@@ -132,7 +138,7 @@ class LabServer:
         parameters: Mapping[str, str] | None = None,
         seconds: float = ASK_SECONDS,
     ) -> list[dict[str, NDArray[Any]]]:
-        """Like `ask`, for several requests that are sent at the same time; returns their outputs in order."""
+        """Like `ask`, but for several requests, which are sent at the same time. Returns their outputs in order."""
         found: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
         for number, inputs in enumerate(requests):
             tensors = [as_input(name, *given) for name, given in inputs.items()]
@@ -186,7 +192,7 @@ def model_code(module: str) -> str:
 
 
 def like(kind: str, words: str) -> BaseException:
-    """An exception with this name and message, as it was raised in another process."""
+    """An exception with this name and message, for one that was raised in another process."""
     if kind == "NotImplementedError":
         return NotImplementedError(words)
     made: type[Exception] = type(kind, (Exception,), {})
@@ -197,7 +203,7 @@ _KEPT: list[LabServer] = []
 
 
 def lab_server() -> LabServer:
-    """This process's server. It is started at the first call, and again if it has ended. Raises `NotAvailable`."""
+    """This process's server. The server is started at the first call, and again if it has ended. Raises `NotAvailable`."""
     if _KEPT and not _KEPT[0].server.is_running:
         _KEPT.clear()
     if not _KEPT:
@@ -213,21 +219,24 @@ def stop_server() -> None:
 
 
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is a reference or a known mistake of labkit: these run without the server, with the same results."""
+    """Whether a function is a reference or a known mistake of labkit.
+
+    These run without the server, and give the same results.
+    """
     return getattr(function, "__module__", "").startswith("labkit.exercises.lab04") or "stubs.stages" in getattr(
         function, "__module__", ""
     )
 
 
 def stage(name: str) -> ModelConfig:
-    """The configuration of one of FasterTransformer's stages, as labkit serves it."""
+    """labkit's configuration of one of FasterTransformer's three stages."""
     return served_models({})[name]
 
 
 def batched_config(
     name: str, parameters: Mapping[str, str], *, largest: int, instances: int = 1, delay: float | None = None
 ) -> ModelConfig:
-    """A model that calls `answer_together` with a batch. Only with a `delay` (seconds) does the server join requests."""
+    """A model that calls `answer_together` with a batch. The server joins requests only if a `delay` (in seconds) is given."""
     return ModelConfig(
         name=name,
         meaning="Jobs in batches.",
@@ -242,5 +251,5 @@ def batched_config(
 
 
 def texts(values: Sequence[Sequence[str]]) -> tuple[str, NDArray[Any]]:
-    """An input of strings, `[rows, columns]`."""
+    """The data type and the values of an input of strings, `[rows, columns]`."""
     return "BYTES", np.array([[value.encode() for value in row] for row in values], np.object_)

@@ -1,4 +1,4 @@
-"""Exercises 4.2 and 4.3: prompts and word lists in FasterTransformer's form, made by the stage `preprocessing`."""
+"""Exercises 4.2 and 4.3: prompts and word lists in FasterTransformer's format, which the stage `preprocessing` makes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ OWN: dict[str, Callable[..., Any]] = {"pad_prompts": pad_prompts, "word_lists": 
 
 
 def run_stage(name: str) -> Callable[[Callable[..., Any], Case], dict[str, Any]]:
-    """A way to run an exercise: the stage with a learner's function instead of labkit's `name`; labkit's own need none."""
+    """A function for the field `run` of an exercise.
+
+    It runs the stage with the learner's function in place of labkit's `name`; labkit's own functions run without the server.
+    """
 
     def run(function: Callable[..., Any], case: Case) -> dict[str, Any]:
         inputs = _inputs(*case.args)
@@ -155,10 +158,11 @@ PAD_PROMPTS = Exercise(
     title="From text to a batch",
     function="pad_prompts",
     statement=(
-        "A batch is one rectangular array, but prompts differ in length. Return `(ids, lengths)` for `texts`. `ids [batch, longest]` "
-        "holds the token ids; fill each row with `pad` **after** its tokens; the array has at least one column. `lengths [batch, "
-        "1]` holds the number of tokens of each prompt. Both are numpy arrays of `np.uint32`, as the stage's `config.pbtxt` says. "
-        "`encode(text)` returns the token ids of a text as a list. Your function runs in the stage `preprocessing`."
+        "A batch is one rectangular array, but the prompts differ in length. Return `(ids, lengths)` for `texts`. `ids [batch, "
+        "longest]` holds the token ids; fill each row with `pad` **after** its tokens. The array has at least one column. "
+        "`lengths [batch, 1]` holds the number of tokens of each prompt. `ids` and `lengths` are numpy arrays of `np.uint32`, "
+        "as in the stage's `config.pbtxt`. `encode(text)` returns the token ids of a text as a list. Your function runs in the "
+        "stage `preprocessing`."
     ),
     points=10,
     minutes=15,
@@ -173,32 +177,39 @@ PAD_PROMPTS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You pad before the tokens, but FasterTransformer reads the first `length` tokens of a row: pad after them.", _left
+            "You pad before the tokens, but FasterTransformer reads the first `length` tokens of a row: put the padding after "
+            "the tokens.",
+            _left,
         ),
-        Mistake("You cut all prompts to the shortest: make the array as wide as the longest, and pad the others.", _cut),
+        Mistake(
+            "You cut all prompts to the length of the shortest: make the array as wide as the longest prompt, and pad the "
+            "others.",
+            _cut,
+        ),
         Mistake("Your lengths count the padding: count only the tokens of each prompt.", _padding_counted),
         Mistake("Your lengths count characters: count the tokens that encode returns.", _by_characters),
         Mistake("Your lengths count words, but a word may be several tokens: count the tokens that encode returns.", _by_words),
         Mistake(
             "Your lengths have the shape [batch]; return [batch, 1], since REQUEST_INPUT_LEN has dims [ 1 ].", _flat_lengths
         ),
-        Mistake("All rows hold the first prompt: encode each one.", _one_for_all),
+        Mistake("All rows hold the first prompt: encode each prompt.", _one_for_all),
         Mistake(
-            "You change the text (its case or its spaces) before you encode it, but the model sees both: leave it as it is.",
+            "You change the text (its case or its spaces) before you encode it, but the model needs the text as it is.",
             _stripped,
         ),
         Mistake(
-            "Your array has a fixed width: make it as wide as the longest prompt of the batch, since padding costs time.",
+            "Your array has a fixed width, but padding costs time: make it as wide as the longest prompt of the batch.",
             _fixed_width,
         ),
         Mistake(
-            "Your ids or lengths are not np.uint32. An ensemble passes them on unchanged, and the next stage refuses them.",
+            "Your ids or lengths are not np.uint32. An ensemble passes them on unchanged, and the next stage refuses any "
+            "other type.",
             _signed,
         ),
     ),
     hints=(
-        "Encode all texts first: only then you know how wide the array must be.",
-        "np.full((rows, width), pad, np.uint32) is an array of padding; write the tokens of each row over its first places.",
+        "Encode all texts first, because only then you know how wide the array must be.",
+        "np.full((rows, width), pad, np.uint32) is an array full of padding; write the tokens of each row to its beginning.",
         "row[: len(tokens)] = tokens for each row; lengths = np.array([[len(tokens)] for tokens in rows], np.uint32).",
     ),
 )
@@ -292,10 +303,10 @@ WORD_LISTS = Exercise(
     title="FasterTransformer's word lists",
     function="word_lists",
     statement=(
-        "The engine takes stop words and bad words as an array `[batch, 2, n]` of `np.int32`. For each prompt, row 0 holds the tokens "
-        "of all its words, one word after the other. Row 1 holds where each word **ends**: the number of tokens up to and including "
-        "that word. `n` is the largest number of tokens of any prompt, at least 1. Fill the rest of row 0 with 0 and of row 1 with -1. "
-        "`words` holds one list of words for each prompt."
+        "The engine reads stop words and bad words from an array `[batch, 2, n]` of `np.int32`. For each prompt, row 0 holds "
+        "the tokens of all its words, one word after the other. Row 1 holds the **end** of each word: the number of tokens up "
+        "to and including it. `n` is the largest number of tokens of any prompt, at least 1. Fill the rest of row "
+        "0 with 0 and of row 1 with -1. `words` holds one list of words for each prompt."
     ),
     points=12,
     minutes=25,
@@ -310,25 +321,27 @@ WORD_LISTS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your row 1 holds the length of each word, but ends are counted from the first token: take a running sum.",
+            "Your row 1 holds the length of each word, but an end counts all tokens from the first one: use a running sum.",
             _own_lengths,
         ),
-        Mistake("Your row 1 holds where the words begin; it must hold where they end.", _starts),
+        Mistake("Your row 1 holds the beginnings of the words; it must hold their ends.", _starts),
         Mistake(
-            "Your row 1 holds the place of each word's last token; the number of tokens up to and including it is one more.",
+            "Your row 1 holds the index of each word's last token; add 1 to get the number of tokens up to and including that "
+            "word.",
             _last_index,
         ),
-        Mistake("You fill row 1 with 0, which the engine takes for an end: fill it with -1.", _zero_ends),
+        Mistake("You fill row 1 with 0, which the engine reads as an end: fill row 1 with -1.", _zero_ends),
         Mistake("You keep only the first token of each word: take all tokens.", _first_tokens),
-        Mistake("Every prompt gets the words of the first one: each has its own list.", _one_list),
-        Mistake("Your array is [batch, n, 2]; return [batch, 2, n]: all tokens, then all ends.", _turned),
-        Mistake("Every prompt gets the words of all prompts: each has its own list.", _all_joined),
-        Mistake("You fill row 0 with -1, which is no token: fill it with 0; only row 1 has -1.", _minus_one_ids),
-        Mistake("Your array is not np.int32, and the engine refuses it.", _wide),
+        Mistake("Every prompt gets the words of the first prompt, but each prompt has its own list.", _one_list),
+        Mistake("Your array is [batch, n, 2], but it must be [batch, 2, n]: first all tokens, then all ends.", _turned),
+        Mistake("Every prompt gets the words of all prompts, but each prompt has its own list.", _all_joined),
+        Mistake("You fill row 0 with -1, which is no token: fill row 0 with 0, and only row 1 with -1.", _minus_one_ids),
+        Mistake("Your array is not of type np.int32, so the engine refuses it.", _wide),
     ),
     hints=(
-        "Write the code for one prompt with a known width n first; a batch is a stack of these.",
-        "np.cumsum([len(word) for word in words]) are the ends, if each word is a list of tokens.",
-        "lists = np.zeros((batch, 2, n), np.int32); lists[:, 1] = -1; then lists[row, 0, :len(tokens)] = tokens, and the ends alike.",
+        "First write the code for one prompt with a given width n; a batch is a stack of such arrays.",
+        "np.cumsum([len(word) for word in words]) gives the ends, if each word is a list of tokens.",
+        "lists = np.zeros((batch, 2, n), np.int32); lists[:, 1] = -1; then lists[row, 0, :len(tokens)] = tokens, and in the "
+        "same way the ends.",
     ),
 )

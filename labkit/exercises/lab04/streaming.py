@@ -1,4 +1,7 @@
-"""Exercise 4.6: a streaming client over gRPC. The check's model notices whether its reader reads at once, late or no longer."""
+"""Exercise 4.6: a streaming client over gRPC.
+
+The model in the check notices whether the reader reads a piece at once or late, or has left.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,16 @@ from labkit.serving.server.probes import as_input
 
 MODEL = "teletype"
 SILENT_SECONDS = 6.0
-"""A client that yields nothing for this long counts as waiting for ever."""
+"""If a client yields nothing for this many seconds, it counts as waiting for ever."""
 PATIENCE = 4.0
-"""Seconds in which the model must notice that its client has left."""
+"""Within this many seconds, the model must notice that its client has left."""
 
 
 @dataclass(frozen=True)
 class StreamCase(Case):
-    """The words that the model is to send, how many of them, and after how many pieces the reader leaves (0: never)."""
+    """The words that the model must send, the number of words, and the number of pieces after which the reader leaves (0:
+    never).
+    """
 
     words: str = ""
     count: int = 0
@@ -142,7 +147,7 @@ def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
 
 
 def teletype_config() -> ModelConfig:
-    """The configuration of the model that streams; its tensors are those of `gptj` that this lab uses."""
+    """The configuration of the streaming model in the check. It has those tensors of `gptj` that this lab uses."""
     inputs = tuple(spec for spec in GPTJ_INPUTS if spec.name in ("text_input", "stream", "max_new_tokens"))
     outputs = tuple(spec for spec in GPTJ_OUTPUTS if spec.name == "text_output")
     return ModelConfig(
@@ -158,7 +163,7 @@ def teletype_config() -> ModelConfig:
 
 
 def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> list[Any]:
-    """The input tensors of a request to `gptj`, as tritonclient's gRPC takes them."""
+    """The input tensors of a request to `gptj`, in the form of tritonclient's gRPC interface."""
     given: dict[str, tuple[str, Any]] = {
         "text_input": ("BYTES", texts([[prompt]])[1][0]),
         "max_new_tokens": ("INT32", np.array([max_new_tokens], np.int32)),
@@ -172,7 +177,10 @@ _KNOWN: dict[tuple[str, str, str], dict[str, Any] | BaseException] = {}
 
 
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What a reader of the stream gets, and what the model noticed. The model's notes are files in a temporary folder."""
+    """What a reader of the stream gets, and what the model in the check notices.
+
+    The model writes its notes as files into a temporary folder.
+    """
     assert isinstance(case, StreamCase)
     if not is_own(function):
         return _read(function, case)
@@ -205,7 +213,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         return {
             "callback": _crash_in_words(crashes[0], function) if crashes else "",
             "pieces": reader.pieces,
-            # A reader who has left reads nothing: that is no delay of the client.
+            # A reader who has left reads nothing, so this is not a delay caused by the client.
             "each piece before the next is made": bool(case.leaves_after) or not notes["late"],
             "error": reader.error,
             "cancelled": bool(case.leaves_after) and notes["cancelled"],
@@ -213,10 +221,10 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
 
 
 def _keep_crashes(client: Any) -> list[BaseException]:
-    """Make this client collect the exceptions of its callbacks in the returned list, until its stream is stopped.
+    """Make this client collect exceptions of its callbacks in the returned list, until its stream is stopped.
 
-    tritonclient calls a callback in a thread of its own. An exception there would end that thread, print a long traceback of
-    the client, and leave the generator waiting for ever.
+    tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
+    traceback of the client, and leave the generator waiting for ever.
     """
     crashes: list[BaseException] = []
     start_stream, stop_stream = client.start_stream, client.stop_stream
@@ -227,7 +235,8 @@ def _keep_crashes(client: Any) -> list[BaseException]:
             try:
                 callback(**given)
             except BaseException as error:
-                if not is_stopped.is_set():  # stopping calls the callback once more, with an error that nobody reads
+                # When the stream is stopped, the callback is called once more, with an error that nobody reads.
+                if not is_stopped.is_set():
                     crashes.append(error)
 
         is_stopped.clear()
@@ -242,19 +251,19 @@ def _keep_crashes(client: Any) -> list[BaseException]:
 
 
 def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
-    """What a callback raised, and the learner's line in which it did."""
+    """A message about the exception of a callback, with the learner's line that raised it."""
     own = own_line(error, function)
     place = f" in your line `{own}`" if own else ""
     words = f"Your callback crashed{place}: {type(error).__name__}: {error}"
-    if not own and isinstance(error, TypeError):  # it could not even be called
+    if not own and isinstance(error, TypeError):  # The callback could not even be called.
         words += ". The client calls callback(result=..., error=...): your callback must take these two by their names"
     return words
 
 
 class _Reader:
-    """Reads what a learner's client yields, in a thread of its own, and tells the model after each piece.
+    """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece.
 
-    `crashes` holds what the client's callback has raised so far.
+    `crashes` is the list of exceptions that the client's callback has raised so far.
     """
 
     def __init__(
@@ -270,7 +279,7 @@ class _Reader:
     def run(self) -> None:
         """Read until the stream ends or its callback crashes.
 
-        Raises `TimeoutError` when nothing comes for too long, and whatever the learner's code raises.
+        Raises `TimeoutError` if nothing comes for too long, and any error that the learner's code raises.
         """
         self._thread.start()
         count, until = 0, time.monotonic() + SILENT_SECONDS
@@ -344,10 +353,10 @@ STREAM_TEXT = Exercise(
     function="stream_text",
     statement=(
         "Complete the skeleton so that it yields each piece of text (a `str`) as soon as it comes. "
-        '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response it may be None. The last '
-        'response is marked: `result.get_response().parameters["triton_final_response"].bool_param` is true. If an error '
-        "comes, raise it. The stream must be stopped however the reader leaves. The model of the check notices when you read, "
-        "and whether it is cancelled."
+        '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response, this may be None, and '
+        '`result.get_response().parameters["triton_final_response"].bool_param` is true. If an error comes, raise the error. '
+        "Whatever way the reader leaves, the stream must be stopped. The model in the check notices when you read a piece, and "
+        "whether you cancel."
     ),
     points=12,
     minutes=30,
@@ -361,39 +370,45 @@ STREAM_TEXT = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("You collect all pieces before the reader gets the first: yield each piece as soon as it comes.", _collected),
-        Mistake("You end without an error when one came, so half a text looks whole: raise the error.", _error_swallowed),
+        Mistake("You collect all pieces before you yield the first one: yield each piece as soon as it comes.", _collected),
         Mistake(
-            "Your client waits for ever: the last response may hold no text, and comes only with enable_empty_final_response=True.",
+            "You end without an exception when an error comes, so half a text looks like a whole one: raise the error.",
+            _error_swallowed,
+        ),
+        Mistake(
+            "Your client waits for ever: the last response may have no text, and then it is sent only with "
+            "enable_empty_final_response=True.",
             _no_final,
         ),
         Mistake(
             "When the reader leaves, the model goes on: call stop_stream(cancel_requests=True) in a finally: block.",
             _not_cancelled,
         ),
-        Mistake("You yield an empty piece for a last response without text: yield nothing for it.", _empty_piece),
+        Mistake("You yield an empty piece for a last response without text: yield nothing in this case.", _empty_piece),
         Mistake(
-            "You end before you take the text of the last response, and lose it: one response may hold both text and the end.",
+            "You end before you take the text of the last response: a response may contain text and also be the last one.",
             _last_text_lost,
         ),
         Mistake(
-            "You wait for a response without text, but the last one may hold text: look at triton_final_response.",
+            "You wait for a response without text, but the last one may contain text: look at triton_final_response.",
             _ends_at_none,
         ),
-        Mistake("You look into the queue without waiting and end when it is empty: queue.get() waits.", _does_not_wait),
-        Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
-        Mistake("You strip the pieces, but their spaces belong to the text.", _stripped),
-        Mistake("Your pieces are bytes: call decode().", _bytes),
-        Mistake("You end after the first piece: go on until the response that is marked as the last.", _first_only),
         Mistake(
-            "You call infer, which is for models that answer once: use start_stream and async_stream_infer.",
+            "You end when the queue is empty, but more responses may come: wait for them with queue.get().", _does_not_wait
+        ),
+        Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
+        Mistake("You strip the pieces, but their spaces are part of the text.", _stripped),
+        Mistake("Your pieces are bytes: call decode().", _bytes),
+        Mistake("You end after the first piece: continue until the response that is marked as the last.", _first_only),
+        Mistake(
+            "You call infer, which is for models that send a single response: use start_stream and async_stream_infer.",
             _one_request,
         ),
     ),
     hints=(
-        "Each response answers three questions: is it an error, does it hold text, is it the last one?",
-        "Loop for ever over answers.get(), which waits, and ask them in that order: one response may hold both text and the end. "
-        "Python has one kind of block that runs however a generator is left.",
-        "The end of the generator, in that block: client.stop_stream(cancel_requests=True).",
+        "Ask three questions about each response: is it an error, does it contain text, is it the last one?",
+        "In an endless loop, call answers.get(), which waits, and ask the questions in that order: a response may contain "
+        "text and also be the last one. Python has one kind of block that always runs, in whatever way a generator ends.",
+        "In the block that always runs, call client.stop_stream(cancel_requests=True).",
     ),
 )

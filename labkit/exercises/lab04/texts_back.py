@@ -1,4 +1,4 @@
-"""Exercise 4.4: token ids to text, up to the end of each text, in the stage `postprocessing`."""
+"""Exercise 4.4: turn token ids into texts, up to the end of each text, in the stage `postprocessing`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Ids = NDArray[Any]
 
 
 def run_stage(function: Callable[..., Any], case: Case) -> list[list[str]]:
-    """The texts that the stage makes with the learner's function; labkit's own functions run without the server."""
+    """The texts that the stage makes with the learner's function. labkit's own functions run without the server."""
     tokens, lengths = (np.array(values, np.uint32) for values in case.args)
     if is_own(function):
         decode = open_checkpoint(MODEL).tokenizer().decode
@@ -107,10 +107,11 @@ POSTPROCESS = Exercise(
     title="From tokens to text",
     function="postprocess",
     statement=(
-        "The engine returns `token_ids [batch, beam, tokens]`, with the prompt, and `lengths [batch, beam]`: how many tokens of each "
-        "beam are text. The tokens after them may be anything. (FasterTransformer's own client decodes them too, so its texts end "
-        "in rubbish.) Return one list for each prompt, with the text of each beam; `decode(ids)` returns the text of a list of "
-        "token ids. A padding token **within** the length is part of the text. Your function runs in the real server."
+        "The engine returns `token_ids [batch, beam, tokens]`, including the prompt. `lengths [batch, beam]` says how many "
+        "tokens of each beam belong to the text. The tokens after the end of a text may be anything. (FasterTransformer's own "
+        "client decodes these too, so its texts end in garbage.) Return one list for each prompt, with the text of each beam; "
+        "`decode(ids)` returns the text of a list of token ids. A padding token **before** the end is part of the text. Your "
+        "function runs in the real server."
     ),
     points=8,
     minutes=10,
@@ -125,19 +126,20 @@ POSTPROCESS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You decode all tokens, also those after the end: take only as many as lengths says.",
+            "You decode all tokens, also those after the end of the text: take only the first ones, as many as lengths says.",
             _all_of_it,
         ),
         Mistake(
-            "You stop at the first padding token, but a text may contain one: lengths says where the end is.",
+            "You stop at the first padding token, but a text may contain padding tokens: lengths says where the end is.",
             _to_first_padding,
         ),
-        Mistake("Every beam gets the text of the first one: each has its own tokens.", _first_beam),
-        Mistake("You cut every beam at the length of the first one: each has its own length.", _first_length),
-        Mistake("You cut every beam at the length of the longest: each has its own length.", _longest),
-        Mistake("Each text lacks its last token: ids[:length] is the whole text.", _one_short),
+        Mistake("Every beam gets the text of the first beam, but each beam has its own tokens.", _first_beam),
+        Mistake("You cut every beam at the length of the first beam, but each beam has its own length.", _first_length),
+        Mistake("You cut every beam at the length of the longest beam, but each beam has its own length.", _longest),
+        Mistake("The last token of each text is missing: ids[:length] is the whole text.", _one_short),
         Mistake(
-            "You decode token by token, but a character like 😀 consists of several tokens: decode the whole list at once.",
+            "You decode the tokens one by one, but a character like 😀 may consist of several tokens: decode the whole list at "
+            "once.",
             _token_by_token,
         ),
         Mistake(
@@ -146,8 +148,8 @@ POSTPROCESS = Exercise(
         ),
     ),
     hints=(
-        "Two loops: over prompts, and over the beams of each.",
-        "ids[:length] are the tokens of a beam's text; .tolist() turns them into plain numbers.",
+        "Use two loops: one over the prompts, and one over the beams of each prompt.",
+        "ids[:length] are the tokens of a beam's text; .tolist() converts them to Python integers.",
         "for row, own in zip(token_ids, lengths): [decode(ids[:n].tolist()) for ids, n in zip(row, own)].",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 4.7: with dynamic batching, answer in one batch all requests that the server has joined."""
+"""Exercise 4.7: dynamic batching. A model answers all requests that the server has joined in one batch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from labkit.exercises.stubs.stages import Job, answer_together
 
 MODEL = "together"
 WAIT_SECONDS = 0.15
-"""Seconds that the server waits in the check for requests to join."""
+"""In the check, the server waits this many seconds for requests to join."""
 
 Generate = Callable[[list[Job]], list[str]]
 Requests = list[list[Job]]
 
 
 def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The texts of requests that come together, and how often `generate` was called for each batch."""
+    """The texts for requests that come together, and how often `generate` was called for each batch."""
     (requests,) = case.args
     if is_own(function):
         calls = 0
@@ -58,7 +58,7 @@ def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class OneBatch:
-    """A contract: one call of `generate` for each batch."""
+    """A contract: `generate` must be called once for each batch."""
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[OneBatch]:
@@ -66,7 +66,7 @@ class OneBatch:
         yield self
 
     def breach(self, value: Any) -> str:
-        """What is wrong with the number of calls."""
+        """A message about a wrong number of calls, as the end of a sentence."""
         most = max(value["calls"])
         return (
             ""
@@ -149,10 +149,11 @@ ANSWER_TOGETHER = Exercise(
     title="One batch of many requests",
     function="answer_together",
     statement=(
-        "With `dynamic_batching` the server hands a model the requests of several clients together. It does not join their tensors, "
-        "so a model that answers them one after another gains nothing. `requests` holds one list of jobs `(prompt, new tokens)` for "
-        "each request. `generate(jobs)` runs one batch and returns one text for each job. Call it **once** for all jobs of all "
-        "requests, and return a list of texts for each request, in order. The check runs in a real server."
+        "With `dynamic_batching`, the server passes the requests of several clients to a model together. The server does not "
+        "join their tensors, so a model that answers them one after another gains nothing. `requests` holds one list of jobs "
+        "`(prompt, new tokens)` for each request. `generate(jobs)` runs one batch and returns one text for each job. Call "
+        "`generate` **once** for all jobs of all requests, and return one list of texts for each request, in order. The check "
+        "runs in a real server."
     ),
     points=12,
     minutes=15,
@@ -167,26 +168,27 @@ ANSWER_TOGETHER = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You call generate once for each request, so each waits for the previous one: call it once for all.",
+            "You call generate once for each request, so each request waits for the previous one: call generate once for all.",
             _a_request_each,
         ),
         Mistake("You call generate once for each job, so there is no batch: pass all jobs of all requests.", _a_job_each),
-        Mistake("You generate only the first job of each request, but a request may have several.", _first_jobs),
+        Mistake("You generate only the first job of each request, but a request may contain several jobs.", _first_jobs),
         Mistake(
-            "You split the texts as if all requests had the same number of jobs: take the number of each request.", _even_split
+            "You split the texts as if all requests had equally many jobs: use the number of jobs of each request.", _even_split
         ),
-        Mistake("You give every job the largest number of new tokens: each has its own.", _same_count),
-        Mistake("The texts go to the wrong requests, because you put the jobs into the batch in another order.", _reversed),
+        Mistake("You give every job the largest number of new tokens, but each job has its own number.", _same_count),
+        Mistake("The texts go to the wrong requests, because the jobs in your batch are in another order.", _reversed),
         Mistake(
-            "You sort the jobs, so the texts are in another order than the requests: do not sort.",
+            "You sort the jobs, so the texts are not in the order of the requests: do not sort.",
             _sorted,
         ),
         Mistake("You return all texts in one list; return one list for each request.", _flat),
-        Mistake("You answer only the first request; the clients of the others would wait for ever.", _only_first),
+        Mistake("You answer only the first request, so the clients of the other requests would wait for ever.", _only_first),
     ),
     hints=(
-        "Three steps: put all jobs in one list, call generate once, and cut the texts up again.",
-        "[job for request in requests for job in request] is the flat list; each request takes len(request) texts back.",
-        "texts = iter(generate(jobs)), then [[next(texts) for _ in request] for request in requests].",
+        "Do three steps: put all jobs into one list, call generate once, and divide the texts among the requests.",
+        "[job for request in requests for job in request] is the list of all jobs; each request then takes len(request) of "
+        "the texts.",
+        "texts = iter(generate(jobs)), then return [[next(texts) for _ in request] for request in requests].",
     ),
 )

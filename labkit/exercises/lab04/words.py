@@ -40,7 +40,7 @@ WORDS = [
 
 
 def some_words(draw: random.Random, count: int) -> list[str]:
-    """`count` words, each at most once."""
+    """`count` different words."""
     return draw.sample(WORDS, count)
 
 
@@ -50,5 +50,5 @@ def sentence(draw: random.Random, count: int) -> str:
 
 
 def line(words: Sequence[str]) -> str:
-    """Words as the line of CSV that a client sends."""
+    """Words as a line of CSV, in the form that a client sends."""
     return ",".join(words)

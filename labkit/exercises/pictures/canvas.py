@@ -1,4 +1,7 @@
-"""A blank drawing with boxes, lines, arrows and brackets. It does not know what is drawn, and draws no measurements."""
+"""A blank drawing to which boxes, lines, arrows and brackets can be added.
+
+The module draws no measurements, and does not know what a drawing shows.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,23 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 PALE = "#EBEBEB"
-"""The colour of a box without a meaning of its own."""
+"""The colour of a box that has no special meaning."""
 GREY = "#999999"
-"""The colour of hatches and of lines that only guide the eye."""
+"""The colour of hatching, and of lines that only guide the eye."""
 
 TITLE_INCHES, CAPTION_LINE_INCHES = 0.45, 0.18
-"""The height of the title, and of each line of the caption."""
+"""The height of the title, and the height of a line of the caption, in inches."""
 GAP_INCHES = 0.05
-"""The distance between a line and its text."""
+"""The distance between a line and its text, in units of the drawing."""
 
 Point = tuple[float, float]
 
 
 class Canvas:
-    """A figure without axes, `width` by `height` units; x grows to the right and y grows downwards.
+    """A figure without axes, of `width` by `height` units. x grows to the right and y grows downwards.
 
-    The drawing is `inches` wide, and a unit is about as high as it is wide. A caption below the drawing is wrapped.
+    The drawing is `inches` wide, and a unit is about as high as it is wide. The caption is wrapped, and is placed below the
+    drawing.
     """
 
     def __init__(self, title: str, width: float, height: float, *, caption: str = "", inches: float = 8.0) -> None:
@@ -53,7 +57,7 @@ class Canvas:
     ) -> None:
         """A box with its upper left corner at (x, y) and a text in its middle.
 
-        The text is black or white, whichever is easier to read. A hatched box has no colour: it stands for something that is
+        The text is black or white, whichever is easier to read. A hatched box has no colour; it stands for something that is
         left out.
         """
         from matplotlib.patches import Rectangle
@@ -68,7 +72,7 @@ class Canvas:
             self.text(x + width / 2, y + height / 2, text, colour=ink, size=size, bbox=behind)
 
     def text(self, x: float, y: float, text: str, *, colour: str = DARK, size: float = NUMBER_SIZE, **options: Any) -> None:
-        """A text centred at (x, y); `options` of matplotlib's `text` can place and style it differently."""
+        """A text centred at (x, y). `options` are those of matplotlib's `text`, and can change its place and style."""
         self._axes.text(x, y, text, color=colour, fontsize=size, **{"ha": "center", "va": "center", **options})
 
     def line(self, *points: Point, style: str = "-", colour: str = DARK) -> None:
@@ -76,14 +80,17 @@ class Canvas:
         self._axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1)
 
     def arrow(self, start: Point, end: Point, text: str = "", *, colour: str = DARK) -> None:
-        """An arrow between two points, with a text above the higher of them."""
+        """An arrow between two points, with a text above the higher point."""
         self._axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2})
         if text:
             y = min(start[1], end[1]) - GAP_INCHES * self._inch
             self.text((start[0] + end[0]) / 2, y, text, colour=colour, va="bottom")
 
     def bracket(self, x: float, end: float, y: float, text: str = "", *, above: bool = False) -> None:
-        """A bracket from `x` to `end` around what is above it, with a text below; `above` turns both around."""
+        """A bracket from `x` to `end` below the thing that it marks, and a text below the bracket.
+
+        With `above`, bracket and text are above.
+        """
         down = -1 if above else 1
         tip = y - down * 0.08 * self._inch
         self.line((x, tip), (x, y), (end, y), (end, tip))
@@ -91,7 +98,7 @@ class Canvas:
             self.text((x + end) / 2, y + down * GAP_INCHES * self._inch, text, va="bottom" if above else "top")
 
     def ruler(self, y: float, ticks: Mapping[float, str]) -> None:
-        """A horizontal axis with a tick and a text at each x of `ticks`."""
+        """A horizontal axis; `ticks` maps each x to the text at its tick."""
         self.line((min(ticks), y), (max(ticks), y))
         for x, text in ticks.items():
             self.line((x, y), (x, y + 0.06 * self._inch))

@@ -1,4 +1,4 @@
-"""Lab 01's drawings: a queue that fools a clock, and the positions that run with and without a cache."""
+"""Lab 01's drawings: how a queue leads to a wrong time, and the positions that run with and without a cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def queue() -> Figure:
-    """The host launches and goes on; the device works later. Two clocks: one stops too early, one waits."""
+    """The host launches work and goes on; the device does the work later.
+
+    One of the two clocks stops too early, the other one waits.
+    """
     canvas = Canvas("A launch returns before the work is done", 20.0, 6.2)
     launched, returned, done = 3.0, 4.5, 17.0
     for y, name in ((0.3, "host"), (1.9, "device")):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
-    """Each program of a launch with one row: the elements that it loads and those that its mask leaves out."""
+    """The programs of a launch, each of which has one row: the elements that a program loads, and those that its mask leaves
+    out.
+    """
     left = 34.0
     canvas = Canvas(f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row", left + block + 4, 14.0 * rows + 8)
     for row, colour in zip(range(rows), (BLUE, ORANGE, GREEN, PINK) * rows, strict=False):
@@ -31,11 +33,11 @@ def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
 
 
 def address(token: int = 2, head: int = 1, dim: int = 4, *, tokens: int = 3, heads: int = 3, head_dim: int = 10) -> Figure:
-    """Where element (token, head, dim) of a contiguous tensor [tokens, heads, head_dim] lies."""
+    """Where the element (token, head, dim) of a contiguous tensor [tokens, heads, head_dim] lies in memory."""
     row = heads * head_dim
     place = token * row + head * head_dim + dim
     total = float(tokens * row)
-    unit = total / 90  # heights and distances, so that they are the same in inches for a tensor of any size
+    unit = total / 90  # Heights and distances are computed so that they are the same in inches for a tensor of any size.
     canvas = Canvas(
         f"[{tokens}, {heads}, {head_dim}] in memory: element ({token}, {head}, {dim}) lies at place {place}",
         total + 2 * unit,

@@ -1,4 +1,4 @@
-"""Lab 03's drawings: a weight that is cut in two ways, a ring that adds up, and the timetable of a pipeline."""
+"""Lab 03's drawings: a weight that is cut in two ways, an all-reduce in a ring, and the timetable of a pipeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANKS = (BLUE, ORANGE)
 def two_cuts() -> Figure:
     """`F.linear(x, weight)` on two ranks: the weight cut by output features on the left, by input features on the right.
 
-    `x` lies above the weight's columns and the output beside its rows, so that a colour shows what belongs together.
+    `x` is drawn above the columns of the weight and the output beside its rows, so that a colour shows what belongs together.
     """
     caption = "Blue: rank 0. Orange: rank 1. Grey: whole, on both ranks. Each output is one row of weight times x."
     canvas = Canvas("One weight, cut in two ways", 7.0, 2.5, caption=caption, inches=7.0)
@@ -42,10 +42,12 @@ def two_cuts() -> Figure:
 
 
 def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
-    """A ring that adds up: after each step, how many ranks' numbers are in part `p` on rank `r`, as `[step][r][p]`.
+    """A ring that adds up a tensor. The result, as `[step][r][p]`, says after each step from how many ranks the numbers in part
+    `p` on rank `r` come.
 
-    The tensor has as many parts as there are ranks. For `ranks - 1` steps each rank passes one part on to the next, which adds
-    it to its own; then one part of the sum is complete on each rank, and goes round in `ranks - 1` more steps.
+    The tensor has as many parts as there are ranks. For `ranks - 1` steps, each rank passes one part on to the next rank, which
+    adds the part to its own. Then each rank has one part of the complete sum, and these parts go round in `ranks - 1` more
+    steps.
     """
     held = [[1] * ranks for _ in range(ranks)]
     steps = [held]
@@ -63,11 +65,11 @@ def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
 
 
 SHADES = ("#FFFFFF", "#D6E6F2", "#A9CCE3", "#5499C7", BLUE)
-"""The colours of a part of the ring, from one that holds nothing to one that holds the whole sum."""
+"""The colours of a part in the ring, from a part that holds nothing to one that holds the whole sum."""
 
 
 def ring(ranks: int = 4) -> Figure:
-    """The steps of `ring_sums`, one square of ranks and parts for each."""
+    """The steps of `ring_sums`; each step is drawn as a square of ranks and parts."""
     steps = ring_sums(ranks)
     caption = (
         f"Row: a rank. Column: 1/{ranks} of the tensor. Number: how many ranks' values are added up in it. In each step "
@@ -88,9 +90,9 @@ def ring(ranks: int = 4) -> Figure:
 
 
 def timetable(stages: int = 4, pieces: int = 4) -> Figure:
-    """Equal stages and their micro-batches on a time axis; the steps in which a stage has nothing to do are crossed out."""
+    """Equal stages and their micro-batches on a time axis. The times at which a stage is idle are crossed out."""
     last = stages + pieces - 1
-    unit = last / 7  # about an inch, however many steps there are
+    unit = last / 7  # This is about one inch, however many steps there are.
     high, left = 0.5 * unit, 0.65 * unit
     canvas = Canvas(
         f"{pieces} micro-batches in {stages} equal stages",

@@ -21,7 +21,7 @@ PORTS = {
     ),
     "postprocessing": (("TOKENS_BATCH", "SEQUENCE_LENGTH"), ("OUTPUT",)),
 }
-"""The stages from left to right: the tensors that each reads, and those that it makes."""
+"""The stages from left to right: the tensors that each one reads, and the tensors that it makes."""
 
 
 def server() -> Figure:
@@ -43,7 +43,7 @@ def server() -> Figure:
 
 
 def ensemble() -> Figure:
-    """The three stages with their tensors, and two of the wires: one from the client, one between stages."""
+    """The three stages with their tensors, and two of the wires: one from the client, and one between two stages."""
     caption = (
         "Left of each box: what the model reads. Right: what it makes. Orange: a tensor of the ensemble. Blue: a wire that you "
         "name yourself. Two wires are drawn; the others are yours to draw."
@@ -63,7 +63,7 @@ def ensemble() -> Figure:
 
 
 _WIDTHS = (2.6, 2.6, 2.1)
-"""The widths of the three boxes."""
+"""The widths of the boxes of the three stages."""
 
 
 def _left(number: int) -> float:
@@ -71,12 +71,14 @@ def _left(number: int) -> float:
 
 
 def _input(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The place of a tensor that a stage reads: at the left side of its box, and `aside` to the right of it."""
+    """The point of a tensor that a stage reads: at the left side of the stage's box, moved to the right by `aside`."""
     return _left(list(PORTS).index(name)) + aside, 0.65 + 0.36 * PORTS[name][0].index(tensor)
 
 
 def _output(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The place of a tensor that a stage makes: at the right side of its box, between the lines of the left side."""
+    """The point of a tensor that a stage makes: at the right side of the stage's box, at a height between two lines of its left
+    side.
+    """
     number = list(PORTS).index(name)
     return _left(number) + _WIDTHS[number] + aside, 0.83 + 0.36 * PORTS[name][1].index(tensor)
 
@@ -97,7 +99,10 @@ def stream() -> Figure:
 
 
 def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.004, size: int = 4) -> Figure:
-    """`size` requests that come evenly, wait for the last of them, and are computed together; times in milliseconds."""
+    """`size` requests that come at even distances.
+
+    They wait for the last one, and are then computed together; times are in milliseconds.
+    """
     caption = (
         f"{rate:g} requests a second; a batch of n takes {1e3 * first:g} + {1e3 * more:g} n milliseconds; here n = {size}."
     )

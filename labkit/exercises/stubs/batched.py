@@ -1,7 +1,8 @@
-"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch; the parameter `work` says what it does.
+"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch. Its parameter `work` says what it does:
 
-`echo`: reverse each prompt, at once. `sleep`: sleep for as long as the parameters `first` and `more` say, on any machine.
-`engine`: generate with labkit's engine; a batch takes as long as its longest text.
+`echo`: return each prompt in reverse, without delay. `sleep`: only sleep, for a time given by the parameters `first` and
+`more`, which is the same on every machine. `engine`: generate text with labkit's engine; a batch takes as long as its longest
+text.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from labkit.serving.python_backend.config_parameters import parameter
 
 
 class TritonPythonModel:
-    """Answers all requests that the server has joined with one call of the learner's function."""
+    """Answers all requests that the server has joined with a single call of the learner's function."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called by Triton before the first request."""
+        """Triton calls this before the first request."""
         self._functions = Functions(args, {"answer_together": stages.answer_together})
         self._work = WORK[parameter(args, "work", "echo")](args)
         self._batches = itertools.count(1)
@@ -65,12 +66,12 @@ def _jobs(request: Any) -> list[stages.Job]:
 
 
 def echo(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Work that reverses each prompt and returns as many characters as the job has new tokens."""
+    """Work that reverses each prompt, and returns as many of its characters as the job has new tokens."""
     return lambda jobs: [prompt[::-1][:count] for prompt, count in jobs]
 
 
 def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Work that sleeps `first` seconds for each batch and `more` seconds for each job."""
+    """Work that sleeps for `first` seconds plus `more` seconds for each job of the batch."""
     first, more = (float(parameter(args, name)) for name in ("first", "more"))
 
     def work(jobs: list[stages.Job]) -> list[str]:
@@ -81,7 +82,7 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 
 
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Work with the same engine as `gptj`; it returns when the longest text of the batch is done."""
+    """Work that generates text with the engine of `gptj`; it returns when the longest text of the batch is done."""
     from labkit import SamplingParams
     from labkit.serving.python_backend.engine_from_parameters import engine_from_parameters
 
@@ -91,7 +92,7 @@ def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
         params = [SamplingParams(temperature=0.0, max_new_tokens=count, ignore_eos=True) for _, count in jobs]
         return [output.text for output in loaded.generate([prompt for prompt, _ in jobs], params)]
 
-    work([("a", 2)])  # the first step allocates what later steps use again
+    work([("a", 2)])  # The first step allocates memory that later steps use again.
     return work
 
 

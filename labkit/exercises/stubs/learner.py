@@ -1,4 +1,6 @@
-"""A learner's function in the process of a model: read it from a file beside `model.py`, and send its errors back by name."""
+"""Runs a learner's function in the process of a model: the function is read from a file beside `model.py`, and its errors are
+sent back by name.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 
 
 class Functions:
-    """The functions of one model: the one that a request names, else the one that the configuration names, else labkit's own.
+    """The functions of one model. A request may name a function; otherwise the configuration may name one; otherwise labkit's
+    own runs.
 
-    `own` holds labkit's functions by name.
+    `own` maps names to labkit's functions.
     """
 
     def __init__(self, args: dict[str, str], own: dict[str, Callable[..., Any]]) -> None:
@@ -27,7 +30,7 @@ class Functions:
         self._loaded: dict[str, Callable[..., Any]] = {}
 
     def get(self, name: str, request: Any) -> Callable[..., Any]:
-        """The function for this request; raises what its definition raises."""
+        """The function for this request. Raises any error that the definition of the function raises."""
         given = json.loads(request.parameters() or "{}")
         digest = given.get(name) or self._configured.get(name)
         if not digest:
@@ -46,7 +49,7 @@ def answer(outputs: Callable[[], dict[str, Any]]) -> Any:
     """A response with the arrays that `outputs` returns, or with the error that it raises."""
     try:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs().items()])
-    except BaseException as error:  # the process must survive whatever a learner's code raises
+    except BaseException as error:  # The process must survive any exception of a learner's code.
         return refusal(error)
 
 

@@ -14,10 +14,10 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Token ids to text, by the learner's function if there is one."""
+    """Turns token ids into text, with the learner's function if there is one."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called by Triton before the first request."""
+        """Triton calls this before the first request."""
         self._tokenizer = Tokenizer(Path(args["model_repository"]) / args["model_version"] / "tokenizer.json")
         self._functions = Functions(args, {"postprocess": stages.postprocess})
 

@@ -14,10 +14,10 @@ from labkit.tokenizer import Tokenizer
 
 
 class TritonPythonModel:
-    """Text to token ids, by the learner's functions if there are any."""
+    """Turns text into token ids, with the learner's functions if there are any."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called by Triton before the first request."""
+        """Triton calls this before the first request."""
         self._tokenizer = Tokenizer(Path(args["model_repository"]) / args["model_version"] / "tokenizer.json")
         self._functions = Functions(args, {"pad_prompts": stages.pad_prompts, "word_lists": stages.word_lists})
 

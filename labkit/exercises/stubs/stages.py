@@ -1,6 +1,7 @@
-"""The computation of lab 04's stages around a learner's function, and the references of these functions.
+"""What the stages of lab 04 compute before and after the call of a learner's function, and the references of these functions.
 
-It is the same in the server and without one. If a learner's function returns something of the wrong form, an error says so.
+This code is the same in the server and without one. An error says so if a learner's function returns something of a wrong type
+or shape.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from labkit.plurals import counted
 from labkit.serving.python_backend.word_lists import from_word_lists, to_word_lists, word_forms, words_of_csv
 
 PAD = 3
-"""The token that fills short rows. Nothing after the lengths is read, so any token is right; 0 would hide an unused `pad`."""
+"""The token with which short rows are filled.
+
+Nothing after the lengths is read, so any token would be right. But with 0 it would not show if a function ignores `pad`.
+"""
 
 Arrays = dict[str, NDArray[Any]]
 Encode = Callable[[str], list[int]]
@@ -25,7 +29,7 @@ Job = tuple[str, int]
 
 # The exercises' references ---------------------------------------------------------------------------------------------
 def pad_prompts(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Token ids [batch, longest], padded after the tokens, and lengths [batch, 1] of texts."""
+    """Encode the texts. Returns token ids [batch, longest], padded after the tokens, and lengths [batch, 1]."""
     rows = [encode(text) for text in texts]
     ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.uint32)
     for row, tokens in zip(ids, rows, strict=True):
@@ -34,27 +38,27 @@ def pad_prompts(texts: list[str], encode: Encode, pad: int) -> tuple[NDArray[Any
 
 
 def word_lists(words: list[list[str]], encode: Encode) -> NDArray[Any]:
-    """FasterTransformer's word lists [batch, 2, n] of each prompt's words."""
+    """The words of each prompt in FasterTransformer's format, [batch, 2, n]."""
     rows = [[encode(word) for word in own] for own in words]
     width = max(1, *(sum(map(len, row)) for row in rows))
     return np.stack([to_word_lists(row, width) for row in rows])
 
 
 def postprocess(token_ids: NDArray[Any], lengths: NDArray[Any], decode: Decode) -> list[list[str]]:
-    """The text of each beam [batch][beam], up to its length."""
+    """The text of each beam, up to its length; the result is a list of lists, [batch][beam]."""
     rows = zip(token_ids, lengths, strict=True)
     return [[decode(ids[:length].tolist()) for ids, length in zip(*row, strict=True)] for row in rows]
 
 
 def answer_together(requests: list[list[Job]], generate: Callable[[list[Job]], list[str]]) -> list[list[str]]:
-    """The texts of each request's jobs, made in one batch."""
+    """For each request, the texts of its jobs; all jobs are computed in one batch."""
     texts = iter(generate([job for request in requests for job in request]))
     return [[next(texts) for _ in request] for request in requests]
 
 
 # What the models compute ------------------------------------------------------------------------------------------------
 def preprocessing(given: Arrays, encode: Encode, pad: Callable[..., Any], lists: Callable[..., Any]) -> Arrays:
-    """The outputs of the stage `preprocessing`, without REQUEST_OUTPUT_LEN."""
+    """The outputs of the stage `preprocessing`, except REQUEST_OUTPUT_LEN."""
     texts = [row[0].decode() for row in given["QUERY"]]
     ids, lengths = pad(texts, encode, PAD)
     outputs = {"INPUT_ID": of_type(ids, np.uint32, "ids"), "REQUEST_INPUT_LEN": of_type(lengths, np.uint32, "lengths")}
@@ -75,7 +79,9 @@ def postprocessing(tokens: NDArray[Any], lengths: NDArray[Any], decode: Decode, 
     found = np.empty(tokens.shape[:2], np.object_)
     if [len(row) for row in texts] != [tokens.shape[1]] * len(tokens):
         beams = [len(row) for row in texts]
-        raise ValueError(f"the prompts have {beams} texts, but TOKENS_BATCH is {list(tokens.shape)}: one text for each beam")
+        raise ValueError(
+            f"the prompts have {beams} texts, but TOKENS_BATCH is {list(tokens.shape)}, but it must be one text for each beam"
+        )
     for place, row in enumerate(texts):
         found[place] = [text.encode() for text in row]
     return found
@@ -86,17 +92,17 @@ def check_form(found: Any, jobs: list[list[Job]]) -> None:
     if not isinstance(found, list) or not all(isinstance(texts, list) for texts in found):
         raise TypeError("the answer is not a list of lists: return one list for each request, with one text for each job")
     if len(found) != len(jobs):
-        raise ValueError(f"there are answers to {counted(len(found), 'request')}, but {len(jobs)} were joined")
+        raise ValueError(f"the answer has texts for {counted(len(found), 'request')}, but {len(jobs)} were joined")
     for texts, own in zip(found, jobs, strict=True):
         if len(texts) != len(own) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"there are {len(texts)} texts for a request of {len(own)} jobs: return one string for each job")
 
 
 def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """An engine without weights: its new tokens are the prompt's tokens in reverse order, as many as are asked for.
+    """An engine without weights: its new tokens are the tokens of the prompt in reverse order, up to the requested number.
 
-    Like a real engine it uses the lengths, leaves out bad words and ends at stop words, so that a wrong wire shows.
-    `output_ids` and `sequence_length` are [batch, 1, ...]; after the end there are tokens that are not padding.
+    Like a real engine, it uses the lengths, leaves out bad words and ends at stop words. So a wrong wire changes the text.
+    `output_ids` and `sequence_length` are [batch, 1, ...]. After the end of a text there are tokens other than padding.
     """
     rows, lengths = [], []
     for row, ids in enumerate(given["input_ids"]):
@@ -112,7 +118,7 @@ def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows.append(prompt + made)
         lengths.append(len(prompt) + len(made))
     width = max(map(len, rows)) + 2
-    ids = np.full((len(rows), 1, width), 300, np.uint32)  # the tokens after the end of a text may be anything
+    ids = np.full((len(rows), 1, width), 300, np.uint32)  # The tokens after the end of a text may be anything.
     for place, tokens in enumerate(rows):
         ids[place, 0, : len(tokens)] = tokens
     return {"output_ids": ids, "sequence_length": np.array(lengths, np.uint32)[:, None]}
@@ -123,7 +129,7 @@ def _words(given: dict[str, NDArray[Any]], name: str, row: int) -> list[tuple[in
 
 
 def of_type(array: Any, dtype: Any, what: str) -> NDArray[Any]:
-    """The array, if it has this type; else raises `TypeError` with the name `what`."""
+    """Return the array if it has this dtype. Otherwise raise `TypeError`, in which `what` names the array."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"the {what} are a {type(array).__name__}; return a numpy array")
     if array.dtype != dtype:

@@ -1,7 +1,7 @@
-"""A model that streams, for exercise 4.6: it sends the words of its prompt one by one, each after the previous one was read.
+"""A streaming model for exercise 4.6. It sends the words of its prompt one by one, each when the previous one has been read.
 
-The first word of the prompt is the path of a folder. The reader writes a file `N` there when it has read N pieces. The model
-writes `late` when it waited for the reader in vain, `cancelled` when its client has left, and `ended` at the end.
+The first word of the prompt is the path of a folder. After N pieces, the reader writes the file `N` into this folder. The model
+writes the file `late` if its reader does not read in time, `cancelled` if its client has left, and `ended` at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PATIENCE = 2.0
-"""Seconds that the model waits for its reader. Once the reader was late, it no longer waits."""
+"""How many seconds the model waits for its reader. If the reader was late once, the model no longer waits for it."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -32,7 +32,10 @@ class TritonPythonModel:
 
 
 def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
-    """Send `count` words of the prompt; the word `!` is an error. After a final `+` the last word comes with the end."""
+    """Send `count` words of the prompt. The word `!` makes an error.
+
+    If the prompt ends with the word `+`, the last piece is sent in the final response.
+    """
     folder, *words = prompt.split(" ")
     ends_with_text = words[-1] == "+"
     words = words[: len(words) - ends_with_text]
@@ -56,7 +59,7 @@ def run(sender: Any, prompt: str, count: int, streams: bool) -> None:
 
 
 def _wait(sender: Any, place: Path, read: int) -> bool:
-    """Wait until `read` pieces were read, or the reader is late; returns False if the client has left."""
+    """Wait until `read` pieces have been read, or the reader is late. Returns False if the client has left."""
     until = time.monotonic() + PATIENCE
     while read and not ((place / str(read)).exists() or (place / "late").exists()):
         if sender.is_cancelled():

@@ -1,4 +1,4 @@
-"""A model without weights that takes the place of `fastertransformer`, for exercise 4.5."""
+"""A model without weights, which replaces `fastertransformer` in the check of exercise 4.5."""
 
 from __future__ import annotations
 

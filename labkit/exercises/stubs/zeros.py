@@ -1,4 +1,4 @@
-"""A model for exercise 4.1: it answers with zeros in the shapes of its configuration."""
+"""A model for exercise 4.1. It answers with zeros, in the shapes of its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TritonPythonModel:
     """Reads its own configuration."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called by Triton before the first request."""
+        """Triton calls this before the first request."""
         self._outputs = json.loads(args["model_config"])["output"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
