@@ -226,7 +226,7 @@ def test_an_index_that_names_an_absent_tensor(tmp_path: Path) -> None:
     path, index = sharded_index(tmp_path)
     index["weight_map"][VICTIM] = next(file for file in index["weight_map"].values() if file != index["weight_map"][VICTIM])
     path.write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=f"lacks {VICTIM}, which it holds according to {path.name}"):
+    with pytest.raises(CheckpointError, match=f"lacks {VICTIM}, which is there according to {path.name}"):
         labkit.load(tmp_path)
     del index["weight_map"][VICTIM]
     path.write_text(json.dumps(index))
@@ -307,7 +307,7 @@ def test_an_unreadable_config(whole: Path, content: bytes) -> None:
 
 def test_no_config_and_no_weights(whole: Path) -> None:
     (whole / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no weights; model\.safetensors, .* or pytorch_model\.bin"):
+    with pytest.raises(CheckpointError, match=r"holds no weights; one of the files model\.safetensors, .* and pytorch_model\.bin"):
         labkit.load(whole)
     (whole / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
@@ -362,7 +362,7 @@ def test_flaws_of_a_pytorch_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot read \S*pytorch_model\.bin"):
         labkit.load(tmp_path)
     torch.save(weights, file, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"in the form that torch writes since 1\.6"):
+    with pytest.raises(CheckpointError, match=r"in the format that torch writes since version 1\.6"):
         labkit.load(tmp_path)
 
 

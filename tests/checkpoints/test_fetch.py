@@ -175,7 +175,7 @@ def test_a_hub_that_knows_no_ranges_sends_all_again(hub: Hub, models: Path) -> N
 @pytest.mark.parametrize("file", [WEIGHTS, "tokenizer.json"])
 def test_corrupted_bytes_are_refused_and_removed(hub: Hub, models: Path, file: str) -> None:
     hub.misbehave(file, Fault("corrupt", 100_000))
-    with pytest.raises(CheckpointError, match=f"{file} .*was received wrongly.*removed, run the same command again"):
+    with pytest.raises(CheckpointError, match=f"{file} .*was not received correctly.*removed, run the same command again"):
         fetch("gpt-j-6b")
     assert not list(models.glob(f"{file}*"))
     assert not hub.faults[file]
@@ -228,7 +228,7 @@ def test_a_hub_that_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_hub_without_the_files(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "files", {name: hub.files[name] for name in FILES - {WEIGHTS}})
-    with pytest.raises(NotAvailable, match=f"lists no {WEIGHTS}"):
+    with pytest.raises(NotAvailable, match=f"has no file {WEIGHTS}"):
         fetch("gpt-j-6b")
 
 
@@ -261,7 +261,7 @@ def test_a_full_disk_is_refused_before_a_file_is_asked_for(hub: Hub, monkeypatch
     usage = namedtuple("usage", "total used free")
     needed = sum(len(hub.files[name]) for name in FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - needed + 1, needed - 1))
-    with pytest.raises(InsufficientResources, match=r"needs 0\.00 GB more, but its disk has .*LABKIT_HOME"):
+    with pytest.raises(InsufficientResources, match=r"needs 0\.00 GB more on its disk, which has only .*LABKIT_HOME"):
         fetch("gpt-j-6b")
     assert not any(hub.requests_for(name) for name in FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - needed, needed))
@@ -305,7 +305,7 @@ def test_what_has_come_needs_no_room(hub: Hub, models: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["gpt-j-7b", "gpt-j-6b-synthetic", ""])
 def test_a_name_without_files(hub: Hub, name: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"has no files to fetch; gptj-tiny, gpt-j-6b have"):
+    with pytest.raises(InvalidRequest, match=r"has no files to download; gptj-tiny, gpt-j-6b have"):
         fetch(name)
     assert hub.requests == []
 
