@@ -43,7 +43,10 @@ QKV = "attention.query_key_value.weight"
 
 
 def layer_and_part(name: str) -> tuple[int | None, str]:
-    """The layer of a tensor with this Hugging Face name, and its name within the layer. The layer is None outside the layers."""
+    """The layer of a tensor with this Hugging Face name, and its name within the layer.
+
+    The layer is None if the tensor is outside the layers.
+    """
     if not name.startswith("transformer.h."):
         return None, name
     layer, part = name.removeprefix("transformer.h.").split(".", 1)

@@ -54,7 +54,10 @@ def share_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> dict[s
 
 
 def rectangle_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tuple[slice, slice | None]:
-    """The rows and columns of a tensor of this shape that a rank holds. The columns are None if the tensor has one dimension."""
+    """The rows and columns of a tensor of this shape that a rank holds.
+
+    The columns are None if the tensor has one dimension.
+    """
     share = share_of(name, shape, rank, ranks)
     columns = share.get("columns", slice(0, shape[1])) if len(shape) == 2 else None
     return share.get("rows", slice(0, shape[0])), columns

@@ -41,7 +41,10 @@ class TensorFile:
         self.entries = entries
 
     def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
-        """Copy the given rows (and columns) of a tensor to `target`, which may have any dtype and device. Slices have no step."""
+        """Copy the given rows (and columns) of a tensor to `target`.
+
+        `target` may have any dtype and device. Slices have no step.
+        """
         entry = self.entries[name]
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
         as_stored = target.dtype == entry.dtype and target.device.type == "cpu"

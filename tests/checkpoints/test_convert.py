@@ -201,7 +201,7 @@ def test_a_disk_without_room(tmp_path: Path, source: Path, monkeypatch: pytest.M
         ("hf", {"tensor_parallel": 2}, "files in format hf are not split"),
         ("fastertransformer", {"pipeline_parallel": 2}, "do not depend on it"),
         ("megatron", {"pipeline_parallel": 3}, "must divide the 4 layers of this model; the nearest size that does is 2"),
-        ("megatron", {"tensor_parallel": 5}, "size is 5; it must divide the 4 heads .*; the nearest that does is 4"),
+        ("megatron", {"tensor_parallel": 5}, "size is 5; it must divide the 4 heads .*; the nearest size that does is 4"),
     ],
 )
 def test_requests_that_are_refused(tmp_path: Path, source: Path, form: str, options: dict[str, Any], words: str) -> None:

@@ -307,7 +307,9 @@ def test_an_unreadable_config(whole: Path, content: bytes) -> None:
 
 def test_no_config_and_no_weights(whole: Path) -> None:
     (whole / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no weights; one of the files model\.safetensors, .* and pytorch_model\.bin"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no weights; one of the files model\.safetensors, .* and pytorch_model\.bin"
+    ):
         labkit.load(whole)
     (whole / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):

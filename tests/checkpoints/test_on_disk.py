@@ -202,11 +202,11 @@ ONE = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
         ({"a": ONE | {"shape": [2.0, 2]}}, "a has the shape"),
         ({"a": ONE | {"shape": [True, 4]}}, "a has the shape"),
         ({"a": ONE | {"shape": "22"}}, "a has the shape"),
-        ({"a": ONE | {"shape": [2**62, 2**62]}}, r"needs \d+ bytes, has 16"),
+        ({"a": ONE | {"shape": [2**62, 2**62]}}, r"needs \d+ bytes, but has 16"),
         ({"a": ONE | {"shape": [2**70]}}, "a has the shape"),
         ({"a": ONE | {"data_offsets": ["0", "16"]}}, "a has the data_offsets"),
         ({"a": ONE | {"data_offsets": [0, 8, 16]}}, "a has the data_offsets"),
-        ({"a": ONE | {"data_offsets": [16, 0]}}, "needs 16 bytes, has -16"),
+        ({"a": ONE | {"data_offsets": [16, 0]}}, "needs 16 bytes, but has -16"),
         ({"a": {"dtype": "F32"}}, "a is not described by dtype, shape and data_offsets"),
         ({"a": []}, "a is not described"),
         (b"[" * 100_000, "nested too deeply"),
@@ -247,7 +247,9 @@ def test_quantized_weights_are_named_by_their_config(tmp_path: Path, settings: A
     write_source(tmp_path / "model", 3)
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": settings}))
-    with pytest.raises(CheckpointError, match=f"quantized by {named} .*which labkit does not read; .* choose dtype int8 or int4"):
+    with pytest.raises(
+        CheckpointError, match=f"quantized by {named} .*which labkit does not read; .* choose dtype int8 or int4"
+    ):
         open_checkpoint(tmp_path / "model")
 
 

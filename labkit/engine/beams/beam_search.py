@@ -178,7 +178,10 @@ class BeamSearch:
         return prefill_batch(chunks, self._table.device)
 
     def _decode(self) -> Batch:
-        """The batch with one new token of every beam. Its slot follows the slots of the row that the beam continues."""
+        """The batch with one new token of every beam.
+
+        The new token's slot follows the slots of the row that the beam continues.
+        """
         nodes = [row.node for row in self._rows if row.node is not None]
         positions = [row.prompt.entry.num_slots + row.prompt.made - 1 for row in self._rows]
         self._table.select([row.parent for row in self._rows])

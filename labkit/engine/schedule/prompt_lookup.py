@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""The most tokens at the end of the text that are looked up; if they did not occur earlier, fewer tokens are."""
+"""The last tokens of the text are looked up in the text: first this many, then fewer if these did not occur earlier."""
 
 
 class PromptLookup:
-    """A text's tokens and an index of its n-grams: where each last occurred. Adding a token takes constant time."""
+    """A text's tokens, and an index with the place where each n-gram last occurred. Adding a token takes constant time."""
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
         self._tokens: list[int] = []
@@ -36,7 +36,7 @@ class PromptLookup:
                 after[ending] = len(self._tokens)
 
     def propose(self, count: int) -> list[int]:
-        """Up to `count` tokens that may come next: those from the earlier occurrence to the text's end, repeated if needed."""
+        """Up to `count` tokens that may come next: those after the earlier occurrence, repeated if needed."""
         if self._match is None or count < 1:
             return []
         again = self._tokens[self._match :]  # not empty: the earlier occurrence ends before the text does
