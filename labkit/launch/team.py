@@ -54,9 +54,7 @@ class Team:
         self._members: dict[int, TeamMember] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
-        self._last_group: tuple[int, float, bool] | None = (
-            None  # ranks, timeout and checked of a reusable group
-        )
+        self._last_group: tuple[int, float, bool] | None = None  # ranks, timeout and checked of a reusable group
 
     def run(self, function: Callable[..., Any], ranks: int, args: Sequence[Any], options: LaunchOptions) -> Launched:
         """Run `function(*args)` on `ranks` processes, and raise what `launch` raises.
