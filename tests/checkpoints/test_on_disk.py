@@ -294,5 +294,5 @@ def test_files_of_other_programs_are_named(tmp_path: Path, file: str, named: str
 
 def test_a_file_of_weights_in_place_of_its_directory(tmp_path: Path) -> None:
     write_source(tmp_path / "model", 3)
-    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file; give the directory that holds the weights"):
+    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file of another kind; give a directory with the weights"):
         labkit.load(tmp_path / "model" / "model.safetensors", device="cpu")

@@ -115,7 +115,7 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (
         ["generate", "Once", "--device", "cuda", "--tensor-parallel", "8", "--pipeline-parallel", "8"],
         1,
-        "64 ranks were asked for, one GPU each, and",
+        "64 ranks were asked for, one GPU each, but",
     ),
     (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs a GPU of its own"),
     (["fetch", "nothing"], 2, "gptj-tiny"),
