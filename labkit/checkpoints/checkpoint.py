@@ -109,7 +109,7 @@ def _span(part: slice, length: int) -> slice:
 def _all_finite(tensor: Tensor) -> bool:
     """Whether all values are finite.
 
-    It only computes the minimum and maximum, because that needs no second tensor of this size.
+    This function only computes the minimum and maximum, because that needs no second tensor of this size.
     """
     if tensor.numel() == 0:
         return True

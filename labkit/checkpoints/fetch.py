@@ -1,14 +1,14 @@
-"""Brings the files of a named model to this disk: the built-in model is part of labkit, the others are downloaded from a hub.
+"""Brings the files of a named model to this disk: the built-in model is part of labkit, other models are downloaded from a hub.
 
 A model that is already here is only read, so in that case `LABKIT_HOME` may be read-only. A copy that `transformers` has
 downloaded to the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`) is used as well.
 
 A download first checks the free disk space. The download shows its progress and continues where an earlier download stopped,
-even if another process began that one. Its files are accepted only if their checksums are those of the hub.
+even if another process began that one. Downloaded files are accepted only if their checksums are those of the hub.
 `LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
-The function `hf_hub_download` is not used. It deletes a partial file when the connection fails for good or the process dies,
-and GPT-J 6B has 12 GB.
+The function `hf_hub_download` is not used, because it deletes a partial file when the connection fails for good or the process
+dies. GPT-J 6B has 12 GB.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def layer_and_part(name: str) -> tuple[int | None, str]:
 def one_name(stored: str) -> str | None:
     """The common name: `layers.N.attention...`, `embedding...`, `final_layernorm...`, `output_layer...`.
 
-    None for anything but a weight.
+    The result is None if `stored` is not the name of a weight.
     """
     found = _ROOT.match(stored)
     if not found or stored.endswith("_extra_state"):

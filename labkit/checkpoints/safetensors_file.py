@@ -49,7 +49,7 @@ class SafetensorsFile(TensorFile):
         ordered = sorted(spans.items(), key=lambda item: item[1])
         for name, (_, last) in ordered:
             if (end := 8 + length + last) > size:
-                raise CheckpointError(f"{path} is cut off: {name} ends at byte {end}, but the file at byte {size}")
+                raise CheckpointError(f"{path} is cut off: {name} ends at byte {end}, but the file ends at byte {size}")
         for (one, (_, end)), (other, (begin, last)) in pairwise(ordered):
             if begin < end and begin < last:
                 raise CheckpointError(f"{path} is no safetensors file: {one} and {other} overlap")

@@ -71,7 +71,7 @@ def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tup
 def span(count: int, index: int, parts: int) -> range:
     """Cut `count` things into `parts` consecutive ranges, and return range number `index`.
 
-    The first ranges may be longer by one.
+    If `parts` does not divide `count`, the first ranges are longer by one.
     """
     size, more = divmod(count, parts)
     begin = index * size + min(index, more)

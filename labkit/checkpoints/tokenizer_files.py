@@ -20,7 +20,7 @@ END_OF_TEXT = "<|endoftext|>"
 MOST_PADDING = 1024
 """A model's vocabulary is often padded, for example to a multiple of 128 per rank.
 
-If more entries than this are unused, they are not padding.
+More than this many unused entries are not padding.
 """
 
 

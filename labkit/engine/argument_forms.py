@@ -26,7 +26,7 @@ LONGEST_WORD = 1024
 LONGEST_LIST = 2**16
 """The largest total number of characters and tokens in the stop words or bad words of a request.
 
-Every step searches for all of them.
+Every step searches for all these words.
 """
 _SHOWN = 200  # a message repeats at most this many characters of a value
 

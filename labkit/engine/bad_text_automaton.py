@@ -50,7 +50,7 @@ class TokenTexts:
 
 
 class BadTextAutomaton:
-    """An automaton over bytes (Aho and Corasick 1975). Each of its states bans certain tokens.
+    """An automaton over bytes (Aho and Corasick 1975). Each state of the automaton bans certain tokens.
 
     A state stands for the longest prefix of a word with which the text so far ends. In state 0, the text ends with no such
     prefix. The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same words

@@ -57,7 +57,7 @@ class Engine:
 
     A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests stay
     the same. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended,
-    and the others go on.
+    and all other requests go on.
 
     max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
     longer prompt is computed in chunks, and running sequences go on between them. prefix_reuse: keep computed keys and values
@@ -406,7 +406,7 @@ class Engine:
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:
-        """The step loop. It is made with the first request, when the memory left after loading the weights is known."""
+        """The step loop, which is made with the first request, when the memory left after loading the weights is known."""
         with self._lock:
             if self._loop is None:
                 slots = num_slots_for(

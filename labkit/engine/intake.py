@@ -43,7 +43,7 @@ class Inbox(Protocol):
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and the sequences that continue it, one for each sample. Their events go to `inbox`."""
+    """A prompt and the sequences that continue it, one for each sample. The sequences' events go to `inbox`."""
 
     request_id: int
     prompt: Prompt
@@ -112,7 +112,7 @@ class RequestIntake:
         if len(tokens) > self._config.context_length:
             raise InvalidRequest(
                 f"a prompt has {counted(len(tokens), 'token')}, but the model's context holds "
-                f"only {self._config.context_length}; shorten the prompt"
+                f"only {self._config.context_length} tokens; shorten the prompt"
             )
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._config.vocab_size:

@@ -32,10 +32,11 @@ class TokenEvent:
     `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now; it is
     held back while a character is incomplete or a stop string may have begun.
 
-    `finish_reason` is None until the last token. At the last token it is "stop" (the end of text, a stop token, a stop string
-    or a sequence of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the event's
-    `token_id` is `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for: one entry
-    for each token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam search.
+    `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop" (the end of text, a stop token, a
+    stop string or a sequence of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the
+    event's `token_id` is `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for:
+    one entry for each token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam
+    search.
 
     If a request fails, one event with an `error` ends all its samples. The error names the request and the cause. Such an event
     has the `finish_reason` "error" and no token. Only `Engine.step` returns events with an error; `generate` and `stream` raise
@@ -82,8 +83,8 @@ class RequestOutput:
 
     `text`, `token_ids` and `finish_reason` are those of the first continuation.
 
-    `prompt_logprobs` is None unless asked for. If asked for, it has one entry for each token of the prompt; the entry of the
-    first token is None, because no token comes before it.
+    `prompt_logprobs` is None unless asked for. If asked for, `prompt_logprobs` has one entry for each token of the prompt; the
+    entry of the first token is None, because no token comes before it.
     """
 
     prompt: str | None

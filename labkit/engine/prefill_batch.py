@@ -19,8 +19,8 @@ from labkit.model.kv_cache import KVCache
 def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0) -> Batch:
     """The batch of all positions of the chunks.
 
-    The number of its first token is `first`, because `first` other tokens come before it in the step. The batch asks for logits
-    only after the positions that are scored or sampled, chunk by chunk.
+    The tokens of the batch are numbered from `first` on, because `first` other tokens come before them in the step. The batch
+    asks for logits only after the positions that are scored or sampled, chunk by chunk.
     """
 
     def send(array: npt.NDArray[Any]) -> Tensor:

@@ -267,7 +267,7 @@ class Sampler:
 
 
 def _top_p(sequence: Sequence) -> float:
-    """The value of top_p for the next token in factual-nucleus sampling. It decays with each new token."""
+    """The value of top_p for the next token in factual-nucleus sampling. This value decays with each new token."""
     params = sequence.params
     top_p = params.top_p
     for token in sequence.new_tokens if params.top_p_decay < 1 else ():

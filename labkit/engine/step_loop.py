@@ -44,7 +44,7 @@ class Flight:
 
 
 class StepLoop:
-    """Runs the steps that the scheduler plans, and holds the tensors of its sequences.
+    """Runs the steps that the scheduler plans, and holds the tensors of the scheduler's sequences.
 
     The cache is made when the first request comes.
 
@@ -99,8 +99,8 @@ class StepLoop:
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
         """End one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        First, passes are begun until `forward.steps_in_flight` of them are in flight. Then the oldest pass is ended. Nothing
-        happens if no sequence runs.
+        First, passes are begun until `forward.steps_in_flight` of them are in flight. After that, the oldest pass in flight is
+        ended. Nothing happens if no sequence runs.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now

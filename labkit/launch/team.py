@@ -26,7 +26,10 @@ from labkit.plain_values import encode
 
 START_SECONDS = 60.0
 STRAGGLER_SECONDS = 0.5
-"""After one rank has failed, the other ranks have this many seconds to report a failure of their own. Then they are ended."""
+"""After one rank has failed, the other ranks have this many seconds to report a failure of their own.
+
+After this time, the other ranks are ended.
+"""
 
 
 @dataclass(frozen=True)

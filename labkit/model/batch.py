@@ -84,7 +84,7 @@ class Batch:
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:
         """The decodes, then the prefills. The number of the first token in `prefills` must be `decodes.num_tokens`.
 
-        longest: the largest of the decodes' lengths. Only so many columns of their slot table are copied.
+        longest: the largest of the decodes' lengths. Only this many columns of the decodes' slot table are copied.
         """
         count = decodes.num_sequences
         width = max(prefills.slot_table.shape[1], longest)

@@ -213,7 +213,7 @@ class GraphedGPTJ(Forward):
 
 
 class _Captured:
-    """A captured call without arguments. Its result is a tensor that every replay overwrites."""
+    """A captured call without arguments. The call's result is a tensor that every replay overwrites."""
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
         # The first call compiles kernels and lets libraries allocate their workspaces, which is forbidden during a capture.

@@ -1,6 +1,6 @@
 """Batches for sequences that all start and end together: for scoring, benchmarks and tests.
 
-The engine does not use these: it builds its own batches, in which sequences come and go.
+The engine does not use these batches: it builds its own batches, in which sequences come and go.
 """
 
 from __future__ import annotations

@@ -58,7 +58,10 @@ class Forward(ABC):
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child process can use its copy of this object. It cannot if other processes or a GPU take part."""
+        """Whether a forked child process can use its copy of this object.
+
+        A child process cannot use its copy if other processes or a GPU take part.
+        """
         return True
 
     def occupy(self, cache: KVCache) -> None:

@@ -73,4 +73,4 @@ class Part:
 
 
 WHOLE = Part()
-"""All of a model in one process."""
+"""The whole model in one process."""

@@ -39,7 +39,7 @@ END_SECONDS = 3.0
 PATIENCE_SECONDS = 0.002
 """A rank that waits for a task takes the task within this many seconds, even if the rank was asleep.
 
-A rank that needs longer is still computing.
+A rank that takes longer is still computing.
 """
 
 
@@ -146,7 +146,9 @@ class Links:
             self.tasks.broadcast(body, 0)
 
     def try_send_task(self, header: Header, body: Tensor) -> bool:
-        """Send a task if the other ranks have taken the previous task. Otherwise send nothing and return False.
+        """Send a task if the other ranks have taken the previous task.
+
+        If they have not taken it, send nothing and return False.
 
         In shared memory a task stays until the next task is written. Sending a body larger than a slot of that memory takes
         until all other ranks have read the body.

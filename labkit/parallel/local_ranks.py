@@ -1,4 +1,7 @@
-"""The ranks of a model on this host. Rank 0 is the process that makes a `LocalRanks`, which starts and watches the others."""
+"""The ranks of a model on this host.
+
+Rank 0 is the process that makes a `LocalRanks`, which starts and watches the other ranks.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ class LocalRanks:
     def failure(self, patience: float = SILENCE_SECONDS + 1.0) -> RankFailed | None:
         """An error that names the rank that made a collective fail.
 
-        Waits until this rank is known, but at most `patience` seconds. Returns None if it is still unknown then.
+        Waits until this rank is known, but at most `patience` seconds. Returns None if this rank is still unknown then.
         """
         until = time.monotonic() + patience
         while not self._run.failure and time.monotonic() < until:

@@ -25,7 +25,7 @@ NEVER = timedelta(days=30)
 GUARDS_OFF = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
 """Environment variables that are set while a group is made.
 
-They turn off torch's own guards, which would end the whole process.
+These variables turn off torch's own guards, which would end the whole process.
 """
 
 

@@ -101,7 +101,10 @@ class ParallelForward(Forward):
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
-        """Send a pass to the other ranks; returns a function that waits for the logits. Both raise what `forward` raises."""
+        """Send a pass to the other ranks; returns a function that waits for the logits.
+
+        Both calls raise the errors that `forward` raises.
+        """
         if ops.swapped():
             raise InvalidRequest(
                 "the other ranks do not see the operations that ops.use replaces; load the model in one process to replace "

@@ -59,8 +59,8 @@ def weight_bytes(config: GPTJConfig, layout: Layout, *, element_bytes: float = 2
 def bubble(stages: int, pieces: int) -> float:
     """The fraction of the time that a stage is idle when `pieces` equal micro-batches pass through `stages` equal stages.
 
-    With p stages and m micro-batches it is (p - 1) / (m + p - 1) (Huang et al. 2019, GPipe). Raises `InvalidRequest` if one of
-    the two numbers is below 1.
+    With p stages and m micro-batches, the fraction is (p - 1) / (m + p - 1) (Huang et al. 2019, GPipe). Raises `InvalidRequest`
+    if `stages` or `pieces` is below 1.
     """
     if stages < 1 or pieces < 1:
         raise InvalidRequest(
@@ -73,7 +73,8 @@ def bubble(stages: int, pieces: int) -> float:
 class Interconnect:
     """The connection between GPUs.
 
-    It has the bytes per second that one GPU sends, and the seconds until the first byte of a collective arrives.
+    `bytes_per_second`: how many bytes one GPU sends per second. `latency`: seconds until the first byte of a collective
+    arrives.
     """
 
     name: str

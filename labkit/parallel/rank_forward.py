@@ -58,7 +58,7 @@ class RankForward:
         return cls(read_model(checkpoint, precision, links.device, links.part), links, threads)
 
     def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
-        """Logits `[rows, vocab_size]` on rank 0, None on the others. Raises `RankFailed`.
+        """Logits `[rows, vocab_size]` on rank 0, None on the other ranks. Raises `RankFailed`.
 
         With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must
         lie in the host's memory, whatever the device of the rank is.

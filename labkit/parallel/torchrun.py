@@ -40,7 +40,7 @@ def under_torchrun() -> bool:
 
 
 class TorchrunRanks:
-    """This rank and its links to the others, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
+    """This rank and its links to the other ranks, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
     device: the device of this rank. Raises `InvalidRequest` if the number of started ranks differs from the layout's, and
     `RankFailed` if not all ranks have arrived after `patience` seconds.
@@ -89,7 +89,7 @@ class TorchrunRanks:
     def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
         """An error that names the rank that made a collective fail.
 
-        Waits until this rank is known, but at most `patience` seconds. Returns None if it is still unknown then.
+        Waits until this rank is known, but at most `patience` seconds. Returns None if this rank is still unknown then.
         """
         until = time.monotonic() + patience
         while not self._signs.failure and time.monotonic() < until:

@@ -194,7 +194,7 @@ ONE = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
     [
         ({"a": ONE, "b": ONE}, "a and b overlap"),
         ({"a": ONE, "b": ONE | {"data_offsets": [12, 28]}}, "a and b overlap"),
-        ({"a": ONE, "b": ONE | {"data_offsets": [64, 80]}}, r"is cut off: b ends at byte \d+, but the file at byte \d+"),
+        ({"a": ONE, "b": ONE | {"data_offsets": [64, 80]}}, r"is cut off: b ends at byte \d+, but the file ends at byte \d+"),
         ({"a": ONE | {"dtype": "I32", "data_offsets": [60, 76]}}, r"is cut off: a ends at byte"),
         ({"a": ONE | {"dtype": "F33"}}, "a has the dtype 'F33'; F64, F32"),
         ({"a": ONE | {"dtype": ["F32"]}}, r"a has the dtype \['F32'\]"),
@@ -294,5 +294,5 @@ def test_files_of_other_programs_are_named(tmp_path: Path, file: str, named: str
 
 def test_a_file_of_weights_in_place_of_its_directory(tmp_path: Path) -> None:
     write_source(tmp_path / "model", 3)
-    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file of another kind; give a directory with the weights"):
+    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file of another kind; give a directory"):
         labkit.load(tmp_path / "model" / "model.safetensors", device="cpu")

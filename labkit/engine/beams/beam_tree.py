@@ -31,7 +31,7 @@ class BeamTree:
         self.free = list(free)
 
     def add(self, token: int, parent: Node | None) -> Node:
-        """Add a token at the end of a beam, after `parent` (None: after the prompt). It has no slot yet."""
+        """Add a token at the end of a beam, after `parent` (None: after the prompt). The new node has no slot yet."""
         if parent is not None:
             parent.references += 1
         node = Node(token, parent)

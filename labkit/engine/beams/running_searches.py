@@ -26,7 +26,7 @@ from labkit.model.kv_cache import KVCache
 class Search:
     """The search for prompts that were admitted in the same step.
 
-    `again`: whether this search repeats that of a single prompt, because its search together with other prompts failed.
+    `again`: whether this is the second search for a single prompt, after a search together with other prompts failed.
     """
 
     reservations: list[Reservation]
@@ -111,7 +111,7 @@ class RunningSearches:
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
         """After a failed search, search each prompt that is still wanted alone.
 
-        If the failed search was such a repetition, end it.
+        A failed search with `again`, which has only one prompt, is ended instead.
         """
         if search.again:
             for samples in self._end(search):

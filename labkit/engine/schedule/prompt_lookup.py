@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""The last tokens of the text are looked up in the text: first this many, then fewer if these did not occur earlier."""
+"""The most tokens at the end of the text that are searched for earlier in the text.
+
+If these tokens did not occur earlier, fewer tokens at the end are searched for.
+"""
 
 
 class PromptLookup:

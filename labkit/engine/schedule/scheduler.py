@@ -163,9 +163,9 @@ class Scheduler:
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
         """The sequences that decode in the next step.
 
-        They are the step's share of all decoding sequences, each with a slot for its token. If slots are missing, the sequences
-        admitted last are preempted. A sequence in flight cannot be preempted. If the sequence admitted last is in flight, the
-        sequences without a slot wait.
+        These sequences are the step's share of all decoding sequences. Each of these sequences has a slot for its token. If
+        slots are missing, the sequences admitted last are preempted. A sequence in flight cannot be preempted. If the sequence
+        admitted last is in flight, the sequences without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]

@@ -26,7 +26,7 @@ class SlotPool:
 
     @property
     def num_slots(self) -> int:
-        """How many slots there are in all."""
+        """The total number of slots."""
         return self.allocator.num_slots
 
     @property
@@ -43,7 +43,10 @@ class SlotPool:
             )
 
     def matched(self, entry: CachedSequence) -> Slots:
-        """Slots of the cached prefix of a sequence. Its last token is never included: it must be computed for its logits."""
+        """Slots of the cached prefix of a sequence.
+
+        The prefix never includes the sequence's last token, which must be computed for its logits.
+        """
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
         return self.prefixes.match(entry.tokens[:-1])
