@@ -46,7 +46,7 @@ class Checkpoint(ABC):
     def stored_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored; raises `InvalidRequest` for a name that the model does not have."""
         if name not in expected_shapes(self.config):
-            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {counted(self.config.num_layers, 'layer')}")
+            raise InvalidRequest(f"{name!r} is not a tensor of a GPT-J with {counted(self.config.num_layers, 'layer')}")
         return self._stored_dtype(name)
 
     def read(
@@ -66,7 +66,7 @@ class Checkpoint(ABC):
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:
-            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {counted(self.config.num_layers, 'layer')}")
+            raise InvalidRequest(f"{name!r} is not a tensor of a GPT-J with {counted(self.config.num_layers, 'layer')}")
         if columns is not None and len(shape) == 1:
             raise InvalidRequest(f"{name} has one dimension, so it has rows but no columns; leave columns out")
         rows = _span(rows or slice(None), shape[0])

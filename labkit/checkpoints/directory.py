@@ -72,7 +72,7 @@ def verify_checksums(path: Path) -> None:
         expected, _, name = line.strip().partition(" ")
         file = path / Path(name.strip().removeprefix("*")).name  # sha256sum marks binary mode with a star
         if len(expected) != 64 or file == path:
-            raise CheckpointError(f"{sums} has a line {line!r}; lines as sha256sum writes them are accepted")
+            raise CheckpointError(f"{sums} has a line {line!r}; only lines in the format of sha256sum are accepted")
         if not file.is_file():
             raise CheckpointError(f"{path} lacks {file.name}, which {CHECKSUMS} lists")
         found = sha256_of(file)

@@ -95,8 +95,8 @@ class FasterTransformerCheckpoint(Checkpoint):
             kind = "short" if size < entry.byte_count else "too long"
             raise CheckpointError(
                 f"{path} is {kind}: it has {size} bytes, but {self.weight_dtype} numbers of shape {shape} need "
-                f"{entry.byte_count}; "
-                f"either the file is incomplete, or {CONFIG} states another shape or weight_data_type than the files have"
+                f"{entry.byte_count}; either the file is incomplete, or {CONFIG} states another shape or weight_data_type "
+                "than the files have"
             )
         return TensorFile(path, {name: entry})
 

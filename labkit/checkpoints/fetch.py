@@ -214,8 +214,7 @@ def _check_disk(path: Path, files: list[_HubFile]) -> None:
     if needed > free:
         raise InsufficientResources(
             f"{path} needs {needed / 1e9:.2f} GB more on its disk, which has only {free / 1e9:.2f} GB free; free some space "
-            "or set "
-            "LABKIT_HOME to a larger disk"
+            "or set LABKIT_HOME to a folder on a larger disk"
         )
 
 
@@ -230,8 +229,7 @@ def _download_file(file: _HubFile, repository: str) -> None:
             if attempt == ATTEMPTS - 1:
                 raise NotAvailable(
                     f"{name} of {repository} could not be downloaded: the connection broke {ATTEMPTS} times "
-                    f"({_first_line(error)}); the part received so far "
-                    "is kept: run the same command again to continue"
+                    f"({_first_line(error)}); the part received so far is kept: run the same command again to continue"
                 ) from error
             time.sleep(min(2**attempt, 8) * float(os.environ.get("LABKIT_RETRY_SECONDS", "1")))
         except OSError as error:
@@ -246,8 +244,7 @@ def _download_file(file: _HubFile, repository: str) -> None:
         file.partial.unlink()
         raise CheckpointError(
             f"{name} of {repository} was not received correctly: {size} bytes arrived, but the hub states {file.size} bytes "
-            "with the "
-            f"checksum {file.sha256 or file.git_id}; the file was removed, run the same command again"
+            f"with the checksum {file.sha256 or file.git_id}; the file was removed, run the same command again"
         )
     file.partial.replace(file.path)
 

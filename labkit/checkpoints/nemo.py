@@ -47,7 +47,7 @@ def open_nemo(path: Path) -> RankedCheckpoint:
     else:
         places, owner = _places(path)
     if CONFIG not in places:
-        raise CheckpointError(f"{path} lacks {CONFIG}; it is no complete NeMo checkpoint")
+        raise CheckpointError(f"{path} lacks {CONFIG}, so it is not a complete NeMo checkpoint")
     ranks: Ranks = {}
     for name, (file, start, length) in sorted(places.items()):
         if found := _WEIGHTS.fullmatch(name):
@@ -137,7 +137,7 @@ def _unpacked(path: Path, _modified: int, _size: int) -> tuple[dict[str, Place],
             if member.size > free:
                 raise InsufficientResources(
                     f"{path}: {name} needs {member.size / 1e9:.2f} GB when it is unpacked, but {owner.name} has only "
-                    f"{free / 1e9:.2f} GB free; set TMPDIR to a larger disk, or gunzip the file"
+                    f"{free / 1e9:.2f} GB free; set TMPDIR to a folder on a larger disk, or gunzip the file"
                 )
             target = Path(owner.name) / str(number)
             source = archive.extractfile(member)

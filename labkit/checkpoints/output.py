@@ -92,8 +92,7 @@ def _check_room(target: Path, needed_bytes: int) -> None:
     if free < needed_bytes + _SPARE_BYTES:
         raise InsufficientResources(
             f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, but {parent} has only {free / 1e9:.2f} GB free; free some "
-            "space, or "
-            "give another target"
+            "space, or give another target"
         )
 
 
@@ -127,7 +126,10 @@ def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
 
 
 def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENIZER_FILES) -> None:
-    """Copy those of the named files that exist (default: the tokenizer's); files that `folder` already has are kept."""
+    """Copy the files in `names` that exist (by default the tokenizer's files) from `source` to `folder`.
+
+    Files that `folder` already has are kept.
+    """
     for name in names:
         if source is not None and (source / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source / name, folder / name)

@@ -14,7 +14,7 @@ _ADVICE = (
     "choose dtype int8 or int4"
 )
 _SETTINGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-"""Files that older quantizers write beside the weights, and the method of each."""
+"""Files that older quantizers write beside the weights, and the quantization method that each file belongs to."""
 _NAMES = {
     "gptq": "GPTQ",
     "awq": "AWQ",

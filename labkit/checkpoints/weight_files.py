@@ -28,7 +28,7 @@ class WeightFiles:
 
 
 def open_weights(folder: Path) -> WeightFiles | None:
-    """Open the weights, looking for files in the same order as transformers; None if there are none.
+    """Open the weights, looking for files in the same order as transformers; None if the folder has no weights.
 
     Raises `CheckpointError`, which names a file that is missing or wrong.
     """

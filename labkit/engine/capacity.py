@@ -49,8 +49,7 @@ def num_slots_for(
         raise InsufficientResources(
             f"{free / 1e9:.2f} GB are free on {device}, and a step needs {workspace / 1e9:.2f} GB of them: the keys and "
             f"values of a single token ({slot} bytes) do not fit. Choose a smaller model or precision, or lower "
-            "max_batch_size and "
-            "max_step_tokens"
+            "max_batch_size and max_step_tokens"
         )
     return asked or min(fits, max_batch_size * config.context_length)
 

@@ -79,14 +79,13 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
     if needed > free:
         raise InsufficientResources(
             f"{name} needs {needed / 1e9:.1f} GB {'for each rank ' if ranks > 1 else ''}on {device} in {precision}, "
-            f"{free / 1e9:.1f} GB of memory are free; choose a smaller precision (int8 takes a quarter of fp32), another "
-            "device or a "
-            "smaller model"
+            f"but only {free / 1e9:.1f} GB are free; choose a smaller precision (int8 takes a quarter of fp32), another "
+            "device or a smaller model"
         )
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer of a checkpoint; None if it has none."""
+    """The tokenizer of a checkpoint; None if the checkpoint has no tokenizer."""
     try:
         return checkpoint.tokenizer()
     except NotAvailable:

@@ -62,7 +62,7 @@ class PrefillInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Copy in a batch that has a bucket. All other entries become padding."""
+        """Copy a batch that has a bucket into the tensors. All other entries become padding."""
         (sequences, columns), tokens = batch.slot_table.shape, batch.num_tokens
         _replace(self._token_ids, batch.token_ids, 0)
         _replace(self._positions, batch.positions, 0)

@@ -102,7 +102,7 @@ def test_every_tensor_and_its_slices_equal_the_source(tmp_path: Path, layout: st
 def test_what_cannot_be_read_is_refused(whole: Path) -> None:
     checkpoint = open_checkpoint(whole)
     for name in ("transformer.h.2.ln_1.weight", "wte", ""):
-        with pytest.raises(InvalidRequest, match=f"'{name}' is no tensor of a GPT-J of 2 layers"):
+        with pytest.raises(InvalidRequest, match=f"'{name}' is not a tensor of a GPT-J with 2 layers"):
             checkpoint.read(name)
     with pytest.raises(InvalidRequest, match="has a step"):
         checkpoint.read(VICTIM, rows=slice(0, 10, 2))
@@ -273,7 +273,7 @@ def test_checksums_are_compared(whole: Path, form: str) -> None:
 @pytest.mark.parametrize("text", ["nonsense\n", "0123  model.safetensors\n", "a" * 64 + "\n"])
 def test_checksums_that_are_none(whole: Path, text: str) -> None:
     (whole / "SHA256SUMS").write_text(text)
-    with pytest.raises(CheckpointError, match=r"SHA256SUMS has a line .*lines as sha256sum writes them are accepted"):
+    with pytest.raises(CheckpointError, match=r"SHA256SUMS has a line .*only lines in the format of sha256sum are accepted"):
         labkit.load(whole)
 
 

@@ -101,7 +101,10 @@ class CachedSequence:
         return min(room, budget)
 
     def guess(self, most: int) -> list[int]:
-        """Guess the tokens after the last one: as many as the request asks for and can still use, at most `most`."""
+        """Guess the tokens after the last token.
+
+        There are as many guesses as the request asks for and can still use, but at most `most`.
+        """
         sequence = self.sequence
         if self._lookup is None:
             self._lookup = PromptLookup(sequence.prompt)
