@@ -46,7 +46,7 @@ class PytorchFile(TensorFile):
         except Exception as error:  # a broken pickle can raise anything
             reason = (str(error).splitlines() or [""])[0] or repr(error)
             raise CheckpointError(
-                f"{path} is not a file with nothing but tensors, in the format that torch writes since version 1.6: {reason}"
+                f"cannot read {path}; it must hold only tensors, in the format that torch writes since version 1.6: {reason}"
             ) from error
         super().__init__(path, entries)
         self.names = set(places)

@@ -331,7 +331,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
     directory, mark = save(peer, tmp_path / "model", "pytorch"), tmp_path / "mark"
     file = directory / "pytorch_model.bin"
     torch.save(peer.state_dict() | {"extra": Malice(mark)}, file)
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not a file with nothing but tensors"):
+    with pytest.raises(CheckpointError, match=r"cannot read \S*pytorch_model\.bin; it must hold only tensors"):
         labkit.load(directory)
     assert not mark.exists()
     torch.load(file, weights_only=False)

@@ -207,7 +207,7 @@ def test_a_file_that_vanishes_or_holds_no_number(tmp_path: Path, source: Path) -
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("[gptj]", "[gpt]", r"sections gpt, labkit; .*\[gptj\]"),
+        ("[gptj]", "[gpt]", r"no section \[gptj\], .* sections are: gpt, labkit"),
         ("head_num = 4\n", "", "lacks head_num"),
         ("head_num = 4", "head_num = four", "four"),
         ("weight_data_type = fp32", "weight_data_type = int8", "'int8'; fp32, fp16 or bf16"),

@@ -297,7 +297,7 @@ def test_a_model_that_is_no_gpt_j(
         (lambda content: content.pop("model"), "has no key 'model'"),
         (lambda content: content.update(model0=content.pop("model")), "interleaved pipeline"),
         (set_args(num_layers=6), "has 4 layers in its files, but its settings say 6"),
-        (set_args(hidden_size=None), "lacks hidden_size"),
+        (set_args(hidden_size=None), "lacks the settings hidden_size"),
         (set_args(rotary_percent="half"), "is not a number"),
         (lambda content: content.update(args="none"), "args is a str"),
         (set_args(ffn_hidden_size=96), r"dense_h_to_4h.weight has shape \(44, 48\), but the settings require \(48, 48\)"),

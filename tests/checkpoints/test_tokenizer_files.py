@@ -115,7 +115,7 @@ def test_flaws_are_named(older: Path, file: str, content: str, said: str) -> Non
 
 def test_neither_form(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text("{}")
-    with pytest.raises(NotAvailable, match=r"has neither tokenizer\.json nor vocab\.json and merges\.txt"):
+    with pytest.raises(NotAvailable, match=r"has no tokenizer, neither tokenizer\.json nor vocab\.json with merges\.txt"):
         find_tokenizer([tmp_path], 5)
 
 
