@@ -183,14 +183,14 @@ def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: li
         (
             {"soft_prompt": torch.zeros(8, 24), "max_new_tokens": 5},
             9,
-            ["5 new tokens", "9 and 8 positions before it", "room for 4"],
+            ["5 new tokens", "9 and 8 positions", "room for 4"],
         ),
         ({"soft_prompt": torch.zeros(21, 24)}, 1, ["1 new tokens", "1 and 21 positions before it", "room for 0"]),
         ({"memory_len": 5}, 6, ["memory_len is 5", "prompt of length 6"]),
         (
             {"memory_len": 5, "prefix_prompt": torch.zeros(3, 2, 2, 4, 12)},
             2,
-            ["memory_len is 5", "2 and 4 positions before it"],
+            ["memory_len is 5", "2 and 4 positions"],
         ),
     ],
 )
