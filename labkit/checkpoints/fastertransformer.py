@@ -6,8 +6,9 @@ float32, and its GPT-J loader obeys `weight_data_type` only since release 5.1.
 
 `config.ini` contains neither the context length of the model nor the epsilon of its norms. `labkit convert` adds a section
 `[labkit]` with the context length and the epsilon. If several tokens end a text, the section also has `end_ids`
-(FasterTransformer's `end_id` is the first of them). FasterTransformer ignores this section. Without the section `[labkit]`, the
-context length is 2048 and the epsilon is 1e-5, as in GPT-J 6B (FasterTransformer itself always computes with 1e-6).
+(FasterTransformer's `end_id` is the first of them). FasterTransformer ignores the section `[labkit]`. Without the section
+`[labkit]`, the context length is 2048 and the epsilon is 1e-5, as in GPT-J 6B (FasterTransformer itself always computes with
+1e-6).
 """
 
 from __future__ import annotations

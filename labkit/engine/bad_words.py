@@ -1,6 +1,6 @@
 """Bans sequences of two or more tokens.
 
-Finds each token that would complete such a sequence, on the device and for all rows together.
+Finds each token that would complete a banned sequence, on the device and for all rows together.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def asked_slots(
 def slot_bytes(config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE) -> int:
     """Bytes of one token's keys and values on a device that holds a part of the model.
 
-    On a GPU, this counts the layers of the largest stage. On the CPU, it counts the whole model, because all ranks share the
-    host's memory.
+    On a GPU, the layers of the largest stage are counted. On the CPU, all layers of the model are counted, because all ranks
+    share the host's memory.
     """
     if device.type != "cuda":
         return config.kv_bytes_per_token(dtype.itemsize)

@@ -267,7 +267,10 @@ class Sampler:
 
 
 def _top_p(sequence: Sequence) -> float:
-    """The value of top_p for the next token in factual-nucleus sampling. This value decays with each new token."""
+    """The value of top_p for the next token in factual-nucleus sampling.
+
+    With `top_p_decay`, top_p decreases with each new token.
+    """
     params = sequence.params
     top_p = params.top_p
     for token in sequence.new_tokens if params.top_p_decay < 1 else ():

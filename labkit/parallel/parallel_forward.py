@@ -57,8 +57,8 @@ class SubmittedPass:
 class ParallelForward(Forward):
     """Runs batches on all ranks. As long as a cache of the caller exists, every rank has a corresponding cache of its own.
 
-    If any rank fails, the current call and every later call raise a `RankFailed` that names this rank. `model` is this rank's
-    part. A pipeline with n stages has up to n passes under way at a time (see `submit`); `steps` counts all passes.
+    If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. `model` is this
+    rank's part. A pipeline with n stages has up to n passes under way at a time (see `submit`); `steps` counts all passes.
     """
 
     def __init__(self, ranks: LocalRanks | TorchrunRanks, own: RankForward) -> None:

@@ -89,7 +89,8 @@ class TorchrunRanks:
     def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
         """An error that names the rank that made a collective fail.
 
-        Waits until this rank is known, but at most `patience` seconds. Returns None if this rank is still unknown then.
+        Waits until the failed rank is known, but at most `patience` seconds. Returns None if the failed rank is still unknown
+        then.
         """
         until = time.monotonic() + patience
         while not self._signs.failure and time.monotonic() < until:

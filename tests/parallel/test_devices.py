@@ -104,5 +104,7 @@ def test_the_weights_are_held_against_each_gpu_by_their_share(monkeypatch: pytes
     loader.check_memory(checkpoint, CUDA, "fp16", ranks=2)
     with pytest.raises(InsufficientResources, match=r"needs 12\.7 GB on cuda:0 in fp16, but only 7\.0 GB are free"):
         loader.check_memory(checkpoint, CUDA, "fp16")
-    with pytest.raises(InsufficientResources, match=r"needs 12\.7 GB for each rank on cuda:0 in fp32, 7\.0 GB are free"):
+    with pytest.raises(
+        InsufficientResources, match=r"needs 12\.7 GB for each rank on cuda:0 in fp32, but only 7\.0 GB are free"
+    ):
         loader.check_memory(checkpoint, CUDA, "fp32", ranks=2)

@@ -1,6 +1,6 @@
 """Finds beginnings of texts whose keys and values are still in the cache: a radix tree from token ids to slots.
 
-A slot belongs to one token, so a common prefix of any length can be shared. Knows nothing about running sequences.
+A slot belongs to one token, so a common prefix of any length can be shared. This module knows nothing about running sequences.
 """
 
 from __future__ import annotations
