@@ -27,8 +27,8 @@ More than this many unused entries are not padding.
 def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
     """The tokenizer in the first of the folders that has one, for a model of `vocab_size` tokens.
 
-    Raises `NotAvailable` if no folder has one. Raises `CheckpointError`, which names the file, if the tokenizer cannot be read
-    or has more tokens than the model.
+    Raises `NotAvailable` if no folder has a tokenizer. Raises `CheckpointError`, which names the file, if the tokenizer cannot
+    be read or has more tokens than the model.
     """
     for folder in folders:
         if (folder / TOKENIZER).exists():

@@ -1,6 +1,6 @@
 """Sends a function to a process that does not have it: as source text and plain values, without pickle.
 
-Nothing of a function's body runs until it is called.
+Nothing of a function's body runs until the function is called.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def left_behind(packed: dict[str, Any]) -> dict[str, str]:
 def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], made: dict[int, Callable[..., Any]]) -> None:
     """Run a function's definition in its scope.
 
-    The functions that this one uses are defined first, because a decorator or default value may call them.
+    The functions that it uses are defined before the function itself, because a decorator or default value may call them.
     """
     name, source, place, at = (packed["functions"][str(number)][key] for key in ("name", "source", "scope", "uses"))
     if number in made:

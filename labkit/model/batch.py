@@ -27,10 +27,10 @@ class Batch:
     token_ids, positions, slot_mapping: `[tokens]` int64: each token, its rotary position, and the cache slot of its key and
     value. starts: `[sequences + 1]` int32: the first token of each sequence; the last entry is the number of tokens.
     slot_table: `[sequences, any]` int32: the slots that a sequence sees, in order, its new tokens last. lengths: `[sequences]`
-    int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: how many sequences, the first ones,
-    decode one new token each. The remaining sequences are prefilled, whole or in part. logit_rows: `[rows]` int64: the tokens
-    after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and `[soft, hidden_size]`: tokens whose embedding
-    comes with the request (soft prompts) and not from the embedding table.
+    int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: the number of sequences that decode one
+    new token each; these sequences come first. The remaining sequences are prefilled, whole or in part. logit_rows: `[rows]`
+    int64: the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and `[soft, hidden_size]`:
+    tokens whose embedding comes with the request (soft prompts) and not from the embedding table.
     """
 
     token_ids: Tensor

@@ -96,9 +96,9 @@ class GlooGroup:
     def close(self) -> None:
         """Wait until all broadcasts are finished, then end gloo's threads. The group cannot be used after this call.
 
-        After a failure the threads stay, because ending them would mean waiting for the failed call. Without a failure they
-        must end, because one of gloo's threads releases a tensor a moment after its call is done. If the interpreter were
-        exiting at that moment, the process would end with SIGABRT.
+        After a failure the threads stay, because ending them would mean waiting for the failed call. Without a failure the
+        threads must end, because one of gloo's threads releases a tensor a moment after its call is done. If the interpreter
+        were exiting at that moment, the process would end with SIGABRT.
         """
         if not self._aborted.is_set():
             self.flush()

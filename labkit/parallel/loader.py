@@ -72,7 +72,7 @@ def start_ranks(
 ) -> ParallelForward:
     """Start the other ranks, read this rank's part, and wait until all are ready; the arguments are those of `load_parallel`.
 
-    If torchrun has started the ranks, no process is started, and this rank joins the others. Under torchrun only rank 0
+    If torchrun has started the ranks, no further process is started, and this rank joins the others. Under torchrun only rank 0
     returns; the other ranks compute until rank 0 is done, then exit.
     """
     layout.check(checkpoint.config)

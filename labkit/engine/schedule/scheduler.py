@@ -27,7 +27,7 @@ LOOKAHEAD = 8
 """Slots left for each running sequence when another one is admitted, so that none is preempted soon after."""
 
 WORTH_WAITING = 32
-"""A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both share."""
+"""A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both prompts share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Scheduler:
     exception: while a running prompt computes a long prefix of a waiting prompt, later prompts may be admitted before the
     waiting one.
 
-    If several steps are in flight (the stages of a pipeline), each decodes its share of the sequences, so that a sequence gets
-    one token in every round of steps.
+    If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
+    gets one token in every round of steps.
 
     If tokens of a step are still left, they are used for the guesses of requests that speculate. A beam search is admitted in
     the same order, when all slots that it may need are available. The beam search keeps these slots until it ends, and is not
