@@ -16,7 +16,7 @@ from torch import Tensor
 from labkit.errors import CheckpointError
 
 BLOCK_BYTES = 16 * 2**20
-"""While the dtype or device of a tensor is changed, at most this many bytes of it are in memory twice."""
+"""While the dtype or device of a tensor is changed, at most this many bytes of the tensor are in memory twice."""
 
 
 @dataclass(frozen=True)

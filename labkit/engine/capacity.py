@@ -103,7 +103,7 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
     """An upper estimate of the bytes that a step, or scoring a text of full length, needs besides weights and cache.
 
-    A step needs for each token the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
+    For each token, a step needs the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
     each sequence, a step needs the logits and their sort in double precision (about 48 bytes per entry). Scoring needs its own
     cache for the text, and logits in two precisions for each token.
     """

@@ -93,7 +93,7 @@ class ParallelForward(Forward):
 
     @property
     def survives_fork(self) -> bool:
-        """Never: the other ranks answer only the process that started them."""
+        """Always False, because the other ranks answer only the process that started them."""
         return False
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:

@@ -109,13 +109,14 @@ class Scheduler:
         return plan
 
     def gone(self, plan: Plan) -> set[CachedSequence]:
-        """Sequences of a step that were cancelled while it was in flight."""
+        """Sequences of a step that were cancelled while the step was in flight."""
         return set(plan.entries).difference(self.running)
 
     def commit(self, plan: Plan) -> list[CachedSequence]:
         """Record that the step is computed. None of its sequences may be in `gone(plan)`.
 
-        Returns the sequences that get a new token: the decodes, then those whose prompt is complete, each with its forks.
+        Returns the sequences that get a new token: the decodes, then the sequences whose prompt is complete, each with its
+        forks.
         """
         self.tokens_computed += plan.num_tokens
         for entry in plan.decodes:
