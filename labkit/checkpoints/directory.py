@@ -77,7 +77,9 @@ def verify_checksums(path: Path) -> None:
             raise CheckpointError(f"{path} lacks {file.name}, which {CHECKSUMS} lists")
         found = sha256_of(file)
         if found != expected.lower():
-            raise CheckpointError(f"{file} has sha256 {found}, but {CHECKSUMS} says {expected}; fetch it again")
+            raise CheckpointError(
+                f"{file} has sha256 {found}, but {CHECKSUMS} says {expected}; download or copy the file again"
+            )
 
 
 def sha256_of(path: Path) -> str:

@@ -47,8 +47,8 @@ def num_slots_for(
     fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot - 1
     if asked is None and fits < 1:
         raise InsufficientResources(
-            f"{free / 1e9:.2f} GB are free on {device}, and a step needs {workspace / 1e9:.2f} GB of them: the keys and "
-            f"values of a single token ({slot} bytes) do not fit. Choose a smaller model or precision, or lower "
+            f"{free / 1e9:.2f} GB are free on {device}, and a step needs {workspace / 1e9:.2f} GB of them, so the keys and "
+            f"values of even one token ({slot} bytes) do not fit. Choose a smaller model or precision, or lower "
             "max_batch_size and max_step_tokens"
         )
     return asked or min(fits, max_batch_size * config.context_length)

@@ -40,7 +40,7 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
     context = engine.config.context_length
     window = min(window or context, context)
     if engine.tokenizer is None:
-        raise InvalidRequest(f"{NO_TOKENIZER}; a text cannot be scored with it")
+        raise InvalidRequest(f"{NO_TOKENIZER}, so it cannot score a text")
     ids = engine.tokenizer.encode(text)
     if len(ids) < 2 or window < 2:
         raise InvalidRequest(

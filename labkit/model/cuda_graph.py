@@ -208,7 +208,7 @@ class GraphedGPTJ(Forward):
         if longest + steps - 1 > columns or furthest + steps > context:
             raise InvalidRequest(
                 f"{steps} greedy steps from position {furthest} on need {longest + steps - 1} columns of the slot table, which "
-                f"has {columns}, and positions below the context length of {context}; ask for fewer steps"
+                f"has {columns}, and must end below the context length of {context}; ask for fewer steps"
             )
 
 
