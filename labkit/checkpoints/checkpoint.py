@@ -1,4 +1,4 @@
-"""The interface of every source of weights: a config, a list of tensors, and a read that checks the values."""
+"""The interface of every source of weights. It has a config, a list of tensors, and a method `read` that checks the values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.tokenizer import Tokenizer
 
 
 def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a GPT-J with this config, by Hugging Face's name."""
+    """The shape of every tensor of a GPT-J with this config. The keys are Hugging Face's names of the tensors."""
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (vocab, hidden)}
     for layer in range(config.num_layers):
@@ -46,7 +46,7 @@ class Checkpoint(ABC):
     def stored_dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored; raises `InvalidRequest` for a name that the model does not have."""
         if name not in expected_shapes(self.config):
-            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {counted(self.config.num_layers, 'layer')}")
+            raise InvalidRequest(f"{name!r} is not a tensor of a GPT-J with {counted(self.config.num_layers, 'layer')}")
         return self._stored_dtype(name)
 
     def read(
@@ -60,15 +60,15 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """Read one tensor, or some of its rows and columns, to `device` in `dtype` (default: the dtype in which it is stored).
 
-        Slices may count from the end but have no step.
-        Raises `CheckpointError`, which names the tensor, if it is missing, short, has a wrong shape, or holds NaN or infinity
-        (also if these only come from rounding to `dtype`).
+        The ends of a slice may be negative, as in Python, but a slice must not have a step. Raises `CheckpointError`, which
+        names the tensor, if the tensor is missing, too short, has a wrong shape, or contains NaN or infinity. Values that
+        become infinite when they are rounded to `dtype` raise it too.
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:
-            raise InvalidRequest(f"{name!r} is no tensor of a GPT-J of {counted(self.config.num_layers, 'layer')}")
+            raise InvalidRequest(f"{name!r} is not a tensor of a GPT-J with {counted(self.config.num_layers, 'layer')}")
         if columns is not None and len(shape) == 1:
-            raise InvalidRequest(f"{name} has one dimension; only its rows can be sliced, not columns")
+            raise InvalidRequest(f"{name} has one dimension, so it has rows but no columns; leave columns out")
         rows = _span(rows or slice(None), shape[0])
         columns = None if columns is None else _span(columns, shape[1])
         size = [part.stop - part.start for part in (rows, columns) if part]
@@ -85,9 +85,9 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def _read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
-        """Fill `target`, of any dtype and device, with rows (and columns, if given) of a tensor.
+        """Copy the given rows (and columns) of a tensor to `target`, which may have any dtype and device.
 
-        Both slices are in range and have no step. Implementations may use only little memory besides `target`.
+        Both slices lie within the tensor and have no step. An implementation must use little memory besides `target`.
         """
 
     @abstractmethod
@@ -96,7 +96,10 @@ class Checkpoint(ABC):
 
 
 def _span(part: slice, length: int) -> slice:
-    """The slice with both ends counted from the start, not negative; raises `InvalidRequest` if it has a step."""
+    """The same slice with both ends counted from the start, so that neither is negative.
+
+    Raises `InvalidRequest` for a slice with a step.
+    """
     start, stop, step = part.indices(length)
     if step != 1:
         raise InvalidRequest(f"the slice {part} has a step; only consecutive rows and columns can be read")
@@ -104,7 +107,10 @@ def _span(part: slice, length: int) -> slice:
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite. Uses the minimum and maximum, which need no second tensor of the same size."""
+    """Whether all values are finite.
+
+    This function only computes the minimum and maximum, because that needs no second tensor of this size.
+    """
     if tensor.numel() == 0:
         return True
     lowest, highest = tensor.aminmax()

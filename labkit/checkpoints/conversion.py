@@ -25,7 +25,7 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The folder that was written (`labkit.load` accepts it), the number of its files, and their total bytes."""
+    """The folder that was written (`labkit.load` accepts it), the number of its files, and their total size in bytes."""
 
     path: Path
     files: int
@@ -51,10 +51,11 @@ def convert(
 ) -> ConvertResult:
     """Write the weights called `source` to `target` in the format "hf", "fastertransformer" or "megatron".
 
-    FasterTransformer's format goes to the folder `<tensor_parallel>-gpu` in `target`. precision: fp32, fp16 or bf16. By
-    default the precision of the source is kept, except that FasterTransformer's files are written in fp32, as its own
-    converters do and its loader expects. If these files are converted again, the original precision is restored. shard_bytes:
-    the largest size of a safetensors file. force: replace a checkpoint that exists at the target.
+    Files in FasterTransformer's format are written to the folder `<tensor_parallel>-gpu` in `target`. precision: fp32, fp16 or
+    bf16. By default the precision of the source is kept, but FasterTransformer's files are written in fp32, because
+    FasterTransformer's own converters write fp32 and its loader expects fp32. If such files are converted again, the original
+    precision is restored. shard_bytes: the largest size of a safetensors file. force: replace a checkpoint that exists at the
+    target.
 
     All arguments are checked before anything is written, and the folder gets its name only when it is complete. Raises
     `InvalidRequest`, `CheckpointError` or `InsufficientResources`.
@@ -80,7 +81,7 @@ def convert(
             write_fastertransformer(checkpoint, folder, tensor_parallel, dtype or torch.float32, source_dtype, progress)
         if form != "fastertransformer":
             copy_beside(_tokenizer_folder(checkpoint), folder)
-    if form == "fastertransformer":  # the format has no tokenizer files: they go beside the folder, where labkit finds them
+    if form == "fastertransformer":  # the format has no tokenizer files: copy them beside the folder, where labkit finds them
         copy_beside(_tokenizer_folder(checkpoint), place.parent)
     files = [file for file in place.rglob("*") if file.is_file()]
     return ConvertResult(place, len(files), sum(file.stat().st_size for file in files))
@@ -93,7 +94,7 @@ def _check_request(form: str, tensor_parallel: int, pipeline_parallel: int, prec
         raise InvalidRequest(f"precision is {precision!r}; checkpoints are written in fp32, fp16 or bf16")
     if form == "hf" and (tensor_parallel, pipeline_parallel) != (1, 1):
         raise InvalidRequest(
-            "format hf is not split over ranks and any number of ranks can read it; leave the parallel sizes at 1"
+            "files in format hf are not split over ranks, and any number of ranks can read them; leave the parallel sizes at 1"
         )
     if form == "fastertransformer" and pipeline_parallel != 1:
         raise InvalidRequest(
@@ -111,7 +112,10 @@ def _check_apart(checkpoint: Checkpoint, place: Path) -> None:
 
 
 def _dtypes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The dtype of each tensor: `dtype`, or that of the source; if the source was widened to fp32, the one before, if known."""
+    """The dtype in which each tensor is written: `dtype` if it is given, otherwise the tensor's own dtype in the source.
+
+    Some FasterTransformer files state the dtype of the weights before these were widened to fp32; that dtype is then used.
+    """
     if dtype is None and isinstance(checkpoint, FasterTransformerCheckpoint):
         dtype = checkpoint.source_dtype
     return {name: dtype or checkpoint.stored_dtype(name) for name in checkpoint.tensor_names()}

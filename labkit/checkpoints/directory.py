@@ -23,9 +23,9 @@ CHECKSUMS = "SHA256SUMS"
 class DirectoryCheckpoint(Checkpoint):
     """The weights of a local directory. Opening checks that every tensor exists with the right shape; reading checks values.
 
-    Tensors that do not belong to the model of `config.json` are refused if they would change its results (more layers,
-    biases, adapters); otherwise a warning names them. If there is a file `SHA256SUMS` (as `sha256sum` writes it), the files
-    are compared with it first.
+    Tensors that do not belong to the model of `config.json` are refused if they would change the model's results (more layers,
+    biases, adapters); otherwise a warning names them. If there is a file `SHA256SUMS` (as `sha256sum` writes it), the files are
+    compared with it first.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -38,7 +38,8 @@ class DirectoryCheckpoint(Checkpoint):
         if weights is None:
             refuse_files(path)
             raise CheckpointError(
-                f"{path} holds no weights; {SAFETENSORS}, {SAFETENSORS_INDEX}, {PYTORCH} or {PYTORCH_INDEX} is needed"
+                f"{path} holds no weights; one of the files {SAFETENSORS}, {SAFETENSORS_INDEX}, {PYTORCH} and "
+                f"{PYTORCH_INDEX} is needed"
             )
         refuse_quantized_tensors(path, weights.names)
         self._tensors = weights.tensors
@@ -69,14 +70,16 @@ def verify_checksums(path: Path) -> None:
         if not line.strip():
             continue
         expected, _, name = line.strip().partition(" ")
-        file = path / Path(name.strip().removeprefix("*")).name  # sha256sum marks binary mode by a star
+        file = path / Path(name.strip().removeprefix("*")).name  # sha256sum marks binary mode with a star
         if len(expected) != 64 or file == path:
-            raise CheckpointError(f"{sums} has a line {line!r}; lines as sha256sum writes them are accepted")
+            raise CheckpointError(f"{sums} has a line {line!r}; only lines in the format of sha256sum are accepted")
         if not file.is_file():
             raise CheckpointError(f"{path} lacks {file.name}, which {CHECKSUMS} lists")
         found = sha256_of(file)
         if found != expected.lower():
-            raise CheckpointError(f"{file} has sha256 {found}, but {CHECKSUMS} says {expected}; fetch it again")
+            raise CheckpointError(
+                f"{file} has sha256 {found}, but {CHECKSUMS} says {expected}; download or copy the file again"
+            )
 
 
 def sha256_of(path: Path) -> str:

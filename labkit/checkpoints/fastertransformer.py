@@ -1,13 +1,14 @@
 """Reads a GPT-J in FasterTransformer's format, one slice at a time: a folder `<TP>-gpu` of raw arrays and `config.ini`.
 
-`fastertransformer_files` says which file holds what. FasterTransformer only warns when a file is missing or short and then
-computes with wrong weights; labkit refuses such a folder. FasterTransformer's converters always write float32, and its GPT-J
-loader obeys `weight_data_type` only since release 5.1.
+The module `fastertransformer_files` lists which file holds which tensors. FasterTransformer only warns when a file is missing
+or short and then computes with wrong weights; labkit refuses such a folder. FasterTransformer's converters always write
+float32, and its GPT-J loader obeys `weight_data_type` only since release 5.1.
 
 `config.ini` contains neither the context length of the model nor the epsilon of its norms. `labkit convert` adds a section
-`[labkit]` with both, and with `end_ids` if several tokens end a text (FasterTransformer's `end_id` is the first of them).
-FasterTransformer ignores this section. Without it the context is 2048 and the epsilon is 1e-5, as in GPT-J 6B
-(FasterTransformer itself always computes with 1e-6).
+`[labkit]` with the context length and the epsilon. If several tokens end a text, the section also has `end_ids`
+(FasterTransformer's `end_id` is the first of them). FasterTransformer ignores the section `[labkit]`. Without the section
+`[labkit]`, the context length is 2048 and the epsilon is 1e-5, as in GPT-J 6B (FasterTransformer itself always computes with
+1e-6).
 """
 
 from __future__ import annotations
@@ -33,13 +34,19 @@ from labkit.tokenizer import Tokenizer
 CONFIG = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NO_TOKEN = -1
-"""Written if a model has no start or end token. FasterTransformer's own converters write `None`, at which it then stops."""
+"""This number is written as the id of a start or end token that a model does not have.
+
+FasterTransformer's own converters write `None` instead, but FasterTransformer stops with an error when it reads `None`.
+"""
 FOLDER = re.compile(r"([1-9]\d*)-gpu")
 _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_embedding", "vocab_size")
 
 
 def find_folder(path: Path) -> Path:
-    """The `<TP>-gpu` folder: `path` itself, or the one in it; raises `InvalidRequest` if there are several."""
+    """The `<TP>-gpu` folder: `path` itself, or the only such folder in `path`.
+
+    Raises `InvalidRequest` if `path` contains several.
+    """
     if (path / CONFIG).is_file():
         return path
     folders = sorted(folder for folder in path.iterdir() if is_folder(folder))
@@ -59,7 +66,7 @@ class FasterTransformerCheckpoint(Checkpoint):
 
     Opening checks names and sizes; reading opens only the files that hold the wanted rows and columns. Raises
     `CheckpointError`, which names the file, if a file is missing, too short or too long, and `InvalidRequest` if `config.ini`
-    describes no GPT-J.
+    does not describe a GPT-J.
     """
 
     source_dtype: torch.dtype
@@ -88,8 +95,9 @@ class FasterTransformerCheckpoint(Checkpoint):
         if size != entry.byte_count:
             kind = "short" if size < entry.byte_count else "too long"
             raise CheckpointError(
-                f"{path} is {kind}: it has {size} bytes, {self.weight_dtype} of shape {shape} takes {entry.byte_count}; "
-                f"either the file is incomplete, or {CONFIG} states another shape or weight_data_type than the files have"
+                f"{path} is {kind}: it has {size} bytes, but {self.weight_dtype} numbers of shape {shape} need "
+                f"{entry.byte_count}; either the file is incomplete, or {CONFIG} states another shape or weight_data_type "
+                "than the files have"
             )
         return TensorFile(path, {name: entry})
 
@@ -102,7 +110,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         read_pieces(pieces, rows, columns, target)
 
     def _piece(self, name: str, shape: tuple[int, ...], file: str) -> Piece:
-        """The rectangle of a tensor that a file holds."""
+        """The rows and columns of a tensor that one file holds."""
         stored = self._stored[file]
         rows, columns = stored.rectangle_of(name, shape, self.tensor_parallel)
         first_column = stored.tensors.index(name) * (rows.stop - rows.start)
@@ -123,7 +131,7 @@ def _read_config(path: Path) -> Mapping[str, Mapping[str, str]]:
         raise InvalidRequest(f"cannot read {path} as FasterTransformer's config.ini: {error!r}") from error
     if "gptj" not in parser:
         sections = ", ".join(parser.sections()) or "none"
-        raise InvalidRequest(f"{path} has the sections {sections}; labkit runs GPT-J, whose section is [gptj]")
+        raise InvalidRequest(f"{path} has no section [gptj], so it does not describe a GPT-J; its sections are: {sections}")
     return {name: dict(parser[name]) if name in parser else {} for name in ("gptj", "labkit")}
 
 
@@ -131,7 +139,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
     gptj, ours = values["gptj"], values["labkit"]
     missing = [key for key in _CONFIG_KEYS if key not in gptj]
     if missing:
-        raise InvalidRequest(f"{folder / CONFIG} lacks {', '.join(missing)} in [gptj]; all of them are needed")
+        raise InvalidRequest(f"{folder / CONFIG} lacks {', '.join(missing)} in its section [gptj]; all of them are needed")
     try:
         heads, size, inner, layers, rotary, vocab = (int(gptj[key]) for key in _CONFIG_KEYS)
         context = int(ours.get("context_length", GPT_J_6B.context_length))
@@ -139,7 +147,7 @@ def _config_of(folder: Path, values: Mapping[str, Mapping[str, str]]) -> GPTJCon
         start, end = (_token(gptj.get(key, "None")) for key in ("start_id", "end_id"))
         ends = [int(token) for token in ours["end_ids"].split(",")] if "end_ids" in ours else end
     except ValueError as error:
-        raise InvalidRequest(f"{folder / CONFIG} has a value that is no number: {error}") from error
+        raise InvalidRequest(f"{folder / CONFIG} has a value that is not a number: {error}") from error
     try:
         return GPTJConfig(
             hidden_size=heads * size,
@@ -170,7 +178,7 @@ def _dtype_of(folder: Path, name: str) -> torch.dtype:
 
 
 def _tensor_parallel(folder: Path) -> int:
-    """The number in the folder's name; if the folder was renamed, the number of files of one tensor."""
+    """The number in the folder's name or, if the folder was renamed, the number of files of one split tensor."""
     named = FOLDER.fullmatch(folder.resolve().name)
     if named:
         return int(named[1])

@@ -26,7 +26,9 @@ _OUTSIDE_LAYERS = {
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One `.bin` file: `tensors` are Hugging Face's names, three for query, key and value, otherwise one.
+    """One `.bin` file.
+
+    `tensors` are Hugging Face's names of its tensors: query, key and value share a file, any other file has one.
 
     rank: the tensor-parallel rank whose share the file holds, or None for a tensor that is not split. shape: the shape of the
     array in the file, in row-major order.
@@ -38,11 +40,11 @@ class StoredFile:
 
     @property
     def is_transposed(self) -> bool:
-        """Whether the file holds [in, out] where Hugging Face has [out, in]."""
+        """Whether the file holds the transpose, [in, out], of Hugging Face's matrix [out, in]."""
         return self.rank is not None and len(self.shape) > 1
 
     def rectangle_of(self, name: str, shape: tuple[int, ...], tensor_parallel: int) -> tuple[slice, slice | None]:
-        """The rows and columns that the file holds of one of its tensors, whose whole shape is `shape`."""
+        """The rows and columns of the tensor `name` that this file holds. `shape` is the shape of the whole tensor."""
         return rectangle_of(name, shape, self.rank or 0, 1 if self.rank is None else tensor_parallel)
 
 
@@ -52,7 +54,7 @@ def files_of(config: GPTJConfig, tensor_parallel: int) -> dict[str, StoredFile]:
     for name, shape in expected_shapes(config).items():
         layer, part = layer_and_part(name)
         if part in QKV_PARTS[1:]:
-            continue  # they are in the file of the query
+            continue  # key and value are in the query's file
         tensors = tuple(f"transformer.h.{layer}.{each}" for each in QKV_PARTS) if part in QKV_PARTS else (name,)
         if split_of(name) not in (Split.ROWS, Split.COLUMNS):
             files[_file_name(name, None)] = StoredFile(tensors, None, shape)

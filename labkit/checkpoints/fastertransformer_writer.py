@@ -1,4 +1,7 @@
-"""Writes a GPT-J in FasterTransformer's format, one file at a time; `fastertransformer_files` says which file holds what."""
+"""Writes a GPT-J in FasterTransformer's format, one file at a time.
+
+The module `fastertransformer_files` lists which file holds which tensors.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Brings the files of a named model to this disk: the built-in model is part of labkit, the others are downloaded from a hub.
+"""Brings the files of a named model to this disk: the built-in model is part of labkit, other models are downloaded from a hub.
 
-A model that is already here is only read, so in that case `LABKIT_HOME` may be read-only. A copy in the hub's own cache
-(`HF_HUB_CACHE`, `HF_HOME`), where `transformers` puts it, is used as well.
+A model that is already here is only read, so in that case `LABKIT_HOME` may be read-only. A copy that `transformers` has
+downloaded to the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`) is used as well.
 
-A download first checks the free disk space. It shows its progress, continues where an earlier download stopped (also one of
-another process), and is accepted only if its checksums are those of the hub. `LABKIT_HUB_ENDPOINT` names a mirror with the
-hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
+A download first checks the free disk space. The download shows its progress and continues where an earlier download stopped,
+even if another process began that one. Downloaded files are accepted only if their checksums are those of the hub.
+`LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
-Files are not downloaded by `hf_hub_download`, because it deletes a partial file when the connection fails for good or the
-process dies, and the model has 12 GB.
+The function `hf_hub_download` is not used, because it deletes a partial file when the connection fails for good or the process
+dies. GPT-J 6B has 12 GB.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ANSWER_SECONDS = 10
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A directory that `transformers` loads, the bytes of its files, and the SHA-256 of its weights ("" if not asked for)."""
+    """A directory that `transformers` can load, its size in bytes, and the SHA-256 of its weights ("" if not asked for)."""
 
     path: Path
     bytes: int
@@ -76,7 +76,7 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
         path = find_local(name) or _download(HUB_MODELS[name], home() / "models" / name)
     else:
         known = ", ".join([*BUILT_IN, *HUB_MODELS])
-        raise InvalidRequest(f"{name!r} has no files to fetch; {known} have some, and synthetic models need none")
+        raise InvalidRequest(f"{name!r} has no files to download; {known} have files, and synthetic models need none")
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return FetchResult(path, size, _checksum(path) if with_checksum else "")
 
@@ -87,14 +87,14 @@ def find_local(name: str) -> Path | None:
     Looks in labkit's home first, then in the hub's own cache.
     """
     model, path = HUB_MODELS[name], home_path() / "models" / name
-    unmarked = is_whole(path) and not (path / MARKER).exists()  # a user copied it there, or a download was interrupted
+    unmarked = is_whole(path) and not (path / MARKER).exists()  # a user copied the model there, or a download was interrupted
     if _is_complete(path) or (unmarked and (_is_offline() or not os.access(path, os.W_OK))):
         return path
     return cached_snapshot(model.repository, (model.revision, "main"))
 
 
 def _checksum(path: Path) -> str:
-    """The SHA-256 of the weight file; for several files, the SHA-256 of their checksums, concatenated."""
+    """The SHA-256 of the weight file. For several files, it is the SHA-256 of the concatenated SHA-256 sums of the files."""
     sums = [sha256_of(path / file) for file in names_of_files(path)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
@@ -114,7 +114,7 @@ def _download(model: HubModel, path: Path) -> Path:
             "unset HF_HUB_OFFLINE, or use gptj-tiny or gpt-j-6b-synthetic"
         )
     with _locked(path):
-        if _is_complete(path):  # another process fetched it while this one waited for the lock
+        if _is_complete(path):  # another process downloaded the model while this one waited for the lock
             return path
         files = _listed_files(model, path)
         missing = [file for file in files if not (file.path.exists() and file.is_right(file.path))]
@@ -131,7 +131,7 @@ def _is_offline() -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing the same files while the block runs; the lock ends with the process in any case."""
+    """Keep other processes from writing the same files while the block runs. If the process dies, its lock is released."""
     import fcntl
 
     path.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class _HubFile:
 
     @property
     def partial(self) -> Path:
-        """The file with the bytes received so far; its name has the checksum, so that two versions are never mixed."""
+        """The file with the bytes received so far; its name contains the checksum, so that two versions are never mixed."""
         return self.path.with_name(f"{self.path.name}.{(self.sha256 or self.git_id or '')[:12]}.partial")
 
     @property
@@ -197,8 +197,8 @@ def _listed_files(model: HubModel, path: Path) -> list[_HubFile]:
     absent = [name for name in model.files if name not in rows]
     if absent:
         raise NotAvailable(
-            f"the hub lists no {', '.join(absent)} of {model.repository} at {model.revision}; set LABKIT_HUB_ENDPOINT to "
-            "a hub that has it"
+            f"the hub has no file {', '.join(absent)} in {model.repository} at revision {model.revision}; set "
+            "LABKIT_HUB_ENDPOINT to the address of a hub that has it"
         )
 
     def as_file(name: str, row: RepoSibling) -> _HubFile:
@@ -213,8 +213,8 @@ def _check_disk(path: Path, files: list[_HubFile]) -> None:
     free = shutil.disk_usage(path).free
     if needed > free:
         raise InsufficientResources(
-            f"{path} needs {needed / 1e9:.2f} GB more, but its disk has {free / 1e9:.2f} GB free; free some space or set "
-            "LABKIT_HOME to a larger disk"
+            f"{path} needs {needed / 1e9:.2f} GB more on its disk, which has only {free / 1e9:.2f} GB free; free some space "
+            "or set LABKIT_HOME to a folder on a larger disk"
         )
 
 
@@ -228,8 +228,8 @@ def _download_file(file: _HubFile, repository: str) -> None:
         except _network_errors() as error:
             if attempt == ATTEMPTS - 1:
                 raise NotAvailable(
-                    f"{name} of {repository} broke off {ATTEMPTS} times ({_first_line(error)}); the part received so far "
-                    "is kept: run the same command again to continue"
+                    f"{name} of {repository} could not be downloaded: the connection broke {ATTEMPTS} times "
+                    f"({_first_line(error)}); the part received so far is kept: run the same command again to continue"
                 ) from error
             time.sleep(min(2**attempt, 8) * float(os.environ.get("LABKIT_RETRY_SECONDS", "1")))
         except OSError as error:
@@ -243,14 +243,14 @@ def _download_file(file: _HubFile, repository: str) -> None:
         size = file.received
         file.partial.unlink()
         raise CheckpointError(
-            f"{name} of {repository} was received wrongly: {size} bytes came, but the hub states {file.size} bytes with the "
-            f"checksum {file.sha256 or file.git_id}; the file was removed, run the same command again"
+            f"{name} of {repository} was not received correctly: {size} bytes arrived, but the hub states {file.size} bytes "
+            f"with the checksum {file.sha256 or file.git_id}; the file was removed, run the same command again"
         )
     file.partial.replace(file.path)
 
 
 def _receive(file: _HubFile) -> None:
-    """Request the missing bytes of a file once and append them; raises one of `_network_errors` if some are missing."""
+    """Request the missing bytes of a file once and append them. Raises one of `_network_errors` if not all bytes arrive."""
     from huggingface_hub import constants, get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -262,7 +262,7 @@ def _receive(file: _HubFile) -> None:
         headers["Range"] = f"bytes={received}-"
     with get_session().stream("GET", file.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
-        goes_on = response.status_code == 206  # otherwise the hub sends the whole file
+        goes_on = response.status_code == 206  # for any other status, the hub sends the whole file
         with file.partial.open("ab" if goes_on else "wb") as target:
             _write(response.iter_bytes(), target, file, received if goes_on else 0)
     if file.received < file.size:

@@ -54,8 +54,8 @@ def _check_strays(folder: Path, config: GPTJConfig, strays: list[str]) -> None:
         )
     if any(name.startswith(("transformer.", "lm_head.")) for name in strays):
         raise CheckpointError(
-            f"{folder} holds weights that do not belong to a GPT-J: {named}; their model computes something else "
-            "(merge adapters into the weights first)"
+            f"{folder} holds weights that do not belong to a GPT-J: {named}; a model with these weights computes something "
+            "else (merge adapters into the weights first)"
         )
     warnings.warn(f"{folder} holds weights that do not belong to a GPT-J and are ignored: {named}", stacklevel=1)
 

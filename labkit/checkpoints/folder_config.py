@@ -28,11 +28,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def read_config(folder: Path) -> GPTJConfig:
     """The config of a folder, with the end tokens of `generation_config.json` if there is such a file.
 
-    As in `transformers`, its `eos_token_id` (one token id, or a list of them) and its `bos_token_id` replace those of
-    `config.json`. If it has none, those of `config.json` are kept (`transformers` would then have no end token). All other
-    settings are ignored: how tokens are chosen (`do_sample`, `temperature`, `top_k`, `top_p`, beams, penalties, lengths,
-    banned and forced tokens) is up to `SamplingParams`, whose defaults are the same for every model. A warning names the
-    settings that `transformers` would have used.
+    As in `transformers`, the `eos_token_id` (one token id or a list of ids) and `bos_token_id` in this file replace those of
+    `config.json`. If `generation_config.json` does not set one of these ids, the id in `config.json` is kept (`transformers`
+    would then have no end token). All other settings of the file are ignored: how tokens are chosen (`do_sample`,
+    `temperature`, `top_k`, `top_p`, beams, penalties, lengths, banned and forced tokens) is up to `SamplingParams`, whose
+    defaults are the same for every model. A warning names the ignored settings that `transformers` would have used.
 
     Raises `InvalidRequest`, which names the file and what is wrong in it.
     """

@@ -1,10 +1,13 @@
-"""Reads a GPT-J in Megatron-LM's layout, one slice at a time; `megatron_settings` says which models are a GPT-J.
+"""Reads a GPT-J in Megatron-LM's layout, one slice at a time.
 
-Every tensor rank has a file `mp_rank_TT/model_optim_rng.pt`; with pipeline ranks it is `mp_rank_TT_PPP/...`. The files are in
-a folder `iter_XXXXXXX` or `release`. `latest_checkpointed_iteration.txt`, beside this folder, names it (Megatron-LM,
-`megatron/checkpointing.py`). Matrices are [out, in] and split as `split` says. The vocabulary is padded to a multiple of the
-ranks times `make_vocab_size_divisible_by`. Layer numbers begin at 0 in each pipeline rank. Files are read with
-`torch.load(weights_only=True)`, so no code in them can run.
+The module `megatron_settings` explains which Megatron models are a GPT-J.
+
+Every tensor rank has a file `mp_rank_TT/model_optim_rng.pt`; with several pipeline ranks the path is
+`mp_rank_TT_PPP/model_optim_rng.pt`. The files are in a folder `iter_XXXXXXX` or `release`. The file
+`latest_checkpointed_iteration.txt` beside these folders says which of them is the latest (Megatron-LM,
+`megatron/checkpointing.py`). Matrices are [out, in] and split over ranks as the module `split` states. The size of the
+vocabulary is padded to a multiple of `make_vocab_size_divisible_by` times the number of tensor ranks. Layer numbers begin at 0
+in each pipeline rank. Files are read with `torch.load(weights_only=True)`, so no code in them can run.
 """
 
 from __future__ import annotations
@@ -42,9 +45,10 @@ def is_megatron(path: Path) -> bool:
 
 
 def open_megatron(path: Path) -> RankedCheckpoint:
-    """Open the checkpoint in a folder of rank folders, or the one that a tracker file names.
+    """Open the checkpoint in a folder of rank folders, or in the folder that a tracker file names.
 
-    Raises `CheckpointError`, with the reason, for files that are missing or too short, contain code, or are not of a GPT-J.
+    Raises `CheckpointError`, with the reason, for files that are missing or too short, contain code, or hold another model than
+    a GPT-J.
     """
     folder = _iteration_folder(path) if (path / TRACKER).is_file() else path
     ranks: Ranks = {}
@@ -59,7 +63,7 @@ def open_megatron(path: Path) -> RankedCheckpoint:
     content = first.content if isinstance(first.content, dict) else {}
     if "model" not in content:
         more = " (it has an interleaved pipeline; save it without one)" if "model0" in content else ""
-        raise CheckpointError(f"{first.label} has no 'model' among its keys {', '.join(map(str, content))}{more}")
+        raise CheckpointError(f"{first.label} has no key 'model'; its keys are {', '.join(map(str, content))}{more}")
     if "args" not in content:
         raise CheckpointError(
             f"{first.label} has no 'args', which state the number of heads and the kind of layers; save it with a "
@@ -125,8 +129,8 @@ class RankedCheckpoint(Checkpoint):
     def _check(self) -> None:
         if self._archives.num_layers != self.config.num_layers:
             raise CheckpointError(
-                f"{self.name} has {counted(self._archives.num_layers, 'layer')} in its files, "
-                f"its settings say {self.config.num_layers}"
+                f"{self.name} has {counted(self._archives.num_layers, 'layer')} in its files, but its settings say "
+                f"{self.config.num_layers}"
             )
         for name, shape in expected_shapes(self.config).items():
             pieces = self._pieces(name)
@@ -156,7 +160,7 @@ class RankedCheckpoint(Checkpoint):
         read_pieces(pieces, rows, columns, target)
 
     def _pieces(self, name: str, rows: slice | None = None) -> list[Piece]:
-        """The pieces of a tensor (Hugging Face's name) in the files; for query, key and value, only those of `rows`."""
+        """The pieces of a tensor (Hugging Face's name) in the files; for query, key and value, only the pieces of `rows`."""
         shape = expected_shapes(self.config)[name]
         last = self._archives.pipeline_parallel - 1
         if name == "transformer.wte.weight":
@@ -187,7 +191,7 @@ class RankedCheckpoint(Checkpoint):
         return Piece(archive, entry, *rectangle_of(name, shape, rank, self._archives.tensor_parallel))
 
     def _vocabulary(self, stage: int, stored: str, shape: tuple[int, ...]) -> list[Piece]:
-        """The rows of all ranks without those that only pad the vocabulary."""
+        """The pieces of the vocabulary on all ranks, without the rows that only pad it."""
         pieces, begin = [], 0
         for rank in range(self._archives.tensor_parallel):
             archive, entry = self._archives.find(stage, rank, stored)
@@ -215,6 +219,6 @@ class RankedCheckpoint(Checkpoint):
         return pieces
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer whose GPT-2 files are beside the weights; other files of Megatron and NeMo are not read."""
+        """The tokenizer in GPT-2's files beside the weights. Other tokenizer files of Megatron and NeMo are not read."""
         assert self.path is not None
         return find_tokenizer([self.path], self.config.vocab_size)

@@ -2,7 +2,7 @@
 
 Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests dictionaries: `model.language_model.embedding`,
 `.encoder` (`.transformer` before 2021) and `.output_layer`. NeMo has the same names in one flat dictionary. Megatron-core
-(`megatron/core/models/gpt`) says `decoder`, `linear_qkv`, `linear_proj`, `linear_fc1` and `linear_fc2`.
+(`megatron/core/models/gpt`) uses the names `decoder`, `linear_qkv`, `linear_proj`, `linear_fc1` and `linear_fc2`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,20 @@ LAYER_TENSORS = {
     "mlp.fc_out.weight": "mlp.dense_4h_to_h.weight",
     "mlp.fc_out.bias": "mlp.dense_4h_to_h.bias",
 }
-"""Hugging Face's names within a layer and Megatron's, without query, key and value."""
+"""Megatron's names within a layer by Hugging Face's names. Query, key and value are not included."""
 
 QKV_PARTS = tuple(f"attn.{which}_proj.weight" for which in "qkv")
 """Hugging Face's names within a layer for query, key and value."""
 
 QKV = "attention.query_key_value.weight"
-"""Megatron's name within a layer for these three, fused into one matrix."""
+"""Megatron's name within a layer for query, key and value, fused into one matrix."""
 
 
 def layer_and_part(name: str) -> tuple[int | None, str]:
-    """The layer of a tensor with this Hugging Face name, and its name within the layer; None if it is in no layer."""
+    """The layer of a tensor with this Hugging Face name, and its name within the layer.
+
+    The layer is None if the tensor is outside the layers.
+    """
     if not name.startswith("transformer.h."):
         return None, name
     layer, part = name.removeprefix("transformer.h.").split(".", 1)
@@ -51,7 +54,10 @@ def layer_and_part(name: str) -> tuple[int | None, str]:
 
 
 def one_name(stored: str) -> str | None:
-    """The common name: `layers.N.attention...`, `embedding...`, `final_layernorm...`, `output_layer...`; None if no weight."""
+    """The common name: `layers.N.attention...`, `embedding...`, `final_layernorm...`, `output_layer...`.
+
+    The result is None if `stored` is not the name of a weight.
+    """
     found = _ROOT.match(stored)
     if not found or stored.endswith("_extra_state"):
         return None
@@ -66,9 +72,9 @@ def qkv_rows(
 ) -> list[tuple[int, int]]:
     """For each row of a query (0), key (1) or value (2) matrix: its rank, and its row in the fused matrix of that rank.
 
-    A rank has `local_heads` heads. Since version 2 its rows are ordered [heads, 3, head_dim], in version 1 [heads, head_dim,
-    3], in version 0 [3, heads, head_dim] (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`). In the
-    first `half_split_dim` dimensions of a head, the two members of a rotary pair are half of these dimensions apart; in
+    A rank has `local_heads` heads. Since version 2 the fused rows are ordered [heads, 3, head_dim], in version 1 [heads,
+    head_dim, 3], in version 0 [3, heads, head_dim] (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`).
+    In the first `half_split_dim` dimensions of a head, the two members of a rotary pair are half of these dimensions apart; in
     Hugging Face's matrix they are neighbours.
     """
     places = []

@@ -3,14 +3,15 @@
 A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions, and a head
 that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions
 are added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and
-MLP one after the other. Rearranging weights cannot turn one model into the other, so such a checkpoint is refused, and the
-message lists the differences. Differences in storage alone are converted exactly: query, key and value interleaved per
-head, ranks, padded vocabularies, and rotary pairs that are half a head apart (Megatron's default) instead of neighbours
-(GPT-J's).
+MLP one after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of another model is refused,
+and the message lists the differences. Differences that concern only the storage are converted exactly: query, key and value
+interleaved per head, ranks, padded vocabularies, and rotary pairs that are half a head apart (Megatron's default) instead of
+neighbours (GPT-J's).
 
 The settings `gpt_j_residual` and `gpt_j_tied` (names of EleutherAI/gpt-neox), or `parallel_attn` without
-`parallel_layernorm` (names of epfLLM/Megatron-LLM), say that the residual is GPT-J's. `labkit convert --format megatron`
-writes the first two. Its files have Megatron's layout, but Megatron-LM's own GPT class cannot compute the model.
+`parallel_layernorm` (names of epfLLM/Megatron-LLM), say that the residual is GPT-J's. `labkit convert --format megatron` writes
+`gpt_j_residual` and `gpt_j_tied`. The files that it writes have Megatron's layout, but Megatron-LM's own GPT class cannot
+compute the model.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
     """
     missing = [name for name in _NUMBERS if not isinstance(settings.get(name), int)]
     if missing:
-        raise CheckpointError(f"{label} lacks {', '.join(missing)} among its settings; whole numbers are needed")
+        raise CheckpointError(f"{label} lacks the settings {', '.join(missing)}; a whole number is needed for each")
     vocab = settings.get("vocab_size") or stored_vocab
     if not isinstance(vocab, int) or not 0 < vocab <= stored_vocab:
         raise CheckpointError(f"{label}: vocab_size is {vocab!r}, but its embeddings have {stored_vocab} rows")
@@ -110,7 +111,7 @@ def config_from(settings: Mapping[str, Any], stored_vocab: int, label: str) -> G
         rotary_dim = round(percent * head_dim)
         epsilon = float(settings.get("layernorm_epsilon") or settings.get("norm_epsilon") or 1e-5)
     except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{label}: rotary_percent or layernorm_epsilon is no number: {error}") from error
+        raise CheckpointError(f"{label}: rotary_percent or layernorm_epsilon is not a number: {error}") from error
     try:
         return GPTJConfig(
             hidden_size=settings["hidden_size"],

@@ -1,4 +1,4 @@
-"""Writes a GPT-J in Megatron-LM's layout, one rank's file at a time; `megatron` reads it back.
+"""Writes a GPT-J in Megatron-LM's layout, one rank's file at a time. The module `megatron` reads it.
 
 The layout, the names, the order of the fused query, key and value (checkpoint version 3) and the padding are Megatron-LM's.
 `megatron_settings` explains why Megatron-LM's own GPT class cannot compute this model.

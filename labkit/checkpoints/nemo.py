@@ -1,9 +1,9 @@
-"""Reads a GPT-J of NVIDIA NeMo, a `.nemo` file or an unpacked one: Megatron's tensors beside a `model_config.yaml`.
+"""Reads a GPT-J of NVIDIA NeMo from a `.nemo` file or an unpacked one: Megatron's tensors beside a `model_config.yaml`.
 
 A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and `model_weights.ckpt`; if there are several ranks, each
 has its weights in a folder `mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` (NVIDIA/NeMo,
-`nemo/collections/nlp/parts/nlp_overrides.py`). A plain tar is read in place. The weights of a compressed one are first
-unpacked into a temporary folder. `megatron_settings` says which models are a GPT-J.
+`nemo/collections/nlp/parts/nlp_overrides.py`). A tar file that is not compressed is read in place. The weights in a compressed
+tar file are first unpacked into a temporary folder. The module `megatron_settings` explains which NeMo models are a GPT-J.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ QKV_VERSION = 3.0
 """NeMo stores query, key and value in the order of Megatron's checkpoint version 3."""
 _WEIGHTS = re.compile(r"(?:mp_rank_(\d+)/|tp_rank_(\d+)_pp_rank_(\d+)/)?model_weights\.ckpt")
 Place = tuple[Path, int, int]
-"""A file, and where in it a member lies: its first byte and its length."""
+"""Where a member of a tar file lies: the file, the offset of the member's first byte, and the member's length."""
 
 
 def is_nemo(path: Path) -> bool:
@@ -35,7 +35,7 @@ def is_nemo(path: Path) -> bool:
 
 
 def open_nemo(path: Path) -> RankedCheckpoint:
-    """Open the checkpoint in a `.nemo` file or an unpacked one.
+    """Open the checkpoint in a `.nemo` file or in the folder of an unpacked one.
 
     Raises `CheckpointError` if a member of the tar would be unpacked outside its folder, and whatever `RankedCheckpoint`
     raises.
@@ -47,7 +47,7 @@ def open_nemo(path: Path) -> RankedCheckpoint:
     else:
         places, owner = _places(path)
     if CONFIG not in places:
-        raise CheckpointError(f"{path} lacks {CONFIG}; it is no complete NeMo checkpoint")
+        raise CheckpointError(f"{path} lacks {CONFIG}, so it is not a complete NeMo checkpoint")
     ranks: Ranks = {}
     for name, (file, start, length) in sorted(places.items()):
         if found := _WEIGHTS.fullmatch(name):
@@ -94,7 +94,7 @@ def _places(path: Path) -> tuple[dict[str, Place], Any]:
         stat = path.stat()
         return _unpacked(path, stat.st_mtime_ns, stat.st_size)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise CheckpointError(f"cannot read {path} as a tar file, plain or gzip, or it is cut off: {error}") from error
+        raise CheckpointError(f"{path} is not a tar file (plain or compressed with gzip), or it is cut off: {error}") from error
 
 
 def _is_gzip(file: IO[bytes]) -> bool:
@@ -102,7 +102,10 @@ def _is_gzip(file: IO[bytes]) -> bool:
 
 
 def _members(path: Path, archive: tarfile.TarFile, size: int | None = None) -> list[tuple[str, tarfile.TarInfo]]:
-    """The files in the tar; raises `CheckpointError` if a member is no file or folder, or would be outside the folder."""
+    """The files in the tar.
+
+    Raises `CheckpointError` if a member is neither a file nor a folder, or would be unpacked outside its folder.
+    """
     found = []
     for member in archive:
         parts = PurePosixPath(member.name)
@@ -133,8 +136,8 @@ def _unpacked(path: Path, _modified: int, _size: int) -> tuple[dict[str, Place],
             free = shutil.disk_usage(owner.name).free
             if member.size > free:
                 raise InsufficientResources(
-                    f"{path}: {name} needs {member.size / 1e9:.2f} GB unpacked, {owner.name} has {free / 1e9:.2f} GB free; set "
-                    "TMPDIR to a larger disk, or gunzip the file"
+                    f"{path}: {name} needs {member.size / 1e9:.2f} GB when it is unpacked, but {owner.name} has only "
+                    f"{free / 1e9:.2f} GB free; set TMPDIR to a folder on a larger disk, or gunzip the file"
                 )
             target = Path(owner.name) / str(number)
             source = archive.extractfile(member)

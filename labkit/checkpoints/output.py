@@ -42,9 +42,9 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise `InvalidRequest` if `target` exists and is not empty; with `force`, only if it is not a checkpoint."""
+    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, a checkpoint is accepted there."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise InvalidRequest(f"{target} exists and is no folder; give another target")
+        raise InvalidRequest(f"{target} exists and is not a folder; give another target")
     if not target.exists() or not any(target.iterdir()):
         return
     if not force:
@@ -58,7 +58,9 @@ def check_target(target: Path, *, force: bool) -> None:
 
 @contextmanager
 def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Iterator[Path]:
-    """An empty folder beside `target`, for the block to fill. If the block succeeds it replaces `target`, else it is removed.
+    """An empty folder beside `target`, for the block to fill.
+
+    If the block succeeds, this folder replaces `target`; otherwise it is removed.
 
     An existing checkpoint stays complete until the new one is complete. Raises the errors of `check_target`, and
     `InsufficientResources` if the disk has less than `needed_bytes` free.
@@ -79,7 +81,7 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # something else has been put into it
+            with suppress(OSError):  # somebody has put something else into the folder
                 folder.rmdir()
         raise
 
@@ -89,8 +91,8 @@ def _check_room(target: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes + _SPARE_BYTES:
         raise InsufficientResources(
-            f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, {parent} has {free / 1e9:.2f} GB free; free some space, or "
-            "give another target"
+            f"{target} needs {needed_bytes / 1e9:.2f} GB of disk, but {parent} has only {free / 1e9:.2f} GB free; free some "
+            "space, or give another target"
         )
 
 
@@ -124,7 +126,10 @@ def write_tensor(file: IO[bytes], tensor: Tensor) -> None:
 
 
 def copy_beside(source: Path | None, folder: Path, names: Sequence[str] = TOKENIZER_FILES) -> None:
-    """Copy those of the named files that exist (default: the tokenizer's); files that `folder` already has are kept."""
+    """Copy the files in `names` that exist (by default the tokenizer's files) from `source` to `folder`.
+
+    Files that `folder` already has are kept.
+    """
     for name in names:
         if source is not None and (source / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source / name, folder / name)

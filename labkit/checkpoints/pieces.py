@@ -1,4 +1,4 @@
-"""Reads a tensor from rectangles in several files, some of them transposed. All sharded formats need this."""
+"""Reads a tensor from rectangles in several files, some of them transposed. All sharded formats use this module."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ class Piece:
 
 
 def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, target: Tensor) -> None:
-    """Fill `target` with rows, and columns if given, of the tensor that the pieces form; only the needed files are opened.
+    """Copy the given rows (and columns) of the tensor that the pieces form to `target`.
 
-    Slices count from the start and have no step. Raises `CheckpointError`, which names a file that is gone or too short.
+    Only the files that hold these rows and columns are opened.
+
+    The slices have no negative ends and no step. Raises `CheckpointError`, which names a file that is gone or too short.
     """
     for piece in pieces:
         wanted_rows = _overlap(piece.rows, rows)

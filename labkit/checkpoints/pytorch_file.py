@@ -24,7 +24,7 @@ STORAGES = {
 
 
 class PytorchFile(TensorFile):
-    """The tensors of one PyTorch file; unpickling only reads where they lie.
+    """The tensors of one PyTorch file. Unpickling reads where their values lie, but not the values.
 
     The pickle may use nothing except what a dictionary of tensors needs, so it cannot run code. `entries` has only the
     floating-point tensors; `names` are the names of all tensors. Raises `CheckpointError`, which names the file, and the
@@ -46,7 +46,7 @@ class PytorchFile(TensorFile):
         except Exception as error:  # a broken pickle can raise anything
             reason = (str(error).splitlines() or [""])[0] or repr(error)
             raise CheckpointError(
-                f"cannot read {path} as tensors only, in the form that torch writes since 1.6: {reason}"
+                f"cannot read {path}; it must hold only tensors, in the format that torch writes since version 1.6: {reason}"
             ) from error
         super().__init__(path, entries)
         self.names = set(places)
@@ -95,7 +95,7 @@ def _entry(archive: zipfile.ZipFile, record: str, name: str, place: _Place) -> E
     """Where a tensor lies in the file; raises `ValueError`, which names the tensor, if it is not complete."""
     numbers = (place.offset, *place.shape, *place.stride)
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"{name} has the shape {place.shape}, stride {place.stride} and offset {place.offset}")
+        raise ValueError(f"{name} has an impossible shape {place.shape}, stride {place.stride} or offset {place.offset}")
     info = archive.getinfo(record)
     dtype = STORAGES[place.storage]
     entry = Entry(dtype, tuple(place.shape), _start(archive, info) + place.offset * dtype.itemsize)

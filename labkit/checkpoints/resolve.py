@@ -45,7 +45,8 @@ def config_of(name: str | Path) -> GPTJConfig:
         )
     if path.is_file():
         raise InvalidRequest(
-            f"{path} is a file; give the directory that holds the weights and config.json, a config.json or a .nemo file"
+            f"{path} is a file of another kind; give a directory with the weights and config.json, a config.json file or a "
+            ".nemo file"
         )
     raise InvalidRequest(
         f"there is no model {str(name)!r}; give one of {', '.join(model_names())}, a directory, a config.json or a .nemo file"
@@ -55,13 +56,13 @@ def config_of(name: str | Path) -> GPTJConfig:
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     """Open the weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
-    A folder of FasterTransformer (`<TP>-gpu`, or one that contains it), Megatron-LM or NeMo is accepted too, as is a `.nemo`
-    file, if the model in it is a GPT-J (see `megatron_settings`).
+    A folder of FasterTransformer (`<TP>-gpu`, or one that contains it), Megatron-LM or NeMo, or a `.nemo` file is accepted too,
+    if the model in it is a GPT-J (see `megatron_settings`).
 
     `gpt-j-6b` is downloaded first, with progress, unless it is already on this disk. A model in the hub's own cache
     (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and is never downloaded. A `config.json` alone
     means synthetic weights, which `seed` determines.
-    Raises `InvalidRequest` for a name that is none of these, and `CheckpointError` for incomplete weights.
+    Raises `InvalidRequest` if there is no such model, and `CheckpointError` for incomplete weights.
     """
     if str(name) in BUILT_IN or str(name) in HUB_MODELS:
         return DirectoryCheckpoint(fetch(str(name), with_checksum=False).path, str(name))

@@ -21,7 +21,7 @@ OTHER_BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64},
     **{"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
-"""The bits of the format's other dtypes, which weights of a GPT-J never have."""
+"""The number of bits of each other dtype of the format. Weights of a GPT-J never have these dtypes."""
 
 
 class SafetensorsFile(TensorFile):
@@ -37,7 +37,7 @@ class SafetensorsFile(TensorFile):
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 if not 2 <= length <= min(MOST_INDEX_BYTES, size - 8):
-                    raise ValueError(f"a header of {length} bytes in a file of {size}")
+                    raise ValueError(f"the header should have {length} bytes, but the file has {size}")
                 header = parse_json_object(file.read(length))
             header.pop("__metadata__", None)
             spans = {name: _span(name, row) for name, row in header.items()}
@@ -49,7 +49,7 @@ class SafetensorsFile(TensorFile):
         ordered = sorted(spans.items(), key=lambda item: item[1])
         for name, (_, last) in ordered:
             if (end := 8 + length + last) > size:
-                raise CheckpointError(f"{path} is cut off: {name} ends at byte {end}, the file at {size}")
+                raise CheckpointError(f"{path} is cut off: {name} ends at byte {end}, but the file ends at byte {size}")
         for (one, (_, end)), (other, (begin, last)) in pairwise(ordered):
             if begin < end and begin < last:
                 raise CheckpointError(f"{path} is no safetensors file: {one} and {other} overlap")
@@ -80,7 +80,7 @@ def _span(name: str, row: Any) -> tuple[int, int]:
     bits = 8 * DTYPES[dtype].itemsize if dtype in DTYPES else OTHER_BITS[dtype]
     needed = -(-math.prod(shape) * bits // 8)
     if end - begin != needed:
-        raise ValueError(f"{name} of shape {tuple(shape)} needs {needed} bytes, has {end - begin}")
+        raise ValueError(f"{name} of shape {tuple(shape)} needs {needed} bytes, but has {end - begin}")
     return begin, end
 
 

@@ -1,7 +1,7 @@
 """How a GPT-J is split over ranks: its tensors over tensor-parallel ranks, its layers over pipeline stages.
 
-The split of every tensor is stated here once. The ranks of a running model and the files of every sharded format derive
-their slices from it. This module knows names and shapes, but no files and no values.
+The split of every tensor is stated here once. The ranks of a running model and the files of every sharded format derive their
+slices from this module. This module knows names and shapes, but no files and no values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _SPLITS = {
     **dict.fromkeys(("wte.weight", "lm_head.weight", "lm_head.bias"), Split.VOCABULARY),
     "fc_out.bias": Split.ONCE,
 }
-"""The split by the last two words of Hugging Face's name; tensors that are not listed are whole on every rank.
+"""The split of each tensor, by the last two parts of its Hugging Face name.
+
+Tensors that are not listed are whole on every rank.
 
 This is the split of Megatron-LM (Shoeybi et al. 2019): the first matrix of a pair is cut by rows and the second by columns,
 so that a block needs one sum over the ranks.
@@ -52,7 +54,10 @@ def share_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> dict[s
 
 
 def rectangle_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tuple[slice, slice | None]:
-    """The rows and columns of a tensor of this shape that a rank holds, whole or not; no columns if it has one dimension."""
+    """The rows and columns of a tensor of this shape that a rank holds.
+
+    The columns are None if the tensor has one dimension.
+    """
     share = share_of(name, shape, rank, ranks)
     columns = share.get("columns", slice(0, shape[1])) if len(shape) == 2 else None
     return share.get("rows", slice(0, shape[0])), columns
@@ -64,7 +69,10 @@ def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tup
 
 
 def span(count: int, index: int, parts: int) -> range:
-    """The `index`-th of `parts` consecutive ranges of `count` things; the first ranges are longer by one if needed."""
+    """Cut `count` things into `parts` consecutive ranges, and return range number `index`.
+
+    If `parts` does not divide `count`, the first ranges are longer by one.
+    """
     size, more = divmod(count, parts)
     begin = index * size + min(index, more)
     return range(begin, begin + size + (index < more))
@@ -81,7 +89,7 @@ def check_tensor_parallel(config: GPTJConfig, size: int) -> None:
     if nearest != size:
         raise InvalidRequest(
             f"tensor parallel size is {size}; it must divide the {config.num_heads} heads and the inner size "
-            f"{config.intermediate_size} of this model; the nearest that does is {nearest}"
+            f"{config.intermediate_size} of this model; the nearest size that does is {nearest}"
         )
 
 
@@ -90,8 +98,8 @@ def check_pipeline_parallel(config: GPTJConfig, size: int) -> None:
     nearest = _nearest_divisor(size, config.num_layers)
     if nearest != size:
         raise InvalidRequest(
-            f"pipeline parallel size is {size}; it must divide the {config.num_layers} layers of this model; "
-            f"the nearest that does is {nearest}"
+            f"pipeline parallel size is {size}; it must divide the {config.num_layers} layers of this model; the nearest "
+            f"size that does is {nearest}"
         )
 
 

@@ -20,7 +20,8 @@ BLOCK_VALUES = 8 * 2**20
 class SyntheticCheckpoint(Checkpoint):
     """Normally distributed weights, scaled so that activations and logits are as large as those of a trained model.
 
-    A weight depends only on `seed`, its tensor, its row and the kind of device, not on the order or the slices that are read.
+    A weight depends only on `seed`, its tensor, its row and the kind of device. The order of the reads and their slices do not
+    matter.
     """
 
     def __init__(self, config: GPTJConfig, name: str, seed: int = 0) -> None:

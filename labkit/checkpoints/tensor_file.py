@@ -16,7 +16,7 @@ from torch import Tensor
 from labkit.errors import CheckpointError
 
 BLOCK_BYTES = 16 * 2**20
-"""While the dtype or device of a tensor is changed, at most this many bytes of it are in memory twice."""
+"""While the dtype or device of a tensor is changed, at most this many bytes of the tensor are in memory twice."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class TensorFile:
         self.entries = entries
 
     def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
-        """Fill `target`, of any dtype and device, with rows (and columns, if given) of a tensor. Slices have no step."""
+        """Copy the given rows (and columns) of a tensor to `target`.
+
+        `target` may have any dtype and device. Slices have no step.
+        """
         entry = self.entries[name]
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])
         as_stored = target.dtype == entry.dtype and target.device.type == "cpu"

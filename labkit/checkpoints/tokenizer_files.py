@@ -18,14 +18,17 @@ ADDED, SPECIAL = "added_tokens.json", "special_tokens_map.json"
 END_OF_TEXT = "<|endoftext|>"
 """The special token of GPT-2's tokenizer, used if no file names special tokens."""
 MOST_PADDING = 1024
-"""A model's vocabulary is often padded, for example to a multiple of 128 per rank; more entries than this are not padding."""
+"""A model's vocabulary is often padded, for example to a multiple of 128 per rank.
+
+More than this many unused entries are not padding.
+"""
 
 
 def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
     """The tokenizer in the first of the folders that has one, for a model of `vocab_size` tokens.
 
-    Raises `NotAvailable` if no folder has one. Raises `CheckpointError`, which names the file, if it cannot be read or has
-    more tokens than the model.
+    Raises `NotAvailable` if no folder has a tokenizer. Raises `CheckpointError`, which names the file, if the tokenizer cannot
+    be read or has more tokens than the model.
     """
     for folder in folders:
         if (folder / TOKENIZER).exists():
@@ -37,7 +40,8 @@ def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
         _check_size(tokenizer, vocab_size)
         return tokenizer
     raise NotAvailable(
-        f"{folders[0]} has neither {TOKENIZER} nor {VOCAB} and {MERGES}; give prompts as token ids, or copy these files there"
+        f"{folders[0]} has no tokenizer, neither {TOKENIZER} nor {VOCAB} with {MERGES}; give prompts as token ids, or copy "
+        "these files there"
     )
 
 
@@ -59,7 +63,7 @@ def _from_vocabulary(folder: Path) -> str:
     settings, special, vocab = (_read(folder / name) for name in ("tokenizer_config.json", SPECIAL, VOCAB))
     try:
         if not vocab or any(type(token) is not int or token < 0 for token in vocab.values()):
-            raise ValueError("its vocabulary is no object with a token id for each token")
+            raise ValueError("its vocabulary is not a JSON object with a token id for each token")
         merges = models.BPE.read_file(str(folder / VOCAB), str(folder / MERGES))[1]
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"cannot read the tokenizer {folder / VOCAB} with {MERGES}: {error}") from error
@@ -76,9 +80,10 @@ def _from_vocabulary(folder: Path) -> str:
 
 
 def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The added tokens in the form of `tokenizer.json`, ordered by id; a tokenizer looks for them before anything else.
+    """The added tokens in the form of `tokenizer.json`, ordered by id.
 
-    They are the special tokens, and the tokens that were added after the vocabulary was trained.
+    Added tokens are the special tokens, and the tokens that were added after the vocabulary was trained. A tokenizer looks for
+    them in a text before anything else.
     """
     special = [value for part in settings for name, value in part.items() if name.endswith("_token")]
     special += [value for part in settings for value in _list(part.get("additional_special_tokens"))]
@@ -105,7 +110,9 @@ def _check_ids(folder: Path, vocab: dict[str, int], ids: dict[str, Any]) -> None
     expected = itertools.count(1 + max(vocab.values()))
     for name in sorted(ids.keys() - vocab.keys(), key=lambda name: int(ids[name])):
         if ids[name] != (follows := next(expected)):
-            raise CheckpointError(f"{folder}: the added token {name!r:.80} has the id {ids[name]}; the next id is {follows}")
+            raise CheckpointError(
+                f"{folder}: the added token {name!r:.80} has the id {ids[name]}; the next id must be {follows}"
+            )
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Reads the settings of a file that `torch.save` wrote, and where its tensors lie, without running any code in it.
 
-The file may be nested in any way. `torch.load(weights_only=True)` reads it and refuses everything that is not data. No values
-of tensors are read: PyTorch's fake tensors remember where in the file each storage lies
+Dictionaries in the file may be nested in any way. `torch.load(weights_only=True)` reads the file and refuses everything that is
+not data. No values of tensors are read: PyTorch's fake tensors remember where in the file each storage lies
 (https://docs.pytorch.org/docs/stable/notes/serialization.html). Other objects that training frameworks save with the weights
 (random states, enumerations) are replaced by empty stand-ins.
 """
@@ -104,8 +104,8 @@ def _records(window: IO[bytes], label: str) -> dict[int, int]:
         return starts
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{label} is not a file that torch.save writes since torch 1.6, or is cut off ({error}); "
-            "if it is older, load it with a newer torch and save it again"
+            f"{label} is cut off, or is not in the format that torch.save writes since torch 1.6 ({error}); if it is older, "
+            "load it with a newer torch and save it again"
         ) from error
 
 

@@ -14,7 +14,7 @@ _ADVICE = (
     "choose dtype int8 or int4"
 )
 _SETTINGS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-"""Files that older quantizers write beside the weights, and the method of each."""
+"""Files that older quantizers write beside the weights, and the quantization method that each file belongs to."""
 _NAMES = {
     "gptq": "GPTQ",
     "awq": "AWQ",
@@ -38,7 +38,7 @@ _FILES = {
     ".ot": ("rust-bert", "take the model's Hugging Face checkpoint"),
     ".onnx": ("ONNX", "take the model's Hugging Face checkpoint"),
 }
-"""Endings of other programs' files: the format, and how to get a checkpoint that labkit reads."""
+"""The file endings of other programs. For each, the format and how to get a checkpoint that labkit reads."""
 
 
 def refuse_quantized(folder: Path) -> None:
@@ -58,14 +58,16 @@ def refuse_quantized_tensors(folder: Path, names: Iterable[str]) -> None:
     """Raise `CheckpointError`, with the method's name, if a quantizer has written some of the tensors."""
     for ends, method in _TENSORS:
         if found := next((name for name in sorted(names) if name.endswith(ends)), None):
-            raise CheckpointError(f"{folder} holds weights in {method} form (the tensor {found}), which is not read; {_ADVICE}")
+            raise CheckpointError(
+                f"{folder} holds weights in {method} form (the tensor {found}), which labkit does not read; {_ADVICE}"
+            )
 
 
 def refuse_file(path: Path) -> None:
     """Raise `CheckpointError`, with the name of the format, if the file holds weights of another program."""
     if path.is_file() and path.suffix in _FILES:
         form, advice = _FILES[path.suffix]
-        raise CheckpointError(f"{path} is a {form} file, which is not read; {advice} and give its directory")
+        raise CheckpointError(f"{path} is a {form} file, which labkit does not read; {advice} and give its directory")
 
 
 def refuse_files(folder: Path) -> None:
@@ -76,7 +78,7 @@ def refuse_files(folder: Path) -> None:
 
 def _refuse(folder: Path, method: Any, why: str) -> None:
     name = _NAMES.get(method, f"{method!r:.80}") if isinstance(method, str) else "a form without a name"
-    raise CheckpointError(f"{folder} holds weights quantized by {name} ({why}), which are not read; {_ADVICE}")
+    raise CheckpointError(f"{folder} holds weights quantized by {name} ({why}), which labkit does not read; {_ADVICE}")
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class WeightFiles:
 
 
 def open_weights(folder: Path) -> WeightFiles | None:
-    """Open the weights, looking for files in the same order as transformers; None if there are none.
+    """Open the weights, looking for files in the same order as transformers; None if the folder has no weights.
 
     Raises `CheckpointError`, which names a file that is missing or wrong.
     """
@@ -60,7 +60,7 @@ def _open_shards(folder: Path, single: str) -> WeightFiles:
         if name not in files:
             files[name] = _OPENERS[single](folder / name)
         if tensor not in files[name].names:
-            raise CheckpointError(f"{folder / name} lacks {tensor}, which it holds according to {index}")
+            raise CheckpointError(f"{folder / name} lacks {tensor}, which is there according to {index}")
     tensors: dict[str, TensorFile] = {t: files[name] for t, name in weight_map.items() if t in files[name].entries}
     return WeightFiles(tensors, {name for file in files.values() for name in file.names})
 
@@ -71,7 +71,7 @@ def _weight_map(folder: Path, single: str) -> dict[str, str]:
     try:
         weight_map = read_json_object(index, MOST_INDEX_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
-            raise ValueError("its weight_map is no object with the name of a file for each tensor")
+            raise ValueError("its weight_map is not a JSON object with the name of a file for each tensor")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{index} is no {_FORMS[single]} index: {error}") from error
     for tensor, name in weight_map.items():

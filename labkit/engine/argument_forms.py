@@ -1,7 +1,7 @@
 """Turns the values that a caller writes into the plain form that the engine keeps.
 
 Every unambiguous value is accepted, also numbers and arrays of numpy and torch. Any other value raises `InvalidRequest`, which
-names the parameter, the given value and what is accepted. This module does not know the model.
+names the parameter, the given value and what is accepted. This module does not depend on the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from labkit.sampling_vocabulary import LARGEST
 LONGEST_WORD = 1024
 """The largest number of characters or tokens of one stop word or bad word."""
 LONGEST_LIST = 2**16
-"""The largest total number of characters and tokens in the stop words or bad words of a request: each step looks for them."""
+"""The largest total number of characters and tokens in the stop words or bad words of a request.
+
+Every step searches for all these words.
+"""
 _SHOWN = 200  # a message repeats at most this many characters of a value
 
 Word: TypeAlias = str | tuple[int, ...]
@@ -51,7 +54,7 @@ def plain(value: Any) -> Any:
 
 
 def listed(value: Any) -> Any:
-    """Turn an array with dimensions into (nested) lists of Python numbers; return anything else as `plain` does."""
+    """Turn an array with dimensions into (nested) lists of Python numbers; for anything else, return `plain(value)`."""
     if getattr(value, "shape", ()) != () and hasattr(value, "tolist"):
         try:
             return value.tolist()
@@ -87,7 +90,7 @@ def number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) ->
 
 
 def flag(name: str, value: Any, accepted: str = "True or False") -> bool:
-    """True or False, or 1 or 0. A text such as "false" is refused."""
+    """The value as a bool. True, False, 1 and 0 are accepted; a text such as "false" is refused."""
     given = plain(value)
     if isinstance(given, bool) or (type(given) is int and given in (0, 1)):
         return bool(given)
@@ -111,7 +114,7 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
         try:
             return (whole(name, value, 0),)
         except InvalidRequest:
-            raise InvalidRequest(f"{name} is {shown(value)}; token ids are accepted: [13, 198]") from None
+            raise InvalidRequest(f"{name} is {shown(value)}; a list of token ids is accepted, for example [13, 198]") from None
     return tuple(dict.fromkeys(whole(name, token, 0, verb="holds") for token in found))
 
 
@@ -125,15 +128,16 @@ def words(name: str, value: Any) -> tuple[Word, ...]:
         raise InvalidRequest(f"{name} is {shown(value)}; a text or a list of words is accepted{_decoded(given)}")
     if found and all(isinstance(plain(word), int) for word in found):
         raise InvalidRequest(
-            f"{name} is {shown(value)}, a list of numbers; write [[13, 198]] for one word of two tokens, [[13], [198]] for two "
-            "words of one token each"
+            f"{name} is {shown(value)}, a list of numbers; write [[13, 198]] for one word of two tokens, or [[13], [198]] "
+            "for two words of one token each"
         )
     kept = tuple(_word(name, word) for word in found)
     lengths = [len(word) for word in kept]
     if max(lengths, default=0) > LONGEST_WORD or sum(lengths) > LONGEST_LIST:
         raise InvalidRequest(
-            f"{name} holds {counted(len(kept), 'word')} of up to {max(lengths)} characters or tokens, {sum(lengths)} in all; "
-            f"at most {LONGEST_WORD} per word and {LONGEST_LIST} in all are accepted"
+            f"{name} holds {counted(len(kept), 'word')}; the longest has {max(lengths)} characters or tokens, and all "
+            f"together have {sum(lengths)}; at most {LONGEST_WORD} in one word and {LONGEST_LIST} in all words together are "
+            "accepted"
         )
     return kept
 
@@ -151,12 +155,13 @@ def _word(name: str, value: Any) -> Word:
         except InvalidRequest:
             pass
     raise InvalidRequest(
-        f"{name} holds {shown(value)}; each is a string of at least one character or a sequence of token ids{_decoded(given)}"
+        f"{name} holds {shown(value)}; each word must be a string of at least one character or a sequence of token "
+        f"ids{_decoded(given)}"
     )
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 can encode the text. It cannot encode half a character, such as "\\ud83d"."""
+    """Whether UTF-8 can encode the text. UTF-8 cannot encode half a character, such as "\\ud83d"."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -170,7 +175,10 @@ def _decoded(value: Any) -> str:
 
 
 def floats(name: str, value: Any, shape: tuple[str, ...]) -> Tensor:
-    """A tensor of finite floats, from a tensor or a numpy array. It must have as many dimensions as `shape` has names."""
+    """A tensor of finite floats, from a tensor or a numpy array.
+
+    The tensor must have as many dimensions as `shape` has names.
+    """
     given = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype in _FLOATS else value
     if (
         not isinstance(given, Tensor)

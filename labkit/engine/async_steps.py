@@ -1,6 +1,7 @@
-"""Serves requests from an asyncio event loop. A thread runs their steps and sends the events to the loop, which never blocks.
+"""Serves requests from an asyncio event loop.
 
-It uses only three functions of the engine: add requests, remove requests, run one step.
+A thread runs the engine's steps and sends the events to the event loop, which never blocks. This module uses only three
+functions of the engine: add requests, remove requests, run one step.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ class LoopInbox:
 
 
 class Call:
-    """The requests of one stream, and where their events go."""
+    """The requests of one stream, and the inbox to which their events are sent."""
 
     def __init__(self, requests: list[Request], inbox: LoopInbox) -> None:
         self.requests, self.inbox = requests, inbox
 
     @property
     def goes_on(self) -> bool:
-        """Whether one of its requests is still running."""
+        """Whether one of the call's requests is still running."""
         return any(request.unfinished for request in self.requests)
 
 
 class AsyncSteps:
     """A thread that runs steps while there are calls. Without calls there is no thread.
 
-    submit, withdraw: add or remove requests. advance: run one step. All three may wait for steps of other threads, so they are
-    called in this thread only and never in the event loop's thread.
+    submit, withdraw: add or remove requests. advance: run one step. `submit`, `withdraw` and `advance` may wait for steps of
+    other threads, so they are called only in this thread and never in the event loop's thread.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class AsyncSteps:
                     self._try(partial(self._submit, call.requests), [call])
             if self._calls:
                 self._try(self._advance, self._calls)
-            time.sleep(0)  # so that another thread that waits for the engine can run
+            time.sleep(0)  # gives another thread that waits for the engine a chance to run
 
     def _try(self, do: Callable[[], None], calls: list[Call]) -> None:
         """Call `do`. If it raises, these calls get the error and end."""

@@ -1,7 +1,7 @@
 """Finds the tokens that would complete a forbidden text, given the last bytes of the text so far.
 
 Texts are compared as bytes, so it does not matter how they are cut into tokens: a text may begin inside one token and end
-inside another, and a token may hold part of a character. This module does not know the model.
+inside another, and a token may hold part of a character. This module does not depend on the model.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class TokenTexts:
 
 
 class BadTextAutomaton:
-    """An automaton over bytes (Aho and Corasick 1975). Each of its states bans certain tokens.
+    """An automaton over bytes (Aho and Corasick 1975). Each state of the automaton bans certain tokens.
 
-    A state stands for the longest prefix of a word that the text so far ends with; in state 0 it ends with none. The banned
-    tokens of a state are computed when they are first needed, and kept. All sequences with the same words share one automaton.
-    words: UTF-8 strings of at least one byte.
+    A state stands for the longest prefix of a word with which the text so far ends. In state 0, the text ends with no such
+    prefix. The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same words
+    share one automaton. words: UTF-8 strings of at least one byte.
     """
 
     def __init__(self, words: Iterable[bytes], tokens: TokenTexts) -> None:
@@ -107,7 +107,7 @@ class BadTextAutomaton:
         return self._holding, self._kept[state]
 
     def _completing(self, state: int) -> Iterable[NDArray[np.int64]]:
-        """For every prefix of a word that the text ends with: the tokens that begin with the rest of that word."""
+        """For every word of which a prefix ends the text: the tokens that begin with the rest of this word."""
         while state:
             depth = self._depth[state]
             rests = {word[depth:] for word in self._words[self._first[state] : self._last[state]]}

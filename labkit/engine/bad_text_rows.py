@@ -30,7 +30,7 @@ class AutomatonCache:
         self._made: OrderedDict[tuple[str, ...], tuple[BadTextAutomaton, ...]] = OrderedDict()
 
     def of(self, words: SequenceOf[str]) -> tuple[BadTextAutomaton, ...]:
-        """The automata that ban these words; an empty tuple without words."""
+        """The automata that ban these words; an empty tuple if there are no words."""
         key = tuple(sorted(set(words)))
         made = self._made.pop(key, None)
         if made is None:

@@ -1,4 +1,7 @@
-"""Bans sequences of two or more tokens. Finds the tokens that would complete one, on the device and for all rows together."""
+"""Bans sequences of two or more tokens.
+
+Finds each token that would complete a banned sequence, on the device and for all rows together.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; no token yet; matches nothing
+_ANY, _NONE, _NEVER = -1, -2, -3  # matches any token; stands for no token yet; matches no token
 
 
 class BadWords:
@@ -29,7 +32,7 @@ class BadWords:
         return self.beginnings, self.lasts, self.recent
 
     def join(self, row: int, words: Sequence[Sequence[int]], tokens: Sequence[int]) -> None:
-        """Set the words of a row and the tokens that it holds so far. An empty list of words clears the row."""
+        """Set the bad words of a row and the tokens that its text has so far. An empty list of words clears the row."""
         width = max((len(word) - 1 for word in words), default=1)
         self._grow(len(words), width)
         count, width = self.beginnings.shape[1:]

@@ -1,4 +1,7 @@
-"""Turns a plan into the batch of a forward pass. The tensors of decoding sequences stay on the device between steps."""
+"""Turns the plan of a step into the batch of a forward pass.
+
+The tensors of decoding sequences stay on the device between steps.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,10 @@ from labkit.host_memory import available_memory
 from labkit.model.part import WHOLE, Part
 
 GPU_SHARE = 0.9
-"""The cache's share of the GPU memory left by weights and workspace. The allocator, which rounds sizes up, needs the rest."""
+"""The cache's share of the GPU memory that weights and workspace leave free.
+
+The allocator, which rounds sizes up, needs the rest.
+"""
 
 CPU_SHARE = 0.5
 """The cache's share of the available host memory. The rest is left to other programs."""
@@ -44,9 +47,9 @@ def num_slots_for(
     fits = int((free - workspace) * (GPU_SHARE if device.type == "cuda" else CPU_SHARE)) // slot - 1
     if asked is None and fits < 1:
         raise InsufficientResources(
-            f"{free / 1e9:.2f} GB are free on {device}, and a step needs {workspace / 1e9:.2f} GB of them: not even one "
-            f"token's keys and values ({slot} bytes) fit. Choose a smaller model or precision, or lower max_batch_size and "
-            "max_step_tokens"
+            f"{free / 1e9:.2f} GB are free on {device}, and a step needs {workspace / 1e9:.2f} GB of them, so the keys and "
+            f"values of even one token ({slot} bytes) do not fit. Choose a smaller model or precision, or lower "
+            "max_batch_size and max_step_tokens"
         )
     return asked or min(fits, max_batch_size * config.context_length)
 
@@ -65,8 +68,8 @@ def asked_slots(
     asked, free = _asked(num_slots, cache_bytes, slot), free_bytes(device)
     if asked is not None and asked * slot > free:
         raise InsufficientResources(
-            f"a KV cache of {asked} tokens takes {asked * slot / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free on {device}; "
-            "give a smaller num_slots or cache_bytes"
+            f"a KV cache of {asked} tokens takes {asked * slot / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free on "
+            f"{device}; give a smaller num_slots or cache_bytes"
         )
     return asked
 
@@ -74,8 +77,8 @@ def asked_slots(
 def slot_bytes(config: GPTJConfig, device: torch.device, dtype: torch.dtype, part: Part = WHOLE) -> int:
     """Bytes of one token's keys and values on a device that holds a part of the model.
 
-    On a GPU, this counts the layers of the largest stage. On the CPU, it counts the whole model, because all ranks share the
-    host's memory.
+    On a GPU, the layers of the largest stage are counted. On the CPU, all layers of the model are counted, because all ranks
+    share the host's memory.
     """
     if device.type != "cuda":
         return config.kv_bytes_per_token(dtype.itemsize)
@@ -100,8 +103,8 @@ def _asked(num_slots: int | None, cache_bytes: int | None, slot: int) -> int | N
 def workspace_bytes(config: GPTJConfig, dtype: torch.dtype, max_batch_size: int, max_step_tokens: int) -> int:
     """An upper estimate of the bytes that a step, or scoring a text of full length, needs besides weights and cache.
 
-    A step needs for each token the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
-    each sequence it needs the logits and their sort in double precision (about 48 bytes per entry). Scoring needs its own
+    For each token, a step needs the hidden state, its norm, query, key and value, attention, MLP and their float32 forms. For
+    each sequence, a step needs the logits and their sort in double precision (about 48 bytes per entry). Scoring needs its own
     cache for the text, and logits in two precisions for each token.
     """
     hidden = config.hidden_size

@@ -57,7 +57,7 @@ class Engine:
 
     A request that fails in a step is ended alone: its caller gets `RequestFailed`, and the tokens of all other requests stay
     the same. When a rank is lost, all callers get `RankFailed`. After Ctrl-C the requests of the interrupted call are ended,
-    and the others go on.
+    and all other requests go on.
 
     max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
     longer prompt is computed in chunks, and running sequences go on between them. prefix_reuse: keep computed keys and values
@@ -104,7 +104,7 @@ class Engine:
         self._intake = RequestIntake(model.config, tokenizer, self.max_batch_size, self._check)
         self._loop: StepLoop | None = None
         self._closed = False
-        self._is_copy = False  # in a forked child, until its first call
+        self._is_copy = False  # True in a forked child until its first call
         self._begin_locks()
         tell(self)
         self._running: dict[Sequence, Request] = {}
@@ -135,8 +135,8 @@ class Engine:
         """Continue every prompt: one text, several texts, or several lists of token ids (arrays, too).
 
         params: one for all prompts, or a list with one for each; by default greedy with 64 new tokens. Raises
-        `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if one of them fails
-        in a step (which ends this call), `RankFailed`, and `NotAvailable` after the engine was closed.
+        `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if a request fails in
+        a step (which ends this call), `RankFailed`, and `NotAvailable` after the engine was closed.
         """
         inbox: deque[TokenEvent] = deque()
         requests = self._requests(prompts, params, inbox)
@@ -147,19 +147,20 @@ class Engine:
         return outputs
 
     def stream(self, prompts: Prompts, params: Params = None) -> Iterator[TokenEvent]:
-        """As `generate`, but yields one token at a time, in the order in which they are made.
+        """Like `generate`, but yields one token at a time, in the order in which they are made.
 
-        If a prompt is not accepted, this call raises, not a later `next`. Work begins with the first `next`. A stream frees
-        its slots when it is closed or when nothing refers to it any longer.
+        If a prompt is not accepted, this call itself raises the error, not the first `next`. Work begins with the first `next`.
+        A stream frees its slots when it is closed or when nothing refers to it any longer.
         """
         inbox: deque[TokenEvent] = deque()
         return self._run(self._requests(prompts, params, inbox), inbox)
 
     def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[TokenEvent, None]:
-        """As `stream`, for `async for`: the event loop is not blocked, and several streams share the running batch.
+        """Like `stream`, but for `async for`: the event loop is not blocked, and several streams share the running batch.
 
-        If a prompt is not accepted, waiting for the first event raises. A cancelled task, or a closed stream (`aclose`), frees
-        its slots before the next step. While such requests exist, steps run in a thread of the engine.
+        If a prompt is not accepted, the error is raised when the first event is awaited. A cancelled task, or a closed stream
+        (`aclose`), frees its slots before the next step. While requests of `astream` exist, steps run in a thread of the
+        engine.
         """
         return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
 
@@ -201,7 +202,7 @@ class Engine:
         return request.request_id
 
     def prepare(self, params: SamplingParams) -> None:
-        """Prepare the bad words of a request before it is added. This takes up to a second for a thousand words.
+        """Prepare the bad words of a request before it is added. The preparation takes up to a second for a thousand words.
 
         A server calls this in the client's thread, so that `add_request` does not delay other requests. Raises
         `InvalidRequest`.
@@ -240,7 +241,7 @@ class Engine:
         with self._lock:
             self._closed = True
             if self._is_copy:
-                return  # everything else belongs to the parent
+                return  # everything else belongs to the parent process
             self._async_steps.fail(NotAvailable(CLOSED))
             self._withdraw(list(dict.fromkeys(self._running.values())))
             if self._loop is not None:
@@ -267,16 +268,19 @@ class Engine:
     def occupy_cache(self) -> None:
         """Make the KV cache now and take all its memory, before the first request. Servers call this.
 
-        Otherwise the system provides a large page of CPU memory only when it is first written, and some steps wait about
-        40 ms for that. With several ranks, each takes its own memory. Raises `InvalidRequest` after the first request, and
-        `InsufficientResources` if the cache is too large.
+        Without this call, the system provides a large page of CPU memory only when the page is first written, and some steps
+        wait about 40 ms for that. With several ranks, each rank takes the memory of its own cache. Raises `InvalidRequest`
+        after the first request, and `InsufficientResources` if the cache is too large.
         """
         with self._lock, gradients_restored(), undisturbed():
             self._check_open()
             self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
-        """Do not use kept keys and values again. Call this after changing the weights of the model in place."""
+        """Do not use the keys and values kept from earlier texts again.
+
+        Call this after changing the weights of the model in place.
+        """
         with self._lock:
             self._ready().scheduler.pool.prefixes.clear()
 
@@ -289,7 +293,10 @@ class Engine:
         self._async_steps = AsyncSteps(self._submit, self._withdraw, self._advance)
 
     def after_fork(self) -> None:
-        """Make new locks in a forked child. A thread of the parent may hold the old ones, and no such thread exists here."""
+        """Make new locks in a forked child.
+
+        A thread of the parent process may hold the old locks, and that thread does not exist in the child.
+        """
         self._is_copy = True
         self._begin_locks()
 
@@ -339,7 +346,10 @@ class Engine:
                 self._withdraw(ended)
 
     def _deliver(self, sequence: Sequence, event: TokenEvent, ended: list[Request]) -> None:
-        """Put an event into its inbox. A failed request is added to `ended`, and its later events are dropped."""
+        """Put an event into the inbox of its request.
+
+        A failed request is added to `ended`, and its later events are dropped.
+        """
         request = self._running[sequence]
         if request in ended:
             return
@@ -396,7 +406,7 @@ class Engine:
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:
-        """The step loop. It is made with the first request, when the memory left after loading the weights is known."""
+        """The step loop, which is made with the first request, when the memory left after loading the weights is known."""
         with self._lock:
             if self._loop is None:
                 slots = num_slots_for(

@@ -1,4 +1,4 @@
-"""The options of an engine and their limits. They are checked before a model is read."""
+"""The options of an engine and their limits. The options are checked before a model is read."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ RESAMPLES = 1000
 class Evaluation:
     """The score of a text: `bits_per_byte` (of its UTF-8 form), `perplexity` per token, and the number of `tokens` predicted.
 
-    `interval` is the 95 % interval of `bits_per_byte`, from resampling the windows of the text (percentile bootstrap). It is
-    None if the text has only one window, because then there is nothing to resample.
+    `interval` is the 95 % interval of `bits_per_byte`, from resampling the windows of the text (percentile bootstrap). The
+    interval is None if the text has only one window, because then there is nothing to resample.
     """
 
     bits_per_byte: float
@@ -40,11 +40,11 @@ def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int 
     context = engine.config.context_length
     window = min(window or context, context)
     if engine.tokenizer is None:
-        raise InvalidRequest(f"{NO_TOKENIZER}; a text cannot be scored with it")
+        raise InvalidRequest(f"{NO_TOKENIZER}, so it cannot score a text")
     ids = engine.tokenizer.encode(text)
     if len(ids) < 2 or window < 2:
         raise InvalidRequest(
-            f"the text has {counted(len(ids), 'token')} and the window {window}; at least 2 of each are needed"
+            f"the text has {counted(len(ids), 'token')} and the window {window}; at least 2 tokens are needed for both"
         )
     nats: list[float] = []
     byte_counts: list[int] = []

@@ -23,7 +23,7 @@ from labkit.plurals import counted
 NO_TOKENIZER = (
     "this model has no tokenizer (synthetic weights have none; a directory needs tokenizer.json, or vocab.json and merges.txt)"
 )
-"""The reason given wherever a text is refused because there is no tokenizer."""
+"""The reason in every message that refuses a text because there is no tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Inbox(Protocol):
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and the sequences that continue it, one for each sample. Their events go to `inbox`."""
+    """A prompt and the sequences that continue it, one for each sample. The sequences' events go to `inbox`."""
 
     request_id: int
     prompt: Prompt
@@ -61,7 +61,7 @@ keeps this many token ids for every row."""
 
 
 class RequestIntake:
-    """Makes requests for a model. It does not know which requests are running.
+    """Makes requests for a model. The intake does not know which requests are running.
 
     check: raises `InvalidRequest` for a sequence that the engine cannot run.
     """
@@ -112,11 +112,13 @@ class RequestIntake:
         if len(tokens) > self._config.context_length:
             raise InvalidRequest(
                 f"a prompt has {counted(len(tokens), 'token')}, but the model's context holds "
-                f"{self._config.context_length}; shorten it"
+                f"only {self._config.context_length} tokens; shorten the prompt"
             )
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._config.vocab_size:
-                raise InvalidRequest(f"a prompt holds {shown(token)}; token ids are 0 to {self._config.vocab_size - 1}")
+                raise InvalidRequest(
+                    f"a prompt holds {shown(token)}; this model's token ids are 0 to {self._config.vocab_size - 1}"
+                )
 
     def _started(self, prompt: Prompt, params: SamplingParams) -> Prompt:
         """The prompt, or the start token where the prompt is empty."""
@@ -135,7 +137,9 @@ class RequestIntake:
         limit = params.fit(self._config, len(tokens))
         name = "num_beams" if params.num_beams > 1 else "num_samples"
         if (width := getattr(params, name)) > self._max_batch_size:
-            raise InvalidRequest(f"{name} is {width}; this engine runs {counted(self._max_batch_size, 'sequence')} at a time")
+            raise InvalidRequest(
+                f"{name} is {width}; this engine runs at most {counted(self._max_batch_size, 'sequence')} at a time"
+            )
         if params.needs_tokenizer:
             self._need_tokenizer()
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -163,7 +167,7 @@ class RequestIntake:
         return samples
 
     def banned_texts(self, params: SamplingParams) -> tuple[BadTextAutomaton, ...]:
-        """Automata that ban the bad words given as text. They are kept for later requests with the same words."""
+        """Automata that ban the bad words given as text. The automata are kept for later requests with the same words."""
         texts = [word for word in params.bad_words if isinstance(word, str)]
         return self._text_bans.of(texts) if texts and self._text_bans else ()
 
@@ -172,6 +176,7 @@ def _check_size(bad_words: list[tuple[int, ...]]) -> None:
     longest = max(map(len, bad_words), default=0)
     if longest > 1 and longest * len(bad_words) > MOST_WORD_TOKENS:
         raise InvalidRequest(
-            f"bad_words holds {counted(len(bad_words), 'word')} of up to {counted(longest, 'token')}; the "
-            f"number of words times the tokens of the longest may be at most {MOST_WORD_TOKENS}: give fewer or shorter words"
+            f"bad_words holds {counted(len(bad_words), 'word')} of up to {counted(longest, 'token')}; the number of words, "
+            f"multiplied by the number of tokens of the longest word, may be at most {MOST_WORD_TOKENS}: give fewer or "
+            "shorter words"
         )

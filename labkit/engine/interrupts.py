@@ -1,7 +1,8 @@
 """Delays Ctrl-C, or Stop in a notebook, during work that must not stop half-way.
 
-`with watched:` installs a signal handler, once per call or step. `with held:` inside it delays an interruption until the block
-ends, and costs only a counter. Signals interrupt the main thread only; in other threads both do nothing.
+`with watched:` installs a signal handler, once per call or step. `with held:` inside a `watched` block delays an interruption
+until the `held` block ends, and costs only a counter. Signals interrupt the main thread only; in other threads `watched` and
+`held` do nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _SIGINT = int(signal.SIGINT)
 
 
 class _Watch:
-    """The handler that is installed while the main thread is inside `watched`. Outside `held` it calls the previous handler."""
+    """The handler that is installed while the main thread is inside `watched`.
+
+    Outside `held` the handler calls the previous handler.
+    """
 
     def __init__(self) -> None:
         self.before: Callable[..., Any] | None = None  # the previous handler; None while this one is not installed

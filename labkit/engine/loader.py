@@ -51,9 +51,9 @@ def load(
     seed = argument_forms.whole("seed", seed, 0, MOST_SEED)
     target = as_device(device)
     chosen = as_precision(dtype, target)
-    _check_fits(str(name), config_of(name), target, chosen)  # before a download and before checksums are computed
+    _check_fits(str(name), config_of(name), target, chosen)  # checked before a download and before checksums are computed
     checkpoint = open_checkpoint(name, seed=seed)
-    tokenizer = tokenizer_of(checkpoint)  # before the weights, because it may not fit the model
+    tokenizer = tokenizer_of(checkpoint)  # read before the weights, because the tokenizer may not fit the model
     return Engine(read_model(checkpoint, chosen, target), tokenizer, **options)
 
 
@@ -79,13 +79,13 @@ def _check_fits(name: str, config: GPTJConfig, device: torch.device, precision: 
     if needed > free:
         raise InsufficientResources(
             f"{name} needs {needed / 1e9:.1f} GB {'for each rank ' if ranks > 1 else ''}on {device} in {precision}, "
-            f"{free / 1e9:.1f} GB are free; choose a smaller precision (int8 takes a quarter of fp32), another device or a "
-            "smaller model"
+            f"but only {free / 1e9:.1f} GB are free; choose a smaller precision (int8 takes a quarter of fp32), another "
+            "device or a smaller model"
         )
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer of a checkpoint; None if it has none."""
+    """The tokenizer of a checkpoint; None if the checkpoint has no tokenizer."""
     try:
         return checkpoint.tokenizer()
     except NotAvailable:

@@ -32,13 +32,14 @@ class TokenEvent:
     `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now; it is
     held back while a character is incomplete or a stop string may have begun.
 
-    `finish_reason` is None until the last token. Then it is "stop" (the end of text, a stop token, a stop string or a sequence
-    of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the event's `token_id` is
-    `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for: one entry for each
-    token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam search.
+    `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop" (the end of text, a stop token, a
+    stop string or a sequence of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the
+    event's `token_id` is `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for:
+    one entry for each token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam
+    search.
 
-    If a request fails, one event with an `error` ends all its samples. The error names the request and the cause. The event's
-    `finish_reason` is "error", and it holds no token. Only `Engine.step` returns such events; `generate` and `stream` raise
+    If a request fails, one event with an `error` ends all its samples. The error names the request and the cause. Such an event
+    has the `finish_reason` "error" and no token. Only `Engine.step` returns events with an error; `generate` and `stream` raise
     the error.
     """
 
@@ -78,10 +79,12 @@ class Completion:
 
 @dataclass
 class RequestOutput:
-    """A prompt and one continuation for each sample. `text`, `token_ids` and `finish_reason` are those of the first one.
+    """A prompt and one continuation for each sample.
 
-    `prompt_logprobs` is None unless asked for. It has one entry for each token of the prompt; the entry of the first token is
-    None, because no token comes before it.
+    `text`, `token_ids` and `finish_reason` are those of the first continuation.
+
+    `prompt_logprobs` is None unless asked for. If asked for, `prompt_logprobs` has one entry for each token of the prompt; the
+    entry of the first token is None, because no token comes before it.
     """
 
     prompt: str | None
@@ -105,7 +108,7 @@ class RequestOutput:
         return self.completions[0].finish_reason
 
     def take(self, event: TokenEvent) -> None:
-        """Add a token of this prompt to its continuation."""
+        """Add the token of an event to the continuation to which it belongs."""
         completion = self.completions[event.sample]
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = list(event.prompt_logprobs)

@@ -1,4 +1,4 @@
-"""Builds a batch from chunks of prompts, and writes the keys and values that requests bring for the positions before them."""
+"""Builds a batch from chunks of prompts, and writes the given keys and values of prefix prompts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from labkit.model.kv_cache import KVCache
 
 
 def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0) -> Batch:
-    """The batch of all positions of the chunks. Its tokens are numbered from `first` on: so many tokens come before them.
+    """The batch of all positions of the chunks.
 
-    Its logits are those after the positions that are scored or sampled, chunk by chunk.
+    The tokens of the batch are numbered from `first` on, because `first` other tokens come before them in the step. The batch
+    asks for logits only after the positions that are scored or sampled, chunk by chunk.
     """
 
     def send(array: npt.NDArray[Any]) -> Tensor:
@@ -47,7 +48,7 @@ def prefill_batch(chunks: Sequence[Chunk], device: torch.device, first: int = 0)
 
 
 def write_prefix_prompts(chunks: Sequence[Chunk], forward: Forward, cache: KVCache) -> None:
-    """For each request with a prefix prompt, write the given keys and values to its first slots, before its first chunk."""
+    """For each prefix prompt, write its keys and values to the first slots of its request, before the request's first chunk."""
     for chunk in chunks:
         entry, given = chunk.entry, chunk.entry.sequence.params.prefix_prompt
         if given is not None and chunk.begin == entry.prefix_len:

@@ -1,4 +1,7 @@
-"""Turns prompts and parameters, in any form that a caller may write, into lists. Errors say what was given and is accepted."""
+"""Turns prompts and parameters, in any form that a caller may write, into lists.
+
+Error messages say what was given and what is accepted.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,13 @@ def prompt_list(prompts: Any) -> list[str | list[Any]]:
     found = [given] if isinstance(given, str) else None if isinstance(given, Set) else argument_forms.items(given)
     if not found:
         raise InvalidRequest(
-            f"prompts is {argument_forms.shown(prompts)}; a text, or a list of texts or of token-id lists is accepted"
+            f"prompts is {argument_forms.shown(prompts)}; a text, a list of texts or a list of token-id lists is accepted"
             f"{_advice(prompts)}"
         )
     if isinstance(argument_forms.plain(found[0]), int):
         raise InvalidRequest(
-            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, [[1, 2, 3]] "
-            "for one prompt"
+            f"prompts is {argument_forms.shown(prompts)}, a list of numbers; give a list of token-id lists, for example [[1, "
+            "2, 3]] for one prompt"
         )
     return [one_prompt(prompt) for prompt in found]
 
@@ -52,7 +55,7 @@ def one_prompt(prompt: Any) -> str | list[Any]:
 
 
 def params_list(params: Any, count: int) -> list[SamplingParams]:
-    """The parameters of each of `count` prompts. Raises `InvalidRequest` for a wrong type or a wrong number of them."""
+    """The parameters of each of `count` prompts. Raises `InvalidRequest` for a wrong type or a wrong number of parameters."""
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
     found = argument_forms.items(params)
@@ -63,7 +66,8 @@ def params_list(params: Any, count: int) -> list[SamplingParams]:
         )
     if len(found) != count:
         raise InvalidRequest(
-            f"{len(found)} sampling params for {counted(count, 'prompt')}; give one for all, or one for each prompt"
+            f"{len(found)} sampling params for {counted(count, 'prompt')}; give one SamplingParams for all prompts, or one "
+            "for each"
         )
     return [one or SamplingParams() for one in found]
 

@@ -1,8 +1,8 @@
 """Chooses the next token of each running sequence from its logits, on the logits' device.
 
 The sampling state of a running sequence is one row of a few tensors. Sequences join and leave rows, and each new token updates
-its row without the host. A random draw depends only on the sequence's seed, its sample number and the position (a counter-based
-generator), never on the other sequences of the batch.
+its row on the device, without the host. A random draw depends only on the sequence's seed, its sample number and the position
+(a counter-based generator), never on the other sequences of the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.ops.token_marks import BANNED, GENERATED, IN_PROMPT, STOP
 
 RESET = 16
-"""Marks a token that resets top_p to its first value. The bit is stored together with those that `ops.penalize` reads."""
+"""Marks a token that resets top_p to its first value. This bit is stored together with the bits that `ops.penalize` reads."""
 
 KEPT_INDICES = 8
 """How many tensors of row numbers a sampler keeps: running sequences and each beam search use their own."""
@@ -168,7 +168,7 @@ class Sampler:
 
     @torch.inference_mode()
     def edit(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
-        """Apply penalties and bans. Returns a new tensor if any of the rows has one, otherwise `logits` itself."""
+        """Apply penalties and bans. Returns `logits` itself if no row has a penalty or a ban, otherwise a new tensor."""
         wishes = [self._wishes[row] for row in rows]
         index = self._index(rows)
         edited = logits
@@ -249,7 +249,10 @@ class Sampler:
         return torch.tensor(numbers, dtype=torch.int64, device="cpu").to(self.device)
 
     def _index(self, rows: SequenceOf[int]) -> Tensor:
-        """The row numbers as a tensor on the device. Those used last are kept, since most steps use the same rows as before."""
+        """The row numbers as a tensor on the device.
+
+        The tensors used last are kept, since most steps use the same rows as before.
+        """
         key = tuple(rows)
         index = self._indexed.pop(key, None)
         if index is None:
@@ -264,7 +267,10 @@ class Sampler:
 
 
 def _top_p(sequence: Sequence) -> float:
-    """The current top_p of factual-nucleus sampling, after the new tokens so far."""
+    """The value of top_p for the next token in factual-nucleus sampling.
+
+    With `top_p_decay`, top_p decreases with each new token.
+    """
     params = sequence.params
     top_p = params.top_p
     for token in sequence.new_tokens if params.top_p_decay < 1 else ():
@@ -273,6 +279,6 @@ def _top_p(sequence: Sequence) -> float:
 
 
 def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
-    """The tokens up to and including the first one that differs from its guess."""
+    """The tokens of `made` up to and including the first one that differs from its guess in `draft`."""
     right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
     return list(made[: 1 + sum(1 for _ in right)])

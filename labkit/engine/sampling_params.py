@@ -26,10 +26,10 @@ class SamplingParams:
     this string, and None for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
 
     `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
-    Libraries whose default temperature is 1 would draw a token; write `temperature=1.0` to get the same here.
+    Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to get the same here.
 
-    Beam search draws nothing either. There the temperature divides the logits (0 leaves them unchanged), and penalties and
-    bans apply to log-probabilities, as in transformers.
+    Beam search draws nothing either. In beam search the temperature divides the logits (0 leaves them unchanged), and penalties
+    and bans apply to log-probabilities, as in transformers.
 
     The logits are changed in this order: repetition penalty, presence penalty, bad words and minimum length, temperature,
     top-k, top-p. Raises `InvalidRequest`, which names the parameter, the given value and what is accepted.
@@ -71,12 +71,12 @@ class SamplingParams:
         self._check_beams()
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InvalidRequest(
-                f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}; lower it"
+                f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}; lower min_new_tokens"
             )
         if self.num_samples > 1 and self.temperature == 0 and self.num_beams == 1:
             raise InvalidRequest(
-                f"num_samples {self.num_samples} with temperature 0 would give equal texts; set a temperature above 0, "
-                "or num_beams"
+                f"num_samples {self.num_samples} with temperature 0 would give equal texts; set a temperature above 0, or "
+                "set num_beams"
             )
         if self.temperature == 0 and (self.top_p < 1 or self.top_k > 1):
             name = "top_p" if self.top_p < 1 else "top_k"
@@ -118,11 +118,11 @@ class SamplingParams:
 
     def _check_beams(self) -> None:
         if self.num_beams % self.num_beam_groups:
-            raise InvalidRequest(f"num_beams {self.num_beams} does not divide into num_beam_groups {self.num_beam_groups}")
+            raise InvalidRequest(f"num_beams {self.num_beams} must be a multiple of num_beam_groups {self.num_beam_groups}")
         if (self.num_beam_groups > 1) != (self.diversity_penalty > 0):
             raise InvalidRequest(
-                f"num_beam_groups {self.num_beam_groups} with diversity_penalty {self.diversity_penalty}: groups need a "
-                "penalty above 0 to differ, and a penalty needs groups"
+                f"num_beam_groups {self.num_beam_groups} with diversity_penalty {self.diversity_penalty}: several groups "
+                "need a penalty above 0 to differ, and a penalty above 0 needs several groups"
             )
         if self.num_beams == 1:
             return
@@ -153,7 +153,7 @@ class SamplingParams:
         return any(isinstance(word, str) for word in (*self.stop, *self.bad_words))
 
     def fit(self, config: GPTJConfig, prompt_tokens: int) -> int:
-        """The largest number of new tokens after a prompt of `prompt_tokens` tokens, besides its soft and prefix prompts.
+        """The largest number of new tokens after a prompt of `prompt_tokens` tokens and its soft and prefix prompts.
 
         Raises `InvalidRequest` when the parameters do not fit the model: token ids out of range, a soft or prefix prompt of
         the wrong shape, a memory too short for the prompt, or more new tokens than the context holds. The last new token is
@@ -162,17 +162,19 @@ class SamplingParams:
         self._check_token_ids(config)
         self._check_shapes(config)
         before = self.prefix_len + self.soft_len + prompt_tokens
-        prompt = f"a prompt of {prompt_tokens}" + (f" and {before - prompt_tokens} before it" if before > prompt_tokens else "")
+        prompt = f"a prompt of length {prompt_tokens}" + (
+            f" and {before - prompt_tokens} positions before it" if before > prompt_tokens else ""
+        )
         if self.memory_len is not None and before > self.memory_len:
             raise InvalidRequest(
-                f"memory_len is {self.memory_len}, but {prompt} must fit it; shorten the prompt or raise memory_len"
+                f"memory_len is {self.memory_len}, but it must hold {prompt}; shorten the prompt or raise memory_len"
             )
         room = config.context_length - before + 1
         wanted = max(self.max_new_tokens or min(DEFAULT_NEW_TOKENS, room), self.min_new_tokens)
         if wanted > room or wanted < 1:
             raise InvalidRequest(
-                f"{max(wanted, 1)} new tokens do not fit after {prompt}: the context of "
-                f"{config.context_length} leaves room for {max(room, 0)}; ask for fewer or shorten the prompt"
+                f"{max(wanted, 1)} new tokens do not fit after {prompt}: the context of {config.context_length} tokens "
+                f"leaves room for {max(room, 0)}; ask for fewer new tokens or shorten the prompt"
             )
         return wanted
 
@@ -186,7 +188,7 @@ class SamplingParams:
             for token in tokens:
                 if token >= config.vocab_size:
                     raise InvalidRequest(
-                        f"{name} holds {token}, but the vocabulary has {config.vocab_size} tokens (0 to "
+                        f"{name} holds the token id {token}, but the vocabulary has {config.vocab_size} tokens (0 to "
                         f"{config.vocab_size - 1})"
                     )
 
@@ -194,7 +196,7 @@ class SamplingParams:
         soft, prefix = self.soft_prompt, self.prefix_prompt
         if soft is not None and soft.shape[1] != config.hidden_size:
             raise InvalidRequest(
-                f"soft_prompt has rows of {soft.shape[1]}, but the model's hidden_size is {config.hidden_size}"
+                f"soft_prompt has {soft.shape[1]} numbers in each row, but the model's hidden_size is {config.hidden_size}"
             )
         if prefix is None:
             return

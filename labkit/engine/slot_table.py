@@ -1,6 +1,6 @@
 """The slot table of decoding sequences: kept on the device and extended in place, one token per sequence and step.
 
-Knows lines and slot numbers, not which sequence owns a line.
+The table has lines and slot numbers, but does not know which sequence owns a line.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SlotTable:
         columns: Sequence[int],
         lengths: Sequence[int],
     ) -> Batch:
-        """The batch with one new token for each of the first lines. It is valid until the next call of any method.
+        """The batch with one new token for each of the first lines. The batch is valid until the next call of any method.
 
         The i-th new token lies in slot `slots[i]`, which is written to column `columns[i]` of line i. `lengths[i]`: how many
         slots the i-th sequence then sees.

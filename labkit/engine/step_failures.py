@@ -31,7 +31,8 @@ def failed(sequence: Sequence, error: BaseException) -> tuple[Sequence, TokenEve
 def check_numbers(logits: Tensor) -> None:
     """Raise `LabkitError` unless the largest number in each row of `logits` `[rows, vocab_size]` is finite.
 
-    It is called for the first new token: its logits show whether the weights, a soft prompt or a prefix prompt are unusable.
+    This check is made for the first new token, because the logits there show whether the weights, a soft prompt or a prefix
+    prompt are unusable.
     """
     if not bool(torch.isfinite(logits.amax(-1)).all()):
         raise LabkitError(

@@ -44,15 +44,17 @@ class Flight:
 
 
 class StepLoop:
-    """The scheduler, and the tensors of its sequences. The cache is made when the first request comes.
+    """Runs the steps that the scheduler plans, and holds the tensors of the scheduler's sequences.
 
-    If `forward` works on several steps at the same time (the stages of a pipeline), it gets that many steps, each with
+    The cache is made when the first request comes.
+
+    If `forward` works on several steps at the same time (the stages of a pipeline), it is given that many steps, each with
     different sequences.
 
     A step that fails is run again, one sequence at a time. A sequence that fails alone gets an event with the `error`, and
     stays as it is until the caller cancels its request. Some exceptions go to the caller instead: those raised while an
-    operation is swapped (`ops.use`), `RankFailed`, and those that are no `Exception`, such as Ctrl-C. Then all sequences stay
-    as they were before the step, and the next step writes the same keys and values again.
+    operation is swapped (`ops.use`), `RankFailed`, and those that are no `Exception`, such as Ctrl-C. In these cases all
+    sequences stay as they were before the step, and the next step writes the same keys and values again.
     """
 
     def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
@@ -70,13 +72,13 @@ class StepLoop:
     def _begin_with(self, scheduler: Scheduler) -> None:
         vocab_size = self._model.config.vocab_size
         self.scheduler = scheduler
-        self._builders: list[BatchBuilder] = []  # those that no step in flight uses
+        self._builders: list[BatchBuilder] = []  # the batch builders that no step in flight uses
         self._flights: deque[Flight] = deque()
         self._sampler = Sampler(scheduler.max_batch_size, vocab_size, self._model.device)
         self._beams = RunningSearches(scheduler, self._sampler)
 
     def occupy_cache(self, forward: Forward) -> None:
-        """Make the cache now and take all its memory. Raises `InvalidRequest` if it exists already."""
+        """Make the cache now and take all its memory. Raises `InvalidRequest` if the cache exists already."""
         if self._cache is not None:
             raise InvalidRequest("the KV cache is in use already; call occupy_cache before the first request")
         self._cache = self._new_cache()
@@ -97,8 +99,8 @@ class StepLoop:
     def step(self, forward: Forward) -> Generator[tuple[Sequence, TokenEvent], None, None]:
         """End one forward pass, and run one pass of each beam search. Yields the new tokens' events, sequence by sequence.
 
-        First, passes are begun until `forward.steps_in_flight` of them are in flight. Then the oldest one is ended. Nothing
-        happens if no sequence runs.
+        First, passes are begun until `forward.steps_in_flight` of them are in flight. After that, the oldest pass in flight is
+        ended. Nothing happens if no sequence runs.
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
@@ -115,7 +117,7 @@ class StepLoop:
                 self._flights.append(self._begin(plan, forward, self._cache))
             except Exception as error:
                 yield from self._one_by_one(plan, forward, self._cache, error)
-                break  # the caller cancels who has failed once this step is over; until then they would be planned again
+                break  # failed sequences would be planned again until the caller cancels them, after this step
         if self._flights:
             yield from self._end(self._flights.popleft(), forward, self._cache)
         yield from self._beams.step(forward, self._cache)
@@ -142,7 +144,7 @@ class StepLoop:
         try:
             logits = flight.logits()
         except Exception as error:
-            self._flights.clear()  # the steps begun after it are planned again
+            self._flights.clear()  # the steps begun after the failed step are planned again
             plan, _ = flight.plan.without(self.scheduler.gone(flight.plan))
             yield from self._one_by_one(plan, forward, cache, error)
             return
@@ -211,7 +213,7 @@ class StepLoop:
         if new and not ops.swapped():
             check_numbers(logits[new])
         for entry in entries:
-            if entry.sampled != len(entry.sequence.new_tokens):  # new in its row, or its last step failed
+            if entry.sampled != len(entry.sequence.new_tokens):  # the sequence is new in its row, or its last step failed
                 self._sampler.join(entry.row, entry.sequence)
             entry.sampled = -1  # until its tokens are known
         made = self._sample(logits, entries)
@@ -223,7 +225,7 @@ class StepLoop:
     def _append(
         self, entry: CachedSequence, tokens: list[int], scores: list[TokenLogprob | None]
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Append its new tokens to a sequence."""
+        """Append new tokens to their sequence."""
         sequence = entry.sequence
         entry.computed += len(tokens) - 1  # the guesses that were right
         self.scheduler.guesses_right += len(tokens) - 1

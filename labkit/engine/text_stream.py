@@ -1,4 +1,4 @@
-"""Turns tokens into text as they arrive. It shows whole characters only, and nothing that may become a stop string."""
+"""Turns tokens into text as they arrive. Only whole characters are shown, and nothing that may become a stop string."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _FIRST_MARK = 0xD800  # surrogates never occur in decoded text; here they stand 
 class TextStream:
     """Takes one token after another and returns the text that can be shown.
 
-    It holds back the bytes of an unfinished UTF-8 character, and text that may be the beginning of a stop string.
-    special: the names of special tokens. They are not shown, but a stop string that contains such a name matches the token.
+    The stream holds back the bytes of an unfinished UTF-8 character, and text that may be the beginning of a stop string.
+    special: the names of special tokens. Special tokens are not shown, but a stop string that contains the name of a special
+    token matches the token.
     """
 
     def __init__(self, stop: Sequence[str] = (), special: Iterable[str] = ()) -> None:
@@ -38,7 +39,8 @@ class TextStream:
         if not searching or not self._stop:
             self._held = ""
             return self._shown(text)
-        # The stop string that is complete first wins, so the result does not depend on how the text is cut into tokens.
+        # Of several stop strings, the one that is complete first wins, so the result does not depend on how the text is cut
+        # into tokens.
         if found := self._found(text):
             _, begin, self.stopped_by = min(found)
             self._held = ""

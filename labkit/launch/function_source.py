@@ -1,6 +1,6 @@
 """Sends a function to a process that does not have it: as source text and plain values, without pickle.
 
-Nothing of a function's body runs until it is called.
+Nothing of a function's body runs until the function is called.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from labkit.plain_values import Foreign, decode, encode
 
 
 def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Turn the function into JSON, from which `unpack` makes it again. Tensors that it uses are added to `tensors`.
+    """Turn a function into JSON, from which `unpack` makes the function again.
+
+    Tensors that the function uses are added to `tensors`.
 
     A function of an importable module is sent by name. A function of a notebook or a script is sent as source, together with
-    the functions, plain values and names of modules that it uses. Two functions that were defined under the same name stay
-    apart. Raises `InvalidRequest` for a function that cannot be imported and has no source text.
+    the functions, plain values and names of modules that it uses. Two functions that were defined under the same name are not
+    mixed up. Raises `InvalidRequest` for a function that cannot be imported and has no source text.
     """
     if _is_importable(function):
         return {"module": function.__module__, "name": function.__qualname__}
@@ -38,7 +40,7 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
-    """Make the function again. Raises whatever the import of its modules or its definition raises."""
+    """Make the function again. Raises whatever the import of the function's modules or the function's definition raises."""
     if "module" in packed:
         found: Any = importlib.import_module(packed["module"])
         for part in packed["name"].split("."):
@@ -66,7 +68,7 @@ def left_behind(packed: dict[str, Any]) -> dict[str, str]:
 def _define(number: int, packed: dict[str, Any], scopes: list[dict[str, Any]], made: dict[int, Callable[..., Any]]) -> None:
     """Run a function's definition in its scope.
 
-    The functions that it uses are defined first, because a decorator or default value may call them.
+    The functions that it uses are defined before the function itself, because a decorator or default value may call them.
     """
     name, source, place, at = (packed["functions"][str(number)][key] for key in ("name", "source", "scope", "uses"))
     if number in made:
@@ -93,7 +95,7 @@ class _Packing:
         self._scope_numbers: dict[int, int] = {}
 
     def function(self, function: Callable[..., Any]) -> int:
-        """Add a function and everything it uses; returns its number."""
+        """Add a function and everything it uses; returns the function's number."""
         if id(function) in self._numbers:
             return self._numbers[id(function)]
         source, tree = _source_of(function)
@@ -140,7 +142,7 @@ def _source_of(function: Callable[..., Any]) -> tuple[str, ast.FunctionDef]:
     except (OSError, TypeError, SyntaxError) as error:
         raise InvalidRequest(f"{name} has no source that could be sent to the ranks ({error}); define it by `def`") from error
     if not isinstance(tree.body[0], ast.FunctionDef):
-        raise InvalidRequest(f"{name} is no function that was defined by `def`; the ranks are sent its source")
+        raise InvalidRequest(f"{name} was not defined by `def`; only the source of such a function can be sent to the ranks")
     return source, tree.body[0]
 
 

@@ -1,7 +1,7 @@
 """`launch(function, ranks, ...)` runs a function of yours on several processes of this host, like an MPI program.
 
-Every rank calls the same function. In it, `torch.distributed` tells which rank it is and carries data to the other ranks.
-The function is sent as source, so it may have been written in a notebook a moment ago.
+Every rank calls the same function. In the function, `torch.distributed` says which rank calls it and carries data to the other
+ranks. The function is sent as source, so it may have been written in a notebook a moment ago.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ def launch(
     In the function `torch.distributed` is ready: `dist.get_rank()`, `dist.all_reduce(tensor)`, `dist.send(tensor, dst)`, ...
     Arguments and return values are plain values and tensors, and lists, tuples and dictionaries of these. An argument may
     also be a function, and `Each([...])` gives every rank its own value. Functions, modules and plain values that the
-    function uses are sent with it. The processes stay for the next call and end together with this process.
+    function uses are sent with it. The processes that `launch` starts stay for the next call and end together with this
+    process.
 
     timeout: seconds that a collective waits for the other ranks. seconds: the limit for the whole call. checked: before each
-    collective, check that all ranks call the same collective on the same shapes, and raise an error if they do not. Without
-    this check a collective takes half the time, but a mismatch ends the process. say: is called with each line that a rank
+    collective, check that all ranks call the same collective on the same shapes, and raise an error if they do not. With
+    `checked=False` a collective takes half the time, but a mismatch ends the process. say: is called with each line that a rank
     prints, labelled with the rank. progress: is called with the number of ranks that are ready and their total.
 
     Raises `InvalidRequest` for something that cannot be sent. Raises `RankFailed` when the function raises an exception (then
     the error is a `RankRaisedError`), a process ends, or the time is up. The error names the rank, the host and the cause. No
-    rank keeps running after that.
+    rank keeps running after a `RankFailed`.
     """
     if not isinstance(ranks, int) or not 1 <= ranks <= MOST_RANKS:
         raise InvalidRequest(f"ranks is {ranks!r}; a whole number from 1 to {MOST_RANKS} is accepted")
     for argument in args:
         if isinstance(argument, Each) and len(argument.values) != ranks:
             raise InvalidRequest(
-                f"Each has {counted(len(argument.values), 'value')} for {counted(ranks, 'rank')}; give one value per rank"
+                f"an argument Each has {counted(len(argument.values), 'value')} for {counted(ranks, 'rank')}; give one value "
+                "per rank"
             )
     global _team
     with _lock:
@@ -74,7 +76,7 @@ def shut_down() -> None:
 
 
 def _forget() -> None:
-    """Called in a forked child: the processes belong to its parent."""
+    """Called in a forked child, because the processes belong to its parent process."""
     global _lock, _team
     _lock, _team = threading.RLock(), None
 

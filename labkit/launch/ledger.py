@@ -19,8 +19,8 @@ class Entry:
     """One activity of a rank in a step.
 
     what: "compute", or the name of a collective: "all_reduce", "gather", "broadcast", "send", "recv", ... piece: the number
-    of the micro-batch within the step. calls: how often it was called. shape, byte_count: the shape and the size of the
-    tensor that this rank gave or received in each call. began: the host's monotonic clock at the first call. seconds: the
+    of the micro-batch within the step. calls: how many calls the entry stands for. shape, byte_count: the shape and the size of
+    the tensor that this rank gave or received in each call. began: the host's monotonic clock at the first call. seconds: the
     time of all calls together, including the time spent waiting for other ranks.
 
     Collectives inside a forward pass are part of its "compute" entry: `began` and `seconds` of that entry include them.

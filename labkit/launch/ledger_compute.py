@@ -24,7 +24,7 @@ def recording_to(ledger: Ledger) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compute(piece: int = 0) -> Iterator[None]:
-    """Add the block to the ledger as "compute" of micro-batch `piece`; outside of a rank this does nothing."""
+    """Add the time of the block to the ledger as "compute" of micro-batch `piece`. Outside a rank, nothing is added."""
     began = time.monotonic()
     yield
     if _current is not None:

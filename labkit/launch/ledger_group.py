@@ -29,7 +29,7 @@ DTYPES = [
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 ]
 
-api: Any = dist  # its type stubs lack most of what is used here
+api: Any = dist  # the type stubs of torch.distributed lack most of what is used here
 c10d: Any = dist.distributed_c10d
 
 
@@ -64,8 +64,8 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     """A process group on this host over the loopback interface; every collective is added to `ledger`.
 
     `under_way` counts collectives that have begun and whose `wait` has not been called. checked: before a collective the ranks
-    check that they all call the same one with the same shape and dtype, because gloo ends a process whose tensor does not
-    match the data that arrives. This check takes about as long as a small collective.
+    check that they all call the same collective with the same shape and dtype, because gloo ends a process whose tensor does
+    not match the data that arrives. This check takes about as long as a small collective.
     """
 
     def __init__(self, store: Any, rank: int, ranks: int, timeout: timedelta, ledger: Ledger, *, checked: bool) -> None:
@@ -131,7 +131,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
     _reduce_scatter_base = reduce_scatter_single
 
     def barrier(self, opts: Any = None) -> RecordedWork:
-        """Wait until all ranks have called this."""
+        """Wait until all ranks have called `barrier`."""
         return self._recorded("barrier", None, lambda: self._gloo.barrier(c10d.BarrierOptions()))
 
     def send(self, tensors: list[Tensor], to: int, tag: int = 0) -> RecordedWork:
@@ -157,7 +157,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
 
     def _require(self, rank: int) -> None:
         if not 0 <= rank < self._ranks:
-            raise ValueError(f"there is no rank {rank}: {self._ranks} ranks are 0 to {self._ranks - 1}")
+            raise ValueError(f"there is no rank {rank}; the {self._ranks} ranks are 0 to {self._ranks - 1}")
 
     def _compare(self, what: str, tensor: Tensor | None) -> None:
         """Raise `MismatchError` unless all ranks call this collective with the same shape and dtype."""
@@ -168,10 +168,10 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
             if theirs[0] != mine[0]:
                 other = KINDS[int(theirs[0])]
                 raise MismatchError(
-                    f"rank {self._rank} calls {what} where rank {rank} calls {other}; all ranks must call the same"
+                    f"rank {self._rank} calls {what}, but rank {rank} calls {other}; all ranks must call the same collective"
                 )
             if not torch.equal(theirs, mine):
-                given = f"rank {self._rank} gives {_shape(mine)}, rank {rank} {_shape(theirs)}"
+                given = f"rank {self._rank} gives {_shape(mine)}, rank {rank} gives {_shape(theirs)}"
                 raise MismatchError(f"{what}: {given}; all ranks must give the same shape and dtype")
 
     def _recorded(self, what: str, tensor: Tensor | None, start: Callable[[], Any], other: int | None = None) -> RecordedWork:
@@ -250,7 +250,8 @@ class _Checked:
         mine = _about(P2P, self._tensors[0])
         if not torch.equal(mine, self._coming):
             raise MismatchError(
-                f"recv of {_shape(mine)} from rank {self._source}, which sends {_shape(self._coming)}: both must be the same"
+                f"recv expects {_shape(mine)} from rank {self._source}, which sends {_shape(self._coming)}; both must be the "
+                "same"
             )
         self._gloo.recv(self._tensors, self._source, self._tag).wait()
 
@@ -259,7 +260,7 @@ class _Checked:
 
 
 def join(path: str, rank: int, ranks: int, timeout: float, ledger: Ledger, *, checked: bool) -> None:
-    """Make `ranks` processes the default group of torch.distributed; they find each other through the file `path`."""
+    """Make `ranks` processes the default group of torch.distributed; the processes find each other through the file `path`."""
     leave()
 
     def make(store: Any, its_rank: int, its_ranks: int, its_timeout: timedelta) -> RecordedGroup:

@@ -1,4 +1,4 @@
-"""Messages between `launch` and its processes: JSON and tensors, one frame per message."""
+"""Messages between `launch` and its processes. Each message is one frame with JSON and tensors."""
 
 from __future__ import annotations
 

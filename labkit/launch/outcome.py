@@ -36,7 +36,10 @@ def failure_words(rank: int, ranks: int | None, cause: str) -> str:
 
 
 def raise_failure(answers: dict[int, Message], ranks: int) -> None:
-    """Raise `RankRaisedError` if a rank failed. It names the rank that caused the failure, not a rank that waited for it."""
+    """Raise `RankRaisedError` if a rank failed.
+
+    The error names the rank that caused the failure, not a rank that waited for that rank.
+    """
     said = {rank: answer for rank, (answer, _) in sorted(answers.items())}
     failures = {rank: answer for rank, answer in said.items() if "error" in answer}
     if not failures:
@@ -48,7 +51,7 @@ def raise_failure(answers: dict[int, Message], ranks: int) -> None:
     silent = [other for other in range(ranks) if other not in said]
     ended = [other for other in answers if other not in failures]
     if silent and not ended:
-        raise RankRaisedError(silent[0], ranks, f"it does not answer; rank {rank} says: {error}", "RankFailed")
+        raise RankRaisedError(silent[0], ranks, f"this rank does not answer; rank {rank} says: {error}", "RankFailed")
     left = f"; rank {', '.join(map(str, ended))} had come to the end of the function by then" if ended else ""
     raise RankRaisedError(rank, ranks, f"{error}{left}", "RankFailed")
 
@@ -66,8 +69,8 @@ def ledgers_of(answers: dict[int, Message]) -> list[list[Entry]]:
 def is_at_rest(answers: dict[int, Message], ledgers: list[list[Entry]]) -> bool:
     """Whether the ranks' process group can serve another function.
 
-    It can if no rank has a collective under way, every message that was sent was received, and all ranks called the same
-    collectives.
+    The group can be used again if no rank has a collective under way, every message that was sent was received, and all ranks
+    called the same collectives.
     """
     calls = [Counter(entry.what for entry in ledger if entry.what not in ("send", "recv", COMPUTE)) for ledger in ledgers]
     passed = Counter(entry.what for ledger in ledgers for entry in ledger)

@@ -1,6 +1,6 @@
 """Processes of ranks on this host: starting them, passing on what they print, watching them, and ending them all.
 
-Does not know what the processes compute or how they talk to each other.
+This module does not know what the processes compute or how they talk to each other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _KEPT_LINES = 5
 class RankProcess:
     """The process of one rank: `python -m MODULE ARGUMENTS`, in a process group of its own.
 
-    What it prints goes to `say` line by line, labelled with the rank; `say` may be replaced. `said_all` is set when a line
-    with `END_OF_OUTPUT` has arrived or the output has ended. environ: variables besides those of this process. handles: open
-    files that the process inherits.
+    Every line that the process prints is passed to `say`, labelled with the rank. The attribute `say` may be replaced.
+    `said_all` is set when a line with `END_OF_OUTPUT` has arrived or the output has ended. environ: environment variables in
+    addition to those of this process. handles: open files that the process inherits.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RankProcess:
 
     @property
     def exit_status(self) -> int | None:
-        """None while the process runs; minus the number of the signal that ended it, if one did."""
+        """None while the process runs. If a signal ended the process, this is minus the signal's number."""
         return self._process.poll()
 
     def how_it_ended(self) -> str:
@@ -117,7 +117,7 @@ class RankProcesses:
         """Check all processes from a thread until `end` is called.
 
         fault_of: returns in words what is wrong with a process, or an empty string. At the first fault all processes are
-        killed and `on_failure` is called with these words.
+        killed, and `on_failure` is called with the words that `fault_of` returned.
         """
         threading.Thread(target=self._watch, args=(fault_of, on_failure), daemon=True, name="labkit watch of ranks").start()
 
@@ -142,7 +142,7 @@ class RankProcesses:
 def end_with_parent() -> None:
     """End this process soon after the process that started it has ended, for whatever reason.
 
-    That one may have ended before this call, so its id comes from the environment variable `PARENT`.
+    The parent may have ended before this call, so its process id is read from the environment variable `PARENT`.
     """
     parent = int(os.environ[PARENT])
 

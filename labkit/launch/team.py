@@ -26,7 +26,10 @@ from labkit.plain_values import encode
 
 START_SECONDS = 60.0
 STRAGGLER_SECONDS = 0.5
-"""After one rank has failed, the others have this long to report a failure of their own; then they are ended."""
+"""After one rank has failed, the other ranks have this many seconds to report a failure of their own.
+
+After this time, the other ranks are ended.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,13 @@ class LaunchOptions:
 
 
 class Team:
-    """Keeps as many processes as the largest launch so far needed."""
+    """The team keeps as many processes as the largest launch so far needed."""
 
     def __init__(self) -> None:
         self._members: dict[int, TeamMember] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
-        self._last_group: tuple[int, float, bool] | None = None  # ranks, timeout and checked of a group that can serve again
+        self._last_group: tuple[int, float, bool] | None = None  # ranks, timeout and checked of a reusable group
 
     def run(self, function: Callable[..., Any], ranks: int, args: Sequence[Any], options: LaunchOptions) -> Launched:
         """Run `function(*args)` on `ranks` processes, and raise what `launch` raises.
@@ -93,7 +96,7 @@ class Team:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ready(self, ranks: int, progress: Callable[[int, int], None]) -> list[TeamMember]:
-        """Start the missing members among the first `ranks` ones, wait until all of these run, and return them."""
+        """Start those of the first `ranks` members that are missing, wait until these members all run, and return them."""
         self._end([member for member in self._members.values() if member.process.exit_status is not None])
         try:
             for rank in range(ranks):
@@ -131,7 +134,7 @@ class TeamMember:
             "labkit.launch.team_process",
             [str(handle), str(rank)],
             say=print,
-            environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # a function may use modules found there
+            environ={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # a function may import modules from there
             handles=[handle],
         )
         theirs.close()
@@ -169,7 +172,9 @@ def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], r
             return {"function": pack(value, tensors)}
         form: dict[str, Any] = encode(value, tensors)
         if "other" in form:
-            raise InvalidRequest(f"an argument is a {form['other']}; plain values, tensors and functions can be sent to ranks")
+            raise InvalidRequest(
+                f"an argument is a {form['other']}; only plain values, tensors and functions can be sent to ranks"
+            )
         return form
 
     job = {
@@ -184,7 +189,10 @@ def job_message(function: Callable[..., Any], ranks: int, args: Sequence[Any], r
 
 
 def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[int, Message]:
-    """The answers of all members. After an answer that reports a failure, waits only `STRAGGLER_SECONDS` for the others."""
+    """The answers of all members.
+
+    After an answer that reports a failure, the other answers are awaited only for `STRAGGLER_SECONDS`.
+    """
     answers: dict[int, Message] = {}
     while len(answers) < len(members):
         waiting = [member for member in members if member.process.rank not in answers]

@@ -71,7 +71,7 @@ def _argument(coded: dict[str, Any], given: dict[str, Tensor]) -> Any:
 
 
 def _why_unknown(error: BaseException, job: dict[str, Any]) -> str:
-    """Explains why a name is unknown here: the process that sent the function knows it, but could not send its value."""
+    """Explains why a name is unknown here: the process that sent the function has this name, but could not send its value."""
     packed = [job["function"], *(coded["function"] for coded in job["args"] if "function" in coded)]
     left = {name: kind for one in packed for name, kind in left_behind(one).items()}
     name = getattr(error, "name", None)

@@ -24,14 +24,13 @@ class RowNumbers:
 class Batch:
     """The new tokens of all sequences, sequence after sequence; sequences with a single new token come first.
 
-    token_ids, positions, slot_mapping: `[tokens]` int64: the token, its rotary position, the cache slot it is written to.
-    starts: `[sequences + 1]` int32: the first token of each sequence; the last entry is the number of tokens.
-    slot_table: `[sequences, any]` int32: the slots that a sequence sees, in order, its new tokens last.
-    lengths: `[sequences]` int32: how many entries of a sequence's row of `slot_table` are used.
-    num_decodes: how many sequences have one new token each; they come first. The others are prefilled, whole or in part.
-    logit_rows: `[rows]` int64: the tokens after which logits are wanted.
-    soft_rows, soft_embeddings: `[soft]` int64 and `[soft, hidden_size]`: tokens whose embedding comes with the request
-    (soft prompts) and not from the embedding table.
+    token_ids, positions, slot_mapping: `[tokens]` int64: each token, its rotary position, and the cache slot of its key and
+    value. starts: `[sequences + 1]` int32: the first token of each sequence; the last entry is the number of tokens.
+    slot_table: `[sequences, any]` int32: the slots that a sequence sees, in order, its new tokens last. lengths: `[sequences]`
+    int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: the number of sequences that decode one
+    new token each; these sequences come first. The remaining sequences are prefilled, whole or in part. logit_rows: `[rows]`
+    int64: the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and `[soft, hidden_size]`:
+    tokens whose embedding comes with the request (soft prompts) and not from the embedding table.
     """
 
     token_ids: Tensor
@@ -56,7 +55,10 @@ class Batch:
         lengths: Tensor,
         numbers: RowNumbers,
     ) -> Batch:
-        """One new token of every sequence, and logits after each. `numbers` must have at least as many rows."""
+        """One new token of every sequence, and logits after each.
+
+        `numbers` must have at least as many rows as there are sequences.
+        """
         count = len(lengths)
         starts, rows = numbers.starts[: count + 1], numbers.rows[:count]
         return cls(token_ids, positions, slot_mapping, starts, slot_table, lengths, count, rows)
@@ -80,9 +82,9 @@ class Batch:
 
     @classmethod
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:
-        """The decodes, then the prefills. In `prefills`, tokens must be numbered from `decodes.num_tokens` on.
+        """The decodes, then the prefills. The number of the first token in `prefills` must be `decodes.num_tokens`.
 
-        longest: the largest of the decodes' lengths, which bounds the columns that are copied.
+        longest: the largest of the decodes' lengths. Only this many columns of the decodes' slot table are copied.
         """
         count = decodes.num_sequences
         width = max(prefills.slot_table.shape[1], longest)
@@ -111,12 +113,12 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """How many new tokens there are in all."""
+        """The total number of new tokens."""
         return self.token_ids.shape[0]
 
     @property
     def num_sequences(self) -> int:
-        """How many sequences there are in all."""
+        """The total number of sequences."""
         return self.lengths.shape[0]
 
     @property

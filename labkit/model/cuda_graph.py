@@ -1,7 +1,7 @@
 """Decode steps and short prefills replayed from CUDA graphs: the host launches a few hundred kernels with one call.
 
-A graph takes a `Batch` and returns logits as `GPTJ.forward` does. It can also decode greedily without the host: then no token
-is copied to the host between steps. This file does not know who uses the logits.
+A graph takes a `Batch` and returns logits as `GPTJ.forward` does. A `GraphedGPTJ` can also decode greedily without copying any
+token to the host between steps. This module does not depend on how the logits are used.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ Bucket = int | tuple[int, int]
 
 
 class GraphedGPTJ(Forward):
-    """Runs a `GPTJ`: batches of only decodes, and short prefills, from the graph of their bucket; others without a graph.
+    """Runs a `GPTJ`.
+
+    A batch of only decodes and a short prefill run from the graph of their bucket, any other batch without a graph.
 
     Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
-    when its bucket is first needed; `capture` captures the graphs of decodes in advance. For decodes over another cache, the
-    graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A captured step keeps the kernel
-    configurations that it was captured with, so tune first (`labkit tune`). Graphs share one pool of memory, so only one step
-    runs at a time.
+    when its bucket is first needed; `capture` captures the graphs of decodes in advance. When decodes use another cache than
+    before, the graphs are captured again. While an operation is swapped (`ops.use`), no graph is used. A captured step keeps
+    the kernel configurations that it was captured with, so tune first (`labkit tune`). Graphs share one pool of memory, so only
+    one step runs at a time.
     """
 
     def __init__(self, model: GPTJ, padding_slot: int, *, buckets: Sequence[int] = BUCKETS) -> None:
         if padding_slot < 0 or not buckets or min(buckets) < 1:
             raise InvalidRequest(
-                f"padding_slot is {padding_slot} and buckets {list(buckets)}; a slot number of at least 0 and at least one "
-                "bucket of at least one sequence are accepted"
+                f"padding_slot is {padding_slot} and buckets are {list(buckets)}; padding_slot must be at least 0, and at "
+                "least one bucket is needed, each of at least one sequence"
             )
         self.model = model
         self.padding_slot = padding_slot
@@ -97,12 +99,14 @@ class GraphedGPTJ(Forward):
 
     @torch.inference_mode()
     def decode_greedy(self, batch: Batch, cache: KVCache, steps: int) -> Tensor:
-        """Append the likeliest token to each sequence, `steps` times; returns them, `[sequences, steps]` int64 on the device.
+        """Append the likeliest token to each sequence, `steps` times.
 
-        `batch` is the batch of the first step. Its `slot_table` already holds the slots of all later tokens: the next token
-        of sequence s uses `slot_table[s, lengths[s]]`, and later ones the entries after it. The host waits for the device
-        once, at the start. `batch` itself does not change, although every sequence is `steps - 1` tokens longer afterwards.
-        Works on any device. Raises `InvalidRequest` when there are too few slots or the context is too short.
+        Returns the new tokens, `[sequences, steps]` int64 on the device.
+
+        `batch` is the batch of the first step. The `slot_table` of `batch` must already hold the slots of all later tokens: the
+        next token of sequence s uses `slot_table[s, lengths[s]]`, and later tokens use the entries after it. The host waits for
+        the device once, at the start. `batch` itself does not change, although every sequence is `steps - 1` tokens longer
+        afterwards. Works on any device. Raises `InvalidRequest` when there are too few slots or the context is too short.
         """
         self._check_room(batch, steps)
         bucket = self._bucket(batch)
@@ -133,7 +137,7 @@ class GraphedGPTJ(Forward):
         if not on_triton(self.model.layers[0].ln_1_weight):
             raise NotAvailable(f"CUDA graphs need a GPU and the package triton; the model is on {self.device}")
         self._bind(cache)
-        for bucket in sorted(wanted, reverse=True):  # the largest first: the others fit into its memory
+        for bucket in sorted(wanted, reverse=True):  # the largest first: the graphs of smaller buckets fit into its memory
             if bucket not in self._steps:
                 self._steps[bucket] = self._captured(bucket, cache, self._plain)
             if greedy and bucket not in self._greedy_steps:
@@ -149,12 +153,15 @@ class GraphedGPTJ(Forward):
         return bucket_of(batch.num_sequences, self.buckets) if plain else None
 
     def _has_another(self, cache: KVCache) -> bool:
-        """Whether there are graphs of another cache that is still in use. A prefill alone is no reason to drop them."""
+        """Whether there are graphs of another cache that is still in use.
+
+        For a prefill alone, such graphs are not dropped.
+        """
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache
 
     def _bind(self, cache: KVCache) -> None:
-        """Drop all graphs if they were captured with another cache, since they contain its addresses."""
+        """Drop all graphs if they were captured with another cache, since they contain the addresses of that cache."""
         if cache.num_slots <= self.padding_slot:
             raise InvalidRequest(
                 f"padding is written to slot {self.padding_slot}, but the KV cache has {counted(cache.num_slots, 'slot')}; "
@@ -192,28 +199,29 @@ class GraphedGPTJ(Forward):
     def _check_room(self, batch: Batch, steps: int) -> None:
         if not batch.is_decode or batch.soft_rows is not None or steps < 1:
             raise InvalidRequest(
-                f"a greedy decode was asked for {counted(steps, 'step')}, and its batch has "
-                f"{counted(batch.num_tokens, 'new token')} of {counted(batch.num_sequences, 'sequence')}; at least one step is "
-                "accepted, and a batch with one new token of each sequence and no soft prompt"
+                f"decode_greedy got {counted(steps, 'step')} and a batch with {counted(batch.num_tokens, 'new token')} of "
+                f"{counted(batch.num_sequences, 'sequence')}; it accepts at least one step, and a batch with one new token "
+                "of each sequence and no soft prompt"
             )
         longest, furthest = torch.stack((batch.lengths.long().max(), batch.positions.max())).tolist()
         columns, context = min(batch.slot_table.shape[1], self.config.context_length), self.config.context_length
         if longest + steps - 1 > columns or furthest + steps > context:
             raise InvalidRequest(
                 f"{steps} greedy steps from position {furthest} on need {longest + steps - 1} columns of the slot table, which "
-                f"has {columns}, and positions below the context length of {context}; ask for fewer steps"
+                f"has {columns}, and must end below the context length of {context}; ask for fewer steps"
             )
 
 
 class _Captured:
-    """A captured call without arguments. Its result is a tensor that every replay overwrites."""
+    """A captured call without arguments. The call's result is a tensor that every replay overwrites."""
 
     def __init__(self, run: Callable[[], Tensor], pool: Any) -> None:
         # The first call compiles kernels and lets libraries allocate their workspaces, which is forbidden during a capture.
-        # It runs on the current stream: a library keeps a workspace of tens of megabytes for each stream it was called on.
+        # This call runs on the current stream, because a library keeps a workspace of tens of megabytes for each stream that it
+        # was called on.
         run()
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU during the capture; those of a server do.
+        # Other threads, such as those of a server, may use the GPU during the capture.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._out = run()
 

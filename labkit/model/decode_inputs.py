@@ -55,7 +55,10 @@ class DecodeInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Copy in a decode batch of at most `rows` sequences and `width` columns. All other rows become padding."""
+        """Copy a decode batch of at most `rows` sequences and `width` columns into the tensors.
+
+        All other rows become padding.
+        """
         count, columns = batch.slot_table.shape
         if count != self._loaded:
             self.clear()

@@ -1,6 +1,6 @@
 """Batches for sequences that all start and end together: for scoring, benchmarks and tests.
 
-The engine builds its own batches, in which sequences come and go.
+The engine does not use these batches: it builds its own batches, in which sequences come and go.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FixedBatches:
         self._numbers = RowNumbers(sequences, device)
 
     def prefill(self, prompts: Sequence[Tensor], *, all_logits: bool = False) -> Batch:
-        """New tokens of every sequence, after those that it has already.
+        """A batch with new tokens of every sequence, after the tokens that the sequence has already.
 
         prompts: one 1-d int64 tensor for each sequence, of any length of at least 1. Logits are wanted after the last token
         of each sequence, or with `all_logits` after every token.
@@ -50,7 +50,7 @@ class FixedBatches:
         )
 
     def decode(self, token_ids: Tensor) -> Batch:
-        """One new token of every sequence: `[sequences]` int64."""
+        """A batch with one new token of every sequence. `token_ids`: `[sequences]` int64."""
         positions = self.lengths.long()
         self.lengths += 1
         return Batch.of_decodes(

@@ -1,6 +1,6 @@
-"""The base class of everything that runs a model's forward pass: all that an engine may call, with defaults.
+"""The base class of everything that runs a model's forward pass: all methods that an engine may call, with defaults.
 
-The defaults are those of a pass in one process on the CPU. This file does not know how a pass is computed.
+The defaults are those of a pass in one process on the CPU. This module does not depend on how a pass is computed.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Forward(ABC):
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
         """Begin a pass. Returns a function that waits for the pass and returns its logits.
 
-        By default the pass runs when that function is called, and until then the batch must not change. A subclass with
+        By default the pass runs when the returned function is called, and until then the batch must not change. A subclass with
         several `steps_in_flight` copies the batch, so that the caller may change it as soon as `submit` returns.
         """
         return partial(self.forward, batch, cache)
 
     @property
     def steps_in_flight(self) -> int:
-        """How many passes it works on at the same time."""
+        """How many passes this object works on at the same time."""
         return 1
 
     @property
     def batch_device(self) -> torch.device:
-        """The device on which it expects the tensors of a batch."""
+        """The device on which this object expects the tensors of a batch."""
         return torch.device("cpu")
 
     @property
@@ -58,22 +58,25 @@ class Forward(ABC):
 
     @property
     def survives_fork(self) -> bool:
-        """Whether a forked child can use its copy. It cannot if other processes or a GPU take part."""
+        """Whether a forked child process can use its copy of this object.
+
+        A child process cannot use its copy if other processes or a GPU take part.
+        """
         return True
 
     def occupy(self, cache: KVCache) -> None:
-        """Take all memory of the cache now, wherever its parts are."""
+        """Take all memory of the cache now, wherever the cache's parts are."""
         cache.occupy()
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
-        """Write keys and values that a request brings along to the cache, wherever its parts are.
+        """Write the given keys and values of a prefix prompt to the cache, wherever the cache's parts are.
 
         Shapes are those of `KVCache.write_prefix_prompt`.
         """
         cache.write_prefix_prompt(slots, given)
 
     def close(self) -> None:
-        """Free everything that is held outside of this process. No pass can run after that."""
+        """Free everything that is held outside this process. No pass can run after `close`."""
         return
 
     def limited_threads(self) -> contextlib.AbstractContextManager[None]:

@@ -1,6 +1,6 @@
 """GPT-J, written once over `ops`: one forward pass over a flat batch of new tokens.
 
-Computes logits. Knows nothing about sampling, about text or about the source of its weights.
+Computes logits. The model knows nothing about sampling, about text or about the source of its weights.
 """
 
 from __future__ import annotations
@@ -146,10 +146,10 @@ class GPTJ(Forward):
 
         A part without the first layers takes `hidden` `[tokens, hidden_size]`, the result of the part before it. A part
         without the last layers returns its hidden state in place of logits, and a shard returns the logits of its share of
-        the vocabulary. With `beside`, attention runs on that stream, at the same time as the MLP.
+        the vocabulary. If `beside` is given, attention runs on this stream, at the same time as the MLP.
 
-        The pass runs operation by operation. It defines what every faster way must compute, and it alone calls swapped
-        operations (`ops.use`).
+        The pass runs operation by operation. This method defines what every faster way must compute, and only this method calls
+        swapped operations (`ops.use`).
         """
         if hidden is None:
             hidden = self._embed(batch)
@@ -192,7 +192,7 @@ class GPTJ(Forward):
         return hidden
 
     def _norm(self, index: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the layer norm before the `index`-th block of this part, or of the final one after all blocks."""
+        """Weight and bias of the layer norm before block `index` of this part, or of the final layer norm after all blocks."""
         if index < len(self.layers):
             return self.layers[index].ln_1_weight, self.layers[index].ln_1_bias
         assert self.ln_f_weight is not None
@@ -207,6 +207,6 @@ class GPTJ(Forward):
         if first == 0:
             return ops.prefill_attention(query, keys, values, batch.slot_table, batch.starts, batch.lengths)
         decoded = ops.decode_attention(query[:first], keys, values, batch.slot_table[:first], batch.lengths[:first])
-        starts = batch.starts[first:] - first  # the decodes before them have one token each
+        starts = batch.starts[first:] - first  # the decodes, which come before the prefills, have one token each
         rest = batch.slot_table[first:], starts, batch.lengths[first:]
         return torch.cat((decoded, ops.prefill_attention(query[first:], keys, values, *rest)))

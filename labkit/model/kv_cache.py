@@ -1,6 +1,6 @@
 """The preallocated key-value cache: a pool of slots, one for each token, which any sequence may hold in any order.
 
-Knows nothing about sequences: a `Batch` says which slots each of them uses.
+The cache knows nothing about sequences: a `Batch` says which slots each sequence uses.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class KVCache:
     """Keys and values `[num_layers, num_slots, num_heads, head_dim]` of the layers and heads of a part of the model.
 
     A slot holds a single token. Sequences with a common beginning share the slots of that beginning, beams are reordered by
-    rewriting slot numbers, and no key is ever copied. The memory is not initialized, so a slot that was never written may
-    hold anything, also NaN. (On the CPU, the system provides memory only when it is first written.) `held`: the layers and
-    heads of the model that this cache holds. Raises `InvalidRequest` for fewer than one slot.
+    rewriting slot numbers, and no key is ever copied. The memory is not initialized, so a slot that was never written may hold
+    anything, even NaN. (On the CPU, the system provides the memory only when the memory is first written.) `held`: the layers
+    and heads of the model that this cache holds. Raises `InvalidRequest` for fewer than one slot.
     """
 
     def __init__(
@@ -40,13 +40,16 @@ class KVCache:
             native.advise_large_pages(self.values)
 
     def occupy(self) -> None:
-        """Take all memory from the system now. On the CPU this writes zeros everywhere; on a GPU it is taken already."""
+        """Take all memory from the system now.
+
+        On the CPU this writes zeros everywhere; on a GPU the memory is taken already.
+        """
         if self.keys.device.type == "cpu":
             self.keys.zero_()
             self.values.zero_()
 
     def write_prefix_prompt(self, slots: Tensor, given: Tensor) -> None:
-        """Write the keys and values that a request brings along to `slots` `[prefix_len]` int64, in order.
+        """Write the given keys and values of a prefix prompt to `slots` `[prefix_len]` int64, in order.
 
         `given` `[num_layers, 2, num_heads, prefix_len, head_dim]` holds keys and values of the whole model; the cache takes
         those of its own layers and heads.

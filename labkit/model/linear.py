@@ -1,4 +1,4 @@
-"""Linear layers. The model calls them and does not know whether a weight is dense, quantized, packed or a shard."""
+"""Linear layers. The model calls linear layers and does not know whether a weight is dense, quantized, packed or a shard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Linear:
         """Maps `x` `[tokens, in]` to `[tokens, out]`."""
         weight = self.weight
         if isinstance(weight, PackedWeight) and ("linear_gelu" if self.gelu else "linear") in ops.replacements():
-            weight = weight.dense  # a function that replaces the operation expects a plain matrix
+            weight = weight.dense  # a function that replaces the operation (`ops.use`) expects a plain matrix
         return (ops.linear_gelu if self.gelu else ops.linear)(x, weight, self.bias)
 
     @property

@@ -32,7 +32,10 @@ _FLOAT, _LONG, _INT = torch.float32, torch.int64, torch.int32
 
 
 class AddsUp(Protocol):
-    """A group of processes that hold the shards of a layer. A native pass uses it to add up their results."""
+    """A group of processes that hold the shards of a layer.
+
+    A native pass uses the group to add up the results of its processes.
+    """
 
     @property
     def native_add_up(self) -> tuple[ctypes.c_void_p, int | None]:
@@ -105,7 +108,7 @@ class NativeForward(Forward):
         Returns logits `[rows, vocab_size]`, or for a part without the head its hidden state; both are float32.
 
         A part without the embedding takes `hidden` `[tokens, hidden_size]`, float32, from the part before it. Raises
-        `RankFailed` when a member of the group is missing.
+        `RankFailed` when a process of the group is missing.
         """
         tokens, sequences, rows = batch.num_tokens, batch.num_sequences, len(batch.logit_rows)
         soft = None if batch.soft_embeddings is None else batch.soft_embeddings.float().contiguous()

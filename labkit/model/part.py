@@ -18,7 +18,7 @@ from labkit.errors import InvalidRequest
 class Part:
     """One part of a model: shard `shard` (of `shards`) of stage `stage` (of `stages`). The default is the whole model.
 
-    A stage holds consecutive layers. If the layers do not divide evenly, the first stages hold one more.
+    A stage holds consecutive layers. If the layers do not divide evenly, each of the first stages holds one layer more.
     """
 
     shard: int = 0
@@ -45,7 +45,7 @@ class Part:
         return span(vocab_size, self.shard, self.shards)
 
     def heads(self, config: GPTJConfig) -> int:
-        """The number of attention heads of this part; it is the same for all shards."""
+        """The number of attention heads of this part, which is the same for all shards."""
         return config.num_heads // self.shards
 
     def slices(self, name: str, shape: tuple[int, ...]) -> Mapping[str, slice] | None:
@@ -60,7 +60,7 @@ class Part:
     def check(self, config: GPTJConfig) -> None:
         """Raise `InvalidRequest`, with the nearest number that works, if the model cannot be split this way."""
         if not (0 <= self.shard < self.shards and 0 <= self.stage < self.stages):
-            raise InvalidRequest(f"{self} does not exist: shards and stages are numbered from 0 up to their count")
+            raise InvalidRequest(f"{self} does not exist: shard must be from 0 to shards - 1, and stage from 0 to stages - 1")
         nearest = nearest_tensor_parallel(config, self.shards)
         for count, what in ((config.num_heads, "heads"), (config.intermediate_size, "inner features")):
             if count % self.shards:
@@ -73,4 +73,4 @@ class Part:
 
 
 WHOLE = Part()
-"""All of a model in one process."""
+"""The whole model in one process."""

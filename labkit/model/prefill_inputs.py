@@ -21,8 +21,9 @@ SEQUENCES = (1, 2, 4, 8)
 class PrefillInputs:
     """The tensors, on `device`, of a `Batch` of prefills with `width` columns of slots.
 
-    It has room for `SEQUENCES[-1]` sequences and `TOKENS[-1]` tokens. Padding follows the real entries: padding tokens belong
-    to no sequence and write to `padding_slot`, padding sequences have no new tokens, and padding entries of `logit_rows` are 0.
+    The tensors have room for `SEQUENCES[-1]` sequences and `TOKENS[-1]` tokens. Padding follows the real entries: padding
+    tokens belong to no sequence and write to `padding_slot`, padding sequences have no new tokens, and padding entries of
+    `logit_rows` are 0.
     """
 
     def __init__(self, width: int, padding_slot: int, device: torch.device) -> None:
@@ -41,7 +42,8 @@ class PrefillInputs:
         """The numbers of sequences and tokens that `batch` is padded to; None if it is not a short prefill."""
         if batch.num_decodes or batch.soft_rows is not None or batch.slot_table.shape[1] > self.width:
             return None
-        # A graph returns one row of logits for each of its sequences. Scoring a text needs more, so it runs without a graph.
+        # A graph returns one row of logits for each of its sequences. Scoring a text needs more rows, so it runs without a
+        # graph.
         sequences = bucket_of(max(batch.num_sequences, batch.logit_rows.shape[0]), SEQUENCES)
         tokens = bucket_of(batch.num_tokens, TOKENS)
         return None if sequences is None or tokens is None else (sequences, tokens)
@@ -60,7 +62,7 @@ class PrefillInputs:
         )
 
     def load(self, batch: Batch) -> None:
-        """Copy in a batch that has a bucket. All other entries become padding."""
+        """Copy a batch that has a bucket into the tensors. All other entries become padding."""
         (sequences, columns), tokens = batch.slot_table.shape, batch.num_tokens
         _replace(self._token_ids, batch.token_ids, 0)
         _replace(self._positions, batch.positions, 0)

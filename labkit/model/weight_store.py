@@ -47,8 +47,8 @@ def read_model(checkpoint: Checkpoint, precision: str, device: torch.device, par
 def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor], Weight]:
     """Returns a function `store(layer name, dense matrix)` that returns the weight to keep.
 
-    On the CPU it packs the matrix for the native library. Without that library, `native.warn_once` prints a warning and
-    quantized matrices are packed for torch's own kernels.
+    On the CPU, `store` packs the matrix for the native library. Without the native library, `native.warn_once` prints a warning
+    and quantized matrices are packed for torch's own kernels.
     """
     on_cpu = device.type == "cpu" and precision in ("fp32", "bf16", "int8", "int4")
     if on_cpu and not native.available():
@@ -70,7 +70,7 @@ def weight_store(precision: str, device: torch.device) -> Callable[[str, Tensor]
         if native.available():
             weight = PackedWeight(kept)
             freed += dense.nbytes
-            if freed > TRIM_BYTES:  # the allocator would keep the freed dense matrices
+            if freed > TRIM_BYTES:  # otherwise the allocator would keep the memory of the freed dense matrices
                 native.trim_heap()
                 freed = 0
             return weight

@@ -1,4 +1,4 @@
-"""Chooses the device of a rank: the CPU for all ranks, or one GPU per rank. Checks it before a process is started."""
+"""Chooses the device of a rank, the CPU or a GPU of its own, and checks the device before a process is started."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def rank_device(
 ) -> torch.device:
     """The device of a rank: the CPU if no device is given, GPU number `local_rank` for "cuda".
 
-    local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default
-    all ranks. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of ranks would
-    work. Raises `InvalidRequest` for a text that does not name a device, and for a single GPU such as "cuda:1".
+    local_rank: the number of this rank among the ranks of this host. local_ranks: how many ranks this host has; by default as
+    many as the layout has. Raises `NotAvailable` if this host has fewer GPUs than ranks; the message says which numbers of
+    ranks would work. Raises `InvalidRequest` for a text that does not name a device, and for a single GPU such as "cuda:1".
     """
     if device is None:
         return CPU
     if str(device).startswith("cuda:"):
         raise InvalidRequest(
-            f"device is {str(device)!r}, which is one GPU, but each rank needs its own; cuda or cpu is accepted"
+            f"device is {str(device)!r}, which is one GPU, but each rank needs a GPU of its own; cuda or cpu is accepted"
         )
     if str(device) != "cuda":
         return as_device(device)
@@ -36,15 +36,17 @@ def rank_device(
         where = "" if local_ranks is None else f", {here} of them on this host"
         what = "tensor_parallel x pipeline_parallel" if local_ranks is None else "the ranks of a host"
         raise NotAvailable(
-            f"{layout.ranks} ranks were asked for, one GPU each{where}, and {_gpus(gpus)} here; {_choice(what, gpus)}"
+            f"{layout.ranks} ranks were asked for, one GPU each{where}, but {_gpus(gpus)} here; {_choice(what, gpus)}"
         )
     return torch.device("cuda", local_rank)
 
 
 def torchrun_device(layout: Layout, device: str | torch.device | None) -> torch.device:
-    """`rank_device` for a rank that torchrun started. torchrun sets its number on this host and the number of ranks here.
+    """`rank_device` for a rank that torchrun started.
 
-    Also raises `InvalidRequest` if the program that started the ranks has not set these two numbers.
+    torchrun sets `LOCAL_RANK` and `LOCAL_WORLD_SIZE`: the rank's number on this host, and how many ranks this host has.
+
+    Also raises `InvalidRequest` if the program that started the ranks has not set both variables.
     """
     if device in (None, "cpu"):
         return CPU

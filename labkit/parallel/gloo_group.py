@@ -25,7 +25,7 @@ class GlooGroup:
 
     All members make their objects at the same time, with the same `torch.distributed.Store` and the same name.
 
-    Every call waits until it is done. After `timeout` seconds, or once `abort` is called, it raises `RankFailed`.
+    Every call waits until it is done. A call raises `RankFailed` after `timeout` seconds, or once `abort` is called.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class GlooGroup:
     ) -> None:
         self.rank, self.ranks, self.timeout = rank, ranks, timeout
         self.names = names or tuple(f"rank {number}" for number in range(ranks))
-        api: Any = dist  # its type stubs lack most of what follows
+        api: Any = dist  # the type stubs of torch.distributed lack most of what follows
         self._group: Any = api.ProcessGroupGloo(api.PrefixStore(name, store), rank, ranks, NEVER)
         self._aborted = threading.Event()
         self._calls = self._bytes = 0
@@ -51,7 +51,7 @@ class GlooGroup:
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """Every member gets the tensor of `root`, in place. The root does not wait, and must not change the tensor afterwards.
 
-        There is no limit to the number of unfinished broadcasts: if the root waited for a member, that member could be waiting
+        The number of unfinished broadcasts has no limit: at a limit the root would wait for a member, which could be waiting
         for the root. In practice there are as many unfinished broadcasts as steps in flight.
         """
         work = self._broadcast(tensor, root)
@@ -81,7 +81,7 @@ class GlooGroup:
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """`root` gets the tensors of all members, `[ranks, *shape]`; the others get None."""
+        """`root` gets the tensors of all members, `[ranks, *shape]`; the other members get None."""
         options: Any = dist.GatherOptions()
         options.rootRank = root
         everything = tensor.new_empty(self.ranks, *tensor.shape) if self.rank == root else None
@@ -96,15 +96,19 @@ class GlooGroup:
     def close(self) -> None:
         """Wait until all broadcasts are finished, then end gloo's threads. The group cannot be used after this call.
 
-        After a failure the threads stay, because they would wait for the failed call. gloo's threads release a tensor a moment
-        after its call is done. If the interpreter were exiting at that moment, the process would end with SIGABRT.
+        After a failure the threads stay, because ending them would mean waiting for the failed call. Without a failure the
+        threads must end, because one of gloo's threads releases a tensor a moment after its call is done. If the interpreter
+        were exiting at that moment, the process would end with SIGABRT.
         """
         if not self._aborted.is_set():
             self.flush()
             self._group = None
 
     def take_account(self) -> tuple[int, int, float]:
-        """The calls since the last `take_account`, their bytes, and their seconds, including the waiting."""
+        """The number of calls since the last `take_account`, their total bytes, and their total seconds.
+
+        The seconds include the time spent waiting.
+        """
         account = self._calls, self._bytes, self._seconds
         self._calls = self._bytes = 0
         self._seconds = 0.0

@@ -1,6 +1,7 @@
 """Waits for the passes that a rank has put on its GPU's queue, and limits their time.
 
-A collective on the queue waits for the other ranks without a limit, and so does a call when the queue is full.
+A collective on the queue waits for the other ranks without a limit, and when the queue is full, a call that queues an operation
+waits without a limit too.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def end_of_stream() -> Callable[[], bool]:
 
 
 class GpuQueue:
-    """The passes under way. When one takes longer than `timeout` seconds, `links.abort` is called, which releases all waiters.
+    """The passes under way. When a pass takes longer than `timeout` seconds, `links.abort` is called, which ends all waiting.
 
     mark: returns a function that tells whether everything queued before the call of `mark` is done.
     """
@@ -54,7 +55,7 @@ class GpuQueue:
 
     @contextlib.contextmanager
     def queueing(self) -> Iterator[QueuedPass]:
-        """The block queues one pass. Raises `RankFailed` if the ranks have been told to stop."""
+        """A context whose block queues one pass. Raises `RankFailed` if the ranks have been told to stop."""
         self._check()
         while self._passes and self._passes[0].done is not None and self._passes[0].done():
             self._passes.popleft()
@@ -89,7 +90,7 @@ class GpuQueue:
 
 
 def _watch(reference: weakref.ref[GpuQueue]) -> None:
-    """Check a queue for as long as it exists."""
+    """Call `look` again and again for as long as the queue exists."""
     while (queue := reference()) is not None:
         queue.look()
         del queue

@@ -40,7 +40,7 @@ class Heartbeats:
         threading.Thread(target=beat, daemon=True, name="labkit heartbeat").start()
 
     def silent_for(self, rank: int) -> float:
-        """Seconds since a rank's last beat; 0 before the first."""
+        """Seconds since a rank's last beat; 0 before the first beat."""
         last = float(self._rows[rank, _BEAT])
         return time.monotonic() - last if last else 0.0
 
@@ -57,7 +57,7 @@ class Heartbeats:
         return bool(self._rows[rank, _READY])
 
     def step(self, rank: int) -> int:
-        """The latest step that a rank began; 0 before the first."""
+        """The latest step that a rank began; 0 before the first step."""
         return int(self._rows[rank, _STEP])
 
 

@@ -14,8 +14,8 @@ from labkit.model.part import Part
 class Layout:
     """`pipeline_parallel` stages of `tensor_parallel` shards each.
 
-    Rank 0 plans the steps and holds shard 0 of the last stage, where the logits are computed and tokens are chosen. So rank
-    numbers begin at the last stage, and the shards of one stage have consecutive ranks.
+    Rank 0 plans the steps and holds shard 0 of the last stage, where the logits are computed and tokens are chosen. So the last
+    stage has the lowest rank numbers, and the shards of one stage have consecutive ranks.
     """
 
     tensor_parallel: int = 1
@@ -43,18 +43,18 @@ class Layout:
         return f"rank {rank} ({', '.join(held)})" if held else f"rank {rank}"
 
     def failure(self, rank: int, host: str, step: int, cause: str) -> str:
-        """The message about a rank that failed; step: the last step that it began, or 0 before the first."""
+        """The message about a rank that failed; step: the last step that the rank began, or 0 before the first step."""
         where = f"at step {step}" if step else "before its first step"
         return f"{self.name(rank)} on {host} failed {where}: {cause}"
 
     def check(self, config: GPTJConfig) -> None:
-        """Raise `InvalidRequest` if a model of this shape cannot be split this way. The message names a number that works."""
+        """Raise `InvalidRequest`, with a number that works, if a model with this config cannot be split in this way."""
         for count, name in ((self.tensor_parallel, "tensor_parallel"), (self.pipeline_parallel, "pipeline_parallel")):
             if not isinstance(count, int) or count < 1:
                 raise InvalidRequest(f"{name} is {count!r}; a whole number of at least 1 is accepted")
         if self.ranks > MOST_RANKS:
             raise InvalidRequest(
-                f"tensor_parallel {self.tensor_parallel} x pipeline_parallel {self.pipeline_parallel} are {self.ranks} ranks; "
-                f"at most {MOST_RANKS} are accepted"
+                f"tensor_parallel {self.tensor_parallel} x pipeline_parallel {self.pipeline_parallel} makes {self.ranks} "
+                f"ranks; at most {MOST_RANKS} ranks are accepted"
             )
         self.part(0).check(config)

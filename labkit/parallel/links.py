@@ -1,4 +1,4 @@
-"""The connections between ranks, for tasks to all ranks, sums within a stage, hidden states between stages, and logits.
+"""The connections between ranks: they carry tasks to all ranks, sums within a stage, hidden states between stages, and logits.
 
 Each kind of data has a group of its own, so that no rank waits for data of another kind. Tasks and reports always go through
 the memory of the host or its network. Data that lies on GPUs (sums, hidden states, logits) goes from GPU to GPU.
@@ -34,15 +34,21 @@ CONNECT_SECONDS = 120.0
 """All GPUs must connect to each other within this many seconds."""
 
 END_SECONDS = 3.0
-"""How long the end of a run waits for NCCL to release a GPU. NCCL does so either at once or never."""
+"""How many seconds the end of a run waits for NCCL to release a GPU. NCCL releases a GPU either at once or never."""
 
 PATIENCE_SECONDS = 0.002
-"""A rank that waits for a task takes it within this time, even if it was asleep. A slower rank is still computing."""
+"""A rank that waits for a task takes the task within this many seconds, even if the rank was asleep.
+
+A rank that takes longer is still computing.
+"""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a group did: the number of calls, the bytes of this rank's tensors, and the seconds, including the waiting."""
+    """The work of a group: the number of calls, the bytes of this rank's tensors, and the seconds.
+
+    The seconds include the time spent waiting.
+    """
 
     calls: int
     byte_count: int
@@ -127,8 +133,8 @@ class Links:
         return cls(layout, rank, group, device=device, store=store)
 
     def connect(self, patience: float = CONNECT_SECONDS) -> None:
-        """Connect the GPUs, if ranks compute on GPUs. All ranks call it before anything is sent. Raises `RankFailed`."""
-        # Each stage waits for the stage before it, so they never wait in a circle.
+        """Connect the GPUs, if ranks compute on GPUs. All ranks call `connect` before anything is sent. Raises `RankFailed`."""
+        # Each stage waits for the stage before it, so the stages never wait in a circle.
         for group in (self.sums, self._before, self._after):
             if isinstance(group, NcclGroup):
                 group.connect(patience)
@@ -140,10 +146,12 @@ class Links:
             self.tasks.broadcast(body, 0)
 
     def try_send_task(self, header: Header, body: Tensor) -> bool:
-        """Send a task if the other ranks have taken the previous task. Otherwise send nothing and return False.
+        """Send a task if the other ranks have taken the previous task.
 
-        In shared memory a task stays until the next one is written. Sending a body larger than a slot takes until all other
-        ranks read it.
+        If they have not taken it, send nothing and return False.
+
+        In shared memory a task stays until the next task is written. Sending a body larger than a slot of that memory takes
+        until all other ranks have read the body.
         """
         if isinstance(self.tasks, SharedGroup):
             if len(body) > SLOT_BYTES:
@@ -152,13 +160,13 @@ class Links:
                 if status == 2:
                     self.tasks.fail(status, "broadcast")
                 return False
-            self.tasks.broadcast(body, 0)  # a rank that took the header takes its body next
+            self.tasks.broadcast(body, 0)  # a rank that took the header next takes the body
             return True
         self.send_task(header, body)
         return True
 
     def receive_task(self) -> tuple[Header, Tensor] | None:
-        """The next task's header and body; None if this rank has to end. Waits for the header without a limit."""
+        """The next task's header and body; None if this rank has to end. Waits for the header without a time limit."""
         words = torch.empty(HEADER_WORDS, dtype=torch.int64, device="cpu")
         self.tasks.wait_for_broadcast(words, 0)
         header, size = decode_header(words)
@@ -179,7 +187,10 @@ class Links:
         self._after.broadcast(hidden, 0)
 
     def gather_logits(self, logits: Tensor, vocab_size: int) -> Tensor | None:
-        """Shard 0 gets `[rows, vocab_size]`, joined from the shares `[rows, share]` of all shards; the others get None."""
+        """Shard 0 gets `[rows, vocab_size]`, joined from the shares `[rows, share]` of all shards.
+
+        The other shards get None.
+        """
         if self.sums is None:
             return logits
         shards = self.part.shards
@@ -191,7 +202,7 @@ class Links:
         return torch.cat([part[:, : len(span(vocab_size, shard, shards))] for shard, part in enumerate(gathered)], dim=1)
 
     def gather_bytes(self, data: bytes) -> list[bytes] | None:
-        """Rank 0 gets the bytes of every rank; the others get None."""
+        """Rank 0 gets the bytes of every rank; the other ranks get None."""
         size = torch.tensor([len(data)], dtype=torch.int64, device="cpu")
         sizes = self.tasks.gather(size, 0)
         longest = self.tasks.broadcast(size if sizes is None else sizes.amax(0), 0)
@@ -203,20 +214,20 @@ class Links:
         return [bytes(row[: int(size)].numpy()) for row, size in zip(found, sizes, strict=True)]
 
     def flush(self) -> None:
-        """Wait until the others have received everything that this rank has sent."""
+        """Wait until the other ranks have received everything that this rank has sent."""
         for group in self._groups.values():
             if isinstance(group, GlooGroup):
                 group.flush()
 
     def abort(self) -> None:
-        """Make all waiting calls fail, on this rank and on the others."""
+        """Make all waiting calls fail, on this rank and on the other ranks."""
         self.aborted.set()
         for group in self._groups.values():
             if group is not None:
                 group.abort()
 
     def close(self) -> None:
-        """Release what the groups hold on a GPU, and gloo's threads. The links cannot be used after that."""
+        """Release what the groups hold on a GPU, and end gloo's threads. The links cannot be used after `close`."""
         on_gpu = [group for group in self._groups.values() if isinstance(group, NcclGroup)]
         for group in on_gpu:
             group.abort()

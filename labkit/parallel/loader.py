@@ -50,13 +50,13 @@ def load_parallel(
     less memory than its share of the weights and the cache needs.
     """
     check_options(options)
-    own = _device(layout, device)  # checked first, because computing checksums takes long
+    own = _device(layout, device)  # the device is checked first, because computing checksums takes long
     checkpoint = open_checkpoint(name, seed=seed)
     layout.check(checkpoint.config)
     precision = as_precision(dtype, own)
     if own.type == "cpu":  # the ranks share the host's memory; the memory of a GPU is checked by its own rank
         check_memory(checkpoint, own, precision)
-    tokenizer = tokenizer_of(checkpoint)  # read before a process is started: it may not belong to the model
+    tokenizer = tokenizer_of(checkpoint)  # read before a process is started, because the tokenizer may not belong to the model
     forward = start_ranks(checkpoint, layout, precision, device=device, threads=threads, progress=progress)
     return Engine(forward.model, tokenizer, forward=forward, **options)
 
@@ -72,8 +72,8 @@ def start_ranks(
 ) -> ParallelForward:
     """Start the other ranks, read this rank's part, and wait until all are ready; the arguments are those of `load_parallel`.
 
-    If torchrun has started the ranks, this rank joins the others instead. Then only rank 0 returns; the other ranks compute
-    until rank 0 is done, then exit.
+    If torchrun has started the ranks, no further process is started, and this rank joins the others. Under torchrun only rank 0
+    returns; the other ranks compute until rank 0 is done, then exit.
     """
     layout.check(checkpoint.config)
     if not native.available():

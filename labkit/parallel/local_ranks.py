@@ -1,4 +1,7 @@
-"""The ranks of a model on this host. Rank 0 is the process that makes a `LocalRanks`, which starts and watches the others."""
+"""The ranks of a model on this host.
+
+Rank 0 is the process that makes a `LocalRanks`, which starts and watches the other ranks.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from labkit.parallel.layout import Layout
 from labkit.parallel.links import Links, create_groups
 
 SILENCE_SECONDS = 5.0
-"""A rank that gives no sign of life for so many seconds has failed."""
+"""A rank that gives no sign of life for this many seconds has failed."""
 
 LOST_OTHERS = 3
 """The exit status of a rank whose collective failed because of another rank."""
@@ -41,8 +44,8 @@ class LocalRanks:
 
     Every rank is told the folder of the run. The file `run.json` in it holds `spec`, the paths of the groups' files, and the
     kind of device ("cpu" or "cuda") on which all ranks compute. device: the device of this rank. Lines that a rank prints are
-    labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the others are killed, every
-    waiting rank is released, and `check` raises `RankFailed` with rank, host, step and cause.
+    labelled and passed to `say`. When a rank ends, or gives no sign of life for `SILENCE_SECONDS`, the other ranks are killed,
+    every waiting call ends, and `check` raises `RankFailed` with rank, host, step and cause.
     """
 
     def __init__(
@@ -93,7 +96,11 @@ class LocalRanks:
             raise RankFailed(self._run.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 1.0) -> RankFailed | None:
-        """An error that names the rank that made a collective fail. Waits until it is known, but at most `patience` seconds."""
+        """An error that names the rank that made a collective fail.
+
+        Waits until the failed rank is known, but at most `patience` seconds. Returns None if the failed rank is still unknown
+        then.
+        """
         until = time.monotonic() + patience
         while not self._run.failure and time.monotonic() < until:
             time.sleep(WATCH_SECONDS / 4)
@@ -110,7 +117,10 @@ class LocalRanks:
 
 
 class _Run:
-    """The state that the watching thread uses. It has no reference to `LocalRanks`, so that Python can garbage-collect that."""
+    """The state that the watching thread uses.
+
+    This state has no reference to the `LocalRanks` object, so that Python can garbage-collect that object.
+    """
 
     def __init__(self, layout: Layout, links: Links, heartbeats: Heartbeats, folder: Path, files: list[Path]) -> None:
         self.processes, self.heartbeats, self.failure = RankProcesses(), heartbeats, ""
@@ -139,7 +149,7 @@ class _Run:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(json.loads((self._folder / f"failure-{process.rank}.json").read_text())["cause"])
         status = process.exit_status
-        if status == LOST_OTHERS:  # report the rank that it lost instead
+        if status == LOST_OTHERS:  # report the rank that this rank lost instead of this rank
             others = [other.exit_status for other in self.processes if other is not process]
             return "" if any(other not in (None, LOST_OTHERS) for other in others) else "it lost the others"
         if status is not None:

@@ -10,7 +10,10 @@ import torch
 from labkit.model.batch import Batch
 
 FEWEST_TOKENS = 64
-"""The fewest tokens of a micro-batch. With fewer, reading the weights once more takes longer than the smaller bubble saves."""
+"""The fewest tokens of a micro-batch.
+
+With fewer tokens, the extra reading of the weights costs more time than the smaller bubble saves.
+"""
 
 MICRO_BATCHES_PER_STAGE = 4
 """More micro-batches make the bubble smaller: its share of the time is (stages - 1) / (micro_batches + stages - 1)."""
@@ -24,9 +27,9 @@ def num_micro_batches(tokens: int, stages: int) -> int:
 def split_batch(batch: Batch, pieces: int) -> list[Batch]:
     """Cut a batch into `pieces` batches of consecutive tokens, about equally long.
 
-    If the pieces are run one after another over the same cache, they write the same keys and values as the whole batch. Their
-    concatenated logits are the logits of the whole batch. A sequence that is cut continues in the next piece, which reads the
-    keys and values that the earlier pieces wrote.
+    If the pieces are run one after another over the same cache, they write the same keys and values as the whole batch. The
+    concatenated logits of the pieces are the logits of the whole batch. A sequence that is cut continues in the next piece,
+    which reads the keys and values that the earlier pieces wrote.
     """
     if pieces == 1:
         return [batch]

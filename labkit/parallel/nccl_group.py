@@ -1,6 +1,6 @@
 """A group of ranks with one GPU each, connected by torch.distributed's NCCL.
 
-It has those methods of `SharedGroup` that ranks on GPUs use.
+The group has those methods of `SharedGroup` that ranks on GPUs use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ NEVER = timedelta(days=30)
 """torch's own time-out; when it passes, torch ends the process. `GpuQueue` limits the time of collectives instead."""
 
 GUARDS_OFF = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
-"""Environment variables while a group is made. They turn off torch's own guards, which would end the whole process."""
+"""Environment variables that are set while a group is made.
+
+These variables turn off torch's own guards, which would end the whole process.
+"""
 
 
 class NcclGroup:
@@ -33,17 +36,17 @@ class NcclGroup:
 
     A collective is put on the queue of the current stream, and the call returns at once. Every GPU runs its collectives one
     at a time, in the order of the calls. So members never wait in a circle, unless the orders of their calls form a circle.
-    The stream tells when a collective is done. After `abort`, NCCL's kernels give up, their results are meaningless, and every
-    later call raises `RankFailed`.
+    An event on the stream tells when a collective is done. After `abort`, NCCL's kernels give up, their results are
+    meaningless, and every later call raises `RankFailed`.
     """
 
     def __init__(
         self, store: Any, name: str, rank: int, ranks: int, *, device: torch.device, names: tuple[str, ...] = ()
     ) -> None:
-        api: Any = dist  # its type stubs lack most of what follows
+        api: Any = dist  # the type stubs of torch.distributed lack most of what follows
         if not dist.is_nccl_available():
             raise NotAvailable(
-                f"ranks on GPUs talk by NCCL, and torch {torch.__version__} was built without it; use device cpu"
+                f"ranks on GPUs communicate through NCCL, but torch {torch.__version__} was built without NCCL; use device cpu"
             )
         self.rank, self.ranks, self.device = rank, ranks, device
         self.names = names or tuple(f"rank {number}" for number in range(ranks))
@@ -58,7 +61,7 @@ class NcclGroup:
     def connect(self, patience: float) -> None:
         """Connect to the other members; all members call it before the first collective.
 
-        Raises `RankFailed` if a member does not come within `patience` seconds (NCCL's thread then keeps waiting), and
+        Raises `RankFailed` if a member does not connect within `patience` seconds (NCCL's thread then keeps waiting), and
         `NotAvailable` if NCCL cannot connect the GPUs.
         """
         failures: list[Exception] = []
@@ -95,7 +98,7 @@ class NcclGroup:
         return tensor
 
     def gather(self, tensor: Tensor, root: int) -> Tensor | None:
-        """`root` gets the tensors of all members, `[ranks, *shape]`; the others get None.
+        """`root` gets the tensors of all members, `[ranks, *shape]`; the other members get None.
 
         The tensors must be contiguous and have the same shape and dtype on all members.
         """
@@ -126,7 +129,10 @@ class NcclGroup:
             self._ending.join(seconds)
 
     def take_account(self) -> tuple[int, int, float]:
-        """The calls since the last `take_account`, their bytes, and 0.0 for the seconds: the time on the GPU is unknown."""
+        """The number of calls since the last `take_account`, their total bytes, and 0.0 seconds.
+
+        The time on the GPU is unknown.
+        """
         account = self._calls, self._bytes, 0.0
         self._calls = self._bytes = 0
         return account
@@ -142,7 +148,7 @@ class NcclGroup:
         assert tensor.is_contiguous()
         try:
             work = call()
-            if work is not None:  # it runs on a stream of NCCL; make the current stream wait for it
+            if work is not None:  # the collective runs on a stream of NCCL; make the current stream wait for it
                 work.wait()
         except RuntimeError as error:
             raise RankFailed(f"{what}: {str(error).splitlines()[0]}") from None

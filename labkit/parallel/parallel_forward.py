@@ -41,7 +41,9 @@ from labkit.parallel.torchrun import TorchrunRanks
 
 @dataclass(eq=False)
 class SubmittedPass:
-    """A pass that was sent to the other ranks. This rank runs its own part later, in order, and then sets `logits`.
+    """A pass that was sent to the other ranks.
+
+    Rank 0 runs its own part later, in the order of submission, and then sets `logits`.
 
     The logits may be read once `wait` has returned.
     """
@@ -55,8 +57,8 @@ class SubmittedPass:
 class ParallelForward(Forward):
     """Runs batches on all ranks. As long as a cache of the caller exists, every rank has a corresponding cache of its own.
 
-    If any rank fails, the call raises a `RankFailed` that names it, and so does every later call. `model` is this rank's
-    part. A pipeline has as many passes under way at a time as it has stages (`submit`); `steps` counts all passes.
+    If any rank fails, the current call and every later call raise a `RankFailed` that names the failed rank. `model` is this
+    rank's part. A pipeline with n stages has up to n passes under way at a time (see `submit`); `steps` counts all passes.
     """
 
     def __init__(self, ranks: LocalRanks | TorchrunRanks, own: RankForward) -> None:
@@ -71,7 +73,7 @@ class ParallelForward(Forward):
 
     @property
     def layout(self) -> Layout:
-        """How many ranks there are, and which part each one holds."""
+        """How many ranks there are, and which part of the model each rank holds."""
         return self.ranks.layout
 
     @property
@@ -91,7 +93,7 @@ class ParallelForward(Forward):
 
     @property
     def survives_fork(self) -> bool:
-        """Never: the other ranks answer only the process that started them."""
+        """Always False, because the other ranks answer only the process that started them."""
         return False
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -99,16 +101,22 @@ class ParallelForward(Forward):
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
-        """Send a pass to the other ranks; returns a function that waits for the logits. Both raise what `forward` raises."""
+        """Send a pass to the other ranks; returns a function that waits for the logits.
+
+        Both calls raise the errors that `forward` raises.
+        """
         if ops.swapped():
-            raise InvalidRequest("the other ranks do not see the operations that ops.use replaces; use one process for them")
+            raise InvalidRequest(
+                "the other ranks do not see the operations that ops.use replaces; load the model in one process to replace "
+                "operations"
+            )
         with self._all_or_none():
             freed, self._freed[:] = tuple(self._freed), []
             self.steps += 1
             header, body = encode_step(Task(self.steps, batch.to(CPU), self._number(cache), cache.num_slots, freed))
             self.ranks.check()
             self._send(header, body)
-            # The encoded batch is a copy: the caller may change the original before this rank runs its part.
+            # The encoded batch is a copy, because the caller may change the original before this rank runs its part.
             submitted = SubmittedPass(decode_step(header, body, self.model.config.hidden_size), cache)
             self._submitted.append(submitted)
         return partial(self._logits, submitted)
@@ -122,7 +130,7 @@ class ParallelForward(Forward):
             self.ranks.links.gather_bytes(DONE)
 
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
-        """Write keys and values from a request to the layers and heads of every rank, after all submitted passes."""
+        """Write the keys and values of a prefix prompt to the layers and heads of every rank, after all submitted passes."""
         with self._all_or_none():
             self._run_until(None)
             self.ranks.links.send_task(*encode_prefix(Prefix(self._number(cache), cache.num_slots, slots, given)))
@@ -146,7 +154,8 @@ class ParallelForward(Forward):
     def _send(self, header: StepHeader, body: Tensor) -> None:
         """Send a pass to the other ranks.
 
-        While they cannot take the pass, this rank runs its part of earlier passes, because the others may be waiting for that.
+        While the other ranks cannot take the pass, this rank runs its part of earlier passes, because the other ranks may be
+        waiting for that.
         """
         while self._submitted:
             if self.ranks.links.try_send_task(header, body):
@@ -162,7 +171,7 @@ class ParallelForward(Forward):
         return submitted.logits
 
     def _run_until(self, last: SubmittedPass | None) -> None:
-        """Run this rank's part of all passes up to `last`, or of all passes if that is None, in the order of submission."""
+        """Run this rank's part of all passes up to `last` in the order of submission. If `last` is None, run all passes."""
         while self._submitted and (last is None or last.logits is None):
             self._run_first()
 
@@ -196,7 +205,8 @@ class ParallelForward(Forward):
 def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C, or a notebook's Stop, until the block has ended.
 
-    This does nothing if the signal handler is not Python's (in a server that embeds Python): it could not be restored later.
+    If the signal handler is not Python's (in a server that embeds Python), nothing is delayed, because that handler could not
+    be restored later.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield

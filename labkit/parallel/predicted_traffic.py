@@ -1,6 +1,7 @@
 """Predicts the costs of parallelism: bytes between ranks, the bubble of a pipeline, memory per rank, time per token.
 
-Numbers are per rank and per token that goes through the model, for GPT-J as this engine and FasterTransformer compute it.
+All numbers are for one rank and one token that goes through the model, for GPT-J as this engine and FasterTransformer compute
+it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ HIDDEN_BYTES = 4
 def all_reduces(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: int = 1) -> int:
     """The number of all-reduces in one step on a rank of `stage`.
 
-    There is one per layer, because GPT-J's attention and MLP run in parallel and share one sum; `a_layer=2` is for models
-    (and engines) with two sums per layer. The first stage needs one more, after the embedding, since each shard holds only a
-    share of the embedding.
+    Each layer has one all-reduce, because GPT-J's attention and MLP run in parallel and share one sum; `a_layer=2` is for
+    models (and engines) with two sums per layer. The first stage needs one more all-reduce, after the embedding, since each
+    shard holds only a share of the embedding.
     """
     if layout.tensor_parallel == 1:
         return 0
@@ -58,16 +59,23 @@ def weight_bytes(config: GPTJConfig, layout: Layout, *, element_bytes: float = 2
 def bubble(stages: int, pieces: int) -> float:
     """The fraction of the time that a stage is idle when `pieces` equal micro-batches pass through `stages` equal stages.
 
-    (p - 1) / (m + p - 1): Huang et al. 2019, GPipe. Raises `InvalidRequest` if one of the two numbers is below 1.
+    With p stages and m micro-batches, the fraction is (p - 1) / (m + p - 1) (Huang et al. 2019, GPipe). Raises `InvalidRequest`
+    if `stages` or `pieces` is below 1.
     """
     if stages < 1 or pieces < 1:
-        raise InvalidRequest(f"{counted(stages, 'stage')} and {counted(pieces, 'piece')}; at least one of each is accepted")
+        raise InvalidRequest(
+            f"bubble got {counted(stages, 'stage')} and {counted(pieces, 'piece')}; at least one of each is accepted"
+        )
     return (stages - 1) / (pieces + stages - 1)
 
 
 @dataclass(frozen=True)
 class Interconnect:
-    """The connection between GPUs: bytes per second that one GPU sends, and seconds until a collective's first byte arrives."""
+    """The connection between GPUs.
+
+    `bytes_per_second`: how many bytes one GPU sends per second. `latency`: seconds until the first byte of a collective
+    arrives.
+    """
 
     name: str
     bytes_per_second: float
@@ -75,10 +83,10 @@ class Interconnect:
 
 
 NVLINK = Interconnect("NVLink of an H100", 450e9, 9e-6)
-"""450 GB/s in each direction, from NVIDIA's data sheet. The latency is assumed to be that of a small NCCL all-reduce."""
+"""450 GB/s in each direction, from NVIDIA's data sheet. The latency is an assumption: that of a small NCCL all-reduce."""
 
 H100_READ = 3.0e12
-"""Bytes per second that a copy reads from the memory of an H100 SXM; its data sheet says 3.35e12."""
+"""Bytes per second that a copy reads from the memory of an H100 SXM. The data sheet of this GPU says 3.35e12."""
 
 
 def decode_seconds(
@@ -92,8 +100,8 @@ def decode_seconds(
 ) -> float:
     """Predicted seconds of a decode step of a full pipeline: reading a rank's weights once, plus its collectives.
 
-    The stages work on different sequences at the same time. So a step takes as long as the slowest stage, while a token takes
-    the time of all stages together.
+    The stages work on different sequences at the same time. So a step takes as long as the slowest stage, while one token takes
+    the sum of the times of all stages.
     """
     reading = weight_bytes(config, layout, element_bytes=element_bytes) / read_bytes_per_second
     calls = all_reduces(config, layout)

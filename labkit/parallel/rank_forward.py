@@ -28,8 +28,9 @@ class RankForward:
     """Runs the part of the model that a rank holds; all ranks call it with the same batches in the same order.
 
     `ledger` records what this rank computes and waits for. On a GPU, the operations of a pass are put on the GPU's queue one
-    by one, without a CUDA graph, and a call returns before they are done (`waiter` waits for them). The ledger then holds how
-    long it took to put the operations on the queue; its entries of sums and gathers have calls and bytes but no time.
+    by one, without a CUDA graph, and a call returns before these operations are done (`waiter` waits for them). On a GPU, the
+    ledger holds how long it took to put the operations on the queue; its entries of sums and gathers have calls and bytes but
+    no time.
     """
 
     def __init__(self, model: GPTJ, links: Links, threads: int) -> None:
@@ -57,7 +58,7 @@ class RankForward:
         return cls(read_model(checkpoint, precision, links.device, links.part), links, threads)
 
     def __call__(self, batch: Batch, cache: KVCache, step: int = 0) -> Tensor | None:
-        """Logits `[rows, vocab_size]` on rank 0, None on the others. Raises `RankFailed`.
+        """Logits `[rows, vocab_size]` on rank 0, None on the other ranks. Raises `RankFailed`.
 
         With several stages a long batch is cut into micro-batches, so that the stages work at the same time. The batch must
         lie in the host's memory, whatever the device of the rank is.
@@ -104,7 +105,7 @@ class RankForward:
         return logits
 
     def _record_sums(self, what: str, began: float, shape: tuple[int, ...]) -> None:
-        """Record what the group of this stage's shards has done since the last call, if there is such a group."""
+        """Record the collectives of this stage's shards since the last call, if the stage has several shards."""
         if account := self.links.take_account("sums"):
             size = account.byte_count // account.calls
             self.ledger.add(what, began, shape=shape, byte_count=size, calls=account.calls, seconds=account.seconds)

@@ -1,6 +1,6 @@
 """The process of a rank: it reads its part of the model, then computes what rank 0 sends until it is told to stop.
 
-`LocalRanks` starts it as `python -m labkit.parallel.rank_main RUN_FOLDER RANK`.
+`LocalRanks` starts the process as `python -m labkit.parallel.rank_main RUN_FOLDER RANK`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from labkit.parallel.rank_loop import run_tasks
 
 
 def main(folder: Path, rank: int) -> int:
-    """Run the rank. If it fails, write the cause to the run's folder, where rank 0 reads it."""
+    """Run the rank. If the rank fails, write the cause to the run's folder, where rank 0 reads it."""
     end_with_parent()
     spec: dict[str, Any] = json.loads((folder / "run.json").read_text())
     layout = Layout(**spec["layout"])

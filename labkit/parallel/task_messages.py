@@ -31,7 +31,7 @@ class ReportHeader(NamedTuple):
 
 
 class OccupyHeader(NamedTuple):
-    """Tells each rank to allocate the memory of cache number `cache` now, which has `num_slots` slots."""
+    """Tells each rank to allocate memory for `num_slots` slots now, for the cache with the number `cache`."""
 
     cache: int
     num_slots: int
@@ -40,7 +40,8 @@ class OccupyHeader(NamedTuple):
 class PrefixHeader(NamedTuple):
     """Tells each rank to write keys and values to a cache.
 
-    Body: slots int64 `[length]`, then keys and values float32 `[num_layers, keys_and_values, num_heads, length, head_dim]`.
+    The body holds slot numbers int64 `[length]`, then keys and values float32 `[num_layers, keys_and_values, num_heads, length,
+    head_dim]`.
     """
 
     cache: int
@@ -98,7 +99,7 @@ def encode_header(header: Header, body_bytes: int = 0) -> Tensor:
 
 
 def decode_header(words: Tensor) -> tuple[Header, int]:
-    """The header, and how many bytes of body follow it."""
+    """The header, and how many bytes the body after it has."""
     number, body_bytes, *fields = words.tolist()
     kind = _KINDS[number]
     return kind(*fields[: len(kind._fields)]), body_bytes
@@ -106,7 +107,11 @@ def decode_header(words: Tensor) -> tuple[Header, int]:
 
 @dataclass(frozen=True)
 class Task:
-    """A step for a rank: compute `batch` over cache number `cache` of `slots` slots, and drop the caches in `freed`."""
+    """A step that a rank must compute.
+
+    First the caches with the numbers in `freed` are deleted. Then `batch` runs over the cache with the number `cache`, which
+    has `slots` slots.
+    """
 
     number: int
     batch: Batch
@@ -117,7 +122,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values `given` `[num_layers, 2, num_heads, length, head_dim]` to write to `slots` of cache number `cache`."""
+    """Keys and values to write to a cache.
+
+    `given` `[num_layers, 2, num_heads, length, head_dim]` is written to the slots `slots` of the cache with the number `cache`.
+    """
 
     cache: int
     num_slots: int

@@ -1,6 +1,7 @@
 """Ranks that torchrun started, on one host or several: `torchrun ... -m labkit ...`, typed or in a cluster's job.
 
-All ranks run the same command. Only rank 0 carries it out; the other ranks compute for rank 0 and end when rank 0 ends.
+All ranks run the same command. Only rank 0 carries out the command; the other ranks compute for rank 0 and end when rank 0
+ends.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from labkit.plurals import counted
 
 BEAT_SECONDS = 0.5
 SILENCE_SECONDS = 6.0
-"""A rank that gives no sign of life for so many seconds has failed."""
+"""A rank that gives no sign of life for this many seconds has failed."""
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -39,7 +40,7 @@ def under_torchrun() -> bool:
 
 
 class TorchrunRanks:
-    """This rank and its links to the others, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
+    """This rank and its links to the other ranks, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
     device: the device of this rank. Raises `InvalidRequest` if the number of started ranks differs from the layout's, and
     `RankFailed` if not all ranks have arrived after `patience` seconds.
@@ -50,8 +51,9 @@ class TorchrunRanks:
         self.rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if started != layout.ranks:
             raise InvalidRequest(
-                f"tensor_parallel {layout.tensor_parallel} x pipeline_parallel {layout.pipeline_parallel} are {layout.ranks} "
-                f"ranks, and {started} were started; start {layout.ranks}, or choose two numbers whose product is {started}"
+                f"tensor_parallel {layout.tensor_parallel} x pipeline_parallel {layout.pipeline_parallel} makes "
+                f"{layout.ranks} ranks, but {started} were started; start {layout.ranks} ranks, or choose two numbers whose "
+                f"product is {started}"
             )
         api: Any = dist
         self._store, _, _ = next(api.rendezvous("env://", timeout=timedelta(seconds=patience)))
@@ -61,18 +63,20 @@ class TorchrunRanks:
             store.wait([f"host {rank}" for rank in range(started)], timedelta(seconds=patience))
         except RuntimeError:
             late = [str(rank) for rank in range(started) if not store.check([f"host {rank}"])]
-            raise RankFailed(f"of {counted(started, 'rank')}, {', '.join(late)} did not come within {patience:g} s") from None
+            raise RankFailed(
+                f"of {counted(started, 'rank')}, rank {', '.join(late)} did not connect within {patience:g} s"
+            ) from None
         self._hosts = [store.get(f"host {rank}").decode() for rank in range(started)]
         self.links = Links.gloo(layout, self.rank, store.clone(), timeout, device=device)
         self._signs = SignsOfLife(store.clone(), layout, self.rank, self._hosts, self.links)
         self._end = weakref.finalize(self, by_owner(_end), self._signs, self.links)
 
     def set_step(self, step: int) -> None:
-        """Tell the others which step this rank begins."""
+        """Tell the other ranks which step this rank begins."""
         self._signs.step = step
 
     def give_up(self, cause: str) -> None:
-        """Tell the others what went wrong here."""
+        """Tell the other ranks what went wrong on this rank."""
         self._signs.cause = cause
         time.sleep(2 * BEAT_SECONDS)
         self.links.abort()
@@ -83,7 +87,11 @@ class TorchrunRanks:
             raise RankFailed(self._signs.failure)
 
     def failure(self, patience: float = SILENCE_SECONDS + 2.0) -> RankFailed | None:
-        """An error that names the rank that made a collective fail. Waits until it is known, but at most `patience` seconds."""
+        """An error that names the rank that made a collective fail.
+
+        Waits until the failed rank is known, but at most `patience` seconds. Returns None if the failed rank is still unknown
+        then.
+        """
         until = time.monotonic() + patience
         while not self._signs.failure and time.monotonic() < until:
             time.sleep(0.02)
@@ -95,9 +103,9 @@ class TorchrunRanks:
 
 
 class SignsOfLife:
-    """Signs of life in the store: a thread writes those of this rank and reads those of the others.
+    """Signs of life in the store: a thread writes the signs of this rank and reads those of the other ranks.
 
-    It has no reference to `TorchrunRanks`, so that Python can garbage-collect that.
+    The thread has no reference to the `TorchrunRanks` object, so that Python can garbage-collect that object.
     """
 
     def __init__(self, store: Any, layout: Layout, rank: int, hosts: list[str], links: Links) -> None:
@@ -108,7 +116,7 @@ class SignsOfLife:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop the thread. If it used the store while the interpreter exits, it would abort the process."""
+        """Stop the thread. A thread that used the store while the interpreter exits would abort the process."""
         self._ended.set()
         if threading.current_thread() is not self._thread:  # this thread itself may run the finalizer of `TorchrunRanks`
             self._thread.join(timeout=SILENCE_SECONDS)
@@ -122,7 +130,7 @@ class SignsOfLife:
             try:
                 self._store.set(f"beat {self._rank}", f"{count} {self.step} {self.cause}")
                 found = self._look(seen)
-            except RuntimeError as error:  # the store is gone, and so is the rank whose process held it
+            except RuntimeError as error:  # the store is gone, and so is the rank whose process held the store
                 found = f"the ranks' store no longer answers: {str(error).splitlines()[0]}"
             if found and not self._ended.is_set():
                 self.failure = found
@@ -160,7 +168,7 @@ def _end(signs: SignsOfLife, links: Links) -> None:
 
 
 def _leave() -> None:
-    """Exit at the end of the program without waiting: gloo would wait for a collective in which a rank is missing."""
+    """Exit at the end of the program without waiting, because gloo would wait for a collective in which a rank is missing."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -10,10 +10,10 @@ from labkit.errors import RankFailed
 
 
 def wait_until(done: Callable[[], bool], aborted: threading.Event, patience: float, what: str) -> float:
-    """Check again and again until `done()` is true; returns the seconds that it took.
+    """Check again and again until `done()` is true, and return the seconds that passed.
 
-    It checks in a loop because a thread that waits inside gloo, NCCL or CUDA does not notice that another rank has failed.
-    Raises `RankFailed`, whose message contains `what`, once `aborted` is set or after `patience` seconds.
+    The function checks in a loop because a thread that waits inside gloo, NCCL or CUDA does not notice that another rank has
+    failed. Raises `RankFailed`, whose message contains `what`, once `aborted` is set or after `patience` seconds.
     """
     began = time.perf_counter()
     while not done():

@@ -131,7 +131,7 @@ def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     gpu = torch.device("cuda", 0)
     of_layout(Layout(2, 1)).require(gpu, "fp8")
-    with pytest.raises(NotAvailable, match="4 ranks were asked for, one GPU each, and 2 GPUs are here"):
+    with pytest.raises(NotAvailable, match="4 ranks were asked for, one GPU each, but 2 GPUs are here"):
         of_layout(Layout(2, 2)).require(gpu, "fp16")
     with pytest.raises(NotAvailable, match=r"labkit-tp2-pp2 runs .* on cpu, not fp8"):
         of_layout(Layout(2, 2)).require(torch.device("cpu"), "fp8")

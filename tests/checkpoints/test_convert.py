@@ -179,7 +179,7 @@ def test_force_replaces_checkpoints_only(tmp_path: Path, source: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(source)
     for name in ("file", "link"):
-        with pytest.raises(InvalidRequest, match="is no folder"):
+        with pytest.raises(InvalidRequest, match="is not a folder"):
             convert(source, tmp_path / name, "hf", force=True)
     (tmp_path / "empty").mkdir()
     convert(source, tmp_path / "empty", "hf")
@@ -198,10 +198,10 @@ def test_a_disk_without_room(tmp_path: Path, source: Path, monkeypatch: pytest.M
     [
         ("gguf", {}, "'gguf'; hf, fastertransformer or megatron"),
         ("hf", {"precision": "int8"}, "'int8'; checkpoints are written in fp32, fp16 or bf16"),
-        ("hf", {"tensor_parallel": 2}, "format hf is not split"),
+        ("hf", {"tensor_parallel": 2}, "files in format hf are not split"),
         ("fastertransformer", {"pipeline_parallel": 2}, "do not depend on it"),
-        ("megatron", {"pipeline_parallel": 3}, "must divide the 4 layers of this model; the nearest that does is 2"),
-        ("megatron", {"tensor_parallel": 5}, "size is 5; it must divide the 4 heads .*; the nearest that does is 4"),
+        ("megatron", {"pipeline_parallel": 3}, "must divide the 4 layers of this model; the nearest size that does is 2"),
+        ("megatron", {"tensor_parallel": 5}, "size is 5; it must divide the 4 heads .*; the nearest size that does is 4"),
     ],
 )
 def test_requests_that_are_refused(tmp_path: Path, source: Path, form: str, options: dict[str, Any], words: str) -> None:

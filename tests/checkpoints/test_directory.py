@@ -102,7 +102,7 @@ def test_every_tensor_and_its_slices_equal_the_source(tmp_path: Path, layout: st
 def test_what_cannot_be_read_is_refused(whole: Path) -> None:
     checkpoint = open_checkpoint(whole)
     for name in ("transformer.h.2.ln_1.weight", "wte", ""):
-        with pytest.raises(InvalidRequest, match=f"'{name}' is no tensor of a GPT-J of 2 layers"):
+        with pytest.raises(InvalidRequest, match=f"'{name}' is not a tensor of a GPT-J with 2 layers"):
             checkpoint.read(name)
     with pytest.raises(InvalidRequest, match="has a step"):
         checkpoint.read(VICTIM, rows=slice(0, 10, 2))
@@ -226,7 +226,7 @@ def test_an_index_that_names_an_absent_tensor(tmp_path: Path) -> None:
     path, index = sharded_index(tmp_path)
     index["weight_map"][VICTIM] = next(file for file in index["weight_map"].values() if file != index["weight_map"][VICTIM])
     path.write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=f"lacks {VICTIM}, which it holds according to {path.name}"):
+    with pytest.raises(CheckpointError, match=f"lacks {VICTIM}, which is there according to {path.name}"):
         labkit.load(tmp_path)
     del index["weight_map"][VICTIM]
     path.write_text(json.dumps(index))
@@ -273,7 +273,7 @@ def test_checksums_are_compared(whole: Path, form: str) -> None:
 @pytest.mark.parametrize("text", ["nonsense\n", "0123  model.safetensors\n", "a" * 64 + "\n"])
 def test_checksums_that_are_none(whole: Path, text: str) -> None:
     (whole / "SHA256SUMS").write_text(text)
-    with pytest.raises(CheckpointError, match=r"SHA256SUMS has a line .*lines as sha256sum writes them are accepted"):
+    with pytest.raises(CheckpointError, match=r"SHA256SUMS has a line .*only lines in the format of sha256sum are accepted"):
         labkit.load(whole)
 
 
@@ -307,7 +307,9 @@ def test_an_unreadable_config(whole: Path, content: bytes) -> None:
 
 def test_no_config_and_no_weights(whole: Path) -> None:
     (whole / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no weights; model\.safetensors, .* or pytorch_model\.bin"):
+    with pytest.raises(
+        CheckpointError, match=r"holds no weights; one of the files model\.safetensors, .* and pytorch_model\.bin"
+    ):
         labkit.load(whole)
     (whole / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
@@ -329,7 +331,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
     directory, mark = save(peer, tmp_path / "model", "pytorch"), tmp_path / "mark"
     file = directory / "pytorch_model.bin"
     torch.save(peer.state_dict() | {"extra": Malice(mark)}, file)
-    with pytest.raises(CheckpointError, match=r"cannot read \S*pytorch_model\.bin as tensors only"):
+    with pytest.raises(CheckpointError, match=r"cannot read \S*pytorch_model\.bin; it must hold only tensors"):
         labkit.load(directory)
     assert not mark.exists()
     torch.load(file, weights_only=False)
@@ -362,7 +364,7 @@ def test_flaws_of_a_pytorch_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot read \S*pytorch_model\.bin"):
         labkit.load(tmp_path)
     torch.save(weights, file, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"in the form that torch writes since 1\.6"):
+    with pytest.raises(CheckpointError, match=r"in the format that torch writes since version 1\.6"):
         labkit.load(tmp_path)
 
 

@@ -161,7 +161,7 @@ def test_a_short_file_is_completed(hub: Hub, models: Path) -> None:
 
 def test_a_file_that_stays_short_is_refused(hub: Hub, models: Path) -> None:
     hub.misbehave(WEIGHTS, *[Fault("truncate", 123_456)] * 5)
-    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*broke off 5 times \(123456 of \d+ bytes were received\)"):
+    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*the connection broke 5 times \(123456 of \d+ bytes were received\)"):
         fetch("gpt-j-6b")
     assert not (models / WEIGHTS).exists()
 
@@ -175,7 +175,7 @@ def test_a_hub_that_knows_no_ranges_sends_all_again(hub: Hub, models: Path) -> N
 @pytest.mark.parametrize("file", [WEIGHTS, "tokenizer.json"])
 def test_corrupted_bytes_are_refused_and_removed(hub: Hub, models: Path, file: str) -> None:
     hub.misbehave(file, Fault("corrupt", 100_000))
-    with pytest.raises(CheckpointError, match=f"{file} .*was received wrongly.*removed, run the same command again"):
+    with pytest.raises(CheckpointError, match=f"{file} .*was not received correctly.*removed, run the same command again"):
         fetch("gpt-j-6b")
     assert not list(models.glob(f"{file}*"))
     assert not hub.faults[file]
@@ -185,7 +185,9 @@ def test_corrupted_bytes_are_refused_and_removed(hub: Hub, models: Path, file: s
 
 def test_five_failures_end_the_run_and_keep_what_has_come(hub: Hub, models: Path) -> None:
     hub.misbehave(WEIGHTS, Fault("drop", 200_000), *[Fault("drop", 200_000)] * 2, *[Fault("refuse")] * 2)
-    with pytest.raises(NotAvailable, match=rf"{WEIGHTS} .*broke off 5 times .*503.*the part received so far is kept"):
+    with pytest.raises(
+        NotAvailable, match=rf"{WEIGHTS} .*the connection broke 5 times .*503.*the part received so far is kept"
+    ):
         fetch("gpt-j-6b")
     assert len(hub.requests_for(WEIGHTS)) == 5
     hub.reset()
@@ -228,7 +230,7 @@ def test_a_hub_that_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_hub_without_the_files(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "files", {name: hub.files[name] for name in FILES - {WEIGHTS}})
-    with pytest.raises(NotAvailable, match=f"lists no {WEIGHTS}"):
+    with pytest.raises(NotAvailable, match=f"has no file {WEIGHTS}"):
         fetch("gpt-j-6b")
 
 
@@ -261,7 +263,7 @@ def test_a_full_disk_is_refused_before_a_file_is_asked_for(hub: Hub, monkeypatch
     usage = namedtuple("usage", "total used free")
     needed = sum(len(hub.files[name]) for name in FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - needed + 1, needed - 1))
-    with pytest.raises(InsufficientResources, match=r"needs 0\.00 GB more, but its disk has .*LABKIT_HOME"):
+    with pytest.raises(InsufficientResources, match=r"needs 0\.00 GB more on its disk, which has only .*LABKIT_HOME"):
         fetch("gpt-j-6b")
     assert not any(hub.requests_for(name) for name in FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - needed, needed))
@@ -305,7 +307,7 @@ def test_what_has_come_needs_no_room(hub: Hub, models: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["gpt-j-7b", "gpt-j-6b-synthetic", ""])
 def test_a_name_without_files(hub: Hub, name: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"has no files to fetch; gptj-tiny, gpt-j-6b have"):
+    with pytest.raises(InvalidRequest, match=r"has no files to download; gptj-tiny, gpt-j-6b have"):
         fetch(name)
     assert hub.requests == []
 

@@ -154,7 +154,7 @@ def test_shards_of_pytorch(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "model")
     values["weight_map"] = {name: file.replace("b.bin", "a.bin") for name, file in values["weight_map"].items()}
     index.write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=rf"a\.bin lacks \S+, which it holds according to {index.name}"):
+    with pytest.raises(CheckpointError, match=rf"a\.bin lacks \S+, which is there according to {index.name}"):
         open_checkpoint(tmp_path / "model")
 
 
@@ -171,7 +171,7 @@ def test_an_index_names_files_inside_of_its_directory(tmp_path: Path, kind: str,
     index.write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
     with pytest.raises(CheckpointError, match=index.name) as caught:
         open_checkpoint(tmp_path / "model")
-    assert "may lie outside" in str(caught.value) or "its weight_map is no object" in str(caught.value)
+    assert "may lie outside" in str(caught.value) or "its weight_map is not a JSON object" in str(caught.value)
 
 
 def test_shards_in_a_folder_below_and_links_as_the_hubs_client_makes(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ ONE = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
     [
         ({"a": ONE, "b": ONE}, "a and b overlap"),
         ({"a": ONE, "b": ONE | {"data_offsets": [12, 28]}}, "a and b overlap"),
-        ({"a": ONE, "b": ONE | {"data_offsets": [64, 80]}}, r"is cut off: b ends at byte \d+, the file at \d+"),
+        ({"a": ONE, "b": ONE | {"data_offsets": [64, 80]}}, r"is cut off: b ends at byte \d+, but the file ends at byte \d+"),
         ({"a": ONE | {"dtype": "I32", "data_offsets": [60, 76]}}, r"is cut off: a ends at byte"),
         ({"a": ONE | {"dtype": "F33"}}, "a has the dtype 'F33'; F64, F32"),
         ({"a": ONE | {"dtype": ["F32"]}}, r"a has the dtype \['F32'\]"),
@@ -202,11 +202,11 @@ ONE = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
         ({"a": ONE | {"shape": [2.0, 2]}}, "a has the shape"),
         ({"a": ONE | {"shape": [True, 4]}}, "a has the shape"),
         ({"a": ONE | {"shape": "22"}}, "a has the shape"),
-        ({"a": ONE | {"shape": [2**62, 2**62]}}, r"needs \d+ bytes, has 16"),
+        ({"a": ONE | {"shape": [2**62, 2**62]}}, r"needs \d+ bytes, but has 16"),
         ({"a": ONE | {"shape": [2**70]}}, "a has the shape"),
         ({"a": ONE | {"data_offsets": ["0", "16"]}}, "a has the data_offsets"),
         ({"a": ONE | {"data_offsets": [0, 8, 16]}}, "a has the data_offsets"),
-        ({"a": ONE | {"data_offsets": [16, 0]}}, "needs 16 bytes, has -16"),
+        ({"a": ONE | {"data_offsets": [16, 0]}}, "needs 16 bytes, but has -16"),
         ({"a": {"dtype": "F32"}}, "a is not described by dtype, shape and data_offsets"),
         ({"a": []}, "a is not described"),
         (b"[" * 100_000, "nested too deeply"),
@@ -226,7 +226,7 @@ def test_headers_that_lie(tmp_path: Path, rows: Any, said: str) -> None:
 def test_a_header_that_is_longer_than_its_file(tmp_path: Path, length: int) -> None:
     write_source(tmp_path / "model", 3)
     (tmp_path / "model" / "model.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
-    with pytest.raises(CheckpointError, match=f"a header of {length} bytes in a file of 10"):
+    with pytest.raises(CheckpointError, match=f"the header should have {length} bytes, but the file has 10"):
         open_checkpoint(tmp_path / "model")
 
 
@@ -247,7 +247,9 @@ def test_quantized_weights_are_named_by_their_config(tmp_path: Path, settings: A
     write_source(tmp_path / "model", 3)
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": settings}))
-    with pytest.raises(CheckpointError, match=f"quantized by {named} .*which are not read; .* choose dtype int8 or int4"):
+    with pytest.raises(
+        CheckpointError, match=f"quantized by {named} .*which labkit does not read; .* choose dtype int8 or int4"
+    ):
         open_checkpoint(tmp_path / "model")
 
 
@@ -282,15 +284,15 @@ def test_quantized_weights_are_named_by_their_files(tmp_path: Path, file: str, t
 def test_files_of_other_programs_are_named(tmp_path: Path, file: str, named: str) -> None:
     write_source(tmp_path / "model", 3)
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / file)
-    with pytest.raises(CheckpointError, match=f"is a {named} .*file, which is not read; "):
+    with pytest.raises(CheckpointError, match=f"is a {named} .*file, which labkit does not read; "):
         open_checkpoint(tmp_path / "model")
     (tmp_path / "model" / "config.json").unlink()
     for path in (tmp_path / "model", tmp_path / "model" / file):
-        with pytest.raises(CheckpointError, match=f"is a {named} .*file, which is not read; "):
+        with pytest.raises(CheckpointError, match=f"is a {named} .*file, which labkit does not read; "):
             labkit.load(path, device="cpu")
 
 
 def test_a_file_of_weights_in_place_of_its_directory(tmp_path: Path) -> None:
     write_source(tmp_path / "model", 3)
-    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file; give the directory that holds the weights"):
+    with pytest.raises(InvalidRequest, match=r"model\.safetensors is a file of another kind; give a directory"):
         labkit.load(tmp_path / "model" / "model.safetensors", device="cpu")

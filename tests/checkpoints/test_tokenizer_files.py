@@ -100,7 +100,7 @@ def test_a_directory_with_them_takes_texts_and_is_served(older: Path, tmp_path_f
         ("merges.txt", "#version: 0.2\nno-such pair-at all\n", r"cannot read the tokenizer .*merges\.txt"),
         ("merges.txt", "#version: 0.2\nqzx qzy\n", r"cannot read the tokenizer .*vocab\.json"),
         ("added_tokens.json", "[]", r"cannot read .*added_tokens\.json"),
-        ("added_tokens.json", '{"<a>": 9999}', r"'<a>' has the id 9999; the next id is \d+"),
+        ("added_tokens.json", '{"<a>": 9999}', r"'<a>' has the id 9999; the next id must be \d+"),
         ("added_tokens.json", '{"<a>": "x"}', r"'<a>' has a wrong id, 'x'"),
         ("tokenizer_config.json", '{"a": 1, "a": 2}', r"cannot read .*tokenizer_config\.json: it names 'a' twice"),
         ("tokenizer.json", '{"model": 3}', r"cannot read the tokenizer .*tokenizer\.json"),
@@ -115,7 +115,7 @@ def test_flaws_are_named(older: Path, file: str, content: str, said: str) -> Non
 
 def test_neither_form(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text("{}")
-    with pytest.raises(NotAvailable, match=r"has neither tokenizer\.json nor vocab\.json and merges\.txt"):
+    with pytest.raises(NotAvailable, match=r"has no tokenizer, neither tokenizer\.json nor vocab\.json with merges\.txt"):
         find_tokenizer([tmp_path], 5)
 
 

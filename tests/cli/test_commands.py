@@ -115,9 +115,9 @@ REFUSALS: list[tuple[list[str], int, str]] = [
     (
         ["generate", "Once", "--device", "cuda", "--tensor-parallel", "8", "--pipeline-parallel", "8"],
         1,
-        "64 ranks were asked for, one GPU each, and",
+        "64 ranks were asked for, one GPU each, but",
     ),
-    (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs its own"),
+    (["generate", "Once", "--device", "cuda:1", "--tensor-parallel", "2"], 2, "each rank needs a GPU of its own"),
     (["fetch", "nothing"], 2, "gptj-tiny"),
     (["fetch", "gpt-j-6b"], 1, "HF_HUB_OFFLINE"),
     (["convert", "gptj-tiny", "x", "--format", "gguf"], 2, "'gguf'; hf, fastertransformer or megatron is accepted"),

@@ -164,8 +164,8 @@ def test_texts_scores_and_reasons_of_hypotheses(peer: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "params", "words"),
     [
-        ({"max_batch_size": 4}, {"num_beams": 5}, "num_beams is 5; this engine runs 4"),
-        ({"num_slots": 50}, {"num_beams": 4, "max_new_tokens": 13}, "takes 51 slots of the KV cache, which has 50"),
+        ({"max_batch_size": 4}, {"num_beams": 5}, "num_beams is 5; this engine runs at most 4"),
+        ({"num_slots": 50}, {"num_beams": 4, "max_new_tokens": 13}, "needs 51 slots of the KV cache, which has 50"),
     ],
 )
 def test_searches_that_cannot_be_met_are_refused(peer: Any, options: Any, params: Any, words: str) -> None:

@@ -299,7 +299,7 @@ def test_a_step_that_is_interrupted_ends_its_caller_alone(peer: Any) -> None:
 
 def test_a_prompt_and_its_new_tokens_that_do_not_fit_the_cache_are_refused_before_anything_runs(peer: Any) -> None:
     engine = engine_of(peer, num_slots=40)
-    with pytest.raises(InvalidRequest, match=r"30 tokens with 12 new ones takes 41 slots of the KV cache, which has 40"):
+    with pytest.raises(InvalidRequest, match=r"30 tokens with 12 new tokens needs 41 slots of the KV cache, which has 40"):
         engine.generate([[5] * 3, [5] * 30], SamplingParams(max_new_tokens=12))
     with pytest.raises(InvalidRequest, match="41 slots"):
         engine.add_request([5] * 30, SamplingParams(max_new_tokens=12))

@@ -180,10 +180,18 @@ def test_parameter_is_refused_by_name_and_value(given: dict[str, Any], words: li
         ({"soft_prompt": torch.zeros(2, 25)}, 1, ["soft_prompt", "25", "24"]),
         ({"prefix_prompt": torch.zeros(3, 2, 2, 5, 13)}, 1, ["prefix_prompt", "[3, 2, 2, 5, 13]", "head_dim 12"]),
         ({"prefix_prompt": torch.zeros(2, 2, 2, 5, 12)}, 1, ["prefix_prompt", "num_layers 3"]),
-        ({"soft_prompt": torch.zeros(8, 24), "max_new_tokens": 5}, 9, ["5 new tokens", "9 and 8 before it", "room for 4"]),
-        ({"soft_prompt": torch.zeros(21, 24)}, 1, ["1 new tokens", "1 and 21 before it", "room for 0"]),
-        ({"memory_len": 5}, 6, ["memory_len is 5", "prompt of 6"]),
-        ({"memory_len": 5, "prefix_prompt": torch.zeros(3, 2, 2, 4, 12)}, 2, ["memory_len is 5", "2 and 4 before it"]),
+        (
+            {"soft_prompt": torch.zeros(8, 24), "max_new_tokens": 5},
+            9,
+            ["5 new tokens", "9 and 8 positions", "room for 4"],
+        ),
+        ({"soft_prompt": torch.zeros(21, 24)}, 1, ["1 new tokens", "1 and 21 positions before it", "room for 0"]),
+        ({"memory_len": 5}, 6, ["memory_len is 5", "prompt of length 6"]),
+        (
+            {"memory_len": 5, "prefix_prompt": torch.zeros(3, 2, 2, 4, 12)},
+            2,
+            ["memory_len is 5", "2 and 4 positions"],
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(given: dict[str, Any], prompt: int, words: list[str]) -> None:

@@ -125,7 +125,7 @@ def test_a_rank_that_goes_is_named(folder: tuple[Path, Any], layout: Layout, har
 
 
 def test_more_ranks_than_gpus_are_refused() -> None:
-    with pytest.raises(NotAvailable, match=f"{GPUS + 1} ranks were asked for, one GPU each, and {GPUS} GPUs are here"):
+    with pytest.raises(NotAvailable, match=f"{GPUS + 1} ranks were asked for, one GPU each, but {GPUS} GPUs are here"):
         load_parallel("gptj-tiny", Layout(1, GPUS + 1), device="cuda")
 
 

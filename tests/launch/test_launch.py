@@ -193,7 +193,7 @@ def harmed(number: int) -> None:
     ("number", "words"),
     [
         (signal.SIGKILL, "rank 1 of 2 on .* failed: its process was ended by signal 9"),
-        (signal.SIGSTOP, "rank 1 of 2 on .*: it does not answer"),
+        (signal.SIGSTOP, "rank 1 of 2 on .*: this rank does not answer"),
     ],
 )
 def test_a_rank_that_goes_is_named_and_nothing_is_left(number: int, words: str) -> None:
@@ -226,8 +226,8 @@ def test_what_cannot_be_sent_is_refused_in_words() -> None:
     for call, words in (
         (lambda: launch(helper, 0, 1), "ranks is 0; a whole number from 1 to"),
         (lambda: launch(helper, 2, Each([1])), "Each has 1 value for 2 ranks"),
-        (lambda: launch(helper, 2, object()), "an argument is a object; plain values, tensors and functions"),
-        (lambda: launch(lambda x: x, 2, 1), "is no function that was defined by `def`|no source"),
+        (lambda: launch(helper, 2, object()), "an argument is a object; only plain values, tensors and functions"),
+        (lambda: launch(lambda x: x, 2, 1), "was not defined by `def`|no source"),
     ):
         with pytest.raises(InvalidRequest, match=words):
             call()

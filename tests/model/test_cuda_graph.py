@@ -223,7 +223,7 @@ def test_refusals() -> None:
         InvalidRequest, match=r"12 greedy steps from position 20 on need 32 columns of the slot table, which has"
     ):
         graphed.decode_greedy(decoding.batch(), decoding.cache, 12)
-    with pytest.raises(InvalidRequest, match="greedy decode was asked for 0 steps"):
+    with pytest.raises(InvalidRequest, match="decode_greedy got 0 steps"):
         graphed.decode_greedy(decoding.batch(), decoding.cache, 0)
     with pytest.raises(InvalidRequest, match="one new token of each sequence"):
         graphed.decode_greedy(decoding.batches.prefill([torch.tensor([1, 2])] * 2), decoding.cache, 1)

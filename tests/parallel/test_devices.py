@@ -40,7 +40,7 @@ def test_more_ranks_than_gpus_are_refused_before_anything_starts(gpus: int, monk
     monkeypatch.setattr(subprocess, "Popen", never)
     with pytest.raises(NotAvailable) as caught:
         load_parallel("gptj-tiny", Layout(4, 2), device="cuda")
-    assert str(caught.value) == f"8 ranks were asked for, one GPU each, and {WORDS[gpus]}"
+    assert str(caught.value) == f"8 ranks were asked for, one GPU each, but {WORDS[gpus]}"
 
 
 def test_each_rank_gets_a_gpu_of_its_own_where_there_are_enough(gpus: int) -> None:
@@ -56,7 +56,7 @@ def test_without_a_name_and_by_name_it_is_the_cpu(gpus: int) -> None:
 
 def test_a_single_gpu_and_what_is_no_device_are_refused(gpus: int) -> None:
     with pytest.raises(
-        InvalidRequest, match=r"device is 'cuda:1', which is one GPU, but each rank needs its own; cuda or cpu is accepted"
+        InvalidRequest, match=r"device is 'cuda:1', which is one GPU, but each rank needs a GPU of its own; cuda or cpu"
     ):
         rank_device(Layout(2), "cuda:1")
     with pytest.raises(InvalidRequest, match="toaster"):
@@ -77,7 +77,7 @@ def test_under_torchrun_the_ranks_of_a_host_are_held_against_its_gpus(gpus: int,
         with pytest.raises(NotAvailable) as caught:
             torchrun_device(Layout(4, 2), "cuda")
         words = WORDS[gpus].replace("tensor_parallel x pipeline_parallel", "the ranks of a host")
-        assert str(caught.value) == f"8 ranks were asked for, one GPU each, {local_ranks} of them on this host, and {words}"
+        assert str(caught.value) == f"8 ranks were asked for, one GPU each, {local_ranks} of them on this host, but {words}"
 
 
 def test_a_gpu_caches_its_part_and_the_cpu_that_of_all_ranks() -> None:
@@ -102,7 +102,9 @@ def test_the_weights_are_held_against_each_gpu_by_their_share(monkeypatch: pytes
     monkeypatch.setattr(loader, "free_bytes", lambda device: 7_000_000_000)
     checkpoint = open_checkpoint("gpt-j-6b-synthetic")
     loader.check_memory(checkpoint, CUDA, "fp16", ranks=2)
-    with pytest.raises(InsufficientResources, match=r"needs 12\.7 GB on cuda:0 in fp16, 7\.0 GB are free"):
+    with pytest.raises(InsufficientResources, match=r"needs 12\.7 GB on cuda:0 in fp16, but only 7\.0 GB are free"):
         loader.check_memory(checkpoint, CUDA, "fp16")
-    with pytest.raises(InsufficientResources, match=r"needs 12\.7 GB for each rank on cuda:0 in fp32, 7\.0 GB are free"):
+    with pytest.raises(
+        InsufficientResources, match=r"needs 12\.7 GB for each rank on cuda:0 in fp32, but only 7\.0 GB are free"
+    ):
         loader.check_memory(checkpoint, CUDA, "fp32", ranks=2)

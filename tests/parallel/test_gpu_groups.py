@@ -51,7 +51,7 @@ def files_of(layout: Layout, device: torch.device, request: pytest.FixtureReques
 
 @pytest.mark.skipif(dist.is_nccl_available(), reason="not measured here: what torch without NCCL says, since this one has it")
 def test_without_nccl_ranks_on_gpus_are_refused() -> None:
-    with pytest.raises(NotAvailable, match=r"ranks on GPUs talk by NCCL, and torch .* was built without it; use device cpu"):
+    with pytest.raises(NotAvailable, match=r"ranks on GPUs communicate through NCCL, but torch .* was built without NCCL"):
         NcclGroup(None, "sums 0", 0, 2, device=CUDA)
 
 

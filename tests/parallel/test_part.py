@@ -82,7 +82,7 @@ def test_a_rank_reads_its_share_and_next_to_nothing_else(
         (Layout(32, 1), r"tensor_parallel 32 does not divide the 16 heads; 16 does"),
         (Layout(1, 40), r"pipeline_parallel 40 exceeds the 28 layers; at most 28 is accepted"),
         (Layout(0, 1), r"tensor_parallel is 0; a whole number of at least 1"),
-        (Layout(16, 8), r"are 128 ranks; at most 64"),
+        (Layout(16, 8), r"makes 128 ranks; at most 64"),
     ],
 )
 def test_what_cannot_be_laid_out_is_refused_with_the_nearest_that_can(layout: Layout, message: str) -> None:

@@ -68,7 +68,7 @@ def test_another_number_of_ranks_than_the_layout_has_is_refused() -> None:
     arguments = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *command(Layout(2, 2))]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0
-    assert "tensor_parallel 2 x pipeline_parallel 2 are 4 ranks, and 2 were started" in done.stderr
+    assert "tensor_parallel 2 x pipeline_parallel 2 makes 4 ranks, but 2 were started" in done.stderr
 
 
 def rank_of(process: psutil.Process) -> str:

@@ -144,7 +144,7 @@ def test_the_models_refusal_comes_as_its_own_words(client: Client) -> None:
     for call in (lambda: client.generate(PROMPT, max_new_tokens=-1), lambda: list(client.stream(PROMPT, max_new_tokens=-1))):
         with pytest.raises(InvalidRequest, match=r"^max_new_tokens is -1"):
             call()
-    with pytest.raises(InvalidRequest, match="a prompt holds 1000000; token ids are 0 to"):
+    with pytest.raises(InvalidRequest, match="a prompt holds 1000000; this model's token ids are 0 to"):
         client.generate([10**6], max_new_tokens=1)
 
 

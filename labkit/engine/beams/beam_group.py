@@ -1,7 +1,7 @@
 """One group of beams: decides which candidates continue, which have ended, and when the search is over.
 
-It works on scores and tokens only. The rules, also for ties, are those of transformers' beam search. Several groups of one
-prompt are separate searches; the diversity penalty makes them choose different tokens (Vijayakumar et al. 2016).
+This module works only on scores and tokens. The rules, also for ties, are those of transformers' beam search. Several groups of
+one prompt are separate searches; the diversity penalty makes them choose different tokens (Vijayakumar et al. 2016).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Beam:
-    """A running branch (`node` None: the prompt alone); `parent` is the index of the beam that it continues."""
+    """A running branch. `node` is its last token (None: only the prompt), `parent` the index of the beam that it continues."""
 
     score: float
     node: Node | None
@@ -44,13 +44,13 @@ class Hypothesis:
 class BeamGroup:
     """The running beams of a group, and the pool of its ended hypotheses; both have up to `size` entries, best first.
 
-    A candidate that is the `made`-th new token ends its branch if `ends(parent node, token, made)` is true, or if `made` is
-    `max_new_tokens`.
+    A candidate ends its branch if `ends(parent node, token, made)` is true, or if `made` is `max_new_tokens`. Here `made` is
+    the number of new tokens in the branch, including the candidate.
     """
 
     def __init__(self, params: SamplingParams, max_new_tokens: int, ends: Ends, tree: BeamTree, row: int = 0) -> None:
         self.size = params.num_beams // params.num_beam_groups
-        self.row = row  # the batch row of its first beam; the other beams follow
+        self.row = row  # the batch row of the group's first beam; the other beams follow
         self.beams = [Beam(0.0, None, 0)]
         self.pool: list[Hypothesis] = []
         self.done = False
@@ -84,7 +84,7 @@ class BeamGroup:
             self._tree.release(beam.node)
         self.beams = running
         for hypothesis in ended:
-            self._tree.release(hypothesis.node)  # its tokens are kept, but nothing is computed after them
+            self._tree.release(hypothesis.node)  # the hypothesis keeps its tokens, but nothing is computed after them
         self.pool = sorted([*self.pool, *ended], key=lambda hypothesis: -hypothesis.score)[: self.size]
         self.done = not running or (len(self.pool) == self.size and self._is_settled())
         if self.done:

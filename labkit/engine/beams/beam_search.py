@@ -42,8 +42,8 @@ class BeamSearch:
     """Runs the beams of `sequences` until all have ended. Each prompt has one sequence, which has no new tokens yet.
 
     sampler: applies penalties and bans. sampler_rows: the rows of the sampler that the search uses, `num_beams` of them for
-    each sequence. slots: the slots of `cache` that it may use; the sum of `slots_needed` over all sequences is always enough.
-    max_prefill_tokens: the most prompt tokens that one forward pass computes; a longer prompt has its own pass.
+    each sequence. slots: the slots of `cache` that the search may use; the sum of `slots_needed` over all sequences is always
+    enough. max_prefill_tokens: the most prompt tokens that one forward pass computes; a longer prompt has its own pass.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class BeamSearch:
         return bool(self._rows)
 
     def _take(self, prompts: list[BeamPrompt], turn: int, scores: Tensor) -> list[tuple[Node, int]]:
-        """Let one group of each prompt take its tokens. One copy to the host serves all these groups."""
+        """Let one group of each prompt take its tokens. A single copy to the host serves the groups of all prompts."""
         found = []
         for prompt in prompts:
             group = prompt.groups[turn]
@@ -178,7 +178,10 @@ class BeamSearch:
         return prefill_batch(chunks, self._table.device)
 
     def _decode(self) -> Batch:
-        """The batch with one new token of every beam. Its slot follows the slots of the row that the beam continues."""
+        """The batch with one new token of every beam.
+
+        The new token's slot follows the slots of the row that the beam continues.
+        """
         nodes = [row.node for row in self._rows if row.node is not None]
         positions = [row.prompt.entry.num_slots + row.prompt.made - 1 for row in self._rows]
         self._table.select([row.parent for row in self._rows])

@@ -1,6 +1,6 @@
 """The tokens of a beam search as a tree: beams share their common past, and a slot is freed when no beam needs it.
 
-Knows nothing about scores or the model.
+This module knows nothing about scores or the model.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Node:
         self.parent = parent
         self.slot = -1
         self.logprob: TokenLogprob | None = None
-        self.references = 0  # the number of its children, plus 1 if a beam ends here
+        self.references = 0  # the number of the node's children, plus 1 if a beam ends here
 
 
 class BeamTree:
-    """Assigns slots to tokens and takes them back; `free` holds the unused ones."""
+    """Assigns slots to tokens and takes them back. `free` holds the unused slots."""
 
     def __init__(self, free: Iterable[int]) -> None:
         self.free = list(free)
 
     def add(self, token: int, parent: Node | None) -> Node:
-        """Add a token at the end of a beam, after `parent` (None: after the prompt). It has no slot yet."""
+        """Add a token at the end of a beam, after `parent` (None: after the prompt). The new node has no slot yet."""
         if parent is not None:
             parent.references += 1
         node = Node(token, parent)
@@ -39,7 +39,7 @@ class BeamTree:
         return node
 
     def take(self) -> int:
-        """Take a free slot. Raises `InsufficientResources` when none is left."""
+        """Take a free slot. Raises `InsufficientResources` when no slot is left."""
         if not self.free:
             raise InsufficientResources("beam search has no slot of the cache left; ask for fewer beams or fewer new tokens")
         return self.free.pop()
@@ -50,7 +50,7 @@ class BeamTree:
         return node.slot
 
     def release(self, node: Node | None) -> None:
-        """Note that this node is no longer the last token of a beam.
+        """Record that this node is no longer the last token of a beam.
 
         Frees the slots of this node and of the nodes before it, up to the first node that is still needed.
         """
@@ -65,7 +65,7 @@ class BeamTree:
 
 
 def path(node: Node | None, last: int | None = None) -> list[Node]:
-    """The nodes from the first new token to this one; with `last`, only the last `last` of them."""
+    """The nodes from the first new token to this one; if `last` is given, only the last `last` nodes."""
     nodes: list[Node] = []
     while node is not None and (last is None or len(nodes) < last):
         nodes.append(node)

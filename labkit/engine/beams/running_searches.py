@@ -26,7 +26,7 @@ from labkit.model.kv_cache import KVCache
 class Search:
     """The search for prompts that were admitted in the same step.
 
-    `again`: whether it repeats the search of one prompt, alone, because a search together with other prompts failed.
+    `again`: whether this is the second search for a single prompt, after a search together with other prompts failed.
     """
 
     reservations: list[Reservation]
@@ -40,8 +40,8 @@ class RunningSearches:
 
     Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the other prompts of its
     search have ended, or immediately if none is left. When a search fails, each of its prompts is searched again alone. A
-    prompt that fails alone ends with an event that has the `error`. An exception that is no prompt's fault (`may_be_of_one`)
-    goes to the caller, and the prompts wait in the queue for a new search.
+    prompt that fails alone ends with an event that has the `error`. An exception that cannot be the fault of one prompt (see
+    `may_be_of_one`) is raised to the caller, and the prompts wait in the queue for a new search.
     """
 
     def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
@@ -109,7 +109,10 @@ class RunningSearches:
     def _apart(
         self, search: Search, error: BaseException, forward: Forward, cache: KVCache
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """After a failed search, search each prompt alone if it is still wanted. If it already was alone, end it instead."""
+        """After a failed search, search each prompt that is still wanted alone.
+
+        A failed search with `again`, which has only one prompt, is ended instead.
+        """
         if search.again:
             for samples in self._end(search):
                 yield failed(samples[0], error)
@@ -134,7 +137,10 @@ class RunningSearches:
 
 
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
-    """The tokens of the best hypotheses, one per sample, best first. If bad words left too few, the last one is repeated."""
+    """The tokens of the best hypotheses, one per sample, best first.
+
+    If bad words left too few hypotheses, the last one is repeated.
+    """
     for number, sample in enumerate(samples):
         best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None
         nodes = path(best.node) if best is not None else []

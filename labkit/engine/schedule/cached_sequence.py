@@ -63,26 +63,29 @@ class CachedSequence:
 
     @property
     def begin(self) -> int:
-        """The next position to compute. If all are computed, the last one: its logits were not used yet."""
+        """The next position to compute. If all positions are computed, it is the last one, whose logits were not used yet."""
         return min(self.computed, self.num_tokens - 1)
 
     @property
     def is_shareable(self) -> bool:
-        """Whether its keys and values depend on its tokens alone, so that other sequences may use them."""
+        """Whether the sequence's keys and values depend on its tokens alone, so that other sequences may use them."""
         return self.window is None and self.lead == 0
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt are still needed. Then the whole prompt must be computed, not reused."""
+        """Whether log-probabilities of the prompt are still needed.
+
+        While they are needed, the whole prompt must be computed, and no part of it may come from the prefix cache.
+        """
         return self.sequence.params.prompt_logprobs is not None and not self.sequence.new_tokens
 
     @property
     def held(self) -> Slots:
-        """The slots that it refers to."""
+        """The slots that the sequence refers to."""
         return self.slots[: self.num_slots]
 
     def column(self, position: int) -> int:
-        """The index in `slots` of a position."""
+        """The index in `slots` of a position's slot."""
         return position if self.window is None else position % self.window
 
     def length(self, positions: int) -> int:
@@ -98,7 +101,10 @@ class CachedSequence:
         return min(room, budget)
 
     def guess(self, most: int) -> list[int]:
-        """Guess the tokens after the last one: as many as the request asks for and can still use, at most `most`."""
+        """Guess the tokens after the last token.
+
+        There are as many guesses as the request asks for and can still use, but at most `most`.
+        """
         sequence = self.sequence
         if self._lookup is None:
             self._lookup = PromptLookup(sequence.prompt)

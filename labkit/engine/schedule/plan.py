@@ -14,7 +14,7 @@ from labkit.engine.schedule.slot_allocator import Slots
 
 @dataclass(frozen=True)
 class Chunk:
-    """`count` positions of a sequence from `begin` on; with `is_last`, a new token follows them.
+    """`count` positions of a sequence from `begin` on; if `is_last` is true, a new token follows them.
 
     The positions belong to a prompt or to tokens that are computed again, or they are the last token of a sequence and the
     guesses after it.
@@ -76,14 +76,14 @@ class Plan:
         return [*self.decodes, *(chunk.entry for chunk in self.chunks)]
 
     def parts(self) -> list[Plan]:
-        """The same step as one plan for each sequence."""
+        """The same step as several plans, one for each sequence."""
         return [Plan([entry], []) for entry in self.decodes] + [Plan([], [chunk]) for chunk in self.chunks]
 
     def without(self, gone: Collection[CachedSequence], *, scored: bool = True) -> tuple[Plan, list[int]]:
-        """Leave out the sequences in `gone`.
+        """This plan without the sequences in `gone`.
 
-        Returns the plan of the others and the rows of this plan's logits that belong to them. If `scored` is false, the
-        logits have no rows that only score a prompt.
+        Returns the plan of the remaining sequences, and the rows of this plan's logits that belong to these sequences. If
+        `scored` is false, the logits have no rows that only score a prompt.
         """
         rows = 0
         kept: list[int] = []

@@ -1,6 +1,6 @@
 """Finds beginnings of texts whose keys and values are still in the cache: a radix tree from token ids to slots.
 
-A slot belongs to one token, so a common prefix of any length can be shared. Knows nothing about running sequences.
+A slot belongs to one token, so a common prefix of any length can be shared. This module knows nothing about running sequences.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 
 
 class Node:
-    """Consecutive tokens and their slots. `children`: the nodes that continue them, by the first token of each node."""
+    """Consecutive tokens and their slots.
+
+    `children`: the nodes whose tokens follow these tokens, by the first token of each node.
+    """
 
     def __init__(self, tokens: Tokens, slots: Slots, parent: Node | None) -> None:
         self.tokens = tokens
@@ -42,16 +45,20 @@ class PrefixCache:
         self.num_slots = 0
 
     def match(self, tokens: Sequence[int] | Tokens) -> Slots:
-        """Slots of the longest cached prefix of `tokens`. Call the allocator's `share` with them before any other method."""
+        """Slots of the longest cached prefix of `tokens`.
+
+        Call the allocator's `share` with these slots before any other method.
+        """
         node, inside, _ = self._walk(np.asarray(tokens, np.int64))
         self._touch(node)
         return self._path(node, inside)
 
     def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
-        """Keep the slots of these tokens, except those of a prefix that is cached already. The caller must refer to the slots.
+        """Keep the slots of these tokens, except those of a prefix that is cached already.
 
-        Returns the cached slots of all the tokens; for a prefix that was cached already, they differ from the given ones. A
-        caller that goes on must refer to the returned slots: whoever refers to a slot must refer to all slots before it.
+        The caller must hold references to the given slots. Returns the cached slots of all the tokens; for a prefix that was
+        cached already, they differ from the given slots. A caller that continues the text must hold references to the returned
+        slots instead, because whoever refers to a slot must also refer to all slots before it.
         """
         given = np.asarray(tokens, np.int64)
         node, inside, depth = self._walk(given)
@@ -114,7 +121,11 @@ class PrefixCache:
         return upper
 
     def _cut(self, leaf: Node, count: int) -> int:
-        """Free the last `count` slots of a leaf. They are idle: whoever refers to a slot refers to all slots before it."""
+        """Free the last `count` slots of a leaf.
+
+        These slots must be idle. Idle slots are always the last ones, because whoever refers to a slot refers to all slots
+        before it.
+        """
         assert leaf.parent is not None
         left = len(leaf.slots) - count
         self._allocator.drop(leaf.slots[left:])

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""The most tokens at the end of the text that are looked up; if they did not occur earlier, fewer tokens are."""
+"""The most tokens at the end of the text that are searched for earlier in the text.
+
+If these tokens did not occur earlier, fewer tokens at the end are searched for.
+"""
 
 
 class PromptLookup:
-    """A text's tokens and an index of its n-grams: where each last occurred. Adding a token takes constant time."""
+    """A text's tokens, and an index with the place where each n-gram last occurred. Adding a token takes constant time."""
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
         self._tokens: list[int] = []
@@ -36,7 +39,7 @@ class PromptLookup:
                 after[ending] = len(self._tokens)
 
     def propose(self, count: int) -> list[int]:
-        """Up to `count` tokens that may come next: those from the earlier occurrence to the text's end, repeated if needed."""
+        """Up to `count` tokens that may come next: those after the earlier occurrence, repeated if needed."""
         if self._match is None or count < 1:
             return []
         again = self._tokens[self._match :]  # not empty: the earlier occurrence ends before the text does

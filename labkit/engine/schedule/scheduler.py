@@ -1,4 +1,4 @@
-"""Decides what each sequence computes in the next forward pass. It knows no tensors, no model and no text."""
+"""Decides what each sequence computes in the next forward pass. This module uses no tensors, no model and no text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOKAHEAD = 8
 """Slots left for each running sequence when another one is admitted, so that none is preempted soon after."""
 
 WORTH_WAITING = 32
-"""A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both share."""
+"""A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both prompts share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,24 +42,25 @@ class Reservation:
 class Scheduler:
     """Serves prompts in the order in which they come, and never delays decoding for a prompt.
 
-    Each step decodes one token of every running sequence. The rest of `max_step_tokens` goes to chunks of prompts in the
-    order of admission, but at most `max_mixed_prefill` of it in a step that also decodes. So a running sequence gets one token
-    per step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
+    Each step decodes one token of every running sequence. The rest of `max_step_tokens` goes to chunks of prompts in the order
+    of admission, but at most `max_mixed_prefill` tokens in a step that also decodes. So a running sequence gets one token per
+    step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
     number of tokens of all prompts admitted up to this one, and m is the smaller of `max_step_tokens - max_batch_size` and
-    `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. None overtakes another, with one exception:
-    while a running prompt computes a long prefix of a waiting prompt, later prompts may be admitted before the waiting one.
+    `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. No request overtakes another, with one
+    exception: while a running prompt computes a long prefix of a waiting prompt, later prompts may be admitted before the
+    waiting one.
 
-    If several steps are in flight (the stages of a pipeline), each decodes its share of the sequences, so that a sequence gets
-    one token in every round of steps.
+    If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
+    gets one token in every round of steps.
 
     If tokens of a step are still left, they are used for the guesses of requests that speculate. A beam search is admitted in
-    the same order, when all slots that it may need are available. It keeps these slots until it ends, and is not part of the
-    plan.
+    the same order, when all slots that it may need are available. The beam search keeps these slots until it ends, and is not
+    part of the plan.
 
-    When slots run out, idle prefixes are evicted first. Then the sequence that was admitted last is preempted: it loses its
-    slots, goes to the front of the queue, and later computes its tokens again, except those whose slots were kept. The
-    sequence admitted first waits only for beam searches, and every request fits the pool alone (`SlotPool.check`), so at
-    least one sequence always advances.
+    When slots run out, idle prefixes are evicted first. If that is not enough, the sequence that was admitted last is
+    preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except those whose slots
+    were kept. The sequence admitted first waits only for beam searches, and every request fits the pool alone
+    (`SlotPool.check`), so at least one sequence always advances.
     """
 
     def __init__(self, pool: SlotPool, max_batch_size: int, max_step_tokens: int, max_mixed_prefill: int | None = None) -> None:
@@ -75,7 +76,7 @@ class Scheduler:
         self.tokens_computed = self.tokens_reused = self.preemptions = self.tokens_guessed = self.guesses_right = 0
 
     def add(self, samples: SequenceOf[Sequence]) -> None:
-        """Put the samples of one prompt at the end of the queue. The caller has checked them with `SlotPool.check`."""
+        """Put the samples of one prompt at the end of the queue. The caller has checked the samples with `SlotPool.check`."""
         self.waiting.append(list(samples))
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
@@ -85,7 +86,9 @@ class Scheduler:
             self.finish(entry)
 
     def plan(self, steps: int = 1, busy: Collection[CachedSequence] = ()) -> Plan:
-        """Decide the next step. Only slots are assigned now, all else in `commit`, so that a failed step can be planned again.
+        """Decide the next step. This call only assigns slots.
+
+        Everything else changes in `commit`, so that a failed step can be planned again.
 
         steps: how many steps may be in flight; each decodes its share of the sequences. busy: the sequences of the other
         steps in flight.
@@ -106,13 +109,14 @@ class Scheduler:
         return plan
 
     def gone(self, plan: Plan) -> set[CachedSequence]:
-        """Sequences of a step that were cancelled while it was in flight."""
+        """Sequences of a step that were cancelled while the step was in flight."""
         return set(plan.entries).difference(self.running)
 
     def commit(self, plan: Plan) -> list[CachedSequence]:
-        """Note that the step is computed; none of its sequences may be `gone`.
+        """Record that the step is computed. None of its sequences may be in `gone(plan)`.
 
-        Returns the sequences that get a new token: the decodes, then those whose prompt is complete, each with its forks.
+        Returns the sequences that get a new token: the decodes, then the sequences whose prompt is complete, each with its
+        forks.
         """
         self.tokens_computed += plan.num_tokens
         for entry in plan.decodes:
@@ -120,7 +124,7 @@ class Scheduler:
         sampled = list(plan.decodes)
         for chunk in plan.chunks:
             if chunk.entry.decoding:
-                chunk.entry.computed = chunk.begin + 1  # and the guesses, if they turn out to be right
+                chunk.entry.computed = chunk.begin + 1  # the positions of right guesses are added later
                 sampled.append(chunk.entry)
                 continue
             chunk.entry.computed = chunk.begin + chunk.count
@@ -131,7 +135,7 @@ class Scheduler:
         return sampled
 
     def finish(self, entry: CachedSequence) -> None:
-        """Remove a sequence that has ended or makes room for others. Its slots and rows become available."""
+        """Remove a sequence that has ended or makes room for others. The sequence's slots and rows become available."""
         self.pool.release(entry)
         self.running.remove(entry)
         self._rows += [entry.row, *entry.fork_rows]
@@ -158,10 +162,11 @@ class Scheduler:
         self._rows += reservation.rows
 
     def _decodes(self, steps: int, busy: Collection[CachedSequence]) -> list[CachedSequence]:
-        """The sequences that decode in the next step: its share of all that decode, each with a slot for its token.
+        """The sequences that decode in the next step.
 
-        If slots are missing, the sequences admitted last are preempted. A sequence in flight cannot be preempted; if it is the
-        last one, the sequences without a slot wait.
+        These sequences are the step's share of all decoding sequences. Each of these sequences has a slot for its token. If
+        slots are missing, the sequences admitted last are preempted. A sequence in flight cannot be preempted. If the sequence
+        admitted last is in flight, the sequences without a slot wait.
         """
         while True:
             decoding = [entry for entry in self.running if entry.decoding]

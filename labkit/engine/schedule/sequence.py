@@ -77,7 +77,7 @@ class Sequence:
         return self._special.get(token) or self.token_bytes(token)
 
     def append(self, token: int, logprob: TokenLogprob | None) -> TokenEvent:
-        """Append the next token. Returns its event, with the new text and, if the text has ended, the reason.
+        """Append the next token. Returns the token's event, with the new text and, if the text has ended, the reason.
 
         `NO_TOKEN` ends the text without a token.
         """

@@ -60,7 +60,7 @@ class SlotAllocator:
         self._kept[slots] = True
 
     def drop(self, slots: Slots) -> None:
-        """Stop keeping these slots: idle ones become free now, the others when their last reference is gone."""
+        """Stop keeping these slots: idle slots become free now, the other slots when their last reference is gone."""
         self._kept[slots] = False
         idle = slots[self.references[slots] == 0]
         self.num_idle -= len(idle)

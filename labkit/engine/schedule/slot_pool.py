@@ -26,7 +26,7 @@ class SlotPool:
 
     @property
     def num_slots(self) -> int:
-        """How many slots there are in all."""
+        """The total number of slots."""
         return self.allocator.num_slots
 
     @property
@@ -35,25 +35,31 @@ class SlotPool:
         return self.allocator.num_free + self.allocator.num_idle
 
     def check(self, sequence: Sequence) -> None:
-        """Raise `InvalidRequest` if a sequence would not fit the pool even alone."""
+        """Raise `InvalidRequest` if a sequence would not fit the pool even if it ran alone."""
         if (needed := slots_needed(sequence)) > self.num_slots:
             raise InvalidRequest(
-                f"a prompt of {len(sequence.prompt)} tokens with {sequence.max_new_tokens} new ones takes {needed} slots of "
-                f"the KV cache, which has {self.num_slots}; ask for fewer tokens or give the engine a larger cache"
+                f"a prompt of {len(sequence.prompt)} tokens with {sequence.max_new_tokens} new tokens needs {needed} slots "
+                f"of the KV cache, which has {self.num_slots}; ask for fewer tokens or give the engine a larger cache"
             )
 
     def matched(self, entry: CachedSequence) -> Slots:
-        """Slots of the cached prefix of a sequence, never with its last token, which must be computed for its logits."""
+        """Slots of the cached prefix of a sequence.
+
+        The prefix never includes the sequence's last token, which must be computed for its logits.
+        """
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]
         return self.prefixes.match(entry.tokens[:-1])
 
     def reserve(self, count: int, spare: int) -> Slots | None:
-        """Take `count` slots for a caller that manages them itself; None if fewer than `spare` would be left."""
+        """Take `count` slots for a caller that manages them itself; None if fewer than `spare` slots would be left."""
         return self._take(count) if count + spare <= self.num_available else None
 
     def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
-        """Give a sequence the slots of all its tokens, `shared` first. Returns False if fewer than `spare` would be left."""
+        """Give a sequence the slots of all its tokens, `shared` first.
+
+        Returns False if fewer than `spare` slots would be left.
+        """
         self.allocator.share(shared)
         needed = entry.length(entry.num_tokens) - len(shared)
         if needed + spare > self.num_available:
@@ -70,7 +76,7 @@ class SlotPool:
         position = entry.num_tokens - 1
         if entry.window is None or position < entry.window:
             return entry.num_slots <= position
-        # The memory is full, so the oldest slot is overwritten, unless another sample sees it too.
+        # The bounded memory is full, so the oldest slot is overwritten, unless another sample sees this slot too.
         return bool(self.allocator.references[entry.slots[entry.column(position)]] > 1)
 
     def give_next(self, entries: SequenceOf[CachedSequence]) -> None:
@@ -94,7 +100,10 @@ class SlotPool:
         return entry.fork(sequence, row)
 
     def share_prefix(self, entry: CachedSequence) -> None:
-        """Let others use what a running sequence has computed. For tokens that another computed first, it takes their slots."""
+        """Let other sequences use the keys and values that a running sequence has computed.
+
+        If another sequence computed the same tokens first, the running sequence takes the slots of these earlier tokens.
+        """
         if not self._shares(entry) or entry.epoch != self.prefixes.epoch:
             return
         kept = self._keep(entry)
@@ -104,7 +113,10 @@ class SlotPool:
         entry.slots[other] = kept[other]
 
     def release(self, entry: CachedSequence) -> None:
-        """Take a sequence's slots back. Its keys and values stay as a prefix for others until the slots are needed."""
+        """Take a sequence's slots back.
+
+        The sequence's keys and values stay as a prefix for other sequences until their slots are needed.
+        """
         if self._shares(entry) and entry.epoch == self.prefixes.epoch:
             self._keep(entry)
         self.allocator.release(entry.held)

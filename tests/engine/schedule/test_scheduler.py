@@ -186,7 +186,7 @@ def test_a_sequence_that_needs_the_whole_pool_runs_and_a_larger_one_is_refused()
         step(one)
     assert len(exact.new_tokens) == 10
     check_empty(one)
-    with pytest.raises(InvalidRequest, match=r"11 tokens with 11 new ones takes 21 slots .* has 20"):
+    with pytest.raises(InvalidRequest, match=r"11 tokens with 11 new tokens needs 21 slots .* has 20"):
         one.pool.check(sequence(unlike(11, 1), 11))
 
 
