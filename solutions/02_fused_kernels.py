@@ -63,7 +63,7 @@ if predicted(launches=guess_launches):
 # Most launches come from the eight blocks, each of which runs the listed operations once. If your number differs, find the
 # operation that you counted as a single launch. `help(ops.rotary_cache_write)`, for example, shows what an operation computes.
 #
-# The first fusion needs no kernel: you join three products to one.
+# The first fusion needs no kernel: you combine three products into one.
 
 # %%
 # Predict: how many times faster is one product than three? (The number of weights stays the same.)
