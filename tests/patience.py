@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -21,6 +22,18 @@ def wait_for(condition: Callable[[], T], what: str = "the condition of this line
         assert time.monotonic() < until, f"waited {seconds:.0f} s in vain, ten times what an idle machine takes, for: {what}"
         time.sleep(0.02)
     return found
+
+
+def end_or_kill(process: subprocess.Popen[Any], seconds: float = 60.0) -> None:
+    """Wait until a process that was asked to end has ended; kill it if it has not ended after so many seconds.
+
+    JupyterLab never ends if it was asked while it answered a request: a worker thread of anyio then waits for ever.
+    """
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def if_alive(look: Callable[[], T], otherwise: T) -> T:

@@ -17,7 +17,7 @@ import pytest
 
 from labkit.exercises.registry import of_lab
 from labkit.serving.channels import open_url
-from tests.patience import PATIENCE, wait_for
+from tests.patience import PATIENCE, end_or_kill, wait_for
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -60,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        end_or_kill(process)
 
 
 def wait_for_server(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
