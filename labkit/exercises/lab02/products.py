@@ -89,8 +89,8 @@ FUSED_LINEAR_GELU = Exercise(
     hints=(
         "Which rows and columns of the output does this program compute? Compute column from program_id(1) in the same way as "
         "row is computed from program_id(0).",
-        "On the tile, add the bias as a row, bias[None, :], then multiply by the sigmoid. Only the "
-        "load of the bias and the store need masks. For the tile, combine the row mask and the column mask with &.",
+        "On the tile, add the bias as a row, [None, :], then multiply by the sigmoid. Only the "
+        "load of the bias and the store need masks. For a tile, combine the row and the column mask with &.",
         "The argument of the sigmoid: 2 * 0.7978845608 * (z + 0.044715 * z * z * z).",
     ),
     requires=("triton",),
