@@ -154,7 +154,7 @@ def test_a_wrong_kernel_is_not_drawn(capsys: pytest.CaptureFixture[str], monkeyp
 
     measurements.show(points, fused_residual_layer_norm, 2.6, 4, "here")
     assert points == {}
-    assert "Nothing is measured: at this size (tensors of (4, 4096)" in capsys.readouterr().out
+    assert "Nothing is measured, because at this size (tensors of (4, 4096)" in capsys.readouterr().out
     with pytest.raises(measurements.WrongAnswer):
         measurements.fused("rotary_cache_write", lambda *args: args[0], 4, seconds=0.1)
 

@@ -19,8 +19,8 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
         (["stress", somewhere], 2, "give either --users (closed loop) or --rate (open loop)"),
         (["load", somewhere], 2, "give either --users"),  # the command's old name
         (["stress", somewhere, "--users", "1", "--rate", "1"], 2, "give either --users"),
-        (["stress", somewhere, "--users", "1.5"], 2, "--users is '1.5'; whole numbers separated by commas are accepted"),
-        (["stress", somewhere, "--rate", "much"], 2, "--rate is 'much'; numbers separated by commas are accepted"),
+        (["stress", somewhere, "--users", "1.5"], 2, "--users is '1.5'; the value must be whole numbers separated by commas"),
+        (["stress", somewhere, "--rate", "much"], 2, "--rate is 'much'; the value must be numbers separated by commas"),
         (["stress", somewhere, "--users", "0"], 2, "users is 0; 1 or more is accepted"),
         (["stress", somewhere, "--users", "1", "--new-tokens", "9-1"], 2, "lengths from 9 to 1"),
         (["stress", somewhere, "--users", "1", "--lengths", "odd"], 2, "the shape of lengths is 'odd'"),

@@ -89,8 +89,8 @@ FUSED_LINEAR_GELU = Exercise(
     hints=(
         "Which rows and columns of the output does this program compute? Compute column from program_id(1) in the same way as "
         "row is computed from program_id(0).",
-        "On the tile: add the bias as a row, bias[None, :], apply the formula for z, then multiply z by the sigmoid. Only the "
-        "load of the bias and the store need masks. The mask of a tile is the row mask & the column mask.",
+        "On the tile, add the bias as a row, [None, :], then multiply by the sigmoid. Only the "
+        "load of the bias and the store need masks. For a tile, combine the row and the column mask with &.",
         "The argument of the sigmoid: 2 * 0.7978845608 * (z + 0.044715 * z * z * z).",
     ),
     requires=("triton",),
@@ -197,8 +197,8 @@ INT8_PRODUCT = Exercise(
     ),
     hints=(
         "As in product_tile, but for one token: start with ROWS totals of 0 in float32, and loop over the inputs.",
-        "In each turn of the loop, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, "
-        "multiply, take tl.sum over the inputs, and add it to the totals. Multiply by the scales after the loop.",
+        "In each turn, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, multiply, and add "
+        "tl.sum over the inputs to the totals. Multiply by the scales after the loop.",
         "The addresses of the tile are values + row[:, None] * SIZE + k[None, :].",
     ),
     requires=("triton",),

@@ -219,8 +219,8 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     hints=(
         "Let each program handle a block of pairs. Each pair has two addresses: 2 * pair, and the one after it. "
         "Which pairs exist, and which of them are rotated?",
-        "Use two masks: one for all pairs of the head, one for the pairs of the rotary part. Load sine and cosine with the "
-        "second mask, and with values for other= that do not rotate; then the same two formulas are right for every pair.",
+        "Use two masks: for all pairs of the head, and for the rotary pairs. Load sine and cosine with the "
+        "second mask, and with other= values that do not rotate: then every pair uses the same formulas.",
         "The address of the angles is that of the table plus tl.load(positions + token) * (rotary_dim // 2) + pair.",
     ),
     requires=("triton",),

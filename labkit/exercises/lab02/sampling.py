@@ -136,9 +136,8 @@ SAMPLE_TOKEN = Exercise(
     hints=(
         "Sort the probabilities, largest first, and remember the token of each. Set the probabilities of tokens "
         "that are not kept to 0.",
-        "top_k keeps the first places of the sorted probabilities. For top_p, the running sum (cumsum) before a token tells "
-        "whether enough probability has been kept already. Then restore the order of token numbers (scatter), and find the "
-        "place of share in the running sum (searchsorted).",
+        "top_k keeps the first of the sorted tokens. For top_p, the running sum (cumsum) before a token tells whether enough "
+        "is kept already. Then restore the order of token numbers (scatter), and find share in the running sum (searchsorted).",
         "The sum before each token is before = ordered.cumsum(0) - ordered; compare it with top_p times the total that top_k "
         "kept.",
     ),

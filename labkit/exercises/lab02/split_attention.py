@@ -242,8 +242,8 @@ SPLIT_DECODE_ATTENTION = Exercise(
     hints=(
         "To get one score per position, multiply query and key elementwise, and sum over the dimension of the head. Which "
         "axis of a tile [BLOCK, DIM] is that?",
-        "Inside a part, set the scores of positions that are not seen to -inf, then use tl.max, tl.exp and tl.sum as in "
-        "exercise 2.5. The weights of an empty part must be 0, not exp(-inf - -inf). Combine over the last dimension.",
+        "Inside a part, set scores that are not seen to -inf, then use tl.max, tl.exp and tl.sum as in exercise 2.5. The "
+        "weights of an empty part must be 0, not exp(-inf - -inf). Combine over the last dimension.",
         "In torch, the weight of each part is share = torch.exp(largest - largest.amax(-1, keepdim=True)).",
     ),
     requires=("triton",),

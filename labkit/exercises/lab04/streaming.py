@@ -407,8 +407,8 @@ STREAM_TEXT = Exercise(
     ),
     hints=(
         "Ask three questions about each response: is it an error, does it contain text, is it the last one?",
-        "In an endless loop, call answers.get(), which waits, and ask the questions in that order: a response may contain "
-        "text and also be the last one. Python has one kind of block that always runs, in whatever way a generator ends.",
+        "In an endless loop, call answers.get() and ask the questions in that order: a response with text may also be the "
+        "last one. Python has one kind of block that always runs, in whatever way a generator ends.",
         "In the block that always runs, call client.stop_stream(cancel_requests=True).",
     ),
 )
