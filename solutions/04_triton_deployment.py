@@ -50,8 +50,8 @@ pictures.server()
 #
 # **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
 # three models. Many clients still use these three models, so you build them: `preprocessing` (text to tokens),
-# `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). For each of the three you need such
-# a description.
+# `fastertransformer` (tokens to tokens, the engine) and `postprocessing` (tokens to text). Each of the three needs a
+# description.
 
 # %% [markdown]
 # {{exercise lab04.stage_config}}
@@ -80,7 +80,7 @@ check(stage_config)
 #
 # ## Before the engine
 #
-# Now the code. Your functions are copied into the process of the stage, which calls them with the client's tensors.
+# Your functions are copied into the process of the stage, which calls them with the client's tensors.
 
 # %% [markdown]
 # {{exercise lab04.pad_prompts}}
@@ -110,8 +110,7 @@ check(pad_prompts)
 # | row 0, tokens | 7 | 8 | 9 | 8 | 5 |
 # | row 1, ends | 1 | 3 | 5 | -1 | -1 |
 #
-# The first word is `7` and ends after 1 token. The second is `8 9` and ends after 3 tokens. The third is `8 5` and ends after 5
-# tokens.
+# The first word is `7` and ends after 1 token. The second is `8 9` and ends after 3. The third is `8 5` and ends after 5.
 
 # %% [markdown]
 # {{exercise lab04.word_lists}}

@@ -66,8 +66,8 @@ REFUSED: list[tuple[str, str]] = [
     ('"presence_penalty": NaN', "presence_penalty is nan"),
     ('"min_new_tokens": 9', "min_new_tokens 9 is above max_new_tokens 4"),
     ('"stop_token_ids": [-1]', "-1"),
-    ('"stop_token_ids": [8192]', "stop_token_ids holds 8192"),
-    ('"end_token_id": 8192', "end_token_id holds 8192"),
+    ('"stop_token_ids": [8192]', "stop_token_ids holds the token id 8192"),
+    ('"end_token_id": 8192', "end_token_id holds the token id 8192"),
     ('"input_ids": [260]', "both of text_input and input_ids"),
     # If the JSON has a value of the wrong type (number, string or boolean), Triton itself refuses it.
     ('"stop": [5]', "non-string"),
