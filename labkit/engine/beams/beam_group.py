@@ -42,7 +42,7 @@ class Hypothesis:
 
 
 class BeamGroup:
-    """The running beams of a group, and the pool of its ended hypotheses; both have up to `size` entries, best first.
+    """The running beams of a group, and its finished hypotheses. Each of the two lists has up to `size` entries, best first.
 
     A candidate ends its branch if `ends(parent node, token, made)` is true, or if `made` is `max_new_tokens`. Here `made` is
     the number of new tokens in the branch, including the candidate.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 LONGEST = 3
 """The most tokens at the end of the text that are searched for earlier in the text.
 
-If these tokens did not occur earlier, fewer tokens at the end are searched for.
+If they did not occur earlier, the search is repeated with fewer tokens.
 """
 
 

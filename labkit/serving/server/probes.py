@@ -129,7 +129,7 @@ class Probes:
         library = client_library()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with grpc_client(self._address) as client:
-            # With this header errors have a status in streams too, so that a refusal because of the limit is recognised.
+            # With this header, an error in a stream has a status too. The status shows whether the server was just overloaded.
             status = {"triton_grpc_error": "true"}
             client.start_stream(lambda result, error: found.put((result, error)), stream_timeout=ANSWER_SECONDS, headers=status)
             client.async_stream_infer(model, inputs, parameters=parameters)

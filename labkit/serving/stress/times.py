@@ -74,7 +74,7 @@ class StressRun:
 
     @property
     def end(self) -> float:
-        """When the measurement ends. After this time, the test still waits for the requests that were due before it."""
+        """When the measurement ends. After that, the test waits for the answers that are still missing."""
         return self.settings.warmup + self.settings.seconds
 
     @property
