@@ -89,7 +89,7 @@ def _run(command: list[str], cwd: Path) -> str:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
         raise RuntimeError(
-            f"building the corpus needs `{command[0]}`, which is not on PATH; run this on Debian or Ubuntu with npm"
+            f"building the corpus needs `{command[0]}`, which is not on PATH; build it on Debian or Ubuntu with npm installed"
         ) from error
     except subprocess.CalledProcessError as error:
         raise RuntimeError(f"`{' '.join(command)}` failed: {error.stderr.strip()[-500:]}") from error

@@ -42,9 +42,9 @@ class _Watch:
             self.before(*given)
 
     def enter(self) -> None:
-        """Install this handler, unless it is installed already or the current handler is not a Python function.
+        """Install this handler if it is not installed yet and the current handler is a Python function.
 
-        A handler that was set in C, as in a server, could not be restored later.
+        Another current handler was set in C, as in a server, and could not be restored later.
         """
         self.depth += 1
         if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:

@@ -23,8 +23,9 @@ RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
 The body of any other cell magic is in another language, or defines nothing.
 """
 MOST_CELL_CHARACTERS = 64_000
-"""If a cell is longer than this, or has more than `MOST_MAGICS` magics, it is read only if it is plain Python, because the
-transformer reads the whole cell once for each magic.
+"""The length of a cell up to which IPython translates its magics.
+
+A longer cell, or one with more than `MOST_MAGICS` magics, must be plain Python: IPython reads the whole cell again per magic.
 """
 MOST_MAGICS = 100
 _MAGIC = re.compile(r"^\s*[%!?,;/]|=\s*[%!]|\?\s*$", re.MULTILINE)

@@ -14,7 +14,7 @@ from labkit.parallel.layout import Layout
 from labkit.plurals import counted
 
 HIDDEN_BYTES = 4
-"""Bytes of one number of a hidden state in float32, which ranks on the CPU send. Ranks on GPUs send the model's own dtype."""
+"""Bytes per number of a hidden state. Ranks on the CPU send float32; ranks on GPUs send the model's own dtype."""
 
 
 def all_reduces(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: int = 1) -> int:

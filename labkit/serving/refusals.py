@@ -32,7 +32,7 @@ def reason_of(error: Exception) -> str:
 
 
 class Refusals:
-    """Counts the requests of one model that ended with an error, by reason. Call `count` once for each such request."""
+    """Counts the requests of one model that ended with an error, by reason. Call `count` once for each failed request."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))

@@ -221,7 +221,7 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         "Which pairs exist, and which of them are rotated?",
         "Use two masks: for all pairs of the head, and for the rotary pairs. Load sine and cosine with the "
         "second mask, and with other= values that do not rotate: then every pair uses the same formulas.",
-        "The address of the angles is that of the table plus tl.load(positions + token) * (rotary_dim // 2) + pair.",
+        "To the address of the table of angles, add tl.load(positions + token) * (rotary_dim // 2) + pair.",
     ),
     requires=("triton",),
     writes=(4, 5),

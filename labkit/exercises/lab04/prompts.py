@@ -305,7 +305,7 @@ WORD_LISTS = Exercise(
     statement=(
         "The engine reads stop words and bad words from an array `[batch, 2, n]` of `np.int32`. For each prompt, row 0 holds "
         "the tokens of all its words, one word after the other. Row 1 holds the **end** of each word: the number of tokens up "
-        "to and including it. `n` is the largest number of tokens of any prompt, at least 1. Fill the rest of row "
+        "to and including it. `n` is the largest end, or 1 if there are no words. Fill the rest of row "
         "0 with 0 and of row 1 with -1. `words` holds one list of words for each prompt."
     ),
     points=12,

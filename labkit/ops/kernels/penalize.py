@@ -1,4 +1,4 @@
-"""Apply penalties and bans in one pass over the logits and their marks."""
+"""Apply penalties and bans in one pass over the logits. One byte of marks per token says which of them apply to the token."""
 
 from __future__ import annotations
 
