@@ -179,7 +179,7 @@ def test_a_file_cut_while_it_is_read(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"data_offsets": [0, 4]}, "needs 384 bytes, has 4"),
+        ({"data_offsets": [0, 4]}, "needs 384 bytes, but has 4"),
         ({"data_offsets": [-384, 0]}, "has the data_offsets"),
         ({"data_offsets": "ab"}, "no safetensors file"),
         ({"shape": None}, "no safetensors file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ def in_child(do: Callable[[], Any]) -> Any:
     """The result of `do` in a forked child, as JSON, or the message of its exception."""
     reader, writer = os.pipe()
     if not (child := os.fork()):
+        gc.disable()  # objects of gRPC that earlier tests left behind must not be freed without gRPC's threads
         try:
             said = json.dumps(do())
         except BaseException as error:
