@@ -36,7 +36,7 @@ def own_error(error: BaseException) -> BaseException:
 
 
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:
-    """The last line of the learner's function in the traceback of this error; "" if there is none."""
+    """The line of the learner's function that comes last in the traceback of this error; "" if no such line is there."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     file = code.co_filename if code else None
     frames = reversed(traceback.extract_tb(error.__traceback__))

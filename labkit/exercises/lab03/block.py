@@ -327,7 +327,7 @@ PARALLEL_BLOCK = Exercise(
         Mistake(
             "Your MLP reads the output of attention, but in GPT-J it reads `normed`, as attention does.", _after_attention_alone
         ),
-        Mistake("GPT-J uses the tanh form of GELU: call the function `gelu` that you get.", _other_gelu),
+        Mistake("GPT-J uses the tanh form of GELU: call the function `gelu` that is passed to you.", _other_gelu),
         Mistake(
             "You sum the inner features of the MLP over the ranks, but each rank has different features: sum after fc_out.",
             _sum_before_gelu,

@@ -63,10 +63,12 @@ def _stream(
     looks_at_last: bool = True,
     ends_at_none: bool = False,
     wait: float | None = None,
+    stops_at_end: bool = True,
 ) -> Iterator[str]:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer(model, inputs, enable_empty_final_response=final)
+    stops = stops_at_end
     try:
         while True:
             try:
@@ -83,8 +85,12 @@ def _stream(
                 yield "" if text is None else text[0].decode()
             if text is None if ends_at_none else is_last:
                 return
+    except GeneratorExit:
+        stops = True
+        raise
     finally:
-        client.stop_stream(cancel_requests=cancels)
+        if stops:
+            client.stop_stream(cancel_requests=cancels)
 
 
 def _collected(client: Any, model: str, inputs: list[Any]) -> Any:
@@ -101,6 +107,10 @@ def _no_final(client: Any, model: str, inputs: list[Any]) -> Any:
 
 def _not_cancelled(client: Any, model: str, inputs: list[Any]) -> Any:
     return _stream(client, model, inputs, cancels=False)
+
+
+def _left_open(client: Any, model: str, inputs: list[Any]) -> Any:
+    return _stream(client, model, inputs, stops_at_end=False)
 
 
 def _empty_piece(client: Any, model: str, inputs: list[Any]) -> Any:
@@ -200,11 +210,12 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
     client = grpc_client(server.server.grpc)
-    crashes = _keep_crashes(client)
+    crashes, is_stopped = _keep_crashes(client)
     with tempfile.TemporaryDirectory(prefix="labkit-stream-", ignore_cleanup_errors=True) as folder:
         reader = _Reader(function, client, case, Path(folder), crashes)
         try:
             reader.run()
+            stopped = is_stopped.is_set()
             if case.leaves_after:
                 _until(lambda: (Path(folder) / "cancelled").exists() or (Path(folder) / "ended").exists())
             notes = {name: (Path(folder) / name).exists() for name in ("late", "cancelled")}
@@ -217,11 +228,14 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
             "each piece before the next is made": bool(case.leaves_after) or not notes["late"],
             "error": reader.error,
             "cancelled": bool(case.leaves_after) and notes["cancelled"],
+            "stopped": stopped,
         }
 
 
-def _keep_crashes(client: Any) -> list[BaseException]:
+def _keep_crashes(client: Any) -> tuple[list[BaseException], threading.Event]:
     """Make this client collect exceptions of its callbacks in the returned list, until its stream is stopped.
+
+    The returned event is set when the client stops its stream.
 
     tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
     traceback of the client, and leave the generator waiting for ever.
@@ -247,7 +261,7 @@ def _keep_crashes(client: Any) -> list[BaseException]:
         return stop_stream(*args, **more)
 
     client.start_stream, client.stop_stream = start, stop
-    return crashes
+    return crashes, is_stopped
 
 
 def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
@@ -342,6 +356,10 @@ def _explain(case: Case, found: Any, right: Any) -> str:
         return "The reader gets the pieces late: yield each piece as soon as it comes."
     if found["cancelled"] != right["cancelled"]:
         return "The reader has left, but the model goes on: cancel in a finally: block."
+    if not found["stopped"]:
+        return (
+            "Your function has ended, but its stream is still open: stop it in a finally: block, which runs after an error too."
+        )
     return ""
 
 
@@ -383,6 +401,11 @@ STREAM_TEXT = Exercise(
         Mistake(
             "When the reader leaves, the model goes on: call stop_stream(cancel_requests=True) in a finally: block.",
             _not_cancelled,
+        ),
+        Mistake(
+            "You stop the stream only when the reader leaves. It must also be stopped at its end and after an error: use a "
+            "finally: block.",
+            _left_open,
         ),
         Mistake("You yield an empty piece for a last response without text: yield nothing in this case.", _empty_piece),
         Mistake(
