@@ -19,7 +19,7 @@ CHECK_SECONDS = 60.0
 """The time limit of one case in seconds, including the start of its processes. It is long enough even on a busy machine."""
 
 BY_RANK = {f"[{rank}]": f"rank {rank}" for rank in range(4)}
-"""Names for the places in an answer that contains one value for each rank."""
+"""In an answer with one value for each rank, messages call index `[0]` "rank 0", and so on."""
 
 Call = tuple[str, tuple[int, ...]]
 """The name of a collective, and the shape of the tensor that this rank sends or receives with it."""
