@@ -10,7 +10,6 @@ of all other programs is used alone.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import TracebackType
 import psutil
 
 from labkit.environment import usable_cores
+from labkit.measure.memory import processes
 
 WAITING_LIMIT = 0.2
 """The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, fewer
@@ -80,25 +80,13 @@ def _stolen() -> list[float]:
 def _used_by_others(root: int) -> float:
     """Seconds of processor time that all programs have used, except the process `root` and its descendants."""
     times = psutil.cpu_times()
-    return float(times.user + getattr(times, "nice", 0.0) + times.system) - sum(map(_used_by, [root, *_descendants(root)]))
+    return float(times.user + getattr(times, "nice", 0.0) + times.system) - sum(map(_used_by, processes(root)))
 
 
-def _used_by(pid: int) -> float:
+def _used_by(process: psutil.Process) -> float:
     """Seconds of processor time that a process has used, with its children that have ended; 0 if it is gone or not ours."""
     try:
-        times = psutil.Process(pid).cpu_times()
+        times = process.cpu_times()
     except psutil.Error:
         return 0.0
     return float(times.user + times.system + times.children_user + times.children_system)
-
-
-def _descendants(pid: int) -> list[int]:
-    """The ids of all processes that this process or its descendants have started."""
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():  # not Linux
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            children = [int(child) for child in path.read_text().split()]
-            found += children + [each for child in children for each in _descendants(child)]
-    return found

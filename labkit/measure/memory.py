@@ -54,10 +54,10 @@ class HostPeak:
         return self.peak - self.before
 
 
-def processes() -> list[psutil.Process]:
-    """This process and all of its descendants."""
-    own = psutil.Process()
-    return [own, *own.children(recursive=True)]
+def processes(root: int | None = None) -> list[psutil.Process]:
+    """The process with the id `root` (default: this process) and all of its descendants."""
+    first = psutil.Process(root)
+    return [first, *first.children(recursive=True)]
 
 
 def resident_bytes(of: Iterable[psutil.Process] | None = None) -> int:
