@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PINNED = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="not measured here: no process can be pinned to a core"
+)
+COUNTED = pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="not measured here: the kernel counts no waiting"
+)
 
 SPINS = """
 import os

@@ -107,8 +107,6 @@ def client_left_open_after_an_error(client: Any, model: str, inputs: Any) -> Any
     client.stop_stream = lambda **more: None
     try:
         yield from stream_text(client, model, inputs)
-    except Exception:
-        raise
     except GeneratorExit:
         stop(cancel_requests=True)
         raise

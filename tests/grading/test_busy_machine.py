@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from labkit.grading.call import BUSY, Outcome
 from labkit.grading.judge import AGAIN, judge
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, state
-from tests.busy_core import busy_core
+from tests.busy_core import COUNTED, PINNED, busy_core
 from tests.grading.forms import an_exercise
 from tests.patience import PATIENCE
 
@@ -34,10 +31,8 @@ print(verdict)
 """
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity") or not Path("/proc/self/schedstat").exists(),
-    reason="not measured here: no process can be pinned to a core, or the kernel counts no waiting",
-)
+@PINNED
+@COUNTED
 def test_a_call_that_is_stopped_on_a_busy_core_is_inconclusive() -> None:
     command = [sys.executable, "-c", SHARED]
     with busy_core(), busy_core():

@@ -16,14 +16,8 @@ import pytest
 from labkit.measure import Contention, KeptRuns, Timing, ratio
 from labkit.measure import contention as module
 from labkit.measure.timing import ADVICE, TOO_NOISY
-from tests.busy_core import busy_core
+from tests.busy_core import COUNTED, PINNED, busy_core
 
-PINNED = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="not measured here: no process can be pinned to a core"
-)
-COUNTED = pytest.mark.skipif(
-    not Path("/proc/self/schedstat").exists(), reason="not measured here: the kernel counts no waiting"
-)
 SHARED = """
 import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -210,7 +210,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
     client = grpc_client(server.server.grpc)
-    crashes, is_stopped = _keep_crashes(client)
+    crashes, is_stopped = _watch_client(client)
     with tempfile.TemporaryDirectory(prefix="labkit-stream-", ignore_cleanup_errors=True) as folder:
         reader = _Reader(function, client, case, Path(folder), crashes)
         try:
@@ -232,12 +232,10 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         }
 
 
-def _keep_crashes(client: Any) -> tuple[list[BaseException], threading.Event]:
-    """Make this client collect exceptions of its callbacks in the returned list, until its stream is stopped.
+def _watch_client(client: Any) -> tuple[list[BaseException], threading.Event]:
+    """Make this client collect exceptions of its callbacks in a list, and set an event when it stops its stream. Returns both.
 
-    The returned event is set when the client stops its stream.
-
-    tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
+    After the stop, no exception is collected. tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
     traceback of the client, and leave the generator waiting for ever.
     """
     crashes: list[BaseException] = []
