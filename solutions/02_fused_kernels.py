@@ -60,7 +60,7 @@ if predicted(launches=guess_launches):
     display(plots.prediction_plot(["gptj-tiny"], shown, ylabel="launches", title=title, caption=where))
 
 # %% [markdown]
-# Most launches come from the eight blocks, each of which runs the listed operations once. If your number differs, find the
+# Most launches come from the eight blocks: every block runs the listed operations once. If your number differs, find the
 # operation that you counted as a single launch. `help(ops.rotary_cache_write)`, for example, shows what an operation computes.
 #
 # The first fusion needs no kernel: you combine three products into one.
@@ -353,8 +353,8 @@ def online_softmax(blocks):
 check(online_softmax)
 
 # %% [markdown]
-# A decode step has only one query for each sequence and head. So there are few programs, each of which reads a long cache, and
-# most of the GPU is idle. Therefore **Flash-Decoding** splits the cache, too. Every program handles one **part** of the cache and
+# A decode step has only one query for each sequence and head. So there are few programs, and most of
+# the GPU is idle while they read a long cache. Therefore **Flash-Decoding** splits the cache, too. Every program handles one **part** of the cache and
 # stores a maximum, a sum and a weighted sum. Then the formula that you just wrote combines the parts, exactly as it combines
 # blocks:
 

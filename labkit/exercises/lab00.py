@@ -473,8 +473,8 @@ DECODE_FLOOR_MS = Exercise(
     function="decode_floor_ms",
     statement=(
         "One decode step makes one new token for each of `batch` sequences, which have `length` tokens each in the cache. The "
-        "step reads every weight once, and every key and value in the cache. It does not read the embedding table, of which it "
-        "needs only a few rows. Return the least time in **milliseconds** that the step takes if memory is read at "
+        "step reads every weight once, and every key and value in the cache. It reads only a few rows of the embedding table: do "
+        "not count them. Return the least time in **milliseconds** that the step takes if memory is read at "
         "`bytes_per_second`. You may use `config.parameter_count` and `config.kv_bytes_per_token(element_bytes)`."
     ),
     points=15,

@@ -12,7 +12,7 @@ from labkit.model.part import Part
 
 @dataclass(frozen=True)
 class Layout:
-    """How ranks divide a model: into `pipeline_parallel` stages, each of which has `tensor_parallel` shards.
+    """How ranks divide a model: into `pipeline_parallel` stages, and every stage into `tensor_parallel` shards.
 
     Rank 0 plans the steps and holds shard 0 of the last stage, where the logits are computed and tokens are chosen. So the last
     stage has the lowest rank numbers, and the shards of one stage have consecutive ranks.

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 
 def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
-    """The programs of a launch, each of which has one row: the elements that a program loads, and those that its mask leaves
-    out.
-    """
+    """The programs of a launch, one per row: the elements that a program loads, and those that its mask leaves out."""
     left = 34.0
     canvas = Canvas(f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row", left + block + 4, 14.0 * rows + 8)
     for row, colour in zip(range(rows), (BLUE, ORANGE, GREEN, PINK) * rows, strict=False):
