@@ -28,6 +28,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores Ctrl-C 
 if WORKER:  # a worker has one core; torch reads this when it is imported later, and so do programs that tests start
     os.environ.update(dict.fromkeys(THREADS, "1"))
 
+# Some tests fork a process in which earlier tests used gRPC. By default, gRPC's own code in the child can then end the child.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))  # Triton keeps its kernels in the user's home anyway
 
 TOGETHER = {

@@ -13,7 +13,7 @@ from labkit.engine.schedule.sequence import Sequence
 from labkit.tokenizer import Tokenizer
 
 _MOST_SETS = 8
-"""The number of sets of bad words whose automata are kept for later requests with the same set."""
+"""Automata are kept for this many sets of bad words. A later request with the same bad words uses them again."""
 
 
 class AutomatonCache:

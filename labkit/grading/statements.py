@@ -15,8 +15,8 @@ class Statement:
     """A statement: its cell, its position in the cell (from 0), its syntax tree, and its effects, as far as the source text
     shows them.
 
-    `replaces` are the names whose earlier values are no longer needed after the statement. `inner` are the changes that the
-    functions of the statement make when they are called, and `parameters` are the parameters of those functions.
+    `replaces` are the names whose earlier values are no longer needed after the statement. A statement can
+    define functions: `inner` are the changes that they make when they are called, and `parameters` are their parameters.
     """
 
     cell: int

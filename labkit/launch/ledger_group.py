@@ -23,7 +23,7 @@ KINDS = (
 )
 P2P = len(KINDS) - 1
 HEADERS = 1 << 20
-"""The header of a message has the tag of the message plus this number."""
+"""The header of a message is sent with a tag of its own: the tag of the message plus this number."""
 DTYPES = [
     f"torch.{name}"
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")

@@ -182,7 +182,8 @@ def _check_groups(
     for label, spans in ranges.items():
         if label not in series or len(spans) != len(names):
             raise InvalidRequest(
-                f"ranges of {label!r}: give the name of a series that is drawn, and one range for each of its {len(names)} bars"
+                f"`ranges` has {counted(len(spans), 'range')} for {label!r}; its keys must be names of `series` "
+                f"({', '.join(series)}), and each series needs {len(names)} ranges, one per bar"
             )
     if strange := {name for at in marks.values() for name in at} - set(names):
         raise InvalidRequest(f"marks over {', '.join(sorted(strange))}, but the groups are {', '.join(names)}")

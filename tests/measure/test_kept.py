@@ -278,7 +278,7 @@ def test_prediction_plot_draws_every_series(tmp_path: Path) -> None:
     (mark,) = [line for line in axes.lines if line.get_label() == "guess"]
     assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([1], [3.0])
     for wrong in ({"ranges": {"x": [(0.5, 1.5)]}}, {"ranges": {"y": [(0, 1), (0, 1)]}}, {"marks": {"guess": {"c": 1.0}}}):
-        with pytest.raises(InvalidRequest, match=r"ranges of|marks over c"):
+        with pytest.raises(InvalidRequest, match=r"`ranges` has|marks over c"):
             plots.prediction_plot(["a", "b"], {"x": [1.0, 2.0]}, ylabel="ms", **wrong)
 
 

@@ -161,7 +161,7 @@ def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> N
         sizes = ", ".join(str(tuple(arg.shape)) for arg in plain if hasattr(arg, "shape"))
         raise WrongAnswer(
             f"Nothing is measured, because at this size (tensors of {sizes}) your kernel does not return what the operation "
-            f"returns. {describe_difference(difference).message} Does your kernel contain a fixed size or BLOCK?"
+            f"returns. {describe_difference(difference).message} Is a size, or BLOCK, a fixed number in your kernel?"
         )
 
 

@@ -150,6 +150,6 @@ POSTPROCESS = Exercise(
     hints=(
         "Use two loops: one over the prompts, and one over the beams of each prompt.",
         "ids[:length] are the tokens of a beam's text; .tolist() converts them to Python integers.",
-        "for row, own in zip(token_ids, lengths): [decode(ids[:n].tolist()) for ids, n in zip(row, own)].",
+        "For one prompt, with its `row` of tokens and its lengths `own`: [decode(ids[:n].tolist()) for ids, n in zip(row, own)].",
     ),
 )

@@ -99,9 +99,9 @@ def stream() -> Figure:
 
 
 def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.004, size: int = 4) -> Figure:
-    """`size` requests that come at even distances.
+    """`size` requests that come at even distances. They wait for the last one, and are then computed together.
 
-    They wait for the last one, and are then computed together; times are in milliseconds.
+    `rate` is in requests per second, `first` and `more` are in seconds; the picture shows milliseconds.
     """
     caption = (
         f"{rate:g} requests a second; a batch of n takes {1e3 * first:g} + {1e3 * more:g} n milliseconds; here n = {size}."

@@ -1,5 +1,6 @@
-"""Runs a learner's function in the process of a model: the function is read from a file beside `model.py`, and its errors are
-sent back by name.
+"""Runs a learner's function inside the server process that runs the model.
+
+The function is read from a file beside `model.py`. If it raises an error, the error's class and message are sent back.
 """
 
 from __future__ import annotations

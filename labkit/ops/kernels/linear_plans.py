@@ -84,7 +84,7 @@ def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> l
     if kind == "int4":  # a group must hold whole 16-bit words, and a block must hold whole groups
         return _tiles_int4(rows, arch) if group % 4 == 0 and 256 % group == 0 else []
     if rows <= 16:
-        # Bytes per weight: smaller weights get longer blocks, so the loads in flight stay the same.
+        # A block of one-byte weights is twice as long as one of two-byte weights, so both load the same number of bytes.
         step = 2 if kind == "dense" else 1
         blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
         return [_tile(out, inputs // step, rows, warps, stages) for out, inputs, warps, stages in blocks]
