@@ -58,7 +58,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         NORM,
         {"tl.rsqrt(tl.sum(centred * centred) / size + epsilon)": "1 / (tl.sqrt(tl.sum(centred * centred) / size) + epsilon)"},
-        "epsilon must be added under the root",
+        "You add epsilon to the root",
     ),
     (NORM, {"/ size + epsilon": "/ (size - 1) + epsilon"}, "You divide the variance by size - 1"),
     (NORM, {"tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)": "0.0"}, "The residual is missing"),
@@ -100,11 +100,11 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
     ),
     (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
-    (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert first, head_dim.to(tl.float32)"),
+    (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert whole numbers by .to(tl.float32)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "(head_dim * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
     (
         ATTENTION,
-        {"torch.exp(largest - largest.amax(-1, keepdim=True))": "torch.ones_like(largest)"},
+        {"torch.exp(tops - tops.amax(-1, keepdim=True))": "torch.ones_like(tops)"},
         "You add the parts without weights",
     ),
     (ATTENTION, {"tl.load(table + s * width + position, mask=seen, other=0)": "position"}, "You read slots 0, 1, 2"),
@@ -112,7 +112,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ATTENTION, {'float("-inf")': "0.0", WEIGHT: "tl.exp(score - top)"}, "A masked score must be -inf"),
     (ATTENTION, {WEIGHT: "tl.exp(score - top)"}, "The maximum of an empty part is -inf"),
     (ATTENTION, {"position < tl.load(lengths + s)": "position <= tl.load(lengths + s)"}, "You read one position too many"),
-    (ATTENTION, {"slot[:, None] * heads + head": "slot[:, None] + head"}, "A slot holds all heads"),
+    (ATTENTION, {"slot[:, None] * heads + head": "slot[:, None] + head"}, "A slot holds the keys of all heads"),
     (
         ATTENTION,
         {'score = tl.where(seen, score, float("-inf"))': "pass"},
@@ -135,13 +135,17 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ATTENTION, {"mask=seen, other=0": "other=None"}, "it raised OutsideTensor: program ("),
     (ATTENTION, {ROOT_OF: "head_dim ** 0.5"}, "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))"),
     (ATTENTION, {ROOT_OF: "head_dim ** -0.5"}, "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))"),
-    (ATTENTION, {"largest.amax(-1, keepdim=True)": "largest.max()"}, "Your m is the largest of several sequences or heads"),
     (
         ATTENTION,
-        {"largest.amax(-1, keepdim=True)": "largest.amax((1, 2), keepdim=True)"},
-        "Your m is the largest of several sequences or heads",
+        {"tops.amax(-1, keepdim=True)": "tops.max()"},
+        "Your maximum over `tops` is that of several sequences or heads",
     ),
-    (GELU, {"z * z * z": "z"}, "The cubic term is missing"),
+    (
+        ATTENTION,
+        {"tops.amax(-1, keepdim=True)": "tops.amax((1, 2), keepdim=True)"},
+        "Your maximum over `tops` is that of several sequences or heads",
+    ),
+    (GELU, {"z * z * z": "z"}, "The cubic term of the GELU is missing"),
     (GELU, {"tl.sigmoid(2 * ": "tl.sigmoid("}, "The argument of sigmoid must be twice the argument"),
     (GELU, {"z *= tl.sigmoid": "z = tl.sigmoid"}, "You return only the sigmoid"),
     (GELU, {", mask=mask)": ")"}, "The last tile extends past the end"),
@@ -158,7 +162,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     ),
     (INT8, {"total += ": "total = "}, "You return only the sum of the last block"),
     (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the answer of token 0"),
-    (INT8, {"mask=both, other=0": "other=None"}, "after the end: use row < outs and k < SIZE"),
+    (INT8, {"mask=both, other=0": "other=None"}, "You do not mask the rows or the inputs after the end"),
     (INT8, {"\n    total *= tl": "\n        total *= tl"}, "You scale the running sum in every block"),
 ]
 

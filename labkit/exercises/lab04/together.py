@@ -12,6 +12,7 @@ import numpy as np
 
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import batched_config, is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
@@ -57,7 +58,7 @@ def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
 
 
 @dataclass(frozen=True)
-class OneBatch:
+class OneBatch(Watch):
     """A contract: `generate` must be called once for each batch."""
 
     @contextlib.contextmanager
