@@ -296,6 +296,15 @@ HONEST = {
             COMBINE, COMBINE + "\n\ndef split_decode"
         ),
     ),
+    "2.6 the maximum of an empty part is not stored": changed(
+        ATTENTION,
+        **{
+            "tl.store(tops + here, top)": 'tl.store(tops + here, top, mask=top > float("-inf"))',
+            "    tensors = query, keys, values, slot_table": (
+                '    tops.fill_(float("-inf"))\n    tensors = query, keys, values, slot_table'
+            ),
+        },
+    ),
     "2.6 as many parts as are used": changed(
         ATTENTION, **{"triton.cdiv(width, block)": "triton.cdiv(int(lengths.max()), block)"}
     ),
