@@ -27,6 +27,8 @@ WIDEST = 0.5
 FEWEST_PAIRS = 3
 LOOKS = (0.25, 1 / 3, 0.5, 0.75)
 """The shares of the longest measuring time after which the contention is looked at."""
+FIRST_LOOK = 0.1
+"""Seconds before which there is no look: the clocks of the contention have steps of a hundredth of a second."""
 
 
 def too_noisy(why: str = "") -> str:
@@ -155,7 +157,7 @@ def compare(
                 call()
         wait()
         started = clock()
-        looks, begun = [share * max_seconds for share in LOOKS], time.perf_counter()
+        looks, begun = [max(share * max_seconds, FIRST_LOOK) for share in LOOKS], time.perf_counter()
         with Contention() as contention:
             for done in range(1, max_runs + 1):
                 _one_round(calls, samples, wait, clock)

@@ -136,7 +136,7 @@ def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float =
     if device.type == "cuda":
         found = replace(found, together=function, form="your kernel")
     traffic = torch_traffic(lambda: found.apart(*found.args))
-    call = name, tokens, reachable_code(function)
+    call = name, tokens, interpreted(), reachable_code(function)
     if call not in _COUNTED:
         _COUNTED[call] = _count(function, found)
     counted, asked_for = _COUNTED[call]
