@@ -80,7 +80,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ROTARY, {"0 * c - ": "0 * c + ", "1 * c + ": "1 * c - "}, "You rotate in the wrong direction"),
     (ROTARY, {"tl.load(slots + token)": "token"}, "You write to the slot with the number `token`"),
     (ROTARY, {"* (rotary_dim // 2) + pair": "* rotary_dim + pair"}, "A row of sin or cos has rotary_dim // 2 elements"),
-    (ROTARY, {"2 * sin.shape[1]": "sin.shape[1]"}, "sin.shape[1] is the number of pairs"),
+    (ROTARY, {"2 * sin.shape[1]": "sin.shape[1]"}, "A row of `sin` has one angle for each pair"),
     (ROTARY, {"token * 3 * width": "token * width"}, "A row of qkv has 3 * heads * head_dim elements"),
     (ROTARY, {"tl.store(keys": "# tl.store(keys"}, "You do not write the key to the cache"),
     (ROTARY, {"tl.store(values": "# tl.store(values"}, "You do not write the value to the cache"),

@@ -198,7 +198,7 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _by_angle(lambda pairs: 2 * pairs, lambda pairs: pairs),
         ),
         Mistake(
-            "sin.shape[1] is the number of pairs, but rotary_dim counts the elements of these pairs.",
+            "A row of `sin` has one angle for each pair, but rotary_dim counts the elements of the pairs.",
             _by_angle(lambda pairs: pairs // 2, lambda pairs: pairs // 2),
         ),
         Mistake(

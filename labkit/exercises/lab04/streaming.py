@@ -441,7 +441,7 @@ STREAM_TEXT = Exercise(
             _no_final,
         ),
         Mistake(
-            "When the reader leaves, the model goes on: call stop_stream(cancel_requests=True) in a finally: block.",
+            "When the reader leaves, the model goes on: you do not cancel its request.",
             _not_cancelled,
         ),
         Mistake(

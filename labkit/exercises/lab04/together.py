@@ -188,8 +188,8 @@ ANSWER_TOGETHER = Exercise(
     ),
     hints=(
         "Do three steps: put all jobs into one list, call generate once, and divide the texts among the requests.",
-        "[job for request in requests for job in request] is the list of all jobs; each request then takes len(request) of "
-        "the texts.",
+        "A list comprehension with two for makes the list of all jobs. Each request then takes as many of the texts as it has "
+        "jobs; an iterator over the texts remembers the place.",
         "texts = iter(generate(jobs)), then return [[next(texts) for _ in request] for request in requests].",
     ),
 )
