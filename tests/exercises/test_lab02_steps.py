@@ -224,6 +224,25 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
 
 
 @pytest.mark.parametrize(
+    ("name", "sentence", "tensor"),
+    [
+        ("write_then_read", "You read before you write", "answer[0]"),
+        ("write_then_read", "Your result is right, but you did not change `cache`", "cache"),
+        ("fused_residual_layer_norm", "The residual is missing", "hidden"),
+        ("fused_residual_layer_norm", "You divide the mean by BLOCK", "normed"),
+        ("fused_rotary_cache_write", "You rotate the value too", "values"),
+        ("split_decode_attention", "The scores lack", "your answer"),
+    ],
+)
+def test_a_picture_of_wrong_elements_names_its_tensor(name: str, sentence: str, tensor: str) -> None:
+    exercise = find(name)
+    (mistake,) = (one for one in exercise.mistakes if one.message.startswith(sentence))
+    verdict = judge(exercise, {11: run_cases(mistake.implementation, exercise, 11)})
+    assert verdict.message == mistake.message
+    assert f"\n{tensor}: tensor of shape (" in verdict.details
+
+
+@pytest.mark.parametrize(
     ("first", "changed", "said"),
     [
         ("largest - new", "new - largest", "The sign in your factor is wrong"),
