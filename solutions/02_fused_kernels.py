@@ -166,7 +166,7 @@ pictures.program_grid(rows=3, size=100, block=128)
 # An element that the mask excludes is undefined unless `other` gives it a value. The interpreter of this lab sets it to NaN, so
 # that you notice. In the interpreter, an access outside your tensors is an error; on a GPU it reads garbage. **`print(x)` works
 # inside an interpreted kernel**, that is, without a GPU. Run the example. Then remove `, other=0.0` from the load of `x` and
-# print `total`. Then remove `, mask=inside` from the store, and read the last line of the error message.
+# print `total`. Then remove `, mask=inside` from the store, and read the last line of the error message: it says what happened.
 #
 # For each kernel there is a torch function that computes the same, such as `ops.residual_layer_norm`; call it to compare. The
 # check also watches how the work is done: your kernels must load and store all data, and torch must compute nothing in between.
@@ -190,7 +190,8 @@ if has_triton():
 
 # %%
 # Predict: `tokens` rows of 4,096 elements in fp32. How many MB must memory move for your kernel?
-# (In separate steps, two sums and a norm pass eight times over a tensor of that size. How many passes remain?)
+# In separate steps, two sums and a norm pass eight times over a tensor of that size. Each reading and each writing of a whole
+# tensor is one pass: a sum of two tensors takes three passes, and the norm takes two. How many passes remain?
 # BEGIN SOLUTION guess_norm_mb = None
 guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -241,8 +242,8 @@ if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or no
     measurements.show(points, fused_residual_layer_norm, guess_norm_mb, tokens, where)
 
 # %% [markdown]
-# The figure shows your prediction and the counted bytes. The times are in its caption. Where memory is the limit, moving fewer
-# bytes takes less time. Where launches are the limit, fewer launches take less time.
+# The figure shows your prediction and the counted bytes. The line above it shows the times, or says that they are too noisy.
+# Where memory is the limit, moving fewer bytes takes less time. Where launches are the limit, fewer launches take less time.
 #
 # ## Rotary and the cache, in one kernel
 #
@@ -409,14 +410,14 @@ def load_part(q, k, v, table, lengths, width, head_dim, BLOCK: tl.constexpr, DIM
 
 # %%
 def launch(kernel, query, keys, values, slot_table, lengths, block):
-    """One program per sequence, head and part: o_p [sequences, heads, parts, head_dim], m_p and s_p without head_dim."""
+    """One program per sequence, head and part: sums [sequences, heads, parts, head_dim]; tops and totals without head_dim."""
     (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
     parts, dim = triton.cdiv(width, block), triton.next_power_of_2(head_dim)  # cdiv rounds up
     sums = query.new_empty(sequences, heads, parts, head_dim)
-    largest, totals = query.new_empty(2, sequences, heads, parts)
-    tensors = query, keys, values, slot_table, lengths, sums, largest, totals
+    tops, totals = query.new_empty(2, sequences, heads, parts)
+    tensors = query, keys, values, slot_table, lengths, sums, tops, totals
     kernel[(sequences, heads, parts)](*tensors, width, head_dim, BLOCK=block, DIM=dim)
-    return sums, largest, totals
+    return sums, tops, totals
 
 
 # %%
@@ -432,9 +433,9 @@ guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 # %%
 def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
     """Attention of one query per sequence and head: the [sequences, heads, head_dim] of ops.decode_attention."""
-    sums, largest, totals = launch(part_kernel, query, keys, values, slot_table, lengths, block)
+    sums, tops, totals = launch(part_kernel, query, keys, values, slot_table, lengths, block)
     # BEGIN SOLUTION
-    share = torch.exp(largest - largest.amax(-1, keepdim=True))
+    share = torch.exp(tops - tops.amax(-1, keepdim=True))
     return (share[..., None] * sums).sum(2) / (share * totals).sum(-1, keepdim=True)
     # END SOLUTION
 
@@ -470,6 +471,9 @@ if predicted(cache_mb=guess_cache_mb) and (passed(split_decode_attention) or not
     measurements.show(points, split_decode_attention, guess_cache_mb, tokens, where)
 
 # %% [markdown]
+# The separate steps move five times as many bytes: they first copy all keys and values out of their slots, and then read the
+# copies. Your kernel reads each key and value once, in its slot.
+#
 # ## Products, and what comes after them
 #
 # Libraries already multiply matrices well. But the result of a product goes through memory before the next operation reads it,

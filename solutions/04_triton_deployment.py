@@ -455,10 +455,10 @@ if has_plan and predicted(late=guess_late, as_percent=True):
 # ## Batches that fit a language model
 #
 # So far all requests were equally long. Real requests are not: one asks for 8 tokens, another for 96. The next cell sends 16
-# requests, one every 20 ms, to the same engine in two ways; every fourth request is long. Your batched model answers the
-# batches that the server joins, each when the longest text of the batch is done. `gptj` passes each request to the engine at
-# once. The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**;
-# here the server joins no requests.
+# requests, one every 20 ms, to the same engine in two ways; every fourth request is long. The server joins requests
+# into batches for your batched model, which answers a whole batch when its longest text is done. `gptj` passes each request to
+# the engine at once. The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous)
+# **batching**; here the server joins no requests.
 #
 # **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
 

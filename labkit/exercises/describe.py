@@ -69,7 +69,8 @@ def describe_difference(difference: Difference) -> Description:
         return Description(f"{place} returns a dictionary with the wrong keys.", keys)
     if difference.reason == "not finite":
         if isinstance(expected, Tensor):
-            shown += f"\n{_first(found, expected, ~found.detach().cpu().double().isfinite())}"
+            where = f"in {difference.path}, " if difference.path else ""
+            shown += f"\n{where}{_first(found, expected, ~found.detach().cpu().double().isfinite())}"
         return Description(f"The answer {_at(difference)}is NaN or infinite somewhere.", shown)
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
@@ -136,7 +137,7 @@ def _describe_tensor(found: Tensor, expected: Tensor, difference: Difference) ->
     else:
         message = f"The tensor {_at(difference)}has wrong values in {100 * share:.1f} % of its elements{_scale(a, b)}."
     largest = f"largest error {float((a - b).abs().max()):.3g}, {_first(found, expected, wrong)}; below: {LEGEND}"
-    lines = [brief(found), largest]
+    lines = [f"{difference.path or 'your answer'}: {brief(found)}", largest]
     return Description(message, "\n".join([*lines, mismatch_map(wrong)]))
 
 

@@ -56,6 +56,7 @@ class Exercise:
     - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
     - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
+      In a dictionary, a list of the answer may have the wrong length.
     """
 
     name: str

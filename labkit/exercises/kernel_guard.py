@@ -41,13 +41,17 @@ class MemoryBytes(Traffic):
 
 @dataclass
 class _Extent:
-    """The memory of one argument: its name, the address of its first byte, the address after its last byte, and which elements
-    were accessed.
+    """The memory of one argument: its name, the address of its first byte, the address after its last byte, its shape, and
+    which elements were accessed.
+
+    The shape is None for a tensor that is not contiguous.
     """
 
     name: str
     start: int
     end: int
+    shape: tuple[int, ...] | None
+    element_size: int
     touched: dict[tuple[str, int], Any] = field(default_factory=dict)  # by (verb, element size): one mark for each byte
     widest: int = 0  # the most elements of one load
 
@@ -57,6 +61,11 @@ class _Extent:
         marks[(addresses - self.start).astype(np.int64)] = True
         if verb == "reads":
             self.widest = max(self.widest, lanes)
+
+    def overlaps(self, tensor: Any) -> bool:
+        """Whether this argument shares memory with a tensor."""
+        start = tensor.data_ptr()
+        return bool(self.start < start + tensor.numel() * tensor.element_size() and start < self.end)
 
     def bytes_of(self, verb: str) -> int:
         """The number of bytes that were read (verb "reads") or written (verb "writes")."""
@@ -88,8 +97,10 @@ class KernelLaunch:
 
     def touched(self, verb: str, tensor: Any) -> Any:
         """A boolean for each element of a contiguous tensor: whether it was read (verb "reads") or written (verb "writes")."""
-        start, size = tensor.data_ptr(), tensor.element_size()
-        marks = np.zeros(tensor.numel(), dtype=bool)
+        return self._touched(verb, tensor.data_ptr(), tensor.element_size(), tensor.numel())
+
+    def _touched(self, verb: str, start: int, size: int, count: int) -> Any:
+        marks = np.zeros(count, dtype=bool)
         for extent in self.extents or ():
             for (way, _), touched in extent.touched.items():
                 if way == verb:
@@ -97,11 +108,15 @@ class KernelLaunch:
                     marks[places[(places >= 0) & (places < len(marks) * size)] // size] = True
         return marks
 
+    def stored(self, extent: _Extent) -> Any:
+        """A boolean for each element of an argument, in its shape: whether it was written. The argument must be contiguous."""
+        assert extent.shape is not None
+        count = math.prod(extent.shape)
+        return self._touched("writes", extent.start, extent.element_size, count).reshape(extent.shape)
+
     def widest(self, tensor: Any) -> int:
         """The largest number of elements that a single load took from this tensor."""
-        start = tensor.data_ptr()
-        end = start + tensor.numel() * tensor.element_size()
-        return max((extent.widest for extent in self.extents or () if extent.start < end and start < extent.end), default=0)
+        return max((extent.widest for extent in self.extents or () if extent.overlaps(tensor)), default=0)
 
 
 _extents: list[_Extent] = []
@@ -217,7 +232,8 @@ def _guard_launches(executor: Any, builder: Any) -> None:
 def _extent(name: str, tensor: Any) -> _Extent:
     elements = 0 if tensor.numel() == 0 else 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     start = tensor.data_ptr()
-    return _Extent(name, start, start + elements * tensor.element_size())
+    shape = tuple(tensor.shape) if tensor.is_contiguous() else None
+    return _Extent(name, start, start + elements * tensor.element_size(), shape, tensor.element_size())
 
 
 def _guard_accesses(builder: Any, dtype_of: Any) -> None:
@@ -304,7 +320,8 @@ def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> st
         nearest = min(_extents, key=lambda e: max(e.start - first, first - e.end))
         before = first < nearest.start
         distance = (nearest.start - first if before else first - nearest.end) // size
-        where = f"the first is {distance:,} {'before the start' if before else 'after the end'} of `{nearest.name}`"
+        away = f"{distance:,} element{'s' * (distance != 1)} {'before the start' if before else 'after the end'}"
+        where = f"the first is {away if distance else 'directly after the last element'} of `{nearest.name}`"
     why = (
         "a wrong address, or a missing mask" if _unmasked else "its mask lets them through: a wrong address, or a mask too wide"
     )

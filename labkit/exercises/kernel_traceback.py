@@ -14,6 +14,7 @@ from pathlib import Path
 
 import labkit
 from labkit.exercises.case import unwrapped
+from labkit.exercises.error_advice import advice_on
 
 MOST_FRAMES = 3
 """The largest number of frames that are shown: the last ones of the learner's own code."""
@@ -32,11 +33,17 @@ def show_shortly(error: BaseException) -> None:
 
 
 def short_traceback(error: BaseException) -> list[str]:
-    """The lines of a short traceback: the last frames of the learner's own code, the error, and how to see all frames."""
+    """The lines of a short traceback: how to see all frames, the last frames of the learner's own code, and the error.
+
+    The last line is the useful one: the error, or what to do about it if that is known.
+    """
     errors = unwrapped(error)
     frames = [frame for each in errors for frame in own_frames(each)]
     lines = [f"line {frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames[-MOST_FRAMES:]]
-    return [*lines, *(line.rstrip() for line in traceback.format_exception_only(errors[-1])), ALL_FRAMES]
+    raised = errors[-1]
+    said = "".join(traceback.format_exception_only(raised)).removeprefix(f"{type(raised).__module__}.").rstrip()
+    advice = advice_on(raised)
+    return [ALL_FRAMES, *lines, said, *([f"What to do: {advice}."] if advice else [])]
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -18,6 +18,7 @@ import torch
 
 from labkit.errors import NotAvailable
 from labkit.exercises.kernel_guard import guard_interpreter, watch_launches
+from labkit.exercises.kernel_misuse import explain_misuse
 from labkit.ops.backend import has_triton
 
 MISSING = "the package triton is not installed (it exists for Linux)"
@@ -59,7 +60,11 @@ def _load() -> dict[str, Any]:
             "triton only from labkit.lab"
         )
     found = {"triton": importlib.import_module("triton"), "tl": importlib.import_module("triton.language")}
-    (guard_interpreter if interpreted() else watch_launches)()
+    if interpreted():
+        guard_interpreter()
+        explain_misuse()
+    else:
+        watch_launches()
     return found
 
 

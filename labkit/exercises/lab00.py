@@ -331,7 +331,7 @@ GPUS_NEEDED = Exercise(
             partial(_gpus, rounded="up"),
         ),
         Mistake(
-            "You do not keep the reserve free: only (1 - reserve) of a GPU's memory is for weights.",
+            "You do not keep the reserve free, but only the rest of a GPU's memory is for weights.",
             partial(_gpus, usable=lambda reserve: 1.0),
         ),
         Mistake(

@@ -203,12 +203,14 @@ GREEDY_DECODE = Exercise(
         Mistake(
             "You return one token too many: the first new token already comes from the logits of the prefill.", _one_too_many
         ),
-        Mistake("The next token comes from the logits of the last position, logits[:, -1].", _first_position),
+        Mistake(
+            "You take the logits of another position, but the next token comes from those of the last one.", _first_position
+        ),
         Mistake("You pass one token without past_key_values, so the model sees only that token.", _forgotten_past),
     ),
     hints=(
         "The first new token comes from the logits of the prefill.",
-        "In the loop: out = model(token, past_key_values=out.past_key_values, use_cache=True).",
+        "In the loop, the model gets only the newest token, and the past_key_values that its last call returned.",
         "token = out.logits[:, -1].argmax(-1, keepdim=True) has the shape [batch, 1]: store it, and pass it to the next call.",
     ),
     observe=lambda case, value: {"tokens": value, "tokens fed to each call": list(case.args[0].fed)},
@@ -309,7 +311,7 @@ CACHE_BYTES = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You return the number of elements; multiply by t.element_size(), the bytes of one element of a tensor t.",
+            "You return the number of elements, but each element takes several bytes.",
             lambda cache: sum(t.numel() for pair in cache for t in pair),
         ),
         Mistake("You count only the keys.", lambda cache: sum(k.numel() * k.element_size() for k, _ in cache)),
@@ -325,7 +327,7 @@ CACHE_BYTES = Exercise(
     ),
     hints=(
         "A tensor can tell how many elements it has, and how many bytes one of them takes.",
-        "t.numel() * t.element_size()",
+        "The bytes of a tensor are numel, its number of elements, times element_size. Add up all keys and values.",
         "sum(t.numel() * t.element_size() for pair in cache for t in pair)",
     ),
 )

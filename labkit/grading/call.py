@@ -19,7 +19,9 @@ from torch import Tensor
 from labkit.errors import NotAvailable
 from labkit.exercises.case import Case, directly, own_error, own_line
 from labkit.exercises.contracts import Watch
+from labkit.exercises.error_advice import advice_on, line_of
 from labkit.exercises.exercise import Exercise
+from labkit.exercises.kernel_misuse import KernelMisuse
 from labkit.exercises.kernels import prepare
 from labkit.grading.shorten import shorten
 from labkit.measure.contention import Contention
@@ -30,21 +32,6 @@ BUSY = "OutOfTimeOnABusyMachine"
 _ENDING = (NOT_ATTEMPTED, BUSY, "OutOfTimeError", "RankFailed")
 """After one of these errors no further case is tried, because the same error would come again, or would again take as long."""
 Progress = Callable[[int, int], object]
-_SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves one number for each row"
-_ADVICE = {
-    "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
-    "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
-    "for ** or pow(): 'tensor' and 'float'": "Triton has no **: for a root write tl.sqrt(n.to(tl.float32))",
-    "unsupported operand type(s) for ** ": "Triton has no **: write z * z for a square, z * z * z for a cube",
-    "no attribute '__pow__'": "Triton has no **: write z * z for a square, tl.sqrt(n.to(tl.float32)) for a root",
-    "Expected dtype ['fp": "tl.sqrt, tl.exp and the like take floating-point numbers: convert first, head_dim.to(tl.float32)",
-    "invalid operands of type pointer": "only a whole number can be added to an address; slots and positions are whole numbers",
-    "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
-    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: use that tensor",
-    "make_shape_compatible": _SHAPES,
-    "inconsistent shape": _SHAPES,
-}
-"""Advice about errors that beginners often meet. Each key is a part of the error's text."""
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
 
@@ -53,7 +40,8 @@ class Outcome:
     """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
-    contract the call broke. `printed` is output of the function that has not been shown yet.
+    contract the call broke, and `clue` what can explain a wrong value. `printed` is output of the function that has not been
+    shown yet.
     """
 
     value: Any = None
@@ -61,6 +49,7 @@ class Outcome:
     error_kind: str = ""
     changed: str = ""
     breach: str = ""
+    clue: str = ""
     printed: str = ""
 
 
@@ -157,11 +146,12 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
             outcome = call(function, case, exercise.seconds, exercise.run)
     if contention and contention.words and outcome.error_kind == OutOfTimeError.__name__:
         return replace(outcome, error=f"{outcome.error}, but {contention.words}", error_kind=BUSY)
-    breach = "" if outcome.error else next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     if outcome.error:
         return outcome
+    breach = next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
+    clue = next(filter(None, (watch.clue() for watch in watches)), "")
     try:
-        return Outcome(exercise.observe(case, outcome.value), breach=breach)
+        return Outcome(exercise.observe(case, outcome.value), breach=breach, clue=clue)
     except Exception as error:  # The function may have put anything into its arguments.
         return Outcome(
             error=f"what it left in its arguments cannot be read: {shorten(str(error))}", error_kind=type(error).__name__
@@ -198,15 +188,11 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
     """The error in words, with the last line of the learner's own function in the traceback."""
     own = own_line(error, function)
     place = f" (in your line `{own}`)" if own else ""
-    try:
-        text = str(error).strip().splitlines()
-    except Exception:  # A learner's exception class may have no working __str__.
-        text = []
-    # The message of Triton's compiler begins with a copy of the kernel; the last line says what is wrong.
-    line = -1 if type(error).__name__ == "CompilationError" else 0
-    advice = next((f"; {more}" for known, more in _ADVICE.items() if text and known in text[line]), "")
-    said = shorten(text[line]) if text else "no message"
-    return f"it raised {shorten(type(error).__name__, 60)}: {said}{advice}{shorten(place)}"
+    said = shorten(line_of(error)) or "no message"
+    if isinstance(error, KernelMisuse):
+        return f"{said}{shorten(place)}"
+    advice = advice_on(error)
+    return f"it raised {shorten(type(error).__name__, 60)}: {said}{advice and f'; {advice}'}{shorten(place)}"
 
 
 @contextlib.contextmanager

@@ -113,13 +113,17 @@ def _explained(exercise: Exercise, case: Case, found: Any, right: Any) -> str:
 
 def _wrong(exercise: Exercise, case: Case, outcome: Outcome, right: Any, difference: Difference, plain: str) -> str:
     """The message about a wrong answer that is not a known mistake. `plain` describes the difference in general words."""
-    if outcome.breach and difference.reason in ("value", "not finite"):
-        return f"The result is not right, and {outcome.breach}."
-    if difference.reason != "value":
+    seen = outcome.breach or outcome.clue
+    if seen and difference.reason in ("value", "not finite"):
+        return f"The result is not right, and {seen}."
+    is_list_of_observations = difference.reason == "length" and isinstance(right, dict)
+    if difference.reason != "value" and not is_list_of_observations:
         return plain
     if said := _explained(exercise, case, outcome.value, right):
         return said
-    return exercise.words(difference.found, difference.expected) if exercise.words else plain
+    if exercise.words and difference.reason == "value":
+        return exercise.words(difference.found, difference.expected)
+    return plain
 
 
 def _place(exercise: Exercise, path: str) -> str:

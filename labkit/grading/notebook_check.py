@@ -165,7 +165,7 @@ def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
 
 
 def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
-    words = {name: row[name] for name in ("error", "error_kind", "changed", "breach")}
+    words = {name: row[name] for name in ("error", "error_kind", "changed", "breach", "clue")}
     if not all(isinstance(word, str) for word in words.values()):
         raise ValueError("the error of an outcome is not a text")
     return Outcome(decode(row["value"], tensors), **words)

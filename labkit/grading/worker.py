@@ -45,7 +45,7 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 
     Its tensors are added to `tensors`. If a value cannot be stored, the row contains an error in words instead.
     """
-    words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach")}
+    words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach", "clue")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
         return row | {"value": encode(outcome.value, tensors)}

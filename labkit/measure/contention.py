@@ -25,6 +25,8 @@ WAITING_LIMIT = 0.2
 than a quarter of the runs are slow, so neither the median nor the quartiles change much."""
 SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
+NEARLY_ALL = 0.9
+"""From this share on, no number is said: the counts come from different clocks, and can add up to more than the time itself."""
 OTHERS_LIMIT = 0.25
 """The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
 CLOCK_STEP = 0.02
@@ -48,17 +50,27 @@ class Contention:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        elapsed = max(time.perf_counter() - self._started, 1e-9)
-        now, used = _waited_by_thread(), _used_by_others(self._root) - self._others
-        if now:
-            longest = max(seconds - self._waited.get(thread, 0.0) for thread, seconds in now.items())
+        self.words = self.so_far()
+
+    def so_far(self, seconds: float = 0.0) -> str:
+        """How other programs have disturbed the block until now.
+
+        With `seconds`, the answer is empty unless it is already clear that a block of this length will count as disturbed.
+        """
+        now = max(time.perf_counter() - self._started, 1e-9)
+        elapsed = max(now, seconds)
+        waiting, used = _waited_by_thread(), _used_by_others(self._root) - self._others
+        if waiting:
+            longest = max(waited - self._waited.get(thread, 0.0) for thread, waited in waiting.items())
             stolen = max((after - before for after, before in zip(_stolen(), self._stolen, strict=False)), default=0.0)
             waited = max(min(longest, used + CLOCK_STEP), stolen)
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
-                share = min(1.0, waited / elapsed)
-                self.words = f"other programs kept this one waiting for a core for {share:.0%} of the time"
+                share = waited / now
+                how_long = f"{share:.0%} of the time" if share < NEARLY_ALL else "most of the time"
+                return f"other programs kept this one waiting for a core for {how_long}"
         elif used > OTHERS_LIMIT * elapsed * usable_cores():
-            self.words = f"other programs used {min(used / elapsed / usable_cores(), 1.0):.0%} of the processor"
+            return f"other programs used {min(used / now / usable_cores(), 1.0):.0%} of the processor"
+        return ""
 
 
 def _waited_by_thread() -> dict[str, float]:

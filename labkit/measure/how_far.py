@@ -10,6 +10,9 @@ MEASURED = ("measured", "counted", "profiled")
 """The names that figures use for the two values that are compared."""
 CLOSE = 1.1
 """A prediction that differs from the measured value by at most this factor counts as right."""
+FAR = 100
+"""A prediction that differs from the measured value by more than this factor is not drawn to scale."""
+AGAIN = f" That is more than {FAR} times away: write down a more plausible number, and run the cell again."
 
 
 def how_far(guess: float, measured: float) -> str:
@@ -30,14 +33,29 @@ def how_far(guess: float, measured: float) -> str:
     return f"{times} times too {'high' if abs(guess) > abs(measured) else 'low'}"
 
 
+def is_far(guess: float, measured: float) -> bool:
+    """Whether a prediction is too far from the measured value to be drawn to scale."""
+    if not (math.isfinite(guess) and math.isfinite(measured)) or guess * measured <= 0:
+        return False
+    return max(guess / measured, measured / guess) > FAR
+
+
 def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """A sentence about a figure's series "your prediction"; empty if the figure lacks this series or a measured one."""
-    measured = next((series[name] for name in MEASURED if name in series), ())
-    found = [
-        (name, said)
-        for name, guess, value in zip(names, series.get(PREDICTION, ()), measured, strict=False)
-        if (said := how_far(guess, value))
-    ]
-    if len(names) == 1 and found:
-        return f"Your prediction was {found[0][1]}."
-    return f"Your predictions: {'; '.join(f'{name}: {said}' for name, said in found)}." if found else ""
+    """Sentences about a figure's series "your prediction"; empty if the figure lacks this series or a measured one.
+
+    If a prediction is far from the measured value, the sentences ask for a more plausible one.
+    """
+    measured = measured_of(series)
+    pairs = list(zip(names, series.get(PREDICTION, ()), measured, strict=False))
+    found = [(name, said) for name, guess, value in pairs if (said := how_far(guess, value))]
+    if not found:
+        return ""
+    again = AGAIN if any(is_far(guess, value) for _, guess, value in pairs) else ""
+    if len(names) == 1:
+        return f"Your prediction was {found[0][1]}.{again}"
+    return f"Your predictions: {'; '.join(f'{name}: {said}' for name, said in found)}.{again}"
+
+
+def measured_of(series: Mapping[str, Sequence[float]]) -> Sequence[float]:
+    """The values that the predictions of a figure are compared with; empty if there are none."""
+    return next((series[name] for name in MEASURED if name in series), ())

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import InvalidRequest
-from labkit.measure.how_far import predictions_in_words
+from labkit.measure.how_far import PREDICTION, is_far, measured_of, predictions_in_words
 from labkit.measure.ladder import Rung
 from labkit.plurals import counted
 
@@ -27,6 +27,8 @@ CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 12
 """The font size of a caption in points, and the number of its letters that fit in an inch."""
 NUMBER_SIZE = 9
 """The font size, in points, of the numbers and the legend in a figure."""
+EDGE = 1.2
+"""A bar that is cut off is this many times as high as the highest other bar."""
 
 
 def ink_on(colour: str) -> str:
@@ -202,12 +204,32 @@ def _bar_places(series: Sequence[Sequence[float]], groups: int, width: float) ->
     return places
 
 
-def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, Any]], width: float, colour: str) -> None:
-    """Draw the bars `(x, value, range or None)` of one series, each with its number."""
+def _drawn_heights(series: Mapping[str, Sequence[float]], limits: Sequence[float], log: bool) -> dict[str, list[float]]:
+    """The height of each bar. It is the bar's value, except for a prediction that is far from the measured value.
+
+    Such a bar ends at the edge of the figure, because it would flatten all other bars.
+    """
+    measured = measured_of(series)
+    heights = {label: list(values) for label, values in series.items()}
+    far = [is_far(guess, value) for guess, value in zip(series.get(PREDICTION, ()), measured, strict=False)]
+    if not any(far):
+        return heights
+    others = [value for label, values in series.items() if label != PREDICTION for value in values]
+    near = [guess for guess, away in zip(series[PREDICTION], far, strict=False) if not away]
+    shown = [value for value in (*others, *near, *limits) if math.isfinite(value) and value > 0]
+    low, high = (min(shown) / 10, max(shown) * 10) if log else (0.0, max(shown) * EDGE)
+    for group, away in enumerate(far):
+        if away:
+            heights[PREDICTION][group] = min(max(heights[PREDICTION][group], low), high)
+    return heights
+
+
+def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]], width: float, colour: str) -> None:
+    """Draw the bars `(x, value, height, range or None)` of one series, each with its value as a number."""
     if not bars:
         return
-    across, values, spans = zip(*bars, strict=True)
-    made = axes.bar(across, values, width=width, color=colour, label=label)
+    across, values, heights, spans = zip(*bars, strict=True)
+    made = axes.bar(across, heights, width=width, color=colour, label=label)
     has_whisker = spans[0] is not None  # a number at the top would lie on the whisker's end
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
@@ -215,11 +237,17 @@ def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, Any]], width
         axes.errorbar(across, values, yerr=[below, above], fmt="none", ecolor="#444444", capsize=4)
     axes.bar_label(
         made,
-        fmt=lambda value: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}",
+        labels=[_number(value, height) for value, height in zip(values, heights, strict=True)],
         fontsize=NUMBER_SIZE,
         label_type="center" if has_whisker else "edge",
         color=ink_on(colour) if has_whisker else "black",
     )
+
+
+def _number(value: float, height: float) -> str:
+    """The number at a bar, with an arrow if the bar is cut off."""
+    said = f"{value:,.0f}" if 1000 <= value < 1e15 else f"{value:.3g}"
+    return f"{said} ↑" if value > height else f"{said} ↓" if value < height else said
 
 
 def prediction_plot(
@@ -240,15 +268,20 @@ def prediction_plot(
     A value that is NaN has no bar and takes no space. `limits` are dashed lines across all groups. `ranges` are whiskers
     (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest` if a
     series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
+
+    A prediction that is far from the measured value is cut off at the edge; its number has an arrow, and the caption asks for a
+    more plausible one.
     """
     _check_groups(names, series, ranges or {}, marks or {})
     figure = new_figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))
     axes = figure.add_subplot()
     width = 0.8 / max(len(series), 1)
     places = _bar_places(list(series.values()), len(names), width)
+    heights = _drawn_heights(series, list((limits or {}).values()), log)
     for (label, values), across, colour in zip(series.items(), places, COLOURS * 9, strict=False):
         spans = (ranges or {}).get(label)
-        drawn = [(x, value, spans and spans[group]) for group, (x, value) in enumerate(zip(across, values, strict=True))]
+        rows = enumerate(zip(across, values, heights[label], strict=True))
+        drawn = [(x, value, height, spans and spans[group]) for group, (x, value, height) in rows]
         _bars(axes, label, [bar for bar in drawn if not math.isnan(bar[1])], 0.9 * width, colour)
     strokes = [("#444444", "--"), (GREY, ":"), ("#AAAAAA", ":")] * 9
     for (label, height), (colour, style) in zip((limits or {}).items(), strokes, strict=False):

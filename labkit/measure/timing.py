@@ -25,6 +25,10 @@ ADVICE = "close other programs and run this cell again"
 WIDEST = 0.5
 """A ratio is trusted if its quartiles are at most this far apart, as a share of its median."""
 FEWEST_PAIRS = 3
+LOOKS = (0.25, 1 / 3, 0.5, 0.75)
+"""The shares of the longest measuring time after which the contention is looked at."""
+FIRST_LOOK = 0.1
+"""Seconds before which there is no look: the clocks of the contention have steps of a hundredth of a second."""
 
 
 def too_noisy(why: str = "") -> str:
@@ -133,11 +137,12 @@ def compare(
     """Time several functions in turn, A B C A B C, so that a change in the machine's speed affects all of them equally.
 
     After `warmup` rounds that do not count, there are at least `min_runs` rounds. The rounds end when every spread is at most
-    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. Before each reading of the clock, the
-    function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise` replaces this wait, and
-    `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement: with one thread, small
-    operations do not depend on whether a second core is free. `progress` is called with the number of finished rounds and
-    `max_runs`. Raises `InvalidRequest` for impossible settings.
+    `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. They end earlier if other programs have
+    already disturbed the machine so much that the timings of `max_seconds` would count as disturbed. Before each reading of the
+    clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise` replaces this wait,
+    and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement: with one thread,
+    small operations do not depend on whether a second core is free. `progress` is called with the number of finished rounds
+    and `max_runs`. Raises `InvalidRequest` for impossible settings.
     """
     if not calls or not 1 <= min_runs <= max_runs or warmup < 0 or not max_seconds > 0:
         raise InvalidRequest(
@@ -152,16 +157,30 @@ def compare(
                 call()
         wait()
         started = clock()
+        looks, begun = [max(share * max_seconds, FIRST_LOOK) for share in LOOKS], time.perf_counter()
         with Contention() as contention:
             for done in range(1, max_runs + 1):
                 _one_round(calls, samples, wait, clock)
                 steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
                 enough = done >= min_runs and (steady or clock() - started >= max_seconds)
+                enough = enough or _is_lost(contention, looks, begun, max_seconds)
                 if progress:
                     progress(done, done if enough else max_runs)
                 if enough:
                     break
     return {name: Timing(tuple(taken), contention.words) for name, taken in samples.items()}
+
+
+def _is_lost(contention: Contention, looks: list[float], begun: float, max_seconds: float) -> bool:
+    """Whether it is already clear that the timings will count as disturbed.
+
+    `looks` are the seconds after which to look. There are few looks, because a look takes some milliseconds.
+    """
+    passed = time.perf_counter() - begun
+    if not looks or passed < looks[0]:
+        return False
+    looks[:] = [at for at in looks if at > passed]
+    return contention.so_far(max_seconds) != ""
 
 
 def _one_round(

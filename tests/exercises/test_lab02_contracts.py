@@ -59,11 +59,11 @@ def combine(sums, largest, totals, out, parts, head_dim, PARTS: tl.constexpr, DI
     o = tl.load(sums + (here * parts + part)[:, None] * head_dim + dim[None, :], mask=both, other=0.0)
     tl.store(out + here * head_dim + dim, tl.sum(share[:, None] * o, axis=0) / total, mask=dim < head_dim)
 """
-SHARE = "share = torch.exp(largest - largest.amax(-1, keepdim=True))"
+SHARE = "share = torch.exp(tops - tops.amax(-1, keepdim=True))"
 LAST = "return (share[..., None] * sums).sum(2) / (share * totals).sum(-1, keepdim=True)"
 BY_KERNEL = (
     "out = torch.empty_like(query)\n    sequences, heads, parts, head_dim = sums.shape\n"
-    "    grid = (sequences * heads,)\n    combine[grid](sums, largest, totals, out, parts, "
+    "    grid = (sequences * heads,)\n    combine[grid](sums, tops, totals, out, parts, "
     "head_dim, PARTS=triton.next_power_of_2(parts), DIM=triton.next_power_of_2(head_dim))\n    return out"
 )
 
@@ -295,6 +295,15 @@ HONEST = {
         COMBINE.join(source_of(ATTENTION, {f"    {SHARE}\n": "", LAST: BY_KERNEL}).split("def split_decode", 1)).replace(
             COMBINE, COMBINE + "\n\ndef split_decode"
         ),
+    ),
+    "2.6 the maximum of an empty part is not stored": changed(
+        ATTENTION,
+        **{
+            "tl.store(tops + here, top)": 'tl.store(tops + here, top, mask=top > float("-inf"))',
+            "    tensors = query, keys, values, slot_table": (
+                '    tops.fill_(float("-inf"))\n    tensors = query, keys, values, slot_table'
+            ),
+        },
     ),
     "2.6 as many parts as are used": changed(
         ATTENTION, **{"triton.cdiv(width, block)": "triton.cdiv(int(lengths.max()), block)"}

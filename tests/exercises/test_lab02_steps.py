@@ -17,6 +17,7 @@ from labkit.exercises.lab02 import climb, examples, measurements, step_launches,
 from labkit.exercises.lab02.online_softmax import online_softmax
 from labkit.exercises.lab02.products import int8_product
 from labkit.exercises.lab02.qkv_and_cache import fuse_qkv, write_then_read
+from labkit.exercises.lab02.reachable_code import reachable_code
 from labkit.exercises.lab02.sampling import sample_token
 from labkit.exercises.registry import exercise as find
 from labkit.grading.call import run_cases
@@ -98,6 +99,42 @@ def test_every_function_runs_in_the_engine_with_the_same_tokens(
     said = capsys.readouterr().out
     assert said.count("tokens equal: True") == 7
     assert " ran 0 times" not in said
+
+
+def test_a_run_in_the_engine_is_repeated_only_after_a_change(
+    engine: swaps.EngineSwaps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scope: dict[str, Any] = {"own": residual_layer_norm_reference}
+
+    def norm(source: str) -> Any:
+        exec(source, scope)
+        return {"residual_layer_norm": scope["norm"]}
+
+    plain = "def norm(*args):\n    return own(*args)"
+    for source in (plain, plain, "def norm(*args):\n    return (*own(*args),)"):
+        assert engine.same_tokens("norm", norm(source))
+    said = capsys.readouterr().out.splitlines()
+    assert ["your code has not changed since" in line for line in said] == [False, True, False]
+    calls = []
+    scope["own"] = lambda *args: calls.append(1) or residual_layer_norm_reference(*args)
+    assert engine.same_tokens("norm", norm(plain))  # what the function calls has changed
+    assert calls
+
+
+def test_a_changed_number_or_helper_is_a_change() -> None:
+    def outer(step: int) -> Any:
+        return lambda x: x + step
+
+    assert reachable_code(outer(1)) == reachable_code(outer(1))
+    assert reachable_code(outer(1)) != reachable_code(outer(2))
+    scope: dict[str, Any] = {"SIZE": 3, "helper": outer(1)}
+    exec("def f(x):\n    return [helper(y) * SIZE for y in x]", scope)
+    before = reachable_code(scope["f"])
+    for name, value in (("SIZE", 4), ("helper", outer(5))):
+        kept, scope[name] = scope[name], value
+        assert reachable_code(scope["f"]) != before
+        scope[name] = kept
+    assert reachable_code(scope["f"]) == before
 
 
 def test_a_wrong_function_is_told_by_its_tokens(engine: swaps.EngineSwaps, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,6 +221,25 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
     assert "Not drawn, because other programs disturbed the measurement: noisy." in capsys.readouterr().out
     assert 0.1 < intensity < 1
     assert rate > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "tensor"),
+    [
+        ("write_then_read", "You read before you write", "answer[0]"),
+        ("write_then_read", "Your result is right, but you did not change `cache`", "cache"),
+        ("fused_residual_layer_norm", "The residual is missing", "hidden"),
+        ("fused_residual_layer_norm", "You divide the mean by BLOCK", "normed"),
+        ("fused_rotary_cache_write", "You rotate the value too", "values"),
+        ("split_decode_attention", "The scores lack", "your answer"),
+    ],
+)
+def test_a_picture_of_wrong_elements_names_its_tensor(name: str, sentence: str, tensor: str) -> None:
+    exercise = find(name)
+    (mistake,) = (one for one in exercise.mistakes if one.message.startswith(sentence))
+    verdict = judge(exercise, {11: run_cases(mistake.implementation, exercise, 11)})
+    assert verdict.message == mistake.message
+    assert f"\n{tensor}: tensor of shape (" in verdict.details
 
 
 @pytest.mark.parametrize(

@@ -363,3 +363,53 @@ def test_a_callback_that_crashes_is_what_the_verdict_says_first(capfd: pytest.Ca
     assert said.startswith("Your callback crashed: TypeError: ")
     assert "callback(result=..., error=...)" in said
     assert "Traceback" not in capfd.readouterr().err  # the client's thread does not print a traceback either
+
+
+def client_that_puts_nothing(client: Any, model: str, inputs: Any) -> Any:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: error and answers.put(error))
+    client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+    yield answers.get()
+
+
+def client_that_asks_for_no_last_response(client: Any, model: str, inputs: Any) -> Any:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: answers.put(result))
+    client.async_stream_infer(model, inputs)
+    while True:
+        yield answers.get().as_numpy("text_output")[0].decode()
+
+
+def client_that_asks_for_nothing(client: Any, model: str, inputs: Any) -> Any:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    yield answers.get()
+
+
+def client_that_yields_bytes_and_never_cancels(client: Any, model: str, inputs: Any) -> Any:
+    stop = client.stop_stream
+    client.stop_stream = lambda cancel_requests=False: stop(cancel_requests=False)
+    for piece in stream_text(client, model, inputs):
+        yield piece.encode()
+
+
+@with_server
+@pytest.mark.long
+def test_a_client_that_waits_is_told_what_it_waits_for() -> None:
+    option = "enable_empty_final_response"
+    said = verdict_on(STREAM_TEXT, client_that_puts_nothing).message
+    assert "after 0 pieces it still waits, although its callback got all 4 responses" in said
+    assert option not in said
+    said = verdict_on(STREAM_TEXT, client_that_asks_for_nothing).message
+    assert "after 0 pieces it still waits, because it has sent no request" in said
+    assert option not in said
+    (blamed,) = (mistake for mistake in STREAM_TEXT.mistakes if option in mistake.message)
+    assert verdict_on(STREAM_TEXT, client_that_asks_for_no_last_response).message == blamed.message
+
+
+@with_server
+@pytest.mark.long
+def test_bytes_are_named_next_to_another_mistake() -> None:
+    said = verdict_on(STREAM_TEXT, client_that_yields_bytes_and_never_cancels).message
+    assert said.startswith("Your pieces are bytes, such as b' ")
+    assert ".decode() turns bytes into a str" in said

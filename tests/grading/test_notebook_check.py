@@ -47,7 +47,7 @@ CELLS = {
         from pathlib import Path
         from safetensors.torch import save_file
         import torch
-        row = {"value": {"plain": 0}, "error": "", "error_kind": "", "changed": "", "breach": ""}
+        row = {"value": {"plain": 0}, "error": "", "error_kind": "", "changed": "", "breach": "", "clue": ""}
         folder = Path(sys.argv[2])
         save_file({"0": torch.zeros(1)}, folder / "tensors.safetensors")
         (folder / "outcomes.json").write_text(json.dumps({seed: [row] * 14 for seed in (11, 23, 47)}))

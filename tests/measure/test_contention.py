@@ -17,6 +17,7 @@ from labkit.measure import Contention, KeptRuns, Timing, ratio
 from labkit.measure import contention as module
 from labkit.measure.timing import ADVICE, TOO_NOISY
 from tests.busy_core import COUNTED, PINNED, busy_core
+from tests.patience import PATIENCE
 
 SHARED = """
 import os, sys
@@ -86,6 +87,42 @@ def _share_the_core(seconds: float) -> None:
     before = int(path.read_text().split()[1])
     while int(path.read_text().split()[1]) - before < seconds * 1e9:
         pass
+
+
+ENDLESS = """
+import itertools, os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from labkit.measure import time_call
+
+def compute():
+    end = time.process_time() + 0.01
+    while time.process_time() < end:
+        pass
+
+# For this clock hardly any time passes, and each run is slower than the last: only a disturbed machine ends the rounds.
+clock = (1e-15 * n * n for n in itertools.count())
+timing = time_call(compute, max_runs=10**6, max_seconds=2.0, clock=lambda: next(clock))
+print(timing.runs < 10**6, timing.disturbed)
+"""
+
+
+@PINNED
+@COUNTED
+@pytest.mark.usefixtures("spinner")
+def test_a_measurement_ends_when_it_is_clear_that_it_was_disturbed() -> None:
+    with busy_core():  # a second one, so that more than half of the time is waited
+        done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True other programs kept this one waiting for a core for")
+
+
+@COUNTED
+def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_stolen", iter([[0.0], [5.0], [5.0], [1e9]]).__next__)
+    with Contention() as contention:
+        assert contention.so_far(24.0)
+        assert not contention.so_far(26.0)
+    assert contention.words == "other programs kept this one waiting for a core for most of the time"
 
 
 def test_processor_time_of_descendants_is_not_that_of_others(spinner: int, monkeypatch: pytest.MonkeyPatch) -> None:

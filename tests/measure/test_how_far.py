@@ -7,7 +7,7 @@ import math
 import pytest
 
 from labkit.measure import plots
-from labkit.measure.how_far import how_far, predictions_in_words
+from labkit.measure.how_far import how_far, is_far, predictions_in_words
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,33 @@ def test_only_bars_that_were_predicted_and_measured_are_named() -> None:
     assert predictions_in_words(["step"], {"measured": [5], "your prediction": [10]}) == "Your prediction was 2 times too high."
     assert predictions_in_words(["step"], {"measured": [5]}) == ""
     assert predictions_in_words(["step"], {"your prediction": [5], "memory floor": [1]}) == ""
+
+
+@pytest.mark.parametrize(("guess", "log"), [(1e9, False), (1e9, True), (1e-9, True)])
+def test_a_prediction_that_is_far_away_does_not_flatten_the_figure(guess: float, log: bool) -> None:
+    series = {"your prediction": [math.nan, guess], "counted": [42.5, 8.48]}
+    figure = plots.prediction_plot(["apart", "together"], series, ylabel="MB", log=log)
+    predicted, apart, together = (bar.get_height() for bar in figure.axes[0].patches)
+    assert (apart, together) == (42.5, 8.48)
+    assert together / 10 <= predicted <= (10 if log else 1.2) * apart
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[0] == ("1,000,000,000 ↑" if guess > 1 else "1e-09 ↓")
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "times too" in caption
+    assert "write down a more plausible number, and run the cell again" in caption
+
+
+def test_only_a_far_prediction_is_asked_for_again() -> None:
+    assert (is_far(100, 1), is_far(101, 1), is_far(1, 101), is_far(math.nan, 1), is_far(0, 5)) == (
+        False,
+        True,
+        True,
+        False,
+        False,
+    )
+    series = {"your prediction": [99.0], "measured": [1.0]}
+    assert predictions_in_words(["step"], series) == "Your prediction was 99 times too high."
+    assert plots.prediction_plot(["step"], series, ylabel="ms").axes[0].patches[0].get_height() == 99
 
 
 def test_the_figure_says_it() -> None:

@@ -32,7 +32,7 @@ class HeldContract:
 
 
 @dataclass
-class _Held:
+class _Held(Watch):
     most: int
     peak: int = 0
     left_torch: str = ""
@@ -60,7 +60,7 @@ class _Held:
             return f"{self.left_torch}() takes a block out of torch, where a check cannot see it; keep blocks as tensors"
         if self.peak > self.most:
             return (
-                f"it holds {self.peak:,} numbers of its own at a time, but a block and three running values need at most "
-                f"{self.most:,}: use each block as it comes, and keep no copy"
+                f"it holds {self.peak:,} numbers of its own at a time, more than the {self.most:,} that a block and three "
+                "running values need: use each block as it comes, and keep no copy"
             )
         return ""

@@ -74,7 +74,7 @@ class KernelContract:
 
 
 @dataclass
-class _KernelWatch:
+class _KernelWatch(Watch):
     contract: KernelContract
     case: Case
     guard: TorchGuard
@@ -94,6 +94,20 @@ class _KernelWatch:
             return ""  # The loads and stores of a compiled kernel cannot be watched.
         return self._loads_and_stores(value)
 
+    def clue(self) -> str:
+        """The elements of a new tensor, such as the result of one part, that no kernel has stored.
+
+        A new tensor is an argument of a kernel that is no argument of the function.
+        """
+        given = [value for value in self.case.args if isinstance(value, Tensor)]
+        for extent in (extent for launch in self.launches for extent in launch.extents or ()):
+            if extent.shape is None or any(extent.overlaps(tensor) for tensor in given):
+                continue
+            stored = np.logical_or.reduce([launch.stored(extent) for launch in self.launches])
+            if words := _missing(extent.name, stored, "stored"):
+                return words
+        return ""
+
     def _loads_and_stores(self, value: Any) -> str:
         contract = self.contract
         reads, stores = contract.reads(self.case), contract.stores(self.case, value)
@@ -102,7 +116,7 @@ class _KernelWatch:
                 touched = np.zeros(part.tensor.numel(), dtype=bool)
                 for launch in self.launches:
                     touched |= launch.touched(verb, part.tensor)
-                if words := _missing(part, touched, done):
+                if words := _missing(part.name, touched.reshape(part.tensor.shape), done, part.rows):
                     return words
         return self._grid(reads) or self._tiles() or self._bytes(reads + stores)
 
@@ -132,7 +146,8 @@ class _KernelWatch:
             tensor = self.case.args[self.contract.arguments.index(name)]
             widest = max(launch.widest(tensor) for launch in self.launches)
             if widest > most:
-                return f"one load takes {widest:,} elements of {name}, but ROWS x BLOCK is {most:,}: go through it in blocks"
+                over = f"{widest:,} elements of {name}, more than the {most:,} of ROWS x BLOCK"
+                return f"one load takes {over}: go through it in blocks"
         return ""
 
     def _bytes(self, parts: list[Part]) -> str:
@@ -141,23 +156,23 @@ class _KernelWatch:
         if moved <= 1.1 * least + SLACK_BYTES:
             return ""
         return (
-            f"your kernel moves {moved:,} bytes, but {least:,} are enough: it reads back what it has stored, or stores "
+            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads back what it has stored, or stores "
             "what could stay in registers"
         )
 
 
-def _missing(part: Part, touched: Any, done: str) -> str:
-    """The elements that no kernel has read or stored, in words; "" if there are none."""
-    shaped = touched.reshape(part.tensor.shape)
-    wanted = np.ones(len(shaped), dtype=bool)
-    if part.rows is not None:
+def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = None) -> str:
+    """The elements of a tensor (or of its `rows`) that no kernel has read or stored, in words; "" if there are none."""
+    touched = np.atleast_1d(touched)
+    wanted = np.ones(len(touched), dtype=bool)
+    if rows is not None:
         wanted[:] = False
-        wanted[list(part.rows)] = True
-    left = ~shaped & wanted.reshape(-1, *[1] * (shaped.ndim - 1))
+        wanted[list(rows)] = True
+    left = ~touched & wanted.reshape(-1, *[1] * (touched.ndim - 1))
     if not left.any():
         return ""
-    asked = int(wanted.sum()) * (shaped.size // max(len(shaped), 1))
+    asked = int(wanted.sum()) * (touched.size // max(len(wanted), 1))
     count = "none" if int(left.sum()) == asked else f"{asked - int(left.sum()):,}"
     first = tuple(int(place[0]) for place in left.nonzero())
     at = first if len(first) > 1 else first[0]
-    return f"kernels have {done} {count} of the {asked:,} elements of {part.name}; the first that is missing is {at}"
+    return f"kernels have {done} {count} of the {asked:,} elements of {name}; the first that is missing is {at}"

@@ -29,7 +29,7 @@ class NothingDrawn:
 
 
 @dataclass
-class _Drawn:
+class _Drawn(Watch):
     instead: str
     name: str = ""
 

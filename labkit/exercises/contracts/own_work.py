@@ -14,6 +14,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from labkit.exercises.case import Case, directly
+from labkit.exercises.contracts.watch import Watch
 
 _CHECKING = ("labkit.grading", "labkit.exercises.contracts", "labkit.exercises.kernel", "labkit.measure")
 """Modules that run during a check anyway, or that only display something; calls into them are allowed."""
@@ -43,7 +44,7 @@ class OwnWork:
 
 
 @dataclass
-class _Calls:
+class _Calls(Watch):
     function: str
     free: tuple[str, ...]
     allowed: tuple[str, ...]

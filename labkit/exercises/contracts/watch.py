@@ -14,6 +14,13 @@ class Watch(Protocol):
     def breach(self, value: Any) -> str:
         """How the call broke the contract, as the end of a sentence; "" if it kept the contract."""
 
+    def clue(self) -> str:
+        """What the contract has seen that can explain a wrong answer, as the end of a sentence; "" if nothing.
+
+        A clue breaks no rule: a right answer with a clue passes.
+        """
+        return ""
+
 
 class Contract(Protocol):
     """A rule for a function that does not concern the values that it returns."""

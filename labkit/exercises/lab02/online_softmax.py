@@ -121,7 +121,7 @@ def _cases(seed: int) -> list[Case]:
     return cases
 
 
-SHRINK = "The sign in your factor is wrong: the sums so far shrink by exp(m - m'), which is at most 1"
+SHRINK = "The sign in your factor is wrong: the sums so far must shrink, so a factor is at most 1"
 
 ONLINE_SOFTMAX = Exercise(
     name="lab02.online_softmax",
@@ -144,11 +144,11 @@ ONLINE_SOFTMAX = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "When the maximum grows, the weighted sum so far must become smaller too: multiply o by exp(m - m').",
+            "When the maximum grows, the weighted sum so far must become smaller too; yours stays as it was.",
             lambda blocks: _one_pass(blocks, rescale_average=False),
         ),
         Mistake(
-            "When the maximum grows, the sum so far must become smaller too: multiply s by exp(m - m').",
+            "When the maximum grows, the sum so far must become smaller too; yours stays as it was.",
             lambda blocks: _one_pass(blocks, rescale_sum=False),
         ),
         Mistake(
@@ -160,7 +160,10 @@ ONLINE_SOFTMAX = Exercise(
             "You average the softmaxes of the blocks; each block must be weighted with its sum of exponentials.",
             _mean_of_blocks,
         ),
-        Mistake("Divide by the sum at the end: o / s.", lambda blocks: _one_pass(blocks, divide=False)),
+        Mistake(
+            "You return the weighted sum, which nothing has divided by the sum of the weights.",
+            lambda blocks: _one_pass(blocks, divide=False),
+        ),
         Mistake(
             "While all keys so far are masked, the maximum is -inf, and -inf - -inf is NaN: skip such blocks.",
             lambda blocks: _one_pass(blocks, careful=False),
@@ -179,7 +182,7 @@ ONLINE_SOFTMAX = Exercise(
             lambda blocks: _one_pass(blocks, grows="after the first block"),
         ),
         Mistake(
-            "The sign in your weights is wrong: a weight is exp(x_i - m'), which is at most 1.",
+            "The sign in your weights is wrong: no score is above the maximum, so a weight is at most 1.",
             lambda blocks: _one_pass(blocks, upside_down=True),
         ),
         Mistake(

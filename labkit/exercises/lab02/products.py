@@ -75,16 +75,16 @@ FUSED_LINEAR_GELU = Exercise(
         Mistake("The bias must be added before the GELU, not after it.", lambda x, w, b: gelu(F.linear(x, w)) + b),
         Mistake("The bias is missing.", lambda x, w, b: gelu(F.linear(x, w))),
         Mistake(
-            "The argument of sigmoid must be twice the argument of tanh: 2 * sqrt(2/pi) * (...).",
+            "The argument of sigmoid must be twice the argument of tanh; yours is not doubled.",
             lambda x, w, b: _by_sigmoid(F.linear(x, w, b), twice=1.0),
         ),
-        Mistake("The cubic term is missing: 0.044715 * z * z * z.", lambda x, w, b: _by_sigmoid(F.linear(x, w, b), cube=False)),
+        Mistake("The cubic term of the GELU is missing.", lambda x, w, b: _by_sigmoid(F.linear(x, w, b), cube=False)),
         Mistake("The activation is missing.", F.linear),
         Mistake(
             "You return only the sigmoid: gelu(z) is z times the sigmoid.",
             lambda x, w, b: torch.sigmoid(2 * ROOT * (F.linear(x, w, b) + 0.044715 * F.linear(x, w, b) ** 3)),
         ),
-        Mistake("The last tile extends past the end: mask it with row < tokens and column < outs.", _no_tile_mask),
+        Mistake("The last tile extends past the end of the rows or columns: mask both.", _no_tile_mask),
     ),
     hints=(
         "Which rows and columns of the output does this program compute? Compute column from program_id(1) in the same way as "
@@ -185,13 +185,13 @@ INT8_PRODUCT = Exercise(
             _rows_of(lambda x, v, s: F.linear(x, v.float()) / s),
         ),
         Mistake("You scale the running sum in every block; scale it only once, after the loop.", _scaled_in_loop),
-        Mistake("You return only the sum of the last block; add the sum of each block to a total with +=.", _last_block),
+        Mistake("You return only the sum of the last block; the sums of all blocks must be added up.", _last_block),
         Mistake(
-            "Every token gets the answer of token 0: read the input of a token from token * SIZE on.",
+            "Every token gets the answer of token 0: your addresses of the input do not depend on the token.",
             _rows_of(lambda x, v, s: int8_product(x[:1].expand_as(x), v, s)),
         ),
         Mistake(
-            "You do not mask the rows or the inputs after the end: use row < outs and k < SIZE.",
+            "You do not mask the rows or the inputs after the end.",
             _no_mask,
         ),
     ),

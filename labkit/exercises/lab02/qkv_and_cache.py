@@ -46,13 +46,13 @@ FUSE_QKV = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You join the weights along dimension 1, the inputs. A weight is [out, in], so join the weights along dimension 0.",
+            "You join the weights along the inputs. A weight is [out, in], and more outputs are needed.",
             lambda q, k, v: torch.cat((q, k, v), dim=1),
         ),
         Mistake("The order is query, key, value; yours begins with the key.", lambda q, k, v: torch.cat((k, q, v))),
         Mistake("The order is query, key, value, but you exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
         Mistake(
-            "torch.stack makes a new dimension, [3, rows, hidden]. Return one matrix: use torch.cat.",
+            "torch.stack makes a new dimension, [3, rows, hidden], but one matrix is asked for.",
             lambda q, k, v: torch.stack((q, k, v)),
         ),
         Mistake(
@@ -148,12 +148,12 @@ WRITE_THEN_READ = Exercise(
         ),
         Mistake(
             "Your result is right, but you did not change `cache` itself: you wrote to a copy, or joined old and new keys. "
-            "Write in place: cache[slot_mapping] = new_keys.",
+            "Write into `cache`, in place.",
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),
         Mistake(
             "You do not change `cache`, because you write to a copy of it. Reading cache[slot_mapping] makes a new tensor, so "
-            "cache[slot_mapping].copy_(...) changes only this new tensor. Write in place: cache[slot_mapping] = new_keys.",
+            "cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, in place.",
             _to_a_copy,
         ),
         Mistake(
@@ -161,7 +161,7 @@ WRITE_THEN_READ = Exercise(
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, torch.full_like(lengths, t.shape[1])),
         ),
         Mistake(
-            "lengths already counts the new token: read slot_table[s, :lengths[s]], not one slot fewer.",
+            "lengths already counts the new token, but you read one slot fewer.",
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, lengths - 1),
         ),
     ),
@@ -172,6 +172,7 @@ WRITE_THEN_READ = Exercise(
         "The slots of sequence s, in order, are slot_table[s, : lengths[s]].",
     ),
     writes=(0,),
+    names={"['keys of each sequence']": "answer", "['cache']": "cache"},
     observe=lambda case, value: {"keys of each sequence": value, "cache": case.args[0]},
 )
 

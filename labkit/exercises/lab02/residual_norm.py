@@ -147,8 +147,8 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     comparison=Comparison(),
     mistakes=(
         Mistake(
-            "You do not mask the last columns: a block is a power of two and extends past the end of the row. Give every load "
-            "and store mask=column < size.",
+            "You do not mask the last columns: a block is a power of two and extends past the end of the row. Every load and "
+            "store needs a mask.",
             _unmasked,
         ),
         Mistake(
@@ -156,26 +156,25 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
             _wrong(variance_over=_block),
         ),
         Mistake(
-            "Columns that the mask leaves out hold 0, and 0 - mean is not 0, so they add to your variance. Use "
-            "tl.where(inside, x - mean, 0.0).",
+            "Columns that the mask leaves out hold 0, and 0 - mean is not 0, so they add to your variance.",
             _wrong(padded=_padding),
         ),
         Mistake("You divide the mean by BLOCK, but the row has size elements.", _wrong(mean_over=_block)),
-        Mistake("epsilon must be added under the root: add it to the variance.", _wrong(epsilon_is="outside")),
+        Mistake("You add epsilon to the root, but it belongs under the root.", _wrong(epsilon_is="outside")),
         Mistake(
             "You divide the variance by size - 1, but layer norm divides it by size.",
             _wrong(variance_over=lambda size: size - 1),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
-        Mistake("In half precision your sums overflow: convert each loaded block with .to(tl.float32).", _wrong(in_half=True)),
+        Mistake("In half precision your sums overflow: compute them in float32.", _wrong(in_half=True)),
         Mistake(
-            "Elements that a mask leaves out are undefined (NaN here), and your sums contain them: load with other=0.0.",
+            "Elements that a mask leaves out are undefined (NaN here) unless the load gives them a value, and your sums contain "
+            "them.",
             _no_other,
         ),
-        Mistake("epsilon is missing: add it to the variance, under the root.", _wrong(epsilon_is="missing")),
+        Mistake("epsilon is missing; it belongs under the root.", _wrong(epsilon_is="missing")),
         Mistake(
-            "weight and bias have only one row, for all tokens: load them at weight + column and bias + column, without the "
-            "row's offset.",
+            "weight and bias have only one row, for all tokens, but you add the row's offset to their addresses.",
             _weight_by_place,
         ),
         Mistake(

@@ -177,8 +177,8 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _wrong(slot=lambda positions, slots: positions),
         ),
         Mistake(
-            "Your elements after rotary_dim become 0: where the mask leaves out the angle, the cosine must be 1 (other=1.0) "
-            "and the sine 0.",
+            "Your elements after rotary_dim become 0: where the mask leaves out the angle, sine and cosine must be those of no "
+            "rotation.",
             _wrong(turn=_zeroed),
         ),
         Mistake(
@@ -186,8 +186,7 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _wrong(turn=lambda x, sin, cos: rotary(x, -sin, cos)),
         ),
         Mistake(
-            "You do not mask pairs from head_dim // 2 on: BLOCK is a power of two and extends past the end of the head. Use "
-            "mask=inside.",
+            "You do not mask pairs from head_dim // 2 on: BLOCK is a power of two and extends past the end of the head.",
             _unmasked,
         ),
         Mistake(
@@ -195,12 +194,11 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _wrong(slot=lambda positions, slots: torch.arange(len(slots), device=slots.device)),
         ),
         Mistake(
-            "A row of sin or cos has rotary_dim // 2 elements, so position p begins at p * (rotary_dim // 2), not at p * "
-            "rotary_dim.",
+            "A row of sin or cos has rotary_dim // 2 elements, but your rows begin rotary_dim apart.",
             _by_angle(lambda pairs: 2 * pairs, lambda pairs: pairs),
         ),
         Mistake(
-            "sin.shape[1] is the number of pairs, but rotary_dim is twice that: 2 * sin.shape[1].",
+            "A row of `sin` has one angle for each pair, but rotary_dim counts the elements of the pairs.",
             _by_angle(lambda pairs: pairs // 2, lambda pairs: pairs // 2),
         ),
         Mistake(
@@ -208,11 +206,10 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             "apart.",
             _narrow_rows,
         ),
-        Mistake("You do not write the key to the cache: store the rotated key into keys.", _forgotten(4)),
-        Mistake("You do not write the value to the cache: store it into values, as it is.", _forgotten(5)),
+        Mistake("You do not write the key to the cache.", _forgotten(4)),
+        Mistake("You do not write the value to the cache.", _forgotten(5)),
         Mistake(
-            "You overwrite the first element of a pair before you compute the second: both need the old q0 and q1, so use new "
-            "names.",
+            "You overwrite the first element of a pair before you compute the second, but both need the old elements.",
             _wrong(turn=_overwritten),
         ),
     ),

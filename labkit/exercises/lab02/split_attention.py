@@ -202,12 +202,12 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _wrong(scale=lambda head_dim: math.sqrt(1 << (head_dim - 1).bit_length())),
         ),
         Mistake(
-            "You add the parts without weights, but each part is relative to its own maximum. Multiply each part by exp(m_p - "
-            "m).",
+            "You add the parts without weights, but the numbers of each part are relative to its own maximum in `tops`.",
             _wrong(weighted=False),
         ),
         Mistake(
-            "You divide each part by its own sum and take the mean, but the weight of a part must be exp(m_p - m) * s_p.",
+            "You divide each part by its own sum and take the mean, but parts with larger scores must weigh more: divide once, after "
+            "all parts are added up.",
             _wrong(normalised=True),
         ),
         Mistake(
@@ -217,7 +217,7 @@ SPLIT_DECODE_ATTENTION = Exercise(
         Mistake("You read beyond lengths[s], where the table holds slots of other sequences.", _whole_table),
         Mistake("A masked score must be -inf; if it is 0, it still gets a weight in the softmax.", _wrong(masked=0.0)),
         Mistake(
-            "The maximum of an empty part is -inf, and exp(-inf - -inf) is NaN: use tl.where(seen, tl.exp(...), 0.0).",
+            "The maximum of an empty part is -inf, and exp(-inf - -inf) is NaN: the weights of an empty part must be 0.",
             _wrong(careful=False),
         ),
         Mistake(
@@ -226,16 +226,16 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _wrong(late=True),
         ),
         Mistake(
-            "You read one position too many: a sequence has the positions 0 to length - 1, so use position < length, not <=.",
+            "You read one position too many: the last position of a sequence is length - 1.",
             _one_too_many,
         ),
         Mistake(
-            "Your m is the largest of several sequences or heads, but each head of each sequence needs its own m. Where the "
-            "scores are hundreds lower, all exp(m_p - m) are 0, and 0 / 0 is NaN. Use largest.amax(-1, keepdim=True).",
+            "Your maximum over `tops` is that of several sequences or heads, but each head of each sequence needs its own. Where "
+            "the scores are hundreds lower, all weights are exp(-hundreds) = 0, and 0 / 0 is NaN.",
             _wrong(over_all=True),
         ),
         Mistake(
-            "A slot holds all heads, so key and value are at (slot * heads + head) * head_dim; you left out * heads.",
+            "A slot holds the keys of all heads, but your addresses count slots as if each held only one head.",
             _without_heads,
         ),
     ),
@@ -244,7 +244,7 @@ SPLIT_DECODE_ATTENTION = Exercise(
         "axis of a tile [BLOCK, DIM] is that?",
         "Inside a part, set scores that are not seen to -inf, then use tl.max, tl.exp and tl.sum as in exercise 2.5. The "
         "weights of an empty part must be 0, not exp(-inf - -inf). Combine over the last dimension.",
-        "In torch, the weight of each part is share = torch.exp(largest - largest.amax(-1, keepdim=True)).",
+        "In torch, the weight of each part is share = torch.exp(tops - tops.amax(-1, keepdim=True)).",
     ),
     requires=("triton",),
     seconds=60.0,

@@ -187,9 +187,9 @@ SPLIT_COLUMNS = Exercise(
     ),
     hints=(
         "Which rows of weight make which columns of the output?",
+        "divmod(out, ranks) gives the rows of every rank and the rows left over, of which the first ranks get one each. Slice "
+        "weight and bias, and call F.linear with both slices.",
         "size, more = divmod(out, ranks): rank r begins at row r * size + min(r, more), and has size + (r < more) rows.",
-        "The end is the begin plus the number of rows. Slice weight and bias from begin to end, and call F.linear with both "
-        "slices.",
     ),
 )
 

@@ -151,8 +151,8 @@ STEP_TRAFFIC = Exercise(
     ),
     hints=(
         "How many blocks does the stage hold, and how many all-reduces does a block need?",
-        "Each of the `share(layers, stage, stages)` blocks calls all_reduce once. One call sends the hidden state of all "
-        "tokens: tokens * hidden * 4 bytes.",
+        "`share` counts the blocks of the stage, and each block calls all_reduce once. One call sends the hidden state of all "
+        "tokens.",
         "Three questions decide the counts: is there more than one shard, is this stage 0, and is this the last stage?",
     ),
 )

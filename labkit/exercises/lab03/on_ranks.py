@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.exercises.case import Case
+from labkit.exercises.contracts import Watch
 from labkit.launch import Launched, RankRaisedError, launch
 from labkit.launch.ledger import COMPUTE, Entry
 
@@ -83,7 +84,7 @@ class LedgerContract:
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _Watched(Watch):
     rule: Callable[[RanksCase, Launched], str]
     case: RanksCase
 

@@ -196,8 +196,8 @@ PIPELINE_STAGE = Exercise(
     ),
     hints=(
         "Use one loop over the micro-batches: take, compute, send.",
-        "On rank 0, take pieces[i]; on the others, x = torch.empty(shape); dist.recv(x, rank - 1). Send the result unless "
-        "rank == ranks - 1.",
+        "Rank 0 takes its micro-batches from `pieces`. The others make an empty tensor, which dist.recv fills from the previous "
+        "rank. Every rank except the last sends its result.",
         "for i, shape in enumerate(shapes): take x; x = run_layers(x, layers, i); dist.send(x, rank + 1) or results.append(x)",
     ),
 )
@@ -331,8 +331,8 @@ PIPELINE_SCHEDULE = Exercise(
     hints=(
         "A stage can begin with a micro-batch when two things are done: the previous stage with this micro-batch, and this "
         "stage with the previous micro-batch.",
-        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s]); take 0 where there is no previous "
-        "stage or micro-batch.",
-        "end = begins[-1][-1] + seconds[-1]; idle = 1 - pieces * sum(seconds) / (len(seconds) * end).",
+        "The later of the two ends counts; take 0 where there is no previous stage or micro-batch. All stages together are "
+        "idle for what their work leaves of the time until the last end.",
+        "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s])",
     ),
 )

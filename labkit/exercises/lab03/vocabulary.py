@@ -162,7 +162,8 @@ SHARDED_ARGMAX = Exercise(
     ),
     hints=(
         "Which two numbers must each rank send to the others for each row?",
-        "value, place = logits.max(-1); put value and place + first into one float64 tensor [2, rows], and all_gather it.",
+        "max over the last dimension returns values and places. Put the values and the tokens of these places into one float64 "
+        "tensor [2, rows], and all_gather it.",
         "Stack the gathered tensors. values.argmax(0) is the rank with the best token (the first of equal ones); "
         "tokens.gather(0, ...) takes its token.",
     ),

@@ -196,9 +196,7 @@ CHOOSE_BATCHING = Exercise(
             _largest,
         ),
         Mistake("Your plan ignores the bound.", _no_bound),
-        Mistake(
-            "You always use one copy, but copies * n / (first + more * n) requests a second must be at least rate.", _one_copy
-        ),
+        Mistake("You always use one copy, but a single copy cannot always answer `rate` requests a second.", _one_copy),
         Mistake("Your delay and latency are in milliseconds, but they must be in seconds.", _milliseconds),
     ),
     hints=(

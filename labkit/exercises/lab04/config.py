@@ -243,9 +243,7 @@ STAGE_CONFIG = Exercise(
             "Your instance_group has no kind, so the server uses a GPU if there is one: write kind: KIND_CPU.",
             _no_kind,
         ),
-        Mistake(
-            'python is a backend, but you wrote it as a platform, which is for ensembles: write backend: "python".', _platform
-        ),
+        Mistake("python is a backend, but you wrote it as a platform, which is for ensembles.", _platform),
         Mistake("Your text has no outputs: write a block output { ... } for each one.", _no_outputs),
         Mistake("All your sizes are -1, so the server accepts any size: write the given sizes.", _any_size),
     ),

@@ -325,8 +325,7 @@ KEEP_ALIVE = Exercise(
         Mistake("You unload the model, but do not load it again.", _unload_only),
         Mistake("You reload the model whatever it answers, so the clients of a healthy model lose their requests.", _always),
         Mistake(
-            "A model that refuses a request is alive: leave it alone when str(error.status()) is "
-            "'StatusCode.INVALID_ARGUMENT'.",
+            "A model that refuses a request is alive, but you repair it. The status of a refusal is INVALID_ARGUMENT.",
             _refusal_is_death,
         ),
         Mistake("Your request to a hanging model waits for ever: pass client_timeout.", _no_time_limit),
@@ -344,8 +343,9 @@ KEEP_ALIVE = Exercise(
         Mistake("You return True for a healthy model; return True only for a model that you repaired.", _other_way),
     ),
     hints=(
-        "try: client.infer(...) with a time limit. What an error means depends on its status, str(error.status()).",
+        "What can happen to a request with a time limit, and which of these outcomes need a repair?",
+        "What an error means depends on what its status() returns: after a refusal return False. In all other cases unload "
+        "and load the model, and return True.",
         'except InferenceServerException as error: if "INVALID_ARGUMENT" in str(error.status()), return False.',
-        "After the except block: client.unload_model(model); client.load_model(model); return True.",
     ),
 )

@@ -192,7 +192,7 @@ READ_METRICS = Exercise(
     hints=(
         "Write a small function first: the value of one counter for one model in one text. You need this for 3 or 4 counters, "
         "twice each.",
-        'A line is name{model="gptj",version="1"} value: line.startswith(f\'{name}{{model="{model}",\'), and the value is line.split()[-1].',
+        'A line is name{model="gptj",version="1"} value. Its beginning shows counter and model; its last word is the value.',
         "Waiting: growth of nv_inference_queue_duration_us / growth of nv_inference_request_success / 1e6. Batch: "
         "nv_inference_count / nv_inference_exec_count.",
     ),

@@ -209,7 +209,7 @@ PAD_PROMPTS = Exercise(
     ),
     hints=(
         "Encode all texts first, because only then you know how wide the array must be.",
-        "np.full((rows, width), pad, np.uint32) is an array full of padding; write the tokens of each row to its beginning.",
+        "np.full makes an array full of padding, of the right type; write the tokens of each prompt to the beginning of its row.",
         "row[: len(tokens)] = tokens for each row; lengths = np.array([[len(tokens)] for tokens in rows], np.uint32).",
     ),
 )
@@ -340,7 +340,7 @@ WORD_LISTS = Exercise(
     ),
     hints=(
         "First write the code for one prompt with a given width n; a batch is a stack of such arrays.",
-        "np.cumsum([len(word) for word in words]) gives the ends, if each word is a list of tokens.",
+        "If each word is a list of tokens, the ends are a running sum (np.cumsum) of the lengths of these lists.",
         "lists = np.zeros((batch, 2, n), np.int32); lists[:, 1] = -1; then lists[row, 0, :len(tokens)] = tokens, and in the "
         "same way the ends.",
     ),

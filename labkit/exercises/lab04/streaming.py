@@ -5,13 +5,14 @@ The model in the check notices whether the reader reads a piece at once or late,
 
 from __future__ import annotations
 
+import inspect
 import queue
 import random
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -210,19 +211,19 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
     server = lab_server()
     server.load_stub(teletype_config(), MODEL)
     client = grpc_client(server.server.grpc)
-    crashes, is_stopped = _watch_client(client)
+    seen = _watch_client(client)
     with tempfile.TemporaryDirectory(prefix="labkit-stream-", ignore_cleanup_errors=True) as folder:
-        reader = _Reader(function, client, case, Path(folder), crashes)
+        reader = _Reader(function, client, case, Path(folder), seen)
         try:
             reader.run()
-            stopped = is_stopped.is_set()
+            stopped = seen.is_stopped.is_set()
             if case.leaves_after:
                 _until(lambda: (Path(folder) / "cancelled").exists() or (Path(folder) / "ended").exists())
             notes = {name: (Path(folder) / name).exists() for name in ("late", "cancelled")}
         finally:
             client.close()
         return {
-            "callback": _crash_in_words(crashes[0], function) if crashes else "",
+            "callback": _crash_in_words(seen.crashes[0], function) if seen.crashes else "",
             "pieces": reader.pieces,
             # A reader who has left reads nothing, so this is not a delay caused by the client.
             "each piece before the next is made": bool(case.leaves_after) or not notes["late"],
@@ -232,34 +233,73 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         }
 
 
-def _watch_client(client: Any) -> tuple[list[BaseException], threading.Event]:
-    """Make this client collect exceptions of its callbacks in a list, and set an event when it stops its stream. Returns both.
+class NoLastResponse(TimeoutError):
+    """A client waits for a last response that it has not asked for."""
 
-    After the stop, no exception is collected. tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
-    traceback of the client, and leave the generator waiting for ever.
+
+@dataclass
+class _Seen:
+    """What was seen of a client: exceptions of its callback, whether it has stopped its stream, the number of its requests,
+    whether one of them asks for an empty last response, and how often its callback was called.
     """
-    crashes: list[BaseException] = []
-    start_stream, stop_stream = client.start_stream, client.stop_stream
-    is_stopped = threading.Event()
+
+    crashes: list[BaseException] = field(default_factory=list)
+    is_stopped: threading.Event = field(default_factory=threading.Event)
+    requests: int = 0
+    asks_for_last: bool = False
+    responses: int = 0
+
+    def still_waits(self, pieces: int) -> TimeoutError:
+        """The error for a client that waits for ever after so many pieces."""
+        so_far = f"after {counted(pieces, 'piece')} it still waits"
+        if not self.requests:
+            return TimeoutError(f"{so_far}, because it has sent no request")
+        if not self.asks_for_last:
+            return NoLastResponse(f"{so_far}, and no more will come")
+        if not self.responses:
+            return TimeoutError(f"{so_far}, because its callback was never called")
+        return TimeoutError(
+            f"{so_far}, although its callback got all {counted(self.responses, 'response')}: does the callback put each one "
+            "into the queue, and does the loop end at the one that is marked as the last?"
+        )
+
+
+def _watch_client(client: Any) -> _Seen:
+    """Watch what this client does from now on.
+
+    tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
+    traceback of the client, and leave the generator waiting for ever. Here exceptions are collected, until the client stops its
+    stream.
+    """
+    seen = _Seen()
+    start_stream, send, stop_stream = client.start_stream, client.async_stream_infer, client.stop_stream
 
     def start(callback: Callable[..., Any], *args: Any, **more: Any) -> Any:
         def kept(**given: Any) -> None:
             try:
+                seen.responses += 1
                 callback(**given)
             except BaseException as error:
                 # When the stream is stopped, the callback is called once more, with an error that nobody reads.
-                if not is_stopped.is_set():
-                    crashes.append(error)
+                if not seen.is_stopped.is_set():
+                    seen.crashes.append(error)
 
-        is_stopped.clear()
+        seen.is_stopped.clear()
         return start_stream(kept, *args, **more)
 
+    def ask(*args: Any, **more: Any) -> Any:
+        sent = send(*args, **more)
+        seen.requests += 1
+        given = inspect.signature(send).bind(*args, **more).arguments
+        seen.asks_for_last |= bool(given.get("enable_empty_final_response"))
+        return sent
+
     def stop(*args: Any, **more: Any) -> Any:
-        is_stopped.set()
+        seen.is_stopped.set()
         return stop_stream(*args, **more)
 
-    client.start_stream, client.stop_stream = start, stop
-    return crashes, is_stopped
+    client.start_stream, client.async_stream_infer, client.stop_stream = start, ask, stop
+    return seen
 
 
 def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
@@ -275,15 +315,13 @@ def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
 class _Reader:
     """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece.
 
-    `crashes` is the list of exceptions that the client's callback has raised so far.
+    `seen` is what was seen of the client so far.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path, crashes: list[BaseException]
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path, seen: _Seen) -> None:
         self.pieces: list[Any] = []
         self.error = ""
-        self._crashes = crashes
+        self._seen = seen
         self._function, self._client, self._case, self._folder = function, client, case, folder
         self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -295,13 +333,13 @@ class _Reader:
         """
         self._thread.start()
         count, until = 0, time.monotonic() + SILENT_SECONDS
-        while self._thread.is_alive() and not self._crashes:
+        while self._thread.is_alive() and not self._seen.crashes:
             self._thread.join(0.01)
             if len(self.pieces) != count:
                 count, until = len(self.pieces), time.monotonic() + SILENT_SECONDS
             if time.monotonic() > until:
-                raise TimeoutError(f"after {counted(count, 'piece')} it still waits, and no more will come")
-        if self._raised is not None and not self._crashes:
+                raise self._seen.still_waits(count)
+        if self._raised is not None and not self._seen.crashes:
             raise self._raised
 
     def _read(self) -> None:
@@ -341,6 +379,10 @@ def _cases(seed: int) -> list[Case]:
     ]
 
 
+_BYTES = ("b'", 'b"', "[b'", '[b"', "array([b")
+"""How bytes, or an array of bytes, begin when they are written as text."""
+
+
 def _explain(case: Case, found: Any, right: Any) -> str:
     if found["callback"]:
         return f"{found['callback']}."
@@ -348,6 +390,8 @@ def _explain(case: Case, found: Any, right: Any) -> str:
         return f"The server refuses your request: {found['error']}."
     if right["error"] and not found["error"]:
         return "The server's error does not reach the reader: raise the one that the callback was given."
+    if raw := next((piece for piece in found["pieces"] if piece.startswith(_BYTES)), ""):
+        return f"Your pieces are bytes, such as {raw[:40]}, but a reader needs text: .decode() turns bytes into a str."
     if found["pieces"] != right["pieces"]:
         return f"The reader gets {str(found['pieces'])[:160]}, but the model sent {str(right['pieces'])[:160]}."
     if not found["each piece before the next is made"]:
@@ -392,12 +436,12 @@ STREAM_TEXT = Exercise(
             _error_swallowed,
         ),
         Mistake(
-            "Your client waits for ever: the last response may have no text, and then it is sent only with "
-            "enable_empty_final_response=True.",
+            "Your client waits for ever: the last response may have no text, and then it is sent only if "
+            "enable_empty_final_response is passed, which you do not do.",
             _no_final,
         ),
         Mistake(
-            "When the reader leaves, the model goes on: call stop_stream(cancel_requests=True) in a finally: block.",
+            "When the reader leaves, the model goes on: you do not cancel its request.",
             _not_cancelled,
         ),
         Mistake(
@@ -419,7 +463,7 @@ STREAM_TEXT = Exercise(
         ),
         Mistake("Each of your pieces is the whole text so far; yield only what is new.", _all_so_far),
         Mistake("You strip the pieces, but their spaces are part of the text.", _stripped),
-        Mistake("Your pieces are bytes: call decode().", _bytes),
+        Mistake("Your pieces are bytes, but a reader needs text: .decode() turns bytes into a str.", _bytes),
         Mistake("You end after the first piece: continue until the response that is marked as the last.", _first_only),
         Mistake(
             "You call infer, which is for models that send a single response: use start_stream and async_stream_infer.",

@@ -136,7 +136,7 @@ POSTPROCESS = Exercise(
         Mistake("Every beam gets the text of the first beam, but each beam has its own tokens.", _first_beam),
         Mistake("You cut every beam at the length of the first beam, but each beam has its own length.", _first_length),
         Mistake("You cut every beam at the length of the longest beam, but each beam has its own length.", _longest),
-        Mistake("The last token of each text is missing: ids[:length] is the whole text.", _one_short),
+        Mistake("The last token of each text is missing: `lengths` counts this token, too.", _one_short),
         Mistake(
             "You decode the tokens one by one, but a character like 😀 may consist of several tokens: decode the whole list at "
             "once.",
@@ -149,7 +149,7 @@ POSTPROCESS = Exercise(
     ),
     hints=(
         "Use two loops: one over the prompts, and one over the beams of each prompt.",
-        "ids[:length] are the tokens of a beam's text; .tolist() converts them to Python integers.",
+        "A beam's text has its first tokens, as many as its length says; .tolist() converts an array to Python integers.",
         "For one prompt, with its `row` of tokens and its lengths `own`: [decode(ids[:n].tolist()) for ids, n in zip(row, own)].",
     ),
 )

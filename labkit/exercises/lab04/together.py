@@ -12,6 +12,7 @@ import numpy as np
 
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.contracts import Watch
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import batched_config, is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
@@ -57,7 +58,7 @@ def job_inputs(jobs: list[Job]) -> dict[str, tuple[str, Any]]:
 
 
 @dataclass(frozen=True)
-class OneBatch:
+class OneBatch(Watch):
     """A contract: `generate` must be called once for each batch."""
 
     @contextlib.contextmanager
@@ -187,8 +188,8 @@ ANSWER_TOGETHER = Exercise(
     ),
     hints=(
         "Do three steps: put all jobs into one list, call generate once, and divide the texts among the requests.",
-        "[job for request in requests for job in request] is the list of all jobs; each request then takes len(request) of "
-        "the texts.",
+        "A list comprehension with two for makes the list of all jobs. Each request then takes as many of the texts as it has "
+        "jobs; an iterator over the texts remembers the place.",
         "texts = iter(generate(jobs)), then return [[next(texts) for _ in request] for request in requests].",
     ),
 )

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
     """The programs of a launch, one per row: the elements that a program loads, and those that its mask leaves out."""
     left = 34.0
-    canvas = Canvas(f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row", left + block + 4, 14.0 * rows + 8)
+    title = f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row"
+    caption = "Each colour is the work of one program; hatched elements are left out by its mask."
+    canvas = Canvas(title, left + block + 4, 14.0 * rows + 8, caption=caption)
     for row, colour in zip(range(rows), (BLUE, ORANGE, GREEN, PINK) * rows, strict=False):
         y = 1.0 + 14 * row
         canvas.text(0, y + 4, f"program_id(0) = {row}", ha="left")
@@ -40,6 +42,7 @@ def address(token: int = 2, head: int = 1, dim: int = 4, *, tokens: int = 3, hea
         f"[{tokens}, {heads}, {head_dim}] in memory: element ({token}, {head}, {dim}) lies at place {place}",
         total + 2 * unit,
         23.0 * unit,
+        caption="Neighbouring heads differ in colour; the dark mark is the element.",
     )
     left = unit
     for t in range(tokens):
@@ -71,7 +74,11 @@ def parts(length: int = 10, block: int = 4, slots: tuple[int, ...] = (7, 2, 9, 0
     """One query over a cache in parts: the slot table, the part of each program, and how the parts become one answer."""
     width, count = len(slots), -(-len(slots) // block)
     left = 3.4
-    canvas = Canvas(f"One sequence, one head: {length} tokens in parts of BLOCK = {block}", left + width + 0.1, 6.7)
+    title = f"One sequence, one head: {length} tokens in parts of BLOCK = {block}"
+    caption = (
+        "Each colour is one part: its slots, its program and its three results. Hatched positions come after the last token."
+    )
+    canvas = Canvas(title, left + width + 0.1, 6.7, caption=caption)
     for y, words in ((0.3, "position"), (1.05, "slot_table[s]"), (2.45, "keys and values"), (4.3, "stored per part")):
         canvas.text(0, y, words, ha="left")
     for position, slot in enumerate(slots):

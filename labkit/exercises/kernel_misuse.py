@@ -1,0 +1,71 @@
+"""Explains Python that a kernel in Triton's interpreter cannot run. It does not know which exercise a kernel belongs to.
+
+The interpreter's own errors for a call without a grid, an index or a loop over a block speak about its inside. For example,
+`max(block)` raises "'int' object is not iterable". Here these errors get a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+from labkit.exercises.error_advice import NO_GRID
+from labkit.exercises.kernel_guard import in_launch
+from labkit.exercises.kernel_traceback import show_shortly
+
+INDEX = (
+    "an index does not take an element of a tensor in a kernel: read with tl.load(x + i), write with tl.store(x + i, value); "
+    "only [:, None] and [None, :] exist"
+)
+WHOLE = "Python's max, min, sum and for do not go through a block: use tl.max, tl.min, tl.sum and the like"
+
+
+class KernelMisuse(TypeError):
+    """A kernel was called, or uses a tensor, in a way that exists in Python but not in a kernel."""
+
+
+@functools.cache
+def explain_misuse() -> None:
+    """From now on, explain such mistakes in interpreted kernels. A second call does nothing."""
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    _explain_calls(interpreter.InterpretedFunction)
+    _explain_tensors(importlib.import_module("triton.language").tensor)
+
+
+def _explain_calls(function: Any) -> None:
+    """Inside a launch, a kernel may call another one. Outside, a call lacks the grid."""
+    inside = function.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if in_launch():
+            return inside(self, *args, **kwargs)
+        error = KernelMisuse(f"you call the kernel {self.__name__} like a function, but {NO_GRID}")
+        show_shortly(error)
+        raise error
+
+    function.__call__ = call
+
+
+def _explain_tensors(tensor: Any) -> None:
+    view = tensor.__getitem__
+
+    @functools.wraps(view)  # This keeps the mark by which the interpreter finds Triton's functions.
+    def getitem(self: Any, index: Any, _semantic: Any = None) -> Any:
+        if not all(map(_is_whole_or_new, index if isinstance(index, tuple) else (index,))):
+            raise KernelMisuse(INDEX)
+        return view(self, index, _semantic=_semantic)
+
+    def setitem(self: Any, index: Any, value: Any) -> None:
+        raise KernelMisuse(INDEX)
+
+    def iterate(self: Any) -> Any:
+        raise KernelMisuse(WHOLE)
+
+    tensor.__getitem__, tensor.__setitem__, tensor.__iter__ = getitem, setitem, iterate
+
+
+def _is_whole_or_new(index: Any) -> bool:
+    """Whether an index is `:` or None."""
+    index = getattr(index, "value", index)  # a constant of Triton
+    return index is None or (isinstance(index, slice) and index == slice(None))

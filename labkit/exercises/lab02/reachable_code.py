@@ -1,0 +1,50 @@
+"""Tells whether a function, or anything that it calls, has changed since it ran last. It does not know what functions do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+_PLAIN = (int, float, str, bytes)
+
+
+def reachable_code(function: Any) -> frozenset[Any]:
+    """The code of a function, of all functions and kernels that it can reach by name, and the plain values that they use.
+
+    Two equal results mean that nothing was edited between them.
+    """
+    found: set[Any] = set()
+    pending, seen = [function], set()
+    while pending:
+        one = pending.pop()
+        one = getattr(one, "fn", one)  # a kernel of Triton holds the function that it was made from
+        code = getattr(one, "__code__", None)
+        if code is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        found.add(code)
+        for name, value in _used(one, code):
+            if isinstance(value, _PLAIN):
+                found.add((name, type(value), value))
+            else:
+                pending.append(value)
+    return frozenset(found)
+
+
+def _used(function: Any, code: CodeType) -> Iterator[tuple[str, Any]]:
+    """The names and values of a function's globals, closure and defaults, as far as they exist now."""
+    scope = getattr(function, "__globals__", {})
+    yield from ((name, scope[name]) for name in _names(code) if name in scope)
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        with contextlib.suppress(ValueError):  # a cell that has no value yet
+            yield name, cell.cell_contents
+    yield from (("default", value) for value in function.__defaults__ or ())
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
