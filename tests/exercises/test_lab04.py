@@ -25,9 +25,10 @@ from labkit.grading import machine_needs
 from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
 from labkit.grading.judge import judge
-from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
+from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
+from tests.busy_core import COUNTED, PINNED, busy_core, no_other_programs
 from tests.exercises.learners import as_learners
 from tests.patience import is_running
 from tests.sampled import one_in
@@ -43,6 +44,12 @@ with_server = pytest.mark.skipif(find_server() is None, reason="not measured her
 def one_server() -> Iterator[None]:
     yield
     on_server.stop_server()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program counts as busy, so a time limit in an exercise never makes a verdict inconclusive."""
+    no_other_programs(monkeypatch)
 
 
 def verdict_on(exercise: Any, function: Callable[..., Any], seeds: tuple[int, ...] = (11,)) -> Verdict:
@@ -66,6 +73,7 @@ def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 @with_server
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("name", "number"), one_in(2, PLANTED))
 def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     mistake = BY_FUNCTION[name].mistakes[number]
@@ -185,6 +193,7 @@ CHEATS: tuple[tuple[Any, Callable[..., Any]], ...] = (
 
 
 @with_server
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("exercise", "function"), one_in(2, CHEATS), ids=[function.__name__ for _, function in CHEATS])
 def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function)
@@ -205,9 +214,37 @@ def test_a_model_that_ends_its_process_or_hangs_is_said_and_the_next_one_is_serv
 
     with monkeypatch.context() as patched:
         patched.setattr(on_server.LabServer.ask, "__defaults__", (None, 3.0))
+        no_other_programs(patched)
         assert "process ended" in verdict_on(PAD_PROMPTS, deadly).message
         assert "did not answer within" in verdict_on(PAD_PROMPTS, endless).message
     assert verdict_on(PAD_PROMPTS, padded_by_hand).verdict == PASSED
+
+
+@PINNED
+@COUNTED
+@with_server
+@pytest.mark.parametrize("kind", ["computes", "sleeps"])
+def test_a_model_that_other_programs_keep_waiting_is_inconclusive(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process shares a core with other programs. A model that sleeps loses nothing to them and fails."""
+
+    def computes(texts: Any, encode: Any, pad: int) -> Any:
+        import os
+
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        while True:
+            pass
+
+    def sleeps(texts: Any, encode: Any, pad: int) -> Any:
+        import time
+
+        time.sleep(600)
+
+    assert verdict_on(PAD_PROMPTS, padded_by_hand).verdict == PASSED  # The server and its models are ready.
+    with busy_core(), busy_core(), monkeypatch.context() as patched:
+        patched.setattr(on_server.LabServer.ask, "__defaults__", (None, 3.0))
+        verdict = verdict_on(PAD_PROMPTS, {"computes": computes, "sleeps": sleeps}[kind])
+    assert verdict.verdict == (INCONCLUSIVE if kind == "computes" else FAILED)
+    assert "did not answer within 3 seconds" in verdict.message
 
 
 # Honest ways ------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ CELLS = {
         from pathlib import Path
         from safetensors.torch import save_file
         import torch
-        row = {"value": {"plain": 0}, "error": "", "error_kind": "", "changed": "", "breach": ""}
+        row = {"value": {"plain": 0}, "error": "", "error_kind": "", "changed": "", "breach": "", "busy": ""}
         folder = Path(sys.argv[2])
         save_file({"0": torch.zeros(1)}, folder / "tensors.safetensors")
         (folder / "outcomes.json").write_text(json.dumps({seed: [row] * 14 for seed in (11, 23, 47)}))
@@ -136,7 +136,7 @@ def test_stubs_and_missing_functions_are_not_attempted(verdicts: dict[str, Verdi
     [
         ("gpus_needed", "it raised SystemExit: 0 (in your line `sys.exit(0)`)"),
         ("roofline_time", "ended before your function answered (status 0)"),
-        ("weight_gib", "it ran for more than 1 seconds and was stopped"),
+        ("weight_gib", "id not finish"),
         ("decode_floor_ms", "MemoryError"),
         ("positions_processed", "is not right"),
         ("cache_bytes", "the process returned no answers to some inputs"),

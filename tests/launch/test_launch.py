@@ -10,12 +10,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import distributed as dist
 
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.grading.busy_machine import BusyMachine
 from labkit.launch import Each, RankRaisedError, launch, shut_down
+from tests.busy_core import COUNTED, PINNED, busy_core
 from tests.patience import PATIENCE, is_running
 
 FACTOR = 3
@@ -231,3 +234,23 @@ def test_what_cannot_be_sent_is_refused_in_words() -> None:
     ):
         with pytest.raises(InvalidRequest, match=words):
             call()
+
+
+def keeps_rank_0_waiting(kind: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while dist.get_rank() == 1 and time.monotonic() < until:
+        if kind == "sleeps":
+            time.sleep(0.5)
+    dist.barrier()
+
+
+@PINNED
+@COUNTED
+@pytest.mark.parametrize("kind", ["computes", "sleeps"])
+def test_a_wait_in_vain_is_excused_only_if_other_programs_kept_a_rank_waiting(kind: str) -> None:
+    for pid in launch(os.getpid, 2, timeout=4.0).values:  # The next call uses the same group, so the ranks need not meet.
+        psutil.Process(pid).cpu_affinity([min(os.sched_getaffinity(0))])
+    with busy_core(), busy_core(), BusyMachine() as machine, pytest.raises(RankFailed, match="rank 1 of 2"):
+        launch(keeps_rank_0_waiting, 2, kind, timeout=4.0)
+    excused = "a rank waited in vain for the other ranks, but other programs kept this one waiting for a core for"
+    assert machine.words.startswith(excused) if kind == "computes" else machine.words == ""
