@@ -21,7 +21,7 @@ from labkit.grading.notebook_check import run_apart
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, Verdict, state
 from labkit.time_limits import limit_passed
-from tests.busy_core import COUNTED, FIRST_CORE, PINNED, busy_core, no_other_programs
+from tests.busy_core import COUNTED, FIRST_CORE, PINNED, busy_core
 from tests.grading.forms import an_exercise
 from tests.patience import PATIENCE, is_running, wait_for
 
@@ -128,16 +128,6 @@ def test_a_worker_that_is_ended_on_a_busy_core_is_inconclusive(monkeypatch: pyte
         verdict = of_worker("while True: pass", monkeypatch)
     assert (verdict.verdict, verdict.points) == (INCONCLUSIVE, 0)
     assert verdict.message.startswith(f"{AGAIN} Your function did not finish within 3 seconds, but other programs kept this")
-
-
-def test_a_worker_whose_own_processes_keep_it_waiting_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its processes are ended with it, even one that has left its session."""
-    no_other_programs(monkeypatch)
-    mark = tmp_path / "child"
-    write = f"print(os.getpid(), file=open({str(mark)!r}, 'w'), flush=True)"
-    verdict = of_worker(f"import os\nif not os.fork():\n    os.setsid()\n    {write}\nwhile True: pass", monkeypatch)
-    assert (verdict.verdict, verdict.points) == (FAILED, 0)
-    wait_for(lambda: not is_running(int(mark.read_text())), "the end of what the process had started")
 
 
 def test_only_what_a_time_limit_spoilt_is_excused() -> None:
