@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from labkit.grading.judge import judge
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
+from labkit.time_limits import listening
 from tests.busy_core import COUNTED, PINNED, busy_core, no_other_programs
 from tests.exercises.learners import as_learners
 from tests.patience import is_running
@@ -245,6 +247,25 @@ def test_a_model_that_other_programs_keep_waiting_is_inconclusive(kind: str, mon
         verdict = verdict_on(PAD_PROMPTS, {"computes": computes, "sleeps": sleeps}[kind])
     assert verdict.verdict == (INCONCLUSIVE if kind == "computes" else FAILED)
     assert "did not answer within 3 seconds" in verdict.message
+
+
+@with_server
+@pytest.mark.parametrize(
+    ("mistake", "number", "limit"),
+    [
+        ("_collected", 0, "the reader did not read a piece in time"),
+        pytest.param("_not_cancelled", 3, "the reader did not read a piece in time", marks=pytest.mark.long),
+        pytest.param("_no_final", 0, "the next piece did not come within 6 seconds", marks=pytest.mark.long),
+    ],
+)
+def test_each_limit_that_passes_in_a_stream_is_reported(
+    mistake: str, number: int, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "is_own", lambda function: False)
+    limits: list[str] = []
+    with listening(limits.append), suppress(TimeoutError):
+        streaming.run_stream(getattr(streaming, mistake), STREAM_TEXT.cases(11)[number])
+    assert any(said.startswith(limit) for said in limits)
 
 
 # Honest ways ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from tests.grading.forms import an_exercise
 from tests.patience import PATIENCE, is_running, wait_for
 
 SHARED = f"""
-{FIRST_CORE}
 import os, subprocess, sys, time
 from pathlib import Path
 import psutil
@@ -47,9 +47,13 @@ def waits_for_its_child(rows, scale):
 def sleeps(rows, scale):
     time.sleep(600)
 
-def verdict_on(function):
-    exercise = an_exercise(seconds=3.0)
-    print(judge(exercise, run_seeds(function, exercise, (1, 2))))
+def show_verdict_on(function):
+    exercise = an_exercise(seconds=2.0)
+    print(str(judge(exercise, run_seeds(function, exercise, (1, 2)))).splitlines()[0])
+
+print("ready", flush=True)
+input()
+{FIRST_CORE}
 """
 """Source text with functions that do not end, in a process that shares the first core with other programs."""
 
@@ -69,7 +73,7 @@ def processor_time():
 
 contention._used_by_all, contention._stolen = processor_time, lambda: [0.0]
 try:
-    verdict_on(hides_its_children)
+    show_verdict_on(hides_its_children)
 finally:
     notes.write_text(" ".join(map(str, pids)))
     for pid in pids:
@@ -78,35 +82,38 @@ finally:
 """Three spinning children, the last of which has lost its parent, on a machine on which only this program runs."""
 
 
-def said_by(source: str, *arguments: str) -> str:
+def said_by(source: str, *arguments: str, others: int = 0) -> list[str]:
+    """The lines that this source prints while so many other programs use the first core."""
     command = [sys.executable, "-c", SHARED + source, *arguments]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    root, pipe = Path(__file__).parents[2], subprocess.PIPE
+    with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process, ExitStack() as busy:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(others):
+            busy.enter_context(busy_core())
+        said, errors = process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    return said.splitlines()
 
 
 @PINNED
 @COUNTED
-@pytest.mark.parametrize("function", ["spins", "waits_for_its_child"])
-def test_a_call_that_is_stopped_on_a_busy_core_is_inconclusive(function: str) -> None:
-    with busy_core(), busy_core():
-        said = said_by(f"verdict_on({function})")
-    assert said.startswith(f"? 9.1 Sums: {INCONCLUSIVE}, 0/10 points. {AGAIN} Your function did not finish within 3 seconds,")
-    assert "but other programs kept this one waiting for a core for" in said
-
-
-@PINNED
-@COUNTED
-def test_a_function_that_sleeps_fails_on_a_busy_core_too() -> None:
-    with busy_core(), busy_core():
-        assert said_by("verdict_on(sleeps)").startswith(f"✗ 9.1 Sums: {FAILED}")
+def test_a_call_that_is_stopped_on_a_busy_core_is_inconclusive_unless_it_slept() -> None:
+    functions = ("spins", "waits_for_its_child", "sleeps")
+    spins, waits, sleeps = said_by("\n".join(f"show_verdict_on({function})" for function in functions), others=2)
+    for said in (spins, waits):
+        assert said.startswith(
+            f"? 9.1 Sums: {INCONCLUSIVE}, 0/10 points. {AGAIN} Your function did not finish within 2 seconds,"
+        )
+        assert "but other programs kept this one waiting for a core for" in said
+    assert sleeps.startswith(f"✗ 9.1 Sums: {FAILED}")
 
 
 @PINNED
 @COUNTED
 def test_waiting_for_the_own_children_fails_even_if_they_hide(tmp_path: Path) -> None:
     notes = tmp_path / "pids"
-    assert said_by(HIDES, str(notes)).startswith(f"✗ 9.1 Sums: {FAILED}")
+    assert said_by(HIDES, str(notes))[0].startswith(f"✗ 9.1 Sums: {FAILED}")
     pids = [int(pid) for pid in notes.read_text().split()]
     assert len(pids) == 3
     wait_for(lambda: not any(map(is_running, pids)), "the end of the processes that were killed")
