@@ -1,4 +1,7 @@
-"""Another program that keeps the first core busy. It is no child of the measuring process, so it counts as another program."""
+"""Machines for tests: one whose first core another program keeps busy, and one on which no other program runs.
+
+The spinning process of `busy_core` is no descendant of the test, so for the test it is another program.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
+
+from labkit.measure import contention
 
 PINNED = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="not measured here: no process can be pinned to a core"
@@ -18,22 +24,44 @@ COUNTED = pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists(), reason="not measured here: the kernel counts no waiting"
 )
 
-SPINS = """
+FIRST_CORE = """
 import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+"""
+"""Source text that makes a process, and all processes that it starts, share the first core with `busy_core`."""
+
+SPINS = f"""
+{FIRST_CORE}
 print("spins", flush=True)
 while True: pass
 """
 
 
+LAUNCHER = """
+import subprocess, sys
+process = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid)
+"""
+"""A program that starts another one and ends, so the other one is no descendant of the test."""
+
+
 @contextmanager
 def busy_core() -> Iterator[int]:
     """In this block, a process uses all the time of the first core that this process may use. Yields its id."""
-    with subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            process.stdout.readline()
-            yield process.pid
-        finally:
-            process.kill()
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, SPINS], stdout=subprocess.PIPE, check=True)
+    process = psutil.Process(int(done.stdout))
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+
+
+def no_other_programs(patch: pytest.MonkeyPatch) -> None:
+    """Let `Contention` read that no other program uses processor time, whatever the machine really does.
+
+    A time limit then fails a function for certain, so that a test can expect it on a busy machine too.
+    """
+    patch.setattr(contention, "_used_by_all", lambda: 0.0)
+    patch.setattr(contention, "_stolen", lambda: [0.0])

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    "errors extras forked host_memory json_file plain_values plurals sampling_vocabulary",
+    "errors extras forked host_memory json_file plain_values plurals sampling_vocabulary time_limits",
     "frames home precision config torch_state weight_formats",
     "environment tokenizer native",
     "measure launch",

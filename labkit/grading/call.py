@@ -23,13 +23,12 @@ from labkit.exercises.error_advice import advice_on, line_of
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernel_misuse import KernelMisuse
 from labkit.exercises.kernels import prepare
+from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.shorten import shorten
-from labkit.measure.contention import Contention
+from labkit.time_limits import limit_passed
 
 NOT_ATTEMPTED = "NotImplementedError"
-BUSY = "OutOfTimeOnABusyMachine"
-"""The name of the error if the time limit ended a call while other programs had the processor."""
-_ENDING = (NOT_ATTEMPTED, BUSY, "OutOfTimeError", "RankFailed")
+_ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
 """After one of these errors no further case is tried, because the same error would come again, or would again take as long."""
 Progress = Callable[[int, int], object]
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
@@ -40,8 +39,8 @@ class Outcome:
     """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
-    contract the call broke, and `clue` what can explain a wrong value. `printed` is output of the function that has not been
-    shown yet.
+    contract the call broke, and `clue` what can explain a wrong value. `busy` is not "" if a time limit passed during the call
+    and other programs are to blame (see `BusyMachine`). `printed` is output of the function that has not been shown yet.
     """
 
     value: Any = None
@@ -50,6 +49,7 @@ class Outcome:
     changed: str = ""
     breach: str = ""
     clue: str = ""
+    busy: str = ""
     printed: str = ""
 
 
@@ -87,7 +87,7 @@ def run_seeds(
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
     """Whether no case is tried after the one with this outcome."""
-    return outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
+    return outcome.busy != "" or outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
 
 
 def run_cases(
@@ -138,20 +138,19 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
     """Call `function` with one case, `watched` by the exercise's contracts. The value in the outcome is what the exercise's
     `observe` returns.
 
-    If a watched call was stopped and other programs took processor time from it, the kind of its error is `BUSY`.
+    Only a watched call may have an outcome that is `busy`.
     """
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
-        with Contention() if watched else contextlib.nullcontext() as contention:
+        with BusyMachine() if watched else contextlib.nullcontext() as machine:
             outcome = call(function, case, exercise.seconds, exercise.run)
-    if contention and contention.words and outcome.error_kind == OutOfTimeError.__name__:
-        return replace(outcome, error=f"{outcome.error}, but {contention.words}", error_kind=BUSY)
+    busy = machine.words if machine else ""
     if outcome.error:
-        return outcome
+        return replace(outcome, busy=busy)
     breach = next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     clue = next(filter(None, (watch.clue() for watch in watches)), "")
     try:
-        return Outcome(exercise.observe(case, outcome.value), breach=breach, clue=clue)
+        return Outcome(exercise.observe(case, outcome.value), breach=breach, clue=clue, busy=busy)
     except Exception as error:  # The function may have put anything into its arguments.
         return Outcome(
             error=f"what it left in its arguments cannot be read: {shorten(str(error))}", error_kind=type(error).__name__
@@ -196,8 +195,10 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float, what: str = "your function") -> Iterator[None]:
     """Raise `OutOfTimeError` in this block after `seconds`. This works only in the main thread of a Unix process.
+
+    `what` is what the block runs; it is the subject of the clause for `limit_passed`.
 
     The error is raised again every second, because a bare `except:` in a loop may catch the first one.
     """
@@ -205,7 +206,13 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
+    is_first = True
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            limit_passed(f"{what} did not finish within {seconds:g} seconds")
         raise OutOfTimeError
 
     before = signal.signal(signal.SIGALRM, interrupt)

@@ -10,7 +10,8 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
 from labkit.exercises.describe import describe_difference
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.grading.call import BUSY, NOT_ATTEMPTED, Outcome, call_and_observe
+from labkit.grading.busy_machine import BusyMachine
+from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
@@ -30,13 +31,15 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
     """The verdict on the outcomes of all seeds (see `run_seeds`). If there are no outcomes, the verdict is a fail."""
     for seed, outcomes in runs.items():
         cases = exercise.cases(seed)
-        expected = [exercise.answer(case) for case in exercise.cases(seed)]
+        expected, busy = _expected(exercise, seed)
+        if busy:
+            return inconclusive(exercise, busy)
         for case, right, outcome in zip(cases, expected, outcomes, strict=False):
             if outcome.error_kind == NOT_ATTEMPTED:
                 return untouched(exercise)
-            if outcome.error_kind == BUSY:
-                return make(exercise, INCONCLUSIVE, f"{AGAIN} {_sentence(outcome.error)}", _details(exercise, case, outcome))
             difference = None if outcome.error else _difference(exercise, outcome.value, right)
+            if outcome.busy and (outcome.error or difference):
+                return inconclusive(exercise, outcome.busy, _details(exercise, case, outcome))
             if outcome.error or difference:
                 known = _known_mistake(exercise, runs)
                 return _failed(exercise, case, outcome, right, difference, known)
@@ -59,6 +62,17 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
     )
 
 
+def _expected(exercise: Exercise, seed: int) -> tuple[list[Any], str]:
+    """The right answers, and `BusyMachine.words`: the reference may run in a server, where it has time limits too."""
+    with BusyMachine() as machine:
+        try:
+            return [exercise.answer(case) for case in exercise.cases(seed)], machine.words
+        except Exception:
+            if not machine.words:
+                raise
+    return [], machine.words
+
+
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
     """A verdict on this exercise: full points if it passed, otherwise none. Long texts are shortened."""
     points = exercise.points if verdict == PASSED else 0
@@ -71,6 +85,11 @@ def untouched(exercise: Exercise) -> Verdict:
     """The verdict on a function that still raises `NotImplementedError`."""
     message = f"{exercise.function} still raises NotImplementedError: write its body and remove that line."
     return make(exercise, UNTOUCHED, message)
+
+
+def inconclusive(exercise: Exercise, busy: str, details: str = "") -> Verdict:
+    """The verdict if a time limit passed and other programs are to blame; `busy` is `BusyMachine.words`."""
+    return make(exercise, INCONCLUSIVE, f"{AGAIN} {busy[0].upper()}{busy[1:]}.", details)
 
 
 def not_measured(exercise: Exercise, why: str) -> Verdict:

@@ -9,26 +9,31 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors.torch import load_file
 from torch import Tensor
 
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
+from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.call import Outcome
-from labkit.grading.judge import SEEDS, judge, make, not_measured
+from labkit.grading.judge import SEEDS, inconclusive, judge, make, not_measured
 from labkit.grading.machine_needs import missing
 from labkit.grading.notebook_folder import copy_files
 from labkit.grading.run_statements import NO_DEFINITION
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.measure.memory import processes
 from labkit.plain_values import decode
+from labkit.time_limits import limit_passed
 
 START_SECONDS = 180
 """Seconds for starting Python and running the statements that the function needs.
@@ -97,7 +102,10 @@ def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
         job = Path(folder) / "job.json"
         seconds = int(exercise.seconds * len(SEEDS)) + START_SECONDS
         job.write_text(json.dumps(_job(exercise, submission) | {"cpu_seconds": seconds}), "utf-8")
-        status = _run([sys.executable, "-BPm", "labkit.grading.worker", str(job), folder], str(files), seconds)
+        with BusyMachine() as machine:
+            status = _run([sys.executable, "-BPm", "labkit.grading.worker", str(job), folder], str(files), seconds)
+        if machine.words:
+            return inconclusive(exercise, machine.words)
         if status is None:
             return make(exercise, FAILED, f"Your function ran for more than {seconds} seconds and was stopped.")
         if status != 0 or not (Path(folder) / "outcomes.json").exists():
@@ -130,12 +138,23 @@ def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
 
 
 def _run(command: list[str], folder: str, seconds: float) -> int | None:
-    """Run a command and return its exit status, or None if its time ran out. Processes that it started are ended."""
+    """Run a command and return its exit status, or None if its time ran out.
+
+    At the end, the processes of its session are ended; if its time ran out, all of its descendants are ended.
+    """
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps.
+    waiting = threading.Thread(target=process.wait, daemon=True)
     try:
-        return process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
+        waiting.start()
+        waiting.join(seconds)
+        if not waiting.is_alive():
+            return process.returncode
+        limit_passed(f"your function did not finish within {seconds:g} seconds")
+        for descendant in processes(process.pid):
+            with contextlib.suppress(psutil.Error):
+                descendant.kill()
         return None
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -165,7 +184,7 @@ def _read(folder: Path) -> dict[int, Sequence[Outcome]]:
 
 
 def _outcome(row: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
-    words = {name: row[name] for name in ("error", "error_kind", "changed", "breach", "clue")}
+    words = {name: row[name] for name in ("error", "error_kind", "changed", "breach", "clue", "busy")}
     if not all(isinstance(word, str) for word in words.values()):
         raise ValueError("the error of an outcome is not a text")
     return Outcome(decode(row["value"], tensors), **words)

@@ -52,7 +52,7 @@ def define(pieces: Sequence[Piece], scope: dict[str, Any], seconds: float = DEFI
         linecache.cache[name] = (len(piece.source), None, lines, name)  # for tracebacks, and for `inspect.getsource`
     piece, node = Piece(0, "", []), ast.stmt()
     try:
-        with time_limit(seconds), contextlib.closing(asyncio.new_event_loop()) as loop:
+        with time_limit(seconds, "the code that your function needs"), contextlib.closing(asyncio.new_event_loop()) as loop:
             for piece, node in [(one, node) for one in pieces for node in _chosen(one)]:
                 flags |= _future(node)
                 if error := _run(node, f"<cell {piece.cell}>", flags, scope, loop):

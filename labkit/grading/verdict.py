@@ -12,7 +12,7 @@ FAILED = "failed"
 NOT_MEASURED = "not measured here"
 NOT_ATTEMPTED = "not attempted"
 INCONCLUSIVE = "inconclusive"
-"""The time limit ended a call while other programs had the processor."""
+"""A time limit passed while other programs kept the learner's processes waiting for a core (see `busy_machine`)."""
 
 _SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…", INCONCLUSIVE: "?"}
 _COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2", INCONCLUSIVE: "#777777"}

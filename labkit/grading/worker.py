@@ -20,6 +20,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from labkit.exercises.registry import exercise as find
+from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.ipython_stand_in import Shell
 from labkit.grading.notebook_folder import find_modules
@@ -45,7 +46,7 @@ def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
 
     Its tensors are added to `tensors`. If a value cannot be stored, the row contains an error in words instead.
     """
-    words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach", "clue")}
+    words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach", "clue", "busy")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
     try:
         return row | {"value": encode(outcome.value, tensors)}
@@ -77,12 +78,13 @@ def outcomes_of(job: dict[str, Any]) -> tuple[dict[int, list[Outcome]], list[str
     exercise = replace(find(job["exercise"]), seconds=job["seconds"])
     name, folder = job["function"], job["folder"]
     scope, shell = notebook_scope(Path(folder) if folder else None)
-    failed = define([Piece(*row) for row in job["pieces"]], scope)
+    with BusyMachine() as machine:
+        failed = define([Piece(*row) for row in job["pieces"]], scope)
     if name in scope:
         runs = run_seeds(scope[name], exercise, job["seeds"])
     else:
         why = next((failure.error for failure in reversed(failed) if name in failure.names), "no statement defines this name")
-        outcome = Outcome(error=f"{NO_DEFINITION}: {why}", error_kind="Definition")
+        outcome = Outcome(error=f"{NO_DEFINITION}: {why}", error_kind="Definition", busy=machine.words)
         runs = {job["seeds"][0]: [outcome]}
     return runs, [*map(str, failed), *shell.notes]
 

@@ -35,6 +35,12 @@ def failure_words(rank: int, ranks: int | None, cause: str) -> str:
     return f"rank {rank}{f' of {ranks}' if ranks else ''} on {socket.gethostname()} failed: {cause}"
 
 
+def has_waited_in_vain(answers: dict[int, Message]) -> bool:
+    """Whether ranks failed, and each of them failed because it waited for another rank."""
+    failures = [answer for answer, _ in answers.values() if "error" in answer]
+    return bool(failures) and all(answer["others"] for answer in failures)
+
+
 def raise_failure(answers: dict[int, Message], ranks: int) -> None:
     """Raise `RankRaisedError` if a rank failed.
 

@@ -20,9 +20,10 @@ from labkit.environment import usable_cores
 from labkit.errors import InvalidRequest, RankFailed
 from labkit.launch.function_source import pack
 from labkit.launch.messages import Message, receive_message, send_message
-from labkit.launch.outcome import Launched, failure_words, is_at_rest, ledgers_of, raise_failure, values_of
+from labkit.launch.outcome import Launched, failure_words, has_waited_in_vain, is_at_rest, ledgers_of, raise_failure, values_of
 from labkit.launch.processes import RankProcess
 from labkit.plain_values import encode
+from labkit.time_limits import limit_passed
 
 START_SECONDS = 60.0
 STRAGGLER_SECONDS = 0.5
@@ -80,6 +81,8 @@ class Team:
         except BaseException:
             self._end(members)
             raise
+        if has_waited_in_vain(answers):
+            limit_passed("a rank waited in vain for the other ranks")
         if len(answers) < ranks:
             self._end(members)
         for member in members:
@@ -146,6 +149,7 @@ class TeamMember:
             return
         found = _readable([self.socket], until - time.monotonic())
         if not found:
+            limit_passed(f"a rank did not start within {START_SECONDS:g} seconds")
             raise self._failed(f"it did not start within {START_SECONDS:g} s")
         if receive_message(self.socket) is None:
             raise self._failed(self.process.how_it_ended())
@@ -200,6 +204,7 @@ def _answers(members: list[TeamMember], until: float, seconds: float) -> dict[in
         if not found:
             if any("error" in answer for answer, _ in answers.values()):
                 return answers
+            limit_passed(f"the ranks were not done within {seconds:g} seconds")
             late = ", ".join(str(member.process.rank) for member in waiting)
             cause = f"it was not done after {seconds:g} s (waiting for: {late})"
             raise RankFailed(failure_words(waiting[0].process.rank, len(members), cause))

@@ -3,15 +3,18 @@
 On a busy machine all runs of a measurement can be slow by the same factor. For example, if two threads wait for each other
 after every operation, both lose time when another program uses the core of one. The spread of the runs then stays small, so
 it does not show the problem. Linux counts the time during which each thread was ready to run but had no core (the second number
-in /proc/self/task/*/schedstat). A thread can also wait for another thread or process of the same program. Therefore only as
-much waiting counts as other programs used processor time. Other systems do not count the waiting; on these, the processor time
-of all other programs is used alone.
+in /proc/PID/task/*/schedstat). Here the threads of child processes count too, because their parent may sleep until they are
+done. A thread can also wait for another thread or process of the same program. Therefore only as much waiting counts as other
+programs used processor time. Other systems do not count the waiting; on these, it is assumed that this program waited as long
+as other programs used the processor. What a process waited is lost if it ends before the reading.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +32,9 @@ NEARLY_ALL = 0.9
 """From this share on, no number is said: the counts come from different clocks, and can add up to more than the time itself."""
 OTHERS_LIMIT = 0.25
 """The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
+ASLEEP = 10.0
+"""A program that sleeps loses nothing to others. So where its waiting is not counted, it lost at most this many times the
+processor time that it used."""
 CLOCK_STEP = 0.02
 """Processor time is counted in steps of up to this many seconds, so a shorter difference can be missed."""
 
@@ -45,7 +51,7 @@ class Contention:
         self.words = ""
 
     def __enter__(self) -> Contention:
-        self._waited, self._stolen, self._others = _waited_by_thread(), _stolen(), _used_by_others(self._root)
+        self._before = _read(self._root)
         self._started = time.perf_counter()
         return self
 
@@ -53,34 +59,59 @@ class Contention:
         self.words = self.so_far()
 
     def so_far(self, seconds: float = 0.0) -> str:
-        """How other programs have disturbed the block until now.
+        """How other programs have disturbed the block until now; "" if they have not.
 
-        With `seconds`, the answer is empty unless it is already clear that a block of this length will count as disturbed.
+        With `seconds`, the answer is "" unless it is already clear that a block of this length will count as disturbed.
         """
-        now = max(time.perf_counter() - self._started, 1e-9)
-        elapsed = max(now, seconds)
-        waiting, used = _waited_by_thread(), _used_by_others(self._root) - self._others
-        if waiting:
-            longest = max(waited - self._waited.get(thread, 0.0) for thread, waited in waiting.items())
-            stolen = max((after - before for after, before in zip(_stolen(), self._stolen, strict=False)), default=0.0)
-            waited = max(min(longest, used + CLOCK_STEP), stolen)
+        passed = max(time.perf_counter() - self._started, 1e-9)
+        elapsed = max(passed, seconds)
+        before, now = self._before, _read(self._root)
+        others, at_most = now.others - before.others, ASLEEP * (now.own - before.own + CLOCK_STEP)
+        if now.waited:
+            longest = max(seconds - before.waited.get(thread, 0.0) for thread, seconds in now.waited.items())
+            stolen = max((after - then for after, then in zip(now.stolen, before.stolen, strict=False)), default=0.0)
+            waited = max(min(longest, others + CLOCK_STEP), min(stolen, at_most))
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
-                share = waited / now
+                share = waited / passed
                 how_long = f"{share:.0%} of the time" if share < NEARLY_ALL else "most of the time"
                 return f"other programs kept this one waiting for a core for {how_long}"
-        elif used > OTHERS_LIMIT * elapsed * usable_cores():
-            return f"other programs used {min(used / now / usable_cores(), 1.0):.0%} of the processor"
+        elif min(others, at_most) > OTHERS_LIMIT * elapsed * usable_cores():
+            share = min(others / passed / usable_cores(), 1.0)
+            return f"other programs used {share:.0%} of the processor, and it is assumed that this one waited for them"
         return ""
 
 
-def _waited_by_thread() -> dict[str, float]:
-    """Seconds during which each thread of this process was ready but had no core; empty if the system does not count them."""
+@dataclass(frozen=True)
+class _Reading:
+    """Counts, in seconds, since some time in the past.
+
+    waited: for each thread of the own program, the time during which it was ready but had no core. own, others: the processor
+    time that the own program and all other programs have used. stolen: see `_stolen`.
+    """
+
+    waited: dict[str, float]
+    own: float
+    others: float
+    stolen: list[float]
+
+
+def _read(root: int) -> _Reading:
+    program = processes(root)
+    own = sum(map(_used_by, program))
+    return _Reading(_waited_by_thread(program), own, _used_by_all() - own, _stolen())
+
+
+def _waited_by_thread(program: list[psutil.Process]) -> dict[str, float]:
+    """Seconds during which each thread of these processes was ready but had no core.
+
+    Empty if the system does not count them.
+    """
     waited = {}
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        try:
-            waited[path.parent.name] = int(path.read_text().split()[1]) / 1e9
-        except (OSError, ValueError, IndexError):  # the thread has ended, or the kernel was built without these counts
-            continue
+    for process in program:
+        with contextlib.suppress(OSError):  # the process has ended
+            for thread in os.scandir(f"/proc/{process.pid}/task"):
+                with contextlib.suppress(OSError, ValueError, IndexError):  # or the kernel was built without these counts
+                    waited[thread.name] = int(Path(thread.path, "schedstat").read_text().split()[1]) / 1e9
     return waited
 
 
@@ -89,10 +120,10 @@ def _stolen() -> list[float]:
     return [float(getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
 
 
-def _used_by_others(root: int) -> float:
-    """Seconds of processor time that all programs have used, except the process `root` and its descendants."""
+def _used_by_all() -> float:
+    """Seconds of processor time that all programs have used."""
     times = psutil.cpu_times()
-    return float(times.user + getattr(times, "nice", 0.0) + times.system) - sum(map(_used_by, processes(root)))
+    return float(times.user + getattr(times, "nice", 0.0) + times.system)
 
 
 def _used_by(process: psutil.Process) -> float:

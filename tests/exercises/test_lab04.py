@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ from labkit.grading import machine_needs
 from labkit.grading.call import run_seeds
 from labkit.grading.check import check_quietly
 from labkit.grading.judge import judge
-from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
+from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_ATTEMPTED, NOT_MEASURED, PASSED, Verdict
 from labkit.serving.python_backend.word_lists import to_word_lists
 from labkit.serving.server.install import find_server
+from labkit.time_limits import listening
+from tests.busy_core import COUNTED, PINNED, busy_core, no_other_programs
 from tests.exercises.learners import as_learners
 from tests.patience import is_running
 from tests.sampled import one_in
@@ -43,6 +46,12 @@ with_server = pytest.mark.skipif(find_server() is None, reason="not measured her
 def one_server() -> Iterator[None]:
     yield
     on_server.stop_server()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program counts as busy, so a time limit in an exercise never makes a verdict inconclusive."""
+    no_other_programs(monkeypatch)
 
 
 def verdict_on(exercise: Any, function: Callable[..., Any], seeds: tuple[int, ...] = (11,)) -> Verdict:
@@ -66,6 +75,7 @@ def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 @with_server
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("name", "number"), one_in(2, PLANTED))
 def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     mistake = BY_FUNCTION[name].mistakes[number]
@@ -185,6 +195,7 @@ CHEATS: tuple[tuple[Any, Callable[..., Any]], ...] = (
 
 
 @with_server
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("exercise", "function"), one_in(2, CHEATS), ids=[function.__name__ for _, function in CHEATS])
 def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function)
@@ -205,9 +216,50 @@ def test_a_model_that_ends_its_process_or_hangs_is_said_and_the_next_one_is_serv
 
     with monkeypatch.context() as patched:
         patched.setattr(on_server.LabServer.ask, "__defaults__", (None, 3.0))
+        no_other_programs(patched)
         assert "process ended" in verdict_on(PAD_PROMPTS, deadly).message
         assert "did not answer within" in verdict_on(PAD_PROMPTS, endless).message
     assert verdict_on(PAD_PROMPTS, padded_by_hand).verdict == PASSED
+
+
+@PINNED
+@COUNTED
+@with_server
+def test_a_model_that_other_programs_keep_waiting_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process shares a core with other programs."""
+
+    def computes(texts: Any, encode: Any, pad: int) -> Any:
+        import os
+
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        while True:
+            pass
+
+    assert verdict_on(PAD_PROMPTS, padded_by_hand).verdict == PASSED  # The server and its models are ready.
+    with busy_core(), busy_core(), monkeypatch.context() as patched:
+        patched.setattr(on_server.LabServer.ask, "__defaults__", (None, 3.0))
+        verdict = verdict_on(PAD_PROMPTS, computes)
+    assert verdict.verdict == INCONCLUSIVE
+    assert "did not answer within 3 seconds" in verdict.message
+
+
+@with_server
+@pytest.mark.parametrize(
+    ("mistake", "number", "limit"),
+    [
+        ("_collected", 0, "the reader did not read a piece in time"),
+        pytest.param("_not_cancelled", 3, "the reader did not read a piece in time", marks=pytest.mark.long),
+        pytest.param("_no_final", 0, "the next piece did not come within 6 seconds", marks=pytest.mark.long),
+    ],
+)
+def test_each_limit_that_passes_in_a_stream_is_reported(
+    mistake: str, number: int, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "is_own", lambda function: False)
+    limits: list[str] = []
+    with listening(limits.append), suppress(TimeoutError):
+        streaming.run_stream(getattr(streaming, mistake), STREAM_TEXT.cases(11)[number])
+    assert any(said.startswith(limit) for said in limits)
 
 
 # Honest ways ------------------------------------------------------------------------------------------------------------

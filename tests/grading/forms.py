@@ -42,7 +42,7 @@ def an_exercise(
         "difficulty": 1,
         "comparison": Comparison(),
         "hints": ("one", "two", "three"),
-        "seconds": 1.0,
+        "seconds": 20.0,
     }
     return Exercise(reference=reference, cases=cases, mistakes=(*known, *never), **form | changes)
 

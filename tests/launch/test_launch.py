@@ -10,12 +10,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import distributed as dist
 
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.grading.busy_machine import BusyMachine
 from labkit.launch import Each, RankRaisedError, launch, shut_down
+from tests.busy_core import COUNTED, PINNED, busy_core
 from tests.patience import PATIENCE, is_running
 
 FACTOR = 3
@@ -45,7 +48,7 @@ def everything(x: torch.Tensor, own: int, words: dict[str, Any]) -> tuple[Any, .
 
 def test_values_come_back_by_rank_and_the_ledger_has_every_collective() -> None:
     x = torch.randn(2, 5)
-    launched = launch(everything, 3, x, Each([10, 20, 30]), {"a": [1, None, "b"]})
+    launched = launch(everything, 3, x, Each([10, 20, 30]), {"a": [1, None, "b"]}, timeout=PATIENCE, seconds=PATIENCE)
     for rank, value in enumerate(launched.values):
         torch.testing.assert_close(value[0], 3 * (3 * x + 60))
         torch.testing.assert_close(value[1][::2], torch.arange(3.0))
@@ -59,7 +62,7 @@ def test_values_come_back_by_rank_and_the_ledger_has_every_collective() -> None:
         ]
         assert own[4:] == [[("send", (3,), 24)], [("recv", (3,), 24)], []][rank]
     assert torch.equal(launched.values[1][4], torch.arange(3))
-    assert all(0 < entry.seconds < 5 for entry in launched.ledger)
+    assert all(0 < entry.seconds < PATIENCE for entry in launched.ledger)
 
 
 def test_a_function_made_a_moment_ago_takes_along_what_it_uses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,3 +234,23 @@ def test_what_cannot_be_sent_is_refused_in_words() -> None:
     ):
         with pytest.raises(InvalidRequest, match=words):
             call()
+
+
+def keeps_rank_0_waiting(kind: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while dist.get_rank() == 1 and time.monotonic() < until:
+        if kind == "sleeps":
+            time.sleep(0.5)
+    dist.barrier()
+
+
+@PINNED
+@COUNTED
+@pytest.mark.parametrize(("kind", "timeout"), [("computes", 3.0), ("sleeps", 8.0)])
+def test_a_wait_in_vain_is_excused_only_if_other_programs_kept_a_rank_waiting(kind: str, timeout: float) -> None:
+    for pid in launch(os.getpid, 2, timeout=timeout).values:  # The next call uses the same group, so the ranks need not meet.
+        psutil.Process(pid).cpu_affinity([min(os.sched_getaffinity(0))])
+    with busy_core(), busy_core(), BusyMachine() as machine, pytest.raises(RankFailed, match="rank 1 of 2"):
+        launch(keeps_rank_0_waiting, 2, kind, timeout=timeout)
+    excused = "a rank waited in vain for the other ranks, but other programs kept this one waiting for a core for"
+    assert machine.words.startswith(excused) if kind == "computes" else machine.words == ""

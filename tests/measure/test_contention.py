@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from labkit.measure import Contention, KeptRuns, Timing, ratio
-from labkit.measure import contention as module
+from labkit.measure import Contention, KeptRuns, Timing, contention, ratio
 from labkit.measure.timing import ADVICE, TOO_NOISY
-from tests.busy_core import COUNTED, PINNED, busy_core
+from tests.busy_core import COUNTED, FIRST_CORE, PINNED, busy_core
 from tests.patience import PATIENCE
 
 SHARED = """
@@ -62,23 +61,35 @@ def test_what_is_measured_on_a_busy_core_says_so(tmp_path: Path) -> None:
 
 @PINNED
 @COUNTED
+@pytest.mark.usefixtures("spinner")
+def test_a_child_that_waits_for_a_core_counts_as_waiting() -> None:
+    """This process sleeps, and the child shares the core of the spinner."""
+    with subprocess.Popen([sys.executable, "-c", f"{FIRST_CORE}\nwhile True: pass"]) as child, Contention() as found:
+        _wait_for_processor_time(child.pid, 1.0)
+        seen = found.so_far()
+        child.kill()
+    assert seen.startswith("other programs kept this one waiting for a core for")
+
+
+@PINNED
+@COUNTED
 @pytest.mark.parametrize("used_by_others", [0.0, 60.0])
 def test_waiting_for_the_own_child_counts_only_if_others_used_the_processor(
     spinner: int, used_by_others: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = psutil.cpu_times()
-    readings = iter([machine, machine._replace(user=machine.user + used_by_others)])
-    monkeypatch.setattr(module, "_stolen", lambda: [0.0])
+    machine = contention._used_by_all()
+    readings = iter([machine, machine + used_by_others])
+    monkeypatch.setattr(contention, "_stolen", lambda: [0.0])
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        monkeypatch.setattr(psutil, "cpu_times", lambda: next(readings))
-        with Contention() as contention:
+        monkeypatch.setattr(contention, "_used_by_all", lambda: next(readings))
+        with Contention() as found:
             _share_the_core(0.3)
     finally:
         os.sched_setaffinity(0, cores)
     said = "other programs kept this one waiting for a core for"
-    assert contention.words.startswith(said) if used_by_others else contention.words == ""
+    assert found.words.startswith(said) if used_by_others else found.words == ""
 
 
 def _share_the_core(seconds: float) -> None:
@@ -116,39 +127,37 @@ def test_a_measurement_ends_when_it_is_clear_that_it_was_disturbed() -> None:
     assert done.stdout.startswith("True other programs kept this one waiting for a core for")
 
 
-@COUNTED
 def test_what_is_clear_depends_on_how_long_a_block_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_stolen", iter([[0.0], [5.0], [5.0], [1e9]]).__next__)
-    with Contention() as contention:
-        assert contention.so_far(24.0)
-        assert not contention.so_far(26.0)
-    assert contention.words == "other programs kept this one waiting for a core for most of the time"
+    waited = iter([0.0, 5.0, 5.0, 60.0])
+    monkeypatch.setattr(contention, "_read", lambda root: contention._Reading({"1": (now := next(waited))}, now, now, [0.0]))
+    with Contention() as found:
+        assert found.so_far(24.0)
+        assert not found.so_far(26.0)
+    assert found.words == "other programs kept this one waiting for a core for most of the time"
 
 
-def test_processor_time_of_descendants_is_not_that_of_others(spinner: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_time_of_descendants_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a descendant has ended."""
-    machine = psutil.cpu_times()
-    monkeypatch.setattr(psutil, "cpu_times", lambda: machine)
-    before, of_spinner = module._used_by_others(os.getpid()), module._used_by_others(spinner)
+    monkeypatch.setattr(contention, "_used_by_all", lambda: 0.0)
+    before = contention._read(os.getpid()).others
     grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     spins = "import time\nwhile time.process_time() < 0.5: pass"
     subprocess.run([sys.executable, "-c", grandchild, spins], check=True)
-    _wait_for_processor_time(spinner, 0.5)
-    by_spinner = of_spinner - module._used_by_others(spinner)
-    assert by_spinner >= 0.5
-    assert before - module._used_by_others(os.getpid()) >= by_spinner + 0.4
+    assert before - contention._read(os.getpid()).others >= 0.4
 
 
 def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
     spinner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_waited_by_thread", dict)
-    monkeypatch.setattr(module, "usable_cores", lambda: 1)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as idle:
-        with Contention(idle.pid) as contention:  # for that process, the spinner is another program
-            _wait_for_processor_time(spinner, 0.5)
-        idle.communicate(b"\n")
-    assert contention.words.startswith("other programs used ")
+    """A program that sleeps has lost nothing, although its waiting is not counted."""
+    monkeypatch.setattr(contention, "_waited_by_thread", lambda program: {})
+    monkeypatch.setattr(contention, "usable_cores", lambda: 1)
+    with busy_core() as works, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sleeps:
+        with Contention(works) as of_worker, Contention(sleeps.pid) as of_sleeper:
+            _wait_for_processor_time(spinner, 1.5)
+        sleeps.communicate(b"\n")
+    assert of_worker.words.startswith("other programs used ")
+    assert of_sleeper.words == ""
 
 
 def _wait_for_processor_time(pid: int, seconds: float) -> None:

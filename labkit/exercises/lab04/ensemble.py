@@ -23,6 +23,7 @@ from labkit.exercises.stubs import stages
 from labkit.plurals import counted
 from labkit.serving.repository.checker.check_config import check_config
 from labkit.serving.repository.model_config import ModelConfig, Step, config_text
+from labkit.time_limits import limit_passed
 
 Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
@@ -216,6 +217,7 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
     until = time.monotonic() + COUNT_SECONDS
     while idle := [name for name, count in _runs(server).items() if count == before[name]]:
         if time.monotonic() > until:
+            limit_passed(f"{', '.join(idle)} did not run within {COUNT_SECONDS:g} seconds")
             raise NotAvailable(f"the ensemble answers, but {', '.join(idle)} did not run")
         time.sleep(0.01)
     return found

@@ -22,6 +22,7 @@ from labkit.exercises.lab04.on_server import LabServer, batched_config, is_own, 
 from labkit.exercises.lab04.together import job_inputs
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.server.probes import as_input
+from labkit.time_limits import limit_passed
 
 MODEL = "mortal"
 _NUMBERS = itertools.count(1)
@@ -153,29 +154,19 @@ def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         text = server.client.infer(model, inputs, client_timeout=ANSWER_SECONDS).as_numpy("TEXT")
         answers = bool(np.array_equal(text, np.array([[b"?evila"]], np.object_)))
-    except client_library().InferenceServerException:
+    except client_library().InferenceServerException as error:
         answers = False
+        if "DEADLINE_EXCEEDED" in str(error.status()):
+            limit_passed(f"the model did not answer within {ANSWER_SECONDS:g} seconds after your function had returned")
     finally:
         client.close()
         server.client.unload_model(model)
     return {"says": said, "answers": answers, "does": recorder.done}
 
 
-def processes_of(server: LabServer, model: str) -> list[psutil.Process]:
-    """The processes in which a model runs."""
-    found = []
-    for process in psutil.Process(server.server.pid).children(recursive=True):
-        try:
-            if any(f"/{model}/1/model.py" in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def kill_process(server: LabServer, model: str) -> None:
     """Kill the process of a model, as the operating system does when memory runs out."""
-    for process in processes_of(server, model):
+    for process in server.processes_of(model):
         process.kill()
         # The server does not wait for its children, so a dead child stays a zombie.
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -31,6 +31,7 @@ from labkit.serving.repository.tensors import TensorSpec
 from labkit.serving.server import Server
 from labkit.serving.server.locked_folder import LockedFolder
 from labkit.serving.server.probes import as_input
+from labkit.time_limits import limit_passed
 
 MODEL = "gptj-tiny"
 ASK_SECONDS = 45.0
@@ -163,6 +164,7 @@ class LabServer:
             kind, said = json.loads(words)
             return like(kind, said)
         if "DEADLINE_EXCEEDED" in str(error.status()):
+            limit_passed(f"the model did not answer within {seconds:g} seconds")
             self.revive(model)
             return TimeoutError(f"the model did not answer within {seconds:g} seconds")
         if "not healthy" in words:
@@ -171,9 +173,28 @@ class LabServer:
         return like("InferenceServerException", words)
 
     def revive(self, model: str) -> None:
-        """Load a model again, in a new process."""
+        """Load a model again, in a new process.
+
+        The old process is killed afterwards: the server would let an endless loop run on, and it would slow down all later
+        checks.
+        """
+        old = self.processes_of(model)
         self.client.unload_model(model)
         self.server.probes.load(model)
+        for process in old:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def processes_of(self, model: str) -> list[psutil.Process]:
+        """The processes in which a model runs."""
+        found = []
+        for process in psutil.Process(self.server.pid).children(recursive=True):
+            try:
+                if any(f"/{model}/1/model.py" in word for word in process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
 
 
 def _end(server: Server, own: LockedFolder) -> None:

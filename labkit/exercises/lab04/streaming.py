@@ -23,11 +23,13 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
+from labkit.measure import Contention
 from labkit.plurals import counted
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.model_config import Instances, ModelConfig
 from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
 from labkit.serving.server.probes import as_input
+from labkit.time_limits import limit_passed, listening
 
 MODEL = "teletype"
 SILENT_SECONDS = 6.0
@@ -183,7 +185,7 @@ def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> l
     return [as_input(name, *values) for name, values in given.items()]
 
 
-_KNOWN: dict[tuple[str, str, str], dict[str, Any] | BaseException] = {}
+_KNOWN: dict[tuple[str, str, str], dict[str, Any] | Exception] = {}
 """Results of labkit's own clients, by name and case. Some clients wait for seconds, and their results never change."""
 
 
@@ -197,12 +199,24 @@ def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
         return _read(function, case)
     key = function.__name__, case.label, case.words
     if key not in _KNOWN:
-        try:
-            _KNOWN[key] = _read(function, case)
-        except Exception as error:
-            _KNOWN[key] = error
-    found = _KNOWN[key]
-    if isinstance(found, BaseException):
+        limits: list[str] = []
+        with Contention() as contention, listening(limits.append):
+            found = _found(function, case)
+        if limits and contention.words:  # Other programs may have made this client late, so the next call tries again.
+            return _value_of(found)
+        _KNOWN[key] = found
+    return _value_of(_KNOWN[key])
+
+
+def _found(function: Callable[..., Any], case: StreamCase) -> dict[str, Any] | Exception:
+    try:
+        return _read(function, case)
+    except Exception as error:
+        return error
+
+
+def _value_of(found: dict[str, Any] | Exception) -> dict[str, Any]:
+    if isinstance(found, Exception):
         raise found
     return dict(found)
 
@@ -220,6 +234,8 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
             if case.leaves_after:
                 _until(lambda: (Path(folder) / "cancelled").exists() or (Path(folder) / "ended").exists())
             notes = {name: (Path(folder) / name).exists() for name in ("late", "cancelled")}
+            if notes["late"]:
+                limit_passed("the reader did not read a piece in time")
         finally:
             client.close()
         return {
@@ -338,6 +354,7 @@ class _Reader:
             if len(self.pieces) != count:
                 count, until = len(self.pieces), time.monotonic() + SILENT_SECONDS
             if time.monotonic() > until:
+                limit_passed(f"the next piece did not come within {SILENT_SECONDS:g} seconds")
                 raise self._seen.still_waits(count)
         if self._raised is not None and not self._seen.crashes:
             raise self._raised
@@ -363,7 +380,10 @@ class _Reader:
 
 def _until(what: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
-    while not what() and time.monotonic() < end:
+    while not what():
+        if time.monotonic() > end:
+            limit_passed(f"the model did not notice within {PATIENCE:g} seconds that its reader had left")
+            return
         time.sleep(0.01)
 
 

@@ -1,0 +1,31 @@
+"""Reports that a time limit has passed to the code that watches the call. It does not know why the call took so long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Listener = Callable[[str], object]
+
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+
+
+def limit_passed(what: str) -> None:
+    """Call every listener of the blocks around this call; without such a block nothing happens.
+
+    `what` is a clause such as "the model did not answer within 45 seconds". Call this function before the late processes are
+    ended, because a listener examines them.
+    """
+    for listener in _listeners.get():
+        listener(what)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """In this block, `listener` is called with each clause that is passed to `limit_passed` in the same thread."""
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
