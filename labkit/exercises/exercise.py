@@ -50,6 +50,7 @@ class Exercise:
     - `writes` lists the positions of the arguments that the function must change.
     - `observe(case, value)` returns what is compared, because an answer may also be a change of an argument.
     - `run(function, case)` makes the call, for example on several ranks. By default the call is made in this process.
+    - `prepare(case)` starts what the call needs, such as processes, before the time limit begins.
     - `seconds` is the time limit of one call.
     - `ends_at_error`: after a case that raises, no further case is tried, because each one would take seconds.
     - `contract` is a rule for the function that does not concern its values.
@@ -77,6 +78,7 @@ class Exercise:
     writes: tuple[int, ...] = ()
     observe: Callable[[Case, Any], Any] = lambda case, value: value
     run: Callable[[Callable[..., Any], Case], Any] = directly
+    prepare: Callable[[Case], object] = lambda case: None
     seconds: float = 20.0
     ends_at_error: bool = False
     contract: Contract | None = None

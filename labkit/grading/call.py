@@ -143,7 +143,7 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
         with BusyMachine() if watched else contextlib.nullcontext() as machine:
-            outcome = call(function, case, exercise.seconds, exercise.run)
+            outcome = call(function, case, exercise.seconds, exercise.run, exercise.prepare)
     busy = machine.words if machine else ""
     if outcome.error:
         return replace(outcome, busy=busy)
@@ -165,13 +165,20 @@ def _breach(watch: Watch, value: Any) -> str:
 
 
 def call(
-    function: Callable[..., Any], case: Case, seconds: float, run: Callable[[Callable[..., Any], Case], Any] = directly
+    function: Callable[..., Any],
+    case: Case,
+    seconds: float,
+    run: Callable[[Callable[..., Any], Case], Any] = directly,
+    prepare: Callable[[Case], object] = lambda case: None,
 ) -> Outcome:
     """Call `function` once with the arguments of a case. The time limit `seconds` applies where a timer can be set.
+
+    `prepare` is called first, without the limit.
 
     A `KeyboardInterrupt` is raised again, because with it the learner stops the check.
     """
     try:
+        prepare(case)
         with time_limit(seconds):
             return Outcome(run(function, case))
     except OutOfTimeError:

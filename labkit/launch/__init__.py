@@ -3,8 +3,8 @@
 Also starts, watches and ends the processes of ranks for `parallel`. Knows no model.
 """
 
-from labkit.launch.launcher import launch, shut_down
+from labkit.launch.launcher import launch, shut_down, start
 from labkit.launch.outcome import Launched, RankRaisedError
 from labkit.launch.team import Each
 
-__all__ = ["Each", "Launched", "RankRaisedError", "launch", "shut_down"]
+__all__ = ["Each", "Launched", "RankRaisedError", "launch", "shut_down", "start"]

@@ -50,20 +50,26 @@ def launch(
     the error is a `RankRaisedError`), a process ends, or the time is up. The error names the rank, the host and the cause. No
     rank keeps running after a `RankFailed`.
     """
-    if not isinstance(ranks, int) or not 1 <= ranks <= MOST_RANKS:
-        raise InvalidRequest(f"ranks is {ranks!r}; a whole number from 1 to {MOST_RANKS} is accepted")
+    _check_ranks(ranks)
     for argument in args:
         if isinstance(argument, Each) and len(argument.values) != ranks:
             raise InvalidRequest(
                 f"an argument Each has {counted(len(argument.values), 'value')} for {counted(ranks, 'rank')}; give one value "
                 "per rank"
             )
-    global _team
     with _lock:
-        if _team is None:
-            _team = Team()
         options = LaunchOptions(timeout=timeout, seconds=seconds, checked=checked, say=say, progress=progress)
-        return _team.run(function, ranks, args, options)
+        return _the_team().run(function, ranks, args, options)
+
+
+def start(ranks: int) -> None:
+    """Start those processes that a `launch` on `ranks` processes needs and that do not run yet.
+
+    Raises `InvalidRequest` for a wrong number of ranks, and `RankFailed` when a process does not start.
+    """
+    _check_ranks(ranks)
+    with _lock:
+        _the_team().start(ranks)
 
 
 def shut_down() -> None:
@@ -73,6 +79,18 @@ def shut_down() -> None:
         if _team is not None:
             _team.close()
         _team = None
+
+
+def _check_ranks(ranks: int) -> None:
+    if not isinstance(ranks, int) or not 1 <= ranks <= MOST_RANKS:
+        raise InvalidRequest(f"ranks is {ranks!r}; a whole number from 1 to {MOST_RANKS} is accepted")
+
+
+def _the_team() -> Team:
+    global _team
+    if _team is None:
+        _team = Team()
+    return _team
 
 
 def _forget() -> None:

@@ -25,7 +25,8 @@ from labkit.launch.processes import RankProcess
 from labkit.plain_values import encode
 from labkit.time_limits import limit_passed
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
+"""A process starts in about 5 seconds; on a busy machine, several that start together need much longer."""
 STRAGGLER_SECONDS = 0.5
 """After one rank has failed, the other ranks have this many seconds to report a failure of their own.
 
@@ -66,7 +67,7 @@ class Team:
         If a rank does not answer, all processes that took part are ended.
         """
         messages = [job_message(function, ranks, args, rank, options) for rank in range(ranks)]
-        members = self._ready(ranks, options.progress)
+        members = self.start(ranks, options.progress)
         wanted = (ranks, options.timeout, options.checked)
         if self._last_group != wanted:
             self._groups += 1
@@ -98,7 +99,7 @@ class Team:
         self._end(list(self._members.values()))
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _ready(self, ranks: int, progress: Callable[[int, int], None]) -> list[TeamMember]:
+    def start(self, ranks: int, progress: Callable[[int, int], None] = lambda done, total: None) -> list[TeamMember]:
         """Start those of the first `ranks` members that are missing, wait until these members all run, and return them."""
         self._end([member for member in self._members.values() if member.process.exit_status is not None])
         try:

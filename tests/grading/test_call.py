@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from labkit.errors import RankFailed
 from labkit.exercises.case import Case
 from labkit.grading.call import Outcome, call, run_cases, run_seeds
 from labkit.grading.judge import SEEDS, judge
@@ -62,6 +64,28 @@ def test_an_endless_loop_is_stopped(function: Any) -> None:
     outcome = outcome_of(function, seconds=0.2)
     assert outcome.error == "it ran for more than 0.2 seconds and was stopped"
     assert outcome_of(lambda: time.sleep(0.3) or 7, seconds=PATIENCE).value == 7  # no old alarm is still active
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="not measured here: this system has no timer")
+def test_the_time_limit_begins_after_the_preparation() -> None:
+    left: list[float] = []
+
+    def note(*_: object) -> int:
+        left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        return len(left)
+
+    assert call(note, Case("case", ()), 50.0, prepare=note) == Outcome(2)
+    assert not 0 < left[0] <= 50  # the tests have a longer limit of their own
+    assert 0 < left[1] <= 50
+
+
+def test_a_preparation_that_fails_is_an_error_in_words() -> None:
+    def start(case: Case) -> None:
+        raise RankFailed("rank 1 ended")
+
+    outcome = call(lambda: 1, Case("case", ()), PATIENCE, prepare=start)
+    assert outcome.error.startswith("it raised RankFailed: rank 1 ended")
+    assert outcome.error_kind == "RankFailed"
 
 
 def test_after_a_time_out_the_other_cases_and_seeds_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

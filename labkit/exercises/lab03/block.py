@@ -16,7 +16,7 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, Call, RanksCase, exactly, inside, values_of
+from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, Call, RanksCase, exactly, inside, start_ranks, values_of
 from labkit.exercises.lab03.small_gptj import BY_COLUMNS, BY_ROWS, Layer, attend, gelu, stretch, whole_block
 from labkit.launch import Each
 from labkit.plurals import counted
@@ -124,6 +124,7 @@ SHARD_LAYER = Exercise(
     reference=shard_layer,
     ends_at_error=True,
     run=inside(own_shard),
+    prepare=start_ranks,
     seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
@@ -311,6 +312,7 @@ PARALLEL_BLOCK = Exercise(
     reference=parallel_block,
     ends_at_error=True,
     run=inside(run_block),
+    prepare=start_ranks,
     seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),

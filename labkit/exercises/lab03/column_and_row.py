@@ -22,6 +22,7 @@ from labkit.exercises.lab03.on_ranks import (
     exactly,
     inside,
     on_ranks,
+    start_ranks,
     values_of,
 )
 from labkit.exercises.lab03.small_gptj import stretch
@@ -153,6 +154,7 @@ SPLIT_COLUMNS = Exercise(
     cases=_column_cases,
     reference=split_columns,
     run=inside(counted_share),
+    prepare=start_ranks,
     seconds=CHECK_SECONDS,
     observe=_values,
     comparison=Comparison(),
@@ -272,6 +274,7 @@ SPLIT_ROWS = Exercise(
     cases=_row_cases,
     reference=split_rows,
     run=on_ranks,
+    prepare=start_ranks,
     seconds=CHECK_SECONDS,
     ends_at_error=True,
     observe=values_of,

@@ -21,6 +21,7 @@ from labkit.exercises.lab03.on_ranks import (
     in_words,
     of_rank,
     on_ranks,
+    start_ranks,
     values_of,
 )
 from labkit.launch import Each, Launched
@@ -181,6 +182,7 @@ PIPELINE_STAGE = Exercise(
     reference=pipeline_stage,
     ends_at_error=True,
     run=on_ranks,
+    prepare=start_ranks,
     seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),

@@ -14,7 +14,16 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Comparison
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab03 import small_gptj
-from labkit.exercises.lab03.on_ranks import BY_RANK, CHECK_SECONDS, LedgerContract, RanksCase, inside, of_rank, values_of
+from labkit.exercises.lab03.on_ranks import (
+    BY_RANK,
+    CHECK_SECONDS,
+    LedgerContract,
+    RanksCase,
+    inside,
+    of_rank,
+    start_ranks,
+    values_of,
+)
 from labkit.launch import Each, Launched
 from labkit.plurals import counted
 
@@ -146,6 +155,7 @@ SHARDED_ARGMAX = Exercise(
     reference=sharded_argmax,
     ends_at_error=True,
     run=inside(run_argmax),
+    prepare=start_ranks,
     seconds=CHECK_SECONDS,
     observe=values_of,
     comparison=Comparison(),
