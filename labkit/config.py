@@ -33,7 +33,7 @@ _MOST = {
 """The largest accepted values. A value above its limit is a mistake and would need more memory than any machine has."""
 LEAST_EPSILON, MOST_EPSILON = 1e-30, 1.0
 _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's; 'gelu_new' (tanh form) is accepted"),
+    "activation_function": (("gelu_new", "gelu_pytorch_tanh"), "{} is not GPT-J's GELU; 'gelu_new' (tanh form) is accepted"),
     "tie_word_embeddings": ((False, None), "is {}; GPT-J has an untied head, false is accepted"),
     "rotary": ((True, None), "is {}; GPT-J's positions are rotary, true is accepted"),
     "scale_attn_weights": ((True, None), "is {}; GPT-J scales attention by the head size, true is accepted"),

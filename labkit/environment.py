@@ -89,7 +89,7 @@ def describe() -> Machine:
 
 
 def find_cpu(cpuinfo: str | None = None) -> CPU:
-    """The processor as described by `/proc/cpuinfo`, if that exists, or by the given text of such a file."""
+    """The processor that `cpuinfo` describes: the text of `/proc/cpuinfo`, which is read if no text is given."""
     if cpuinfo is None:
         path = Path("/proc/cpuinfo")
         cpuinfo = path.read_text() if path.exists() else ""
@@ -109,7 +109,7 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use; a container or a job may have fewer than the machine."""
+    """The number of cores that this process may use; a container or a job may have fewer cores than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

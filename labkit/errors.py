@@ -48,4 +48,4 @@ class Cancelled(LabkitError):
 
 
 class DeadlinePassed(Cancelled):
-    """A request took longer than its own time limit or the server's; the message says which limit it was."""
+    """A request took longer than its own time limit or the server's limit; the message says which limit it was."""

@@ -21,7 +21,7 @@ _is_child = False
 
 
 def is_forked_child() -> bool:
-    """Whether this process was forked from one that had imported labkit.
+    """Whether this process was forked from a process that had imported labkit.
 
     A forked child does not have its parent's OpenMP threads, and a parallel region would wait for those threads for ever.
     """

@@ -15,7 +15,7 @@ import psutil
 
 PROCESS = Path("/proc/self")
 UNLIMITED = 1 << 60
-"""A limit above this value means no limit: cgroup version 1 writes a number close to 2^63 if there is none."""
+"""A limit above this value means no limit: cgroup version 1 writes a number close to 2^63 if there is no limit."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def total_memory(process: Path = PROCESS) -> int:
 
 
 def limits(process: Path = PROCESS) -> list[Limit]:
-    """All limits on the memory of this process: those of its cgroups, of their parents, and of its address space."""
+    """All limits on the memory of this process: the limits of its cgroups and their parents, and of its address space."""
     found = [limit for folder, names in _folders(process) if (limit := _limit(folder, names))]
     with contextlib.suppress(ImportError, OSError, psutil.Error):
         import resource

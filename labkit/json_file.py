@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**20
-"""The largest accepted size of a settings file in bytes. Real ones are far smaller."""
+"""The largest accepted size of a settings file in bytes. Real settings files are far smaller."""
 MOST_INDEX_BYTES = 100 * 2**20
 """The largest accepted size, in bytes, of an index or a header, which has one line per tensor."""
 

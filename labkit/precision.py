@@ -12,7 +12,7 @@ import torch
 from labkit.errors import InvalidRequest, NotAvailable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""The precisions in which an engine can compute; `fp64` is for references."""
+"""The precisions in which an engine can compute; `fp64` is for reference results."""
 
 
 def as_device(device: str | torch.device | None = None) -> torch.device:

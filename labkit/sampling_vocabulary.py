@@ -30,12 +30,12 @@ BEAMS, REPORT, CONTEXT, SPEED = "Beam search", "Report", "Context", "Speed"
 class Parameter:
     """One parameter of a continuation.
 
-    meaning: one or two sentences, for every reader. detail: sentences that only the reference documentation shows. default: the
-    value when the parameter is left out. limits: the least and the largest whole number. accepted, allows: the range of a
-    number, in words and as a function. may_be_none: whether None is an accepted value. shape: the names of a tensor's
-    dimensions. option: the name on the command line, or "". tensor: the Triton data type of the `gptj` model's input, or "" if
-    it is not served. is_new: repositories written before this tensor existed are served without it. other_names: the
-    parameter's names in fastertransformer_backend and other systems.
+    meaning: one or two sentences that are shown everywhere. detail: sentences that only the reference documentation shows.
+    default: the value when the parameter is left out. limits: the least and the largest whole number. accepted: the range of a
+    number, in words. allows: the same range, as a function. may_be_none: whether None is an accepted value. shape: the names of
+    a tensor's dimensions. option: the name on the command line, or "". tensor: the Triton data type of the `gptj` model's
+    input, or "" if it is not served. is_new: repositories written before this tensor existed are served without it.
+    other_names: the parameter's names in fastertransformer_backend and other systems.
     """
 
     name: str
@@ -68,7 +68,7 @@ PARAMETERS = (
         name="max_new_tokens",
         group=LENGTH,
         kind="whole number",
-        meaning="Generate at most this many new tokens. Left out: 64, or fewer where the context ends.",
+        meaning="Generate at most this many new tokens. If left out: 64, or fewer if the context ends earlier.",
         limits=(1, LARGEST),
         may_be_none=True,
         option="--max-new-tokens",
@@ -91,8 +91,8 @@ PARAMETERS = (
         group=LENGTH,
         kind="words",
         meaning="End the text just before the first of these strings.",
-        detail="A sequence of token ids is accepted too. A string is found however it is cut into tokens. A special token is "
-        "not text, but a string that spells its name (`<|endoftext|>`) matches it.",
+        detail="A sequence of token ids is accepted too. A string is found no matter how it is cut into tokens. A special "
+        "token is not text, but a string that spells its name (`<|endoftext|>`) matches it.",
         default=(),
         option="--stop",
         tensor="STRING",
@@ -111,7 +111,7 @@ PARAMETERS = (
         name="end_token_id",
         group=LENGTH,
         kind="whole number",
-        meaning="Take this token as the end of text, in place of the model's own.",
+        meaning="Take this token as the end of text, in place of the model's own end-of-text token.",
         may_be_none=True,
         option="--end-token-id",
         tensor="INT32",
@@ -130,7 +130,7 @@ PARAMETERS = (
         name="start_token_id",
         group=LENGTH,
         kind="whole number",
-        meaning="Begin an empty prompt with this token. Without it an empty prompt is refused.",
+        meaning="Begin an empty prompt with this token. Without this token an empty prompt is refused.",
         may_be_none=True,
         option="--start-token-id",
         tensor="INT32",
@@ -204,7 +204,7 @@ PARAMETERS = (
         name="seed",
         group=SAMPLING,
         kind="whole number",
-        meaning="Equal seeds give equal text. Left out, every call draws its own seed.",
+        meaning="Equal seeds give equal text. If the seed is left out, every call draws its own.",
         limits=(0, MOST_SEED),
         may_be_none=True,
         tensor="INT64",
@@ -214,8 +214,8 @@ PARAMETERS = (
         name="num_samples",
         group=SAMPLING,
         kind="whole number",
-        meaning="Return this many continuations of each prompt. They need a temperature above 0, or beams.",
-        detail="Each has its own random draws. Beam search returns its best hypotheses.",
+        meaning="Return this many continuations of each prompt. More than one needs a temperature above 0, or beams.",
+        detail="Each continuation has its own random draws. Beam search returns its best hypotheses.",
         default=1,
         limits=(1, LARGEST),
         option="--num-samples",
@@ -224,7 +224,7 @@ PARAMETERS = (
         name="repetition_penalty",
         group=PENALTIES,
         kind="number",
-        meaning="Make tokens of the prompt and of the text so far less likely: divide their positive logits by this and "
+        meaning="Make tokens that occur in the prompt or the new text less likely: divide their positive logits by this and "
         "multiply their negative logits by it. 1 is off.",
         detail="From Keskar et al. 2019.",
         default=1.0,
@@ -250,9 +250,9 @@ PARAMETERS = (
         group=PENALTIES,
         kind="words",
         meaning="Never write these strings, not even inside a word.",
-        detail="`the` also bans `other`. A string is banned however it is cut into tokens, even where it begins in the prompt. "
-        "For a sequence of token ids, the last token is banned where the others come just before it. Where no token is left, "
-        'the text ends with the reason "banned".',
+        detail="The word `the` also bans `other`. A string is banned no matter how it is cut into tokens, even if it begins in "
+        "the prompt. For a sequence of token ids, the last token is banned when the other tokens come just before it. If every "
+        'token is banned, the text ends with the reason "banned".',
         default=(),
         option="--bad-word",
         tensor="STRING",
@@ -262,7 +262,7 @@ PARAMETERS = (
         name="num_beams",
         group=BEAMS,
         kind="whole number",
-        meaning="Follow this many continuations at once and return those that are likeliest as a whole; 1 is no beam search.",
+        meaning="Follow this many continuations at once and return the likeliest whole continuations; 1 is no beam search.",
         default=1,
         limits=(1, LARGEST),
         option="--num-beams",
@@ -282,9 +282,10 @@ PARAMETERS = (
         name="early_stopping",
         group=BEAMS,
         kind="choice",
-        meaning="When to stop although a better hypothesis might still come: true, false or never.",
+        meaning="When the search stops, even if a better hypothesis might still come: true, false or never.",
         detail="True stops when `num_beams` hypotheses have ended. False stops when the best running beam, at its present "
-        'length, scores no better than the worst of them. "never" stops when no running beam can score better at any length.',
+        'length, scores no better than the worst ended hypothesis. "never" stops when no running beam can score better at any '
+        "length.",
         default=False,
         option="--early-stopping",
     ),
@@ -292,7 +293,7 @@ PARAMETERS = (
         name="num_beam_groups",
         group=BEAMS,
         kind="whole number",
-        meaning="Divide the beams into this many groups, which diversity_penalty makes differ.",
+        meaning="Divide the beams into this many groups; diversity_penalty makes the groups differ.",
         detail="Diverse beam search (Vijayakumar et al. 2016).",
         default=1,
         limits=(1, LARGEST),
@@ -312,7 +313,7 @@ PARAMETERS = (
         name="diversity_rate",
         group=BEAMS,
         kind="number",
-        meaning="Rank the r-th likeliest continuation of a beam (r from 0) lower by r times this; 0 is off.",
+        meaning="Subtract r times this when the r-th likeliest continuation of a beam is ranked (r counts from 0); 0 is off.",
         detail="From Li et al. 2016.",
         default=0.0,
         accepted=f"0 (off) to {MOST:g}",
@@ -323,9 +324,9 @@ PARAMETERS = (
         name="logprobs",
         group=REPORT,
         kind="whole number",
-        meaning="Report the log-probability of each new token, and of this many of the likeliest tokens beside it.",
-        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing, 0 only the "
-        "chosen token. The served model takes True or False, and reports only the chosen tokens.",
+        meaning="Report the log-probability of each new token, and of this many likeliest tokens at its position.",
+        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing; 0 reports "
+        "only the chosen token. The served model takes True or False, and reports only the chosen tokens.",
         may_be_none=True,
         option="--logprobs",
         tensor="BOOL",
@@ -335,14 +336,14 @@ PARAMETERS = (
         name="prompt_logprobs",
         group=REPORT,
         kind="whole number",
-        meaning="Report the same for the tokens of the prompt.",
+        meaning="Report the log-probabilities of the prompt's tokens in the same way.",
         may_be_none=True,
     ),
     Parameter(
         name="soft_prompt",
         group=CONTEXT,
         kind="tensor",
-        meaning="Embeddings that come before those of the prompt.",
+        meaning="Embeddings that come before the embeddings of the prompt.",
         shape=("tokens", "hidden_size"),
         may_be_none=True,
     ),
@@ -358,8 +359,8 @@ PARAMETERS = (
         name="memory_len",
         group=CONTEXT,
         kind="whole number",
-        meaning="Attend to this many of the last tokens only. Left out, all tokens are attended to.",
-        detail="Only these tokens stay in the cache. The prompt must fit.",
+        meaning="Attend only to this many of the last tokens. If this is left out, attend to all tokens.",
+        detail="Only these tokens stay in the cache. The prompt must not be longer than this.",
         limits=(1, LARGEST),
         may_be_none=True,
         option="--memory-len",

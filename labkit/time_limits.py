@@ -1,4 +1,4 @@
-"""Reports that a time limit has passed to the code that watches the call. It does not know why the call took so long."""
+"""Tells the code that watches a call that a time limit has passed. This module does not know why the call took so long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=(
 
 
 def limit_passed(what: str) -> None:
-    """Call every listener of the blocks around this call; without such a block nothing happens.
+    """Call every listener whose `listening` block is around this call. Without such a block, nothing happens.
 
     `what` is a clause such as "the model did not answer within 45 seconds". Call this function before the late processes are
     ended, because a listener examines them.

@@ -17,8 +17,8 @@ from labkit.errors import CheckpointError, InvalidRequest
 class Tokenizer:
     """Wraps the `tokenizers` library around one `tokenizer.json`, at `path`.
 
-    content: the text of a `tokenizer.json` that was made from other files; `path` is then one of those files. Raises
-    `CheckpointError` when the tokenizer cannot be read.
+    content: the text of a `tokenizer.json` that was made from other files; `path` is then the path of one of these files.
+    Raises `CheckpointError` when the tokenizer cannot be read.
     """
 
     def __init__(self, path: str | Path, content: str | None = None) -> None:
@@ -39,12 +39,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens, including added ones."""
+        """The number of tokens, including added tokens."""
         return int(self._backend.get_vocab_size())
 
     @property
     def highest_ids(self) -> tuple[int, int]:
-        """Two numbers: the highest token id of the tokens that were not added, and the highest of all tokens.
+        """Two numbers: the highest id of the tokens that were not added, and the highest id of all tokens.
 
         A number is -1 if there are no such tokens.
         """

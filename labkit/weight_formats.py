@@ -22,8 +22,8 @@ GROUP_SIZE = 32
 INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
 """Candidates for the int4 value (in steps) of a group's largest magnitude.
 
-Each group gets the candidate with the smallest error. With 7 nothing is clipped. With 8, the rule of llama.cpp's Q4_0, numbers
-of the opposite sign are clipped by up to a step. With a candidate above 8, the largest number of a group is clipped too. Larger
+Each group gets the candidate with the smallest error. Candidate 7 clips nothing. Candidate 8 is the rule of llama.cpp's Q4_0.
+It clips numbers of the opposite sign by up to a step. A candidate above 8 also clips the largest number of a group. Larger
 candidates make the steps finer. This list of candidates lowers the squared error by 10 %; a finer and wider list lowers it by
 only 1 % more.
 """
@@ -71,9 +71,9 @@ class Int8Weight(RowScaledWeight):
 class Int4Weight:
     """A matrix in int4 with one scale per group of `group_size` neighbours in a row (symmetric, -8 to 7).
 
-    weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` `[out, padded_in / 2]` uint8 holds two
-    neighbours per byte, the even one in the low nibble. `scales` is `[out, padded_in / group_size]` float16. `padded_in` is
-    `in_features` rounded up to whole groups. The padding holds nibbles of 8, which stand for 0.
+    weight[o, i] = scales[o, i // group_size] * (nibble[o, i] - 8). `packed` `[out, padded_in / 2]` uint8 holds two neighbours
+    per byte; the neighbour with the even index is in the low nibble. `scales` is `[out, padded_in / group_size]` float16.
+    `padded_in` is `in_features` rounded up to whole groups. The padding holds nibbles of 8, which stand for 0.
     """
 
     packed: Tensor
@@ -130,8 +130,8 @@ def _int4_scales(groups: Tensor) -> Tensor:
     """The scale of each column of `groups` `[group_size, groups]` float32: `[groups]` float16, 1 for a column of zeros.
 
     Each candidate scale maps the number of largest magnitude to the negative of a value in `INT4_LARGEST`, and is rounded to
-    float16. The scale with the least squared error is chosen; among equal ones, the first. The first candidate is 8, so the
-    error is never larger than with llama.cpp's rule, which always uses 8.
+    float16. The scale with the least squared error is chosen; if several scales have the same error, the first of them is
+    chosen. The first candidate is 8, so the error is never larger than with llama.cpp's rule, which always uses 8.
     """
     high, low = groups.amax(0), groups.amin(0)
     largest = torch.where(high > -low, high, low)

@@ -99,7 +99,7 @@ class BenchEngine(ABC):
 
     @classmethod
     def version(cls) -> str:
-        """The version of the engine's first package, or that of labkit if it needs no package."""
+        """The version of the engine's first package, or the version of labkit if it needs no package."""
         return metadata.version(cls.packages[0]) if cls.packages else __version__
 
 

@@ -95,7 +95,7 @@ def first_round(player: Player) -> None:
 def watched_round(player: Player, device: torch.device) -> tuple[Tensor, int]:
     """Run one more untimed round.
 
-    Return the tokens of this round, and the bytes that the round needed in addition to those already in use.
+    Return the tokens of this round, and the bytes that the round needed in addition to the bytes already in use.
     """
     before = 0
     if device.type == "cuda":

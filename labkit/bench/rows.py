@@ -100,5 +100,5 @@ def timing_of(measured: Measured, phase: str) -> Timing:
 
 
 def agreement(first: Tensor, tokens: Tensor) -> float:
-    """The share of `tokens` that are equal to those of the first engine (labkit, if it was measured). In fp32 it is 1."""
+    """The share of `tokens` that the first engine (labkit, if it was measured) chose too. In fp32 the share is 1."""
     return float((first == tokens).double().mean())

@@ -19,9 +19,9 @@ class BenchSettings:
 
     If `precisions` is empty, the default precision of the device is used. `against` names the peers. `seconds` limits the time
     of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
-    before the next one is built. `one_at_a_time` needs the memory of only one engine; it is chosen automatically if the engines
-    together do not fit into memory. `tensor_parallel` and `pipeline_parallel` list numbers of shards and numbers of stages.
-    labkit also runs on several ranks with each combination of them.
+    before the next engine is built. `one_at_a_time` needs the memory of only one engine; it is chosen automatically if the
+    engines together do not fit into memory. `tensor_parallel` and `pipeline_parallel` are lists: the numbers of shards and the
+    numbers of stages to run with. labkit also runs on several ranks, once for each combination of these numbers.
     """
 
     model: str = "gptj-tiny"

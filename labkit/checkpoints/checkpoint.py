@@ -31,7 +31,7 @@ def expected_shapes(config: GPTJConfig) -> dict[str, tuple[int, ...]]:
 class Checkpoint(ABC):
     """A GPT-J's weights, read one tensor at a time.
 
-    `path` is the directory of the weights (None for synthetic ones); `weight_dtype` is the dtype in which they are stored.
+    `path` is the directory of the weights (None for synthetic weights); `weight_dtype` is the dtype in which they are stored.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Checkpoint(ABC):
 
         The ends of a slice may be negative, as in Python, but a slice must not have a step. Raises `CheckpointError`, which
         names the tensor, if the tensor is missing, too short, has a wrong shape, or contains NaN or infinity. Values that
-        become infinite when they are rounded to `dtype` raise it too.
+        become infinite when they are rounded to `dtype` raise this error too.
         """
         shape = expected_shapes(self.config).get(name)
         if shape is None:

@@ -1,8 +1,9 @@
-"""Reads a GPT-J in FasterTransformer's format, one slice at a time: a folder `<TP>-gpu` of raw arrays and `config.ini`.
+"""Reads a GPT-J in FasterTransformer's format, one slice at a time.
 
-The module `fastertransformer_files` lists which file holds which tensors. FasterTransformer only warns when a file is missing
-or short and then computes with wrong weights; labkit refuses such a folder. FasterTransformer's converters always write
-float32, and its GPT-J loader obeys `weight_data_type` only since release 5.1.
+The format is a folder `<TP>-gpu` of raw arrays and a `config.ini`. The module `fastertransformer_files` lists which file holds
+which tensors. FasterTransformer only warns when a file is missing or short and then computes with wrong weights; labkit refuses
+such a folder. FasterTransformer's converters always write float32, and its GPT-J loader obeys `weight_data_type` only since
+release 5.1.
 
 `config.ini` contains neither the context length of the model nor the epsilon of its norms. `labkit convert` adds a section
 `[labkit]` with the context length and the epsilon. If several tokens end a text, the section also has `end_ids`
@@ -45,7 +46,7 @@ _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_
 def find_folder(path: Path) -> Path:
     """The `<TP>-gpu` folder: `path` itself, or the only such folder in `path`.
 
-    Raises `InvalidRequest` if `path` contains several.
+    Raises `InvalidRequest` if `path` contains several such folders.
     """
     if (path / CONFIG).is_file():
         return path

@@ -1,9 +1,9 @@
 """The files of FasterTransformer's format: the tensors in each `.bin` file, their ranks and their shapes.
 
-File names and layouts are those of NVIDIA/FasterTransformer, `examples/pytorch/gptj/utils/huggingface_gptj_ckpt_convert.py`
-(which writes them) and `src/fastertransformer/models/gptj/GptJ*Weight.cc` (which reads them). Matrices that are split over
-ranks are stored as [in, out], the transpose of Hugging Face's; query, key and value share one array [in, 3, out]. The
-vocabulary is not split.
+File names and layouts come from NVIDIA/FasterTransformer: `examples/pytorch/gptj/utils/huggingface_gptj_ckpt_convert.py` writes
+the files, and `src/fastertransformer/models/gptj/GptJ*Weight.cc` reads them. Matrices that are split over ranks are stored as
+[in, out], the transpose of Hugging Face's matrices; query, key and value share one array [in, 3, out]. The vocabulary is not
+split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OUTSIDE_LAYERS = {
 class StoredFile:
     """One `.bin` file.
 
-    `tensors` are Hugging Face's names of its tensors: query, key and value share a file, any other file has one.
+    `tensors` are Hugging Face's names of its tensors: query, key and value share a file, and every other file has one tensor.
 
     rank: the tensor-parallel rank whose share the file holds, or None for a tensor that is not split. shape: the shape of the
     array in the file, in row-major order.

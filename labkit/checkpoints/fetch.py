@@ -4,7 +4,7 @@ A model that is already here is only read, so in that case `LABKIT_HOME` may be 
 downloaded to the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`) is used as well.
 
 A download first checks the free disk space. The download shows its progress and continues where an earlier download stopped,
-even if another process began that one. Downloaded files are accepted only if their checksums are those of the hub.
+even if another process began that download. Downloaded files are accepted only if they have the checksums that the hub states.
 `LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
 The function `hf_hub_download` is not used, because it deletes a partial file when the connection fails for good or the process
@@ -103,7 +103,7 @@ def _is_complete(path: Path) -> bool:
     try:
         sizes: dict[str, int] = json.loads((path / MARKER).read_text("utf-8"))
         return all((path / file).stat().st_size == size for file, size in sizes.items())
-    except (OSError, ValueError, AttributeError, TypeError):  # no marker, or not a valid one
+    except (OSError, ValueError, AttributeError, TypeError):  # no marker, or not a valid marker
         return False
 
 
@@ -144,7 +144,7 @@ def _locked(path: Path) -> Iterator[None]:
 class _HubFile:
     """One file: its URL, its place on this disk, and its size and checksum according to the hub.
 
-    The hub states the SHA-256 of a large file and git's object id (a SHA-1) of a small one.
+    The hub states the SHA-256 of a large file and git's object id (a SHA-1) of a small file.
     """
 
     url: str

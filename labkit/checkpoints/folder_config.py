@@ -28,7 +28,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def read_config(folder: Path) -> GPTJConfig:
     """The config of a folder, with the end tokens of `generation_config.json` if there is such a file.
 
-    As in `transformers`, the `eos_token_id` (one token id or a list of ids) and `bos_token_id` in this file replace those of
+    As in `transformers`, the `eos_token_id` (one token id or a list of ids) and `bos_token_id` in this file replace the ids in
     `config.json`. If `generation_config.json` does not set one of these ids, the id in `config.json` is kept (`transformers`
     would then have no end token). All other settings of the file are ignored: how tokens are chosen (`do_sample`,
     `temperature`, `top_k`, `top_p`, beams, penalties, lengths, banned and forced tokens) is up to `SamplingParams`, whose

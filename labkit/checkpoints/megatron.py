@@ -62,7 +62,7 @@ def open_megatron(path: Path) -> RankedCheckpoint:
     first = ranks.get((0, 0)) or next(iter(ranks.values()))
     content = first.content if isinstance(first.content, dict) else {}
     if "model" not in content:
-        more = " (it has an interleaved pipeline; save it without one)" if "model0" in content else ""
+        more = " (it has an interleaved pipeline; save it without interleaving)" if "model0" in content else ""
         raise CheckpointError(f"{first.label} has no key 'model'; its keys are {', '.join(map(str, content))}{more}")
     if "args" not in content:
         raise CheckpointError(
@@ -119,7 +119,9 @@ class RankedCheckpoint(Checkpoint):
             if self._archives.any_nonzero(name):
                 found.append(f"biases in attention ({name}), where GPT-J has none")
         if found:
-            raise CheckpointError(f"{self.name} is a GPT, but no GPT-J: it has {'; '.join(found)}. A GPT-J has no such weights")
+            raise CheckpointError(
+                f"{self.name} is a GPT, but not a GPT-J: it has {'; '.join(found)}. A GPT-J does not have these"
+            )
 
     def _config(self) -> GPTJConfig:
         name = "embedding.word_embeddings.weight"

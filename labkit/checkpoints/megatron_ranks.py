@@ -72,7 +72,7 @@ class RankArchives:
         return name in self._stored[stage, 0]
 
     def find(self, stage: int, rank: int, name: str) -> tuple[TorchArchive, str]:
-        """The archive of a tensor and the tensor's name in it; raises `CheckpointError` if it is missing."""
+        """The archive of a tensor and the tensor's name in it; raises `CheckpointError` if the tensor is missing."""
         archive = self._archives[stage, rank]
         if name not in self._stored[stage, rank]:
             raise CheckpointError(f"{archive.label} lacks the weight {name} (floating point); the checkpoint is incomplete")

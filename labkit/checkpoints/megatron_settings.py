@@ -1,15 +1,15 @@
 """The settings of a Megatron or NeMo GPT, and in which ways such a model differs from a GPT-J.
 
 A GPT-J layer is `x + attention(norm(x)) + mlp(norm(x))` with one norm, no biases in attention, rotary positions, and a head
-that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions
-are added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and
-MLP one after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of another model is refused,
-and the message lists the differences. Differences that concern only the storage are converted exactly: query, key and value
-interleaved per head, ranks, padded vocabularies, and rotary pairs that are half a head apart (Megatron's default) instead of
-neighbours (GPT-J's).
+that has a bias and shares no weights with the embedding. Megatron-LM's GPT is by default another model: learned positions are
+added to the embeddings, the head uses the weights of the embedding, and each layer has two norms and runs attention and MLP one
+after the other. Rearranging weights cannot turn one model into the other, so a checkpoint of another model is refused, and the
+message lists the differences. Differences that concern only the storage are converted exactly: query, key and value are
+interleaved per head, tensors are split over ranks, vocabularies are padded, and the two members of a rotary pair are half a
+head apart (Megatron's default), while in a GPT-J they are neighbours.
 
-The settings `gpt_j_residual` and `gpt_j_tied` (names of EleutherAI/gpt-neox), or `parallel_attn` without
-`parallel_layernorm` (names of epfLLM/Megatron-LLM), say that the residual is GPT-J's. `labkit convert --format megatron` writes
+The settings `gpt_j_residual` and `gpt_j_tied` (names of EleutherAI/gpt-neox), or `parallel_attn` without `parallel_layernorm`
+(names of epfLLM/Megatron-LLM), say that the model has GPT-J's residual. `labkit convert --format megatron` writes
 `gpt_j_residual` and `gpt_j_tied`. The files that it writes have Megatron's layout, but Megatron-LM's own GPT class cannot
 compute the model.
 """
@@ -35,7 +35,7 @@ def differences(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
 
     found = []
     if any_of("embedding.position_embeddings.weight"):
-        found.append("learned positions (embedding.position_embeddings), where GPT-J has rotary ones")
+        found.append("learned positions (embedding.position_embeddings), where GPT-J has rotary positions")
     elif not is_rotary(settings):
         kind = settings.get("position_embedding_type")
         found.append(f"positions that are not rotary (position_embedding_type {kind!r})")
@@ -62,14 +62,14 @@ def _other_differences(settings: Mapping[str, Any], have: set[str]) -> list[str]
     if gated or activation not in ("gelu", "gelu_new", "openai-gelu", "openai_gelu"):
         found.append(f"the activation {(gated or [activation])[0]}, where GPT-J has GELU in its tanh form")
     elif activation == "gelu" and False in fused and True not in fused:
-        found.append("GELU by the error function (no bias_gelu_fusion, no openai_gelu), where GPT-J has its tanh form")
+        found.append("GELU by the error function (no bias_gelu_fusion, no openai_gelu), where GPT-J has the tanh form of GELU")
     heads = settings.get("num_attention_heads")
     groups = settings.get("num_query_groups")
     if groups not in (None, heads) and settings.get("group_query_attention", True):
         found.append(f"grouped queries (num_query_groups {groups} for {heads} heads), where GPT-J has a key for each head")
     channels = settings.get("kv_channels")
     if channels and heads and settings.get("hidden_size") and channels * heads != settings["hidden_size"]:
-        found.append(f"heads of {channels} dimensions that do not add up to the hidden size, where GPT-J's do")
+        found.append(f"heads of {channels} dimensions that do not add up to the hidden size, where GPT-J's heads do")
     if settings.get("num_experts") or settings.get("num_moe_experts") or any(".experts." in name for name in have):
         found.append("experts (MoE), where GPT-J has one MLP")
     base = settings.get("rotary_base")

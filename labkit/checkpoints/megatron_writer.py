@@ -41,7 +41,7 @@ def write_megatron(
 ) -> None:
     """Fill an empty folder with `release/mp_rank_TT[_PPP]/model_optim_rng.pt`; the tracker file is written last.
 
-    dtype: the dtype of all tensors; None keeps the dtype of each. Only one rank's part is in memory at a time.
+    dtype: the dtype of all tensors; None keeps each tensor's own dtype. Only one rank's part is in memory at a time.
     """
     config = checkpoint.config
     settings = settings_of(config, tensor_parallel, pipeline_parallel, padded_vocab(config, tensor_parallel))

@@ -1,7 +1,7 @@
-"""Reads a GPT-J of NVIDIA NeMo from a `.nemo` file or an unpacked one: Megatron's tensors beside a `model_config.yaml`.
+"""Reads a GPT-J of NVIDIA NeMo from a `.nemo` file, or from the folder of an unpacked `.nemo` file.
 
-A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and `model_weights.ckpt`; if there are several ranks, each
-has its weights in a folder `mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` (NVIDIA/NeMo,
+A `.nemo` is a tar file, compressed or not, with `model_config.yaml` and Megatron's tensors in `model_weights.ckpt`. If there
+are several ranks, each rank has its weights in a folder `mp_rank_TT/` or `tp_rank_TT_pp_rank_PPP/` (NVIDIA/NeMo,
 `nemo/collections/nlp/parts/nlp_overrides.py`). A tar file that is not compressed is read in place. The weights in a compressed
 tar file are first unpacked into a temporary folder. The module `megatron_settings` explains which NeMo models are a GPT-J.
 """
@@ -30,12 +30,12 @@ Place = tuple[Path, int, int]
 
 
 def is_nemo(path: Path) -> bool:
-    """Whether this is a `.nemo` file or the folder of an unpacked one."""
+    """Whether this is a `.nemo` file or the folder of an unpacked `.nemo` file."""
     return (path.is_file() and path.suffix == ".nemo") or (path.is_dir() and (path / CONFIG).is_file())
 
 
 def open_nemo(path: Path) -> RankedCheckpoint:
-    """Open the checkpoint in a `.nemo` file or in the folder of an unpacked one.
+    """Open the checkpoint in a `.nemo` file or in the folder of an unpacked `.nemo` file.
 
     Raises `CheckpointError` if a member of the tar would be unpacked outside its folder, and whatever `RankedCheckpoint`
     raises.

@@ -62,7 +62,7 @@ def new_folder(target: Path, *, needed_bytes: int, force: bool = False) -> Itera
 
     If the block succeeds, this folder replaces `target`; otherwise it is removed.
 
-    An existing checkpoint stays complete until the new one is complete. Raises the errors of `check_target`, and
+    An existing checkpoint stays complete until the new checkpoint is complete. Raises the errors of `check_target`, and
     `InsufficientResources` if the disk has less than `needed_bytes` free.
     """
     check_target(target, force=force)

@@ -34,7 +34,8 @@ def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, tar
 
     Only the files that hold these rows and columns are opened.
 
-    The slices have no negative ends and no step. Raises `CheckpointError`, which names a file that is gone or too short.
+    The slices have no negative ends and no step. Raises `CheckpointError` if a file is gone or too short; the message names the
+    file.
     """
     for piece in pieces:
         wanted_rows = _overlap(piece.rows, rows)

@@ -92,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _entry(archive: zipfile.ZipFile, record: str, name: str, place: _Place) -> Entry:
-    """Where a tensor lies in the file; raises `ValueError`, which names the tensor, if it is not complete."""
+    """Where a tensor lies in the file; raises `ValueError`, which names the tensor, if the tensor is not complete."""
     numbers = (place.offset, *place.shape, *place.stride)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{name} has an impossible shape {place.shape}, stride {place.stride} or offset {place.offset}")

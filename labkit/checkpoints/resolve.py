@@ -40,8 +40,8 @@ def config_of(name: str | Path) -> GPTJConfig:
     if path.is_dir():
         refuse_files(path)
         raise CheckpointError(
-            f"{path} has no config.json, and its layout is not that of FasterTransformer, Megatron-LM or NeMo; a "
-            "directory in one of these layouts or Hugging Face's is needed"
+            f"{path} has no config.json, and its layout is not FasterTransformer's, Megatron-LM's or NeMo's; a "
+            "directory in one of these layouts or in Hugging Face's layout is needed"
         )
     if path.is_file():
         raise InvalidRequest(
@@ -56,8 +56,8 @@ def config_of(name: str | Path) -> GPTJConfig:
 def open_checkpoint(name: str | Path, *, seed: int = 0) -> Checkpoint:
     """Open the weights called `name`: a model's name, a directory in Hugging Face's layout, or a GPT-J `config.json`.
 
-    A folder of FasterTransformer (`<TP>-gpu`, or one that contains it), Megatron-LM or NeMo, or a `.nemo` file is accepted too,
-    if the model in it is a GPT-J (see `megatron_settings`).
+    The formats of other systems are accepted too, if the model is a GPT-J (see `megatron_settings`): a folder `<TP>-gpu` of
+    FasterTransformer or the folder around it, a folder of Megatron-LM, a folder of NeMo, or a `.nemo` file.
 
     `gpt-j-6b` is downloaded first, with progress, unless it is already on this disk. A model in the hub's own cache
     (`HF_HUB_CACHE`, `HF_HOME`) is found by its name there, `owner/model`, and is never downloaded. A `config.json` alone

@@ -45,14 +45,14 @@ class SafetensorsFile(TensorFile):
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error}") from error
         except (ValueError, OverflowError) as error:
-            raise CheckpointError(f"{path} is no safetensors file, or is cut off: {error}") from error
+            raise CheckpointError(f"{path} is not a safetensors file, or is cut off: {error}") from error
         ordered = sorted(spans.items(), key=lambda item: item[1])
         for name, (_, last) in ordered:
             if (end := 8 + length + last) > size:
                 raise CheckpointError(f"{path} is cut off: {name} ends at byte {end}, but the file ends at byte {size}")
         for (one, (_, end)), (other, (begin, last)) in pairwise(ordered):
             if begin < end and begin < last:
-                raise CheckpointError(f"{path} is no safetensors file: {one} and {other} overlap")
+                raise CheckpointError(f"{path} is not a safetensors file: {one} and {other} overlap")
         super().__init__(path, entries)
         self.names = set(header)
 

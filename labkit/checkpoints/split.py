@@ -104,6 +104,6 @@ def check_pipeline_parallel(config: GPTJConfig, size: int) -> None:
 
 
 def _nearest_divisor(size: int, total: int) -> int:
-    """The divisor of `total` that is closest to `size`; the smaller one if two are equally close."""
+    """The divisor of `total` that is closest to `size`; the smaller divisor if two are equally close."""
     divisors = [divisor for divisor in range(1, total + 1) if total % divisor == 0]
     return min(divisors, key=lambda divisor: (abs(divisor - size), divisor))

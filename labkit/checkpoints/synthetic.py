@@ -18,7 +18,7 @@ BLOCK_VALUES = 8 * 2**20
 
 
 class SyntheticCheckpoint(Checkpoint):
-    """Normally distributed weights, scaled so that activations and logits are as large as those of a trained model.
+    """Normally distributed weights, scaled so that activations and logits are as large as in a trained model.
 
     A weight depends only on `seed`, its tensor, its row and the kind of device. The order of the reads and their slices do not
     matter.

@@ -25,7 +25,7 @@ More than this many unused entries are not padding.
 
 
 def find_tokenizer(folders: Sequence[Path], vocab_size: int) -> Tokenizer:
-    """The tokenizer in the first of the folders that has one, for a model of `vocab_size` tokens.
+    """The tokenizer in the first folder that has a tokenizer, for a model of `vocab_size` tokens.
 
     Raises `NotAvailable` if no folder has a tokenizer. Raises `CheckpointError`, which names the file, if the tokenizer cannot
     be read or has more tokens than the model.
@@ -104,7 +104,7 @@ def _added_tokens(folder: Path, vocab: dict[str, int], *settings: dict[str, Any]
 
 
 def _check_ids(folder: Path, vocab: dict[str, int], ids: dict[str, Any]) -> None:
-    """Raise `CheckpointError` unless each added token has its id in the vocabulary, or the next id after the vocabulary's."""
+    """Raise `CheckpointError` unless each added token has its id in the vocabulary, or the next free id."""
     if wrong := [name for name, token in ids.items() if type(token) is not int or vocab.get(name, token) != token]:
         raise CheckpointError(f"{folder}: the added token {wrong[0]!r:.80} has a wrong id, {ids[wrong[0]]!r:.40}")
     expected = itertools.count(1 + max(vocab.values()))
@@ -124,7 +124,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one if there is no such file."""
+    """The JSON object in a file; an empty object if there is no such file."""
     if not path.exists():
         return {}
     try:

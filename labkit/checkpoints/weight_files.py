@@ -73,7 +73,7 @@ def _weight_map(folder: Path, single: str) -> dict[str, str]:
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
             raise ValueError("its weight_map is not a JSON object with the name of a file for each tensor")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{index} is no {_FORMS[single]} index: {error}") from error
+        raise CheckpointError(f"{index} is not a {_FORMS[single]} index: {error}") from error
     for tensor, name in weight_map.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():

@@ -52,9 +52,9 @@ class TokenTexts:
 class BadTextAutomaton:
     """An automaton over bytes (Aho and Corasick 1975). Each state of the automaton bans certain tokens.
 
-    A state stands for the longest prefix of a word with which the text so far ends. In state 0, the text ends with no such
-    prefix. The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same words
-    share one automaton. words: UTF-8 strings of at least one byte.
+    A state stands for the longest prefix of a word that is also the end of the text so far. In state 0 there is no such prefix.
+    The banned tokens of a state are computed when they are first needed, and kept. All sequences with the same words share one
+    automaton. words: UTF-8 strings of at least one byte.
     """
 
     def __init__(self, words: Iterable[bytes], tokens: TokenTexts) -> None:
@@ -95,7 +95,7 @@ class BadTextAutomaton:
         return self.advance(0, b"".join(reversed(end)))
 
     def banned(self, state: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Two sorted int64 tensors: the tokens that contain a whole word, and those that complete a word after this state."""
+        """Two sorted int64 tensors: the tokens that contain a whole word, and the tokens that complete a word here."""
         self._holding = self._holding.to(device)  # copies the first time only
         if state not in self._kept:
             tokens = torch.from_numpy(_union(self._completing(state))).to(device)

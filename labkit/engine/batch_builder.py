@@ -18,7 +18,7 @@ class BatchBuilder:
     """Keeps a slot table of `context_length` columns, with one line for each of up to `max_batch_size` decoding sequences.
 
     A whole line is written only when its sequence begins to decode, and moved only when another sequence leaves. A `Batch` is
-    valid until the next one is built.
+    valid until the next `Batch` is built.
     """
 
     def __init__(self, max_batch_size: int, context_length: int, device: torch.device) -> None:

@@ -134,9 +134,9 @@ class Engine:
     def generate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
         """Continue every prompt: one text, several texts, or several lists of token ids (arrays, too).
 
-        params: one for all prompts, or a list with one for each; by default greedy with 64 new tokens. Raises
-        `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if a request fails in
-        a step (which ends this call), `RankFailed`, and `NotAvailable` after the engine was closed.
+        params: one `SamplingParams` for all prompts, or a list with one for each prompt; by default greedy with 64 new tokens.
+        Raises `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if a request
+        fails in a step (which ends this call), `RankFailed`, and `NotAvailable` after the engine was closed.
         """
         inbox: deque[TokenEvent] = deque()
         requests = self._requests(prompts, params, inbox)
@@ -165,7 +165,7 @@ class Engine:
         return stream_of(self._async_steps, lambda inbox: self._requests(prompts, params, inbox))
 
     async def agenerate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
-        """As `generate`, for `await`."""
+        """Does the same as `generate`, but is awaited."""
         outputs: list[RequestOutput] = []
 
         def begin(inbox: Inbox) -> list[Request]:
@@ -236,7 +236,7 @@ class Engine:
     def close(self) -> None:
         """End all requests and the other ranks of the model, if there are any, and free the cache's memory.
 
-        Nothing can be generated after that: later calls, and those that still run, raise `NotAvailable`.
+        Nothing can be generated after that: later calls, and calls that still run, raise `NotAvailable`.
         """
         with self._lock:
             self._closed = True

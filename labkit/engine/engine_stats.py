@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class EngineStats:
     """Counts since the engine was made, and its state now.
 
-    tokens_computed: tokens that went through the model; those of a preempted sequence count again. tokens_reused: prompt
+    tokens_computed: tokens that went through the model; the tokens of a preempted sequence count again. tokens_reused: prompt
     tokens whose keys and values were already in the cache. preemptions: how often a running sequence gave up its slots.
     tokens_guessed: tokens that speculation proposed. guesses_right: the proposed tokens that were accepted. running, waiting:
-    numbers of sequences. num_slots: slots of the cache. free_slots: slots that no sequence holds. prefix_slots: the free slots
-    that keep a prefix until they are needed.
+    how many sequences run, and how many wait. num_slots: slots of the cache. free_slots: slots that no sequence holds.
+    prefix_slots: the free slots that keep a prefix until they are needed.
     """
 
     tokens_computed: int

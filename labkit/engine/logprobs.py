@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens and of the likeliest alternatives, as far as a request asks for them."""
+"""Log-probabilities of chosen tokens and of the likeliest alternatives, if a request asks for them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """The log-probability of a token (natural logarithm, of the model's own distribution), and those of the likeliest tokens.
+    """The log-probabilities of a token and of the likeliest tokens: natural logarithms, in the model's own distribution.
 
     top: pairs of token id and log-probability, the likeliest first.
     """
@@ -35,8 +35,8 @@ class TokenEvent:
     `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop" (the end of text, a stop token, a
     stop string or a sequence of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the
     event's `token_id` is `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for:
-    one entry for each token of the prompt, None for the first. `score` comes with the last token of a hypothesis of a beam
-    search.
+    one entry for each token of the prompt; the entry of the first token is None. `score` comes with the last token of a
+    hypothesis of a beam search.
 
     If a request fails, one event with an `error` ends all its samples. The error names the request and the cause. Such an event
     has the `finish_reason` "error" and no token. Only `Engine.step` returns events with an error; `generate` and `stream` raise
@@ -81,7 +81,7 @@ class Completion:
 class RequestOutput:
     """A prompt and one continuation for each sample.
 
-    `text`, `token_ids` and `finish_reason` are those of the first continuation.
+    `text`, `token_ids` and `finish_reason` belong to the first continuation.
 
     `prompt_logprobs` is None unless asked for. If asked for, `prompt_logprobs` has one entry for each token of the prompt; the
     entry of the first token is None, because no token comes before it.

@@ -57,7 +57,7 @@ def write_prefix_prompts(chunks: Sequence[Chunk], forward: Forward, cache: KVCac
 
 
 def _soft(chunks: Sequence[Chunk], first: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """The numbers of the tokens whose embeddings come from a soft prompt, and these embeddings."""
+    """The indices of the tokens whose embeddings come from a soft prompt, and these embeddings."""
     rows, embeddings = [], []
     for chunk in chunks:
         entry, given = chunk.entry, chunk.entry.sequence.params.soft_prompt

@@ -18,7 +18,7 @@ Prompts: TypeAlias = str | Iterable[str | SequenceOf[int]]
 """One text, several texts, or several lists of token ids."""
 
 Params: TypeAlias = SamplingParams | Iterable[SamplingParams | None] | None
-"""One for all prompts, one for each prompt, or None for the defaults."""
+"""One `SamplingParams` for all prompts, a list with one for each prompt, or None for the defaults."""
 
 
 def prompt_list(prompts: Any) -> list[str | list[Any]]:
@@ -66,15 +66,15 @@ def params_list(params: Any, count: int) -> list[SamplingParams]:
         )
     if len(found) != count:
         raise InvalidRequest(
-            f"{len(found)} sampling params for {counted(count, 'prompt')}; give one SamplingParams for all prompts, or one "
-            "for each"
+            f"{len(found)} sampling params for {counted(count, 'prompt')}; give one SamplingParams for all prompts, or a "
+            "list with one for each prompt"
         )
     return [one or SamplingParams() for one in found]
 
 
 def _advice(given: Any) -> str:
     if isinstance(given, bytes | bytearray | memoryview):
-        return "; bytes are no text: decode() them"
+        return "; bytes are not text: decode() them"
     if hasattr(given, "keys"):
         return "; from the output of a tokenizer, give input_ids"
     return ""

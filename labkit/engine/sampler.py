@@ -26,7 +26,7 @@ RESET = 16
 """Marks a token that resets top_p to its first value. This bit is stored together with the bits that `ops.penalize` reads."""
 
 KEPT_INDICES = 8
-"""How many tensors of row numbers a sampler keeps: running sequences and each beam search use their own."""
+"""How many tensors of row numbers a sampler keeps. The running sequences use one tensor, and so does each beam search."""
 
 _TEMPERATURE, _TOP_P, _TOP_P_FULL, _TOP_P_DECAY, _TOP_P_MIN, _REPETITION, _PRESENCE = range(7)
 _TOP_K, _SEED, _SAMPLE, _POSITION, _MIN_NEW_TOKENS = range(5)
@@ -135,11 +135,11 @@ class Sampler:
 
     @torch.inference_mode()
     def verify(self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]]) -> list[list[int]]:
-        """Choose the next tokens of the sequences in `rows`: one each, and one more for every guess that was right.
+        """Choose the next tokens of the sequences in `rows`: one for each sequence, and one more for every right guess.
 
         drafts: `drafts[i]` are the guessed tokens of `rows[i]`. logits: `[rows + guesses, vocab_size]`: for each row in turn,
-        the logits after its last token and after each guess. Each returned token is the one that `sample` would choose at its
-        place: first the guesses that are right, then one more token. The rows are updated with these tokens.
+        the logits after its last token and after each guess. For each row, returns the guesses that are right, then one more
+        token. `sample` would choose the same tokens, one per call. The rows are updated with these tokens.
         """
         starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
         if not any(self._wishes[row] != _Wishes() for row in rows):
@@ -251,7 +251,7 @@ class Sampler:
     def _index(self, rows: SequenceOf[int]) -> Tensor:
         """The row numbers as a tensor on the device.
 
-        The tensors used last are kept, since most steps use the same rows as before.
+        The most recently used tensors are kept, because most steps use the same rows as before.
         """
         key = tuple(rows)
         index = self._indexed.pop(key, None)

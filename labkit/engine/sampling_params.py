@@ -22,8 +22,8 @@ DEFAULT_NEW_TOKENS = 64
 class SamplingParams:
     """How to continue a prompt. `labkit.sampling_vocabulary` states the meaning and the range of each parameter.
 
-    Numbers and arrays may be those of Python, numpy or torch. A list may be any collection; one string stands for a list with
-    this string, and None for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
+    Numbers and arrays may come from Python, numpy or torch. A list may be any collection. One string stands for a list with
+    this string; None stands for an empty list. The fields hold plain values: whole numbers, floats, booleans and tuples.
 
     `top_k` and `top_p` limit a random draw. With temperature 0 nothing is drawn: the text is greedy, and a warning says so.
     Other libraries often draw tokens at random by default, with temperature 1; write `temperature=1.0` to get the same here.

@@ -1,4 +1,4 @@
-"""Exceptions in a step: whether a single request may have caused one, and the event that reports it to that request."""
+"""Exceptions in a step: decides whether one request may have caused an exception, and makes the event that reports it."""
 
 from __future__ import annotations
 

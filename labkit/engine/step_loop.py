@@ -1,4 +1,4 @@
-"""One step of all running sequences: plan, forward pass, one token for each. Knows nothing about the callers."""
+"""One step of all running sequences: plan, forward pass, one token for each sequence. Knows nothing about the callers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from labkit.model.gptj import GPTJ
 from labkit.model.kv_cache import KVCache
 
 SCORED_AT_ONCE = 64
-"""How many prompt tokens have their log-probabilities computed together, in float64 over the vocabulary."""
+"""The log-probabilities of this many prompt tokens are computed together, in float64 over the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class StepLoop:
     different sequences.
 
     A step that fails is run again, one sequence at a time. A sequence that fails alone gets an event with the `error`, and
-    stays as it is until the caller cancels its request. Some exceptions go to the caller instead: those raised while an
-    operation is swapped (`ops.use`), `RankFailed`, and those that are no `Exception`, such as Ctrl-C. In these cases all
-    sequences stay as they were before the step, and the next step writes the same keys and values again.
+    stays as it is until the caller cancels its request. Some exceptions go to the caller instead: any exception while an
+    operation is swapped (`ops.use`), `RankFailed`, and any exception whose class is not an `Exception`, such as Ctrl-C. In
+    these cases all sequences stay as they were before the step, and the next step writes the same keys and values again.
     """
 
     def __init__(self, model: GPTJ, scheduler: Scheduler) -> None:
@@ -104,7 +104,7 @@ class StepLoop:
         """
         if self._operations != (now := ops.replacements()):
             self._operations = now
-            self.scheduler.pool.prefixes.clear()  # other functions computed them
+            self.scheduler.pool.prefixes.clear()  # other functions computed these keys
         if self._cache is None:
             return
         steps = forward.steps_in_flight
@@ -128,7 +128,7 @@ class StepLoop:
         self._beams.cancel(sequences)
 
     def _new_cache(self) -> KVCache:
-        model, slots = self._model, self.scheduler.pool.num_slots + 1  # one more for padding
+        model, slots = self._model, self.scheduler.pool.num_slots + 1  # one more slot for padding
         return KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
 
     def _begin(self, plan: Plan, forward: Forward, cache: KVCache) -> Flight:
@@ -190,7 +190,7 @@ class StepLoop:
             yield from self._take_tokens(logits, entries)
 
     def _take_tokens(self, logits: Tensor, entries: list[CachedSequence]) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """Sample, and yield each event as soon as its sequence has a token, so that no event is lost if another one fails."""
+        """Sample, and yield each event as soon as its sequence has a token: if a later sequence fails, no event is lost."""
         try:
             made, scores = self._choose(logits, entries)
         except Exception as error:

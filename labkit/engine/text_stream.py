@@ -39,8 +39,8 @@ class TextStream:
         if not searching or not self._stop:
             self._held = ""
             return self._shown(text)
-        # Of several stop strings, the one that is complete first wins, so the result does not depend on how the text is cut
-        # into tokens.
+        # If several stop strings occur, the string that is complete first counts. So the result does not depend on how the text
+        # is cut into tokens.
         if found := self._found(text):
             _, begin, self.stopped_by = min(found)
             self._held = ""
@@ -60,7 +60,7 @@ class TextStream:
         return found
 
     def _beginning_of_a_stop(self, text: str) -> int:
-        """The position at which a stop string may have begun at the end of the text; the text's length if there is none."""
+        """The position at which a stop string may have begun at the end of the text; the text's length if none has begun."""
         length = _longest_beginning(self._shown(text), self._stop)
         begin = len(text)
         while length:

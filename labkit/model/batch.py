@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class RowNumbers:
-    """The numbers of up to `count` rows on a device, made once, since every decode batch needs them.
+    """The numbers of up to `count` rows, on a device. They are made once, because every decode batch needs them.
 
     starts: `[count + 1]` int32, rows: `[count]` int64; both hold 0, 1, 2, ...
     """
@@ -82,7 +82,7 @@ class Batch:
 
     @classmethod
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:
-        """The decodes, then the prefills. The number of the first token in `prefills` must be `decodes.num_tokens`.
+        """The decodes, then the prefills. The tokens of `prefills` must be numbered from `decodes.num_tokens` on.
 
         longest: the largest of the decodes' lengths. Only this many columns of the decodes' slot table are copied.
         """

@@ -33,7 +33,8 @@ Bucket = int | tuple[int, int]
 class GraphedGPTJ(Forward):
     """Runs a `GPTJ`.
 
-    A batch of only decodes and a short prefill run from the graph of their bucket, any other batch without a graph.
+    A batch that has only decodes runs from the graph of its bucket. So does a short prefill. Any other batch runs without a
+    graph.
 
     Padding rows write to `padding_slot`, which must exist in every cache and which no sequence may hold. A graph is captured
     when its bucket is first needed; `capture` captures the graphs of decodes in advance. When decodes use another cache than
@@ -125,7 +126,7 @@ class GraphedGPTJ(Forward):
         return self._inputs.made(batch.num_sequences, steps)
 
     def capture(self, cache: KVCache, buckets: Sequence[int] | None = None, *, greedy: bool = False) -> None:
-        """Capture the decode graphs of `buckets` (by default all buckets) now; with `greedy`, also those of greedy steps.
+        """Capture the decode graphs of `buckets` (by default all buckets) now; with `greedy`, also the graphs of greedy steps.
 
         Raises `NotAvailable` without a GPU or Triton, and `InvalidRequest` for a bucket that this object does not have.
         """

@@ -14,7 +14,7 @@ from torch import Tensor
 from labkit.model.batch import Batch, RowNumbers
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Numbers of sequences that a graph is captured for."""
+"""A graph is captured for each of these numbers of sequences."""
 
 
 def bucket_of(sequences: int, buckets: Sequence[int] = BUCKETS) -> int | None:
@@ -83,7 +83,7 @@ class DecodeInputs:
         self._loaded = 0
 
     def advance(self, tokens: Tensor) -> None:
-        """Make `tokens` `[rows]` int64 the input of the next step, store them for `made`, and advance each sequence by one.
+        """Make `tokens` `[rows]` int64 the next step's input, store them for `made`, and advance each sequence by one token.
 
         The next token of a sequence gets the first unused slot in the sequence's row of the slot table.
         """

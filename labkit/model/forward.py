@@ -1,6 +1,6 @@
 """The base class of everything that runs a model's forward pass: all methods that an engine may call, with defaults.
 
-The defaults are those of a pass in one process on the CPU. This module does not depend on how a pass is computed.
+The defaults are right for a pass in one process on the CPU. This module does not depend on how a pass is computed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from labkit.torch_state import torch_threads
 
 
 class Forward(ABC):
-    """Runs batches over a cache. A subclass defines `forward`, and overrides the rest where it differs."""
+    """Runs batches over a cache.
+
+    A subclass defines `forward`, and overrides every method whose default is wrong for it.
+    """
 
     @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -71,7 +74,7 @@ class Forward(ABC):
     def write_prefix_prompt(self, cache: KVCache, slots: Tensor, given: Tensor) -> None:
         """Write the given keys and values of a prefix prompt to the cache, wherever the cache's parts are.
 
-        Shapes are those of `KVCache.write_prefix_prompt`.
+        The shapes are the same as in `KVCache.write_prefix_prompt`.
         """
         cache.write_prefix_prompt(slots, given)
 

@@ -112,7 +112,7 @@ class GPTJ(Forward):
         )
 
     def with_layers(self, layers: Sequence[Layer], lm_head: Linear | None = None) -> GPTJ:
-        """A copy of the model with other blocks, and with another head if one is given."""
+        """A copy of the model with other blocks, and with another head if `lm_head` is given."""
         other = copy(self)
         other.layers = tuple(layers)
         other.lm_head = lm_head or self.lm_head

@@ -29,7 +29,7 @@ class KVCache:
         self, config: GPTJConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype, part: Part = WHOLE
     ) -> None:
         if num_slots < 1:
-            raise InvalidRequest(f"num_slots is {num_slots}; a KV cache has at least 1")
+            raise InvalidRequest(f"num_slots is {num_slots}; a KV cache has at least 1 slot")
         shape = (len(part.layers(config.num_layers)), num_slots, part.heads(config), config.head_dim)
         self.keys = untouched(shape, dtype, device)
         self.values = untouched(shape, dtype, device)
@@ -51,8 +51,8 @@ class KVCache:
     def write_prefix_prompt(self, slots: Tensor, given: Tensor) -> None:
         """Write the given keys and values of a prefix prompt to `slots` `[prefix_len]` int64, in order.
 
-        `given` `[num_layers, 2, num_heads, prefix_len, head_dim]` holds keys and values of the whole model; the cache takes
-        those of its own layers and heads.
+        `given` `[num_layers, 2, num_heads, prefix_len, head_dim]` holds keys and values of the whole model; the cache takes the
+        keys and values of its own layers and heads.
         """
         layers, heads = self.held
         own = given[layers.start : layers.stop, :, heads.start : heads.stop]

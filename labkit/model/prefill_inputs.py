@@ -13,9 +13,9 @@ from labkit.model.batch import Batch
 from labkit.model.decode_inputs import bucket_of
 
 TOKENS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
-"""Numbers of new tokens that a graph is captured for."""
+"""A graph is captured for each of these numbers of new tokens."""
 SEQUENCES = (1, 2, 4, 8)
-"""Numbers of sequences that a graph is captured for."""
+"""A graph is captured for each of these numbers of sequences."""
 
 
 class PrefillInputs:

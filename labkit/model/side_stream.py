@@ -16,8 +16,8 @@ class SideStream:
     """A stream on `device` with a higher priority: when kernels of both streams wait, the kernels of this stream start first.
 
     Inside the capture of a CUDA graph, the fork and the join become edges of the graph. The forked call may read tensors that
-    were made before the fork; free these after the join. The call's result may be read after the join. The result may be freed
-    when all calls that read it are queued, since the next fork waits for these calls.
+    were made before the fork; free these tensors only after the join. The call's result may be read after the join. The result
+    may be freed when all calls that read it are queued, since the next fork waits for these calls.
     """
 
     def __init__(self, device: torch.device) -> None:

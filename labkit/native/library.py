@@ -226,7 +226,7 @@ def pointer(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -
 def rows_pointer(table: Tensor, dtype: torch.dtype, rows: int) -> tuple[int, int]:
     """The address of a table with this number of rows, and the number of elements from one row to the next.
 
-    The checks are those of `pointer`, except that the rows may have any length and may be parts of longer rows.
+    The checks are the same as in `pointer`, except that the rows may have any length and may be parts of longer rows.
     """
     if table.dim() != 2 or len(table) != rows or table.stride(1) != 1:
         raise _refused(table, dtype, (rows, -1))

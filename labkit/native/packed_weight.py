@@ -72,7 +72,7 @@ class PackedWeight:
         return self.data.numel() + self.scales.numel()
 
     def struct(self, bias: Tensor | None = None) -> WeightStruct:
-        """The argument of a C call; `bias` is `[out]` float32. The caller keeps this object and `bias` alive."""
+        """The argument of a C call; `bias` is `[out]` float32. The caller must keep this object and `bias` alive."""
         data, scales = self._addresses
         bias_address = pointer(bias, torch.float32, self.shape[:1])
         return WeightStruct(self.type, *self.shape, data, scales if self.scales.numel() else None, bias_address)

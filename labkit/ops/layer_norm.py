@@ -18,7 +18,7 @@ def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension (Ba et al. 2016).
 
-    `x` is `[tokens, hidden_size]`, `weight` and `bias` are `[hidden_size]`. Returns a tensor of the shape and dtype of `x`.
-    The variance is the biased one (divided by hidden_size).
+    `x` is `[tokens, hidden_size]`, `weight` and `bias` are `[hidden_size]`. Returns a tensor of the shape and dtype of `x`. The
+    variance is biased: its sum is divided by hidden_size.
     """
     return layer_norm_reference(x, weight, bias, epsilon)

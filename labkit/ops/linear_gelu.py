@@ -18,7 +18,7 @@ def linear_gelu_reference(x: Tensor, weight: Weight, bias: Tensor | None = None)
 def linear_gelu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """gelu(x weight^T + bias): `x` `[tokens, in]`, `weight` `[out, in]`, `bias` `[out]` or None. Returns `[tokens, out]`.
 
-    The activation is GPT-J's, see `labkit.ops.gelu`. For a packed weight, the weight's own kernel runs.
+    The activation is GPT-J's GELU, see `labkit.ops.gelu`. For a packed weight, the weight's own kernel runs.
     """
     if isinstance(weight, PACKED):
         return weight.multiply(x, bias, gelu=True)

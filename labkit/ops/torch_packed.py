@@ -40,7 +40,7 @@ class TorchPackedWeight:
     def multiply(self, x: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x weight^T + bias for `x` `[tokens, in]`, then GELU if `gelu`.
 
-        The result has the dtype of `x`; the product is bfloat16.
+        The result has the dtype of `x`; the product is computed in bfloat16.
         """
         rounded = F.pad(x.bfloat16(), (0, -self.shape[1] % (self._group or INPUTS))).contiguous()
         if self._group:

@@ -166,7 +166,7 @@ def test_a_short_file(tmp_path: Path, where: str, layout: str) -> None:
     if where in ("first", "middle", "last byte"):
         assert any(f"is cut off: {name} ends at byte" in message for name in expected_shapes(config))
     else:
-        assert "is no safetensors file, or is cut off" in message
+        assert "is not a safetensors file, or is cut off" in message
 
 
 def test_a_file_cut_while_it_is_read(whole: Path) -> None:
@@ -181,8 +181,8 @@ def test_a_file_cut_while_it_is_read(whole: Path) -> None:
     [
         ({"data_offsets": [0, 4]}, "needs 384 bytes, but has 4"),
         ({"data_offsets": [-384, 0]}, "has the data_offsets"),
-        ({"data_offsets": "ab"}, "no safetensors file"),
-        ({"shape": None}, "no safetensors file"),
+        ({"data_offsets": "ab"}, "not a safetensors file"),
+        ({"shape": None}, "not a safetensors file"),
         ({"dtype": None}, "has the dtype None; F64, F32"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_header_that_does_not_agree_with_itself(whole: Path, change: dict[str,
 @pytest.mark.parametrize("header", [b"[]", b"{}", b'{"a": 1}', b"\xff\xfe", b"{"])
 def test_a_header_that_is_none(whole: Path, header: bytes) -> None:
     (whole / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(CheckpointError, match=r"no safetensors file|lacks the weight transformer\.wte\.weight"):
+    with pytest.raises(CheckpointError, match=r"not a safetensors file|lacks the weight transformer\.wte\.weight"):
         labkit.load(whole)
 
 
@@ -238,7 +238,7 @@ def test_an_index_that_names_an_absent_tensor(tmp_path: Path) -> None:
 def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
     path, _ = sharded_index(tmp_path)
     path.write_text(text)
-    with pytest.raises(CheckpointError, match=f"{path.name} is no safetensors index"):
+    with pytest.raises(CheckpointError, match=f"{path.name} is not a safetensors index"):
         labkit.load(tmp_path)
 
 

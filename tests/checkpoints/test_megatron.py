@@ -283,7 +283,7 @@ def test_a_model_that_is_no_gpt_j(
 ) -> None:
     convert(model[0], tmp_path / "mg", "megatron")
     change(tmp_path / "mg", edit)
-    with pytest.raises(CheckpointError, match="is a GPT, but no GPT-J") as caught:
+    with pytest.raises(CheckpointError, match="is a GPT, but not a GPT-J") as caught:
         open_checkpoint(tmp_path / "mg")
     message = str(caught.value)
     assert all(word in message for word in words), message

@@ -18,14 +18,14 @@ from labkit.precision import BITS
 
 
 class CompiledHuggingFaceEngine(HuggingFaceEngine):
-    """`transformers`' GPT-J with a `StaticCache`. The decode step, and on a CPU the prefill too, is compiled as one graph.
+    """`transformers`' GPT-J with a `StaticCache`. The decode step is compiled as one graph, and on a CPU so is the prefill.
 
     Four details matter for its speed. The cache is created once per batch size and only reset between rounds, so its tensors
-    keep their addresses. The shapes of a batch never change, so nothing is compiled twice. The position is a tensor and so
+    keep their addresses. The shapes of a batch never change, so nothing is compiled twice. The position is a tensor, so it is
     not a constant of the graph. Gradients are switched off by `no_grad`, because inductor does not freeze weights that were
-    created or are used in `inference_mode`. On a CPU with enough memory, the weights are frozen into the graphs and packed
-    for oneDNN. On a GPU the decode step is a CUDA graph. The first round of a batch size compiles for a minute or more; it is
-    not timed.
+    created or are used in `inference_mode`. On a CPU with enough memory, the weights are frozen into the graphs and packed for
+    oneDNN. On a GPU the decode step is a CUDA graph. The first round of a batch size compiles for a minute or more; it is not
+    timed.
     """
 
     name = "hf-compiled"
@@ -45,7 +45,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """On a CPU three copies of the weights: the model's, and those in the graphs of prefill and decode."""
+        """On a CPU there are three copies of the weights: in the model, in the prefill graph and in the decode graph."""
         copies = 3 if device.type == "cpu" else 1
         return int(copies * config.parameter_count * BITS[precision] / 8)
 
@@ -91,7 +91,7 @@ class CompiledHuggingFaceEngine(HuggingFaceEngine):
         position = self._position(self._seen, 1)
         for _ in range(steps):
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            # A CUDA graph overwrites its last result with the next one, so keep a copy.
+            # A CUDA graph overwrites its last result with the next result, so keep a copy.
             tokens = self._decode_step(tokens[:, None], position).clone()
             position = position + 1
             made.append(tokens)

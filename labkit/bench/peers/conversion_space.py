@@ -12,14 +12,17 @@ from labkit.errors import InsufficientResources
 from labkit.host_memory import available_memory
 
 HEADROOM = 1.25
-"""Memory for reading and tracing, divided by the bytes of the weights: fused projections and write buffers add to them."""
+"""The memory for reading and tracing, divided by the bytes of the weights.
+
+Fused projections and write buffers need memory too.
+"""
 
 
 def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bits: float, folder: Path) -> None:
-    """Raise `InsufficientResources` if weights read as `read` and written with `written_bits` each do not fit.
+    """Raise `InsufficientResources` if the conversion does not fit into memory and disk.
 
-    Weights that are written in fewer bits are in memory together with those that were read. The figures were measured with a
-    model of 1.0 B parameters.
+    The weights are read in the dtype `read` and written with `written_bits` bits each. Weights that are written in fewer bits
+    are in memory together with the weights that were read. The figures were measured with a model of 1.0 B parameters.
     """
     count = checkpoint.config.parameter_count
     written = count * written_bits / 8

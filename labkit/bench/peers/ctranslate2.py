@@ -57,14 +57,14 @@ class CTranslate2Engine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The precisions that its build supports on this machine without falling back to another."""
+        """The precisions that its build supports on this machine without falling back to another precision."""
         import ctranslate2
 
         supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
         return tuple(name for name, compute in COMPUTE_TYPES[device.type].items() if compute in supported)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Start the generation and wait for the first token of every prompt; there it pauses until `decode`."""
+        """Start the generation and wait for the first token of every prompt; then the generation pauses until `decode`."""
         self._abandon()
         first = [0] * len(prompts)
         arrived, go_on, abandoned = threading.Event(), threading.Event(), threading.Event()

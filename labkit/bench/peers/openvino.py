@@ -23,11 +23,14 @@ MAX_BATCHED_TOKENS = 1 << 16
 """Large enough that prompts are never split: one step runs them all, as in the other engines."""
 
 COPIES = {"int4": 2.4}
-"""Memory divided by bytes of weights after the first steps, measured with 1.0 B parameters; 1.9 for other precisions."""
+"""The memory in use after the first steps, divided by the bytes of the weights, for 1.0 B parameters.
+
+Other precisions need 1.9.
+"""
 
 
 def runtime_settings(precision: str) -> dict[str, Any]:
-    """Settings of OpenVINO's CPU plugin for weights of this precision; all others keep their defaults."""
+    """Settings of OpenVINO's CPU plugin for weights of this precision; all other settings keep their defaults."""
     bf16 = precision != "fp32" and "avx512_bf16" in find_cpu().instruction_sets
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -41,9 +44,9 @@ class OpenVINOEngine(BenchEngine):
     """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
 
     The plain runtime's stateful model is as fast in decode but slower in prefill, because it computes the logits of every
-    position. Prefix caching is off. OpenVINO's defaults are kept: activations are bfloat16 if the CPU can multiply it and
-    are quantized during the run for products with int8 and int4 weights, and the KV cache has 8 bits. With fp32 both are
-    float32, because the tokens of the engines are compared there.
+    position. Prefix caching is off. OpenVINO's defaults are kept: activations are bfloat16 if the CPU can multiply it and are
+    quantized during the run for products with int8 and int4 weights, and the KV cache has 8 bits. With fp32, activations and KV
+    cache are float32, because the tokens of the engines are compared in fp32.
     """
 
     name = "openvino"
@@ -81,11 +84,11 @@ class OpenVINOEngine(BenchEngine):
 
     @classmethod
     def weight_bytes(cls, config: GPTJConfig, precision: str, device: torch.device) -> int:
-        """About twice the weights: those that it read, and their packed copies."""
+        """About twice the bytes of the weights: OpenVINO keeps the weights that it read, and their packed copies."""
         return int(COPIES.get(precision, 1.9) * config.parameter_count * BITS[precision] / 8)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Add a request for every prompt and step until each has its first token."""
+        """Add a request for every prompt and step until each request has its first token."""
         import openvino
         import openvino_genai
 

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 def run_in_separate_process(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
 ) -> Result:
-    """Call a module's function in a new Python process; return its result or raise its error. Its output is hidden.
+    """Call a module's function in a new Python process; return its result or raise its error. The process's output is hidden.
 
     Function, arguments and result are pickled. If the process dies, for example because the kernel kills it when memory runs
     out, this raises `NotAvailable` with the last line that the process wrote.

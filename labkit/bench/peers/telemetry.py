@@ -1,4 +1,4 @@
-"""Stops OpenVINO and NNCF from reporting their use over the network; call it before they are loaded."""
+"""Stops OpenVINO and NNCF from reporting their use over the network; call `without_telemetry` before they are loaded."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def without_telemetry() -> None:
-    """Hide the package that sends the reports; both work without it."""
+    """Hide the package that sends the reports; OpenVINO and NNCF work without it."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """One group of beams: decides which candidates continue, which have ended, and when the search is over.
 
-This module works only on scores and tokens. The rules, also for ties, are those of transformers' beam search. Several groups of
-one prompt are separate searches; the diversity penalty makes them choose different tokens (Vijayakumar et al. 2016).
+This module works only on scores and tokens. The rules are the same as in transformers' beam search, also for ties. Several
+groups of one prompt are separate searches; the diversity penalty makes them choose different tokens (Vijayakumar et al. 2016).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Ends = Callable[[Node | None, int, int], bool]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may continue a beam. `beam`: the beam's index; `score`: the beam's score plus that of this token."""
+    """A token that may continue a beam. `beam`: the beam's index; `score`: the beam's score plus the token's score."""
 
     score: float
     beam: int
@@ -26,7 +26,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Beam:
-    """A running branch. `node` is its last token (None: only the prompt), `parent` the index of the beam that it continues."""
+    """A running branch.
+
+    `node`: its last token; None if it has only the prompt. `parent`: the index of the beam that it continues.
+    """
 
     score: float
     node: Node | None
@@ -61,7 +64,7 @@ class BeamGroup:
         self.made = 0
 
     def take(self, candidates: Sequence[Candidate]) -> list[tuple[Node, int]]:
-        """Advance by one token. `candidates` are the likeliest ones, best first.
+        """Advance by one token. `candidates` are the likeliest candidates, best first.
 
         Returns the new nodes, each with the index of the beam that it continues.
         """

@@ -19,7 +19,7 @@ class BeamPrompt:
     """The beams that continue `sequence`, which has no new tokens yet.
 
     entry: the slots of the prompt and of the positions before it; all beams share them. chunk: the positions that a forward
-    pass computes before the first new token. The chunk has all positions except those of a prefix prompt.
+    pass computes before the first new token. The chunk has all positions except the positions of a prefix prompt.
     """
 
     def __init__(self, sequence: Sequence, tree: BeamTree, row: int) -> None:

@@ -1,6 +1,6 @@
 """Beam search over a model's forward pass, for several prompts at once: finds the continuations that are likeliest as a whole.
 
-Each prompt is computed once, and its beams share its slots of the cache. When a beam continues another one, only its line of
+Each prompt is computed once, and its beams share its slots of the cache. When a beam continues another beam, only its line of
 slot numbers changes; keys and values are never moved.
 """
 
@@ -30,7 +30,7 @@ from labkit.model.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class Row:
-    """One beam in the batch: its prompt, its score, its last token (None: the prompt's), and the row that it continues."""
+    """One beam in the batch: its prompt, its score, its last token (None: no new token yet), and the row that it continues."""
 
     prompt: BeamPrompt
     score: float

@@ -65,7 +65,7 @@ class BeamTree:
 
 
 def path(node: Node | None, last: int | None = None) -> list[Node]:
-    """The nodes from the first new token to this one; if `last` is given, only the last `last` nodes."""
+    """The nodes from the first new token to this node; if `last` is given, only the last `last` of them."""
     nodes: list[Node] = []
     while node is not None and (last is None or len(nodes) < last):
         nodes.append(node)

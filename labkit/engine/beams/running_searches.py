@@ -39,9 +39,9 @@ class RunningSearches:
     """Runs a search for each reservation of the scheduler.
 
     Prompts that are admitted together are searched together. A cancelled prompt frees its slots when the other prompts of its
-    search have ended, or immediately if none is left. When a search fails, each of its prompts is searched again alone. A
-    prompt that fails alone ends with an event that has the `error`. An exception that cannot be the fault of one prompt (see
-    `may_be_of_one`) is raised to the caller, and the prompts wait in the queue for a new search.
+    search have ended, or immediately if no other prompt is left. When a search fails, each of its prompts is searched again
+    alone. A prompt that fails alone ends with an event that has the `error`. An exception that cannot be the fault of one
+    prompt (see `may_be_of_one`) is raised to the caller, and the prompts wait in the queue for a new search.
     """
 
     def __init__(self, scheduler: Scheduler, sampler: Sampler) -> None:
@@ -109,9 +109,9 @@ class RunningSearches:
     def _apart(
         self, search: Search, error: BaseException, forward: Forward, cache: KVCache
     ) -> Iterator[tuple[Sequence, TokenEvent]]:
-        """After a failed search, search each prompt that is still wanted alone.
+        """After a failed search, search once more, with a search of its own for each prompt that is still wanted.
 
-        A failed search with `again`, which has only one prompt, is ended instead.
+        If the failed search has `again` set, it had only one prompt. It is ended instead.
         """
         if search.again:
             for samples in self._end(search):
@@ -139,7 +139,7 @@ class RunningSearches:
 def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iterator[tuple[Sequence, TokenEvent]]:
     """The tokens of the best hypotheses, one per sample, best first.
 
-    If bad words left too few hypotheses, the last one is repeated.
+    If bad words left too few hypotheses, the last hypothesis is repeated.
     """
     for number, sample in enumerate(samples):
         best = hypotheses[min(number, len(hypotheses) - 1)] if hypotheses else None

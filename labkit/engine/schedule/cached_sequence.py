@@ -21,10 +21,10 @@ class CachedSequence:
     the columns form a ring, in which a new position replaces the oldest one.
 
     forks: the other samples of the prompt, which become their own sequences when the prompt is computed. decoding: only one
-    token is left to compute in each step. row: the sequence's row in the sampler, the same as long as it runs; fork_rows: the
-    rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is not set up).
-    guesses: tokens that may follow the last one and are computed with it in this step, if the request speculates.
-    prompt_logprobs: log-probabilities of prompt tokens by their index, as far as they are asked for and computed.
+    token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;
+    fork_rows: the rows reserved for its forks. sampled: how many new tokens the sampler has seen in that row (-1: the row is
+    not set up). guesses: tokens that may follow the last token and are computed with it in this step, if the request
+    speculates. prompt_logprobs: the log-probabilities, by index, of the prompt tokens that are scored so far, if asked for.
     """
 
     def __init__(self, sequence: Sequence, forks: SequenceOf[Sequence] = ()) -> None:
@@ -63,7 +63,7 @@ class CachedSequence:
 
     @property
     def begin(self) -> int:
-        """The next position to compute. If all positions are computed, it is the last one, whose logits were not used yet."""
+        """The next position to compute. If all positions are computed, it is the last position, whose logits are unused."""
         return min(self.computed, self.num_tokens - 1)
 
     @property
@@ -93,7 +93,7 @@ class CachedSequence:
         return positions if self.window is None else min(positions, self.window)
 
     def chunk(self, budget: int) -> int:
-        """How many positions to compute in one pass: at most `budget`, and one at a time once a bounded memory is full."""
+        """How many positions to compute in one pass: at most `budget`, and only one when a bounded memory is full."""
         begin = self.begin
         room = self.num_tokens - begin
         if self.window is not None:

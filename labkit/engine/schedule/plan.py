@@ -46,7 +46,7 @@ class Chunk:
 
     @property
     def sampled(self) -> list[int]:
-        """Positions, counted from `begin`, whose logits choose a new token: the last one, once for each sample."""
+        """Positions, counted from `begin`, whose logits choose a new token: the last position, once for each sample."""
         if self.entry.decoding:
             return list(range(self.count))
         return [self.count - 1] * (1 + len(self.entry.forks)) if self.is_last else []

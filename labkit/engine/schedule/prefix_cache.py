@@ -31,7 +31,7 @@ class Node:
 
 
 class PrefixCache:
-    """Keeps the slots of computed tokens in `allocator`; the least recently used ones are evicted first.
+    """Keeps the slots of computed tokens in `allocator`; the least recently used slots are evicted first.
 
     `epoch` counts how often the cache was cleared: slots that were computed in an earlier epoch must not be inserted.
     """
@@ -54,11 +54,11 @@ class PrefixCache:
         return self._path(node, inside)
 
     def insert(self, tokens: Sequence[int] | Tokens, slots: Slots) -> Slots:
-        """Keep the slots of these tokens, except those of a prefix that is cached already.
+        """Keep the slots of these tokens, except the slots of a prefix that is cached already.
 
-        The caller must hold references to the given slots. Returns the cached slots of all the tokens; for a prefix that was
-        cached already, they differ from the given slots. A caller that continues the text must hold references to the returned
-        slots instead, because whoever refers to a slot must also refer to all slots before it.
+        The caller must hold references to the given slots. Returns the cached slots of all the tokens; the slots of a prefix
+        that was cached already differ from the given slots. A caller that continues the text must hold references to the
+        returned slots instead, because whoever refers to a slot must also refer to all slots before it.
         """
         given = np.asarray(tokens, np.int64)
         node, inside, depth = self._walk(given)
@@ -74,7 +74,7 @@ class PrefixCache:
         return self._path(node, inside)
 
     def evict(self, count: int) -> None:
-        """Free `count` idle slots, or all if there are fewer, from the ends of the least recently used texts."""
+        """Free `count` idle slots, or all idle slots if there are fewer, from the ends of the least recently used texts."""
         for node in list(self._order) if count > 0 else ():
             if count <= 0:
                 return
@@ -123,8 +123,8 @@ class PrefixCache:
     def _cut(self, leaf: Node, count: int) -> int:
         """Free the last `count` slots of a leaf.
 
-        These slots must be idle. Idle slots are always the last ones, because whoever refers to a slot refers to all slots
-        before it.
+        These slots must be idle. Idle slots are always the last slots of a leaf, because whoever refers to a slot refers to all
+        slots before it.
         """
         assert leaf.parent is not None
         left = len(leaf.slots) - count

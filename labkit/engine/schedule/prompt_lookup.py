@@ -1,4 +1,6 @@
-"""Guesses the next tokens: those that followed the same tokens earlier in the text (prompt lookup decoding, Saxena 2023).
+"""Guesses the next tokens (prompt lookup decoding, Saxena 2023).
+
+The last tokens of the text are searched for earlier in the text. The tokens that followed them there are the guesses.
 
 Knows nothing about the model. A wrong guess costs a few rows of a forward pass, but never changes a token.
 """
@@ -39,7 +41,7 @@ class PromptLookup:
                 after[ending] = len(self._tokens)
 
     def propose(self, count: int) -> list[int]:
-        """Up to `count` tokens that may come next: those after the earlier occurrence, repeated if needed."""
+        """Up to `count` tokens that may come next: the tokens after the earlier occurrence, repeated if there are too few."""
         if self._match is None or count < 1:
             return []
         again = self._tokens[self._match :]  # not empty: the earlier occurrence ends before the text does

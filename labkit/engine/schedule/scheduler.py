@@ -24,7 +24,7 @@ MAX_STEP_TOKENS = 1024
 """How many tokens a step computes at most, by default."""
 
 LOOKAHEAD = 8
-"""Slots left for each running sequence when another one is admitted, so that none is preempted soon after."""
+"""A prompt is admitted only if this many slots per running sequence stay free, so that no sequence is preempted soon after."""
 
 WORTH_WAITING = 32
 """A prompt waits if a running prompt is about to compute at least this many tokens of a beginning that both prompts share."""
@@ -32,7 +32,7 @@ WORTH_WAITING = 32
 
 @dataclass(frozen=True, eq=False)
 class Reservation:
-    """Slots and sampler rows of a prompt's beam search, held until it ends; its best hypotheses become `samples`."""
+    """Slots and sampler rows of a prompt's beam search, held until the search ends; the best hypotheses become `samples`."""
 
     samples: list[Sequence]
     slots: Slots
@@ -45,10 +45,10 @@ class Scheduler:
     Each step decodes one token of every running sequence. The rest of `max_step_tokens` goes to chunks of prompts in the order
     of admission, but at most `max_mixed_prefill` tokens in a step that also decodes. So a running sequence gets one token per
     step, and an admitted prompt has its first token after at most ceil(T / m) steps, unless it is preempted. Here T is the
-    number of tokens of all prompts admitted up to this one, and m is the smaller of `max_step_tokens - max_batch_size` and
-    `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. No request overtakes another, with one
-    exception: while a running prompt computes a long prefix of a waiting prompt, later prompts may be admitted before the
-    waiting one.
+    number of tokens of this prompt and of all prompts admitted before it, and m is the smaller of `max_step_tokens -
+    max_batch_size` and `max_mixed_prefill`. Requests are admitted in order as rows and slots allow. No request overtakes
+    another, with one exception: while a running prompt computes a long prefix of a waiting prompt, later prompts may be
+    admitted before the waiting one.
 
     If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
     gets one token in every round of steps.
@@ -58,8 +58,8 @@ class Scheduler:
     part of the plan.
 
     When slots run out, idle prefixes are evicted first. If that is not enough, the sequence that was admitted last is
-    preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except those whose slots
-    were kept. The sequence admitted first waits only for beam searches, and every request fits the pool alone
+    preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except the tokens whose
+    slots were kept. The sequence that was admitted first waits only for beam searches, and every request fits the pool alone
     (`SlotPool.check`), so at least one sequence always advances.
     """
 
@@ -260,7 +260,7 @@ class Scheduler:
 
 
 def width_of(samples: SequenceOf[Sequence]) -> int:
-    """How many rows the samples of a prompt need: one each, or one for each beam of their search."""
+    """How many rows the samples of a prompt need: one for each sample, or one for each beam of their search."""
     beams = samples[0].params.num_beams
     return beams if beams > 1 else len(samples)
 

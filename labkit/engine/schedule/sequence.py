@@ -16,9 +16,9 @@ from labkit.engine.text_stream import TextStream
 class Sequence:
     """A prompt and its new tokens so far.
 
-    eos_token_id: the model's end-of-text token, or several. bad_words: forbidden token sequences. banned_texts: forbidden
-    texts. seed, sample: determine its random draws. token_bytes: a function from a token to its bytes. special_tokens: the
-    names of the tokens that have no bytes.
+    eos_token_id: the model's end-of-text token, or several such tokens. bad_words: forbidden token sequences. banned_texts:
+    forbidden texts. seed, sample: two numbers that determine the random draws. token_bytes: a function from a token to its
+    bytes. special_tokens: the names of the tokens that have no bytes.
 
     `stop_token_ids`: the tokens that end the sequence, with the end-of-text tokens unless the request ignores them.
     `stop_words`: the stop words that were given as token ids.

@@ -35,7 +35,7 @@ class SlotAllocator:
         self.num_idle = 0
 
     def take(self, count: int) -> Slots:
-        """Take `count` free slots, one reference each. The caller has checked that `num_free` is large enough."""
+        """Take `count` free slots, with one reference to each. The caller has checked that `num_free` is large enough."""
         assert count <= self.num_free, f"{count} slots taken of {self.num_free} that are free"
         taken = self._free[self.num_free - count : self.num_free][::-1].copy()
         self.num_free -= count
@@ -60,7 +60,7 @@ class SlotAllocator:
         self._kept[slots] = True
 
     def drop(self, slots: Slots) -> None:
-        """Stop keeping these slots: idle slots become free now, the other slots when their last reference is gone."""
+        """Stop keeping these slots: idle slots become free now, the others become free when their last reference is gone."""
         self._kept[slots] = False
         idle = slots[self.references[slots] == 0]
         self.num_idle -= len(idle)

@@ -31,7 +31,7 @@ class SlotPool:
 
     @property
     def num_available(self) -> int:
-        """How many slots can be given out now: free ones and those of idle prefixes."""
+        """How many slots can be given out now: the free slots and the slots of idle prefixes."""
         return self.allocator.num_free + self.allocator.num_idle
 
     def check(self, sequence: Sequence) -> None:

@@ -1,4 +1,6 @@
-"""Choose the fastest of several ways to run a kernel: measured once per shape and device, stored in a readable file.
+"""Chooses the fastest of several ways to run a kernel.
+
+They are measured once per shape and device. A readable file stores the choice.
 
 The file is `autotune.json` in labkit's home. If the file has no entry for a problem, or if the entry was measured with other
 versions or other kernels, the first candidate runs until `Tuner.tuning` measures the problem. Candidates are not measured while
@@ -74,7 +76,7 @@ class TuningFile:
             return {}
 
     def merge(self, device: str, entries: Entries) -> None:
-        """Add entries of a device to those in the file.
+        """Add entries of a device to the entries in the file.
 
         A lock ensures that only one process at a time changes the file, so no entry is lost.
         """
@@ -107,8 +109,8 @@ def _devices(stored: Any) -> dict[str, Entries]:
 class Tuner:
     """Chooses among candidates.
 
-    `sources` are the files of the kernels: a change of one makes old choices stale. `path` is the tuning file (default: the
-    one in labkit's home). `do_bench` returns the milliseconds that a call takes (default: `gpu_milliseconds`).
+    `sources` are the files of the kernels: a change of any of them makes old choices stale. `path` is the tuning file (default:
+    the file in labkit's home). `do_bench` returns the milliseconds that a call takes (default: `gpu_milliseconds`).
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Tuner:
         self._report: Callable[[str], None] | None = None
 
     def choose(self, problem: Problem, candidates: Mapping[str, Candidate], run: Callable[[Candidate], object]) -> Candidate:
-        """Return the candidate that was measured fastest, or the first one if none was measured.
+        """Return the candidate that was measured fastest, or the first candidate if none was measured.
 
         `run` runs a candidate. `run` is called only inside `tuning`, and never while a CUDA graph is captured.
         """

@@ -1,4 +1,4 @@
-"""Linear layers of many rows: torch's matrix products, which are cuBLAS on a GPU, and the steps a quantized weight adds.
+"""Linear layers of many rows: torch's matrix products, which are cuBLAS on a GPU, and the added steps for a quantized weight.
 
 Quantized weights are dequantized before the product, or scaled after it.
 """
@@ -36,7 +36,7 @@ def int8_cublas_fits(rows: int, num_in: int, num_out: int) -> bool:
 def int8_cublas(
     x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype, *, gelu: bool
 ) -> Tensor:
-    """W8A8: `x` `[rows, in]` and `weight` `[out, in]` int8; sums are exact in int32 and get one more pass."""
+    """W8A8: `x` `[rows, in]` and `weight` `[out, in]` int8; the sums are exact in int32, and a second pass scales them."""
     product = torch._int_mm(x, weight.t())
     return epilogue_triton(product[None], dtype, row_scales=x_scales, out_scales=scales, bias=bias, gelu=gelu)
 

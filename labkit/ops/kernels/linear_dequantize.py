@@ -1,4 +1,7 @@
-"""Dequantize weights to dense matrices, for products of many rows, where reading the weight is the smaller part."""
+"""Dequantize weights to dense matrices, for products of many rows.
+
+There, reading the weight takes only a small part of the time.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ def as_operand(weight: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """Convert a loaded weight to the type of x, exactly."""
     if weight.dtype == tl.int8 and dtype == tl.float16:
         # An int-to-float conversion runs at a quarter of the rate. Instead, flip the sign bit to make the byte unsigned, give
-        # it the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The compiler does two at once.
+        # it the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The compiler converts two weights at
+        # once.
         byte = (weight.to(tl.uint8, bitcast=True) ^ 128).to(tl.uint16)
         return (byte | 0x6400).to(tl.float16, bitcast=True) - 1152.0  # 2^10 + 128
     return weight.to(dtype)
@@ -67,7 +68,7 @@ def few_rows_kernel(
     BLOCK_IN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_OUT outputs of BLOCK_ROWS rows over `part_in` inputs, a multiple of BLOCK_IN."""
+    """One program for BLOCK_OUT outputs of BLOCK_ROWS rows. It adds up `part_in` inputs, a multiple of BLOCK_IN."""
     # Both are 64 bits, because x, the matrix and the result can each hold 2^31 numbers.
     outs = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -106,7 +107,7 @@ def few_rows_triton(
 ) -> Tensor:
     """Multiply `x` `[rows, in]` by `weight` `[out, in]`: `[rows, out]` in `dtype`. Scales are float32 or None.
 
-    x is a float type and the weight is of the same type or int8; or both are int8; or both are float8_e4m3fn.
+    If x has a float type, the weight has the same type or int8. Otherwise x and the weight are both int8 or both float8_e4m3fn.
     """
     whole = x.dtype == torch.int8
     blocks = {name: value for name, value in config.items() if name != "PARTS"}

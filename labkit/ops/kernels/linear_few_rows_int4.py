@@ -51,7 +51,10 @@ def few_rows_int4_kernel(
     BLOCK_IN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
-    """As `few_rows_kernel`. The first product uses the first nibble of every word, the second the second, and so on."""
+    """Works like `few_rows_kernel`.
+
+    Product 1 uses the first nibble of every word, product 2 uses the second nibble, and so on.
+    """
     BLOCK_WORDS: tl.constexpr = BLOCK_IN // PER_WORD
     GROUP_WORDS: tl.constexpr = GROUP // PER_WORD
     BLOCK_GROUPS: tl.constexpr = BLOCK_IN // GROUP

@@ -1,6 +1,6 @@
 """The product of one row with a dense matrix; nearly all of its time is spent reading the matrix once.
 
-It does without tensor cores: two instructions per weight keep up with the memory, and a tensor core's tile would be almost
+It does not use tensor cores: two instructions per weight keep up with the memory, and a tensor core's tile would be almost
 empty.
 """
 
@@ -29,8 +29,8 @@ def one_row_kernel(
     """One program for BLOCK_OUT outputs; the loads of one step, BLOCK_OUT * BLOCK_IN weights, are in flight together."""
     outs = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     matrix_row = weight + outs.to(tl.int64)[:, None, None] * num_in  # 64 bits: the matrix can have 2^31 weights
-    # The last dimension is what one thread loads at once, 16 bytes. Its sum stays within the thread, which then keeps one
-    # float for VECTOR weights; sums across threads are made at the end.
+    # The last dimension holds the 16 bytes that one thread loads at once. The thread adds them up and keeps one float for
+    # VECTOR weights; sums across threads are made at the end.
     neighbours = tl.arange(0, BLOCK_IN // VECTOR)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     total = tl.zeros((BLOCK_OUT, BLOCK_IN // VECTOR), tl.float32)
     for start in range(0, num_in, BLOCK_IN):

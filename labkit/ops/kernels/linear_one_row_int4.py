@@ -22,7 +22,7 @@ def add_byte(
     """total + (1 + low / 256) 16 x_low + (1 + high / 16) x_high, for the two nibbles of one byte of each word.
 
     A nibble becomes a float without being moved. With the exponent of 1, the four highest of the 23 fraction bits count
-    sixteenths, and the next four count 256ths. `one` holds the bits of 1.0. That 1 is subtracted from the sum later, which
+    sixteenths, and the next four count 256ths. `one` holds the bits of 1.0. This 1 is subtracted from the sum later, which
     saves one subtraction per weight and costs about four of float32's 24 bits.
     """
     SHIFT: tl.constexpr = 15 - 8 * BYTE  # moves the byte to the top of the 23 fraction bits
@@ -77,7 +77,7 @@ def one_row_int4_kernel(
         product = add_byte(product, w, x2, x3, one, 1)
         product = add_byte(product, w, x4, x5, one, 2)
         product = add_byte(product, w, x6, x7, one, 3)
-        # The amount that the ones and the offset of 8 have added, the same for every output.
+        # The amount that the ones and the offset of 8 have added. It is the same for every output.
         offset = tl.sum(264.0 * (x0 + x2 + x4 + x6) + 24.0 * (x1 + x3 + x5 + x7), 1)
         group_inside = out_inside[:, None] & (vectors * WORDS < num_words)[None, :]
         scale = tl.load(scales_row + (vectors // VECTORS_IN_GROUP)[None, :], mask=group_inside, other=0.0)
@@ -87,7 +87,7 @@ def one_row_int4_kernel(
 
 
 def one_row_int4_triton(x: Tensor, weight: Int4Weight, bias: Tensor | None, *, gelu: bool, config: dict[str, int]) -> Tensor:
-    """`[1, out]` for `x` `[1, in]`; the group size must be a multiple of 32, the weights that a thread loads at once."""
+    """`[1, out]` for `x` `[1, in]`; the group size must be a multiple of 32, the number of weights in one load of a thread."""
     num_out, num_in = weight.shape
     words = weight.packed.contiguous().view(torch.int32)
     out = torch.empty((1, num_out), dtype=x.dtype, device=x.device)

@@ -1,4 +1,4 @@
-"""The candidates for a linear layer on a GPU, by kind of weight and number of rows; the first one runs until tuned.
+"""The candidates for a linear layer on a GPU, by kind of weight and number of rows; the first candidate runs until tuned.
 
 `one_row` and `few_rows` are the kernels of `linear_one_row` and `linear_few_rows`, or their int8 and int4 forms; `cublas`
 is the product of `linear_cublas`.
@@ -15,9 +15,9 @@ import torch
 from labkit.ops.kernels.triton_runtime import ceil_div, power_of_two
 
 STREAMED_ROWS = {"dense": 16, "int8": 64, "int4": 64, "int8 dynamic": 64, "fp8": 64}
-"""Most rows for the kernels here, by kind of weight: up to then, reading the weight takes most of the time."""
+"""The most rows for the kernels here, by kind of weight. Up to this number, reading the weight takes most of the time."""
 PROGRAMS = 120
-"""Programs that keep a GPU busy: an A100 has 108 multiprocessors, an H100 132, and blocks are powers of two."""
+"""Programs that keep a GPU busy: an A100 has 108 multiprocessors, an H100 has 132, and blocks are powers of two."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ CUBLAS = Plan("cublas")
 
 @functools.cache
 def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
-    """The candidates by label; the first one is the default.
+    """The candidates by label; the first candidate is the default.
 
     `rows` comes from `rows_bucket`, `dtype` is that of x, `group` is the group size of int4 (else 0), `arch` is the compute
     capability, 80 or 90.
@@ -56,7 +56,7 @@ def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, g
 
 
 def rows_bucket(rows: int) -> int:
-    """The next power of two: all numbers of rows up to it, above the previous one, share a choice."""
+    """The next power of two. All numbers of rows with the same next power of two share one choice."""
     return power_of_two(rows)
 
 
@@ -84,7 +84,7 @@ def _tiles(kind: str, rows: int, dtype: torch.dtype, group: int, arch: int) -> l
     if kind == "int4":  # a group must hold whole 16-bit words, and a block must hold whole groups
         return _tiles_int4(rows, arch) if group % 4 == 0 and 256 % group == 0 else []
     if rows <= 16:
-        # A block of one-byte weights is twice as long as one of two-byte weights, so both load the same number of bytes.
+        # A block of one-byte weights is twice as long as a block of two-byte weights, so both load the same number of bytes.
         step = 2 if kind == "dense" else 1
         blocks = (64, 256, 4, 4), (32, 256, 2, 5), (32, 512, 2, 4)
         return [_tile(out, inputs // step, rows, warps, stages) for out, inputs, warps, stages in blocks]

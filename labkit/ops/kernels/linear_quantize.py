@@ -14,8 +14,8 @@ from labkit.weight_formats import FP8_MAX
 def nearest_e4m3(x: tl.tensor) -> tl.tensor:
     """Round float32 numbers of at most 448 to the nearest e4m3 number, ties to even; the result is float32.
 
-    It is written out because Triton's interpreter rounds the conversion differently. Here the conversion that follows is
-    exact.
+    The rounding is written out, because the conversion in Triton's interpreter rounds differently. After this function, the
+    conversion to e4m3 is exact.
     """
     # At least the exponent of 2^-6: smaller numbers have no finer steps.
     exponent = tl.maximum(x.to(tl.uint32, bitcast=True) & 0x7F800000, 121 << 23)
@@ -28,7 +28,7 @@ def nearest_e4m3(x: tl.tensor) -> tl.tensor:
 def quantize_kernel(
     x: tl.tensor, values: tl.tensor, scales: tl.tensor, num_columns: tl.tensor, LARGEST: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
-    """One program per row, which it keeps in registers."""
+    """One program per row. The program keeps its row in registers."""
     row = tl.program_id(0).to(tl.int64)  # 64 bits: rows * columns can pass 2^31
     columns = tl.arange(0, BLOCK)
     inside = columns < num_columns

@@ -51,11 +51,11 @@ def tune(
     layers: Sequence[str] = LAYERS,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Tune the linear layers of `config` for decode steps of `batches` sequences; shapes tuned before cost nothing.
+    """Tune the linear layers of `config` for decode steps of `batches` sequences; shapes tuned before are skipped.
 
     `kind` is the kind of weight, a key of `QUANTIZE`; `dtype` is the type of the activations; `parts` is the number of
-    tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. A shape takes some seconds,
-    mostly for compiling, and the memory of one matrix in float32. Call it before CUDA graphs are captured. Raises
+    tensor-parallel parts; `layers` are the layers to tune; `report` gets one line per shape. Tuning a shape takes some seconds,
+    mostly for compiling, and needs memory for one matrix in float32. Call this function before CUDA graphs are captured. Raises
     `InvalidRequest` for an unknown kind.
     """
     if kind not in QUANTIZE:

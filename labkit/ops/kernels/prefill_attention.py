@@ -25,7 +25,7 @@ TILES: dict[str, dict[int, tuple[int, int, int, int]]] = {
 No kernel spills registers with Triton 3.6 or 3.7.
 """
 FEWEST = 64
-"""A program searches at least this many sequences for its own.
+"""A program searches among at least this many sequences to find its own sequence.
 
 All usual batch sizes have fewer sequences, so they share one compiled kernel.
 """

@@ -10,7 +10,7 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, l
 VALUES = 2048
 """How many numbers of the query, of the key and of the value each program processes.
 
-In half precision with 8 warps, a thread has 16 bytes of each of the three.
+In half precision with 8 warps, a thread has 16 bytes of each: the query, the key and the value.
 """
 
 

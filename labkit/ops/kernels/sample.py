@@ -70,7 +70,7 @@ def totals_around(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The number and total weight of the tokens above a key, the number of tokens at the key, and the weight of one of them."""
+    """The number and total weight of the tokens above a key, the number of tokens at the key, and the weight of each."""
     lanes = tl.arange(0, BLOCK)
     weight_above = tl.zeros((BLOCK,), tl.float32)
     above = tl.zeros((BLOCK,), tl.int32)
@@ -138,7 +138,7 @@ def sample_kernel(
     scale = (1.4426950408889634 / heat).to(tl.float32)  # exp2 is the GPU's own exponential
 
     key = tl.full((), 0, tl.uint32)
-    ties = vocab_size  # of the tokens equal to the key, this many are kept: the first ones
+    ties = vocab_size  # how many of the tokens equal to the key are kept; the first tokens are kept
     k = tl.load(top_k + program)
     if (k > 0) & (k < vocab_size):
         key = threshold(row, vocab_size, k.to(tl.float32), highest, scale, True, BITS, BLOCK)
@@ -155,7 +155,7 @@ def sample_kernel(
             key = nucleus
             above, weight_above, at, weight_at = totals_around(row, vocab_size, key, highest, scale, BITS, BLOCK)
             ties = at
-        # Of the equal tokens, keep as many as are needed to reach the goal.
+        # Keep as many of the equal tokens as are needed to reach the goal.
         needed = tl.ceil((goal - weight_above) / tl.maximum(weight_at, 1e-37))
         ties = tl.minimum(ties, tl.maximum(needed, 1.0).to(tl.int32))
     target = uniform(tl.load(seeds + program), tl.load(samples + program), tl.load(positions + program))
@@ -190,8 +190,8 @@ def sample_triton(
 ) -> Tensor:
     """`labkit.ops.sample` as a kernel.
 
-    The kernel computes in float32, so a draw near the border of two tokens may choose the other token. Each program decides
-    what its row needs, so the host does not have to read the rows.
+    The kernel computes in float32, so a draw near the border between two tokens may choose the other of the two. Each program
+    decides what its row needs, so the host does not have to read the rows.
     """
     logits = logits.contiguous()
     rows, vocab_size = logits.shape
