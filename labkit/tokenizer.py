@@ -1,9 +1,8 @@
 """Converts text to token ids and back with the `tokenizer.json` of a byte-level BPE (the kind that GPT-2 and GPT-J use).
 
-The ids are the same as those of transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor
-(which may put special tokens around a text) are applied. Three settings that the file may contain are not applied:
-truncation, padding, and dropout, which is for training and splits the same text differently each time. `tokenizer_config.json`
-is not read.
+The ids are the same as the ids from transformers' `tokenizer(text)`: the file's normalizer, added tokens and post-processor
+(which may put special tokens around a text) are applied. Three settings that the file may contain are not applied: truncation,
+padding, and dropout, which is for training and splits the same text differently each time. `tokenizer_config.json` is not read.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class Tokenizer:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2 writes each byte as a printable character: printable bytes stay, and the others become 256, 257, ... in order.
+    """GPT-2 writes each byte as a printable character: printable bytes stay, and other bytes become 256, 257, ... in order.
 
     Returns the byte of each of these printable characters.
     """

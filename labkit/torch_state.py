@@ -1,4 +1,7 @@
-"""Protects the engine from torch modes that the calling thread has switched on, such as autocast; limits torch's threads."""
+"""Protects the engine from torch modes that the calling thread has switched on, such as autocast.
+
+Also limits torch's threads.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class ParallelLabkit(LabkitEngine):
 
     A batch is divided into one group of sequences per stage, so that all stages can work at the same time. The engine records
     the bytes of rank 0's collectives. On the CPU the engine also records the share of the decode time that rank 0 spends in
-    collectives; this includes waiting for other ranks. On GPUs, the steps run without CUDA graphs; labkit in a single process
-    uses CUDA graphs.
+    collectives. This share includes the time in which rank 0 waits for other ranks. On GPUs, the steps run without CUDA graphs;
+    labkit in a single process uses CUDA graphs.
     """
 
     layout = Layout()

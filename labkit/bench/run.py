@@ -80,9 +80,9 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
 class Session:
     """Builds and runs the engines in one precision, all together or one at a time.
 
-    `measured` holds the results for each batch size: a dictionary from an engine's name to its results, labkit first. An engine
-    that raises an error while it is built or run is left out and listed in `not_measured`: peers are other people's code, and a
-    peer that fails must not stop the others.
+    `measured` holds the results for each batch size: a dictionary from an engine's name to its results, in which labkit comes
+    first. An engine that raises an error while it is built or run is left out and listed in `not_measured`: peers are other
+    people's code, and a peer that fails must not stop the others.
     """
 
     def __init__(

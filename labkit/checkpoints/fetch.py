@@ -82,7 +82,7 @@ def fetch(name: str, *, with_checksum: bool = True) -> FetchResult:
 
 
 def find_local(name: str) -> Path | None:
-    """The folder of a hub model on this disk, or None if it must be downloaded; nothing is written.
+    """The folder of a hub model on this disk, or None if it must be downloaded. This function writes nothing.
 
     Looks in labkit's home first, then in the hub's own cache.
     """

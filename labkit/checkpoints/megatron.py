@@ -162,7 +162,7 @@ class RankedCheckpoint(Checkpoint):
         read_pieces(pieces, rows, columns, target)
 
     def _pieces(self, name: str, rows: slice | None = None) -> list[Piece]:
-        """The pieces of a tensor (Hugging Face's name) in the files; for query, key and value, only the pieces of `rows`."""
+        """The pieces of the tensor with this Hugging Face name. For query, key and value, returns only the pieces of `rows`."""
         shape = expected_shapes(self.config)[name]
         last = self._archives.pipeline_parallel - 1
         if name == "transformer.wte.weight":

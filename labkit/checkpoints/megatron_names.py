@@ -1,4 +1,4 @@
-"""One name per tensor for all versions of Megatron and for NeMo, and the order of rows in their fused query, key and value.
+"""Gives each tensor one name for all versions of Megatron and for NeMo; orders the rows of their fused query, key and value.
 
 Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests dictionaries: `model.language_model.embedding`,
 `.encoder` (`.transformer` before 2021) and `.output_layer`. NeMo has the same names in one flat dictionary. Megatron-core

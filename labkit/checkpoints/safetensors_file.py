@@ -66,7 +66,10 @@ def _entry(row: dict[str, Any], offset: int) -> Entry:
 
 
 def _span(name: str, row: Any) -> tuple[int, int]:
-    """The first byte of a tensor and its end, counted from the end of the header; raises `ValueError` if they are wrong."""
+    """The first byte of a tensor and its end, both counted from the end of the header.
+
+    Raises `ValueError` for a wrong `row`.
+    """
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
         raise ValueError(f"{name} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]

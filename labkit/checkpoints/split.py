@@ -44,7 +44,7 @@ def split_of(name: str) -> Split:
 
 
 def share_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> dict[str, slice]:
-    """The `rows` or `columns` of a tensor of this shape that a rank holds; an empty dictionary means all of it."""
+    """The `rows` or `columns` of a tensor of this shape that a rank holds; an empty dictionary means the whole tensor."""
     split = split_of(name)
     if ranks == 1 or split in (Split.ONCE, Split.WHOLE):
         return {}

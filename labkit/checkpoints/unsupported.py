@@ -29,7 +29,7 @@ _TENSORS = (
     ((".weight_packed", ".weight_scale"), "compressed-tensors (llm-compressor)"),
     ((".weight_scale_inv",), "8-bit floating-point"),
 )
-"""Endings of the names of tensors that quantizers add, and the method of each."""
+"""Endings of the names of tensors that quantizers add, each ending with its quantization method."""
 _FILES = {
     ".gguf": ("GGUF (llama.cpp)", "take the model's Hugging Face checkpoint"),
     ".ggml": ("GGML (llama.cpp)", "take the model's Hugging Face checkpoint"),
@@ -38,7 +38,7 @@ _FILES = {
     ".ot": ("rust-bert", "take the model's Hugging Face checkpoint"),
     ".onnx": ("ONNX", "take the model's Hugging Face checkpoint"),
 }
-"""The file endings of other programs. For each, the format and how to get a checkpoint that labkit reads."""
+"""The file endings of other programs. Each entry holds the format and the way to a checkpoint that labkit reads."""
 
 
 def refuse_quantized(folder: Path) -> None:

@@ -66,7 +66,7 @@ def _open_shards(folder: Path, single: str) -> WeightFiles:
 
 
 def _weight_map(folder: Path, single: str) -> dict[str, str]:
-    """The file of each tensor, a path inside the folder; raises `CheckpointError` for an index with any other path."""
+    """The file of each tensor, as a path inside the folder; raises `CheckpointError` for an index with any other path."""
     index = folder / f"{single}.index.json"
     try:
         weight_map = read_json_object(index, MOST_INDEX_BYTES).get("weight_map")

@@ -1,7 +1,7 @@
 """Turns the values that a caller writes into the plain form that the engine keeps.
 
-Every unambiguous value is accepted, also numbers and arrays of numpy and torch. Any other value raises `InvalidRequest`, which
-names the parameter, the given value and what is accepted. This module does not depend on the model.
+Every unambiguous value is accepted. Numbers and arrays may come from numpy or torch. Any other value raises `InvalidRequest`,
+which names the parameter, the given value and what is accepted. This module does not depend on the model.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def flag(name: str, value: Any, accepted: str = "True or False") -> bool:
 
 
 def items(value: Any) -> list[Any] | None:
-    """The elements of a list, tuple, array, generator or similar; None for anything else, such as a text or a dict."""
+    """The elements of a list, tuple, array, generator or similar value; None for any other value, such as a text or a dict."""
     value = listed(value)
     if isinstance(value, str | bytes | bytearray | memoryview | Mapping) or not isinstance(value, Iterable):
         return None
@@ -106,7 +106,7 @@ def items(value: Any) -> list[Any] | None:
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
-    """Token ids without repeats, from None (no ids), one number, or any collection of numbers."""
+    """Turn None (no ids), one number, or any collection of numbers into token ids without repeats."""
     if value is None:
         return ()
     found = items(value)
@@ -119,7 +119,7 @@ def token_ids(name: str, value: Any) -> tuple[int, ...]:
 
 
 def words(name: str, value: Any) -> tuple[Word, ...]:
-    """Words, each a text or token ids, from None (no words), one text, or any collection of words."""
+    """Turn None (no words), one text, or any collection of words into a tuple of words. A word is a text or token ids."""
     if value is None:
         return ()
     given = plain(value)

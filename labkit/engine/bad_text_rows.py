@@ -76,7 +76,7 @@ class BadTextRows:
             self._rows[row] = state
 
     def ban(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
-        """Set the logits `[n, vocab_size]` of these rows to minus infinity where a token would complete a word; in place."""
+        """Set the logits `[n, vocab_size]` of these rows, in place, to minus infinity for tokens that would complete a word."""
         for line, row in zip(logits, rows, strict=True) if any(self._rows[row] for row in rows) else ():
             for banned, state in self._rows[row]:
                 for tokens in banned.banned(state, logits.device):

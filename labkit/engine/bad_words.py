@@ -48,7 +48,7 @@ class BadWords:
         self.recent[row].copy_(torch.tensor(held[-width:], dtype=torch.int64, device="cpu"))
 
     def ban(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Set the logits `[n, vocab_size]` of these rows to minus infinity where a token would complete a word; in place."""
+        """Set the logits `[n, vocab_size]` of these rows, in place, to minus infinity for tokens that would complete a word."""
         beginnings = self.beginnings[rows]
         met = ((beginnings == _ANY) | (beginnings == self.recent[rows][:, None])).all(-1)
         return logits.scatter_reduce_(1, self.lasts[rows], torch.where(met, -math.inf, math.inf).to(logits.dtype), "amin")

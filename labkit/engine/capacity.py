@@ -1,4 +1,4 @@
-"""Decides how many slots the KV cache gets: once, from the free memory, so that nothing runs out of memory later."""
+"""Decides once, from the free memory, how many slots the KV cache gets, so that nothing runs out of memory later."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ NOT_IN_A_CHILD = (
 
 
 class Engine:
-    """Runs a `GPTJ`: `generate` for whole continuations, `stream` for tokens as they are made, `logits` to score.
+    """Runs a `GPTJ`. `generate` returns whole continuations, `stream` yields tokens as they are made, `logits` scores a text.
 
     Servers use `add_request`, `step` and `cancel`; programs with an event loop use `astream` and `agenerate`. Any thread may
     call any method; steps run one at a time.
@@ -60,12 +60,12 @@ class Engine:
     and all other requests go on.
 
     max_batch_size: how many sequences run at the same time. max_step_tokens: the most tokens that one forward pass computes; a
-    longer prompt is computed in chunks, and running sequences go on between them. prefix_reuse: keep computed keys and values
-    while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of the KV
-    cache in tokens or in bytes; by default as large as memory allows (`capacity`). The cache is made with the first request.
-    max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same limit as for other
-    steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. forward: the object that runs the model;
-    by default the fastest one for this process. `close` also closes it.
+    longer prompt is computed in chunks, and running sequences go on between the chunks. prefix_reuse: keep computed keys and
+    values while there is room, and use them again for texts with the same beginning. num_slots, cache_bytes: the size of the KV
+    cache in tokens or in bytes; by default the cache is as large as memory allows (`capacity`). The cache is made with the
+    first request. max_mixed_prefill: the most prompt tokens in a step in which other sequences decode; by default the same
+    limit as for other steps. cuda_graphs: on a GPU, replay decode steps and short prefills from graphs. forward: the object
+    that runs the model; by default the fastest object for this process. `close` also closes it.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Engine:
         return self.model.dtype
 
     def generate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
-        """Continue every prompt: one text, several texts, or several lists of token ids (arrays, too).
+        """Continue every prompt. `prompts` is one text, several texts, or several lists or arrays of token ids.
 
         params: one `SamplingParams` for all prompts, or a list with one for each prompt; by default greedy with 64 new tokens.
         Raises `InvalidRequest` before anything runs if a prompt or a parameter is not accepted, `RequestFailed` if a request
@@ -406,7 +406,7 @@ class Engine:
         self._ready().scheduler.pool.check(sequence)
 
     def _ready(self) -> StepLoop:
-        """The step loop, which is made with the first request, when the memory left after loading the weights is known."""
+        """The step loop. It is made with the first request, because the memory that the weights leave free is known then."""
         with self._lock:
             if self._loop is None:
                 slots = num_slots_for(

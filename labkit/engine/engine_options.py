@@ -11,9 +11,9 @@ from labkit.errors import InvalidRequest
 from labkit.sampling_vocabulary import LARGEST
 
 MOST_TOKENS = 2**31 - 1
-"""The largest number of tokens of one step: they are counted in int32."""
+"""The largest number of tokens in one step. Tokens are counted in int32."""
 MOST_SEQUENCES = 2**16
-"""The largest number of sequences at a time: each has a row as long as the vocabulary in the sampler's tensors."""
+"""The largest number of sequences at a time. In the sampler's tensors, each sequence has a row as long as the vocabulary."""
 
 
 class EngineOptions(TypedDict, total=False):

@@ -34,7 +34,7 @@ class Evaluation:
 def evaluate(engine: Engine, text: str, *, window: int | None = None, seed: int = 0) -> Evaluation:
     """Predict every token of `text` except the first. At least half a window of text comes before each predicted token.
 
-    window: the number of tokens in one forward pass; if left out, the model's context length. Windows overlap by half. Raises
+    window: the number of tokens in one forward pass, by default the model's context length. Windows overlap by half. Raises
     `InvalidRequest` for a text or a window of fewer than two tokens, and for a model without a tokenizer.
     """
     context = engine.config.context_length

@@ -121,7 +121,7 @@ class RequestIntake:
                 )
 
     def _started(self, prompt: Prompt, params: SamplingParams) -> Prompt:
-        """The prompt, or the start token where the prompt is empty."""
+        """The prompt, or the start token if the prompt is empty."""
         if not prompt.token_ids and params.start_token_id is not None:
             prompt = Prompt(prompt.text, [params.start_token_id])
         self.check_tokens(prompt.token_ids)

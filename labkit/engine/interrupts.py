@@ -30,7 +30,7 @@ class _Watch:
     """
 
     def __init__(self) -> None:
-        self.before: Callable[..., Any] | None = None  # the previous handler; None while this one is not installed
+        self.before: Callable[..., Any] | None = None  # the previous handler; None while this handler is not installed
         self.depth = 0  # the number of nested blocks of either kind
         self.held = 0  # the number of nested `held` blocks
         self.pending: tuple[Any, ...] | None = None

@@ -33,10 +33,10 @@ def load(
 ) -> Engine:
     """Load a model by name, directory or `config.json` and return the engine that runs it.
 
-    device: if left out, a GPU if there is one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16", "fp16",
-    "int8", "int4", "fp8" or a torch dtype; if left out, fp16 on a GPU and fp32 on the CPU. seed: for synthetic weights. Weights
-    are read one tensor at a time into their final place, so memory never holds a second copy of the model. options: the options
-    of `Engine` (`max_batch_size`, `num_slots`, ...).
+    device: by default a GPU if the machine has one, otherwise the CPU. dtype: the precision of the matrices: "fp32", "bf16",
+    "fp16", "int8", "int4", "fp8" or a torch dtype; by default fp16 on a GPU and fp32 on the CPU. seed: the seed of synthetic
+    weights. Weights are read one tensor at a time into their final place, so memory never holds a second copy of the model.
+    options: the options of `Engine` (`max_batch_size`, `num_slots`, ...).
 
     A text ends at any token that `config.json` or `generation_config.json` names as `eos_token_id`. Other settings of a
     `generation_config.json` (temperature, top_k, beams, ...) are not used, and a warning names them: `SamplingParams` has the

@@ -59,9 +59,9 @@ class TokenEvent:
 class Completion:
     """One continuation. `token_ids` holds the new tokens only, and the end-of-text token if it was generated.
 
-    `text` ends before a stop string. `logprobs` is None unless asked for. Beam search ranks continuations by `score`: the sum
-    of log-probabilities minus penalties, divided by the number of tokens to the power of `length_penalty`. Without beams
-    `score` is None.
+    `text` ends before a stop string. `logprobs` is None unless the request asks for log-probabilities. Beam search ranks
+    continuations by `score`: the sum of log-probabilities minus penalties, divided by the number of tokens to the power of
+    `length_penalty`. Without beams `score` is None.
     """
 
     text: str = ""

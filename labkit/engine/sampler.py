@@ -124,9 +124,9 @@ class Sampler:
     def sample(self, logits: Tensor, rows: SequenceOf[int]) -> Tensor:
         """Choose the next token of the sequences in `rows`, and update their rows with it.
 
-        logits: `[n, vocab_size]` of any float dtype, in the order of `rows`; not changed. Returns `[n]` int64 on the device,
-        `NO_TOKEN` where every token is forbidden. Nothing is copied to the host and nothing waits, except for rows whose bad
-        words are given as text.
+        logits: `[n, vocab_size]` of any float dtype, in the order of `rows`; they are not changed. Returns `[n]` int64 on the
+        device, `NO_TOKEN` where every token is forbidden. Nothing is copied to the host and nothing waits, except for rows
+        whose bad words are given as text.
         """
         edited = self.edit(logits, rows)
         tokens = self._draw(edited, rows)
@@ -185,7 +185,10 @@ class Sampler:
 
     @torch.inference_mode()
     def advance(self, tokens: Tensor, rows: SequenceOf[int], going: Tensor | None = None) -> None:
-        """Update each row with its token in `tokens` `[n]` int64; with `going` `[n]` bool, only the rows where it is True."""
+        """Update each row with its token in `tokens` `[n]` int64.
+
+        If `going` `[n]` bool is given, skip the rows where it is False.
+        """
         wishes = [self._wishes[row] for row in rows]
         if not any(wish.draws or wish.edits for wish in wishes):
             return
@@ -279,6 +282,6 @@ def _top_p(sequence: Sequence) -> float:
 
 
 def _accepted(made: SequenceOf[int], draft: SequenceOf[int]) -> list[int]:
-    """The tokens of `made` up to and including the first one that differs from its guess in `draft`."""
+    """The tokens of `made` up to and including the first token that differs from its guess in `draft`."""
     right = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(made, draft, strict=False))
     return list(made[: 1 + sum(1 for _ in right)])

@@ -48,8 +48,8 @@ class StepLoop:
 
     The cache is made when the first request comes.
 
-    If `forward` works on several steps at the same time (the stages of a pipeline), it is given that many steps, each with
-    different sequences.
+    If `forward` works on several steps at the same time (the stages of a pipeline), it gets that many steps. No sequence is in
+    two of them.
 
     A step that fails is run again, one sequence at a time. A sequence that fails alone gets an event with the `error`, and
     stays as it is until the caller cancels its request. Some exceptions go to the caller instead: any exception while an
@@ -123,7 +123,7 @@ class StepLoop:
         yield from self._beams.step(forward, self._cache)
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Remove these sequences (all samples of a prompt), waiting or running."""
+        """Remove these sequences (all samples of a prompt), whether they wait or run."""
         self.scheduler.cancel(sequences)
         self._beams.cancel(sequences)
 

@@ -1,4 +1,4 @@
-"""Turns tokens into text as they arrive. Only whole characters are shown, and nothing that may become a stop string."""
+"""Turns tokens into text as they arrive. Shows only whole characters, and holds back what may become a stop string."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class TextStream:
     def push(self, *pieces: bytes | str, last: bool = False, searching: bool = True) -> str:
         """The new text that can be shown after these tokens; it is empty after a stop string.
 
-        pieces: the bytes of a token, or the name of a special token. last: nothing follows, so nothing is held back.
-        searching: look for stop strings; if false, a stop string neither occurs nor begins in this text.
+        pieces: the bytes of a token, or the name of a special token. last: whether these tokens are the last, so that nothing
+        is held back. searching: whether to look for stop strings; if false, a stop string neither occurs nor begins in this
+        text.
         """
         if self.stopped_by is not None:
             return ""

@@ -26,11 +26,11 @@ class Batch:
 
     token_ids, positions, slot_mapping: `[tokens]` int64: each token, its rotary position, and the cache slot of its key and
     value. starts: `[sequences + 1]` int32: the first token of each sequence; the last entry is the number of tokens.
-    slot_table: `[sequences, any]` int32: the slots that a sequence sees, in order, its new tokens last. lengths: `[sequences]`
-    int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: the number of sequences that decode one
-    new token each; these sequences come first. The remaining sequences are prefilled, whole or in part. logit_rows: `[rows]`
-    int64: the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and `[soft, hidden_size]`:
-    tokens whose embedding comes with the request (soft prompts) and not from the embedding table.
+    slot_table: `[sequences, any]` int32: the slots that a sequence sees, in order; the slots of its new tokens come last.
+    lengths: `[sequences]` int32: how many entries of a sequence's row of `slot_table` are used. num_decodes: the number of
+    sequences that decode one new token each; these sequences come first. The remaining sequences are prefilled, whole or in
+    part. logit_rows: `[rows]` int64: the tokens after which logits are wanted. soft_rows, soft_embeddings: `[soft]` int64 and
+    `[soft, hidden_size]`: tokens whose embedding comes with the request (soft prompts) and not from the embedding table.
     """
 
     token_ids: Tensor
@@ -55,7 +55,7 @@ class Batch:
         lengths: Tensor,
         numbers: RowNumbers,
     ) -> Batch:
-        """One new token of every sequence, and logits after each.
+        """A batch with one new token of every sequence, and with logits after each token.
 
         `numbers` must have at least as many rows as there are sequences.
         """
@@ -77,12 +77,12 @@ class Batch:
         soft_rows: Tensor | None = None,
         soft_embeddings: Tensor | None = None,
     ) -> Batch:
-        """New tokens of prompts, any number for each."""
+        """A batch with any number of new tokens of each prompt."""
         return cls(token_ids, positions, slot_mapping, starts, slot_table, lengths, 0, logit_rows, soft_rows, soft_embeddings)
 
     @classmethod
     def join(cls, decodes: Batch, prefills: Batch, longest: int) -> Batch:
-        """The decodes, then the prefills. The tokens of `prefills` must be numbered from `decodes.num_tokens` on.
+        """Join two batches; the decodes come first. The tokens of `prefills` must be numbered from `decodes.num_tokens` on.
 
         longest: the largest of the decodes' lengths. Only this many columns of the decodes' slot table are copied.
         """

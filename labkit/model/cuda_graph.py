@@ -106,8 +106,9 @@ class GraphedGPTJ(Forward):
 
         `batch` is the batch of the first step. The `slot_table` of `batch` must already hold the slots of all later tokens: the
         next token of sequence s uses `slot_table[s, lengths[s]]`, and later tokens use the entries after it. The host waits for
-        the device once, at the start. `batch` itself does not change, although every sequence is `steps - 1` tokens longer
-        afterwards. Works on any device. Raises `InvalidRequest` when there are too few slots or the context is too short.
+        the device once, at the start. `batch` itself does not change: after the call, every sequence is `steps - 1` tokens
+        longer than `batch` says. Works on any device. Raises `InvalidRequest` when there are too few slots or the context is
+        too short.
         """
         self._check_room(batch, steps)
         bucket = self._bucket(batch)
@@ -156,7 +157,7 @@ class GraphedGPTJ(Forward):
     def _has_another(self, cache: KVCache) -> bool:
         """Whether there are graphs of another cache that is still in use.
 
-        For a prefill alone, such graphs are not dropped.
+        A prefill without decodes does not drop such graphs.
         """
         bound = self._cache() if self._cache is not None else None
         return bound is not None and bound is not cache

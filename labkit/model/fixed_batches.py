@@ -29,8 +29,8 @@ class FixedBatches:
     def prefill(self, prompts: Sequence[Tensor], *, all_logits: bool = False) -> Batch:
         """A batch with new tokens of every sequence, after the tokens that the sequence has already.
 
-        prompts: one 1-d int64 tensor for each sequence, of any length of at least 1. Logits are wanted after the last token
-        of each sequence, or with `all_logits` after every token.
+        prompts: one 1-d int64 tensor for each sequence, with at least one token. Logits are wanted after the last token of each
+        sequence, or with `all_logits` after every token.
         """
         counts = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device="cpu")
         ends = counts.cumsum(0)

@@ -48,8 +48,8 @@ class AddsUp(Protocol):
 class NativeForward(Forward):
     """Runs a `GPTJ` whose matrices are packed (`weight_store`).
 
-    The hidden state and the logits are float32; each matrix product takes its inputs in the weight's precision.
-    group: the processes that hold the other shards of the layers. num_threads: threads of a call; by default as many as
+    The hidden state and the logits are float32; each matrix product takes its inputs in the weight's precision. group: the
+    processes that hold the other shards of the layers. num_threads: the number of threads of a call, by default the number that
     torch uses.
     """
 
@@ -105,7 +105,7 @@ class NativeForward(Forward):
     def run(self, batch: Batch, cache: KVCache, hidden: Tensor | None = None) -> Tensor:
         """Run the batch in one native call.
 
-        Returns logits `[rows, vocab_size]`, or for a part without the head its hidden state; both are float32.
+        Returns logits `[rows, vocab_size]` float32. A part without the head returns its hidden state, also in float32.
 
         A part without the embedding takes `hidden` `[tokens, hidden_size]`, float32, from the part before it. Raises
         `RankFailed` when a process of the group is missing.

@@ -111,7 +111,7 @@ class SharedGroup:
         library().lk_group_abort(byref(self._struct))
 
     def take_account(self) -> tuple[int, int, float]:
-        """The number, bytes and seconds of the collective calls since the last account.
+        """The number of collective calls since the last account, their bytes and their seconds.
 
         The seconds include waiting for other members.
         """

@@ -18,8 +18,8 @@ _FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 def uniform(seeds: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
     """Uniform random numbers in [0, 1), one per row, from SplitMix64's mixer (Steele et al. 2014) applied three times.
 
-    `seeds` (64 bits, read as int64), `samples` and `positions` are `[rows]` int64. Returns `[rows]` float64 with 53 random
-    bits each.
+    `seeds` (64 bits, read as int64), `samples` and `positions` are `[rows]` int64. Returns `[rows]` float64; each number has 53
+    random bits.
     """
     state = torch.zeros_like(seeds)
     for word in (seeds, samples, positions):

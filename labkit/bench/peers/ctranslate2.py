@@ -57,7 +57,7 @@ class CTranslate2Engine(BenchEngine):
 
     @classmethod
     def precisions(cls, device: torch.device) -> tuple[str, ...]:
-        """The precisions that its build supports on this machine without falling back to another precision."""
+        """The precisions that CTranslate2 supports on this machine without falling back to another precision."""
         import ctranslate2
 
         supported = ctranslate2.get_supported_compute_types(device.type, device.index or 0)
@@ -119,7 +119,7 @@ class CTranslate2Engine(BenchEngine):
 
 
 def _choose_instruction_set(precision: str) -> None:
-    """Make int8 use AVX-512, which CTranslate2 uses only on request; for fp32 its default is as fast or faster.
+    """Make int8 use AVX-512, which CTranslate2 uses only on request. For fp32, the default is as fast or faster.
 
     CTranslate2 reads the variable once per process. A value that the user has set is kept.
     """

@@ -20,7 +20,7 @@ from labkit.host_memory import available_memory
 from labkit.precision import BITS
 
 MAX_BATCHED_TOKENS = 1 << 16
-"""Large enough that prompts are never split: one step runs them all, as in the other engines."""
+"""So large that prompts are never split: one step runs all prompts, as in the other engines."""
 
 COPIES = {"int4": 2.4}
 """The memory in use after the first steps, divided by the bytes of the weights, for 1.0 B parameters.

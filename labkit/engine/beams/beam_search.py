@@ -70,7 +70,7 @@ class BeamSearch:
             sampler.join(sampler_rows[row], prompt.sequence)
 
     def run(self) -> list[list[Hypothesis]]:
-        """Search to the end. Returns the hypotheses of each sequence, best first; `path(hypothesis.node)` is its tokens."""
+        """Search to the end. Returns the hypotheses of each sequence, best first; `path(hypothesis.node)` holds its tokens."""
         for _ in self.passes():
             pass
         return self.hypotheses
@@ -163,7 +163,7 @@ class BeamSearch:
         self._sampler.advance(torch.tensor(made, dtype=torch.int64, device=self._sampler.device), rows)
 
     def _prefill(self) -> Iterator[Batch]:
-        """The batches of the prompts. Each prompt is computed once, whatever its number of beams."""
+        """The batches of the prompts. Each prompt is computed once, even if it has many beams."""
         waiting: list[BeamPrompt] = []
         for prompt in self._prompts:
             if waiting and sum(p.chunk.count for p in (*waiting, prompt)) > self._max_prefill_tokens:

@@ -17,8 +17,8 @@ class CachedSequence:
     """The scheduler's view of a running sequence.
 
     Positions count the prefix and soft prompts (together `lead`), then the prompt, then the new tokens. The first `computed`
-    positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window` (the request's `memory_len`)
-    the columns form a ring, in which a new position replaces the oldest one.
+    positions have keys and values; position p lies in slot `slots[column(p)]`. With a `window` (the request's `memory_len`) the
+    columns form a ring, in which a new position replaces the oldest position.
 
     forks: the other samples of the prompt, which become their own sequences when the prompt is computed. decoding: only one
     token is left to compute in each step. row: the sequence's row in the sampler, which stays the same while it runs;

@@ -80,7 +80,7 @@ class Scheduler:
         self.waiting.append(list(samples))
 
     def cancel(self, sequences: Collection[Sequence]) -> None:
-        """Remove these sequences (all samples of a prompt), waiting or running; their slots are available at once."""
+        """Remove these sequences (all samples of a prompt), whether they wait or run. Their slots become free immediately."""
         self.waiting = deque(group for group in self.waiting if group[0] not in sequences)
         for entry in [entry for entry in self.running if entry.sequence in sequences]:
             self.finish(entry)
@@ -90,7 +90,7 @@ class Scheduler:
 
         Everything else changes in `commit`, so that a failed step can be planned again.
 
-        steps: how many steps may be in flight; each decodes its share of the sequences. busy: the sequences of the other
+        steps: how many steps may be in flight; each step decodes its share of the sequences. busy: the sequences of the other
         steps in flight.
         """
         plan = Plan(self._decodes(steps, busy), [])
@@ -203,7 +203,7 @@ class Scheduler:
         self.preemptions += 1
 
     def _admit(self) -> CachedSequence | None:
-        """Start the next waiting prompt and return it; None if no prompt waits, or rows or slots are missing."""
+        """Start the next waiting prompt and return it; None if no prompt waits, or if rows or slots are missing."""
         place = 0
         while place < len(self.waiting):
             samples = self.waiting[place]

@@ -20,8 +20,8 @@ class Sequence:
     forbidden texts. seed, sample: two numbers that determine the random draws. token_bytes: a function from a token to its
     bytes. special_tokens: the names of the tokens that have no bytes.
 
-    `stop_token_ids`: the tokens that end the sequence, with the end-of-text tokens unless the request ignores them.
-    `stop_words`: the stop words that were given as token ids.
+    `stop_token_ids`: the tokens that end the sequence. They include the end-of-text tokens, unless the request ignores these
+    tokens. `stop_words`: the stop words that were given as token ids.
     """
 
     def __init__(

@@ -43,12 +43,12 @@ class SlotAllocator:
         return taken
 
     def share(self, slots: Slots) -> None:
-        """Add one reference to each of these slots (all different)."""
+        """Add one reference to each of these slots, which are all different."""
         self.num_idle -= int(np.count_nonzero(self._kept[slots] & (self.references[slots] == 0)))
         self.references[slots] += 1
 
     def release(self, slots: Slots) -> None:
-        """Remove one reference from each of these slots (all different)."""
+        """Remove one reference from each of these slots, which are all different."""
         self.references[slots] -= 1
         left = slots[self.references[slots] == 0]
         kept = self._kept[left]

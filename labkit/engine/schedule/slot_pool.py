@@ -14,7 +14,7 @@ from labkit.errors import InvalidRequest
 
 
 class SlotPool:
-    """A pool of `num_slots` slots. With `prefix_reuse`, keys and values are kept after the sequence that computed them ended.
+    """A pool of `num_slots` slots. With `prefix_reuse`, keys and values are kept after their sequence has ended.
 
     Raises `InvalidRequest` for fewer than one slot.
     """
@@ -56,7 +56,7 @@ class SlotPool:
         return self._take(count) if count + spare <= self.num_available else None
 
     def seat(self, entry: CachedSequence, shared: Slots, spare: int) -> bool:
-        """Give a sequence the slots of all its tokens, `shared` first.
+        """Give a sequence the slots of all its tokens. The slots in `shared` come first.
 
         Returns False if fewer than `spare` slots would be left.
         """

@@ -16,7 +16,7 @@ from labkit.weight_formats import Int4Weight, Int8Weight
 
 
 def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU, cuBLAS adds bias and GELU itself."""
+    """`[rows, out]` for `x` `[rows, in]` and a dense `weight` `[out, in]`; on a GPU, cuBLAS also applies bias and GELU."""
     if gelu and bias is not None and x.is_cuda:
         return torch._addmm_activation(bias, x, weight.t(), use_gelu=True)  # the tanh form, but only on a GPU
     result = F.linear(x, weight, bias)
@@ -24,7 +24,7 @@ def dense_cublas(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) 
 
 
 def dequantized_cublas(x: Tensor, weight: Int8Weight | Int4Weight, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """The same for a quantized weight, which is first dequantized to a temporary dense matrix."""
+    """Does the same as `dense_cublas` for a quantized weight, which is first dequantized to a temporary dense matrix."""
     return dense_cublas(x, dequantize_triton(weight, x.dtype), bias, gelu=gelu)
 
 

@@ -1,4 +1,4 @@
-"""The epilogue of a linear layer: scales, bias and GELU after the product, and adding up the partial sums of programs."""
+"""The epilogue of a linear layer: it adds up the partial sums of programs, and applies scales, bias and GELU."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def epilogue_triton(
     bias: Tensor | None = None,
     gelu: bool = False,
 ) -> Tensor:
-    """Add the parts `[parts, rows, out]` (float32 or int32), then scale, bias and activate: `[rows, out]` in `dtype`."""
+    """Add the parts `[parts, rows, out]` (float32 or int32), then apply scales, bias, GELU. Returns `[rows, out]` in
+    `dtype`."""
     parts, rows, num_out = partial.shape
     out = torch.empty((rows, num_out), dtype=dtype, device=partial.device)
     launch(

@@ -105,7 +105,7 @@ def few_rows_triton(
     gelu: bool,
     config: dict[str, int],
 ) -> Tensor:
-    """Multiply `x` `[rows, in]` by `weight` `[out, in]`: `[rows, out]` in `dtype`. Scales are float32 or None.
+    """Multiply `x` `[rows, in]` by `weight` `[out, in]`. Returns `[rows, out]` in `dtype`. Scales are float32 or None.
 
     If x has a float type, the weight has the same type or int8. Otherwise x and the weight are both int8 or both float8_e4m3fn.
     """

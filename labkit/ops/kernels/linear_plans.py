@@ -61,7 +61,7 @@ def rows_bucket(rows: int) -> int:
 
 
 def _row(vector: int) -> list[Plan]:
-    """Blocks of outputs, warps, and consecutive loads that a thread has in flight for each output.
+    """Plans that differ in outputs per block, warps, and consecutive loads that a thread has in flight for each output.
 
     The first plan was the fastest on an H200.
     """
@@ -73,7 +73,10 @@ def _row(vector: int) -> list[Plan]:
 
 
 def _row_vectors(*blocks: tuple[int, int]) -> list[Plan]:
-    """Blocks of outputs and warps for a quantized matrix, which is read in vectors of 16 bytes and needs more outputs."""
+    """Plans with these outputs per block and warps.
+
+    A quantized matrix is read in vectors of 16 bytes and needs more outputs.
+    """
     return [Plan("one_row", {"BLOCK_OUT": out, "BLOCK_VECTORS": 32 * warps, "num_warps": warps}) for out, warps in blocks]
 
 

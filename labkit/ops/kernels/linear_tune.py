@@ -29,7 +29,7 @@ LAYERS = ("qkv", "out_proj", "fc_in", "fc_out", "lm_head")
 
 
 def linear_shapes(config: GPTJConfig, parts: int = 1) -> dict[str, tuple[int, int]]:
-    """(in, out) of a model's linear layers by name, for one of `parts` tensor-parallel parts."""
+    """The sizes (in, out) of a model's linear layers by name, for one of `parts` tensor-parallel parts."""
     hidden, inner = config.hidden_size, config.intermediate_size
     return {
         "qkv": (hidden, 3 * hidden // parts),
@@ -88,7 +88,7 @@ def tune_model(
 def _layers(
     num_in: int, num_out: int, buckets: list[int], kind: str, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[Tensor, linear.GPUWeight, Tensor]]:
-    """Random inputs of a layer for each number of rows; zeros would let a GPU clock higher than real data."""
+    """Random inputs of a layer for each number of rows; with zeros, a GPU would run at a higher clock rate."""
     dense = torch.randn(num_out, num_in, device=device, dtype=dtype) * num_in**-0.5
     weight = QUANTIZE[kind](dense)
     bias = torch.randn(num_out, device=device, dtype=dtype)
