@@ -115,7 +115,7 @@ class GPTJConfig:
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """Every token that ends a text; an empty tuple if the model has none."""
+        """Every token that ends a text; an empty tuple if the model has no such token."""
         ends = self.eos_token_id
         return () if ends is None else (ends,) if isinstance(ends, int) else ends
 

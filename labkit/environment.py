@@ -89,7 +89,7 @@ def describe() -> Machine:
 
 
 def find_cpu(cpuinfo: str | None = None) -> CPU:
-    """The processor that `cpuinfo` describes: the text of `/proc/cpuinfo`, which is read if no text is given."""
+    """The processor that the text `cpuinfo` describes. By default, the text is read from `/proc/cpuinfo`."""
     if cpuinfo is None:
         path = Path("/proc/cpuinfo")
         cpuinfo = path.read_text() if path.exists() else ""

@@ -35,7 +35,7 @@ class RequestFailed(LabkitError):
 THE_LIMIT = "which is the limit"
 """Every message of `Overloaded` contains these words.
 
-A client needs these words to tell an overloaded server from a missing one.
+A client needs these words to distinguish an overloaded server from a missing server.
 """
 
 

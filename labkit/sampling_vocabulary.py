@@ -20,7 +20,7 @@ MOST_LENGTH_PENALTY = 64
 MOST_PROPOSALS = 64
 """The largest number of tokens that may be guessed in one step."""
 LEAST, MOST = 1e-10, 1e10
-"""The range of factors: even several of them together leave every logit finite in float32. `MOST` also limits penalties."""
+"""The range of factors. Even several factors together leave every logit finite in float32. `MOST` also limits penalties."""
 
 LENGTH, SAMPLING, PENALTIES = "Length and end", "Sampling", "Penalties and bans"
 BEAMS, REPORT, CONTEXT, SPEED = "Beam search", "Report", "Context", "Speed"

@@ -79,7 +79,7 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes of one token, which may be a part of a character; empty for special tokens and unused ids."""
+        """The UTF-8 bytes of one token, which may be a part of a character. Special tokens and unused ids have no bytes."""
         known = self._bytes.get(token_id)
         if known is None:
             known = self._bytes[token_id] = self._find_bytes(token_id)

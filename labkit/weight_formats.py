@@ -20,7 +20,7 @@ from labkit.errors import InvalidRequest
 GROUP_SIZE = 32
 """The default number of weights that share a scale in int4."""
 INT4_LARGEST = (8.0, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 8.75, 9.0)
-"""Candidates for the int4 value (in steps) of a group's largest magnitude.
+"""Candidates for the value, in int4 steps, to which a scale maps the largest magnitude of its group.
 
 Each group gets the candidate with the smallest error. Candidate 7 clips nothing. Candidate 8 is the rule of llama.cpp's Q4_0.
 It clips numbers of the opposite sign by up to a step. A candidate above 8 also clips the largest number of a group. Larger
@@ -127,7 +127,7 @@ class Int4Weight:
 
 
 def _int4_scales(groups: Tensor) -> Tensor:
-    """The scale of each column of `groups` `[group_size, groups]` float32: `[groups]` float16, 1 for a column of zeros.
+    """The scales of the columns of `groups` `[group_size, groups]` float32, as `[groups]` float16. A column of zeros gets 1.
 
     Each candidate scale maps the number of largest magnitude to the negative of a value in `INT4_LARGEST`, and is rounded to
     float16. The scale with the least squared error is chosen; if several scales have the same error, the first of them is

@@ -1,4 +1,4 @@
-"""Trains `gptj-tiny` from scratch: tokenizer, model, held-out measurement, and files that `transformers` loads.
+"""Trains the tokenizer and the model `gptj-tiny`, measures them on held-out text, and writes files that `transformers` loads.
 
     python -m labkit.builtin.train --work-dir build/gptj-tiny --steps 2200
 
@@ -179,7 +179,10 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        """The mean loss in nats of `x` `[rows, width]` for `targets` `[rows]` (-100 does not count); products in `dtype`."""
+        """The mean loss in nats of `x` `[rows, width]` for `targets` `[rows]` (-100 does not count).
+
+        Products are in `dtype`.
+        """
         counted = targets >= 0
         x_grad, weight_grad, bias_grad = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
         total = torch.zeros(())
@@ -243,7 +246,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def optimizers(model: TrainableGPTJ, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, and AdamW with separate learning rates for embedding, head and vectors."""
+    """Returns Muon for the matrices of the blocks, and AdamW with separate learning rates for embedding, head and vectors."""
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     adam = torch.optim.AdamW(

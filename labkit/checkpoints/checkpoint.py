@@ -92,7 +92,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that belongs to the weights; raises `NotAvailable` if there is none."""
+        """The tokenizer that belongs to the weights; raises `NotAvailable` if there is no tokenizer."""
 
 
 def _span(part: slice, length: int) -> slice:

@@ -1,4 +1,4 @@
-"""Converts a checkpoint from any format that labkit reads to any format that it writes."""
+"""Converts a checkpoint from any format that labkit reads to any format that labkit writes."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _CONFIG_KEYS = ("head_num", "size_per_head", "inter_size", "num_layer", "rotary_
 
 
 def find_folder(path: Path) -> Path:
-    """The `<TP>-gpu` folder: `path` itself, or the only such folder in `path`.
+    """The `<TP>-gpu` folder: `path` itself, or the only folder with a name of this form in `path`.
 
     Raises `InvalidRequest` if `path` contains several such folders.
     """
@@ -63,7 +63,7 @@ def is_folder(path: Path) -> bool:
 
 
 class FasterTransformerCheckpoint(Checkpoint):
-    """The weights of a `<TP>-gpu` folder, or of a folder that contains one.
+    """The weights of a `<TP>-gpu` folder, or of a folder that contains a `<TP>-gpu` folder.
 
     Opening checks names and sizes; reading opens only the files that hold the wanted rows and columns. Raises
     `CheckpointError`, which names the file, if a file is missing, too short or too long, and `InvalidRequest` if `config.ini`
@@ -118,7 +118,7 @@ class FasterTransformerCheckpoint(Checkpoint):
         return Piece(self._files[file], file, rows, columns, 0, first_column, transposed=stored.is_transposed)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer whose files are in the folder or beside it; the format itself has none."""
+        """The tokenizer whose files are in the folder or beside it; the format itself has no tokenizer."""
         assert self.path is not None
         beside = [self.path.parent] if is_folder(self.path) else []
         return find_tokenizer([self.path, *beside], self.config.vocab_size)

@@ -24,7 +24,7 @@ def write_fastertransformer(
 ) -> None:
     """Fill an empty folder. source: the dtype of the original weights; it is stored, so that converting back can restore it.
 
-    `config.ini` is written last, so that nobody takes an unfinished folder for a complete one.
+    `config.ini` is written last, so that nobody takes an unfinished folder for a complete folder.
     """
     files = files_of(checkpoint.config, tensor_parallel)
     for number, (name, stored) in enumerate(files.items()):

@@ -7,8 +7,8 @@ A download first checks the free disk space. The download shows its progress and
 even if another process began that download. Downloaded files are accepted only if they have the checksums that the hub states.
 `LABKIT_HUB_ENDPOINT` names a mirror with the hub's interface; `HF_HUB_OFFLINE=1` forbids the network.
 
-The function `hf_hub_download` is not used, because it deletes a partial file when the connection fails for good or the process
-dies. GPT-J 6B has 12 GB.
+The function `hf_hub_download` is not used, because it deletes a partial file when the connection fails permanently or the
+process dies. GPT-J 6B has 12 GB.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _check_disk(path: Path, files: list[_HubFile]) -> None:
 
 
 def _download_file(file: _HubFile, repository: str) -> None:
-    """Download one file; after a dropped or stalled connection it continues where it stopped."""
+    """Download one file. If the connection drops or stalls, the download continues where it stopped."""
     name = file.path.name
     for attempt in range(ATTEMPTS):
         try:
@@ -282,7 +282,7 @@ def _write(chunks: Iterator[bytes], target: IO[bytes], file: _HubFile, received:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the hub's client: `HTTPError` of httpx before huggingface_hub 2, of httpx2 since then."""
+    """The errors of the hub's client: `HTTPError` of httpx before huggingface_hub 2, `HTTPError` of httpx2 since then."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception))

@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def named_snapshot(name: str) -> Path | None:
     """The folder of a repository (`owner/model`) in the cache.
 
-    None if the repository is not there, or if the name has another form.
+    Returns None if the repository is not in the cache, or if the name has another form.
     """
     return cached_snapshot(name, ("main",)) if _NAME.fullmatch(name) and ".." not in name and "--" not in name else None
 

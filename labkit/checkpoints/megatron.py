@@ -40,7 +40,7 @@ _RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?")
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a folder looks like Megatron-LM's: it has a tracker file, or rank folders."""
+    """Whether a folder looks like a checkpoint of Megatron-LM: it has a tracker file, or rank folders."""
     return (path / TRACKER).is_file() or any(_RANK.fullmatch(folder.name) for folder in path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Gives each tensor one name for all versions of Megatron and for NeMo; orders the rows of their fused query, key and value.
+"""Gives each tensor one name for all versions of Megatron and for NeMo, and finds the rows of their fused query, key and value.
 
 Megatron-LM (`megatron/model/language_model.py`, `transformer.py`) nests dictionaries: `model.language_model.embedding`,
 `.encoder` (`.transformer` before 2021) and `.output_layer`. NeMo has the same names in one flat dictionary. Megatron-core
@@ -72,8 +72,8 @@ def qkv_rows(
 ) -> list[tuple[int, int]]:
     """For each row of a query (0), key (1) or value (2) matrix: its rank, and its row in the fused matrix of that rank.
 
-    A rank has `local_heads` heads. Since version 2 the fused rows are ordered [heads, 3, head_dim], in version 1 [heads,
-    head_dim, 3], in version 0 [3, heads, head_dim] (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`).
+    A rank has `local_heads` heads. The fused rows are ordered [heads, 3, head_dim] since version 2, [heads, head_dim, 3] in
+    version 1, and [3, heads, head_dim] in version 0 (Megatron-LM, `megatron/checkpointing.py`, `fix_query_key_value_ordering`).
     In the first `half_split_dim` dimensions of a head, the two members of a rotary pair are half of these dimensions apart; in
     Hugging Face's matrix they are neighbours.
     """

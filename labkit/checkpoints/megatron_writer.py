@@ -26,7 +26,7 @@ VOCAB_MULTIPLE = 128
 
 
 def padded_vocab(config: GPTJConfig, tensor_parallel: int) -> int:
-    """The size of the vocabulary with the rows of zeros that make all ranks' shares equal."""
+    """The size of the vocabulary, including the rows of zeros that make the shares of all ranks equal."""
     multiple = VOCAB_MULTIPLE * tensor_parallel
     return -(-config.vocab_size // multiple) * multiple
 

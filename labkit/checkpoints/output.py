@@ -42,7 +42,7 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, a checkpoint is accepted there."""
+    """Raise `InvalidRequest` if `target` exists and is not empty. With `force`, the target may hold a checkpoint."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InvalidRequest(f"{target} exists and is not a folder; give another target")
     if not target.exists() or not any(target.iterdir()):

@@ -30,7 +30,7 @@ class Piece:
 
 
 def read_pieces(pieces: Iterable[Piece], rows: slice, columns: slice | None, target: Tensor) -> None:
-    """Copy the given rows (and columns) of the tensor that the pieces form to `target`.
+    """The pieces form a tensor. Copy the given rows (and columns) of this tensor to `target`.
 
     Only the files that hold these rows and columns are opened.
 

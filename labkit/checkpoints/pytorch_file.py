@@ -27,8 +27,8 @@ class PytorchFile(TensorFile):
     """The tensors of one PyTorch file. Unpickling reads where their values lie, but not the values.
 
     The pickle may use nothing except what a dictionary of tensors needs, so it cannot run code. `entries` has only the
-    floating-point tensors; `names` are the names of all tensors. Raises `CheckpointError`, which names the file, and the
-    tensor if one tensor is wrong.
+    floating-point tensors; `names` are the names of all tensors. Raises `CheckpointError`. The message names the file. If one
+    tensor is wrong, the message names the tensor too.
     """
 
     def __init__(self, path: Path) -> None:

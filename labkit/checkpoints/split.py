@@ -29,7 +29,7 @@ _SPLITS = {
     **dict.fromkeys(("wte.weight", "lm_head.weight", "lm_head.bias"), Split.VOCABULARY),
     "fc_out.bias": Split.ONCE,
 }
-"""The split of each tensor, by the last two parts of its Hugging Face name.
+"""The split of each tensor. The keys are the last two parts of the tensors' Hugging Face names.
 
 Tensors that are not listed are whole on every rank.
 
@@ -64,14 +64,14 @@ def rectangle_of(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tu
 
 
 def share_shape(name: str, shape: tuple[int, ...], rank: int, ranks: int) -> tuple[int, ...]:
-    """The shape of a rank's share of a tensor of this shape."""
+    """The shape of a rank's share of a tensor; `shape` is the shape of the whole tensor."""
     return tuple(part.stop - part.start for part in rectangle_of(name, shape, rank, ranks) if part is not None)
 
 
 def span(count: int, index: int, parts: int) -> range:
     """Cut `count` things into `parts` consecutive ranges, and return range number `index`.
 
-    If `parts` does not divide `count`, the first ranges are longer by one.
+    If `parts` does not divide `count`, each of the first ranges has one thing more.
     """
     size, more = divmod(count, parts)
     begin = index * size + min(index, more)
@@ -79,12 +79,12 @@ def span(count: int, index: int, parts: int) -> range:
 
 
 def nearest_tensor_parallel(config: GPTJConfig, size: int) -> int:
-    """The number of tensor-parallel ranks closest to `size` that divides the heads and the inner size of the model."""
+    """The number of tensor-parallel ranks closest to `size` that divides the number of heads and the inner size."""
     return _nearest_divisor(size, math.gcd(config.num_heads, config.intermediate_size))
 
 
 def check_tensor_parallel(config: GPTJConfig, size: int) -> None:
-    """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the heads and the inner size."""
+    """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the head count and the inner size."""
     nearest = nearest_tensor_parallel(config, size)
     if nearest != size:
         raise InvalidRequest(
@@ -94,7 +94,7 @@ def check_tensor_parallel(config: GPTJConfig, size: int) -> None:
 
 
 def check_pipeline_parallel(config: GPTJConfig, size: int) -> None:
-    """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the layers."""
+    """Raise `InvalidRequest`, with the nearest size that works, unless `size` divides the number of layers."""
     nearest = _nearest_divisor(size, config.num_layers)
     if nearest != size:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Seeded random weights for any GPT-J config, made when they are read: for timings without a download."""
+"""Seeded random weights for any GPT-J config, for timings without a download. They are made when they are read."""
 
 from __future__ import annotations
 

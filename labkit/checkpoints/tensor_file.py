@@ -43,7 +43,7 @@ class TensorFile:
     def read(self, name: str, rows: slice, columns: slice | None, target: Tensor) -> None:
         """Copy the given rows (and columns) of a tensor to `target`.
 
-        `target` may have any dtype and device. Slices have no step.
+        `target` may have any dtype and device. The slices must not have a step.
         """
         entry = self.entries[name]
         item, row_bytes = entry.dtype.itemsize, entry.dtype.itemsize * math.prod(entry.shape[1:])

@@ -1,4 +1,4 @@
-"""Reads the settings of a file that `torch.save` wrote, and where its tensors lie, without running any code in it.
+"""Reads the settings in a file that `torch.save` wrote and finds its tensors, without running any code in the file.
 
 Dictionaries in the file may be nested in any way. `torch.load(weights_only=True)` reads the file and refuses everything that is
 not data. No values of tensors are read: PyTorch's fake tensors remember where in the file each storage lies

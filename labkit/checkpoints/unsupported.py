@@ -29,7 +29,7 @@ _TENSORS = (
     ((".weight_packed", ".weight_scale"), "compressed-tensors (llm-compressor)"),
     ((".weight_scale_inv",), "8-bit floating-point"),
 )
-"""Endings of the names of tensors that quantizers add, each ending with its quantization method."""
+"""The quantization method of each ending that quantizers give to names of tensors."""
 _FILES = {
     ".gguf": ("GGUF (llama.cpp)", "take the model's Hugging Face checkpoint"),
     ".ggml": ("GGML (llama.cpp)", "take the model's Hugging Face checkpoint"),

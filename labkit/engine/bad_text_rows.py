@@ -20,7 +20,7 @@ class AutomatonCache:
     """Makes the automata for the bad words of a request, over the first `vocab_size` tokens of a tokenizer.
 
     A word is searched for in the text as a user sees it, without special tokens. A word that contains the name of a special
-    token (`<|endoftext|>`) is searched for in the text with those names written out.
+    token (`<|endoftext|>`) is searched for in the text with the names of special tokens written out.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -37,8 +37,8 @@ def num_slots_for(
     The cache needs one more slot, for padding. A number that follows from the free memory is never larger than what
     `max_batch_size` sequences of full length need. part: the part of the model that `device` holds.
 
-    Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer fit
-    than were asked for.
+    Raises `InvalidRequest` if fewer than one slot is asked for, and `InsufficientResources` if no slot fits, or if fewer slots
+    fit than were asked for.
     """
     slot = slot_bytes(config, device, dtype, part)
     free = free_bytes(device)

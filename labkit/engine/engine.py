@@ -118,7 +118,10 @@ class Engine:
 
     @property
     def forward(self) -> Forward:
-        """The object that runs the model; for several ranks a `labkit.parallel.ParallelForward`, which has their ledger."""
+        """The object that runs the model.
+
+        For several ranks, a `labkit.parallel.ParallelForward`, which has the ranks' ledger.
+        """
         return self._forward
 
     @property
@@ -277,7 +280,7 @@ class Engine:
             self._ready().occupy_cache(self.forward)
 
     def forget_prefixes(self) -> None:
-        """Do not use the keys and values kept from earlier texts again.
+        """Do not reuse the keys and values that were kept from earlier texts.
 
         Call this after changing the weights of the model in place.
         """

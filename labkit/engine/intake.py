@@ -1,4 +1,4 @@
-"""Makes requests from the prompts and parameters of a caller, and refuses those that the engine cannot run."""
+"""Makes requests from the prompts and parameters of a caller, and refuses requests that the engine cannot run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class RequestIntake:
         return given
 
     def check_tokens(self, tokens: list[int]) -> None:
-        """Raise `InvalidRequest` unless there is at least one token, all fit the context, and all are in the vocabulary."""
+        """Raise `InvalidRequest` unless there is at least one token, and all tokens fit the context and the vocabulary."""
         if not tokens:
             raise InvalidRequest(
                 "a prompt is empty; give at least one token (a space or '<|endoftext|>' will do) or a start_token_id"

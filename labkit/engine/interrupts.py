@@ -44,7 +44,7 @@ class _Watch:
     def enter(self) -> None:
         """Install this handler if it is not installed yet and the current handler is a Python function.
 
-        Another current handler was set in C, as in a server, and could not be restored later.
+        A handler that is not a Python function was set in C, for example by a server, and could not be restored later.
         """
         self.depth += 1
         if self.before is None and callable(before := _signals.getsignal(_SIGINT)) and before is not self:

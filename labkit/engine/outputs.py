@@ -32,11 +32,11 @@ class TokenEvent:
     `request` and `sample` say which continuation the token belongs to. `text` is the new text that can be shown now; it is
     held back while a character is incomplete or a stop string may have begun.
 
-    `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop" (the end of text, a stop token, a
-    stop string or a sequence of token ids; `stop_reason` says which), "length", or "banned" (every token is forbidden, and the
-    event's `token_id` is `NO_TOKEN`). `prompt_logprobs` comes with the first token of the first sample, if it was asked for:
-    one entry for each token of the prompt; the entry of the first token is None. `score` comes with the last token of a
-    hypothesis of a beam search.
+    `finish_reason` is None until the last token. At the last token, `finish_reason` is "stop", "length" or "banned". With
+    "stop", the text ended at the end-of-text token, a stop token, a stop string or a sequence of token ids, and `stop_reason`
+    says which. With "banned", every token is forbidden, and the event's `token_id` is `NO_TOKEN`. If the request asks for
+    `prompt_logprobs`, they come with the first token of the first sample. They have one entry for each token of the prompt; the
+    entry of the first token is None. `score` comes with the last token of a hypothesis of a beam search.
 
     If a request fails, one event with an `error` ends all its samples. The error names the request and the cause. Such an event
     has the `finish_reason` "error" and no token. Only `Engine.step` returns events with an error; `generate` and `stream` raise
@@ -57,7 +57,7 @@ class TokenEvent:
 
 @dataclass
 class Completion:
-    """One continuation. `token_ids` holds the new tokens only, and the end-of-text token if it was generated.
+    """One continuation. `token_ids` holds only the new tokens, including the end-of-text token if it was generated.
 
     `text` ends before a stop string. `logprobs` is None unless the request asks for log-probabilities. Beam search ranks
     continuations by `score`: the sum of log-probabilities minus penalties, divided by the number of tokens to the power of
@@ -73,7 +73,7 @@ class Completion:
 
     @property
     def cumulative_logprob(self) -> float | None:
-        """The sum of the tokens' log-probabilities; None unless `logprobs` was asked for."""
+        """The sum of the tokens' log-probabilities; None if the request did not ask for `logprobs`."""
         return None if self.logprobs is None else sum(item.logprob for item in self.logprobs)
 
 
@@ -83,7 +83,7 @@ class RequestOutput:
 
     `text`, `token_ids` and `finish_reason` belong to the first continuation.
 
-    `prompt_logprobs` is None unless asked for. If asked for, `prompt_logprobs` has one entry for each token of the prompt; the
+    `prompt_logprobs` is None if the request does not ask for it. Otherwise it has one entry for each token of the prompt; the
     entry of the first token is None, because no token comes before it.
     """
 

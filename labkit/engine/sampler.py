@@ -151,7 +151,10 @@ class Sampler:
     def _verify_in_turn(
         self, logits: Tensor, rows: SequenceOf[int], drafts: SequenceOf[SequenceOf[int]], starts: SequenceOf[int]
     ) -> list[int]:
-        """Choose the first token of all rows, then the second, and so on. A row is updated only while its guesses are right."""
+        """Choose the first token of all rows, then their second token, and so on.
+
+        A row is updated only while its guesses are right.
+        """
         tokens = logits.new_zeros(len(logits), dtype=torch.int64)
         going = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         for turn in range(max(map(len, drafts)) + 1):

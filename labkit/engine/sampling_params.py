@@ -1,4 +1,4 @@
-"""The parameters of one prompt's continuation, and every check of them that is possible without the model."""
+"""The parameters of one prompt's continuation, and all checks that are possible without the model."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def _logprobs(logits: Tensor, entries: list[CachedSequence], made: list[list[int
 def _score_prompts(plan: Plan, logits: Tensor) -> tuple[list[int], dict[CachedSequence, Exception]]:
     """Store the log-probabilities of those prompt tokens that this step's logits score.
 
-    Returns the rows of the logits that choose new tokens, and the sequences whose scoring failed, with the exception.
+    Returns the rows of the logits that choose new tokens, and the sequences whose scoring failed, each with its exception.
     """
     left, row = list(range(len(plan.decodes))), len(plan.decodes)
     failures: dict[CachedSequence, Exception] = {}

@@ -1,4 +1,4 @@
-"""The choice of the fastest forward pass that a model has on its device."""
+"""Chooses the fastest forward pass that a model has on its device."""
 
 from __future__ import annotations
 

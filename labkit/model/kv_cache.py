@@ -1,4 +1,4 @@
-"""The preallocated key-value cache: a pool of slots, one for each token, which any sequence may hold in any order.
+"""The preallocated key-value cache: a pool of slots. A slot holds one token. Any sequence may hold any slots, in any order.
 
 The cache knows nothing about sequences: a `Batch` says which slots each sequence uses.
 """

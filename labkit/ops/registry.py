@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
-"""Every operation by name, as the torch function that runs when no kernel takes the tensors."""
+"""The torch function of each operation, by name. It runs when no kernel takes the tensors."""
 _SWAPPED: dict[str, Callable[..., Any]] = {}
 
 

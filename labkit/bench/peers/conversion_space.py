@@ -19,7 +19,7 @@ Fused projections and write buffers need memory too.
 
 
 def check_conversion_fits(checkpoint: Checkpoint, read: torch.dtype, written_bits: float, folder: Path) -> None:
-    """Raise `InsufficientResources` if the conversion does not fit into memory and disk.
+    """Raise `InsufficientResources` if the conversion does not fit into memory or onto the disk.
 
     The weights are read in the dtype `read` and written with `written_bits` bits each. Weights that are written in fewer bits
     are in memory together with the weights that were read. The figures were measured with a model of 1.0 B parameters.

@@ -20,7 +20,7 @@ COMPUTE_TYPES = {
     "cpu": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float32"},
     "cuda": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8_float16"},
 }
-"""CTranslate2's names of precisions; the second part of the int8 names is the type outside of matrix products."""
+"""CTranslate2's names of precisions; the second part of an int8 name is the type outside of matrix products."""
 
 
 class CTranslate2Engine(BenchEngine):

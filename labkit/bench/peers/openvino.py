@@ -44,9 +44,9 @@ class OpenVINOEngine(BenchEngine):
     """OpenVINO GenAI's `ContinuousBatchingPipeline` (paged attention), driven by its own `step`.
 
     The plain runtime's stateful model is as fast in decode but slower in prefill, because it computes the logits of every
-    position. Prefix caching is off. OpenVINO's defaults are kept: activations are bfloat16 if the CPU can multiply it and are
-    quantized during the run for products with int8 and int4 weights, and the KV cache has 8 bits. With fp32, activations and KV
-    cache are float32, because the tokens of the engines are compared in fp32.
+    position. Prefix caching is off. OpenVINO's defaults are kept. Activations are bfloat16 if the CPU can multiply bfloat16.
+    For products with int8 and int4 weights, the activations are quantized during the run. The KV cache has 8 bits. With fp32,
+    activations and KV cache are float32, because the tokens of the engines are compared in fp32.
     """
 
     name = "openvino"
@@ -88,7 +88,7 @@ class OpenVINOEngine(BenchEngine):
         return int(COPIES.get(precision, 1.9) * config.parameter_count * BITS[precision] / 8)
 
     def prefill(self, prompts: Tensor, new_tokens: int) -> Tensor:
-        """Add a request for every prompt and step until each request has its first token."""
+        """Add a request for every prompt. Then run steps until each request has its first token."""
         import openvino
         import openvino_genai
 

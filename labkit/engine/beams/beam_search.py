@@ -76,7 +76,7 @@ class BeamSearch:
         return self.hypotheses
 
     def passes(self) -> Iterator[None]:
-        """The search, paused after each forward pass, so that other work can run in between."""
+        """Run the search, but pause after each forward pass, so that other work can run in between."""
         found = []
         for batch in self._prefill():
             found.append(self._forward(batch, self._cache))

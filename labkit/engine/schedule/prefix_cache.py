@@ -58,7 +58,7 @@ class PrefixCache:
 
         The caller must hold references to the given slots. Returns the cached slots of all the tokens; the slots of a prefix
         that was cached already differ from the given slots. A caller that continues the text must hold references to the
-        returned slots instead, because whoever refers to a slot must also refer to all slots before it.
+        returned slots instead, because every holder of a slot must also hold all slots before it.
         """
         given = np.asarray(tokens, np.int64)
         node, inside, depth = self._walk(given)
@@ -123,7 +123,7 @@ class PrefixCache:
     def _cut(self, leaf: Node, count: int) -> int:
         """Free the last `count` slots of a leaf.
 
-        These slots must be idle. Idle slots are always the last slots of a leaf, because whoever refers to a slot refers to all
+        These slots must be idle. Idle slots are always the last slots of a leaf, because every holder of a slot also holds all
         slots before it.
         """
         assert leaf.parent is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = 3
-"""The most tokens at the end of the text that are searched for earlier in the text.
+"""At most this many of the text's last tokens are searched for earlier in the text.
 
 If they did not occur earlier, the search is repeated with fewer tokens.
 """

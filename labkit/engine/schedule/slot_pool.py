@@ -45,7 +45,7 @@ class SlotPool:
     def matched(self, entry: CachedSequence) -> Slots:
         """Slots of the cached prefix of a sequence.
 
-        The prefix never includes the sequence's last token, which must be computed for its logits.
+        The prefix never includes the sequence's last token, because its logits must be computed.
         """
         if not self._shares(entry) or entry.scores_prompt:
             return entry.slots[:0]

@@ -1,6 +1,6 @@
 """Chooses the fastest of several ways to run a kernel.
 
-They are measured once per shape and device. A readable file stores the choice.
+The ways are measured once per shape and device. A readable file stores the choice.
 
 The file is `autotune.json` in labkit's home. If the file has no entry for a problem, or if the entry was measured with other
 versions or other kernels, the first candidate runs until `Tuner.tuning` measures the problem. Candidates are not measured while

@@ -19,7 +19,7 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit_once_for_all, launch
 SPLIT_TOKENS = 128
 """Slots per program. A program writes one row in float32, which is 1 % of the bytes that it reads in half precision."""
 TILE_BYTES = 8192
-"""A program reads this many bytes of keys, and the same number of bytes of values, at a time. Three such tiles load at once."""
+"""A program reads this many bytes of keys, and the same number of bytes of values, at a time. Three loads run at once."""
 JOINED = 16
 """The number of splits that the second kernel combines at a time."""
 

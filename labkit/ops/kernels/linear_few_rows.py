@@ -16,7 +16,7 @@ from labkit.ops.kernels.triton_runtime import ceil_div, jit, jit_once_for_all, l
 
 @jit
 def as_operand(weight: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
-    """Convert a loaded weight to the type of x, exactly."""
+    """Convert a loaded weight to the type of x without rounding."""
     if weight.dtype == tl.int8 and dtype == tl.float16:
         # An int-to-float conversion runs at a quarter of the rate. Instead, flip the sign bit to make the byte unsigned, give
         # it the exponent of 2^10, where float16 has steps of 1, and subtract the offset. The compiler converts two weights at
@@ -124,7 +124,7 @@ def few_rows_triton(
 
 
 def tiling(rows: int, num_out: int, num_in: int, config: dict[str, int]) -> tuple[tuple[int, int, int], int]:
-    """The grid (rows, outputs, parts), and the number of inputs per part: whole blocks, and no part is empty.
+    """The grid (rows, outputs, parts), and the number of inputs per part. A part has whole blocks and is never empty.
 
     Programs start in the order of the first number, so programs that read the same weights run together and share them in
     the L2 cache.

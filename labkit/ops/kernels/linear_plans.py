@@ -40,8 +40,8 @@ CUBLAS = Plan("cublas")
 def plans(kind: str, rows: int, num_in: int, num_out: int, dtype: torch.dtype, group: int, arch: int) -> dict[str, Plan]:
     """The candidates by label; the first candidate is the default.
 
-    `rows` comes from `rows_bucket`, `dtype` is that of x, `group` is the group size of int4 (else 0), `arch` is the compute
-    capability, 80 or 90.
+    `rows` comes from `rows_bucket`, `dtype` is the dtype of x, `group` is the group size of int4 (else 0), `arch` is the
+    compute capability, 80 or 90.
     """
     found: list[Plan] = []
     if rows == 1 and kind == "dense":

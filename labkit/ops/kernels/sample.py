@@ -43,7 +43,7 @@ def threshold(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The largest key that at least `goal` tokens reach (with `COUNTS`), or that tokens with a total weight of `goal` reach."""
+    """The largest key that tokens with a total weight of `goal` reach. With `COUNTS`, each token has the weight 1."""
     lanes = tl.arange(0, BLOCK)
     digits = tl.arange(0, 16).to(tl.uint32)
     base = tl.full((), 0, tl.uint32)

@@ -1,4 +1,4 @@
-"""Defining and launching Triton kernels; a stand-in replaces Triton where it is not installed.
+"""Defines and launches Triton kernels. A stand-in replaces Triton where it is not installed.
 
 A process runs kernels either compiled, on a GPU, or interpreted, on CPU tensors. Setting `TRITON_INTERPRET=1` in the
 environment before Triton is imported chooses the interpreter for the whole process.
