@@ -223,7 +223,7 @@ class _Captured:
         # was called on.
         run()
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads, such as those of a server, may use the GPU during the capture.
+        # Other threads, such as the threads of a server, may use the GPU during the capture.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._out = run()
 

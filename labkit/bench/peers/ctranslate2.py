@@ -92,7 +92,7 @@ class CTranslate2Engine(BenchEngine):
             asynchronous=True,
         )
         while not arrived.wait(0.5):
-            # It ended without a token, so it failed; `result` raises the reason.
+            # The generation ended without a token, so it failed; `result` raises the reason.
             if all(result.done() for result in self._pending):
                 self._pending.pop().result()
         return torch.tensor(first)

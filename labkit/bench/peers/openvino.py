@@ -62,7 +62,7 @@ class OpenVINOEngine(BenchEngine):
         without_telemetry()
         import openvino_genai
 
-        self._folder = tempfile.TemporaryDirectory(prefix="labkit-openvino-")  # its weights stay memory-mapped from there
+        self._folder = tempfile.TemporaryDirectory(prefix="labkit-openvino-")  # the weights stay memory-mapped from this folder
         weights = convert(checkpoint, Path(self._folder.name), precision)
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS

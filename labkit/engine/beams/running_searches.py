@@ -147,7 +147,7 @@ def _events(samples: list[Sequence], hypotheses: SequenceOf[Hypothesis]) -> Iter
         try:
             for node in nodes[:-1]:
                 yield sample, sample.append(node.token, node.logprob)
-            # With every token forbidden there is no hypothesis: the text ends without a token, as it does in plain sampling.
+            # If every token is forbidden, there is no hypothesis: the text ends without a token, as it does in plain sampling.
             token, logprob = (nodes[-1].token, nodes[-1].logprob) if nodes else (NO_TOKEN, None)
             last = sample.append(token, logprob)
         except Exception as error:

@@ -79,8 +79,7 @@ def epilogue_triton(
     bias: Tensor | None = None,
     gelu: bool = False,
 ) -> Tensor:
-    """Add the parts `[parts, rows, out]` (float32 or int32), then apply scales, bias, GELU. Returns `[rows, out]` in
-    `dtype`."""
+    """Add the parts `[parts, rows, out]` (float32 or int32); apply scales, bias and GELU; return `[rows, out]` in `dtype`."""
     parts, rows, num_out = partial.shape
     out = torch.empty((rows, num_out), dtype=dtype, device=partial.device)
     launch(

@@ -69,7 +69,7 @@ def few_rows_kernel(
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
     """One program for BLOCK_OUT outputs of BLOCK_ROWS rows. It adds up `part_in` inputs, a multiple of BLOCK_IN."""
-    # Both are 64 bits, because x, the matrix and the result can each hold 2^31 numbers.
+    # The offsets have 64 bits, because x, the matrix and the result can each hold 2^31 numbers.
     outs = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     matrix_row = weight + outs.to(tl.int64)[:, None] * num_in

@@ -77,7 +77,7 @@ def one_row_int4_kernel(
         product = add_byte(product, w, x2, x3, one, 1)
         product = add_byte(product, w, x4, x5, one, 2)
         product = add_byte(product, w, x6, x7, one, 3)
-        # The amount that the ones and the offset of 8 have added. It is the same for every output.
+        # The amount that the 1s and the offset of 8 have added. It is the same for every output.
         offset = tl.sum(264.0 * (x0 + x2 + x4 + x6) + 24.0 * (x1 + x3 + x5 + x7), 1)
         group_inside = out_inside[:, None] & (vectors * WORDS < num_words)[None, :]
         scale = tl.load(scales_row + (vectors // VECTORS_IN_GROUP)[None, :], mask=group_inside, other=0.0)

@@ -64,7 +64,7 @@ def one_row_int8_kernel(
         product = as_float(w << 15, one) * x0[None] + as_float(w << 7, one) * x1[None]
         product += as_float(w >> 1, one) * x2[None]
         product += as_float(w >> 9, one) * x3[None]
-        # The amount that the ones and the 128 have added. It is the same for every output.
+        # The amount that the 1s and the 128 have added. It is the same for every output.
         offset = tl.sum(x0 + x1 + x2 + x3, 1)
         total += 256.0 * tl.sum(product, 2) - 384.0 * offset[None]
     result = epilogue(tl.sum(total, 1), 0, outs, 1, num_out, None, scales, bias, GELU)

@@ -21,7 +21,7 @@ def ordered(x: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
     """The highest `BITS` bits of a float32, changed to an unsigned number that has the same order as the float."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0.0 equals 0.0, but its bits differ.
     # For negative floats, larger bits mean a smaller number, so all bits are flipped. Positive floats are moved above the
-    # negative ones.
+    # negative floats.
     turned = tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
     return turned >> (32 - BITS)
 
