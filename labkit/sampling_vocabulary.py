@@ -284,7 +284,8 @@ PARAMETERS = (
         kind="choice",
         meaning="When to stop although a better hypothesis might still come: true, false or never.",
         detail="True stops when `num_beams` hypotheses have ended. False stops when the best running beam, at its present "
-        'length, scores no better than the worst of them. "never" stops when no running beam can score better at any length.',
+        'length, scores no better than the worst ended hypothesis. "never" stops when no running beam can score better at any '
+        "length.",
         default=False,
         option="--early-stopping",
     ),
@@ -292,7 +293,7 @@ PARAMETERS = (
         name="num_beam_groups",
         group=BEAMS,
         kind="whole number",
-        meaning="Divide the beams into this many groups, which diversity_penalty makes differ.",
+        meaning="Divide the beams into this many groups; diversity_penalty makes the groups differ.",
         detail="Diverse beam search (Vijayakumar et al. 2016).",
         default=1,
         limits=(1, LARGEST),
@@ -324,8 +325,8 @@ PARAMETERS = (
         group=REPORT,
         kind="whole number",
         meaning="Report the log-probability of each new token, and of this many of the likeliest tokens beside it.",
-        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing, 0 only the "
-        "chosen token. The served model takes True or False, and reports only the chosen tokens.",
+        detail="Log-probabilities are the model's own, before penalties and temperature. None reports nothing; 0 reports "
+        "only the chosen token. The served model takes True or False, and reports only the chosen tokens.",
         may_be_none=True,
         option="--logprobs",
         tensor="BOOL",
@@ -342,7 +343,7 @@ PARAMETERS = (
         name="soft_prompt",
         group=CONTEXT,
         kind="tensor",
-        meaning="Embeddings that come before those of the prompt.",
+        meaning="Embeddings that come before the embeddings of the prompt.",
         shape=("tokens", "hidden_size"),
         may_be_none=True,
     ),
@@ -358,7 +359,7 @@ PARAMETERS = (
         name="memory_len",
         group=CONTEXT,
         kind="whole number",
-        meaning="Attend to this many of the last tokens only. Left out, all tokens are attended to.",
+        meaning="Attend only to this many of the most recent tokens. Left out, all tokens are attended to.",
         detail="Only these tokens stay in the cache. The prompt must fit.",
         limits=(1, LARGEST),
         may_be_none=True,

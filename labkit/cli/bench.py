@@ -18,7 +18,10 @@ COLUMNS = ("engine", "dtype", "batch", "prefill ms", "ms/token", "tokens/s", "of
 
 def bench(
     model: ModelOption = "gptj-tiny",
-    config: Annotated[Path | None, typer.Option(help="A GPT-J config.json: synthetic weights of that shape.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A GPT-J config.json. The weights are synthetic, with the shapes that this file describes."),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
@@ -39,13 +42,14 @@ def bench(
     ] = "1",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the decode steps, with separate collectives, to this PNG or SVG file.")
+        Path | None,
+        typer.Option(help="Draw the decode steps to this PNG or SVG file; the time in collectives is drawn separately."),
     ] = None,
     device: DeviceOption = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, bf16, fp16, int8 or int4, or several separated by commas; if left out, what suits the device."
+            help="fp32, bf16, fp16, int8 or int4, or several separated by commas; if left out, the one that suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,

@@ -23,7 +23,7 @@ def serve(
     name: Annotated[
         str,
         typer.Argument(
-            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served unchanged."
+            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served as it is."
         ),
     ] = "gptj-tiny",
     precision: PrecisionOption = None,

@@ -63,7 +63,7 @@ def launch(
 
 
 def start(ranks: int) -> None:
-    """Start those processes that a `launch` on `ranks` processes needs and that do not run yet.
+    """Start the processes that a `launch` on `ranks` processes needs, except the processes that run already.
 
     Raises `InvalidRequest` for a wrong number of ranks, and `RankFailed` when a process does not start.
     """

@@ -1,7 +1,7 @@
 """The inputs and outputs of each served model. Configurations, checks and documents are all made from this description.
 
-Names and dtypes of `preprocessing`, `fastertransformer`, `postprocessing` and `ensemble` are those of NVIDIA's
-fastertransformer_backend, `all_models/gptj`, so that clients of that backend work unchanged.
+Names and dtypes of `preprocessing`, `fastertransformer`, `postprocessing` and `ensemble` are the same as in NVIDIA's
+fastertransformer_backend (`all_models/gptj`), so that clients of that backend work unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NUMPY_TYPES: dict[str, Any] = {
 class TensorSpec:
     """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
 
-    scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
+    scalar: the client gives dims `[1]`, and the model gets a scalar (`reshape { shape: [ ] }`), as in FasterTransformer.
     is_new: the tensor was added later. Model repositories that are older than such a tensor are served without it.
     """
 
@@ -99,7 +99,9 @@ FASTERTRANSFORMER_INPUTS = (
     TensorSpec("stop_words_list", "INT32", (2, -1), "token ids of all stop words, and where each ends", optional=True),
 )
 FASTERTRANSFORMER_OUTPUTS = (
-    TensorSpec("output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, the prompt's first, padded with the end token"),
+    TensorSpec(
+        "output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, beginning with the prompt's tokens, padded with the end token"
+    ),
     *GENERATION_OUTPUTS,
     TensorSpec("text_length", "UINT32", (-1,), "the same as sequence_length, for an ensemble's next step", is_new=True),
 )
@@ -113,9 +115,11 @@ error.
 
 POSTPROCESSING_INPUTS = (
     TensorSpec("TOKENS_BATCH", "UINT32", (-1, -1), "`[beam, tokens]`"),
-    TensorSpec("SEQUENCE_LENGTH", "UINT32", (-1,), "tokens of each beam, without padding; all if left out", optional=True),
+    TensorSpec(
+        "SEQUENCE_LENGTH", "UINT32", (-1,), "tokens of each beam, without padding; all tokens if left out", optional=True
+    ),
 )
-POSTPROCESSING_OUTPUTS = (TensorSpec("OUTPUT", "STRING", (-1,), "the text of each beam, the prompt's first"),)
+POSTPROCESSING_OUTPUTS = (TensorSpec("OUTPUT", "STRING", (-1,), "the text of each beam, beginning with the prompt"),)
 
 ENSEMBLE_INPUTS = (
     TensorSpec("INPUT_0", "STRING", (-1,), "the prompt, UTF-8"),
@@ -125,7 +129,7 @@ ENSEMBLE_INPUTS = (
     *SAMPLING_INPUTS,
 )
 ENSEMBLE_OUTPUTS = (
-    TensorSpec("OUTPUT_0", "STRING", (-1,), "the text of each beam, the prompt's first"),
+    TensorSpec("OUTPUT_0", "STRING", (-1,), "the text of each beam, beginning with the prompt"),
     *GENERATION_OUTPUTS,
 )
 
@@ -150,7 +154,7 @@ Every input after the first three is a parameter of `labkit.SamplingParams`, des
 """
 
 GPTJ_OUTPUTS = (
-    TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),
+    TensorSpec("text_output", "STRING", (1,), "new text: the text of this token, or the whole new text"),
     TensorSpec("token_ids", "INT32", (-1,), "new tokens"),
     TensorSpec("logprobs", "FP32", (-1,), "log-probabilities of the new tokens; empty if not asked for"),
     TensorSpec("finish_reason", "STRING", (1,), '"stop", "length" or "banned"; empty until the last response'),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 TRACEME, DETACH = 0, 17  # From Linux's ptrace.
-START_STACK, ENV_START, ENV_END = 28, 50, 51  # Numbers of fields in /proc/PID/stat, as proc(5) counts them.
+START_STACK, ENV_START, ENV_END = 28, 50, 51  # The positions of fields in /proc/PID/stat, counted from 1 as in proc(5).
 NAME = "LABKIT_HIDDEN_{}"
 WORD = struct.calcsize("P")
 

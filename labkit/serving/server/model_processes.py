@@ -18,7 +18,9 @@ STOPPED_SECONDS = 2.0
 """A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests wait, and nobody else takes them."""
 
 FAILED_IN_TIME = 2
-"""This many requests may wait for a model without a process: Triton itself answers one of them per second with an error."""
+"""This many requests may wait for a model without a process: Triton itself answers one of these requests per second with an
+error.
+"""
 
 
 class ModelProcesses:
@@ -30,7 +32,7 @@ class ModelProcesses:
         self._stopped_since: dict[psutil.Process, float] = {}
 
     def have_ended(self, model: str) -> bool:
-        """Whether a known process of a model has ended and no new one has replaced it."""
+        """Whether a known process of a model has ended and no new process has replaced it."""
         known = self._of.get(model, [])
         if all(map(is_alive, known)):
             return False

@@ -163,7 +163,7 @@ class Probes:
 
 
 def is_last(result: Any) -> bool:
-    """Whether a response of a decoupled model is the last one of its request."""
+    """Whether a response of a decoupled model is the last response to its request."""
     return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 

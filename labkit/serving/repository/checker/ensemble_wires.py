@@ -178,7 +178,7 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _circle(steps: list[Node], given: set[str]) -> Iterator[Fault]:
-    """Steps that wait for one another: those that remain when all other steps have run."""
+    """Steps that wait for one another: the steps that remain when all other steps have run."""
     made_by = {entry.wire: number for number, step in enumerate(steps) for entry in entries(step, "output_map")}
     made_by = {wire: number for wire, number in made_by.items() if wire not in given}
     waits = {
