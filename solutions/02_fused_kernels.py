@@ -337,7 +337,7 @@ if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or
 
 # %%
 def online_softmax(blocks):
-    """softmax(all scores) @ all values, each block used once: [head_dim]."""
+    """softmax(all scores) @ all values: [head_dim]. Uses each block only once."""
     # BEGIN SOLUTION
     largest, total, average = float("-inf"), 0.0, 0.0
     for scores, values in blocks:

@@ -547,7 +547,7 @@ if predicted(shards=guess_shards_share):
     for name, timing in times.items():
         ladder.add_timing(f"lab 03: {name}", timing, tokens=measurements.TOKENS, where=where)
     reached = measure.ratio(times["one process"], times["2 shards"])
-    print("The time of one process against that of two shards:", reached.words)
+    print("The time of one process against the time of two shards:", reached.words)
     print(f"You predicted that two shards are {guess_shards_share} times as fast.")
     print("Passes through the model for the same tokens:", passes)
     rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]

@@ -166,7 +166,7 @@ check(postprocess)
 pictures.ensemble()
 
 # %% [markdown]
-# The same in a table, so that you can copy the names:
+# The same as a table:
 #
 # | model | reads | makes |
 # | --- | --- | --- |
@@ -200,8 +200,8 @@ def ensemble_maps():
 check(ensemble_maps)
 
 # %% [markdown]
-# Now all parts exist. The next cell starts your own server, with labkit's engine, your two stages and your ensemble. The
-# server stops when this notebook stops. (If you change a function later, run this cell again.)
+# The next cell starts your own server, with labkit's engine, your two stages and your ensemble. The server stops when this
+# notebook stops. If you change a function, run this cell again.
 
 # %%
 is_wired = all([passed(pad_prompts), passed(word_lists), passed(postprocess), passed(ensemble_maps)])
@@ -291,10 +291,9 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
 #
 # ## Many clients
 #
-# From here on, this lab is about many requests at the same time. In every step a language model reads all its weights,
-# whether for one sequence or for eight. So a server should let several requests share each step. Triton's way is **dynamic
-# batching**: the server passes all requests that wait in its queue to the model together. Then the model must answer them in
-# shared steps.
+# Now many requests come at the same time. In every step a language model reads all its weights, whether for one sequence or
+# for eight. So a server should let several requests share each step. Triton's way is **dynamic batching**: the server passes
+# all requests that wait in its queue to the model together. Then the model must answer them in shared steps.
 
 # %% [markdown]
 # {{exercise lab04.answer_together}}
@@ -313,9 +312,8 @@ def answer_together(requests, generate):
 check(answer_together)
 
 # %% [markdown]
-# The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. This
-# is measured with two configurations, which take turns: the first has one request in each batch, and the second has
-# `dynamic_batching { }`. Nothing else differs.
+# The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. Two
+# configurations take turns: one without batches, the other with `dynamic_batching { }`.
 #
 # **Predict:** with 8 clients, how many times as many tokens per second does the server make with dynamic batching as without
 # it?
@@ -350,8 +348,7 @@ if has_load:
 #
 # ## What the server has counted
 #
-# You measured at the clients. In production you use the server's own counters, on its metrics port. The next cell shows the
-# counters for your load:
+# In production you use the server's own counters, on its metrics port. The next cell shows them for your load:
 
 # %%
 if has_load:
@@ -391,15 +388,13 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# Does the histogram surprise you? Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the
-# next batch. So the clients fall into two groups that take turns. A mean does not show these groups; look at the histogram
-# before you change a setting.
+# Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the next batch. So the clients fall
+# into two groups that take turns. A mean does not show these groups; look at the histogram before you change a setting.
 #
 # ## Waiting on purpose
 #
-# There are two settings. `max_queue_delay_microseconds` is how long the server holds back a batch that could already start, so
-# that more requests can join it. `count` is the number of copies of the model. If requests come evenly, you can compute the
-# effect of both settings:
+# `max_queue_delay_microseconds` is how long the server holds back a batch that could already start, so that more requests can
+# join it. `count` is the number of copies of the model. If requests come evenly, you can compute the effect of both settings:
 
 # %%
 pictures.batch_that_waits(rate=80, first=0.060, more=0.004, size=4)
@@ -457,12 +452,11 @@ if has_plan and predicted(late=guess_late, as_percent=True):
 #
 # ## Batches that fit a language model
 #
-# So far all requests were equally long. Real requests are not: one request asks for 8 tokens, another request asks for 96.
-# The next cell sends 16 requests, one every 20 ms, to the same engine in two ways; every fourth request is long. The first
-# way is your batched model: the server joins the requests into batches, and the model answers a whole batch when the longest
-# text of the batch is done. The second way is `gptj`, which passes each request to the engine at once. The request joins the
-# **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; here the server joins no
-# requests.
+# Real requests are not equally long: one asks for 8 tokens, another asks for 96. The next cell sends 16 requests, one every
+# 20 ms, to the same engine in two ways; every fourth request is long. For your batched model, the server joins the requests
+# into batches, and the model answers a batch when its longest text is done. `gptj` passes each request to the engine at once.
+# The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; here
+# the server joins no requests.
 #
 # **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
 
@@ -475,7 +469,7 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
     short = [[one for one in runs if one.job[1] == measurements.SHORT] for runs in mixed.values()]
     times = measurements.latency_ratio(*short)
     print(f"short requests, joined against in flight: {times.words}; your prediction: {guess_times} x")
-    where = "One bar: from sending to the answer. Its number: of its batch, or its own."
+    where = "A bar lasts from sending to the answer. It shows the number of its batch or request."
     last = {name: measurements.turns(runs)[-1] for name, runs in mixed.items()}
     for name, runs in last.items():
         look = {"seconds": measurements.longest(last.values()), "title": name.capitalize()}
@@ -491,8 +485,8 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
 #
 # ## The trade-off
 #
-# The last figures help you to choose: they show the latency of the mixed load at growing rates. With more requests per second
-# the server makes more tokens per second, until it cannot keep up. The price is a longer latency.
+# The last figures show the latency of the mixed load at growing rates. With more requests per second the server makes more
+# tokens per second, until it cannot keep up. The price is a longer latency.
 #
 # **Predict:** the rates are chosen so that the requests ask for 25, 50 and 90 % of the tokens per second that your batched
 # model reached. At the highest rate, how many milliseconds does a request take with in-flight batching (median)?
@@ -521,8 +515,7 @@ if has_load and predicted(median_ms=guess_median_ms):
 # %% [markdown]
 # The median is the time of a short request, and the 95th percentile is the time of a long request. With in-flight batching, a
 # long request shares its 96 steps with all requests that come in the meantime. In a joined batch, a long request first waits
-# for the previous batch. Which of the two numbers would your users notice, the median or the 95th percentile? And did waiting
-# on purpose (the delay) bring any advantage?
+# for the previous batch. Which of the two numbers would your users notice? Did the delay (waiting on purpose) help?
 #
 # ## When a model dies
 #
@@ -571,8 +564,7 @@ if is_wired and passed(answer_together) and passed(keep_alive):
 # - A client that streams, and stops the engine when its reader leaves.
 # - Your own measurements, which show when the server should join requests, and when the engine should join them.
 #
-# The next cell stops the server; otherwise the server would stop together with this notebook. Your points are in the panel at
-# the top (*Look again*).
+# The next cell stops the server. Your points are in the panel at the top (*Look again*).
 
 # %%
 if is_wired:

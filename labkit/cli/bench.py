@@ -49,7 +49,7 @@ def bench(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, bf16, fp16, int8 or int4, or several separated by commas; if left out, the one that suits the device."
+            help="Some of fp32, bf16, fp16, int8, int4, separated by commas; if left out, the precision that suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -144,11 +144,11 @@ def _print_table(record: Record) -> None:
             console.print(f"{row['engine']}, batch {row['batch']}{which(row)}: {share} in collectives, {size}")
     if scaling := record.extra.get("predicted_scaling"):
         speeds = ", ".join(f"{gpus} GPUs {speed:.2f} x" for gpus, speed in scaling["times_faster"].items())
-        console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one")
+        console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one GPU")
     for row in record.extra["ratios"]:
         parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
         alone = "" if row["interleaved"] else ", each run alone"
-        console.print(f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} the speed")
+        console.print(f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} its speed")
     for row in record.extra["not_measured"]:
         batch = f", batch {row['batch']}" if "batch" in row else ""
         console.print(f"{row['engine']}{batch}{which(row)}: {row['why']}")

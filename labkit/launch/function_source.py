@@ -61,7 +61,7 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """The names of values that the function uses but that cannot be sent, each with the kind of the value."""
+    """The names of values that the function uses but that cannot be sent, and the kind of each value."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 

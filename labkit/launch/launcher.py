@@ -73,7 +73,7 @@ def start(ranks: int) -> None:
 
 
 def shut_down() -> None:
-    """End the processes that `launch` keeps; the next call starts new ones."""
+    """End the processes that `launch` keeps; the next call starts new processes."""
     global _team
     with _lock:
         if _team is not None:

@@ -8,7 +8,7 @@ The counters:
 | `labkit_refused_total{model,reason}` | requests that ended with an error; `refusals.REASONS` explains the reasons |
 | `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | generated tokens, and the steps for them |
 | `nv_inference_request_success{model}` | requests that the model's code accepted, *and requests that it refused* |
-| `nv_inference_request_failure{model}` | requests in which the model's code crashed; for an ensemble *each counts double* |
+| `nv_inference_request_failure{model}` | requests in which the model's code crashed; requests to an ensemble *count twice* |
 
 labkit's counters leave out the watchdog's probes. A refused request of an ensemble counts once, for the step that refused it.
 The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call of

@@ -54,8 +54,8 @@ def _setting(name: str, dtype: str, meaning: str) -> TensorSpec:
 SAMPLING_INPUTS = (
     _setting("start_id", "UINT32", "token that an empty prompt begins with"),
     _setting("end_id", "UINT32", "token that ends the text; the model's own end of text if left out"),
-    _setting("runtime_top_k", "UINT32", "keep the k likeliest tokens; 0 for all; 0 without runtime_top_p is greedy"),
-    _setting("runtime_top_p", "FP32", "keep the smallest set of tokens of probability p; 0 for all"),
+    _setting("runtime_top_k", "UINT32", "keep the k likeliest tokens; 0 keeps all; 0 without runtime_top_p is greedy"),
+    _setting("runtime_top_p", "FP32", "keep the smallest set of tokens whose probabilities add up to p; 0 keeps all"),
     _setting("beam_search_diversity_rate", "FP32", "the r-th child of a beam is ranked r times this lower"),
     _setting("temperature", "FP32", "logits are divided by it; 1 if left out"),
     _setting("len_penalty", "FP32", "beam search: scores are divided by the length to this power; 0 if left out"),
@@ -85,8 +85,8 @@ PREPROCESSING_INPUTS = (
 PREPROCESSING_OUTPUTS = (
     TensorSpec("INPUT_ID", "UINT32", (-1,), "token ids of the prompt, padded on the right to the longest of the batch"),
     TensorSpec("REQUEST_INPUT_LEN", "UINT32", (1,), "tokens of the prompt, without padding"),
-    TensorSpec("BAD_WORDS_IDS", "INT32", (2, -1), "token ids of all bad words, and where each ends"),
-    TensorSpec("STOP_WORDS_IDS", "INT32", (2, -1), "token ids of all stop words, and where each ends"),
+    TensorSpec("BAD_WORDS_IDS", "INT32", (2, -1), "token ids of all bad words, and where each word ends"),
+    TensorSpec("STOP_WORDS_IDS", "INT32", (2, -1), "token ids of all stop words, and where each word ends"),
     TensorSpec("REQUEST_OUTPUT_LEN", "UINT32", (-1,), "new tokens at most"),
 )
 
@@ -95,8 +95,8 @@ FASTERTRANSFORMER_INPUTS = (
     TensorSpec("input_lengths", "UINT32", (1,), "tokens of the prompt, without padding", scalar=True),
     TensorSpec("request_output_len", "UINT32", (-1,), "new tokens at most"),
     *SAMPLING_INPUTS,
-    TensorSpec("bad_words_list", "INT32", (2, -1), "token ids of all bad words, and where each ends", optional=True),
-    TensorSpec("stop_words_list", "INT32", (2, -1), "token ids of all stop words, and where each ends", optional=True),
+    TensorSpec("bad_words_list", "INT32", (2, -1), "token ids of all bad words, and where each word ends", optional=True),
+    TensorSpec("stop_words_list", "INT32", (2, -1), "token ids of all stop words, and where each word ends", optional=True),
 )
 FASTERTRANSFORMER_OUTPUTS = (
     TensorSpec(
@@ -141,7 +141,7 @@ def _optional(name: str, dtype: str, meaning: str, *, many: bool = False, is_new
 GPTJ_INPUTS = (
     _optional("text_input", "STRING", "the prompt, UTF-8"),
     _optional("input_ids", "UINT32", "the prompt as token ids, in place of text_input", many=True),
-    _optional("stream", "BOOL", "a response for each token (true) or one for the whole text (false, the default)"),
+    _optional("stream", "BOOL", "one response for each token (true), or one response for the whole text (false, the default)"),
     *(
         _optional(each.name, each.tensor, each.meaning, many=each.is_list, is_new=each.is_new)
         for each in PARAMETERS

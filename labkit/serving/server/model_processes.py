@@ -64,7 +64,7 @@ class ModelProcesses:
                         process.wait(1.0)
 
     def waiting_for_ended(self, model: str) -> int:
-        """Requests that will get no answer, or a late one, because the process that had accepted them has ended."""
+        """Requests that will get no answer, or a late answer, because the process that had accepted them has ended."""
         ended = [process.pid for process in self._of.get(model, []) if not is_alive(process)]
         lost = count_in_flight(shared_folder_path(self._server), ended)
         if ended and (waiting := self._waiting(model)) > FAILED_IN_TIME:
