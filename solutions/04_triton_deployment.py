@@ -313,7 +313,7 @@ check(answer_together)
 
 # %% [markdown]
 # The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. Two
-# configurations take turns: one without batches, the other with `dynamic_batching { }`.
+# configurations take turns: the first joins no requests, the second has `dynamic_batching { }`.
 #
 # **Predict:** with 8 clients, how many times as many tokens per second does the server make with dynamic batching as without
 # it?

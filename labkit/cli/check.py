@@ -42,7 +42,7 @@ def check(
             print(verdict)
             rows.append({"notebook": str(path)} | asdict(verdict))
     reached, total = sum(row["points"] for row in rows), sum(row["out_of"] for row in rows)
-    print(f"{reached} of {total} points for what the notebooks hold now")
+    print(f"{reached} of {total} points for the code that the notebooks hold now")
     if json:
         print_json({"exercises": rows, "points": reached, "out_of": total})
     if refused:

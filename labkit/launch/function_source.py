@@ -40,7 +40,7 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
-    """Make the function again. Raises whatever the import of the function's modules or the function's definition raises."""
+    """Make the function again. An exception in the import of its modules, or in its definition, is raised unchanged."""
     if "module" in packed:
         found: Any = importlib.import_module(packed["module"])
         for part in packed["name"].split("."):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAUGES = ("labkit_running", "labkit_waiting", "labkit_free_slots", "labkit_num_slots", "nv_inference_pending_request_count")
-"""Metrics that hold a current value; all others count from the start of the server."""
+"""Metrics that hold a current value; all other metrics count from the start of the server."""
 
 _ENSEMBLE = "ensemble"
 _BATCHES = "labkit_batch_size_bucket"
@@ -61,7 +61,7 @@ class Metrics:
         return Metrics(found, self.seconds - before.seconds)
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of all samples with this name and these labels; 0 if there are none."""
+        """The sum of all samples with this name and these labels; 0 if there are no such samples."""
         bare, wanted = _bare(name), set(labels.items())
         return sum(value for (found, having), value in self.values.items() if found == bare and wanted <= set(having))
 
@@ -131,7 +131,7 @@ class ModelCounts:
 
     @property
     def mean_batch(self) -> float:
-        """Inferences per execution; 0 if there were none."""
+        """Inferences per execution; 0 if there were no executions."""
         return self.inferences / self.executions if self.executions else 0.0
 
 
@@ -154,7 +154,7 @@ class EngineCounts:
 
     @property
     def mean_batch(self) -> float:
-        """Tokens per step; 0 if there were none."""
+        """Tokens per step; 0 if there were no steps."""
         return self.tokens / self.steps if self.steps else 0.0
 
 

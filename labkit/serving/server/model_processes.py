@@ -72,7 +72,7 @@ class ModelProcesses:
         return lost
 
     def in_flight(self) -> int:
-        """The number of requests that wait, plus those that labkit's models have accepted but not answered."""
+        """The number of requests that wait, plus the requests that labkit's models have accepted but not answered."""
         return count_in_flight(shared_folder_path(self._server)) + sum(self._waiting(model) for model in self._of)
 
     def _waiting(self, model: str) -> int:
