@@ -1,4 +1,4 @@
-"""`launch(function, ranks, ...)` runs a function of yours on several processes of this host, like an MPI program.
+"""`launch(function, ranks, ...)` runs your own function on several processes of this host, like an MPI program.
 
 Every rank calls the same function. In the function, `torch.distributed` says which rank calls it and carries data to the other
 ranks. The function is sent as source, so it may have been written in a notebook a moment ago.

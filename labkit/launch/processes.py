@@ -65,7 +65,7 @@ class RankProcess:
 
     @property
     def exit_status(self) -> int | None:
-        """None while the process runs. If a signal ended the process, this is minus the signal's number."""
+        """None while the process runs. If a signal ended the process, this is the signal's number with a minus sign."""
         return self._process.poll()
 
     def how_it_ended(self) -> str:

@@ -56,7 +56,9 @@ class Account:
 
 
 def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]:
-    """Create the shared files of all groups that use this host's memory, by name; the caller deletes them."""
+    """Create the shared files of all groups that use this host's memory. Returns the paths by the groups' names; the caller
+    deletes the files.
+    """
     groups = {"tasks": SharedGroup.create(layout.ranks)}
     for stage in range(layout.pipeline_parallel if device.type == "cpu" else 0):
         if layout.tensor_parallel > 1:

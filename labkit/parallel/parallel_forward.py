@@ -97,7 +97,9 @@ class ParallelForward(Forward):
         return False
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while `ops.use` replaces an operation."""
+        """Logits `[rows, vocab_size]`. Raises `RankFailed` if a rank fails, and `InvalidRequest` while `ops.use` replaces an
+        operation.
+        """
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:

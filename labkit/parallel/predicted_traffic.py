@@ -98,7 +98,8 @@ def decode_seconds(
     batch: int = 1,
     element_bytes: float = 2,
 ) -> float:
-    """Predicted seconds of a decode step of a full pipeline: reading a rank's weights once, plus its collectives.
+    """Predicted seconds of a decode step of a full pipeline: the time to read a rank's weights once, plus the time of its
+    collectives.
 
     The stages work on different sequences at the same time. So a step takes as long as the slowest stage, while one token takes
     the sum of the times of all stages.

@@ -43,7 +43,7 @@ class Metrics:
     """One reading of the metrics, or the difference between two readings.
 
     values: the value of each sample. A key is the sample's name without `_total`, and its sorted labels, such as
-    `("model", "gptj")`. seconds: for a reading the time since the epoch, for a difference the time between the two readings.
+    `("model", "gptj")`. seconds: for one reading, the time since the epoch; for a difference, the time between the readings.
     """
 
     values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -1,4 +1,4 @@
-"""The model `gptj`, which owns the engine: text or token ids in, text out, in one response or in one response per token.
+"""The model `gptj`, which owns the engine. It takes text or token ids and returns text, in one response or in one per token.
 
 Requests join and leave between the engine's steps, whatever their parameters are. The model `fastertransformer` sends its
 prompts over a socket.
