@@ -4,7 +4,8 @@
 # **After this lab you can** say what a machine can do at best, how much memory a model needs, how many GPUs it takes, and how
 # fast it can produce a token, all before you run anything. Then you measure, and see how close your prediction was.
 #
-# *About 60 minutes · 6 exercises, 65 points · runs on any machine. If yours lacks something, the cell that needs it says so.*
+# *About 60 minutes · 6 exercises, 65 points · runs on any machine. If your machine lacks something, the cell that needs it
+# says so.*
 #
 # How this works:
 # - You write the body of a function, run its cell, and run `check(...)` below it. The check calls your function with inputs
@@ -123,7 +124,8 @@ if predicted(read=guess_read_gb_per_second, fp32=guess_fp32_gflop_per_second):
     )
 
 # %% [markdown]
-# Look at the ratio of the two as well: how many operations can this machine do in the time in which it reads one byte?
+# Look at the ratio of the two numbers as well: how many operations can this machine do in the time in which it reads one
+# byte?
 
 # %%
 for precision, rate in limits.flops_per_second.items():
@@ -235,8 +237,8 @@ def kv_cache_bytes(config, lengths, element_bytes):
 check(kv_cache_bytes)
 
 # %% [markdown]
-# Move the slider. From which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? And from which
-# batch size on if the sequences are short?
+# Move the slider. From which batch size on does the cache of GPT-J 6B take more memory than its weights (fp16)? How does this
+# batch size change if the sequences are short?
 
 # %%
 batches = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -282,14 +284,15 @@ if passed(gpus_needed):
         )
 
 # %% [markdown]
-# A table in the lecture runs the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function returns
-# 8 GPUs for 175B. For 530B it returns 32 GPUs: on 16 GPUs each one would have to hold 66 GB, but if a fifth is kept free only
-# 64 GB are left (try a reserve of 0.15). Why would anyone use more GPUs than necessary? Labs 03 and 08 return to this question.
+# A table in the lecture runs the 175B model on 8 to 32 GPUs of 80 GB, and a 530B model on 16 to 32 GPUs. Your function
+# returns 8 GPUs for 175B. For 530B it returns 32 GPUs. On 16 GPUs, each GPU would have to hold 66 GB. But if a fifth of its
+# memory is kept free, only 64 GB are left (try a reserve of 0.15). Why would anyone use more GPUs than necessary? Labs 03 and
+# 08 return to this question.
 #
 # ## Executive math: how fast can it be?
 #
-# A step of the model reads bytes and does arithmetic. A good implementation does both at the same time, so the step takes as
-# long as the slower one of the two. This is the **roofline** model (Williams, Waterman and Patterson, 2009):
+# A step of the model reads bytes and does arithmetic. A good implementation reads and computes at the same time, so the step
+# takes the longer of the two times. This is the **roofline** model (Williams, Waterman and Patterson, 2009):
 
 # %%
 pictures.overlap()
@@ -315,7 +318,8 @@ def roofline_time(flops, bytes_read, flops_per_second, bytes_per_second):
 check(roofline_time)
 
 # %% [markdown]
-# Your function distinguishes the two phases. The next cell runs `gptj-tiny` with a prompt of 128 tokens on this machine:
+# Your function distinguishes the two phases. The next cell calls it for `gptj-tiny` on this machine, with a prompt of 128
+# tokens:
 
 # %%
 if passed(roofline_time):
@@ -388,8 +392,9 @@ if passed(decode_floor_ms):
 # %% [markdown]
 # ### Your first tested prediction
 #
-# How many **milliseconds** does one decode step of `gptj-tiny` take here, in fp32 and with batch size 1? Start from your
-# floor. Then ask yourself whether a plain PyTorch loop over 8 layers can be that fast, and if not, how many times slower it is.
+# How many **milliseconds** does one decode step of `gptj-tiny` take here, in fp32 and with batch size 1? Start from the
+# floor: this is the shortest possible time, which the next cell computes with your function. Can a plain PyTorch loop over 8
+# layers be as fast as this? If not, how many times slower is it?
 
 # %%
 if passed(decode_floor_ms):
@@ -432,14 +437,15 @@ if passed(decode_floor_ms) and predicted(decode_ms=guess_decode_ms):
 
 # %% [markdown]
 # A small model takes far longer than its shortest possible time, the floor. It takes time to start many small operations from
-# Python. And a product of a single row with a small matrix reads memory far below the possible rate. Lab 01 profiles these
-# costs, and lab 02 removes them. The floor is correct, but something else limits the model *for now*.
+# Python. And a product of a single row with a small matrix reads memory far more slowly than the machine could. Lab 01
+# profiles these costs, and lab 02 removes them. The floor is correct, but something else limits the model *for now*.
 #
 # ## What you have now
 #
-# - Memory: you compute that of the weights from parameters and precision, and that of the cache from layers, width and tokens.
-# - Time: you compute it as the longer of reading and computing. Decode with a small batch mostly reads, prefill mostly
-#   computes.
+# - Memory: you compute the memory of the weights from parameters and precision, and the memory of the cache from layers,
+#   width and tokens.
+# - Time: a step takes as long as reading or as long as computing, whichever is longer. Decode with a small batch mostly
+#   reads, prefill mostly computes.
 # - The measured limits of *this* machine. Every later figure is compared with these limits.
 #
 # Next: **lab 01**, where you run GPT-J through Hugging Face and learn to time it correctly.

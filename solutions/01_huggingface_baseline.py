@@ -3,7 +3,8 @@
 #
 # **After this lab you can** run GPT-J through `transformers`, time it correctly, time prefill and decode separately, compute
 # the size of the KV cache, measure several batch sizes and lengths, and say how far a decode step is from the limit of the
-# machine. Your measurements become the first rungs of your **speed ladder**; later labs are compared with them.
+# machine. Your measurements become the first rungs of your **speed ladder**; later labs compare their own results with these
+# rungs.
 #
 # *About 90 minutes · 6 exercises, 85 points · runs on any machine; if there is a GPU, the same cells use it.*
 #
@@ -63,8 +64,8 @@ print(tokenizer.decode(made[0]))
 pictures.queue()
 
 # %% [markdown]
-# You may have no GPU, so this lab has a small **asynchronous device** that behaves like one. It has its own clock. Look at what
-# a naive timing reports for a step that takes about 2 ms:
+# You may have no GPU, so this lab has a small **asynchronous device** that behaves like a GPU. It has its own clock. Look at
+# what a naive timing reports for a step that takes about 2 ms:
 
 # %%
 gpu = AsyncDevice(seed=1)
@@ -213,8 +214,8 @@ if passed(positions_processed):
 
 # %% [markdown]
 # For a prompt of 64 tokens and 64 new tokens, your function says how many times more positions run without a cache than with
-# one. **Measured, how many times faster is decoding with a cache?** By the same factor, by more, or by less? Think of what
-# else a step costs besides its positions.
+# a cache. **Predict the measured time: how many times faster is decoding with a cache?** Is it the same factor, a larger
+# factor or a smaller factor? Remember that positions are not the only cost of a step.
 
 # %%
 if passed(positions_processed):
@@ -227,7 +228,7 @@ guess_cache_speedup = 10
 
 # %%
 def measure_cache():
-    """Times for 64 new tokens after a prompt of 64, without and with a cache, run in turn."""
+    """Times of 64 new tokens after a prompt of 64 tokens, without a cache and with a cache. The two take turns."""
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
     options = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
@@ -256,8 +257,8 @@ if passed(positions_processed) and predicted(cache_speedup=guess_cache_speedup):
     )
 
 # %% [markdown]
-# If the bar of the measured gain is well below that of the counted gain, each step has a cost that does not depend on its
-# positions. The profile below shows this cost.
+# If the bar *measured* is well below the bar *positions*, each step has a cost that does not depend on its positions. The
+# profile below shows this cost.
 #
 # ### What the cache costs
 
@@ -285,8 +286,8 @@ if passed(cache_bytes):
     print(f"3 x 100 tokens: {weighed:,} bytes weighed, {300 * config.kv_bytes_per_token(4):,} by lab 00")
 
 # %% [markdown]
-# In `transformers` this cache grows by one token per step: in every step, every layer allocates new tensors and copies the old
-# ones into them. In lab 02 you write a cache that is allocated once.
+# In `transformers` this cache grows by one token per step: in every step, every layer allocates new tensors and copies the
+# old tensors into them. In lab 02 you write a cache that is allocated once.
 #
 # ## Sweeps: batch and length
 #
@@ -316,10 +317,10 @@ def throughput(batch, prompt_tokens, new_tokens, prefill_seconds, decode_seconds
 check(throughput)
 
 # %% [markdown]
-# Below, `run_once` times your own `greedy_decode` on a random prompt twice: once for one new token, which is only the prefill,
-# and once for all new tokens, which is prefill plus decode. `sweep` measures several points, which take turns. **Predict**
-# before you run the third cell: how many times more tokens per second does *decode* produce in total with batch 16 than with
-# batch 1?
+# Below, `run_once` times your own `greedy_decode` twice on a random prompt. The first time, it makes one new token: this is
+# only the prefill. The second time, it makes all new tokens: this is prefill plus decode. `sweep` measures several points,
+# which take turns. **Predict** before you run the third cell: how many times more tokens per second does *decode* produce in
+# total with batch 16 than with batch 1?
 
 
 # %%
@@ -344,7 +345,7 @@ batches = [1, 2, 4, 8, 16]
 
 
 def sweep(points, rounds=5):
-    """For each point (batch, prompt_tokens, new_tokens) its [prefill, decode] seconds, a pair per round."""
+    """The seconds of each point (batch, prompt_tokens, new_tokens): one pair [prefill, decode] per round."""
     bar = measure.progress_bar("sweep")
     taken = [[] for _ in points]
     with measure.Contention() as others:  # other programs on the processor
@@ -392,9 +393,9 @@ if passed(greedy_decode) and passed(throughput) and predicted(batch_gain=guess_b
     display(plots.prediction_plot(["decode"], shown, title=f"Decode at batch 16: {gain}", **labels))
 
 # %% [markdown]
-# Decode gains from batching because the weights are read once for all sequences. Prefill gains less, because it was limited by
-# arithmetic already. But each user gets *fewer* tokens per second than alone: batching improves the throughput and makes the
-# latency worse.
+# Decode gains from batching because the weights are read once for all sequences. Prefill gains less, because arithmetic
+# limits it even at batch 1. But each user gets *fewer* tokens per second than a single user would get alone: batching
+# improves the throughput and makes the latency worse.
 #
 # Now the other axis. A longer text has more keys and values, and every step must read all of them:
 
@@ -416,9 +417,10 @@ if passed(greedy_decode) and passed(throughput):
 # %% [markdown]
 # ## How far from the limit?
 #
-# The next cell reads this machine's limits from lab 00, or measures them now. Below, the steps of this sweep are compared with
-# the memory limit. The cache is counted as if half of the new tokens were in it. If the bend in the roofline of lab 00 is below
-# batch 16, arithmetic limits these steps before memory does, and the fraction of the memory limit cannot come near 1.
+# The next cell reads this machine's limits from lab 00, or measures them now. Then the decode steps of the batch sweep are
+# compared with the memory limit. The cache is counted as if half of the new tokens were in it. If the bend in the roofline of
+# lab 00 is below batch 16, arithmetic limits the steps with large batches. Then their fraction of the memory limit cannot
+# come near 1.
 
 
 # %%
@@ -503,8 +505,8 @@ if predicted(matmul_share=guess_matmul_share):
 # small matrix reads the weights far more slowly than memory could deliver them. Your bars above show which of the two reasons
 # takes more time here.
 #
-# **Lab 02** removes both causes. It uses one product for query, key and value, joins rotary with the cache write and the
-# residual with the layer norm, captures the step once, and has products made for few rows.
+# **Lab 02** removes both causes. It uses one product for query, key and value. It joins the rotary embedding with the cache
+# write, and the residual with the layer norm. It captures the step once, and uses products that are made for few rows.
 #
 # ## Your speed ladder
 #
@@ -514,7 +516,9 @@ if predicted(matmul_share=guess_matmul_share):
 
 # %%
 def measure_labkit():
-    """Times for 64 new tokens after a prompt of 64: Hugging Face twice and labkit, in turn."""
+    """Times of 64 new tokens after a prompt of 64 tokens: Hugging Face without a cache and with it, and labkit. The three
+    take turns.
+    """
     engine = labkit.load("gptj-tiny", device=device, dtype="fp32")
     params = labkit.SamplingParams(max_new_tokens=64, ignore_eos=True)
     ids = torch.randint(config.vocab_size, (1, 64), device=device)
@@ -541,7 +545,7 @@ if passed(greedy_decode) and predicted(cache_speedup=guess_cache_speedup):
 # %% [markdown]
 # ## What you have now
 #
-# - Correct timing: it waits for the device, warms up, takes the median, and runs in turn what it compares.
+# - Correct timing: it warms up, waits for the device, and takes the median. Programs that are compared take turns.
 # - Times of prefill and decode, the size of the cache, sweeps over batch and length.
 # - A baseline, its distance to the limit, and a profile that shows what to improve first.
 #

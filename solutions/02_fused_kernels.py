@@ -60,8 +60,9 @@ if predicted(launches=guess_launches):
     display(plots.prediction_plot(["gptj-tiny"], shown, ylabel="launches", title=title, caption=where))
 
 # %% [markdown]
-# Most launches come from the eight blocks: every block runs the listed operations once. If your number differs, find the
-# operation that you counted as a single launch. `help(ops.rotary_cache_write)`, for example, shows what an operation computes.
+# Most launches come from the eight blocks: every block runs the listed operations once. If your number is smaller, find the
+# operation that takes several launches but that you counted as one launch. `help(ops.rotary_cache_write)`, for example, shows
+# what an operation computes.
 #
 # The first fusion needs no kernel: you combine three products into one.
 
@@ -103,13 +104,13 @@ if passed(fuse_qkv) and predicted(qkv_gain=guess_qkv_gain):
 # %% [markdown]
 # ## A cache that is written once
 #
-# The cache of `transformers` grows: each step allocates new tensors and copies the old ones. FasterTransformer allocates
+# The cache of `transformers` grows: each step allocates new tensors and copies the old tensors. FasterTransformer allocates
 # its cache once. The engine of this course divides its cache into **slots**. A slot holds the key and value of one token. A
 # sequence may use any slots in any order; its row in the **slot table** lists them.
 
 # %%
-# Predict: a new key of 16 heads of 256 in fp32 joins 1,000 old ones. How many MB are read and written
-# by a cache that grows (torch.cat), and by a cache of slots?
+# Predict: a cache holds 1,000 keys, each of 16 heads of 256 numbers in fp32. Then a new key is added. How many MB does a
+# cache that grows (torch.cat) read and write? How many MB does a cache of slots read and write?
 # BEGIN SOLUTION guess_grown_mb, guess_slot_mb = None, None
 guess_grown_mb, guess_slot_mb = 2 * 1001 * 4096 * 4 / 1e6, 2 * 4096 * 4 / 1e6
 # END SOLUTION
@@ -189,9 +190,9 @@ if has_triton():
     print("equal to x + y:", torch.equal(out, x + y))
 
 # %%
-# Predict: `tokens` rows of 4,096 elements in fp32. How many MB must memory move for your kernel?
-# In separate steps, two sums and a norm pass eight times over a tensor of that size. Each reading and each writing of a whole
-# tensor is one pass: a sum of two tensors takes three passes, and the norm takes two. How many passes remain?
+# Predict: `tokens` rows of 4,096 elements in fp32. How many MB must your kernel read and write? In separate steps, two sums
+# and a norm pass eight times over a tensor of that size. Each reading and each writing of a whole tensor is one pass: a sum
+# of two tensors takes three passes, and the norm takes two. How many passes does your kernel need?
 # BEGIN SOLUTION guess_norm_mb = None
 guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -247,9 +248,9 @@ if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or no
 #
 # ## Rotary and the cache, in one kernel
 #
-# In torch this takes twenty launches: split, gather sines, rotate, stack, concatenate, write. A single kernel reads each row of
-# `qkv` once and stores all results in their places. GPT-J rotates pairs of **neighbours**; LLaMA pairs each element of one half
-# with one of the other half.
+# In torch this takes twenty launches: split, gather sines, rotate, stack, concatenate, write. A single kernel reads each row
+# of `qkv` once and stores all results in their places. GPT-J rotates pairs of **neighbours**; LLaMA pairs each element of the
+# first half with an element of the second half.
 #
 # Now the tensors have three dimensions, and you compute addresses yourself. In a contiguous tensor `[tokens, heads, head_dim]`,
 # the index of **element (t, h, d) is `t * heads * head_dim + h * head_dim + d`**. With 3 heads of 10 numbers, element (2, 1, 4)
@@ -259,15 +260,16 @@ if predicted(norm_mb=guess_norm_mb) and (passed(fused_residual_layer_norm) or no
 pictures.address(token=2, head=1, dim=4, heads=3, head_dim=10)
 
 # %% [markdown]
-# A row of `qkv` holds query, key and value, so it is three times as long: 3 · 3 · 10 = 90 numbers in this example. Element (1,
-# 4) of token 2's **query** is at 2 · 90 + 14 = 194. The same element of its **key** is 30 places later, at 224, and that of its
-# **value** at 254. A slot of the cache holds all heads of one token: if that key is written to slot 5, its element is at 5 · 30
-# + 14 = 164.
+# A row of `qkv` holds query, key and value, so it is three times as long: 3 · 3 · 10 = 90 numbers in this example. Element
+# (1, 4) of token 2's **query** is at 2 · 90 + 14 = 194. The same element of its **key** is 30 places later, at 224. The same
+# element of its **value** is another 30 places later, at 254. A slot of the cache holds all heads of one token: if this key
+# is written to slot 5, the element is at 5 · 30 + 14 = 164.
 #
 # Here the grid has two dimensions, `kernel[(tokens, heads)](...)`: there is one program for each token and head.
 
 # %%
-# Predict its MB: `tokens` rows, a hidden size of 4,096, fp32. What is read? What is written?
+# Predict the MB that this kernel reads and writes: `tokens` rows, a hidden size of 4,096, fp32. What is read? What is
+# written?
 # BEGIN SOLUTION guess_rotary_mb = None
 guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -325,9 +327,9 @@ if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or
 # %% [markdown]
 # ## Attention in one pass
 #
-# Before softmax can compute the first weight, it needs the largest score and the sum of all exponentials: that makes three
-# passes over the scores. One pass is enough if you keep a **running** maximum and a **running** sum, and rescale the sum
-# whenever a larger score comes. FlashAttention is built on this.
+# Before softmax can compute the first weight, it needs the largest score, and then the sum of all exponentials. These are two
+# passes over the scores; computing the weights is the third pass. One pass is enough if you keep a **running** maximum and a
+# **running** sum, and rescale the sum whenever a larger score comes. FlashAttention uses this method.
 
 # %% [markdown]
 # {{exercise lab02.online_softmax}}
@@ -335,7 +337,7 @@ if predicted(rotary_mb=guess_rotary_mb) and (passed(fused_rotary_cache_write) or
 
 # %%
 def online_softmax(blocks):
-    """softmax(all scores) @ all values, each block used once: [head_dim]."""
+    """softmax(all scores) @ all values: [head_dim]. Uses each block only once."""
     # BEGIN SOLUTION
     largest, total, average = float("-inf"), 0.0, 0.0
     for scores, values in blocks:
@@ -364,9 +366,9 @@ pictures.parts(length=10, block=4)
 
 # %% [markdown]
 # Such a kernel works on **tiles**, which are blocks with two dimensions. `[:, None]` makes a block `[n]` a column, and
-# `[None, :]` makes it a row. A column combined with a row is a tile, of addresses or of numbers. `tl.max` and `tl.sum` return
-# one number per row with `axis=1`, and one per column with `axis=0`. `tl.load(lengths + i)` loads a single number, because it
-# gets no block. The next kernel uses all these operations:
+# `[None, :]` makes it a row. A column combined with a row gives a tile of addresses or of numbers. `tl.max` and `tl.sum`
+# return one number per row with `axis=1`, and one per column with `axis=0`. `tl.load(lengths + i)` loads a single number,
+# because `i` is a number and not a block. The next kernel uses all these operations:
 
 
 # %%
@@ -391,11 +393,11 @@ if has_triton():
 
 
 # %%
-# The loads of your next kernel; its launch is in the next cell. The loads find the slots of a part in the slot table, and make
-# a tile of addresses by the formula that you used in the rotary kernel.
+# Your next kernel calls this function to load its data; the cell below launches the kernel. The function looks up the slots
+# of a part in the slot table. Then it makes a tile of addresses with the formula that you used in the rotary kernel.
 @triton.jit
 def load_part(q, k, v, table, lengths, width, head_dim, BLOCK: tl.constexpr, DIM: tl.constexpr):
-    """query [DIM], key and value [BLOCK, DIM], the masks seen [BLOCK] and inside [DIM], the part's place."""
+    """Returns query [DIM], key and value [BLOCK, DIM], the masks seen [BLOCK] and inside [DIM], and the place of the part."""
     s, head, part, heads = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(1)
     position, dim = part * BLOCK + tl.arange(0, BLOCK), tl.arange(0, DIM)
     seen, inside = position < tl.load(lengths + s), dim < head_dim
@@ -410,7 +412,9 @@ def load_part(q, k, v, table, lengths, width, head_dim, BLOCK: tl.constexpr, DIM
 
 # %%
 def launch(kernel, query, keys, values, slot_table, lengths, block):
-    """One program per sequence, head and part: sums [sequences, heads, parts, head_dim]; tops and totals without head_dim."""
+    """Starts one program per sequence, head and part. Returns sums [sequences, heads, parts, head_dim], and tops and totals
+    [sequences, heads, parts].
+    """
     (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
     parts, dim = triton.cdiv(width, block), triton.next_power_of_2(head_dim)  # cdiv rounds up
     sums = query.new_empty(sequences, heads, parts, head_dim)
@@ -432,7 +436,7 @@ guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 
 # %%
 def split_decode_attention(query, keys, values, slot_table, lengths, block=64):
-    """Attention of one query per sequence and head: the [sequences, heads, head_dim] of ops.decode_attention."""
+    """Attention of one query per sequence and head, as ops.decode_attention computes it: [sequences, heads, head_dim]."""
     sums, tops, totals = launch(part_kernel, query, keys, values, slot_table, lengths, block)
     # BEGIN SOLUTION
     share = torch.exp(tops - tops.amax(-1, keepdim=True))
@@ -542,9 +546,9 @@ if predicted(gelu_mb=guess_gelu_mb) and (passed(fused_linear_gelu) or not has_tr
     measurements.show(points, fused_linear_gelu, guess_gelu_mb, tokens, where)
 
 # %% [markdown]
-# For few tokens, nearly all bytes of a product belong to the weight. So it helps to make the weight smaller: FasterTransformer
-# stored it in **int8**. It used int8 only for batches of 1 and 2, because its kernel converts every value to a float first.
-# This is an advantage as long as reading is the limit.
+# For few tokens, nearly all bytes of a product belong to the weight. So it helps to make the weight smaller:
+# FasterTransformer stored it in **int8**. It used int8 only for batches of 1 and 2, because its kernel converts every value
+# to a float first. Such a kernel is faster only as long as reading is the limit.
 
 # %%
 # Predict the MB for one token, 2,048 in, 2,048 out.
@@ -596,9 +600,10 @@ if predicted(int8_mb=guess_int8_mb) and (passed(int8_product) or not has_triton(
     measurements.show(points, int8_product, guess_int8_mb, tokens, where)
 
 # %%
-# Tuning: each program reads the whole input, so `rows` decides how often it is read. Too large a tile leaves a GPU idle.
-# FasterTransformer tries every choice on the user's own GPU and keeps the fastest (GEMM autotuning).
-# Without a GPU you see only bytes, and they only fall: the price of a large tile is time, which bytes do not show.
+# Tuning: each program reads the whole input, so `rows` decides how often the input is read. If the tiles are too large, there
+# are too few programs to keep a GPU busy. FasterTransformer tries every choice on the user's own GPU and keeps the fastest
+# (GEMM autotuning). Without a GPU, the figure shows only bytes. A larger tile always needs fewer bytes, but it can take more
+# time, which bytes do not show.
 if passed(int8_product):
     rows = [4, 8, 16, 32, 64]
     cost = measurements.sweep_rows(int8_product, rows)
@@ -673,7 +678,8 @@ def step_seconds(kernel_seconds, launch_seconds, captured):
 check(step_seconds)
 
 # %%
-# The curve is your formula, the dashed line the gain of this machine. They meet at the length of its kernels.
+# The curve is your formula. The dashed lines are your guess and the gain measured on this machine. Where the curve meets the
+# measured gain, read on the x axis how long one kernel of this machine runs.
 if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=guess_capture_gain):
     lengths = [0.5, 1, 2, 4, 8, 16, 32]  # microseconds of a kernel
     apart, whole = (
@@ -691,19 +697,20 @@ if passed(step_seconds) and predicted(launches=guess_launches, capture_gain=gues
 # %% [markdown]
 # ## Your speed ladder
 #
-# Each rung below fuses one more thing. The task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels; on
-# a CPU they run labkit's CPU versions of these kernels. All rungs are measured in turn, because runs at different times cannot
-# be compared. The rungs of labs 00 and 01 timed other tasks, so this figure does not show them.
+# Each rung below fuses one more thing. The task is 8 sequences with 16 new tokens each. On a GPU the rungs run your kernels;
+# on a CPU they run labkit's CPU versions of these kernels. The rungs take turns while they are measured, because runs at
+# different times cannot be compared. The rungs of labs 00 and 01 timed other tasks, so this figure does not show them.
 #
-# **On a CPU** the first rungs are close together. The tensors of gptj-tiny fit into the processor's cache, so
-# moving bytes takes little time, and calls from Python take most of it. "GELU in packed products" is labkit's own engine: it
-# stores the weights in the order in which the vector registers need them, and its products have bias and GELU as an epilogue.
+# **On a CPU** the first rungs are close together. The tensors of gptj-tiny fit into the processor's cache, so moving bytes
+# takes little time. Most of the time goes to calls from Python. "GELU in packed products" is labkit's own engine: it stores
+# the weights in the order in which the vector registers need them, and its products have bias and GELU as an epilogue.
 # "Captured step" removes Python. The gain of the last rung is large because labkit's int8 product multiplies int8 numbers
-# directly, if the CPU can: several int8 values fit in the place of one float. So this product is faster for 8 rows too, unlike
-# that of FasterTransformer, which multiplied floats.
+# directly, if the CPU can: several int8 values fit in the place of one float. So this product is faster for 8 rows too.
+# FasterTransformer's product was not, because it multiplied floats.
 #
 # The second figure is the roofline. To the left of its bend, memory is the limit, and only fewer bytes help. If a point is
-# above the line, the processor's cache delivered the data; it is faster than the memory that the line shows.
+# above the line, the processor's cache delivered the data. The cache is faster than the memory, and the line is drawn for the
+# memory.
 
 # %%
 yours = {
@@ -742,8 +749,8 @@ if points:
 # %% [markdown]
 # ## What you have now
 #
-# - Five kernels of your own, and a way to predict what a sixth would save.
+# - Five kernels of your own, and a way to predict what a sixth kernel would save.
 # - An engine in which each of your kernels ran and produced the same tokens as before.
-# - The steps of FasterTransformer, each measured as a rung.
+# - The steps that made FasterTransformer fast; you measured each step as a rung of your ladder.
 #
 # Your points are in the panel at the top (*Look again*). Next: **lab 03**, where several GPUs share one model.

@@ -31,12 +31,12 @@ progress_panel("03")
 # ## One program, several ranks
 #
 # A distributed program is one function that several processes run at the same time. The processes are called **ranks**. Ranks
-# are numbered from 0, and each rank can ask for its own number. There are only two ways to pass data between ranks: all of them
-# call the same **collective**, or one rank sends and another receives. `launch(function, ranks, ...)` starts real processes and
-# calls your function in each of them.
+# are numbered from 0, and each rank can ask for its own number. There are only two ways to pass data between ranks: all ranks
+# call the same **collective**, or one rank sends and another rank receives. `launch(function, ranks, ...)` starts real
+# processes and calls your function in each of them.
 #
-# The function is sent to them as source code, together with the parts of your code that it uses. It may use functions made by
-# `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects cannot be sent.
+# The function is sent to the ranks as source code, together with the parts of your code that it uses. It may use functions
+# made by `def`, modules, plain values, tensors, and lists or dictionaries of these. Classes and other objects cannot be sent.
 
 
 # %%
@@ -53,8 +53,8 @@ print("returned:", first.values)
 
 # %% [markdown]
 # The **ledger** lists what the ranks sent to each other. The ledger has one entry for each collective and rank: the shape of
-# the tensor, its bytes, and the seconds that the call took. Every check below first compares your values, and then reads the
-# ledger.
+# the tensor, its bytes, and the seconds that the call took. Every check below first compares the values that your function
+# returns, and then reads the ledger.
 #
 # Before you go on, think: what happens when one rank does not call the collective? Run the next cell and read the error message
 # (`on ...` is the name of the host). No rank waits for ever: a collective gives up after `timeout` seconds.
@@ -99,9 +99,9 @@ if predicted(small=guess_small_us, large=guess_large_us):
 
 # %% [markdown]
 # Compare the two lines of text above the figure. Where the curve is flat, sending a thousand times as many bytes takes hardly
-# any longer. Sending a million times as many takes much longer. The hidden state of one token in GPT-J 6B has 4,096 numbers,
-# which are 16 kB. This size is in the flat part of the curve, so an all-reduce of one token is mostly latency. So count the
-# calls first, then the bytes.
+# any longer. Sending a million times as many bytes takes much longer. The hidden state of one token in GPT-J 6B has 4,096
+# numbers, which are 16 kB. This size is in the flat part of the curve, so an all-reduce of one token is mostly latency. So
+# count the calls first, then the bytes.
 #
 # ## A product in parts
 #
@@ -143,7 +143,7 @@ check(split_columns)
 
 # %%
 def split_rows(x, weight, bias):
-    """The whole F.linear on every rank, of shares x [tokens, share] and weight [out, share]."""
+    """The result of the whole F.linear, on every rank. A rank holds the shares x [tokens, share] and weight [out, share]."""
     # BEGIN SOLUTION
     out = x @ weight.T
     if dist.get_rank() == 0:
@@ -157,12 +157,12 @@ def split_rows(x, weight, bias):
 check(split_rows)
 
 # %% [markdown]
-# The two cuts fit together. If you cut the first layer of an MLP by output features and the second by input features, each rank
-# has exactly the features that it needs for the second layer, and the ranks send nothing in between. Attention can be cut in
-# the same way, because its heads do not depend on each other until the output projection.
+# The two cuts fit together. If you cut the first layer of an MLP by output features and the second layer by input features,
+# each rank has exactly the features that it needs for the second layer, and the ranks send nothing in between. Attention can
+# be cut in the same way, because its heads do not depend on each other until the output projection.
 #
 # **Predict:** the file of gptj-tiny holds 21 MB of weights, including embedding and head (2 bytes for each weight, 8 blocks,
-# hidden size 256). Some of these tensors cannot be cut, so every rank reads them in full. How many kB are these?
+# hidden size 256). Some of these tensors cannot be cut, so every rank reads them in full. How many kB do these tensors hold?
 
 # %%
 # BEGIN SOLUTION guess_whole_kb = None
@@ -200,10 +200,10 @@ if passed(shard_layer) and predicted(whole=guess_whole_kb):
     display(plots.prediction_plot(list(whole), shown, ylabel="kB", title=title, caption=where))
 
 # %% [markdown]
-# Every rank reads almost nothing in full: only the layer norms, which need all numbers of a token. (Each layer norm has a
-# weight and a bias of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks holds one n-th of
-# the model, and no rank holds all of it. In contrast, FasterTransformer wrote one file for each rank; `labkit convert` reads
-# and writes such files.
+# Every rank reads only the layer norms in full, because a layer norm needs all numbers of a token. (Each layer norm has a
+# weight and a bias of 256 numbers; there is one norm in each block and one at the end.) So each of n ranks holds about one
+# n-th of the model, and no rank holds all of it. All ranks of labkit read their shards from the same file. In contrast,
+# FasterTransformer wrote one file for each rank; `labkit convert` reads and writes such files.
 #
 # ## A block, and one sum
 #
@@ -211,7 +211,7 @@ if passed(shard_layer) and predicted(whole=guess_whole_kb):
 # attention and one after the MLP. In GPT-J attention and MLP read the same input.
 #
 # **Predict:** one token goes through 28 small blocks on two processes of this machine. How many times as long does this take
-# with two all-reduces in each block as with one?
+# with two all-reduces in each block as with one all-reduce?
 
 # %%
 # BEGIN SOLUTION guess_two_sums = None
@@ -259,8 +259,8 @@ if passed(parallel_block) and predicted(two_sums=guess_two_sums):
 # ## The vocabulary
 #
 # Embedding and head are large, too: they have 50,400 rows in GPT-J, and each rank holds some of these rows. The embedding is
-# easy: the rank that holds a token's row uses this row, the other ranks use zeros, and one all-reduce adds them up. The head
-# needs more thought.
+# easy: the rank that holds a token's row uses this row, the other ranks use zeros, and one all-reduce adds up what the ranks
+# have. The head needs more thought.
 
 # %% [markdown]
 # {{exercise lab03.sharded_argmax}}
@@ -335,9 +335,9 @@ if passed(step_traffic):
     display(plots.prediction_plot(names, shown, ylabel="calls", title=title, caption=where))
 
 # %% [markdown]
-# Stages send far fewer bytes than shards, and in far fewer calls. But stages are not faster for that reason. A token goes
-# through one stage after the other. While it is in one stage, the other stages are idle, unless they have other work. This idle
-# time is the price of stages.
+# Stages send far fewer bytes than shards, and in far fewer calls. But this does not make stages faster. A token goes through
+# one stage after the other. While it is in one stage, the other stages are idle, unless they have other work. This idle time
+# is the price of stages.
 #
 # ## A pipeline
 #
@@ -349,7 +349,7 @@ if passed(step_traffic):
 
 # %%
 def pipeline_stage(pieces, shapes, layers):
-    """Take each micro-batch, compute, hand it on; the last stage returns the list of results, others []."""
+    """Take each micro-batch, run the layers, send it on. The last stage returns the list of results; the others return []."""
     # BEGIN SOLUTION
     rank, ranks = dist.get_rank(), dist.get_world_size()
     results = []
@@ -436,8 +436,8 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
     display(plots.prediction_plot(list(map(str, runs)), shown, marks=guesses, title=title, **labels))
 
 # %% [markdown]
-# With more micro-batches, the bubble is smaller. The measured idle share is larger than the one in your timetable, because
-# sending a micro-batch takes time, too. Is a batch with less idle time always faster?
+# With more micro-batches, the bubble is smaller. The measured idle share is larger than the idle share in your timetable,
+# because sending a micro-batch takes time, too. Is a batch with less idle time always faster?
 
 # %%
 if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True):
@@ -460,7 +460,7 @@ if is_planned and predicted(two=guess_idle_2, eight=guess_idle_8, as_share=True)
 # micro-batch is the quickest on your machine, your two ranks have to share a core.)
 #
 # Decoding also has a bubble, because the next token of a sequence needs the token before it. So labkit's engine keeps several
-# groups of sequences in flight, one for each stage.
+# groups of sequences in flight, one group for each stage.
 #
 # ## Choose
 #
@@ -473,13 +473,13 @@ pictures.ring(4)
 
 # %% [markdown]
 # In the first half of the steps the partial sums grow; in the second half the finished parts are copied to all ranks. With n
-# ranks there are 2 (n - 1) steps, and in each step a rank sends one n-th of the tensor. This gives two times, for a tensor of b
-# bytes:
+# ranks there are 2 (n - 1) steps, and in each step a rank sends one n-th of the tensor. For a tensor of b bytes, this gives
+# two formulas:
 #
 # - an all-reduce of n ranks takes `latency + 2 (n - 1) / n · b / rate` seconds,
 # - a send takes `latency + b / rate` seconds.
 #
-# The next exercise uses both. It takes two dictionaries, a model and a machine, in this form:
+# The next exercise uses both formulas. Its function takes two dictionaries, `model` and `machine`, in this form:
 
 # %%
 model = {"layers": 28, "hidden": 4096, "heads": 16, "weight_bytes": 12_100_000_000}  # GPT-J 6B
@@ -534,8 +534,8 @@ if passed(choose_layout):
 # At the end, labkit's engine runs on this machine with 8 sequences of gptj-tiny: in one process, on two shards, and on two
 # stages. The two ranks must share the cores and the memory that one process has for itself, so they gain nothing here.
 #
-# **Predict:** two shards reach which fraction of the tokens per second of one process? (Two GPUs would reach up to twice the
-# rate of one, because each GPU has its own memory.)
+# **Predict:** one process makes a number of tokens per second. Which fraction of this number do two shards make? (Two GPUs
+# would make up to twice as many tokens as one GPU, because each GPU has its own memory.)
 
 # %%
 # BEGIN SOLUTION guess_shards_share = None
@@ -547,17 +547,17 @@ if predicted(shards=guess_shards_share):
     for name, timing in times.items():
         ladder.add_timing(f"lab 03: {name}", timing, tokens=measurements.TOKENS, where=where)
     reached = measure.ratio(times["one process"], times["2 shards"])
-    print("The time of one process against that of two shards:", reached.words)
+    print("The time of one process against the time of two shards:", reached.words)
     print(f"You predicted that two shards are {guess_shards_share} times as fast.")
     print("Passes through the model for the same tokens:", passes)
     rungs = [rung for rung in ladder.rungs if rung.name.startswith("lab 03")]
     display(plots.ladder_plot(rungs, title="labkit's engine: tokens a second", caption=where))
 
 # %% [markdown]
-# Stages send far less than shards, but still need not be faster. The number of passes shows why. To keep both stages busy, the
-# engine splits the eight sequences into two groups of four. So each stage makes twice as many passes. A pass with four
-# sequences takes nearly as long as a pass with eight, because both read the same weights. The same is true on GPUs: stages are
-# an advantage if the model does not fit into one GPU, or if there are enough sequences for large groups.
+# Stages send far less than shards, but still need not be faster. The number of passes shows why. To keep both stages busy,
+# the engine splits the eight sequences into two groups of four. So each stage makes twice as many passes. A pass with four
+# sequences takes nearly as long as a pass with eight, because both passes read the same weights. The same is true on GPUs:
+# stages are an advantage if the model does not fit into one GPU, or if there are enough sequences for large groups.
 #
 # ## What you have now
 #

@@ -26,8 +26,8 @@ progress_panel("04")
 # %% [markdown]
 # ## How you describe a model to the server
 #
-# Triton serves a **model repository**, which has one folder for each model. The folder contains a description of the model,
-# `config.pbtxt`, and version 1 of its code, `1/model.py`. Every copy of a Python model runs in its own process. The server
+# Triton serves a **model repository**, which has one folder for each model. The folder contains a description of the model
+# (`config.pbtxt`) and version 1 of its code (`1/model.py`). Every copy of a Python model runs in its own process. The server
 # queues the requests, joins them into batches, passes the batches to a process, and counts everything.
 
 # %%
@@ -45,8 +45,8 @@ pictures.server()
 # instance_group { count: 2 kind: KIND_CPU }
 # ```
 #
-# Both arrays are `[batch, 1]`. A batch has at most 8 rows, and is not written in `dims`. Two copies of the model run at the
-# same time.
+# The shape of both arrays is `[batch, 1]`. The batch dimension is not written in `dims`; it is at most 8. Two copies of the
+# model run at the same time.
 #
 # **FasterTransformer** was NVIDIA's library for running transformers, and its backend for Triton (2021 to 2023) served GPT-J with
 # three models. Many clients still use these three models, so you build them: `preprocessing` (text to tokens),
@@ -80,7 +80,7 @@ check(stage_config)
 #
 # ## Before the engine
 #
-# Your functions are copied into the process of the stage, which calls them with the client's tensors.
+# Your functions are copied into the process of the stage. This process calls them with the client's tensors.
 
 # %% [markdown]
 # {{exercise lab04.pad_prompts}}
@@ -110,7 +110,8 @@ check(pad_prompts)
 # | row 0, tokens | 7 | 8 | 9 | 8 | 5 |
 # | row 1, ends | 1 | 3 | 5 | -1 | -1 |
 #
-# The first word is `7` and ends after 1 token. The second is `8 9` and ends after 3. The third is `8 5` and ends after 5.
+# The first word is `7` and ends after 1 token. The second word is `8 9` and ends after 3 tokens. The third word is `8 5` and
+# ends after 5 tokens.
 
 # %% [markdown]
 # {{exercise lab04.word_lists}}
@@ -165,7 +166,7 @@ check(postprocess)
 pictures.ensemble()
 
 # %% [markdown]
-# In words, for copying:
+# The same as a table:
 #
 # | model | reads | makes |
 # | --- | --- | --- |
@@ -199,8 +200,8 @@ def ensemble_maps():
 check(ensemble_maps)
 
 # %% [markdown]
-# Now all parts exist. The next cell starts your own server, with labkit's engine, your two stages and your ensemble. The
-# server stops when this notebook does. (If you change a function later, run this cell again.)
+# The next cell starts your own server, with labkit's engine, your two stages and your ensemble. The server stops when this
+# notebook stops. If you change a function, run this cell again.
 
 # %%
 is_wired = all([passed(pad_prompts), passed(word_lists), passed(postprocess), passed(ensemble_maps)])
@@ -214,8 +215,8 @@ if is_wired:
 # ## Streaming
 #
 # The ensemble answers when the whole text is complete, but a reader wants the first word at once. labkit's engine is also
-# served as `gptj`, a **decoupled** model: it sends many responses to one request. `gptj` takes text and returns text. It needs
-# no ensemble, whose stages could only pass on complete answers.
+# served as `gptj`, a **decoupled** model: it sends many responses to one request. `gptj` takes text and returns text. It
+# needs no ensemble: an ensemble's stages could only pass on complete answers.
 #
 # **Predict:** a text of 48 tokens takes some time. What fraction of this time (0 to 1) has passed when a streaming client
 # receives its first piece?
@@ -290,9 +291,9 @@ if is_wired and passed(stream_text) and predicted(first_share=guess_first_share,
 #
 # ## Many clients
 #
-# From here on, this lab is about many requests at the same time. In every step a language model reads all its weights, whether
-# for one sequence or for eight. So a server should let several requests share each step. Triton's way is **dynamic batching**:
-# the server hands the model all requests that wait in its queue, together. Then the model must answer them in shared steps.
+# Now many requests come at the same time. In every step a language model reads all its weights, whether for one sequence or
+# for eight. So a server should let several requests share each step. Triton's way is **dynamic batching**: the server passes
+# all requests that wait in its queue to the model together. Then the model must answer them in shared steps.
 
 # %% [markdown]
 # {{exercise lab04.answer_together}}
@@ -311,8 +312,8 @@ def answer_together(requests, generate):
 check(answer_together)
 
 # %% [markdown]
-# The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. There
-# is one request in each batch, or the configuration has `dynamic_batching { }`; the two take turns. Nothing else differs.
+# The next cell deploys your function with labkit's engine. Then 1, 2, 4 and 8 clients ask for 32 tokens again and again. Two
+# configurations take turns: the first joins no requests, the second has `dynamic_batching { }`.
 #
 # **Predict:** with 8 clients, how many times as many tokens per second does the server make with dynamic batching as without
 # it?
@@ -342,13 +343,12 @@ if has_load:
     display(plots.sweep_plot(counts, waits, **labels, **where))
 
 # %% [markdown]
-# If requests are not joined, the clients queue: more clients have a longer latency, and the throughput hardly grows. Joined
-# requests share their steps. While one batch runs, the next requests collect in the queue without any delay setting.
+# If requests are not joined, the clients queue: with more clients the latency is longer, and the throughput hardly grows.
+# Joined requests share their steps. While one batch runs, the next requests collect in the queue, so no delay has to be set.
 #
 # ## What the server has counted
 #
-# You measured at the clients. In production you use the server's own counters, on its metrics port. The next cell shows the
-# counters for your load:
+# In production you use the server's own counters, on its metrics port. The next cell shows them for your load:
 
 # %%
 if has_load:
@@ -361,7 +361,7 @@ if has_load:
 
 # %%
 def read_metrics(before, after, model):
-    """(mean seconds in the queue, mean inferences an execution) between two texts of /metrics."""
+    """(mean seconds in the queue, mean inferences per execution) between two texts of /metrics."""
 
     # BEGIN SOLUTION
     def value(text, name):
@@ -388,15 +388,13 @@ if has_load and passed(read_metrics):
     display(plots.prediction_plot(list(sizes), {"executions": list(sizes.values())}, **labels))
 
 # %% [markdown]
-# Does the histogram surprise you? Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the
-# next batch. So the clients fall into two groups that take turns. A mean hides such groups; look at the histogram before you
-# change a setting.
+# Hardly any batch holds all 8 requests. While one batch runs, the other clients wait for the next batch. So the clients fall
+# into two groups that take turns. A mean does not show these groups; look at the histogram before you change a setting.
 #
 # ## Waiting on purpose
 #
-# There are two settings. `max_queue_delay_microseconds` is how long the server holds back a batch that could already start, so
-# that more requests can join it. `count` is the number of copies of the model. If requests come evenly, you can compute the
-# effect of both settings:
+# `max_queue_delay_microseconds` is how long the server holds back a batch that could already start, so that more requests can
+# join it. `count` is the number of copies of the model. If requests come evenly, you can compute the effect of both settings:
 
 # %%
 pictures.batch_that_waits(rate=80, first=0.060, more=0.004, size=4)
@@ -448,17 +446,17 @@ if has_plan and predicted(late=guess_late, as_percent=True):
     display(plots.prediction_plot(list(shares), took, limits=limits, ylabel="milliseconds", title=title))
 
 # %% [markdown]
-# A plan on paper ignores two things: the network, and requests that come a little late, so that their batch is complete later
-# than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave some room: plan
-# for 80 % of the bound.
+# A plan on paper ignores two things. The network takes time. And if a request comes a little late, its batch is complete
+# later than planned. If a copy is busy most of the time, a batch that is late also delays the next batch. So leave some room:
+# plan for 80 % of the bound.
 #
 # ## Batches that fit a language model
 #
-# So far all requests were equally long. Real requests are not: one asks for 8 tokens, another for 96. The next cell sends 16
-# requests, one every 20 ms, to the same engine in two ways; every fourth request is long. The server joins requests
-# into batches for your batched model, which answers a whole batch when its longest text is done. `gptj` passes each request to
-# the engine at once. The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous)
-# **batching**; here the server joins no requests.
+# Real requests are not equally long: one asks for 8 tokens, another asks for 96. The next cell sends 16 requests, one every
+# 20 ms, to the same engine in two ways; every fourth request is long. For your batched model, the server joins the requests
+# into batches, and the model answers a batch when its longest text is done. `gptj` passes each request to the engine at once.
+# The request joins the **next step**, and leaves when it is done. This is **in-flight** (or continuous) **batching**; here
+# the server joins no requests.
 #
 # **Predict:** how many times as long does a *short* request take (median) with dynamic batching as with in-flight batching?
 
@@ -471,24 +469,24 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
     short = [[one for one in runs if one.job[1] == measurements.SHORT] for runs in mixed.values()]
     times = measurements.latency_ratio(*short)
     print(f"short requests, joined against in flight: {times.words}; your prediction: {guess_times} x")
-    where = "One bar: from sending to the answer. Its number: of its batch, or its own."
+    where = "A bar lasts from sending to the answer. It shows the number of its batch or request."
     last = {name: measurements.turns(runs)[-1] for name, runs in mixed.items()}
     for name, runs in last.items():
         look = {"seconds": measurements.longest(last.values()), "title": name.capitalize()}
         display(plots.timeline_plot(measurements.bars(runs), caption=where, **look))
 
 # %% [markdown]
-# Look at the right ends of the bars. A request in a batch that the server joined waits twice: until the previous batch ends,
-# and until the longest text of its own batch is done. With in-flight batching, a short request leaves after its own steps, and
-# the next request takes its place.
+# Look at the right ends of the bars. With dynamic batching, a request waits twice: until the previous batch ends, and until
+# the longest text of its own batch is done. With in-flight batching, a short request leaves after its own steps, and the next
+# request takes its place.
 #
 # This is why users of FasterTransformer's backend wrote that `dynamic_batching` "does nothing" for GPT-J, and why later servers have
 # the queue inside the engine. Batching in the server is right for models for which all requests take equally long.
 #
 # ## The trade-off
 #
-# The last figure helps you to choose: it shows the mixed load at growing rates. With more requests per second the server makes
-# more tokens per second, until it cannot keep up. The price is a longer latency.
+# The last figures show the latency of the mixed load at growing rates. With more requests per second the server makes more
+# tokens per second, until it cannot keep up. The price is a longer latency.
 #
 # **Predict:** the rates are chosen so that the requests ask for 25, 50 and 90 % of the tokens per second that your batched
 # model reached. At the highest rate, how many milliseconds does a request take with in-flight batching (median)?
@@ -515,14 +513,14 @@ if has_load and predicted(median_ms=guess_median_ms):
         display(plots.sweep_plot(rates, took, marks=marks, title=title, **labels))
 
 # %% [markdown]
-# The median is the time of a short request, the 95th percentile that of a long one. With in-flight batching, a long request
-# shares its 96 steps with all requests that come in the meantime. In a joined batch, a long request first waits for the
-# previous batch. Which of these two numbers would your users notice? And was it worth waiting on purpose (the delay)?
+# The median is the time of a short request, and the 95th percentile is the time of a long request. With in-flight batching, a
+# long request shares its 96 steps with all requests that come in the meantime. In a joined batch, a long request first waits
+# for the previous batch. Which of the two numbers would your users notice? Did the delay (waiting on purpose) help?
 #
 # ## When a model dies
 #
-# The process of a model can die, for example because memory ran out. Kill the process of your model, and ask the server whether
-# the model is ready.
+# The process of a model can die, for example because memory ran out. The next cell kills the process of your model, and asks
+# the server whether the model is ready.
 
 # %%
 if is_wired and passed(answer_together):
@@ -537,7 +535,7 @@ if is_wired and passed(answer_together):
 
 # %%
 def keep_alive(client, model, inputs):
-    """Whether the model had to be repaired; it answers afterwards."""
+    """True if the model had to be repaired, otherwise False. Afterwards the model answers."""
     # BEGIN SOLUTION
     try:
         client.infer(model, inputs, client_timeout=2.0)
@@ -564,10 +562,9 @@ if is_wired and passed(answer_together) and passed(keep_alive):
 #
 # - GPT-J in the real server, with stages that you wrote. `labkit serve` does the same, with a watchdog like your `keep_alive`.
 # - A client that streams, and stops the engine when its reader leaves.
-# - Your own measurements, which show when the server should join requests, and when the engine should.
+# - Your own measurements, which show when the server should join requests, and when the engine should join them.
 #
-# The next cell stops the server; otherwise it would stop together with this notebook. Your points are in the panel at the top
-# (*Look again*).
+# The next cell stops the server. Your points are in the panel at the top (*Look again*).
 
 # %%
 if is_wired:

@@ -18,7 +18,10 @@ COLUMNS = ("engine", "dtype", "batch", "prefill ms", "ms/token", "tokens/s", "of
 
 def bench(
     model: ModelOption = "gptj-tiny",
-    config: Annotated[Path | None, typer.Option(help="A GPT-J config.json: synthetic weights of that shape.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A GPT-J config.json. The weights are synthetic, with the shapes that this file describes."),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="New tokens of each prompt.")] = 64,
@@ -39,13 +42,14 @@ def bench(
     ] = "1",
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the decode steps, with separate collectives, to this PNG or SVG file.")
+        Path | None,
+        typer.Option(help="Draw the decode steps to this PNG or SVG file; the time in collectives is drawn separately."),
     ] = None,
     device: DeviceOption = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, bf16, fp16, int8 or int4, or several separated by commas; if left out, what suits the device."
+            help="Some of fp32, bf16, fp16, int8, int4, separated by commas; if left out, the precision that suits the device."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -140,11 +144,11 @@ def _print_table(record: Record) -> None:
             console.print(f"{row['engine']}, batch {row['batch']}{which(row)}: {share} in collectives, {size}")
     if scaling := record.extra.get("predicted_scaling"):
         speeds = ", ".join(f"{gpus} GPUs {speed:.2f} x" for gpus, speed in scaling["times_faster"].items())
-        console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one")
+        console.print(f"predicted, not measured here, over {scaling['link']}, batch 1, 16 bits: {speeds} the speed of one GPU")
     for row in record.extra["ratios"]:
         parts = [f"{phase.replace('_', ' ')} {_times(row[phase])}" for phase in ("prefill", "decode", "end_to_end")]
         alone = "" if row["interleaved"] else ", each run alone"
-        console.print(f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} the speed")
+        console.print(f"labkit against {row['peer']}, batch {row['batch']}{which(row)}{alone}: {', '.join(parts)} its speed")
     for row in record.extra["not_measured"]:
         batch = f", batch {row['batch']}" if "batch" in row else ""
         console.print(f"{row['engine']}{batch}{which(row)}: {row['why']}")

@@ -16,7 +16,7 @@ def check(
     notebooks: Annotated[list[Path], typer.Argument(metavar="NOTEBOOK...", help="Notebooks of the course.")],
     json: JsonOption = False,
 ) -> None:
-    """Check every exercise of these notebooks, each function in its own process with limits on time and memory.
+    """Check every exercise of these notebooks. Each function runs in its own process, with limits on time and memory.
 
     The exit status is 1 if an attempted exercise fails, and 2 if a file is not a readable notebook of a lab. If one file is not
     a notebook of a lab, the other notebooks are still checked.
@@ -42,7 +42,7 @@ def check(
             print(verdict)
             rows.append({"notebook": str(path)} | asdict(verdict))
     reached, total = sum(row["points"] for row in rows), sum(row["out_of"] for row in rows)
-    print(f"{reached} of {total} points for what the notebooks hold now")
+    print(f"{reached} of {total} points for the code that the notebooks hold now")
     if json:
         print_json({"exercises": rows, "points": reached, "out_of": total})
     if refused:

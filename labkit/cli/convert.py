@@ -18,7 +18,8 @@ def convert(
     tensor_parallel: Annotated[int, typer.Option(help="The number of ranks that share each layer.")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(help="The number of stages that the layers are split into (megatron).")] = 1,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16; if left out, that of the source (fastertransformer: fp32).")
+        str | None,
+        typer.Option(help="fp32, fp16 or bf16; if left out, the precision of the source (for fastertransformer: fp32)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing checkpoint at DST.")] = False,
     seed: SeedOption = 0,

@@ -98,7 +98,7 @@ def _print_tables(machine: Machine, kernels: dict[str, str], server: str | None,
     cpu = machine.cpu
     table.add_row("system", machine.system)
     table.add_row("processor", f"{cpu.model}, {counted(cpu.usable_cores, 'core')} usable, {cpu.architecture}")
-    table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or "none of those that labkit looks for")
+    table.add_row("instruction sets", ", ".join(cpu.instruction_sets) or "none of the sets that labkit looks for")
     used = kernels["instruction_set"] or f"not used: {kernels['why_not']}; torch's own kernels run"
     table.add_row("labkit's CPU kernels", used)
     table.add_row("memory", f"{machine.memory_bytes / 2**30:.1f} GiB, {machine.memory_available_bytes / 2**30:.1f} available")

@@ -25,9 +25,9 @@ def generate(
     seed: SeedOption = 0,
     json: JsonOption = False,
     tensor_parallel: Annotated[
-        int, typer.Option(help="The number of ranks that share each layer; on the CPU unless --device is cuda.")
+        int, typer.Option(help="The number of ranks that share each layer; they run on the CPU unless --device is cuda.")
     ] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages, each on its own ranks.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
     **sampling: Any,
 ) -> None:
     """Continue each prompt. The text of a single prompt is printed token by token as it is generated.

@@ -17,7 +17,7 @@ def lab(
     course: Annotated[Path, typer.Option(help="The course's folder, with labs/.")] = Path(),
     ip: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can connect.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="First port to try; if it is taken, the next free one is used.")] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser, where there is a display.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open a browser if there is a display.")] = True,
 ) -> None:
     """Describe this machine, start JupyterLab at lab 00 and print its address.
 

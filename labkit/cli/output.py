@@ -26,9 +26,10 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", help="A model's name (gptj-tiny, gpt-j-6b, gpt-j-6b-synthetic), a directory or config.json."),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; if left out, a GPU where there is one.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda[:N]; if left out, a GPU if there is one.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="fp32, bf16, fp16, int8, int4 or fp8; if left out, what suits the device.")
+    str | None,
+    typer.Option("--precision", help="fp32, bf16, fp16, int8, int4 or fp8; if left out, the precision that suits the device."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
@@ -81,12 +82,12 @@ def write_anything() -> None:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The names in the value of an option, such as `hf,openvino`: in order, each once."""
+    """The names in the value of an option, such as `hf,openvino`, in their order and without repetitions."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """The whole numbers in the value of an option, such as `1,8`. Raises `InvalidRequest` naming the option."""
+    """The whole numbers in the value of an option, such as `1,8`. Raises `InvalidRequest`, whose message names the option."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

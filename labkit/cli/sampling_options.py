@@ -40,7 +40,7 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def as_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `SamplingParams` that the values of the command-line options stand for."""
+    """Convert the values of the command-line options to arguments of `SamplingParams`."""
     spelt = {"false": False, "true": True}
     return options | {each.name: spelt.get(options[each.name], options[each.name]) for each in of_kind("choice")}
 

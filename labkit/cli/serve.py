@@ -23,15 +23,15 @@ def serve(
     name: Annotated[
         str,
         typer.Argument(
-            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served unchanged."
+            help="A model's name (gptj-tiny, gpt-j-6b), its directory or config.json; or a model repository, served as it is."
         ),
     ] = "gptj-tiny",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     seed: SeedOption = 0,
     tensor_parallel: Annotated[int, typer.Option(help="The number of ranks that share each layer.")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages, each on its own ranks.")] = 1,
-    instances: Annotated[int, typer.Option(help="The number of engines, each with its own weights and cache.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(help="The number of pipeline stages; each stage has its own ranks.")] = 1,
+    instances: Annotated[int, typer.Option(help="The number of engines; each engine has its own weights and cache.")] = 1,
     max_batch: Annotated[int, typer.Option(help="The number of sequences that an engine runs at a time.")] = 64,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait for an engine; more are refused.")] = 256,
     request_seconds: Annotated[

@@ -19,8 +19,16 @@ COLUMNS = ("load", "answered", "tokens/s", "requests/s", "good/s", "TTFT ms", "b
 
 def stress(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the server's gRPC.")],
-    users: Annotated[str, typer.Option(help="Users; each sends its next request after the last answer: 4, or 1,4,16.")] = "",
-    rate: Annotated[str, typer.Option(help="Requests per second at random times, without waiting: 10, or 5,10,20.")] = "",
+    users: Annotated[
+        str,
+        typer.Option(help="How many users: 4, or 1,4,16. Each user sends a request after the answer to its previous request."),
+    ] = "",
+    rate: Annotated[
+        str,
+        typer.Option(
+            help="How many requests per second: 10, or 5,10,20. They are sent at random times, without waiting for answers."
+        ),
+    ] = "",
     seconds: Annotated[float, typer.Option(help="How long to measure each number of users, or each rate.")] = 10.0,
     warmup: Annotated[float, typer.Option(help="Seconds to run before each measurement.")] = 2.0,
     prompt_tokens: Annotated[str, typer.Option(help="Tokens of a prompt: 16, or 8-64.")] = "8-64",
@@ -38,7 +46,8 @@ def stress(
         bool, typer.Option("--token-ids", help="Send prompts as token ids: for models without a tokenizer.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw throughput (of several runs) or a timeline (of one) to this PNG or SVG file.")
+        Path | None,
+        typer.Option(help="Draw the throughput of several runs, or the timeline of one run, to this PNG or SVG file."),
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     seed: SeedOption = 0,

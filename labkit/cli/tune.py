@@ -13,7 +13,7 @@ from labkit.errors import InvalidRequest, NotAvailable
 def tune(
     model: ModelOption = "gpt-j-6b",
     precision: PrecisionOption = None,
-    batch: Annotated[str, typer.Option(help="Sequences per decode step, several separated by commas.")] = "1,2,4,8,16,32,64",
+    batch: Annotated[str, typer.Option(help="Numbers of sequences per decode step, separated by commas.")] = "1,2,4,8,16,32,64",
     device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -32,7 +32,9 @@ def tune(
     if min(batches) < 1:
         raise InvalidRequest(f"--batch is {batch!r}, but every batch needs at least one sequence")
     if target.type != "cuda":
-        raise NotAvailable(f"the device is {target}, but only the kernels of a GPU can be tuned; those of a CPU need no tuning")
+        raise NotAvailable(
+            f"the device is {target}, but only the kernels of a GPU can be tuned; the kernels of a CPU need no tuning"
+        )
     from labkit.ops.kernels.linear_tune import tune_model
 
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""Runs a function of yours on several processes: sends its source, returns its results, and lists its collectives in a ledger.
+"""Runs your own function on several processes: sends its source, returns its results, and lists its collectives in a ledger.
 
 Also starts, watches and ends the processes of ranks for `parallel`. Knows no model.
 """

@@ -40,7 +40,7 @@ def pack(function: Callable[..., Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., Any]:
-    """Make the function again. Raises whatever the import of the function's modules or the function's definition raises."""
+    """Make the function again. An exception in the import of its modules, or in its definition, is raised unchanged."""
     if "module" in packed:
         found: Any = importlib.import_module(packed["module"])
         for part in packed["name"].split("."):
@@ -61,7 +61,7 @@ def unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Callable[..., 
 
 
 def left_behind(packed: dict[str, Any]) -> dict[str, str]:
-    """The names of values that the function uses but that cannot be sent, each with the kind of the value."""
+    """The names of values that the function uses but that cannot be sent, and the kind of each value."""
     return {name: kind for scope in packed.get("scopes", ()) for name, kind in scope["left"].items()}
 
 

@@ -1,4 +1,4 @@
-"""`launch(function, ranks, ...)` runs a function of yours on several processes of this host, like an MPI program.
+"""`launch(function, ranks, ...)` runs your own function on several processes of this host, like an MPI program.
 
 Every rank calls the same function. In the function, `torch.distributed` says which rank calls it and carries data to the other
 ranks. The function is sent as source, so it may have been written in a notebook a moment ago.
@@ -63,7 +63,7 @@ def launch(
 
 
 def start(ranks: int) -> None:
-    """Start those processes that a `launch` on `ranks` processes needs and that do not run yet.
+    """Start the processes that a `launch` on `ranks` processes needs, except the processes that run already.
 
     Raises `InvalidRequest` for a wrong number of ranks, and `RankFailed` when a process does not start.
     """
@@ -73,7 +73,7 @@ def start(ranks: int) -> None:
 
 
 def shut_down() -> None:
-    """End the processes that `launch` keeps; the next call starts new ones."""
+    """End the processes that `launch` keeps; the next call starts new processes."""
     global _team
     with _lock:
         if _team is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
 MOST_ENTRIES = 100_000
-"""A rank keeps at most this many entries, the latest ones."""
+"""A rank keeps only its latest entries, at most this many."""
 
 COMPUTE = "compute"
 

@@ -87,7 +87,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return BACKEND
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> RecordedWork:
-        """All ranks get the sum of their tensors, or the reduction that `opts` names, in place."""
+        """Every rank gets the sum of the tensors of all ranks, or another reduction if `opts` names one, in place."""
         return self._recorded("all_reduce", tensors[0], lambda: self._gloo.allreduce(tensors, opts or c10d.AllreduceOptions()))
 
     def broadcast(self, tensors: list[Tensor], opts: Any) -> RecordedWork:
@@ -114,7 +114,7 @@ class RecordedGroup(api.ProcessGroup):  # type: ignore[misc]
         return self._recorded("gather", inputs[0], lambda: self._gloo.gather(outputs, inputs, opts), opts.rootRank)
 
     def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> RecordedWork:
-        """Each rank gets one tensor of the list of one rank."""
+        """One rank gives a list of tensors; each rank gets one tensor of this list."""
         return self._recorded("scatter", outputs[0], lambda: self._gloo.scatter(outputs, inputs, opts), opts.rootRank)
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> RecordedWork:

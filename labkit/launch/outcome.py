@@ -36,7 +36,7 @@ def failure_words(rank: int, ranks: int | None, cause: str) -> str:
 
 
 def has_waited_in_vain(answers: dict[int, Message]) -> bool:
-    """Whether ranks failed, and each of them failed because it waited for another rank."""
+    """Whether ranks failed, and every failed rank failed because it waited for another rank."""
     failures = [answer for answer, _ in answers.values() if "error" in answer]
     return bool(failures) and all(answer["others"] for answer in failures)
 

@@ -27,8 +27,8 @@ class RankProcess:
     """The process of one rank: `python -m MODULE ARGUMENTS`, in a process group of its own.
 
     Every line that the process prints is passed to `say`, labelled with the rank. The attribute `say` may be replaced.
-    `said_all` is set when a line with `END_OF_OUTPUT` has arrived or the output has ended. environ: environment variables in
-    addition to those of this process. handles: open files that the process inherits.
+    `said_all` is set when a line with `END_OF_OUTPUT` has arrived or the output has ended. environ: variables that are added to
+    the environment of this process. handles: open files that the process inherits.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RankProcess:
             encoding="utf-8",
             errors="replace",
             pass_fds=handles,
-            process_group=0,  # so that Ctrl-C reaches only the process that started this one
+            process_group=0,  # so that Ctrl-C reaches only the process that started this process
         )
         threading.Thread(target=self._relay, daemon=True, name=f"labkit output of rank {rank}").start()
 
@@ -65,7 +65,7 @@ class RankProcess:
 
     @property
     def exit_status(self) -> int | None:
-        """None while the process runs. If a signal ended the process, this is minus the signal's number."""
+        """None while the process runs. If a signal ended the process, this is the signal's number with a minus sign."""
         return self._process.poll()
 
     def how_it_ended(self) -> str:

@@ -1,4 +1,4 @@
-"""The processes that `launch` keeps: each waits for functions, runs them and answers over a socket."""
+"""The processes that `launch` keeps: each process waits for functions, runs them and answers over a socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labkit.plain_values import encode
 from labkit.time_limits import limit_passed
 
 START_SECONDS = 180.0
-"""A process starts in about 5 seconds; on a busy machine, several that start together need much longer."""
+"""A process starts in about 5 seconds; on a busy machine, several processes that start together need much longer."""
 STRAGGLER_SECONDS = 0.5
 """After one rank has failed, the other ranks have this many seconds to report a failure of their own.
 
@@ -53,13 +53,14 @@ class LaunchOptions:
 
 
 class Team:
-    """The team keeps as many processes as the largest launch so far needed."""
+    """The processes that run functions: as many as the largest launch so far needed."""
 
     def __init__(self) -> None:
         self._members: dict[int, TeamMember] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-team-"))
         self._groups = 0
-        self._last_group: tuple[int, float, bool] | None = None  # ranks, timeout and checked of a reusable group
+        # The ranks, timeout and checked of the last group, if the next launch can use that group again.
+        self._last_group: tuple[int, float, bool] | None = None
 
     def run(self, function: Callable[..., Any], ranks: int, args: Sequence[Any], options: LaunchOptions) -> Launched:
         """Run `function(*args)` on `ranks` processes, and raise what `launch` raises.
@@ -100,7 +101,9 @@ class Team:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self, ranks: int, progress: Callable[[int, int], None] = lambda done, total: None) -> list[TeamMember]:
-        """Start those of the first `ranks` members that are missing, wait until these members all run, and return them."""
+        """Start the processes that are missing for `ranks` members, wait until all these members are ready, and return the
+        members.
+        """
         self._end([member for member in self._members.values() if member.process.exit_status is not None])
         try:
             for rank in range(ranks):

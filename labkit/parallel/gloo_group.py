@@ -25,7 +25,7 @@ class GlooGroup:
 
     All members make their objects at the same time, with the same `torch.distributed.Store` and the same name.
 
-    Every call waits until it is done. A call raises `RankFailed` after `timeout` seconds, or once `abort` is called.
+    Every call waits until it is done. A call raises `RankFailed` after `timeout` seconds, or as soon as `abort` is called.
     """
 
     def __init__(

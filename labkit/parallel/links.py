@@ -39,7 +39,7 @@ END_SECONDS = 3.0
 PATIENCE_SECONDS = 0.002
 """A rank that waits for a task takes the task within this many seconds, even if the rank was asleep.
 
-A rank that takes longer is still computing.
+A rank that needs more time is still computing.
 """
 
 
@@ -56,21 +56,23 @@ class Account:
 
 
 def create_groups(layout: Layout, device: torch.device = CPU) -> dict[str, Path]:
-    """Create the shared files of all groups that use this host's memory, by name; the caller deletes them."""
+    """Create the shared files of all groups that use this host's memory. Returns the paths by the groups' names; the caller
+    deletes the files.
+    """
     groups = {"tasks": SharedGroup.create(layout.ranks)}
     for stage in range(layout.pipeline_parallel if device.type == "cpu" else 0):
         if layout.tensor_parallel > 1:
             groups[f"sums {stage}"] = SharedGroup.create(layout.tensor_parallel)
         for shard in range(layout.tensor_parallel if stage else 0):
-            groups[f"hidden {stage} {shard}"] = SharedGroup.create(2)  # from the stage before
+            groups[f"hidden {stage} {shard}"] = SharedGroup.create(2)  # from the previous stage
     return groups
 
 
 class Links:
     """The groups that a rank belongs to; `group(name, member, names)` opens a group whose members have these names.
 
-    device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls
-    are put on the GPU's queue. `aborted` is set once the ranks have been told to stop.
+    device: the device of this rank. On a GPU, the groups for data on GPUs are `NcclGroup`s, made from `store`; their calls are
+    put on the GPU's queue. `aborted` is set when the ranks are told to stop.
     """
 
     def __init__(
@@ -150,8 +152,8 @@ class Links:
 
         If they have not taken it, send nothing and return False.
 
-        In shared memory a task stays until the next task is written. Sending a body larger than a slot of that memory takes
-        until all other ranks have read the body.
+        In shared memory a task stays until the next task is written. If a body is larger than a slot of that memory, this call
+        returns only when all other ranks have read the body.
         """
         if isinstance(self.tasks, SharedGroup):
             if len(body) > SLOT_BYTES:
@@ -176,7 +178,7 @@ class Links:
         return header, self.tasks.broadcast(body, 0) if size else body
 
     def receive_hidden(self, tokens: int, hidden_size: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        """The hidden states of the stage before, `[tokens, hidden_size]` on this rank's device; None on the first stage."""
+        """The hidden states of the previous stage, `[tokens, hidden_size]` on this rank's device; None on the first stage."""
         if self._before is None:
             return None
         return self._before.broadcast(torch.empty(tokens, hidden_size, dtype=dtype, device=self.device), 0)

@@ -36,7 +36,7 @@ def load_parallel(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Unpack[EngineOptions],
 ) -> Engine:
-    """An engine on `layout.ranks` processes of this host: this process and others that it starts.
+    """An engine on `layout.ranks` processes of this host: this process and the processes that it starts.
 
     device: "cpu" (the default) or "cuda". With "cuda" every rank has one GPU, the GPUs communicate over NCCL, and decode
     steps use no CUDA graph, whatever `cuda_graphs` says. dtype, seed, options: as in `labkit.load`; the KV cache has as many
@@ -70,7 +70,7 @@ def start_ranks(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParallelForward:
-    """Start the other ranks, read this rank's part, and wait until all are ready; the arguments are those of `load_parallel`.
+    """Start the other ranks, read this rank's part, and wait until all are ready. Takes the arguments of `load_parallel`.
 
     If torchrun has started the ranks, no further process is started, and this rank joins the others. Under torchrun only rank 0
     returns; the other ranks compute until rank 0 is done, then exit.

@@ -149,7 +149,7 @@ class _Run:
         with contextlib.suppress(OSError, ValueError, KeyError):
             return str(json.loads((self._folder / f"failure-{process.rank}.json").read_text())["cause"])
         status = process.exit_status
-        if status == LOST_OTHERS:  # report the rank that this rank lost instead of this rank
+        if status == LOST_OTHERS:  # this rank failed because it lost another rank, so report the other rank
             others = [other.exit_status for other in self.processes if other is not process]
             return "" if any(other not in (None, LOST_OTHERS) for other in others) else "it lost the others"
         if status is not None:

@@ -1,4 +1,4 @@
-"""Cuts a batch into micro-batches, so that one stage works on a micro-batch while the next stage works on the previous one."""
+"""Cuts a batch into micro-batches. While a stage works on a micro-batch, the next stage works on the micro-batch before it."""
 
 from __future__ import annotations
 

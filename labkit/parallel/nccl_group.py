@@ -1,6 +1,6 @@
 """A group of ranks with one GPU each, connected by torch.distributed's NCCL.
 
-The group has those methods of `SharedGroup` that ranks on GPUs use.
+The group has the methods of `SharedGroup` that ranks on GPUs use.
 """
 
 from __future__ import annotations

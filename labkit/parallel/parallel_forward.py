@@ -45,7 +45,7 @@ class SubmittedPass:
 
     Rank 0 runs its own part later, in the order of submission, and then sets `logits`.
 
-    The logits may be read once `wait` has returned.
+    The logits may be read after `wait` has returned.
     """
 
     task: Task
@@ -97,13 +97,15 @@ class ParallelForward(Forward):
         return False
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Logits `[rows, vocab_size]`. Raises `RankFailed`, and `InvalidRequest` while `ops.use` replaces an operation."""
+        """Logits `[rows, vocab_size]`. Raises `RankFailed` if a rank fails, and `InvalidRequest` while `ops.use` replaces an
+        operation.
+        """
         return self.submit(batch, cache)()
 
     def submit(self, batch: Batch, cache: KVCache) -> Callable[[], Tensor]:
         """Send a pass to the other ranks; returns a function that waits for the logits.
 
-        Both calls raise the errors that `forward` raises.
+        `submit` and the returned function raise the errors that `forward` raises.
         """
         if ops.swapped():
             raise InvalidRequest(
@@ -155,7 +157,7 @@ class ParallelForward(Forward):
         """Send a pass to the other ranks.
 
         While the other ranks cannot take the pass, this rank runs its part of earlier passes, because the other ranks may be
-        waiting for that.
+        waiting for this part.
         """
         while self._submitted:
             if self.ranks.links.try_send_task(header, body):
@@ -182,7 +184,9 @@ class ParallelForward(Forward):
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:
-        """Runs a block that must not stop half-way: an interruption is delayed until its end, and a failure ends all ranks."""
+        """Runs a block that must not stop half-way: an interruption is delayed until the end of the block, and a failure ends
+        all ranks.
+        """
         if self._failed:
             raise RankFailed(str(self._failed))
         with uninterrupted():

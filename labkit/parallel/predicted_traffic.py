@@ -14,7 +14,7 @@ from labkit.parallel.layout import Layout
 from labkit.plurals import counted
 
 HIDDEN_BYTES = 4
-"""Bytes per number of a hidden state. Ranks on the CPU send float32; ranks on GPUs send the model's own dtype."""
+"""The bytes of one number in a hidden state. Ranks on the CPU send float32; ranks on GPUs send the model's own dtype."""
 
 
 def all_reduces(config: GPTJConfig, layout: Layout, stage: int = 0, *, a_layer: int = 1) -> int:
@@ -83,7 +83,7 @@ class Interconnect:
 
 
 NVLINK = Interconnect("NVLink of an H100", 450e9, 9e-6)
-"""450 GB/s in each direction, from NVIDIA's data sheet. The latency is an assumption: that of a small NCCL all-reduce."""
+"""450 GB/s in each direction, from NVIDIA's data sheet. The latency is assumed to be the latency of a small NCCL all-reduce."""
 
 H100_READ = 3.0e12
 """Bytes per second that a copy reads from the memory of an H100 SXM. The data sheet of this GPU says 3.35e12."""
@@ -98,7 +98,8 @@ def decode_seconds(
     batch: int = 1,
     element_bytes: float = 2,
 ) -> float:
-    """Predicted seconds of a decode step of a full pipeline: reading a rank's weights once, plus its collectives.
+    """Predicted seconds of a decode step of a full pipeline: the time to read a rank's weights once, plus the time of its
+    collectives.
 
     The stages work on different sequences at the same time. So a step takes as long as the slowest stage, while one token takes
     the sum of the times of all stages.

@@ -1,4 +1,4 @@
-"""The process of a rank: it reads its part of the model, then computes what rank 0 sends until it is told to stop.
+"""The process of a rank: it reads its part of the model, then does the tasks that rank 0 sends until it is told to stop.
 
 `LocalRanks` starts the process as `python -m labkit.parallel.rank_main RUN_FOLDER RANK`.
 """

@@ -1,7 +1,7 @@
 """The tasks that rank 0 sends to the other ranks, as bytes: a header of fixed length, then a body of the stated length.
 
-Each kind of header is declared once, as a named tuple, and so are the arrays in the body of a step. Encoding and decoding are
-derived from these declarations.
+Each kind of header is declared once, as a named tuple. The arrays in the body of a step are also declared once. Encoding and
+decoding are derived from these declarations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor
 from labkit.model.batch import Batch
 
 HEADER_WORDS = 16
-"""Every header is a tensor of this many int64 numbers: the kind, the bytes of the body, the fields of the header, and zeros."""
+"""Every header is a tensor of this many int64 numbers: the kind, the size of the body in bytes, the fields of the header, and
+zeros.
+"""
 
 DONE = b"done"
 """The answer of a rank to a task that has no other result."""
@@ -99,7 +101,7 @@ def encode_header(header: Header, body_bytes: int = 0) -> Tensor:
 
 
 def decode_header(words: Tensor) -> tuple[Header, int]:
-    """The header, and how many bytes the body after it has."""
+    """The header, and the size in bytes of the body that follows it."""
     number, body_bytes, *fields = words.tolist()
     kind = _KINDS[number]
     return kind(*fields[: len(kind._fields)]), body_bytes

@@ -1,4 +1,5 @@
-"""Ranks that torchrun started, on one host or several: `torchrun ... -m labkit ...`, typed or in a cluster's job.
+"""Ranks that torchrun started, on one host or several: `torchrun ... -m labkit ...`, typed by a person or written in a job of a
+cluster.
 
 All ranks run the same command. Only rank 0 carries out the command; the other ranks compute for rank 0 and end when rank 0
 ends.
@@ -42,8 +43,8 @@ def under_torchrun() -> bool:
 class TorchrunRanks:
     """This rank and its links to the other ranks, with the interface of `LocalRanks`: `links`, `check`, `failure`, `close`.
 
-    device: the device of this rank. Raises `InvalidRequest` if the number of started ranks differs from the layout's, and
-    `RankFailed` if not all ranks have arrived after `patience` seconds.
+    device: the device of this rank. Raises `InvalidRequest` if the number of started ranks is not the number of ranks in the
+    layout, and `RankFailed` if not all ranks have arrived after `patience` seconds.
     """
 
     def __init__(self, layout: Layout, device: torch.device = CPU, *, patience: float = 60.0, timeout: float = 600.0) -> None:
@@ -103,7 +104,7 @@ class TorchrunRanks:
 
 
 class SignsOfLife:
-    """Signs of life in the store: a thread writes the signs of this rank and reads those of the other ranks.
+    """Signs of life in the store: a thread writes the signs of this rank and reads the signs of the other ranks.
 
     The thread has no reference to the `TorchrunRanks` object, so that Python can garbage-collect that object.
     """

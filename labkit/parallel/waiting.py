@@ -13,7 +13,7 @@ def wait_until(done: Callable[[], bool], aborted: threading.Event, patience: flo
     """Check again and again until `done()` is true, and return the seconds that passed.
 
     The function checks in a loop because a thread that waits inside gloo, NCCL or CUDA does not notice that another rank has
-    failed. Raises `RankFailed`, whose message contains `what`, once `aborted` is set or after `patience` seconds.
+    failed. Raises `RankFailed`, whose message contains `what`, when `aborted` is set or after `patience` seconds.
     """
     began = time.perf_counter()
     while not done():

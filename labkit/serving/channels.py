@@ -25,7 +25,9 @@ def client_library() -> Any:
 
 
 def channel_options(address: str, more: Sequence[tuple[str, int]] = ()) -> Options:
-    """gRPC's options for HOST:PORT: messages of any size; on this machine no proxy, even if the environment names one."""
+    """gRPC's options for HOST:PORT: messages may have any size, and servers on this machine are reached without a proxy, even
+    if the environment names a proxy.
+    """
     return [*_LARGEST, *more, *([("grpc.enable_http_proxy", 0)] if _is_here(address) else [])]
 
 
@@ -52,7 +54,7 @@ def _is_here(address: str) -> bool:
 
 
 class _AddsSecret:
-    """Adds the secret to each call. The secret is read at each call, because a restarted server has a new one."""
+    """Adds the secret to each call. The secret is read at each call, because a restarted server has a new secret."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -19,7 +19,8 @@ M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
 def keep_blocks() -> None:
-    """Let the allocator keep freed blocks of less than `KEPT_BYTES`: an engine's steps need blocks of the same sizes.
+    """Let the allocator keep freed blocks of less than `KEPT_BYTES`, because every step of an engine needs blocks of the same
+    sizes.
 
     Increases the threshold that `GIVE_BACK` has set, for this process and for the processes that it starts. Changes nothing if
     the caller's environment sets another threshold.

@@ -7,8 +7,8 @@ The counters:
 | `labkit_requests_total` | prompts that the engine has accepted |
 | `labkit_refused_total{model,reason}` | requests that ended with an error; `refusals.REASONS` explains the reasons |
 | `labkit_tokens_total`, `labkit_steps_total`, `labkit_batch_size_bucket` | generated tokens, and the steps for them |
-| `nv_inference_request_success{model}` | requests that the model's code accepted, *and those that it refused* |
-| `nv_inference_request_failure{model}` | requests in which the model's code crashed; for an ensemble *each counts twice* |
+| `nv_inference_request_success{model}` | requests that the model's code accepted, *and requests that it refused* |
+| `nv_inference_request_failure{model}` | requests in which the model's code crashed; requests to an ensemble *count twice* |
 
 labkit's counters leave out the watchdog's probes. A refused request of an ensemble counts once, for the step that refused it.
 The `nv_` counters are Triton's own (version 2.51) and include the watchdog's probes. Triton counts a request when the call of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GAUGES = ("labkit_running", "labkit_waiting", "labkit_free_slots", "labkit_num_slots", "nv_inference_pending_request_count")
-"""Metrics that hold a current value; all others count from the start of the server."""
+"""Metrics that hold a current value; all other metrics count from the start of the server."""
 
 _ENSEMBLE = "ensemble"
 _BATCHES = "labkit_batch_size_bucket"
@@ -43,7 +43,7 @@ class Metrics:
     """One reading of the metrics, or the difference between two readings.
 
     values: the value of each sample. A key is the sample's name without `_total`, and its sorted labels, such as
-    `("model", "gptj")`. seconds: for a reading the time since the epoch, for a difference the time between the two readings.
+    `("model", "gptj")`. seconds: for one reading, the time since the epoch; for a difference, the time between the readings.
     """
 
     values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -61,7 +61,7 @@ class Metrics:
         return Metrics(found, self.seconds - before.seconds)
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of all samples with this name and these labels; 0 if there are none."""
+        """The sum of all samples with this name and these labels; 0 if there are no such samples."""
         bare, wanted = _bare(name), set(labels.items())
         return sum(value for (found, having), value in self.values.items() if found == bare and wanted <= set(having))
 
@@ -131,7 +131,7 @@ class ModelCounts:
 
     @property
     def mean_batch(self) -> float:
-        """Inferences per execution; 0 if there were none."""
+        """Inferences per execution; 0 if there were no executions."""
         return self.inferences / self.executions if self.executions else 0.0
 
 
@@ -154,7 +154,7 @@ class EngineCounts:
 
     @property
     def mean_batch(self) -> float:
-        """Tokens per step; 0 if there were none."""
+        """Tokens per step; 0 if there were no steps."""
         return self.tokens / self.steps if self.steps else 0.0
 
 

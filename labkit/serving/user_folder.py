@@ -35,7 +35,7 @@ def user_folder() -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file with mode 600, and replace an existing one. Readers see the old file or the new one, never a part."""
+    """Write a file with mode 600, and replace an existing file. Readers see the whole old file or the whole new file."""
     handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)  # mkstemp creates the file with mode 600
     with os.fdopen(handle, "w") as file:
         file.write(text)

@@ -150,7 +150,7 @@ def test_points_kept_do_not_count_for_a_notebook_as_it_is_now(tmp_path: Path, ca
     said = capsys.readouterr().out
     assert "✗ 0.3 The size of the cache: failed, 0/10 points. " in said
     total = sum(exercise.points for exercise in of_lab("00"))
-    assert said.splitlines()[-1] == f"0 of {total} points for what the notebooks hold now"
+    assert said.splitlines()[-1] == f"0 of {total} points for the code that the notebooks hold now"
     assert (tmp_path / "progress.json").read_text() == before
 
 

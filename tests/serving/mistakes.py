@@ -224,7 +224,7 @@ OF_ENSEMBLES = (
         'INPUT_1"\n    data_type: TYPE_INT64',
         'value: "INPUT_1"',
         "INPUT_1 is TYPE_INT64",
-        "TYPE_UINT32 for preprocessing's input REQUEST_OUTPUT_LEN",
+        "TYPE_UINT32 as preprocessing's input REQUEST_OUTPUT_LEN",
     ),
     _wire(
         "other dims on a wire",
@@ -232,7 +232,7 @@ OF_ENSEMBLES = (
         'OUTPUT_0"\n    data_type: TYPE_STRING\n    dims: [ -1, -1 ]',
         'name: "OUTPUT_0"',
         "OUTPUT_0 is [ -1 ]",
-        "[ -1, -1 ] for the ensemble's output",
+        "[ -1, -1 ] as the ensemble's output",
     ),
     _wire(
         "reshaped before the steps",

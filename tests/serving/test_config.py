@@ -188,7 +188,7 @@ input { name: "X" data_type: TYPE_FP32 dims: [ 2 ] }
     assert (fault.line, fault.what) == (
         3,
         "the ensemble takes batches and s does not, so that only a batch of one passes: "
-        "Z is [ 2 ] from s's output B and [ -1, 2 ] for the ensemble's output",
+        "Z is [ 2 ] as s's output B, but [ -1, 2 ] as the ensemble's output",
     )
 
 

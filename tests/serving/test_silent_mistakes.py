@@ -178,7 +178,7 @@ def test_an_ensembles_optional_input_fails_in_the_step_that_needs_it(tritonserve
     tritonserver.put("echo", config_text(ECHO), CODE)
     config = replace(ENSEMBLE, inputs=(replace(X, optional=True),))
     assert "missing required input(s) ['A']" in answer(tritonserver, config, {"inputs": []})
-    assert "X is optional as the ensemble's input, and echo's input A is not" in told(config, config)
+    assert "X is optional as the ensemble's input, but echo's input A is not optional" in told(config, config)
 
 
 def test_a_step_that_makes_the_ensembles_input_anew_runs_for_ever(own_tritonserver: Server) -> None:

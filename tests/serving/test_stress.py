@@ -156,7 +156,7 @@ def test_prompts_are_never_equal_and_as_long_as_asked() -> None:
     with pytest.raises(InvalidRequest, match="at most"):
         Prompts(Lengths(1, 10**7))
     few = Prompts(Lengths(1, 1), as_token_ids=True)
-    with pytest.raises(InvalidRequest, match=r"different prompts of 1 to 1 tokens; ask for longer ones"):
+    with pytest.raises(InvalidRequest, match=r"different prompts of 1 to 1 tokens; ask for longer prompts"):
         [few.next() for _ in range(100_000)]
 
 

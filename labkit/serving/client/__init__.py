@@ -1,4 +1,4 @@
-"""Clients for the served model `gptj`: a blocking one and an asynchronous one."""
+"""Clients for the served model `gptj`: a blocking client and an asynchronous client."""
 
 from labkit.serving.client.client import AsyncClient, Client
 

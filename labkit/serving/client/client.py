@@ -1,7 +1,7 @@
 """A blocking and an asynchronous client for the served model `gptj`. The clients return the text whole or piece by piece.
 
-Each request is a separate gRPC stream over the same connection, so that one request can be cancelled without the others. The
-package tritonclient defines the protocol's messages.
+Each request is a separate gRPC stream over the same connection, so that one request can be cancelled while the other requests
+continue. The package tritonclient defines the protocol's messages.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class Client:
         return reply_of(list(self._pieces(exchange)))
 
     def stream(self, prompt: str | Sequence[int], *, timeout: float | None = None, **params: Any) -> Iterator[Piece]:
-        """Continue a prompt, and return the pieces as they are generated. Arguments and errors are those of `generate`.
+        """Continue a prompt, and return the pieces as they are generated. Takes the same arguments as `generate`, and raises
+        the same errors.
 
         The arguments are checked at once, but the request is only sent when the first piece is asked for. Closing or deleting
         the iterator cancels the request.

@@ -35,7 +35,7 @@ class Piece:
     """A part of a streamed text, usually one token. `text` is empty while a character is incomplete.
 
     token_ids: the new tokens. logprobs: the natural logarithm of each token's probability; empty unless asked for. last: how
-    the text ended; None in all pieces but the last.
+    the text ended; None in all pieces except the last piece.
     """
 
     text: str

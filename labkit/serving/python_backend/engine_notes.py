@@ -18,7 +18,7 @@ NO_SIGN_SECONDS = 20.0
 
 
 class EngineNote:
-    """The files of one engine in the shared folder: "loading", "failed", or its socket once it is ready."""
+    """The files of one engine in the shared folder: "loading", "failed", or its socket when it is ready."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.socket = folder / f"{name}.sock"

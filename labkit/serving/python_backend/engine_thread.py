@@ -59,7 +59,7 @@ class Job:
 class EngineThread:
     """A thread that runs an engine's steps as long as there are prompts.
 
-    At most `max_waiting` prompts wait in addition to those that the engine runs. A prompt that is not done after
+    At most `max_waiting` prompts wait in addition to the prompts that the engine runs. A prompt that is not done after
     `request_seconds` fails, because its client may have disconnected without notice. Callbacks are called in this thread
     between steps, so they must return quickly. `close` ends the thread, but does not close the engine.
     """

@@ -1,4 +1,4 @@
-"""The model `gptj`, which owns the engine: text or token ids in, text out, in one response or in one response per token.
+"""The model `gptj`, which owns the engine. It takes text or token ids and returns text, in one response or in one per token.
 
 Requests join and leave between the engine's steps, whatever their parameters are. The model `fastertransformer` sends its
 prompts over a socket.
@@ -146,7 +146,9 @@ def prompt_of(given: dict[str, Any]) -> str | list[int]:
     text, ids = given.pop("text_input", None), given.pop("input_ids", None)
     if (text is None) == (ids is None):
         both = "both" if text is not None else "neither"
-        raise InvalidRequest(f"the request has {both} of text_input and input_ids; give the prompt as one of them")
+        raise InvalidRequest(
+            f"the request has {both} of text_input and input_ids; give the prompt either as text_input or as input_ids"
+        )
     prompt: str | list[int] = ids if text is None else text
     return prompt
 

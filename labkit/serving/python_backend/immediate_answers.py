@@ -1,4 +1,4 @@
-"""Sends the responses of models that answer a request before `execute` returns, one per request, and counts refusals."""
+"""Sends one response per request for models that answer before `execute` returns, and counts refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.serving.shared_folder import shared_folder
 
 
 class ImmediateAnswers:
-    """Answers the requests of one model, and counts those that are refused."""
+    """Answers the requests of one model, and counts the requests that are refused."""
 
     def __init__(self, args: dict[str, str], inputs: Iterable[TensorSpec], outputs: Callable[[Any], list[Any]]) -> None:
         """args: the argument of `initialize`. inputs: names to suggest if a request has an unknown parameter.

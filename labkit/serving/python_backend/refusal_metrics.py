@@ -1,6 +1,6 @@
 """Publishes `labkit_refused_total` on Triton's metrics endpoint: the requests of one model that ended with an error.
 
-Triton itself counts a request as a success once the model's code has accepted it, whatever the answer is.
+Triton itself counts a request as a success as soon as the model's code has accepted it, whatever the answer is.
 """
 
 from __future__ import annotations

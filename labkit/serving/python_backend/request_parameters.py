@@ -38,8 +38,8 @@ class RequestParameters:
 def parameters_of(request: Any, model: str, inputs: Iterable[str], folder: Path) -> RequestParameters:
     """A request's parameters. inputs: names of the model's inputs. folder: the server's shared folder.
 
-    The parameter `timeout` is in microseconds, and 0 means none, as in Triton. Raises `InvalidRequest` for an unknown name
-    (and suggests the name that was probably meant) and for an invalid timeout.
+    The parameter `timeout` is in microseconds, and 0 means no time limit, as in Triton. Raises `InvalidRequest` for an unknown
+    name (and suggests the name that was probably meant) and for an invalid timeout.
     """
     given = json.loads(request.parameters() or "{}")
     given.pop("id", None)  # the request's id, which `/generate` passes on too

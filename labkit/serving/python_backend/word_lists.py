@@ -24,7 +24,7 @@ Longer lists would slow down every step.
 
 
 def words_of_csv(line: str, name: str) -> list[str]:
-    """The words in one line of CSV, without empty ones. The line `"a, b",c` has two words. Raises `InvalidRequest`."""
+    """The words in one line of CSV, without empty words. The line `"a, b",c` has two words. Raises `InvalidRequest`."""
     if len(line) > 64 * MOST_WORDS:
         raise InvalidRequest(f"{name} has {len(line)} characters; at most {64 * MOST_WORDS} are accepted")
     try:

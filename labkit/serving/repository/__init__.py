@@ -1,1 +1,1 @@
-"""The model repository: its tensors and configurations, the writer, and the checker for any repository."""
+"""Describes the tensors and configurations of the served models, writes the model repository, and checks any repository."""

@@ -28,7 +28,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Batching:
-    """How the server joins requests to batches: the preferred sizes, and how long a request may wait for other requests."""
+    """How the server joins requests to batches: the preferred batch sizes, and how long a request may wait for others."""
 
     preferred_sizes: tuple[int, ...] = ()
     max_queue_delay_microseconds: int = 0

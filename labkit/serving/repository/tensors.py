@@ -1,7 +1,7 @@
 """The inputs and outputs of each served model. Configurations, checks and documents are all made from this description.
 
-Names and dtypes of `preprocessing`, `fastertransformer`, `postprocessing` and `ensemble` are those of NVIDIA's
-fastertransformer_backend, `all_models/gptj`, so that clients of that backend work unchanged.
+Names and dtypes of `preprocessing`, `fastertransformer`, `postprocessing` and `ensemble` are the same as in NVIDIA's
+fastertransformer_backend (`all_models/gptj`), so that clients of that backend work unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NUMPY_TYPES: dict[str, Any] = {
 class TensorSpec:
     """A tensor of a model: its name, Triton data type, dims without the batch, and what it means.
 
-    scalar: dims are `[1]` for the client and none for the model (`reshape { shape: [ ] }`), as FasterTransformer has it.
+    scalar: the client gives dims `[1]`, and the model gets a scalar (`reshape { shape: [ ] }`), as in FasterTransformer.
     is_new: the tensor was added later. Model repositories that are older than such a tensor are served without it.
     """
 
@@ -54,8 +54,8 @@ def _setting(name: str, dtype: str, meaning: str) -> TensorSpec:
 SAMPLING_INPUTS = (
     _setting("start_id", "UINT32", "token that an empty prompt begins with"),
     _setting("end_id", "UINT32", "token that ends the text; the model's own end of text if left out"),
-    _setting("runtime_top_k", "UINT32", "keep the k likeliest tokens; 0 for all; 0 without runtime_top_p is greedy"),
-    _setting("runtime_top_p", "FP32", "keep the smallest set of tokens of probability p; 0 for all"),
+    _setting("runtime_top_k", "UINT32", "keep the k likeliest tokens; 0 keeps all; 0 without runtime_top_p is greedy"),
+    _setting("runtime_top_p", "FP32", "keep the smallest set of tokens whose probabilities add up to p; 0 keeps all"),
     _setting("beam_search_diversity_rate", "FP32", "the r-th child of a beam is ranked r times this lower"),
     _setting("temperature", "FP32", "logits are divided by it; 1 if left out"),
     _setting("len_penalty", "FP32", "beam search: scores are divided by the length to this power; 0 if left out"),
@@ -85,8 +85,8 @@ PREPROCESSING_INPUTS = (
 PREPROCESSING_OUTPUTS = (
     TensorSpec("INPUT_ID", "UINT32", (-1,), "token ids of the prompt, padded on the right to the longest of the batch"),
     TensorSpec("REQUEST_INPUT_LEN", "UINT32", (1,), "tokens of the prompt, without padding"),
-    TensorSpec("BAD_WORDS_IDS", "INT32", (2, -1), "token ids of all bad words, and where each ends"),
-    TensorSpec("STOP_WORDS_IDS", "INT32", (2, -1), "token ids of all stop words, and where each ends"),
+    TensorSpec("BAD_WORDS_IDS", "INT32", (2, -1), "token ids of all bad words, and where each word ends"),
+    TensorSpec("STOP_WORDS_IDS", "INT32", (2, -1), "token ids of all stop words, and where each word ends"),
     TensorSpec("REQUEST_OUTPUT_LEN", "UINT32", (-1,), "new tokens at most"),
 )
 
@@ -95,11 +95,13 @@ FASTERTRANSFORMER_INPUTS = (
     TensorSpec("input_lengths", "UINT32", (1,), "tokens of the prompt, without padding", scalar=True),
     TensorSpec("request_output_len", "UINT32", (-1,), "new tokens at most"),
     *SAMPLING_INPUTS,
-    TensorSpec("bad_words_list", "INT32", (2, -1), "token ids of all bad words, and where each ends", optional=True),
-    TensorSpec("stop_words_list", "INT32", (2, -1), "token ids of all stop words, and where each ends", optional=True),
+    TensorSpec("bad_words_list", "INT32", (2, -1), "token ids of all bad words, and where each word ends", optional=True),
+    TensorSpec("stop_words_list", "INT32", (2, -1), "token ids of all stop words, and where each word ends", optional=True),
 )
 FASTERTRANSFORMER_OUTPUTS = (
-    TensorSpec("output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, the prompt's first, padded with the end token"),
+    TensorSpec(
+        "output_ids", "UINT32", (-1, -1), "`[beam, tokens]`, beginning with the prompt's tokens, padded with the end token"
+    ),
     *GENERATION_OUTPUTS,
     TensorSpec("text_length", "UINT32", (-1,), "the same as sequence_length, for an ensemble's next step", is_new=True),
 )
@@ -113,9 +115,11 @@ error.
 
 POSTPROCESSING_INPUTS = (
     TensorSpec("TOKENS_BATCH", "UINT32", (-1, -1), "`[beam, tokens]`"),
-    TensorSpec("SEQUENCE_LENGTH", "UINT32", (-1,), "tokens of each beam, without padding; all if left out", optional=True),
+    TensorSpec(
+        "SEQUENCE_LENGTH", "UINT32", (-1,), "tokens of each beam, without padding; all tokens if left out", optional=True
+    ),
 )
-POSTPROCESSING_OUTPUTS = (TensorSpec("OUTPUT", "STRING", (-1,), "the text of each beam, the prompt's first"),)
+POSTPROCESSING_OUTPUTS = (TensorSpec("OUTPUT", "STRING", (-1,), "the text of each beam, beginning with the prompt"),)
 
 ENSEMBLE_INPUTS = (
     TensorSpec("INPUT_0", "STRING", (-1,), "the prompt, UTF-8"),
@@ -125,7 +129,7 @@ ENSEMBLE_INPUTS = (
     *SAMPLING_INPUTS,
 )
 ENSEMBLE_OUTPUTS = (
-    TensorSpec("OUTPUT_0", "STRING", (-1,), "the text of each beam, the prompt's first"),
+    TensorSpec("OUTPUT_0", "STRING", (-1,), "the text of each beam, beginning with the prompt"),
     *GENERATION_OUTPUTS,
 )
 
@@ -137,7 +141,7 @@ def _optional(name: str, dtype: str, meaning: str, *, many: bool = False, is_new
 GPTJ_INPUTS = (
     _optional("text_input", "STRING", "the prompt, UTF-8"),
     _optional("input_ids", "UINT32", "the prompt as token ids, in place of text_input", many=True),
-    _optional("stream", "BOOL", "a response for each token (true) or one for the whole text (false, the default)"),
+    _optional("stream", "BOOL", "one response for each token (true), or one response for the whole text (false, the default)"),
     *(
         _optional(each.name, each.tensor, each.meaning, many=each.is_list, is_new=each.is_new)
         for each in PARAMETERS
@@ -150,7 +154,7 @@ Every input after the first three is a parameter of `labkit.SamplingParams`, des
 """
 
 GPTJ_OUTPUTS = (
-    TensorSpec("text_output", "STRING", (1,), "new text: of this token, or all of it"),
+    TensorSpec("text_output", "STRING", (1,), "new text: the text of this token, or the whole new text"),
     TensorSpec("token_ids", "INT32", (-1,), "new tokens"),
     TensorSpec("logprobs", "FP32", (-1,), "log-probabilities of the new tokens; empty if not asked for"),
     TensorSpec("finish_reason", "STRING", (1,), '"stop", "length" or "banned"; empty until the last response'),

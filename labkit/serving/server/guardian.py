@@ -30,9 +30,9 @@ CHILDREN_SECONDS = 2.0
 """How many seconds the processes of models may take to end after their server was asked to end."""
 
 STACK_BYTES = 2**30
-"""Bytes of the stack of each server thread, if the system allows them. tritonserver reads nested JSON by recursion and keeps a
-list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes tritonserver. Unused stack costs
-nothing.
+"""The size in bytes of the stack of each server thread, if the system allows this size. tritonserver reads nested JSON by
+recursion and keeps a list of a body's parts on the stack. With the usual 8 MiB, a body of 150,000 brackets crashes
+tritonserver. Unused stack costs nothing.
 """
 
 SIGNALLED = 128
@@ -42,7 +42,8 @@ SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # from Linux's prctl
 
 
 def main(parent: int, folder: Path, regions: str, command: list[str]) -> int:
-    """Run the command until it ends, a SIGTERM comes, or process `parent` ends; returns its exit status, 128 + n for signal n.
+    """Run the command until it ends, a SIGTERM comes, or process `parent` ends; returns the command's exit status, or 128 + n
+    if signal n ended it.
 
     command: environment variables as NAME=VALUE, then the program and its arguments. If there is a file `folder/secret`, the
     server gets the options that restrict access by that secret. Writes the server's process id to `folder/pid`. At the end

@@ -4,8 +4,8 @@ A list of pointers in the program's memory says where each argument begins. The 
 only the program's user may read. For each hidden argument, a placeholder stands on the visible command line. After the kernel
 has loaded the program, and before its first instruction, the parent changes the placeholders' pointers so that they point into
 the environment. The parent also removes the variables from the list that the program's own children would inherit. Linux lets a
-parent change its child by ptrace, even for ordinary users, unless the machine forbids it (`kernel.yama.ptrace_scope` is 2 or 3;
-some containers).
+parent change its child by ptrace, even for ordinary users, unless the machine forbids it. Some containers forbid it, and so
+does a `kernel.yama.ptrace_scope` of 2 or 3.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 TRACEME, DETACH = 0, 17  # From Linux's ptrace.
-START_STACK, ENV_START, ENV_END = 28, 50, 51  # Numbers of fields in /proc/PID/stat, as proc(5) counts them.
+START_STACK, ENV_START, ENV_END = 28, 50, 51  # The positions of fields in /proc/PID/stat, counted from 1 as in proc(5).
 NAME = "LABKIT_HIDDEN_{}"
 WORD = struct.calcsize("P")
 

@@ -38,7 +38,7 @@ class ServerProgram:
 
 
 def find_server() -> ServerProgram | None:
-    """The `tritonserver` on PATH (as in NVIDIA's container), else the one that `install_server` installed, else None."""
+    """The `tritonserver` on PATH (as in NVIDIA's container), else the server that `install_server` installed, else None."""
     if on_path := shutil.which("tritonserver"):
         return ServerProgram(Path(on_path))
     place = _place()
@@ -47,7 +47,8 @@ def find_server() -> ServerProgram | None:
 
 
 def install_server(progress: Progress = lambda words: None) -> ServerProgram:
-    """The server that `find_server` finds. If there is no server, one is downloaded, unpacked and run once to test it.
+    """The server that `find_server` finds. If there is no server, this function downloads a server, unpacks it, and runs it
+    once as a test.
 
     The server is installed in the folder of this Python environment, with a numpy of its own. An interrupted download leaves
     nothing that labkit would later take for a complete server. Raises `NotAvailable`, which says what the machine lacks.
@@ -98,8 +99,8 @@ def _fill(part: Path, progress: Progress) -> None:
     _run([sys.executable, "-m", "venv", "--without-pip", str(part / "overlay")], "the environment of the models")
     packages = _site_packages(part)
     _pip(packages, "numpy")
-    # All packages but numpy come from the main environment. The .pth files of the main environment, such as that of an editable
-    # labkit, are read too.
+    # All packages but numpy come from the main environment. The .pth files of the main environment, such as the .pth file of an
+    # editable labkit, are read too.
     (packages / "main.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     triton = part / "server/pytriton/tritonserver"
     stub = triton / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"

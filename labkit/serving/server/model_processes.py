@@ -18,7 +18,9 @@ STOPPED_SECONDS = 2.0
 """A process that is stopped (SIGSTOP) for longer than this counts as ended: its requests wait, and nobody else takes them."""
 
 FAILED_IN_TIME = 2
-"""This many requests may wait for a model without a process: Triton itself answers one of them per second with an error."""
+"""This many requests may wait for a model without a process: Triton itself answers one of these requests per second with an
+error.
+"""
 
 
 class ModelProcesses:
@@ -30,7 +32,7 @@ class ModelProcesses:
         self._stopped_since: dict[psutil.Process, float] = {}
 
     def have_ended(self, model: str) -> bool:
-        """Whether a known process of a model has ended and no new one has replaced it."""
+        """Whether a known process of a model has ended and no new process has replaced it."""
         known = self._of.get(model, [])
         if all(map(is_alive, known)):
             return False
@@ -62,7 +64,7 @@ class ModelProcesses:
                         process.wait(1.0)
 
     def waiting_for_ended(self, model: str) -> int:
-        """Requests that will get no answer, or a late one, because the process that had accepted them has ended."""
+        """Requests that will get no answer, or a late answer, because the process that had accepted them has ended."""
         ended = [process.pid for process in self._of.get(model, []) if not is_alive(process)]
         lost = count_in_flight(shared_folder_path(self._server), ended)
         if ended and (waiting := self._waiting(model)) > FAILED_IN_TIME:
@@ -70,7 +72,7 @@ class ModelProcesses:
         return lost
 
     def in_flight(self) -> int:
-        """The number of requests that wait, plus those that labkit's models have accepted but not answered."""
+        """The number of requests that wait, plus the requests that labkit's models have accepted but not answered."""
         return count_in_flight(shared_folder_path(self._server)) + sum(self._waiting(model) for model in self._of)
 
     def _waiting(self, model: str) -> int:

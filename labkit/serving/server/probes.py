@@ -29,7 +29,7 @@ CHANNEL = [
 """Options of the connection to the server, which may end and be restarted while the connection exists."""
 
 _EXAMPLES: dict[str, Any] = {"BYTES": b"a", "BOOL": False}
-"""The elements of a probe's tensors, by Triton's data type; 1 for all other types."""
+"""The value of every element of a probe's tensor, by Triton's data type. For all other types the value is 1."""
 
 _REQUESTS: dict[str, dict[str, Any]] = {
     "gptj": {"text_input": [b"a"], "max_new_tokens": [1]},
@@ -44,7 +44,7 @@ class Probes:
     """Sends small requests to the models of one server, and loads models, over gRPC."""
 
     def __init__(self, grpc: str, mark: Callable[[], str] = lambda: "") -> None:
-        """grpc: HOST:PORT. mark: returns the server's probe mark (see `probe_mark`); requests without it are counted."""
+        """grpc: HOST:PORT. mark: returns the server's probe mark (see `probe_mark`); requests without this mark are counted."""
         self._address, self._mark = grpc, mark
         self._client = grpc_client(grpc, CHANNEL)
 
@@ -163,7 +163,7 @@ class Probes:
 
 
 def is_last(result: Any) -> bool:
-    """Whether a response of a decoupled model is the last one of its request."""
+    """Whether a response of a decoupled model is the last response to its request."""
     return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 

@@ -11,7 +11,9 @@ import psutil
 from labkit.serving.shared_folder import shared_folder_path
 
 REGIONS, PID = "regions", "pid"
-"""Files in a server's own folder: the prefix of the names of its shared memory, and its process id."""
+"""The names of two files in a server's own folder. The first file holds the prefix of the names of the server's shared memory,
+and the second file holds its process id.
+"""
 
 
 def read_server_pid(folder: Path) -> int:
@@ -41,8 +43,8 @@ def delete_remains(folder: Path) -> None:
 def _kill_orphans(regions: str) -> None:
     """Kill processes that have the name of a region, which begins with `regions`, among their arguments.
 
-    The guardian has just the prefix `regions` among its arguments, which is shorter than any region's name, and so it is
-    spared.
+    The guardian is not killed: only the prefix `regions` is among its arguments, and this prefix is shorter than any region's
+    name.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -31,7 +31,7 @@ def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def shell_safe_path(path: Path, folder: Path, name: str) -> Path:
-    """A path by which Triton can start models: `path` if a shell takes it unquoted, else a new link `folder / name` to it.
+    """A path by which Triton can start models: `path` if a shell needs no quotes for it, else a new link `folder / name` to it.
 
     Raises `NotAvailable` if the link's own path has characters that a shell would interpret, such as spaces.
     """

@@ -11,7 +11,7 @@ def status_line(metrics: str, seconds: float, name: str, restarts: int = 0) -> s
     """Running and waiting sequences, requests, refusals, tokens per second since the start, and cache slots in use.
 
     The numbers come from the metrics, without the watchdog's probes. metrics: HOST:PORT. seconds: since the last start of
-    tritonserver. restarts: how often it was started again; not mentioned if 0.
+    tritonserver. restarts: how often tritonserver was started again; 0 is not shown.
     """
     try:
         found = read_metrics(metrics, timeout=2.0)

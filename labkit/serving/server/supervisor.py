@@ -26,8 +26,8 @@ MOST_RESTARTS = 1000
 class Restart:
     """One restart of a tritonserver that had ended.
 
-    number: counted from 1. when: the time when the end was noticed, in seconds since the epoch. seconds: from then until
-    every model answered. why: how tritonserver ended, in words.
+    number: counted from 1. when: the time when the end was noticed, in seconds since the epoch. seconds: the time from that
+    moment until every model answered. why: how tritonserver ended, in words.
     """
 
     number: int
@@ -37,14 +37,14 @@ class Restart:
 
 
 class Supervisor:
-    """Starts a tritonserver at once, and another one whenever it has ended.
+    """Starts a tritonserver at once, and starts it again whenever it has ended.
 
     `ready` waits for the first tritonserver and begins to watch it. `end` ends tritonserver and the restarts. restarts: the
     last `MOST_RESTARTS` restarts.
     failure: why the supervisor gave up; empty before that.
 
-    After tritonserver has ended, it is restarted at once. Each failed start doubles the pause before the next one, from 1 s up
-    to `LONGEST_PAUSE`; after `MOST_STARTS` failed starts the supervisor gives up.
+    After tritonserver has ended, it is restarted at once. Each failed start doubles the pause before the next start, from 1 s
+    up to `LONGEST_PAUSE`; after `MOST_STARTS` failed starts the supervisor gives up.
     """
 
     def __init__(self, start: StartSettings, probes: Probes, models: Sequence[str], progress: Callable[[str], None]) -> None:

@@ -46,11 +46,11 @@ class Repair:
 class Watchdog:
     """Two threads that find and reload broken models. repairs: the last `MOST_REPAIRS` repairs.
 
-    The first thread probes the models in turn, one every `look_seconds / len(models)`. If a model does not answer, the models
-    that it needs are probed and repaired first, because one of them is often the cause. The second thread notices at once if
-    the process of a ready model has ended, or has been stopped for a while. Requests for a model without a running process
-    would wait in the server, which answers only one per second with an error and keeps the memory of all other waiting
-    requests. If somebody unloads a model of a watched server, the watchdog loads it again.
+    The first thread probes the models in turn, one model every `look_seconds / len(models)` seconds. If a model does not
+    answer, the models that it needs are probed and repaired first, because one of them is often the cause. The second thread
+    notices at once if the process of a ready model has ended, or has been stopped for a while. Requests for a model without a
+    running process would wait in the server, which answers only one request per second with an error, and keeps the memory of
+    all other waiting requests. If somebody unloads a model of a watched server, the watchdog loads it again.
 
     restart_server: called with the reason, in words, if the whole server must be restarted. A restart is needed if a process
     has ended after it accepted requests: Triton would never answer these requests. A restart is also needed if repairs have

@@ -46,5 +46,5 @@ class Prompts:
                 return prompt
         raise InvalidRequest(
             f"there are no more than {len(self._given)} different prompts of {self._lengths.low} to {self._lengths.high} "
-            "tokens; ask for longer ones"
+            "tokens; ask for longer prompts"
         )

@@ -28,7 +28,7 @@ class StressRecord(Record):
         return cls("stress", about | asked, [summarise(run) for run in runs], extra=extra)
 
     def requests(self, row: int = -1) -> list[RequestTimes]:
-        """The requests of one row, including those of the warm-up."""
+        """The requests of one row, including the requests of the warm-up."""
         return [RequestTimes(**values) for values in self.extra["requests"][row]]
 
 

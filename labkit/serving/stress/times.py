@@ -57,10 +57,10 @@ class RequestTimes:
 
 @dataclass
 class StressRun:
-    """All requests of a run, including those of the warm-up, and how late the generator itself was.
+    """All requests of a run, including the requests of the warm-up, and how late the generator itself was.
 
-    loop_lags: by how many seconds each of many short sleeps of the event loop was too long. The recorded arrival time of a
-    token can be too late by up to this many seconds.
+    loop_lags: the event loop often sleeps for a short time; each value says by how many seconds one sleep was too long. The
+    recorded arrival time of a token can be too late by up to this many seconds.
     """
 
     settings: StressSettings

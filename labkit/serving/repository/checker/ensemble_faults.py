@@ -69,7 +69,7 @@ def _entries(step: Node, name: str, map_name: str) -> Iterator[Fault]:
         elif entry.key in seen:
             yield Fault(
                 entry.line,
-                f"{map_name} has the key {entry.key} already, in line {seen[entry.key]}, and only the last counts",
+                f"{map_name} has the key {entry.key} already, in line {seen[entry.key]}, and only the last entry counts",
                 "keep one of them",
             )
         seen[entry.key] = entry.line
@@ -100,6 +100,6 @@ def _batch(config: Node, step: Node, name: str, model: Node) -> Iterator[Fault]:
     if 0 < models < ensemble:
         yield Fault(
             config.line_of("max_batch_size"),
-            f"max_batch_size is {ensemble}, and that of the step {name} is {models}",
-            f"write max_batch_size: {models}, or raise that of {name}",
+            f"max_batch_size is {ensemble}, but the max_batch_size of the step {name} is {models}",
+            f"write max_batch_size: {models}, or raise the max_batch_size of {name}",
         )

@@ -110,7 +110,7 @@ def _dangling(makers: Ends, readers: Ends) -> Iterator[Fault]:
         near = nearest(wire, unmade)
         do = f"write {near}" if near else "take it out, or map an input to it"
         for end in makers[wire]:
-            yield Fault(end.line, f"nobody reads {wire}, {end.owner}", do)
+            yield Fault(end.line, f"nobody reads {wire}, which is {end.owner}", do)
 
 
 def _made_twice(makers: Ends) -> Iterator[Fault]:
@@ -136,12 +136,12 @@ def _clashes(makers: Ends, readers: Ends, batched: bool) -> Iterator[Fault]:
 
 def _types(wire: str, maker: End, reader: End) -> Iterator[Fault]:
     if maker.dtype != reader.dtype:
-        what = f"{wire} is {maker.dtype} from {maker.owner} and {reader.dtype} for {reader.owner}"
+        what = f"{wire} is {maker.dtype} as {maker.owner}, but {reader.dtype} as {reader.owner}"
         yield Fault(reader.line, what, "make both the same type")
     if maker.optional and not reader.optional and reader.model != CLIENT:
         yield Fault(
             reader.line,
-            f"{wire} is optional as {maker.owner}, and {reader.owner} is not",
+            f"{wire} is optional as {maker.owner}, but {reader.owner} is not optional",
             "take optional out of the ensemble's input, or write it in the step's model too",
         )
 
@@ -149,12 +149,12 @@ def _types(wire: str, maker: End, reader: End) -> Iterator[Fault]:
 def _shapes(wire: str, maker: End, reader: End) -> Iterator[Fault]:
     if not _fit(maker.dims, reader.dims):
         made, read = dims_text(list(maker.dims)), dims_text(list(reader.dims))
-        what = f"{wire} is {made} from {maker.owner} and {read} for {reader.owner}"
+        what = f"{wire} is {made} as {maker.owner}, but {read} as {reader.owner}"
         yield Fault(reader.line, what, "make both dims the same, -1 where sizes vary")
 
 
 def _fit_mixed(maker: End, reader: End, batched: bool) -> bool:
-    """Whether a model with a batch dimension and a model without one fit together.
+    """Whether a model with a batch dimension and a model without a batch dimension fit together.
 
     The server adds or removes a batch dimension of size 1.
     """
@@ -168,7 +168,7 @@ def _mixed(wire: str, maker: End, reader: End) -> Fault:
     return Fault(
         reader.line,
         f"{with_batch.model} takes batches and {without.model} does not, so that {passes}: "
-        f"{wire} is {made} from {maker.owner} and {read} for {reader.owner}",
+        f"{wire} is {made} as {maker.owner}, but {read} as {reader.owner}",
         "write max_batch_size above 0 in both, or 0 in both",
     )
 
@@ -178,7 +178,7 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _circle(steps: list[Node], given: set[str]) -> Iterator[Fault]:
-    """Steps that wait for one another: those that remain when all other steps have run."""
+    """Steps that wait for one another: the steps that remain when all other steps have run."""
     made_by = {entry.wire: number for number, step in enumerate(steps) for entry in entries(step, "output_map")}
     made_by = {wire: number for wire, number in made_by.items() if wire not in given}
     waits = {

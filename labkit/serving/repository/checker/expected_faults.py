@@ -40,7 +40,7 @@ def _batch(config: Node, expected: ModelConfig) -> Iterator[Fault]:
         yield Fault(
             line,
             f"{what}, and {expected.name} takes batches: the batch is the first dimension of its tensors",
-            f"write max_batch_size: {expected.max_batch_size}, or another above 0",
+            f"write max_batch_size: {expected.max_batch_size}, or another number above 0",
         )
     if given > 0 and expected.max_batch_size == 0:
         yield Fault(line, f"max_batch_size is {given}, and {expected.name} takes no batches", "write max_batch_size: 0")
@@ -84,7 +84,9 @@ def _kinds(config: Node, expected: ModelConfig) -> Iterator[Fault]:
 
 
 def _copies(config: Node, expected: ModelConfig, gpus: int) -> Iterator[Fault]:
-    """Instance groups for which the server would start one copy per GPU: those whose kind is GPU, explicitly or by default."""
+    """Instance groups for which the server would start one copy per GPU: the groups whose kind is GPU, explicitly or by
+    default.
+    """
     if expected.instances is None or gpus < 2 or "instance_group" in config.refused:
         return
     groups = config.all("instance_group")

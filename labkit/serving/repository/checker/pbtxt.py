@@ -134,7 +134,7 @@ def _without(text: str, block: Block, refused: Field) -> str:
 
 
 def _node(block: Block, message: Any) -> Node:
-    """The block as a node, with the values that protobuf reads."""
+    """Turn a block into a node, with the values that protobuf reads."""
     fields = message.DESCRIPTOR.fields_by_name
     node = Node(block.line, refused=block.refused | {nearest(name, fields) or name for name in block.refused})
     for statement in block.fields:
