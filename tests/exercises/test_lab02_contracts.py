@@ -151,7 +151,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
                 )
             },
         ),
-        "it launches 2 kernels; one fused kernel is asked for",
+        "it launches 2 kernels; use one fused kernel",
     ),
     "2.3 one program loops over all rows": (
         looped(
@@ -387,7 +387,7 @@ def test_blocks_are_not_kept() -> None:
 
 
 def test_a_wrong_token_is_told_with_the_right_one() -> None:
-    assert "this input draws token" in message_on("sample_token", lambda z, t, k, p, share: 3)
+    assert "the right token for this input is" in message_on("sample_token", lambda z, t, k, p, share: 3)
 
     def drawn(z: Tensor, t: float, k: int, p: float, share: float) -> int:
         return int(torch.multinomial(torch.softmax(z / t, 0), 1))

@@ -99,7 +99,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
         "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
     ),
-    (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
+    (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores are not multiplied by 1/sqrt(head_dim)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert whole numbers by .to(tl.float32)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "(head_dim * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
     (
@@ -138,12 +138,12 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         ATTENTION,
         {"tops.amax(-1, keepdim=True)": "tops.max()"},
-        "Your maximum over `tops` is that of several sequences or heads",
+        "You take one maximum of `tops` over several sequences or heads",
     ),
     (
         ATTENTION,
         {"tops.amax(-1, keepdim=True)": "tops.amax((1, 2), keepdim=True)"},
-        "Your maximum over `tops` is that of several sequences or heads",
+        "You take one maximum of `tops` over several sequences or heads",
     ),
     (ATTENTION, {"    tl.store(tops + here, top)\n": ""}, "kernels have stored none of the 12 elements of tops"),
     (

@@ -203,9 +203,9 @@ def test_a_prediction_in_bytes_is_noticed(capsys: pytest.CaptureFixture[str]) ->
         "fp32 weight (torch), launches: 1",
         "int8 weight (your kernel)",
     ]
-    assert "is that a number of bytes" in capsys.readouterr().out
+    assert "did you enter bytes or kB" in capsys.readouterr().out
     one.figure(1.1, "here")
-    assert "is that a number of bytes" not in capsys.readouterr().out
+    assert "did you enter bytes or kB" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

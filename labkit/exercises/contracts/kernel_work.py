@@ -56,7 +56,7 @@ class KernelContract:
     stores: Callable[[Case, Any], list[Part]]
     more_bytes: Callable[[Case], int] = lambda case: 0
     launches: int = 1
-    kind: str = "one fused kernel is asked for"
+    kind: str = "use one fused kernel"
     torch_combines: bool = False
     programs: Callable[[Case], tuple[int, int]] | None = None
     most_stores: int | None = None
