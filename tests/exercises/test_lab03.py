@@ -309,7 +309,7 @@ def test_a_case_that_raises_ends_the_check_and_says_what_recv_does() -> None:
     runs = run_seeds(wait_in_vain_for_a_tensor, PIPELINE_STAGE, (11, 23))
     assert [len(outcomes) for outcomes in runs.values()] == [1]
     message = judge(PIPELINE_STAGE, runs).message
-    assert "unsupported operand type(s) for @: 'int' and 'Tensor'; dist.recv fills the tensor that it is given" in message
+    assert "unsupported operand type(s) for @: 'int' and 'Tensor'; dist.recv writes into the tensor that you pass" in message
 
 
 def test_a_stage_that_never_calls_run_layers_is_told_so() -> None:
