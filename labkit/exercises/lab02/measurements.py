@@ -107,7 +107,8 @@ FUSIONS = {
 
 _COUNTED: dict[Any, tuple[float, float]] = {}
 """The results of `_count` by operation, number of tokens and code. They are kept because the interpreter is slow and the same
-code always moves the same bytes."""
+code always moves the same bytes.
+"""
 
 
 def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:

@@ -1,5 +1,6 @@
 """Exercises 2.7 and 2.8: bias and GELU are applied to a product before it is written to memory, and a weight takes a quarter of
-its bytes."""
+its bytes.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def slots_of(sequences: int) -> int:
 def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] | None = None) -> Callable[[], Tensor]:
     """A function that runs the same decode step at each call.
 
-    The step calls `forward`. If `forward` is None, the model runs operation by operation."""
+    The step calls `forward`. If `forward` is None, the model runs operation by operation.
+    """
     cache = KVCache(model.config, slots_of(sequences) + 1, device=model.device, dtype=model.dtype)
     batches = FixedBatches(sequences, LENGTH + 1, model.device)
     prompts = list(torch.randint(1, model.config.vocab_size, (sequences, LENGTH)))

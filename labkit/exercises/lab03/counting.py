@@ -227,7 +227,8 @@ def _choose(
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
     """A message with the condition that the layout breaks. If it breaks none, the message gives the parts of its time, and the
-    time of the fastest layout."""
+    time of the fastest layout.
+    """
     model, machine = case.args
     shards, stages = found
     gpus = machine["gpus"] * machine["nodes"]

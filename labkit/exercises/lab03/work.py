@@ -24,7 +24,8 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "vdot": lambda a, b: a.numel(),
 }
 """For each product that torch runs at the lowest level, a function that computes its number of multiplications from its
-arguments."""
+arguments.
+"""
 
 _ELEMENTWISE = ("mul", "div", "addcmul", "addcdiv", "addr")
 _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")

@@ -37,7 +37,8 @@ The value for a model is the module in `labkit.exercises.stubs` that replaces th
 COUNT_SECONDS = 2.0
 """How many seconds to wait for the server's counters. The wait is needed because the server counts an execution shortly after
 it
-has sent the answer."""
+has sent the answer.
+"""
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,7 @@ def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.0
         came = request * gap
         label = "waits in the queue" if not request else None
         axes.barh(request, delay - came, left=came, height=0.6, color=ORANGE, label=label)
-        axes.barh(
-            request,
-            work,
-            left=delay,
-            height=0.6,
-            color=BLUE,
-            label="is computed in the batch" if not request else None,
-        )
+        axes.barh(request, work, left=delay, height=0.6, color=BLUE, label="is computed in the batch" if not request else None)
         axes.plot([came], [request], "k|", markersize=14)
     axes.plot([], [], "k|", markersize=10, label="arrives")
     axes.set_yticks(range(size), [f"request {number + 1}" for number in range(size)])
