@@ -144,9 +144,7 @@ def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
 
 def _problem(number: int, text: str, error: BaseException) -> str:
     if has_conflict(text):
-        return (
-            f"Cell {number} is left out: it contains marks of a merge conflict; resolve the conflict, then save the notebook."
-        )
+        return f"Cell {number} is left out: it contains marks of a merge conflict; resolve the conflict and save the notebook."
     if len(text) > MOST_CELL_CHARACTERS:
         return (
             f"Cell {number} is left out: it has {len(text):,} characters and is not plain Python; split it into shorter cells."

@@ -157,7 +157,8 @@ def _late_sends(launched: Launched) -> str:
     own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
     before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
     if before.count(COMPUTE) > 2:
-        return f"stage 0 computes {before.count('compute')} micro-batches before it sends the first one: send each micro-batch as soon as it is computed"
+        early = f"stage 0 computes {before.count('compute')} micro-batches before it sends the first one"
+        return f"{early}: send each micro-batch as soon as it is computed"
     return ""
 
 
@@ -266,7 +267,7 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
                 return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
             if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
                 return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
-            return f"{place}: stage {stage} could begin earlier, because it is free and has micro-batch {piece}; it must begin as soon as it can."
+            return f"{place}: stage {stage} could begin earlier, because it is free and has micro-batch {piece}."
     if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
         return "Your begins are right, but idle is in percent; return a share from 0 to 1."
     return (

@@ -293,7 +293,7 @@ KEEP_ALIVE = Exercise(
         "`InferenceServerException`; `str(error.status())` tells the kind of error. A model that refuses a request "
         "(`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, including a time-out, repair the model: call "
         "`client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. Return whether you "
-        "repaired the model. In one case of the check, a process in the real server is killed."
+        "repaired the model. In one case, the check kills a process in the real server."
     ),
     points=8,
     minutes=15,

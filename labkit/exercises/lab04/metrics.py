@@ -153,7 +153,7 @@ READ_METRICS = Exercise(
         "average. The counters start at the server's start; `_us` means microseconds. One request may contain several "
         "inferences. A line "
         'looks like `nv_inference_count{model="gptj",version="1"} 6`; the lines for your load are above. '
-        "If nothing ran in between, return 0 for each of the two numbers."
+        "If nothing ran in between, return `(0, 0)`."
     ),
     points=6,
     minutes=20,

@@ -159,10 +159,10 @@ PAD_PROMPTS = Exercise(
     function="pad_prompts",
     statement=(
         "A batch is one rectangular array, but the prompts differ in length. Return `(ids, lengths)` for `texts`. `ids [batch, "
-        "longest]` holds the token ids; fill the rest of each row, **after** its tokens, with `pad`. The array has at least "
-        "one column. `lengths [batch, 1]` holds the number of tokens of each prompt. `ids` and `lengths` are numpy arrays of "
-        "`np.uint32`, as in the stage's `config.pbtxt`. `encode(text)` returns the token ids of a text as a list. Your "
-        "function runs in the stage `preprocessing`."
+        "longest]` holds the token ids; fill each row with `pad` **after** its tokens. The array has at least one column. "
+        "`lengths [batch, 1]` holds the number of tokens of each prompt. `ids` and `lengths` are numpy arrays of `np.uint32`, "
+        "as in the stage's `config.pbtxt`. `encode(text)` returns the token ids of a text as a list. Your function runs in "
+        "the stage `preprocessing`."
     ),
     points=10,
     minutes=15,

@@ -325,7 +325,7 @@ def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
     place = f" in your line `{own}`" if own else ""
     words = f"Your callback crashed{place}: {type(error).__name__}: {error}"
     if not own and isinstance(error, TypeError):  # The callback could not even be called.
-        words += ". The client calls callback(result=..., error=...): your callback must have parameters with the names result and error"
+        words += ". The client calls callback(result=..., error=...): the callback must have parameters with these names"
     return words
 
 
@@ -435,7 +435,7 @@ STREAM_TEXT = Exercise(
     statement=(
         "Complete the skeleton so that it yields each piece of text (a `str`) as soon as it comes. "
         '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response, this may be None, and '
-        '`result.get_response().parameters["triton_final_response"].bool_param` is true. If an error comes, raise the error. '
+        '`result.get_response().parameters["triton_final_response"].bool_param` is true. If an error comes, raise it. '
         "However the reader leaves, the stream must be stopped. The model in the check notices when you read a piece, and "
         "whether you cancel."
     ),
