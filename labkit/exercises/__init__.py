@@ -1,4 +1,4 @@
-"""The exercises of the course: for each one the statement, the inputs, the right answers and the known mistakes.
+"""The exercises of the course: each has a statement, inputs, right answers and known mistakes.
 
-Checks nothing itself.
+This package checks no answers.
 """

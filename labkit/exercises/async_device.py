@@ -1,7 +1,7 @@
 """A simulated asynchronous device that behaves like a GPU: a launch returns at once, and the work is done later.
 
-The device has a virtual clock that is exact. So a timing function that forgets to wait is wrong by a known amount on every
-machine.
+The device has an exact virtual clock. A timing function that forgets to wait is therefore wrong by the same known amount on
+every machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COLD_FACTOR = 12.0
 class AsyncDevice:
     """Runs steps one after the other on its own queue. It also keeps the clock of the host that launches the steps.
 
-    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long, as on a real GPU, where kernels must be compiled and caches
+    The first `COLD_RUNS` steps take `COLD_FACTOR` times as long, as on a real GPU, where kernels are compiled and caches are
     filled first.
     """
 

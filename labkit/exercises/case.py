@@ -22,8 +22,8 @@ class Case:
 
 
 def unwrapped(error: BaseException) -> list[BaseException]:
-    """A list of exceptions: an error from Triton's interpreter or compiler, then each error inside it, down to the one that the
-    kernel raised.
+    """A list of exceptions. The first is this error, which may come from Triton's interpreter or compiler. Then comes each
+    error inside it. The last is the error that the kernel raised.
     """
     cause = error.__cause__
     wrapped = type(error).__name__ == "InterpreterError" or type(cause).__name__ == "CompilationError"
@@ -36,7 +36,7 @@ def own_error(error: BaseException) -> BaseException:
 
 
 def own_line(error: BaseException, function: Callable[..., Any]) -> str:
-    """The line of the learner's function that comes last in the traceback of this error; "" if no such line is there."""
+    """The last line of the learner's function in the traceback of this error; "" if the traceback has no such line."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     file = code.co_filename if code else None
     frames = reversed(traceback.extract_tb(error.__traceback__))

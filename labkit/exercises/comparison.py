@@ -1,5 +1,5 @@
-"""Compares the values of an answer with those of the right answer. The tolerance depends on the dtype and is relative to the
-size of the values.
+"""Compares the values of an answer with the values of the right answer. The tolerance depends on the dtype and is relative to
+the size of the values.
 
 An answer is a plain value: a number, string, boolean or tensor, or a list, tuple or dictionary of such values.
 """
@@ -31,8 +31,8 @@ class Difference:
 class Comparison:
     """Compares an answer with the right answer.
 
-    `relative` is the tolerance for floating-point numbers; whole numbers must be equal. For two tensors of different dtypes,
-    the larger of their tolerances in `RELATIVE` counts, or `relative` if that is larger still.
+    `relative` is the tolerance for floating-point numbers; whole numbers must be equal. For two tensors, the tolerance is the
+    largest of three numbers: `relative`, and the tolerance of each dtype in `RELATIVE`.
     """
 
     relative: float = 1e-6
@@ -94,7 +94,8 @@ class Comparison:
         a, b = found.detach().cpu().double(), expected.detach().cpu().double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             return Difference(path, found, expected, "not finite")
-        a, b = a[a.isfinite()], b[b.isfinite()]  # A known mistake that returns NaN is recognised by the places of its NaNs.
+        # To recognise a known mistake that returns NaN, the places of the NaNs are compared.
+        a, b = a[a.isfinite()], b[b.isfinite()]
         if not len(b):
             return None
         limit = max(RELATIVE[found.dtype], RELATIVE[expected.dtype], self.relative) * float(b.abs().max())

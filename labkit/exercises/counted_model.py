@@ -19,9 +19,8 @@ class CountedModel:
     """A model with random weights that come from a seed. `fed` has one entry for each call: the number of tokens per sequence
     that the call got.
 
-    The call is that of a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits`
-    `[batch, fed, vocab_size]` and `past_key_values`. The only use of
-    the returned `past_key_values` is to pass it to the next call.
+    It is called like a Hugging Face model: `model(input_ids, past_key_values=None, use_cache=True)` returns `logits` `[batch,
+    fed, vocab_size]` and `past_key_values`. The only use of the returned `past_key_values` is to pass it to the next call.
     """
 
     vocab_size = _CONFIG.vocab_size

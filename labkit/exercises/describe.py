@@ -22,13 +22,13 @@ FACTORS = (
     (1e-6, "a millionth of"),
     (8, "8 times"),
     (1 / 8, "an eighth of"),
-    (1024**3 / 1e9, "1.074 times (GiB where GB is meant, or the other way)"),
-    (1e9 / 1024**3, "0.931 times (GB where GiB is meant, or the other way)"),
+    (1024**3 / 1e9, "1.074 times (GiB where GB is meant, or GB where GiB is meant)"),
+    (1e9 / 1024**3, "0.931 times (GB where GiB is meant, or GiB where GB is meant)"),
     (-1, "the negative of"),
 )
 
 
-LEGEND = "# wrong, . right, + some of both"
+LEGEND = "# wrong, . right, + some wrong and some right"
 """The signs of `mismatch_map`."""
 
 _SHORT = reprlib.Repr()
@@ -53,7 +53,7 @@ def describe_difference(difference: Difference) -> Description:
         forgot = " Did you forget `return`?" if found is None else ""
         return Description(f"The answer {_at(difference)}is {_kind(found)}; it should be {_kind(expected)}.{forgot}", shown)
     if difference.reason == "incomparable":
-        return Description(f"The answer cannot be compared with the right one, which is {_kind(expected)}.", shown)
+        return Description(f"The answer cannot be compared with the right answer, which is {_kind(expected)}.", shown)
     if difference.reason == "shape":
         turned = expected.dim() == 2 and tuple(found.shape) == tuple(expected.shape[::-1])
         more = " It looks transposed." if turned else ""
@@ -79,7 +79,7 @@ def describe_difference(difference: Difference) -> Description:
 
 
 def brief(value: Any, *, hidden: bool = False) -> str:
-    """Describe a value in one line; of a tensor, only the shape and the dtype are shown.
+    """Describe a value in one line. For a tensor, the line contains only the shape and the dtype.
 
     With `hidden`, only the type of the value is shown.
     """
@@ -89,7 +89,7 @@ def brief(value: Any, *, hidden: bool = False) -> str:
         return _kind(value) + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
     try:
         text = _SHORT.repr(value)
-    except Exception:  # A number with thousands of digits, or an object of the learner's class whose __repr__ fails.
+    except Exception:  # The value may be a number with thousands of digits, or its __repr__ may fail.
         text = _kind(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
@@ -109,7 +109,7 @@ def _kind(value: Any) -> str:
 
 
 def _factor(found: Any, expected: Any) -> str:
-    """How a wrong number relates to the right one, in words; "" if they cannot be compared."""
+    """A phrase about how a wrong number relates to the right number; "" if they cannot be compared."""
     if (
         isinstance(expected, bool)
         or not isinstance(expected, int | float)
@@ -123,7 +123,7 @@ def _factor(found: Any, expected: Any) -> str:
         return ": it is far too large"
     for factor, words in FACTORS:
         if abs(ratio / factor - 1) < 1e-6:
-            return f": it is {words} the right one"
+            return f": it is {words} the right value"
     return ": it is too large" if ratio > 1 else ": it is too small"
 
 
@@ -151,18 +151,18 @@ def _first(found: Tensor, expected: Tensor, wrong: Tensor) -> str:
 
 
 def _scale(a: Tensor, b: Tensor) -> str:
-    """If every element is wrong by the same factor, that factor in words; else ""."""
+    """A phrase with the factor, if every element is wrong by the same factor; otherwise ""."""
     if not bool(b.any()):
         return ""
     ratio = float((a * b).sum() / (b * b).sum())
     if not ratio or float((a - ratio * b).abs().max()) > 1e-4 * float(b.abs().max()):
         return ""
     known = next((words for factor, words in FACTORS if abs(ratio / factor - 1) < 1e-3), "")
-    return f": every element is {known} the right one" if known else f": every element is off by the factor {ratio:.4g}"
+    return f": every element is {known} the right value" if known else f": every element is off by the factor {ratio:.4g}"
 
 
 def mismatch_map(wrong: Tensor, rows: int = 8, columns: int = 48) -> str:
-    """A small picture of a tensor. "#" marks wrong elements, "." right ones, and "+" a cell of the picture that covers both."""
+    """A small picture of a tensor. "#" marks a wrong cell, "." a right cell, and "+" a cell with wrong and right elements."""
     flat = wrong.reshape(-1, wrong.shape[-1]) if wrong.dim() else wrong.reshape(1, 1)
     row_parts = torch.tensor_split(flat.double(), min(rows, flat.shape[0]), dim=0)
     lines = []

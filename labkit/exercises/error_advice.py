@@ -4,12 +4,12 @@ from __future__ import annotations
 
 _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a sum over axis=1 leaves one number for each row"
 _NUMBER = "Python's own functions for numbers do not work on a block: use tl.sqrt(x), tl.exp(x), x.to(tl.float32) and the like"
-_DOT = "tl.dot multiplies two tiles; for two blocks, multiply them with * and add up with tl.sum"
+_DOT = "tl.dot multiplies two tiles; multiply two blocks with *, and add up the products with tl.sum"
 _TORCH = "torch and numpy do not work inside a kernel: use the functions of tl, such as tl.exp, tl.where and tl.sum"
-_ONE_ADDRESS = "the address is a single one, but the mask or the value is a block: add a block of numbers to the address"
+_ONE_ADDRESS = "there is a single address, but the mask or the value is a block: add a block of numbers to the address"
 NO_GRID = "a kernel needs a grid, kernel[grid](...): a tuple with the number of programs, such as (count,)"
 _ADVICE = {
-    "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask what goes past the end",
+    "arange's range must be a power of 2": "take BLOCK=triton.next_power_of_2(size), and mask the numbers past the end",
     "object of type 'int' has no len()": "a grid is a tuple, and one number needs a comma: kernel[(count,)]",
     "object of type 'tensor' has no len()": "a kernel gets addresses, which have no length: pass the size as an argument",
     "Cannot call @triton.jit": NO_GRID,
@@ -24,16 +24,16 @@ _ADVICE = {
     "'NoneType' object has no attribute 'to_tensor'": _TORCH,
     "arguments must be of type tl.constexpr": "a size must be known before the launch: use a parameter BLOCK: tl.constexpr",
     "out of bounds for shape ['constexpr": "a block has only axis 0; a tile, such as block[:, None], has the axes 0 and 1",
-    "'tensor' object has no attribute": "in a kernel a tensor is an address, or a block of numbers; see the functions of tl",
-    "unexpected keyword argument 'dim'": "the functions of tl name it axis, not dim",
+    "'tensor' object has no attribute": "in a kernel, a tensor is an address or a block of numbers; use the functions of tl",
+    "unexpected keyword argument 'dim'": "the functions of tl call this argument axis, not dim",
     "must have equal ranks >= 2": _DOT,
     "Both inputs must be either 2D or 3D": _DOT,
-    "Input shapes should have M >=": "tl.dot needs at least 16 rows and columns; for fewer, multiply and add up with tl.sum",
-    "for @: 'tensor'": "Triton has no @ between blocks: multiply them and add up with tl.sum",
+    "Input shapes should have M >=": "tl.dot needs at least 16 rows and columns; for less, multiply with * and use tl.sum",
+    "for @: 'tensor'": "Triton has no @ between blocks: multiply the blocks with *, and add up with tl.sum",
     "Unsupported ptr type": "tl.load and tl.store take an address: the name of a tensor plus whole numbers",
     "cannot be block type if pointer argument is not a block": _ONE_ADDRESS,
     "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
-    "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: use that tensor",
+    "for @: 'int' and 'Tensor'": "dist.recv writes into the tensor that you pass, and returns a rank: use the tensor",
     "make_shape_compatible": _SHAPES,
     "inconsistent shape": _SHAPES,
 }
@@ -41,7 +41,7 @@ _ADVICE = {
 
 
 def line_of(error: BaseException) -> str:
-    """The line of an error's text that says what is wrong; "" if it has no text."""
+    """The line of an error's text that says what is wrong; "" if the error has no text."""
     try:
         text = str(error).strip().splitlines()
     except Exception:  # An exception class of a learner may have no working __str__.
@@ -51,6 +51,6 @@ def line_of(error: BaseException) -> str:
 
 
 def advice_on(error: BaseException) -> str:
-    """What to do about an error, in words; "" if it is not known."""
+    """Advice about an error; "" if no advice is known."""
     said = line_of(error)
     return next((advice for known, advice in _ADVICE.items() if known in said), "")

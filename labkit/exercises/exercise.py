@@ -20,15 +20,15 @@ class Mistake:
 
     A learner may make two mistakes at once. labkit can combine two mistakes if both implementations are `functools.partial`
     objects of the same function that set different options. Example: `partial(count, norms=2)` and
-    `partial(count, head_bias=False)`. If two mistakes must not be combined, let both set the same option; one of the two may
-    set the option to its right value.
+    `partial(count, head_bias=False)`. Two mistakes that set the same option are not combined. To keep two mistakes from being
+    combined, let both set the same option; one of them may set the option to its right value.
     """
 
     message: str
     implementation: Callable[..., Any]
 
     def together(self, other: Mistake) -> Mistake | None:
-        """The mistake of a learner who makes both mistakes at once; None if the two cannot be combined."""
+        """The mistake of a learner who makes these two mistakes at once; None if the mistakes cannot be combined."""
         one, two = self.implementation, other.implementation
         if not isinstance(one, partial) or not isinstance(two, partial) or one.func is not two.func:
             return None
@@ -43,21 +43,21 @@ class Exercise:
     """An exercise.
 
     - `function` is the name of the function that the learner writes.
-    - `cases(seed)` makes the inputs: of uneven sizes, some of size 1, some of a size that is no power of two.
+    - `cases(seed)` makes the inputs. Their sizes are uneven: some sizes are 1, and some are not powers of two.
     - `reference` is the right implementation; each of `mistakes` is wrong for at least one case of every seed.
-    - `hints` are three: a question, then the idea and the operation for it, then one line of the answer.
-    - `requires` names what the machine must have ("cuda", ...). Without it, the verdict is "not measured here".
+    - `hints` are three hints: first a question, then the idea and the operation for it, then one line of the answer.
+    - `requires` names what the machine must have ("cuda", ...). If the machine lacks it, the verdict is "not measured here".
     - `writes` lists the positions of the arguments that the function must change.
-    - `observe(case, value)` returns what is compared, because an answer may also be a change of an argument.
+    - `observe(case, value)` returns the answer to compare, because an answer may also be a change of an argument.
     - `run(function, case)` makes the call, for example on several ranks. By default the call is made in this process.
     - `prepare(case)` starts what the call needs, such as processes, before the time limit begins.
     - `seconds` is the time limit of one call.
-    - `ends_at_error`: after a case that raises, no further case is tried, because each one would take seconds.
+    - `ends_at_error`: after a case that raises, no further case is tried, because each further case would take seconds.
     - `contract` is a rule for the function that does not concern its values.
     - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
     - `explain(case, found, right)` says what is wrong with an answer of the right type and shape; "" if it does not know.
-      In a dictionary, a list of the answer may have the wrong length.
+      If the answer is a dictionary, the lists in it may have a wrong length.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Exercise:
         return self.observe(case, self.run(self.reference, case))
 
     def known_mistakes(self) -> Iterator[Mistake]:
-        """All known mistakes: first the single ones, then every pair that can be combined."""
+        """All known mistakes: first the single mistakes, then every pair that can be combined."""
         yield from self.mistakes
         for one, other in combinations(self.mistakes, 2):
             if both := one.together(other):
@@ -107,8 +107,8 @@ class Exercise:
     def contracts(self) -> tuple[Contract, ...]:
         """The contracts that watch a call: the exercise's own contract, and `OwnWork`.
 
-        `OwnWork` sees only calls in this process. It is left out for an exercise with a contract on kernels, which checks the
-        same.
+        `OwnWork` sees only calls in this process. It is left out if the exercise has a contract on kernels, which checks the
+        same rule.
         """
         asked = (self.contract,) if self.contract else ()
         is_seen = self.run is not directly or isinstance(self.contract, KernelContract | OwnWork)

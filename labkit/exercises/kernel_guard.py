@@ -1,10 +1,10 @@
 """A memory checker for kernels in Triton's interpreter: an access outside the given tensors raises an error.
 
 Without this checker the interpreter reads and writes at any address, and a missing mask can crash the whole process. The
-checker also shows two things that otherwise only a GPU would show. First, elements that a mask leaves out and for which no
-`other=` is given are undefined, so they are NaN here. Second, the bytes that must go through memory are counted: each byte
-once, even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts the bytes that the programs ask for
-instead.)
+checker also shows two things that otherwise only a GPU would show. First, if a mask leaves out elements and no `other=` is
+given, these elements are undefined, so they are NaN here. Second, the bytes that must go through memory are counted. Each byte
+counts once, even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts the bytes that the programs ask
+for instead.)
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from labkit.exercises.kernel_traceback import show_shortly
 from labkit.measure.traffic import Traffic
 
 _POISON = 0x3F3F3F3F
-"""The value of whole numbers that a mask leaves out. If it is used as an index, the access is far outside any tensor."""
+"""The value of whole numbers that a mask leaves out. It is so large that an access with it as index is outside any tensor."""
 
 
 class OutsideTensor(Exception):
-    """A kernel has accessed memory outside the tensors that it was given."""
+    """A kernel has accessed memory outside its tensor arguments."""
 
 
 @dataclass
@@ -41,8 +41,8 @@ class MemoryBytes(Traffic):
 
 @dataclass
 class _Extent:
-    """The memory of one argument: its name, the address of its first byte, the address after its last byte, its shape, and
-    which elements were accessed.
+    """The memory of one argument: its name, its shape, the address of its first byte, the address after its last byte, and a
+    mark for each accessed element.
 
     The shape is None for a tensor that is not contiguous.
     """
@@ -53,7 +53,7 @@ class _Extent:
     shape: tuple[int, ...] | None
     element_size: int
     touched: dict[tuple[str, int], Any] = field(default_factory=dict)  # by (verb, element size): one mark for each byte
-    widest: int = 0  # the most elements of one load
+    widest: int = 0  # the largest number of elements in one load
 
     def mark(self, verb: str, addresses: Any, size: int, lanes: int) -> None:
         """Mark the elements at these addresses as accessed; `lanes` is the number of elements of the whole load or store."""
@@ -74,7 +74,7 @@ class _Extent:
 
 @dataclass
 class KernelLaunch:
-    """One launch of a kernel: its grid, how many stores its programs ran, and which memory they accessed.
+    """One launch of a kernel: its grid, the number of stores that its programs ran, and the memory that they accessed.
 
     `extents` is None for a compiled kernel, whose accesses cannot be watched.
     """
@@ -87,7 +87,7 @@ class KernelLaunch:
 
     @property
     def programs(self) -> int:
-        """Programs of the grid."""
+        """The number of programs in the grid."""
         return math.prod(self.grid)
 
     @property
@@ -96,7 +96,7 @@ class KernelLaunch:
         return sum(extent.bytes_of(verb) for extent in self.extents or () for verb in ("reads", "writes"))
 
     def touched(self, verb: str, tensor: Any) -> Any:
-        """A boolean for each element of a contiguous tensor: whether it was read (verb "reads") or written (verb "writes")."""
+        """A boolean for each element of a contiguous tensor: True if it was read (verb "reads") or written (verb "writes")."""
         return self._touched(verb, tensor.data_ptr(), tensor.element_size(), tensor.numel())
 
     def _touched(self, verb: str, start: int, size: int, count: int) -> Any:
@@ -109,7 +109,7 @@ class KernelLaunch:
         return marks
 
     def stored(self, extent: _Extent) -> Any:
-        """A boolean for each element of an argument, in its shape: whether it was written. The argument must be contiguous."""
+        """A tensor of booleans in the shape of the argument: True for each written element. The argument must be contiguous."""
         assert extent.shape is not None
         count = math.prod(extent.shape)
         return self._touched("writes", extent.start, extent.element_size, count).reshape(extent.shape)
@@ -282,8 +282,8 @@ def _guard_accesses(builder: Any, dtype_of: Any) -> None:
 
 
 def _lanes(mask: Any, shape: tuple[int, ...]) -> Any:
-    """The elements that a mask lets through, as booleans. (With a mask of the integers 0 and 1, numpy would use them as
-    indices.)
+    """The elements that a mask lets through, as booleans. A mask may contain the integers 0 and 1, which numpy would use as
+    indices.
     """
     return np.broadcast_to(np.asarray(mask.data, dtype=bool), shape)
 
@@ -323,6 +323,8 @@ def _words(program: tuple[int, ...], verb: str, addresses: Any, size: int) -> st
         away = f"{distance:,} element{'s' * (distance != 1)} {'before the start' if before else 'after the end'}"
         where = f"the first is {away if distance else 'directly after the last element'} of `{nearest.name}`"
     why = (
-        "a wrong address, or a missing mask" if _unmasked else "its mask lets them through: a wrong address, or a mask too wide"
+        "the address is wrong, or a mask is missing"
+        if _unmasked
+        else "its mask lets these elements through: the address is wrong, or the mask is too wide"
     )
-    return f"program {program} {verb} {count} outside the tensors it was given; {where}; {why}"
+    return f"program {program} {verb} {count} outside the tensors that the kernel got; {where}; {why}"

@@ -1,6 +1,6 @@
 """Explains Python that a kernel in Triton's interpreter cannot run. It does not know which exercise a kernel belongs to.
 
-The interpreter's own errors for a call without a grid, an index or a loop over a block speak about its inside. For example,
+The interpreter's own errors for a call without a grid, an index or a loop over a block describe its internals. For example,
 `max(block)` raises "'int' object is not iterable". Here these errors get a sentence that says what to do.
 """
 
@@ -15,14 +15,14 @@ from labkit.exercises.kernel_guard import in_launch
 from labkit.exercises.kernel_traceback import show_shortly
 
 INDEX = (
-    "an index does not take an element of a tensor in a kernel: read with tl.load(x + i), write with tl.store(x + i, value); "
-    "only [:, None] and [None, :] exist"
+    "in a kernel, you cannot take an element of a tensor by an index: read with tl.load(x + i), write with tl.store(x + i, "
+    "value); only [:, None] and [None, :] exist"
 )
 WHOLE = "Python's max, min, sum and for do not go through a block: use tl.max, tl.min, tl.sum and the like"
 
 
 class KernelMisuse(TypeError):
-    """A kernel was called, or uses a tensor, in a way that exists in Python but not in a kernel."""
+    """A kernel is called, or uses a tensor, in a way that Python allows but a kernel does not."""
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def explain_misuse() -> None:
 
 
 def _explain_calls(function: Any) -> None:
-    """Inside a launch, a kernel may call another one. Outside, a call lacks the grid."""
+    """During a launch, a kernel may call another kernel. A call outside a launch needs a grid, which is missing here."""
     inside = function.__call__
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -50,7 +50,7 @@ def _explain_calls(function: Any) -> None:
 def _explain_tensors(tensor: Any) -> None:
     view = tensor.__getitem__
 
-    @functools.wraps(view)  # This keeps the mark by which the interpreter finds Triton's functions.
+    @functools.wraps(view)  # This keeps the attribute by which the interpreter recognises Triton's functions.
     def getitem(self: Any, index: Any, _semantic: Any = None) -> Any:
         if not all(map(_is_whole_or_new, index if isinstance(index, tuple) else (index,))):
             raise KernelMisuse(INDEX)

@@ -1,7 +1,7 @@
 """A short traceback for an error in a kernel. A notebook then shows only the learner's own lines. This module does not know how
 kernels run.
 
-Without this module, a notebook shows about seventy lines of Triton's interpreter around the one line that is wrong.
+Without this module, a notebook shows about seventy lines of Triton's interpreter around the single line that is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from labkit.exercises.case import unwrapped
 from labkit.exercises.error_advice import advice_on
 
 MOST_FRAMES = 3
-"""The largest number of frames that are shown: the last ones of the learner's own code."""
+"""The largest number of frames that are shown. They are the last frames of the learner's own code."""
 ALL_FRAMES = "All frames: import sys, traceback; traceback.print_exception(sys.last_value)"
 _NOT_OWN = (
     *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
@@ -35,7 +35,7 @@ def show_shortly(error: BaseException) -> None:
 def short_traceback(error: BaseException) -> list[str]:
     """The lines of a short traceback: how to see all frames, the last frames of the learner's own code, and the error.
 
-    The last line is the useful one: the error, or what to do about it if that is known.
+    The last line is the most useful line. It says what to do about the error or, if that is not known, what the error is.
     """
     errors = unwrapped(error)
     frames = [frame for each in errors for frame in own_frames(each)]

@@ -1,8 +1,8 @@
 """Triton for the labs: `tl`, `triton` and `kernel_device`. A notebook imports these names from `labkit.lab`.
 
 With an NVIDIA GPU, kernels are compiled. Without one, Triton's interpreter runs them, and their memory accesses are checked. If
-Triton is not installed, a stand-in lets a learner define kernels; launching one raises an error. Triton is loaded at the first
-use of `tl` or `triton`.
+Triton is not installed, a stand-in lets a learner define kernels, but the launch of a kernel raises an error. Triton is loaded
+at the first use of `tl` or `triton`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prepare() -> None:
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels that are defined from now on; otherwise they are compiled."""
+    """True if Triton's interpreter runs the kernels that are defined from now on, False if these kernels are compiled."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

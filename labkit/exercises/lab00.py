@@ -71,7 +71,7 @@ PARAMETER_COUNT = Exercise(
             partial(_count, head_weights=False, head_bias=False),
         ),
         Mistake(
-            "One v x h matrix is missing: the embedding is one, and the head is another.",
+            "You count only one matrix of v x h, but the embedding and the head each have their own.",
             partial(_count, head_weights=False, head_bias=True),
         ),
         Mistake(
@@ -102,7 +102,8 @@ PARAMETER_COUNT = Exercise(
     ),
     hints=(
         "Write one line for a block, and one for everything outside the blocks.",
-        "A layer norm has 2h parameters. The MLP has two matrices of h x i, and biases of i and of h numbers.",
+        "A layer norm has 2h parameters. The MLP has two matrices of h x i numbers, one bias of i numbers and one bias of h "
+        "numbers.",
         "v*h + layers * (4*h*h + 2*h*i + i + h + 2*h) + 2*h + h*v + v",
     ),
 )
@@ -165,7 +166,7 @@ WEIGHT_GIB = Exercise(
         Mistake("You return the number of bytes; divide by 2^30 for GiB.", partial(_size, unit=1)),
         Mistake("The scales of int4 are missing: 16 bits for every group.", partial(_size, scale_bits=0, scale_for="group")),
         Mistake("You return bits instead of bytes: divide by 8.", partial(_size, bits_in_byte=1)),
-        Mistake("A scale has 16 bits, but you add only 2: that is its number of bytes.", partial(_size, scale_bits=2)),
+        Mistake("You add only 2 bits for a scale. A scale takes 2 bytes, which are 16 bits.", partial(_size, scale_bits=2)),
         Mistake(
             "You count one int4 scale for every weight, but all weights of a group share one scale.",
             partial(_size, scale_for="weight"),
@@ -327,11 +328,11 @@ GPUS_NEEDED = Exercise(
     mistakes=(
         Mistake(
             "The weights are only split over 1, 2, 4, 8, ... GPUs, because powers of two divide the heads evenly: round up to "
-            "one of these.",
+            "a power of two.",
             partial(_gpus, rounded="up"),
         ),
         Mistake(
-            "You do not keep the reserve free, but only the rest of a GPU's memory is for weights.",
+            "You let the weights fill the whole memory of a GPU, but the reserve must stay free.",
             partial(_gpus, usable=lambda reserve: 1.0),
         ),
         Mistake(
@@ -402,8 +403,8 @@ ROOFLINE_TIME = Exercise(
     reference=roofline_time,
     comparison=Comparison(),
     mistakes=(
-        Mistake("You add the two times, but they overlap: only the longer one counts.", partial(_step, seconds=sum)),
-        Mistake("You take the shorter of the two times, but the longer one decides.", partial(_step, seconds=min)),
+        Mistake("You add the two times, but they overlap: only the longer time counts.", partial(_step, seconds=sum)),
+        Mistake("You take the shorter of the two times, but the step takes the longer time.", partial(_step, seconds=min)),
         Mistake(
             'The names of the bounds are swapped: the bound is "memory" if reading takes longer.',
             partial(_step, names=("memory", "compute")),
@@ -472,9 +473,9 @@ DECODE_FLOOR_MS = Exercise(
     title="The floor under a decode step",
     function="decode_floor_ms",
     statement=(
-        "One decode step makes one new token for each of `batch` sequences, which have `length` tokens each in the cache. The "
-        "step reads every weight once, and every key and value in the cache. It reads only a few rows of the embedding table: do "
-        "not count them. Return the least time in **milliseconds** that the step takes if memory is read at "
+        "One decode step makes one new token for each of `batch` sequences. Each sequence has `length` tokens in the cache. "
+        "The step reads every weight once, and every key and value in the cache. It reads only a few rows of the embedding "
+        "table: do not count them. Return the least time in **milliseconds** that the step takes if memory is read at "
         "`bytes_per_second`. You may use `config.parameter_count` and `config.kv_bytes_per_token(element_bytes)`."
     ),
     points=15,

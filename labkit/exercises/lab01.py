@@ -1,5 +1,5 @@
-"""Lab 01, Hugging Face baseline: correct timing, with separate times for prefill and decode, and how far a step is from the
-limit.
+"""Lab 01, Hugging Face baseline: how to time correctly, with separate times for prefill and decode, and how far a step is from
+the limit of the hardware.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def greedy_decode(model: Any, input_ids: Tensor, new_tokens: int) -> Tensor:
 
 
 def _decode(model: Any, input_ids: Tensor, new_tokens: int, position: int) -> Tensor:
-    """Greedy decoding that takes its first new token from the logits at this position of the prompt."""
+    """Greedy decoding. The first new token comes from the logits at position `position` of the prompt."""
     out = model(input_ids, use_cache=True)
     token = out.logits[:, position].argmax(-1, keepdim=True)
     made = [token]
@@ -201,10 +201,11 @@ GREEDY_DECODE = Exercise(
         ),
         Mistake("You return the prompt, too; return only the new tokens.", _with_prompt),
         Mistake(
-            "You return one token too many: the first new token already comes from the logits of the prefill.", _one_too_many
+            "You return one token too many. The first new token already comes from the logits of the prefill.", _one_too_many
         ),
         Mistake(
-            "You take the logits of another position, but the next token comes from those of the last one.", _first_position
+            "You take the logits of another position, but the next token comes from the logits of the last position.",
+            _first_position,
         ),
         Mistake("You pass one token without past_key_values, so the model sees only that token.", _forgotten_past),
     ),
@@ -323,10 +324,10 @@ CACHE_BYTES = Exercise(
             "You count 4 bytes per element, but fp16 and bf16 take 2.",
             lambda cache: sum(4 * t.numel() for pair in cache for t in pair),
         ),
-        Mistake("Those are bits: a byte has eight.", lambda cache: 8 * cache_bytes(cache)),
+        Mistake("You return bits; return bytes: a byte has eight bits.", lambda cache: 8 * cache_bytes(cache)),
     ),
     hints=(
-        "A tensor can tell how many elements it has, and how many bytes one of them takes.",
+        "A tensor can tell how many elements it has, and how many bytes one element takes.",
         "The bytes of a tensor are numel, its number of elements, times element_size. Add up all keys and values.",
         "sum(t.numel() * t.element_size() for pair in cache for t in pair)",
     ),
@@ -381,7 +382,8 @@ THROUGHPUT = Exercise(
     title="Tokens per second",
     function="throughput",
     statement=(
-        "Given the seconds of several prefills and decodes, return the tokens per second of the **median** run in a dictionary: "
+        "Given the seconds of several prefills and decodes, return the tokens per second of the **median** run in a "
+        "dictionary: "
         '`"prefill"` (prompt tokens of the whole batch), `"decode"` (new tokens of the whole batch) and `"per user"` (new '
         "tokens of one sequence). The prefill already makes the first new token, so decode makes `new_tokens - 1` tokens."
     ),
@@ -396,11 +398,13 @@ THROUGHPUT = Exercise(
             "You take the mean, which one disturbed run can spoil; take the median.",
             _throughput_variant(middle=statistics.fmean),
         ),
-        Mistake("Decode makes new_tokens - 1 tokens, because the prefill makes the first one.", _throughput_variant(decoded=0)),
+        Mistake(
+            "Decode makes new_tokens - 1 tokens, because the prefill makes the first token.", _throughput_variant(decoded=0)
+        ),
         Mistake("You take the fastest run; take the median.", _throughput_variant(middle=min)),
         Mistake(
-            "With an even number of runs you take the lower of the two middle ones, as torch.median does; take their mean, as "
-            "statistics.median does.",
+            "With an even number of runs, you take the lower of the two middle values, as torch.median does. Take the mean of "
+            "these two values, as statistics.median does.",
             _throughput_variant(middle=statistics.median_low),
         ),
         Mistake(
@@ -451,8 +455,8 @@ ROOFLINE_FRACTION = Exercise(
     title="How far from the limit?",
     function="roofline_fraction",
     statement=(
-        "A measured decode step took `step_seconds`, for `batch` sequences with `length` tokens each in the cache. Return the "
-        "fraction of the memory limit that the step reaches: the shortest time in which its bytes can be read at "
+        "A measured decode step took `step_seconds` for `batch` sequences. Each sequence had `length` tokens in the cache. "
+        "Return the fraction of the memory limit that the step reaches: the shortest time in which its bytes can be read at "
         "`bytes_per_second`, divided by the measured time. Count the bytes as in exercise 0.6: all weights except the "
         "embedding table, and the whole cache. A fraction of 1.0 is perfect."
     ),

@@ -1,4 +1,4 @@
-"""Finds exercises: all exercises, those of one lab, or one by its name or by the name of its function."""
+"""Finds all exercises, the exercises of one lab, or a single exercise by its name or by the name of its function."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def exercise(name: str) -> Exercise:
         if name in (candidate.name, candidate.function):
             return candidate
     known = ", ".join(candidate.function for candidate in all_exercises())
-    raise InvalidRequest(f"no exercise asks for a function called {name!r}; these do: {known}")
+    raise InvalidRequest(f"no exercise asks for a function with the name {name!r}; exercises ask for these functions: {known}")

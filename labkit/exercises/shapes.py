@@ -1,4 +1,4 @@
-"""Shapes of GPT-J for exercises: the real shape, and unusual ones from a seed, so that no wrong formula is right by chance."""
+"""Shapes of GPT-J for exercises: the real shape, and random unusual shapes, so that no wrong formula is right by chance."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The titles of the labs, by number.
 
-They are not in the modules of the exercises, so that torch need not be imported to list the labs.
+They are not in the modules of the exercises, so that the labs can be listed without importing torch.
 """
 
 LAB_TITLES = {

@@ -1,17 +1,21 @@
 """Decides whether other programs are to blame when a time limit passes while a learner's function is checked.
 
-This is the only place that decides it. It serves every limit: of a call, of a whole worker process, and of a wait inside an
-exercise (for a server, an answer or another rank). Each limit calls `labkit.time_limits.limit_passed`.
+Only this module decides it, for every time limit: the limit of a call, of a whole worker process, and of a wait inside an
+exercise (for a server, an answer or another rank). When a limit passes, `labkit.time_limits.limit_passed` is called.
 
-The learner's own program is this process and all its descendants, including those that left its session (setsid) or whose
+The learner's own program is this process and all its descendants, including descendants that left its session (setsid) or whose
 parent has ended. A limit is excused only if one of their threads was kept waiting for a core by other programs (see
-`labkit.measure.contention`). So a function that sleeps is not excused, and neither is one that waits for processes that it
-started itself.
+`labkit.measure.contention`). So a function that sleeps is not excused. A function that waits for processes that it started
+itself is not excused either.
 
-What cannot be seen: processor time of descendants that ended without any process collecting their exit status (SIGCHLD
-ignored), a program that some other program starts for the learner (a terminal, cron, a service), and on systems other than
-Linux a process whose parent has ended. Their processor time counts as that of other programs. An endless loop on a machine
-that really is busy is excused as well, because nobody can know how long it would have run. None of this earns points.
+The processor time of some processes of the learner cannot be seen, so it counts as processor time of other programs:
+
+- a descendant that ended without any process collecting its exit status (SIGCHLD ignored)
+- a program that another program starts for the learner (a terminal, cron, a service)
+- on systems other than Linux, a process whose parent has ended
+
+An endless loop on a machine that really is busy is also excused, because nobody can know how long it would have run. An excused
+limit earns no points.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ from labkit.time_limits import listening
 class BusyMachine:
     """Watches the time limits in its `with` block.
 
-    `words` is "" unless a limit has passed and other programs are to blame. Then it says both: "your function did not finish
-    within 20 seconds, but other programs kept this one waiting for a core for 60% of the time".
+    `words` is "" unless a limit has passed and other programs are to blame. Then it names the limit and the cause: "your
+    function did not finish within 20 seconds, but other programs kept this one waiting for a core for 60% of the time".
     """
 
     def __init__(self) -> None:
@@ -46,7 +50,7 @@ class BusyMachine:
         self._open.close()
 
     def _passed(self, what: str) -> None:
-        # The machine is examined now: at the end of the block, the processes that had to wait may be gone.
+        # The machine is examined now, because the processes that had to wait may be gone at the end of the block.
         others = self._contention.so_far()
         if others and not self.words:
             self.words = f"{what}, but {others}"

@@ -1,4 +1,4 @@
-"""Calls a learner's function with the cases of an exercise, under a time limit, and records what it returned, raised or
+"""Calls a learner's function with the cases of an exercise, under a time limit. Records what the function returned, raised or
 changed.
 """
 
@@ -29,7 +29,7 @@ from labkit.time_limits import limit_passed
 
 NOT_ATTEMPTED = "NotImplementedError"
 _ENDING = (NOT_ATTEMPTED, "OutOfTimeError", "RankFailed")
-"""After one of these errors no further case is tried, because the same error would come again, or would again take as long."""
+"""After one of these errors, no further case is tried: the same error would come again, or would again take as long."""
 Progress = Callable[[int, int], object]
 _PLAIN = (Tensor, list, tuple, dict, int, float, str, bytes, type(None))
 
@@ -39,8 +39,9 @@ class Outcome:
     """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
-    contract the call broke, and `clue` what can explain a wrong value. `busy` is not "" if a time limit passed during the call
-    and other programs are to blame (see `BusyMachine`). `printed` is output of the function that has not been shown yet.
+    contract the call broke, and `clue` what can explain a wrong value. If a time limit passed during the call and other
+    programs are to blame, `busy` says so; otherwise it is "" (see `BusyMachine`). `printed` is output of the function that has
+    not been shown yet.
     """
 
     value: Any = None
@@ -75,7 +76,7 @@ def run_seeds(
     """
     runs: dict[int, list[Outcome]] = {}
     if "triton" in exercise.requires:
-        with contextlib.suppress(NotAvailable):  # Launching a kernel raises this error again, in words.
+        with contextlib.suppress(NotAvailable):  # The launch of a kernel raises this error again, with a message.
             prepare()
     for index, seed in enumerate(seeds):
         steps = (lambda done, of, before=index: progress(before * of + done, len(seeds) * of)) if progress else None
@@ -86,7 +87,7 @@ def run_seeds(
 
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
-    """Whether no case is tried after the one with this outcome."""
+    """Whether the case with this outcome is the last case that is tried."""
     return outcome.busy != "" or outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
 
 
@@ -138,7 +139,7 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
     """Call `function` with one case, `watched` by the exercise's contracts. The value in the outcome is what the exercise's
     `observe` returns.
 
-    Only a watched call may have an outcome that is `busy`.
+    Only the outcome of a watched call may be `busy`.
     """
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(contract.watch(case, function)) for contract in exercise.contracts() if watched]
@@ -153,7 +154,8 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
         return Outcome(exercise.observe(case, outcome.value), breach=breach, clue=clue, busy=busy)
     except Exception as error:  # The function may have put anything into its arguments.
         return Outcome(
-            error=f"what it left in its arguments cannot be read: {shorten(str(error))}", error_kind=type(error).__name__
+            error=f"the values that it stored in its arguments cannot be read: {shorten(str(error))}",
+            error_kind=type(error).__name__,
         )
 
 
@@ -161,7 +163,7 @@ def _breach(watch: Watch, value: Any) -> str:
     try:
         return watch.breach(value)
     except Exception as error:  # The value has a wrong form.
-        return f"its answer has a form that cannot be compared with what the function did ({type(error).__name__})"
+        return f"its answer has a form that cannot be compared with the work of the function ({type(error).__name__})"
 
 
 def call(
@@ -175,7 +177,7 @@ def call(
 
     `prepare` is called first, without the limit.
 
-    A `KeyboardInterrupt` is raised again, because with it the learner stops the check.
+    A `KeyboardInterrupt` is raised again, because the learner uses it to stop the check.
     """
     try:
         prepare(case)
@@ -205,9 +207,9 @@ def _in_words(error: BaseException, function: Callable[..., Any]) -> str:
 def time_limit(seconds: float, what: str = "your function") -> Iterator[None]:
     """Raise `OutOfTimeError` in this block after `seconds`. This works only in the main thread of a Unix process.
 
-    `what` is what the block runs; it is the subject of the clause for `limit_passed`.
+    `what` names the code that the block runs. It is the subject of the clause that `limit_passed` gets.
 
-    The error is raised again every second, because a bare `except:` in a loop may catch the first one.
+    The error is raised again every second, because a bare `except:` in a loop may catch the first error.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

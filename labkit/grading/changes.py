@@ -1,7 +1,7 @@
 """Finds which existing objects a statement changes: `CONFIG["a"] = 1`, `items.append(3)`, `torch.set_grad_enabled(False)`.
 
-The result is an estimate from the source text; nothing is run. Too many changes may be reported; that only makes a statement
-run that is not needed, which does no harm.
+The result is an estimate from the source text; nothing is run. Too many changes may be reported. In that case, a statement runs
+although it is not needed, which does no harm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 ONLY_SHOW = frozenset(
     ("print", "display", "pprint", "help", "check", "hint", "passed", "predicted", "progress_panel", "interact", "show")
 ) | frozenset(("head", "describe", "plot", "info", "savefig", "keys", "values", "items", "copy", "assert_close", "sleep"))
-"""Functions and methods that do not change their arguments, among them those of `labkit.lab`."""
+"""Functions and methods that do not change their arguments, including the functions of `labkit.lab`."""
 _CHANGES_ITS_OBJECT = frozenset(
     ("append", "appendleft", "extend", "insert", "pop", "popitem", "popleft", "remove", "clear", "update", "setdefault")
 ) | frozenset(("add", "discard", "sort", "reverse", "write"))
@@ -42,7 +42,7 @@ class Changes:
     - `objects`: the names whose objects the code changes.
     - `modules`: the names on which the code calls a setter (`torch.set_...`). These may be modules.
     - `called` and `passed`: the names that a call may change if its value is not used. `called` is the name before the
-      method, `passed` are the names in the arguments.
+      method; `passed` contains the names in the arguments.
     - `calls`: the calls of functions by a plain name.
     - `aliases`: pairs of a new name and an old name that may mean the same object.
     - `anything`: the code may bind any name (`exec`, `from x import *`, `%run`).
@@ -60,7 +60,7 @@ class Changes:
 def changes_of(nodes: list[ast.stmt]) -> Changes:
     """The changes that these statements make when they run.
 
-    Functions that they only define are not called yet, so their bodies do not count.
+    If a statement defines a function, the body of the function does not count, because the function is not called yet.
     """
     changes = Changes()
     for node in nodes:
@@ -77,7 +77,9 @@ def root_of(node: ast.expr) -> str:
 
 
 def _run_now(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and its parts, except bodies of functions, and calls in `with`, whose effects end with the block."""
+    """The node and its parts, except two kinds: bodies of functions, and calls in `with`, because their effects end with the
+    block.
+    """
     if isinstance(node, ast.withitem) and isinstance(node.context_expr, ast.Call):
         for part in ast.iter_child_nodes(node.context_expr):
             yield from _run_now(part)
@@ -128,7 +130,7 @@ def _note_call(call: ast.Call, changes: Changes) -> None:
 
 
 def _note_unused(value: ast.expr, changes: Changes) -> None:
-    """Record a call whose value is not used: it must have been made to change its object or its arguments."""
+    """Record a call whose value is not used. Its purpose must be to change its object or its arguments."""
     call = value.value if isinstance(value, ast.Await) else value
     if not isinstance(call, ast.Call):
         return

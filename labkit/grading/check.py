@@ -25,9 +25,9 @@ SILENT_SECONDS = 2.0
 def check(function: Callable[..., Any]) -> Verdict:
     """Call `function` with the inputs of its exercise, show the verdict, and record it.
 
-    The name of the function says which exercise it belongs to; a name that the notebook gives it works too
-    (`kv_bytes = lambda ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest`
-    names the functions that exist. Errors of the function itself are not raised.
+    The name of the function tells its exercise. A name to which the notebook assigns the function works too (`kv_bytes = lambda
+    ...`). Points from an earlier check are kept. If the function belongs to no exercise, `InvalidRequest` names the functions
+    that exist. Errors of the function itself are not raised.
     """
     exercise = exercise_of(function, sys._getframe(1).f_globals)
     verdict = check_quietly(exercise, function, aloud=True)
@@ -63,10 +63,10 @@ def check_quietly(exercise: Exercise, function: Callable[..., Any], *, aloud: bo
 
 
 def passed(function: Callable[..., Any] | str) -> bool:
-    """Whether this function passes its exercise now. Cells that need the function call this.
+    """Whether this function passes its exercise now. A cell that needs a learner's function calls `passed` first.
 
-    If a name is given instead of a function: whether the function with this name has ever passed. If the result is False, a
-    printed message names the exercise that the cell needs, and says what is wrong with the function.
+    If a name is given instead of a function, return whether the function with this name has ever passed. If the result is
+    False, a message is printed. It names the exercise that the cell needs, and says what is wrong with the function.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     if why := missing(exercise):
@@ -93,9 +93,9 @@ def _needs(exercise: Exercise) -> str:
 
 
 def hint(function: Callable[..., Any] | str) -> None:
-    """Show the next of the exercise's three hints, which go from a question to one line of the answer.
+    """Show the exercise's next hint. The first of its three hints is a question, the last is one line of the answer.
 
-    After the third hint, all three are shown again.
+    After the third hint, all three hints are shown again.
     """
     exercise = find(function) if isinstance(function, str) else exercise_of(function, sys._getframe(1).f_globals)
     for number in Progress().next_hints(exercise.name):

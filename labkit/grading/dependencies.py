@@ -1,8 +1,8 @@
-"""Finds the statements that a function needs: those that bind or change a name that it uses, and those that these statements
-need in turn.
+"""Finds the statements that a function needs. A statement is needed if it binds or changes a name that the function, or another
+needed statement, uses.
 
-Other statements (measurements, plots, servers) are not run. The needed statements run in the notebook's order. So the last of
-several definitions counts, as in a notebook that is run from top to bottom.
+Other statements (measurements, plots, servers) are not run. The needed statements run in the notebook's order. If there are
+several definitions, the last definition counts, as in a notebook that is run from top to bottom.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Needs:
         return [self._all[at] for at in sorted(kept)]
 
     def _demands(self, at: int) -> list[tuple[str, int, int]]:
-        """The names that a statement needs. Each name comes with the last and the first position at which its value is read."""
+        """The names that a statement needs. Each name comes with two positions: the last and the first position at which its
+        value is read.
+        """
         one, end = self._all[at], len(self._all)
         packages = {f"package {package}" for package in one.packages.values()}
         later = one.scope.reads_later | one.scope.binds_later | packages | self._in_texts(one)
@@ -71,7 +73,7 @@ class Needs:
     def _givers(self, name: str, place: int, since: int) -> list[int]:
         """The statements before `place` that bind or change a name.
 
-        Those before the last statement up to `since` that replaces the value are left out.
+        If a statement up to `since` replaces the value, statements before the last such statement are left out.
         """
         found = []
         for at in reversed(range(place)):
@@ -98,7 +100,7 @@ class Needs:
 
     @cached_property
     def _older(self) -> dict[str, set[str]]:
-        """For each name, the older names that may mean the same object, because of one assignment or of several in a row."""
+        """For each name, the older names that may mean the same object after one assignment or several assignments."""
         older: dict[str, set[str]] = {}
         for new, old in (pair for one in self._all for pair in one.changes.aliases | one.inner.aliases):
             older.setdefault(new, set()).add(old)
@@ -139,9 +141,9 @@ class Needs:
         return found
 
     def _data(self, names: set[str]) -> set[str]:
-        """Those of the names that hold data, and neither a function of the notebook nor an import.
+        """The names in `names` that are bound to data, not to a function of the notebook or an import.
 
-        Calls may change such data.
+        Calls may change this data.
         """
         return names - self._functions - self._packages.keys()
 

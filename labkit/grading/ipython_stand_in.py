@@ -25,7 +25,7 @@ _QUIET = (
     "pinfo2",
     "psearch",
 )
-"""Magics that affect only what is shown, not what a function returns."""
+"""Magics that change only the display, not the values that a function returns."""
 MOST_NOTES = 20
 
 
@@ -34,7 +34,7 @@ class Shell:
     None.
 
     Shell commands are not run: `x = !ls` makes `x` an empty list. `notes` is a list of messages
-    about what was not run.
+    about magics and commands that were not run.
     """
 
     def __init__(self, scope: dict[str, Any], folder: Path | None) -> None:
@@ -74,7 +74,7 @@ class Shell:
         return lambda *args, **kwargs: None
 
     def _time(self, line: str) -> Any:
-        """Run the code of a line with the names of the caller, as `%time` does. Return the value of the last expression."""
+        """Run the code of a line with the caller's names, as `%time` does. Return the value of the last expression."""
         caller = sys._getframe(2)
         local = self.user_ns if caller.f_locals is caller.f_globals else caller.f_locals
         value = None

@@ -63,7 +63,9 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
 
 
 def _expected(exercise: Exercise, seed: int) -> tuple[list[Any], str]:
-    """The right answers, and `BusyMachine.words`: the reference may run in a server, where it has time limits too."""
+    """The right answers, and `BusyMachine.words`. The second value is needed because a reference in a server also has time
+    limits.
+    """
     with BusyMachine() as machine:
         try:
             return [exercise.answer(case) for case in exercise.cases(seed)], machine.words
@@ -74,7 +76,7 @@ def _expected(exercise: Exercise, seed: int) -> tuple[list[Any], str]:
 
 
 def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> Verdict:
-    """A verdict on this exercise: full points if it passed, otherwise none. Long texts are shortened."""
+    """A verdict on this exercise: full points for a pass, otherwise no points. Long texts are shortened."""
     points = exercise.points if verdict == PASSED else 0
     title = f"{exercise.number} {exercise.title}"
     lines = [shorten(line, MOST_LINE) for line in details.splitlines()]
@@ -83,7 +85,7 @@ def make(exercise: Exercise, verdict: str, message: str, details: str = "") -> V
 
 def untouched(exercise: Exercise) -> Verdict:
     """The verdict on a function that still raises `NotImplementedError`."""
-    message = f"{exercise.function} still raises NotImplementedError: write its body and remove that line."
+    message = f"{exercise.function} still raises NotImplementedError: write its body and remove the line with `raise`."
     return make(exercise, UNTOUCHED, message)
 
 
@@ -126,7 +128,7 @@ def _details(exercise: Exercise, case: Case, outcome: Outcome, more: str = "") -
 def _explained(exercise: Exercise, case: Case, found: Any, right: Any) -> str:
     try:
         return exercise.explain(case, found, right) if exercise.explain else ""
-    except Exception:  # an answer may be anything
+    except Exception:  # an answer may be any object
         return ""
 
 
@@ -158,7 +160,7 @@ def _hint(exercise: Exercise) -> str:
 
 
 def _known_mistake(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Mistake | None:
-    """The known mistake, or two combined, that gives the same answers to all cases as the learner's function."""
+    """The known mistake, or combination of two mistakes, that gives the same answers as the learner's function to all cases."""
     return next((mistake for mistake in exercise.known_mistakes() if _answers_alike(exercise, mistake, runs)), None)
 
 
@@ -176,5 +178,5 @@ def _answers_alike(exercise: Exercise, mistake: Mistake, runs: Mapping[int, Sequ
 def _difference(exercise: Exercise, found: Any, expected: Any) -> Difference | None:
     try:
         return exercise.comparison.difference(found, expected)
-    except Exception:  # a learner may return anything
+    except Exception:  # a learner's function may return any object
         return Difference("", found, expected, "incomparable")

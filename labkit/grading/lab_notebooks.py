@@ -1,12 +1,12 @@
-"""Makes the two notebooks of a lab from its source: the learner's notebook with stubs, and the solved notebook. Runs and writes
-nothing.
+"""Makes the two notebooks of a lab from its source: the learner's notebook with stubs, and the solved notebook. It runs no code
+and writes no files.
 
 The source is a script in the percent format in `solutions/`. It contains these marks:
 
-    # {{exercise lab01.kv_bytes}}      if a Markdown cell is only this line, the exercise's heading replaces it
-    # BEGIN SOLUTION                   in a function's body: `raise NotImplementedError("name")` replaces
-    # END SOLUTION                     the lines between the two marks for the learner
-    # BEGIN SOLUTION guess = None      outside a function: `guess = None` replaces these lines for the learner
+    # {{exercise lab01.kv_bytes}}      if a Markdown cell has only this line: the exercise's heading replaces it
+    # BEGIN SOLUTION                   in a function's body: for the learner, `raise NotImplementedError("name")` replaces
+    # END SOLUTION                     the lines between the two marks
+    # BEGIN SOLUTION guess = None      outside a function: for the learner, `guess = None` replaces the lines up to the end mark
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def _notebook(source: str, *, solved: bool) -> Any:
 
 
 def cut_solutions(source: str, *, keep: bool) -> str:
-    """The code cell without the marks of its solution, with either the solution (`keep`) or the learner's stub.
+    """The code cell without the marks. With `keep` it contains the solution, otherwise the learner's stub.
 
     Raises `InvalidRequest` if the marks do not come in pairs, or if a solution outside a function names no replacement.
     """
     lines: list[str] = []
     inside = False
-    around: list[tuple[int, str]] = []  # The indentation and the names of the functions around this line, outermost first.
+    around: list[tuple[int, str]] = []  # For each function around this line, outermost first: its indentation and its name.
     for line in source.splitlines():
         indentation = len(line) - len(line.lstrip())
         if line.strip() and not inside:
@@ -97,6 +97,6 @@ def cut_solutions(source: str, *, keep: bool) -> str:
 
 
 def cells_digest(notebook: Any) -> str:
-    """The SHA-256 of all that a person can edit in a notebook: the kinds and sources of all cells."""
+    """The SHA-256 of everything that a person can edit in a notebook: the kinds and sources of all cells."""
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()

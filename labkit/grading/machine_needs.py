@@ -18,8 +18,8 @@ NEEDS: dict[str, tuple[str, Callable[[Machine], bool]]] = {
         lambda machine: find_server() is not None,
     ),
 }
-"""For each name that `Exercise.requires` may contain: what is needed, in words, and a function that says whether a machine has
-it.
+"""For each name that `Exercise.requires` may contain: a phrase for what is needed, and a function that says whether a machine
+has it.
 """
 
 

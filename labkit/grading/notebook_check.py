@@ -1,4 +1,4 @@
-"""Checks a whole notebook from outside. Each function runs in a new process, with limits on time and memory."""
+"""Checks a whole notebook file. Each function runs in a new process, with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -43,13 +43,15 @@ The time limits of the calls are added to this.
 MOST_BYTES = 64 * 2**20
 """The size of the largest file that is read from a learner's process."""
 MOST_NOTE_BYTES, MOST_NOTES = 64 * 2**10, 5
-"""The size of the largest file of notes on statements that did not run, and how many notes a verdict shows."""
+"""Two limits for notes on statements that did not run: the size of the file of notes, and the number of notes that a verdict
+shows.
+"""
 
 
 def check_notebook(
     path: Path, progress: Callable[[Exercise], object] | None = None, say: Callable[[str], object] | None = None
 ) -> list[Verdict]:
-    """A verdict for every exercise in those labs whose functions the notebook defines.
+    """A verdict for every exercise of the notebook's labs. A lab is included if the notebook defines one of its functions.
 
     `progress` is called with each exercise before it runs, and `say` with a sentence about each cell that is left out. Raises
     `InvalidRequest` if the file is not a notebook, or defines no function of an exercise.
@@ -94,7 +96,7 @@ def check_submission(exercise: Exercise, submission: Submission) -> Verdict:
 def run_apart(exercise: Exercise, submission: Submission) -> Verdict:
     """Run the exercise's function, and the statements that it needs, in a separate process, and judge the outcomes.
 
-    The output of that process is discarded. When it ends, the processes that it started are ended too.
+    The output of that process is discarded. When the process ends, the processes that it started are ended too.
     """
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
         files = Path(folder) / "files"
@@ -126,7 +128,7 @@ def _job(exercise: Exercise, submission: Submission) -> dict[str, Any]:
 
 
 def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
-    """The verdict, with notes on statements that did not run if it is not a pass. The file of notes may contain anything."""
+    """The verdict. If it is not a pass, it gets notes on statements that did not run. The notes may have any content."""
     path = folder / "notes.json"
     try:
         if verdict.verdict == PASSED or path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_NOTE_BYTES:
@@ -140,11 +142,11 @@ def _with_notes(verdict: Verdict, folder: Path) -> Verdict:
 def _run(command: list[str], folder: str, seconds: float) -> int | None:
     """Run a command and return its exit status, or None if its time ran out.
 
-    At the end, the processes of its session are ended; if its time ran out, all of its descendants are ended.
+    At the end, the processes of its session are ended. If its time ran out, all of its descendants are ended.
     """
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=folder, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
-    # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps.
+    # `process.wait(timeout=...)` wakes 20 times per second, and each time it may wait for a core. This thread sleeps instead.
     waiting = threading.Thread(target=process.wait, daemon=True)
     try:
         waiting.start()
@@ -163,7 +165,9 @@ def _run(command: list[str], folder: str, seconds: float) -> int | None:
 
 
 def judge_files(exercise: Exercise, folder: Path) -> Verdict:
-    """The verdict on the files of a worker. They may contain anything, because a learner's code ran in the worker's process."""
+    """The verdict on the files of a worker. The files may have any content, because a learner's code ran in the worker's
+    process.
+    """
     try:
         runs = _read(folder)
         if set(runs) != set(SEEDS) and not any(outcome.error for outcomes in runs.values() for outcome in outcomes):

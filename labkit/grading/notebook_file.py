@@ -1,4 +1,4 @@
-"""Reads the cells of a notebook file in any version and encoding. If a file is not a notebook, it is refused with a message."""
+"""Reads the cells of a notebook file in any version and encoding. A file that is not a notebook is refused with a message."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from labkit.errors import InvalidRequest
 from labkit.grading.shorten import shorten
 
 MOST_NOTEBOOK_BYTES = 100 * 2**20
-"""Larger files are refused. The largest file that is read. Notebooks become large by outputs, not by code."""
+"""The size of the largest file that is read; larger files are refused. Outputs make a notebook large, not code."""
 _SOURCE_KEYS = ("source", "input", "code")
-"""The keys under which a cell may have its text, in the order of trying: nbformat 3 and 4, code cells of nbformat 2 and 3,
-nbformat 1.
+"""The keys under which a cell may store its text. They are tried in this order: nbformat 4 and text cells of nbformat 3, code
+cells of nbformat 2 and 3, nbformat 1.
 """
 _CONFLICT = re.compile(r"^(?:<{7} |>{7} |={7}$)", re.MULTILINE)
 
@@ -30,11 +30,11 @@ class FileCell:
 
 
 def read_cells(path: Path) -> list[FileCell]:
-    """All cells of a notebook in nbformat 1 to 4; the file is UTF-8, UTF-16, UTF-32 or Latin-1, with or without a byte-order
-    mark.
+    """All cells of a notebook in nbformat 1 to 4.
 
-    Raises `InvalidRequest` if the file is missing, a folder, empty, too large, not JSON, with git's conflict marks, not a
-    notebook, or a notebook for a language other than Python.
+    The file is UTF-8, UTF-16, UTF-32 or Latin-1, with or without a byte-order mark. Raises `InvalidRequest` if the file is
+    missing, empty, too large, a folder, or not JSON. Also raises it if the file contains git's conflict marks, is not a
+    notebook, or is a notebook for a language other than Python.
     """
     return _cells_of(_json_of(path), path)
 

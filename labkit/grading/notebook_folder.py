@@ -1,4 +1,6 @@
-"""Gives the worker's process the contents of the notebook's folder: copies of small files, and the notebook's own modules."""
+"""Lets the worker's process use the notebook's folder: it gets copies of small files, and can import the notebook's own
+modules.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 MOST_FILES, MOST_FILE_BYTES = 200, 2**20
-"""At most this many files of a notebook's folder are considered, and only files up to this size are copied (1 MiB)."""
+"""At most this many files of a notebook's folder are considered. Only files up to this size are copied (1 MiB)."""
 
 
 def copy_files(folder: Path | None, files: Path) -> None:
@@ -27,8 +29,8 @@ def copy_files(folder: Path | None, files: Path) -> None:
 
 
 def find_modules(folder: Path | None) -> None:
-    """Let this process import the modules that a notebook in `folder` can import, also from relative paths that the notebook
-    adds to `sys.path`.
+    """Let this process import the modules that a notebook in `folder` can import. This includes modules in relative paths that
+    the notebook adds to `sys.path`.
     """
     sys.path[:0] = [os.getcwd(), *([str(folder)] if folder else [])]
     if folder:

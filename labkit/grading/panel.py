@@ -1,4 +1,4 @@
-"""The progress panel of a lab: a widget in a notebook, or the same content as text where there are no widgets."""
+"""The progress panel of a lab. It is a widget in a notebook, or text with the same content where there are no widgets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labkit.plurals import counted
 
 
 def progress_panel(lab: str) -> None:
-    """Show each exercise of a lab with its state, a button for its next hint, and a button that reads the states again."""
+    """Show each exercise of a lab with its state. One button shows the next hint, another button reads the states again."""
     text = Progress().text(lab)
     if not in_notebook():
         print(text)

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def predicted(*, as_share: bool = False, as_percent: bool = False, **guesses: Any) -> bool:
-    """Whether every guess is a positive number. Cells that measure something call this first. If a guess is missing, a message
-    asks for it.
+    """Whether every guess is a positive number. If a guess is missing, a message asks for it. A cell calls this function before
+    it measures something.
 
     With `as_share`, a guess must be from 0 to 1; with `as_percent`, from 0 to 100. Both ends are allowed. No other range is
-    required, because it would give away the order of magnitude. The figure after this shows by how much the guess was wrong
-    (`labkit.measure.how_far`).
+    required, because it would give away the order of magnitude. The figure of the measurement shows by how much the guess was
+    wrong (`labkit.measure.how_far`).
     """
     most, asked = math.inf, "a number above 0"
     if as_share:

@@ -19,8 +19,8 @@ from labkit.home import home, write_atomically
 class Standing:
     """The record of one exercise.
 
-    The record of one exercise: the verdict and message of the last check, the most points of any check, the number of checks,
-    and how many hints were shown. A failed check after a pass takes no points away.
+    It contains the verdict and the message of the last check, the highest points of all checks, the number of checks, and the
+    number of hints that were shown. A failed check after a pass takes no points away.
     """
 
     verdict: str = NOT_ATTEMPTED
@@ -38,7 +38,7 @@ class Standing:
 
 
 def _standing(row: Any) -> Standing:
-    """A standing from its stored form. Raises `TypeError` if the stored form is anything else."""
+    """A standing from its stored form. Raises `TypeError` if the value is not the stored form of a standing."""
     standing = Standing(**row)
     for name, start in asdict(Standing()).items():
         if type(getattr(standing, name)) is not type(start):
@@ -86,7 +86,10 @@ class Progress:
         return row
 
     def next_hints(self, name: str) -> list[int]:
-        """Count one more hint, and return which hints to show: the next one or, if all three have been shown, all of them."""
+        """Count one more hint, and return which hints to show.
+
+        This is the next hint or, if all three hints have been shown, all of them.
+        """
         seen = self.standings()[name].hints
         number = self.next_hint(name)
         return [number] if seen < 3 else [0, 1, 2]
@@ -103,7 +106,7 @@ class Progress:
     def _changing(self) -> Iterator[dict[str, Standing]]:
         """Yield the standings.
 
-        The block may change them, and they are written at its end. A lock lets only one process in at a time.
+        The block may change them, and they are written at its end. A lock lets only one process at a time run such a block.
         """
         if not self.is_kept:
             yield self.standings()

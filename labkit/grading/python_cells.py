@@ -20,12 +20,13 @@ from labkit.grading.shorten import shorten
 RUN_IN_THE_NOTEBOOK = ("time", "capture", "prun")
 """Cell magics whose body runs with the names of the notebook.
 
-The body of any other cell magic is in another language, or defines nothing.
+The body of any other cell magic is in another language, or defines no names.
 """
 MOST_CELL_CHARACTERS = 64_000
-"""The length of a cell up to which IPython translates its magics.
+"""The length of a cell, in characters, up to which IPython translates its magics.
 
-A longer cell, or one with more than `MOST_MAGICS` magics, must be plain Python: IPython reads the whole cell again per magic.
+A longer cell, or a cell with more than `MOST_MAGICS` magics, must be plain Python, because IPython reads the whole cell again
+for each magic.
 """
 MOST_MAGICS = 100
 _MAGIC = re.compile(r"^\s*[%!?,;/]|=\s*[%!]|\?\s*$", re.MULTILINE)
@@ -34,7 +35,7 @@ UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 @dataclass(frozen=True)
 class PythonCell:
-    """The number of a code cell in the notebook, and its Python source or the reason why it cannot run."""
+    """A code cell: its number in the notebook, its Python source, and, if it cannot run, the reason (`problem`)."""
 
     number: int
     source: str
@@ -58,7 +59,9 @@ def parse(source: str) -> ast.Module:
 
 
 def code_of_magics(node: ast.stmt) -> list[ast.stmt]:
-    """The statements in `%time x = f()` or `%prun f()`, which run with the names of the notebook and can bind x."""
+    """The statements in a line such as `%time x = f()` or `%prun f()`. They run with the names of the notebook and can bind
+    names.
+    """
     found: list[ast.stmt] = []
     for part in ast.walk(node):
         match part:
@@ -132,7 +135,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
-    """The name and the body of a cell magic, or None if the cell is not one."""
+    """The name and the body of a cell magic, or None if the cell has no cell magic."""
     match tree.body:
         case [ast.Expr(ast.Call(ast.Attribute(ast.Call(ast.Name("get_ipython")), "run_cell_magic"), [name, _, body]))]:
             return ast.literal_eval(name), ast.literal_eval(body)
@@ -141,7 +144,7 @@ def _cell_magic(tree: ast.Module) -> tuple[str, str] | None:
 
 def _problem(number: int, text: str, error: BaseException) -> str:
     if has_conflict(text):
-        return f"Cell {number} is left out: it holds the marks of a merge conflict; resolve it, then save the notebook."
+        return f"Cell {number} is left out: it contains marks of a merge conflict; resolve the conflict and save the notebook."
     if len(text) > MOST_CELL_CHARACTERS:
         return (
             f"Cell {number} is left out: it has {len(text):,} characters and is not plain Python; split it into shorter cells."
@@ -150,4 +153,4 @@ def _problem(number: int, text: str, error: BaseException) -> str:
         return f"Cell {number} is left out: it has more than {MOST_MAGICS} magics; split it into shorter cells."
     line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
     words = shorten((error.msg if isinstance(error, SyntaxError) else str(error)) or type(error).__name__, 120).rstrip(".")
-    return f"Cell {number} is left out, as Jupyter cannot run it{line}: {words}."
+    return f"Cell {number} is left out, because Jupyter cannot run it{line}: {words}."

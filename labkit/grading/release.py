@@ -1,4 +1,4 @@
-"""Writes the notebooks of a course folder. Also finds notebooks that differ from their source, or that a person has edited."""
+"""Writes the notebooks of a course folder, and finds notebooks that differ from their source or that a person has edited."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def find_labs(root: Path) -> list[Lab]:
 
 
 def stale(lab: Lab) -> list[Path]:
-    """The notebooks of a lab whose cells differ from what its source would give now; outputs are not compared."""
+    """The notebooks of a lab whose cells differ from the cells that its source gives now. Outputs are not compared."""
     source = lab.source.read_text("utf-8")
     made = {lab.student: student_notebook(source), lab.solved: solved_notebook(source)}
     return [path for path, notebook in made.items() if _digests(path)[0] != cells_digest(notebook)]
 
 
 def edited_by_a_person(path: Path) -> bool:
-    """Whether the notebook exists, and its cells differ from those that labkit wrote."""
+    """Whether the notebook exists and its cells differ from the cells that labkit wrote."""
     found, written = _digests(path)
     return path.exists() and (not found or found != written)
 

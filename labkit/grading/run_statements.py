@@ -1,6 +1,6 @@
 """Runs the statements of a submission one by one in the worker's process, as Jupyter does.
 
-If one fails, the next ones still run.
+If a statement fails, the statements after it still run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labkit.grading.shorten import shorten
 from labkit.grading.submission import Piece
 
 NO_DEFINITION = "its definition does not run"
-"""The error of a function if no statement has bound its name."""
+"""The error if no statement has bound the name of the function."""
 DEFINE_SECONDS = 120.0
 """The time limit in seconds for all statements that a function needs, in total."""
 
@@ -40,7 +40,7 @@ class Failure:
 
 
 def define(pieces: Sequence[Piece], scope: dict[str, Any], seconds: float = DEFINE_SECONDS) -> list[Failure]:
-    """Run the statements of these pieces in `scope` and return those that failed.
+    """Run the statements of these pieces in `scope` and return the failures.
 
     After `seconds`, the remaining statements are not run.
     """
@@ -58,7 +58,7 @@ def define(pieces: Sequence[Piece], scope: dict[str, Any], seconds: float = DEFI
                 if error := _run(node, f"<cell {piece.cell}>", flags, scope, loop):
                     failed.append(_failure(piece, node, error))
     except OutOfTimeError:
-        failed.append(_failure(piece, node, f"it and those before it took more than {seconds:g} seconds"))
+        failed.append(_failure(piece, node, f"this statement and the earlier statements took more than {seconds:g} seconds"))
     return failed
 
 

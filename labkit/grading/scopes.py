@@ -1,4 +1,6 @@
-"""Finds the names that a statement binds and reads: when it runs, or when a function that it defines is called."""
+"""Finds the names that a statement binds and reads when it runs, and the names that the functions in it bind and read when they
+are called.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _RUN_AT_ONCE = ("listcomp", "setcomp", "dictcomp", "genexpr")
-"""The names that a symbol table uses for comprehensions; each comprehension is a scope of its own."""
+"""The names that a symbol table gives to comprehensions, because each comprehension is a separate scope."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ def _walk(table: symtable.SymbolTable, scope: Scope, *, later: bool, top: bool =
 
 
 class _Waiting(ast.NodeTransformer):
-    """Removes `await` and `async` from code, which does not change the names."""
+    """Removes `await` and `async` from code. The names in the code stay the same."""
 
     def visit_Await(self, node: ast.Await) -> Any:
         return self.visit(node.value)
@@ -85,7 +87,7 @@ class _Waiting(ast.NodeTransformer):
 
 
 def cannot_fail(node: ast.stmt) -> set[str]:
-    """The names that this statement binds for sure, so that their earlier values are not needed."""
+    """The names that this statement always binds. Their earlier values are not needed."""
     match node:
         case (
             ast.FunctionDef(name=name, args=arguments, decorator_list=[])

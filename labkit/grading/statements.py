@@ -12,11 +12,11 @@ from labkit.grading.scopes import Scope, cannot_fail, scope_of
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement: its cell, its position in the cell (from 0), its syntax tree, and its effects, as far as the source text
-    shows them.
+    """A statement: its cell, its position in the cell (from 0), its syntax tree, and the effects that its source text shows.
 
     `replaces` are the names whose earlier values are no longer needed after the statement. A statement can
-    define functions: `inner` are the changes that they make when they are called, and `parameters` are their parameters.
+    define functions: `inner` contains the changes that these functions make when they are called, and `parameters` contains
+    their parameters.
     """
 
     cell: int
@@ -61,7 +61,7 @@ class Statement:
 
 
 def statements_of(cells: list[PythonCell]) -> list[Statement]:
-    """Every statement of these cells, in order, except those that cannot be compiled."""
+    """Every statement of these cells, in order, except statements that cannot be compiled."""
     found = []
     for cell in cells:
         for index, node in enumerate(parse(cell.source).body):

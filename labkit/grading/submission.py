@@ -19,8 +19,8 @@ from labkit.grading.statements import Statement, statements_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a cell: the cell's number, its Python source, and the positions (from 0) of those top-level statements that are
-    needed.
+    """A cell of which some statements are needed: its number, its Python source, and the positions (from 0) of the needed
+    top-level statements.
     """
 
     cell: int
@@ -55,12 +55,14 @@ class Submission:
 
     @cached_property
     def asked(self) -> set[str]:
-        """The names that any cell, even one that is not code, defines with `def` or passes to `check`."""
+        """The names that a cell defines with `def` or passes to `check`. Cells that are not code count too."""
         return {name for cell in self.cells for name in re.findall(r"\b(?:def\s+|check\()(\w+)", cell.text)}
 
     @cached_property
     def binds_anything(self) -> bool:
-        """Whether the code may bind names that its text does not show: `exec`, `globals()`, `%run`, `from x import *`."""
+        """Whether the code may bind names that its text does not show, with `exec`, `globals()`, `%run` or `from x import
+        *`.
+        """
         return any(one.changes.anything for one in self._statements)
 
     def needed_for(self, name: str) -> list[Piece]:
@@ -71,16 +73,16 @@ class Submission:
         return [Piece(cell.number, cell.source, places[cell.number]) for cell in self._python if cell.number in places]
 
     def why_missing(self, name: str) -> str:
-        """Why the notebook has no function with this name, as far as its text shows."""
+        """A message about why the notebook has no function with this name. It is a guess from the text of the notebook."""
         definition = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(name)}\s*\(", re.MULTILINE)
         found = [cell for cell in self.cells if definition.search(cell.text)]
         if not found:
             return f"The notebook defines no function {name}."
         last = found[-1]
         if not last.is_code:
-            return f"Cell {last.number} holds {name}, but it is no code cell: change its type to code."
+            return f"Cell {last.number} contains {name}, but it is not a code cell: change the type of the cell to code."
         problem = next((cell.problem for cell in self._python if cell.number == last.number), "")
-        return problem or f"Cell {last.number} holds {name}, but not at the top level of the notebook; define it there."
+        return problem or f"Cell {last.number} contains {name}, but not at the top level of the notebook; define it there."
 
     @cached_property
     def _python(self) -> list[PythonCell]:

@@ -12,7 +12,8 @@ FAILED = "failed"
 NOT_MEASURED = "not measured here"
 NOT_ATTEMPTED = "not attempted"
 INCONCLUSIVE = "inconclusive"
-"""A time limit passed while other programs kept the learner's processes waiting for a core (see `busy_machine`)."""
+"""The verdict if a time limit passed while other programs kept the learner's processes waiting for a core (see `busy_machine`).
+"""
 
 _SIGNS = {PASSED: "✓", FAILED: "✗", NOT_MEASURED: "–", NOT_ATTEMPTED: "…", INCONCLUSIVE: "?"}
 _COLOURS = {PASSED: "#009E73", FAILED: "#D55E00", NOT_MEASURED: "#777777", NOT_ATTEMPTED: "#0072B2", INCONCLUSIVE: "#777777"}
@@ -27,8 +28,8 @@ _LAST_CHECK = {
 def state(verdict: str, kept: int = 0) -> str:
     """The state of an exercise in words, from its last verdict and the points from an earlier pass.
 
-    The best result counts. If it differs from the last one, both are named: "passed before (10 points kept); the last check
-    failed".
+    The best result counts. If the last result is different, both results are named: "passed before (10 points kept); the last
+    check failed".
     """
     return (
         verdict if verdict == PASSED or not kept else f"passed before ({counted(kept, 'point')} kept); {_LAST_CHECK[verdict]}"
@@ -42,7 +43,7 @@ def colour(verdict: str, kept: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of the check of one exercise. A notebook shows it as a small box, a terminal as text."""
+    """The outcome of the check of one exercise. A notebook shows it as a small box; a terminal shows it as text."""
 
     exercise: str
     title: str

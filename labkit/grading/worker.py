@@ -1,6 +1,6 @@
 """The process in which an untrusted function of a learner runs: `python -m labkit.grading.worker JOB OUT`.
 
-The worker reads a JSON job, limits its own resources and runs those statements of the notebook that the function needs. Then it
+The worker reads a JSON job, limits its own resources and runs the statements of the notebook that the function needs. Then it
 calls the function with the cases of the exercise, and writes the outcomes as JSON and safetensors. The worker compares nothing;
 the verdict is made in another process.
 """
@@ -44,7 +44,7 @@ def limit(cpu_seconds: int) -> None:
 def row_of(outcome: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     """An outcome as a JSON dictionary.
 
-    Its tensors are added to `tensors`. If a value cannot be stored, the row contains an error in words instead.
+    Its tensors are added to `tensors`. If a value cannot be stored, the row contains an error message instead.
     """
     words = {name: getattr(outcome, name) for name in ("error", "error_kind", "changed", "breach", "clue", "busy")}
     row: dict[str, Any] = {"value": encode(None, {}), **words}
@@ -96,7 +96,8 @@ def main() -> None:
     one call, `pieces` comes from `Submission.needed_for`, and `folder` is the notebook's folder, from which modules can be
     imported.
     """
-    os.environ["TRITON_INTERPRET"] = "1"  # Kernels are graded by their values, in the same way on every machine.
+    # Kernels are graded by their values. With the interpreter, the grade is the same on every machine.
+    os.environ["TRITON_INTERPRET"] = "1"
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     out = Path(sys.argv[2])
     limit(job["cpu_seconds"])

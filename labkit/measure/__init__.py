@@ -1,4 +1,6 @@
-"""Measures time, memory and the ceilings of the machine; makes rooflines, records and plots. It knows no engine."""
+"""Measures time, memory and the ceilings of the machine, and makes rooflines, records and plots. It does not depend on an
+engine.
+"""
 
 from labkit.measure.ceilings import Ceilings, Reader, ceilings
 from labkit.measure.contention import Contention

@@ -1,7 +1,7 @@
 """The limits of this machine: bytes read per second, and multiply-adds per second in each precision.
 
-The limits are measured, not looked up. A model can come near these limits but cannot exceed them. If other programs were
-running during the measurement, the numbers are too low, and the result says so.
+The limits are measured, not taken from a table. A model can come near these limits but cannot exceed them. If other programs
+were running during the measurement, the numbers are too low, and the result says so.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ BUSY = "The machine was busy when its limits were measured, so they are too low.
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The limits of one device: the best of several runs.
+    """The limits of one device. Each limit is the best result of several runs.
 
     `read_bytes_per_second` is measured by summing a tensor that is far larger than the caches. `flops_per_second` is measured
     by a square matrix product in each precision, with two FLOPs per multiply-add. `threads` is the number of CPU threads used.
-    `disturbed` says in words how other programs disturbed the measurement; it is empty if they did not.
+    `disturbed` is a message about how other programs disturbed the measurement; it is empty if they did not disturb it.
     """
 
     device: str
@@ -45,7 +45,7 @@ class Ceilings:
     disturbed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """For a record."""
+        """The limits as plain values, for a record."""
         return asdict(self)
 
     def caption(self, text: str = "") -> str:
@@ -79,16 +79,16 @@ def ceilings(
 
 
 def _far_apart(readings: Timing) -> str:
-    """A warning if repeated readings of the memory differ too much; an empty string if they agree."""
+    """A warning if repeated readings of the memory differ too much; otherwise ""."""
     times = readings.median / min(readings.samples)
-    return f"the middle reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
+    return f"the median reading of the memory took {times:.1f} times as long as the fastest" if times > FAR_APART else ""
 
 
 class Reader:
     """Reads a tensor far larger than the caches by summing it. A sum needs every element and writes almost nothing.
 
-    The rate of a machine's memory can change from second to second, above all on a virtual machine. Therefore `best_of` can be
-    called just before or after the run whose speed is compared with the memory's.
+    The rate of a machine's memory can change from second to second, above all on a virtual machine. So if the speed of a run is
+    compared with the speed of the memory, `best_of` can be called just before or after this run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -103,11 +103,11 @@ class Reader:
         return self.rate(max_seconds=60.0, min_runs=runs, max_runs=runs, warmup=0)
 
     def rate(self, **settings: Any) -> float:
-        """Bytes per second of the fastest reading; the settings are those of `time_call`."""
+        """Bytes per second of the fastest reading. Takes the settings of `time_call`."""
         return self.byte_count / min(self.time(**settings).samples)
 
     def time(self, **settings: Any) -> Timing:
-        """Seconds of each reading; the settings are those of `time_call`."""
+        """Seconds of each reading. Takes the settings of `time_call`."""
         return time_call(self._data.sum, device=self.device, spread_target=0, **settings)
 
 
@@ -117,7 +117,7 @@ def read_rate(device: torch.device, seconds: float = 1.0) -> float:
 
 
 def matrix_rate(device: torch.device, precision: str, seconds: float = 1.0) -> float:
-    """FLOPs per second of a square product in `precision`, on random data (with zeros a GPU would run at a higher clock).
+    """FLOPs per second of a square product in `precision`, on random data. (With zeros, a GPU would run at a higher clock.)
 
     A processor without units for a precision emulates it. Emulation is so slow that only a small product is timed.
     """

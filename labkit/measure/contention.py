@@ -1,12 +1,14 @@
-"""Finds out whether other programs took processor time from this one during a measurement. It does not know what is measured.
+"""Finds out whether other programs took processor time from this program during a measurement. It does not know what is
+measured.
 
 On a busy machine all runs of a measurement can be slow by the same factor. For example, if two threads wait for each other
-after every operation, both lose time when another program uses the core of one. The spread of the runs then stays small, so
-it does not show the problem. Linux counts the time during which each thread was ready to run but had no core (the second number
-in /proc/PID/task/*/schedstat). Here the threads of child processes count too, because their parent may sleep until they are
-done. A thread can also wait for another thread or process of the same program. Therefore only as much waiting counts as other
-programs used processor time. Other systems do not count the waiting; on these, it is assumed that this program waited as long
-as other programs used the processor. What a process waited is lost if it ends before the reading.
+after every operation, both threads lose time when another program uses the core of one thread. The spread of the runs then
+stays small, so it does not show the problem. Linux counts the time during which each thread was ready to run but had no core
+(the second number in /proc/PID/task/*/schedstat). Here the threads of child processes count too, because their parent may sleep
+until they are done. A thread can also wait for another thread or process of the same program. Therefore the waiting that counts
+is never more than the processor time that other programs used. Systems other than Linux do not count the waiting. There it is
+assumed that this program waited as long as other programs used the processor. If a process ends before the reading, its waiting
+time is lost.
 """
 
 from __future__ import annotations
@@ -24,17 +26,21 @@ from labkit.environment import usable_cores
 from labkit.measure.memory import processes
 
 WAITING_LIMIT = 0.2
-"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, fewer
-than a quarter of the runs are slow, so neither the median nor the quartiles change much."""
+"""The share of the time that a thread may wait for a core before a measurement counts as disturbed. Up to this share, less
+than a quarter of the runs is slow, so the median and the quartiles change little.
+"""
 SHORTEST_WAIT = 0.001
 """Shorter waiting times, in seconds, do not count: every thread waits some microseconds when it is woken."""
 NEARLY_ALL = 0.9
-"""From this share on, no number is said: the counts come from different clocks, and can add up to more than the time itself."""
+"""From this share on, messages contain no number: the counts come from different clocks, and can add up to more than the total
+time.
+"""
 OTHERS_LIMIT = 0.25
 """The share of processor time that other programs may use, on systems that do not count the waiting time of threads."""
 ASLEEP = 10.0
-"""A program that sleeps loses nothing to others. So where its waiting is not counted, it lost at most this many times the
-processor time that it used."""
+"""A program that sleeps loses no time to other programs. Where the system does not count the waiting, the lost time is
+therefore limited to this many times the processor time that the program used.
+"""
 CLOCK_STEP = 0.02
 """Processor time is counted in steps of up to this many seconds, so a shorter difference can be missed."""
 
@@ -42,8 +48,8 @@ CLOCK_STEP = 0.02
 class Contention:
     """Watches the machine during its `with` block.
 
-    Then `words` says how other programs disturbed the block ("": not at all). The own program is the process with the id `root`
-    (default: this process) and all its descendants: a rank gives the id of the process that started all ranks.
+    After the block, `words` says how other programs disturbed it; "" if they did not. The own program is the process with the
+    id `root` (default: this process) and all its descendants. A rank passes the id of the process that started all ranks.
     """
 
     def __init__(self, root: int | None = None) -> None:
@@ -59,9 +65,9 @@ class Contention:
         self.words = self.so_far()
 
     def so_far(self, seconds: float = 0.0) -> str:
-        """How other programs have disturbed the block until now; "" if they have not.
+        """How other programs have disturbed the block until now; "" if they have not disturbed it.
 
-        With `seconds`, the answer is "" unless it is already clear that a block of this length will count as disturbed.
+        With `seconds`, a message is returned only if it is already clear that a block of this length will count as disturbed.
         """
         passed = max(time.perf_counter() - self._started, 1e-9)
         elapsed = max(passed, seconds)
@@ -83,10 +89,10 @@ class Contention:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Counts, in seconds, since some time in the past.
+    """Counters in seconds. They start at some time in the past.
 
-    waited: for each thread of the own program, the time during which it was ready but had no core. own, others: the processor
-    time that the own program and all other programs have used. stolen: see `_stolen`.
+    waited: for each thread of the own program, the time during which it was ready but had no core. own: the processor time of
+    the own program. others: the processor time of all other programs. stolen: see `_stolen`.
     """
 
     waited: dict[str, float]
@@ -104,19 +110,21 @@ def _read(root: int) -> _Reading:
 def _waited_by_thread(program: list[psutil.Process]) -> dict[str, float]:
     """Seconds during which each thread of these processes was ready but had no core.
 
-    Empty if the system does not count them.
+    The result is empty if the system does not count these seconds.
     """
     waited = {}
     for process in program:
         with contextlib.suppress(OSError):  # the process has ended
             for thread in os.scandir(f"/proc/{process.pid}/task"):
-                with contextlib.suppress(OSError, ValueError, IndexError):  # or the kernel was built without these counts
+                with contextlib.suppress(OSError, ValueError, IndexError):  # the kernel may be built without these counts
                     waited[thread.name] = int(Path(thread.path, "schedstat").read_text().split()[1]) / 1e9
     return waited
 
 
 def _stolen() -> list[float]:
-    """For each core of this virtual machine, the seconds in which it was ready to run but the host ran something else."""
+    """For each core of this virtual machine, the seconds in which it was ready to run but the host ran other
+    work.
+    """
     return [float(getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
 
 
@@ -127,7 +135,9 @@ def _used_by_all() -> float:
 
 
 def _used_by(process: psutil.Process) -> float:
-    """Seconds of processor time that a process has used, with its children that have ended; 0 if it is gone or not ours."""
+    """Seconds of processor time of a process and of its children that have ended. 0 if the process is gone or belongs to
+    someone else.
+    """
     try:
         times = process.cpu_times()
     except psutil.Error:

@@ -16,9 +16,9 @@ AGAIN = f" That is more than {FAR} times away: write down a more plausible numbe
 
 
 def how_far(guess: float, measured: float) -> str:
-    """The result is, for example, "3.4 times too high".
+    """Return, for example, "3.4 times too high".
 
-    The result is empty if the values cannot be compared: one is NaN, or their signs differ.
+    The result is "" if the values cannot be compared because a value is NaN or the signs differ.
     """
     if not (math.isfinite(guess) and math.isfinite(measured)) or guess * measured < 0:
         return ""
@@ -41,9 +41,9 @@ def is_far(guess: float, measured: float) -> bool:
 
 
 def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """Sentences about a figure's series "your prediction"; empty if the figure lacks this series or a measured one.
+    """Sentences about a figure's series "your prediction"; "" if the figure has no such series or no measured series.
 
-    If a prediction is far from the measured value, the sentences ask for a more plausible one.
+    If a prediction is far from the measured value, the sentences ask for a more plausible prediction.
     """
     measured = measured_of(series)
     pairs = list(zip(names, series.get(PREDICTION, ()), measured, strict=False))
@@ -57,5 +57,5 @@ def predictions_in_words(names: Sequence[str], series: Mapping[str, Sequence[flo
 
 
 def measured_of(series: Mapping[str, Sequence[float]]) -> Sequence[float]:
-    """The values that the predictions of a figure are compared with; empty if there are none."""
+    """The values with which the predictions of a figure are compared; empty if there are none."""
     return next((series[name] for name in MEASURED if name in series), ())

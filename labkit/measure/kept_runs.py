@@ -22,15 +22,16 @@ class KeptRuns:
     """The measurements of one lab (such as "01") by name.
 
     Each measurement is stored as a JSON value with the machine and the time. A measurement from another processor or GPU is not
-    used on this machine but repeated. A dictionary with a text under "disturbed" is measured again too; the text says why the
-    measurement cannot be trusted.
+    used on this machine but repeated. A measurement that is a dictionary with a text under "disturbed" is also repeated; the
+    text says why the measurement cannot be trusted.
     """
 
     def __init__(self, lab: str, path: Path | None = None) -> None:
         self.path = path or home() / "runs" / f"lab{lab}.json"
 
     def keep(self, name: str, run: Callable[[], Any], *, again: bool = False) -> Any:
-        """Return the stored value of `name`; if there is none, or with `again`, call `run()` and store its value.
+        """Return the stored value of `name`. If there is none, or if `again` is set, call `run()`, store its value and return
+        it.
 
         Raises `InvalidRequest` for a value that JSON cannot hold.
         """
@@ -40,7 +41,10 @@ class KeptRuns:
         if row and not again and row["machine"] == machine:
             disturbed = _disturbed(row["value"])
             if not disturbed:
-                print(f"Kept from {row['taken']}; add again=True to keep({name!r}, ...) in this cell to measure again.")
+                print(
+                    f"This result was kept from {row['taken']}. To measure again, add again=True to keep({name!r}, ...) in "
+                    "this cell."
+                )
                 return row["value"]
             print(f"The run kept from {row['taken']} was disturbed ({disturbed}), so it is repeated now.")
         value = run()
@@ -80,7 +84,7 @@ class KeptRuns:
 
 
 def _disturbed(value: Any) -> str:
-    """The text in a kept value that says which programs disturbed the measurement; empty if there is no such text."""
+    """The text in a kept value that says how other programs disturbed the measurement; "" if there is no such text."""
     return str(value.get("disturbed", "")) if isinstance(value, dict) else ""
 
 

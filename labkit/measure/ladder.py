@@ -1,4 +1,6 @@
-"""The learner's speed ladder, stored on disk: every engine that the learner built, with its tokens per second."""
+"""The learner's speed ladder, which is stored on disk. It contains every engine that the learner built, with its tokens per
+second.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class Rung:
 def _check(rung: Rung) -> None:
     """Raise `InvalidRequest` unless the speeds are finite, positive and in order."""
     low, middle, high = rung.low, rung.tokens_per_second, rung.high
-    slack = 1e-9 * middle  # quartiles are interpolated, and rounding can make equal numbers differ slightly
+    slack = 1e-9 * middle  # quartiles are interpolated, and rounding can make equal numbers slightly different
     if not (math.isfinite(high) and 0 < low <= middle + slack and middle <= high + slack):
         raise InvalidRequest(
             f"rung {rung.name!r}: {middle} tokens per second, quartiles {low} and {high}; the numbers must be finite and "
@@ -91,7 +93,7 @@ class Ladder:
         return self.add(name, tokens / timing.median, low=low, high=high, runs=timing.runs, **details)
 
     def text(self) -> str:
-        """The ladder as text: a bar for each rung, and its speed relative to the first rung."""
+        """The ladder as text: for each rung a bar, its speed, and its speed relative to the first rung."""
         rungs = self.rungs
         if not rungs:
             return "Your ladder is empty: run a lab's measurements first."

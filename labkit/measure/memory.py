@@ -18,8 +18,8 @@ from labkit.native import trim_heap
 class HostPeak:
     """Watches the resident memory of this process and its descendants. `bytes` is the peak minus the memory at the start.
 
-    A thread measures this memory every `interval` seconds, and once more at the end, so a shorter peak can be missed. Linux
-    also records the peak of this process alone; if that record can be reset, it is used as well.
+    A thread measures this memory every `interval` seconds, and one more time at the end. A shorter peak can be missed. Linux
+    also records the peak of this process without its descendants; if that record can be reset, it is used as well.
     """
 
     def __init__(self, interval: float = 0.002) -> None:
@@ -94,12 +94,14 @@ def _reset_high_water_mark() -> bool:
 
 def _high_water_mark() -> int:
     with open(f"/proc/{os.getpid()}/status") as file:
-        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels lack it
+        line = next((line for line in file if line.startswith("VmHWM")), "VmHWM: 0 kB")  # some kernels do not have this line
     return int(line.split()[1]) * 1024
 
 
 def gpu_peak_bytes(device: Any) -> int | None:
-    """The most bytes that torch had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a CPU."""
+    """The largest number of bytes that torch has had allocated on a GPU since `torch.cuda.reset_peak_memory_stats`; None for a
+    CPU.
+    """
     if not str(device).startswith("cuda"):
         return None
     import torch

@@ -1,4 +1,4 @@
-"""Keeps processes visible whose parent has ended. It does not know why a process was started."""
+"""Keeps a process visible after its parent has ended. It does not know why a process was started."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SET_CHILD_SUBREAPER, GET_CHILD_SUBREAPER = 36, 37  # from Linux's prctl
 def adopting_orphans() -> Iterator[None]:
     """In this block, a descendant whose parent ends becomes a child of this process, so it stays a descendant.
 
-    Otherwise it would become a child of the system's first process, like the program in `setsid program &`. A child that was
-    adopted and has ended remains a zombie until this process ends. On systems other than Linux, nothing changes.
+    Outside such a block, it becomes a child of the system's first process, like the program in `setsid program &`. An adopted
+    child that has ended remains a zombie until this process ends. On systems other than Linux, nothing changes.
     """
     if sys.platform != "linux":
         yield

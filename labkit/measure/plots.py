@@ -24,7 +24,7 @@ GREY = "#777777"
 DARK = "#333333"
 """The colour of captions: readable on white, but less prominent than the title."""
 CAPTION_SIZE, LETTERS_AN_INCH = 9.5, 12
-"""The font size of a caption in points, and the number of its letters that fit in an inch."""
+"""The font size of a caption in points, and the number of letters of this size that fit in an inch."""
 NUMBER_SIZE = 9
 """The font size, in points, of the numbers and the legend in a figure."""
 EDGE = 1.2
@@ -57,7 +57,10 @@ def roofline_plot(
     title: str = "Roofline",
     caption: str = "",
 ) -> Figure:
-    """Draw the reachable FLOPs per second over FLOPs per byte, and measured points `{name: (FLOPs per byte, per second)}`."""
+    """Draw the reachable FLOPs per second over the FLOPs per byte.
+
+    Also draw the measured points `{name: (FLOPs per byte, FLOPs per second)}`.
+    """
     figure = new_figure(title, caption)
     axes = figure.add_subplot()
     ridge = flops_per_second / read_bytes_per_second
@@ -98,7 +101,8 @@ def sweep_plot(
     title: str = "Sweep",
     caption: str = "",
 ) -> Figure:
-    """Draw lines over the same x values; a line that is named in `bands` has a band of its quartiles around it.
+    """Draw lines over the same x values. If `bands` contains the name of a line, a band of its quartiles is drawn around the
+    line.
 
     `limits` are dashed lines, such as a roofline or somebody's guesses. `marks` are single points `{name: (x, y)}`, such as a
     prediction for one x. Raises `InvalidRequest` unless every line, band and limit has one value for each x.
@@ -121,7 +125,7 @@ def sweep_plot(
 
         axes.set(xscale="log", yscale="log")
         low, high = axes.get_ylim()
-        if high < 1000 * low:  # if only powers of ten had labels, the axis would have just one or two
+        if high < 1000 * low:  # if only powers of ten had labels, the axis would have only one or two labels
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
         axes.set_xticks(list(x), [plain(value) for value in x])
@@ -145,7 +149,7 @@ def plain(value: float) -> str:
 
 
 def ladder_plot(rungs: Sequence[Rung], *, title: str = "Your speed ladder", caption: str = "") -> Figure:
-    """Draw one bar per rung, with quartiles as whiskers, and write its speed as a multiple of the first rung's speed.
+    """Draw one bar per rung, with quartiles as whiskers, and write its speed, also as a multiple of the first rung's speed.
 
     Raises `InvalidRequest` when there are no rungs.
     """
@@ -225,12 +229,12 @@ def _drawn_heights(series: Mapping[str, Sequence[float]], limits: Sequence[float
 
 
 def _bars(axes: Any, label: str, bars: Sequence[tuple[float, float, float, Any]], width: float, colour: str) -> None:
-    """Draw the bars `(x, value, height, range or None)` of one series, each with its value as a number."""
+    """Draw the bars `(x, value, height, range or None)` of one series, and write the value of each bar at the bar."""
     if not bars:
         return
     across, values, heights, spans = zip(*bars, strict=True)
     made = axes.bar(across, heights, width=width, color=colour, label=label)
-    has_whisker = spans[0] is not None  # a number at the top would lie on the whisker's end
+    has_whisker = spans[0] is not None  # a number at the top would cover the end of the whisker
     if has_whisker:
         below = [max(0.0, value - low) for value, (low, _) in zip(values, spans, strict=True)]
         above = [max(0.0, high - value) for value, (_, high) in zip(values, spans, strict=True)]
@@ -269,8 +273,8 @@ def prediction_plot(
     (quartiles) on the bars of a series. `marks` are diamonds `{label: {name of a group: value}}`. Raises `InvalidRequest` if a
     series or its ranges do not have one entry for each name, or if a mark is over an unknown group.
 
-    A prediction that is far from the measured value is cut off at the edge; its number has an arrow, and the caption asks for a
-    more plausible one.
+    The bar of a prediction that is far from the measured value is cut off at the edge. Its number has an arrow, and the caption
+    asks for a more plausible prediction.
     """
     _check_groups(names, series, ranges or {}, marks or {})
     figure = new_figure(title, "\n".join(filter(None, (predictions_in_words(names, series), caption))))

@@ -13,7 +13,7 @@ from labkit.measure.timing import waiter
 
 @dataclass(frozen=True)
 class OperationTime:
-    """A torch operation: its name, its number of calls, and its host seconds, without the operations that it calls itself."""
+    """A torch operation: its name, its number of calls, and its host seconds. The operations that it calls are not included."""
 
     name: str
     count: int
@@ -21,7 +21,7 @@ class OperationTime:
 
 
 def profile_call(call: Callable[[], Any], device: Any = None, *, runs: int = 5) -> list[OperationTime]:
-    """Profile `call` and return its operations, the most expensive one first.
+    """Profile `call` and return its operations, the most expensive operation first.
 
     After a warm-up, `call` runs `runs` times, and the operations of the run with the median time are returned. Each run ends
     when the queue of `device` is empty. The profiler measures host time. On a GPU, host time is the time for launching kernels,

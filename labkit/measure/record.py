@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Record:
-    """A measurement. `kind` says what the rows describe; `settings` are the requested shapes, precision, seed and so on."""
+    """A measurement. `kind` says what the rows describe. `settings`: the requested shapes, precision, seed and so on."""
 
     kind: str
     settings: dict[str, Any]
@@ -37,7 +37,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Plain values.
 
-        Raises `InvalidRequest`, with the place of the value, for a value that JSON cannot hold, such as NaN.
+        If JSON cannot hold a value, such as NaN, raises `InvalidRequest`, which names the place of the value.
         """
         values: dict[str, Any] = _plain(asdict(self), self.kind)
         return values
@@ -49,11 +49,11 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read a record from a file. Raises `InvalidRequest`, with the file's name, if it is not a complete record."""
+        """Read a record from a file. If the record is not complete, raises `InvalidRequest`, which names the file."""
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             missing = {field.name for field in fields(cls)} - set(values)
-            if missing:  # a default would describe this machine and today, not the measurement
+            if missing:  # a default would describe this machine and today's date, not the measurement
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             return cls(**_plain(values, "record"))
         except (OSError, ValueError, TypeError) as error:

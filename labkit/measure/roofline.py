@@ -1,7 +1,7 @@
 """The least time that a GPT-J of a given shape can take, from bytes, FLOPs and the machine's ceilings.
 
-The roofline model of Williams, Waterman and Patterson (2009): a step takes at least the time to read its bytes, and
-at least the time to do its arithmetic.
+This is the roofline model of Williams, Waterman and Patterson (2009): a step takes at least the time to read its bytes, and at
+least the time to do its arithmetic.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from labkit.precision import BITS
 ELEMENT_BYTES = {name: bits / 8 for name, bits in BITS.items() if name != "fp64"}
 """Bytes per weight. In int4, 32 weights share a 16-bit scale, and the head is int8."""
 CACHE_BYTES = {"fp32": 4}
-"""Bytes per number in the KV cache, for the precisions where it is not 2."""
+"""Bytes per number in the KV cache. Precisions that are not listed take 2 bytes."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """The bytes, the FLOPs and the least time of one prefill and of one decode step, both for the whole batch.
+    """The bytes, the FLOPs and the least time of a prefill and of a decode step. All numbers are for the whole batch.
 
     Only bytes that must be read count: all weights, and the keys and values of the cached tokens. The embedding table is left
     out, because a step reads only a few of its rows. A multiply-add counts as two FLOPs. `decode_bound` is "memory" or
@@ -66,8 +66,8 @@ def attention_flops(config: GPTJConfig, queries: int, seen: float) -> float:
 def roofline(config: GPTJConfig, *, batch: int, length: int, precision: str, ceilings: Ceilings) -> Roofline:
     """The limits of a prefill of `batch` prompts of `length` tokens, and of a decode step with `length` tokens cached.
 
-    If the ceilings have no rate for a precision, such as int8, their fastest rate is used.
-    Raises `InvalidRequest` for a precision without a known byte width and for sizes below 1.
+    If the ceilings have no rate for a precision, such as int8, the fastest rate of the ceilings is used. Raises
+    `InvalidRequest` for a precision without a known byte width and for sizes below 1.
     """
     if precision not in ELEMENT_BYTES or batch < 1 or length < 1:
         raise InvalidRequest(

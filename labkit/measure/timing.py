@@ -1,5 +1,5 @@
-"""Reliable timing: with a warm-up, synchronised, interleaved, repeated until the times are steady, and reported with its
-spread.
+"""Reliable timing. There is a warm-up, the functions run in turn and are synchronised, the runs are repeated until the times
+are steady, and the spread is reported.
 
 A ratio of two timings also says whether it can be trusted. This module does not depend on what it times: it calls functions,
 and waits until a GPU's queue is empty before each reading of the clock.
@@ -26,9 +26,9 @@ WIDEST = 0.5
 """A ratio is trusted if its quartiles are at most this far apart, as a share of its median."""
 FEWEST_PAIRS = 3
 LOOKS = (0.25, 1 / 3, 0.5, 0.75)
-"""The shares of the longest measuring time after which the contention is looked at."""
+"""The contention is checked after these shares of the longest measuring time."""
 FIRST_LOOK = 0.1
-"""Seconds before which there is no look: the clocks of the contention have steps of a hundredth of a second."""
+"""The contention is not checked before this many seconds, because its clocks have steps of a hundredth of a second."""
 
 
 def too_noisy(why: str = "") -> str:
@@ -43,7 +43,7 @@ def too_noisy(why: str = "") -> str:
 class Timing:
     """Seconds of each counted run, in the order in which they were taken.
 
-    `disturbed` says in words how other programs slowed the runs down; it is empty if they did not.
+    `disturbed` is a message about how other programs slowed the runs down; it is empty if they did not slow them down.
     """
 
     samples: tuple[float, ...]
@@ -111,7 +111,7 @@ class Ratio:
 
     @property
     def words(self) -> str:
-        """A sentence to print: both times and the ratio, or else why the times are too noisy and what to do."""
+        """A sentence to print. It contains the two times and the ratio, or says why the times are too noisy and what to do."""
         if self.why:
             return too_noisy(self.why)
         return f"{1e3 * self.slow:.3f} ms against {1e3 * self.fast:.3f} ms: {self}"
@@ -134,11 +134,11 @@ def compare(
     clock: Callable[[], float] = time.perf_counter,
     synchronise: Callable[[], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time several functions in turn, A B C A B C, so that a change in the machine's speed affects all of them equally.
+    """Time several functions in turn, A B C A B C, so that a change in the machine's speed affects all functions equally.
 
     After `warmup` rounds that do not count, there are at least `min_runs` rounds. The rounds end when every spread is at most
     `spread_target`, or after `max_runs` rounds or `max_seconds` of counted rounds. They end earlier if other programs have
-    already disturbed the machine so much that the timings of `max_seconds` would count as disturbed. Before each reading of the
+    already disturbed the machine so much that timings over `max_seconds` would count as disturbed. Before each reading of the
     clock, the function waits until the queue of `device` (None, "cpu", "cuda", ...) is empty. `synchronise` replaces this wait,
     and `clock` replaces the clock. `threads` is the number of torch's CPU threads during the measurement: with one thread,
     small operations do not depend on whether a second core is free. `progress` is called with the number of finished rounds
@@ -174,7 +174,8 @@ def compare(
 def _is_lost(contention: Contention, looks: list[float], begun: float, max_seconds: float) -> bool:
     """Whether it is already clear that the timings will count as disturbed.
 
-    `looks` are the seconds after which to look. There are few looks, because a look takes some milliseconds.
+    `looks` contains the seconds after which the contention is checked. There are few checks, because a check takes some
+    milliseconds.
     """
     passed = time.perf_counter() - begun
     if not looks or passed < looks[0]:
@@ -199,15 +200,15 @@ def _one_round(
 
 
 def time_call(call: Callable[[], Any], **settings: Any) -> Timing:
-    """Time one function; the settings are those of `compare`."""
+    """Time one function. Takes the settings of `compare`."""
     return compare({"call": call}, **settings)["call"]
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
     """The ratio `slow / fast` over the pairs of runs, and whether it can be trusted.
 
-    Both timings must come from one call of `compare`. Raises `InvalidRequest` if the timings have different numbers of runs,
-    because such runs were not taken in turn, and if a run of `fast` took no time.
+    The two timings must come from the same call of `compare`. Raises `InvalidRequest` if a run of `fast` took no time, or if
+    the timings have different numbers of runs: such runs were not taken in turn.
     """
     if slow.runs != fast.runs:
         raise InvalidRequest(
@@ -222,11 +223,11 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
 
 
 def _too_wide(ratios: Timing) -> str:
-    """Why the ratios of single pairs are too different to be trusted; empty if they are not."""
+    """Why the ratios of single pairs are too different to be trusted; "" if they can be trusted."""
     if ratios.runs < FEWEST_PAIRS:
         return f"{ratios.runs} pairs of runs are too few"
     if ratios.spread > WIDEST:
-        return "the same runs differ too much from one time to the next"
+        return "the ratios of the pairs of runs differ too much"
     return ""
 
 

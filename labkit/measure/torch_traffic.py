@@ -1,4 +1,4 @@
-"""Counts the bytes that torch operations read and write, and their launches. Nothing is timed.
+"""Counts the launches of torch operations and the bytes that they read and write. Nothing is timed.
 
 The memory model is simple: every operation reads its inputs from memory and writes its outputs to memory. On a GPU, separate
 kernels behave like this; a fused kernel avoids many of these reads and writes.
@@ -48,7 +48,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._can_decompose():  # in inference mode a linear layer, for example, arrives as one composite operation
+        if func._can_decompose():  # in inference mode, for example, a linear layer arrives as one composite operation
             with self:
                 return func.decompose(*args, **kwargs)
         outcome = func(*args, **kwargs)
@@ -72,9 +72,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _aliases(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    """Whether an operation returned memory of an input.
+    """Whether an operation returned the memory of an input.
 
-    If so, the operation made a view, or was a conversion with nothing to convert.
+    Such an operation made a view, or was a conversion that changed nothing.
     """
     with contextlib.suppress(RuntimeError):  # tensors without a storage
         memory = {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor.numel()}

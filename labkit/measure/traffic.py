@@ -14,5 +14,5 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Bytes in both directions."""
+        """The sum of the bytes read and the bytes written."""
         return self.bytes_read + self.bytes_written

@@ -90,7 +90,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
             "from labkit.ops.kernels.residual_layer_norm import residual_layer_norm_triton as f; "
             f"nothing[(1,)](); return f({NORM_ARGUMENTS})",
         ),
-        "residual_layer_norm_kernel is labkit's own kernel, or calls one",
+        "residual_layer_norm_kernel is a kernel of labkit, or calls a kernel of labkit",
     ),
     "2.3 labkit's specification": (
         by(
@@ -109,7 +109,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
             "from labkit.ops.kernels.layer_norm import normalize\n\n@triton.jit\ndef nothing():\n    if False:\n"
             "        normalize()\n\n",
         ),
-        "nothing is labkit's own kernel, or calls one",
+        "nothing is a kernel of labkit, or calls a kernel of labkit",
     ),
     "2.3 the sum in torch": (
         changed(NORM, **{TENSORS: "residual = residual + mlp\n    mlp = torch.zeros_like(mlp)\n    " + TENSORS}),
@@ -151,7 +151,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
                 )
             },
         ),
-        "it launches 2 kernels; one fused kernel is asked for",
+        "it launches 2 kernels; use one fused kernel",
     ),
     "2.3 one program loops over all rows": (
         looped(
@@ -164,7 +164,8 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
                 "norm_kernel[(count,)](*tensors,": "all_of_them[(1,)](*tensors, count,",
             },
         ),
-        "all_of_them is launched over (1, 1, 1), 1 program; one program for each token makes 3: let each program do one token",
+        "all_of_them is launched over (1, 1, 1), 1 program; with one program for each token there are 3: let each program do "
+        "one token",
     ),
     "2.4 one program loops over all heads": (
         looped(
@@ -177,7 +178,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
                 "rotary_kernel[(count, heads)](*tensors,": "all_of_them[(count,)](*tensors, heads,",
             },
         ),
-        "one program for each token and head makes 12",
+        "with one program for each token and head there are 12",
     ),
     "2.7 one program loops over all tiles": (
         looped(
@@ -210,11 +211,11 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
                 "int8_kernel[grid](x, values, scales, out, outs,": "all_of_them[grid[:1]](x, values, scales, out, outs, count,",
             },
         ),
-        "one program for each token and ROWS outputs makes 6",
+        "with one program for each token and ROWS outputs there are 6",
     ),
     "2.3 reads its sum back": (
         changed(NORM, **{"x, mask=inside)\n": "x, mask=inside)\n    x = tl.load(hidden + place, mask=inside, other=0.0)\n"}),
-        "are enough: it reads back",
+        "are enough: it reads values that it has stored itself",
     ),
     "2.3 nothing but an empty kernel": (
         by(NORM, NORM_ARGUMENTS, "nothing[(1,)](); return torch.empty_like(residual), torch.empty_like(residual)"),
@@ -248,7 +249,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "2.6 not split": (
         changed(ATTENTION, **{"parts, dim = triton.cdiv(width, block)": "parts, dim = 1", "BLOCK=block": "BLOCK=128"}),
-        "one program for each sequence, head and part makes",
+        "with one program for each sequence, head and part there are",
     ),
     "2.6 gathered by torch": (
         changed(ATTENTION, **{"tensors = query, keys": "keys = keys * 1\n    tensors = query, keys"}),
@@ -270,7 +271,7 @@ CHEATS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "2.8 the product in torch": (
         by(INT8, "x, values, scales, rows=32, block=256", "nothing[(1,)](); return (x @ values.float().T) * scales"),
-        "in torch, outside your kernel (in your line `return (x @ values.float().T) * scales`): let the kernel do that work",
+        "in torch, outside your kernel (in your line `return (x @ values.float().T) * scales`): let the kernel do this work",
     ),
     "2.8 a dense weight": (
         changed(INT8, **{"grid = triton": "values = values.float()\n    grid = triton"}),
@@ -387,7 +388,7 @@ def test_blocks_are_not_kept() -> None:
 
 
 def test_a_wrong_token_is_told_with_the_right_one() -> None:
-    assert "this input draws token" in message_on("sample_token", lambda z, t, k, p, share: 3)
+    assert "the right token for this input is" in message_on("sample_token", lambda z, t, k, p, share: 3)
 
     def drawn(z: Tensor, t: float, k: int, p: float, share: float) -> int:
         return int(torch.multinomial(torch.softmax(z / t, 0), 1))

@@ -50,7 +50,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=size"}, "take BLOCK=triton.next_power_of_2(size)"),
     (NORM, {"norm_kernel[(count,)]": "norm_kernel[(count)]"}, "one number needs a comma: kernel[(count,)]"),
     (NORM, {"centred * centred)": "centred ** 2)"}, "Triton has no **: write z * z"),
-    (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=1024"}, "of hidden; the first that is missing is (0, 1024)"),
+    (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=1024"}, "of hidden; the first missing element is (0, 1024)"),
     (NORM, {"tl.store(normed + place": "tl.store(hidden + place"}, "kernels have stored none of the 300 elements of normed"),
     (NORM, {"tl.sum(centred * centred) / size": "tl.sum(centred * centred) / BLOCK"}, "You divide the variance by BLOCK"),
     (NORM, {"tl.where(inside, x - tl.sum(x) / size, 0.0)": "x - tl.sum(x) / size"}, "Columns that the mask leaves out hold 0"),
@@ -99,7 +99,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
         "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
     ),
-    (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
+    (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores are not multiplied by 1/sqrt(head_dim)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert whole numbers by .to(tl.float32)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "(head_dim * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),
     (
@@ -138,20 +138,20 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         ATTENTION,
         {"tops.amax(-1, keepdim=True)": "tops.max()"},
-        "Your maximum over `tops` is that of several sequences or heads",
+        "You take one maximum of `tops` over several sequences or heads",
     ),
     (
         ATTENTION,
         {"tops.amax(-1, keepdim=True)": "tops.amax((1, 2), keepdim=True)"},
-        "Your maximum over `tops` is that of several sequences or heads",
+        "You take one maximum of `tops` over several sequences or heads",
     ),
     (ATTENTION, {"    tl.store(tops + here, top)\n": ""}, "kernels have stored none of the 12 elements of tops"),
     (
         ATTENTION,
         {"tops + here": "tops + tl.program_id(2)"},
-        "of the 12 elements of tops; the first that is missing is (0, 1, 0)",
+        "of the 12 elements of tops; the first missing element is (0, 1, 0)",
     ),
-    (ATTENTION, {"sums + here * head_dim": "sums + here"}, "elements of sums; the first that is missing is (0, 1, "),
+    (ATTENTION, {"sums + here * head_dim": "sums + here"}, "elements of sums; the first missing element is (0, 1, "),
     (
         NORM,
         {"norm_kernel[(count,)](": "norm_kernel("},
@@ -160,12 +160,12 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (
         NORM,
         {"tl.load(weight + column, mask=inside)": "weight[column]"},
-        "an index does not take an element of a tensor in a kernel",
+        "in a kernel, you cannot take an element of a tensor by an index",
     ),
-    (ROTARY, {"tl.load(slots + token)": "slots[token]"}, "an index does not take an element of a tensor in a kernel"),
+    (ROTARY, {"tl.load(slots + token)": "slots[token]"}, "in a kernel, you cannot take an element of a tensor by an index"),
     (ATTENTION, {"tl.store(tops + here, top)": "tops[here] = top"}, "write with tl.store(x + i, value)"),
     (ATTENTION, {"tl.max(score, axis=0)": "max(score)"}, "Python's max, min, sum and for do not go through a block"),
-    (ATTENTION, {"tl.max(score, axis=0)": "tl.max(score, dim=0)"}, "the functions of tl name it axis, not dim"),
+    (ATTENTION, {"tl.max(score, axis=0)": "tl.max(score, dim=0)"}, "the functions of tl call this argument axis, not dim"),
     (ATTENTION, {"tl.sum(query[None, :] * key, axis=1)": "tl.dot(query, query)"}, "tl.dot multiplies two tiles"),
     (ATTENTION, {"tl.exp(score - top)": "torch.exp(score - top)"}, "torch and numpy do not work inside a kernel"),
     (GELU, {"z * z * z": "z"}, "The cubic term of the GELU is missing"),
@@ -181,7 +181,7 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
             "for begin in range(0, SIZE, BLOCK)": "for begin in range(0, SIZE, 256)",
             "k = begin + tl.arange(0, BLOCK)": "k = begin + tl.arange(0, 256)",
         },
-        "go through it in blocks",
+        " in blocks",
     ),
     (INT8, {"total += ": "total = "}, "You return only the sum of the last block"),
     (INT8, {"x + token * SIZE + k": "x + k"}, "Every token gets the answer of token 0"),
@@ -259,12 +259,12 @@ def test_a_kernel_is_graded_in_a_process_of_its_own() -> None:
     assert run_apart(find(INT8), submission_of(source_of(INT8))).verdict == PASSED
     outside = run_apart(find(ATTENTION), submission_of(source_of(ATTENTION, {"mask=seen, other=0": "other=None"})))
     assert outside.verdict == FAILED
-    assert re.search(r"reads \d+ elements outside the tensors it was given; .* `table`", outside.message)
+    assert re.search(r"reads \d+ elements outside the tensors that the kernel got; .* `table`", outside.message)
     assert "in your line `slot = tl.load(" in outside.message
-    assert "a wrong address, or a missing mask" in outside.message
+    assert "the address is wrong, or a mask is missing" in outside.message
     shifted = {"values + row[:, None] * SIZE": "values + (row[:, None] + outs) * SIZE"}
     masked = run_apart(find(INT8), submission_of(source_of(INT8, shifted)))
-    assert "its mask lets them through: a wrong address, or a mask too wide" in masked.message
+    assert "its mask lets these elements through: the address is wrong, or the mask is too wide" in masked.message
     stub = {"z = product_tile": "raise NotImplementedError\n    z = product_tile"}
     empty = run_apart(find(GELU), submission_of(source_of(GELU, stub)))
     assert "still raises NotImplementedError" in empty.message

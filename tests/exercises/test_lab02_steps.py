@@ -203,9 +203,9 @@ def test_a_prediction_in_bytes_is_noticed(capsys: pytest.CaptureFixture[str]) ->
         "fp32 weight (torch), launches: 1",
         "int8 weight (your kernel)",
     ]
-    assert "is that a number of bytes" in capsys.readouterr().out
+    assert "did you enter bytes or kB" in capsys.readouterr().out
     one.figure(1.1, "here")
-    assert "is that a number of bytes" not in capsys.readouterr().out
+    assert "did you enter bytes or kB" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_what_cannot_be_counted_is_said(capsys: pytest.CaptureFixture[str], monk
         ("fused_residual_layer_norm", "The residual is missing", "hidden"),
         ("fused_residual_layer_norm", "You divide the mean by BLOCK", "normed"),
         ("fused_rotary_cache_write", "You rotate the value too", "values"),
-        ("split_decode_attention", "The scores lack", "your answer"),
+        ("split_decode_attention", "The scores are not multiplied", "your answer"),
     ],
 )
 def test_a_picture_of_wrong_elements_names_its_tensor(name: str, sentence: str, tensor: str) -> None:

@@ -309,7 +309,7 @@ def test_a_case_that_raises_ends_the_check_and_says_what_recv_does() -> None:
     runs = run_seeds(wait_in_vain_for_a_tensor, PIPELINE_STAGE, (11, 23))
     assert [len(outcomes) for outcomes in runs.values()] == [1]
     message = judge(PIPELINE_STAGE, runs).message
-    assert "unsupported operand type(s) for @: 'int' and 'Tensor'; dist.recv fills the tensor that it is given" in message
+    assert "unsupported operand type(s) for @: 'int' and 'Tensor'; dist.recv writes into the tensor that you pass" in message
 
 
 def test_a_stage_that_never_calls_run_layers_is_told_so() -> None:
@@ -394,7 +394,7 @@ def a_stage_more(model: Any, machine: Any) -> tuple[int, int]:
 
 
 TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
-    (STEP_TRAFFIC, counts_nothing_right, r"^You count 3 x all_reduce, but a single shard"),
+    (STEP_TRAFFIC, counts_nothing_right, r"^You count 3 x all_reduce, but with a single shard"),
     (
         STEP_TRAFFIC,
         a_sum_too_many,
@@ -409,7 +409,7 @@ TOLD: tuple[tuple[Any, Callable[..., Any], str], ...] = (
     (STEP_TRAFFIC, sends_in_the_last, r"^You count 3 x send; stage 0 of 1 is the last, and sends nothing\.$"),
     (PIPELINE_SCHEDULE, busy_is_forgotten, r"^begins\[0\]\[1\] is 0\.5: stage 0 is still busy with micro-batch 0 then\.$"),
     (PIPELINE_SCHEDULE, front_is_forgotten, r"^begins\[1\]\[0\] is 0\.5: stage 0 has not done micro-batch 0 by then\.$"),
-    (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 is free and has micro-batch 0 earlier"),
+    (PIPELINE_SCHEDULE, later_than_it_could, r"^begins\[1\]\[0\] is 1\.25: stage 1 could begin earlier"),
     (PIPELINE_SCHEDULE, idle_in_percent, r"^Your begins are right, but idle is in percent"),
     (PIPELINE_SCHEDULE, idle_of_nothing, r"^Your begins are right, but idle is 0\.9, too large"),
     (CHOOSE_LAYOUT, more_than_there_are, r"^2 shards times 8 stages make 16 ranks, but the machine has 8 GPUs\.$"),

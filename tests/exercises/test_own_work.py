@@ -93,7 +93,7 @@ def test_labkit_does_not_answer(name: str, function: Callable[..., Any], said: s
         verdict, message = verdict_on(name, function)
     finally:
         function.__name__ = before
-    asked = f"The result is right, but it uses labkit's own {said}: work it out from what your function is given."
+    asked = f"The result is right, but it uses labkit's own {said}: compute the result from your function's arguments."
     assert (verdict, message) == (FAILED, asked)
 
 

@@ -174,7 +174,7 @@ def test_a_function_of_another_name_is_found_by_the_notebooks_name_for_it() -> N
     names: dict[str, Any] = {"check": check, "hint": hint, "passed": passed, "mine": kv_cache_bytes}
     exec("kv_cache_bytes = lambda *given: mine(*given)\nfound = check(kv_cache_bytes)\nis_done = passed(kv_cache_bytes)", names)
     assert (names["found"].exercise, names["found"].verdict, names["is_done"]) == (NAME, PASSED, True)
-    with pytest.raises(InvalidRequest, match="asks for a function called '<lambda>'"):
+    with pytest.raises(InvalidRequest, match="asks for a function with the name '<lambda>'"):
         exec("other = lambda: 5\ncheck(other)", names)
 
 

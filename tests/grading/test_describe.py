@@ -42,7 +42,7 @@ def test_the_picture_has_a_legend_and_numbers() -> None:
     found = expected.clone()
     found[1, 2] = 7.5
     assert (
-        "first at index (1, 2): got 7.5, expected 1; below: # wrong, . right, + some of both"
+        "first at index (1, 2): got 7.5, expected 1; below: # wrong, . right, + some wrong and some right"
         in described(found, expected).details
     )
     found[1, 2] = float("nan")
@@ -87,7 +87,7 @@ def test_the_map_of_a_large_tensor_is_small_and_keeps_the_place() -> None:
 def test_a_known_factor_is_named(factor: float, words: str) -> None:
     number = described(37.5 * factor, 37.5).message
     assert words in number
-    assert number.endswith("the right one.")
+    assert number.endswith("the right value.")
     assert words in described(random(4, 6) * factor, random(4, 6)).message
 
 

@@ -158,4 +158,4 @@ def test_a_notebook_that_cannot_be_read_does_not_stop_the_others(
     assert [row["notebook"] for row in rows] == [str(paths[0]), str(paths[2])]
     assert ended.value.code == 2
     assert f"labkit: {paths[1]} is in conflict after a merge: line 1" in said.err
-    assert said.err.count("Cell 1 is left out, as Jupyter cannot run it in line 1: invalid syntax.") == 2
+    assert said.err.count("Cell 1 is left out, because Jupyter cannot run it in line 1: invalid syntax.") == 2

@@ -111,7 +111,9 @@ def test_a_statement_that_fails_spoils_itself_only() -> None:
 def test_definitions_that_take_too_long_are_stopped_and_named() -> None:
     code = submission_of("A = 1", "while A:\n    A += 1", "def f():\n    return A")
     (failure,) = define(code.needed_for("f"), {}, seconds=0.2)
-    assert str(failure) == "cell 2: `while A:` did not run: it and those before it took more than 0.2 seconds"
+    assert (
+        str(failure) == "cell 2: `while A:` did not run: this statement and the earlier statements took more than 0.2 seconds"
+    )
 
 
 def test_a_hint_is_looked_up_unless_the_notebook_says_otherwise() -> None:
@@ -144,9 +146,9 @@ def test_cells_that_jupyter_would_not_run_are_left_out_with_a_sentence() -> None
 
 def test_why_a_function_is_missing() -> None:
     assert submission_of("x = 1").why_missing("f") == "The notebook defines no function f."
-    assert "Cell 1 is left out, as Jupyter cannot run it" in submission_of("def f(:\n    pass").why_missing("f")
+    assert "Cell 1 is left out, because Jupyter cannot run it" in submission_of("def f(:\n    pass").why_missing("f")
     retyped = Submission([notebook_file.FileCell(1, False, RIGHT)])
-    assert retyped.why_missing("f") == "Cell 1 holds f, but it is no code cell: change its type to code."
+    assert retyped.why_missing("f") == "Cell 1 contains f, but it is not a code cell: change the type of the cell to code."
     assert "but not at the top level of the notebook" in submission_of("class A:\n    def f(self): pass").why_missing("f")
 
 

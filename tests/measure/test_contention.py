@@ -177,7 +177,7 @@ def test_pairs_that_differ_are_not_one_number() -> None:
     assert not wide.trusted
     assert str(wide) == TOO_NOISY
     assert wide.shown != wide.shown  # NaN: no bar
-    assert wide.words.startswith(f"{TOO_NOISY}; {ADVICE} (the same runs differ too much")
+    assert wide.words.startswith(f"{TOO_NOISY}; {ADVICE} (the ratios of the pairs of runs differ too much")
     assert not ratio(Timing((1.0, 1.0)), Timing((1.0, 1.0))).trusted  # two pairs have no spread to judge by
     disturbed = ratio(Timing((2.0,) * 5, "another program ran"), Timing((1.0,) * 5))
     assert (disturbed.trusted, disturbed.why) == (False, "another program ran")
@@ -192,4 +192,4 @@ def test_timings_that_cannot_be_compared_are_taken_again(tmp_path: Path, capsys:
     assert runs.keep_timings("pair", lambda: quiet) == quiet
     assert "it is repeated now" in capsys.readouterr().out
     assert runs.keep_timings("pair", lambda: noisy) == quiet
-    assert "Kept from" in capsys.readouterr().out
+    assert "was kept from" in capsys.readouterr().out

@@ -1,5 +1,5 @@
-"""Contracts: rules of an exercise that do not concern values. For example, kernels must do the work, or blocks must not be
-kept.
+"""Contracts: rules of an exercise that do not concern values. One rule is that kernels must do the work, another is that blocks
+must not be kept.
 
 A contract watches one call of a learner's function. A contract does not stop the call and raises nothing. After the call, it
 says in words which rule of the exercise the function broke.

@@ -1,4 +1,4 @@
-"""A contract on memory: the function may hold only few numbers at a time."""
+"""A contract on memory: the function may hold only a few numbers at a time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Held(Watch):
             return f"{self.left_torch}() takes a block out of torch, where a check cannot see it; keep blocks as tensors"
         if self.peak > self.most:
             return (
-                f"it holds {self.peak:,} numbers of its own at a time, more than the {self.most:,} that a block and three "
-                "running values need: use each block as it comes, and keep no copy"
+                f"it holds {self.peak:,} numbers of its own at a time, but a block and three running values need at most "
+                f"{self.most:,}: use each block as it comes, and keep no copy"
             )
         return ""

@@ -1,6 +1,6 @@
 """A contract on kernels: kernels must read the arguments and store the results, and torch must compute nothing in between.
 
-Only Triton's interpreter shows loads and stores. Of a compiled kernel, only the launch can be watched.
+Loads and stores can be watched only in Triton's interpreter. If a kernel is compiled, only its launch can be watched.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from labkit.exercises.contracts.watch import Watch
 from labkit.exercises.kernel_guard import KernelLaunch, watch_kernels
 
 SLACK_BYTES = 256
-"""Kernels may move a tenth more bytes than the least possible number, and these bytes in addition."""
+"""Kernels may move 10 % more than the least possible number of bytes, plus this number of bytes."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor that kernels must read or store, or only some of its rows."""
+    """A tensor that kernels must read or store. If `rows` are given, only these rows count."""
 
     name: str
     tensor: Tensor
@@ -32,7 +32,7 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """Bytes of these rows."""
+        """The number of bytes of the part."""
         whole = self.tensor.numel() * self.tensor.element_size()
         return whole if self.rows is None else whole // len(self.tensor) * len(set(self.rows))
 
@@ -43,7 +43,7 @@ class KernelContract:
 
     - `arguments` are the names of the function's arguments.
     - `reads(case)` and `stores(case, value)` list what the kernels must read and store.
-    - `more_bytes(case)` is the number of other bytes that must be moved. In total, a tenth more bytes are allowed.
+    - `more_bytes(case)` is the number of other bytes that must be moved. In total, 10 % more bytes are allowed.
     - `launches` is the largest allowed number of launches; `kind` tells the learner which launches are expected.
     - `torch_combines`: torch may compute with what the kernels have stored, but not with the arguments.
     - `programs(case)` is the smallest and the largest number of programs in the launch that reads the last part of `reads`.
@@ -56,7 +56,7 @@ class KernelContract:
     stores: Callable[[Case, Any], list[Part]]
     more_bytes: Callable[[Case], int] = lambda case: 0
     launches: int = 1
-    kind: str = "one fused kernel is asked for"
+    kind: str = "use one fused kernel"
     torch_combines: bool = False
     programs: Callable[[Case], tuple[int, int]] | None = None
     most_stores: int | None = None
@@ -65,7 +65,7 @@ class KernelContract:
 
     @contextlib.contextmanager
     def watch(self, case: Case, function: Any) -> Iterator[Watch]:
-        """Watch a call. Memory that is allocated in it without a value is filled with NaN."""
+        """Watch a call. Memory that the call allocates without a value is filled with NaN."""
         given = dict(zip(self.arguments, case.args, strict=False))
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
         guard = TorchGuard(tensors, function, results_are_free=self.torch_combines)
@@ -83,11 +83,11 @@ class _KernelWatch(Watch):
     def breach(self, value: Any) -> str:
         own = next((launch.name for launch in self.launches if launch.from_labkit), "")
         if own:
-            return f"{own} is labkit's own kernel, or calls one: the kernel is yours to write"
+            return f"{own} is a kernel of labkit, or calls a kernel of labkit: write the kernel yourself"
         if self.guard.refused:
             return self.guard.refused
         if not self.launches:
-            return "no kernel was launched: a kernel of yours has to do the work"
+            return "no kernel was launched: your own kernel has to do the work"
         if len(self.launches) > self.contract.launches:
             return f"it launches {len(self.launches)} kernels; {self.contract.kind}"
         if any(launch.extents is None for launch in self.launches):
@@ -95,9 +95,9 @@ class _KernelWatch(Watch):
         return self._loads_and_stores(value)
 
     def clue(self) -> str:
-        """The elements of a new tensor, such as the result of one part, that no kernel has stored.
+        """A message about elements of a new tensor that no kernel has stored.
 
-        A new tensor is an argument of a kernel that is no argument of the function.
+        A new tensor, such as the result of one part, is an argument of a kernel but not of the function.
         """
         given = [value for value in self.case.args if isinstance(value, Tensor)]
         for extent in (extent for launch in self.launches for extent in launch.extents or ()):
@@ -127,9 +127,9 @@ class _KernelWatch(Watch):
         last = reads[-1]
         reading = [launch for launch in self.launches if launch.touched("reads", last.tensor).any()]
         if len(reading) > 1:
-            return f"{len(reading)} launches read {last.name}; only one may read it, and a second one may combine the parts"
+            return f"{len(reading)} launches read {last.name}; only one launch may read it; a second launch may combine parts"
         launch = reading[0]
-        asked = f"let each program do one {contract.each}, with no loop over the others"
+        asked = f"let each program do one {contract.each}, without a loop over several of them"
         count = f"{launch.programs:,} program{'s' * (launch.programs != 1)}"
         if contract.most_stores is not None and launch.stores > contract.most_stores * launch.programs:
             return f"{launch.name} has {count} and runs {launch.stores:,} stores: {asked}"
@@ -137,8 +137,8 @@ class _KernelWatch(Watch):
         if low <= launch.programs <= high:
             return ""
         return (
-            f"{launch.name} is launched over {launch.grid}, {count}; one program for each {contract.each} "
-            f"makes {high:,}: {asked}"
+            f"{launch.name} is launched over {launch.grid}, {count}; with one program for each {contract.each} there are "
+            f"{high:,}: {asked}"
         )
 
     def _tiles(self) -> str:
@@ -146,8 +146,8 @@ class _KernelWatch(Watch):
             tensor = self.case.args[self.contract.arguments.index(name)]
             widest = max(launch.widest(tensor) for launch in self.launches)
             if widest > most:
-                over = f"{widest:,} elements of {name}, more than the {most:,} of ROWS x BLOCK"
-                return f"one load takes {over}: go through it in blocks"
+                over = f"{widest:,} elements of {name}, more than ROWS x BLOCK, which is {most:,}"
+                return f"one load takes {over}: load {name} in blocks"
         return ""
 
     def _bytes(self, parts: list[Part]) -> str:
@@ -156,13 +156,13 @@ class _KernelWatch(Watch):
         if moved <= 1.1 * least + SLACK_BYTES:
             return ""
         return (
-            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads back what it has stored, or stores "
-            "what could stay in registers"
+            f"your kernel moves {moved:,} bytes where {least:,} are enough: it reads values that it has stored itself, or "
+            "stores values that could stay in registers"
         )
 
 
 def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = None) -> str:
-    """The elements of a tensor (or of its `rows`) that no kernel has read or stored, in words; "" if there are none."""
+    """A message about the elements of a tensor (or of its `rows`) that no kernel has read or stored; "" if there are none."""
     touched = np.atleast_1d(touched)
     wanted = np.ones(len(touched), dtype=bool)
     if rows is not None:
@@ -175,4 +175,4 @@ def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = No
     count = "none" if int(left.sum()) == asked else f"{asked - int(left.sum()):,}"
     first = tuple(int(place[0]) for place in left.nonzero())
     at = first if len(first) > 1 else first[0]
-    return f"kernels have {done} {count} of the {asked:,} elements of {name}; the first that is missing is {at}"
+    return f"kernels have {done} {count} of the {asked:,} elements of {name}; the first missing element is {at}"

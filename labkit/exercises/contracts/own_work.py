@@ -17,10 +17,10 @@ from labkit.exercises.case import Case, directly
 from labkit.exercises.contracts.watch import Watch
 
 _CHECKING = ("labkit.grading", "labkit.exercises.contracts", "labkit.exercises.kernel", "labkit.measure")
-"""Modules that run during a check anyway, or that only display something; calls into them are allowed."""
+"""Calls into these modules are allowed, because they run during every check or only display something."""
 _NO_ANSWERS = ("<module>", "__getattr__", "__repr__", "__str__", "__format__", "__eq__", "__hash__")
-"""Code that cannot be the answer to an exercise, so calls of it are allowed: a module's own code at import, and methods for
-printing and comparing.
+"""Calls of this code are allowed, because it cannot be the answer to an exercise: the code of a module at import, and methods
+for printing and comparing.
 """
 
 
@@ -69,12 +69,12 @@ class _Calls(Watch):
         return not module.startswith(self.free) or name == self.function
 
     def breach(self, value: Any) -> str:
-        return f"it uses labkit's own {self.found}: work it out from what your function is given" if self.found else ""
+        return f"it uses labkit's own {self.found}: compute the result from your function's arguments" if self.found else ""
 
 
 def _is_called_by_learner(frame: FrameType) -> bool:
-    """Whether the learner's function made this call itself, or through a library such as torch, and not through another
-    function of labkit.
+    """True if the learner's function made this call itself or through a library such as torch, False if a function of labkit
+    made it.
     """
     caller = frame.f_back
     while caller is not None and caller.f_code is not directly.__code__:

@@ -99,13 +99,13 @@ class TorchGuard:
             return
         own, line = self._caller()
         if own:
-            self.refused = f"it calls labkit's own {own}{line}: your kernel has to do that work"
+            self.refused = f"it calls labkit's own {own}{line}: your kernel has to do this work"
             return
         plain = name.strip("_")
         base = plain[1:] if plain[1:] in _SIGNS else plain  # radd, imul
         said = _SIGNS.get(base, "") if base.endswith("item") else f"torch.{base}" + _SIGNS.get(base, "")
         on = next(filter(None, map(self._name, filter(self._guarded, tensors_in(values)))), "a tensor")
-        self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do that work"
+        self.refused = f"`{said}` works on {on} in torch, outside your kernel{line}: let the kernel do this work"
 
     def _caller(self) -> tuple[str, str]:
         """The function of labkit that did this work (or ""), and the line of the learner's function that called it."""

@@ -1,4 +1,4 @@
-"""Torch modes that pass each call of a torch function, or each operation that torch runs, to a given function."""
+"""Torch modes that call a given function with each call of a torch function, or with each operation that torch runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Functions(TorchFunctionMode):
-    """Passes each call of a torch function to `see`, except calls that torch itself makes inside such a function."""
+    """Calls `see` with each call of a torch function, except the calls that torch makes inside a torch function."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Functions(TorchFunctionMode):
 
 
 class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Passes each operation that torch runs in the end to `see`."""
+    """Calls `see` with each operation that torch runs at the lowest level."""
 
     def __init__(self, see: Callable[[Any, Any, Any], Any]) -> None:
         # Torch imports this module at the first operation in such a mode. The import takes seconds, which must not count as the
@@ -32,7 +32,7 @@ class Dispatches(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._see = see
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # In inference mode, torch has not yet split some operations (a reshape, for example) into simpler ones.
+        # In inference mode, torch has not yet split some operations (a reshape, for example) into simpler operations.
         if func._can_decompose():
             with self:
                 decomposed = func.decompose(*args, **(kwargs or {}))

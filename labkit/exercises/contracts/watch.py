@@ -1,4 +1,4 @@
-"""The interface of a contract, and that of one watched call."""
+"""The interface of a contract, and the interface of one watched call."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Watch(Protocol):
     """One watched call."""
 
     def breach(self, value: Any) -> str:
-        """How the call broke the contract, as the end of a sentence; "" if it kept the contract."""
+        """A message about how the call broke the contract, as the end of a sentence; "" if the call kept the contract."""
 
     def clue(self) -> str:
-        """What the contract has seen that can explain a wrong answer, as the end of a sentence; "" if nothing.
+        """An observation that can explain a wrong answer, as the end of a sentence; "" if there is none.
 
         A clue breaks no rule: a right answer with a clue passes.
         """

@@ -22,7 +22,7 @@ def step_seconds(kernel_seconds: list[float], launch_seconds: float, captured: b
 
 
 def _eager(change: Any) -> Any:
-    """A function that is wrong only for a step that is not captured."""
+    """A function that is right for a captured step and wrong for an uncaptured step."""
     return lambda kernels, launch, captured: step_seconds(kernels, launch, True) if captured else change(kernels, launch)
 
 
@@ -62,8 +62,8 @@ STEP_SECONDS = Exercise(
     function="step_seconds",
     statement=(
         "Each launch takes the host `launch_seconds` ($l$); the host does not wait for kernels. Kernel $i$ (counted from 1) "
-        "starts when it has been launched, at $i \\cdot l$, and when kernel $i-1$ has ended. Return the time at which the last "
-        "kernel ends. A **captured** step has only one launch for all its kernels, which then run one directly after the "
+        "is launched at $i \\cdot l$. It starts when it is launched and kernel $i-1$ has ended. Return the time at which the "
+        "last kernel ends. A **captured** step has only one launch for all its kernels, which then run one directly after the "
         "other.\n\n$$d_i = \\max(d_{i-1},\\; i \\cdot l) + t_i \\qquad d_0 = 0$$"
     ),
     points=5,
@@ -78,10 +78,11 @@ STEP_SECONDS = Exercise(
             _eager(lambda kernels, launch: launch * len(kernels) + sum(kernels)),
         ),
         Mistake(
-            "The longer of the two sums is only a lower bound: each kernel also waits for its own launch. Go kernel by kernel.",
+            "You take the longer of the two sums (launching and running), but the step can take even longer: each kernel also "
+            "waits for its own launch. Go kernel by kernel.",
             _eager(lambda kernels, launch: max(launch * len(kernels), sum(kernels))),
         ),
-        Mistake("A captured step is still launched once.", _captured(lambda kernels, launch: sum(kernels))),
+        Mistake("A captured step still needs one launch, but you count none.", _captured(lambda kernels, launch: sum(kernels))),
         Mistake(
             "You launch the kernels of a captured step one by one, but it has only one launch.",
             _captured(lambda kernels, launch: step_seconds(kernels, launch, False)),
@@ -92,8 +93,8 @@ STEP_SECONDS = Exercise(
             lambda kernels, launch, captured: step_seconds(kernels, launch, not captured),
         ),
         Mistake(
-            "You take the longer of the two sums (launching, running), for captured and uncaptured steps. When captured, one "
-            "launch comes first, and then all kernels run. Otherwise go through the kernels one by one.",
+            "You take the longer of the two sums (launching and running) in all cases. In a captured step, one launch comes "
+            "first, and then all kernels run. In an uncaptured step, go through the kernels one by one.",
             lambda kernels, launch, captured: max(launch * (1 if captured else len(kernels)), sum(kernels)),
         ),
         Mistake("Launching takes time too, but you count only the kernels.", _eager(lambda kernels, launch: sum(kernels))),

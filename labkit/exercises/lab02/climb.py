@@ -1,6 +1,6 @@
-"""Lab 02's part of the speed ladder: one engine into which the fusions are put one at a time.
+"""Lab 02's part of the speed ladder: one engine that gets one more fusion on each rung.
 
-All rungs run the same task in turn.
+All rungs run the same task, and take turns.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ STEPS = {
 def climb(swaps: EngineSwaps, learned: Functions, seconds: float = 20.0) -> dict[str, Timing]:
     """Time all rungs in turn.
 
-    On a GPU they run the learner's kernels (`learned`, by operation), on a CPU functions made for a CPU.
+    On a GPU, the rungs run the learner's kernels (`learned`, by operation). On a CPU, they run functions made for a CPU.
     """
     rungs: dict[str, Callable[[], Any]] = {"lab 02 all apart": _runner(swaps.engine, APART)}
     swapped = dict(APART)
     for words, names in STEPS.items():
         if names == ("linear_gelu",) and swaps.device.type == "cpu":
-            continue  # On a CPU this needs packed weights, which only the next rung has.
+            continue  # On a CPU this operation needs packed weights, which only the next rung has.
         swapped = swapped | {name: _fused(name, swaps.device, learned) for name in names}
         rungs[f"lab 02 + {words}"] = _runner(swaps.engine, swapped)
     rungs |= _whole_engines(swaps)
@@ -84,9 +84,9 @@ def add_to(ladder: Ladder, timings: dict[str, Timing], where: str) -> bool:
 
 
 def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
-    """The launches of a step by operation, if each operation in `APART` runs in separate steps.
+    """The number of launches of a step for each operation in `APART`. In this step, these operations run in separate steps.
 
-    All other launches are "the rest".
+    The number of all other launches is stored as "the rest".
     """
     counted = dict.fromkeys(APART, 0)
 
@@ -105,7 +105,9 @@ def launches_by_operation(step: Callable[[], Any]) -> dict[str, int]:
 
 
 def _fused(name: str, device: torch.device, learned: Functions) -> Callable[..., Any]:
-    """The function that a rung runs for an operation: the learner's kernel on a GPU, otherwise labkit's own, otherwise torch
+    """The function that a rung runs for an operation.
+
+    On a GPU this is the learner's kernel. On a CPU it is labkit's own function or, if there is none, a function made of torch
     operations.
     """
     if device.type == "cuda" and name in learned:
@@ -115,8 +117,8 @@ def _fused(name: str, device: torch.device, learned: Functions) -> Callable[...,
 
 
 def _whole_engines(swaps: EngineSwaps) -> dict[str, Callable[[], Any]]:
-    """labkit's own engine in several forms, if this machine can run them: operation by operation, captured, and captured in
-    int8.
+    """labkit's own engine in the forms that this machine can run: operation by operation, captured, and captured with int8
+    weights.
     """
     found: dict[str, Callable[[], Any]] = {}
     bar = progress_bar("engines for the last rungs", after=1.0)

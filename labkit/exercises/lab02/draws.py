@@ -15,7 +15,7 @@ from labkit.exercises.kernels import kernel_device
 AROUND = 67
 """The number of NaN before and after each tensor.
 
-They show a read past an end, and they make each tensor start at an unaligned address.
+They reveal a read before or after a tensor, and they make each tensor start at an unaligned address.
 """
 
 
@@ -36,7 +36,7 @@ class Draws:
 
 
 def guarded(values: Tensor) -> Tensor:
-    """A contiguous copy of these values, with NaN before and after it in memory."""
+    """A contiguous copy of these values. In memory, NaN stand before and after it."""
     wide = values.new_full((values.numel() + 2 * AROUND,), float("nan"), device=kernel_device())
     inner = wide[AROUND : AROUND + values.numel()].view(values.shape)
     return inner.copy_(values)

@@ -1,5 +1,7 @@
-"""For each fused operation, an example to measure: arguments so large that memory matters, and functions for the separate and
-the fused form.
+"""For each fused operation, an example to measure.
+
+An example has arguments that are large enough for memory to matter, a function that computes the operation in separate steps,
+and a fused function.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 HIDDEN = 4096
 HEADS = 16
 LENGTH = 256
-"""The number of tokens in the cache for each sequence, in the example of attention."""
+"""In the example of attention, the number of tokens that each sequence has in the cache."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One call of an operation: its arguments, its FLOPs, the smallest number of bytes that it can move, and functions for its
-    separate (`apart`) and fused (`together`) form.
+    """One call of an operation: its arguments, its FLOPs, and the smallest number of bytes that it can move.
+
+    `apart` computes the operation in separate steps, `together` is the fused function.
 
     `form` describes `together` in words, and `bars` are the names of both forms in figures. If the two forms return different
     answers, `right` computes the right answer for `together`.
@@ -60,7 +63,7 @@ def example(name: str, tokens: int, device: torch.device) -> Example:
 def _own(name: str) -> tuple[Callable[..., Any], str]:
     """The fused form of an operation on a CPU, and its name.
 
-    This is labkit's own function, or a function made of torch operations if that is missing.
+    This is labkit's own function, or a function made of torch operations if labkit has none here.
     """
     if native.available():
         return getattr(ops, name), "labkit's C++ form of your kernel"
@@ -70,7 +73,7 @@ def _own(name: str) -> tuple[Callable[..., Any], str]:
 def norm_in_place(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """`ops.residual_layer_norm` in place, which needs one temporary tensor fewer."""
+    """`ops.residual_layer_norm` in place, which saves one temporary tensor."""
     hidden = torch.add(attention, mlp).add_(residual)
     return hidden, F.layer_norm(hidden, hidden.shape[1:], weight, bias, epsilon)
 
@@ -89,7 +92,7 @@ def rotary_by_complex_product(
 
 
 def attention_by_torch(query: Tensor, keys: Tensor, values: Tensor, slot_table: Tensor, lengths: Tensor) -> Tensor:
-    """`ops.decode_attention` with torch's fused attention. Before that, the keys and values are gathered."""
+    """`ops.decode_attention` with torch's fused attention. The keys and values are gathered first."""
     table = slot_table[:, : int(lengths.max())]
     seen = torch.arange(table.shape[1], device=query.device) < lengths[:, None]
     table = torch.where(seen, table, table[:, :1])

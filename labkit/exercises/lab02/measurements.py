@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an operation: bytes for the separate steps and for the learner's kernel, and seconds for both forms.
+    """The measurements of one operation: the bytes that the separate steps move, the bytes that the learner's kernel moves, and
+    the seconds of each form.
 
-    `bytes_together` is the number of bytes that must go through memory, `asked_for` the number that the programs of the kernel
-    load and store. `bytes_together` and `asked_for` are NaN where bytes cannot be counted.
+    `bytes_together` is the number of bytes that must go through memory. `asked_for` is the number of bytes that the programs of
+    the kernel load and store. Both numbers are NaN where bytes cannot be counted.
     """
 
     example: Example
@@ -53,7 +54,7 @@ class Measured:
 
     @property
     def words(self) -> str:
-        """Both times and their ratio in one line. If they are too noisy to compare, the line says so."""
+        """One line with the two times and their ratio. If the times are too noisy to compare, the line says so."""
         gain = self.gain
         if not gain.trusted:
             return f"time: {gain.words}"
@@ -63,20 +64,20 @@ class Measured:
     def figure(self, guess: float, where: str) -> Figure:
         """A figure with the predicted bytes (`guess`, in MB) and the counted bytes.
 
-        Its caption says what was timed, and both times.
+        Its caption names the two timed forms and gives their times.
         """
         print(f"{self.words[0].upper()}{self.words[1:]} ({self.example.form}).")
         counted = self.bytes_apart if math.isnan(self.bytes_together) else self.bytes_together
         if not 1e-3 < 1e6 * guess / counted < 1e3:
-            print(f"Your prediction is {guess:,.6g} MB; is that a number of bytes, or of kB? 1 MB is 1,000,000 bytes.")
+            print(f"Your prediction is {guess:,.6g} MB; did you enter bytes or kB? 1 MB is 1,000,000 bytes.")
         if math.isnan(self.bytes_together):
             print(
                 "Bytes of your kernel: not measured here. They are counted by Triton's interpreter, on machines without a GPU."
             )
         else:
             print(
-                f"Your programs ask for {self.asked_for / 1e6:.2f} MB. What they ask for twice comes from a cache the second "
-                f"time, so memory must move {self.bytes_together / 1e6:.2f} MB."
+                f"Your programs ask for {self.asked_for / 1e6:.2f} MB. They ask for some bytes twice. The second time, these "
+                f"bytes come from a cache, so memory must move {self.bytes_together / 1e6:.2f} MB."
             )
         series = {
             "your prediction": [math.nan, guess],
@@ -105,13 +106,15 @@ FUSIONS = {
 
 
 _COUNTED: dict[Any, tuple[float, float]] = {}
-"""The results of `_count` by operation, number of tokens and code. The interpreter is slow, and bytes do not change by themselves."""
+"""The results of `_count` by operation, number of tokens and code. They are kept because the interpreter is slow and the same
+code always moves the same bytes.
+"""
 
 
 def show(points: dict[str, Measured], function: Callable[..., Any], guess: float, tokens: int, where: str) -> None:
     """Measure with `fused`, store the result in `points`, and draw it next to `guess` (MB).
 
-    A wrong kernel prints a message instead.
+    If the kernel is wrong, print a message instead.
     """
     label, name = FUSIONS[function.__name__]
     points.pop(label, None)
@@ -128,7 +131,7 @@ def show(points: dict[str, Measured], function: Callable[..., Any], guess: float
 def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float = 1.5) -> Measured:
     """Count the bytes that `function` moves in the example of operation `name`, and time both forms of the example.
 
-    On a GPU the timed fused form is the learner's kernel; on a CPU it is a function with the same fusion made for a CPU. Raises
+    On a GPU, the learner's kernel is timed. On a CPU, a function made for a CPU with the same fusion is timed. Raises
     `WrongAnswer` if `function` does not return what the operation returns.
     """
     device = kernel_device()
@@ -144,9 +147,9 @@ def fused(name: str, function: Callable[..., Any], tokens: int, seconds: float =
 
 
 def _count(function: Callable[..., Any], found: Example) -> tuple[float, float]:
-    """Check the answer of the learner's kernel.
+    """Check the answer of the learner's kernel and count its bytes.
 
-    Return the bytes that must go through memory, and the bytes that its programs ask for.
+    Returns the number of bytes that must go through memory, and the number of bytes that the kernel's programs ask for.
     """
     if not has_triton():
         return math.nan, math.nan
@@ -169,7 +172,8 @@ def _compare(found: Example, answer: Any, own: list[Any], plain: list[Any]) -> N
         sizes = ", ".join(str(tuple(arg.shape)) for arg in plain if hasattr(arg, "shape"))
         raise WrongAnswer(
             f"Nothing is measured, because at this size (tensors of {sizes}) your kernel does not return what the operation "
-            f"returns. {describe_difference(difference).message} Is a size, or BLOCK, a fixed number in your kernel?"
+            f"returns. {describe_difference(difference).message} Does your kernel contain a fixed number where a size or "
+            "BLOCK should stand?"
         )
 
 
@@ -195,8 +199,9 @@ def roofline_points(measured: Mapping[str, Measured]) -> dict[str, tuple[float, 
 
 
 def sweep_rows(int8_product: Callable[..., Any], rows: Sequence[int], size: int = 512) -> dict[str, list[float]]:
-    """The cost of the learner's int8 product for one token, by rows per program: the MB that programs ask for or, on a GPU,
-    microseconds.
+    """The cost of the learner's int8 product for one token, for each number of rows per program.
+
+    Without a GPU, the cost is the MB that programs ask for; on a GPU, it is the time in microseconds.
     """
     device = kernel_device()
     weight = ops.Int8Weight.quantize(torch.randn(size, size, device=device))

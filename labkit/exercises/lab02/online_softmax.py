@@ -17,13 +17,13 @@ from labkit.exercises.lab02.draws import Draws
 
 Blocks = Iterator[tuple[Tensor, Tensor]]
 OVERWRITTEN = 12345.0
-"""After the last block, its memory is filled with this value."""
+"""When the last block has been used, the memory of the blocks is filled with this value."""
 
 
 class BlockStream:
-    """Yields pairs of scores `[n]` and values `[n, head_dim]`, block by block in order, each once.
+    """Yields the blocks in order, each block once, as pairs of scores `[n]` and values `[n, head_dim]`.
 
-    All blocks use the same memory, as on a chip: each block overwrites the one before it.
+    All blocks use the same memory, as on a chip: each block overwrites the previous block.
     """
 
     def __init__(self, scores: list[Tensor], values: list[Tensor]) -> None:
@@ -32,8 +32,8 @@ class BlockStream:
         self._scores, self._values = scores[0].new_empty(most), values[0].new_empty(most, values[0].shape[1])
 
     def most_held(self) -> int:
-        """The largest number of numbers that a function may keep besides the current block: the results of a few blocks, and
-        running sums.
+        """How many numbers a function may keep besides the current block. This is enough for running sums and the results of a
+        few blocks.
         """
         return 4 * (self._scores.numel() + self._values.numel()) + 8 * (self._values.shape[1] + 2) + 64
 
@@ -161,7 +161,7 @@ ONLINE_SOFTMAX = Exercise(
             _mean_of_blocks,
         ),
         Mistake(
-            "You return the weighted sum, which nothing has divided by the sum of the weights.",
+            "You return the weighted sum, but it must be divided by the sum of the weights.",
             lambda blocks: _one_pass(blocks, divide=False),
         ),
         Mistake(
@@ -169,7 +169,7 @@ ONLINE_SOFTMAX = Exercise(
             lambda blocks: _one_pass(blocks, careful=False),
         ),
         Mistake(
-            "You keep the blocks for later, but each block overwrites the previous one: use a block before you take the next "
+            "You keep the blocks for later, but each block overwrites the previous block: use a block before you take the next "
             "one.",
             _kept,
         ),

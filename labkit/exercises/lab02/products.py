@@ -1,4 +1,6 @@
-"""Exercises 2.7 and 2.8: work on a product before it is written to memory, and a weight that takes a quarter of the bytes."""
+"""Exercises 2.7 and 2.8: bias and GELU are applied to a product before it is written to memory, and a weight takes a quarter of
+its bytes.
+"""
 
 from __future__ import annotations
 
@@ -162,9 +164,9 @@ INT8_PRODUCT = Exercise(
     function="int8_product",
     statement=(
         "The weight is stored as `values` `[out, in]` in int8 with one scale per row, `scales` `[out]`; it stands for $s_o "
-        "v_{oi}$. Each program computes `ROWS` outputs of one token. The program loads int8 in blocks of `BLOCK` inputs (at "
-        "most `ROWS` x `BLOCK` values per load), multiplies in float32 and adds up. Multiply the sum by the scale once, at the "
-        "end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
+        "v_{oi}$. Each program computes `ROWS` outputs of one token. The program loads int8 values in blocks of `BLOCK` "
+        "inputs (at most `ROWS` x `BLOCK` values per load), multiplies in float32 and adds up. Multiply the sum by the scale "
+        "once, at the end. The dense weight never exists.\n\n$$y_o = s_o \\sum_i v_{oi}\\, x_i$$"
     ),
     points=10,
     minutes=25,
@@ -196,7 +198,7 @@ INT8_PRODUCT = Exercise(
         ),
     ),
     hints=(
-        "As in product_tile, but for one token: start with ROWS totals of 0 in float32, and loop over the inputs.",
+        "The kernel is like product_tile, but for one token: start with ROWS totals of 0 in float32, and loop over the inputs.",
         "In each turn, load a block of x and a tile of values [ROWS, BLOCK], convert the tile to float32, multiply, and add "
         "tl.sum over the inputs to the totals. Multiply by the scales after the loop.",
         "The addresses of the tile are values + row[:, None] * SIZE + k[None, :].",

@@ -52,7 +52,7 @@ FUSE_QKV = Exercise(
         Mistake("The order is query, key, value; yours begins with the key.", lambda q, k, v: torch.cat((k, q, v))),
         Mistake("The order is query, key, value, but you exchanged key and value.", lambda q, k, v: torch.cat((q, v, k))),
         Mistake(
-            "torch.stack makes a new dimension, [3, rows, hidden], but one matrix is asked for.",
+            "torch.stack makes a new dimension, [3, rows, hidden], but you must return one matrix.",
             lambda q, k, v: torch.stack((q, k, v)),
         ),
         Mistake(
@@ -106,7 +106,7 @@ def _cache_cases(seed: int) -> list[Case]:
         lengths[-1] = longest
         slots = draws.permutation(sequences * longest + 8).cpu()
         table = slots[: sequences * longest].view(sequences, longest).clone()
-        table[0, -1] = table[-1, 0]  # After the end of a sequence, the slot table may hold anything.
+        table[0, -1] = table[-1, 0]  # In the slot table, any number may stand after the slots of a sequence.
         if longest > 4:
             table[0, :2], lengths[0] = table[-1, :2], max(3, int(lengths[0]))  # a common beginning
         rows = torch.arange(sequences)
@@ -138,17 +138,16 @@ WRITE_THEN_READ = Exercise(
     mistakes=(
         Mistake("You read before you write, so the newest key of each sequence is missing in your answer.", _read_first),
         Mistake(
-            "You read consecutive slots, starting with the first slot of a sequence. The slot table says which slots to read.",
+            "You read consecutive slots, starting with the first slot of a sequence. Read the slots that the slot table names.",
             _neighbours,
         ),
         Mistake(
-            "You write to the slot with the number of the token's position, but slot_mapping says to which slot each token "
-            "goes.",
+            "You use the position of the token as its slot number, but slot_mapping says to which slot each token goes.",
             _to_positions,
         ),
         Mistake(
-            "Your result is right, but you did not change `cache` itself: you wrote to a copy, or joined old and new keys. "
-            "Write into `cache`, in place.",
+            "Your result is right, but you did not change `cache` itself: you wrote to a copy, or you joined the old and new "
+            "keys in a new tensor. Write into `cache`, in place.",
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),
         Mistake(
@@ -157,7 +156,8 @@ WRITE_THEN_READ = Exercise(
             _to_a_copy,
         ),
         Mistake(
-            "Each sequence has its own length; after its end, the slot table may hold anything.",
+            "Each sequence has its own length. Read only its first lengths[s] slots: after these, the slot table may hold any "
+            "number.",
             lambda c, n, m, t, lengths: write_then_read(c, n, m, t, torch.full_like(lengths, t.shape[1])),
         ),
         Mistake(
@@ -166,7 +166,7 @@ WRITE_THEN_READ = Exercise(
         ),
     ),
     hints=(
-        "If you index with a tensor of numbers, you get rows: cache[slot_mapping] has one row per sequence.",
+        "An index that is a tensor of numbers selects rows: cache[slot_mapping] has one row per sequence.",
         "The same index on the left of an assignment writes all these rows at once, in place. Write first, and read "
         "afterwards, because the answer contains the new key.",
         "The slots of sequence s, in order, are slot_table[s, : lengths[s]].",

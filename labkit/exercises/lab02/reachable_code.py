@@ -1,4 +1,4 @@
-"""Tells whether a function, or anything that it calls, has changed since it ran last. It does not know what functions do."""
+"""Tells whether a function, or anything that it calls, has changed since its last run. It does not know what functions do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def reachable_code(function: Any) -> frozenset[Any]:
     pending, seen = [function], set()
     while pending:
         one = pending.pop()
-        one = getattr(one, "fn", one)  # a kernel of Triton holds the function that it was made from
+        one = getattr(one, "fn", one)  # a Triton kernel stores the Python function that it was made from
         code = getattr(one, "__code__", None)
         if code is None or id(one) in seen:
             continue
@@ -34,11 +34,11 @@ def reachable_code(function: Any) -> frozenset[Any]:
 
 
 def _used(function: Any, code: CodeType) -> Iterator[tuple[str, Any]]:
-    """The names and values of a function's globals, closure and defaults, as far as they exist now."""
+    """The names and values of the globals, the closure and the defaults of a function. Names without a value are left out."""
     scope = getattr(function, "__globals__", {})
     yield from ((name, scope[name]) for name in _names(code) if name in scope)
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
-        with contextlib.suppress(ValueError):  # a cell that has no value yet
+        with contextlib.suppress(ValueError):  # a closure cell may have no value yet
             yield name, cell.cell_contents
     yield from (("default", value) for value in function.__defaults__ or ())
 

@@ -25,7 +25,8 @@ def _block(size: int) -> int:
 
 
 def _norm(hidden: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any) -> Tensor:
-    """A layer norm; each option makes one part of it wrong. An option that is a function gets the hidden size.
+    """A layer norm. Each option makes one part of it wrong. If the value of an option is a function, the function gets the
+    hidden size.
 
     The layer norm is computed in float64, because `F.layer_norm` in float32 is wrong by a thousandth where the mean is large.
     """
@@ -63,7 +64,7 @@ def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, 
 def _faulty(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any
 ) -> Pair:
-    """What a kernel with some mistakes returns; the options, those of `_norm` and `in_half`, name the mistakes."""
+    """What a kernel with some mistakes returns. The mistakes are `in_half` and the options of `_norm`."""
     hidden = attention + mlp + residual
     if wrong.get("in_half") and hidden.dtype == torch.float16:  # A sum above 65504 becomes infinite.
         return hidden, torch.full_like(hidden, torch.nan)
@@ -114,7 +115,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _large_mean(draws: Draws) -> Case:
-    """Rows with mean 4096, whose elements differ from it by 0.25.
+    """Rows with mean 4096. Each element differs from the mean by 0.25.
 
     In float32 all sums in this case are exact in any order, with one exception: 0.25 squared is lost when it is added to 4096
     squared.
@@ -168,13 +169,14 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
         Mistake("The residual is missing from your sum.", _no_residual),
         Mistake("In half precision your sums overflow: compute them in float32.", _wrong(in_half=True)),
         Mistake(
-            "Elements that a mask leaves out are undefined (NaN here) unless the load gives them a value, and your sums contain "
-            "them.",
+            "Elements that a mask leaves out are undefined (NaN here) unless the load gives them a value, and your sums "
+            "contain them.",
             _no_other,
         ),
         Mistake("epsilon is missing; it belongs under the root.", _wrong(epsilon_is="missing")),
         Mistake(
-            "weight and bias have only one row, for all tokens, but you add the row's offset to their addresses.",
+            "weight and bias have only one row, which all tokens share, but you add the offset of the token's row to their "
+            "addresses.",
             _weight_by_place,
         ),
         Mistake(
@@ -184,8 +186,8 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
         ),
     ),
     hints=(
-        "As in the example: one row for each program, one block for the row, and a mask for the columns that exist. At which "
-        "address does a row begin?",
+        "Each program handles one row, as in the example. It loads the row as one block, with a mask for the columns that "
+        "exist. At which address does a row begin?",
         "Load the three blocks with other=0.0, add them in float32, store the sum. tl.sum reduces a block to one number: "
         "use it for the mean, then for the squares of the elements minus the mean.",
         "Columns that the mask leaves out must not count in the squares: centred = tl.where(inside, x - mean, 0.0).",

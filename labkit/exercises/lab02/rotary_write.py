@@ -1,4 +1,4 @@
-"""Exercise 2.4: rotary positions and the cache write in one kernel."""
+"""Exercise 2.4: one kernel that applies the rotary positions and writes the cache."""
 
 from __future__ import annotations
 
@@ -149,7 +149,8 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     title="Rotary and cache write in one kernel",
     function="fused_rotary_cache_write",
     statement=(
-        "Each program handles one token and head. A row of `qkv` is query, key, value. In query and key, rotate pair $i$ of "
+        "Each program handles one token and head. A row of `qkv` contains query, key and value. In query and key, rotate pair "
+        "$i$ of "
         "the first `rotary_dim` elements (elements $2i$ and $2i+1$) by the angle $a_i$. The sine and the cosine of $a_i$ are "
         "element $i$ of row `positions[token]` of `sin` and `cos`. Write key and value to slot `slot_mapping[token]`, and the "
         "query to `query`.\n\n$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; "
@@ -177,8 +178,8 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             _wrong(slot=lambda positions, slots: positions),
         ),
         Mistake(
-            "Your elements after rotary_dim become 0: where the mask leaves out the angle, sine and cosine must be those of no "
-            "rotation.",
+            "Your elements after rotary_dim become 0: where the mask leaves out the angle, sine and cosine must be the values "
+            "of no rotation.",
             _wrong(turn=_zeroed),
         ),
         Mistake(
@@ -214,11 +215,11 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         ),
     ),
     hints=(
-        "Let each program handle a block of pairs. Each pair has two addresses: 2 * pair, and the one after it. "
-        "Which pairs exist, and which of them are rotated?",
+        "Let each program handle a block of pairs. Each pair has two addresses: 2 * pair and 2 * pair + 1. Which pairs exist, "
+        "and which of them are rotated?",
         "Use two masks: for all pairs of the head, and for the rotary pairs. Load sine and cosine with the "
         "second mask, and with other= values that do not rotate: then every pair uses the same formulas.",
-        "To the address of the table of angles, add tl.load(positions + token) * (rotary_dim // 2) + pair.",
+        "The offset of an angle in its table is tl.load(positions + token) * (rotary_dim // 2) + pair.",
     ),
     requires=("triton",),
     writes=(4, 5),

@@ -72,7 +72,7 @@ def _cases(seed: int) -> list[Case]:
             logits = draws.normal(vocab, scale=1.5).cpu()
             label = f"vocab {vocab}, temperature {temperature}, top_k {top_k}, top_p {top_p}, share {share:.3f}"
             cases.append(Case(label, (logits, temperature, top_k, top_p, share)))
-    for top_k, top_p in ((3, 1.0), (0, 0.6)):  # a share of 0, while token 0 is not kept
+    for top_k, top_p in ((3, 1.0), (0, 0.6)):  # `share` is 0, but token 0 is not kept
         logits = draws.normal(31, scale=1.5).cpu()
         logits[0] = float(logits.min()) - 1
         cases.append(Case(f"share 0, top_k {top_k}, top_p {top_p}, token 0 dropped", (logits, 0.9, top_k, top_p, 0.0)))
@@ -84,7 +84,7 @@ def _cases(seed: int) -> list[Case]:
 
 
 def _in_words(found: float, right: float) -> str:
-    return f"You draw token {found:g}; this input draws token {right:g}."
+    return f"You draw token {found:g}; the right token for this input is {right:g}."
 
 
 SAMPLE_TOKEN = Exercise(
@@ -115,7 +115,7 @@ SAMPLE_TOKEN = Exercise(
             _wrong(late=True),
         ),
         Mistake(
-            "top_p is a fraction of the probability that top_k kept, but you take it of the whole vocabulary.",
+            "top_p is a fraction of the probability that top_k kept, but you apply it to the whole vocabulary.",
             _wrong(share_of_rest=False),
         ),
         Mistake(
@@ -123,7 +123,7 @@ SAMPLE_TOKEN = Exercise(
             _wrong(renormalise=False),
         ),
         Mistake("You add up in order of probability; add up in order of token number.", _wrong(in_order=False)),
-        Mistake("You always take the likeliest token; use share to draw a token.", _greedy),
+        Mistake("You always take the likeliest token; use `share` to choose a token.", _greedy),
         Mistake(
             "The temperature is not used: divide the logits by it before the softmax.", _wrong(scale=lambda logits, t: logits)
         ),

@@ -1,5 +1,6 @@
-"""Exercise 2.6: decode attention over a long cache, which several programs share; their results are then combined
-(Flash-Decoding).
+"""Exercise 2.6: decode attention over a long cache (Flash-Decoding).
+
+Several programs each handle a part of the cache. Their results are combined afterwards.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _contract() -> KernelContract:
         stores=lambda case, value: [],
         more_bytes=more_bytes,
         launches=2,
-        kind="one launch for the parts, and at most one to combine them, are asked for",
+        kind="use one launch for the parts, and at most one more launch to combine them",
         torch_combines=True,
         programs=programs,
         each="sequence, head and part",
@@ -163,7 +164,7 @@ def _cases(seed: int) -> list[Case]:
 def _large_scores(draws: Draws, label: str, *, apart: bool) -> Case:
     """All scores are near -300, because the keys are opposite to the query.
 
-    With `apart`, they are near 300 in every other sequence and head.
+    With `apart`, the scores are near 300 in every second sequence and head.
     """
     sequences, heads, head_dim, longest, block = 2, 2, 10, 21, 8
     query = draws.normal(sequences, heads, head_dim, scale=0.02)
@@ -196,9 +197,9 @@ SPLIT_DECODE_ATTENTION = Exercise(
     reference=split_decode_attention,
     comparison=Comparison(),
     mistakes=(
-        Mistake("The scores lack 1/sqrt(head_dim).", _wrong(scale=lambda head_dim: 1.0)),
+        Mistake("The scores are not multiplied by 1/sqrt(head_dim).", _wrong(scale=lambda head_dim: 1.0)),
         Mistake(
-            "You scale by the padded size DIM, but the root must be that of head_dim.",
+            "You scale by the padded size DIM, but you must take the root of head_dim.",
             _wrong(scale=lambda head_dim: math.sqrt(1 << (head_dim - 1).bit_length())),
         ),
         Mistake(
@@ -206,8 +207,8 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _wrong(weighted=False),
         ),
         Mistake(
-            "You divide each part by its own sum and take the mean, but parts with larger scores must weigh more: divide once, after "
-            "all parts are added up.",
+            "You divide each part by its own sum and take the mean, but parts with larger scores must weigh more: divide "
+            "once, after all parts are added up.",
             _wrong(normalised=True),
         ),
         Mistake(
@@ -230,8 +231,8 @@ SPLIT_DECODE_ATTENTION = Exercise(
             _one_too_many,
         ),
         Mistake(
-            "Your maximum over `tops` is that of several sequences or heads, but each head of each sequence needs its own. Where "
-            "the scores are hundreds lower, all weights are exp(-hundreds) = 0, and 0 / 0 is NaN.",
+            "You take one maximum of `tops` over several sequences or heads, but each head of each sequence needs its own "
+            "maximum. Where the scores are hundreds lower, all weights are exp(-hundreds) = 0, and 0 / 0 is NaN.",
             _wrong(over_all=True),
         ),
         Mistake(

@@ -1,5 +1,5 @@
-"""A decode step, operation by operation or captured as one call: its launches, and how much faster the captured one is on this
-machine.
+"""A decode step runs operation by operation, or captured as one call. This file counts the launches of the step, and measures
+how much faster the captured step is on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def slots_of(sequences: int) -> int:
 
 
 def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] | None = None) -> Callable[[], Tensor]:
-    """A function that runs the same decode step at each call: with `forward`, or operation by operation if that is None."""
+    """A function that runs the same decode step at each call.
+
+    The step calls `forward`. If `forward` is None, the model runs operation by operation.
+    """
     cache = KVCache(model.config, slots_of(sequences) + 1, device=model.device, dtype=model.dtype)
     batches = FixedBatches(sequences, LENGTH + 1, model.device)
     prompts = list(torch.randint(1, model.config.vocab_size, (sequences, LENGTH)))
@@ -36,8 +39,9 @@ def decode_step(model: GPTJ, sequences: int = 1, forward: Callable[..., Tensor] 
 
 
 def captured_step(device: torch.device, sequences: int = 1, seconds: float = 2.0) -> dict[str, Any] | None:
-    """Timings of labkit's own decode step, "operation by operation" and "captured", which take turns; None if this machine
-    cannot capture it.
+    """Timings of labkit's own decode step, "operation by operation" and "captured". The two forms take turns.
+
+    Returns None if this machine cannot capture the step.
     """
     model = labkit.load("gptj-tiny", device=device, dtype="fp32").model
     fastest = fastest_forward(model, padding_slot=slots_of(sequences))

@@ -1,6 +1,6 @@
 """Puts the learner's functions into the running engine.
 
-Each one replaces an operation; its calls are counted, and the tokens are compared.
+Each function replaces an operation. The calls of the function are counted, and the tokens are compared.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class EngineSwaps:
         self.engine = Engine(self.model, checkpoint.tokenizer(), **OPTIONS)
         self._quantized: Engine | None = None
         self._ran: dict[Any, str] = {}
-        """What was said of runs whose tokens were equal, by function and settings."""
+        """The messages about runs with equal tokens, by function and settings."""
 
     def same_tokens(self, says: str, functions: dict[str, Callable[..., Any]], **options: Any) -> bool:
         """Generate with these operations replaced. Return whether the tokens are the same as with the engine's own operations.
@@ -92,7 +92,10 @@ class EngineSwaps:
     def _run(
         self, says: str, functions: dict[str, Callable[..., Any]], engine: Engine, options: dict[str, Any]
     ) -> tuple[bool, int]:
-        """Generate with these operations replaced: whether the tokens are equal, and the calls of the functions."""
+        """Generate with these operations replaced.
+
+        Returns whether the tokens are equal, and how often the functions were called.
+        """
         params = options.get("params", GREEDY)
         prompts = PROMPTS[: options.get("prompts", len(PROMPTS))]
         expected = [output.completions[0].token_ids for output in engine.generate(prompts, params)]
@@ -178,7 +181,7 @@ def through_cache(write_then_read: Callable[..., list[Tensor]]) -> Callable[...,
 
 
 def through_narrow_table(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`ops.decode_attention`, computed by the learner's kernel, which gets only those columns of the slot table that are in
+    """`ops.decode_attention`, computed by the learner's kernel. The kernel gets only the columns of the slot table that are in
     use.
     """
 

@@ -1,4 +1,4 @@
-"""Lab 03, Tensor and pipeline parallelism: a model is cut over real processes, and every byte that they send is counted."""
+"""Lab 03, Tensor and pipeline parallelism: real processes share a model, and every byte that they send is counted."""
 
 from labkit.exercises.lab03.block import PARALLEL_BLOCK, SHARD_LAYER
 from labkit.exercises.lab03.column_and_row import SPLIT_COLUMNS, SPLIT_ROWS

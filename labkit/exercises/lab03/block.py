@@ -22,7 +22,7 @@ from labkit.launch import Each
 from labkit.plurals import counted
 
 SHAPES = ((2, 4, 4, 12), (2, 2, 6, 10), (4, 4, 2, 8))
-"""For each case: the number of ranks, of heads, of numbers in a head (head_dim) and of inner features."""
+"""For each case: the number of ranks, the number of heads, the size of a head (head_dim) and the number of inner features."""
 
 
 # 3.3 ------------------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ SHARD_LAYER = Exercise(
         "Return the shard of `layer` for `rank`: a dictionary with the same names. `query`, `key`, `value [hidden, hidden]` "
         "(one head after the other), `fc_in [inner, hidden]` and `fc_in_bias` compute a rank's own features, and `out [hidden, "
         "hidden]` and `fc_out [hidden, inner]` read these features. The results of all ranks are then added up, so "
-        "`fc_out_bias` must be whole on rank 0 and zeros elsewhere."
+        "`fc_out_bias` must be whole on rank 0 and zeros on all other ranks."
     ),
     points=10,
     minutes=20,
@@ -162,8 +162,8 @@ SHARD_LAYER = Exercise(
     ),
     hints=(
         "For each tensor, ask: do its rows or its columns belong to heads or inner features?",
-        "By rows: query, key, value, fc_in, fc_in_bias. Columns: out, fc_out. The rows of a rank's heads are next to each "
-        "other.",
+        "Cut query, key, value, fc_in and fc_in_bias by rows, and out and fc_out by columns. The rows of a rank's heads are "
+        "next to each other.",
         "size = len(t) // ranks; t[rank * size : (rank + 1) * size] by rows, t[:, ...] by columns; zeros_like for the bias "
         "where rank > 0.",
     ),
@@ -321,10 +321,13 @@ PARALLEL_BLOCK = Exercise(
     mistakes=(
         Mistake("Your ranks return different parts: the sum over the ranks is missing.", _unsummed),
         Mistake(
-            "You sum attention over the ranks, but not the MLP: add the two on each rank, then call all_reduce once.",
+            "You sum attention over the ranks, but not the MLP: add attention and MLP on each rank, then call all_reduce once.",
             _attention_only_summed,
         ),
-        Mistake("Your MLP reads the result of attention, but in GPT-J both read the same normed input.", _one_after_the_other),
+        Mistake(
+            "Your MLP reads the result of attention, but in GPT-J attention and MLP read the same normed input.",
+            _one_after_the_other,
+        ),
         Mistake("Your MLP reads this rank's part of attention, but in GPT-J it reads only `normed`.", _after_its_part),
         Mistake(
             "Your MLP reads the output of attention, but in GPT-J it reads `normed`, as attention does.", _after_attention_alone
@@ -341,16 +344,21 @@ PARALLEL_BLOCK = Exercise(
         ),
         Mistake("You add the residual to the sum, but the caller does that. Return only the sum.", _residual_after),
         Mistake(
-            "You add `fc_out_bias` after the all-reduce, but only rank 0 has this bias: add it before, with the MLP.",
+            "You add `fc_out_bias` after the all-reduce, but only rank 0 has this bias: add it with the MLP, before the "
+            "all-reduce.",
             _bias_after,
         ),
-        Mistake("You pass all heads to attend as one wide head: its last argument must be the size of one head.", _all_heads),
+        Mistake(
+            "You pass all heads to attend as one wide head: the last argument of attend must be the size of one head.",
+            _all_heads,
+        ),
     ),
     hints=(
-        "A rank computes its heads alone up to and including `out`, and its inner features alone up to and including `fc_out`.",
-        "These two are a rank's parts of sums: attention = attend(...) @ shard['out'].T and mlp = F.linear(gelu(...), "
-        "shard['fc_out'], shard['fc_out_bias']).",
-        "Attention and MLP have the same shape, [tokens, hidden]: add the two tensors first. all_reduce changes its tensor in "
-        "place.",
+        "A rank needs no other rank to compute its heads up to and including `out`, and its inner features up to and "
+        "including `fc_out`.",
+        "A rank computes its part of each sum in this way: attention = attend(...) @ shard['out'].T and mlp = "
+        "F.linear(gelu(...), shard['fc_out'], shard['fc_out_bias']).",
+        "Attention and MLP have the same shape, [tokens, hidden]: add these two tensors first. all_reduce changes its tensor "
+        "in place.",
     ),
 )

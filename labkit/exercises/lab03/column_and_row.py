@@ -94,8 +94,8 @@ def _column_cases(seed: int) -> list[Case]:
 
 
 def counted_share(split: Any, x: Tensor, weight: Tensor, bias: Tensor) -> list[Any]:
-    """Returns this rank's value, the number of its multiplications, and the largest number of values that one call took out of
-    torch.
+    """Returns this rank's value, its number of multiplications, and the largest number of values that a single call copied from
+    torch to Python.
     """
     work = Work()
     with work.counted():
@@ -111,7 +111,7 @@ def _nothing(case: RanksCase, rank: int) -> Counter[Call]:
     return Counter()
 
 
-_SILENT = exactly(_nothing, "each rank has the whole of `x` and needs nothing from the others")
+_SILENT = exactly(_nothing, "each rank has the whole `x` and needs nothing from the other ranks")
 
 
 def _own_work(case: RanksCase, launched: Launched) -> str:
@@ -144,9 +144,9 @@ SPLIT_COLUMNS = Exercise(
     statement=(
         "Every rank runs this function. `dist.get_rank()` is the number of this rank, `dist.get_world_size()` the number of "
         "ranks. Return the output features of `F.linear(x, weight, bias)` that belong to this rank: `[tokens, share]`. Rank 0 "
-        "has the first features. If the features cannot be divided evenly, the first ranks get one more each: 6 features over "
-        "4 ranks are 2, 2, 1 and 1. Use only this rank's share of `weight [out, in]` and `bias [out]`, and do not call a "
-        "collective."
+        "has the first features. If the features cannot be divided evenly, each of the first ranks gets one feature more: 6 "
+        "features over 4 ranks are 2, 2, 1 and 1. Use only this rank's share of `weight [out, in]` and `bias [out]`, and do "
+        "not call a collective."
     ),
     points=5,
     minutes=15,
@@ -169,11 +169,13 @@ SPLIT_COLUMNS = Exercise(
             _every_nth,
         ),
         Mistake(
-            "Your last rank gets all remaining rows, and the other ranks wait for it: give one more row to each of the first "
+            "Your last rank gets all remaining rows, and the other ranks wait for it: give one row more to each of the first "
             "ranks instead.",
             _rest_to_last,
         ),
-        Mistake("You lose rows when they cannot be divided evenly: the first ranks must get one more each.", _rest_dropped),
+        Mistake(
+            "You lose rows when they cannot be divided evenly: each of the first ranks must get one row more.", _rest_dropped
+        ),
         Mistake(
             "You add the bias only on rank 0. Each output feature has its own bias, which the rank of that feature must add.",
             _bias_once,
@@ -189,8 +191,8 @@ SPLIT_COLUMNS = Exercise(
     ),
     hints=(
         "Which rows of weight make which columns of the output?",
-        "divmod(out, ranks) gives the rows of every rank and the rows left over, of which the first ranks get one each. Slice "
-        "weight and bias, and call F.linear with both slices.",
+        "divmod(out, ranks) returns the number of rows that every rank gets, and the number of rows left over. Each of the "
+        "first ranks gets one of the rows left over. Slice weight and bias, and call F.linear with the two slices.",
         "size, more = divmod(out, ranks): rank r begins at row r * size + min(r, more), and has size + (r < more) rows.",
     ),
 )
@@ -290,15 +292,17 @@ SPLIT_ROWS = Exercise(
         Mistake("Every rank adds the bias, so your sum contains it once for each rank: add it on one rank only.", _bias_each),
         Mistake("The bias is missing: add it on one rank.", _bias_never),
         Mistake(
-            "You divide the sum by the number of ranks, but the tensors are parts of one sum, not copies to average.", _mean
+            "You divide the sum by the number of ranks, but the tensors are parts of one sum: they must be added, not "
+            "averaged.",
+            _mean,
         ),
         Mistake("Only rank 0 returns the output, but every rank needs it: use all_reduce.", _only_first),
     ),
     hints=(
         "What does x @ weight.T compute on a rank that has only some of the input features?",
-        "There, x @ weight.T is only a part of every output. Add the parts up. If the sum must contain something only once, "
-        "only one rank may add it.",
-        "x @ weight.T is this rank's part; all_reduce changes its tensor in place and returns nothing. Add the bias before "
-        "the all_reduce on rank 0, or after it on every rank.",
+        "On such a rank, x @ weight.T is only a part of every output. Add up the parts of all ranks. If the sum must contain "
+        "something only once, only one rank may add it.",
+        "x @ weight.T is this rank's part; all_reduce changes its tensor in place and returns nothing. On rank 0, add the "
+        "bias before the all_reduce; or on every rank, add the bias after the all_reduce.",
     ),
 )

@@ -27,7 +27,7 @@ def step_traffic(layers: int, hidden: int, tokens: int, shards: int, stages: int
 def share(count: int, part: int, parts: int) -> int:
     """How many of `count` things belong to part `part` when they are divided into `parts` parts.
 
-    If `count` cannot be divided evenly, each of the first parts gets one more.
+    If `count` cannot be divided evenly, each of the first parts gets one thing more.
     """
     return len(span(count, part, parts))
 
@@ -60,7 +60,7 @@ def _traffic(
 
 
 def _numbers(case: Case, value: Any) -> Any:
-    """The answer with True and False replaced by 1 and 0: `stage < stages - 1` is a right number of sends, too."""
+    """The answer with True and False replaced by 1 and 0, because `stage < stages - 1` is also a right number of sends."""
     if not isinstance(value, dict):
         return value
     return {
@@ -76,19 +76,20 @@ def _miscounted(case: Case, found: Any, right: Any) -> str:
         said, said_size = found[what]
         if said != calls and what == "all_reduce":
             if shards == 1:
-                return f"You count {said} x all_reduce, but a single shard has nobody to add up with."
+                return f"You count {said} x all_reduce, but with a single shard there is nothing to add up."
             held = share(layers, stage, stages)
             return (
-                f"You count {said} x all_reduce in stage {stage} of {stages}, which holds {held} of {layers} blocks (the first "
-                f"stages have one more each) and {'adds up after the embedding as well' if stage == 0 else 'no embedding'}."
+                f"You count {said} x all_reduce in stage {stage} of {stages}, which holds {held} of {layers} blocks (each of "
+                "the first stages has one block more) and "
+                f"{'adds up after the embedding as well' if stage == 0 else 'no embedding'}."
             )
         if said != calls:
             next_one = "sends the hidden state once to the next" if stage < stages - 1 else "is the last, and sends nothing"
             return f"You count {said} x send; stage {stage} of {stages} {next_one}."
         if said_size != size:
             return (
-                f"You count {said} x {what}, which is right, but {said_size:,} bytes for these calls together: each call "
-                f"carries {tokens} x {hidden} numbers of {NUMBER} bytes."
+                f"You count {said} x {what}, which is right, but {said_size:,} bytes for these calls together are wrong: each "
+                f"call carries {tokens} x {hidden} numbers of {NUMBER} bytes."
             )
     return ""
 
@@ -136,18 +137,27 @@ STEP_TRAFFIC = Exercise(
     comparison=Comparison(),
     explain=_miscounted,
     mistakes=(
-        _mistake("You count two all-reduces for each block, but here one is enough for attention and MLP.", a_layer=2),
+        _mistake(
+            "You count two all-reduces for each block, but here one all-reduce is enough for attention and MLP.", a_layer=2
+        ),
         _mistake("The all-reduce after the embedding, in stage 0, is missing.", embedding=False),
         _mistake("You count all blocks of the model, but a stage holds only a share of them.", all_layers=True),
-        _mistake("You lose blocks when they cannot be divided evenly: each of the first stages holds one more.", floor=True),
+        _mistake(
+            "You lose blocks when they cannot be divided evenly: each of the first stages holds one block more.", floor=True
+        ),
         _mistake(
             "You count the all-reduce of the embedding in every stage, but only stage 0 has the embedding.", every_stage=True
         ),
         _mistake("You return the bytes of one all_reduce; return the total of all calls.", one_call=True),
-        _mistake("You count two bytes for each number, but the hidden state is sent in float32, which takes four.", number=2),
-        _mistake("You count the bytes of one token, but a step has several.", per_token=False),
+        _mistake(
+            "You count two bytes for each number, but the hidden state is sent in float32, which takes four bytes.", number=2
+        ),
+        _mistake("You count the bytes of one token, but a step has several tokens.", per_token=False),
         _mistake("Your last stage sends too, but no stage comes after it.", last_sends=True),
-        _mistake("With a single shard there are no other parts to add: count no all_reduce.", alone=True),
+        _mistake(
+            "You count all-reduces for a single shard. A single shard has no other parts to add: count no all_reduce.",
+            alone=True,
+        ),
     ),
     hints=(
         "How many blocks does the stage hold, and how many all-reduces does a block need?",
@@ -216,7 +226,9 @@ def _choose(
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """Which condition the layout breaks; or, if it breaks none, where its time goes, and the time of the fastest layout."""
+    """A message with the condition that the layout breaks. If it breaks none, the message gives the parts of its time, and the
+    time of the fastest layout.
+    """
     model, machine = case.args
     shards, stages = found
     gpus = machine["gpus"] * machine["nodes"]
@@ -321,9 +333,9 @@ CHOOSE_LAYOUT = Exercise(
     statement=(
         "Return the fastest `(shards, stages)` for one token; GPUs may stay idle. The stages read one after "
         "the other; each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` "
-        "(none with one shard) and `stages - 1` sends, of `4 hidden` bytes each. Use the links `between` nodes for all-reduces "
-        "if `shards > gpus`, and for sends if `shards · stages > gpus`; otherwise those `inside` a node. `shards` must divide "
-        "`heads`; the weights of a rank must fit into `memory`."
+        "(none with one shard) and `stages - 1` sends. Each moves `4 hidden` bytes. Use the links `between` nodes for "
+        "all-reduces if `shards > gpus`, and for sends if `shards · stages > gpus`; otherwise use the links `inside` a node. "
+        "`shards` must divide `heads`; the weights of a rank must fit into `memory`."
     ),
     points=10,
     minutes=35,
@@ -333,7 +345,7 @@ CHOOSE_LAYOUT = Exercise(
     comparison=Comparison(),
     explain=_why_not,
     mistakes=(
-        _choice("You leave out the latency, which is most of the time of a small all-reduce.", latency=False),
+        _choice("You leave out the latency, but a small all-reduce spends most of its time on latency.", latency=False),
         _choice("The weights in your layout do not fit into the memory of a GPU.", memory=False),
         _choice("Your shards do not divide the heads.", divides=False),
         _choice(
@@ -352,8 +364,8 @@ CHOOSE_LAYOUT = Exercise(
     hints=(
         "Try every pair with shards * stages <= nodes * gpus. Skip the pairs where shards does not divide heads or the "
         "weights do not fit. Compute the time of the remaining pairs.",
-        "reading = weight_bytes / shards / read. The times of the stages add up, so this does not depend on the number of "
-        "stages.",
+        "reading = weight_bytes / shards / read. The times of the stages add up, so the reading time does not depend on the "
+        "number of stages.",
         "Take min over (reading + layers * sum_time + (stages - 1) * send_time, (shards, stages)).",
     ),
 )

@@ -30,7 +30,7 @@ from labkit.parallel import Layout, load_parallel
 from labkit.parallel.parallel_forward import ParallelForward
 
 ROUNDS = 150
-"""Rounds of a measurement. Each round times every call once. So other programs on the machine disturb all of them alike."""
+"""Rounds of a measurement. Each round times every call once, so that other programs on the machine disturb all calls alike."""
 CHUNKS = 6
 """The rounds are divided into this many launches, so that the progress bar moves."""
 PASSES, LAYOUT_ROUNDS = 5, 20
@@ -63,7 +63,7 @@ def _in_turn(names: list[Any], ranks: int, program: Callable[..., Any], *given: 
 
 
 def _disturbed(by_rank: Sequence[str]) -> str:
-    """How other programs disturbed a launch, in words; "" if they did not.
+    """A message about how other programs disturbed a launch; "" if they did not disturb it.
 
     With more ranks than cores, the ranks themselves disturb one another. In that case "" is returned, and only the spread of
     the runs shows a disturbance.
@@ -72,7 +72,7 @@ def _disturbed(by_rank: Sequence[str]) -> str:
 
 
 def _most(launches: Sequence[str]) -> str:
-    """If more than half of the launches were disturbed, the message about the first of these; otherwise ""."""
+    """The message about the first disturbed launch, if more than half of the launches were disturbed; otherwise ""."""
     said = [words for words in launches if words]
     return said[0] if 2 * len(said) > len(launches) else ""
 
@@ -84,9 +84,10 @@ def time_sums(sizes: list[int], rounds: int) -> list[Any]:
 
 
 def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
-    """The seconds of each call, one row per round; and, in words, what disturbed the calls. All ranks start each call together.
+    """Time each call in each round. All ranks start each call together.
 
-    Three additional rounds come first as a warm-up, and are not counted.
+    Three additional rounds come first as a warm-up, and are not counted. Returns the seconds of each call, one row per round,
+    and a message about what disturbed the calls.
     """
     rows = []
     with Contention(os.getppid()) as contention:
@@ -102,9 +103,9 @@ def _rounds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[Any]:
 
 
 def whole_part(name: str) -> dict[str, float]:
-    """How many bytes of a checkpoint every rank reads in full, with 2 and with 4 ranks.
+    """How many bytes of a checkpoint every rank reads in full, with 2 ranks and with 4 ranks.
 
-    This is computed from the bytes that all ranks read in excess of one copy.
+    Together, the ranks read more bytes than the checkpoint has. The result is computed from these additional bytes.
     """
     if not os.path.exists("/proc/self/io"):
         print("Not measured here: only Linux tells how much a process reads. Zeros are shown.")
@@ -142,9 +143,9 @@ def _read_so_far() -> int:
 def one_token(
     block: Callable[..., Tensor], other: Callable[..., Tensor], *, layers: int = 28
 ) -> tuple[list[int], list[Timing]]:
-    """Send one token through `layers` blocks on 2 ranks, with one or with two all-reduces in each block.
+    """Send one token through `layers` blocks on 2 ranks, with one all-reduce or with two all-reduces in each block.
 
-    Returns the numbers of all-reduces and the times.
+    Returns how many all-reduces there were, and the times.
     """
     layer = small_gptj.make_layer(torch.Generator().manual_seed(0), 256, 1024)
     shards = Each([small_gptj.cut(layer, rank, 2) for rank in range(2)])
@@ -218,11 +219,11 @@ def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
 def run_pipelines(
     stage: Callable[..., Any], counts: Sequence[int], *, stages: int = 2
 ) -> tuple[dict[int, Launched], dict[int, Timing]]:
-    """Run the learner's stage on real processes. For each number in `counts`, `TOKENS_IN_ALL` tokens are cut into that many
+    """Run the learner's stage on real processes. For each number in `counts`, `TOKENS_IN_ALL` tokens are divided into that many
     micro-batches.
 
-    Returns two dictionaries, by the number of micro-batches: the quickest pass, and the times of all passes. The counts take
-    turns, so that other programs disturb all of them alike.
+    Returns two dictionaries whose keys are the numbers of micro-batches: the quickest pass, and the times of all passes. The
+    counts take turns, so that other programs disturb all counts alike.
     """
     bar = progress_bar("rounds")
     found: dict[int, list[Launched]] = {pieces: [] for pieces in counts}
@@ -240,7 +241,7 @@ def run_pipelines(
 
 
 def run_stage(stage: Callable[..., Any], counts: list[int]) -> str:
-    """What one rank does for `run_pipelines`: a pass as a warm-up, then one pass for each count. Returns, in words, what
+    """What one rank does for `run_pipelines`: one pass as a warm-up, then one pass for each count. Returns a message about what
     disturbed the passes.
 
     A barrier before each pass marks in the ledger where the pass begins.
@@ -269,7 +270,7 @@ def _passes(launched: Launched) -> list[Launched]:
 
 
 def bars_of(launched: Launched) -> dict[str, list[tuple[int, float, float]]]:
-    """For each stage, a row of the timeline: when it worked during a pass."""
+    """For each stage, a row of the timeline. The row shows when the stage worked during a pass."""
     ranks = range(len(launched.values))
     work = [entry for entry in launched.ledger if entry.what == COMPUTE]
     return {f"stage {rank}": [(e.piece, e.began, e.seconds) for e in work if e.rank == rank] for rank in ranks}
@@ -282,14 +283,15 @@ def idle_share(launched: Launched) -> float:
 
 
 def batch_seconds(launched: Launched) -> float:
-    """Seconds from the beginning of the first work in a pass to the end of the last."""
+    """Seconds from the beginning of the first work in a pass to the end of the last work."""
     bars = [bar for row in bars_of(launched).values() for bar in row]
     return max(began + seconds for _, began, seconds in bars) - min(began for _, began, _ in bars)
 
 
 def hand_over_seconds(launched: Launched) -> float:
-    """How long stage 1 waits before it begins with a micro-batch, after stage 0 is done with it and stage 1 is free: the median
-    in seconds.
+    """The median time, in seconds, from when stage 1 could begin with a micro-batch to when it begins.
+
+    Stage 1 can begin when it is free and stage 0 is done with the micro-batch.
     """
     first, second = bars_of(launched).values()
     free = [began + seconds for _, began, seconds in second]
@@ -306,8 +308,8 @@ def stage_seconds(launched: Launched) -> list[float]:
 
 
 def run_layouts(layouts: dict[str, Layout | None]) -> tuple[dict[str, Timing], dict[str, int]]:
-    """With gptj-tiny in fp32, generate `TOKENS` new tokens in total for 8 prompts. The layouts take turns; None means one
-    process.
+    """Generate `TOKENS` new tokens in total for 8 prompts, with gptj-tiny in fp32. The layouts take turns. The layout None
+    means a single process.
 
     Returns the times and, for each layout with several ranks, the number of forward passes for these tokens.
     """

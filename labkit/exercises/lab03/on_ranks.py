@@ -1,4 +1,4 @@
-"""Runs the exercises of this lab on real processes, and checks their ledger as well as their values."""
+"""Runs the exercises of this lab on real processes, and checks the returned values and the ledger of collectives."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class RanksCase(Case):
 
 
 def start_ranks(case: Case) -> None:
-    """Start the processes of a case that do not run yet."""
+    """Start those processes of a case that are not running yet."""
     assert isinstance(case, RanksCase)
     start(case.ranks)
 
 
 def on_ranks(function: Callable[..., Any], case: Case) -> Launched:
-    """Call a function on all ranks of a case. An error on a rank is raised here again, with the same name."""
+    """Call a function on all ranks of a case. If a rank raises an error, an error with the same name is raised here."""
     return _on_all(case, function, *case.args)
 
 
@@ -65,7 +65,7 @@ def _on_all(case: Case, function: Callable[..., Any], *args: Any) -> Launched:
 
 
 def values_of(case: Case, launched: Launched) -> list[Any]:
-    """The values that all ranks returned; these are compared."""
+    """The returned values of all ranks, which are compared with the right values."""
     return launched.values
 
 
@@ -115,7 +115,7 @@ def exactly(wanted: Callable[[RanksCase, int], Counter[Call]], why: str) -> Ledg
         for rank in range(case.ranks):
             found, asked = calls_of(launched, rank), wanted(case, rank)
             if found != asked:
-                return f"rank {rank} of {case.ranks} calls {in_words(found)}; {in_words(asked)} is right: {why}"
+                return f"rank {rank} of {case.ranks} calls {in_words(found)}; the right calls are {in_words(asked)}: {why}"
         return ""
 
     return LedgerContract(rule)

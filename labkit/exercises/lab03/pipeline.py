@@ -127,15 +127,14 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
         found = calls_of(launched, rank)
         if sorted(found.elements()) != sorted(wanted):
             return (
-                f"stage {rank} of {case.ranks} calls {in_words(found)}: send each micro-batch once to the next stage, which "
-                "receives it, and send nothing else"
+                f"stage {rank} of {case.ranks} calls {in_words(found)}: send each micro-batch once to the next stage, "
+                "receive it there, and send nothing else"
             )
         worked = [entry.piece for entry in launched.ledger if entry.rank == rank and entry.what == COMPUTE]
         if not worked:
             return (
-                f"rank {rank} of {case.ranks} never calls run_layers: compute with run_layers(x, layers, number), which also "
-                f"notes "
-                "the work for the timeline"
+                f"rank {rank} of {case.ranks} never calls run_layers: compute with run_layers(x, layers, number), because "
+                "run_layers also notes the work for the timeline"
             )
         if worked != list(range(len(shapes))):
             return f"rank {rank} calls run_layers with the numbers {worked}: pass the number of the micro-batch, from 0"
@@ -145,8 +144,8 @@ def _handed_on(case: RanksCase, launched: Launched) -> str:
             before = order[: order.index("send")].count("recv")
             if before > 2:
                 return (
-                    f"stage {rank} receives {before} of {len(shapes)} micro-batches before it sends the first, so the next "
-                    "stages are idle: send each one as soon as it is computed"
+                    f"stage {rank} receives {before} of {len(shapes)} micro-batches before it sends the first micro-batch, so "
+                    "the next stages are idle: send each micro-batch as soon as it is computed"
                 )
         if rank == 0 and case.ranks > 1 and len(shapes) > 2 and (late := _late_sends(launched)):
             return late
@@ -158,7 +157,8 @@ def _late_sends(launched: Launched) -> str:
     own = sorted((entry for entry in launched.ledger if entry.rank == 0), key=lambda entry: entry.began)
     before = [entry.what for entry in own[: next((i for i, e in enumerate(own) if e.what == "send"), 0)]]
     if before.count(COMPUTE) > 2:
-        return f"stage 0 computes {before.count('compute')} micro-batches before it sends the first: send each as soon as it is computed"
+        early = f"stage 0 computes {before.count('compute')} micro-batches before it sends the first one"
+        return f"{early}: send each micro-batch as soon as it is computed"
     return ""
 
 
@@ -170,10 +170,10 @@ PIPELINE_STAGE = Exercise(
     function="pipeline_stage",
     statement=(
         "Each rank is a stage. Stage 0 gets the micro-batches in `pieces`; the other stages know only their shapes, from "
-        "`shapes`. Take one micro-batch: from `pieces`, or by `dist.recv(tensor, src)` into `torch.empty(shape)`. "
+        "`shapes`. Take one micro-batch from `pieces`, or receive it by `dist.recv(tensor, src)` into `torch.empty(shape)`. "
         "Compute `run_layers(x, layers, number)`, the work of this stage on micro-batch `number` (from 0). Send the result to "
         "the next stage by `dist.send(tensor, dst)` **before** you take the next micro-batch. The last stage returns a list of "
-        "its results, the others return `[]`."
+        "its results; all other stages return `[]`."
     ),
     points=15,
     minutes=25,
@@ -190,16 +190,18 @@ PIPELINE_STAGE = Exercise(
     contract=LedgerContract(_handed_on),
     mistakes=(
         Mistake("You send the tensor that you received; send the result of this stage.", _unchanged),
-        Mistake("All your stages return results; only the last stage may do so, and the others must return [].", _all_give),
+        Mistake(
+            "All your stages return results; only the last stage may do so, and the other stages must return [].", _all_give
+        ),
         Mistake("Stage 0 sends its micro-batches without computing its own layers.", _first_idle),
         Mistake("You run each micro-batch through the layers of a stage twice.", _twice),
         Mistake("You join the results into one tensor; return a list with one result for each micro-batch.", _one_tensor),
         Mistake("Your results are in the wrong order: the result of the first micro-batch must come first.", _backwards),
     ),
     hints=(
-        "Use one loop over the micro-batches: take, compute, send.",
-        "Rank 0 takes its micro-batches from `pieces`. The others make an empty tensor, which dist.recv fills from the previous "
-        "rank. Every rank except the last sends its result.",
+        "Use one loop over the micro-batches: take a micro-batch, compute, and send the result.",
+        "Rank 0 takes its micro-batches from `pieces`. The other ranks make an empty tensor, which dist.recv fills from the "
+        "previous rank. Every rank except the last sends its result.",
         "for i, shape in enumerate(shapes): take x; x = run_layers(x, layers, i); dist.send(x, rank + 1) or results.append(x)",
     ),
 )
@@ -246,8 +248,10 @@ def _equal_stages(seconds: list[float], pieces: int) -> tuple[list[list[float]],
 
 
 def _why_not(case: Case, found: Any, right: Any) -> str:
-    """A message about the first number in `begins` that is impossible or too late, with the reason; or about a wrong idle
-    share.
+    """A message about a wrong answer.
+
+    It names the first number in `begins` that is impossible or too late, with the reason. If all these numbers are right, it is
+    about the idle share.
     """
     seconds, _ = case.args
     begins, idle = right
@@ -263,12 +267,13 @@ def _why_not(case: Case, found: Any, right: Any) -> str:
                 return f"{place}: stage {stage} is still busy with micro-batch {piece - 1} then."
             if stage and said < begins[stage - 1][piece] + seconds[stage - 1] - 1e-9:
                 return f"{place}: stage {stage - 1} has not done micro-batch {piece} by then."
-            return f"{place}: stage {stage} is free and has micro-batch {piece} earlier, and it must begin as soon as it can."
+            return f"{place}: stage {stage} could begin earlier, because it is free and has micro-batch {piece}."
     if idle and abs(found[1] - 100 * idle) < 1e-6 * found[1]:
         return "Your begins are right, but idle is in percent; return a share from 0 to 1."
     return (
-        f"Your begins are right, but idle is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: each stage has the "
-        "time from 0 to the last end; idle is the share of this time in which it does not work, averaged over the stages."
+        f"Your begins are right, but idle is {found[1]:.4g}, too {'large' if found[1] > idle else 'small'}: the total time "
+        "goes from 0 to the last end. For each stage, take the share of this time in which it does not work; idle is the mean "
+        "of these shares."
     )
 
 
@@ -300,10 +305,10 @@ PIPELINE_SCHEDULE = Exercise(
     function="pipeline_schedule",
     statement=(
         "Stage s needs `seconds[s]` for each micro-batch. Sending takes no time. Every stage takes its micro-batches in order, "
-        "each one as soon as possible. Return `(begins, idle)`: `begins[s][i]` is the time at which stage s begins with "
-        "micro-batch i (0 for the first), and `idle` is the mean fraction of the total time in which a stage is idle. For p "
-        "equal stages and m micro-batches, `idle` is $(p - 1) / (m + p - 1)$ (GPipe); your function must also be right for "
-        "unequal stages."
+        "and begins with each micro-batch as soon as possible. Return `(begins, idle)`: `begins[s][i]` is the time at which "
+        "stage s begins with micro-batch i (counted from 0), and `idle` is the mean fraction of the total time in which a "
+        "stage is idle. For p equal stages and m micro-batches, `idle` is $(p - 1) / (m + p - 1)$ (GPipe); your function must "
+        "also be right for unequal stages."
     ),
     points=10,
     minutes=20,
@@ -327,14 +332,14 @@ PIPELINE_SCHEDULE = Exercise(
             idle_of="formula",
         ),
         _planned("You return the share of the time in which the stages work; the idle share is 1 minus that.", idle_of="busy"),
-        Mistake("You return the ends; return the begins.", _ends),
+        Mistake("Your table holds the times at which the work ends; return the times at which it begins.", _ends),
         Mistake("Your table has one row for each micro-batch; it must have one row for each stage.", _by_piece),
     ),
     hints=(
         "A stage can begin with a micro-batch when two things are done: the previous stage with this micro-batch, and this "
         "stage with the previous micro-batch.",
-        "The later of the two ends counts; take 0 where there is no previous stage or micro-batch. All stages together are "
-        "idle for what their work leaves of the time until the last end.",
+        "A begin is the later of these two ends; take 0 where there is no previous stage or micro-batch. The idle time of a "
+        "stage is the time until the last end, minus the time in which the stage works.",
         "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s])",
     ),
 )

@@ -66,7 +66,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def whole_block(normed: Tensor, layer: Layer, head_dim: int) -> Tensor:
-    """Attention plus MLP of a block, computed in one process. The block adds this sum to the residual."""
+    """The sum of attention and MLP of a block, computed in one process. The block adds this sum to the residual."""
     attended = attend(normed @ layer["query"].T, normed @ layer["key"].T, normed @ layer["value"].T, head_dim)
     inner = gelu(F.linear(normed, layer["fc_in"], layer["fc_in_bias"]))
     return attended @ layer["out"].T + F.linear(inner, layer["fc_out"], layer["fc_out_bias"])
@@ -85,9 +85,9 @@ def cut(layer: Layer, rank: int, ranks: int) -> Layer:
 
 
 def stretch(count: int, rank: int, ranks: int) -> slice:
-    """The indices, out of `count`, that belong to one rank: they are next to each other.
+    """Which of `count` indices belong to one rank. The indices of a rank are next to each other.
 
-    If `count` cannot be divided evenly, each of the first ranks gets one more.
+    If `count` cannot be divided evenly, each of the first ranks gets one index more.
     """
     held = span(count, rank, ranks)
     return slice(held.start, held.stop)

@@ -28,7 +28,7 @@ from labkit.launch import Each, Launched
 from labkit.plurals import counted
 
 BYTES_A_ROW = 16
-"""The number of bytes that a rank may send for each row: a value and a token, with eight bytes each."""
+"""The number of bytes that a rank may send for each row: eight bytes for a value and eight bytes for a token."""
 
 
 def sharded_argmax(hidden: Tensor, head: Tensor, bias: Tensor, first: int) -> Tensor:
@@ -104,7 +104,7 @@ def _cases(seed: int) -> list[Case]:
     for label, ranks, rows, vocab in (("", 2, 1, 60), ("", 3, 6, 101), ("", 4, 9, 203), ("equal logits: ", 2, 4, 40)):
         hidden = torch.randn(rows, 5, generator=generator)
         head, bias = torch.randn(vocab, 5, generator=generator), torch.randn(vocab, generator=generator)
-        if label:  # For each token of the first half, an equal token is in the second half.
+        if label:  # Each token of the first half has the same logit as a token of the second half.
             head[vocab // 2 :], bias[vocab // 2 :] = head[: vocab // 2], bias[: vocab // 2]
         held = [span(vocab, rank, ranks) for rank in range(ranks)]
         heads = Each([head[part.start : part.stop].contiguous() for part in held])
@@ -130,7 +130,7 @@ def _few_bytes(case: RanksCase, launched: Launched) -> str:
             return (
                 f"rank {rank} sends {given:,} bytes ({widest.what} of {list(widest.shape)}), but {most:,} are enough: do not "
                 f"gather "
-                "the logits; each rank's best value and its token are all that the others need"
+                "the logits; the other ranks need only this rank's best value and its token"
             )
     return ""
 
@@ -145,8 +145,8 @@ SHARDED_ARGMAX = Exercise(
         "Each rank holds a part of the head: `head [share, hidden]`, `bias [share]`, and `first`, the token number of its row "
         "0. Shares may differ by one. For each row of `hidden [rows, hidden]`, return on every rank the token with the largest "
         "logit of **all** ranks: `[rows]`, int64. If several logits are equal, return the smallest token. A rank may send 16 "
-        "bytes for each row (the logits of GPT-J would be 100 kB). Use `dist.all_gather(list_of_tensors, tensor)`, or "
-        "`dist.all_reduce(tensor, op)` with `dist.ReduceOp.MAX` and `MIN`."
+        "bytes for each row (all logits of GPT-J would take 100 kB for a row). Use `dist.all_gather(list_of_tensors, "
+        "tensor)`, or `dist.all_reduce(tensor, op)` with `dist.ReduceOp.MAX` and `MIN`."
     ),
     points=15,
     minutes=25,
@@ -168,13 +168,15 @@ SHARDED_ARGMAX = Exercise(
         Mistake("You take the largest token number of the ranks' best tokens: compare their logits instead.", _largest_token),
         Mistake("The bias is missing: the logits are hidden @ head.T + bias.", _no_bias),
         Mistake("When two ranks have equal best logits, you add up their tokens: return the smaller token.", _sum_of_equals),
-        Mistake("When two ranks have equal best logits, you return the larger token: return the smaller one.", _last_of_equals),
+        Mistake(
+            "When two ranks have equal best logits, you return the larger token: return the smaller token.", _last_of_equals
+        ),
     ),
     hints=(
         "Which two numbers must each rank send to the others for each row?",
-        "max over the last dimension returns values and places. Put the values and the tokens of these places into one float64 "
-        "tensor [2, rows], and all_gather it.",
-        "Stack the gathered tensors. values.argmax(0) is the rank with the best token (the first of equal ones); "
-        "tokens.gather(0, ...) takes its token.",
+        "max over the last dimension returns values and their indices. Turn the indices into tokens, put the values and the "
+        "tokens into one float64 tensor [2, rows], and all_gather this tensor.",
+        "Stack the gathered tensors. values.argmax(0) is the rank with the best token (the first such rank if values are "
+        "equal); tokens.gather(0, ...) takes the token of this rank.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Counts the multiplications of a rank, to find right answers that were computed with needless work."""
+"""Counts the multiplications of a rank. The count shows when a right answer was computed with unnecessary work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "dot": lambda a, b: a.numel(),
     "vdot": lambda a, b: a.numel(),
 }
-"""For each product that torch runs in the end: a function that computes the number of multiplications from the arguments."""
+"""For each product that torch runs at the lowest level, a function that computes its number of multiplications from its
+arguments.
+"""
 
 _ELEMENTWISE = ("mul", "div", "addcmul", "addcdiv", "addr")
 _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
@@ -33,7 +35,8 @@ _LEAVES_TORCH = ("numpy", "tolist", "__array__", "__dlpack__")
 class Work:
     """The number of multiplications so far.
 
-    Also the largest number of values that one call took out of torch, where work cannot be counted.
+    It also stores the largest number of values that a single call copied from torch to Python, because work outside torch
+    cannot be counted.
     """
 
     multiplied: int = 0

@@ -1,4 +1,4 @@
-"""Exercise 4.9: compute how many copies and which delay keep to a bound on the latency, before the server runs with them."""
+"""Exercise 4.9: before the server runs, compute how many copies and which delay keep the latency within a bound."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
         return ""
     copies, batch, delay, latency = found
     if not 1 <= batch <= most or int(batch) != batch:
-        return f"Your batch is {batch:g}; whole numbers from 1 to {most} are possible."
+        return f"Your batch is {batch:g}; it must be a whole number from 1 to {most}."
     if int(copies) != copies:
         return f"You plan {copies:g} copies, but only whole processes can be started: round up."
     work, wait = first + more * batch, (batch - 1) / rate
@@ -145,7 +145,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if abs(latency - wait - work) > 1e-6:
         return f"For a batch of {batch} your longest latency is {latency:g} s, but the first request waits {wait:g} s and then {work:g} s."
     if copies * batch < rate * work - 1e-6:
-        return f"{counted(copies, 'copy answers', 'copies answer')} {copies * batch / work:.4g} requests a second, but {rate:g} come."
+        return f"{counted(copies, 'copy answers', 'copies answer')} {copies * batch / work:.4g} requests a second, but {rate:g} requests come in a second."
     if latency > bound:
         return f"The latency of your plan, {latency:g} s, is over the bound of {bound:g} s."
     if copies != right[0]:
@@ -161,10 +161,10 @@ CHOOSE_BATCHING = Exercise(
     function="choose_batching",
     statement=(
         "Requests come evenly, `rate` per second. Every n requests form a batch; n is at most `most`. A copy computes a "
-        "batch in `first + more * n` seconds. The first request of a batch waits for the n-th: the delay. The copies "
-        "must keep up with the requests. Of all n whose longest latency (delay plus computation) is at most `bound`, choose "
-        "the one with the fewest copies; then, the least latency. Return `(copies, n, delay, latency)` in seconds, or None if "
-        "no n meets the bound."
+        "batch in `first + more * n` seconds. The first request of a batch waits for the n-th request; this wait is the "
+        "delay. The copies must keep up with the requests. Of all n whose longest latency (delay plus computation) is at most "
+        "`bound`, choose the n with the fewest copies; if several are equal, choose the least latency. Return `(copies, n, "
+        "delay, latency)` in seconds, or None if no n meets the bound."
     ),
     points=10,
     minutes=30,
@@ -200,7 +200,8 @@ CHOOSE_BATCHING = Exercise(
         Mistake("Your delay and latency are in milliseconds, but they must be in seconds.", _milliseconds),
     ),
     hints=(
-        "For one n: what are its delay, its computing time, its latency and its number of copies? Then loop over n.",
+        "First take a single n: what are its delay, its computing time, its latency and its number of copies? Then loop over "
+        "n.",
         "One copy answers n / (first + more * n) requests a second. Divide rate by that number and round up (math.ceil) to "
         "get the copies.",
         "plans.append((copies, n, delay, latency)) for each plan within the bound; then min(plans, key=lambda p: (p[0], "

@@ -1,4 +1,4 @@
-"""Exercise 4.1: the `config.pbtxt` of a stage. First labkit's checker reads the text, then the server."""
+"""Exercise 4.1: the `config.pbtxt` of a stage. First labkit's checker reads the text, then the server reads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tensor = tuple[str, str, list[Any]]
 
 @dataclass(frozen=True)
 class ConfigCase(Case):
-    """`loads`: the server must also load a model with this text, which takes more than a second."""
+    """A case. If `loads` is set, the server must also load a model with this text; this takes more than a second."""
 
     loads: bool = False
 
@@ -102,9 +102,9 @@ def _any_size(name: str, inputs: Any, outputs: Any, max_batch_size: int, count: 
 
 
 def run_config(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The fault in the text; if there is none, what the text says.
+    """The fault in the text. If the text has no fault, the fields of the text.
 
-    If `case.loads` is set, the server loads the model as well.
+    If `case.loads` is set, the server also loads the model.
     """
     assert isinstance(case, ConfigCase)
     text = function(*case.args)
@@ -127,7 +127,7 @@ def _parsed(text: str) -> Any:
 def _load(name: str, text: str) -> None:
     """Load the model and send it a request.
 
-    If the server refuses, an error with its message is raised; if no answer comes, `NotAvailable`.
+    If the server refuses, raises an error with the server's message. If no answer comes, raises `NotAvailable`.
     """
     server = lab_server()
     server.load(name, text, model_code("labkit.exercises.stubs.zeros"))
@@ -238,13 +238,13 @@ STAGE_CONFIG = Exercise(
         Mistake("All your models have the name preprocessing: write the given name.", _one_name),
         Mistake("Your instance_group has no count, so there is only one copy: write count.", _one_copy),
         Mistake("Your text has no instance_group: write one with the number of copies and their kind.", _no_group),
-        Mistake("KIND_GPU puts a copy on each GPU, but a stage that handles text needs none: write KIND_CPU.", _on_gpu),
+        Mistake("KIND_GPU puts a copy on each GPU, but a stage that handles text needs no GPU: write KIND_CPU.", _on_gpu),
         Mistake(
             "Your instance_group has no kind, so the server uses a GPU if there is one: write kind: KIND_CPU.",
             _no_kind,
         ),
         Mistake("python is a backend, but you wrote it as a platform, which is for ensembles.", _platform),
-        Mistake("Your text has no outputs: write a block output { ... } for each one.", _no_outputs),
+        Mistake("Your text has no outputs: write a block output { ... } for each output.", _no_outputs),
         Mistake("All your sizes are -1, so the server accepts any size: write the given sizes.", _any_size),
     ),
     hints=(

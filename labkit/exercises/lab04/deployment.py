@@ -39,7 +39,7 @@ class Deployment:
         return f"http://{self.server.server.metrics}/metrics"
 
     def stop(self) -> None:
-        """End the server and all its models."""
+        """Stop the server and all its models."""
         self.server.stop()
 
     def load_engine(self) -> None:
@@ -64,7 +64,9 @@ class Deployment:
         copies: int = 1,
         delay: float | None = None,
     ) -> None:
-        """Load a model that calls the learner's function with each batch. Without a `delay`, the server joins no requests."""
+        """Load a model that calls the learner's function with each batch. Without a `delay`, the server passes each request
+        alone.
+        """
         parameters = {"answer_together": self.server.put(name, answer_together, "answer_together"), **work}
         config = batched_config(name, parameters, largest=largest, instances=copies, delay=delay)
         self.server.load_stub(config, "batched")

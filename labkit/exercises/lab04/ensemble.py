@@ -28,14 +28,17 @@ from labkit.time_limits import limit_passed
 Maps = dict[str, tuple[dict[str, str], dict[str, str]]]
 Arrays = dict[str, NDArray[Any]]
 STAGES = {"preprocessing": "preprocessing", "fastertransformer": "toy_engine", "postprocessing": "postprocessing"}
-"""The models of the ensemble in order.
+"""The models of the ensemble, in order.
 
-For each one, the module in `labkit.exercises.stubs` that runs in its place during the check.
+The value for a model is the module in `labkit.exercises.stubs` that replaces the model during the check.
 """
 
 
 COUNT_SECONDS = 2.0
-"""How many seconds to wait for the server's counters, because an execution is counted a little after its answer is sent."""
+"""How many seconds to wait for the server's counters. The wait is needed because the server counts an execution shortly after
+it
+has sent the answer.
+"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def ensemble_maps() -> Maps:
 
 
 def _changed(name: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None) -> Maps:
-    """The reference maps with changed entries for one model. If the new wire of an entry is "", the entry is removed."""
+    """The reference maps with changed entries for one model. An entry whose new wire is "" is removed."""
     maps = ensemble_maps()
     own_inputs, own_outputs = (
         {key: wire for key, wire in (given | (more or {})).items() if wire}
@@ -165,7 +168,9 @@ def request_inputs(
 
 
 def run_ensemble(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The fault in the wires; if there is none, the texts that come out. labkit's own maps are run without a server."""
+    """The fault in the wires. If the wires have no fault, the texts that the ensemble returns. labkit's own maps run without a
+    server.
+    """
     assert isinstance(case, EnsembleCase)
     maps = function()
     try:
@@ -224,13 +229,13 @@ def _in_server(config: ModelConfig, inputs: dict[str, tuple[str, NDArray[Any]]])
 
 
 def _runs(server: Any) -> dict[str, int]:
-    """For each stage, how many times it has run."""
+    """How many times each stage has run."""
     statistics = {name: server.client.get_inference_statistics(name).model_stats for name in STAGES}
     return {name: sum(int(one.execution_count) for one in stats) for name, stats in statistics.items()}
 
 
 def _on_paper(maps: Maps, wires: Arrays) -> Arrays:
-    """Do in this process what the server does with an ensemble: run each step as soon as all its inputs exist."""
+    """Run the ensemble in this process, as the server does: each step runs as soon as all its inputs exist."""
     tokenizer = open_checkpoint(MODEL).tokenizer()
 
     def preprocessing(given: Arrays) -> Arrays:
@@ -281,10 +286,10 @@ ENSEMBLE_MAPS = Exercise(
     function="ensemble_maps",
     statement=(
         "Return `{model: (input_map, output_map)}` for the three stages. Each map is a dictionary `{tensor of the model: "
-        "wire}`. A wire has a name of your choice, or is a tensor of the ensemble: the client sends `INPUT_0` (prompt), "
+        "wire}`. A wire has a name of your choice, or the name of an ensemble tensor: the client sends `INPUT_0` (prompt), "
         "`INPUT_1` (most new tokens), `INPUT_2` (bad words) and `INPUT_3` (stop words), and reads `OUTPUT_0` (text) and "
-        "`sequence_length`. The table above lists the tensors of the models. The real server loads your ensemble and answers "
-        "requests with it. In the check, a small model that uses every input replaces the engine."
+        "`sequence_length`. The table above lists the models' tensors. The real server runs your ensemble. In the check, a "
+        "small model that uses every input replaces the engine."
     ),
     points=12,
     minutes=30,
@@ -314,23 +319,24 @@ ENSEMBLE_MAPS = Exercise(
         ),
         Mistake(
             "The bad words and the stop words do not reach the engine from preprocessing. The engine has an optional input "
-            "for each of the two: map them.",
+            "for each of these two lists: map both inputs.",
             _no_words,
         ),
         Mistake(
-            "The stop words do not reach the engine. The engine's input for them is optional, so only the texts show the "
+            "The stop words do not reach the engine. The engine's input for stop words is optional, so only the texts show the "
             "mistake.",
             _no_stop_words,
         ),
         Mistake(
-            "The engine makes as many new tokens as the prompt has, because request_output_len is on the wire of the lengths.",
+            "The engine makes as many new tokens as the prompt has tokens, because request_output_len is on the wire of the "
+            "lengths.",
             _prompt_again,
         ),
         Mistake("No model writes OUTPUT_0, which the client reads: map OUTPUT of postprocessing to OUTPUT_0.", _no_text_out),
         Mistake("The step preprocessing is missing, so the engine gets no token ids.", _two_stages),
         Mistake(
             "Two steps use different names for the same wire: the value in the output_map of one step must be the value in "
-            "the input_map of the other.",
+            "the input_map of the other step.",
             _own_names,
         ),
     ),

@@ -1,6 +1,6 @@
 """Exercise 4.10: the server says that a model is ready although its process is dead.
 
-The learner must notice this by a request, and repair the model.
+The learner's function sends a request to notice this, and repairs the model.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MODEL = "mortal"
 _NUMBERS = itertools.count(1)
 ANSWER_SECONDS = 2.0
 BUSY_SECONDS = 0.5
-"""How many seconds a healthy model may need for an answer."""
+"""The number of seconds within which a healthy model answers."""
 REAL_SEED = 11
-"""The first seed of a check. A process in the real server is killed only with this seed, because once is enough."""
+"""The first seed of a check. Only with this seed, a process in the real server is killed, because one time is enough."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ def keep_alive(client: Any, model: str, inputs: list[Any]) -> bool:
 
 
 class Hanging(Exception):
-    """Raised for a request to a model that never answers, if the request has no time limit or one that is too long."""
+    """Raised for a request to a model that never answers, if the request has no time limit or its time limit is too long."""
 
 
 class PaperClient:
-    """Behaves like tritonclient with a server that has one model, which is in the given state."""
+    """Behaves like tritonclient with a server that has one model in the given state."""
 
     def __init__(self, state: str) -> None:
         self.state, self.is_loaded = state, True
 
     def infer(self, model: str, inputs: Any, client_timeout: float | None = None, **more: Any) -> Any:
-        """Answer, refuse the request, time out, or report that the process is dead, depending on the state."""
+        """Depending on the state: answer, refuse the request, time out, or report that the process is dead."""
         if not self.is_loaded:
             raise self._error(f"Request for unknown model: '{model}' is not found", "NOT_FOUND")
         if self.state == "dead":
@@ -142,9 +142,9 @@ def run_failure(function: Callable[..., Any], case: Case) -> dict[str, Any]:
 
 def _in_server(function: Callable[..., Any]) -> dict[str, Any]:
     server = lab_server()
-    model = f"{MODEL}_{next(_NUMBERS)}"  # The server remembers a model that was killed, so each model gets a new name.
+    model = f"{MODEL}_{next(_NUMBERS)}"  # The server remembers a killed model, so each model gets a new name.
     server.load_stub(batched_config(model, {"work": "echo"}, largest=8), "batched")
-    # The server takes Python's cache file beside model.py for a change of the model, but only once.
+    # Python writes a cache file beside model.py. The server mistakes this for a change of the model, but only one time.
     server.server.probes.load(model)
     kill_process(server, model)
     client = grpc_client(server.server.grpc)
@@ -275,7 +275,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     assert isinstance(case, FailureCase)
     if found["does"] != right["does"]:
         did, asked = (", then ".join(one) or "nothing" for one in (found["does"], right["does"]))
-        return f"For {case.label} you call {did}; right is: {asked}."
+        return f"For {case.label} you call {did}; the right calls are: {asked}."
     if found["answers"] != right["answers"]:
         return f"For {case.label}: the model does not answer after your function has returned."
     return f"For {case.label} you return {found['says']!r}; return whether you repaired the model: {right['says']}."
@@ -290,10 +290,10 @@ KEEP_ALIVE = Exercise(
     statement=(
         "The server says that a model is ready even after its process was killed. To find out, send a request: "
         "`client.infer(model, inputs, client_timeout=...)`, with at most 2 seconds. The call raises "
-        "`InferenceServerException`; `str(error.status())` is the kind of error. A model that refuses a request "
+        "`InferenceServerException`; `str(error.status())` tells the kind of error. A model that refuses a request "
         "(`StatusCode.INVALID_ARGUMENT`) is alive. After any other error, including a time-out, repair the model: call "
         "`client.unload_model(model)`, then `client.load_model(model)`; loading alone does nothing. Return whether you "
-        "repaired it. In one case of the check, a process in the real server is killed."
+        "repaired the model. In one case, the check kills a process in the real server."
     ),
     points=8,
     minutes=15,
@@ -322,11 +322,11 @@ KEEP_ALIVE = Exercise(
         Mistake("Your request to a hanging model waits for ever: pass client_timeout.", _no_time_limit),
         Mistake("Your time limit is so short that you reload a model which is only busy: wait up to 2 seconds.", _impatient),
         Mistake(
-            "You repair a hanging model, but not one whose process is dead: for a dead process, the status is INTERNAL.",
+            "You repair a hanging model, but not a model whose process is dead: for a dead process, the status is INTERNAL.",
             _only_time_outs,
         ),
         Mistake(
-            "You repair a model whose process is dead, but not a hanging one: for a hanging model, the status is "
+            "You repair a model whose process is dead, but not a hanging model: for a hanging model, the status is "
             "DEADLINE_EXCEEDED.",
             _only_internal,
         ),
@@ -335,8 +335,8 @@ KEEP_ALIVE = Exercise(
     ),
     hints=(
         "What can happen to a request with a time limit, and which of these outcomes need a repair?",
-        "What an error means depends on what its status() returns: after a refusal return False. In all other cases unload "
-        "and load the model, and return True.",
+        "Look at the status() of an error. If the error is a refusal, return False. After any other error, unload and load "
+        "the model, and return True.",
         'except InferenceServerException as error: if "INVALID_ARGUMENT" in str(error.status()), return False.',
     ),
 )

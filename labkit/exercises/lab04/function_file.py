@@ -1,6 +1,6 @@
 """Writes a learner's function as the source of a module.
 
-A model imports it in its own process, which has no notebook and no torch.
+A model imports this module in its own process, which has no notebook and no torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def as_module(function: Callable[..., Any], name: str) -> str:
 
 
 def _read_outside(source: str) -> set[str]:
-    """The names that a definition reads, both global names and attributes."""
+    """The names that a definition reads: global names and names of attributes."""
     names: set[str] = set()
     codes: list[CodeType] = [compile(source, "<function>", "exec")]
     while codes:
@@ -56,7 +56,7 @@ def digest(text: str) -> str:
 def _plain(name: str, coded: Any) -> str:
     if "tensor" in str(coded):
         raise InvalidRequest(
-            f"{name} is a tensor, which stays in the notebook; use numpy arrays, the models of this lab have no torch"
+            f"{name} is a tensor, which stays in the notebook; use numpy arrays, because the models of this lab have no torch"
         )
     return repr(decode(coded, {}))
 
@@ -64,7 +64,7 @@ def _plain(name: str, coded: Any) -> str:
 def _write(number: int, packed: dict[str, Any], lines: list[str], written: set[int]) -> None:
     """Append the source of a function to `lines`, after the functions that it uses.
 
-    Also bind all other names that it has in its module.
+    If the module uses other names for the function too, also bind these names.
     """
     if number in written:
         return

@@ -24,22 +24,22 @@ from labkit.serving.server.probes import as_input
 
 Together = Callable[..., Any]
 CLOSED_SECONDS, TURNS = 0.5, 3
-"""When two kinds of serving are compared in turns: the seconds of one turn, and the number of turns of each kind."""
+"""For a comparison of two kinds of serving that take turns: the seconds of one turn, and the number of turns of each kind."""
 COUNTED_SECONDS, OPEN_SECONDS, TRADE_SECONDS = 1.0, 2.0, 1.2
 LATE_SHARE = 0.1
-"""If more than this share of the requests is sent late, the load counts as disturbed."""
+"""A load counts as disturbed if more than this fraction of its requests is sent late."""
 SHORT, LONG = 8, 96
-"""The numbers of new tokens of the short and the long requests in a mixed load."""
+"""In a mixed load, the number of new tokens of a short request and of a long request."""
 LARGEST = 16
 
 
 @dataclass
 class Answered:
-    """One request. `sent`, `first` and `ended` are the times in seconds when it was sent, and when its first and its last piece
-    came.
+    """One request. `sent` is the time in seconds when it was sent. Its first piece came at `first`, and its last piece at
+    `ended`.
 
-    `batch` is the number of the batch into which the server put it (0 if none), and `turn` the number of its turn in the
-    measurement.
+    `batch` is the number of the batch into which the server put the request (0 for no batch). `turn` is the number of its turn
+    in the measurement.
     """
 
     sent: float
@@ -71,7 +71,9 @@ def scrape(deployment: Deployment) -> str:
 def closed_load(
     deployment: Deployment, model: str, clients: int, new_tokens: int, seconds: float, turn: int = 0
 ) -> list[Answered]:
-    """For some seconds, let each client send its next request as soon as its last one is answered. Returns all requests."""
+    """For some seconds, let each client send its next request as soon as its previous request is answered. Returns all
+    requests.
+    """
     answers: list[Answered] = []
     until = time.perf_counter() + seconds
 
@@ -96,7 +98,7 @@ def closed_load(
 def open_load(deployment: Deployment, model: str, jobs: Sequence[Job], gap: float, turn: int = 0) -> list[Answered]:
     """Send one job every `gap` seconds over one stream, without waiting for answers.
 
-    Returns the requests when all are answered.
+    Returns all requests after the last answer has come.
     """
     answers: dict[str, Answered] = {}
     done = threading.Event()
@@ -146,7 +148,7 @@ def by_clients(
 ) -> dict[str, list[list[Answered]]]:
     """The learner's batched engine under load, for each number of clients.
 
-    Runs without and with dynamic batching take turns.
+    Runs with dynamic batching and runs without it take turns.
     """
     bar = progress_bar("loads")
     kinds = {"one request a batch": ("alone", None), "dynamic batching": ("batched", 0.0)}
@@ -174,8 +176,9 @@ def _tokens_per_second(answers: Sequence[Answered]) -> float:
 
 
 def tokens_per_second(answers: Sequence[Answered]) -> float:
-    """The new tokens of all requests, divided by the seconds from the first sending to the last answer; the median over the
-    turns.
+    """The new tokens per second, as the median over the turns.
+
+    In each turn, the number of new tokens is divided by the seconds from the first request to the last answer.
     """
     return statistics.median(map(_tokens_per_second, turns(answers)))
 
@@ -205,10 +208,10 @@ def latency(answers: Sequence[Answered], share: float) -> float:
 
 
 def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tokens: int) -> tuple[list[float], Ratio]:
-    """For each piece that the learner's client yields, the seconds since `gptj` was asked; and the ratio of the first piece's
-    time to the last piece's.
+    """The times at which the learner's client yields its pieces, in seconds since the request to `gptj`.
 
-    There are four runs, and the first warms up. The times are those of the last run; the ratio is taken from the last three.
+    Also returns the time of the first piece divided by the time of the last piece. There are four runs. The first run is a
+    warm-up, the times come from the last run, and the ratio comes from the last three runs.
     """
     runs = []
     for _ in range(1 + TURNS):
@@ -220,8 +223,8 @@ def piece_times(deployment: Deployment, stream_text: Callable[..., Any], new_tok
 
 
 def queue_and_batch(before: str, after: str, model: str) -> tuple[float, float]:
-    """How many seconds a request was in the queue on average, and how many inferences an execution had on average, from two
-    texts of /metrics.
+    """Computed from two texts of /metrics: how many seconds a request was in the queue on average, and how many inferences an
+    execution had on average.
     """
     return read_metrics(before, after, model)
 
@@ -232,7 +235,7 @@ def one_job() -> list[Any]:
 
 
 def said_by(deployment: Deployment, model: str) -> str:
-    """What a batched model answers to `one_job`: its text, or the message of the error."""
+    """The answer of a batched model to `one_job`: the text, or the message of the error."""
     try:
         return str(deployment.client.infer(model, one_job(), client_timeout=5.0).as_numpy("TEXT"))
     except client_library().InferenceServerException as error:
@@ -240,7 +243,9 @@ def said_by(deployment: Deployment, model: str) -> str:
 
 
 def batch_sizes(deployment: Deployment, model: str, clients: int) -> dict[str, int]:
-    """How many executions had 1, 2, ... inferences while `clients` clients sent requests, from the server's statistics."""
+    """How many executions had 1 inference, 2 inferences and so on while `clients` clients sent requests. The server counts
+    them.
+    """
     before = _batches(deployment, model)
     closed_load(deployment, model, clients, 32, COUNTED_SECONDS)
     after = _batches(deployment, model)
@@ -260,7 +265,7 @@ def run_plan(
     first: float,
     more: float,
 ) -> tuple[list[Answered], str, str]:
-    """Load a model that sleeps for as long as the plan says, and send it requests at even distances.
+    """Load a model that sleeps for the computing time of the plan, and send requests to it at equal intervals.
 
     Returns the requests, and the text of the server's metrics before and after them.
     """
@@ -277,8 +282,9 @@ def run_plan(
 
 
 def rates_for(loads: Sequence[Sequence[Answered]]) -> list[float]:
-    """Rates for a mixed load, in requests a second: 25, 50 and 90 % of the rate at which the fastest of these loads made
-    tokens.
+    """Rates for a mixed load, in requests a second.
+
+    They are 25, 50 and 90 % of the highest rate that one of these loads reached.
     """
     tokens = (3 * SHORT + LONG) / 4
     most = max(tokens_per_second(one) for one in loads) / tokens
@@ -293,8 +299,9 @@ def mixed_jobs(count: int) -> list[Job]:
 def mixed_load(
     deployment: Deployment, answer_together: Together, count: int = 16, gap: float = 0.02
 ) -> dict[str, list[Answered]]:
-    """Send long and short requests to the same engine in two ways, which take turns: joined to batches by the server, and in
-    flight.
+    """Send long and short requests to the same engine in two ways, which take turns.
+
+    In one way the server joins requests to batches; in the other way the engine uses in-flight batching.
     """
     deployment.load_batched("batched", answer_together, {"work": "engine"}, largest=LARGEST, delay=0.0)
     kinds = {"dynamic batching": "batched", "in-flight batching": "gptj"}
@@ -311,10 +318,11 @@ def mixed_load(
 
 
 def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]]]:
-    """A timeline of one turn of `mixed_load`: one row for each request, from its sending to its end.
+    """A timeline of one turn of `mixed_load`, with one row for each request. A bar goes from the sending of the request to its
+    end.
 
-    The number in a bar is the number of the request's batch, counted from 1; if the server joined nothing, it is the number of
-    the request.
+    The number in a bar is the number of the request's batch, counted from 1. If the server made no batches, the bar has the
+    number of the request.
     """
     begin = min(one.sent for one in answers)
     earlier = min(one.batch for one in answers) - 1
@@ -325,14 +333,14 @@ def bars(answers: Sequence[Answered]) -> dict[str, list[tuple[int, float, float]
 
 
 def longest(loads: Iterable[Sequence[Answered]]) -> float:
-    """The longest of these loads: its seconds from the first sending to the last answer."""
+    """How many seconds the longest of these loads took, from the first request to the last answer."""
     return max(max(one.ended for one in load) - min(one.sent for one in load) for load in loads)
 
 
 def trade_off(
     deployment: Deployment, answer_together: Together, rates: Sequence[float], delays: Sequence[float] = (0.0, 0.1)
 ) -> dict[str, list[list[Answered]]]:
-    """A mixed load at each rate: with dynamic batching and each of the delays, and with in-flight batching."""
+    """Send a mixed load at each rate. It is sent with dynamic batching for each delay, and also with in-flight batching."""
     found: dict[str, list[list[Answered]]] = {}
     bar = progress_bar("loads")
     load = partial(deployment.load_batched, "batched", answer_together, {"work": "engine"}, largest=LARGEST)

@@ -149,11 +149,11 @@ READ_METRICS = Exercise(
     function="read_metrics",
     statement=(
         "`before` and `after` are the texts of `/metrics` at two times. Return `(queue seconds, batch)` of `model` for the "
-        "time between the two: how long a **request** waited on average, and how many **inferences** one execution had on "
+        "time between them: how long a **request** waited on average, and how many **inferences** one execution had on "
         "average. The counters start at the server's start; `_us` means microseconds. One request may contain several "
         "inferences. A line "
         'looks like `nv_inference_count{model="gptj",version="1"} 6`; the lines for your load are above. '
-        "If nothing ran in between, both are 0."
+        "If nothing ran in between, return `(0, 0)`."
     ),
     points=6,
     minutes=20,
@@ -190,10 +190,10 @@ READ_METRICS = Exercise(
         Mistake("You return the batch first, but the queue seconds must come first.", _swapped),
     ),
     hints=(
-        "Write a small function first: the value of one counter for one model in one text. You need this for 3 or 4 counters, "
-        "twice each.",
-        'A line is name{model="gptj",version="1"} value. Its beginning shows counter and model; its last word is the value.',
-        "Waiting: growth of nv_inference_queue_duration_us / growth of nv_inference_request_success / 1e6. Batch: "
-        "nv_inference_count / nv_inference_exec_count.",
+        "Write a small function first: it returns the value of one counter of one model in one text. You need this value for "
+        "3 or 4 counters, twice each.",
+        'A line is name{model="gptj",version="1"} value. It begins with the counter and the model; its last word is the value.',
+        "Subtract `before` from `after` for each counter. Waiting: nv_inference_queue_duration_us / "
+        "nv_inference_request_success / 1e6. Batch: nv_inference_count / nv_inference_exec_count.",
     ),
 )

@@ -35,20 +35,25 @@ from labkit.time_limits import limit_passed
 
 MODEL = "gptj-tiny"
 ASK_SECONDS = 45.0
-"""The time limit in seconds of a request to a model with a learner's function."""
+"""The time limit, in seconds, of a request to a model that runs a learner's function."""
 
 BATCHED_INPUTS = (
     TensorSpec("PROMPT", "STRING", (1,), "the prompt of a job, UTF-8"),
-    TensorSpec("NEW_TOKENS", "INT32", (1,), "how many tokens it is to get"),
+    TensorSpec("NEW_TOKENS", "INT32", (1,), "the number of new tokens for the job"),
 )
 BATCHED_OUTPUTS = (
     TensorSpec("TEXT", "STRING", (1,), "the text of a job"),
-    TensorSpec("BATCH", "FP64", (5,), "calls so far in its batch, number and jobs of the batch, when it began and ended"),
+    TensorSpec(
+        "BATCH",
+        "FP64",
+        (5,),
+        "five numbers about the job's batch: the calls so far, its number, its jobs, its beginning, its end",
+    ),
 )
 
 
 class LabServer:
-    """A server with a temporary repository, at first without models. It ends together with this process."""
+    """A server with a temporary repository, which has no models at first. The server stops when this process ends."""
 
     def __init__(self) -> None:
         own = LockedFolder("lab04")
@@ -60,7 +65,7 @@ class LabServer:
         self._lock = threading.Lock()
 
     def stop(self) -> None:
-        """Kill the server at once; otherwise it would wait ten seconds for a model whose process was killed."""
+        """Kill the server at once. If it were not killed, it would wait ten seconds for a model whose process was killed."""
         self._end()
 
     def load(self, name: str, config: str, code: str = "", *, tokenizer: bool = False) -> None:
@@ -81,7 +86,7 @@ class LabServer:
         self.loaded[name] = wanted
 
     def load_all(self, loads: Sequence[Callable[[], None]]) -> None:
-        """Call several loads at the same time, because each of them mostly waits. Raises their first error."""
+        """Run several loads at the same time, because each load mostly waits. Raises the first error."""
         failed: list[BaseException] = []
 
         def run(load: Callable[[], None]) -> None:
@@ -127,8 +132,8 @@ class LabServer:
     ) -> dict[str, NDArray[Any]]:
         """Send a request with the inputs `{name: (data type, values)}` and return the model's outputs.
 
-        An error that a learner's function raised in the server is raised here again, with the same name. If the process of the
-        model died or hangs, the model is loaded again, and `ChildProcessError` or `TimeoutError` is raised.
+        If a learner's function raises an error in the server, an error with the same name is raised here. If the process of the
+        model died or hangs, the model is loaded again, and `ChildProcessError` (died) or `TimeoutError` (hangs) is raised.
         """
         return self.ask_all(model, [inputs], parameters, seconds)[0]
 
@@ -175,8 +180,8 @@ class LabServer:
     def revive(self, model: str) -> None:
         """Load a model again, in a new process.
 
-        The old process is killed afterwards: the server would let an endless loop run on, and it would slow down all later
-        checks.
+        The old process is killed afterwards. The server does not end an endless loop in the old process, so the loop would slow
+        down all later checks.
         """
         old = self.processes_of(model)
         self.client.unload_model(model)
@@ -213,7 +218,7 @@ def model_code(module: str) -> str:
 
 
 def like(kind: str, words: str) -> BaseException:
-    """An exception with this name and message, for one that was raised in another process."""
+    """An exception with the name and the message of an exception from another process."""
     if kind == "NotImplementedError":
         return NotImplementedError(words)
     made: type[Exception] = type(kind, (Exception,), {})
@@ -242,7 +247,7 @@ def stop_server() -> None:
 def is_own(function: Callable[..., Any]) -> bool:
     """Whether a function is a reference or a known mistake of labkit.
 
-    These run without the server, and give the same results.
+    These functions run without the server. Their results are the same there.
     """
     return getattr(function, "__module__", "").startswith("labkit.exercises.lab04") or "stubs.stages" in getattr(
         function, "__module__", ""
@@ -272,5 +277,5 @@ def batched_config(
 
 
 def texts(values: Sequence[Sequence[str]]) -> tuple[str, NDArray[Any]]:
-    """The data type and the values of an input of strings, `[rows, columns]`."""
+    """The data type and the values `[rows, columns]` of an input that contains strings."""
     return "BYTES", np.array([[value.encode() for value in row] for row in values], np.object_)

@@ -1,4 +1,4 @@
-"""Exercises 4.2 and 4.3: prompts and word lists in FasterTransformer's format, which the stage `preprocessing` makes."""
+"""Exercises 4.2 and 4.3: the stage `preprocessing` puts prompts and word lists into FasterTransformer's format."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _seen(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
 def _explain(case: Case, found: Any, right: Any) -> str:
     for name, value in right.items():
         if found[name] != value and name.startswith("shape of "):
-            return f"Your {name[9:]} have the shape {found[name]}; {value} is right."
+            return f"Your {name[9:]} have the shape {found[name]}; the right shape is {value}."
         if found[name] != value:
             row = next(number for number, pair in enumerate(zip(found[name], value, strict=True)) if pair[0] != pair[1])
             return (
@@ -161,8 +161,8 @@ PAD_PROMPTS = Exercise(
         "A batch is one rectangular array, but the prompts differ in length. Return `(ids, lengths)` for `texts`. `ids [batch, "
         "longest]` holds the token ids; fill each row with `pad` **after** its tokens. The array has at least one column. "
         "`lengths [batch, 1]` holds the number of tokens of each prompt. `ids` and `lengths` are numpy arrays of `np.uint32`, "
-        "as in the stage's `config.pbtxt`. `encode(text)` returns the token ids of a text as a list. Your function runs in the "
-        "stage `preprocessing`."
+        "as in the stage's `config.pbtxt`. `encode(text)` returns the token ids of a text as a list. Your function runs in "
+        "the stage `preprocessing`."
     ),
     points=10,
     minutes=15,
@@ -305,8 +305,8 @@ WORD_LISTS = Exercise(
     statement=(
         "The engine reads stop words and bad words from an array `[batch, 2, n]` of `np.int32`. For each prompt, row 0 holds "
         "the tokens of all its words, one word after the other. Row 1 holds the **end** of each word: the number of tokens up "
-        "to and including it. `n` is the largest end, or 1 if there are no words. Fill the rest of row "
-        "0 with 0 and of row 1 with -1. `words` holds one list of words for each prompt."
+        "to and including this word. `n` is the largest end, or 1 if there are no words. Fill the rest of row 0 with 0, and "
+        "the rest of row 1 with -1. `words` holds one list of words for each prompt."
     ),
     points=12,
     minutes=25,
@@ -321,7 +321,8 @@ WORD_LISTS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "Your row 1 holds the length of each word, but an end counts all tokens from the first one: use a running sum.",
+            "Your row 1 holds the length of each word, but an end counts all tokens from the first token on: use a running "
+            "sum.",
             _own_lengths,
         ),
         Mistake("Your row 1 holds the beginnings of the words; it must hold their ends.", _starts),
@@ -341,7 +342,7 @@ WORD_LISTS = Exercise(
     hints=(
         "First write the code for one prompt with a given width n; a batch is a stack of such arrays.",
         "If each word is a list of tokens, the ends are a running sum (np.cumsum) of the lengths of these lists.",
-        "lists = np.zeros((batch, 2, n), np.int32); lists[:, 1] = -1; then lists[row, 0, :len(tokens)] = tokens, and in the "
-        "same way the ends.",
+        "lists = np.zeros((batch, 2, n), np.int32); lists[:, 1] = -1; then lists[row, 0, :len(tokens)] = tokens, and store the "
+        "ends in lists[row, 1] in the same way.",
     ),
 )

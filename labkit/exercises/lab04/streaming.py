@@ -1,6 +1,6 @@
 """Exercise 4.6: a streaming client over gRPC.
 
-The model in the check notices whether the reader reads a piece at once or late, or has left.
+The model in the check notices when the reader reads a piece, and whether the reader has left.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ PATIENCE = 4.0
 
 @dataclass(frozen=True)
 class StreamCase(Case):
-    """The words that the model must send, the number of words, and the number of pieces after which the reader leaves (0:
-    never).
+    """A case: `words` are the words that the model must send, and `count` is the limit of words.
+
+    The reader leaves after `leaves_after` pieces; with 0, the reader never leaves.
     """
 
     words: str = ""
@@ -160,7 +161,7 @@ def _one_request(client: Any, model: str, inputs: list[Any]) -> Any:
 
 
 def teletype_config() -> ModelConfig:
-    """The configuration of the streaming model in the check. It has those tensors of `gptj` that this lab uses."""
+    """The configuration of the streaming model in the check. It has the tensors of `gptj` that this lab uses."""
     inputs = tuple(spec for spec in GPTJ_INPUTS if spec.name in ("text_input", "stream", "max_new_tokens"))
     outputs = tuple(spec for spec in GPTJ_OUTPUTS if spec.name == "text_output")
     return ModelConfig(
@@ -176,7 +177,7 @@ def teletype_config() -> ModelConfig:
 
 
 def prompt_inputs(prompt: str, max_new_tokens: int, *, stream: bool = True) -> list[Any]:
-    """The input tensors of a request to `gptj`, in the form of tritonclient's gRPC interface."""
+    """The input tensors of a request to `gptj`, as objects of tritonclient's gRPC interface."""
     given: dict[str, tuple[str, Any]] = {
         "text_input": ("BYTES", texts([[prompt]])[1][0]),
         "max_new_tokens": ("INT32", np.array([max_new_tokens], np.int32)),
@@ -190,7 +191,7 @@ _KNOWN: dict[tuple[str, str, str], dict[str, Any] | Exception] = {}
 
 
 def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """What a reader of the stream gets, and what the model in the check notices.
+    """The pieces that a reader of the stream gets, and the notes of the model in the check.
 
     The model writes its notes as files into a temporary folder.
     """
@@ -241,7 +242,7 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         return {
             "callback": _crash_in_words(seen.crashes[0], function) if seen.crashes else "",
             "pieces": reader.pieces,
-            # A reader who has left reads nothing, so this is not a delay caused by the client.
+            # A reader who has left reads nothing, so the client is not to blame for this delay.
             "each piece before the next is made": bool(case.leaves_after) or not notes["late"],
             "error": reader.error,
             "cancelled": bool(case.leaves_after) and notes["cancelled"],
@@ -255,8 +256,8 @@ class NoLastResponse(TimeoutError):
 
 @dataclass
 class _Seen:
-    """What was seen of a client: exceptions of its callback, whether it has stopped its stream, the number of its requests,
-    whether one of them asks for an empty last response, and how often its callback was called.
+    """Observations of a client: the exceptions of its callback, whether it has stopped its stream, the number of its requests,
+    whether one of these requests asks for an empty last response, and how often its callback was called.
     """
 
     crashes: list[BaseException] = field(default_factory=list)
@@ -275,16 +276,16 @@ class _Seen:
         if not self.responses:
             return TimeoutError(f"{so_far}, because its callback was never called")
         return TimeoutError(
-            f"{so_far}, although its callback got all {counted(self.responses, 'response')}: does the callback put each one "
-            "into the queue, and does the loop end at the one that is marked as the last?"
+            f"{so_far}, although its callback got all {counted(self.responses, 'response')}: does the callback put each "
+            "response into the queue, and does the loop end at the response that is marked as the last?"
         )
 
 
 def _watch_client(client: Any) -> _Seen:
-    """Watch what this client does from now on.
+    """Observe this client from now on.
 
     tritonclient calls each callback in a separate thread. An exception in a callback would end that thread, print a long
-    traceback of the client, and leave the generator waiting for ever. Here exceptions are collected, until the client stops its
+    traceback of the client, and leave the generator waiting for ever. Here, exceptions are collected until the client stops its
     stream.
     """
     seen = _Seen()
@@ -324,14 +325,14 @@ def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
     place = f" in your line `{own}`" if own else ""
     words = f"Your callback crashed{place}: {type(error).__name__}: {error}"
     if not own and isinstance(error, TypeError):  # The callback could not even be called.
-        words += ". The client calls callback(result=..., error=...): your callback must take these two by their names"
+        words += ". The client calls callback(result=..., error=...): the callback must have parameters with these names"
     return words
 
 
 class _Reader:
     """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece.
 
-    `seen` is what was seen of the client so far.
+    `seen` contains the observations of the client so far.
     """
 
     def __init__(self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path, seen: _Seen) -> None:
@@ -409,7 +410,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if found["error"] and not right["error"]:
         return f"The server refuses your request: {found['error']}."
     if right["error"] and not found["error"]:
-        return "The server's error does not reach the reader: raise the one that the callback was given."
+        return "The server's error does not reach the reader: raise the error that the callback got."
     if raw := next((piece for piece in found["pieces"] if piece.startswith(_BYTES)), ""):
         return f"Your pieces are bytes, such as {raw[:40]}, but a reader needs text: .decode() turns bytes into a str."
     if found["pieces"] != right["pieces"]:
@@ -417,7 +418,7 @@ def _explain(case: Case, found: Any, right: Any) -> str:
     if not found["each piece before the next is made"]:
         return "The reader gets the pieces late: yield each piece as soon as it comes."
     if found["cancelled"] != right["cancelled"]:
-        return "The reader has left, but the model goes on: cancel in a finally: block."
+        return "The reader has left, but the model goes on: cancel its request in a finally: block."
     if not found["stopped"]:
         return (
             "Your function has ended, but its stream is still open: stop it in a finally: block, which runs after an error too."
@@ -434,8 +435,8 @@ STREAM_TEXT = Exercise(
     statement=(
         "Complete the skeleton so that it yields each piece of text (a `str`) as soon as it comes. "
         '`result.as_numpy("text_output")` is an array with one `bytes`. In the last response, this may be None, and '
-        '`result.get_response().parameters["triton_final_response"].bool_param` is true. If an error comes, raise the error. '
-        "Whatever way the reader leaves, the stream must be stopped. The model in the check notices when you read a piece, and "
+        '`result.get_response().parameters["triton_final_response"].bool_param` is true. If an error comes, raise it. '
+        "However the reader leaves, the stream must be stopped. The model in the check notices when you read a piece, and "
         "whether you cancel."
     ),
     points=12,
@@ -450,14 +451,14 @@ STREAM_TEXT = Exercise(
     comparison=Comparison(),
     explain=_explain,
     mistakes=(
-        Mistake("You collect all pieces before you yield the first one: yield each piece as soon as it comes.", _collected),
+        Mistake("You collect all pieces before you yield the first piece: yield each piece as soon as it comes.", _collected),
         Mistake(
-            "You end without an exception when an error comes, so half a text looks like a whole one: raise the error.",
+            "You end without an exception when an error comes, so half a text looks like a whole text: raise the error.",
             _error_swallowed,
         ),
         Mistake(
-            "Your client waits for ever: the last response may have no text, and then it is sent only if "
-            "enable_empty_final_response is passed, which you do not do.",
+            "Your client waits for ever. A last response without text is sent only if you pass enable_empty_final_response, "
+            "and you do not pass it.",
             _no_final,
         ),
         Mistake(
@@ -475,7 +476,7 @@ STREAM_TEXT = Exercise(
             _last_text_lost,
         ),
         Mistake(
-            "You wait for a response without text, but the last one may contain text: look at triton_final_response.",
+            "You wait for a response without text, but the last response may contain text: look at triton_final_response.",
             _ends_at_none,
         ),
         Mistake(
@@ -491,9 +492,9 @@ STREAM_TEXT = Exercise(
         ),
     ),
     hints=(
-        "Ask three questions about each response: is it an error, does it contain text, is it the last one?",
+        "Ask three questions about each response: is it an error, does it contain text, is it the last response?",
         "In an endless loop, call answers.get() and ask the questions in that order: a response with text may also be the "
-        "last one. Python has one kind of block that always runs, in whatever way a generator ends.",
+        "last response. Python has a kind of block that always runs, however a generator ends.",
         "In the block that always runs, call client.stop_stream(cancel_requests=True).",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 4.4: turn token ids into texts, up to the end of each text, in the stage `postprocessing`."""
+"""Exercise 4.4: the stage `postprocessing` turns token ids into texts, up to the end of each text."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ POSTPROCESS = Exercise(
     function="postprocess",
     statement=(
         "The engine returns `token_ids [batch, beam, tokens]`, including the prompt. `lengths [batch, beam]` says how many "
-        "tokens of each beam belong to the text. The tokens after the end of a text may be anything. (FasterTransformer's own "
+        "tokens of each beam belong to the text. Any tokens may stand after the end of a text. (FasterTransformer's own "
         "client decodes these too, so its texts end in garbage.) Return one list for each prompt, with the text of each beam; "
         "`decode(ids)` returns the text of a list of token ids. A padding token **before** the end is part of the text. Your "
         "function runs in the real server."
@@ -126,7 +126,8 @@ POSTPROCESS = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You decode all tokens, also those after the end of the text: take only the first ones, as many as lengths says.",
+            "You decode all tokens, also the tokens after the end of the text: take only as many of the first tokens as "
+            "lengths says.",
             _all_of_it,
         ),
         Mistake(
@@ -149,7 +150,8 @@ POSTPROCESS = Exercise(
     ),
     hints=(
         "Use two loops: one over the prompts, and one over the beams of each prompt.",
-        "A beam's text has its first tokens, as many as its length says; .tolist() converts an array to Python integers.",
+        "The text of a beam consists of its first tokens; their number is the length of the beam. .tolist() converts an array "
+        "to Python integers.",
         "For one prompt, with its `row` of tokens and its lengths `own`: [decode(ids[:n].tolist()) for ids, n in zip(row, own)].",
     ),
 )

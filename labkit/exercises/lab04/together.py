@@ -1,4 +1,4 @@
-"""Exercise 4.7: dynamic batching. A model answers all requests that the server has joined in one batch."""
+"""Exercise 4.7: dynamic batching. The server joins several requests, and the model answers them in one batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Requests = list[list[Job]]
 
 
 def run_together(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The texts for requests that come together, and how often `generate` was called for each batch."""
+    """The texts for requests that arrive together, and how often `generate` was called for each batch."""
     (requests,) = case.args
     if is_own(function):
         calls = 0
@@ -151,10 +151,10 @@ ANSWER_TOGETHER = Exercise(
     function="answer_together",
     statement=(
         "With `dynamic_batching`, the server passes the requests of several clients to a model together. The server does not "
-        "join their tensors, so a model that answers them one after another gains nothing. `requests` holds one list of jobs "
-        "`(prompt, new tokens)` for each request. `generate(jobs)` runs one batch and returns one text for each job. Call "
-        "`generate` **once** for all jobs of all requests, and return one list of texts for each request, in order. The check "
-        "runs in a real server."
+        "join their tensors, so a model that answers the requests one after another gains nothing. `requests` holds one list "
+        "of jobs `(prompt, new tokens)` for each request. `generate(jobs)` runs one batch and returns one text for each job. "
+        "Call `generate` **once** for all jobs of all requests, and return one list of texts for each request, in order. The "
+        "check runs in a real server."
     ),
     points=12,
     minutes=15,
@@ -169,7 +169,8 @@ ANSWER_TOGETHER = Exercise(
     explain=_explain,
     mistakes=(
         Mistake(
-            "You call generate once for each request, so each request waits for the previous one: call generate once for all.",
+            "You call generate once for each request, so each request waits for the previous one: call generate once for all "
+            "requests.",
             _a_request_each,
         ),
         Mistake("You call generate once for each job, so there is no batch: pass all jobs of all requests.", _a_job_each),
@@ -188,8 +189,8 @@ ANSWER_TOGETHER = Exercise(
     ),
     hints=(
         "Do three steps: put all jobs into one list, call generate once, and divide the texts among the requests.",
-        "A list comprehension with two for makes the list of all jobs. Each request then takes as many of the texts as it has "
-        "jobs; an iterator over the texts remembers the place.",
+        "A list comprehension with two `for` makes the list of all jobs. Each request then takes as many texts as it has "
+        "jobs; an iterator over the texts remembers which text is next.",
         "texts = iter(generate(jobs)), then return [[next(texts) for _ in request] for request in requests].",
     ),
 )

@@ -50,5 +50,5 @@ def sentence(draw: random.Random, count: int) -> str:
 
 
 def line(words: Sequence[str]) -> str:
-    """Words as a line of CSV, in the form that a client sends."""
+    """The words as a line of CSV, which is the form that a client sends."""
     return ",".join(words)

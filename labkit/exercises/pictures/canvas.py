@@ -20,7 +20,7 @@ GREY = "#999999"
 """The colour of hatching, and of lines that only guide the eye."""
 
 TITLE_INCHES, CAPTION_LINE_INCHES = 0.45, 0.18
-"""The height of the title, and the height of a line of the caption, in inches."""
+"""The height of the title and the height of one line of the caption, in inches."""
 GAP_INCHES = 0.05
 """The distance between a line and its text, in units of the drawing."""
 
@@ -30,8 +30,8 @@ Point = tuple[float, float]
 class Canvas:
     """A figure without axes, of `width` by `height` units. x grows to the right and y grows downwards.
 
-    The drawing is `inches` wide, and a unit is about as high as it is wide. The caption is wrapped, and is placed below the
-    drawing.
+    The drawing is `inches` wide, and a unit has about the same height and width. The caption is wrapped, and is placed below
+    the drawing.
     """
 
     def __init__(self, title: str, width: float, height: float, *, caption: str = "", inches: float = 8.0) -> None:
@@ -72,11 +72,11 @@ class Canvas:
             self.text(x + width / 2, y + height / 2, text, colour=ink, size=size, bbox=behind)
 
     def text(self, x: float, y: float, text: str, *, colour: str = DARK, size: float = NUMBER_SIZE, **options: Any) -> None:
-        """A text centred at (x, y). `options` are those of matplotlib's `text`, and can change its place and style."""
+        """A text centred at (x, y). `options` are passed to matplotlib's `text`, and can change place and style."""
         self._axes.text(x, y, text, color=colour, fontsize=size, **{"ha": "center", "va": "center", **options})
 
     def line(self, *points: Point, style: str = "-", colour: str = DARK) -> None:
-        """A line through the points; `style` is matplotlib's: "-", "--" or ":"."""
+        """A line through the points. `style` is a line style of matplotlib: "-", "--" or ":"."""
         self._axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1)
 
     def arrow(self, start: Point, end: Point, text: str = "", *, colour: str = DARK) -> None:
@@ -87,9 +87,9 @@ class Canvas:
             self.text((start[0] + end[0]) / 2, y, text, colour=colour, va="bottom")
 
     def bracket(self, x: float, end: float, y: float, text: str = "", *, above: bool = False) -> None:
-        """A bracket from `x` to `end` below the thing that it marks, and a text below the bracket.
+        """A bracket from `x` to `end` at height `y`, and a text below it. The bracket opens upwards.
 
-        With `above`, bracket and text are above.
+        With `above`, the text is above the bracket, which opens downwards.
         """
         down = -1 if above else 1
         tip = y - down * 0.08 * self._inch

@@ -1,4 +1,4 @@
-"""Lab 01's drawings: how a queue leads to a wrong time, and the positions that run with and without a cache."""
+"""Lab 01's drawings: how a queue leads to a wrong time, and which positions run with a cache and without a cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def queue() -> Figure:
     """The host launches work and goes on; the device does the work later.
 
-    One of the two clocks stops too early, the other one waits.
+    One of the two clocks stops too early; the other clock waits for the device.
     """
     canvas = Canvas("A launch returns before the work is done", 20.0, 6.2)
     launched, returned, done = 3.0, 4.5, 17.0
@@ -33,7 +33,7 @@ def queue() -> Figure:
 
 
 def positions(prompt: int = 4, new: int = 4) -> Figure:
-    """The positions that run through the model in each step, without a cache and with one."""
+    """The positions that run through the model in each step, without a cache and with a cache."""
     width = prompt + new - 1
     canvas = Canvas(
         f"{prompt} prompt tokens, {new} new tokens: what runs in each step",

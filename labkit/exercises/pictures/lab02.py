@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 def program_grid(rows: int = 3, size: int = 100, block: int = 128) -> Figure:
-    """The programs of a launch, one per row: the elements that a program loads, and those that its mask leaves out."""
+    """The programs of a launch, one program per row: the elements that a program loads, and the elements that its mask leaves
+    out.
+    """
     left = 34.0
     title = f"kernel[({rows},)](..., BLOCK={block}): {rows} programs, one per row"
-    caption = "Each colour is the work of one program; hatched elements are left out by its mask."
+    caption = "Each colour is the work of one program. Its mask leaves out the hatched elements."
     canvas = Canvas(title, left + block + 4, 14.0 * rows + 8, caption=caption)
     for row, colour in zip(range(rows), (BLUE, ORANGE, GREEN, PINK) * rows, strict=False):
         y = 1.0 + 14 * row
@@ -37,7 +39,7 @@ def address(token: int = 2, head: int = 1, dim: int = 4, *, tokens: int = 3, hea
     row = heads * head_dim
     place = token * row + head * head_dim + dim
     total = float(tokens * row)
-    unit = total / 90  # Heights and distances are computed so that they are the same in inches for a tensor of any size.
+    unit = total / 90  # With this unit, heights and distances in inches are the same for a tensor of any size.
     canvas = Canvas(
         f"[{tokens}, {heads}, {head_dim}] in memory: element ({token}, {head}, {dim}) lies at place {place}",
         total + 2 * unit,
@@ -76,7 +78,7 @@ def parts(length: int = 10, block: int = 4, slots: tuple[int, ...] = (7, 2, 9, 0
     left = 3.4
     title = f"One sequence, one head: {length} tokens in parts of BLOCK = {block}"
     caption = (
-        "Each colour is one part: its slots, its program and its three results. Hatched positions come after the last token."
+        "Each colour marks one part: its slots, its program and its three results. Hatched positions come after the last token."
     )
     canvas = Canvas(title, left + width + 0.1, 6.7, caption=caption)
     for y, words in ((0.3, "position"), (1.05, "slot_table[s]"), (2.45, "keys and values"), (4.3, "stored per part")):

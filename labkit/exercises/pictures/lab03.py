@@ -15,9 +15,10 @@ RANKS = (BLUE, ORANGE)
 
 
 def two_cuts() -> Figure:
-    """`F.linear(x, weight)` on two ranks: the weight cut by output features on the left, by input features on the right.
+    """`F.linear(x, weight)` on two ranks: on the left, the weight is cut by output features; on the right, by input features.
 
-    `x` is drawn above the columns of the weight and the output beside its rows, so that a colour shows what belongs together.
+    `x` is drawn above the columns of the weight, and the output is drawn beside the rows of the weight. Things of the same
+    colour belong together.
     """
     caption = "Blue: rank 0. Orange: rank 1. Grey: whole, on both ranks. Each output is one row of weight times x."
     canvas = Canvas("One weight, cut in two ways", 7.0, 2.5, caption=caption, inches=7.0)
@@ -26,7 +27,7 @@ def two_cuts() -> Figure:
     for rank, colour in enumerate(RANKS):
         canvas.box(0.5, 0.85 + 0.7 * rank, 1.6, 0.7, colour, "rows of weight")
         canvas.box(2.35, 0.85 + 0.7 * rank, 0.25, 0.7, colour)
-    canvas.text(2.47, 2.4, "output: a share each")
+    canvas.text(2.47, 2.4, "output: one share per rank")
     canvas.text(0.3, 1.55, "out", rotation=90)
     canvas.text(1.3, 2.4, "in")
     canvas.text(5.0, 0.1, "by input features (3.2)", weight="bold")
@@ -42,12 +43,12 @@ def two_cuts() -> Figure:
 
 
 def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
-    """A ring that adds up a tensor. The result, as `[step][r][p]`, says after each step from how many ranks the numbers in part
-    `p` on rank `r` come.
+    """A ring that adds up a tensor. The result is indexed as `[step][r][p]`. It says how many ranks' numbers are added up in
+    part `p` on rank `r` after each step.
 
-    The tensor has as many parts as there are ranks. For `ranks - 1` steps, each rank passes one part on to the next rank, which
-    adds the part to its own. Then each rank has one part of the complete sum, and these parts go round in `ranks - 1` more
-    steps.
+    The tensor has as many parts as there are ranks. In each of the first `ranks - 1` steps, each rank sends one part to the
+    next rank, which adds this part to its own part. Then each rank has one part of the complete sum. In `ranks - 1` more steps,
+    these complete parts are copied from rank to rank.
     """
     held = [[1] * ranks for _ in range(ranks)]
     steps = [held]
@@ -65,14 +66,14 @@ def ring_sums(ranks: int = 4) -> list[list[list[int]]]:
 
 
 SHADES = ("#FFFFFF", "#D6E6F2", "#A9CCE3", "#5499C7", BLUE)
-"""The colours of a part in the ring, from a part that holds nothing to one that holds the whole sum."""
+"""The colours of a part in the ring, from a part with no sum yet to a part with the whole sum."""
 
 
 def ring(ranks: int = 4) -> Figure:
     """The steps of `ring_sums`; each step is drawn as a square of ranks and parts."""
     steps = ring_sums(ranks)
     caption = (
-        f"Row: a rank. Column: 1/{ranks} of the tensor. Number: how many ranks' values are added up in it. In each step "
+        f"Row: a rank. Column: 1/{ranks} of the tensor. Number: how many ranks' values are added up in this part. In each step "
         f"every rank sends 1/{ranks} of the tensor to the next rank (the last to the first)."
     )
     title = f"An all-reduce in a ring: {ranks} ranks, 2 x {ranks - 1} steps"
@@ -90,7 +91,7 @@ def ring(ranks: int = 4) -> Figure:
 
 
 def timetable(stages: int = 4, pieces: int = 4) -> Figure:
-    """Equal stages and their micro-batches on a time axis. The times at which a stage is idle are crossed out."""
+    """Equal stages and their micro-batches on a time axis. A crossed-out cell is a time at which a stage is idle."""
     last = stages + pieces - 1
     unit = last / 7  # This is about one inch, however many steps there are.
     high, left = 0.5 * unit, 0.65 * unit
@@ -98,7 +99,7 @@ def timetable(stages: int = 4, pieces: int = 4) -> Figure:
         f"{pieces} micro-batches in {stages} equal stages",
         left + last + 0.1 * unit,
         high * stages + 0.55 * unit,
-        caption="Number: the micro-batch. Crossed: the stage stands idle. All crossed cells together are the bubble.",
+        caption="Number: the micro-batch. Crossed: the stage is idle. All crossed cells together are the bubble.",
         inches=7.0,
     )
     for stage in range(stages):

@@ -21,7 +21,7 @@ PORTS = {
     ),
     "postprocessing": (("TOKENS_BATCH", "SEQUENCE_LENGTH"), ("OUTPUT",)),
 }
-"""The stages from left to right: the tensors that each one reads, and the tensors that it makes."""
+"""The stages from left to right: the tensors that each stage reads, and the tensors that it makes."""
 
 
 def server() -> Figure:
@@ -46,7 +46,7 @@ def ensemble() -> Figure:
     """The three stages with their tensors, and two of the wires: one from the client, and one between two stages."""
     caption = (
         "Left of each box: what the model reads. Right: what it makes. Orange: a tensor of the ensemble. Blue: a wire that you "
-        "name yourself. Two wires are drawn; the others are yours to draw."
+        "name yourself. Two wires are drawn; draw the other wires yourself."
     )
     canvas = Canvas("The stages and two of their wires", 9.1, 2.6, caption=caption, inches=9.1)
     for number, (name, (reads, makes)) in enumerate(PORTS.items()):
@@ -76,8 +76,8 @@ def _input(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
 
 
 def _output(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
-    """The point of a tensor that a stage makes: at the right side of the stage's box, at a height between two lines of its left
-    side.
+    """The point of a tensor that a stage makes. It is at the right side of the stage's box, and its height is between two lines
+    of the left side.
     """
     number = list(PORTS).index(name)
     return _left(number) + _WIDTHS[number] + aside, 0.83 + 0.36 * PORTS[name][1].index(tensor)
@@ -85,7 +85,7 @@ def _output(name: str, tensor: str, aside: float = 0.0) -> tuple[float, float]:
 
 def stream() -> Figure:
     """The two threads of a streaming client, and the queue between them."""
-    caption = "The client's thread only puts in; your generator only takes out, and waits while the queue is empty."
+    caption = "The client's thread only puts responses in. Your generator takes them out, and waits while the queue is empty."
     canvas = Canvas("Two threads and a queue", 7.4, 1.4, caption=caption, inches=7.4)
     canvas.box(0.1, 0.2, 1.9, 1.0, BLUE, "thread of the client:\ncallback(result, error)")
     canvas.arrow((2.0, 0.7), (2.9, 0.7), "put")
@@ -99,7 +99,7 @@ def stream() -> Figure:
 
 
 def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.004, size: int = 4) -> Figure:
-    """`size` requests that come at even distances. They wait for the last one, and are then computed together.
+    """`size` requests that come at equal intervals. They wait for the last request, and are then computed together.
 
     `rate` is in requests per second, `first` and `more` are in seconds; the picture shows milliseconds.
     """
@@ -113,9 +113,7 @@ def batch_that_waits(rate: float = 80.0, first: float = 0.060, more: float = 0.0
         came = request * gap
         label = "waits in the queue" if not request else None
         axes.barh(request, delay - came, left=came, height=0.6, color=ORANGE, label=label)
-        axes.barh(
-            request, work, left=delay, height=0.6, color=BLUE, label="is computed, with the others" if not request else None
-        )
+        axes.barh(request, work, left=delay, height=0.6, color=BLUE, label="is computed in the batch" if not request else None)
         axes.plot([came], [request], "k|", markersize=14)
     axes.plot([], [], "k|", markersize=10, label="arrives")
     axes.set_yticks(range(size), [f"request {number + 1}" for number in range(size)])

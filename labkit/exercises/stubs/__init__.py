@@ -1,1 +1,3 @@
-"""The models of lab 04. They run in Triton's Python backend and call a learner's function; only `batched` may import torch."""
+"""The models of lab 04. They run in Triton's Python backend and call a learner's function. Only the module `batched` may import
+torch.
+"""

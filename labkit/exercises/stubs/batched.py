@@ -1,8 +1,8 @@
-"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch. Its parameter `work` says what it does:
+"""Exercise 4.7 in the server: a model that calls `answer_together` with each batch. Its parameter `work` says what it does.
 
-`echo`: return each prompt in reverse, without delay. `sleep`: only sleep, for a time given by the parameters `first` and
-`more`, which is the same on every machine. `engine`: generate text with labkit's engine; a batch takes as long as its longest
-text.
+- `echo`: return each prompt in reverse, without delay.
+- `sleep`: only sleep. The parameters `first` and `more` give the time, so it is the same on every machine.
+- `engine`: generate text with labkit's engine. A batch takes as long as its longest text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from labkit.serving.python_backend.config_parameters import parameter
 
 
 class TritonPythonModel:
-    """Answers all requests that the server has joined with a single call of the learner's function."""
+    """Answers several requests with a single call of the learner's function. The server decides which requests it joins."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Triton calls this before the first request."""
@@ -82,7 +82,7 @@ def sleep(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
 
 
 def engine(args: dict[str, str]) -> Callable[[list[stages.Job]], list[str]]:
-    """Work that generates text with the engine of `gptj`; it returns when the longest text of the batch is done."""
+    """Work that generates text with the engine of `gptj`; it returns when all texts of the batch are done."""
     from labkit import SamplingParams
     from labkit.serving.python_backend.engine_from_parameters import engine_from_parameters
 

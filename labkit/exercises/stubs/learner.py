@@ -17,8 +17,10 @@ from labkit.exercises.stubs.learner_folder import FOLDER
 
 
 class Functions:
-    """The functions of one model. A request may name a function; otherwise the configuration may name one; otherwise labkit's
-    own runs.
+    """The functions of one model.
+
+    If a request names a function, this function runs. Otherwise the function in the configuration runs or, if there is none,
+    labkit's own function.
 
     `own` maps names to labkit's functions.
     """
@@ -47,7 +49,7 @@ class Functions:
 
 
 def answer(outputs: Callable[[], dict[str, Any]]) -> Any:
-    """A response with the arrays that `outputs` returns, or with the error that it raises."""
+    """A response with the arrays that `outputs` returns, or with the error that `outputs` raises."""
     try:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs().items()])
     except BaseException as error:  # The process must survive any exception of a learner's code.

@@ -1,7 +1,8 @@
-"""What the stages of lab 04 compute before and after the call of a learner's function, and the references of these functions.
+"""The code of lab 04's stages that runs before and after the call of a learner's function, and the references of these
+functions.
 
-This code is the same in the server and without one. An error says so if a learner's function returns something of a wrong type
-or shape.
+The same code runs in the server and in the process of the notebook. If a learner's function returns a value of a wrong type or
+shape, an error says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from labkit.serving.python_backend.word_lists import from_word_lists, to_word_li
 PAD = 3
 """The token with which short rows are filled.
 
-Nothing after the lengths is read, so any token would be right. But with 0 it would not show if a function ignores `pad`.
+The tokens after the lengths are not read, so any token would be right. With 0, a function that ignores `pad` would go
+unnoticed.
 """
 
 Arrays = dict[str, NDArray[Any]]
@@ -45,7 +47,7 @@ def word_lists(words: list[list[str]], encode: Encode) -> NDArray[Any]:
 
 
 def postprocess(token_ids: NDArray[Any], lengths: NDArray[Any], decode: Decode) -> list[list[str]]:
-    """The text of each beam, up to its length; the result is a list of lists, [batch][beam]."""
+    """The text of each beam, up to the length of the beam. The result is a list of lists, [batch][beam]."""
     rows = zip(token_ids, lengths, strict=True)
     return [[decode(ids[:length].tolist()) for ids, length in zip(*row, strict=True)] for row in rows]
 
@@ -80,7 +82,7 @@ def postprocessing(tokens: NDArray[Any], lengths: NDArray[Any], decode: Decode, 
     if [len(row) for row in texts] != [tokens.shape[1]] * len(tokens):
         beams = [len(row) for row in texts]
         raise ValueError(
-            f"the prompts have {beams} texts, but TOKENS_BATCH is {list(tokens.shape)}, but it must be one text for each beam"
+            f"the prompts have {beams} texts, but TOKENS_BATCH is {list(tokens.shape)}: return one text for each beam"
         )
     for place, row in enumerate(texts):
         found[place] = [text.encode() for text in row]
@@ -92,7 +94,7 @@ def check_form(found: Any, jobs: list[list[Job]]) -> None:
     if not isinstance(found, list) or not all(isinstance(texts, list) for texts in found):
         raise TypeError("the answer is not a list of lists: return one list for each request, with one text for each job")
     if len(found) != len(jobs):
-        raise ValueError(f"the answer has texts for {counted(len(found), 'request')}, but {len(jobs)} were joined")
+        raise ValueError(f"the answer has texts for {counted(len(found), 'request')}, but the batch has {len(jobs)} requests")
     for texts, own in zip(found, jobs, strict=True):
         if len(texts) != len(own) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"there are {len(texts)} texts for a request of {len(own)} jobs: return one string for each job")
@@ -102,7 +104,7 @@ def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """An engine without weights: its new tokens are the tokens of the prompt in reverse order, up to the requested number.
 
     Like a real engine, it uses the lengths, leaves out bad words and ends at stop words. So a wrong wire changes the text.
-    `output_ids` and `sequence_length` are [batch, 1, ...]. After the end of a text there are tokens other than padding.
+    `output_ids` and `sequence_length` are [batch, 1, ...]. The tokens after the end of a text are not padding.
     """
     rows, lengths = [], []
     for row, ids in enumerate(given["input_ids"]):
@@ -118,7 +120,7 @@ def toy_engine(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows.append(prompt + made)
         lengths.append(len(prompt) + len(made))
     width = max(map(len, rows)) + 2
-    ids = np.full((len(rows), 1, width), 300, np.uint32)  # The tokens after the end of a text may be anything.
+    ids = np.full((len(rows), 1, width), 300, np.uint32)  # Any tokens may stand after the end of a text.
     for place, tokens in enumerate(rows):
         ids[place, 0, : len(tokens)] = tokens
     return {"output_ids": ids, "sequence_length": np.array(lengths, np.uint32)[:, None]}
@@ -129,7 +131,7 @@ def _words(given: dict[str, NDArray[Any]], name: str, row: int) -> list[tuple[in
 
 
 def of_type(array: Any, dtype: Any, what: str) -> NDArray[Any]:
-    """Return the array if it has this dtype. Otherwise raise `TypeError`, in which `what` names the array."""
+    """Return the array if it has this dtype. Otherwise raise `TypeError`; its message calls the array `what`."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"the {what} are a {type(array).__name__}; return a numpy array")
     if array.dtype != dtype:

@@ -1,4 +1,5 @@
-"""A streaming model for exercise 4.6. It sends the words of its prompt one by one, each when the previous one has been read.
+"""A streaming model for exercise 4.6. It sends the words of its prompt one by one, and waits after each word until its reader
+has read it.
 
 The first word of the prompt is the path of a folder. After N pieces, the reader writes the file `N` into this folder. The model
 writes the file `late` if its reader does not read in time, `cancelled` if its client has left, and `ended` at the end.
@@ -15,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 PATIENCE = 2.0
-"""How many seconds the model waits for its reader. If the reader was late once, the model no longer waits for it."""
+"""How many seconds the model waits for its reader. After the reader has been late once, the model no longer waits."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
