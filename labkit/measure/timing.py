@@ -157,13 +157,13 @@ def compare(
                 call()
         wait()
         started = clock()
-        looks, begun = [max(share * max_seconds, FIRST_LOOK) for share in LOOKS], time.perf_counter()
+        lost, looks, begun = False, [max(share * max_seconds, FIRST_LOOK) for share in LOOKS], time.perf_counter()
         with Contention() as contention:
             for done in range(1, max_runs + 1):
                 _one_round(calls, samples, wait, clock)
                 steady = all(Timing(tuple(taken)).spread <= spread_target for taken in samples.values())
-                enough = done >= min_runs and (steady or clock() - started >= max_seconds)
-                enough = enough or _is_lost(contention, looks, begun, max_seconds)
+                lost = lost or _is_lost(contention, looks, begun, max_seconds)
+                enough = done >= min_runs and (steady or lost or clock() - started >= max_seconds)
                 if progress:
                     progress(done, done if enough else max_runs)
                 if enough:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from labkit.errors import InvalidRequest
-from labkit.measure import Timing, compare, ratio, time_call
+from labkit.measure import Contention, Timing, compare, ratio, time_call, timing
 from labkit.measure.timing import waiter
 
 
@@ -103,6 +104,14 @@ def test_it_stops_at_the_most_runs_and_at_the_time_but_not_before_the_fewest() -
     assert sum(timed.samples[:-1]) < 60 <= sum(timed.samples)
     least = time_call(lambda: late.launch("a", next(works)), **on(late, min_runs=9, max_runs=1000, max_seconds=1e-9))
     assert least.runs == 9
+
+
+def test_on_a_busy_machine_it_stops_early_but_not_before_the_fewest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Contention, "so_far", lambda *_: "other programs used the processor")
+    monkeypatch.setattr(timing, "FIRST_LOOK", 0.0)
+    clock = (float(n * n) for n in itertools.count())  # every run is slower than the one before
+    found = time_call(lambda: None, min_runs=7, max_runs=1000, max_seconds=1e-9, clock=lambda: next(clock) * 1e-20)
+    assert (found.runs, found.disturbed) == (7, "other programs used the processor")
 
 
 def test_one_unsteady_call_keeps_the_others_running() -> None:
