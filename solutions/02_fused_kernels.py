@@ -615,7 +615,7 @@ if passed(int8_product):
 # ## From logits to a token
 #
 # The last step of the model computes one logit for each token in its vocabulary (50,400 tokens in GPT-J 6B). From these logits
-# you draw one token. The caller passes a uniform random number, so that the same seed gives the same text on every machine.
+# you draw one token. Your function gets a uniform random number, made from a seed: the same seed gives the same text everywhere.
 
 # %% [markdown]
 # {{exercise lab02.sample_token}}

@@ -95,7 +95,7 @@ class RankedCheckpoint(Checkpoint):
 
     settings: Megatron's `args`, or NeMo's model configuration. version: the checkpoint version, which decides the order of
     query, key and value. owner: an object that must live as long as the checkpoint (a temporary folder of unpacked files).
-    Opening checks names and shapes; reading checks values.
+    Names and shapes are checked when the checkpoint is opened, and values when a tensor is read.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], ranks: Ranks, version: float, owner: Any = None) -> None:

@@ -120,7 +120,7 @@ class Engine:
     def forward(self) -> Forward:
         """The object that runs the model.
 
-        For several ranks, a `labkit.parallel.ParallelForward`, which has the ranks' ledger.
+        For several ranks it is a `labkit.parallel.ParallelForward`, which also knows what the ranks have sent to each other.
         """
         return self._forward
 

@@ -143,7 +143,7 @@ class Sampler:
         """
         starts = list(itertools.accumulate((len(draft) + 1 for draft in drafts), initial=0))
         if not any(self._wishes[row] != _Wishes() for row in rows):
-            made = logits.argmax(dim=-1).tolist()  # greedy rows have no state that a token changes
+            made = logits.argmax(dim=-1).tolist()  # a greedy row stores nothing that a new token would change
         else:
             made = self._verify_in_turn(logits, rows, drafts, starts)
         return [_accepted(made[start : start + len(draft) + 1], draft) for start, draft in zip(starts, drafts, strict=False)]

@@ -46,7 +46,8 @@ def _draw(weights: Tensor, points: Tensor) -> Tensor:
     sums = weights.cumsum(dim=-1)
     whole = sums[:, -1:].contiguous()
     chosen = torch.searchsorted(sums, points[:, None] * whole, right=True)
-    # Rounding can make `points * whole` equal to `whole`. No running sum passes `whole`, so take the last token with a weight.
+    # Rounding can make `points * whole` equal to `whole`. Then no running sum passes it, so take the last token with a weight
+    # above 0.
     return torch.minimum(chosen, torch.searchsorted(sums, whole)).clamp_max_(weights.shape[1] - 1).squeeze(1)
 
 

@@ -150,7 +150,10 @@ class Counted:
 
 
 def three_products(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
-    """`ops.linear`, but with three products for query, key and value. Their stacked weight is recognised by its shape."""
+    """`ops.linear`, but with three products for query, key and value.
+
+    The stacked weight of query, key and value is recognised by its shape; any other weight gets one product.
+    """
     if isinstance(weight, Tensor) and weight.shape[0] == 3 * weight.shape[1]:
         return torch.cat([F.linear(x, part) for part in weight.chunk(3)], dim=1)
     return ops.linear.__wrapped__(x, weight, bias)  # type: ignore[attr-defined, no-any-return]

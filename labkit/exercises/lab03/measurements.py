@@ -207,7 +207,7 @@ def engine_step(layout: Layout, sequences: int = 4) -> list[Entry]:
 
 
 def counted(entries: list[Entry], rank: int) -> dict[str, list[int]]:
-    """The number of calls and bytes of one rank, in the form of exercise 3.6."""
+    """How often one rank called each operation, and how many bytes it sent, in the form of exercise 3.6."""
     own = [entry for entry in entries if entry.rank == rank]
     found = {}
     for what in ("all_reduce", "send"):

@@ -333,7 +333,7 @@ ENSEMBLE_MAPS = Exercise(
             _prompt_again,
         ),
         Mistake("No model writes OUTPUT_0, which the client reads: map OUTPUT of postprocessing to OUTPUT_0.", _no_text_out),
-        Mistake("The step preprocessing is missing, so the engine gets no token ids.", _two_stages),
+        Mistake("Your ensemble has no step `preprocessing`, so the engine gets no token ids.", _two_stages),
         Mistake(
             "Two steps use different names for the same wire: the value in the output_map of one step must be the value in "
             "the input_map of the other step.",

@@ -28,7 +28,7 @@ class Prompts:
         self._tokens = self._tokenizer.encode((checkpoint.path / "held_out_sample.txt").read_text("utf-8"))
         if lengths.high > len(self._tokens):
             raise InvalidRequest(
-                f"a prompt has {counted(lengths.high, 'token')}; at most {len(self._tokens)} can be taken from the text"
+                f"the longest prompt needs {counted(lengths.high, 'token')}, but the text has only {len(self._tokens)}"
             )
         self._lengths, self._as_token_ids = lengths, as_token_ids
         self._random = random.Random(f"prompts {seed}")

@@ -26,7 +26,9 @@ class Value:
 
 @dataclass
 class Node:
-    """A message: its line, and its scalars and inner messages by field name, in the order of the file.
+    """A message: the number of the line where it begins, and its fields.
+
+    The fields map each name to its values, which are scalars or inner messages, in the order of the file.
 
     refused: fields that protobuf refuses, or whose values it refuses, and the most similar known names. The refused fields have
     been reported already.
