@@ -39,8 +39,9 @@ class Outcome:
     """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
-    contract the call broke, and `clue` what can explain a wrong value. `busy` is not "" if a time limit passed during the call
-    and other programs are to blame (see `BusyMachine`). `printed` is output of the function that has not been shown yet.
+    contract the call broke, and `clue` what can explain a wrong value or an error. `busy` is not "" if a time limit passed
+    during the call and other programs are to blame (see `BusyMachine`). `printed` is output of the function that has not been
+    shown yet.
     """
 
     value: Any = None
@@ -146,7 +147,8 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
             outcome = call(function, case, exercise.seconds, exercise.run, exercise.prepare)
     busy = machine.words if machine else ""
     if outcome.error:
-        return replace(outcome, busy=busy)
+        cause = next(filter(None, (watch.clue_to_error(outcome.error_kind) for watch in watches)), "")
+        return replace(outcome, busy=busy, clue=cause)
     breach = next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     clue = next(filter(None, (watch.clue() for watch in watches)), "")
     try:

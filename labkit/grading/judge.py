@@ -97,7 +97,9 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
-def _sentence(text: str) -> str:
+def _sentence(error: str, cause: str = "") -> str:
+    """The sentence about an error; a known `cause` comes before the error."""
+    text = f"{cause}. {error[0].upper()}{error[1:]}" if cause else error
     return f"Your function did not finish: {text}."
 
 
@@ -110,7 +112,7 @@ def _failed(
         message = known.message if known else _wrong(exercise, case, outcome, right, difference, description.message)
     else:
         more = outcome.error if known else ""
-        message = known.message if known else _sentence(outcome.error)
+        message = known.message if known else _sentence(outcome.error, outcome.clue)
     return make(exercise, FAILED, message, _details(exercise, case, outcome, more))
 
 

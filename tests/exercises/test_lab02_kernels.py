@@ -99,6 +99,33 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
         "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
     ),
+    (
+        ROTARY,
+        {"tl.load(slots + token) * width": "tl.load(slots + token) * head_dim"},
+        "kernels have stored 100 elements of keys at other places, for example at (3, 1, 0), and none of the 120 that must be",
+    ),
+    (ROTARY, {"tl.load(slots + token) * width + even": "even"}, "kernels have stored 30 elements of keys at other places"),
+    (
+        ROTARY,
+        {"[(count, heads)]": "[(heads, count)]"},
+        "over (3, 4, 1), 12 programs; one program for each token and head makes 12, over (4, 3); kernels have stored",
+    ),
+    (
+        ROTARY,
+        {"[(count, heads)]": "[(count,)]"},
+        "over (4, 1, 1), 4 programs; one program for each token and head makes 12, over (4, 3); kernels have stored",
+    ),
+    (
+        ROTARY,
+        {"[(count, heads)]": "[(count * heads,)]"},
+        "over (12, 1, 1), 12 programs; one program for each token and head makes 12, over (4, 3). It raised OutsideTensor",
+    ),
+    (
+        NORM,
+        {"[(count,)]": "[(count * size,)]"},
+        "over (300, 1, 1), 300 programs; one program for each token makes 3. It raised OutsideTensor: program (3, 0, 0) reads",
+    ),
+    (NORM, {"[(count,)]": "[(1,)]"}, "1 program; one program for each token makes 3; kernels have stored 100 of the 300"),
     (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores lack 1/sqrt(head_dim)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert whole numbers by .to(tl.float32)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "(head_dim * 0 + DIM).to(tl.float32)"}, "You scale by the padded size"),

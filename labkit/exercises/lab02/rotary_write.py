@@ -126,7 +126,7 @@ def _other_bytes(case: Case) -> int:
 def _cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     heads, head_dim = draws.pick.choice([2, 3, 5]), 2 * draws.pick.choice([5, 7, 9, 11])
-    rows = [(4, 3, 10, 8), (1, 1, 16, 16), (5, heads, head_dim, draws.pick.choice([4, 8])), (2, 2, 38, 12)]
+    rows = [(4, 3, 10, 8), (1, 1, 16, 16), (3, 2, 16, 4), (5, heads, head_dim, draws.pick.choice([4, 8])), (2, 2, 38, 12)]
     cases = []
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
@@ -229,6 +229,7 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         stores=_stores,
         more_bytes=_other_bytes,
         programs=lambda case: (len(case.args[0]) * case.args[4].shape[1],) * 2,
+        grid=lambda case: (len(case.args[0]), case.args[4].shape[1]),
         each="token and head",
     ),
     observe=lambda case, value: {"query": value, "keys": case.args[4], "values": case.args[5]},
