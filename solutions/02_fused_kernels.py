@@ -414,7 +414,7 @@ def launch(kernel, query, keys, values, slot_table, lengths, block):
     (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
     parts, dim = triton.cdiv(width, block), triton.next_power_of_2(head_dim)  # cdiv rounds up
     sums = query.new_empty(sequences, heads, parts, head_dim)
-    tops, totals = query.new_empty(2, sequences, heads, parts)
+    tops, totals = (query.new_empty(sequences, heads, parts) for _ in range(2))
     tensors = query, keys, values, slot_table, lengths, sums, tops, totals
     kernel[(sequences, heads, parts)](*tensors, width, head_dim, BLOCK=block, DIM=dim)
     return sums, tops, totals

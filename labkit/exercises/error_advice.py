@@ -24,6 +24,7 @@ _ADVICE = {
     "'NoneType' object has no attribute 'to_tensor'": _TORCH,
     "arguments must be of type tl.constexpr": "a size must be known before the launch: use a parameter BLOCK: tl.constexpr",
     "out of bounds for shape ['constexpr": "a block has only axis 0; a tile, such as block[:, None], has the axes 0 and 1",
+    "'triton.language' has no attribute 'mean'": "tl has no mean: divide tl.sum(x) by the number of elements, tl.sum(x) / size",
     "'tensor' object has no attribute": "in a kernel a tensor is an address, or a block of numbers; see the functions of tl",
     "unexpected keyword argument 'dim'": "the functions of tl name it axis, not dim",
     "must have equal ranks >= 2": _DOT,

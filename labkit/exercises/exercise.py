@@ -87,10 +87,10 @@ class Exercise:
     explain: Callable[[Case, Any, Any], str] | None = None
 
     def __post_init__(self) -> None:
-        if not 4 <= len(self.mistakes) <= 16 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
+        if not 4 <= len(self.mistakes) <= 18 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
             raise InvalidRequest(
                 f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
-                f"an exercise needs 4 to 16 mistakes, a difficulty from 1 to 5, and 3 hints"
+                f"an exercise needs 4 to 18 mistakes, a difficulty from 1 to 5, and 3 hints"
             )
 
     def answer(self, case: Case) -> Any:

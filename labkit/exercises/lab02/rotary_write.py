@@ -12,8 +12,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
-from labkit.exercises.kernels import kernel_device
-from labkit.exercises.lab02.draws import Draws
+from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 from labkit.plurals import counted
@@ -103,6 +102,22 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
     return faulty
 
 
+def _key_after_head(qkv: Tensor, *rest: Tensor) -> Tensor:
+    """Wrong: the key is read at head_dim after the query, so head h gets the query of head h + 1."""
+    heads, head_dim = rest[3].shape[1:]
+    rows = qkv.view(len(qkv), -1, head_dim).clone()
+    rows[:, heads : 2 * heads] = rows[:, 1 : heads + 1].clone()
+    return rotary_cache_write_reference(rows.view_as(qkv), *rest)
+
+
+def _values_after_heads(qkv: Tensor, *rest: Tensor) -> Tensor:
+    """Wrong: query, key and value of a head are read as neighbours, head_dim apart, from the place of the query."""
+    heads, head_dim = rest[3].shape[1:]
+    rows = qkv.view(len(qkv), -1, head_dim).clone()
+    rows[:, heads:] = torch.cat((rows[:, 1 : heads + 1], rows[:, 2 : heads + 2]), dim=1)
+    return rotary_cache_write_reference(rows.view_as(qkv), *rest)
+
+
 def _narrow_rows(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
@@ -130,7 +145,7 @@ def _cases(seed: int) -> list[Case]:
     cases = []
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
-        table = rotary_table(31, rotary_dim, kernel_device())
+        sin, cos = map(guarded, rotary_table(31, rotary_dim))  # apart, because both are parts of one tensor
         # The positions differ from the row numbers, because the batch says which positions to use.
         positions = draws.permutation(30)[:tokens] + 1
         mapping = draws.permutation(slots - tokens)[:tokens] + tokens
@@ -138,7 +153,7 @@ def _cases(seed: int) -> list[Case]:
         qkv = draws.normal(tokens, 3 * heads * head_dim)
         cache = draws.normal(slots, heads, head_dim), draws.normal(slots, heads, head_dim)
         label = f"{counted(tokens, 'token')}, {counted(heads, 'head')} of {head_dim}, rotary on {rotary_dim}"
-        cases.append(Case(label, (qkv, positions, table[0], table[1], *cache, mapping)))
+        cases.append(Case(label, (qkv, guarded(positions), sin, cos, *cache, guarded(mapping))))
     return cases
 
 
@@ -205,6 +220,15 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             "A row of qkv has 3 * heads * head_dim elements (query, key and value), but your rows begin heads * head_dim "
             "apart.",
             _narrow_rows,
+        ),
+        Mistake(
+            "You read the key head_dim after the query, but all heads of the query come before the key of the first head.",
+            _key_after_head,
+        ),
+        Mistake(
+            "You read key and value head_dim and 2 * head_dim after the query, but a row holds the query of all heads, then the "
+            "key of all heads, then the value.",
+            _values_after_heads,
         ),
         Mistake("You do not write the key to the cache.", _forgotten(4)),
         Mistake("You do not write the value to the cache.", _forgotten(5)),
