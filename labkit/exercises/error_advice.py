@@ -6,6 +6,7 @@ _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a s
 _NUMBER = "Python's own functions for numbers do not work on a block: use tl.sqrt(x), tl.exp(x), x.to(tl.float32) and the like"
 _DOT = "tl.dot multiplies two tiles; for two blocks, multiply them with * and add up with tl.sum"
 _TORCH = "torch and numpy do not work inside a kernel: use the functions of tl, such as tl.exp, tl.where and tl.sum"
+_NO_RESULT = "when an error comes, `result` is None: look at `error` first, and raise it"
 _ONE_ADDRESS = "the address is a single one, but the mask or the value is a block: add a block of numbers to the address"
 NO_GRID = "a kernel needs a grid, kernel[grid](...): a tuple with the number of programs, such as (count,)"
 _ADVICE = {
@@ -33,6 +34,8 @@ _ADVICE = {
     "for @: 'tensor'": "Triton has no @ between blocks: multiply them and add up with tl.sum",
     "Unsupported ptr type": "tl.load and tl.store take an address: the name of a tensor plus whole numbers",
     "cannot be block type if pointer argument is not a block": _ONE_ADDRESS,
+    "'NoneType' object has no attribute 'as_numpy'": _NO_RESULT,
+    "'NoneType' object has no attribute 'get_response'": _NO_RESULT,
     "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
     "for @: 'int' and 'Tensor'": "dist.recv fills the tensor that it is given, and returns a rank: use that tensor",
     "make_shape_compatible": _SHAPES,

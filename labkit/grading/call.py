@@ -88,7 +88,17 @@ def run_seeds(
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
     """Whether no case is tried after the one with this outcome."""
+    if not outcome.error and decided(exercise, outcome.value):
+        return True
     return outcome.busy != "" or outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
+
+
+def decided(exercise: Exercise, value: Any) -> str:
+    """The sentence of `exercise.decides` on an answer, which may be anything."""
+    try:
+        return exercise.decides(value)
+    except Exception:
+        return ""
 
 
 def run_cases(

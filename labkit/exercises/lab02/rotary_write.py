@@ -166,7 +166,7 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     statement=(
         "Each program handles one token and head. A row of `qkv` is query, key, value. In query and key, rotate pair $i$ of "
         "the first `rotary_dim` elements (elements $2i$ and $2i+1$) by the angle $a_i$. Sine and cosine of $a_i$ are "
-        "element $i$ of row `positions[token]` of `sin` and `cos`; a row has `rotary_dim` / 2 elements. Copy later elements "
+        "element $i$ of row `positions[token]` of `sin` and `cos`; rows have `rotary_dim` / 2 elements. Copy later elements "
         "unchanged. Write key and value to slot `slot_mapping[token]`, and the query to `query`.\n\n$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; "
         "x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
     ),
