@@ -153,7 +153,7 @@ WRITE_THEN_READ = Exercise(
         ),
         Mistake(
             "You do not change `cache`, because you write to a copy of it. cache.clone() makes a copy, and so does reading "
-            "cache[slot_mapping]: cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, in place.",
+            "cache[slot_mapping]. So cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, in place.",
             _to_a_copy,
         ),
         Mistake(
