@@ -190,9 +190,9 @@ if has_triton():
     print("equal to x + y:", torch.equal(out, x + y))
 
 # %%
-# Predict: `tokens` rows of 4,096 elements in fp32. How many MB must your kernel read and write? In separate steps, two sums
-# and a norm pass eight times over a tensor of that size. Each reading and each writing of a whole tensor is one pass: a sum
-# of two tensors takes three passes, and the norm takes two. How many passes does your kernel need?
+# Each reading and each writing of a whole tensor is one pass. In separate steps, two sums and a norm take eight passes: three
+# for each sum of two tensors, and two for the norm. Your kernel needs fewer.
+# Predict: `tokens` rows (32, or 4,096 on a GPU) of 4,096 elements in fp32. How many MB must memory move for your kernel?
 # BEGIN SOLUTION guess_norm_mb = None
 guess_norm_mb = 5 * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -265,11 +265,12 @@ pictures.address(token=2, head=1, dim=4, heads=3, head_dim=10)
 # element of its **value** is another 30 places later, at 254. A slot of the cache holds all heads of one token: if this key
 # is written to slot 5, the element is at 5 · 30 + 14 = 164.
 #
+# Only the first `rotary_dim` elements of a head are rotated; a row of `sin` is half as long. Later elements are copied.
+#
 # Here the grid has two dimensions, `kernel[(tokens, heads)](...)`: there is one program for each token and head.
 
 # %%
-# Predict the MB that this kernel reads and writes: `tokens` rows, a hidden size of 4,096, fp32. What is read? What is
-# written?
+# Predict: how many MB does your kernel read and write? `tokens` rows (32, or 4,096 on a GPU), a hidden size of 4,096, fp32.
 # BEGIN SOLUTION guess_rotary_mb = None
 guess_rotary_mb = (3 + 3) * tokens * 4096 * 4 / 1e6
 # END SOLUTION
@@ -418,14 +419,15 @@ def launch(kernel, query, keys, values, slot_table, lengths, block):
     (sequences, heads, head_dim), width = query.shape, slot_table.shape[1]
     parts, dim = triton.cdiv(width, block), triton.next_power_of_2(head_dim)  # cdiv rounds up
     sums = query.new_empty(sequences, heads, parts, head_dim)
-    tops, totals = query.new_empty(2, sequences, heads, parts)
+    tops, totals = (query.new_empty(sequences, heads, parts) for _ in range(2))
     tensors = query, keys, values, slot_table, lengths, sums, tops, totals
     kernel[(sequences, heads, parts)](*tensors, width, head_dim, BLOCK=block, DIM=dim)
     return sums, tops, totals
 
 
 # %%
-# Predict the MB of keys and values that are read: `tokens // 8` sequences of 256 tokens, 16 heads of 64, fp32.
+# Predict the MB of keys and values that are read: `tokens // 8` sequences (4, or 512 on a GPU) of 256 tokens, 16 heads of 64,
+# fp32.
 # BEGIN SOLUTION guess_cache_mb = None
 guess_cache_mb = 2 * (tokens // 8) * 256 * 16 * 64 * 4 / 1e6
 # END SOLUTION
@@ -501,7 +503,7 @@ def product_tile(x, weight, row, column, tokens, outs, SIZE: tl.constexpr):
 
 
 # %%
-# Predict the MB of weight, input and output: `tokens` rows, 512 in, 2,048 out, fp32. Will the gain be large?
+# Predict the MB of weight, input and output: `tokens` rows (32, or 4,096 on a GPU), 512 in, 2,048 out, fp32.
 # BEGIN SOLUTION guess_gelu_mb = None
 guess_gelu_mb = (512 * 2048 + tokens * 512 + tokens * 2048) * 4 / 1e6
 # END SOLUTION

@@ -75,7 +75,14 @@ def describe_difference(difference: Difference) -> Description:
     if isinstance(expected, Tensor):
         return _describe_tensor(found, expected, difference)
     # The type is right here, and the right value must stay hidden, so only the wrong value is shown.
-    return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"got {brief(found)}")
+    # True and False say nothing without the place.
+    named = f"{difference.path}: " if isinstance(found, bool) and difference.path else ""
+    return Description(f"The value {_at(difference)}is not right{_factor(found, expected)}.", f"{named}got {brief(found)}")
+
+
+def ended(text: str) -> str:
+    """The text with a full stop, unless a sign that ends a sentence is already there."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def brief(value: Any, *, hidden: bool = False) -> str:

@@ -6,6 +6,7 @@ _SHAPES = "[BLOCK] becomes a column by [:, None] and a row by [None, :], and a s
 _NUMBER = "Python's own functions for numbers do not work on a block: use tl.sqrt(x), tl.exp(x), x.to(tl.float32) and the like"
 _DOT = "tl.dot multiplies two tiles; multiply two blocks with *, and add up the products with tl.sum"
 _TORCH = "torch and numpy do not work inside a kernel: use the functions of tl, such as tl.exp, tl.where and tl.sum"
+_NO_RESULT = "when an error comes, `result` is None: look at `error` first, and raise it"
 _ONE_ADDRESS = "there is a single address, but the mask or the value is a block: add a block of numbers to the address"
 NO_GRID = "a kernel needs a grid, kernel[grid](...): a tuple with the number of programs, such as (count,)"
 _ADVICE = {
@@ -24,6 +25,7 @@ _ADVICE = {
     "'NoneType' object has no attribute 'to_tensor'": _TORCH,
     "arguments must be of type tl.constexpr": "a size must be known before the launch: use a parameter BLOCK: tl.constexpr",
     "out of bounds for shape ['constexpr": "a block has only axis 0; a tile, such as block[:, None], has the axes 0 and 1",
+    "'triton.language' has no attribute 'mean'": "tl has no mean: divide tl.sum(x) by the number of elements, tl.sum(x) / size",
     "'tensor' object has no attribute": "in a kernel, a tensor is an address or a block of numbers; use the functions of tl",
     "unexpected keyword argument 'dim'": "the functions of tl call this argument axis, not dim",
     "must have equal ranks >= 2": _DOT,
@@ -32,6 +34,8 @@ _ADVICE = {
     "for @: 'tensor'": "Triton has no @ between blocks: multiply the blocks with *, and add up with tl.sum",
     "Unsupported ptr type": "tl.load and tl.store take an address: the name of a tensor plus whole numbers",
     "cannot be block type if pointer argument is not a block": _ONE_ADDRESS,
+    "'NoneType' object has no attribute 'as_numpy'": _NO_RESULT,
+    "'NoneType' object has no attribute 'get_response'": _NO_RESULT,
     "'NoneType' and 'Tensor'": "dist.all_reduce and similar calls work in place and return nothing",
     "for @: 'int' and 'Tensor'": "dist.recv writes into the tensor that you pass, and returns a rank: use the tensor",
     "make_shape_compatible": _SHAPES,

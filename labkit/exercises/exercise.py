@@ -53,6 +53,8 @@ class Exercise:
     - `prepare(case)` starts what the call needs, such as processes, before the time limit begins.
     - `seconds` is the time limit of one call.
     - `ends_at_error`: after a case that raises, no further case is tried, because each further case would take seconds.
+    - `decides(value)` is what is wrong with an answer that can be judged alone, as a sentence; "" for any other answer. After
+      such an answer no further case is tried, and no known mistake is looked for.
     - `contract` is a rule for the function that does not concern its values.
     - `names` are the exercise's own names for places in an answer: "[1]" is "normed", for example.
     - `words(found, right)` describes a wrong value.
@@ -81,16 +83,17 @@ class Exercise:
     prepare: Callable[[Case], object] = lambda case: None
     seconds: float = 20.0
     ends_at_error: bool = False
+    decides: Callable[[Any], str] = lambda value: ""
     contract: Contract | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     words: Callable[[Any, Any], str] | None = None
     explain: Callable[[Case, Any, Any], str] | None = None
 
     def __post_init__(self) -> None:
-        if not 4 <= len(self.mistakes) <= 16 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
+        if not 4 <= len(self.mistakes) <= 18 or not 1 <= self.difficulty <= 5 or len(self.hints) != 3:
             raise InvalidRequest(
                 f"exercise {self.name}: {len(self.mistakes)} mistakes, difficulty {self.difficulty}, {len(self.hints)} hints; "
-                f"an exercise needs 4 to 16 mistakes, a difficulty from 1 to 5, and 3 hints"
+                f"an exercise needs 4 to 18 mistakes, a difficulty from 1 to 5, and 3 hints"
             )
 
     def answer(self, case: Case) -> Any:

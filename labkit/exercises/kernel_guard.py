@@ -91,6 +91,11 @@ class KernelLaunch:
         return math.prod(self.grid)
 
     @property
+    def accesses(self) -> bool:
+        """Whether a program has read or written anything."""
+        return any(extent.touched for extent in self.extents or ())
+
+    @property
     def bytes_moved(self) -> int:
         """The bytes that must go through memory: a byte counts once if it was read, and once if it was written."""
         return sum(extent.bytes_of(verb) for extent in self.extents or () for verb in ("reads", "writes"))
@@ -218,8 +223,11 @@ def _guard_launches(executor: Any, builder: Any) -> None:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         with np.errstate(all="ignore"), _launching(self.fn) as noted:
             noted.extents = []
-            outcome = launch(self, *args, **kwargs)
-            noted.grid, noted.extents = tuple(map(int, builder.grid_dim)), list(_extents)
+            builder.set_grid_dim(0, 0, 0)  # If an error comes before the first program, the grid has no programs.
+            try:
+                outcome = launch(self, *args, **kwargs)
+            finally:
+                noted.grid, noted.extents = tuple(map(int, builder.grid_dim)), list(_extents)
         for counted in _counting:
             counted.launches += 1
             counted.bytes_read += sum(extent.bytes_of("reads") for extent in _extents)

@@ -1,13 +1,17 @@
-"""Explains Python that a kernel in Triton's interpreter cannot run. It does not know which exercise a kernel belongs to.
+"""Explains Python that a kernel in Triton's interpreter cannot run, or that runs there and does not compile for a GPU. It does
+not know which exercise a kernel belongs to.
 
 The interpreter's own errors for a call without a grid, an index or a loop over a block describe its internals. For example,
-`max(block)` raises "'int' object is not iterable". Here these errors get a sentence that says what to do.
+`max(block)` raises "'int' object is not iterable". Here these errors get a sentence that says what to do. `math.sqrt(size)` and
+`if block:` run in the interpreter, but Triton's compiler refuses them, so they are refused here too. A constant (an argument
+with `tl.constexpr`) stays a number of Python: `math` and `if` may use it.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from typing import Any
 
 from labkit.exercises.error_advice import NO_GRID
@@ -19,6 +23,14 @@ INDEX = (
     "value); only [:, None] and [None, :] exist"
 )
 WHOLE = "Python's max, min, sum and for do not go through a block: use tl.max, tl.min, tl.sum and the like"
+BLOCK_IN_IF = (
+    "`if`, `while`, `and`, `or` and `not` cannot take a block: use a mask, or tl.where; combine masks with & and |, and "
+    "write ~ for not"
+)
+NUMBER_OF_PYTHON = (
+    "math and numpy, float and int do not work on an argument or a block of a kernel: use tl.exp(x), x.to(tl.float32) and the "
+    "like; for a root, tl.sqrt(n.to(tl.float32))"
+)
 
 
 class KernelMisuse(TypeError):
@@ -31,6 +43,7 @@ def explain_misuse() -> None:
     interpreter = importlib.import_module("triton.runtime.interpreter")
     _explain_calls(interpreter.InterpretedFunction)
     _explain_tensors(importlib.import_module("triton.language").tensor)
+    _explain_conversions(interpreter)
 
 
 def _explain_calls(function: Any) -> None:
@@ -63,6 +76,39 @@ def _explain_tensors(tensor: Any) -> None:
         raise KernelMisuse(WHOLE)
 
     tensor.__getitem__, tensor.__setitem__, tensor.__iter__ = getitem, setitem, iterate
+
+
+def _explain_conversions(interpreter: Any) -> None:
+    """Refuse to turn a block into a truth value, and an argument or a block into a number of Python.
+
+    Triton sets these methods at each launch, and removes them after it. Its own functions may use them.
+    """
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        truth, index = tensor.__bool__, tensor.__index__
+
+        def to_bool(self: Any) -> Any:
+            if self.handle.data.size > 1 and not _is_in_triton():
+                raise KernelMisuse(BLOCK_IN_IF)
+            return truth(self)
+
+        def to_number(self: Any, *dtype: Any, **options: Any) -> Any:
+            if not _is_in_triton():
+                raise KernelMisuse(NUMBER_OF_PYTHON)
+            return index(self)
+
+        tensor.__bool__ = to_bool
+        for name in ("__float__", "__int__", "__array__"):
+            scope.set_attr(tensor, name, to_number)
+
+    interpreter._patch_lang_tensor = patched
+
+
+def _is_in_triton() -> bool:
+    """Whether the caller of the calling method is a function of Triton."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("triton.")
 
 
 def _is_whole_or_new(index: Any) -> bool:

@@ -39,9 +39,9 @@ class Outcome:
     """The outcome of one call: its value, or its error in one line (`error_kind` is the name of the exception).
 
     `changed` names an argument that the function changed although it must not. `breach` says which rule of the exercise's
-    contract the call broke, and `clue` what can explain a wrong value. If a time limit passed during the call and other
-    programs are to blame, `busy` says so; otherwise it is "" (see `BusyMachine`). `printed` is output of the function that has
-    not been shown yet.
+    contract the call broke, and `clue` what can explain a wrong value or an error. If a time limit passed during the call and
+    other programs are to blame, `busy` says so (see `BusyMachine`). `printed` is output of the function that has not been shown
+    yet.
     """
 
     value: Any = None
@@ -87,8 +87,18 @@ def run_seeds(
 
 
 def _is_last(outcome: Outcome, exercise: Exercise) -> bool:
-    """Whether the case with this outcome is the last case that is tried."""
+    """Whether no case is tried after the one with this outcome."""
+    if not outcome.error and decided(exercise, outcome.value):
+        return True
     return outcome.busy != "" or outcome.error_kind in _ENDING or (exercise.ends_at_error and outcome.error != "")
+
+
+def decided(exercise: Exercise, value: Any) -> str:
+    """The sentence of `exercise.decides` on an answer, which may be anything."""
+    try:
+        return exercise.decides(value)
+    except Exception:
+        return ""
 
 
 def run_cases(
@@ -147,7 +157,8 @@ def call_and_observe(function: Callable[..., Any], exercise: Exercise, case: Cas
             outcome = call(function, case, exercise.seconds, exercise.run, exercise.prepare)
     busy = machine.words if machine else ""
     if outcome.error:
-        return replace(outcome, busy=busy)
+        cause = next(filter(None, (watch.clue_to_error(outcome.error_kind) for watch in watches)), "")
+        return replace(outcome, busy=busy, clue=cause)
     breach = next(filter(None, (_breach(watch, outcome.value) for watch in watches)), "")
     clue = next(filter(None, (watch.clue() for watch in watches)), "")
     try:

@@ -8,10 +8,10 @@ from typing import Any
 
 from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
-from labkit.exercises.describe import describe_difference
+from labkit.exercises.describe import describe_difference, ended
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.grading.busy_machine import BusyMachine
-from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe
+from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe, decided
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
@@ -40,6 +40,8 @@ def judge(exercise: Exercise, runs: Mapping[int, Sequence[Outcome]]) -> Verdict:
             difference = None if outcome.error else _difference(exercise, outcome.value, right)
             if outcome.busy and (outcome.error or difference):
                 return inconclusive(exercise, outcome.busy, _details(exercise, case, outcome))
+            if difference and (alone := decided(exercise, outcome.value)):
+                return make(exercise, FAILED, alone, _details(exercise, case, outcome))
             if outcome.error or difference:
                 known = _known_mistake(exercise, runs)
                 return _failed(exercise, case, outcome, right, difference, known)
@@ -99,8 +101,10 @@ def not_measured(exercise: Exercise, why: str) -> Verdict:
     return make(exercise, NOT_MEASURED, f"This exercise {why}, which this machine does not have.")
 
 
-def _sentence(text: str) -> str:
-    return f"Your function did not finish: {text}."
+def _sentence(error: str, cause: str = "") -> str:
+    """The sentence about an error; a known `cause` comes before the error."""
+    text = f"{cause}. {error[0].upper()}{error[1:]}" if cause else error
+    return ended(f"Your function did not finish: {text}")
 
 
 def _failed(
@@ -112,7 +116,7 @@ def _failed(
         message = known.message if known else _wrong(exercise, case, outcome, right, difference, description.message)
     else:
         more = outcome.error if known else ""
-        message = known.message if known else _sentence(outcome.error)
+        message = known.message if known else _sentence(outcome.error, outcome.clue)
     return make(exercise, FAILED, message, _details(exercise, case, outcome, more))
 
 

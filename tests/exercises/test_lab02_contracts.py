@@ -396,6 +396,14 @@ def test_a_wrong_token_is_told_with_the_right_one() -> None:
     assert "torch.multinomial draws a random number of its own" in message_on("sample_token", drawn)
 
 
+def test_a_write_to_a_clone_of_the_cache_is_named() -> None:
+    def writes(cache: Tensor, new: Tensor, mapping: Tensor, table: Tensor, lengths: Tensor) -> list[Tensor]:
+        cache.clone()[mapping] = new
+        return [cache[table[s, :length].long()] for s, length in enumerate(lengths.tolist())]
+
+    assert "you write to a copy of it. cache.clone() makes a copy" in message_on("write_then_read", writes)
+
+
 def test_what_was_allocated_and_not_written_is_always_nan() -> None:
     """Memory that held a right answer a moment ago must not make an empty kernel look nearly right."""
     held: list[Any] = []

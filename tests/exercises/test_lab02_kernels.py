@@ -47,6 +47,12 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (NORM, {" + epsilon": ""}, "epsilon is missing"),
     (NORM, {"weight + column": "weight + place"}, "weight and bias have only one row"),
     (NORM, {".to(tl.float32)": ""}, HALF),
+    (
+        NORM,
+        {"other=0.0).to(tl.float32)": "other=0.0)", "    tl.store(hidden": "    x = x.to(tl.float32)\n    tl.store(hidden"},
+        "You add the three tensors in half precision",
+    ),
+    (NORM, {"return hidden, normed": "return normed, hidden"}, "You exchanged hidden and normed"),
     (NORM, {"BLOCK=triton.next_power_of_2(size)": "BLOCK=size"}, "take BLOCK=triton.next_power_of_2(size)"),
     (NORM, {"norm_kernel[(count,)]": "norm_kernel[(count)]"}, "one number needs a comma: kernel[(count,)]"),
     (NORM, {"centred * centred)": "centred ** 2)"}, "Triton has no **: write z * z"),
@@ -93,11 +99,50 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
         },
         "You overwrite the first element of a pair before you compute the second",
     ),
+    (
+        ROTARY,
+        {"q + width, mask": "q + head_dim, mask", "q + width + 1": "q + head_dim + 1"},
+        "You read the key head_dim after the query",
+    ),
+    (ROTARY, {"(q + width": "(q + head_dim", "q + 2 * width": "q + 2 * head_dim"}, "You read key and value head_dim and"),
+    (ROTARY, {"sin + angle, mask=turned, other=0.0": "sin + angle + 31 * (rotary_dim // 2)"}, "of `sin`"),
+    (ROTARY, {"slots + token": "slots + token + 4"}, "of `slots`"),
     (ROTARY, {"mask=inside": "mask=pair < BLOCK"}, "You do not mask pairs from head_dim // 2 on"),
     (
         ROTARY,
         {"2 * pair": "pair", "q + 1": "q + head_dim // 2", "even + 1": "even + head_dim // 2"},
         "kernels have stored 72 of the 120 elements of keys",  # halves of the whole head
+    ),
+    (
+        ROTARY,
+        {"tl.load(slots + token) * width": "tl.load(slots + token) * head_dim"},
+        "kernels have stored 100 elements of keys at other places, for example at (3, 1, 0), and none of the 120 that must be",
+    ),
+    (ROTARY, {"tl.load(slots + token) * width + even": "even"}, "kernels have stored 30 elements of keys at other places"),
+    (
+        ROTARY,
+        {"[(count, heads)]": "[(heads, count)]"},
+        "over (3, 4, 1), 12 programs; with one program for each token and head there are 12, over (4, 3); kernels have stored",
+    ),
+    (
+        ROTARY,
+        {"[(count, heads)]": "[(count,)]"},
+        "over (4, 1, 1), 4 programs; with one program for each token and head there are 12, over (4, 3); kernels have stored",
+    ),
+    (
+        ROTARY,
+        {"[(count, heads)]": "[(count * heads,)]"},
+        "over (12, 1, 1), 12 programs; with one program for each token and head there are 12, over (4, 3). It raised",
+    ),
+    (
+        NORM,
+        {"[(count,)]": "[(count * size,)]"},
+        "over (300, 1, 1), 300 programs; with one program for each token there are 3. It raised OutsideTensor: program (3",
+    ),
+    (
+        NORM,
+        {"[(count,)]": "[(1,)]"},
+        "1 program; with one program for each token there are 3; kernels have stored 100 of the 300",
     ),
     (ATTENTION, {" / tl.sqrt(head_dim.to(tl.float32))": ""}, "The scores are not multiplied by 1/sqrt(head_dim)"),
     (ATTENTION, {"head_dim.to(tl.float32)": "head_dim"}, "convert whole numbers by .to(tl.float32)"),
@@ -165,6 +210,16 @@ PLANTED: list[tuple[str, dict[str, str], str]] = [
     (ROTARY, {"tl.load(slots + token)": "slots[token]"}, "in a kernel, you cannot take an element of a tensor by an index"),
     (ATTENTION, {"tl.store(tops + here, top)": "tops[here] = top"}, "write with tl.store(x + i, value)"),
     (ATTENTION, {"tl.max(score, axis=0)": "max(score)"}, "Python's max, min, sum and for do not go through a block"),
+    (ATTENTION, {ROOT_OF: "math.sqrt(head_dim)"}, "math and numpy, float and int do not work on an argument or a block"),
+    (ATTENTION, {ROOT_OF: "__import__('numpy').sqrt(head_dim)"}, "math and numpy, float and int do not work on an argument"),
+    (ATTENTION, {ROOT_OF: "math.sqrt(DIM)"}, "You scale by the padded size"),  # a constant stays a number of Python
+    (
+        NORM,
+        {"    tl.store(hidden": "    if column < size:\n        tl.store(hidden"},
+        "cannot take a block: use a mask, or tl.where",
+    ),
+    (NORM, {"column < size": "column < size and column >= 0"}, "combine masks with & and |"),
+    (NORM, {"tl.sum(x) / size, 0.0": "tl.mean(x), 0.0"}, "tl has no mean: divide tl.sum(x) by the number of elements"),
     (ATTENTION, {"tl.max(score, axis=0)": "tl.max(score, dim=0)"}, "the functions of tl call this argument axis, not dim"),
     (ATTENTION, {"tl.sum(query[None, :] * key, axis=1)": "tl.dot(query, query)"}, "tl.dot multiplies two tiles"),
     (ATTENTION, {"tl.exp(score - top)": "torch.exp(score - top)"}, "torch and numpy do not work inside a kernel"),
@@ -248,6 +303,14 @@ def test_an_answer_without_a_kernel_is_refused() -> None:
     refused = run_apart(find(GELU), submission_of(by_torch))
     assert refused.verdict == FAILED
     assert "it calls labkit's own linear_gelu (in your line `return ops.linear_gelu(x, weight, bias)`)" in refused.message
+
+
+def test_python_decides_about_a_number_and_a_constant() -> None:
+    decides = {
+        "    tl.store(hidden": "    if tl.program_id(0) < size and not (BLOCK < 1):\n        tl.store(hidden",
+        "tl.rsqrt(": "math.sqrt(BLOCK * BLOCK) / BLOCK * tl.rsqrt(",
+    }
+    assert run_apart(find(NORM), submission_of(source_of(NORM, decides))).verdict == PASSED
 
 
 def test_a_mask_that_was_computed_counts_as_a_mask() -> None:

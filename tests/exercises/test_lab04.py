@@ -414,7 +414,56 @@ def test_a_callback_that_crashes_is_what_the_verdict_says_first(capfd: pytest.Ca
     said = verdict_on(STREAM_TEXT, client_with_other_names).message
     assert said.startswith("Your callback crashed: TypeError: ")
     assert "callback(result=..., error=...)" in said
+    assert not said.endswith("..")
     assert "Traceback" not in capfd.readouterr().err  # the client's thread does not print a traceback either
+
+
+def client_that_collects_a_list(client: Any, model: str, inputs: Any) -> Any:
+    return list(stream_text(client, model, inputs))
+
+
+def client_that_ignores_errors(client: Any, model: str, inputs: Any) -> Any:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: answers.put(result))
+    client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+    try:
+        while True:
+            result = answers.get()
+            text = result.as_numpy("text_output")
+            if text is not None:
+                yield text[0].decode()
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return
+    finally:
+        client.stop_stream(cancel_requests=True)
+
+
+@with_server
+def test_an_answer_that_says_it_all_is_judged_after_one_case() -> None:
+    for client, said in (
+        (
+            client_that_collects_a_list,
+            "You return a list, so the reader gets nothing before the end: use yield for each piece.",
+        ),
+        (client_with_other_names, "Your callback crashed: TypeError: "),
+    ):
+        runs = run_seeds(client, STREAM_TEXT, (11, 23))
+        assert [len(outcomes) for outcomes in runs.values()] == [1]
+        verdict = judge(STREAM_TEXT, runs)
+        assert verdict.message.startswith(said)
+        assert "got" not in verdict.details
+
+
+@with_server
+def test_an_error_that_is_ignored_is_named() -> None:
+    said = verdict_on(STREAM_TEXT, client_that_ignores_errors).message
+    assert "when an error comes, `result` is None: look at `error` first" in said
+
+
+@with_server
+def test_what_was_false_is_named() -> None:
+    verdict = verdict_on(STREAM_TEXT, streaming._left_open)
+    assert "the stream is stopped: got False" in verdict.details
 
 
 def client_that_puts_nothing(client: Any, model: str, inputs: Any) -> Any:
@@ -451,6 +500,7 @@ def test_a_client_that_waits_is_told_what_it_waits_for() -> None:
     option = "enable_empty_final_response"
     said = verdict_on(STREAM_TEXT, client_that_puts_nothing).message
     assert "after 0 pieces it still waits, although its callback got all 4 responses" in said
+    assert said.endswith("is marked as the last?")
     assert option not in said
     said = verdict_on(STREAM_TEXT, client_that_asks_for_nothing).message
     assert "after 0 pieces it still waits, because it has sent no request" in said

@@ -6,6 +6,7 @@ Loads and stores can be watched only in Triton's interpreter. If a kernel is com
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from labkit.exercises.case import Case
 from labkit.exercises.contracts.torch_guard import TorchGuard
 from labkit.exercises.contracts.watch import Watch
-from labkit.exercises.kernel_guard import KernelLaunch, watch_kernels
+from labkit.exercises.kernel_guard import KernelLaunch, OutsideTensor, watch_kernels
+from labkit.plurals import counted
 
 SLACK_BYTES = 256
 """Kernels may move 10 % more than the least possible number of bytes, plus this number of bytes."""
@@ -48,6 +50,8 @@ class KernelContract:
     - `torch_combines`: torch may compute with what the kernels have stored, but not with the arguments.
     - `programs(case)` is the smallest and the largest number of programs in the launch that reads the last part of `reads`.
       Each of these programs may run at most `most_stores` stores; `each` says what one program must do.
+    - `grid(case)` is the grid that the given lines of the kernel expect. Another grid breaks no rule, but can explain a wrong
+      access.
     - `tile(case)` maps the name of an argument to the largest number of its elements that one load may read.
     """
 
@@ -59,6 +63,7 @@ class KernelContract:
     kind: str = "use one fused kernel"
     torch_combines: bool = False
     programs: Callable[[Case], tuple[int, int]] | None = None
+    grid: Callable[[Case], tuple[int, ...]] | None = None
     most_stores: int | None = None
     each: str = "part"
     tile: Callable[[Case], Mapping[str, int]] | None = None
@@ -108,6 +113,9 @@ class _KernelWatch(Watch):
                 return words
         return ""
 
+    def clue_to_error(self, kind: str) -> str:
+        return self._wrong_grid() if kind == OutsideTensor.__name__ else ""
+
     def _loads_and_stores(self, value: Any) -> str:
         contract = self.contract
         reads, stores = contract.reads(self.case), contract.stores(self.case, value)
@@ -117,7 +125,8 @@ class _KernelWatch(Watch):
                 for launch in self.launches:
                     touched |= launch.touched(verb, part.tensor)
                 if words := _missing(part.name, touched.reshape(part.tensor.shape), done, part.rows):
-                    return words
+                    grid = self._wrong_grid()
+                    return f"{grid}; {words}" if grid else words
         return self._grid(reads) or self._tiles() or self._bytes(reads + stores)
 
     def _grid(self, reads: list[Part]) -> str:
@@ -130,16 +139,27 @@ class _KernelWatch(Watch):
             return f"{len(reading)} launches read {last.name}; only one launch may read it; a second launch may combine parts"
         launch = reading[0]
         asked = f"let each program do one {contract.each}, without a loop over several of them"
-        count = f"{launch.programs:,} program{'s' * (launch.programs != 1)}"
         if contract.most_stores is not None and launch.stores > contract.most_stores * launch.programs:
-            return f"{launch.name} has {count} and runs {launch.stores:,} stores: {asked}"
-        low, high = contract.programs(self.case) if contract.programs else (1, launch.programs)
-        if low <= launch.programs <= high:
+            return f"{launch.name} has {_programs(launch)} and runs {launch.stores:,} stores: {asked}"
+        words = self._programs_differ(launch)
+        return f"{words}: {asked}" if words else ""
+
+    def _wrong_grid(self) -> str:
+        """The grid in words, if it can be the cause of a wrong access or of a missing one; else ""."""
+        if len(self.launches) != 1 or not self.launches[0].programs or not self.launches[0].accesses:
             return ""
-        return (
-            f"{launch.name} is launched over {launch.grid}, {count}; with one program for each {contract.each} there are "
-            f"{high:,}: {asked}"
-        )
+        (launch,), grid = self.launches, self.contract.grid(self.case) if self.contract.grid else ()
+        if grid and launch.grid != (*grid, *[1] * (3 - len(grid))):
+            return f"{self._against(launch, math.prod(grid))}, over {grid}"
+        return self._programs_differ(launch)
+
+    def _programs_differ(self, launch: KernelLaunch) -> str:
+        low, high = self.contract.programs(self.case) if self.contract.programs else (1, launch.programs)
+        return "" if low <= launch.programs <= high else self._against(launch, high)
+
+    def _against(self, launch: KernelLaunch, right: int) -> str:
+        each = f"with one program for each {self.contract.each} there are {right:,}"
+        return f"{launch.name} is launched over {launch.grid}, {_programs(launch)}; {each}"
 
     def _tiles(self) -> str:
         for name, most in (self.contract.tile(self.case) if self.contract.tile else {}).items():
@@ -161,8 +181,16 @@ class _KernelWatch(Watch):
         )
 
 
+def _programs(launch: KernelLaunch) -> str:
+    return f"{launch.programs:,} program{'s' * (launch.programs != 1)}"
+
+
 def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = None) -> str:
-    """A message about the elements of a tensor (or of its `rows`) that no kernel has read or stored; "" if there are none."""
+    """The elements of a tensor (or of its `rows`) that no kernel has read or stored, in words; "" if there are none.
+
+    If kernels have read or stored other rows instead, the words say so: then an address is wrong, and no load or store is
+    missing.
+    """
     touched = np.atleast_1d(touched)
     wanted = np.ones(len(touched), dtype=bool)
     if rows is not None:
@@ -173,6 +201,16 @@ def _missing(name: str, touched: Any, done: str, rows: Sequence[int] | None = No
         return ""
     asked = int(wanted.sum()) * (touched.size // max(len(wanted), 1))
     count = "none" if int(left.sum()) == asked else f"{asked - int(left.sum()):,}"
-    first = tuple(int(place[0]) for place in left.nonzero())
-    at = first if len(first) > 1 else first[0]
-    return f"kernels have {done} {count} of the {asked:,} elements of {name}; the first missing element is {at}"
+    elsewhere = touched & ~wanted.reshape(-1, *[1] * (touched.ndim - 1))
+    if not elsewhere.any():
+        return f"kernels have {done} {count} of the {asked:,} elements of {name}; the first missing element is {_first(left)}"
+    wrong = f"{counted(int(elsewhere.sum()), 'element')} of {name} at other places, for example at {_first(elsewhere)}"
+    return (
+        f"kernels have {done} {wrong}, and {count} of the {asked:,} that must be {done}; the first of these is {_first(left)}"
+    )
+
+
+def _first(marks: Any) -> Any:
+    """The index of the first element that is marked; an integer for one dimension."""
+    first = tuple(int(place[0]) for place in marks.nonzero())
+    return first if len(first) > 1 else first[0]

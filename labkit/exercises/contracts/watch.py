@@ -21,6 +21,13 @@ class Watch(Protocol):
         """
         return ""
 
+    def clue_to_error(self, kind: str) -> str:
+        """What the contract has seen that can explain why the call raised an error, as the end of a sentence; "" if nothing.
+
+        `kind` is the name of the exception.
+        """
+        return ""
+
 
 class Contract(Protocol):
     """A rule for a function that does not concern the values that it returns."""

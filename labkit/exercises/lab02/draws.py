@@ -13,10 +13,12 @@ from torch import Tensor
 from labkit.exercises.kernels import kernel_device
 
 AROUND = 67
-"""The number of NaN before and after each tensor.
+"""The smallest number of elements in the gap before and after each tensor.
 
-They reveal a read before or after a tensor, and they make each tensor start at an unaligned address.
+The gaps show an access past an end, and they make each tensor start at an unaligned address.
 """
+_WHOLE_GAP = 63
+"""The value of whole numbers in a gap."""
 
 
 class Draws:
@@ -36,7 +38,13 @@ class Draws:
 
 
 def guarded(values: Tensor) -> Tensor:
-    """A contiguous copy of these values. In memory, NaN stand before and after it."""
-    wide = values.new_full((values.numel() + 2 * AROUND,), float("nan"), device=kernel_device())
-    inner = wide[AROUND : AROUND + values.numel()].view(values.shape)
+    """A contiguous copy of these values, with a gap before and after it in memory.
+
+    A gap has at least as many elements as the tensor, so that an address up to a whole tensor too far does not lead into
+    another tensor. Its floating-point numbers are NaN.
+    """
+    around = AROUND + 8 * (values.numel() // 8)  # still unaligned
+    gap = float("nan") if values.is_floating_point() else _WHOLE_GAP
+    wide = values.new_full((values.numel() + 2 * around,), gap, device=kernel_device())
+    inner = wide[around : around + values.numel()].view(values.shape)
     return inner.copy_(values)

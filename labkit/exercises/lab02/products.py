@@ -142,7 +142,7 @@ def _int8_cases(seed: int) -> list[Case]:
         (1, 3, 1, 4, 16),
     ):
         weight = Int8Weight.quantize(draws.normal(outs, size, scale=draws.pick.uniform(0.5, 2)).cpu())
-        values, scales = weight.values.to(draws.normal(1).device), guarded(weight.scales)
+        values, scales = guarded(weight.values), guarded(weight.scales)
         label = f"{counted(tokens, 'token')}, {size} in, {outs} out, tiles of {rows} x {block}"
         cases.append(Case(label, (draws.normal(tokens, size), values, scales, rows, block)))
     return cases

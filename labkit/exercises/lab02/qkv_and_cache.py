@@ -151,8 +151,8 @@ WRITE_THEN_READ = Exercise(
             lambda cache, *rest: write_then_read(cache.clone(), *rest),
         ),
         Mistake(
-            "You do not change `cache`, because you write to a copy of it. Reading cache[slot_mapping] makes a new tensor, so "
-            "cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, in place.",
+            "You do not change `cache`, because you write to a copy of it. cache.clone() makes a copy, and so does reading "
+            "cache[slot_mapping]. So cache[slot_mapping].copy_(...) changes only this new tensor. Write into `cache`, in place.",
             _to_a_copy,
         ),
         Mistake(

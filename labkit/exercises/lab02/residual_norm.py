@@ -64,9 +64,15 @@ def _unmasked(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, 
 def _faulty(
     residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float, **wrong: Any
 ) -> Pair:
-    """What a kernel with some mistakes returns. The mistakes are `in_half` and the options of `_norm`."""
+    """What a kernel with some mistakes returns; the options, those of `_norm` and `in_half`, name the mistakes.
+
+    `in_half` says which sums are computed in the dtype of the arguments: "the three" tensors only, or "all".
+    """
     hidden = attention + mlp + residual
-    if wrong.get("in_half") and hidden.dtype == torch.float16:  # A sum above 65504 becomes infinite.
+    if not wrong.get("in_half"):
+        hidden = (attention.double() + mlp.double() + residual.double()).to(hidden.dtype)
+    squares = hidden.double().square().sum(-1)
+    if wrong.get("in_half") == "all" and float(squares.max()) > torch.finfo(hidden.dtype).max:  # The sum becomes infinite.
         return hidden, torch.full_like(hidden, torch.nan)
     return hidden, _norm(hidden, weight, bias, 0.0 if wrong.get("epsilon_is") == "missing" else epsilon, **wrong)
 
@@ -74,6 +80,11 @@ def _faulty(
 def _wrong(**options: Any) -> Any:
     """A wrong function that `Mistake.together` can combine with another wrong function."""
     return partial(_faulty, **options)
+
+
+def _swapped(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
+    hidden, normed = residual_layer_norm(residual, attention, mlp, weight, bias, epsilon)
+    return normed, hidden
 
 
 def _no_residual(residual: Tensor, attention: Tensor, mlp: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Pair:
@@ -111,7 +122,23 @@ def _cases(seed: int) -> list[Case]:
         three[1] += (2.5 if half else 0.4) * scale  # The mean of these rows is not zero.
         parameters = draws.normal(size, dtype=dtype), draws.normal(size, dtype=dtype)
         cases.append(Case(f"{counted(tokens, 'token')} of {size}, {dtype}, epsilon {epsilon}", (*three, *parameters, epsilon)))
-    return [*cases, _large_mean(draws)]
+    return [*cases, _large_mean(draws), _small_sums(draws)]
+
+
+def _small_sums(draws: Draws) -> Case:
+    """Three large numbers in half precision that nearly cancel each other: a sum of two of them is rounded by 1 or 2, and the sum
+    of all three is below 30.
+
+    Which two of them can be added exactly depends on the column.
+    """
+    tokens, size = 3, 90
+    large = torch.tensor([1536.0, 2560.0, -4096.0])[:, None, None]
+    steps = torch.tensor([1.0, 2.0, 4.0])[:, None, None]  # the distance of neighbouring numbers in half precision
+    parts = large + steps * torch.stack([draws.permutation(tokens * size).view(tokens, size).cpu() % 5 - 2 for _ in range(3)])
+    order = torch.arange(size) % 3
+    three = [guarded(parts.roll(shift, 0).half()[order, :, torch.arange(size)].T) for shift in range(3)]
+    parameters = draws.normal(size, dtype=torch.float16), draws.normal(size, dtype=torch.float16)
+    return Case(f"{tokens} tokens of {size}, torch.float16, large numbers with small sums", (*three, *parameters, 1e-5))
 
 
 def _large_mean(draws: Draws) -> Case:
@@ -136,8 +163,8 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
     function="fused_residual_layer_norm",
     statement=(
         "A block of GPT-J ends with a sum of three tensors, and the next block begins with a layer norm of this sum. Write the "
-        "kernel, with one program for each token, and its launch. Specification:\n\n```python\nhidden = attention + mlp + "
-        "residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n$$y = \\frac{x - "
+        "kernel, with one program for each token, and its launch. All sums are in float32. Specification:\n\n```python\n"
+        "hidden = attention + mlp + residual\nnormed = F.layer_norm(hidden, (hidden.shape[1],), weight, bias, epsilon)\n```\n\n$$y = \\frac{x - "
         "\\mu}{\\sqrt{\\sigma^2 + \\epsilon}}\\, w + b \\qquad \\sigma^2 = \\tfrac1n \\sum (x - \\mu)^2$$"
     ),
     points=15,
@@ -167,7 +194,12 @@ FUSED_RESIDUAL_LAYER_NORM = Exercise(
             _wrong(variance_over=lambda size: size - 1),
         ),
         Mistake("The residual is missing from your sum.", _no_residual),
-        Mistake("In half precision your sums overflow: compute them in float32.", _wrong(in_half=True)),
+        Mistake("In half precision your sums overflow: compute them in float32.", _wrong(in_half="all")),
+        Mistake(
+            "You add the three tensors in half precision, which rounds their sum: convert each one to float32 before you add.",
+            _wrong(in_half="the three"),
+        ),
+        Mistake("You exchanged hidden and normed: the sum comes first, then its layer norm.", _swapped),
         Mistake(
             "Elements that a mask leaves out are undefined (NaN here) unless the load gives them a value, and your sums "
             "contain them.",

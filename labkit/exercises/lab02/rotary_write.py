@@ -12,8 +12,7 @@ from labkit.exercises.comparison import Comparison
 from labkit.exercises.contracts import KernelContract, Part
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.kernel_guard import OutsideTensor
-from labkit.exercises.kernels import kernel_device
-from labkit.exercises.lab02.draws import Draws
+from labkit.exercises.lab02.draws import Draws, guarded
 from labkit.ops.rotary import rotary, rotary_table
 from labkit.ops.rotary_cache_write import rotary_cache_write_reference
 from labkit.plurals import counted
@@ -103,6 +102,22 @@ def _by_angle(stride: Any, pairs_turned: Any) -> Any:
     return faulty
 
 
+def _key_after_head(qkv: Tensor, *rest: Tensor) -> Tensor:
+    """Wrong: the key is read at head_dim after the query, so head h gets the query of head h + 1."""
+    heads, head_dim = rest[3].shape[1:]
+    rows = qkv.view(len(qkv), -1, head_dim).clone()
+    rows[:, heads : 2 * heads] = rows[:, 1 : heads + 1].clone()
+    return rotary_cache_write_reference(rows.view_as(qkv), *rest)
+
+
+def _values_after_heads(qkv: Tensor, *rest: Tensor) -> Tensor:
+    """Wrong: query, key and value of a head are read as neighbours, head_dim apart, from the place of the query."""
+    heads, head_dim = rest[3].shape[1:]
+    rows = qkv.view(len(qkv), -1, head_dim).clone()
+    rows[:, heads:] = torch.cat((rows[:, 1 : heads + 1], rows[:, 2 : heads + 2]), dim=1)
+    return rotary_cache_write_reference(rows.view_as(qkv), *rest)
+
+
 def _narrow_rows(
     qkv: Tensor, positions: Tensor, sin: Tensor, cos: Tensor, keys: Tensor, values: Tensor, slot_mapping: Tensor
 ) -> Tensor:
@@ -126,11 +141,11 @@ def _other_bytes(case: Case) -> int:
 def _cases(seed: int) -> list[Case]:
     draws = Draws(seed)
     heads, head_dim = draws.pick.choice([2, 3, 5]), 2 * draws.pick.choice([5, 7, 9, 11])
-    rows = [(4, 3, 10, 8), (1, 1, 16, 16), (5, heads, head_dim, draws.pick.choice([4, 8])), (2, 2, 38, 12)]
+    rows = [(4, 3, 10, 8), (1, 1, 16, 16), (3, 2, 16, 4), (5, heads, head_dim, draws.pick.choice([4, 8])), (2, 2, 38, 12)]
     cases = []
     for tokens, heads, head_dim, rotary_dim in rows:
         slots = 40
-        table = rotary_table(31, rotary_dim, kernel_device())
+        sin, cos = map(guarded, rotary_table(31, rotary_dim))  # apart, because both are parts of one tensor
         # The positions differ from the row numbers, because the batch says which positions to use.
         positions = draws.permutation(30)[:tokens] + 1
         mapping = draws.permutation(slots - tokens)[:tokens] + tokens
@@ -138,7 +153,7 @@ def _cases(seed: int) -> list[Case]:
         qkv = draws.normal(tokens, 3 * heads * head_dim)
         cache = draws.normal(slots, heads, head_dim), draws.normal(slots, heads, head_dim)
         label = f"{counted(tokens, 'token')}, {counted(heads, 'head')} of {head_dim}, rotary on {rotary_dim}"
-        cases.append(Case(label, (qkv, positions, table[0], table[1], *cache, mapping)))
+        cases.append(Case(label, (qkv, guarded(positions), sin, cos, *cache, guarded(mapping))))
     return cases
 
 
@@ -149,12 +164,11 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
     title="Rotary and cache write in one kernel",
     function="fused_rotary_cache_write",
     statement=(
-        "Each program handles one token and head. A row of `qkv` contains query, key and value. In query and key, rotate pair "
-        "$i$ of "
-        "the first `rotary_dim` elements (elements $2i$ and $2i+1$) by the angle $a_i$. The sine and the cosine of $a_i$ are "
-        "element $i$ of row `positions[token]` of `sin` and `cos`. Write key and value to slot `slot_mapping[token]`, and the "
-        "query to `query`.\n\n$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; "
-        "x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
+        "Each program handles one token and head. A row of `qkv` is query, key, value. In query and key, rotate pair $i$ of "
+        "the first `rotary_dim` elements (elements $2i$ and $2i+1$) by the angle $a_i$. Sine and cosine of $a_i$ are "
+        "element $i$ of row `positions[token]` of `sin` and `cos`; rows have `rotary_dim` / 2 elements. Copy later elements "
+        "unchanged. Write key and value to slot `slot_mapping[token]`, and the query to `query`.\n\n"
+        "$$(x_{2i},\\, x_{2i+1}) \\to (x_{2i} \\cos a_i - x_{2i+1} \\sin a_i,\\;\\; x_{2i+1} \\cos a_i + x_{2i} \\sin a_i)$$"
     ),
     points=15,
     minutes=55,
@@ -207,6 +221,15 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
             "apart.",
             _narrow_rows,
         ),
+        Mistake(
+            "You read the key head_dim after the query, but all heads of the query come before the key of the first head.",
+            _key_after_head,
+        ),
+        Mistake(
+            "You read key and value head_dim and 2 * head_dim after the query, but a row holds the query of all heads, then the "
+            "key of all heads, then the value.",
+            _values_after_heads,
+        ),
         Mistake("You do not write the key to the cache.", _forgotten(4)),
         Mistake("You do not write the value to the cache.", _forgotten(5)),
         Mistake(
@@ -230,6 +253,7 @@ FUSED_ROTARY_CACHE_WRITE = Exercise(
         stores=_stores,
         more_bytes=_other_bytes,
         programs=lambda case: (len(case.args[0]) * case.args[4].shape[1],) * 2,
+        grid=lambda case: (len(case.args[0]), case.args[4].shape[1]),
         each="token and head",
     ),
     observe=lambda case, value: {"query": value, "keys": case.args[4], "values": case.args[5]},

@@ -151,7 +151,7 @@ def _cases(seed: int) -> list[Case]:
         query = draws.normal(sequences, heads, head_dim, scale=1.5)
         cache = draws.normal(slots, heads, head_dim, scale=1.5), draws.normal(slots, heads, head_dim)
         label = f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, up to {counted(longest, 'token')} in blocks of {block}"
-        cases.append(Case(label, (query, *cache, table, lengths.int().to(query.device), block)))
+        cases.append(Case(label, (query, *cache, guarded(table), guarded(lengths.int()), block)))
     # In the first of these cases, no weight is left if the maximum starts at 0 (or includes a masked 0). In the second case, no
     # weight is left if the maximum is taken over several sequences or heads.
     return [
@@ -172,8 +172,8 @@ def _large_scores(draws: Draws, label: str, *, apart: bool) -> Case:
     keys = draws.normal(50, heads, head_dim, scale=0.02)
     signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]] if apart else [[1.0, 1.0], [1.0, 1.0]])[:, :, None]
     query, keys = guarded(query.cpu() + 10 * signs), guarded(keys.cpu() - 300 / (10 * math.sqrt(head_dim)))
-    lengths = torch.tensor([longest - 2, 5], dtype=torch.int32).to(query.device)
-    arguments = query, keys, draws.normal(50, heads, head_dim), table, lengths, block
+    lengths = guarded(torch.tensor([longest - 2, 5], dtype=torch.int32))
+    arguments = query, keys, draws.normal(50, heads, head_dim), guarded(table), lengths, block
     return Case(f"{counted(sequences, 'sequence')}, {counted(heads, 'head')} of {head_dim}, {label}", arguments)
 
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from labkit.exercises.case import Case, own_line
 from labkit.exercises.comparison import Comparison
+from labkit.exercises.describe import ended
+from labkit.exercises.error_advice import advice_on, line_of
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
@@ -232,15 +234,16 @@ def _read(function: Callable[..., Any], case: StreamCase) -> dict[str, Any]:
         try:
             reader.run()
             stopped = seen.is_stopped.is_set()
-            if case.leaves_after:
+            misuse = reader.misuse or (_crash_in_words(seen.crashes[0], function) if seen.crashes else "")
+            if case.leaves_after and not misuse:
                 _until(lambda: (Path(folder) / "cancelled").exists() or (Path(folder) / "ended").exists())
             notes = {name: (Path(folder) / name).exists() for name in ("late", "cancelled")}
-            if notes["late"]:
+            if notes["late"] and not misuse:  # Misuse is no matter of time.
                 limit_passed("the reader did not read a piece in time")
         finally:
             client.close()
         return {
-            "callback": _crash_in_words(seen.crashes[0], function) if seen.crashes else "",
+            "misuse": misuse,
             "pieces": reader.pieces,
             # A reader who has left reads nothing, so the client is not to blame for this delay.
             "each piece before the next is made": bool(case.leaves_after) or not notes["late"],
@@ -323,21 +326,24 @@ def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
     """A message about the exception of a callback, with the learner's line that raised it."""
     own = own_line(error, function)
     place = f" in your line `{own}`" if own else ""
-    words = f"Your callback crashed{place}: {type(error).__name__}: {error}"
+    advice = advice_on(error)
+    words = f"Your callback crashed{place}: {type(error).__name__}: {line_of(error)[:300]}{advice and f'; {advice}'}"
     if not own and isinstance(error, TypeError):  # The callback could not even be called.
-        words += ". The client calls callback(result=..., error=...): the callback must have parameters with these names"
-    return words
+        words += ". The client calls callback(result=..., error=...): your callback must take these two by their names"
+    return ended(words)
 
 
 class _Reader:
     """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece.
 
-    `seen` contains the observations of the client so far.
+    `seen` contains the observations of the client so far. `misuse` says that the function returned something that cannot be read piece by
+    piece; "" if not.
     """
 
     def __init__(self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path, seen: _Seen) -> None:
         self.pieces: list[Any] = []
         self.error = ""
+        self.misuse = ""
         self._seen = seen
         self._function, self._client, self._case, self._folder = function, client, case, folder
         self._raised: BaseException | None = None
@@ -366,6 +372,9 @@ class _Reader:
             stream = self._function(self._client, MODEL, prompt_inputs(f"{self._folder} {case.words}", case.count))
             if stream is None:
                 raise TypeError("the function returned None; a generator needs a `yield`")
+            if isinstance(stream, list | tuple):
+                self.misuse = "You return a list, so the reader gets nothing before the end: use yield for each piece."
+                return
             for piece in stream:
                 self.pieces.append(piece if isinstance(piece, str) else repr(piece))
                 if len(self.pieces) == case.leaves_after:
@@ -405,10 +414,8 @@ _BYTES = ("b'", 'b"', "[b'", '[b"', "array([b")
 
 
 def _explain(case: Case, found: Any, right: Any) -> str:
-    if found["callback"]:
-        return f"{found['callback']}."
     if found["error"] and not right["error"]:
-        return f"The server refuses your request: {found['error']}."
+        return ended(f"The server refuses your request: {found['error']}")
     if right["error"] and not found["error"]:
         return "The server's error does not reach the reader: raise the error that the callback got."
     if raw := next((piece for piece in found["pieces"] if piece.startswith(_BYTES)), ""):
@@ -448,7 +455,15 @@ STREAM_TEXT = Exercise(
     run=run_stream,
     seconds=30.0,
     ends_at_error=True,
+    decides=lambda found: str(found["misuse"]),
     comparison=Comparison(),
+    names={
+        "['pieces']": "pieces",
+        "['each piece before the next is made']": "each piece is read in time",
+        "['error']": "error",
+        "['cancelled']": "the request is cancelled",
+        "['stopped']": "the stream is stopped",
+    },
     explain=_explain,
     mistakes=(
         Mistake("You collect all pieces before you yield the first piece: yield each piece as soon as it comes.", _collected),
