@@ -151,7 +151,7 @@ def stage_by_broadcast(pieces: list[Tensor], shapes: list[list[int]], layers: li
 
 
 CHEATS: tuple[tuple[Any, Callable[..., Any], str], ...] = (
-    (SPLIT_COLUMNS, column_with_a_barrier, "calls 1 x barrier; no collective is right"),
+    (SPLIT_COLUMNS, column_with_a_barrier, "calls 1 x barrier; the right calls are no collective"),
     (SPLIT_COLUMNS, column_of_the_whole, "rank 0 of 2 multiplies 48 times, but its own output features need only 24"),
     (SPLIT_COLUMNS, column_of_the_whole_by_elements, "rank 0 of 2 multiplies 48 times, but"),
     (SPLIT_COLUMNS, column_outside_of_torch, "takes 48 numbers out of torch, but its share of weight has only 24"),

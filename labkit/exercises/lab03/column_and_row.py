@@ -191,8 +191,8 @@ SPLIT_COLUMNS = Exercise(
     ),
     hints=(
         "Which rows of weight make which columns of the output?",
-        "divmod(out, ranks) returns the number of rows that every rank gets, and the number of rows left over. Each of the "
-        "first ranks gets one of the rows left over. Slice weight and bias, and call F.linear with the two slices.",
+        "divmod(out, ranks) returns the rows of every rank and the rows left over. Each of the first ranks gets one row more. "
+        "Slice weight and bias, and call F.linear with the two slices.",
         "size, more = divmod(out, ranks): rank r begins at row r * size + min(r, more), and has size + (r < more) rows.",
     ),
 )

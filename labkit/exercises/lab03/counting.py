@@ -334,7 +334,7 @@ CHOOSE_LAYOUT = Exercise(
         "Return the fastest `(shards, stages)` for one token; GPUs may stay idle. The stages read one after "
         "the other; each rank reads its share of `weight_bytes` at `read` bytes/s. Add one all-reduce for each of the `layers` "
         "(none with one shard) and `stages - 1` sends. Each moves `4 hidden` bytes. Use the links `between` nodes for "
-        "all-reduces if `shards > gpus`, and for sends if `shards · stages > gpus`; otherwise use the links `inside` a node. "
+        "all-reduces if `shards > gpus`, and for sends if `shards · stages > gpus`; otherwise the links `inside`. "
         "`shards` must divide `heads`; the weights of a rank must fit into `memory`."
     ),
     points=10,

@@ -338,8 +338,8 @@ PIPELINE_SCHEDULE = Exercise(
     hints=(
         "A stage can begin with a micro-batch when two things are done: the previous stage with this micro-batch, and this "
         "stage with the previous micro-batch.",
-        "A begin is the later of these two ends; take 0 where there is no previous stage or micro-batch. The idle time of a "
-        "stage is the time until the last end, minus the time in which the stage works.",
+        "A begin is the later of these two ends; take 0 where there is no previous stage or micro-batch. A stage is idle when "
+        "it does not work, until the last end.",
         "begins[s][i] = max(begins[s-1][i] + seconds[s-1], begins[s][i-1] + seconds[s])",
     ),
 )
