@@ -163,7 +163,7 @@ CHOOSE_BATCHING = Exercise(
         "Requests come evenly, `rate` per second. Every n requests form a batch; n is at most `most`. A copy computes a "
         "batch in `first + more * n` seconds. The delay is the time that the first request of a batch waits for the n-th. "
         "The copies must keep up. Of all n whose longest latency (delay plus computation) is at most "
-        "`bound`, choose the n with the fewest copies, and then the least latency. Return `(copies, n, delay, latency)` in "
+        "`bound`, choose the fewest copies, and then the least latency. Return `(copies, n, delay, latency)` in "
         "seconds, or None if no n meets the bound."
     ),
     points=10,
