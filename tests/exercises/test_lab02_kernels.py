@@ -21,6 +21,7 @@ from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, PASSED
 from labkit.ops.backend import has_triton
 from tests.exercises.learners import solved_cells
+from tests.sampled import one_in
 
 ROOT = Path(__file__).parents[2]
 CELLS = solved_cells("02")
@@ -285,7 +286,7 @@ def test_the_solutions_kernels_pass(index: int, verdicts: list[list[str]]) -> No
     assert verdicts[index][0] == PASSED, verdicts[index]
 
 
-@pytest.mark.parametrize("index", range(len(PLANTED)), ids=[f"{name}-{said[:30]}" for name, _, said in PLANTED])
+@pytest.mark.parametrize("index", one_in(2, range(len(PLANTED))), ids=[f"{name}-{said[:30]}" for name, _, said in PLANTED])
 def test_a_mistake_in_a_kernel_is_named(index: int, verdicts: list[list[str]]) -> None:
     verdict, message, _ = verdicts[len(KERNELS) + index]
     assert (verdict, PLANTED[index][2] in message) == (FAILED, True), message
