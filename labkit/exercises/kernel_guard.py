@@ -3,8 +3,8 @@
 Without this checker the interpreter reads and writes at any address, and a missing mask can crash the whole process. The
 checker also shows two things that otherwise only a GPU would show. First, if a mask leaves out elements and no `other=` is
 given, these elements are undefined, so they are NaN here. Second, the bytes that must go through memory are counted. Each byte
-counts once, even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts the bytes that the programs ask
-for instead.)
+counts once, even if many programs ask for it. (`labkit.ops.kernels.interpreter_traffic` counts a byte
+each time that a program asks for it.)
 """
 
 from __future__ import annotations

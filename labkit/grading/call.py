@@ -23,8 +23,8 @@ from labkit.exercises.error_advice import advice_on, line_of
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.kernel_misuse import KernelMisuse
 from labkit.exercises.kernels import prepare
-from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.shorten import shorten
+from labkit.measure.busy_machine import BusyMachine
 from labkit.time_limits import limit_passed
 
 NOT_ATTEMPTED = "NotImplementedError"

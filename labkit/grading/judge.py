@@ -10,11 +10,11 @@ from labkit.exercises.case import Case
 from labkit.exercises.comparison import Difference
 from labkit.exercises.describe import describe_difference, ended
 from labkit.exercises.exercise import Exercise, Mistake
-from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.call import NOT_ATTEMPTED, Outcome, call_and_observe, decided
 from labkit.grading.shorten import shorten
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, Verdict
 from labkit.grading.verdict import NOT_ATTEMPTED as UNTOUCHED
+from labkit.measure.busy_machine import BusyMachine
 from labkit.plurals import counted
 
 SEEDS = (11, 23, 47)

@@ -22,7 +22,6 @@ from torch import Tensor
 from labkit.errors import InvalidRequest
 from labkit.exercises.exercise import Exercise
 from labkit.exercises.registry import all_exercises
-from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.call import Outcome
 from labkit.grading.judge import SEEDS, inconclusive, judge, make, not_measured
 from labkit.grading.machine_needs import missing
@@ -31,6 +30,7 @@ from labkit.grading.run_statements import NO_DEFINITION
 from labkit.grading.shorten import shorten
 from labkit.grading.submission import Submission, read_submission
 from labkit.grading.verdict import FAILED, NOT_ATTEMPTED, PASSED, Verdict
+from labkit.measure.busy_machine import BusyMachine
 from labkit.measure.memory import processes
 from labkit.plain_values import decode
 from labkit.time_limits import limit_passed

@@ -19,7 +19,7 @@ from labkit.grading.statements import Statement, statements_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A cell of which some statements are needed: its number, its Python source, and the positions (from 0) of the needed
+    """The needed statements of a cell: the number of the cell, its Python source, and the positions (from 0) of the needed
     top-level statements.
     """
 

@@ -20,13 +20,13 @@ from typing import Any
 from safetensors.torch import save_file
 
 from labkit.exercises.registry import exercise as find
-from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.call import Outcome, run_seeds
 from labkit.grading.ipython_stand_in import Shell
 from labkit.grading.notebook_folder import find_modules
 from labkit.grading.progress import Progress
 from labkit.grading.run_statements import NO_DEFINITION, define
 from labkit.grading.submission import Piece
+from labkit.measure.busy_machine import BusyMachine
 from labkit.plain_values import encode
 
 MEMORY_BYTES = 8 * 2**30

@@ -15,12 +15,12 @@ import pytest
 
 from labkit.exercises.registry import all_exercises
 from labkit.grading import notebook_check
-from labkit.grading.busy_machine import BusyMachine
 from labkit.grading.call import Outcome
 from labkit.grading.judge import AGAIN, judge
 from labkit.grading.notebook_check import run_apart
 from labkit.grading.submission import submission_of
 from labkit.grading.verdict import FAILED, INCONCLUSIVE, Verdict, state
+from labkit.measure.busy_machine import BusyMachine
 from labkit.time_limits import limit_passed
 from tests.busy_core import COUNTED, FIRST_CORE, PINNED, busy_core
 from tests.grading.forms import an_exercise
@@ -79,7 +79,7 @@ finally:
     for pid in pids:
         os.kill(pid, 9)
 """
-"""Three spinning children, the last of which has lost its parent, on a machine on which only this program runs."""
+"""Three children spin; the parent of the third one has ended. No other program runs on this machine."""
 
 
 def said_by(source: str, *arguments: str, others: int = 0) -> list[str]:

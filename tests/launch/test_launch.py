@@ -16,8 +16,8 @@ import torch
 from torch import distributed as dist
 
 from labkit.errors import InvalidRequest, RankFailed
-from labkit.grading.busy_machine import BusyMachine
 from labkit.launch import Each, RankRaisedError, launch, shut_down
+from labkit.measure.busy_machine import BusyMachine
 from tests.busy_core import COUNTED, PINNED, busy_core
 from tests.patience import PATIENCE, is_running
 

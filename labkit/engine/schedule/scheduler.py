@@ -53,9 +53,9 @@ class Scheduler:
     If several steps are in flight (the stages of a pipeline), each step decodes its share of the sequences, so that a sequence
     gets one token in every round of steps.
 
-    If tokens of a step are still left, they are used for the guesses of requests that speculate. A beam search is admitted in
-    the same order, when all slots that it may need are available. The beam search keeps these slots until it ends, and is not
-    part of the plan.
+    If a step does not use all of `max_step_tokens`, the rest goes to the guesses of requests that speculate. A beam search is
+    admitted in the same order, when all slots that it may need are available. The beam search keeps these slots until it ends,
+    and is not part of the plan.
 
     When slots run out, idle prefixes are evicted first. If that is not enough, the sequence that was admitted last is
     preempted: it loses its slots, goes to the front of the queue, and later computes its tokens again, except the tokens whose

@@ -72,7 +72,8 @@ class EngineSwaps:
         engine = options.get("engine", self.engine)
         code = tuple((name, reachable_code(function)) for name, function in functions.items())
         run = says, code, engine is self.engine, repr(options.get("params")), options.get("prompts"), options.get("every")
-        if run in self._ran and engine in (self.engine, self._quantized):
+        is_kept = engine in (self.engine, self._quantized)
+        if is_kept and run in self._ran:
             print(f"{self._ran[run]} (an earlier run; your code has not changed since)")
             return True
         started = time.perf_counter()
@@ -85,7 +86,7 @@ class EngineSwaps:
         calls = options.get("calls") or calls
         said = f"Your {says} ran {calls:,} times in the engine ({seconds:.1f} s); tokens equal: {equal}"
         print(said)
-        if equal and engine in (self.engine, self._quantized):
+        if equal and is_kept:
             self._ran[run] = said
         return equal
 

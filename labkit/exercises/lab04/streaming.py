@@ -25,13 +25,13 @@ from labkit.exercises.error_advice import advice_on, line_of
 from labkit.exercises.exercise import Exercise, Mistake
 from labkit.exercises.lab04.on_server import is_own, lab_server, texts
 from labkit.exercises.lab04.words import sentence
-from labkit.measure import Contention
+from labkit.measure.busy_machine import BusyMachine
 from labkit.plurals import counted
 from labkit.serving.channels import client_library, grpc_client
 from labkit.serving.repository.model_config import Instances, ModelConfig
 from labkit.serving.repository.tensors import GPTJ_INPUTS, GPTJ_OUTPUTS
 from labkit.serving.server.probes import as_input
-from labkit.time_limits import limit_passed, listening
+from labkit.time_limits import limit_passed
 
 MODEL = "teletype"
 SILENT_SECONDS = 6.0
@@ -202,10 +202,9 @@ def run_stream(function: Callable[..., Any], case: Case) -> dict[str, Any]:
         return _read(function, case)
     key = function.__name__, case.label, case.words
     if key not in _KNOWN:
-        limits: list[str] = []
-        with Contention() as contention, listening(limits.append):
+        with BusyMachine() as machine:
             found = _found(function, case)
-        if limits and contention.words:  # Other programs may have made this client late, so the next call tries again.
+        if machine.words:  # Other programs may have made this client late, so the next call tries again.
             return _value_of(found)
         _KNOWN[key] = found
     return _value_of(_KNOWN[key])
@@ -336,8 +335,8 @@ def _crash_in_words(error: BaseException, function: Callable[..., Any]) -> str:
 class _Reader:
     """Reads the pieces of a learner's client in a separate thread, and tells the model after each piece.
 
-    `seen` contains the observations of the client so far. `misuse` says that the function returned something that cannot be read piece by
-    piece; "" if not.
+    `seen` contains the observations of the client so far. If the function returned something that cannot be read piece by
+    piece, `misuse` says so; otherwise it is "".
     """
 
     def __init__(self, function: Callable[..., Any], client: Any, case: StreamCase, folder: Path, seen: _Seen) -> None:
