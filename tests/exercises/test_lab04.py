@@ -76,7 +76,7 @@ def test_references_pass_in_the_server(monkeypatch: pytest.MonkeyPatch, name: st
 
 @with_server
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("name", "number"), one_in(2, PLANTED))
+@pytest.mark.parametrize(("name", "number"), one_in(3, PLANTED))
 def test_the_server_and_the_paper_agree_on_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     mistake = BY_FUNCTION[name].mistakes[number]
     verdict = in_the_server(monkeypatch, BY_FUNCTION[name], mistake.implementation)
@@ -196,7 +196,7 @@ CHEATS: tuple[tuple[Any, Callable[..., Any]], ...] = (
 
 @with_server
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("exercise", "function"), one_in(2, CHEATS), ids=[function.__name__ for _, function in CHEATS])
+@pytest.mark.parametrize(("exercise", "function"), one_in(3, CHEATS), ids=[function.__name__ for _, function in CHEATS])
 def test_cheats_fail(exercise: Any, function: Callable[..., Any]) -> None:
     verdict = verdict_on(exercise, function)
     assert verdict.verdict == FAILED
