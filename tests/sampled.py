@@ -16,6 +16,12 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
     return [case if place % number == 0 else _spread(case) for place, case in enumerate(cases)]
 
 
+def chosen(argument: str, request: pytest.FixtureRequest) -> list[Any]:
+    """The values of an argument in the tests of this file that will run, each once: what a fixture must prepare for them."""
+    items = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
+    return list(dict.fromkeys(item.callspec.params[argument] for item in items if argument in item.callspec.params))
+
+
 def as_long(*values: Any) -> Any:
     """A case for `parametrize` that only `make test-all` runs: one value for each argument."""
     return pytest.param(*values, marks=pytest.mark.long)

@@ -54,6 +54,7 @@ grpc_client(grpc).load_model("preprocessing")
 """
 
 
+@pytest.mark.long
 def test_odd_folders_names_and_proxies(tmp_path: Path) -> None:
     """A relative model, spaces and quotes and 120 characters in TMPDIR, a relative LABKIT_HOME, and proxies for everything."""
     (tmp_path / "models" / "plain").mkdir(parents=True)
