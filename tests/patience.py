@@ -24,6 +24,19 @@ def wait_for(condition: Callable[[], T], what: str = "the condition of this line
     return found
 
 
+def first_good(attempt: Callable[[], T], is_good: Callable[[T], bool], attempts: int = 5) -> T:
+    """The first good result of several attempts, or the last result.
+
+    For code whose result depends on time: a mistake such as "do not wait for the answer" can differ from run to run on
+    a busy machine.
+    """
+    for _ in range(attempts):
+        found = attempt()
+        if is_good(found):
+            break
+    return found
+
+
 def end_or_kill(process: subprocess.Popen[Any], seconds: float = 60.0) -> None:
     """Wait until a process that was asked to end has ended; kill it if it has not ended after so many seconds.
 

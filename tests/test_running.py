@@ -46,7 +46,7 @@ def test_a_process_that_has_ended_is_no_error() -> None:
     with psutil.Popen(["sleep", "60"]) as process:
         other = psutil.Process(process.pid)
         assert is_running(other)
-        assert if_alive(other.cmdline, []) == ["sleep", "60"]
+        wait_for(lambda: if_alive(other.cmdline, []) == ["sleep", "60"], "the command line of a program that has just started")
         process.kill()
     assert not is_running(other)
     assert not is_running(process.pid)

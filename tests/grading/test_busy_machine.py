@@ -133,7 +133,7 @@ def of_worker(source: str, patch: pytest.MonkeyPatch) -> Verdict:
 def test_a_worker_that_is_ended_on_a_busy_core_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     with busy_core(), busy_core():
         verdict = of_worker("while True: pass", monkeypatch)
-    assert (verdict.verdict, verdict.points) == (INCONCLUSIVE, 0)
+    assert (verdict.verdict, verdict.points) == (INCONCLUSIVE, 0), verdict.message
     assert verdict.message.startswith(f"{AGAIN} Your function did not finish within 3 seconds, but other programs kept this")
 
 
