@@ -18,8 +18,8 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
 
 def chosen(argument: str, request: pytest.FixtureRequest) -> list[Any]:
     """The values of an argument in the tests of this file that will run, each once: what a fixture must prepare for them."""
-    items = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
-    return list(dict.fromkeys(item.callspec.params[argument] for item in items if argument in item.callspec.params))
+    given = [item.callspec.params for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    return list(dict.fromkeys(params[argument] for params in given if argument in params))
 
 
 def as_long(*values: Any) -> Any:
