@@ -4,7 +4,7 @@ Only this module decides it, for every time limit: the limit of a call, of a who
 exercise (for a server, an answer or another rank). When a limit passes, `labkit.time_limits.limit_passed` is called.
 
 The learner's own program is this process and all its descendants, including descendants that left its session (setsid) or whose
-parent has ended. A limit is excused only if one of their threads was kept waiting for a core by other programs (see
+parent has ended. A limit is excused only if their threads were kept waiting for a core by other programs (see
 `labkit.measure.contention`). So a function that sleeps is not excused. A function that waits for processes that it started
 itself is not excused either.
 
@@ -37,7 +37,7 @@ class BusyMachine:
 
     def __init__(self) -> None:
         self.words = ""
-        self._contention = Contention()
+        self._contention = Contention(in_turn=True)
         self._open = ExitStack()
 
     def __enter__(self) -> BusyMachine:

@@ -50,10 +50,14 @@ class Contention:
 
     After the block, `words` says how other programs disturbed it; "" if they did not. The own program is the process with the
     id `root` (default: this process) and all its descendants. A rank passes the id of the process that started all ranks.
+
+    Of several threads, the one that waited longest counts, because threads of a measurement work at the same time. `in_turn` is
+    for a program whose processes wait for each other, such as ranks that pass messages: there, the waiting of all threads is
+    added up, because each delay delays the whole program.
     """
 
-    def __init__(self, root: int | None = None) -> None:
-        self._root = root or os.getpid()
+    def __init__(self, root: int | None = None, *, in_turn: bool = False) -> None:
+        self._root, self._in_turn = root or os.getpid(), in_turn
         self.words = ""
 
     def __enter__(self) -> Contention:
@@ -74,9 +78,10 @@ class Contention:
         before, now = self._before, _read(self._root)
         others, at_most = now.others - before.others, ASLEEP * (now.own - before.own + CLOCK_STEP)
         if now.waited:
-            longest = max(seconds - before.waited.get(thread, 0.0) for thread, seconds in now.waited.items())
+            each = [seconds - before.waited.get(thread, 0.0) for thread, seconds in now.waited.items()]
+            own_waiting = sum(each) if self._in_turn else max(each)
             stolen = max((after - then for after, then in zip(now.stolen, before.stolen, strict=False)), default=0.0)
-            waited = max(min(longest, others + CLOCK_STEP), min(stolen, at_most))
+            waited = max(min(own_waiting, others + CLOCK_STEP), min(stolen, at_most))
             if waited > max(SHORTEST_WAIT, WAITING_LIMIT * elapsed):
                 share = waited / passed
                 how_long = f"{share:.0%} of the time" if share < NEARLY_ALL else "most of the time"
