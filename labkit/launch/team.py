@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from labkit.environment import usable_cores
+from labkit.host_cores import usable_cores
 from labkit.errors import InvalidRequest, RankFailed
 from labkit.launch.function_source import pack
 from labkit.launch.messages import Message, receive_message, send_message

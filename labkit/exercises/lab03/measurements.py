@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 import labkit
 from labkit.checkpoints import open_checkpoint
-from labkit.environment import usable_cores
+from labkit.host_cores import usable_cores
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import of_rank
 from labkit.launch import Each, Launched, launch
