@@ -16,16 +16,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).with_name("src")
 TARGET = Path(__file__).with_name("_native.so")
-_COMMON = [
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-fno-math-errno",
-    "-pthread",
-    "-Wno-psabi",
-    "-Wno-unknown-pragmas",
-]
+_COMMON = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-math-errno"]
+_QUIET = ["-Wno-psabi", "-Wno-unknown-pragmas"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
 _FLAGS = {
@@ -53,7 +45,7 @@ def build(target: Path = TARGET) -> Path:
         simd = ["-fopenmp-simd"] if _compiles(compiler, ["-fopenmp-simd"], folder) else []
         objects = [Path(folder, source.stem + ".o") for source in sources]
         commands = [
-            [compiler, *_COMMON, *simd, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
+            [compiler, *_COMMON, *_QUIET, *simd, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
             for source, object_ in zip(sources, objects, strict=True)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
