@@ -23,8 +23,8 @@ class BenchSettings:
     of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
     before the next engine is built. `one_at_a_time` needs the memory of only one engine; it is chosen automatically if the
     engines together do not fit into memory. `tensor_parallel` and `pipeline_parallel` are lists: the numbers of shards and the
-    numbers of stages to run with. labkit also runs on several ranks, once for each combination of these numbers. `beside` is the number
-    of other processes that keep a core busy during the runs.
+    numbers of stages to run with. labkit also runs on several ranks, once for each combination of these numbers. `beside` is
+    the number of other processes that keep a core busy during the runs.
     """
 
     model: str = "gptj-tiny"
