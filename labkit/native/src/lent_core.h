@@ -39,8 +39,14 @@ class Borrower {
         return sched_setaffinity(id_, sizeof only, &only) == 0;
     }
 
-    // Lets the thread run on all the cores again that it could use before.
-    void give_back() { sched_setaffinity(id_, sizeof allowed_, &allowed_); }
+    // Takes the core back: moves the thread to other cores, and lets it run on all cores that it could use before.
+    void give_back() {
+        cpu_set_t others = allowed_;
+        int core = sched_getcpu();
+        if (core >= 0 && core < CPU_SETSIZE) CPU_CLR(core, &others);
+        if (CPU_COUNT(&others)) sched_setaffinity(id_, sizeof others, &others);
+        sched_setaffinity(id_, sizeof allowed_, &allowed_);
+    }
 
   private:
     pid_t id_ = 0;
