@@ -1,6 +1,8 @@
 #include "crew.h"
 
+#include <cstdlib>
 #include <mutex>
+#include <strings.h>
 #include <system_error>
 #include <thread>
 
@@ -9,7 +11,7 @@ namespace {
 // How long threads spin before they do something that costs more, in nanoseconds.
 constexpr int64_t FOR_A_PIECE = 30000;  // the calling thread, before it asks whether a helper has lost its core
 constexpr int64_t BETWEEN_STAGES = 100000; // helpers, while a call runs
-constexpr int64_t BETWEEN_CALLS = 50000;
+constexpr int64_t BETWEEN_CALLS = 300000; // helpers; none with OMP_WAIT_POLICY=PASSIVE
 constexpr int64_t LONG_PIECE = 2000000; // the calling thread, for a helper that is at work
 
 std::mutex crews_lock;
@@ -17,6 +19,12 @@ std::mutex crews_lock;
 std::vector<Crew *> &idle_crews() {
     static auto *crews = new std::vector<Crew *>();
     return *crews;
+}
+
+// Whether helpers may keep a core between two calls.
+bool is_passive() {
+    const char *policy = std::getenv("OMP_WAIT_POLICY");
+    return policy && !strcasecmp(policy, "passive");
 }
 
 uint64_t word(uint32_t stage, int64_t number) { return (uint64_t)stage << 32 | (uint64_t)number; }
@@ -148,11 +156,12 @@ void Crew::help(int number) {
     Member &self = *members_[number];
     self.thread.here();
     uint32_t seen = 0;
+    const int64_t between_calls = is_passive() ? 0 : BETWEEN_CALLS;
     for (;;) {
         uint32_t stage = seen;
         auto begun = [&] { return (stage = stage_.value.load(std::memory_order_acquire)) != seen; };
         bool in_call = in_call_.load(std::memory_order_relaxed);
-        if (!spin(in_call ? BETWEEN_STAGES : BETWEEN_CALLS, begun)) {
+        if (!spin(in_call ? BETWEEN_STAGES : between_calls, begun)) {
             asleep_.fetch_add(1);
             while (stage_.value.load() == seen) stage_.sleep(seen);
             asleep_.fetch_sub(1);

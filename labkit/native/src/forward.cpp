@@ -6,6 +6,7 @@
 #include "activations.h"
 #include "attend.h"
 #include "dispatch.h"
+#include "paced.h"
 #include "piece.h"
 #include "team.h"
 #include "workspace.h"
@@ -182,7 +183,9 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     int64_t tokens = batch->tokens, width = model->hidden, longest = longest_of(batch->lengths, batch->sequences);
     int64_t attention_width = (int64_t)model->heads * model->head_dim;
     int64_t of_layers = tokens * model->layers * (4 * attention_width * width + 2 * width * model->inner);
-    threads = worthwhile(of_layers + (int64_t)batch->logits * model->vocab * width, threads);
+    int64_t work = of_layers + (int64_t)batch->logits * model->vocab * width;
+    Paced paced(work, worthwhile(work, threads));
+    threads = paced.threads;
     const Kernels &kernel = *kernels();
     int32_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
     int64_t scratch_floats = attend_scratch(kernel, longest, head_block, model->head_dim), row_floats = round_up(width, 64);
