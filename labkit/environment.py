@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from labkit.host_cores import usable_cores
 from labkit.host_memory import available_memory, total_memory
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
@@ -33,7 +33,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class CPU:
-    """A processor: its model, the cores that this process may use, and the `INSTRUCTION_SETS` that it has."""
+    """A processor: its model, the cores that this process can keep busy, and the `INSTRUCTION_SETS` that it has."""
 
     model: str
     architecture: str
@@ -106,11 +106,6 @@ def find_cpu(cpuinfo: str | None = None) -> CPU:
         usable_cores=usable,
         instruction_sets=tuple(name for name in INSTRUCTION_SETS if name in flags),
     )
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use; a container or a job may have fewer cores than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_gpus() -> tuple[tuple[GPU, ...], str]:

@@ -7,13 +7,13 @@ the limit of a container.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-PROCESS = Path("/proc/self")
+from labkit.cgroups import PROCESS, group_folders
+
 UNLIMITED = 1 << 60
 """A limit above this value means no limit: cgroup version 1 writes a number close to 2^63 if there is no limit."""
 
@@ -42,7 +42,7 @@ def total_memory(process: Path = PROCESS) -> int:
 
 def limits(process: Path = PROCESS) -> list[Limit]:
     """All limits on the memory of this process: the limits of its cgroups and their parents, and of its address space."""
-    found = [limit for folder, names in _folders(process) if (limit := _limit(folder, names))]
+    found = [limit for folder, version in group_folders("memory", process) if (limit := _limit(folder, _NAMES[version]))]
     with contextlib.suppress(ImportError, OSError, psutil.Error):
         import resource
 
@@ -61,36 +61,11 @@ class _Names:
     droppable: str
 
 
-_VERSION_1 = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
-_VERSION_2 = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
-
-
-def _folders(process: Path) -> Iterator[tuple[Path, _Names]]:
-    """The folders of the cgroups that can limit this process's memory, from its own cgroup up to the mount point."""
-    paths = _paths(process)
-    with contextlib.suppress(OSError):
-        for line in (process / "mountinfo").read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            root, mounted = before.split()[3:5]
-            kind, _, options = after.split()[:3]
-            version_1 = kind == "cgroup" and "memory" in options.split(",")
-            path = paths.get("memory" if version_1 else "") if version_1 or kind == "cgroup2" else None
-            if path is None:
-                continue
-            top = Path(mounted.encode().decode("unicode_escape"))  # in this file a space is written as \040
-            inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
-            for folder in (top / inside, *(top / parent for parent in inside.parents if inside.parts)):
-                yield folder, _VERSION_1 if version_1 else _VERSION_2
-
-
-def _paths(process: Path) -> dict[str, str]:
-    """The path of this process's cgroup in each tree. The keys are controllers; the key of cgroup version 2 is ""."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for line in (process / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            found.update(dict.fromkeys(controllers.split(","), path))
-    return found
+_NAMES = {
+    1: _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+    2: _Names(("memory.max", "memory.high"), "memory.current", "inactive_file"),
+}
+"""By cgroup version."""
 
 
 def _limit(folder: Path, names: _Names) -> Limit | None:

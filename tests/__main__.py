@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.environment import usable_cores
+from labkit.host_cores import usable_cores
 from tests.conftest import SAVED
 
 MOST_WORKERS = 5

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from labkit import environment, native
+from labkit import environment, host_cores, native
 from labkit.cli.doctor import lab_report, why_not
 from labkit.environment import GPU, describe, find_cpu, find_gpus, find_versions
 
@@ -58,12 +58,13 @@ def test_no_cpuinfo_at_all() -> None:
 
 
 def test_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda process: {0, 3, 7})
+    monkeypatch.setattr(host_cores, "quotas", list)
+    monkeypatch.setattr(host_cores.os, "sched_getaffinity", lambda process: {700, 703, 707})
     monkeypatch.setattr(environment.psutil, "cpu_count", lambda logical: None)
     cpu = find_cpu(X86)
     assert (cpu.cores, cpu.usable_cores) == (3, 3)
-    monkeypatch.delattr(environment.os, "sched_getaffinity")
-    monkeypatch.setattr(environment.os, "cpu_count", lambda: 5)
+    monkeypatch.delattr(host_cores.os, "sched_getaffinity")
+    monkeypatch.setattr(host_cores.os, "cpu_count", lambda: 5)
     assert find_cpu(X86).usable_cores == 5
 
 

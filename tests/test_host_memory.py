@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,22 +13,11 @@ import torch
 from labkit.config import GPTJConfig
 from labkit.engine.capacity import num_slots_for, slot_bytes, workspace_bytes
 from labkit.host_memory import Limit, available_memory, limits, total_memory
+from tests.control_groups import process, real_group
 from tests.patience import PATIENCE
 
 MB = 1_000_000
 NONE_V1 = "9223372036854771712\n"
-
-
-def process(folder: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> Path:
-    """A folder that looks like /proc/self. Each mount is the root in its tree, the mount point, and the type with options."""
-    own = folder / "self"
-    own.mkdir()
-    (own / "cgroup").write_text(cgroup)
-    lines = ["22 1 8:1 / / rw - ext4 /dev/sda rw"]
-    for root, place, kind in mounts:
-        lines.append(f"30 22 0:26 {root} {str(place).replace(' ', chr(92) + '040')} rw,nosuid shared:9 - {kind}")
-    (own / "mountinfo").write_text("\n".join(lines) + "\n")
-    return own
 
 
 def group(folder: Path, **files: object) -> Path:
@@ -99,28 +85,9 @@ print(slots, available_memory(), total_memory())
 """
 
 
-@contextlib.contextmanager
-def real_group(size: int) -> Iterator[Path]:
-    """A real cgroup with a limit. Its version is the one that this machine uses for memory."""
-    version_1, version_2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-    top, name = (version_1, "memory.limit_in_bytes") if version_1.is_dir() else (version_2, "memory.max")
-    folder = top / f"labkit-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-        (folder / name).write_text(str(size))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        pytest.skip(f"not measured here: no cgroup for memory can be made ({error})")
-    try:
-        yield folder
-    finally:
-        folder.rmdir()
-
-
 def test_the_cache_fits_a_real_group() -> None:
     size = 2000 * MB
-    with real_group(size) as folder:
+    with real_group("memory", {1: {"memory.limit_in_bytes": size}, 2: {"memory.max": size}}) as folder:
         command = [sys.executable, "-c", PROGRAM, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    "errors extras forked host_memory json_file plain_values plurals sampling_vocabulary time_limits",
-    "frames home precision config torch_state weight_formats",
+    "cgroups errors extras forked json_file plain_values plurals sampling_vocabulary time_limits",
+    "frames home host_cores host_memory precision config torch_state weight_formats",
     "environment tokenizer native",
     "measure launch",
     "checkpoints",

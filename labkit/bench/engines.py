@@ -134,7 +134,8 @@ class LabkitEngine(BenchEngine):
         if self._cache is None or self._cache.num_slots < slots:
             self._cache = KVCache(model.config, slots, device=model.device, dtype=model.dtype, part=model.part)
         self._batches = FixedBatches(batch, length + new_tokens, model.device, first_slot=PADDING_SLOT + 1)
-        return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
+        with self._forward.limited_threads():
+            return self._forward(self._batches.prefill(list(prompts)), self._cache).argmax(-1)
 
     def decode(self, tokens: Tensor, steps: int) -> Tensor:
         """Run one forward pass per step over the preallocated cache."""
@@ -142,7 +143,8 @@ class LabkitEngine(BenchEngine):
         if isinstance(self._forward, GraphedGPTJ):
             return self._forward.decode_greedy(self._batches.decode(tokens), self._cache, steps)
         made = []
-        for _ in range(steps):
-            tokens = self._forward(self._batches.decode(tokens), self._cache).argmax(-1)
-            made.append(tokens)
+        with self._forward.limited_threads():
+            for _ in range(steps):
+                tokens = self._forward(self._batches.decode(tokens), self._cache).argmax(-1)
+                made.append(tokens)
         return torch.stack(made, dim=1)

@@ -21,7 +21,7 @@ from labkit.measure import Reader, Timing, compare, gpu_peak_bytes, peak_host_me
 REST_SECONDS = 0.05
 """The pause, in seconds, before the next engine's turn.
 
-After their work, threads of labkit and OpenMP spin for about 15 ms, and would take cores from the next engine.
+After their work, OpenMP's threads spin for about 15 ms, and would take cores from the next engine.
 """
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.bench.beside import busy_processes
 from labkit.bench.engines import PRECISIONS, BenchEngine, LabkitEngine
 from labkit.bench.parallel_engine import of_layout
 from labkit.bench.peers import PEERS
@@ -53,7 +54,8 @@ def run_bench(settings: BenchSettings, progress: Callable[[str], None] = lambda 
     rows: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
     for session in sessions:
-        session.run()
+        with busy_processes(settings.beside):
+            session.run()
         rows += session.rows(limits)
         ratios += session.ratios()
     not_measured = [row for session in sessions for row in session.not_measured]

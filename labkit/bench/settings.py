@@ -12,6 +12,8 @@ from labkit.config import GPTJConfig
 from labkit.errors import InvalidRequest
 from labkit.parallel import Layout
 
+MOST_BESIDE = 1024
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -21,7 +23,8 @@ class BenchSettings:
     of each batch, but at least `rounds` rounds run. With `one_at_a_time`, each engine is built, run with all batches and freed
     before the next engine is built. `one_at_a_time` needs the memory of only one engine; it is chosen automatically if the
     engines together do not fit into memory. `tensor_parallel` and `pipeline_parallel` are lists: the numbers of shards and the
-    numbers of stages to run with. labkit also runs on several ranks, once for each combination of these numbers.
+    numbers of stages to run with. labkit also runs on several ranks, once for each combination of these numbers. `beside` is
+    the number of other processes that keep a core busy during the runs.
     """
 
     model: str = "gptj-tiny"
@@ -37,6 +40,7 @@ class BenchSettings:
     one_at_a_time: bool = False
     tensor_parallel: tuple[int, ...] = (1,)
     pipeline_parallel: tuple[int, ...] = (1,)
+    beside: int = 0
 
     @property
     def layouts(self) -> list[Layout]:
@@ -58,6 +62,8 @@ class BenchSettings:
             )
         if self.rounds < 1:
             raise InvalidRequest(f"rounds is {self.rounds}; at least 1 is accepted")
+        if not 0 <= self.beside <= MOST_BESIDE:
+            raise InvalidRequest(f"beside is {self.beside}; numbers from 0 to {MOST_BESIDE} are accepted")
         for layout in self.layouts:
             layout.check(config)
         if not 0 < self.seconds < math.inf:

@@ -40,6 +40,9 @@ def bench(
     pipeline_parallel: Annotated[
         str, typer.Option(help="Also run labkit with this many pipeline stages: 1,2 for example.")
     ] = "1",
+    beside: Annotated[
+        int, typer.Option(help="Keep cores busy with this many other processes, to measure as on a machine that is not idle.")
+    ] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the whole record to this JSON file.")] = None,
     plot: Annotated[
         Path | None,
@@ -78,6 +81,7 @@ def bench(
         one_at_a_time=one_at_a_time,
         tensor_parallel=whole_numbers(tensor_parallel, "--tensor-parallel"),
         pipeline_parallel=whole_numbers(pipeline_parallel, "--pipeline-parallel"),
+        beside=beside,
     )
     record = run_bench(settings, progress=say)
     _print_table(record)

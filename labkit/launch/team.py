@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from labkit.environment import usable_cores
 from labkit.errors import InvalidRequest, RankFailed
+from labkit.host_cores import usable_cores
 from labkit.launch.function_source import pack
 from labkit.launch.messages import Message, receive_message, send_message
 from labkit.launch.outcome import Launched, failure_words, has_waited_in_vain, is_at_rest, ledgers_of, raise_failure, values_of

@@ -22,7 +22,7 @@ from types import TracebackType
 
 import psutil
 
-from labkit.environment import usable_cores
+from labkit.host_cores import usable_cores
 from labkit.measure.memory import processes
 
 WAITING_LIMIT = 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from ctypes import byref
 from typing import Protocol
@@ -25,6 +26,7 @@ from labkit.native.library import (
     pointer,
     rows_pointer,
     threads,
+    torch_on_one_thread,
 )
 from labkit.native.packed_weight import PackedWeight, workspace
 
@@ -97,6 +99,10 @@ class NativeForward(Forward):
             *((None, None) if group is None else group.native_add_up),
             part.shard == 0,
         )
+
+    def limited_threads(self) -> contextlib.AbstractContextManager[None]:
+        """Let torch use one thread inside the block; the native calls keep theirs."""
+        return torch_on_one_thread()
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Run the batch in one native call, or operation by operation while an operation is swapped (`ops.use`)."""

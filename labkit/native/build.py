@@ -16,7 +16,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).with_name("src")
 TARGET = Path(__file__).with_name("_native.so")
-_COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-Wno-psabi", "-Wno-unknown-pragmas"]
+_COMMON = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-math-errno"]
+_QUIET = ["-Wno-psabi", "-Wno-unknown-pragmas"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
 _FLAGS = {
@@ -33,7 +34,7 @@ class BuildError(Exception):
 def build(target: Path = TARGET) -> Path:
     """Compile the sources and link them into the file `target`. If the build fails, raise `BuildError` and keep the old file.
 
-    The variable `CXX` names the compiler; by default it is g++, clang++ or c++. Without OpenMP the library runs on one thread.
+    The variable `CXX` names the compiler; by default it is g++, clang++ or c++.
     """
     compiler = os.environ.get("CXX") or next((c for c in ("g++", "clang++", "c++") if shutil.which(c)), None)
     if compiler is None:
@@ -41,16 +42,16 @@ def build(target: Path = TARGET) -> Path:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sources = [s for s in sorted(SOURCES.glob("*.cpp")) if x86 or s.name not in _FLAGS]
     with tempfile.TemporaryDirectory() as folder:
-        openmp = ["-fopenmp"] if _compiles(compiler, ["-fopenmp"], folder) else []
+        simd = ["-fopenmp-simd"] if _compiles(compiler, ["-fopenmp-simd"], folder) else []
         objects = [Path(folder, source.stem + ".o") for source in sources]
         commands = [
-            [compiler, *_COMMON, *openmp, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
+            [compiler, *_COMMON, *_QUIET, *simd, *_FLAGS.get(source.name, []), "-c", str(source), "-o", str(object_)]
             for source, object_ in zip(sources, objects, strict=True)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         linked = Path(folder, "linked.so")
-        _run([compiler, "-shared", *openmp, "-o", str(linked), *map(str, objects)])
+        _run([compiler, "-shared", "-pthread", "-o", str(linked), *map(str, objects)])
         beside = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copyfile(linked, beside)
         os.replace(beside, target)  # a process that has loaded the old file continues to use it

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import functools
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.forked import is_forked_child
+from labkit.host_cores import cores_at_start
+from labkit.torch_state import torch_threads
 
 FILE_NAME = "_native.so"
 OFF = "LABKIT_NATIVE"
@@ -118,6 +122,10 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "lk_layer_norm": (None, (_I, _P, _P, _P, _F, _I, _I, _P, _I)),
     "lk_residual_layer_norm": (None, (_I, _P, _P, _P, _P, _P, _F, _I, _I, _P, _P, _I)),
     "lk_rotary_cache_write": (None, (_I, _P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _P, _I)),
+    "lk_pace_create": (_P, ()),
+    "lk_pace_free": (None, (_P,)),
+    "lk_pace_with_helpers": (_I, (_P, _L)),
+    "lk_pace_took": (None, (_P, _L, _I, _L, _L)),
     "lk_group_bytes": (_L, (_I, _L)),
     "lk_group_abort": (None, (POINTER(GroupStruct),)),
     "lk_group_all_reduce": (_I, (_P, _P, _L)),
@@ -195,9 +203,33 @@ def use_instruction_set(name: str) -> None:
         raise NotAvailable(f"instruction set {name!r} is not available on this CPU or in this build")
 
 
+_chosen = threading.local()
+
+
 def threads() -> int:
-    """The number of threads per call, as set by `torch.set_num_threads`; 1 in a forked child, which has only one thread."""
-    return 1 if is_forked_child() else torch.get_num_threads()
+    """The number of threads per call: as set by `torch.set_num_threads`, but no more than there are usable cores.
+
+    The number is 1 in a forked child, which has only one thread.
+    """
+    if is_forked_child():
+        return 1
+    wanted: int | None = getattr(_chosen, "threads", None)
+    return min(torch.get_num_threads() if wanted is None else wanted, cores_at_start())
+
+
+@contextlib.contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Let torch compute on one thread inside the block; native calls still use as many threads as before.
+
+    torch has threads of its own. Two sets of threads that wait for each other take cores from each other.
+    """
+    before = getattr(_chosen, "threads", None)
+    _chosen.threads = threads()
+    try:
+        with torch_threads(1):
+            yield
+    finally:
+        _chosen.threads = before
 
 
 def native_type(tensor: Tensor) -> int:

@@ -13,8 +13,8 @@ from labkit.checkpoints import Checkpoint, open_checkpoint
 from labkit.engine.engine import Engine
 from labkit.engine.engine_options import EngineOptions
 from labkit.engine.loader import check_memory, check_options, tokenizer_of
-from labkit.environment import usable_cores
 from labkit.errors import NotAvailable, RankFailed
+from labkit.host_cores import usable_cores
 from labkit.parallel.devices import rank_device, torchrun_device
 from labkit.parallel.layout import Layout
 from labkit.parallel.local_ranks import LocalRanks

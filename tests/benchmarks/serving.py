@@ -26,7 +26,7 @@ from typing import Any
 
 from labkit.checkpoints import config_of
 from labkit.engine import Engine, SamplingParams
-from labkit.environment import usable_cores
+from labkit.host_cores import usable_cores
 from labkit.measure import Record
 from labkit.serving.python_backend.engine_from_parameters import compute_threads, engine_from_parameters
 from labkit.serving.repository.writer import ServeSettings, write_repository

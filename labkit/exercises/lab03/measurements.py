@@ -17,9 +17,9 @@ from torch import distributed as dist
 
 import labkit
 from labkit.checkpoints import open_checkpoint
-from labkit.environment import usable_cores
 from labkit.exercises.lab03 import small_gptj
 from labkit.exercises.lab03.on_ranks import of_rank
+from labkit.host_cores import usable_cores
 from labkit.launch import Each, Launched, launch
 from labkit.launch.ledger import COMPUTE, Entry
 from labkit.measure import Contention, Timing, compare, progress_bar

@@ -6,11 +6,11 @@
 #include "activations.h"
 #include "attend.h"
 #include "dispatch.h"
+#include "paced.h"
 #include "piece.h"
 #include "team.h"
 #include "workspace.h"
 
-#include <atomic>
 #include <cstring>
 
 namespace {
@@ -29,14 +29,14 @@ struct Pass {
     float *rows = nullptr, *scratch = nullptr;
     int64_t row_floats = 0, scratch_floats = 0;
     int32_t head_block = 1;
-    std::atomic<int32_t> failure{0};
+    int32_t failure = 0;
 
-    void run(int thread);
-    void embed(int stage, int thread);
-    void block(int layer, int &stage, int thread);
-    void attend(int layer, int stage, int thread);
+    void run();
+    void embed();
+    void block(int layer);
+    void attend(int layer);
     void attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread);
-    void reduce(int thread);
+    void reduce();
     void panels(const lk_weight &w, const Activations &a, const Output &to, int64_t begin, int64_t end);
 };
 
@@ -45,15 +45,13 @@ void Pass::panels(const lk_weight &w, const Activations &a, const Output &to, in
 }
 
 // Replaces the partial hidden states by their sum over all members of the group.
-void Pass::reduce(int thread) {
-    if (!model.add_up) return;
-    if (thread == 0 && !failure) failure = model.add_up(model.add_up_argument, hidden, batch.tokens * (int64_t)model.hidden);
-    team.barrier();
+void Pass::reduce() {
+    if (model.add_up && !failure) failure = model.add_up(model.add_up_argument, hidden, batch.tokens * (int64_t)model.hidden);
 }
 
-void Pass::embed(int at, int thread) {
+void Pass::embed() {
     int64_t width = model.hidden;
-    team.share(at, thread, batch.tokens, 4, [&](int64_t begin, int64_t end) {
+    team.share(batch.tokens, 4, [&](int, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             if (!model.embedding) {
                 std::memcpy(hidden + t * width, batch.hidden_in + t * width, width * 4);
@@ -69,14 +67,10 @@ void Pass::embed(int at, int thread) {
                 kernel.to_f32(row, width, hidden + t * width);
         }
     });
-    team.barrier();
     if (!model.embedding) return;
-    reduce(thread);
-    if (!batch.soft) return;
-    if (thread == 0)
-        for (int32_t s = 0; s < batch.soft; s++)
-            std::memcpy(hidden + batch.soft_rows[s] * width, batch.soft_embeddings + s * width, width * 4);
-    team.barrier();
+    reduce();
+    for (int32_t s = 0; s < batch.soft; s++)
+        std::memcpy(hidden + batch.soft_rows[s] * width, batch.soft_embeddings + s * width, width * 4);
 }
 
 void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last, int thread) {
@@ -105,9 +99,9 @@ void Pass::attend_heads(int layer, int32_t sequence, int32_t first, int32_t last
              scratch + thread * scratch_floats, attended + begin * width, width);
 }
 
-void Pass::attend(int layer, int at, int thread) {
+void Pass::attend(int layer) {
     int64_t blocks = (model.heads + head_block - 1) / head_block;
-    team.share(at, thread, batch.sequences * blocks, 1, [&](int64_t begin, int64_t end) {
+    team.share(batch.sequences * blocks, 1, [&](int thread, int64_t begin, int64_t end) {
         for (int64_t unit = begin; unit < end; unit++) {
             int32_t first = (int32_t)(unit % blocks * head_block), last = (int32_t)(first + head_block);
             attend_heads(layer, (int32_t)(unit / blocks), first, last < model.heads ? last : model.heads, thread);
@@ -115,70 +109,63 @@ void Pass::attend(int layer, int at, int thread) {
     });
 }
 
-void Pass::block(int layer, int &at, int thread) {
+void Pass::block(int layer) {
     const lk_layer &l = model.layer[layer];
     int32_t tokens = batch.tokens, attention_width = model.heads * model.head_dim;
     int64_t width = model.hidden;
-    team.share(at++, thread, tokens, 1, [&](int64_t begin, int64_t end) {
+    team.share(tokens, 1, [&](int thread, int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; t++) {
             float *row = rows + thread * row_floats;
             kernel.layer_norm(hidden + t * width, l.ln_weight, l.ln_bias, model.epsilon, model.hidden, row);
             kernel.pack_row(row, model.hidden, (int32_t)t, &x);
         }
     });
-    team.barrier();
     int64_t of_qkv = round_up(l.qkv.out, 16) / 16, of_in = round_up(l.fc_in.out, 16) / 16;
     Output to_qkv = {STORE, qkv, 3 * attention_width, nullptr, nullptr};
     bool direct = of_inner.type != LK_INT8; // int8: a row can be quantized only when it is complete
     Output to_inner = {STORE_GELU, inner, model.inner, direct ? &of_inner : nullptr, nullptr};
-    team.share(at++, thread, of_qkv + of_in, piece(l.fc_in, tokens), [&](int64_t begin, int64_t end) {
+    team.share(of_qkv + of_in, piece(l.fc_in, tokens), [&](int, int64_t begin, int64_t end) {
         if (begin < of_qkv) panels(l.qkv, x, to_qkv, begin, end < of_qkv ? end : of_qkv);
         if (end > of_qkv) panels(l.fc_in, x, to_inner, begin > of_qkv ? begin - of_qkv : 0, end - of_qkv);
     });
-    team.barrier();
-    if (!model.adds_residual && thread == 0) std::memset(hidden, 0, tokens * width * sizeof(float));
-    attend(layer, at++, thread);
-    team.barrier();
-    team.share(at++, thread, direct ? tokens : 2 * tokens, 1, [&](int64_t begin, int64_t end) {
+    if (!model.adds_residual) std::memset(hidden, 0, tokens * width * sizeof(float));
+    attend(layer);
+    team.share(direct ? tokens : 2 * tokens, 1, [&](int, int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             if (i < tokens)
                 kernel.pack_row(attended + i * attention_width, attention_width, (int32_t)i, &of_attention);
             else
                 kernel.pack_row(inner + (i - tokens) * model.inner, model.inner, (int32_t)(i - tokens), &of_inner);
     });
-    team.barrier();
     Output add = {ADD, hidden, width, nullptr, nullptr};
     int64_t of_out = round_up(l.fc_out.out, 16) / 16;
-    team.share(at++, thread, of_out, piece(l.fc_out, tokens), [&](int64_t begin, int64_t end) {
+    team.share(of_out, piece(l.fc_out, tokens), [&](int, int64_t begin, int64_t end) {
         panels(l.out_proj, of_attention, add, begin, end);
         panels(l.fc_out, of_inner, add, begin, end);
     });
-    team.barrier();
-    reduce(thread);
+    reduce();
 }
 
-void Pass::run(int thread) {
-    int at = 0;
-    embed(at++, thread);
-    for (int layer = 0; layer < model.layers; layer++) block(layer, at, thread);
+void Pass::run() {
+    embed();
+    for (int layer = 0; layer < model.layers; layer++) block(layer);
     int64_t width = model.hidden;
     if (!model.head.data) {
-        team.share(at++, thread, batch.tokens, 4, [&](int64_t begin, int64_t end) {
+        team.share(batch.tokens, 4, [&](int, int64_t begin, int64_t end) {
             std::memcpy(batch.hidden_out + begin * width, hidden + begin * width, (end - begin) * width * sizeof(float));
         });
         return;
     }
-    team.share(at++, thread, batch.logits, 1, [&](int64_t begin, int64_t end) {
+    team.share(batch.logits, 1, [&](int thread, int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             float *row = rows + thread * row_floats;
             kernel.layer_norm(hidden + batch.logit_rows[i] * width, model.ln_weight, model.ln_bias, model.epsilon, model.hidden, row);
             kernel.pack_row(row, model.hidden, (int32_t)i, &of_head);
         }
     });
-    team.barrier();
     Output to = {STORE, logits, model.vocab, nullptr, nullptr};
-    team.share(at++, thread, round_up(model.vocab, 16) / 16, piece(model.head, batch.logits),
-               [&](int64_t begin, int64_t end) { panels(model.head, of_head, to, begin, end); });
+    team.share(round_up(model.vocab, 16) / 16, piece(model.head, batch.logits),
+               [&](int, int64_t begin, int64_t end) { panels(model.head, of_head, to, begin, end); });
 }
 
 } // namespace
@@ -196,7 +183,9 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     int64_t tokens = batch->tokens, width = model->hidden, longest = longest_of(batch->lengths, batch->sequences);
     int64_t attention_width = (int64_t)model->heads * model->head_dim;
     int64_t of_layers = tokens * model->layers * (4 * attention_width * width + 2 * width * model->inner);
-    threads = worthwhile(of_layers + (int64_t)batch->logits * model->vocab * width, threads);
+    int64_t work = of_layers + (int64_t)batch->logits * model->vocab * width;
+    Paced paced(work, worthwhile(work, threads));
+    threads = paced.threads;
     const Kernels &kernel = *kernels();
     int32_t head_block = heads_of_piece(batch->sequences, model->heads, threads);
     int64_t scratch_floats = attend_scratch(kernel, longest, head_block, model->head_dim), row_floats = round_up(width, 64);
@@ -204,7 +193,7 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     space.begin(floats(tokens * width) + floats(tokens * 4 * attention_width) + floats(tokens * attention_width) + floats(tokens * model->inner) +
                 floats(threads * row_floats) + floats(threads * scratch_floats) + activation_bytes(l.qkv, tokens) +
                 activation_bytes(l.out_proj, tokens) + activation_bytes(l.fc_out, tokens) + activation_bytes(model->head, batch->logits));
-    Team team(5 * model->layers + 3);
+    Team team(threads);
     Pass pass{*model, *batch, (char *)keys, (char *)values, num_slots, logits, kernel, team};
     pass.hidden = space.take<float>(tokens * width);
     pass.qkv = space.take<float>(tokens * 3 * attention_width);
@@ -222,7 +211,7 @@ int32_t lk_forward(const lk_model *model, const lk_batch *batch, void *keys, voi
     // Clear the padding after the last panel, which nothing else writes: NaN and infinity survive multiplication by zero.
     if (round_up(model->inner, 16) < pass.of_inner.in && pass.of_inner.type != LK_INT8)
         std::memset(pass.of_inner.data, 0, tokens * pass.of_inner.in * element_bytes(pass.of_inner.type));
-    if (tokens) team.run(threads, [&](int thread) { pass.run(thread); });
+    if (tokens) pass.run();
     return pass.failure;
 }
 }

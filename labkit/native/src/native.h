@@ -119,6 +119,12 @@ LK_API void lk_sample(const float *logits, int32_t rows, int32_t vocab, const do
                       const double *top_p, const int64_t *seeds, const int64_t *samples, const int64_t *positions,
                       int64_t *tokens, void *workspace, int32_t threads);
 
+// The choice between working alone and with helpers (pace.h), for tests.
+LK_API void *lk_pace_create(void);
+LK_API void lk_pace_free(void *pace);
+LK_API int32_t lk_pace_with_helpers(void *pace, int64_t work);
+LK_API void lk_pace_took(void *pace, int64_t work, int32_t with_helpers, int64_t nanoseconds, int64_t lost);
+
 // Collectives of a group; all members call the same collectives in the same order. A collective returns 0 on success, 1 if a
 // member was late, or 2 after an abort. After status 1 or 2 the group cannot be used again, except that a member may repeat a
 // broadcast that was late.

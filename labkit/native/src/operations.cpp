@@ -37,57 +37,51 @@ void lk_linear(const lk_weight *weight, int32_t type, const void *x, int32_t tok
     Activations a = take_activations(space, *weight, tokens);
     float *rows = space.take<float>((int64_t)threads * weight->in);
     Output to = {gelu ? STORE_GELU : STORE, (float *)out, weight->out, nullptr, type == LK_F32 ? nullptr : out};
-    Team team(2);
-    team.run(threads, [&](int thread) {
-        team.share(0, thread, tokens, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; t++)
-                kernel.pack_row(row_of(type, x, t, weight->in, rows + (int64_t)thread * weight->in), weight->in, (int32_t)t, &a);
-        });
-        team.barrier();
-        team.share(1, thread, round_up(weight->out, 16) / 16, piece(*weight, tokens),
-                   [&](int64_t begin, int64_t end) { kernel.product(weight, &a, (int32_t)begin, (int32_t)end, &to); });
+    Team team(threads);
+    team.share(tokens, 1, [&](int thread, int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; t++)
+            kernel.pack_row(row_of(type, x, t, weight->in, rows + (int64_t)thread * weight->in), weight->in, (int32_t)t, &a);
     });
+    team.share(round_up(weight->out, 16) / 16, piece(*weight, tokens),
+               [&](int, int64_t begin, int64_t end) { kernel.product(weight, &a, (int32_t)begin, (int32_t)end, &to); });
 }
 
 void lk_layer_norm(int32_t type, const void *x, const float *weight, const float *bias, float epsilon, int32_t tokens,
                    int32_t hidden, void *out, int32_t threads) {
     threads = worthwhile(32 * (int64_t)tokens * hidden, threads);
-    Team team(1);
-    team.run(threads, [&](int thread) {
-        std::unique_ptr<float[]> in(new float[hidden]), normed(new float[hidden]);
-        team.share(0, thread, tokens, 4, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; t++) {
-                kernels()->layer_norm(row_of(type, x, t, hidden, in.get()), weight, bias, epsilon, hidden, normed.get());
-                put_row(type, normed.get(), t, hidden, out);
-            }
-        });
+    Team team(threads);
+    std::unique_ptr<float[]> buffers(new float[2 * (int64_t)hidden * threads]);
+    team.share(tokens, 4, [&](int thread, int64_t begin, int64_t end) {
+        float *in = buffers.get() + 2 * (int64_t)hidden * thread, *normed = in + hidden;
+        for (int64_t t = begin; t < end; t++) {
+            kernels()->layer_norm(row_of(type, x, t, hidden, in), weight, bias, epsilon, hidden, normed);
+            put_row(type, normed, t, hidden, out);
+        }
     });
 }
 
 void lk_residual_layer_norm(int32_t type, const void *residual, const void *attention, const void *mlp, const float *weight,
                             const float *bias, float epsilon, int32_t tokens, int32_t hidden, void *sum, void *out, int32_t threads) {
     threads = worthwhile(32 * (int64_t)tokens * hidden, threads);
-    Team team(1);
-    team.run(threads, [&](int thread) {
-        std::unique_ptr<float[]> buffer(new float[4 * (int64_t)hidden]);
-        float *total = buffer.get(), *b0 = total + hidden, *b1 = b0 + hidden, *b2 = b1 + hidden;
-        team.share(0, thread, tokens, 4, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; t++) {
-                const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
-                const float *m = row_of(type, mlp, t, hidden, b2);
-                if (type == LK_F32) { // write sum and norm directly to their destination
-                    float *kept = (float *)sum + t * hidden;
-                    for (int32_t i = 0; i < hidden; i++) kept[i] = a[i] + m[i] + r[i];
-                    kernels()->layer_norm(kept, weight, bias, epsilon, hidden, (float *)out + t * hidden);
-                    continue;
-                }
-                for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
-                put_row(type, total, t, hidden, sum);
-                // The norm is computed from the sum as it is stored, after rounding.
-                kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
-                put_row(type, b1 == a ? b2 : b1, t, hidden, out);
+    Team team(threads);
+    std::unique_ptr<float[]> buffers(new float[4 * (int64_t)hidden * threads]);
+    team.share(tokens, 4, [&](int thread, int64_t begin, int64_t end) {
+        float *total = buffers.get() + 4 * (int64_t)hidden * thread, *b0 = total + hidden, *b1 = b0 + hidden, *b2 = b1 + hidden;
+        for (int64_t t = begin; t < end; t++) {
+            const float *r = row_of(type, residual, t, hidden, b0), *a = row_of(type, attention, t, hidden, b1);
+            const float *m = row_of(type, mlp, t, hidden, b2);
+            if (type == LK_F32) { // write sum and norm directly to their destination
+                float *kept = (float *)sum + t * hidden;
+                for (int32_t i = 0; i < hidden; i++) kept[i] = a[i] + m[i] + r[i];
+                kernels()->layer_norm(kept, weight, bias, epsilon, hidden, (float *)out + t * hidden);
+                continue;
             }
-        });
+            for (int32_t i = 0; i < hidden; i++) total[i] = a[i] + m[i] + r[i];
+            put_row(type, total, t, hidden, sum);
+            // The norm is computed from the sum as it is stored, after rounding.
+            kernels()->layer_norm(row_of(type, sum, t, hidden, b0), weight, bias, epsilon, hidden, b1 == a ? b2 : b1);
+            put_row(type, b1 == a ? b2 : b1, t, hidden, out);
+        }
     });
 }
 
@@ -96,20 +90,19 @@ void lk_rotary_cache_write(int32_t type, const void *qkv, const int64_t *positio
                            int32_t rotary_dim, void *query, int32_t threads) {
     int64_t width = (int64_t)heads * head_dim;
     threads = worthwhile(32 * tokens * width, threads);
-    Team team(1);
-    team.run(threads, [&](int thread) {
-        std::unique_ptr<float[]> row(new float[3 * width]);
-        team.share(0, thread, tokens, 4, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; t++) {
-                const float *from = row_of(type, qkv, t, 3 * width, row.get());
-                if (from != row.get()) std::memcpy(row.get(), from, 3 * width * 4);
-                const float *s = sin + positions[t] * (rotary_dim / 2), *c = cos + positions[t] * (rotary_dim / 2);
-                kernels()->rotate(row.get(), 2 * heads, head_dim, s, c, rotary_dim); // queries and keys
-                put_row(type, row.get(), t, width, query);
-                put_row(type, row.get() + width, slot_mapping[t], width, keys);
-                put_row(type, row.get() + 2 * width, slot_mapping[t], width, values);
-            }
-        });
+    Team team(threads);
+    std::unique_ptr<float[]> rows(new float[3 * width * threads]);
+    team.share(tokens, 4, [&](int thread, int64_t begin, int64_t end) {
+        float *row = rows.get() + 3 * width * thread;
+        for (int64_t t = begin; t < end; t++) {
+            const float *from = row_of(type, qkv, t, 3 * width, row);
+            if (from != row) std::memcpy(row, from, 3 * width * 4);
+            const float *s = sin + positions[t] * (rotary_dim / 2), *c = cos + positions[t] * (rotary_dim / 2);
+            kernels()->rotate(row, 2 * heads, head_dim, s, c, rotary_dim); // queries and keys
+            put_row(type, row, t, width, query);
+            put_row(type, row + width, slot_mapping[t], width, keys);
+            put_row(type, row + 2 * width, slot_mapping[t], width, values);
+        }
     });
 }
 
@@ -125,28 +118,24 @@ void lk_attention(int32_t type, const void *query, const void *keys, const void 
     space.begin(2 * Workspace::bytes_of<float>(tokens * width) + Workspace::bytes_of<float>(threads * scratch));
     float *wide = space.take<float>(tokens * width), *attended = space.take<float>(tokens * width);
     float *scratches = space.take<float>(threads * scratch);
-    Team team(3);
-    team.run(threads, [&](int thread) {
-        team.share(0, thread, tokens, 16, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; t++) {
-                const float *row = row_of(type, query, t, width, wide + t * width);
-                if (row != wide + t * width) std::memcpy(wide + t * width, row, width * 4);
-            }
-        });
-        team.barrier();
-        team.share(1, thread, (int64_t)sequences * blocks, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t unit = begin; unit < end; unit++) {
-                int32_t s = (int32_t)(unit / blocks), first = (int32_t)(unit % blocks) * block;
-                int32_t last = first + block < heads ? first + block : heads;
-                AttentionShape shape = {heads, head_dim, lengths[s], starts[s + 1] - starts[s], slot_table + s * table_stride};
-                attend(kernel, shape, type, wide + starts[s] * width, width, keys, values, first, last,
-                       scratches + thread * scratch, attended + starts[s] * width, width);
-            }
-        });
-        team.barrier();
-        team.share(2, thread, tokens, 16, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; t++) put_row(type, attended + t * width, t, width, out);
-        });
+    Team team(threads);
+    team.share(tokens, 16, [&](int, int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; t++) {
+            const float *row = row_of(type, query, t, width, wide + t * width);
+            if (row != wide + t * width) std::memcpy(wide + t * width, row, width * 4);
+        }
+    });
+    team.share((int64_t)sequences * blocks, 1, [&](int thread, int64_t begin, int64_t end) {
+        for (int64_t unit = begin; unit < end; unit++) {
+            int32_t s = (int32_t)(unit / blocks), first = (int32_t)(unit % blocks) * block;
+            int32_t last = first + block < heads ? first + block : heads;
+            AttentionShape shape = {heads, head_dim, lengths[s], starts[s + 1] - starts[s], slot_table + s * table_stride};
+            attend(kernel, shape, type, wide + starts[s] * width, width, keys, values, first, last,
+                   scratches + thread * scratch, attended + starts[s] * width, width);
+        }
+    });
+    team.share(tokens, 16, [&](int, int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; t++) put_row(type, attended + t * width, t, width, out);
     });
 }
 }

@@ -89,11 +89,9 @@ void lk_pack(int32_t type, int32_t out, int32_t in, const void *values, int32_t 
              void *packed, void *packed_scales, int32_t threads) {
     Source source = {type, out, in, padded_in(type, in), values_type, group, values, scales};
     if (type == LK_INT4) std::memset(packed_scales, 0, lk_scale_bytes(type, out, in));
-    Team team(1);
-    team.run(threads, [&](int thread) {
-        team.share(0, thread, round_up(out, 16) / 16, 4, [&](int64_t begin, int64_t end) {
-            for (int64_t panel = begin; panel < end; panel++) pack_panel(source, panel, (char *)packed, (char *)packed_scales);
-        });
+    Team team(threads);
+    team.share(round_up(out, 16) / 16, 4, [&](int, int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; panel++) pack_panel(source, panel, (char *)packed, (char *)packed_scales);
     });
 }
 

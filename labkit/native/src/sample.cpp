@@ -147,14 +147,12 @@ extern "C" void lk_sample(const float *logits, int32_t rows, int32_t vocab, cons
                            Workspace::bytes_of<int32_t>(bins) + Workspace::bytes_of<int32_t>(vocab)));
     double *weights = space.take<double>((int64_t)threads * vocab), *sums = space.take<double>(threads * of_sums);
     int32_t *counts = space.take<int32_t>(threads * bins), *members = space.take<int32_t>((int64_t)threads * vocab);
-    Team team(1);
-    team.run(threads, [&](int thread) {
-        team.share(0, thread, rows, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; r++) {
-                Row row = {logits + r * vocab, vocab, bins, weights + (int64_t)thread * vocab, sums + thread * of_sums,
-                           counts + thread * bins, members + (int64_t)thread * vocab, 0.0f, 0.0f};
-                tokens[r] = row.sample(temperature[r], top_k[r], top_p[r], uniform(seeds[r], samples[r], positions[r]));
-            }
-        });
+    Team team(threads);
+    team.share(rows, 1, [&](int thread, int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; r++) {
+            Row row = {logits + r * vocab, vocab, bins, weights + (int64_t)thread * vocab, sums + thread * of_sums,
+                       counts + thread * bins, members + (int64_t)thread * vocab, 0.0f, 0.0f};
+            tokens[r] = row.sample(temperature[r], top_k[r], top_p[r], uniform(seeds[r], samples[r], positions[r]));
+        }
     });
 }

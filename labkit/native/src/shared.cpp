@@ -5,17 +5,16 @@
 // member waits for the members that it wants to read, reads their slots and sets `done`. Sums are added in the order of the
 // ranks, so all members get the same bits.
 #include "native.h"
-#include "team.h"
+#include "waiting.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <thread>
 
 namespace {
 
 struct alignas(64) Progress {
     std::atomic<uint64_t> posted, done;
+    SharedSignal changed; // rings when one of the two has changed
 };
 
 struct Region {
@@ -23,7 +22,9 @@ struct Region {
     Progress of[1]; // [ranks], then the slots [ranks][2][slot_bytes]
 };
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+constexpr int64_t SPIN = 50000, LONGEST_SLEEP = 50000000; // nanoseconds; a sleeper looks whether the group was aborted
+
+double now() { return (double)nanoseconds() * 1e-9; }
 
 int64_t head_bytes(int32_t ranks) { return (int64_t)sizeof(Region) + ranks * (int64_t)sizeof(Progress); }
 
@@ -39,35 +40,38 @@ struct Turn {
         return (char *)group.region + head_bytes(group.ranks) + (2 * (int64_t)rank + (int64_t)(epoch & 1)) * group.slot_bytes;
     }
 
-    // Waits until `flag` reaches `value`: first spins, then yields, then sleeps, because the next task can be a long time away.
-    bool wait(const std::atomic<uint64_t> &flag, uint64_t value, int32_t rank) {
-        for (int64_t spins = 0; flag.load(std::memory_order_acquire) < value; spins++) {
-            if (spins < 2000) {
-                pause_cpu();
-                continue;
-            }
-            double waited = now() - began;
-            if (region.aborted.load(std::memory_order_relaxed) || waited > group.timeout) {
+    // Waits until a member's `flag` reaches `value`. First it spins. Then it sleeps, because the next task can be a long time
+    // away, and because the other member may need this core.
+    bool wait(int32_t rank, std::atomic<uint64_t> Progress::*flag, uint64_t value) {
+        Progress &other = region.of[rank];
+        auto reached = [&] { return (other.*flag).load() >= value; };
+        if (spin(SPIN, reached)) return true;
+        for (;;) {
+            uint32_t seen = other.changed.value.load();
+            if (reached()) return true;
+            double left = group.timeout - (now() - began);
+            if (region.aborted.load(std::memory_order_relaxed) || left <= 0) {
                 group.late = rank;
                 return false;
             }
-            if (waited < 0.005)
-                std::this_thread::yield();
-            else
-                std::this_thread::sleep_for(std::chrono::microseconds(waited < 0.1 ? 50 : 500));
+            other.changed.sleep(seen, std::min(LONGEST_SLEEP, (int64_t)(left * 1e9) + 1));
         }
-        return true;
     }
 
     // Whether this member's slot may be written again.
     bool open() {
         for (int32_t r = 0; r < group.ranks; r++)
-            if (r != group.rank && epoch > 2 && !wait(region.of[r].done, epoch - 2, r)) return false;
+            if (r != group.rank && epoch > 2 && !wait(r, &Progress::done, epoch - 2)) return false;
         return true;
     }
-    void post() { region.of[group.rank].posted.store(epoch, std::memory_order_release); }
-    bool posted(int32_t rank) { return wait(region.of[rank].posted, epoch, rank); }
-    void finish() { region.of[group.rank].done.store(epoch, std::memory_order_release); }
+    bool posted(int32_t rank) { return wait(rank, &Progress::posted, epoch); }
+    void post() { set(&Progress::posted); }
+    void finish() { set(&Progress::done); }
+    void set(std::atomic<uint64_t> Progress::*flag) {
+        Progress &self = region.of[group.rank];
+        (self.*flag).store(epoch, std::memory_order_release);
+        self.changed.ring();
+    }
 };
 
 int32_t failed(const lk_group *group) { return ((Region *)group->region)->aborted.load() ? 2 : 1; }

@@ -10,7 +10,7 @@ from labkit.checkpoints import config_of
 from labkit.config import GPTJConfig
 from labkit.engine import Engine, EngineOptions, load
 from labkit.engine.schedule.scheduler import MAX_BATCH_SIZE
-from labkit.environment import usable_cores
+from labkit.host_cores import usable_cores
 from labkit.precision import as_device
 
 MIXED_PREFILL = 16

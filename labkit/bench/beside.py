@@ -1,0 +1,22 @@
+"""Other programs for a benchmark: processes that keep cores busy, as on a machine that is not idle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+SPINS = "print(flush=True)\nwhile True: pass"
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Inside the block, `count` processes compute without end. They end with the block, whatever happens in it."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", SPINS], stdout=subprocess.PIPE))
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield

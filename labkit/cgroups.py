@@ -1,0 +1,44 @@
+"""Finds the control groups (cgroups) of this process, in which Linux limits the memory and the processor time of a container.
+
+Both versions of cgroups are read. Files: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` in the sources of Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+PROCESS = Path("/proc/self")
+"""The folder of this process, from which its groups are read."""
+
+
+def group_folders(controller: str, process: Path = PROCESS) -> Iterator[tuple[Path, int]]:
+    """The folders of the groups that can limit this process, each with its version, from its own group up to the mount point.
+
+    controller: memory or cpu. Nothing is found where there are no groups. process: the folder of the process in /proc.
+    """
+    paths = _paths(process)
+    with contextlib.suppress(OSError):
+        for line in (process / "mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            root, mounted = before.split()[3:5]
+            kind, _, options = after.split()[:3]
+            version_1 = kind == "cgroup" and controller in options.split(",")
+            path = paths.get(controller if version_1 else "") if version_1 or kind == "cgroup2" else None
+            if path is None:
+                continue
+            top = Path(mounted.encode().decode("unicode_escape"))  # in this file a space is written as \040
+            inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
+            for folder in (top / inside, *(top / parent for parent in inside.parents if inside.parts)):
+                yield folder, 1 if version_1 else 2
+
+
+def _paths(process: Path) -> dict[str, str]:
+    """The path of this process's cgroup in each tree. The keys are controllers; the key of cgroup version 2 is ""."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in (process / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            found.update(dict.fromkeys(controllers.split(","), path))
+    return found

@@ -1,0 +1,61 @@
+"""How many cores this process can keep busy."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from labkit.cgroups import PROCESS, group_folders
+
+PROCESSORS = Path("/sys/devices/system/cpu")
+"""The folder in which the kernel describes the processors."""
+
+
+def usable_cores() -> int:
+    """The number of cores that this process can keep busy, at least 1.
+
+    The number is limited by the processors that the process may use (`taskset`, a job), by their physical cores, and by the CPU
+    quota of a container, rounded down: with more threads, the kernel would stop all of them for a part of each period.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = physical_cores(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, int(min([cores, *quotas()])))
+
+
+cores_at_start = functools.cache(usable_cores)
+"""`usable_cores()` when it was first needed. Reading it takes longer than a small operation."""
+
+
+def quotas(process: Path = PROCESS) -> list[float]:
+    """The CPU quotas of this process's cgroups and of the groups above, in cores: 1.5 is 150 ms of processor time in 100 ms."""
+    return [quota for folder, version in group_folders("cpu", process) if (quota := _quota(folder, version)) is not None]
+
+
+def physical_cores(processors: Iterable[int], folder: Path = PROCESSORS) -> int:
+    """The number of physical cores of these processors: two hardware threads of a core count once.
+
+    folder: where the kernel describes the processors. One that is not described there counts as a core.
+    """
+    return len({_threads_of_core(number, folder) for number in processors})
+
+
+def _quota(folder: Path, version: int) -> float | None:
+    try:
+        if version == 2:
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or the word `max`
+        return None
+
+
+def _threads_of_core(number: int, folder: Path) -> str:
+    try:
+        return (folder / f"cpu{number}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(number)

@@ -1,0 +1,52 @@
+// The helpers of a calling thread, which take pieces of its work.
+//
+// A helper belongs to a stage only while it holds a piece. So a helper without a core delays nobody unless it holds a piece, and
+// then the calling thread lends it its core. Threads that are late find the stage over and touch nothing that belonged to it.
+#pragma once
+#include "lent_core.h"
+#include "waiting.h"
+
+#include <memory>
+#include <vector>
+
+class Crew {
+  public:
+    // piece(argument, thread, number)
+    using Piece = void (*)(void *argument, int thread, int64_t number);
+
+    // A crew that nobody uses, with helpers for a call of `threads` threads; fewer if the system has no more threads.
+    static Crew *take(int threads);
+    void give_back();
+
+    // Runs all pieces, each once, on at most `threads` threads.
+    void share(int threads, int64_t pieces, Piece piece, void *argument);
+
+  private:
+    // A thread's part of a stage. The upper halves of the words hold the number of the stage.
+    struct alignas(128) Member {
+        std::atomic<uint64_t> next{0}; // the first piece of the thread's own range that nobody took
+        std::atomic<uint64_t> end{0};  // the end of the range
+        alignas(64) std::atomic<uint64_t> done{0}; // the number of pieces that the thread has finished
+        std::atomic<bool> holds{false};     // whether it is at work on a piece
+        Borrower thread;
+    };
+
+    void help(int number);
+    int64_t take_pieces(int thread, uint32_t stage, bool caller);
+    bool finished(uint32_t stage, int64_t mine) const;
+    void wait_for_helpers(uint32_t stage, int64_t mine);
+    Member *late() const;
+
+    std::vector<std::unique_ptr<Member>> members_; // [0] is the calling thread
+    std::atomic<int> size_{1};                     // helpers may look at members below this number
+    // The stage. Helpers read these numbers at any time, but use them only if they can take a piece of the same stage.
+    std::atomic<int> threads_{1};
+    std::atomic<int64_t> pieces_{0};
+    std::atomic<Piece> piece_{nullptr};
+    std::atomic<void *> argument_{nullptr};
+    Signal stage_;                   // the number of the stage; helpers sleep on it
+    std::atomic<int> asleep_{0};     // helpers that sleep
+    std::atomic<bool> in_call_{false};
+    Signal bell_;                    // the calling thread sleeps on it
+    std::atomic<bool> waits_{false}; // whether the calling thread sleeps
+};

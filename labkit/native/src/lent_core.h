@@ -1,0 +1,62 @@
+// A thread that waits for another one can lend it its core.
+//
+// A thread holds a piece of work, and another program has taken its core: the scheduler gives the core back after some
+// milliseconds, much later than the piece needs. The thread that waits has a core that it does not need. So it moves the other
+// thread to its own core and then sleeps.
+#pragma once
+#include <cstdint>
+#ifdef __linux__
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#endif
+
+// What others need to know about a thread. `here` is called by the thread itself.
+class Borrower {
+  public:
+#ifdef __linux__
+    void here() {
+        id_ = (pid_t)syscall(SYS_gettid);
+        known_ = pthread_getcpuclockid(pthread_self(), &clock_) == 0;
+    }
+
+    // The processor time that the thread has used, in nanoseconds; it grows only while the thread has a core. -1 if unknown.
+    int64_t used() const {
+        timespec time;
+        if (!known_ || clock_gettime(clock_, &time)) return -1;
+        return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+    }
+
+    // Moves the thread to the core of the caller, who should sleep at once. Returns whether it was moved.
+    bool borrow() {
+        int core = sched_getcpu();
+        if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(id_, sizeof allowed_, &allowed_) || !CPU_ISSET(core, &allowed_)) return false;
+        cpu_set_t only;
+        CPU_ZERO(&only);
+        CPU_SET(core, &only);
+        return sched_setaffinity(id_, sizeof only, &only) == 0;
+    }
+
+    // Takes the core back: moves the thread to other cores, and lets it run on all cores that it could use before.
+    void give_back() {
+        cpu_set_t others = allowed_;
+        int core = sched_getcpu();
+        if (core >= 0 && core < CPU_SETSIZE) CPU_CLR(core, &others);
+        if (CPU_COUNT(&others)) sched_setaffinity(id_, sizeof others, &others);
+        sched_setaffinity(id_, sizeof allowed_, &allowed_);
+    }
+
+  private:
+    pid_t id_ = 0;
+    clockid_t clock_ = 0;
+    bool known_ = false;
+    cpu_set_t allowed_;
+#else
+    void here() {}
+    int64_t used() const { return -1; }
+    bool borrow() { return false; }
+    void give_back() {}
+#endif
+};

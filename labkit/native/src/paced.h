@@ -1,0 +1,40 @@
+// Chooses the threads of a call by the pace of this process, and tells the pace how long the call took.
+#pragma once
+#include "pace.h"
+#include "waiting.h"
+
+#include <time.h>
+
+extern Pace process_pace;
+
+class Paced {
+  public:
+    int32_t threads;
+
+    // A call with this work may use `most` threads.
+    Paced(int64_t work, int32_t most) : threads(most), work_(work) {
+        if (most <= 1) return;
+        helped_ = process_pace.with_helpers(work);
+        if (!helped_) threads = 1;
+        used_ = processor_time();
+        began_ = nanoseconds();
+    }
+    ~Paced() {
+        if (!began_) return;
+        int64_t time = nanoseconds() - began_, used = processor_time() - used_;
+        process_pace.took(work_, helped_, time, time > used ? time - used : 0);
+    }
+    Paced(const Paced &) = delete;
+    Paced &operator=(const Paced &) = delete;
+
+  private:
+    // Of the calling thread, in nanoseconds.
+    static int64_t processor_time() {
+        timespec time = {};
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+    }
+
+    int64_t work_, began_ = 0, used_ = 0;
+    bool helped_ = false;
+};

@@ -1,0 +1,211 @@
+"""Measures decode and prefill while other processes keep cores busy: labkit's own number of threads, fixed numbers, and a peer.
+
+    python -m tests.benchmarks.busy [--model gptj-tiny,gpt-j-405m-synthetic] [--precision fp32,bf16,int8,int4] [--batch 1,8]
+        [--beside 0,1,2] [--against openvino] [--seconds 2] [--rounds 4] [--save FILE] [--plot FILE]
+
+Every engine has a process of its own, so that the threads of one do not disturb another, and the engines take turns: in each
+round, each engine works for `--seconds`. The goal for labkit with its own number of threads: in each state at least 0.85 of the
+speed of the better fixed number, faster than the peer, and a 99th percentile of a decode step of at most 3 medians with one
+busy process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from labkit.bench.beside import busy_processes
+from labkit.bench.engines import BenchEngine, LabkitEngine
+from labkit.bench.peers import PEERS
+from labkit.checkpoints import open_checkpoint
+from labkit.measure import Record
+from tests.benchmarks.busy_plot import draw
+
+GOAL = 0.85
+PROMPT_TOKENS, NEW_TOKENS = 128, 33
+
+
+@dataclass
+class Arm:
+    """An engine in its own process, and the times that it measured, in seconds."""
+
+    name: str
+    process: subprocess.Popen[str]
+    steps: list[float] = field(default_factory=list)
+    prefills: list[float] = field(default_factory=list)
+
+    def run(self, seconds: float) -> None:
+        """Let the engine work for this time."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        steps, prefills = json.loads(self.process.stdout.readline())
+        self.steps += steps
+        self.prefills += prefills
+
+
+def work(name: str, model: str, precision: str, batch: int, threads: int) -> None:
+    """The engine's process: reads a number of seconds from each line, works, and writes the times of steps and prefills."""
+    if threads:
+        torch.set_num_threads(threads)
+    kind: type[BenchEngine] = LabkitEngine if name.startswith("labkit") else PEERS[name]
+    checkpoint = open_checkpoint(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        engine = kind(checkpoint, torch.device("cpu"), precision)
+        print(flush=True)
+        for line in sys.stdin:
+            steps: list[float] = []
+            prefills: list[float] = []
+            end = time.perf_counter() + float(line)
+            while time.perf_counter() < end:
+                prompts = torch.randint(checkpoint.config.vocab_size, (batch, PROMPT_TOKENS), generator=generator)
+                began = time.perf_counter()
+                tokens = engine.prefill(prompts, NEW_TOKENS)
+                last = time.perf_counter()
+                prefills.append(last - began)
+                if kind is not LabkitEngine:  # a peer makes all tokens in one call
+                    engine.decode(tokens, NEW_TOKENS - 1)
+                    steps.append((time.perf_counter() - last) / (NEW_TOKENS - 1))
+                    continue
+                for _ in range(NEW_TOKENS - 1):
+                    tokens = engine.decode(tokens, 1)[:, -1]
+                    now = time.perf_counter()
+                    steps.append(now - last)
+                    last = now
+            print(json.dumps([steps, prefills]), flush=True)
+
+
+def start(stack: ExitStack, name: str, model: str, precision: str, batch: int, threads: int) -> Arm:
+    """Start an engine's process and wait until its engine is built."""
+    command = [sys.executable, "-m", "tests.benchmarks.busy", "--work", name, "--model", model, "--precision", precision]
+    command += ["--batch", str(batch), "--threads", str(threads)]
+    process = stack.enter_context(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    )
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        raise RuntimeError(f"{name} {model} {precision}: its process ended before the engine was built")
+    return Arm(name, process)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that is at least as large as this share of the values."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure(given: argparse.Namespace, model: str, precision: str, batch: int) -> list[dict[str, Any]]:
+    """One row for each state and engine."""
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        names = {"labkit": 0} | {f"labkit, {count} fixed": count for count in given.fixed}
+        arms = [start(stack, name, model, precision, batch, threads) for name, threads in names.items()]
+        for peer in given.against:
+            try:
+                PEERS[peer].require(torch.device("cpu"), precision)
+                arms.append(start(stack, peer, model, precision, batch, 0))
+            except Exception as error:
+                print(f"{peer} {model} {precision}: not measured here: {error}")
+        for arm in arms:
+            arm.run(0.1)
+        for beside in given.beside:
+            for arm in arms:
+                arm.steps, arm.prefills = [], []
+            with busy_processes(beside):
+                for _ in range(given.rounds):
+                    for arm in arms:
+                        arm.run(given.seconds)
+            for arm in arms:
+                row = {"model": model, "precision": precision, "batch": batch, "beside": beside, "engine": arm.name}
+                row |= {"step_ms": 1e3 * mean(arm.steps), "step_median_ms": 1e3 * median(arm.steps)}
+                if arm.name not in given.against:
+                    row["step_p99_ms"] = 1e3 * percentile(arm.steps, 0.99)
+                rows.append(row | {"prefill_ms": 1e3 * mean(arm.prefills), "steps": len(arm.steps)})
+    return rows
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each state: the time of the better fixed number of threads, and of the peer, divided by the time of labkit's own."""
+    found = []
+    states = dict.fromkeys((row["model"], row["precision"], row["batch"], row["beside"]) for row in rows)
+    for state in states:
+        mine = [row for row in rows if (row["model"], row["precision"], row["batch"], row["beside"]) == state]
+        own = next(row for row in mine if row["engine"] == "labkit")
+        made = dict(zip(("model", "precision", "batch", "beside"), state, strict=True))
+        for phase in ("step_ms", "prefill_ms"):
+            fixed = min(row[phase] for row in mine if row["engine"].endswith("fixed"))
+            made[f"{phase[:-3]}_best_fixed"] = fixed / own[phase]
+            for row in mine:
+                if not row["engine"].startswith("labkit"):
+                    made[f"{phase[:-3]}_{row['engine']}"] = row[phase] / own[phase]
+        made["p99_of_median"] = own["step_p99_ms"] / own["step_median_ms"]
+        found.append(made)
+    return found
+
+
+def show(rows: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> None:
+    """Print a line for each state and engine, and the ratios of the state."""
+    for ratio in ratios:
+        state = [ratio[key] for key in ("model", "precision", "batch", "beside")]
+        print(f"{state[0]} {state[1]}, batch {state[2]}, {state[3]} busy:")
+        for row in rows:
+            if [row[key] for key in ("model", "precision", "batch", "beside")] == state:
+                last = f", p99 {row['step_p99_ms']:.2f}" if "step_p99_ms" in row else ""
+                print(f"  {row['engine']:>16}: step {row['step_ms']:.2f} ms{last}; prefill {row['prefill_ms']:.1f} ms")
+        words = ", ".join(f"{key} {value:.2f}" for key, value in ratio.items() if isinstance(value, float))
+        print(f"  {words} (goal: best_fixed {GOAL})", flush=True)
+
+
+def main() -> int:
+    """Measure, print, and save the record and the plot."""
+    numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
+    words = lambda text: [word for word in text.split(",") if word]  # noqa: E731
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=words, default=["gptj-tiny", "gpt-j-405m-synthetic"])
+    parser.add_argument("--precision", type=words, default=["fp32", "bf16", "int8", "int4"])
+    parser.add_argument("--batch", type=numbers, default=[1, 8])
+    parser.add_argument("--beside", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--fixed", type=numbers, default=[1], help="fixed numbers of threads to compare with")
+    parser.add_argument("--against", type=words, default=["openvino"])
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        work(given.work, given.model[0], given.precision[0], given.batch[0], given.threads)
+        return 0
+    rows: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    for cell in product(given.model, given.precision, given.batch):
+        rows += (measured := measure(given, *cell))
+        ratios += (found := compared(measured))
+        show(measured, found)
+    settings = {key: value for key, value in vars(given).items() if key not in ("save", "plot", "work", "threads")}
+    record = Record("busy", settings, rows, extra={"ratios": ratios})
+    if given.save:
+        print(f"record written to {record.save(given.save)}")
+    if given.plot:
+        draw(record, given.plot)
+        print(f"drawn to {given.plot}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

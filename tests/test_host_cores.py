@@ -1,0 +1,85 @@
+"""The cores that a process can keep busy: quotas of both versions of cgroups, and hardware threads of one core."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit import host_cores
+from labkit.host_cores import physical_cores, quotas, usable_cores
+from tests.control_groups import process, real_group
+from tests.patience import PATIENCE
+
+
+def group(folder: Path, **files: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / f"cpu.{name}").write_text(f"{value}\n")
+    return folder
+
+
+def test_version_2_and_the_groups_above(tmp_path: Path) -> None:
+    tree = tmp_path / "a tree"
+    group(tree)  # the host's root has no quota
+    group(tree / "slice", max="150000 100000")
+    group(tree / "slice/job", max="max 100000")
+    group(tree / "slice/job/step", max="400000 200000")
+    own = process(tmp_path, "0::/slice/job/step\n", ("/", tree, "cgroup2 cgroup2 rw"))
+    assert quotas(own) == [2.0, 1.5]
+
+
+def test_version_1(tmp_path: Path) -> None:
+    tree = group(tmp_path / "cpu,cpuacct", cfs_quota_us=-1, cfs_period_us=100000)
+    group(tree / "docker/abc", cfs_quota_us=25000, cfs_period_us=50000)
+    own = process(tmp_path, "4:memory:/other\n9:cpu,cpuacct:/docker/abc\n0::/\n", ("/", tree, "cgroup cgroup rw,cpu,cpuacct"))
+    assert quotas(own) == [0.5]
+
+
+def test_in_a_container_the_own_group_is_where_the_tree_is_mounted(tmp_path: Path) -> None:
+    tree = group(tmp_path / "cgroup", max="300000 100000")
+    assert quotas(process(tmp_path, "0::/docker/abc\n", ("/docker/abc", tree, "cgroup2 cgroup rw"))) == [3.0]
+
+
+def test_without_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert quotas(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize(("found", "cores"), [([], 5), ([9.0], 5), ([2.9, 4.0], 2), ([0.5], 1)])
+def test_a_quota_is_rounded_down_but_one_core_remains(monkeypatch: pytest.MonkeyPatch, found: list[float], cores: int) -> None:
+    monkeypatch.setattr(host_cores, "quotas", lambda: found)
+    monkeypatch.setattr(host_cores, "physical_cores", lambda processors: 5)
+    monkeypatch.setattr(host_cores.os, "cpu_count", lambda: 5)
+    assert usable_cores() == cores
+
+
+def test_hardware_threads_of_a_core_count_once(tmp_path: Path) -> None:
+    for number, siblings in enumerate(["0,4", "1,5", "2,6", "3", "0,4", "1,5", "2,6"]):
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert physical_cores({0, 1, 4, 5}, tmp_path) == 2
+    assert physical_cores({2, 3, 6}, tmp_path) == 2
+    assert physical_cores({0, 1, 8, 9}, tmp_path) == 4  # nobody describes 8 and 9
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text("0")
+from labkit.host_cores import quotas, usable_cores
+from labkit.native import library
+print(*quotas(), usable_cores(), library.threads())
+"""
+
+
+def test_a_real_quota() -> None:
+    quota = {1: {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": 150000}, 2: {"cpu.max": "150000 100000"}}
+    with real_group("cpu", quota) as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-3:] == ["1.5", "1", "1"]
