@@ -14,7 +14,8 @@ from typing import Any
 from labkit.environment import describe
 from labkit.errors import InvalidRequest
 from labkit.home import home, write_atomically
-from labkit.measure.timing import ADVICE, Timing, ratio
+from labkit.measure.disturbed import disturbed_note
+from labkit.measure.timing import Timing, ratio
 from labkit.plurals import counted
 
 
@@ -56,8 +57,8 @@ class KeptRuns:
             ) from error
         rows[name] = {"value": value, "machine": machine, "taken": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
         write_atomically(self.path, json.dumps(rows, indent=1) + "\n")
-        if disturbed := _disturbed(value):
-            print(f"This measurement was disturbed: {disturbed}. To get a better one, {ADVICE}.")
+        if note := disturbed_note([_disturbed(value)]):
+            print(note)
         return value
 
     def keep_timings(self, name: str, run: Callable[[], dict[str, Timing]], *, again: bool = False) -> dict[str, Timing]:
