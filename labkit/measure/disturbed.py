@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-MARK = "! disturbed"
-"""Stands beside a number that was disturbed."""
+SIGN = "!"
+MARK = f"{SIGN} disturbed"
+"""The mark stands beside a number that was disturbed; where there is little room, the sign stands there."""
+NOTE = f"{SIGN} This measurement was disturbed"
+"""The beginning of every note about a disturbed measurement."""
 CELL_AGAIN = "close other programs and run this cell again"
 COMMAND_AGAIN = "close other programs and run this command again"
 
@@ -20,7 +23,7 @@ def disturbed_note(reasons: Iterable[str], again: str = CELL_AGAIN) -> str:
     reasons: for each measurement, what disturbed it, or "". again: what to do to measure again.
     """
     found = list(dict.fromkeys(filter(None, reasons)))
-    return f"! This measurement was disturbed: {'; '.join(found)}. To get a better one, {again}." if found else ""
+    return f"{NOTE}: {'; '.join(found)}. To get a better one, {again}." if found else ""
 
 
 def of_most(reasons: Sequence[str]) -> str:

@@ -21,8 +21,8 @@ from labkit.plurals import counted
 WITHOUT_TASK = {"name", "tokens_per_second", "low", "high", "details"}
 """The entries of a rung that an older labkit stored. It did not store which task was measured."""
 SEVERAL = (
-    "Each task has its own ladder, because speeds of different tasks cannot be compared. A number with x says how many times as "
-    "fast a rung is as the first rung of its ladder."
+    "Each task has its own ladder, because speeds of different tasks cannot be compared. A number with x says how many times "
+    "as fast a rung is as the first rung of its ladder."
 )
 BAR = 30
 """The number of characters in the longest bar of a ladder."""
@@ -102,8 +102,8 @@ class Ladder:
             ladders.insert(0, SEVERAL)
         if left_out:
             ladders.append(
-                f"{counted(left_out, 'rung')} of an older version of labkit cannot be shown, because it is not known which task "
-                "was measured. Run the cells of the labs that measure them again."
+                f"{counted(left_out, 'rung')} of an older version of labkit cannot be shown, because it is not known which "
+                "task was measured. Run the cells of the labs that measure them again."
             )
         return "\n\n".join(ladders) or "Your ladder is empty: run a lab's measurements first."
 

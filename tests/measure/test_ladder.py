@@ -93,7 +93,7 @@ def test_rungs_without_a_task_are_left_out_and_the_text_says_what_to_do(tmp_path
     path.write_text(json.dumps([OLD]))
     assert Ladder(path).rungs == []
     said = (
-        "1 rung of an older version of labkit cannot be shown, because it is not known which task was measured. Run the cells"
+        "1 rung of an older version of labkit cannot be shown, because it is not known which task was measured."
     )
     assert Ladder(path).text().startswith(said)
     path.write_text(json.dumps([OLD, OLD | {"task": vars(ONE)}]))
@@ -145,7 +145,7 @@ def rung(task: Task, name: str, speed: float, disturbed: str = "") -> Rung:
 def test_speeds_are_compared_only_within_a_task() -> None:
     assert times_faster([rung(ONE, "a", 100.0), rung(ONE, "b", 250.0)]) == [1.0, 2.5]
     assert times_faster([]) == []
-    with pytest.raises(InvalidRequest, match="different tasks cannot be compared: gptj-tiny: 1 sequence, .*; gptj-tiny: 8"):
+    with pytest.raises(InvalidRequest, match=r"different tasks cannot be compared: gptj-tiny: 1 sequence, .*; gptj-tiny: 8"):
         times_faster([rung(ONE, "a", 100.0), rung(EIGHT, "b", 250.0)])
 
 
@@ -229,11 +229,9 @@ def test_a_figure_draws_each_task_apart_and_marks_what_was_disturbed(tmp_path: P
     assert [text.get_text() for text in one.texts] == [" 100 tokens/s", " 150 tokens/s, 1.5 x"]
     assert [text.get_text() for text in eight.texts] == [" 5,000 tokens/s", f" 6,000 tokens/s {MARK}"]
     assert [bar.get_hatch() for bar in eight.patches] == ["", "//"]
-    titles, notes = zip(
-        *((part.get_suptitle(), part.get_supxlabel().replace("\n", " ")) for part in figure.subfigs), strict=True
-    )
-    assert titles == (str(ONE), str(EIGHT))
-    assert notes == ("", ladder_note(rungs[1:3], "run `labkit tour` again"))
+    assert [part.get_suptitle() for part in figure.subfigs] == [str(ONE), str(EIGHT)]
+    notes = [part.get_supxlabel().replace("\n", " ") for part in figure.subfigs]
+    assert notes == ["", ladder_note(rungs[1:3], "run `labkit tour` again")]
     assert_drawn(figure, tmp_path / "ladder.png")
     for axes in figure.axes:
         assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in axes.texts)
