@@ -16,7 +16,6 @@ from labkit.errors import InvalidRequest
 from labkit.home import home, write_atomically
 from labkit.measure.disturbed import disturbed_note
 from labkit.measure.timing import Timing, ratio
-from labkit.plurals import counted
 
 
 class KeptRuns:
@@ -37,7 +36,7 @@ class KeptRuns:
         Raises `InvalidRequest` for a value that JSON cannot hold.
         """
         rows = self._rows()
-        machine = _machine()
+        machine = str(describe())
         row = rows.get(name)
         if row and not again and row["machine"] == machine:
             disturbed = _disturbed(row["value"])
@@ -87,8 +86,3 @@ class KeptRuns:
 def _disturbed(value: Any) -> str:
     """The text in a kept value that says how other programs disturbed the measurement; "" if there is no such text."""
     return str(value.get("disturbed", "")) if isinstance(value, dict) else ""
-
-
-def _machine() -> str:
-    machine = describe()
-    return ", ".join([machine.cpu.model, counted(machine.cpu.usable_cores, "core"), *(gpu.name for gpu in machine.gpus)])

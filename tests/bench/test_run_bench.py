@@ -126,6 +126,18 @@ def test_the_share_of_the_limit_is_taken_round_by_round() -> None:
     assert row["read_bytes_per_second"] == 1.5e9
 
 
+def test_what_other_programs_disturbed_is_in_the_rows_and_in_the_ratios() -> None:
+    quiet = measured((1.0, 1.0), (0.4, 0.2))
+    busy = replace(quiet, prefill=Timing((1.0, 1.0), "another program ran"), decode=Timing((0.4, 0.2), "another program ran"))
+    about = {name: {"version": "1", "detail": "", "held_bytes": 0} for name in ("labkit", "hf", "hf-compiled")}
+    engines = {"labkit": quiet, "hf": busy, "hf-compiled": quiet}
+    limit = roofline(open_checkpoint("gptj-tiny").config, batch=1, length=44, precision="fp32", ceilings=LIMITS)
+    rows = rows_of(1, "fp32", engines, about, lambda rate: limit, interleaved=True)
+    assert [row["disturbed"] for row in rows] == ["", "another program ran", ""]
+    assert [row["disturbed"] for row in ratios_of(1, engines, interleaved=True)] == ["another program ran", ""]
+    assert busy.end_to_end.disturbed == "another program ran"
+
+
 def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
