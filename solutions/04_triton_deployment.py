@@ -331,7 +331,8 @@ if has_load:
     alone, joined = speeds.values()
     gain = measurements.gain(*(runs[-1] for runs in loads.values()))
     print(f"8 clients, time of a token: {gain.words}; your prediction: {guess_gain} x")
-    about = measurements.caption("gptj-tiny, 32 tokens a request", sum(loads.values(), []))
+    every = [load for kind in loads.values() for load in kind]
+    about = measurements.caption("gptj-tiny, 32 tokens a request", every)
     where = {"xlabel": "clients", "caption": about, "log": False}
     marks = {"your prediction": (counts[-1], alone[-1] * guess_gain)}
     labels = {"ylabel": "tokens a second", "title": "Throughput"}
@@ -505,8 +506,11 @@ if has_load and predicted(median_ms=guess_median_ms):
             f"{name}: {', '.join(f'{measurements.tokens_per_second(one):.0f}' for one in load)} tokens a second"
         )
     labels = {"xlabel": "requests a second", "ylabel": "milliseconds", "log": False}
-    about = "gptj-tiny, every fourth request 96 tokens, others 8"
-    labels["caption"] = measurements.caption(about, sum(runs.values(), []))
+    about, every = (
+        "gptj-tiny, every fourth request 96 tokens, others 8",
+        [*itertools.chain(*runs.values())],
+    )
+    labels["caption"] = measurements.caption(about, every)
     guesses = {"your prediction, in flight": (rates[-1], guess_median_ms)}
     for share, title in ((0.5, "Latency, median"), (0.95, "Latency of 95 % of the requests")):
         took = {

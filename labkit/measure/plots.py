@@ -168,8 +168,8 @@ def ladder_plot(
     """Draw one ladder for each task, below the name of the task: one bar per rung, with quartiles as whiskers.
 
     The speed of each rung is written at its bar, also as a multiple of the speed of the ladder's first rung. A disturbed rung
-    is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed it, and what to do to measure
-    again: `again`. Raises `InvalidRequest` when there are no rungs.
+    is hatched, and has a mark instead of the multiple. A note below the ladder says what disturbed it, and what to do (`again`)
+    to measure again. Raises `InvalidRequest` when there are no rungs.
     """
     if not rungs:
         raise InvalidRequest("the ladder has no rungs yet; run a measurement first")

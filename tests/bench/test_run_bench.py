@@ -19,6 +19,7 @@ from labkit.bench.peers import PEERS, HuggingFaceEngine
 from labkit.bench.rounds import Measured, Prompts
 from labkit.bench.rows import agreement, ratios_of, rows_of
 from labkit.checkpoints import open_checkpoint
+from labkit.cli.bench import _print_table
 from labkit.config import GPT_J_6B
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, Timing, roofline
@@ -136,6 +137,28 @@ def test_what_other_programs_disturbed_is_in_the_rows_and_in_the_ratios() -> Non
     assert [row["disturbed"] for row in rows] == ["", "another program ran", ""]
     assert [row["disturbed"] for row in ratios_of(1, engines, interleaved=True)] == ["another program ran", ""]
     assert busy.end_to_end.disturbed == "another program ran"
+
+
+def test_the_printed_table_marks_what_was_disturbed(record: Record, capsys: pytest.CaptureFixture[str]) -> None:
+    def disturb(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+        return [row | {"disturbed": "another program ran" if row[key] == "hf" else ""} for row in rows]
+
+    extra = record.extra | {"ratios": disturb(record.extra["ratios"], "peer")}
+    _print_table(replace(record, rows=disturb(record.rows, "engine"), extra=extra))
+    said = capsys.readouterr().out
+    assert said.count("hf !") == 2
+    assert "labkit !" not in said
+    assert said.count("! disturbed") == 2
+    again = (
+        "! This measurement was disturbed: another program ran. To get a better one, close other programs and run this command"
+    )
+    assert again in " ".join(said.split())
+    quiet = [row | {"disturbed": ""} for row in record.rows]
+    busy_limits = replace(LIMITS, disturbed="another program ran").to_dict()
+    _print_table(replace(record, rows=quiet, extra=record.extra | {"ratios": [], "ceilings": busy_limits}))
+    said = capsys.readouterr().out
+    assert "! The machine was busy when its limits were measured" in said
+    assert "disturbed" not in said
 
 
 def test_ranks_for_which_there_are_no_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,15 @@ def test_processor_time_of_descendants_is_not_that_of_others(monkeypatch: pytest
     assert before - contention._read(os.getpid()).others >= 0.4
 
 
+def test_a_program_may_consist_of_several_processes(spinner: int) -> None:
+    """The processor time of each process counts once."""
+    used = psutil.Process(spinner).cpu_times().user
+    _wait_for_processor_time(spinner, 0.5)
+    alone, twice = contention._read(os.getpid()), contention._read(os.getpid(), os.getpid())
+    assert twice.own < 1.5 * alone.own
+    assert contention._read(os.getpid(), spinner).own >= alone.own + used + 0.5
+
+
 def test_without_counts_of_the_kernel_others_are_seen_by_their_processor_time(
     spinner: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,9 +92,7 @@ def test_rungs_without_a_task_are_left_out_and_the_text_says_what_to_do(tmp_path
     path = tmp_path / "ladder.json"
     path.write_text(json.dumps([OLD]))
     assert Ladder(path).rungs == []
-    said = (
-        "1 rung of an older version of labkit cannot be shown, because it is not known which task was measured."
-    )
+    said = "1 rung of an older version of labkit cannot be shown, because it is not known which task was measured."
     assert Ladder(path).text().startswith(said)
     path.write_text(json.dumps([OLD, OLD | {"task": vars(ONE)}]))
     assert Ladder(path).rungs == [Rung(ONE, "Hugging Face", 90.0, 80.0, 95.0, details={"runs": 5})]

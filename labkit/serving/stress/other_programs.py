@@ -1,6 +1,7 @@
 """Finds out whether other programs disturb a stress test.
 
-The server and the generator of the load are not other programs for one another: if they share a machine, the load includes both.
+The server and the generator of the load are not other programs for one another. If they share a machine, the load includes
+both.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def summarise(run: StressRun) -> dict[str, Any]:
     complete answers. `tokens_per_second`, `requests_per_second`: tokens that arrived, and requests that were answered, per
     second of the measurement. `goodput`: requests per second that kept both latency limits. `good_share`: the share of due
     requests that kept both limits. `lag_ms`: how late requests were sent. `loop_lag_ms`: how late the event loop was.
-    `fell_behind`: a warning if the generator did not keep up, otherwise empty. `disturbed`: how other programs disturbed the run;
-    empty if they did not. `not_watched`: why this is not known; empty if it is known.
+    `fell_behind`: a warning if the generator did not keep up, otherwise empty. `disturbed`: how other programs disturbed the
+    run; empty if they did not. `not_watched`: why this is not known; empty if it is known.
     """
     settings, counted = run.settings, run.counted
     answered = [request for request in counted if request.error is None and request.pieces]
