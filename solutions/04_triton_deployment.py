@@ -331,8 +331,7 @@ if has_load:
     alone, joined = speeds.values()
     gain = measurements.gain(*(runs[-1] for runs in loads.values()))
     print(f"8 clients, time of a token: {gain.words}; your prediction: {guess_gain} x")
-    every = [load for kind in loads.values() for load in kind]
-    about = measurements.caption("gptj-tiny, 32 tokens a request", every)
+    about = measurements.caption("gptj-tiny, 32 tokens a request", loads)
     where = {"xlabel": "clients", "caption": about, "log": False}
     marks = {"your prediction": (counts[-1], alone[-1] * guess_gain)}
     labels = {"ylabel": "tokens a second", "title": "Throughput"}
@@ -472,7 +471,6 @@ if is_wired and passed(answer_together) and predicted(times=guess_times):
     times = measurements.latency_ratio(*short)
     print(f"short requests, joined against in flight: {times.words}; your prediction: {guess_times} x")
     where = "A bar lasts from sending to the answer. It shows the number of its batch or request."
-    where = measurements.caption(where, mixed.values())
     last = {name: measurements.turns(runs)[-1] for name, runs in mixed.items()}
     for name, runs in last.items():
         look = {"seconds": measurements.longest(last.values()), "title": name.capitalize()}
@@ -506,11 +504,8 @@ if has_load and predicted(median_ms=guess_median_ms):
             f"{name}: {', '.join(f'{measurements.tokens_per_second(one):.0f}' for one in load)} tokens a second"
         )
     labels = {"xlabel": "requests a second", "ylabel": "milliseconds", "log": False}
-    about, every = (
-        "gptj-tiny, every fourth request 96 tokens, others 8",
-        [*itertools.chain(*runs.values())],
-    )
-    labels["caption"] = measurements.caption(about, every)
+    about = "gptj-tiny, every fourth request 96 tokens, others 8"
+    labels["caption"] = measurements.caption(about, runs)
     guesses = {"your prediction, in flight": (rates[-1], guess_median_ms)}
     for share, title in ((0.5, "Latency, median"), (0.95, "Latency of 95 % of the requests")):
         took = {

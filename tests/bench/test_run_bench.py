@@ -23,6 +23,7 @@ from labkit.cli.bench import _print_table
 from labkit.config import GPT_J_6B
 from labkit.errors import InsufficientResources, InvalidRequest, NotAvailable
 from labkit.measure import Ceilings, Record, Roofline, Timing, roofline
+from labkit.measure.disturbed import COMMAND_AGAIN, disturbed_note
 from labkit.parallel import Layout
 from tests.sampled import one_in
 
@@ -149,10 +150,7 @@ def test_the_printed_table_marks_what_was_disturbed(record: Record, capsys: pyte
     assert said.count("hf !") == 2
     assert "labkit !" not in said
     assert said.count("! disturbed") == 2
-    again = (
-        "! This measurement was disturbed: another program ran. To get a better one, close other programs and run this command"
-    )
-    assert again in " ".join(said.split())
+    assert disturbed_note(["another program ran"], COMMAND_AGAIN) in " ".join(said.split())
     quiet = [row | {"disturbed": ""} for row in record.rows]
     busy_limits = replace(LIMITS, disturbed="another program ran").to_dict()
     _print_table(replace(record, rows=quiet, extra=record.extra | {"ratios": [], "ceilings": busy_limits}))

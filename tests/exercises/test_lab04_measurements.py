@@ -47,8 +47,8 @@ def test_a_load_is_disturbed_if_most_of_its_turns_are(capsys: pytest.CaptureFixt
     for ratio in (measurements.gain(quiet, often), measurements.latency_ratio(quiet, often)):
         assert (ratio.trusted, ratio.why) == (False, BUSY)
     assert BUSY in measurements.warning(often, 100.0)
-    assert measurements.caption("32 tokens", [quiet, once]) == "32 tokens"
-    first, second = measurements.caption("32 tokens", [quiet, often]).splitlines()
+    assert measurements.caption("32 tokens", {"alone": [quiet], "joined": [once]}) == "32 tokens"
+    first, second = measurements.caption("32 tokens", {"alone": [quiet], "joined": [often]}).splitlines()
     assert first == "32 tokens"
     assert second == f"! This measurement was disturbed: {BUSY}. To get a better one, {CELL_AGAIN}."
     measurements.say_if_disturbed([quiet, once])

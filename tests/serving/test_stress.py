@@ -19,6 +19,7 @@ import pytest
 
 from labkit.errors import InvalidRequest, NotAvailable
 from labkit.measure import Contention
+from labkit.measure.disturbed import COMMAND_AGAIN, disturbed_note
 from labkit.serving.server import Server
 from labkit.serving.stress import (
     Lengths,
@@ -120,9 +121,7 @@ def test_a_run_that_was_disturbed_says_so_in_its_row_in_figures_and_captions() -
     record = StressRecord.of([quiet, busy], ABOUT)
     assert [(row["disturbed"], row["not_watched"]) for row in record.rows] == [("", ""), ("another program ran", "")]
     assert [named(row) for row in record.rows] == ["2 users", "2 users !"]
-    note = (
-        "! This measurement was disturbed: another program ran. To get a better one, close other programs and run this command"
-    )
+    note = disturbed_note(["another program ran"], COMMAND_AGAIN)
     assert note in record.caption()
     assert note in record.caption(1)
     assert "disturbed" not in record.caption(0)

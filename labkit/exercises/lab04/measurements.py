@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -180,9 +180,9 @@ def disturbed(answers: Sequence[Answered]) -> str:
     return of_most([turn[0].disturbed for turn in turns(answers)])
 
 
-def caption(text: str, loads: Iterable[Sequence[Answered]]) -> str:
-    """`text` as the caption of a figure. If other programs disturbed one of the loads, a note is added."""
-    return "\n".join(filter(None, [text, disturbed_note(map(disturbed, loads))]))
+def caption(text: str, kinds: Mapping[str, Sequence[Sequence[Answered]]]) -> str:
+    """`text` as the caption of a figure of loads of several kinds. If other programs disturbed a load, a note is added."""
+    return "\n".join(filter(None, [text, disturbed_note(map(disturbed, chain(*kinds.values())))]))
 
 
 def say_if_disturbed(loads: Iterable[Sequence[Answered]]) -> None:

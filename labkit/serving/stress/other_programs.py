@@ -53,5 +53,5 @@ def server_process(address: str) -> int | None:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:  # macOS shows connections to root alone
         return None
-    found = [one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
+    found = [one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port]
     return next(filter(None, found), None)
