@@ -132,7 +132,7 @@ def test_what_other_programs_disturbed_is_in_the_rows_and_in_the_ratios() -> Non
     quiet = measured((1.0, 1.0), (0.4, 0.2))
     busy = replace(quiet, prefill=Timing((1.0, 1.0), "another program ran"), decode=Timing((0.4, 0.2), "another program ran"))
     about = {name: {"version": "1", "detail": "", "held_bytes": 0} for name in ("labkit", "hf", "hf-compiled")}
-    engines = {"labkit": quiet, "hf": busy, "hf-compiled": quiet}
+    engines = {"labkit": quiet, "hf": busy, "hf-compiled": replace(quiet)}
     limit = roofline(open_checkpoint("gptj-tiny").config, batch=1, length=44, precision="fp32", ceilings=LIMITS)
     rows = rows_of(1, "fp32", engines, about, lambda rate: limit, interleaved=True)
     assert [row["disturbed"] for row in rows] == ["", "another program ran", ""]
