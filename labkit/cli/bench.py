@@ -175,7 +175,7 @@ def _notes(record: Record) -> list[str]:
     from labkit.measure.disturbed import COMMAND_AGAIN, SIGN, disturbed_note
 
     notes = [disturbed_note((row["disturbed"] for row in record.rows), COMMAND_AGAIN)]
-    notes += [f"{SIGN} {BUSY}"] if record.extra["ceilings"]["disturbed"] else []
+    notes += [f"{SIGN} {BUSY} To get better ones, {COMMAND_AGAIN}."] if record.extra["ceilings"]["disturbed"] else []
     return [note for note in notes if note]
 
 

@@ -24,6 +24,7 @@ SEVERAL = (
     "Each task has its own ladder, because speeds of different tasks cannot be compared. A number with x says how many times "
     "as fast a rung is as the first rung of its ladder."
 )
+"""The first line of a text with several ladders."""
 BAR = 30
 """The number of characters in the longest bar of a ladder."""
 
